@@ -19,7 +19,9 @@ import hashlib
 import importlib.util
 import json
 import re
+import shlex
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -36,8 +38,6 @@ from scipy import stats
 from convert.calibrate import calibrate
 from convert.calibrate.threshold import Risk
 from convert.data.row_files import DataRow, equally_likely, read_for
-from convert.dataset.dataset_files import write
-from convert.dataset.selection import DatasetSelection
 from convert.evaluate import predict
 from convert.evaluate.bundle_folder import open_bundle
 from convert.package.bundle_assembly import AssembleRequest, assemble
@@ -184,13 +184,21 @@ def _training_data(folder: Path, store: Path) -> tuple[dict[str, list[dict[str, 
     """Collect, and write training data in which the large model may teach."""
     central = CentralTeam(folder)
     central.collect(store)
-    choice = DatasetSelection(central.out, TASK, "opinions", shares=SHARES)
-    write(choice, "text-label", folder / "data")
+    _dataset(central.out, folder / "data")
     rows = {split: _lines(folder / "data" / f"{split}.jsonl") for split in SHARES}
     sheet: dict[str, Any] = json.loads((folder / "data" / "dataset.json").read_text("utf-8"))
-    _say(f"left out: {json.dumps(sheet['left_out'])}")
-    _say("training data: " + ", ".join(f"{len(lines)} rows {split}" for split, lines in rows.items()))
     return rows, sheet
+
+
+def _dataset(collected: Path, out: Path) -> None:
+    """Run the command that the central team runs."""
+    shares = ",".join(f"{split}={share}" for split, share in SHARES.items())
+    command = ["dataset", str(collected), "--task", TASK, "--format", "text-label", "--answers", "opinions"]
+    command += ["--shares", shares, "--no-label-errors", "--out", str(out)]
+    _say(f"$ edge-convert {shlex.join(command)}")
+    ran = subprocess.run([sys.executable, "-m", "convert.cli", *command], capture_output=True, text=True, check=False)  # noqa: S603
+    _say("".join(f"    {line}\n" for line in (ran.stdout + ran.stderr).splitlines()).rstrip())
+    _must(ran.returncode == 0, "the command makes training data")
 
 
 def _checked(rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -224,7 +232,8 @@ def prove(folder: Path, gathered: Gathered) -> Walked:
             if each.confidence >= confidence.threshold]  # fmt: skip
     wrong = len(sure) - sum(sure)
     holds = bool(stats.binom.sf(wrong - 1, len(sure), RISK.target) > SURPRISE)
-    _say(f"of {len(unseen)} new messages {len(sure)} were answered for sure, {wrong} of them wrongly")
+    share = f"{100 * wrong / max(1, len(sure)):.1f}%; promised are {100 * RISK.target:g}% at most"
+    _say(f"of {len(unseen)} new messages {len(sure)} were answered confidently, {wrong} of them wrongly ({share})")
     return Walked(gathered, sample.plain(), confidence.threshold, len(sure), wrong, holds)
 
 
@@ -325,6 +334,7 @@ def _must(holds: bool, said: str) -> None:
 
 def _say(said: str) -> None:
     sys.stdout.write(f"{said}\n")
+    sys.stdout.flush()  # in a log, too, each step shows when it is done
 
 
 def main() -> None:
@@ -337,8 +347,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         walked = walk(given.work or Path(folder), given.calls)
     _say(f"the row of the correction: {json.dumps(walked.gathered.corrected)}")
-    _say("the promise holds" if walked.promise_holds else "THE PROMISE IS BROKEN")
-    sys.exit(not walked.promise_holds)
+    if walked.threshold is None:
+        _say("NO THRESHOLD WAS PROVED: every answer escalates, and nothing is promised")
+    else:
+        _say("the promise holds" if walked.promise_holds else "THE PROMISE IS BROKEN")
+    sys.exit(walked.threshold is None or not walked.promise_holds)
 
 
 if __name__ == "__main__":

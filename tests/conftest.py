@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import onnxruntime
 import pytest
 import structlog
 from hypothesis import settings
 
 from tests.support import llama_builds
+
+# Read at the import: its thread otherwise looks up its vendor and opens sockets in the midst of some test.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import onnxruntime
 
 LONG = (
     *("tests/contract/test_contract_on_", "tests/process/test_cancellation.py"),

@@ -114,6 +114,9 @@ def root(
     """Make the bundles that edge-agent runs."""
     # Models come from this machine only. Without this the libraries would look for newer ones on the network.
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
+    # At its import ONNX Runtime otherwise starts a thread that reports to its vendor, and writes an identifier of this
+    # machine into the home folder.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Set before torch loads OpenMP. Its threads spin while they wait; next to one busy process that makes training four
     # times slower. A bounded spin costs a few percent on a quiet machine.

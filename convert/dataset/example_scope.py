@@ -33,7 +33,11 @@ _LATER_COLUMNS = {
     "teacher_scores": "STRUCT(label VARCHAR, score DOUBLE)[]",
     "opinion_scores": "STRUCT(label VARCHAR, score DOUBLE)[]",
     "collected_at": "TIMESTAMP",
+    "review_stream": "VARCHAR",
+    "sampling_probability": "DOUBLE",
+    "p_value": "DOUBLE",
 }
+"""Columns that version 0.1 did not write, with their SQL type."""
 # Segments with an answer that is newer than their collection. Version 0.1 did not store that time, so $now is used.
 _AHEAD = """
     CREATE OR REPLACE TEMP TABLE ahead AS

@@ -30,12 +30,12 @@ from edge_agent.errors import FileMissing, HashMismatch, UnknownBundle, UnknownT
 from edge_agent.errors.remedy_commands import first_task_remedy
 from edge_agent.formats.calibration import Threshold
 from edge_agent.formats.manifest import Manifest, digest_of, parse
-from edge_agent.formatting import counted, format_bytes
+from edge_agent.formatting import DIGEST_SHOWN, counted, format_bytes
 from edge_agent.store import bundle_archive
 from edge_agent.store.bundle_archive import StoreLimits
 
-DIGEST_SHOWN, DIGEST_LISTED = 12, 8
-"""Characters of a digest in a sentence and in a list, where a command takes 8 as well."""
+DIGEST_LISTED = 8
+"""Characters of a digest in a list; a command takes as many."""
 LABELS_SHOWN = 12
 
 app = typer.Typer(no_args_is_help=True, help="List, show, inspect and allow bundles.")

@@ -24,7 +24,7 @@ from edge_agent.doctor.findings import VERDICTS, Finding, Verdict, worst
 from edge_agent.doctor.installation import Installation, current_user
 from edge_agent.errors import EdgeAgentError
 from edge_agent.errors.remedy_commands import works_by_sudo
-from edge_agent.formatting import counted
+from edge_agent.formatting import counted, shorten_digests
 
 WIDTH_MAX = 100
 _STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "unseen": "magenta", "fault": "bold red"}
@@ -137,7 +137,7 @@ def _show_alike(console: Console, findings: list[Finding]) -> None:
     for finding in findings:
         about = f" {finding.about}" if finding.about and finding.about not in finding.seen else ""
         mark = Text(f"{_MARKS[finding.verdict]:<5}", style=_STYLES[finding.verdict])
-        _block(console, mark, f"{finding.check}{about}: {finding.seen}")
+        _block(console, mark, f"{finding.check}{shorten_digests(f'{about}: {finding.seen}')}")
     if findings[0].verdict == "unseen":
         return  # the first lines show who may look
     if findings[0].remedy:

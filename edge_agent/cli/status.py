@@ -38,7 +38,7 @@ from edge_agent.client import (
     UplinkStatus,
 )
 from edge_agent.errors.remedy_commands import first_task_remedy
-from edge_agent.formatting import format_bytes
+from edge_agent.formatting import format_bytes, shorten_digests
 
 _MICROS = 1_000_000
 # Counters of examples that an operator should see even when the loss has ended.
@@ -127,9 +127,9 @@ def show(console: Console, status: Status, now: datetime) -> None:
         print_trimmed(console, _redaction(status.redaction))
     _show_ways_out(console, status, now)
     if status.updates and status.updates.problem:
-        print_trimmed(console, Text.assemble(("updates: ", "yellow"), advice(status.updates.problem)))
+        print_trimmed(console, Text.assemble(("updates: ", "yellow"), advice(shorten_digests(status.updates.problem))))
     for warning in status.warnings:
-        print_trimmed(console, Text.assemble(("warning: ", "yellow"), advice(warning)))
+        print_trimmed(console, Text.assemble(("warning: ", "yellow"), advice(shorten_digests(warning))))
 
 
 def _show_ways_out(console: Console, status: Status, now: datetime) -> None:
@@ -213,7 +213,7 @@ def _show_updates(console: Console, updates: UpdatesStatus, now: datetime) -> No
             task.candidate.version,
             Text(task.state.lower().replace("_", " "), style=UPDATE_STYLES.get(task.state, "")),
             duration((now - task.since).total_seconds()),
-            task.message or task.reason or "-",
+            shorten_digests(task.message or task.reason or "-"),
         )
     print_trimmed(console, made)
 
@@ -318,7 +318,7 @@ def _show_uplink(console: Console, uplink: UplinkStatus, now: datetime) -> None:
         print_trimmed(console, f"updates from {uplink.downloads.repository}: {state}; waiting to come down: {waiting}")
     for problem in uplink.problems:
         about = f" ({problem.about})" if problem.about else ""
-        said_of_it = advice(f"{problem.message}{about}. {problem.remedy}")
+        said_of_it = advice(f"{shorten_digests(problem.message + about)}. {problem.remedy}")
         print_trimmed(console, Text.assemble(("uplink: ", "red"), said_of_it))
 
 

@@ -32,7 +32,7 @@ from edge_agent.client import (
     UpdatesStatus,
     UplinkStatus,
 )
-from edge_agent.formatting import format_bytes
+from edge_agent.formatting import format_bytes, shorten_digests
 
 BAR_CELLS = 8
 REFUSALS_SHOWN_MAX = 4
@@ -309,7 +309,7 @@ def _notes(look: WatchSnapshot, now: datetime, glyphs: Glyphs) -> Iterator[tuple
     if status.examples:
         yield Text("examples", "bold"), _examples_line(status.examples)
     for warning in status.warnings:
-        yield Text("warning", "yellow"), Text(warning)
+        yield Text("warning", "yellow"), Text(shorten_digests(warning))
 
 
 def _alarm_line(alarm: FieldAlarm, now: datetime) -> Text:
@@ -343,12 +343,12 @@ def _update_lines(
         left = remaining(updates.total_bytes - updates.copied_bytes, look.transfers.copied)
         yield Text("copying", "bold"), Text.assemble((bar(share, glyphs), "cyan on grey23"), f" {said}{left}")
     if updates.problem:
-        yield Text("updates", "yellow"), Text(updates.problem)
+        yield Text("updates", "yellow"), Text(shorten_digests(updates.problem))
 
 
 def _update_line(task: TaskUpdate, now: datetime) -> Text:
     assert task.candidate is not None, "the caller has looked"
-    why = task.message or task.reason
+    why = shorten_digests(task.message or task.reason)
     since = f" for {duration((now - task.since).total_seconds())}" if task.since else ""
     state = (_words(task.state), UPDATE_STYLES.get(task.state, ""))
     return Text.assemble(f"{task.task} to {task.candidate.version}: ", state, since, f", {why}" if why else "")
@@ -364,7 +364,7 @@ def _uplink_lines(uplink: UplinkStatus, look: WatchSnapshot, now: datetime) -> I
     else:
         said.append("; nothing to go up")
     if uplink.problems:
-        said.append(f"; {uplink.problems[0].message}", "red")
+        said.append(f"; {shorten_digests(uplink.problems[0].message)}", "red")
     yield Text("upload", "bold"), said
     downloads = uplink.downloads
     if downloads and (downloads.waiting_blobs or look.transfers.downloaded):

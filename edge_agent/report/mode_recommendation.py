@@ -24,11 +24,7 @@ MORE_SHARE_MIN = 0.05
 """What a lower threshold must bring to be worth another calibration."""
 UNSURE_SHARE_MAX = 0.05
 """Where more are unsure, a task that asks nobody gives its doubtful answers away."""
-_NO_ANSWERS = "No answer of this task has been captured yet, so nothing is known of its confidence."
-_NOT_COLLECTED = (
-    "This task is not collected, so its answers are not counted and nothing is known of its confidence: 'collect' under"
-    " 'examples' in agent.yaml names the tasks that are."
-)
+_UNKNOWN = "nothing is known of its confidence"
 
 
 class RecommendationReason(StrEnum):
@@ -179,10 +175,6 @@ def _unproved(figures: TaskFigures, level: CoverageLevel) -> ModeRecommendation:
     )
 
 
-def _without_answers(figures: TaskFigures) -> str:
-    return _NO_ANSWERS if figures.collected else _NOT_COLLECTED
-
-
 def _hybrid(figures: TaskFigures) -> ModeRecommendation:
     alarm = figures.alarmed(*BROKEN)
     if alarm:
@@ -193,7 +185,7 @@ def _hybrid(figures: TaskFigures) -> ModeRecommendation:
         f"It is confident of {percent(sure.value)} of its answers. The large model was also asked about"
         f" {count(judged.rows)} of these, and disagrees with {count(judged.rows - judged.same)}."
     )
-    said = _without_answers(figures) if sure.value is None else said
+    said = readiness.without_answers(figures, _UNKNOWN) if sure.value is None else said
     if sure.rows >= LOCAL_ANSWERS_MIN and sure.low >= LOCAL_SHARE_MIN and judged.rows:
         return ModeRecommendation(
             "local",
@@ -217,7 +209,7 @@ def _local(figures: TaskFigures) -> ModeRecommendation:
     unsure = counted_share(sum(day.unsure for day in figures.recent), _sure(figures).rows)
     if unsure.low <= UNSURE_SHARE_MAX:
         below = f"{percent(unsure.value)} of its answers are below the threshold, and no other model is asked."
-        said = _without_answers(figures) if unsure.value is None else below
+        said = readiness.without_answers(figures, _UNKNOWN) if unsure.value is None else below
         return ModeRecommendation("local", RecommendationReason.ASKS_NOBODY, said, "Nothing to do.")
     said = f"{percent(unsure.value)} of its answers are below the threshold and are returned anyway."
     first = "Run " if figures.may_leave else "Add the task to 'tasks' under 'escalation' in agent.yaml, then run "

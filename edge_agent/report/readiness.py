@@ -28,6 +28,16 @@ _PACE_DAYS = 14
 _NEAR = 1e-9
 
 
+def without_answers(figures: TaskFigures, unknown: str) -> str:
+    """Say why there are no answers to judge by, and what is therefore not known."""
+    if not figures.collected:
+        said = f"This task is not collected, so its answers are not counted and {unknown}"
+        return f"{said}: 'collect' under 'examples' in agent.yaml names the tasks that are."
+    before = any(sum(day.answers.values()) for day in figures.days)
+    when = f"in the last {figures.window} days" if before else "yet"
+    return f"No answer of this task has been captured {when}, so {unknown}."
+
+
 @dataclass(frozen=True)
 class ReadinessStep:
     """One mark on the way, and what reaching it buys."""

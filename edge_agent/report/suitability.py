@@ -29,6 +29,7 @@ PRICED_MIN = 20
 """Fewer paid questions say nothing of the usual price."""
 MONTH_DAYS, YEAR_MONTHS = 30, 12
 SLOWER_MIN = 2.0
+_UNJUDGED = "this question cannot be answered"
 _REACHED: tuple[Verdict, ...] = ("no", "partly", "yes")
 """By the number of steps that the examples have reached, before the last."""
 
@@ -143,7 +144,7 @@ def _narrow(figures: TaskFigures) -> tuple[Verdict, str, str]:
         fields = f"{percent(agreed.value)} of whole records are the same" if agreed.rows else "a fixed record"
         return "yes", fields, "Its answer is a record of fixed fields, which is either right or not."
     if not figures.calls:
-        return "unknown", counted(len(known), "label"), "There are no calls yet."
+        return "unknown", counted(len(known), "label"), readiness.without_answers(figures, _UNJUDGED)
     if len(known) > LABELS_NARROW_MAX:
         said = f"Many labels need many examples; up to {LABELS_NARROW_MAX} are easy. Can some be merged?"
         return "partly", counted(len(known), "label"), said
@@ -260,7 +261,7 @@ def _asks(figures: TaskFigures) -> tuple[Verdict, str, str]:
             "The site does not let inputs of this task leave, so only a local model can answer.",
         )
     if not figures.calls:
-        return "unknown", "no answer yet", "There are no calls yet."
+        return "unknown", "no answer captured", readiness.without_answers(figures, _UNJUDGED)
     blocked = counted_share(sum(day.blocked for day in figures.recent), figures.calls)
     slower = figures.large_ms / figures.local_ms if figures.local_ms else 0.0
     there = f"; {milliseconds(figures.large_ms)} there" if figures.large_ms else ""

@@ -27,7 +27,7 @@ from edge_agent.formats import download_requests
 from edge_agent.formats.download_requests import DownloadRequest, DownloadRequests
 from edge_agent.formats.manifest import MANIFEST_BYTES_MAX, Artifact, Manifest, digest_of, parse
 from edge_agent.formats.signed_document import format_timestamp
-from edge_agent.formatting import counted, format_bytes
+from edge_agent.formatting import counted, format_bytes, shorten_digest
 from edge_agent.store.bundle_archive import BundleMember
 from edge_agent.store.state_database import InstalledBundle
 from edge_agent.store.store import Store
@@ -36,8 +36,6 @@ from edge_agent.update.repository_trust import RepositoryTrust
 from edge_agent.update.verified import CopyProgress, SignedBundle, VerifiedRepository
 
 FILE_MODE, FOLDER_MODE = 0o640, 0o750
-NAME_SHOWN = 12
-"""Characters of a blob's name in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -270,7 +268,7 @@ class _CountedMember(BundleMember):
 
 def _fault(folder: RepositoryFolder, want: DownloadRequest) -> str:
     """Say what is wrong with a file."""
-    name, found = f"{BLOBS}/{want.sha256[:NAME_SHOWN]}…", folder.size(BLOBS, want.sha256)
+    name, found = f"{BLOBS}/{shorten_digest(want.sha256)}", folder.size(BLOBS, want.sha256)
     if found < 0:
         return f"{name} is not there"
     if found < want.size_bytes:

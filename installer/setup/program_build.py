@@ -96,6 +96,7 @@ def _run(command: Sequence[str], problem: str, otherwise: tuple[int, str]) -> st
     """Run a program without the caller's environment; return its output. Raises SetupError with its last lines."""
     with tempfile.TemporaryDirectory(prefix="edge-agent-setup.") as home:
         environment = {"PATH": os.defpath, "LANG": "C.UTF-8", "HOME": home, "PIP_CONFIG_FILE": os.devnull}
+        environment["ORT_DISABLE_TELEMETRY"] = "1"  # the tests import ONNX Runtime, which otherwise calls its vendor
         if "TMPDIR" in os.environ:
             environment["TMPDIR"] = os.environ["TMPDIR"]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)  # noqa: S603 - ours

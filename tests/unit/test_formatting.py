@@ -1,6 +1,6 @@
 """Counts, sizes and time spans as people read them."""
 
-from edge_agent.formatting import counted, format_bytes, format_duration
+from edge_agent.formatting import counted, format_bytes, format_duration, shorten_digests
 
 
 def test_a_size_is_written_in_the_largest_unit_that_fits():
@@ -18,3 +18,9 @@ def test_a_duration_is_written_in_the_largest_unit_of_which_it_has_two():
 def test_a_noun_follows_its_number():
     """One has the singular, every other number the plural."""
     assert ["0 files", "1 file", "2 files"] == [counted(number, "file") for number in (0, 1, 2)]
+
+
+def test_a_digest_in_a_sentence_is_shortened():
+    """Each whole SHA-256 loses all but 12 characters; longer and shorter runs of such letters stay."""
+    said = f"blobs/{'ab' * 32} and {'12' * 32}; {'c' * 63}; {'d' * 65}"
+    assert f"blobs/abababababab… and 121212121212…; {'c' * 63}; {'d' * 65}" == shorten_digests(said)

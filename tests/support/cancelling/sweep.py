@@ -18,7 +18,7 @@ from tests.support.cancelling.calls import DRAINED, Call, probes, shown
 from tests.support.cancelling.held import Held
 from tests.support.cancelling.points import How, Point, Whose
 from tests.support.cancelling.site import Outcome, Site
-from tests.support.eventually import eventually
+from tests.support.eventually import eventually, eventually_answered
 
 SETTLED_SECONDS_MAX = 60.0
 """What a call began and nobody waits for any more comes to its end within this time."""
@@ -177,7 +177,11 @@ class _Sweep:
         return [*self._site.look().beyond(self._before), *self._site.complaints(self._call.logged)]
 
     async def _settled(self) -> Held:
-        """Wait until two looks in a row are alike; return the last. Raises AssertionError when the daemon goes on."""
+        """Wait until every task answers, the uplink is heard, and two looks in a row are alike; return the last.
+
+        Raises AssertionError when the daemon goes on.
+        """
+        await eventually_answered(self._site.ready, SETTLED_SECONDS_MAX)
         looks = [self._site.look()]
 
         def alike() -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from edge_agent.cli.status import show
 from edge_agent.cli.watch_history import TOTAL, RefusalCount, TaskRates, TransferRates, WatchSnapshot
 from edge_agent.cli.watch_screen import (
     ASCII,
@@ -97,6 +99,23 @@ def test_a_frame_says_what_needs_attention():
         "q or Ctrl-C ends; every second; rates of the last 10 s",
     ):
         assert said in text
+
+
+def test_a_frame_and_a_page_shorten_digests():
+    """In updates, the uplink's problem and warnings: a whole digest would take a line, and nobody reads it out."""
+    said = f"blobs/{'ab' * 32} is damaged"
+    update = dataclasses.replace(UPDATES.tasks[0], message=said)
+    problem = UplinkProblem("HASH_MISMATCH", said, "", "")
+    look = with_status(
+        updates=dataclasses.replace(UPDATES, problem=said, tasks=(update,)),
+        uplink=dataclasses.replace(UPLINK, problems=(problem,)),
+        warnings=(said,),
+    )
+    assert look.status is not None
+    file = io.StringIO()
+    show(Console(width=80, file=file), look.status, NOW)
+    shown = drawn(look), file.getvalue()
+    assert [(4, 0)] * 2 == [(each.count("abababababab…"), each.count("ab" * 7)) for each in shown]
 
 
 def test_a_frame_shows_alarms_and_the_large_model():

@@ -135,6 +135,21 @@ def test_without_anything_nothing_is_claimed():
     assert "nothing comes in at present" in judged.advice.then
 
 
+@pytest.mark.parametrize(
+    ("said", "because"),
+    [
+        ({}, "No answer of this task has been captured yet, so"),
+        ({"days": (day(answers={"local": 9}), *(day() for _ in range(30)))}, "captured in the last 30 days, so"),
+        ({"collected": False}, "'collect' under 'examples' in agent.yaml names the tasks that are."),
+    ],
+)
+def test_a_question_without_answers_says_why(said, because):
+    """None was captured yet or lately, or the site does not collect the task; the verdict is unknown."""
+    judged = judge_task(figures(**said))
+    for about in ("specificity", "constraints"):
+        assert ("unknown", True) == (answer(judged, about).verdict, because in answer(judged, about).because)
+
+
 def test_one_comparison_says_nearly_nothing():
     """One input that both models answered alike: all of one, and anything from 2.5% on is possible."""
     judged = judge_task(

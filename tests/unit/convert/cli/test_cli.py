@@ -1,6 +1,7 @@
 """The commands of the factory: init, run and the stages, and the exit codes of docs/exit-codes.md."""
 
 import contextlib
+import os
 import re
 import subprocess
 import sys
@@ -31,6 +32,18 @@ def edge_convert(*arguments: str) -> tuple[int, str]:
     """Run a command; return its exit code and all that it wrote, with single spaces."""
     result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
     return result.exit_code, re.sub(r"\s+", " ", result.output)
+
+
+@pytest.mark.slow
+def test_no_report_goes_to_the_vendor_of_onnx_runtime(tmp_path: Path):
+    """What a command has set before it loads ONNX Runtime keeps it from naming and reporting this machine."""
+    loads = "from convert.cli import root; root(); import onnxruntime; print(len(os.listdir('/proc/self/task')))"
+    environment = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "OPENBLAS_NUM_THREADS": "1"}
+    del environment["ORT_DISABLE_TELEMETRY"]
+    command = [sys.executable, "-c", f"import os; {loads}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "1\n" == done.stdout
+    assert [] == list(tmp_path.iterdir())
 
 
 def test_init_writes_a_recipe_that_reads_and_recommends(tmp_path: Path):
