@@ -17,6 +17,7 @@ from tests.support.models import smollm2_path
 
 WRITERS, TOKENS_MAX = 12, 90
 """Texts that are compared; they come at different times, and some end early."""
+SEEDS_MAX = 10
 CONTEXT_TOKENS = 192
 LIMITS = {"input_tokens_max": 96, "output_tokens_max": TOKENS_MAX}
 Told = tuple[Token, ...]
@@ -49,7 +50,7 @@ class Writers:
 
     def in_company(self, seed: int) -> dict[str, Told]:
         """Return all texts, which come at moments that depend on the seed, beside shorter ones and scores."""
-        chosen, told = random.Random(seed), dict[str, Told]()  # noqa: S311 - no secret
+        chosen, told = random.Random(seed), dict[str, Told]()
         coming = list(range(WRITERS))
         others = 0
         while coming or self.runtime.busy:
@@ -91,15 +92,20 @@ def adapter(tmp_path: Path) -> Path:
     return write_adapter(tmp_path / "tuned.gguf", 1, model=(WIDTH, LAYERS))
 
 
-def require_the_same(writers: Writers, seeds: int) -> None:
-    """Require of each text in company the bits that it has alone, as far as it goes."""
+def require_the_same(writers: Writers) -> None:
+    """Require of each text in company the bits that it has alone, as far as it goes, until streams were moved.
+
+    When that is depends on how long steps take, as the order of the jobs does.
+    """
     alone = {str(number): writers.alone(number) for number in range(WRITERS)}
     assert WRITERS == len({repr(told) for told in alone.values()})
-    for seed in range(seeds):
+    for seed in range(SEEDS_MAX):
         told = writers.in_company(seed)
         wrong = [number for number in alone if told[number] != alone[number][: len(told[number])]]
         assert [] == wrong, f"seed {seed}"
-    assert writers.held >= HELD_MIN  # else nobody was moved
+        if writers.held >= HELD_MIN:
+            break
+    assert writers.held >= HELD_MIN
     assert 0 == writers.runtime._cache._cells.held
     writers.runtime.close()
 
@@ -107,10 +113,10 @@ def require_the_same(writers: Writers, seeds: int) -> None:
 @format_of_weights
 def test_texts_are_the_same_in_any_company(folder: Path, adapter: Path, kind: str) -> None:
     """Others come, go and are scored beside them; with an adapter and without."""
-    require_the_same(Writers(weights(folder, kind), adapter), 2)
+    require_the_same(Writers(weights(folder, kind), adapter))
 
 
 @pytest.mark.slow
 def test_texts_of_a_real_model_are_the_same_in_any_company() -> None:
     """Where a step is long, and jobs come in between."""
-    require_the_same(Writers(smollm2_path(), None), 1)
+    require_the_same(Writers(smollm2_path(), None))
