@@ -19,9 +19,13 @@ import hashlib
 import importlib.util
 import json
 import re
+import shlex
 import shutil
+import subprocess
 import sys
 import tempfile
+import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -36,8 +40,6 @@ from scipy import stats
 from convert.calibrate import calibrate
 from convert.calibrate.threshold import Risk
 from convert.data.row_files import DataRow, equally_likely, read_for
-from convert.dataset.dataset_files import write
-from convert.dataset.selection import DatasetSelection
 from convert.evaluate import predict
 from convert.evaluate.bundle_folder import open_bundle
 from convert.package.bundle_assembly import AssembleRequest, assemble
@@ -126,10 +128,12 @@ def _ask(site: EscalatingSite, messages: Sequence[DataRow]) -> list[str]:
     definition.write_text(yaml.safe_dump({"version": "1.0.0", "runtime": "upstream", "task": task}))
     site.admin.install(str(assemble(AssembleRequest(definition, {}, site.folder / "task")).path))
     site.start_uplink()
+    answered: Counter[bool] = Counter()
     for start in range(0, len(messages), CALLS_AT_ONCE):
         texts = [row.text for row in messages[start : start + CALLS_AT_ONCE]]
         answers = site.client.classify(TASK, texts)
         _must(all(isinstance(each, Classification) for each in answers), "every call is answered, or explains why not")
+        answered.update(bool(each.label) for each in answers if isinstance(each, Classification))
     ids: list[str] = []
     with _reviewer(site) as reviewer:
         while not ids or reviewer.prediction(ids[-1]).review_stream != "AUDIT":
@@ -138,7 +142,9 @@ def _ask(site: EscalatingSite, messages: Sequence[DataRow]) -> list[str]:
                 ids.append(answer.prediction_id)
                 eventually_sync(partial(_is_kept, reviewer, ids[-1]))
     audit = _audit(site)
-    _say(f"the large model answered {len(messages) + len(ids)} calls; {audit.drawn} were drawn for people")
+    _say(f"of {answered.total()} calls the large model answered {answered[True]}; the others came while it was offline")
+    _say(f"a message with a card number was sent until the audit drew it, {len(ids)} times")
+    _say(f"{audit.drawn} answers were drawn for people")
     return ids
 
 
@@ -152,7 +158,7 @@ def _correct_in_the_console(site: EscalatingSite, ids: Sequence[str]) -> None:
         _must(CARD not in shown, "the card number was redacted")
         form = {"prediction_id": ids[-1], "label": "refund", "answer": ""}
         _must(console.post("/review/judge", form).status == 200, "the console takes the correction")
-    _say("one answer was corrected in the console")
+    _say("its answer was corrected in the console, to 'refund'")
 
 
 def _review_the_audit(site: EscalatingSite, messages: Sequence[DataRow]) -> None:
@@ -182,15 +188,23 @@ def _carry(site: EscalatingSite, folder: Path) -> Path:
 
 def _training_data(folder: Path, store: Path) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]:
     """Collect, and write training data in which the large model may teach."""
-    central = CentralTeam(folder)
+    central = CentralTeam(folder, now=time.time)
     central.collect(store)
-    choice = DatasetSelection(central.out, TASK, "opinions", shares=SHARES)
-    write(choice, "text-label", folder / "data")
+    _dataset(central.out, folder / "data")
     rows = {split: _lines(folder / "data" / f"{split}.jsonl") for split in SHARES}
     sheet: dict[str, Any] = json.loads((folder / "data" / "dataset.json").read_text("utf-8"))
-    _say(f"left out: {json.dumps(sheet['left_out'])}")
-    _say("training data: " + ", ".join(f"{len(lines)} rows {split}" for split, lines in rows.items()))
     return rows, sheet
+
+
+def _dataset(collected: Path, out: Path) -> None:
+    """Run the command that the central team runs."""
+    shares = ",".join(f"{split}={share}" for split, share in SHARES.items())
+    command = ["dataset", str(collected), "--task", TASK, "--format", "text-label", "--answers", "opinions"]
+    command += ["--shares", shares, "--no-label-errors", "--out", str(out)]
+    _say(f"$ edge-convert {shlex.join(command)}")
+    ran = subprocess.run([sys.executable, "-m", "convert.cli", *command], capture_output=True, text=True, check=False)  # noqa: S603
+    _say("".join(f"    {line}\n" for line in (ran.stdout + ran.stderr).splitlines()).rstrip())
+    _must(ran.returncode == 0, "the command makes training data")
 
 
 def _checked(rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -224,7 +238,8 @@ def prove(folder: Path, gathered: Gathered) -> Walked:
             if each.confidence >= confidence.threshold]  # fmt: skip
     wrong = len(sure) - sum(sure)
     holds = bool(stats.binom.sf(wrong - 1, len(sure), RISK.target) > SURPRISE)
-    _say(f"of {len(unseen)} new messages {len(sure)} were answered for sure, {wrong} of them wrongly")
+    share = f"{100 * wrong / max(1, len(sure)):.1f}%; promised are {100 * RISK.target:g}% at most"
+    _say(f"of {len(unseen)} new messages {len(sure)} were answered confidently, {wrong} of them wrongly ({share})")
     return Walked(gathered, sample.plain(), confidence.threshold, len(sure), wrong, holds)
 
 
@@ -274,7 +289,8 @@ def _oracle(messages: Sequence[DataRow]) -> Callable[[str], str]:
 
     def answer(text: str) -> str:
         right = truth.get(text, "other")
-        drawn = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") / 2**32
+        # Not the hash by which the messages are ordered: the first of them would all be wrong.
+        drawn = int.from_bytes(hashlib.sha256(f"oracle {text}".encode()).digest()[:4], "big") / 2**32
         return labels[(labels.index(right) + 1) % len(labels)] if drawn < ERRING else right
 
     return answer
@@ -325,6 +341,7 @@ def _must(holds: bool, said: str) -> None:
 
 def _say(said: str) -> None:
     sys.stdout.write(f"{said}\n")
+    sys.stdout.flush()  # in a log, too, each step shows when it is done
 
 
 def main() -> None:
@@ -337,8 +354,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         walked = walk(given.work or Path(folder), given.calls)
     _say(f"the row of the correction: {json.dumps(walked.gathered.corrected)}")
-    _say("the promise holds" if walked.promise_holds else "THE PROMISE IS BROKEN")
-    sys.exit(not walked.promise_holds)
+    if walked.threshold is None:
+        _say("NO THRESHOLD WAS PROVED: every answer escalates, and nothing is promised")
+    else:
+        _say("the promise holds" if walked.promise_holds else "THE PROMISE IS BROKEN")
+    sys.exit(walked.threshold is None or not walked.promise_holds)
 
 
 if __name__ == "__main__":

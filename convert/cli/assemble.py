@@ -17,6 +17,12 @@ from edge_agent.cli.terminal import Terminal
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Role
 
+_COMPUTED = ("llama", "onnx")
+_NO_GOLDEN = (
+    "It has no golden answers: a site can load it, and cannot check that the model computes there what it computes"
+    " here. A bundle that a recipe makes has them ('edge-convert run')."
+)
+
 
 @dataclass
 class Command:
@@ -69,6 +75,8 @@ class Command:
             f"Made {made.path}: {manifest.task.name} {manifest.version}, {manifest.runtime},"
             f" {len(manifest.artifacts)} files, {decimal(manifest.size_bytes)}, digest {made.digest[:12]}"
         )
+        if manifest.runtime in _COMPUTED and manifest.task.kind != "generate":
+            progress_output.out().print(_NO_GOLDEN)
 
 
 @contextmanager

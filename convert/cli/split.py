@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from convert.data import row_division, row_files
+from convert.data.data_row import DataRow
 from convert.data.splits import write_splits
 from convert.pipeline import task_file
 from convert.pipeline.recipe import RECIPE_NAME
@@ -32,8 +34,9 @@ def run(
     """Divide one file of labelled texts into the splits of a recipe: train, calibration and test.
 
     For tasks of kind classify and decide. Rows of one family, with the same text or with nearly the same text stay in
-    one split, so that no test text is a variant of a training text. Answers that the task does not have are refused,
-    with the row.
+    one split, so that no test text is a variant of a training text. Calibration and test take only labels and texts of
+    people and, if the file has sampling probabilities, only rows with one; the other rows are for training. Answers
+    that the task does not have are refused, with the row.
 
     Example: [bold]edge-convert split messages.csv --task front-desk --out front-desk/data[/bold]
     """
@@ -49,10 +52,22 @@ def run(
     write_splits(out, {split: [row_division.plain_of(row) for row in members] for split, members in divided.items()})
     for split, members in divided.items():
         say(f"{out / split}.jsonl: {plural(len(members), 'row')}")
+    for said in _not_measured(found, sum(map(len, divided.values()))):
+        say(said)
     following, recipe = "Next: name these files under 'data' in recipe.yaml.", out / RECIPE_NAME
     if recipe.is_file():
         following = f"Next: see that 'data' in {recipe} names these files, then run 'edge-convert run {out}'."
     say(following)
+
+
+def _not_measured(found: Sequence[DataRow], divided: int) -> Iterator[str]:
+    """Say how many rows are for training only, and how many of them are left out."""
+    measurable = row_division.measurable_rows(found)
+    count = sum(not measurable(row) for row in found)
+    if count:
+        yield f"{plural(count, 'row')} for training only: made or labelled by a model, or not drawn at random"
+    if left := len(found) - divided:
+        yield f"{plural(left, 'row')} of these left out: variants of a row in calibration or test"
 
 
 def _shares(written: str) -> dict[str, float]:

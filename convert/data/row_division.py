@@ -1,31 +1,61 @@
 """Divides one file of rows into the splits of a recipe, so that no row of one split is a variant of a row in another.
 
 Rows of one family, with the same text or with nearly the same text form a group, and each group goes into one split as
-a whole. Pure.
+a whole. Figures rest on calibration and test, so these take only rows that can be measured on: their text and label are
+not of a model, and in a file that knows sampling probabilities theirs is known. Other rows train. Those that are
+variants of a row in calibration or test are left out: they must not be measured on, and must not be learnt. Pure.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from convert.data import splits
-from convert.data.data_row import DataRow
+from convert.data.data_row import MACHINES, DataRow
 from convert.data.question_rows import labels_of
 from convert.data.split_leakage import SplitSketches
 
-SHARES = {"train": 0.6, "calibration": 0.25, "test": 0.15}
+TRAIN = "train"
+SHARES = {TRAIN: 0.6, "calibration": 0.25, "test": 0.15}
+_MARKS = ("family", "labeled_by", "model", "review_stream", "site", "prediction_id", "sampling_probability")
+_FLAGS = ("synthetic", "composed", "consented")
 
 
 def divide(rows: Sequence[DataRow], seed: str, shares: Mapping[str, float] = SHARES) -> dict[str, list[DataRow]]:
-    """Return the rows of each split, in an order shuffled by `seed`; each first label has its share of every split."""
+    """Return the rows of each split, in an order shuffled by `seed`; each first label has its share of every split.
+
+    Rows that are in no split were left out.
+    """
+    measurable = measurable_rows(rows)
     strata: dict[str, dict[str, list[DataRow]]] = defaultdict(dict)
+    training: list[DataRow] = []
     for name, members in _groups(rows).items():
-        strata[next(labels_of(members[0]), "")][name] = members
+        counting = [row for row in members if measurable(row)]
+        if counting:
+            strata[next(labels_of(counting[0]), "")][name] = members
+        else:
+            training += members
     parts = [splits.deal_groups(strata[label], f"{seed} {label}", shares) for label in sorted(strata)]
-    whole = splits.join_splits(parts, seed)
+    measured = [{split: _kept(split, members, measurable) for split, members in part.items()} for part in parts]
+    whole = splits.join_splits([*measured, {TRAIN: training}], seed)
     return {split: whole.get(split, []) for split in shares}
+
+
+def measurable_rows(rows: Sequence[DataRow]) -> Callable[[DataRow], bool]:
+    """Return the condition for a row of this file to be in calibration or test."""
+    sampled = any(row.review_stream or row.sampling_probability is not None for row in rows)
+
+    def measurable(row: DataRow) -> bool:
+        by_people = not row.synthetic and row.label_source not in MACHINES
+        return by_people and (not sampled or row.sampling_probability is not None)
+
+    return measurable
+
+
+def _kept(split: str, members: list[DataRow], measurable: Callable[[DataRow], bool]) -> list[DataRow]:
+    return members if split == TRAIN else [row for row in members if measurable(row)]
 
 
 def _groups(rows: Sequence[DataRow]) -> dict[str, list[DataRow]]:
@@ -51,11 +81,13 @@ def _groups(rows: Sequence[DataRow]) -> dict[str, list[DataRow]]:
 
 
 def plain_of(row: DataRow) -> dict[str, Any]:
-    """Return a row as it stands in JSONL, for the formats text-label and text-answers."""
+    """Return a row as it stands in JSONL, for the formats text-label and text-answers, with all that is known of it."""
     plain: dict[str, Any] = {"text": row.text}
     if row.answers:
         plain["answers"] = {each.question: dict(each.shares) or each.label for each in row.answers}
     elif row.label:
         plain["label"] = dict(row.shares) or row.label
-    marks = {"family": row.family, "label_source": row.label_source, "labeled_by": row.labeled_by}
-    return plain | {key: value for key, value in marks.items() if value and value != "imported"}
+    if row.label_source != "imported":
+        plain["label_source"] = row.label_source
+    plain |= {key: value for key in _MARKS if (value := getattr(row, key)) not in ("", None)}
+    return plain | {key: True for key in _FLAGS if getattr(row, key)}

@@ -169,12 +169,12 @@ def _row(plain: dict[str, Any], format: DataFormat, text_only: bool, where: str)
     marks = {key: _mark(plain, key, where) for key in _MARKED}
     synthetic = marks.pop("synthetic")
     record = {key: plain[key] for key in ("site", "prediction_id") if isinstance(plain.get(key), str)}
-    origin = {**_origin(plain, where), **marks, **record, "place": where}
-    if text_only and format in _TEXT_ONLY:
-        return replace(DataRow(_text(plain, "text", where), synthetic=synthetic), **origin)
     named = {key: plain[key] for key in ("family", "model", "review_stream") if isinstance(plain.get(key), str)}
     named["sampling_probability"] = probability_sampling.probability_of(plain, where)
-    return replace(_READERS[format](plain, where, synthetic), **named, **origin)
+    origin = {**_origin(plain, where), **marks, **record, **named, "place": where}
+    if text_only and format in _TEXT_ONLY:
+        return replace(DataRow(_text(plain, "text", where), synthetic=synthetic), **origin)
+    return replace(_READERS[format](plain, where, synthetic), **origin)
 
 
 def _mark(plain: dict[str, Any], key: str, where: str) -> bool:

@@ -27,7 +27,10 @@ _CLASSES = {
 }
 # Errors of transformers for a checkpoint that it cannot load.
 _ERRORS = (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError)
-_BEHIND_PADDING = ("camembert", "longformer", "roberta", "xlm-roberta", "xlm-roberta-xl", "xmod")
+_BEHIND_PADDING = (
+    *("camembert", "data2vec-text", "ibert", "longformer", "luke", "markuplm", "mpnet", "roberta"),
+    *("roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
+)
 """Model types that count positions from behind the padding token: transformers' create_position_ids_from_input_ids."""
 _HEADS: dict[Kind, Head] = {
     **{"classify": "sequence", "decide": "sequence", "extract": "token"},

@@ -129,6 +129,7 @@ _SAME_BITS = (
     *_of("runtime", "scores_do_not_depend_on_neighbours"),
     *_of("extract", "a_record_does_not_depend_on_its_neighbours"),
     *_of("lone_rows", "a_lone_row_among_few_cells_is_computed_alone"),
+    *_of("texts", "texts_are_the_same_in_any_company[F16]", "texts_are_the_same_in_any_company[Q4_K_M]"),
 )
 
 _FORMATS = _of(

@@ -236,6 +236,14 @@ def test_an_embed_task_and_the_importance_split_need_only_texts(tmp_path: Path):
     assert row_files.rows(recipe_of(tmp_path, importance=bare), "importance") == [DataRow("hello")]
 
 
+def test_what_is_known_of_a_row_counts_where_only_its_text_is_needed(tmp_path: Path):
+    """A row without a probability is left out of a measured split; a family stays one."""
+    drawn = '{"text": "hello", "family": "f", "review_stream": "audit", "sampling_probability": 0.5}\n'
+    chosen = '{"text": "good morning", "review_stream": "uncertain"}\n'
+    found = row_files.rows(recipe_of(tmp_path, kind="embed", test=drawn + chosen), "test")
+    assert [DataRow("hello", family="f", review_stream="audit", sampling_probability=0.5)] == found
+
+
 def test_a_summary_counts_and_warns(tmp_path: Path):
     """The check counts rows, labels and synthetic rows, and says what to doubt."""
     train = TRAIN + '{"text": "nice DAY!", "label": "price", "synthetic": true}\n'

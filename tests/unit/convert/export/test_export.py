@@ -202,6 +202,22 @@ def test_positions_are_counted_as_each_architecture_counts_them() -> None:
     assert 0 == checkpoint_loading.positions_of({"model_type": "modernbert"})
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["bert", "camembert", "ibert", "mpnet", "roberta", "roberta-prelayernorm"])
+def test_a_model_reads_as_many_tokens_as_it_has_positions(kind: str) -> None:
+    """And not one more: the count is that of the model's own code."""
+    import torch  # noqa: PLC0415 - it takes seconds to load
+    import transformers  # noqa: PLC0415
+
+    sizes = {"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 8, "max_position_embeddings": 34}
+    model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(kind, **sizes)).eval()
+    positions = checkpoint_loading.positions_of(model.config.to_dict())
+    assert (1, positions) == model(input_ids=torch.full((1, positions), 5)).last_hidden_state.shape[:2]
+    with pytest.raises((IndexError, RuntimeError)):
+        model(input_ids=torch.full((1, positions + 1), 5))
+
+
 def test_outputs_without_names_are_counted_from_zero() -> None:
     """transformers leaves names out where they are the default ones."""
     assert ["a", "b"] == checkpoint_loading.labels_of({"id2label": {"1": "b", "0": "a"}})

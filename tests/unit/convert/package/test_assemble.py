@@ -294,12 +294,13 @@ def test_the_examples_assemble(tmp_path, name):
 
 
 def test_the_command_makes_a_bundle(task):
-    """`edge-convert assemble` says what it made."""
+    """`edge-convert assemble` says what it made, and what a site cannot check of it."""
     base = task.parent
     options = ["--weights", base / "model.onnx", "--tokenizer", base / "tokenizer.json", "--out", base / "made"]
     result = CliRunner().invoke(app, ["assemble", *map(str, [task, *options])])
     assert (0, "") == (result.exit_code, result.stderr)
     assert f"Made {base / 'made'}: pos-intent 1.0.0, onnx, 2 files, 9 bytes" in result.stdout
+    assert "It has no golden answers: a site can load it, and cannot check" in result.stdout
 
 
 def test_the_command_says_what_to_do(task):

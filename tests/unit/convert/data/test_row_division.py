@@ -1,0 +1,99 @@
+"""One file becomes splits in which calibration and test have only rows that figures can rest on."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from convert.cli import app
+from convert.data.data_row import DataRow
+from convert.data.row_division import divide, plain_of
+from convert.data.row_lines import read_rows
+
+WORDS = ("amber", "birch", "cobalt", "dahlia", "ember", "fjord", "garnet", "hazel", "indigo", "jasper")
+TASK = "version: 1.0.0\nruntime: onnx\ntask: {name: t, kind: classify, labels: [refund, price]}\n"
+
+
+def texts(count: int, first: int = 0) -> list[str]:
+    """Return texts that are no near duplicates of each other, numbered from `first`."""
+    numbers = range(first, first + count)
+    return [" ".join(f"{WORDS[(at * k) % 10]} {at * k * 7919}" for k in (1, 3, 7, 11)) for at in numbers]
+
+
+def people(count: int, **marks: Any) -> list[DataRow]:
+    return [DataRow(text, label=("refund", "price")[at % 2], **marks) for at, text in enumerate(texts(count))]
+
+
+def test_a_division_keeps_the_shares_and_what_belongs_together():
+    """Each label has its share of each split; a family, and a text with um before it, stay in one."""
+    rows = people(100)
+    rows += [DataRow(f"um {rows[50].text}", label="refund")]
+    rows += [DataRow(text, label="price", family="fam") for text in texts(6, 900)]
+    found = divide(rows, "1")
+    assert Counter(rows) == Counter(row for members in found.values() for row in members)
+    of_label = {split: Counter(row.label for row in members) for split, members in found.items()}
+    assert all(abs(of_label["test"][label] - 0.15 * 53) <= 6 for label in ("refund", "price"))
+    assert 1 == sum(any(row.family for row in members) for members in found.values())
+    assert 1 == sum(bool({rows[50], rows[100]} & set(members)) for members in found.values())
+
+
+@pytest.mark.parametrize(
+    "marks", [{"synthetic": True}, {"label_source": "teacher", "labeled_by": "large-1"}, {"label_source": "model"}]
+)
+def test_what_a_model_made_or_labelled_is_for_training(marks: dict[str, Any]):
+    """A variant of a measured text is left out: it must not be measured on, and must not be learnt."""
+    rows = people(60)
+    made = [DataRow(text, label="refund", **marks) for text in texts(30, 900)]
+    variants = [DataRow(f"um {row.text}", label=row.label, **marks) for row in rows]
+    found = divide([*rows, *made, *variants], "1")
+    measured = [*found["calibration"], *found["test"]]
+    assert 20 < len(measured) < 30
+    assert set(measured) <= set(rows)
+    assert set(made) <= set(found["train"])
+    assert {f"um {row.text}" for row in measured}.isdisjoint(row.text for row in found["train"])
+    assert len(measured) == 150 - sum(map(len, found.values()))
+
+
+def test_only_what_was_drawn_at_random_is_measured_on_where_a_file_tells():
+    """Rows that people chose to review by doubt are for training."""
+    drawn = people(40, label_source="reviewed", review_stream="audit", sampling_probability=0.02)
+    chosen = [
+        DataRow(text, label="price", label_source="corrected", review_stream="uncertain") for text in texts(40, 900)
+    ]
+    found = divide([*drawn, *chosen], "1")
+    assert {"audit"} == {row.review_stream for split in ("calibration", "test") for row in found[split]}
+    assert set(chosen) <= set(found["train"])
+
+
+def test_a_row_keeps_all_that_is_known_of_it(tmp_path: Path):
+    """A mark that is lost would make a row of a model, or one of unknown probability, a measured one."""
+    row = DataRow(
+        "a text",
+        label="refund",
+        **{"synthetic": True, "model": "m", "family": "f", "label_source": "teacher", "labeled_by": "large-1"},
+        **{"review_stream": "audit", "sampling_probability": 0.02, "site": "s", "prediction_id": "p"},
+        **{"composed": True, "consented": True},
+    )
+    for number, each in enumerate((row, DataRow("a text", label="refund"))):
+        file = tmp_path / f"{number}.jsonl"
+        file.write_text(json.dumps(plain_of(each)) + "\n")
+        assert [each] == read_rows(file, "text-label")
+
+
+def test_the_command_says_what_is_for_training_only(tmp_path: Path):
+    """With the numbers; and its files say of each row where it comes from."""
+    (tmp_path / "task.yaml").write_text(TASK)
+    taught = [DataRow(text, label="price", label_source="teacher") for text in texts(20, 900)]
+    lines = (json.dumps(plain_of(row)) + "\n" for row in [*people(60), *taught])
+    (tmp_path / "rows.jsonl").write_text("".join(lines))
+    command = ["split", str(tmp_path / "rows.jsonl"), "--task", str(tmp_path), "--out", str(tmp_path / "data")]
+    result = CliRunner().invoke(app, command)
+    assert 0 == result.exit_code, result.output
+    assert "20 rows for training only: made or labelled by a model, or not drawn at random" in result.stdout
+    train = read_rows(tmp_path / "data" / "train.jsonl", "text-label")
+    assert 20 == sum(row.label_source == "teacher" for row in train)
