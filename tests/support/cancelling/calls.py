@@ -405,7 +405,12 @@ CALLS: tuple[Call, ...] = (*_inference(), *_open_inference(), *_feedback(), *_li
 
 
 def missing() -> list[str]:
-    """Name the methods of the daemon that no call here is of."""
+    """Name the methods of the daemon that no call here is of.
+
+    EscalationService is no service of the daemon: the uplink serves it. What the daemon awaits of its Ask it awaits in
+    Classify and Generate, in the calls here that ask the large model. The handlers of the uplink, and the daemon's
+    watch over it, a background task, are not swept.
+    """
     made = {call.method for call in CALLS}
     return [method.full_name for method in METHODS if method.full_name not in made]
 
