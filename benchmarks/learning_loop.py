@@ -24,6 +24,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -126,10 +128,12 @@ def _ask(site: EscalatingSite, messages: Sequence[DataRow]) -> list[str]:
     definition.write_text(yaml.safe_dump({"version": "1.0.0", "runtime": "upstream", "task": task}))
     site.admin.install(str(assemble(AssembleRequest(definition, {}, site.folder / "task")).path))
     site.start_uplink()
+    answered: Counter[bool] = Counter()
     for start in range(0, len(messages), CALLS_AT_ONCE):
         texts = [row.text for row in messages[start : start + CALLS_AT_ONCE]]
         answers = site.client.classify(TASK, texts)
         _must(all(isinstance(each, Classification) for each in answers), "every call is answered, or explains why not")
+        answered.update(bool(each.label) for each in answers if isinstance(each, Classification))
     ids: list[str] = []
     with _reviewer(site) as reviewer:
         while not ids or reviewer.prediction(ids[-1]).review_stream != "AUDIT":
@@ -138,7 +142,9 @@ def _ask(site: EscalatingSite, messages: Sequence[DataRow]) -> list[str]:
                 ids.append(answer.prediction_id)
                 eventually_sync(partial(_is_kept, reviewer, ids[-1]))
     audit = _audit(site)
-    _say(f"the large model answered {len(messages) + len(ids)} calls; {audit.drawn} were drawn for people")
+    _say(f"of {answered.total()} calls the large model answered {answered[True]}; the others came while it was offline")
+    _say(f"a message with a card number was sent until the audit drew it, {len(ids)} times")
+    _say(f"{audit.drawn} answers were drawn for people")
     return ids
 
 
@@ -152,7 +158,7 @@ def _correct_in_the_console(site: EscalatingSite, ids: Sequence[str]) -> None:
         _must(CARD not in shown, "the card number was redacted")
         form = {"prediction_id": ids[-1], "label": "refund", "answer": ""}
         _must(console.post("/review/judge", form).status == 200, "the console takes the correction")
-    _say("one answer was corrected in the console")
+    _say("its answer was corrected in the console, to 'refund'")
 
 
 def _review_the_audit(site: EscalatingSite, messages: Sequence[DataRow]) -> None:
@@ -182,7 +188,7 @@ def _carry(site: EscalatingSite, folder: Path) -> Path:
 
 def _training_data(folder: Path, store: Path) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]:
     """Collect, and write training data in which the large model may teach."""
-    central = CentralTeam(folder)
+    central = CentralTeam(folder, now=time.time)
     central.collect(store)
     _dataset(central.out, folder / "data")
     rows = {split: _lines(folder / "data" / f"{split}.jsonl") for split in SHARES}
@@ -283,7 +289,8 @@ def _oracle(messages: Sequence[DataRow]) -> Callable[[str], str]:
 
     def answer(text: str) -> str:
         right = truth.get(text, "other")
-        drawn = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") / 2**32
+        # Not the hash by which the messages are ordered: the first of them would all be wrong.
+        drawn = int.from_bytes(hashlib.sha256(f"oracle {text}".encode()).digest()[:4], "big") / 2**32
         return labels[(labels.index(right) + 1) % len(labels)] if drawn < ERRING else right
 
     return answer

@@ -77,6 +77,7 @@ class Command:
         for name, each in report["questions"].items():
             shown.print(f"{name}: {each['verdict']}")
         shown.print(report["verdict"])
+        shown.print(report["sampling"]["said"])
         new = sum(each.size_bytes for each in made.manifest.artifacts if each.role in ("golden", "report"))
         shown.print(
             f"Made {made.path}: {made.manifest.task.name} {made.manifest.version}, digest {made.digest[:12]}."

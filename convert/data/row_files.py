@@ -140,13 +140,29 @@ def sample(recipe: Recipe, split: Split) -> ProbabilitySample[DataRow]:
     _check_split(found, split, task, path, bare)
     if split not in MEASURED:
         return ProbabilitySample(found)
+    drawn = _drawn(found, path)
+    _check_split(drawn.rows, split, task, path, bare)
+    return drawn
+
+
+def calibration_sample(path: Path, task: TaskSpec) -> ProbabilitySample[DataRow]:
+    """Read a file of rows that a threshold can rest on, for a bundle of that task.
+
+    Raises what `read_for_task` raises; InvalidRequest for texts or labels that a machine made, and if no row has a
+    known probability in a file that knows of such.
+    """
+    found = read_for_task(path, task)
+    _check_made_by_people(found, "calibration", path)
+    return _drawn(found, path)
+
+
+def _drawn(found: list[DataRow], path: Path) -> ProbabilitySample[DataRow]:
     drawn = equally_likely(found)
     if not drawn.rows:
         said = (
             f"{path}: none of {len(found)} rows has a known sampling probability, so they do not represent all inputs"
         )
         raise InvalidRequest(said, remedy="Use rows of the random audit: docs/training-data.md explains them.")
-    _check_split(drawn.rows, split, task, path, bare)
     return drawn
 
 

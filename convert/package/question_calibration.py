@@ -42,7 +42,7 @@ class QuestionCalibration:
 
     bundle: BundleFolder
     rows: Path
-    """JSONL, with `answers` by question."""
+    """JSONL, with `answers` by question; of rows of the random audit, if it has some, only these count."""
     out: Path
     """A directory, or a file that ends in .tar."""
     version: str
@@ -57,21 +57,19 @@ def calibrated_bundle(wanted: QuestionCalibration, progress: Progress = quiet) -
     """Make the bundle; return it with the report of the calibration.
 
     Raises:
-        InvalidRequest: the bundle has no questions, a question is not valid, rows rest on answers of a model, or no row
-            answers a question.
-        As `read_for_task`, `assemble` and serving.
+        InvalidRequest: the bundle has no questions, a question is not valid, or no row answers a question.
+        As `calibration_sample`, `assemble` and serving.
     """
     defined = _defined(wanted)
-    rows = row_files.read_for_task(wanted.rows, defined.manifest.task)
-    if machine := row_files.labelled_by_machine(rows):
-        remedy = "Use the rows that people have confirmed or corrected: edge-convert dataset writes them."
-        raise InvalidRequest(f"a threshold rests on people's answers: {machine}", remedy=remedy)
+    sample = row_files.calibration_sample(wanted.rows, defined.manifest.task)
+    rows = sample.rows
     asked = _only(defined, _answered(rows))
     found = calibrate(asked, rows, wanted.risk, progress, wanted.settings)
     kept = {name: each for name, each in defined.manifest.question_confidence.items() if name not in found.questions}
     confidences = {name: each.model_dump(mode="json") for name, each in {**kept, **found.questions}.items()}
     sections = {"question_confidence": confidences, "confidence": found.confidence.model_dump(mode="json")}
     report = {**found.report, "rows": len(rows), "calibrated": sorted(found.questions), "kept": sorted(kept)}
+    report["sampling"] = sample.plain()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "report.json").write_text(json.dumps(report, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Stand-ins for modules of libraries that libraries import at once, and that our processes do not use.
+"""Stand-ins for modules that libraries import at once, and that our processes do not use.
 
 A stand-in has the attributes that are used; when anything else of the module is used, the module itself is loaded.
 """
@@ -14,12 +14,15 @@ PROTOBUF_IN_PYTHON = "google.protobuf.internal.python_message"
 """protobuf's implementation without the C extension, with a parser of text."""
 PYDANTIC_PLUGINS = "pydantic.plugin._loader"
 """Reads what every installed package declares, in search of plugins. A package has no other way into our processes."""
+SECRETS = "secrets"
+"""pydantic compares values of type SecretStr with it; it loads OpenSSL by way of hashlib."""
 
 
 def install_stand_ins() -> None:
     """Put the stand-ins where the import system finds them."""
     stand_in(PROTOBUF_IN_PYTHON)
     stand_in(PYDANTIC_PLUGINS, get_plugins=_no_plugins)
+    stand_in(SECRETS)
 
 
 def stand_in(name: str, **attributes: object) -> None:

@@ -13,14 +13,15 @@ import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import grpc
 from google.protobuf.message import Message
-from google.rpc import error_details_pb2, status_pb2
-from grpc_status import rpc_status
 
 from edge_agent.client.connection_faults import explain_connection, explain_handshake
+
+if TYPE_CHECKING:
+    from google.rpc import status_pb2
 
 DOMAIN = "edge-agent"
 UNREACHABLE = "UNREACHABLE"
@@ -109,6 +110,8 @@ def call_failed(
     error: grpc.RpcError, target: str, timeout_seconds: float, tls: Tls | None = None, *, reached: bool = False
 ) -> CallFailed:
     """Read a failed call, sync or aio; `reached` = this daemon has answered this client before."""
+    from google.rpc import error_details_pb2  # noqa: PLC0415
+
     call = cast(grpc.Call, error)
     status = _status_of(call)
     info = _detail(status, error_details_pb2.ErrorInfo)
@@ -124,6 +127,9 @@ def call_failed(
 
 
 def _status_of(call: grpc.Call) -> status_pb2.Status:
+    from google.rpc import status_pb2  # noqa: PLC0415
+    from grpc_status import rpc_status  # noqa: PLC0415
+
     try:
         return rpc_status.from_call(call) or status_pb2.Status()
     except ValueError:  # The trailer contradicts the call's own status: trust the call.

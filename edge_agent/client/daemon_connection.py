@@ -18,7 +18,6 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from edge_agent.client.call_failed import CallFailed, Tls, call_failed
 from edge_agent.client.retries import CallAttempts, Retry, RetryBudget
@@ -62,7 +61,6 @@ class DaemonConnection:
         self._closed = False
         self._answered = False
         self.channel = self._open_channel([*_CHANNEL_OPTIONS, *(tls.options() if tls else ())])
-        self._health: Any = health_pb2_grpc.HealthStub(self.channel)
 
     def _open_channel(self, options: list[tuple[str, Any]]) -> Any:
         raise NotImplementedError
@@ -128,8 +126,11 @@ class DaemonConnection:
         Raises:
             CallFailed: no daemon answers, or it has no such service.
         """
+        from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: PLC0415
+
+        self.require_open()
         request = health_pb2.HealthCheckRequest(service=service)
-        answer = await self.unary(self._health.Check, request, timeout_seconds)
+        answer = await self.unary(health_pb2_grpc.HealthStub(self.channel).Check, request, timeout_seconds)
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 

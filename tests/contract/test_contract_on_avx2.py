@@ -10,6 +10,7 @@ from tests.support.llama_builds import run_contract
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2700)
 def test_the_contract_holds_on_avx2() -> None:
     """Whatever asserts bits, scores or texts passes on that code."""
     run_contract("avx2")

@@ -1,9 +1,8 @@
 """Streams that write on, step after step, without being planned anew: token for token what they write otherwise.
 
-What is compared has been planned alike. A stream that goes on when another has ended takes its cells, which lie
-below its own, and attention adds up in another order from then on: its last bits depend on when that was (decisions
-0041 and 0048). So streams come one after the other here, each with a prompt that is read in one step however fast the
-machine is, and end in the same step.
+That a text does not depend on who else is there is test_llama_texts.py's. Here streams come one after the other, each
+with a prompt that is read in one step however fast the machine is, and end in the same step, so that both ways of
+computing them meet the same cells.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Callers who go away at any await of any call: the sweep, and that it finds what it is for.
 
-The same sweep is `scripts/bench cancellation`.
+The calls of the operator are in test_cancellation_operator.py, so that two workers share the sweep. The same sweep is
+`scripts/bench cancellation`.
 """
 
 from __future__ import annotations
@@ -9,44 +10,16 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support.cancelling.calls import CALLS, Call, missing
-from tests.support.cancelling.site import Outcome, Site
+from tests.support.cancelling.groups import findings, groups
+from tests.support.cancelling.site import ADMIN, Outcome, Site
 from tests.support.cancelling.sweep import sweep
 
 SAMPLE = ("Classify, a request_id", "Generate", "SubmitFeedback", "InstallBundle")
 SAMPLE_EVERY = 8
-SWEPT_TOGETHER = 8
-"""Calls in one test: a test that takes more than `faulthandler_timeout` has every thread's stack printed."""
-
-
-def _batched(calls: Sequence[Call]) -> list[Sequence[Call]]:
-    return [calls[start : start + SWEPT_TOGETHER] for start in range(0, len(calls), SWEPT_TOGETHER)]
-
-
-def groups() -> list[Any]:
-    """Return the calls of each service, a few at a time."""
-    services = sorted({call.method.rpartition(".")[0] for call in CALLS})
-    return [
-        pytest.param(calls, id=f"{service.rpartition('.')[2]} {number}")
-        for service in services
-        for number, calls in enumerate(_batched([c for c in CALLS if c.method.rpartition(".")[0] == service]), 1)
-    ]
-
-
-async def findings(folder: Path, calls: Sequence[Call], every: int = 1) -> tuple[int, list[str]]:
-    """Sweep; return how many points were tried, and what was found."""
-    points, found = 0, []
-    async with Site(folder) as site:
-        async for swept in sweep(site, calls, every):
-            points += swept.points
-            found += swept.findings
-        await site.restart()
-        found += await site.lost()
-    return points, found
 
 
 def named(name: str) -> Call:
@@ -67,9 +40,9 @@ async def test_callers_who_leave_leave_nothing_behind(tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("calls", groups())
+@pytest.mark.parametrize("calls", groups(lambda service: service != ADMIN))
 async def test_callers_may_leave_at_every_await(tmp_path: Path, calls: Sequence[Call]):
-    """The whole sweep: at every await of every call, nothing hangs, nothing is left over, nothing is lost."""
+    """The sweep of devices and reviewers: at every await nothing hangs, nothing is left over, nothing is lost."""
     points, found = await findings(tmp_path, calls)
     assert [] == found
     assert points >= 3 * len(calls)

@@ -70,6 +70,13 @@ def test_a_template_gets_a_threshold_and_the_weights_stay(tmp_path: Path) -> Non
     again, report = calibrated_bundle(QuestionCalibration(made, few, tmp_path / "last", "1.2.0", RISK, questions=other))
     assert isinstance(again.manifest.confidence_of("parking"), AlwaysEscalate)
     assert ["intent", "parking"] == report["calibrated"]
+    assert "How these rows were drawn is unknown." in ran.output
+    drawn = write_rows(tmp_path, 40, review_stream="audit", sampling_probability=0.02)
+    with drawn.open("a") as file:  # what people chose to look at by doubt says nothing of all answers
+        unsure = {"answers": {"intent": "refund"}, "label_source": "corrected", "review_stream": "uncertain"}
+        file.writelines("\n" + json.dumps({"text": f"{number} what", **unsure}) for number in range(20))
+    _, report = calibrated_bundle(QuestionCalibration(made, drawn, tmp_path / "audited", "1.3.0", RISK))
+    assert (40, 20, 0.02) == (report["rows"], report["sampling"]["unknown"], report["sampling"]["probability"])
 
 
 def test_a_question_that_is_not_valid_is_named(tmp_path: Path) -> None:
@@ -89,15 +96,19 @@ def refused(wanted: QuestionCalibration) -> EdgeAgentError:
 
 
 def test_what_cannot_be_calibrated_is_refused(tmp_path: Path) -> None:
-    """A bundle of another kind, rows that a model labelled, and rows for a question that the bundle lacks."""
+    """A bundle of another kind, rows for a question that the bundle lacks, and rows that no figure can rest on."""
     classify = open_bundle(bundles.echo_bundle(tmp_path / "other"))
     rows, out = write_rows(tmp_path, 4), tmp_path / "next"
     assert "is of kind classify" in refused(QuestionCalibration(classify, rows, out, "1.1.0", RISK)).message
     desk = open_desk(tmp_path)
     assert "no question 'parking'" in refused(QuestionCalibration(desk, rows, out, "1.1.0", RISK)).message
-    machine = write_rows(tmp_path, 4, label_source="teacher")
-    wanted = QuestionCalibration(desk, machine, out, "1.1.0", RISK, written(tmp_path))
-    assert "4 rows were labelled by a machine" in refused(wanted).message
+    for marks, said in (
+        ({"label_source": "teacher"}, "4 rows were labelled by a machine"),
+        ({"synthetic": True}, "4 rows are synthetic"),
+        ({"review_stream": "uncertain"}, "none of 4 rows has a known sampling probability"),
+    ):
+        wanted = QuestionCalibration(desk, write_rows(tmp_path, 4, **marks), out, "1.1.0", RISK, written(tmp_path))
+        assert said in refused(wanted).message
     assert not out.exists()
 
 

@@ -81,6 +81,11 @@ class Call:
     ends: bool = False
     """It stops the daemon's work: each point has a daemon of its own."""
 
+    @property
+    def service(self) -> str:
+        """The full name of its service."""
+        return self.method.rpartition(".")[0]
+
     def __str__(self) -> str:
         name = self.method.rpartition(".")[2]
         return f"{name}, {self.what}" if self.what else name

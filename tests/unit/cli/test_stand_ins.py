@@ -58,15 +58,16 @@ def test_messages_and_models_work_with_the_stand_ins():
     """Messages are read and written, models are validated, and neither loads the module that has a stand-in."""
     said = run("""
         import sys
-        from pydantic import BaseModel
+        from pydantic import BaseModel, SecretStr
         from edge_agent.v1 import inference_pb2 as pb
         message = pb.ClassifyRequest.FromString(pb.ClassifyRequest(task="a").SerializeToString())
         class Model(BaseModel):
             number: int
+            secret: SecretStr = SecretStr("a")
         print(message.task, str(message).strip(), Model(number="3").number)
-        print(*(sys.modules[name].__spec__ for name in (PROTOBUF_IN_PYTHON, PYDANTIC_PLUGINS)))
+        print(*(sys.modules[name].__spec__ for name in (PROTOBUF_IN_PYTHON, PYDANTIC_PLUGINS, SECRETS)))
     """)
-    assert 'a task: "a" 3\nNone None' == said
+    assert 'a task: "a" 3\nNone None None' == said
 
 
 def test_what_lacks_in_a_stand_in_of_a_library_is_loaded():
@@ -74,9 +75,11 @@ def test_what_lacks_in_a_stand_in_of_a_library_is_loaded():
     said = run("""
         from google.protobuf.internal import python_message
         from pydantic.plugin import _loader
-        print(python_message.GeneratedProtocolMessageType.__name__, _loader.PYDANTIC_ENTRY_POINT_GROUP)
+        from pydantic import SecretStr
+        equal = SecretStr("a") == SecretStr("a")
+        print(python_message.GeneratedProtocolMessageType.__name__, _loader.PYDANTIC_ENTRY_POINT_GROUP, equal)
     """)
-    assert "GeneratedProtocolMessageType pydantic" == said
+    assert "GeneratedProtocolMessageType pydantic True" == said
 
 
 def test_plugins_of_pydantic_are_not_searched_for():

@@ -155,9 +155,12 @@ def test_what_grpc_refuses_in_a_burst_is_a_full_queue(client):
 
 def test_a_deadline_ends_the_call_on_both_sides(client, daemon):
     """After timeout_seconds the client raises and the daemon sees the call end."""
-    with pytest.raises(CallFailed, match=r"within 0\.2 s") as caught:
-        client.classify("stuck", ["x"], timeout_seconds=0.2)
-    assert ("DEADLINE_EXCEEDED", "DEADLINE_EXPIRED") == (caught.value.code, caught.value.reason)
+    for seconds in (0.2, 2, 20):
+        with pytest.raises(CallFailed, match=f"within {seconds} s") as caught:
+            client.classify("stuck", ["x"], timeout_seconds=seconds)
+        assert ("DEADLINE_EXCEEDED", "DEADLINE_EXPIRED") == (caught.value.code, caught.value.reason)
+        if daemon.inference.requests:  # on a busy machine the time may be over before a call has reached the daemon
+            break
     assert daemon.inference.stream_ended.wait(WAIT_SECONDS_MAX)
 
 

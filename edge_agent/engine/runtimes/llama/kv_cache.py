@@ -13,7 +13,8 @@ few (decision 0051); `autotune.py` detects that.
    another order rounds differently: up to 0.3 nats on a likely token, rarely with attention by row. New tokens get the
    lowest free cells (`kv_cells.py` tracks them), so a sequence is in order as long as no cell below its last one is
    free when it grows. If one is, `compact` writes the sequence out and restores it: it then takes the lowest cells, in
-   order. That moves bytes, not bits, and costs a hundredth of computing them.
+   order. That moves bytes, not bits, and costs a hundredth of computing them. Streams are long and grow at every step,
+   so cells that others leave below theirs are held, as if taken, until moving the streams pays (`_empty`).
 
 Stored prompts lie outside the buffer (`prefix_tree.py`), because every cell in it costs every row a look at its mask.
 A bundle's prefix is pinned in the buffer while jobs use it, once for all of them. A job starts from the longest stored
@@ -25,7 +26,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-import numpy as np
 from msgspec.structs import replace
 
 from edge_agent.engine.protocol import CacheUse
@@ -43,10 +43,10 @@ from edge_agent.engine.runtimes.llama.llama_context import (
     BatchPart,
     ContextShape,
     LlamaContext,
-    Logits,
     TokenRows,
 )
 from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
+from edge_agent.engine.runtimes.llama.lone_rows import LONE_CELLS_MAX, PADDING_TOKEN, probe_lone_rows
 from edge_agent.engine.runtimes.llama.prefix_tree import PrefixTree
 from edge_agent.engine.runtimes.llama.question_sequences import QUESTIONS_MAX, QuestionSequences
 from edge_agent.engine.runtimes.llama.step_costs import PADDING_ROWS_MAX, padded_rows
@@ -58,23 +58,22 @@ IDLE_MAX = 2
 SPARE_CONTEXTS = 2
 KEPT_TOKENS_MIN = 64
 """Fewer are not worth their bytes: computing them again takes one step."""
-LONE_CELLS_MAX = 256
-"""Among so many cells a lone row takes the attention kernel of all others."""
 SCATTERED_MAX, COMPACTED_MIN = 256, 4
 """Once streams have written so many tokens, and are so many, what each has written is put side by side."""
-_PROBE_TOKENS = 8
-_PADDING_TOKEN = 0
+HELD_MIN = 256
+"""So many cells are held before streams are moved, and as many as they have: each move is paid for by as many cells."""
+_NOBODY = StreamBatch((), ())
 
 
 def context_shape(context_tokens: int, jobs: int, kv_type: str, threads: int, rows: int = BULK_ROWS) -> ContextShape:
     """Return the size of a context for `jobs` jobs of `context_tokens` tokens, prefixes beside them, and one batch."""
     cells = (jobs + SPARE_CONTEXTS) * context_tokens + ROWS_MAX + PADDING_ROWS_MAX
-    sequences = jobs + 1 + PINNED_PREFIXES_MAX + ROWS_MAX + 2 + QUESTIONS_MAX
+    sequences = jobs + 1 + PINNED_PREFIXES_MAX + ROWS_MAX + 2 + QUESTIONS_MAX + 1
     return ContextShape(cells=cells, sequences=sequences, kv_type=kv_type, threads=threads, rows=rows)
 
 
 class KvCache:
-    """The sequences of one context: jobs, pinned prefixes, branches of labels, questions, and two of its own."""
+    """The sequences of one context: jobs, pinned prefixes, branches of labels, questions, and three of its own."""
 
     def __init__(self, model: LlamaModel, jobs: int, shape: ContextShape, kept_bytes_max: int = 0) -> None:
         """Allocate the context. Raises ModelLoadFailed."""
@@ -96,19 +95,21 @@ class KvCache:
         self._padding_sequence, self._scratch = first_branch + ROWS_MAX, first_branch + ROWS_MAX + 1
         first_question = first_branch + ROWS_MAX + 2
         self.questions = QuestionSequences(
-            self.context, self._cells, range(first_question, first_question + QUESTIONS_MAX)
+            self.context, self._cells, range(first_question, first_question + QUESTIONS_MAX), self._empty
         )
+        self._held_sequence = first_question + QUESTIONS_MAX
         self._use = CacheUse(cells_in_use=0, hits=0, reused=0, computed=0)
         self._scattered = 0
         """Tokens that the streams that are there have written since `_compact_streams`."""
-        self._writing = StreamBatch((), ())
+        self._writing = _NOBODY
         self._unaccounted_steps = 0
         """Steps in which each of them has taken a cell that is in no account yet."""
         self._shape, self._padded = shape, False
         self._compacts_streams = (
             shape.flash and not model.on_device
         )  # elsewhere what is written out is large, or far away
-        self._alone, self._deep = self._probe_lone_rows(model.vocab_size)
+        scratch = (self._scratch, self._padding_sequence, *self._branches)
+        self._alone, self._deep = probe_lone_rows(self.context, shape.cells, scratch, model.vocab_size)
         """Whether a lone row comes out the same without padding rows: among few cells, and among many."""
 
     def enter(
@@ -154,12 +155,38 @@ class KvCache:
         while self._left:
             slot = self._left.pop()
             self.questions.close(slot)
-            self.context.drop(slot.sequence)
-            self._cells.give(slot.cells)
+            self._empty(slot.sequence, slot.cells, slot.shared)
             self._unpin(slot.pinned)
             self._free.append(slot.sequence)
         if not self._slots:
             self._scattered = 0
+        if self._cells.held:
+            moved = [slot for slot in self._streams() if slot.last > self._cells.lowest_held]
+            if not moved or self._cells.held >= max(HELD_MIN, sum(slot.tokens for slot in moved)):
+                self._give_held()
+
+    def _streams(self) -> list[SequenceSlot]:
+        return [slot for slot in self._slots.values() if not slot.prompt.exact]
+
+    def _empty(self, sequence: int, cells: list[int], start: int) -> None:
+        """Empty a sequence that has these cells for itself, from token `start` on.
+
+        They are held if a stream has a cell above them: its next token would take one, and come before older ones.
+        """
+        self._account_stream_cells()
+        if cells and any(slot.last > cells[0] for slot in self._streams()):
+            self.context.drop(sequence, 0, start)
+            self.context.copy(sequence, self._held_sequence)
+            self._cells.hold(cells)
+        else:
+            self._cells.give(cells)
+        self.context.drop(sequence)
+        self._writing = _NOBODY
+
+    def _give_held(self) -> None:
+        self.context.drop(self._held_sequence)
+        self._cells.give_held()
+        self._writing = _NOBODY
 
     def keep(self, slot: SequenceSlot, suffix: Sequence[int]) -> None:
         """Keep what a job has computed of its prompt, for those that begin alike. Raises ModelFailed."""
@@ -183,8 +210,12 @@ class KvCache:
         self.tidy()
         if any(slot.lost for slot in slots):
             raise ModelFailed("the keys and values of a job were lost")
-        while high := [slot for slot in slots if slot.last >= self._cells.lowest]:
-            self._rewrite(high[0])  # to lower cells each time, so this ends
+        growing = list(slots)
+        while high := next((slot for slot in growing if slot.last >= self._cells.lowest), None):
+            if high.prompt.exact or self._free_cells(high.shared):
+                self._rewrite(high)  # to lower cells each time, so this ends
+            else:  # no room for a prompt of its own: rather another bit than an error
+                growing.remove(high)
 
     def _rewrite(self, slot: SequenceSlot) -> None:
         """Write a sequence out and in again, with its prompt where that cannot be had from what is kept."""
@@ -207,7 +238,7 @@ class KvCache:
         if slot.pinned is not None:
             self.context.copy(slot.pinned.sequence, slot.sequence)
         self.questions.put_back(slot, questions)
-        slot.lost = False
+        slot.packed, slot.lost = len(slot.cells), False
 
     def _has_stored(self, prompt: PromptPrefix) -> bool:
         """Tell whether all of a prompt is kept."""
@@ -258,7 +289,7 @@ class KvCache:
             padding = 1
         if padding > 0:
             self._padded = True
-            parts = [*parts, TokenRows(self._padding_sequence, 0, [_PADDING_TOKEN] * padding, logits=0)]
+            parts = [*parts, TokenRows(self._padding_sequence, 0, [PADDING_TOKEN] * padding, logits=0)]
         self.context.decode(parts)
         parts = parts[:-1] if padding > 0 else parts
         for part in parts:
@@ -277,7 +308,7 @@ class KvCache:
     ) -> None:
         """Compute one token of each place. Raises ModelFailed, Aborted: nothing was computed."""
         if writers is not self._writing or self._left or self._padded:
-            self.tidy()
+            self.compact(writers.slots)
             self._writing = writers
         if self._scattered >= SCATTERED_MAX and len(tokens) >= COMPACTED_MIN and self._compacts_streams:
             self._compact_streams(writers.slots)
@@ -308,6 +339,8 @@ class KvCache:
         waits for memory, up to a third of a step. Where this fails, those that are not whole fail in their next step.
         """
         self._account_stream_cells()
+        # Those first whose older tokens lie lowest: they take what is free below those of others.
+        slots = sorted(slots, key=lambda slot: slot.packed_last)
         tails = [bytes(self._saved(slot.sequence, slot.shared + slot.packed)) for slot in slots]
         counts = [len(slot.cells) - slot.packed for slot in slots]
         for slot in slots:
@@ -351,40 +384,6 @@ class KvCache:
         few = self._cells.lowest == self._cells.taken < LONE_CELLS_MAX
         return self._alone and adapter is None and (few or self._deep)
 
-    def _probe_lone_rows(self, vocabulary: int) -> tuple[bool, bool]:
-        """Tell whether a row of these weights has the same logits alone as with padding rows. While there are no jobs.
-
-        First where there are few cells, then among more than LONE_CELLS_MAX, if so many there can be.
-        """
-        tokens = [slot % vocabulary for slot in range(_PROBE_TOKENS)]
-        copies = self._branches[: LONE_CELLS_MAX // _PROBE_TOKENS]
-        same = False
-        try:
-            self.context.decode([TokenRows(self._scratch, 0, tokens, logits=0)])
-            same = self._same_padded(tokens)
-            if not same or self._cells.count <= LONE_CELLS_MAX + _PROBE_TOKENS + 1:
-                return same, same
-            state = bytes(self.context.save(self._scratch))
-            for copy in copies:
-                self.context.restore(copy, state)
-            return True, self._same_padded(tokens)
-        except ModelFailed:  # the first answer says what is wrong with it
-            return same, False
-        finally:
-            for sequence in (self._scratch, self._padding_sequence, *copies):
-                self.context.drop(sequence)
-
-    def _same_padded(self, tokens: list[int]) -> bool:
-        """Tell whether the row behind these tokens comes out the same alone and with padding rows."""
-        asked = TokenRows(self._scratch, len(tokens), tokens[-1:], logits=1)
-        found: list[Logits] = []
-        for padding in ([], [TokenRows(self._padding_sequence, 0, [_PADDING_TOKEN], logits=0)]):
-            self.context.decode([asked, *padding])
-            found.append(self.context.logits(0).copy())
-            self.context.drop(self._scratch, len(tokens))
-        self.context.drop(self._padding_sequence)
-        return np.array_equal(found[0], found[1])
-
     def _clear_view(self, prompt: PromptPrefix, suffix: int) -> None:
         """Evict idle prefixes if a writing job then looks at so few cells that it needs no padding rows."""
         few, some = self._cells.taken + suffix, len(prompt.tokens) + suffix
@@ -406,16 +405,19 @@ class KvCache:
         """Evict pinned prefixes without a job until so many cells are free; tell whether they are."""
         while self._cells.free < cells:
             idle = [pinned for pinned in self._pinned_prefixes if not pinned.jobs]
-            if not idle:
+            if self._cells.held:
+                self._give_held()
+            elif idle:
+                self._evict(idle[0])
+            else:
                 return False
-            self._evict(idle[0])
         return True
 
     def _pinned_prefix(self, prompt: PromptPrefix) -> PinnedPrefix | None:
         """Return a prefix in the buffer, on which a sequence can stand that grows now; None if it is not known."""
         entry, shared = self._kept.longest(prompt.root, prompt.tokens)  # asked each time, so that it does not grow old
         for pinned in reversed(self._pinned_prefixes):
-            if pinned.prompt == prompt and not (prompt.exact and pinned.cells[-1] >= self._cells.lowest):
+            if pinned.prompt == prompt and pinned.cells[-1] < self._cells.lowest:
                 self._pinned_prefixes.remove(pinned)
                 self._pinned_prefixes.append(pinned)
                 return pinned
@@ -438,8 +440,7 @@ class KvCache:
         return bool(self._free_sequences)
 
     def _evict(self, pinned: PinnedPrefix) -> None:
-        self.context.drop(pinned.sequence)
-        self._cells.give(pinned.cells)
+        self._empty(pinned.sequence, pinned.cells, 0)
         self._free_sequences.append(pinned.sequence)
         self._pinned_prefixes.remove(pinned)
 

@@ -20,6 +20,7 @@ class KvCells:
         self.count = count
         self._top = 0
         self._holes: list[int] = []  # a heap, and small: cells that are taken for every token are looked for in it
+        self._held: list[int] = []
 
     @property
     def lowest(self) -> int:
@@ -53,6 +54,25 @@ class KvCells:
         if len(holes) == self._top:
             holes.clear()
             self._top = 0
+
+    def hold(self, cells: Iterable[int]) -> None:
+        """Take note that cells stay taken although nobody needs what is in them."""
+        self._held += cells
+
+    @property
+    def held(self) -> int:
+        """How many these are."""
+        return len(self._held)
+
+    @property
+    def lowest_held(self) -> int:
+        """The lowest of these; the number of cells when there is none."""
+        return min(self._held, default=self.count)
+
+    def give_held(self) -> None:
+        """Take note that these are empty."""
+        held, self._held = self._held, []
+        self.give(held)
 
 
 # What has a sequence of the context: prompts that jobs share, and jobs. `cache.py` owns them.
@@ -124,6 +144,12 @@ class SequenceSlot:
     def taken(self) -> int:
         """How many cells it has of those reserved."""
         return len(self.cells) + sum(len(question.cells) for question in self.questions)
+
+    @property
+    def packed_last(self) -> int:
+        """The last cell of those that lie side by side; -1 without any."""
+        pinned = self.pinned.cells if self.pinned else []
+        return (self.cells[: self.packed] or pinned or [-1])[-1]
 
     @property
     def last(self) -> int:

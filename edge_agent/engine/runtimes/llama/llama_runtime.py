@@ -403,12 +403,12 @@ class LlamaRuntime:
         """Run one batch. Raises ModelFailed, and the jobs stand where they stood."""
         jobs = [job for job, _ in turns]
         adapter = self._adapters.pointer(jobs[0].bundle.adapter)
-        exact = [job.slot for job in jobs if job.exact and job.slot]
-        self._cache.compact(exact)
+        self._cache.compact([job.slot for job in jobs if job.slot])
         try:
             parts = [job.parts(rows, self._cache.fork) for job, rows in turns]
             with self._interruptible(turns) if long else nullcontext():
-                self._cache.decode([row for part in parts for row in part], adapter, exact=bool(exact))
+                exact = any(job.exact for job in jobs)
+                self._cache.decode([row for part in parts for row in part], adapter, exact=exact)
         except (ModelFailed, StepAborted) as stopped:
             self._cache.drop_forks()
             for job in jobs:

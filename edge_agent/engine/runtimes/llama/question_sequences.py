@@ -17,14 +17,16 @@ of classifications does not share bulk steps any more (tests/contract/test_llama
 
 Saver = Callable[[int, int], memoryview]
 """Returns the keys and values of a sequence's tokens from the given one on, until the next call."""
+Emptier = Callable[[int, list[int], int], None]
+"""Empties a sequence that has these cells for itself, from the given token on."""
 
 
 class QuestionSequences:
     """The sequences of a context that are for questions."""
 
-    def __init__(self, context: LlamaContext, cells: KvCells, sequences: Iterable[int]) -> None:
+    def __init__(self, context: LlamaContext, cells: KvCells, sequences: Iterable[int], empty: Emptier) -> None:
         """Take empty sequences of a context, and the account of its cells."""
-        self._context, self._cells = context, cells
+        self._context, self._cells, self._empty = context, cells, empty
         self._free = list(sequences)
         self.reading: dict[int, QuestionSequence] = {}
         """Those in use."""
@@ -43,8 +45,7 @@ class QuestionSequences:
     def close(self, slot: SequenceSlot) -> None:
         """Empty the sequences of a job's questions, and take them back."""
         for question in slot.questions:
-            self._context.drop(question.sequence)
-            self._cells.give(question.cells)
+            self._empty(question.sequence, question.cells, slot.tokens)
             self._free.append(question.sequence)
             del self.reading[question.sequence]
         slot.questions = []

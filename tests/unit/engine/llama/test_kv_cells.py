@@ -26,6 +26,18 @@ def test_a_full_buffer_says_so() -> None:
     assert (3, 0) == (cells.lowest, cells.free)
 
 
+def test_held_cells_are_not_given_out() -> None:
+    """They stay taken until they are given back together."""
+    cells = KvCells(10)
+    cells.take(6)
+    cells.hold([1, 2])
+    cells.hold([4])
+    assert (3, 1, 6, 6) == (cells.held, cells.lowest_held, cells.taken, cells.lowest)
+    cells.give_held()
+    assert (0, 10, 3, 1) == (cells.held, cells.lowest_held, cells.taken, cells.lowest)
+    assert [1, 2, 4, 6] == cells.take(4)
+
+
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 9)), max_size=60))
 def test_cells_are_those_of_a_search_from_the_bottom(moves: list[tuple[bool, int]]) -> None:
     """Whatever is taken and given back: what a search through all cells finds is what is taken."""

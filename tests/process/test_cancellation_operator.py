@@ -1,0 +1,22 @@
+"""An operator who goes away at any await of any call: the larger half of the sweep, for a worker of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.support.cancelling.calls import Call
+from tests.support.cancelling.groups import findings, groups
+from tests.support.cancelling.site import ADMIN
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("calls", groups(lambda service: service == ADMIN))
+async def test_an_operator_may_leave_at_every_await(tmp_path: Path, calls: Sequence[Call]):
+    """At every await of every call nothing hangs, nothing is left over, nothing is lost."""
+    points, found = await findings(tmp_path, calls)
+    assert [] == found
+    assert points >= 3 * len(calls)
