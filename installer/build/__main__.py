@@ -1,7 +1,7 @@
 """Makes the installer: one file that installs Edge Agent where there is no network.
 
 Needs a network, git, gcc, g++ and binutils; everything else comes into an environment of the build's own, in
-.cache/installer. First it fetches what it needs, about 300 MB. Then it compiles llama.cpp for every kind of x86-64
+.cache/installer. First it fetches what it needs, about 430 MB. Then it compiles llama.cpp for every kind of x86-64
 processor: 305 objects, together 10 to 20 minutes of one core of an AMD EPYC, divided by the cores that there are. It
 shows how many objects are compiled, and about how long the rest takes on this machine.
 

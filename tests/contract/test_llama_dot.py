@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_agent.engine.runtimes.llama import llama_backends
+from tests.support import llama_builds
 from tests.support.attention import by_row
 
 Q4_1 = 3
@@ -144,6 +145,10 @@ def guarded(blocks: int, kind: np.dtype[np.void]) -> NDArray[np.void]:
     return np.frombuffer(region, kind, blocks, size - blocks * kind.itemsize)
 
 
+@pytest.mark.skipif(
+    llama_builds.chosen() is not None and llama_builds.chosen().name in ("avx", "f16c"),  # type: ignore[union-attr]
+    reason="with AVX and without AVX2 llama.cpp's own computes (decision 0065)",
+)
 def test_it_is_built_in(named: Callable[..., None]):
     """llama.cpp's own has another name then; a build that still calls that would pass for slow."""
     theirs = ctypes.cast(installed().edge_their_dot_q4_1_q8_1, ctypes.c_void_p).value

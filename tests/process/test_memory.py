@@ -139,15 +139,21 @@ async def worked(talk: Talk, folder: Path, inputs: int) -> int:
     return int(ready.details["memory_estimated_bytes"])
 
 
-@pytest.mark.release
+@pytest.mark.slow
 async def test_the_estimate_of_an_encoder_is_an_upper_bound_and_not_a_loose_one(tmp_path: Path) -> None:
     """After full-length inputs a child holds at most what was reckoned before loading, and at least two thirds."""
     taken, reckoned = await measured(minilm(tmp_path), INPUTS)
     assert taken <= reckoned <= 1.5 * taken, f"{reckoned / taken:.2f} of {taken / MIB:.0f} MiB"
 
 
-@pytest.mark.release
-@pytest.mark.parametrize("bundle", [smollm2_q4_1, smollm2_q4_0, gemma])
+@pytest.mark.parametrize(
+    "bundle",
+    [
+        pytest.param(smollm2_q4_1, marks=pytest.mark.slow),
+        pytest.param(smollm2_q4_0, marks=pytest.mark.release),
+        pytest.param(gemma, marks=pytest.mark.release),
+    ],
+)
 async def test_the_estimate_of_a_decoder_is_within_a_tenth(tmp_path: Path, bundle: BundleMaker) -> None:
     """When different long inputs have filled what a child keeps of prompts, it holds what was reckoned, within 10%."""
     taken, reckoned = await measured(bundle(tmp_path), DIFFERENT_INPUTS)

@@ -36,7 +36,7 @@ NATIVE = "native"
 HEADERS = tuple(ROOT / "installer" / "build" / name for name in ("attention.h", "rows.h", "dot.h"))
 _COMPUTES = "libggml-cpu.so.0"
 _OTHERS = ("libllama.so", "libggml.so", "libggml.so.0", "libggml-base.so.0")
-_OPTIONS = ("SSE42", "AVX", "AVX2", "FMA", "F16C", "BMI2", "AVX512")
+_OPTIONS = ("SSE42", "AVX", "F16C", "AVX2", "FMA", "BMI2", "AVX512")
 _TOLD = 6000
 """Characters of what a failed run has printed."""
 _SECONDS_MAX = 600
@@ -140,6 +140,8 @@ _FORMATS = _of(
 
 _IS_CHOSEN = "tests/contract/test_llama_builds.py::test_the_chosen_build_is_what_computes"
 
+_FAST = "not slow and not release"
+
 BUILDS = {
     build.name: build
     for build in (
@@ -149,9 +151,12 @@ BUILDS = {
             _OPTIONS[:1],
             ("sse4_2",),
             by_row=False,
-            tier="not slow and not release",
+            tier=_FAST,
             also=(*_SAME_BITS, *_FORMATS),
         ),
+        # Processors of 2011 and 2012; in the release tier.
+        Build("avx", _OPTIONS[:2], ("avx",), by_row=False, tier=_FAST, also=(*_SAME_BITS, *_FORMATS)),
+        Build("f16c", _OPTIONS[:3], ("avx", "f16c"), by_row=False, tier=_FAST, also=(*_SAME_BITS, *_FORMATS)),
         Build("avx2", _OPTIONS[:6], _AVX2, by_row=True),
         Build("avx512", _OPTIONS, (*_AVX2, *(f"avx512{each}" for each in ("f", "cd", "bw", "dq", "vl"))), by_row=True),
     )

@@ -24,6 +24,8 @@ SETTLED_SECONDS_MAX = 60.0
 """What a call began and nobody waits for any more comes to its end within this time."""
 UNDISTURBED = 3
 """Calls that are made whole before the points: what they leave in caches is no leak."""
+AWAITS_MAX = 500
+"""Of one call: one that passes more each time it is left would be swept for ever."""
 HOWS: tuple[How, ...] = ("waiting", "waking", "wire")
 
 
@@ -95,6 +97,7 @@ class _Sweep:
     def _numbers(self, whose: Whose, how: How) -> Iterator[Point]:
         number = 1
         while number <= (self._found.own if whose == "own" else self._found.begun):
+            assert number <= AWAITS_MAX, f"{self._call} passes more and more awaits"
             yield Point(whose, how, number)
             number += 1
 
