@@ -166,7 +166,8 @@ class KvCache:
                 self._give_held()
 
     def _streams(self) -> list[SequenceSlot]:
-        return [slot for slot in self._slots.values() if not slot.prompt.exact]
+        """The jobs that write, where they are kept in order."""
+        return [slot for slot in self._slots.values() if not slot.prompt.exact] if self._compacts_streams else []
 
     def _empty(self, sequence: int, cells: list[int], start: int) -> None:
         """Empty a sequence that has these cells for itself, from token `start` on.
@@ -210,12 +211,18 @@ class KvCache:
         self.tidy()
         if any(slot.lost for slot in slots):
             raise ModelFailed("the keys and values of a job were lost")
-        growing = list(slots)
+        growing = [slot for slot in slots if self._in_order(slot.prompt)]
         while high := next((slot for slot in growing if slot.last >= self._cells.lowest), None):
             if high.prompt.exact or self._free_cells(high.shared):
                 self._rewrite(high)  # to lower cells each time, so this ends
             else:  # no room for a prompt of its own: rather another bit than an error
                 growing.remove(high)
+
+    def _in_order(self, prompt: PromptPrefix) -> bool:
+        """Tell whether the sequences of a prompt are kept in order: those of streams not on a device, as nothing is
+        promised of their bits there.
+        """
+        return prompt.exact or self._compacts_streams
 
     def _rewrite(self, slot: SequenceSlot) -> None:
         """Write a sequence out and in again, with its prompt where that cannot be had from what is kept."""
@@ -417,7 +424,7 @@ class KvCache:
         """Return a prefix in the buffer, on which a sequence can stand that grows now; None if it is not known."""
         entry, shared = self._kept.longest(prompt.root, prompt.tokens)  # asked each time, so that it does not grow old
         for pinned in reversed(self._pinned_prefixes):
-            if pinned.prompt == prompt and pinned.cells[-1] < self._cells.lowest:
+            if pinned.prompt == prompt and not (self._in_order(prompt) and pinned.cells[-1] >= self._cells.lowest):
                 self._pinned_prefixes.remove(pinned)
                 self._pinned_prefixes.append(pinned)
                 return pinned
