@@ -74,7 +74,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "typer": SCREEN,
     "click": SCREEN,
     "rich": SCREEN,
-    "segno": ("edge_agent.cli.qr_code",),
+    "segno": ("edge_agent.cli.site_code",),
     "matplotlib": ("convert.report",),
 }
 

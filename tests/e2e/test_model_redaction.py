@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from edge_agent.cli import app
-from edge_agent.cli.redaction_audit import export_rows, missed_values
+from edge_agent.cli.redact import export_rows, missed_values
 from edge_agent.client import CallFailed, ReviewClient
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon

@@ -1,12 +1,17 @@
-"""Whether a folder is on a drive that is mounted: `media export` copies to one, and not into an empty mount point."""
+"""Whether a folder is on a drive that is mounted: `media export` copies to one, and not into an empty mount point.
+
+Why an export holds no examples: one sentence for each state of a site.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
-from edge_agent.cli.removable_drives import DriveFolder, look_at_folder, mount_point_of, mount_points
+from edge_agent.cli.media import DriveFolder, explain_empty_export, look_at_folder, mount_point_of, mount_points
+from edge_agent.client import ExamplesStatus
 from edge_agent.errors import MediaFailed
 
 MOUNTINFO = """\
@@ -51,3 +56,34 @@ def test_a_folder_beside_the_state_directory_is_on_the_own_disk(tmp_path: Path):
     """The file system of / or of the daemon's folders counts as this machine's own."""
     folder = look_at_folder(tmp_path, tmp_path.parent)
     assert (tmp_path.resolve(), True) == (folder.path, folder.is_own_disk)
+
+
+COLLECTING = ExamplesStatus(
+    {}, {"routine": 12, "feedback": 0}, 1, 0, 0, "e", {"pos": "upstream"}, review_waiting={"audit": 3, "uncertain": 9}
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"collect": {}, "retained": {}}, "'examples.collect' in agent.yaml names no task"),
+        ({"collect": {"pos": "local"}}, "The examples of pos stay on this machine: set the task to 'upstream'"),
+        ({}, "12 answers wait for review, and none has been reviewed since the last export: 'edge-agent review'"),
+        ({"review_waiting": {"audit": 1}}, "1 answer waits for review"),
+        ({"review_waiting": {}, "retained": {}}, "No answer of pos has been kept yet"),
+        ({"review_waiting": {}}, "The central team has confirmed all examples that may leave"),
+    ],
+)
+def test_the_reason_is_that_of_the_site(changes: dict[str, object], said: str) -> None:
+    """Nothing collected, nothing allowed to leave, nothing reviewed, nothing kept, and all confirmed differ."""
+    assert said in explain_empty_export(dataclasses.replace(COLLECTING, **changes), {})
+
+
+def test_a_site_that_keeps_no_examples_says_so() -> None:
+    """The daemon reports no examples at all where nothing is collected."""
+    assert explain_empty_export(None, {}).startswith("No examples are kept here")
+
+
+def test_the_command_works_for_the_user_who_typed_sudo() -> None:
+    """After 'sudo edge-agent media export' the next command needs sudo, too."""
+    assert "'sudo edge-agent review'" in explain_empty_export(COLLECTING, {"SUDO_USER": "anna"})

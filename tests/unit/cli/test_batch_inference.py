@@ -7,7 +7,7 @@ import io
 from rich.cells import cell_len
 from rich.console import Console
 
-from edge_agent.cli.decide import decision_table
+from edge_agent.cli.batch_inference import decision_table
 from edge_agent.client import BundleRef, Decision, DecisionAnswer, Timings
 
 COLUMNS = 80

@@ -8,8 +8,8 @@ import io
 import pytest
 from rich.console import Console
 
-from edge_agent.cli import qr_code
-from edge_agent.cli.site_summary import print_code, summarize
+from edge_agent.cli import site_code
+from edge_agent.cli.site_code import print_code, summarize
 from edge_agent.client import BundleRef, FieldAlarm, Status, TaskUpdate, UpdatesStatus
 from edge_agent.formats.state_code import PREFIX, SiteSummary, TaskSummary, decode, encode
 from tests.unit.cli.test_watch_screen import ENGINE, NOW, STATUS, TASK
@@ -63,9 +63,9 @@ def test_a_qr_code_fits_the_terminal_and_another_decoder_reads_it(tasks: int, co
     numpy = pytest.importorskip("numpy")
     zxing = pytest.importorskip("zxingcpp", reason="the independent decoder of the extra 'test' is not installed")
     full = site(tasks=tuple(dataclasses.replace(TASK, name=f"task-{number}") for number in range(tasks)))
-    lines = printed(lambda console: qr_code.print_qr(console, full, NOW, UTF8))
+    lines = printed(lambda console: site_code.print_qr(console, full, NOW, UTF8))
     assert (True, True) == (len(lines) <= 23, max(map(len, lines)) <= 80)
-    drawn = qr_code.half_blocks(qr_code.qr_modules(PREFIX + encode(summarize(full, NOW))), inverted=color is None)
+    drawn = site_code.half_blocks(site_code.qr_modules(PREFIX + encode(summarize(full, NOW))), inverted=color is None)
     if color is None:
         assert drawn == [line.ljust(len(drawn[0])) for line in lines[:-1]]
     light = 255 if color is None else 0
@@ -79,7 +79,7 @@ def test_a_qr_code_fits_the_terminal_and_another_decoder_reads_it(tasks: int, co
 
 def test_a_terminal_without_blocks_gets_the_groups() -> None:
     """With LANG=C the code is printed to be read out, with the command that draws it nevertheless."""
-    lines = printed(lambda console: qr_code.print_qr(console, site(), NOW, {"LANG": "C"}))
+    lines = printed(lambda console: site_code.print_qr(console, site(), NOW, {"LANG": "C"}))
     assert "\n".join(lines).isascii()
     assert "LC_ALL=C.UTF-8 edge-agent status --qr" in " ".join(lines)
     assert any(line.startswith("State of shop-12") for line in lines)
