@@ -11,7 +11,7 @@ import pytest
 from edge_agent.config import Config
 from edge_agent.formats import uplink_state
 from edge_agent.formats.signed_document import format_timestamp
-from edge_agent.server.uplink_status import download_blocker, read_uplink_report, uplink_message
+from edge_agent.server.uplink_client import download_blocker, read_uplink_report, uplink_message
 from edge_agent.v1 import admin_pb2 as pb
 from tests.support.examples import NOW
 from tests.support.uplink_cases import UplinkCase

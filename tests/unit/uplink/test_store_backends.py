@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.errors import EdgeAgentError, UpstreamMissing, UpstreamRefused
-from edge_agent.uplink.folder_store import FolderStore
+from edge_agent.uplink.store_backends import FolderStore
 
 NOBODY = 65534
 

@@ -13,8 +13,8 @@ from edge_agent.engine.pool import EnginePool
 from edge_agent.errors import UpdateExpired
 from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.formats.status_object import SiteUpdates, TaskStatus, UpdateState, UpdateStatus
-from edge_agent.server import messages, site_status
-from edge_agent.store.update_records import UpdateProgress
+from edge_agent.server import messages, task_modes
+from edge_agent.store.state_database import UpdateProgress
 from edge_agent.update.verified import CopyProgress
 from edge_agent.v1 import admin_pb2
 from tests.support.examples import NOW
@@ -101,7 +101,7 @@ async def test_a_task_without_plan_has_no_candidate(site: UpdatingSite):
 async def test_the_central_team_hears_the_same(site: UpdatingSite):
     """In the words of the status object, with the site's consent."""
     engines = EnginePool(EngineConfig(), lambda: None)
-    (said,) = site_status.task_statuses(engines, site.activation, site.updater.overview, CollectsLocally(), NoAlarms())
+    (said,) = task_modes.task_statuses(engines, site.activation, site.updater.overview, CollectsLocally(), NoAlarms())
     row = site.row()
     assert said == TaskStatus(
         task=TASK,
@@ -111,9 +111,9 @@ async def test_the_central_team_hears_the_same(site: UpdatingSite):
         ready=False,
         collect="local",
         previous=row.incumbent,
-        update=site_status.update_status(row),
+        update=task_modes.update_status(row),
     )
-    assert SiteUpdates(channel="stable", plan_version=1) == site_status.site_updates(
+    assert SiteUpdates(channel="stable", plan_version=1) == task_modes.site_updates(
         site.activation, site.updater.overview
     )
 
@@ -123,7 +123,7 @@ async def test_tasks_that_nothing_answers_yet_are_told_of(site: UpdatingSite):
     await site.activation.remove(TASK, "")
     site.published.problem = UpdateExpired("x" * 2000)
     await site.updater.check()
-    said = site_status.site_updates(site.activation, site.updater.overview)
+    said = task_modes.site_updates(site.activation, site.updater.overview)
     assert ({TASK: "held"}, "x" * 1000) == ({t: each.state for t, each in said.arriving.items()}, said.update_problem)
 
 
@@ -140,4 +140,4 @@ def test_a_long_sentence_is_cut():
         message="y" * 1000,
         attempts=1,
     )
-    assert expected == site_status.update_status(row)
+    assert expected == task_modes.update_status(row)

@@ -7,8 +7,15 @@ import math
 import pytest
 
 from edge_agent.formats.manifest import TaskSpec
-from edge_agent.routing.decision_questions import LargeModelTypedQuestion, ModelAnswer, read_distribution
-from edge_agent.routing.large_model_questions import LargeModelReply, parse_reply, parse_typed_reply, typed_questions
+from edge_agent.routing.large_model_questions import (
+    LargeModelReply,
+    LargeModelTypedQuestion,
+    ModelAnswer,
+    parse_reply,
+    parse_typed_reply,
+    read_distribution,
+    typed_questions,
+)
 from tests.support.bundles import QUESTIONS
 from tests.unit.routing.test_large_model_questions import LABELS, RECORD, manifest
 

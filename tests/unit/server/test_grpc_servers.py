@@ -15,7 +15,7 @@ from edge_agent.errors import EdgeAgentError
 from edge_agent.server import callers
 from edge_agent.server.callers import Caller
 from edge_agent.server.error_status import code_of
-from edge_agent.server.health import WATCHES_MAX, HealthServicer, HealthState
+from edge_agent.server.grpc_servers import WATCHES_MAX, HealthServicer, HealthState
 from tests.support.eventually import eventually
 
 SERVING, NOT_SERVING = pb.HealthCheckResponse.SERVING, pb.HealthCheckResponse.NOT_SERVING
