@@ -20,6 +20,8 @@ from convert.pipeline.recipe import GoldenRule, PrivacySection
 from edge_agent.formats.golden_cases import GoldenCase
 from edge_agent.formats.manifest import TaskSpec
 
+PROVENANCE_KEY = "golden cases"
+"""Key in provenance.converter: where the texts of the golden cases come from."""
 _SEED = "golden cases"
 
 

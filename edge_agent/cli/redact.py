@@ -22,13 +22,20 @@ from edge_agent.cli.daemon_target import target_of
 from edge_agent.cli.inputs import as_text
 from edge_agent.cli.output import AsJson, out, print_json, table
 from edge_agent.client import AdminClient, RedactionTrial
-from edge_agent.client.redaction_results import MissedSpan, RedactionAuditText, ReplacedSpan
+from edge_agent.client.redaction_results import (
+    DEFAULT_TYPE,
+    SEPARATOR,
+    MissedSpan,
+    RedactionAuditText,
+    ReplacedSpan,
+    missed_values,
+    named_values,
+)
 from edge_agent.errors import InvalidRequest
 from edge_agent.formatting import counted
 
 STYLES = {"rules": "black on cyan", "model": "black on magenta", "both": "black on green"}
-SKIP, STOP, SEPARATOR = "s", "q", ";"
-DEFAULT_TYPE = "NAME"
+SKIP, STOP = "s", "q"
 PAGE_TEXTS = 20
 
 
@@ -65,29 +72,8 @@ def _asked_spans(console: Console, text: RedactionAuditText) -> list[MissedSpan]
             return answer
         try:
             return list(_spans_of(text, answer))
-        except InvalidRequest as error:
-            console.print(Text(f"{error.message}. Write it as the text has it.", style="yellow"))
-
-
-def missed_values(text: RedactionAuditText, values: Sequence[str], label: str) -> list[MissedSpan]:
-    """Return where values stand in a text and were not replaced. Raises InvalidRequest for one that stands nowhere."""
-    found: set[tuple[int, int]] = set()
-    for value in values:
-        places = {match.span() for match in re.finditer(re.escape(value), text.text)}
-        left = {
-            (start, end)
-            for start, end in places
-            if not any(span.start <= start and end <= span.end for span in text.spans)
-        }
-        if not left:
-            said = "is replaced wherever it stands" if places else "does not stand in the text"
-            raise InvalidRequest(f"'{value}' {said}", remedy="Write it as the text has it.")
-        found |= left
-    kept: list[MissedSpan] = []
-    for start, end in sorted(found, key=lambda each: (each[0], -each[1])):
-        if not kept or start >= kept[-1].end:
-            kept.append(MissedSpan(start, end, label))
-    return kept
+        except ValueError as error:
+            console.print(Text(f"{error}. Write it as the text has it.", style="yellow"))
 
 
 def training_row(text: RedactionAuditText) -> dict[str, Any]:
@@ -151,8 +137,7 @@ def _asked_values() -> str:
 
 
 def _spans_of(text: RedactionAuditText, answer: str) -> Iterator[MissedSpan]:
-    values = [value.strip() for value in answer.split(SEPARATOR) if value.strip()]
-    if found := missed_values(text, values, DEFAULT_TYPE):
+    if found := missed_values(text, named_values(answer), DEFAULT_TYPE):
         label = str(typer.prompt("Their type", default=DEFAULT_TYPE)).strip()
         yield from (replace(each, label=label) for each in found)
 

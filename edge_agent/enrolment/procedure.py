@@ -172,7 +172,8 @@ def prepare(request: EnrolmentRequest) -> PreparedEnrolment:
     found = config_files.read(places.agent_yaml, optional=True)
     made = _configured(request, found)
     drop_ins = _drop_ins(request, made)
-    if known and known.kit_sha256 == request.sha256 and is_intact(known) and not drop_ins:
+    is_same = known is not None and known.kit_sha256 == request.sha256 and is_intact(known)
+    if known and is_same and not drop_ins and not site_files.could_be_encrypted(known):
         return PreparedEnrolment(request, "same", known, made, trust, [], _overruled(found, request), [])
     same_fleet = _same_fleet(enrolment, places.root)
     kind = validation.classify_enrolment(enrolment, known, request.now, same_fleet=same_fleet, replace=request.replace)

@@ -162,6 +162,26 @@ def test_the_same_enrolment_again_changes_nothing(box: Box):
     assert "nothing was changed" in again.output
 
 
+ENCRYPTING = '#!/bin/sh\n[ "$1" = encrypt ] || exec sed s/^sealed://\nexec sed s/^/sealed:/\n'
+"""Stands in for systemd-creds, which needs systemd's key of the machine."""
+
+
+def test_the_same_enrolment_encrypts_what_could_not_be_encrypted_before(box: Box):
+    """As doctor advises; the plain file is gone then, and the third time nothing changes."""
+    path = box.enrolment()
+    box.enrol(path, "--yes", env={"PATH": str(box.folder)})
+    programs = box.folder / "programs"
+    programs.mkdir()
+    (programs / "systemd-creds").write_text(ENCRYPTING)
+    (programs / "systemd-creds").chmod(0o755)
+    path_with_it = {"PATH": f"{programs}:{os.environ['PATH']}"}
+    done = box.enrol(path, "--yes", env=path_with_it)
+    assert (0, True) == (done.exit_code, "are encrypted to this machine" in done.output), done.output
+    credentials = [name for name in box.files() if name.startswith("credstore")]
+    assert ["credstore.encrypted/edge-agent-uplink.cred"] == credentials
+    assert "nothing was changed" in box.enrol(path, "--yes", env=path_with_it).output
+
+
 def test_what_was_lost_is_written_again(box: Box):
     """The same enrolment file mends what somebody deleted or changed."""
     path = box.enrolment()
