@@ -1,6 +1,6 @@
 """Makes the gate of a bundle from held-out rows, and counts what gate, floor and threshold each hold up. Pure.
 
-A manifest contains the scores of the held-out rows; edge_agent/formats/ood_gate.py computes p-values from them. A
+A manifest contains the scores of the held-out rows; edge_agent/formats/calibration.py computes p-values from them. A
 family counts as one row, because the scores of its rows depend on each other.
 
 The floor is the least calibrated probability of a single confident answer. Gate and floor are fixed before the
@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from convert.clustered_statistics import share
 from convert.evaluate.predictions import ServedPrediction
+from edge_agent.formats.calibration import GateScore, OodGate, rows_needed
 from edge_agent.formats.manifest import Manifest
-from edge_agent.formats.ood_gate import GateScore, OodGate, rows_needed
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]

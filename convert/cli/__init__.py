@@ -42,7 +42,7 @@ from edge_agent import __version__
 from edge_agent.cli.command_group import PrintableGroup, flush_output
 from edge_agent.cli.terminal import report, say
 from edge_agent.errors import CapacityError, EdgeAgentError, ModelError, RequirementUnmet, SiteError
-from edge_agent.errors.printable import printable_event
+from edge_agent.errors.base import printable_event
 
 _EPILOG = (
     "Exit codes: 0 done, 1 the model or the data failed a check, 2 wrong usage or bad input, 3 something on this"

@@ -17,7 +17,6 @@ from edge_agent.cli.terminal import Terminal
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Role
 
-_COMPUTED = ("llama", "onnx")
 _NO_GOLDEN = (
     "It has no golden answers: a site can load it, and cannot check that the model computes there what it computes"
     " here. A bundle that a recipe makes has them ('edge-convert run')."
@@ -34,7 +33,10 @@ class Command:
 
     Files are hard-linked if the disk allows it. The same input gives the same bytes.
 
-    Example: [bold]edge-convert assemble examples/pos-intent --weights model.gguf --out build/pos-intent[/bold]
+    A site compares a bundle's answers with its golden cases. A recipe records them ('edge-convert run'); from files,
+    they come with --golden.
+
+    Example: [bold]edge-convert assemble examples/assistant --weights model.gguf --out build/assistant[/bold]
     """
 
     # The fields are the command's arguments and options: typer reads them like a function's parameters.
@@ -45,6 +47,12 @@ class Command:
     ] = None
     adapter: Annotated[Path | None, typer.Option(metavar="FILE", help="LoRA adapter as GGUF.")] = None
     tokenizer: Annotated[Path | None, typer.Option(metavar="FILE", help="tokenizer.json, for ONNX.")] = None
+    golden: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Golden file: inputs and the answers expected on every site.")
+    ] = None
+    golden_cases_min: Annotated[
+        int, typer.Option(min=0, help="Fewest binding golden cases. With 0, no site can check the bundle's answers.")
+    ] = bundle_assembly.BINDING_MIN
     version: Annotated[str, typer.Option(metavar="X.Y.Z", help="Overrides the version in task.yaml.")] = ""
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False
     again: run.Again = False
@@ -65,9 +73,12 @@ class Command:
             "weights": self.weights,
             "adapter": self.adapter,
             "tokenizer": self.tokenizer,
+            "golden": self.golden,
         }
         files = {role: path for role, path in given.items() if path is not None}
-        request = bundle_assembly.AssembleRequest(self.task, files, out, self.version or None, self.force)
+        request = bundle_assembly.AssembleRequest(
+            self.task, files, out, self.version or None, self.force, self.golden_cases_min
+        )
         with _hashing() as progress:
             made = bundle_assembly.assemble(request, progress)
         manifest = made.manifest
@@ -75,7 +86,8 @@ class Command:
             f"Made {made.path}: {manifest.task.name} {manifest.version}, {manifest.runtime},"
             f" {len(manifest.artifacts)} files, {decimal(manifest.size_bytes)}, digest {made.digest[:12]}"
         )
-        if manifest.runtime in _COMPUTED and manifest.task.kind != "generate":
+        unchecked = not self.golden and manifest.runtime in bundle_assembly.COMPUTED
+        if unchecked and manifest.task.kind != "generate":
             progress_output.out().print(_NO_GOLDEN)
 
 

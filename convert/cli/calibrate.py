@@ -10,7 +10,9 @@ import typer
 from rich.filesize import decimal
 
 from convert.cli import progress_output, run
+from convert.package.bundle_assembly import BINDING_MIN
 from convert.pipeline import execution
+from convert.pipeline.recipe import GoldenRule, PrivacySection
 from edge_agent.errors import InvalidRequest
 
 TARGET, DELTA, FLOOR = 0.05, 0.1, 0.5
@@ -44,6 +46,23 @@ class Command:
     floor: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Least probability of a confident answer on its own.")
     ] = FLOOR
+    golden_cases: Annotated[
+        GoldenRule,
+        typer.Option(
+            help="Rows of DATA whose texts may travel in the bundle as golden cases. surrogates: all, made-up values in"
+            " place of what the rules of redaction find. composed, consented: rows so marked, as they are."
+        ),
+    ] = "surrogates"
+    redaction_bundle: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="A redaction bundle, which finds values in them beside the rules."),
+    ] = None
+    locale: Annotated[
+        str, typer.Option(metavar="LOCALE,…", help="Locales of the made-up values; one is drawn for each row.")
+    ] = "en_US"
+    golden_cases_min: Annotated[
+        int, typer.Option(min=0, help="Fewest binding golden cases, with which a site checks the bundle's answers.")
+    ] = BINDING_MIN
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False
     again: run.Again = False
     work: run.Work = None
@@ -60,6 +79,7 @@ class Command:
         self._calibrate(self.rows, self.out)
 
     def _calibrate(self, rows: Path, out: Path) -> None:
+        locales = tuple(name.strip() for name in self.locale.split(","))
         calibration = execution.load_module("convert.package.question_calibration")
         wanted = calibration.QuestionCalibration(
             bundle=execution.load_module("convert.evaluate.bundle_folder").open_bundle(self.what),
@@ -69,6 +89,9 @@ class Command:
             risk=execution.load_module("convert.calibrate.threshold").Risk(self.target, self.delta),
             questions=self.questions,
             settings=execution.load_module("convert.calibrate").CalibrationSettings(self.floor),
+            privacy=PrivacySection(golden_cases=self.golden_cases, locales=locales),
+            redaction_bundle=self.redaction_bundle,
+            golden_cases_min=self.golden_cases_min,
             force=self.force,
         )
         with progress_output.bar() as advance:
@@ -78,6 +101,7 @@ class Command:
             shown.print(f"{name}: {each['verdict']}")
         shown.print(report["verdict"])
         shown.print(report["sampling"]["said"])
+        shown.print(f"Golden cases: {report['golden']['origin']['sentence']}.")
         new = sum(each.size_bytes for each in made.manifest.artifacts if each.role in ("golden", "report"))
         shown.print(
             f"Made {made.path}: {made.manifest.task.name} {made.manifest.version}, digest {made.digest[:12]}."

@@ -11,7 +11,7 @@ import typer
 from convert.cli import progress_output
 from convert.data import row_files
 from convert.pipeline import execution, recipe
-from edge_agent.durable.private_files import open_private
+from edge_agent.durable.atomic_files import open_private
 from edge_agent.errors import InvalidRequest
 
 

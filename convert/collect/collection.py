@@ -29,11 +29,10 @@ from convert.fleet.site_registry import FILE_NAME as SITES_NAME
 from convert.fleet.site_registry import SiteRegistry
 from convert.publish.central_keys import CentralKeys
 from edge_agent.durable import atomic_files
-from edge_agent.durable.private_files import private_folder
+from edge_agent.durable.atomic_files import private_folder
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.example_records import ExampleFeedback
-from edge_agent.formats.receipts import EpochReceipts, RefusedSegment
-from edge_agent.formats.segment import parse_name
+from edge_agent.formats.segment import EpochReceipts, RefusedSegment, parse_name
 
 REPORT_NAME = "report.json"
 _LOCK = ".lock"

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from convert.collect.sources import SegmentSource, SiteListing, path_of
 from edge_agent.durable import atomic_files
-from edge_agent.formats.receipts import FILE_NAME, EpochReceipts, Receipts, verify
+from edge_agent.formats.segment import RECEIPTS_FILE_NAME, EpochReceipts, Receipts, verify_receipts
 from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX, format_timestamp, public_key_hex, sign
 
 FOLDER = "receipts"
@@ -23,10 +23,10 @@ def sign_receipts(
     Raises:
         OSError: they cannot be written.
     """
-    path = folder / f"site={site}" / FILE_NAME
+    path = folder / f"site={site}" / RECEIPTS_FILE_NAME
     if path.is_file():
         kept = path.read_bytes()
-        signed = verify(kept, [public_key_hex(key)]) if public_key_hex(key).encode() in kept else None
+        signed = verify_receipts(kept, [public_key_hex(key)]) if public_key_hex(key).encode() in kept else None
         if signed and signed.body.epochs == tuple(epochs):
             return kept
     body = Receipts(site=site, at=format_timestamp(now()), epochs=tuple(epochs))
@@ -42,7 +42,7 @@ def write_receipts(source: SegmentSource, listing: SiteListing, content: bytes |
     Raises:
         SourceFailed: it cannot be written.
     """
-    path = path_of(listing.site, FILE_NAME)
+    path = path_of(listing.site, RECEIPTS_FILE_NAME)
     if content is None or (listing.receipts and source.read(path, DOCUMENT_BYTES_MAX) == content):
         return
     source.write(path, content)

@@ -8,8 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from convert.collect.record_files import SegmentEntry
-from edge_agent.formats.receipts import EpochReceipts, ReceiptRange, RefusedSegment
-from edge_agent.formats.segment import name_of
+from edge_agent.formats.segment import EpochReceipts, ReceiptRange, RefusedSegment, name_of
 
 NOT_COME = "has not arrived"
 _RANGES_MAX = 10_000

@@ -26,7 +26,7 @@ from convert.encoder import ngrams
 from convert.pipeline import execution
 from convert.pipeline.stage import Progress
 from edge_agent.durable import atomic_files
-from edge_agent.durable.private_files import FILE_MODE
+from edge_agent.durable.atomic_files import FILE_MODE
 from edge_agent.errors import InvalidRequest
 
 REPORT_NAME = "label-errors.json"

@@ -39,8 +39,6 @@ from edge_agent.formats.manifest import Role
 BUNDLE = "bundle"
 INVARIANCE_KEY = "batch invariance"
 """Key in provenance.converter, which agents of every version store without interpreting it."""
-GOLDEN_KEY = "golden cases"
-"""Key in provenance.converter: where the texts of the golden cases come from."""
 _MORE_ROWS: Mapping[GoldenRule, str] = {
     "surrogates": "Add rows to the test split",
     "composed": "Mark rows of the test split that nobody said with '\"composed\": true', add lines to samples.txt",
@@ -73,7 +71,7 @@ def run(job: StageJob) -> Report:
         _check_binding(job, without, cases)
         (folder / "golden.jsonl").write_bytes(encode(cases))
         files: dict[Role, Path] = {**parts.files, "golden": folder / "golden.jsonl"}
-        parts.sections["provenance"]["converter"][GOLDEN_KEY] = origin.sentence()
+        parts.sections["provenance"]["converter"][golden_origin.PROVENANCE_KEY] = origin.sentence()
         sections = {**parts.sections, "requires": {"memory_bytes": _at_least(job, memory_bytes)}}
         bundle = _made(job, _BundleParts(files, sections), job.out / BUNDLE)
         _check(bundle, cases)
@@ -155,7 +153,8 @@ def _asked(job: StageJob, bundle: BundleFolder) -> tuple[list[GoldenCase], Golde
     The bundle answers the texts as they will travel, with surrogates in them.
     """
     samples = bundle_assembly.samples(job.recipe.path(job.recipe.task))
-    chosen = golden_origin.candidates(job.recipe.privacy, bundle.manifest.task, _rows(job, bundle))
+    found, redactor = _rows(job, bundle), job.recipe.redaction_bundle
+    chosen = golden_origin.candidates(job.recipe.privacy, bundle.manifest.task, found, redactor)
     rows = chosen.rows
     with serve_bundles([bundle], cpu_threads=1) as served:
         shown = served.predict(bundle, samples)
@@ -177,15 +176,12 @@ def _rows(job: StageJob, bundle: BundleFolder) -> list[DataRow]:
 
 
 def _check_binding(job: StageJob, bundle: BundleFolder, cases: Sequence[GoldenCase]) -> None:
-    """Raise ModelFailed if a site could not detect that the bundle computes different answers there."""
-    binding, least = sum(map(is_binding, cases)), job.recipe.budget.golden_cases_min
-    if bundle.manifest.task.kind != "generate" and binding < least:
-        raise ModelFailed(
-            f"{binding} of {len(cases)} golden cases are binding, and {least} are required for a site to detect that"
-            " the bundle computes different answers there",
-            remedy=f"{_MORE_ROWS[job.recipe.privacy.golden_cases]}, or train a more confident model. To ship the bundle"
-            f" anyway, set 'golden_cases_min: {binding}' under 'budget' in the recipe.",
-        )
+    remedy = (
+        f"{_MORE_ROWS[job.recipe.privacy.golden_cases]}, or train a more confident model. To ship the bundle"
+        " anyway, set 'golden_cases_min: {binding}' under 'budget' in the recipe."
+    )
+    least = job.recipe.budget.golden_cases_min
+    bundle_assembly.check_binding(bundle.manifest.task.kind, cases, least, remedy)
 
 
 def _check(bundle: BundleFolder, cases: Sequence[GoldenCase]) -> None:

@@ -7,25 +7,28 @@ it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
 import tarfile
 import tempfile
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
 from convert.pipeline import task_file as tasks
 from edge_agent import __version__
-from edge_agent.errors import FileMissing, InvalidRequest, ManifestInvalid, ModelLoadFailed
+from edge_agent.errors import FileMissing, InvalidRequest, ManifestInvalid, ModelFailed, ModelLoadFailed
 from edge_agent.formats import golden_cases
+from edge_agent.formats.golden_cases import GoldenCase
 from edge_agent.formats.manifest import (
     MANIFEST_NAME,
     ROLES_NEEDED,
     Artifact,
+    Kind,
     Manifest,
     PromptTemplate,
     Role,
@@ -37,10 +40,18 @@ from edge_agent.formats.manifest import (
 
 SAMPLES_NAME = "samples.txt"
 GOLDEN_NAME = "golden.jsonl"
+BINDING_MIN = 8
+"""Fewest binding golden cases of a bundle, unless its maker asks for another number."""
+COMPUTED = ("llama", "onnx")
+"""Runtimes whose answers a model computes."""
 _CHUNK_BYTES = 1024 * 1024
 _CHAT_REMEDY = (
     "Leave 'chat' out of 'prompt' in task.yaml and write the whole text into 'template'; or use a chat model, whose"
     " weights file has a template."
+)
+_MORE_CASES = (
+    "Let a recipe make the bundle ('edge-convert run'), which records golden cases; or give a file of them"
+    " with --golden. To make the bundle anyway, set --golden-cases-min {binding}."
 )
 _SEE_REMEDY = "docs/task-yaml.md explains every key."
 _MEASURED = ("confidence", "question_confidence")
@@ -63,6 +74,8 @@ class AssembleRequest:
     """Overrides the version in task.yaml."""
     force: bool = False
     """Replace existing output."""
+    golden_cases_min: int = 0
+    """Fewest golden cases that bind a bundle whose answers a model computes."""
     sections: Mapping[str, Any] = field(default_factory=dict)
     """Measured values that replace keys in sections of task.yaml, such as {"confidence": {...}}.
 
@@ -86,6 +99,7 @@ def assemble(request: AssembleRequest, progress: Progress = lambda _name, _done,
         ManifestInvalid: task.yaml, with these files, breaks a rule of the manifest.
         BundleUnreadable: the file of golden cases is invalid.
         InvalidRequest: the output exists, or is not a directory or .tar file.
+        ModelFailed: fewer golden cases than `golden_cases_min` are binding.
         OSError: the disk is full or not writable.
     """
     recipe = tasks.find(request.task)
@@ -94,7 +108,7 @@ def assemble(request: AssembleRequest, progress: Progress = lambda _name, _done,
         if not source.is_file():
             raise FileMissing(f"{role} file {source} does not exist", remedy=f"Check --{role}.")
     _check_roles(plain, request.files)
-    _check_golden(request.files)
+    _check_golden(plain, request)
     _check_out(request.out, request.force)
     request.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=request.out.parent, prefix=f".{request.out.name}.") as staging:
@@ -144,10 +158,38 @@ def _check_roles(plain: dict[str, Any], files: Mapping[Role, Path]) -> None:
             raise ManifestInvalid(said, remedy=f"Give the file: --{role} FILE.")
 
 
-def _check_golden(files: Mapping[Role, Path]) -> None:
-    if "golden" in files:
-        with files["golden"].open("rb") as file:
-            deque(golden_cases.read(file), maxlen=0)
+def _check_golden(plain: Mapping[str, Any], request: AssembleRequest) -> None:
+    """Read all cases, and count those that are binding where a model computes the answers."""
+    task = plain.get("task")
+    kind: Any = task.get("kind") if isinstance(task, dict) else None
+    with contextlib.ExitStack() as stack:
+        cases: Iterable[GoldenCase] = (GoldenCase(input=each) for each in samples(request.task))
+        if "golden" in request.files:
+            cases = golden_cases.read(stack.enter_context(request.files["golden"].open("rb")))
+        if plain.get("runtime") in COMPUTED and kind in get_args(Kind):
+            check_binding(kind, cases, request.golden_cases_min, _MORE_CASES)
+        deque(cases, maxlen=0)
+
+
+def check_binding(kind: Kind, cases: Iterable[GoldenCase], least: int, remedy: str) -> None:
+    """Check that a site can detect that a bundle computes other answers there; tasks that generate have no such cases.
+
+    Args:
+        kind: of the task.
+        cases: of the bundle.
+        least: number of binding cases that it must have.
+        remedy: what the maker of the bundle can do; `{binding}` in it stands for the number of binding cases.
+
+    Raises:
+        ModelFailed: fewer are binding.
+    """
+    counted = Counter(map(golden_cases.is_binding, cases))
+    if kind != "generate" and counted[True] < least:
+        raise ModelFailed(
+            f"{counted[True]} of {counted.total()} golden cases are binding, and {least} are required for a site to"
+            " detect that the bundle computes different answers there",
+            remedy=remedy.format(binding=counted[True]),
+        )
 
 
 def _check_chat(prompt: PromptTemplate, weights: Path) -> None:
@@ -179,7 +221,7 @@ def _place(files: Mapping[Role, Path], shown: Sequence[str], bundle: Path) -> No
         name = role + source.suffix
         _link_or_copy(source.resolve(), bundle / (name if is_safe_path(name) else role))
     if shown and "golden" not in files:
-        (bundle / GOLDEN_NAME).write_bytes(golden_cases.encode(golden_cases.GoldenCase(input=each) for each in shown))
+        (bundle / GOLDEN_NAME).write_bytes(golden_cases.encode(GoldenCase(input=each) for each in shown))
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

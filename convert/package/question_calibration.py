@@ -23,16 +23,24 @@ from convert.data import row_files
 from convert.data.row_files import DataRow
 from convert.evaluate.bundle_folder import BundleFolder, open_bundle
 from convert.evaluate.serving import quiet, serve_bundles
-from convert.package import bundle_assembly, golden_cases
+from convert.package import bundle_assembly, golden_cases, golden_origin
 from convert.package.bundle_assembly import AssembledBundle, AssembleRequest
+from convert.package.golden_origin import GoldenOrigin
+from convert.pipeline.recipe import GoldenRule, PrivacySection
 from convert.pipeline.stage import Progress, Report
 from edge_agent.errors import FileMissing, InvalidRequest
-from edge_agent.formats.golden_cases import encode
+from edge_agent.formats.golden_cases import GoldenCase, encode
 from edge_agent.formats.manifest import Manifest, Role
 from edge_agent.formats.manifest import encode as encode_manifest
 from edge_agent.formats.questions import QuestionSpec
 
 _SEE = "docs/decisions-api.md has an example."
+_ANYWAY = " to DATA. To make the bundle anyway, set --golden-cases-min {binding}."
+_MORE_ROWS: Mapping[GoldenRule, str] = {
+    "surrogates": "Add reviewed rows" + _ANYWAY,
+    "composed": "Add rows that nobody said, marked '\"composed\": true'," + _ANYWAY,
+    "consented": "Add rows marked '\"composed\": true' or '\"consented\": true'" + _ANYWAY,
+}
 _MADE_AGAIN: tuple[Role, ...] = ("golden", "report")
 
 
@@ -50,6 +58,11 @@ class QuestionCalibration:
     questions: Path | None = None
     """YAML or JSON: a list of questions that the bundle gets, or that replace those of the same name."""
     settings: CalibrationSettings = field(default=ANYTHING)
+    privacy: PrivacySection = field(default_factory=PrivacySection)
+    """Which texts of the rows may become golden cases."""
+    redaction_bundle: Path | None = None
+    """What finds values in these beside the rules."""
+    golden_cases_min: int = bundle_assembly.BINDING_MIN
     force: bool = False
 
 
@@ -58,6 +71,7 @@ def calibrated_bundle(wanted: QuestionCalibration, progress: Progress = quiet) -
 
     Raises:
         InvalidRequest: the bundle has no questions, a question is not valid, or no row answers a question.
+        ModelFailed: fewer golden cases than `golden_cases_min` are binding.
         As `calibration_sample`, `assemble` and serving.
     """
     defined = _defined(wanted)
@@ -80,10 +94,15 @@ def calibrated_bundle(wanted: QuestionCalibration, progress: Progress = quiet) -
         }
         files["report"] = folder / "report.json"
         task = folder / "task.yaml"
-        task.write_text(json.dumps(_plain(defined.manifest, wanted.version)), encoding="utf-8")
+        plain = _plain(defined.manifest, wanted.version)
+        task.write_text(json.dumps(plain), encoding="utf-8")
         first = bundle_assembly.assemble(AssembleRequest(task, files, folder / "bundle", sections=sections))
+        cases, origin = _cases(open_bundle(first.path), rows, wanted)
         files["golden"] = folder / "golden.jsonl"
-        files["golden"].write_bytes(encode(_cases(open_bundle(first.path), rows)))
+        files["golden"].write_bytes(encode(cases))
+        report["golden"] = {"cases": len(cases), "origin": origin.plain()}
+        plain.setdefault("provenance", {}).setdefault("converter", {})[golden_origin.PROVENANCE_KEY] = origin.sentence()
+        task.write_text(json.dumps(plain), encoding="utf-8")
         request = AssembleRequest(task, files, wanted.out, force=wanted.force, sections=sections)
         return bundle_assembly.assemble(request), report
 
@@ -147,7 +166,13 @@ def _plain(manifest: Manifest, version: str) -> dict[str, Any]:
     return {key: each for key, each in plain.items() if key not in calibrated} | {"version": version}
 
 
-def _cases(bundle: BundleFolder, rows: Sequence[DataRow]) -> list[Any]:
-    tried = golden_cases.tried(bundle.manifest.task, rows)
+def _cases(
+    bundle: BundleFolder, rows: Sequence[DataRow], wanted: QuestionCalibration
+) -> tuple[list[GoldenCase], GoldenOrigin]:
+    """Return the golden cases of the bundle, answered as their texts will travel, and where they come from."""
+    chosen = golden_origin.candidates(wanted.privacy, bundle.manifest.task, rows, wanted.redaction_bundle)
     with serve_bundles([bundle], cpu_threads=1) as served:
-        return golden_cases.cases(bundle.manifest, tried, served.predict(bundle, [row.text for row in tried]))
+        said = served.predict(bundle, [row.text for row in chosen.rows])
+    found = golden_cases.cases(bundle.manifest, chosen.rows, said)
+    bundle_assembly.check_binding("decide", found, wanted.golden_cases_min, _MORE_ROWS[wanted.privacy.golden_cases])
+    return found, golden_origin.origin_of(chosen, found, 0)

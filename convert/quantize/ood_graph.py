@@ -24,8 +24,8 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from edge_agent.formats.calibration import OUTPUT_NAME
 from edge_agent.formats.manifest import Kind
-from edge_agent.formats.ood_gate import OUTPUT_NAME
 
 Floats = npt.NDArray[np.float32]
 

@@ -29,13 +29,13 @@ from edge_agent.errors import RedactionHeld
 from edge_agent.formats.example_records import SCHEMA, UNGRADED, example_key, task_of_key
 from edge_agent.formats.manifest import LABEL_KINDS, Manifest
 from edge_agent.formats.signed_document import format_timestamp
-from edge_agent.monitoring.answer_observation import AnswerObservation, ModelPair, Source, same
+from edge_agent.monitoring.bundle_figures import AnswerObservation, ModelPair, Source, same
 from edge_agent.monitoring.monitoring_store import UNUSUAL
 
 if TYPE_CHECKING:
+    from edge_agent.capture.person_erasure import ValueDigester
     from edge_agent.capture.redact.redactor import RedactionSession, Redactor
     from edge_agent.capture.teacher_questions import TeacherQuestion
-    from edge_agent.capture.value_digests import ValueDigester
 
 CONSENTS = {"local": LOCAL, "upstream": UPSTREAM}
 SCORES_KEPT = 20

@@ -33,7 +33,7 @@ from edge_agent.formats.example_records import question_of_key, task_of_key
 
 if TYPE_CHECKING:
     from edge_agent.capture.redaction_audit import DrawnText
-    from edge_agent.monitoring.answer_observation import AnswerObservation
+    from edge_agent.monitoring.bundle_figures import AnswerObservation
 
 SCHEMA_VERSION = 1
 LOCAL, UPSTREAM = 1, 2
@@ -147,7 +147,7 @@ class PredictionRecord:
     replaced: Mapping[str, int] = field(default_factory=dict)
     """Replaced values by the rule or model that found them."""
     digests: frozenset[bytes] = frozenset()
-    """Keyed digests of these values (value_digests.py)."""
+    """Keyed digests of these values (person_erasure.py)."""
     audited: DrawnText | None = None
     """Its text, if the audit of redaction has drawn it."""
 

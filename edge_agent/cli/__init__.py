@@ -42,7 +42,7 @@ def _entry(panel: str, module: str, attribute: str, summary: str) -> CommandEntr
 
 COMMANDS = {
     "classify": _entry(_ASK, "batch_inference", "ClassifyCommand", "Choose one label for each input."),
-    "decide": _entry(_ASK, "decide", "DecideCommand", "Answer a task's questions about each input."),
+    "decide": _entry(_ASK, "batch_inference", "DecideCommand", "Answer a task's questions about each input."),
     "extract": _entry(_ASK, "batch_inference", "ExtractCommand", "Find the task's record in each input."),
     "generate": _entry(_ASK, "generate", "Command", "Write text, shown as it comes."),
     "embed": _entry(_ASK, "batch_inference", "EmbedCommand", "Turn each input into a vector."),
@@ -110,7 +110,7 @@ COMMANDS = {
         _SET_UP, "drop_ins", "Command", "Give the systemd units the networks and folders that agent.yaml needs."
     ),
     "limits": _entry(
-        _SET_UP, "memory_limits", "run", "Show the memory limit of the daemon and its engines, and its parts."
+        _SET_UP, "config", "show_limits", "Show the memory limit of the daemon and its engines, and its parts."
     ),
     "version": _entry(_SET_UP, "version", "run", "Show the version of the program and of what it runs on."),
 }

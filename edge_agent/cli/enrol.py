@@ -14,9 +14,8 @@ from rich.text import Text
 from edge_agent.cli import identity
 from edge_agent.cli.daemon_target import target_of
 from edge_agent.cli.output import err, out, print_facts, print_trimmed
-from edge_agent.enrolment import procedure, store_folders, systemd_services, unit_drop_ins
-from edge_agent.enrolment.previous_site import PreviousSite
-from edge_agent.enrolment.procedure import CompletedEnrolment, EnrolmentRequest, PreparedEnrolment
+from edge_agent.enrolment import procedure, unit_drop_ins
+from edge_agent.enrolment.procedure import CompletedEnrolment, EnrolmentRequest, PreparedEnrolment, PreviousSite
 from edge_agent.enrolment.site_files import SystemPaths
 from edge_agent.errors import EnrolmentFileRefused, InvalidRequest
 from edge_agent.formats import enrolment_file
@@ -73,7 +72,7 @@ class Command:
 
     def __post_init__(self) -> None:
         """Run the command."""
-        self._systemd = self.restart and self.etc == SYSTEM and systemd_services.is_systemd_running()
+        self._systemd = self.restart and self.etc == SYSTEM and unit_drop_ins.is_systemd_running()
         found, sha256, sealed = self._open()
         request = EnrolmentRequest(
             found,
@@ -98,7 +97,7 @@ class Command:
     def _warn_of_folders(self, prepared: PreparedEnrolment) -> None:
         """Print what keeps the uplink from using a folder that is an object store, and the command against it."""
         managed = self._systemd or prepared.request.places.uplink_unit.exists()
-        for problem in store_folders.store_folder_problems(prepared.config, managed=managed):
+        for problem in unit_drop_ins.store_folder_problems(prepared.config, managed=managed):
             _warn(f"{problem.seen}. {problem.remedy}")
             for command in problem.command.split("; "):
                 out().print(f"  $ {command}", soft_wrap=True, markup=False)
@@ -138,7 +137,7 @@ class Command:
 
     def _apply(self, prepared: PreparedEnrolment) -> None:
         if prepared.kind == "replacement" and self._systemd:
-            systemd_services.stop_services()
+            unit_drop_ins.stop_services()
         done = procedure.apply(prepared)
         _report(prepared, done)
         if self._systemd:
@@ -162,7 +161,7 @@ def _conclude_check(prepared: PreparedEnrolment) -> None:
 
 def _start(prepared: PreparedEnrolment) -> None:
     given = prepared.request.enrolment
-    for said in systemd_services.restart_services(
+    for said in unit_drop_ins.restart_services(
         uplink=bool(given.examples.url or given.updates.url or given.escalation)
     ):
         _warn(said)

@@ -16,9 +16,8 @@ from edge_agent.cli.output import AsJson, out, print_facts, print_json
 from edge_agent.config import Config, ConfigFiles
 from edge_agent.enrolment import procedure
 from edge_agent.errors import ConfigInvalid, ExchangeError
-from edge_agent.formats import receipts, status_object
-from edge_agent.formats.enrolment_file import verification_code
-from edge_agent.formats.enrolment_record import FILE_NAME, SiteEnrolment
+from edge_agent.formats import segment, status_object
+from edge_agent.formats.enrolment_file import RECORD_FILE_NAME, SiteEnrolment, verification_code
 from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX
 
 _POLL_SECONDS = 0.2
@@ -66,7 +65,7 @@ def run(ctx: typer.Context, as_json: AsJson = False) -> None:
         raise ConfigInvalid(
             said, remedy="Enrol it with the enrolment file of the central team: 'sudo edge-agent enrol FILE'."
         )
-    found = read_identity(config, procedure.load_record(site.files().agent[0].with_name(FILE_NAME)))
+    found = read_identity(config, procedure.load_record(site.files().agent[0].with_name(RECORD_FILE_NAME)))
     if as_json:
         plain = asdict(found) | {"enrolment": found.enrolment and found.enrolment.model_dump(by_alias=True)}
         print_json(plain, indent=2)
@@ -138,7 +137,7 @@ def _enrolled(by: SiteEnrolment) -> dict[str, str]:
 def _acknowledged_epochs(config: Config) -> set[str]:
     """Return the spool incarnations whose segments the central team has signed for."""
     with contextlib.suppress(ExchangeError):
-        signed = receipts.verify(_read(config.receipts / receipts.FILE_NAME), config.site.receipt_keys)
+        signed = segment.verify_receipts(_read(config.receipts / segment.RECEIPTS_FILE_NAME), config.site.receipt_keys)
         return {each.epoch for each in signed.body.epochs if each.received}
     return set()
 

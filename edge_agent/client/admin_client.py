@@ -1,4 +1,4 @@
-"""The operator's clients, for the admin socket: `AdminClient`, and the calls that only read for asyncio programs."""
+"""The operator's clients, for the admin socket: `AdminClient`, and what the console needs for asyncio programs."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from edge_agent.client.task_description import Task
 
 
-class _ReadingCalls:
-    """The calls that change nothing, written once: see daemon_connection.py."""
+class _SharedCalls:
+    """The calls of both clients, written once: see daemon_connection.py."""
 
     unary: Any
     _stub: Any
@@ -87,23 +87,7 @@ class _ReadingCalls:
         answer = await self.unary(self._stub.ListRedactionAudit, request, timeout_seconds)
         return tuple(translation.value_of(RedactionAuditText, each) for each in answer.texts)
 
-
-class AdminClient(Connection):
-    """Calls of the operator. Every method raises CallFailed."""
-
-    def __init__(self, target: str, tls: Tls | None = None) -> None:
-        """Name the daemon: "unix:/run/edge-agent/admin.sock", or "host:port" with a certificate of role admin."""
-        super().__init__(target, tls)
-        self._stub: Any = AdminServiceStub(self.channel)
-
-    status = blocking(_ReadingCalls.status)
-    bundles = blocking(_ReadingCalls.bundles)
-    field_report = blocking(_ReadingCalls.field_report)
-    privacy_report = blocking(_ReadingCalls.privacy_report)
-    try_redaction = blocking(_ReadingCalls.try_redaction)
-    redaction_audit = blocking(_ReadingCalls.redaction_audit)
-
-    def judge_redaction(
+    async def judge_redaction(
         self,
         prediction_id: str,
         missed: Sequence[MissedSpan] = (),
@@ -114,7 +98,24 @@ class AdminClient(Connection):
         """Store what a person found in a text of the audit: values that remain, and places of what is not personal."""
         spans = [admin_pb2.MissedSpan(start=each.start, end=each.end, label=each.label) for each in missed]
         request = admin_pb2.JudgeRedactionRequest(prediction_id=prediction_id, missed=spans, wrong=wrong)
-        self.call(self._stub.JudgeRedaction, request, timeout_seconds)
+        await self.unary(self._stub.JudgeRedaction, request, timeout_seconds)
+
+
+class AdminClient(Connection):
+    """Calls of the operator. Every method raises CallFailed."""
+
+    def __init__(self, target: str, tls: Tls | None = None) -> None:
+        """Name the daemon: "unix:/run/edge-agent/admin.sock", or "host:port" with a certificate of role admin."""
+        super().__init__(target, tls)
+        self._stub: Any = AdminServiceStub(self.channel)
+
+    status = blocking(_SharedCalls.status)
+    bundles = blocking(_SharedCalls.bundles)
+    field_report = blocking(_SharedCalls.field_report)
+    privacy_report = blocking(_SharedCalls.privacy_report)
+    try_redaction = blocking(_SharedCalls.try_redaction)
+    redaction_audit = blocking(_SharedCalls.redaction_audit)
+    judge_redaction = blocking(_SharedCalls.judge_redaction)
 
     def install(self, path: Path | str, *, activate: bool = True, timeout_seconds: float = 600) -> tuple[Bundle, bool]:
         """Copy a bundle into the store; return it, and whether it is new there. The daemon reads `path`, not we."""
@@ -193,8 +194,8 @@ class AdminClient(Connection):
         self.call(self._stub.Drain, admin_pb2.DrainRequest(), timeout_seconds)
 
 
-class AsyncAdminClient(_ReadingCalls, AsyncConnection):
-    """The operator's calls that change nothing, awaited. Every method raises CallFailed."""
+class AsyncAdminClient(_SharedCalls, AsyncConnection):
+    """The operator's calls that change no bundle, awaited. Every method raises CallFailed."""
 
     def __init__(self, target: str, tls: Tls | None = None, *, retry: Retry | None = None) -> None:
         """Name the daemon, as to AdminClient."""

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+SEPARATOR = ";"
+"""Between the values that a person names."""
+DEFAULT_TYPE = "NAME"
 
 
 @dataclass(frozen=True)
@@ -61,3 +67,29 @@ class RedactionAuditText:
     missed: tuple[MissedSpan, ...]
     wrong: tuple[int, ...]
     """Places in `spans` of what is not personal."""
+
+
+def named_values(written: str) -> list[str]:
+    """Return the values that a person wrote, with SEPARATOR between them."""
+    return [value.strip() for value in written.split(SEPARATOR) if value.strip()]
+
+
+def missed_values(text: RedactionAuditText, values: Sequence[str], label: str) -> list[MissedSpan]:
+    """Return where values stand in a text and were not replaced. Raises ValueError for one that stands nowhere."""
+    found: set[tuple[int, int]] = set()
+    for value in values:
+        places = {match.span() for match in re.finditer(re.escape(value), text.text)}
+        left = {
+            (start, end)
+            for start, end in places
+            if not any(span.start <= start and end <= span.end for span in text.spans)
+        }
+        if not left:
+            said = "is replaced wherever it stands" if places else "does not stand in the text"
+            raise ValueError(f"'{value}' {said}")
+        found |= left
+    kept: list[MissedSpan] = []
+    for start, end in sorted(found, key=lambda each: (each[0], -each[1])):
+        if not kept or start >= kept[-1].end:
+            kept.append(MissedSpan(start, end, label))
+    return kept

@@ -20,10 +20,9 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from edge_agent.config import addresses, config_files, web_section
+from edge_agent.config import addresses, config_files, optional_sections
 from edge_agent.config.config_files import CONFIG_BYTES_MAX, ConfigFiles
-from edge_agent.config.escalation_section import EscalationConfig
-from edge_agent.config.redaction_config import RedactionConfig
+from edge_agent.config.optional_sections import EscalationConfig, RedactionConfig, WebConfig
 from edge_agent.config.sections import (
     MESSAGE_BYTES_MAX,
     AccessConfig,
@@ -39,7 +38,6 @@ from edge_agent.config.sections import (
     UpdateConfig,
     UplinkConfig,
 )
-from edge_agent.config.web_section import WebConfig
 from edge_agent.errors import ConfigInvalid, SocketPathTooLong
 
 __all__ = [
@@ -213,7 +211,7 @@ def validate_files(
     _check_consent(config, str(found.source_of("examples", "collect")))
     _check_secrets(config.uplink, str(found.source_of("uplink", "url")))
     _check_escalation(config.escalation, found)
-    web_section.check_web(config.web, str(found.source_of("web", "address")))
+    optional_sections.check_web(config.web, str(found.source_of("web", "address")))
     sockets = (config.inference_socket, config.review_socket, config.admin_socket)
     longest = max(len(os.fsencode(sock)) for sock in sockets)
     if longest > SOCKET_PATH_BYTES_MAX:

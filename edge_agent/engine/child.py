@@ -27,7 +27,7 @@ from edge_agent.engine.confinement import confine
 from edge_agent.engine.memory_need import MemoryNeed
 from edge_agent.engine.runtimes.job_results import DeviceLost, failure_report
 from edge_agent.errors import DeviceUnusable, EdgeAgentError, ModelFailed, ModelLoadFailed, RequirementUnmet
-from edge_agent.errors.printable import one_line, printable_lines
+from edge_agent.errors.base import one_line, printable_lines
 from edge_agent.formats import manifest
 
 RECEIVE_BYTES = 1 << 16

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from edge_agent.formats.manifest import Manifest, TaskSpec
     from edge_agent.formats.plan import Mode
     from edge_agent.formats.questions import QuestionSpec
-    from edge_agent.routing.decision_questions import ModelAnswer
+    from edge_agent.routing.large_model_questions import ModelAnswer
     from edge_agent.server.task_modes import TaskModes
     from edge_agent.store.state_database import InstalledBundle
 

@@ -1,26 +1,37 @@
-"""The page where a text can be tried: what redaction finds in it, by rules and by the model, and what is left of it.
+"""The pages of redaction: a text is tried, or a person judges texts that the random audit has drawn.
 
-The text is sent to the daemon and shown again; nothing of it is kept, here or there.
+A tried text is sent to the daemon and shown again; nothing of it is kept, here or there. A text of the audit is shown
+with its original, which the daemon keeps until it is judged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from edge_agent.client import RedactionTrial, ReplacedSpan
-from edge_agent.web.rendering import daemon_of, read_form, render_page
+from edge_agent.client import AsyncAdminClient, ReplacedSpan
+from edge_agent.client.redaction_results import DEFAULT_TYPE, RedactionAuditText, missed_values, named_values
+from edge_agent.web.rendering import daemon_of, read_fields, read_form, render_page
 
 EXAMPLE = (
     "Patient Anna Meyer, born 3 May 1971, lives at 12 Rose Lane, York YO1 7HG; call 01904 551 234."
     " She takes ramipril 5 mg."
 )
 TRY_SECONDS_MAX = 12.0
+CALL_SECONDS_MAX = 5.0
+DIGITS_MAX = 19
+JUDGED_FIELDS_MAX = 5_000
+"""Fields of a judged text: one for each replaced value that is not personal, and a few others."""
+OFFERED_TYPES = (
+    "NAME", "ADDRESS", "PHONE", "EMAIL", "BIRTH_DATE", "NATIONAL_ID", "RECORD", "ACCOUNT", "CARD", "PASSPORT",
+    "DRIVING_LICENCE", "PLATE", "URL", "IP_ADDRESS",
+)  # fmt: skip
+"""Types of a missed value that the form offers; a person may write another one."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +44,8 @@ class TextPart:
     placeholder: str = ""
     rule: str = ""
     score: str = ""
+    number: int = 0
+    """Place of the value among those that were replaced."""
 
 
 async def show_form(request: Request) -> Response:
@@ -42,29 +55,79 @@ async def show_form(request: Request) -> Response:
 
 async def try_text(request: Request) -> Response:
     """Show a text before and after."""
-    daemon = daemon_of(request)
-    assert daemon.operator is not None, "the guard refuses this page without the role admin"
     text = (await read_form(request)).get("text", "").replace("\r\n", "\n")
     if not text.strip():
         raise HTTPException(422, "the text is empty")
-    tried = await daemon.operator.try_redaction(text, timeout_seconds=TRY_SECONDS_MAX)
-    facts = {"text": text, "tried": tried, "before": parts_before(tried, text), "after": parts_after(tried, text)}
-    return render_page(request, "redaction.html", facts)
+    tried = await _operator(request).try_redaction(text, timeout_seconds=TRY_SECONDS_MAX)
+    before, after = parts_before(tried.spans, text), parts_after(tried.spans, text)
+    return render_page(request, "redaction.html", {"text": text, "tried": tried, "before": before, "after": after})
 
 
-def parts_before(tried: RedactionTrial, text: str) -> list[TextPart]:
+async def show_audit(request: Request) -> Response:
+    """Show the first text that waits behind the row of the query, and what the audit has found so far."""
+    return await _audit_page(request, _number(request.query_params.get("after", "0")))
+
+
+async def judge_text(request: Request) -> Response:
+    """Store what a person found in a text, and show the next one."""
+    form = await read_fields(request, JUDGED_FIELDS_MAX)
+    given = {name: values[-1].replace("\r\n", "\n") for name, values in form.items()}
+    operator, row = _operator(request), _number(given.get("row", ""))
+    found = await operator.redaction_audit(after=row - 1, count=1, timeout_seconds=CALL_SECONDS_MAX)
+    if [given.get("prediction_id", "")] != [each.prediction_id for each in found]:
+        return PlainTextResponse("This text was judged or deleted meanwhile. Skip it to see the next one.", 409)
+    label = given.get("label", "").strip() or DEFAULT_TYPE
+    try:
+        missed = missed_values(found[0], named_values(given.get("values", "")), label)
+    except ValueError as error:
+        return PlainTextResponse(f"{error}. Write it as the text has it.", 422)
+    wrong = [_number(place) for place in form.get("wrong", ())]
+    await operator.judge_redaction(found[0].prediction_id, missed, wrong, timeout_seconds=CALL_SECONDS_MAX)
+    return await _audit_page(request, row)
+
+
+async def _audit_page(request: Request, after: int) -> Response:
+    found = await _operator(request).redaction_audit(after=after, count=1, timeout_seconds=CALL_SECONDS_MAX)
+    text: RedactionAuditText | None = found[0] if found else None
+    status = await _operator(request).status(timeout_seconds=CALL_SECONDS_MAX)
+    before = parts_before(text.spans, text.text) if text else []
+    numbers = iter(range(len(before)))
+    facts = {
+        "text": text,
+        "before": [replace(part, number=next(numbers)) if part.source else part for part in before],
+        "after": parts_after(text.spans, text.text) if text else [],
+        "state": status.redaction,
+        "types": OFFERED_TYPES,
+        "skipped": after > 0,
+    }
+    return render_page(request, "redaction_audit.html", facts)
+
+
+def _number(written: str) -> int:
+    if not (written.isascii() and written.isdigit() and len(written) < DIGITS_MAX):
+        raise HTTPException(422, "a row of the audit and a place of a value are whole numbers")
+    return int(written)
+
+
+def _operator(request: Request) -> AsyncAdminClient:
+    operator = daemon_of(request).operator
+    assert operator is not None, "the guard refuses these pages without the role admin"
+    return operator
+
+
+def parts_before(spans: Sequence[ReplacedSpan], text: str) -> list[TextPart]:
     """Return the text in parts, each value marked with what found it."""
-    return _parts(tried, text, lambda span: text[span.start : span.end])
+    return _parts(spans, text, lambda span: text[span.start : span.end])
 
 
-def parts_after(tried: RedactionTrial, text: str) -> list[TextPart]:
+def parts_after(spans: Sequence[ReplacedSpan], text: str) -> list[TextPart]:
     """Return what is left, each placeholder marked likewise."""
-    return _parts(tried, text, lambda span: span.placeholder)
+    return _parts(spans, text, lambda span: span.placeholder)
 
 
-def _parts(tried: RedactionTrial, text: str, shown: Callable[[ReplacedSpan], str]) -> list[TextPart]:
+def _parts(spans: Sequence[ReplacedSpan], text: str, shown: Callable[[ReplacedSpan], str]) -> list[TextPart]:
     parts, end = [], 0
-    for span in tried.spans:
+    for span in spans:
         score = f"{span.score:.2f}" if span.by_model else ""
         parts.append(TextPart(text[end : span.start]))
         parts.append(TextPart(shown(span), span.source, span.placeholder, span.rule, score))
@@ -75,4 +138,6 @@ def _parts(tried: RedactionTrial, text: str, shown: Callable[[ReplacedSpan], str
 ROUTES = [
     Route("/redaction", show_form),
     Route("/redaction", try_text, methods=["POST"]),
+    Route("/redaction/audit", show_audit),
+    Route("/redaction/audit", judge_text, methods=["POST"]),
 ]

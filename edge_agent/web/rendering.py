@@ -72,8 +72,13 @@ def guard_settings_of(request: Request) -> GuardSettings:
 
 async def read_form(request: Request) -> dict[str, str]:
     """Read the fields of a form; the last value of a repeated field counts. Raises ValueError: too many fields."""
+    return {key: values[-1] for key, values in (await read_fields(request, FORM_FIELDS_MAX)).items()}
+
+
+async def read_fields(request: Request, fields_max: int) -> dict[str, list[str]]:
+    """Read the fields of a form with all their values. Raises ValueError: more than `fields_max`."""
     body = (await request.body()).decode(errors="replace")
-    return {key: values[-1] for key, values in parse_qs(body, max_num_fields=FORM_FIELDS_MAX).items()}
+    return parse_qs(body, max_num_fields=fields_max)
 
 
 def render_page(request: Request, template: str, facts: Mapping[str, Any], status: int = 200) -> HTMLResponse:

@@ -6,7 +6,6 @@ from __future__ import annotations
 GROUND = {
     "edge_agent.backoff",
     "edge_agent.formatting",
-    "edge_agent.log_deduplication",
     "edge_agent.process_memory",
 }
 BASE = GROUND | {"edge_agent.errors", "edge_agent.config", "edge_agent.formats"}
@@ -27,8 +26,7 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.logs": {"edge_agent.config", "edge_agent.errors"},
     "edge_agent.systemd": set(),
     # Of the daemon's calls and of the console's.
-    "edge_agent.refusal_log": {"edge_agent.errors", "edge_agent.log_deduplication"},
-    "edge_agent.core_log": {"edge_agent.refusal_log"},
+    "edge_agent.refusal_log": {"edge_agent.errors"},
     # Who owns what runs in the background.
     "edge_agent.supervision": {"edge_agent.backoff"},
     "edge_agent.certificate_authority": {"edge_agent.errors", "edge_agent.formats", "edge_agent.durable"},
@@ -113,7 +111,7 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.daemon": BASE
     | MIDDLE
     | {"edge_agent.metrics", "edge_agent.metrics.site_metrics"}
-    | {f"edge_agent.{name}" for name in ("core_log", "refusal_log", "server", "logs", "supervision", "systemd")},
+    | {f"edge_agent.{name}" for name in ("refusal_log", "server", "logs", "supervision", "systemd")},
     "edge_agent.doctor": BASE
     | {"edge_agent.client", "edge_agent.store", "edge_agent.capture"}
     | {"edge_agent.engine.confinement"},
@@ -134,7 +132,7 @@ ROOMS: dict[str, set[str]] = {
         "edge_agent.client",
     }
     | {"edge_agent.statistics", "edge_agent.store", "edge_agent.engine", "edge_agent.engine.protocol"}
-    | {f"edge_agent.{name}" for name in ("core_log", "durable", "doctor", "logs", "report", "support_bundle", "web")}
+    | {f"edge_agent.{name}" for name in ("refusal_log", "durable", "doctor", "logs", "report", "support_bundle", "web")}
     | SHARED,
     "convert": GROUND
     | {f"edge_agent.{name}" for name in ("durable", "errors", "formats", "statistics")}

@@ -74,7 +74,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "typer": SCREEN,
     "click": SCREEN,
     "rich": SCREEN,
-    "segno": ("edge_agent.cli.qr_code",),
+    "segno": ("edge_agent.cli.site_code",),
     "matplotlib": ("convert.report",),
 }
 
@@ -96,16 +96,13 @@ PURE = (
     "edge_agent.config.folder_access",
     "edge_agent.doctor.findings",
     "edge_agent.formatting",
-    *(f"edge_agent.monitoring.{name}" for name in ("answer_observation", "bundle_figures", "sequential_tests")),
-    *(f"edge_agent.report.{name}" for name in ("charts", "judgement", "mode_recommendation", "number_format", "svg")),
+    *(f"edge_agent.monitoring.{name}" for name in ("bundle_figures", "sequential_tests")),
+    *(f"edge_agent.report.{name}" for name in ("charts", "judgement", "mode_recommendation", "number_format")),
     *(f"edge_agent.web.{name}" for name in ("authentication", "health_summary")),
-    *(f"edge_agent.web.gateway.{name}" for name in ("request_json", "schema_comparison")),
-    *(
-        f"edge_agent.web.gateway.{name}"
-        for name in ("chat_request", "message_text", "openai_errors", "openai_responses")
-    ),
+    *(f"edge_agent.web.gateway.{name}" for name in ("request_json",)),
+    *(f"edge_agent.web.gateway.{name}" for name in ("chat_request", "openai_responses")),
     "edge_agent.client.state_text",
-    *(f"edge_agent.report.{name}" for name in ("readiness", "report_summary", "suitability", "task_figures")),
+    *(f"edge_agent.report.{name}" for name in ("readiness", "suitability", "task_figures")),
 )
 
 # --- exceptions, each with its reason ---------------------------------------------------------------------------------

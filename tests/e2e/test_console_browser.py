@@ -228,6 +228,40 @@ def test_the_page_says_that_the_console_is_gone_and_comes_back(console, tab):
     tab.until("document.querySelector('#lost').hidden")
 
 
+@pytest.mark.slow
+def test_a_missed_value_is_selected_in_the_original(browser, tmp_path):
+    """The audit of redaction: what a person selects becomes a missed value, a typing error is said beside the form."""
+    settings = {"examples": EXAMPLES, "redaction": {"task": "pii", "audit_share": 1.0}}
+    select = """(() => {
+        const range = document.createRange(), end = document.querySelector('[data-original] p').lastChild;
+        range.setStart(end, 4); range.setEnd(end, 8); getSelection().removeAllRanges(); getSelection().addRange(range);
+        document.querySelector('[data-add-selection]').click(); return document.querySelector('#values').value; })()"""
+    with RunningDaemon(tmp_path, **settings) as daemon, daemon.admin() as admin, daemon.client() as client:
+        pii = echo_bundle(tmp_path / "pii", "pii", "redact", ("O", "B-ROOM", "I-ROOM"), weights=b"pii")
+        daemon.install(echo_bundle(tmp_path / "pos"), pii)
+        client.classify("pos-intent", ["room 101 of Anna", "room 102 of Anna"])
+        eventually_sync(lambda: admin.status().redaction.audit.waiting == 2)
+        with RunningConsole(daemon) as console:
+            tab = browser.tab()
+            tab.look(width=1280, height=900)
+            tab.go(console.link)
+            tab.go(f"{console.url}/redaction/audit")
+            tab.type("Bob")
+            tab.value("document.querySelector('button.main').click()")
+            tab.until("document.querySelector('form .error').textContent.includes('does not stand in the text')")
+            assert "Bob; Anna" == tab.value(select)
+            shot(tab, Path(os.environ.get("CONSOLE_PICTURES", tmp_path), "audit.png"))
+            tab.value("document.querySelector('#values').value = 'Anna'")
+            tab.value("document.querySelector('button.main').click()")
+            tab.until("document.querySelector('[data-original]')?.textContent.includes('102')")
+            for width, name in ((820, "tablet"), (390, "phone")):
+                tab.look(width=width, height=1180, dark=width < 500)
+                shot(tab, Path(os.environ.get("CONSOLE_PICTURES", tmp_path), f"audit-{name}.png"))
+            assert [each for each in tab.complaints() if "422" not in each] == []
+        [text] = admin.redaction_audit(judged=True)
+        assert [(12, 16)] == [(each.start, each.end) for each in text.missed]
+
+
 @pytest.mark.release
 def test_how_it_looks(console, tab, tmp_path):
     """Nothing is cut off and all that is pressed has a name: on three sizes, light and dark, without a daemon."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import stat
 from collections.abc import Iterator
@@ -16,11 +17,13 @@ import pytest
 from typer.testing import CliRunner
 
 from edge_agent.cli import app
-from edge_agent.cli.redaction_audit import export_rows, missed_values
+from edge_agent.cli.redact import export_rows
 from edge_agent.client import CallFailed, ReviewClient
+from edge_agent.client.redaction_results import missed_values
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync
+from tests.support.web_console import RunningConsole
 
 TAGS = ("O", "B-ROOM", "I-ROOM")
 SETTINGS = {
@@ -149,6 +152,42 @@ def test_a_redaction_that_misses_names_is_found_out_by_the_audit(tmp_path):
         assert 0o600 == stat.S_IMODE((tmp_path / "rows.jsonl").stat().st_mode)
         assert 12 == admin.erase_values(["Anna"]).found
         assert () == admin.redaction_audit(judged=True)
+
+
+def test_the_audit_is_judged_in_the_console(tmp_path):
+    """The page shows an original beside what is kept; what a person names is stored, and the next text is shown.
+
+    A value that the text does not have is refused, and a text that was judged meanwhile is not judged again.
+    """
+    settings = {**SETTINGS, "redaction": {"task": "pii", "audit_share": 1.0}}
+    with RunningDaemon(tmp_path / "site", **settings) as daemon, daemon.admin() as admin:
+        daemon.install(echo_bundle(tmp_path / "intent", "intent", "classify", ("refund", "price")))
+        daemon.install(redactor(tmp_path))
+        for number in (101, 102, 103):
+            ask(daemon, f"room {number} of Anna <b>")
+        eventually_sync(lambda: admin.status().redaction.audit.waiting == 3)
+        first, second, third = admin.redaction_audit()
+        with RunningConsole(daemon) as console:
+            console.sign_in()
+            page = console.get("/redaction/audit").text
+            assert re.search(r'room <mark class="model" title="\[ROOM_1\]: [^"]*">101</mark> of Anna &lt;b&gt;', page)
+            fields = {"row": str(first.row), "prediction_id": first.prediction_id, "label": "NAME"}
+            refused = console.post("/redaction/audit", {**fields, "values": "Bob"})
+            assert (422, True) == (refused.status, "'Bob' does not stand in the text" in refused.text)
+            judged = console.post("/redaction/audit", {**fields, "values": "Anna", "wrong": "0"})
+            assert (200, True, False) == (judged.status, ">102</mark>" in judged.text, ">101</mark>" in judged.text)
+            assert 409 == console.post("/redaction/audit", {**fields, "values": "Anna"}).status
+            assert ">103</mark>" in console.get(f"/redaction/audit?after={second.row}").text
+            assert "Show the skipped ones again" in console.get(f"/redaction/audit?after={third.row}").text
+            for wrong in ({"row": "x"}, {"row": str(second.row), "prediction_id": second.prediction_id, "wrong": "-1"}):
+                assert 422 == console.post("/redaction/audit", wrong).status
+            assert 422 == console.get("/redaction/audit?after=-1").status
+        [text] = admin.redaction_audit(judged=True)
+        assert (first.prediction_id, [(12, 16, "NAME")], (0,)) == (
+            text.prediction_id, [(each.start, each.end, each.label) for each in text.missed], text.wrong,
+        )  # fmt: skip
+        audit = admin.status().redaction.audit
+        assert (2, 1, 1) == (audit.waiting, audit.texts, audit.missed)
 
 
 def test_a_task_of_another_kind_redacts_nothing(tmp_path):

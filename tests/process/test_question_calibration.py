@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from convert.cli import app
 from convert.data.row_files import read_for_task
 from convert.evaluate.bundle_folder import BundleFolder, open_bundle
 from convert.package.question_calibration import QuestionCalibration, calibrated_bundle, read_questions
+from convert.pipeline.recipe import PrivacySection
 from edge_agent.errors import EdgeAgentError, FileMissing, InvalidRequest
 from edge_agent.formats.calibration import AlwaysEscalate, Threshold
 from tests.support import bundles
@@ -65,6 +67,7 @@ def test_a_template_gets_a_threshold_and_the_weights_stay(tmp_path: Path) -> Non
     (before,), (after,) = desk.manifest.by_role("weights"), made.manifest.by_role("weights")
     assert (before.sha256, "1.1.0") == (after.sha256, made.manifest.version)
     assert {"weights", "golden", "report"} == {each.role for each in made.manifest.artifacts}
+    assert "0 values in 0 cases replaced" in ran.output
     other = written(tmp_path, PARKING.replace("asks about", "complains about"))
     few = write_rows(tmp_path, 20)
     again, report = calibrated_bundle(QuestionCalibration(made, few, tmp_path / "last", "1.2.0", RISK, questions=other))
@@ -77,6 +80,37 @@ def test_a_template_gets_a_threshold_and_the_weights_stay(tmp_path: Path) -> Non
         file.writelines("\n" + json.dumps({"text": f"{number} what", **unsure}) for number in range(20))
     _, report = calibrated_bundle(QuestionCalibration(made, drawn, tmp_path / "audited", "1.3.0", RISK))
     assert (40, 20, 0.02) == (report["rows"], report["sampling"]["unknown"], report["sampling"]["probability"])
+
+
+def golden_texts(folder: Path) -> list[str]:
+    return [json.loads(line)["input"] for line in (folder / "golden.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_what_a_person_wrote_does_not_travel_in_the_bundle(tmp_path: Path) -> None:
+    """Golden cases carry made-up values, or rows that are marked as composed; the manifest says which.
+
+    With too few rows for a check on a site, no bundle is made unless the command asks for it.
+    """
+    desk, mail = open_desk(tmp_path), "jane.roe@example.org"
+    rows = [json.loads(line) for line in write_rows(tmp_path, 40).read_text().splitlines()]
+    marked = [row | {"composed": number < 9} for number, row in enumerate(rows)]
+    data = tmp_path / "marked.jsonl"
+    data.write_text("\n".join(json.dumps(row | {"text": f"{row['text']} {mail}"}) for row in marked))
+    wanted = QuestionCalibration(desk, data, tmp_path / "a", "1.1.0", RISK, written(tmp_path))
+    made, report = calibrated_bundle(wanted)
+    travels = golden_texts(tmp_path / "a")
+    assert (len(travels), []) == (report["golden"]["cases"], [text for text in travels if mail in text])
+    assert all("@" in text for text in travels)
+    assert f"{len(travels)} values in {len(travels)} cases" in made.manifest.provenance.converter["golden cases"]
+    composed = replace(wanted, out=tmp_path / "b", privacy=PrivacySection(golden_cases="composed"))
+    made, report = calibrated_bundle(composed)
+    assert 9 == sum(mail in text for text in golden_texts(tmp_path / "b")) == report["golden"]["cases"]
+    assert "marked as composed; nothing was replaced" in made.manifest.provenance.converter["golden cases"]
+    few = replace(composed, out=tmp_path / "c", golden_cases_min=10)
+    assert "9 of 9 golden cases are binding, and 10 are required" in refused(few).message
+    assert "--golden-cases-min 9" in (refused(few).remedy or "")
+    assert not few.out.exists()
 
 
 def test_a_question_that_is_not_valid_is_named(tmp_path: Path) -> None:

@@ -20,8 +20,7 @@ from edge_agent.errors import EdgeAgentError
 from edge_agent.formats.golden_cases import GoldenAnswer
 from edge_agent.formats.plan import BundleOffer, FleetPlan, MachineCapabilities, RolloutPlan, TaskPlan
 from edge_agent.formats.signed_document import format_timestamp
-from edge_agent.store.state_database import InstalledBundle
-from edge_agent.store.update_records import UpdateProgress
+from edge_agent.store.state_database import InstalledBundle, UpdateProgress
 from edge_agent.update.ingest import MissingFiles
 from edge_agent.update.probation import BundleActivity
 from edge_agent.update.selftest import BundleUnderTest

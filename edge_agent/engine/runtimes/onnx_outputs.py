@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from edge_agent.engine.protocol import EntitySpan
 from edge_agent.errors import ModelLoadFailed
-from edge_agent.formats import ood_gate
+from edge_agent.formats import calibration
 from edge_agent.formats.manifest import Manifest, TaskSpec
 from edge_agent.formats.questions import QUESTION_OUTPUT
 
@@ -75,18 +75,18 @@ def outputs_for(manifest: Manifest, types: Mapping[str, str]) -> WantedOutputs:
         ModelLoadFailed: manifest and model do not agree on whether there is a gate, or on the questions; or the gate's
             output has another type.
     """
-    names = [name for name in types if name != ood_gate.OUTPUT_NAME]
-    found = types.get(ood_gate.OUTPUT_NAME)
+    names = [name for name in types if name != calibration.OUTPUT_NAME]
+    found = types.get(calibration.OUTPUT_NAME)
     if manifest.confidence.gate and found is None:
-        raise ModelLoadFailed(f"the manifest has a gate, and the model has no output {ood_gate.OUTPUT_NAME}")
+        raise ModelLoadFailed(f"the manifest has a gate, and the model has no output {calibration.OUTPUT_NAME}")
     if not names:
-        raise ModelLoadFailed(f"the model has no output but {ood_gate.OUTPUT_NAME}")
+        raise ModelLoadFailed(f"the model has no output but {calibration.OUTPUT_NAME}")
     answering = _answering(manifest.task, names)
     if found is None:
         return WantedOutputs(answering, ())
     if found != "tensor(float)":
-        raise ModelLoadFailed(f"the output {ood_gate.OUTPUT_NAME} is {found}; it must be tensor(float)")
-    return WantedOutputs(answering, (ood_gate.OUTPUT_NAME,))
+        raise ModelLoadFailed(f"the output {calibration.OUTPUT_NAME} is {found}; it must be tensor(float)")
+    return WantedOutputs(answering, (calibration.OUTPUT_NAME,))
 
 
 def _answering(task: TaskSpec, names: Sequence[str]) -> tuple[str, ...]:
@@ -102,10 +102,10 @@ def _answering(task: TaskSpec, names: Sequence[str]) -> tuple[str, ...]:
 def check_ood_score(row: Floats) -> None:
     """Raise ModelLoadFailed unless the gate's output is one number an input; of the fixed text it is finite."""
     if row.ndim:
-        told = f"the output {ood_gate.OUTPUT_NAME} has {row.ndim + 1} dimensions; it must have one number an input"
+        told = f"the output {calibration.OUTPUT_NAME} has {row.ndim + 1} dimensions; it must have one number an input"
         raise ModelLoadFailed(told)
     if not np.isfinite(row):
-        raise ModelLoadFailed(f"the model computes an {ood_gate.OUTPUT_NAME} that is not finite")
+        raise ModelLoadFailed(f"the model computes an {calibration.OUTPUT_NAME} that is not finite")
 
 
 def check_rows(task: TaskSpec, rows: Sequence[Floats]) -> None:

@@ -126,6 +126,22 @@ document.addEventListener("htmx:afterSwap", (event) => {
   show();
 });
 
+// --- the audit of redaction: a missed value is selected in the original ------------------------------------------------
+// A press would clear the selection before the click.
+document.addEventListener("pointerdown", (event) => {
+  if (event.target.closest("[data-add-selection]")) event.preventDefault();
+});
+
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-add-selection]");
+  const selection = getSelection();
+  if (!button || !one("[data-original]")?.contains(selection.anchorNode)) return;
+  const field = document.getElementById(button.dataset.addSelection);
+  const value = selection.toString().trim();
+  if (value) field.value = [field.value.trim(), value].filter(Boolean).join("; ");
+  selection.removeAllRanges();
+});
+
 // --- a console that does not answer ---------------------------------------------------------------------------------
 function showLost(isLost) {
   const banner = one("#lost");

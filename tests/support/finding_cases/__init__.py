@@ -26,29 +26,26 @@ from tests.support.finding_cases import (  # noqa: F401 - they fill the table
     state_rows,
     update_rows,
 )
+from tests.support.finding_cases.booted_rows import BOOTED
 from tests.support.finding_cases.case import MADE, FindingCase
 from tests.support.finding_cases.kinds import FindingKind, finding_kinds
 from tests.support.finding_cases.site import FaultySite
 
-SYSTEMD_NEEDED = "systemd is the subject: it needs a booted machine"
+BOOTED_PLAY = "systemd is the subject: tests/e2e/test_booted_doctor.py plays it on a booted machine"
 HARDWARE = "hardware or the kernel of the machine is the subject: the remedy is another machine or another kernel"
 EXCUSED_CHECKS = {
-    **dict.fromkeys(
-        ("systemd", "unit", "start-at-boot", "unit-restarts", "watchdog", "memory-limit", "unit-files"), SYSTEMD_NEEDED
-    ),
-    "listener-network": SYSTEMD_NEEDED,
+    "listener-network": "systemd is the subject: tests/e2e/test_booted_access.py plays it on a booted machine",
     **dict.fromkeys(("cpu", "kernel", "confinement", "huge-pages"), HARDWARE),
 }
 EXCUSED_KINDS = {
-    **dict.fromkeys(
-        (
-            "console/fault/f-failed",
-            "console/note/the-console-is",
-            "console/fault/no-process-listens-on",
-            "uplink/note/f-it-started-s-ago-and-has-not-reported-yet",
-            "credentials/note/exists-but-is-not-encrypted",
-        ),
-        SYSTEMD_NEEDED,
+    **dict.fromkeys(BOOTED, BOOTED_PLAY),
+    "systemd/note/systemd-does-not-run-this-machine-nothing-restarts-the-daemon-when-it-ends": (
+        "systemd is the subject; every row that is played here has it, and nothing has to be done"
+    ),
+    "unit/warning/has-been-for": "systemd is the subject: it needs a unit that starts for five minutes",
+    "memory-limit/warning/": "systemd is the subject: it needs a memory controller, which no container here gets",
+    "uplink/note/f-it-started-s-ago-and-has-not-reported-yet": (
+        "systemd is the subject: it lasts less than a second, and nothing has to be done"
     ),
     "daemon/fault/pid-listens-at-and-does-not-answer": HARDWARE,
 }

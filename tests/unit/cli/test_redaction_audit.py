@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.cli.redaction_audit import export_rows, missed_values, training_row
-from edge_agent.client.redaction_results import MissedSpan, RedactionAuditText, ReplacedSpan
+from edge_agent.cli.redact import export_rows, training_row
+from edge_agent.client.redaction_results import MissedSpan, RedactionAuditText, ReplacedSpan, missed_values
 from edge_agent.errors import InvalidRequest
 
 NAME = ReplacedSpan(0, 4, "[NAME_1]", "model:name", by_rules=False, by_model=True, score=0.9)
@@ -27,7 +27,7 @@ def test_a_value_is_marked_wherever_it_was_not_replaced():
 def test_a_value_that_stands_nowhere_is_refused(value, said):
     """A typing error is no missed value; a value with more than was replaced is one."""
     if said:
-        with pytest.raises(InvalidRequest, match=said):
+        with pytest.raises(ValueError, match=said):
             missed_values(audited(), [value], "NAME")
     else:
         assert [MissedSpan(0, 5, "NAME")] == missed_values(audited(), [value], "NAME")

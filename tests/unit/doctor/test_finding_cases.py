@@ -4,6 +4,7 @@ import pytest
 
 from edge_agent.doctor.all_checks import CHECKS
 from tests.support.finding_cases import CASES, MADE, finding_kinds
+from tests.support.finding_cases.booted_rows import BOOTED
 
 MADE_CASES = [case for case in CASES if case.fault]
 
@@ -19,6 +20,7 @@ def test_every_finding_has_one_row():
 def test_every_finding_is_made_or_excused():
     """An excuse has its reason; a finding that is new needs a row that makes it."""
     assert [] == [case.name for case in CASES if case.fault and case.excused]
+    assert set(BOOTED) <= {case.name for case in CASES if case.excused}
     assert [] == [case.name for case in CASES if not case.fault and not case.excused]
 
 

@@ -23,7 +23,7 @@ from convert.publish.initial_keys import RoleQuorum
 from edge_agent import config
 from edge_agent.cli import app
 from edge_agent.formats import enrolment_file
-from edge_agent.formats.enrolment_record import parse
+from edge_agent.formats.enrolment_file import parse_record
 from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.uplink.escalation.escalation_server import read_key
 from tests.support.enrolled import hand_over
@@ -98,7 +98,7 @@ def test_the_uplinks_unit_gets_its_credential(box: Box):
     box.enrol(box.enrolment(), "--yes")
     drop_in = box.files()["systemd/system/edge-uplink.service.d/credentials.conf"].decode()
     directive, _, path = drop_in.splitlines()[-1].partition("=uplink:")
-    secrecy = parse(box.files()["edge-agent/enrolment.json"]).secrecy
+    secrecy = parse_record(box.files()["edge-agent/enrolment.json"]).secrecy
     assert {"encrypted": "LoadCredentialEncrypted", "plain": "LoadCredential"}[secrecy] == directive
     assert 0o600 == stat.S_IMODE(Path(path).stat().st_mode)
 
@@ -160,6 +160,26 @@ def test_the_same_enrolment_again_changes_nothing(box: Box):
     again = box.enrol(path)
     assert (0, before) == (again.exit_code, box.files())
     assert "nothing was changed" in again.output
+
+
+ENCRYPTING = '#!/bin/sh\n[ "$1" = encrypt ] || exec sed s/^sealed://\nexec sed s/^/sealed:/\n'
+"""Stands in for systemd-creds, which needs systemd's key of the machine."""
+
+
+def test_the_same_enrolment_encrypts_what_could_not_be_encrypted_before(box: Box):
+    """As doctor advises; the plain file is gone then, and the third time nothing changes."""
+    path = box.enrolment()
+    box.enrol(path, "--yes", env={"PATH": str(box.folder)})
+    programs = box.folder / "programs"
+    programs.mkdir()
+    (programs / "systemd-creds").write_text(ENCRYPTING)
+    (programs / "systemd-creds").chmod(0o755)
+    path_with_it = {"PATH": f"{programs}:{os.environ['PATH']}"}
+    done = box.enrol(path, "--yes", env=path_with_it)
+    assert (0, True) == (done.exit_code, "are encrypted to this machine" in done.output), done.output
+    credentials = [name for name in box.files() if name.startswith("credstore")]
+    assert ["credstore.encrypted/edge-agent-uplink.cred"] == credentials
+    assert "nothing was changed" in box.enrol(path, "--yes", env=path_with_it).output
 
 
 def test_what_was_lost_is_written_again(box: Box):
@@ -337,7 +357,9 @@ def test_tls_files_are_the_daemons_to_read(box: Box):
 def test_a_record_lists_every_file(box: Box):
     """A purge removes what it names, and the record itself."""
     box.enrol(box.enrolment(), "--yes")
-    named = {str(Path(path).relative_to(box.etc)) for path in parse(box.files()["edge-agent/enrolment.json"]).files}
+    named = {
+        str(Path(path).relative_to(box.etc)) for path in parse_record(box.files()["edge-agent/enrolment.json"]).files
+    }
     assert named | {"edge-agent/enrolment.json"} == box.files().keys()
 
 

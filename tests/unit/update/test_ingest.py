@@ -16,7 +16,7 @@ from edge_agent.errors import (
     UpdateIncomplete,
     UpdateUntrusted,
 )
-from edge_agent.formats.download_requests import DownloadRequest, DownloadRequests
+from edge_agent.formats.repository_metadata import DownloadRequest, DownloadRequests
 from edge_agent.store.bundle_archive import StoreLimits
 from edge_agent.update.metadata_chain import RepositoryFolder
 from edge_agent.update.verified import CopyProgress, SignedBundle, VerifiedRepository

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from edge_agent.errors import DiskFull, ExchangeDirUnusable, StateDirInUse
-from edge_agent.uplink import upload_log as notes_module
-from edge_agent.uplink.upload_log import UploadLog
+from edge_agent.uplink import upload as notes_module
+from edge_agent.uplink.upload import UploadLog
 from tests.support.mounts import tmpfs
 
 STEM = "0123456789abcdef-{:010d}"
@@ -19,7 +19,7 @@ DAY = 86_400.0
 HOLD = """
 import sys
 from pathlib import Path
-from edge_agent.uplink.upload_log import UploadLog
+from edge_agent.uplink.upload import UploadLog
 
 notes = UploadLog(Path(sys.argv[1]), "s3://fleet")
 print("open", flush=True)

@@ -293,11 +293,53 @@ def test_the_examples_assemble(tmp_path, name):
     assert made.manifest.by_role("golden")
 
 
+def by_hand(task: Path, *more: str) -> list[str]:
+    """Return the command that makes a bundle from the files beside a task."""
+    base = task.parent
+    options = ["--weights", base / "model.onnx", "--tokenizer", base / "tokenizer.json", "--out", base / "made"]
+    return ["assemble", *map(str, [task, *options, *more])]
+
+
+def golden_file(folder: Path, binding: int, report_only: int = 0) -> Path:
+    """Write a golden file with cases that bind, and cases that another processor may answer otherwise."""
+    lines = [{"input": f"{number}", "answer": "refund", "scores": [0.9, 0.1]} for number in range(binding)]
+    near = {"answer": "refund", "scores": [0.51, 0.49], "report_only": True}
+    lines += [{"input": f"near {number}", **near} for number in range(report_only)]
+    path = folder / "expected.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("golden", "asked", "said"),
+    [
+        (None, [], "0 of 2 golden cases are binding, and 8 are required"),
+        ((7, 5), [], "7 of 12 golden cases are binding, and 8 are required"),
+        ((8, 5), ["--golden-cases-min", "9"], "8 of 13 golden cases are binding, and 9 are required"),
+        ((8, 5), [], None),
+        ((7, 5), ["--golden-cases-min", "7"], None),
+    ],
+)
+def test_a_bundle_that_no_site_can_check_is_refused_unless_asked_for(task, golden, asked, said):
+    """From files as from a recipe, a bundle needs eight binding golden cases; samples without answers do not count."""
+    (task / "samples.txt").write_text("Can I return this?\nHow much is it?\n")
+    given = ["--golden", str(golden_file(task.parent, *golden))] if golden else []
+    result = CliRunner().invoke(app, by_hand(task, *given, *asked))
+    if said is None:
+        assert (0, "") == (result.exit_code, result.stderr)
+        assert "It has no golden answers" not in result.stdout
+        assert parse((task.parent / "made" / "manifest.json").read_bytes()).by_role("golden")
+    else:
+        assert 0 != result.exit_code
+        assert said in result.stderr
+        assert "--golden-cases-min" in result.stderr
+        assert not (task.parent / "made").exists()
+
+
 def test_the_command_makes_a_bundle(task):
     """`edge-convert assemble` says what it made, and what a site cannot check of it."""
     base = task.parent
-    options = ["--weights", base / "model.onnx", "--tokenizer", base / "tokenizer.json", "--out", base / "made"]
-    result = CliRunner().invoke(app, ["assemble", *map(str, [task, *options])])
+    result = CliRunner().invoke(app, by_hand(task, "--golden-cases-min", "0"))
     assert (0, "") == (result.exit_code, result.stderr)
     assert f"Made {base / 'made'}: pos-intent 1.0.0, onnx, 2 files, 9 bytes" in result.stdout
     assert "It has no golden answers: a site can load it, and cannot check" in result.stdout

@@ -8,7 +8,7 @@ import pytest
 from convert.quantize import onnx_quantizer, ood_graph
 from convert.quantize.detector import fitted, whiten
 from convert.quantize.ood_graph import Detector
-from edge_agent.formats.ood_gate import OUTPUT_NAME
+from edge_agent.formats.calibration import OUTPUT_NAME
 from tests.support import bert_onnx
 from tests.support.bert_onnx import TINY
 

@@ -1,0 +1,106 @@
+"""What doctor says of systemd on a booted machine: its faults are made, its remedies followed as printed.
+
+One machine for all tests. Each command and what it said is in .cache/booted/doctor.log.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.appliance import SITE, STRANGER, Appliance
+from tests.support.booted import CACHE, Machine, needs_machine, tree
+from tests.support.eventually import eventually_sync
+from tests.support.finding_cases import finding_kinds
+from tests.support.finding_cases.booted_rows import BOOTED
+from tests.support.remedy_commands import command_lines
+
+pytestmark = [pytest.mark.release, needs_machine]
+OPERATOR = "kim"
+PHASE_SECONDS_MAX = 120.0
+KINDS = {kind.name: kind for kind in finding_kinds()}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
+    """An enrolled machine with models and an operator; its store cannot be reached."""
+    folder = tmp_path_factory.mktemp("booted")
+    log = CACHE / "doctor.log"
+    log.write_text("")
+    with Machine(folder / "machine", tree("trixie"), log) as machine:
+        site = Appliance(machine, folder)
+        site.install()
+        machine.run("useradd", "--groups", "edge-agent-operators", OPERATOR)
+        machine.run("usermod", "-aG", "edge-devices", "till")
+        site.enrol()
+        site.publish()
+        site.bring()
+        site.until_it_answers()
+        yield site
+
+
+def reported(site: Appliance, user: str = "") -> list[dict[str, str]]:
+    """Return what doctor finds as somebody, notes included, but for what that user may not see."""
+    found = json.loads(site.machine.tell("edge-agent", "doctor", "--json", user=user)[1])["findings"]
+    return [each for each in found if each["verdict"] not in ("ok", "unseen")]
+
+
+def key_of(finding: dict[str, str]) -> tuple[str, str, str]:
+    """Return what tells findings apart."""
+    return finding["check"], finding["verdict"], finding["about"]
+
+
+def follow(site: Appliance, finding: dict[str, str]) -> None:
+    """Run the commands of a finding as root, in the folder of the installer file; the machine has no sudo."""
+    for command in command_lines(finding["command"]):
+        text = command.filled(FILE=f"/srv/{SITE}.kit").text.replace("sudo ", "")
+        site.machine.tell("sh", "-c", f"cd /srv && {text}".replace("--kit", "--yes --kit"))
+
+
+@pytest.mark.parametrize("name", BOOTED)
+def test_the_printed_remedy_cures_the_fault(site: Appliance, name: str):
+    """Exactly this check reports, with those that the same fault necessarily reaches; afterwards none does."""
+    fault = BOOTED[name]
+    site.until_it_answers()
+    before = set(map(key_of, reported(site)))
+    site.machine.run("sh", "-c", fault.make)
+    found = [each for each in reported(site) if key_of(each) not in before]
+    own = [each for each in found if KINDS[name].matches(each)]
+    assert (sorted({KINDS[name].check, *fault.with_it}), 1) == (sorted({each["check"] for each in found}), len(own))
+    if fault.by_hand:
+        site.machine.run("sh", "-c", fault.by_hand)
+    if not fault.waits:
+        follow(site, own[0])
+
+    def left() -> set[tuple[str, str, str]]:
+        return set(map(key_of, reported(site))) - before
+
+    eventually_sync(lambda: not left(), PHASE_SECONDS_MAX)
+    site.until_it_answers()
+
+
+@pytest.mark.parametrize("user", ["", OPERATOR, STRANGER], ids=["root", "operator", "ordinary"])
+def test_doctor_finds_nothing_while_it_restarts(site: Appliance, user: str):
+    """From the moment it stops until all tasks answer again, however often somebody looks."""
+    site.until_it_answers()
+    assert [] == site.findings(user)
+    site.machine.run("systemctl", "restart", "--no-block", "edge-agent")
+    deadline = time.monotonic() + PHASE_SECONDS_MAX
+    looks, found = 0, []
+    while looks < 3 or not site.answers():
+        found += site.findings(user)
+        looks += 1
+        assert time.monotonic() < deadline
+    assert [] == found
+
+
+@pytest.mark.parametrize("user", ["", OPERATOR, STRANGER], ids=["root", "operator", "ordinary"])
+def test_doctor_finds_nothing_after_a_reboot(site: Appliance, user: str):
+    """From the first moment in which a command can be run."""
+    site.machine.reboot()
+    assert [] == site.findings(user)
+    site.until_it_answers()
+    assert [] == site.findings(user)
