@@ -22,6 +22,7 @@ from tests.support.report_cases import CALIBRATE, EVALUATE, FINETUNE, QUANTIZE, 
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
+@pytest.mark.slow
 def test_a_report_is_written_for_programs_and_for_people(tmp_path: Path):
     """report.json has every stage's own report; report.md shows the plots that lie beside it."""
     assert write_report(tmp_path, made()) == tmp_path / "report.md"
