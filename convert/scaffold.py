@@ -321,6 +321,8 @@ risk:
   # Rows that no site sent: redacted; or waived, with the reason and who decided in `waiver`.
   # imported_data: redacted
   # waiver: ""
+  # Folder of a redaction bundle, which finds personal values beside the rules. Empty: rules alone.
+  # redaction_bundle: ""
 
 # Folder for the results of stages. Empty: build/NAME below the current directory.
 # work: ""

@@ -134,7 +134,7 @@ def sample(recipe: Recipe, split: Split) -> ProbabilitySample[DataRow]:
     path = recipe.path(written)
     bare = task.kind == "embed" or (split == "importance" and bool(recipe.data.importance))
     found = read_rows(path, recipe.data.format, text_only=bare, questions=_named(task))
-    found = imported_rows.redact(found, recipe.privacy, task.kind)
+    found = imported_rows.redact(found, recipe.privacy, task.kind, recipe.redaction_bundle)
     if task.kind == "classify" and not bare:
         found = [_classified(row) for row in found]
     _check_split(found, split, task, path, bare)

@@ -153,7 +153,8 @@ def _asked(job: StageJob, bundle: BundleFolder) -> tuple[list[GoldenCase], Golde
     The bundle answers the texts as they will travel, with surrogates in them.
     """
     samples = bundle_assembly.samples(job.recipe.path(job.recipe.task))
-    chosen = golden_origin.candidates(job.recipe.privacy, bundle.manifest.task, _rows(job, bundle))
+    found, redactor = _rows(job, bundle), job.recipe.redaction_bundle
+    chosen = golden_origin.candidates(job.recipe.privacy, bundle.manifest.task, found, redactor)
     rows = chosen.rows
     with serve_bundles([bundle], cpu_threads=1) as served:
         shown = served.predict(bundle, samples)

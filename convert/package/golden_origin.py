@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from convert.data import imported_rows
 from convert.data.data_row import DataRow
 from convert.dataset.row_redaction import RULE_SET, RowRedactor
 from convert.dataset.surrogates import SurrogateSettings
@@ -34,7 +36,9 @@ class GoldenCandidates:
     replaced: Mapping[str, Mapping[str, int]]
     """By text of a row: replaced values by the rule that found them."""
     unusable: int = 0
-    """Rows left out because a span ends inside a replaced value."""
+    """Rows left out because a span ends inside a replaced value, or because the redaction model fails on them."""
+    finders: str = RULE_SET
+    """What found the replaced values, in words."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class GoldenOrigin:
     replaced_cases: int
     replaced: Mapping[str, int]
     """Replaced values by the rule that found them."""
+    finders: str = RULE_SET
+    """What found them, in words."""
 
     def plain(self) -> dict[str, Any]:
         """Return it for reports."""
@@ -66,25 +72,30 @@ class GoldenOrigin:
             values = sum(self.replaced.values())
             return (
                 f"{said}; surrogates: {values} values in {self.replaced_cases} cases replaced by made-up ones"
-                f" ({RULE_SET}); what the rules do not find is still there"
+                f" ({self.finders}); what these do not find is still there"
             )
         marks = "composed" if self.rule == "composed" else "composed, or with recorded consent"
         return f"{said}; the rows are marked as {marks}; nothing was replaced"
 
 
-def candidates(privacy: PrivacySection, task: TaskSpec, rows: Sequence[DataRow]) -> GoldenCandidates:
+def candidates(
+    privacy: PrivacySection, task: TaskSpec, rows: Sequence[DataRow], bundle: Path | None = None
+) -> GoldenCandidates:
     """Return some rows of each label that can become golden cases (golden_cases.py), as their texts may travel.
 
-    Raises InvalidRequest for a locale that is not known.
+    A redaction bundle finds values beside the rules. Raises as `imported_rows.redact`.
     """
     rule = privacy.golden_cases
     if rule != "surrogates":
         marked = [row for row in rows if row.composed or (rule == "consented" and row.consented)]
         return GoldenCandidates(rule, tuple(tried(task, marked)), {})
-    redactor = RowRedactor(SurrogateSettings(locales=privacy.locales), _SEED)
-    found = [each for each in map(redactor.redact, tried(task, rows)) if each is not None]
+    redactor = RowRedactor(SurrogateSettings(locales=privacy.locales), _SEED, imported_rows.finder(bundle))
+    wanted = tried(task, rows)
+    redactor.read(wanted)
+    found = [each for each in map(redactor.redact, wanted) if each is not None]
     replaced = {each.row.text: each.counts for each in found if each.counts}
-    return GoldenCandidates(rule, tuple(each.row for each in found), replaced, redactor.counts.unusable)
+    kept = tuple(each.row for each in found)
+    return GoldenCandidates(rule, kept, replaced, len(wanted) - len(kept), imported_rows.finders(bundle))
 
 
 def origin_of(chosen: GoldenCandidates, cases: Sequence[GoldenCase], samples: int) -> GoldenOrigin:
@@ -95,4 +106,4 @@ def origin_of(chosen: GoldenCandidates, cases: Sequence[GoldenCase], samples: in
     for counts in found:
         total.update(counts)
     records = tuple(of[case.input] for case in cases[samples:] if case.input in of)
-    return GoldenOrigin(chosen.rule, len(cases), samples, records, len(found), dict(total))
+    return GoldenOrigin(chosen.rule, len(cases), samples, records, len(found), dict(total), chosen.finders)

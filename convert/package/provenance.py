@@ -76,7 +76,8 @@ def _labelled(rows: list[DataRow]) -> str:
 def _imported(recipe: Recipe, path: Path) -> str:
     """Return what was done with rows that no site had redacted."""
     raw = row_files.read_rows(path, recipe.data.format, text_only=True)
-    return imported_rows.sentence(raw, recipe.privacy, tasks.of(recipe.path(recipe.task)).kind)
+    kind = tasks.of(recipe.path(recipe.task)).kind
+    return imported_rows.sentence(raw, recipe.privacy, kind, recipe.redaction_bundle)
 
 
 def _versions(runtime: str) -> dict[str, str]:

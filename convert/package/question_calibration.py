@@ -60,6 +60,8 @@ class QuestionCalibration:
     settings: CalibrationSettings = field(default=ANYTHING)
     privacy: PrivacySection = field(default_factory=PrivacySection)
     """Which texts of the rows may become golden cases."""
+    redaction_bundle: Path | None = None
+    """What finds values in these beside the rules."""
     golden_cases_min: int = bundle_assembly.BINDING_MIN
     force: bool = False
 
@@ -168,7 +170,7 @@ def _cases(
     bundle: BundleFolder, rows: Sequence[DataRow], wanted: QuestionCalibration
 ) -> tuple[list[GoldenCase], GoldenOrigin]:
     """Return the golden cases of the bundle, answered as their texts will travel, and where they come from."""
-    chosen = golden_origin.candidates(wanted.privacy, bundle.manifest.task, rows)
+    chosen = golden_origin.candidates(wanted.privacy, bundle.manifest.task, rows, wanted.redaction_bundle)
     with serve_bundles([bundle], cpu_threads=1) as served:
         said = served.predict(bundle, [row.text for row in chosen.rows])
     found = golden_cases.cases(bundle.manifest, chosen.rows, said)
