@@ -85,17 +85,16 @@ _NAMES = {
     "admin_client": "AdminClient AsyncAdminClient",
     "answer_translation": "GenerateOptions OnLowConfidence",
     "call_failed": "CallFailed Tls",
-    "field_report": (
-        "FieldAgreement FieldConfidence FieldDay FieldDisagreement FieldEvent FieldReport FieldSeries "
-        "FieldStream FieldTest Share"
-    ),
+    "daemon_connection": "Retry",
     "inference_client": "AsyncClient AsyncGenerateStream Client GenerateStream",
-    "redaction_results": "RedactionTrial ReplacedSpan",
+    "operator_results": (
+        "FieldAgreement FieldConfidence FieldDay FieldDisagreement FieldEvent FieldReport FieldSeries "
+        "FieldStream FieldTest RedactionTrial ReplacedSpan Share"
+    ),
     "results": (
         "Answer Classification Decision DecisionAnswer Embedding Entity Extraction Failure Feedback Finish "
         "Prediction Timings TokenLogprob"
     ),
-    "retries": "Retry",
     "review_client": "AsyncReviewClient ReviewClient",
     "site_state": (
         "Bundle Durations Engine ExamplesStatus FieldAlarm ImportProgress LargeModel OperatorWarning "
