@@ -115,8 +115,6 @@ MODULES = (
     daemon_checks,
     update_checks,
     capture_checks,
-    capture_checks,
-    uplink_checks,
     uplink_checks,
     console_checks,
 )

@@ -118,6 +118,7 @@ def test_fewer_threads_are_tried_too(model: LlamaModel) -> None:
     assert "refused: logits" not in tuned.notes
 
 
+@pytest.mark.slow
 def test_nothing_is_tried_unasked_or_on_a_device(model: LlamaModel) -> None:
     """The given settings hold; it is measured all the same whether scores depend on neighbours."""
     unasked = LoadRequest(runtime="llama", threads=1)

@@ -168,6 +168,7 @@ def test_each_answer_is_kept_for_itself(client, daemon):
     assert wanted == {each.prediction_id: each.output for each in found}
 
 
+@pytest.mark.slow
 def test_the_large_model_is_asked_once_for_the_unsure_questions(tmp_path: Path):
     """An input costs one call, which names the questions that need it.
 
@@ -234,6 +235,7 @@ def test_figures_are_by_question(client, daemon):
     assert all(each["days"] for each in of_desk.values())
 
 
+@pytest.mark.slow
 def test_erasing_one_answer_says_what_else_holds_the_text(client, daemon):
     """The text stays with the other questions; the printed command erases it with all of them."""
     [decision] = client.decide(DESK, ["ERASEDTEXT refund"])
