@@ -1,4 +1,4 @@
-"""From an answer to its record: redacted, classified, and written as a line of formats/example.py.
+"""From an answer to its record: redacted, classified, and written as a line of formats/example_records.py.
 
 Pure but for the time that it is handed. The lines are written with `json` and not through the models, which take five
 times as long; a test reads every kind of them back through the models.

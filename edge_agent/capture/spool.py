@@ -143,7 +143,7 @@ class PredictionRecord:
     observed: AnswerObservation | None = None
     """What is counted of it."""
     later: str = ""
-    """Why the large model is asked about it later (formats/example.py); empty = it is not."""
+    """Why the large model is asked about it later (formats/example_records.py); empty = it is not."""
     replaced: Mapping[str, int] = field(default_factory=dict)
     """Replaced values by the rule or model that found them."""
     digests: frozenset[bytes] = frozenset()

@@ -1,4 +1,4 @@
-"""A golden case as a job, and its answer in the words of the case: pure. See formats/golden.py."""
+"""A golden case as a job, and its answer in the words of the case: pure. See formats/golden_cases.py."""
 
 from __future__ import annotations
 

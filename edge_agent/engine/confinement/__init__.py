@@ -2,8 +2,8 @@
 
 A model file that takes the process over then finds no socket, no program to start, no other process, no file but the
 blobs and the runtime's own code, and memory up to a limit. It holds for root too. Each measure works without the others
-and explains why where it does not hold; `seccomp.py` and `landlock.py` say what each leaves, and `drivers.py` what a
-child has beside that which drives a device.
+and explains why where it does not hold; `seccomp.py` and `landlock.py` say what each leaves, and
+`device_drivers.py` what a child has beside that which drives a device.
 
 What stays: the pipe to the parent and standard error. What is no measure here: processor time (the heartbeat), the
 number of threads (the unit's TasksMax, and each one's stack counts as memory), writing to a file that is already open
@@ -62,7 +62,7 @@ def confine(readable: Sequence[Path], memory_bytes_max: int, device: str = "cpu"
         readable: what may be read, with all below it; has to be there already.
         memory_bytes_max: private writable memory in bytes, touched or not (VmData of proc(5)): the heap, the stack of
             each thread and what the imports took, but not the mapped weights. 0 = no limit.
-        device: what the process will drive; see drivers.py.
+        device: what the process will drive; see device_drivers.py.
 
     Raises:
         OSError: a path of `readable` is not there, or out of reach; nothing was done.

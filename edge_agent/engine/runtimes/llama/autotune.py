@@ -1,4 +1,7 @@
-"""Tries settings of llama.cpp on the loaded weights, for a moment, before their buffer is made. `tuning.py` decides."""
+"""Tries settings of llama.cpp on the loaded weights, for a moment, before their buffer is made.
+
+`tuning_policy.py` decides.
+"""
 
 from __future__ import annotations
 

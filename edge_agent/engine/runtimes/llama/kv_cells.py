@@ -75,7 +75,7 @@ class KvCells:
         self.give(held)
 
 
-# What has a sequence of the context: prompts that jobs share, and jobs. `cache.py` owns them.
+# What has a sequence of the context: prompts that jobs share, and jobs. `kv_cache.py` owns them.
 @dataclass(frozen=True)
 class PromptPrefix:
     """What a bundle's jobs begin with, and what else their keys and values depend on."""

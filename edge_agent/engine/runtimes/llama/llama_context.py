@@ -1,7 +1,7 @@
 """The context half of the adapter over llama_cpp's C API: sequences, one batch, logits.
 
 All sequences share one key-value buffer (kv_unified), so copying a sequence copies no data. What makes a result
-independent of its neighbours is explained, and seen to, in `cache.py`.
+independent of its neighbours is explained, and seen to, in `kv_cache.py`.
 
 A call of llama_decode is one micro-batch. So whatever ends it early, a refusal or `abort`, leaves nothing of it behind.
 """

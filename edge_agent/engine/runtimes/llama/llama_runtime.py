@@ -1,8 +1,8 @@
 """The llama runtime: GGUF models score labels, answer questions, write records and texts, several inputs in one batch.
 
 One base, one context; bundles on it share the batch, each with its own prompt prefix and LoRA adapter. A step is one
-llama_decode, planned by `scheduler.py`, or one more token of each stream while nobody else is there. A score is the
-same to the last bit whatever else the engine does; `cache.py` says how.
+llama_decode, planned by `step_scheduler.py`, or one more token of each stream while nobody else is there. A score is
+the same to the last bit whatever else the engine does; `kv_cache.py` says how.
 """
 
 from __future__ import annotations
@@ -365,7 +365,7 @@ class LlamaRuntime:
         self._cache.fill(bundle.prompt, tokens, self._adapters.pointer(bundle.adapter))
 
     def _admit(self) -> list[Event]:
-        """Give waiting jobs a place, as `admission.py` says; return those that cannot have one."""
+        """Give waiting jobs a place, as `CacheAdmission` says; return those that cannot have one."""
         waiting = [job for job in self._jobs.values() if job.slot is None]
         events: list[Event] = []
         if waiting:

@@ -4,7 +4,7 @@ Two threads on two cores are faster than one until another program has one of th
 for the thread that shares its core, and one thread alone takes a third of the time. So other counts are tried while
 jobs are computed, in rounds. A round takes steps by turns, two with the other count and two with the present one, so
 that whatever else the machine does hits both, and so that jobs of two steps each give both counts the same work. A
-step counts by what it took of what was expected of it (`rates.py`), whatever its size.
+step counts by what it took of what was expected of it (`step_costs.py`), whatever its size.
 
 Another count has to take GAIN less time, in two blocks of such turns or far less in one, so that noise changes nothing.
 A round begins
