@@ -186,7 +186,8 @@ ROOMS: dict[str, set[str]] = {
     # A recipe beside a linear classifier on the same encoder, shown as the product shows its own.
     "benchmarks.calibration": BASE
     | {"benchmarks", "convert", "convert.encoder", "convert.evaluate", "edge_agent.logs", "tests"},
-    "benchmarks.public": {"benchmarks", "convert", "convert.cli", "convert.encoder", "edge_agent.cli.terminal"},
+    "benchmarks.public": {"benchmarks", "convert", "convert.cli", "convert.encoder", "edge_agent.cli.terminal"}
+    | {"edge_agent.formats"},
     "benchmarks.label_errors": {"benchmarks", "convert", "convert.cli", "convert.dataset", "convert.encoder", "tests"},
     # It repeats twenty thousand inputs a thousand times, which no daemon does in minutes.
     "benchmarks.drift": {"benchmarks", "edge_agent.monitoring"},

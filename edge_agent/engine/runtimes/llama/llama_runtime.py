@@ -370,7 +370,7 @@ class LlamaRuntime:
         self._cache.fill(bundle.prompt, tokens, self._adapters.pointer(bundle.adapter))
 
     def _admit(self) -> list[Event]:
-        """Give waiting jobs a place, as `admission.py` says; return those that cannot have one."""
+        """Give waiting jobs a place, as `CacheAdmission` says; return those that cannot have one."""
         waiting = [job for job in self._jobs.values() if job.slot is None]
         events: list[Event] = []
         if waiting:
