@@ -23,8 +23,8 @@ import structlog
 import uvloop
 
 from edge_agent import __version__, logs, systemd
+from edge_agent.capture.capture_values import SpoolWorkerDependencies
 from edge_agent.capture.example_capture import ExampleCapture
-from edge_agent.capture.spool_dependencies import SpoolWorkerDependencies
 from edge_agent.config import Config, StoreConfig, addresses
 from edge_agent.engine.pool import EnginePool
 from edge_agent.metrics.answer_counts import AnswerCounts
@@ -34,13 +34,12 @@ from edge_agent.refusal_log import HANDSHAKE, CoreLog
 from edge_agent.server import process_limits, task_modes
 from edge_agent.server.admin_service import AdminDependencies, AdminServicer
 from edge_agent.server.admission_control import AdmissionControl
-from edge_agent.server.deferred_escalations import DeferredEscalations
 from edge_agent.server.engine_access import activation_engines, open_tuning_cache, update_engines
 from edge_agent.server.feedback import FeedbackServicer
 from edge_agent.server.grpc_servers import FEEDBACK, GrpcServers
 from edge_agent.server.inference import InferenceDependencies
 from edge_agent.server.model_redaction import ModelRedactor
-from edge_agent.server.model_router import ModelRouter
+from edge_agent.server.model_router import DeferredEscalations, ModelRouter
 from edge_agent.server.task_modes import MonitoringAlarms, TaskModes
 from edge_agent.server.uplink_client import UplinkClient, download_blocker
 from edge_agent.store.bundle_archive import StoreLimits

@@ -1,4 +1,4 @@
-"""From an answer to its record: redacted, classified, and written as a line of formats/example.py.
+"""From an answer to its record: redacted, classified, and written as a line of formats/example_records.py.
 
 Pure but for the time that it is handed. The lines are written with `json` and not through the models, which take five
 times as long; a test reads every kind of them back through the models.
@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edge_agent.capture.captured_answer import CapturedAnswer, HumanFeedback
+from edge_agent.capture.capture_values import CapturedAnswer, HumanFeedback
 from edge_agent.capture.redact.model_findings import ModelFindings
 from edge_agent.capture.redaction_audit import DrawnText
 from edge_agent.capture.spool import (

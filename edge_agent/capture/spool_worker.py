@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from edge_agent.capture import person_erasure
-from edge_agent.capture.captured_answer import HumanFeedback
+from edge_agent.capture.capture_values import HumanFeedback
 from edge_agent.capture.person_erasure import (
     AnswerErasure,
     FoundRecords,
@@ -38,9 +38,9 @@ from edge_agent.monitoring.bundle_figures import verdict
 from edge_agent.monitoring.monitoring_store import Charge, HumanLabel, MonitoringStore, TeacherLabel
 
 if TYPE_CHECKING:
+    from edge_agent.capture.capture_values import SpoolWorkerDependencies
     from edge_agent.capture.outbox import Outbox
     from edge_agent.capture.redact.model_findings import ModelFindings
-    from edge_agent.capture.spool_dependencies import SpoolWorkerDependencies
     from edge_agent.config import Config, ExamplesConfig
     from edge_agent.formats.manifest import Manifest
     from edge_agent.monitoring.bundle_figures import AlarmState

@@ -18,7 +18,7 @@ from edge_agent.cli.terminal import advice
 from edge_agent.client import AdminClient
 from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import EdgeAgentError, MediaFailed, SiteError, UnknownTask
-from edge_agent.errors.remedy_commands import first_task_remedy
+from edge_agent.errors.base import first_task_remedy
 from edge_agent.report.daemon_figures import DaemonReports, ReportRequest, collect_figures, usual_local_ms
 from edge_agent.report.judgement import (
     VERDICTS,

@@ -37,7 +37,7 @@ from edge_agent.client import (
     UpdatesStatus,
     UplinkStatus,
 )
-from edge_agent.errors.remedy_commands import first_task_remedy
+from edge_agent.errors.base import first_task_remedy
 from edge_agent.formatting import format_bytes, shorten_digests
 
 _MICROS = 1_000_000

@@ -1,9 +1,9 @@
-"""agent.yaml: one section per room, every limit with its unit, defaults that work without a file.
+"""agent.yaml: one section per component, every limit with its unit, defaults that work without a file.
 
-Sources, the later one wins: the defaults below, the directories that systemd hands over, the files beneath (files.py),
-the file (`--config`, `$EDGE_AGENT_CONFIG`, or /etc/edge-agent/agent.yaml if it is there), the command line. An unknown
-key is an error that names the nearest known one. Only this package reads the environment. The result is frozen; each
-room gets its own section.
+Sources, the later one wins: the defaults below, the directories that systemd hands over, the files beneath
+(config_files.py), the file (`--config`, `$EDGE_AGENT_CONFIG`, or /etc/edge-agent/agent.yaml if it is there), the
+command line. An unknown key is an error that names the nearest known one. Only this package reads the environment. The
+result is frozen; each component gets its own section.
 """
 
 from __future__ import annotations

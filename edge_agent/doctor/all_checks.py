@@ -29,7 +29,7 @@ from edge_agent.doctor import (
 from edge_agent.doctor.findings import Check, Finding, ProbeFailure
 from edge_agent.doctor.installation import MEDIA_FOLDER, Installation
 from edge_agent.doctor.probe_context import CheckGroup, ProbeContext, query_daemon
-from edge_agent.errors.remedy_commands import commands_with_sudo
+from edge_agent.errors.base import commands_with_sudo
 
 SEPARATOR = "; "
 OPTIONAL_PROGRAMS = frozenset({"ip", "getent", "ping", "findmnt", "lsblk", "dmesg", "ss", "free", "ps", "timedatectl"})
@@ -115,8 +115,6 @@ MODULES = (
     daemon_checks,
     update_checks,
     capture_checks,
-    capture_checks,
-    uplink_checks,
     uplink_checks,
     console_checks,
 )

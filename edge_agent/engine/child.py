@@ -1,7 +1,7 @@
 """The child's side of the pipe: one thread that reads its mailbox, does one step of work, sends what came out.
 
-Started as `python -m edge_agent.engine.child FD PARENT` by `process.py`; ends when the parent's end of the socketpair
-closes, on Stop, or with its parent. Only code below this module imports `llama_cpp` or `onnxruntime`.
+Started as `python -m edge_agent.engine.child FD PARENT` by `child_process.py`; ends when the parent's end of the
+socketpair closes, on Stop, or with its parent. Only code below this module imports `llama_cpp` or `onnxruntime`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import msgspec
 
 from edge_agent.engine import golden_check, protocol, runtimes
 from edge_agent.engine.confinement import confine
-from edge_agent.engine.memory_need import MemoryNeed
+from edge_agent.engine.memory_cap import MemoryNeed
 from edge_agent.engine.runtimes.job_results import DeviceLost, failure_report
 from edge_agent.errors import DeviceUnusable, EdgeAgentError, ModelFailed, ModelLoadFailed, RequirementUnmet
 from edge_agent.errors.base import one_line, printable_lines

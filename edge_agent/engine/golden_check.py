@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from edge_agent.engine.golden_jobs import golden_answer, golden_job
+from edge_agent.engine.job_requests import golden_answer, golden_job
 from edge_agent.engine.protocol import Event, FailureReport, JobRequest, JobResult, TextChunk
 from edge_agent.engine.runtimes import Runtime
 from edge_agent.errors import BundleUnreadable, CallerError, DeviceUnusable

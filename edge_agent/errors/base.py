@@ -1,4 +1,4 @@
-"""The root of all errors, and what of a text may reach a screen or a log. Pure.
+"""The root of all errors, what of a text may reach a screen or a log, and the commands that remedies quote. Pure.
 
 Labels, file names, answers and messages may come from files and machines of others. A terminal would obey the control
 characters in them; line breaks would let them write lines of ours, and marks of direction let them read otherwise than
@@ -8,7 +8,7 @@ they are. All of these are shown escaped, as Python writes them; letters of ever
 from __future__ import annotations
 
 import re
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, ClassVar
 
 # Control characters, the separators of lines and paragraphs, what embeds, overrides or isolates a direction, and
@@ -63,3 +63,36 @@ class EdgeAgentError(Exception):
         self.message = one_line(message)
         self.remedy = one_line(remedy) or self.remedy_default
         self.metadata = {key: str(value) for key, value in metadata.items()}
+
+
+_OURS = re.compile(r"(?<![\w/-])(?<!sudo )edge-agent (?=[a-z])(?!serve\b|help\b|demo\b|run\b|version\b)")
+_QUOTED = re.compile(r"'[^'\n]+'")
+
+
+def commands_with_sudo(command: str) -> str:
+    """Return a command line in which those of ours that need another user's rights begin with sudo."""
+    return _OURS.sub("sudo edge-agent ", command)
+
+
+def with_sudo(text: str) -> str:
+    """Return a sentence in which the commands of ours that it quotes begin with sudo."""
+    return _QUOTED.sub(lambda found: "'" + commands_with_sudo(found[0][1:]), text)
+
+
+def works_by_sudo(environment: Mapping[str, str], user_id: int) -> bool:
+    """Tell whether a person runs this program through sudo: then another command of ours needs it too."""
+    return user_id == 0 and environment.get("SUDO_UID", "0") != "0"
+
+
+def first_task_remedy(site: str) -> str:
+    """Return how the first task comes to a machine; `site` is its id, empty before it is enrolled."""
+    if site:
+        return (
+            "'edge-agent media import' brings tasks from the USB drive of the central team, and"
+            " 'edge-agent install PATH' installs a bundle."
+        )
+    return (
+        "This machine is not enrolled: 'edge-agent enrol FILE' enrols it with the file of the central team, and"
+        " 'edge-agent media import' then brings tasks from the USB drive. 'edge-agent install PATH' installs a bundle"
+        " without a signature only where 'allow_unsigned' under 'store' in agent.yaml is true."
+    )

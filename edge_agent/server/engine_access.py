@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from edge_agent.engine.pool import TuningCache, TuningSettings
 from edge_agent.engine.sandbox import LoadableBundle, SandboxedBundle, open_sandbox
-from edge_agent.engine.tuning_cache import TuningCache, TuningSettings
 from edge_agent.errors import EdgeAgentError
 from edge_agent.formats.plan import MachineCapabilities
 from edge_agent.update.activation import Activation, ActivationDependencies

@@ -36,41 +36,40 @@ ROOMS: dict[str, set[str]] = {
     | MIDDLE
     | {f"edge_agent.{name}" for name in ("metrics", "server", "supervision", "v1")},
     "edge_agent.engine.protocol": set(),
-    "edge_agent.engine.memory_need": {"edge_agent.errors"},
+    "edge_agent.engine.memory_cap": {"edge_agent.errors", "edge_agent.engine.protocol"},
     # Questions as a job asks them, for those who make jobs and for the runtimes.
-    "edge_agent.engine.job_questions": {"edge_agent.formats", "edge_agent.engine.protocol"},
+    "edge_agent.engine.job_requests": {"edge_agent.formats", "edge_agent.engine.protocol"},
     "edge_agent.engine.runtimes": {
         "edge_agent.errors",
         "edge_agent.formats",
         "edge_agent.engine.protocol",
-        "edge_agent.engine.job_questions",
-        "edge_agent.engine.memory_need",
+        "edge_agent.engine.job_requests",
+        "edge_agent.engine.memory_cap",
     },
     # The child's entry point: the only way to a runtime, so that no daemon ever loads a model library.
     "edge_agent.engine.child": {
         "edge_agent.errors",
         "edge_agent.formats",
         "edge_agent.engine.protocol",
-        "edge_agent.engine.memory_need",
+        "edge_agent.engine.memory_cap",
         "edge_agent.engine.runtimes",
         "edge_agent.engine.confinement",
         "edge_agent.engine.golden_check",
     },
-    "edge_agent.engine.golden_jobs": {"edge_agent.formats", "edge_agent.engine.protocol"},
     # In the child, too: golden cases asked of a device.
     "edge_agent.engine.golden_check": {
         "edge_agent.errors",
         "edge_agent.formats",
         "edge_agent.engine.protocol",
         "edge_agent.engine.runtimes",
-        "edge_agent.engine.golden_jobs",
+        "edge_agent.engine.job_requests",
     },
     "edge_agent.engine.confinement": set(),
     "edge_agent.engine": BASE
     | {
         "edge_agent.engine.protocol",
-        "edge_agent.engine.memory_need",
-        "edge_agent.engine.golden_jobs",
+        "edge_agent.engine.memory_cap",
+        "edge_agent.engine.job_requests",
         "edge_agent.supervision",
     },
     "edge_agent.routing": BASE,
@@ -103,7 +102,7 @@ ROOMS: dict[str, set[str]] = {
             "refusal_log",
             "v1",
             "statistics",
-            "engine.job_questions",
+            "engine.job_requests",
             "server.roles",
             "supervision",
         )
@@ -187,7 +186,8 @@ ROOMS: dict[str, set[str]] = {
     # A recipe beside a linear classifier on the same encoder, shown as the product shows its own.
     "benchmarks.calibration": BASE
     | {"benchmarks", "convert", "convert.encoder", "convert.evaluate", "edge_agent.logs", "tests"},
-    "benchmarks.public": {"benchmarks", "convert", "convert.cli", "convert.encoder", "edge_agent.cli.terminal"},
+    "benchmarks.public": {"benchmarks", "convert", "convert.cli", "convert.encoder", "edge_agent.cli.terminal"}
+    | {"edge_agent.formats"},
     "benchmarks.label_errors": {"benchmarks", "convert", "convert.cli", "convert.dataset", "convert.encoder", "tests"},
     # It repeats twenty thousand inputs a thousand times, which no daemon does in minutes.
     "benchmarks.drift": {"benchmarks", "edge_agent.monitoring"},

@@ -81,7 +81,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
 # Modules that only decide: no clock, no waiting, no file. Time is an argument.
 PURE = (
     *(f"edge_agent.{name}" for name in ("backoff", "errors", "support_bundle.diagnostic_redaction")),
-    *(f"edge_agent.engine.{name}" for name in ("accelerator_policy", "child_failures", "golden_jobs", "job_queue")),
+    *(f"edge_agent.engine.{name}" for name in ("accelerator_policy", "child_failures", "job_queue", "job_requests")),
     *(f"edge_agent.{name}" for name in ("formats.certificate_files", "routing.policy", "statistics")),
     *(f"edge_agent.{name}" for name in ("formats.status_object", "server.roles")),
     *(f"edge_agent.{name}" for name in ("formats.certificate_fields", "routing.schema_check")),
@@ -92,7 +92,7 @@ PURE = (
         for name in ("formats.enrolment_file", "formats.plan", "formats.repository_metadata", "formats.state_code")
     ),
     *(f"edge_agent.{name}" for name in ("update.update_state_machine", "update.probation")),
-    *(f"{RUNTIMES}.llama.{name}" for name in ("step_costs", "step_scheduler", "thread_tuner")),
+    *(f"{RUNTIMES}.llama.{name}" for name in ("step_costs", "step_scheduler")),
     "edge_agent.config.folder_access",
     "edge_agent.doctor.findings",
     "edge_agent.formatting",
@@ -151,7 +151,7 @@ LATE_IMPORTS: dict[str, str] = {
     "edge_agent.capture.example_capture": "a site that collects nothing loads neither spool nor redaction",
     "edge_agent.capture.spool_worker": "a site that sends no examples loads no outbox",
     "edge_agent.capture.site_redactor": "a site without detectors of its own does not load what runs them",
-    "edge_agent.capture.spool_dependencies": "a site that collects nothing writes no status document",
+    "edge_agent.capture.capture_values": "a site that collects nothing writes no status document",
     "edge_agent.capture.spool_writer": "a site that collects nothing does not load the spool",
     "edge_agent.server.admin_service": "a site without a redaction model does not load its audit",
     "edge_agent.formats.signed_document": "most who load the module read no signature, and do without the library",

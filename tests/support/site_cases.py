@@ -12,9 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edge_agent.capture.captured_answer import CapturedAnswer, HumanFeedback
+from edge_agent.capture.capture_values import CapturedAnswer, HumanFeedback, SpoolWorkerDependencies
 from edge_agent.capture.site_redactor import build_redactor
-from edge_agent.capture.spool_dependencies import SpoolWorkerDependencies
 from edge_agent.capture.spool_worker import SpoolWorker
 from edge_agent.config import Config
 from edge_agent.formats import segment

@@ -187,8 +187,8 @@ HANDSHAKE = (
 )
 PROGRAM = """
 import asyncio, os, sys
-from edge_agent import core_log
-log = core_log.CoreLog()
+from edge_agent import refusal_log
+log = refusal_log.CoreLog()
 found = []
 log.on_failed_handshake = found.append
 {body}

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from edge_agent.capture.review_queue import ReviewCursor, ReviewFilter, parse_review_item
+from edge_agent.capture.capture_values import ReviewCursor, ReviewFilter, parse_review_item
 from edge_agent.capture.spool import Spool
 from edge_agent.errors import InvalidRequest, PredictionUnknown, StoreDamaged
 from tests.support.site_cases import ASite, answered, judgement, manifest

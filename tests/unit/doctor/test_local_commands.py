@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from edge_agent.doctor.all_checks import LocalMachine, command_here
-from edge_agent.errors.remedy_commands import with_sudo, works_by_sudo
+from edge_agent.errors.base import with_sudo, works_by_sudo
 
 APPLIANCE = LocalMachine(
     managed=True,

@@ -1,10 +1,10 @@
-"""edge_agent/engine/runtimes/llama/chat_prompt.py"""
+"""edge_agent/engine/runtimes/llama/question_prompts.py"""
 
 from __future__ import annotations
 
 import pytest
 
-from edge_agent.engine.runtimes.llama.chat_prompt import ChatTemplate, PromptParts, split_prompt
+from edge_agent.engine.runtimes.llama.question_prompts import ChatTemplate, PromptParts, split_prompt
 from edge_agent.errors import ModelLoadFailed
 from edge_agent.formats.manifest import PromptTemplate
 

@@ -1,11 +1,11 @@
-"""edge_agent/engine/runtimes/llama/record_drafts.py."""
+"""edge_agent/engine/runtimes/llama/record_grammar.py."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.engine.runtimes.llama.record_drafts import CONTEXTS_MAX, DRAFT_MAX, ORDER, RecordDrafts
+from edge_agent.engine.runtimes.llama.record_grammar import CONTEXTS_MAX, DRAFT_MAX, ORDER, RecordDrafts
 
 RECORD = list(range(100, 100 + 2 * DRAFT_MAX))
 SEEN_OFTEN = 12

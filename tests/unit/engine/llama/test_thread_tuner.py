@@ -1,4 +1,4 @@
-"""The number of threads that thread_tuner.py chooses, on a simulated machine."""
+"""The number of threads that step_costs.py chooses, on a simulated machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.engine.runtimes.llama.thread_tuner import (
+from edge_agent.engine.runtimes.llama.step_costs import (
     AGAIN_SECONDS,
     GAIN,
     SECONDS_MAX,
@@ -41,7 +41,7 @@ def one_of_four(threads: int) -> float:
 
 @dataclass
 class Engine:
-    """Steps on a clock of their own; what they are expected to take follows what they took, as in `rates.py`."""
+    """Steps on a clock of their own; what they are expected to take follows what they took, as in `StepCosts`."""
 
     tuner: ThreadTuner
     machine: Callable[[int], float]

@@ -1,4 +1,4 @@
-"""edge_agent/engine/runtimes/llama/tuning_policy.py: which setting is kept, and for what it is remembered."""
+"""edge_agent/engine/runtimes/llama/autotune.py: which setting is kept, and for what it is remembered."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 
 from edge_agent.engine.protocol import TUNING_DETAILS, LoadRequest
-from edge_agent.engine.runtimes.llama import tuning_policy
+from edge_agent.engine.runtimes.llama import autotune
+from edge_agent.engine.runtimes.llama.autotune import SAME, TunedSettings, TuningTrial
 from edge_agent.engine.runtimes.llama.llama_context import ContextShape
 from edge_agent.engine.runtimes.llama.step_costs import ROWS_BLOCK, ROWS_GROUP
-from edge_agent.engine.runtimes.llama.tuning_policy import SAME, TunedSettings, TuningTrial
 
 SHAPE = ContextShape(cells=1000, sequences=10, kv_type="f16", threads=4, rows=256)
 SPEC = LoadRequest(runtime="llama", threads=4)
-KEY = tuning_policy.tuning_key(SPEC, SHAPE, "zen4, Ryzen")
+KEY = autotune.tuning_key(SPEC, SHAPE, "zen4, Ryzen")
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ KEY = tuning_policy.tuning_key(SPEC, SHAPE, "zen4, Ryzen")
 )
 def test_a_setting_is_kept_if_it_is_faster_and_as_good(trial: TuningTrial, why: str) -> None:
     """By a tenth at least; then only what moves no logit far, keeps the likeliest token and no neighbour can touch."""
-    assert why == tuning_policy.trial_verdict(1.0, trial)
+    assert why == autotune.trial_verdict(1.0, trial)
 
 
 def test_what_was_measured_is_taken_up_at_the_next_load() -> None:
@@ -42,7 +42,7 @@ def test_what_was_measured_is_taken_up_at_the_next_load() -> None:
         replace(SHAPE, threads=2, rows=128, flash=False, groups=16), KEY, "measured", "64 rows: +2% time", SAME, SAME
     )
     kept = {name: value for name, value in measured.details().items() if name in TUNING_DETAILS}
-    assert measured.shape == tuning_policy.remembered_shape(kept, KEY, SHAPE)
+    assert measured.shape == autotune.remembered_shape(kept, KEY, SHAPE)
     assert set(TUNING_DETAILS) | {"tuned"} == set(measured.details())
 
 
@@ -57,22 +57,22 @@ def test_what_was_measured_is_taken_up_at_the_next_load() -> None:
 )
 def test_rows_are_in_groups_where_more_of_them_take_less_time(seconds: list[tuple[float, float]], groups: int) -> None:
     """By a twentieth; the second pair says something only where the first does."""
-    assert groups == tuning_policy.row_groups(seconds)
+    assert groups == autotune.row_groups(seconds)
 
 
 @pytest.mark.parametrize(
     "changed",
     [
-        tuning_policy.tuning_key(SPEC, SHAPE, "haswell, Ryzen"),
-        tuning_policy.tuning_key(LoadRequest(runtime="llama", threads=2), SHAPE, "zen4, Ryzen"),
-        tuning_policy.tuning_key(SPEC, replace(SHAPE, kv_type="q8_0"), "zen4, Ryzen"),
-        tuning_policy.tuning_key(SPEC, replace(SHAPE, rows=64), "zen4, Ryzen"),
+        autotune.tuning_key(SPEC, SHAPE, "haswell, Ryzen"),
+        autotune.tuning_key(LoadRequest(runtime="llama", threads=2), SHAPE, "zen4, Ryzen"),
+        autotune.tuning_key(SPEC, replace(SHAPE, kv_type="q8_0"), "zen4, Ryzen"),
+        autotune.tuning_key(SPEC, replace(SHAPE, rows=64), "zen4, Ryzen"),
     ],
 )
 def test_what_was_measured_for_something_else_is_not(changed: str) -> None:
     """Another processor or its code, other threads, another cache, another size of batches."""
     assert changed != KEY
-    assert tuning_policy.remembered_shape(TunedSettings(SHAPE, KEY, "measured").details(), changed, SHAPE) is None
+    assert autotune.remembered_shape(TunedSettings(SHAPE, KEY, "measured").details(), changed, SHAPE) is None
 
 
 @pytest.mark.parametrize(
@@ -88,4 +88,4 @@ def test_what_was_measured_for_something_else_is_not(changed: str) -> None:
 )
 def test_settings_that_cannot_be_are_not_taken(spoiled: dict[str, str]) -> None:
     """More than is given, nothing, or no number: a file that somebody has edited."""
-    assert tuning_policy.remembered_shape(TunedSettings(SHAPE, KEY, "measured").details() | spoiled, KEY, SHAPE) is None
+    assert autotune.remembered_shape(TunedSettings(SHAPE, KEY, "measured").details() | spoiled, KEY, SHAPE) is None

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.engine.pool import ENTRIES_MAX, TuningCache, TuningSettings
 from edge_agent.engine.protocol import LoadRequest
-from edge_agent.engine.tuning_cache import ENTRIES_MAX, TuningCache, TuningSettings
 from edge_agent.server.engine_access import open_tuning_cache
 from edge_agent.store.store import TuningFile
 

@@ -10,8 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.engine.protocol import EntitySpan
-from edge_agent.engine.runtimes.onnx_outputs import WordSpan
-from edge_agent.engine.runtimes.personal_spans import PersonalSpans, TagColumns, find_personal, grow, join_pieces
+from edge_agent.engine.runtimes.onnx_outputs import (
+    PersonalSpans,
+    TagColumns,
+    WordSpan,
+    find_personal,
+    grow,
+    join_pieces,
+)
 from edge_agent.formats.redaction_section import RedactionSection
 
 TAGS = ("O", "B-NAME", "I-NAME", "B-CITY", "I-CITY")

@@ -10,13 +10,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from edge_agent.capture.capture_values import SpoolWorkerDependencies
 from edge_agent.capture.example_capture import ExampleCapture
-from edge_agent.capture.spool_dependencies import SpoolWorkerDependencies
 from edge_agent.errors import DiskFull, UpstreamBusy, UpstreamFailed, UpstreamUnreachable
 from edge_agent.formats.example_records import ExampleTeacherLabel, parse
 from edge_agent.formats.manifest import Manifest
 from edge_agent.routing.large_model_questions import ModelAnswer
-from edge_agent.server.deferred_escalations import DeferredEscalations
+from edge_agent.server.model_router import DeferredEscalations
 from edge_agent.server.uplink_client import LargeModelFinish
 from tests.support.eventually import eventually
 from tests.support.site_cases import answered, config_of, manifest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edge_agent.client.connection_faults import explain_connection
+from edge_agent.client.call_failed import explain_connection
 
 FAILED = "failed to connect to all addresses; last error: "
 LOOKED_UP = "errors resolving shop.lan:9443: [field:hostname lookup error:address lookup failed for shop.lan:9443: "

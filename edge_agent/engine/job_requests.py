@@ -1,14 +1,15 @@
-"""A golden case as a job, and its answer in the words of the case: pure. See formats/golden.py."""
+"""Golden cases and questions as jobs of an engine, and answers in the words of the case. Pure."""
 
 from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from edge_agent.engine.protocol import JobRequest, JobResult
+from edge_agent.engine.protocol import AskedQuestion, JobRequest, JobResult
 from edge_agent.formats.golden_cases import GoldenAnswer
 from edge_agent.formats.manifest import Manifest
+from edge_agent.formats.questions import QuestionSpec
 
 SEED = 1
 
@@ -56,3 +57,19 @@ def ood_score(manifest: Manifest, done: JobResult) -> float | None:
     """Return how strange an input is by the score of the bundle's gate; None = the bundle has no gate."""
     gate = manifest.confidence.gate
     return gate.score_of(done.ood_score, done.label_mass) if gate else None
+
+
+def own_questions(manifest: Manifest) -> tuple[AskedQuestion, ...]:
+    """Return the questions that a bundle defines; of a classify task its only one."""
+    return as_asked(manifest, manifest.task.questions_asked)
+
+
+def as_asked(manifest: Manifest, questions: Iterable[QuestionSpec]) -> tuple[AskedQuestion, ...]:
+    """Return questions of a bundle, or of a call, each with the temperature that the bundle has for it."""
+    return tuple(
+        AskedQuestion(
+            *(each.name, each.type, each.instructions, each.outputs, each.descriptions),
+            temperature=manifest.confidence_of(each.name).temperature,
+        )
+        for each in questions
+    )
