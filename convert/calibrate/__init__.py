@@ -44,10 +44,9 @@ from convert.calibrate.threshold import Choice, Floats, Risk
 from convert.clustered_statistics import clustered_share
 from convert.data import row_files
 from convert.data.row_files import DataRow
-from convert.evaluate import reliability
-from convert.evaluate.bundle_folder import BundleFolder, open_bundle
+from convert.evaluate import quality_metrics
 from convert.evaluate.predictions import ServedPrediction
-from convert.evaluate.serving import quiet, serve_bundles
+from convert.evaluate.serving import BundleFolder, open_bundle, quiet, serve_bundles
 from convert.pipeline import task_file as tasks
 from convert.pipeline.stage import Progress, Report, StageJob
 from convert.quantize import candidate_bundle
@@ -274,7 +273,7 @@ def _conditions(
 
 def _reliability(confidences: Floats, proof: Answers) -> Report:
     loss = float(temperature.log_losses(confidences, proof.right).mean()) if len(confidences) else None
-    return reliability.reliability(confidences, proof.right, proof.families()) | {"log_loss": loss}
+    return quality_metrics.reliability(confidences, proof.right, proof.families()) | {"log_loss": loss}
 
 
 def described(choice: Choice, risk: Risk) -> Report:

@@ -14,10 +14,9 @@ from convert.calibrate.division import family
 from convert.calibrate.missed_values import CUTOFFS, CutoffChoice, MarkedDocument, MissedTarget, choose_cutoff
 from convert.data import row_files
 from convert.data.row_files import DataRow, TextSpan
-from convert.evaluate.bundle_folder import BundleFolder
 from convert.evaluate.predictions import FoundEntity
 from convert.evaluate.redaction_quality import redaction_figures, remaining
-from convert.evaluate.serving import ServedBundles, serve_bundles
+from convert.evaluate.serving import BundleFolder, ServedBundles, serve_bundles
 from convert.evaluate.site_redaction import SITE_RULES, redact_as_site
 from convert.pipeline.stage import Progress, Report
 from edge_agent.errors import ModelLoadFailed

@@ -19,7 +19,6 @@ from convert.cli import (
     collect,
     dataset,
     enrolment,
-    evaluate,
     fleet,
     init,
     interruption,
@@ -28,13 +27,10 @@ from convert.cli import (
     plan,
     privacy,
     publish,
-    quantize,
     run,
-    setup,
     signing,
     sites,
     split,
-    synthesize,
     verify_repo,
 )
 from convert.pipeline.execution import STAGES
@@ -127,19 +123,19 @@ app.command("init")(init.run)
 app.command("split")(split.run)
 app.command("run")(run.run)
 _OWN: dict[str, Callable[..., Any]] = {
-    "setup": setup.run,
-    "quantize": quantize.Command,
+    "setup": init.run_setup,
+    "quantize": run.Command,
     "calibrate": calibrate.Command,
     "assemble": assemble.Command,
-    "evaluate": evaluate.evaluate,
-    "compare": evaluate.compare,
+    "evaluate": run.evaluate,
+    "compare": run.compare,
 }
 for _stage in STAGES:
     app.command(_stage)(_OWN.pop(_stage, run.stage(_stage)))
 for _name, _command in _OWN.items():
     app.command(_name)(_command)
 app.command("assess")(assess.Command)
-app.command("synthesize")(synthesize.Command)
+app.command("synthesize")(split.Command)
 app.command("collect")(collect.Command)
 app.command("dataset")(dataset.Command)
 app.command("fleet")(fleet.Command)

@@ -1,4 +1,4 @@
-"""`edge-convert init`."""
+"""`edge-convert init` and `setup`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from convert import scaffold
 from convert.cli import progress_output
+from convert.pipeline import execution
 from convert.pipeline.recipe import RECIPE_NAME
 from convert.pipeline.task_file import TASK_NAME
 from edge_agent.errors import InvalidRequest
@@ -51,3 +52,28 @@ def _name(folder: Path) -> str:
     """Return a task name after the folder's."""
     kept = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in folder.resolve().name.lower())
     return kept.strip("-")[:63].strip("-") or "task"
+
+
+def run_setup(
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Folder to use instead of the user's cache; later runs need EDGE_CONVERT_CACHE=DIR."
+        ),
+    ] = None,
+    archive: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The source archive of llama-cpp-python, if it was downloaded by other means.",
+        ),
+    ] = None,
+) -> None:
+    """Build llama.cpp's converter from the pinned source archive, once. Afterwards no network is needed.
+
+    Only needed for runtime llama; takes about a minute. Instead you can name a checkout of llama.cpp: 'llama_cpp' under
+    'export' in the recipe.
+    """
+    with progress_output.bar() as progress:
+        made = execution.load_module("convert.export.gguf_export").setup(cache, archive, progress)
+    progress_output.out().print(f"llama.cpp's converter is in {made}.")

@@ -112,7 +112,6 @@ ENTRIES = {
     "convert.training": "a stage: see convert/pipeline/execution.py",
     "convert.package.question_calibration": "loaded by the command that uses it",
     "convert.data.synthesis.chat_endpoint": "loaded by the command that uses it",
-    "convert.collect.erased_records": "loaded by the command that uses it",
     "convert.encoder.sentences": "loaded by the command that uses it",
     "convert.collect.purge": "loaded by the command that uses it",
     "convert.prepare": "a stage: see convert/pipeline/execution.py",
