@@ -34,12 +34,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from convert.calibrate import gate, novelty, temperature, threshold
+from convert.calibrate import gate, temperature, threshold
 from convert.calibrate.calibration_answers import Answers, Subject, answer_rows, label_answers, record_answers
 from convert.calibrate.division import GATE_ROWS_MAX, divided, family, one_of_each
 from convert.calibrate.gate import Conditions
-from convert.calibrate.missed_values import MissedTarget
-from convert.calibrate.redaction_cutoff import calibrate_cutoff
+from convert.calibrate.redaction_cutoff import MissedTarget, calibrate_cutoff
 from convert.calibrate.threshold import Choice, Floats, Risk
 from convert.clustered_statistics import clustered_share
 from convert.data import row_files
@@ -224,7 +223,7 @@ def _verdict_of_all(sections: Mapping[str, Confidence], risk: Risk, enough: int)
 
 
 def _usual(seen: Sequence[ServedPrediction]) -> TypicalInputs | None:
-    return novelty.measure([each.label_mass for each in seen], [each.input_tokens for each in seen])
+    return gate.measure([each.label_mass for each in seen], [each.input_tokens for each in seen])
 
 
 def _choose(subject: Subject, conditions: Conditions, risk: Risk) -> Choice:

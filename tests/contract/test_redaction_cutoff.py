@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from convert.calibrate.missed_values import CUTOFFS, MissedTarget
-from convert.calibrate.redaction_cutoff import calibrate_cutoff
+from convert.calibrate.redaction_cutoff import CUTOFFS, MissedTarget, calibrate_cutoff
 from convert.data.row_files import DataRow, TextSpan
 from convert.evaluate.serving import BundleFolder, open_bundle, quiet
 from tests.support.bundles import echo_bundle
