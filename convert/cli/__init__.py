@@ -31,7 +31,6 @@ from convert.cli import (
     signing,
     sites,
     split,
-    verify_repo,
 )
 from convert.pipeline.execution import STAGES
 from edge_agent import __version__
@@ -151,7 +150,7 @@ _UPDATES: dict[str, Callable[..., Any]] = {
     "revoke": signing.RevokeCommand,
     "renew": signing.RenewCommand,
     "rotate": signing.RotateCommand,
-    "verify-repo": verify_repo.Command,
+    "verify-repo": media.VerifyCommand,
     "media": media.Command,
 }
 for _name, _updating in _UPDATES.items():

@@ -33,9 +33,9 @@ import numpy.typing as npt
 
 from convert.data import splits
 from convert.dataset import label_studio, selection
+from convert.dataset.assessment import INTERFACE_NAME, TASKS_NAME
 from convert.dataset.dataset_files import made_whole
 from convert.dataset.example_scope import open_examples
-from convert.dataset.review_folder import INTERFACE_NAME, TASKS_NAME
 from convert.dataset.selection import DatasetSelection
 from convert.encoder import linear, ngrams
 from convert.pipeline import execution

@@ -123,7 +123,6 @@ ENTRIES = {
     "convert.probe.llama_quantizer": "started with python -m",
     "convert.dataset.assessment": "imported by its command when it runs",
     "convert.collect.collection": "likewise",
-    "convert.dataset.review_folder": "likewise",
     "convert.dataset.label_review": "likewise",
     "convert.dataset.dataset_files": "likewise",
     "convert.report.report_files": "imported by the pipeline when there is something to report, since it draws",
