@@ -112,6 +112,7 @@ def test_the_order_of_sacrifice(site):
     assert {"routine": 2, "unsure": 1, "escalated": 1} == counted
 
 
+@pytest.mark.slow
 def test_new_answers_push_older_routine_out_of_a_full_spool(tmp_path):
     """Within the limit at all times; the limit is in bytes."""
     site = ASite(tmp_path, spool_bytes_max=2**20)

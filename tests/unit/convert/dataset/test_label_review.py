@@ -104,6 +104,7 @@ def test_right_labels_are_left_alone() -> None:
     assert (0, [], 1.0) == (found.estimated, found.suspects, found.agreement)
 
 
+@pytest.mark.slow
 def test_a_family_does_not_vouch_for_itself() -> None:
     """Copies of one text with one wrong label are found if they are one family, and hide each other if they are not."""
     vectors, labels = clusters()
@@ -152,6 +153,7 @@ def test_texts_become_vectors_of_length_one() -> None:
     assert np.array_equal(made, ngrams.vectors(texts))
 
 
+@pytest.mark.slow
 def test_people_are_asked_with_the_reasons(tmp_path: Path) -> None:
     """Tasks for Label Studio have both labels with their probabilities; the label as it is stands chosen."""
     found = rank(
@@ -176,6 +178,7 @@ def test_people_are_asked_with_the_reasons(tmp_path: Path) -> None:
     assert ("edge-agent/label-errors/v1", 3) == (report["schema"], len(report["rows"]))
 
 
+@pytest.mark.slow
 def test_a_correction_at_the_central_team_comes_back(tmp_path: Path) -> None:
     """What an expert chooses in Label Studio settles the label: it is no longer listed."""
     choice = DatasetSelection(collected(tmp_path, WRONG), "pos-intent", "reviewed", shares={"all": 1.0})
@@ -199,6 +202,7 @@ def test_nothing_to_look_at_is_said(tmp_path: Path) -> None:
     assert not (tmp_path / "review").exists()
 
 
+@pytest.mark.slow
 def test_commands_show_and_write_them(tmp_path: Path) -> None:
     """`assess` and `dataset` print the first rows; `dataset` leaves a report; --no-label-errors does neither."""
     folder = str(collected(tmp_path, WRONG))

@@ -190,6 +190,7 @@ def test_a_stranger_between_the_directions_of_the_training_texts_is_far():
     assert np.quantile(found.scores(fresh), 0.95) < np.quantile(found.scores(between), 0.05)
 
 
+@pytest.mark.slow
 def test_a_wide_encoder_stays_within_a_megabyte():
     """2,000 classes of 768 numbers fit by leaving out directions; fewer classes leave more of them."""
     vectors = RNG.normal(0, 1, (4000, 768)).astype(np.float32)
