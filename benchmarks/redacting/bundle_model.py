@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from benchmarks.redacting.figures import Spans
-from convert.evaluate.bundle_folder import open_bundle
+from convert.evaluate.serving import open_bundle
 from edge_agent.capture.redact.model_findings import FoundValue, join_windows, windows
 from edge_agent.engine.protocol import EntitySpan
 from edge_agent.engine.runtimes import onnx_outputs

@@ -82,7 +82,7 @@ class Command:
         locales = tuple(name.strip() for name in self.locale.split(","))
         calibration = execution.load_module("convert.package.question_calibration")
         wanted = calibration.QuestionCalibration(
-            bundle=execution.load_module("convert.evaluate.bundle_folder").open_bundle(self.what),
+            bundle=execution.load_module("convert.evaluate.serving").open_bundle(self.what),
             rows=rows,
             out=out,
             version=self.version,

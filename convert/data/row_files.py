@@ -26,9 +26,11 @@ from convert.data.data_row import (
     LabelSource,
     RowAnswer,
     TextSpan,
+    labels_of,
+    output_names,
+    rows_of,
 )
 from convert.data.probability_sampling import ProbabilitySample, RowSampling, equal_probability
-from convert.data.question_rows import labels_of, output_names, rows_of
 from convert.data.row_lines import LINE_BYTES_MAX, format_of, read_rows
 from convert.data.row_lines import SEE as _SEE
 from convert.data.split_leakage import NearDuplicates

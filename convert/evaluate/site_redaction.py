@@ -9,9 +9,8 @@ from collections.abc import Iterable, Sequence
 from itertools import count
 from pathlib import Path
 
-from convert.evaluate.bundle_folder import BundleFolder, open_bundle
 from convert.evaluate.predictions import FoundEntity, ServedPrediction
-from convert.evaluate.serving import ServedBundles, quiet, serve_bundles
+from convert.evaluate.serving import BundleFolder, ServedBundles, open_bundle, quiet, serve_bundles
 from convert.pipeline.stage import Progress
 from edge_agent.capture.redact import RULES_VERSION
 from edge_agent.capture.redact.model_findings import (

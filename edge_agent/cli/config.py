@@ -1,9 +1,19 @@
-"""`edge-agent config` and `limits`: the configuration that the daemon would run with, and the memory that it allows."""
+"""`edge-agent config` and `limits`: the configuration that the daemon would run with, and the memory that it allows.
+
+The parts of MemoryMax=, which the unit is given:
+
+    engines     engine.memory_bytes_max, or what the machine has
+    reserve     engine.memory_reserve_bytes, which engines leave free below any limit: they see this one too
+    daemon      its own: the program, answers that wait to be written, and the largest messages of all calls at once
+
+It is an upper bound, which keeps a fault here from harming the rest of the machine; engines count for themselves.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -13,11 +23,42 @@ from edge_agent.cli.command_group import global_options
 from edge_agent.cli.daemon_target import target_of
 from edge_agent.cli.output import AsJson, out, print_done, print_json, print_trimmed, table
 from edge_agent.cli.terminal import write_exactly
-from edge_agent.config import Overrides, config_paths, load, read_files
+from edge_agent.config import Config, Overrides, config_paths, load, read_files
 from edge_agent.config.config_files import render_sections
-from edge_agent.config.memory_plan import MemoryPlan, plan_memory
 from edge_agent.errors import SystemdFailed
 from edge_agent.formatting import format_bytes
+
+PROGRAM_BYTES = 192 * 2**20
+"""About 100 MB are resident after a day; the rest is for what is being installed or sealed."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What each part may take, in bytes."""
+
+    engines: int
+    """0 = what the machine has."""
+    reserve: int
+    daemon: int
+    machine: int
+
+    @property
+    def memory_max(self) -> int:
+        """The limit of all processes of the unit together; what the rest of the machine needs stays out of it."""
+        most = max(self.machine - self.reserve, self.machine // 2)
+        return min(most, self.engines + self.reserve + self.daemon) if self.engines else most
+
+
+def plan_memory(config: Config, machine_bytes: int) -> MemoryPlan:
+    """Share out a machine with that much memory."""
+    messages = config.service.calls_max * config.service.message_bytes_max
+    return MemoryPlan(
+        engines=config.engine.memory_bytes_max,
+        reserve=config.engine.memory_reserve_bytes,
+        daemon=PROGRAM_BYTES + config.examples.queue_bytes_max + messages,
+        machine=machine_bytes,
+    )
+
 
 app = typer.Typer(no_args_is_help=True, help="Show and check the configuration.")
 

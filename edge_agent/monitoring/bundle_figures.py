@@ -160,7 +160,7 @@ def beginning(said: Confidence, alarm: Alarm) -> DriftStream:
     if alarm == "confidence":
         return DriftStream(EventSample(said.n, {"sure": round(said.coverage * said.n)}), calibrated=True)
     if alarm == "novelty":
-        # Three limits, each with so many of the calibration's inputs at or beyond it (convert/calibrate/novelty.py).
+        # Three limits, each with so many of the calibration's inputs at or beyond it (convert/calibrate/gate.py).
         beyond = min(said.n, 3 * (1 + said.n // 200))
         return DriftStream(EventSample(said.n, {"unusual": beyond}), calibrated=True)
     return DriftStream()

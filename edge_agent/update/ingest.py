@@ -33,7 +33,7 @@ from edge_agent.store.state_database import InstalledBundle
 from edge_agent.store.store import Store
 from edge_agent.update.metadata_chain import BLOBS, FileTooLong, RepositoryFolder
 from edge_agent.update.repository_trust import RepositoryTrust
-from edge_agent.update.verified import CopyProgress, SignedBundle, VerifiedRepository
+from edge_agent.update.update_blockers import CopyProgress, SignedBundle, VerifiedRepository
 
 FILE_MODE, FOLDER_MODE = 0o640, 0o750
 

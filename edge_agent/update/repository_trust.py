@@ -45,7 +45,7 @@ from edge_agent.update.metadata_chain import (
     RepositoryFolder,
     RootChain,
 )
-from edge_agent.update.verified import SignedBundle, VerifiedRepository
+from edge_agent.update.update_blockers import SignedBundle, VerifiedRepository
 
 TIMESTAMP_BYTES_MAX = 16 * 1024
 _DRIVE_REMEDY = (

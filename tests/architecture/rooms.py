@@ -54,14 +54,6 @@ ROOMS: dict[str, set[str]] = {
         "edge_agent.engine.memory_cap",
         "edge_agent.engine.runtimes",
         "edge_agent.engine.confinement",
-        "edge_agent.engine.golden_check",
-    },
-    # In the child, too: golden cases asked of a device.
-    "edge_agent.engine.golden_check": {
-        "edge_agent.errors",
-        "edge_agent.formats",
-        "edge_agent.engine.protocol",
-        "edge_agent.engine.runtimes",
         "edge_agent.engine.job_requests",
     },
     "edge_agent.engine.confinement": set(),

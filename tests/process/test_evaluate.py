@@ -16,10 +16,9 @@ from convert.calibrate.division import divided
 from convert.calibrate.threshold import Risk
 from convert.data.row_files import DataRow, TextSpan
 from convert.evaluate import compare, evaluate, predict
-from convert.evaluate.bundle_folder import open_bundle
 from convert.evaluate.predictions import ServedPrediction
 from convert.evaluate.scoring import is_right
-from convert.evaluate.serving import serve_bundles
+from convert.evaluate.serving import open_bundle, serve_bundles
 from edge_agent.errors import BundleUnreadable, FileMissing, HashMismatch, InvalidRequest, ModelLoadFailed
 from edge_agent.formats.calibration import AlwaysEscalate, Threshold
 from tests.support.bundles import INTENTS, echo_bundle, smollm2_bundle, tiny_onnx_bundle

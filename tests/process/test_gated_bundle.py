@@ -9,7 +9,7 @@ import pytest
 
 from convert import calibrate, evaluate
 from convert.evaluate import predict
-from convert.evaluate.bundle_folder import open_bundle
+from convert.evaluate.serving import open_bundle
 from convert.package import assemble_stage
 from convert.pipeline import task_file as tasks
 from convert.pipeline.recipe import BudgetSection

@@ -12,7 +12,7 @@ import pytest
 
 from convert.data import imported_rows, row_files
 from convert.data.data_row import DataRow
-from convert.package import golden_origin
+from convert.package import golden_cases
 from convert.pipeline.execution import STAGES, inputs_of
 from convert.pipeline.recipe import PrivacySection
 from edge_agent.errors import BundleUnreadable, InvalidRequest
@@ -50,7 +50,7 @@ def test_imported_rows_lose_what_the_rules_or_the_model_find(tmp_path: Path) -> 
 def test_golden_cases_lose_what_the_model_finds(tmp_path: Path) -> None:
     """The sentence in the manifest names the bundle."""
     rows = [DataRow("back to room 407", "refund"), DataRow("what is it", "price")]
-    found = golden_origin.candidates(PrivacySection(), TASK, rows, redactor(tmp_path))
+    found = golden_cases.candidates(PrivacySection(), TASK, rows, redactor(tmp_path))
     texts = [row.text for row in found.rows]
     assert (2, []) == (len(texts), [text for text in texts if "407" in text])
     assert "redaction rules of version 2 and pii@1.0.0" == found.finders

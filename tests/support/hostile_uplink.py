@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from convert.collect.collect_report import CollectReport
+from convert.collect.collection import CollectReport
 from edge_agent.errors import EdgeAgentError
 from edge_agent.formats import segment
 from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign

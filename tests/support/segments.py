@@ -16,8 +16,7 @@ import duckdb
 import pyrage
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from convert.collect.collect_report import CollectReport
-from convert.collect.collection import CollectRequest, collect
+from convert.collect.collection import CollectReport, CollectRequest, collect
 from convert.collect.sources import SegmentSource, open_source
 from convert.publish.central_keys import CentralKeys
 from edge_agent.formats import example_records, segment, status_object

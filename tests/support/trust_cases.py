@@ -20,7 +20,7 @@ from edge_agent.store.state_database import InstalledBundle
 from edge_agent.store.store import Store, StoreLimits
 from edge_agent.update.ingest import BundleIngest
 from edge_agent.update.repository_trust import RepositoryTrust
-from edge_agent.update.verified import VerifiedRepository
+from edge_agent.update.update_blockers import VerifiedRepository
 from tests.support.store_cases import LIMITS
 
 

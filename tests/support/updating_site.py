@@ -24,9 +24,8 @@ from edge_agent.store.state_database import InstalledBundle, UpdateProgress
 from edge_agent.update.ingest import MissingFiles
 from edge_agent.update.probation import BundleActivity
 from edge_agent.update.selftest import BundleUnderTest
-from edge_agent.update.update_blockers import DownloadBlocker
+from edge_agent.update.update_blockers import CopyProgress, DownloadBlocker, VerifiedRepository
 from edge_agent.update.updater import Updater, UpdaterDependencies
-from edge_agent.update.verified import CopyProgress, VerifiedRepository
 from tests.support.activation_cases import Site
 from tests.support.bundles import digest_of
 from tests.support.examples import NOW

@@ -24,7 +24,7 @@ from edge_agent.metrics.answer_counts import AnswerCounts
 from edge_agent.refusal_log import LogDeduplicator
 from edge_agent.server.admission_control import AdmissionControl, RateLimiter
 from edge_agent.server.detached_calls import RequestDeduplicator
-from edge_agent.update.verified import VerifiedRepository
+from edge_agent.update.update_blockers import VerifiedRepository
 
 IN_PROGRESS = {
     AdmissionControl: ("calls",),

@@ -4,8 +4,8 @@ import pytest
 from typer.testing import CliRunner
 
 from edge_agent.cli import app
+from edge_agent.cli.config import PROGRAM_BYTES, plan_memory
 from edge_agent.config import Config
-from edge_agent.config.memory_plan import PROGRAM_BYTES, plan_memory
 
 GIB = 2**30
 QUARTER = GIB // 4

@@ -18,8 +18,8 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from convert.publish import initial_keys
-from convert.publish.initial_keys import RoleQuorum
+from convert.publish import key_rotation
+from convert.publish.key_rotation import RoleQuorum
 from edge_agent import config
 from edge_agent.cli import app
 from edge_agent.formats import enrolment_file
@@ -40,7 +40,7 @@ class Box:
     def __init__(self, folder: Path) -> None:
         self.folder, self.etc = folder, folder / "etc"
         self.etc.mkdir(exist_ok=True)
-        initial_keys.create(folder / "keys", time.time(), ONE, ONE)
+        key_rotation.create(folder / "keys", time.time(), ONE, ONE)
         self.root = (folder / "keys" / "root.json").read_text()
 
     def enrolment(self, ago: float = 0, days: float = 30, **changes: Any) -> Path:

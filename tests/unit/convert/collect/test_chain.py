@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from convert.collect import minhash, segment_chain
 from convert.collect.record_files import SegmentEntry
-from convert.data.text_normalisation import normalised
+from convert.data.data_row import normalised
 from edge_agent.formats.segment import RefusedSegment
 
 EPOCH = "0123456789abcdef"

@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from convert.collect import database, derivation
-from convert.collect.collect_report import CollectReport
+from convert.collect.collection import CollectReport
 from convert.collect.sources import FolderSource, SourceFailed
 from convert.fleet.site_registry import SiteRegistry
 from edge_agent.errors import InvalidRequest

@@ -5,9 +5,9 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from convert.quantize import onnx_quantizer, ood_graph
-from convert.quantize.detector import fitted, whiten
-from convert.quantize.ood_graph import Detector
+from convert.quantize import detector as ood_graph
+from convert.quantize import onnx_quantizer
+from convert.quantize.detector import Detector, fitted, whiten
 from edge_agent.formats.calibration import OUTPUT_NAME
 from tests.support import bert_onnx
 from tests.support.bert_onnx import TINY

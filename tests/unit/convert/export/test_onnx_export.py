@@ -4,8 +4,8 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from convert.export.question_outputs import output_of, split_logits
-from convert.quantize import ood_graph
+from convert.export.onnx_export import output_of, split_logits
+from convert.quantize import detector
 from edge_agent.formats.questions import QuestionSpec
 from tests.support.bundles import DEFAULT_LABELS, tiny_onnx
 
@@ -31,4 +31,4 @@ def test_each_question_has_its_part_of_the_logits():
     parts = session.run(None, given)
     assert [(1, 2), (1, WIDTH - 2)] == [each.shape for each in parts]
     np.testing.assert_array_equal(old.run(None, given)[0], np.concatenate(parts, axis=1))
-    assert ood_graph.find(before, "classify") == ood_graph.find(after, "decide") != ()
+    assert detector.find(before, "classify") == detector.find(after, "decide") != ()

@@ -11,12 +11,11 @@ from convert.calibrate import shared_risk
 from convert.calibrate.threshold import Risk
 from convert.data.data_row import DataRow, RowAnswer
 from convert.evaluate import paired_comparison
-from convert.evaluate.predictions import ServedPrediction
-from convert.evaluate.question_views import views
+from convert.evaluate.predictions import ServedPrediction, views
 from convert.evaluate.scoring import expected, measure, score_error
 from convert.package import golden_cases
 from convert.pipeline.recipe import BudgetSection
-from convert.publish import signed_quality
+from convert.publish import publishable_bundle
 from convert.quantize.candidate_selection import judge
 from convert.report import comparison, markdown, run_summary
 from edge_agent.formats.golden_cases import differences, is_binding
@@ -153,9 +152,11 @@ def test_the_report_has_a_table_of_questions_and_the_figures_of_each():
 def test_the_quality_that_is_signed_has_each_question():
     """Only numbers and names of questions are copied."""
     report = measure(manifest(), ROWS, SAID)
-    signed = signed_quality.taken(report | {"questions": report["questions"] | {"<b>": report["questions"]["intent"]}})
+    signed = publishable_bundle.taken(
+        report | {"questions": report["questions"] | {"<b>": report["questions"]["intent"]}}
+    )
     assert ["intent", "severity"] == list(signed["questions"])
-    assert signed == signed_quality.decode(signed_quality.encode(signed))
+    assert signed == publishable_bundle.decode(publishable_bundle.encode(signed))
     assert ["'intent'", "'severity'"] == [said.split()[0] for said in markdown.headline(signed)]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.redacting.bound import FAMILIES, KINDS, TARGET, bound_bars, population, sample_choice
-from convert.calibrate.missed_values import (
+from convert.calibrate.redaction_cutoff import (
     CUTOFFS,
     MarkedDocument,
     MissedTarget,

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from convert.cli import app
-from convert.dataset import label_errors, label_studio
+from convert.dataset import label_review, label_studio
 from convert.dataset.label_review import rank, write_tasks
 from convert.dataset.selection import DatasetSelection
 from convert.encoder import ngrams
@@ -64,8 +64,8 @@ def flipped(labels: list[str], rows: set[int]) -> list[str]:
     return [f"label-{(int(label[-1]) + 1) % 4}" if row in rows else label for row, label in enumerate(labels)]
 
 
-def found_in(vectors: Any, labels: list[str], families: list[str] | None = None) -> label_errors.LabelErrors:
-    found = label_errors.find(lambda: vectors, labels, families or [str(row) for row in range(len(labels))])
+def found_in(vectors: Any, labels: list[str], families: list[str] | None = None) -> label_review.LabelErrors:
+    found = label_review.find(lambda: vectors, labels, families or [str(row) for row in range(len(labels))])
     assert found is not None
     return found
 
@@ -134,7 +134,7 @@ def test_too_little_to_judge_computes_nothing(labels: list[str]) -> None:
     def never() -> Any:
         raise AssertionError
 
-    assert label_errors.find(never, labels, [str(row) for row in range(len(labels))]) is None
+    assert label_review.find(never, labels, [str(row) for row in range(len(labels))]) is None
 
 
 def test_the_same_rows_give_the_same_ranking() -> None:

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from convert.evaluate.bundle_folder import open_bundle
-from convert.evaluate.serving import quiet
-from convert.package import provenance
+from convert.evaluate.serving import open_bundle, quiet
+from convert.package import assemble_stage
 from convert.pipeline import recipe
 from convert.pipeline.stage import StageJob
 from convert.quantize import candidate_bundle
@@ -54,7 +53,7 @@ def rewrite(job: StageJob, **sections) -> None:
 
 def test_sources_have_hashes_and_rows(job):
     """Each split says how many rows it has, how many a model wrote, and its hash; the model says its own."""
-    sources = provenance.section(job)["sources"]
+    sources = assemble_stage.section(job)["sources"]
     assert {"source.checkpoint", "data.train", "data.calibration", "data.test"} == set(sources)
     digest = hashlib.sha256((job.recipe.folder / "train.jsonl").read_bytes()).hexdigest()
     said = "3 rows, 1 synthetic, labels: 3 imported, 3 imported rows, made-up values in 0"
@@ -64,36 +63,36 @@ def test_sources_have_hashes_and_rows(job):
 
 def test_a_changed_source_shows(job):
     """The hash of a directory covers every file in it."""
-    before = provenance.section(job)["sources"]["source.checkpoint"]
+    before = assemble_stage.section(job)["sources"]["source.checkpoint"]
     (job.recipe.folder / "model" / "config.json").write_text('{"layers": 2}')
-    assert before != provenance.section(job)["sources"]["source.checkpoint"]
+    assert before != assemble_stage.section(job)["sources"]["source.checkpoint"]
 
 
 def test_what_the_task_says_stands(job):
     """Base, licence and sources written in task.yaml are kept; without them the base is the recipe's source."""
-    assert ("model", "") == (provenance.section(job)["base"], provenance.section(job)["licence"])
+    assert ("model", "") == (assemble_stage.section(job)["base"], assemble_stage.section(job)["licence"])
     rewrite(job, provenance={"base": "MiniLM", "licence": "Apache-2.0", "sources": {"paper": "arXiv"}})
-    section = provenance.section(job)
+    section = assemble_stage.section(job)
     assert ("MiniLM", "Apache-2.0", "arXiv") == (section["base"], section["licence"], section["sources"]["paper"])
 
 
 def test_converters_are_those_of_the_runtime(job):
     """An ONNX bundle names what exported it, a GGUF bundle the other tool; what is not installed is not named."""
-    assert {"onnxruntime", "onnx"} <= set(provenance.section(job)["converter"])
+    assert {"onnxruntime", "onnx"} <= set(assemble_stage.section(job)["converter"])
     rewrite(job, runtime="llama")
-    names = set(provenance.section(job)["converter"])
+    names = set(assemble_stage.section(job)["converter"])
     assert "llama-cpp-python" in names
     assert "onnxruntime" not in names
     rewrite(job, runtime="echo")
-    assert {} == provenance.section(job)["converter"]
+    assert {} == assemble_stage.section(job)["converter"]
 
 
-@pytest.mark.parametrize("name", [*provenance.LICENCE_NAMES, None])
+@pytest.mark.parametrize("name", [*assemble_stage.LICENCE_NAMES, None])
 def test_a_licence_beside_the_model_is_found(job, name):
     """The usual names of a licence file are known; without one there is none."""
     if name:
         (job.recipe.folder / "model" / name).write_text("do what you like")
-    found = provenance.licence_file(job.recipe)
+    found = assemble_stage.licence_file(job.recipe)
     assert name == (found.name if found else None)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from convert.data.data_row import DataRow
-from convert.package.golden_origin import candidates, origin_of
+from convert.package.golden_cases import candidates, origin_of
 from convert.pipeline.recipe import PrivacySection
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.golden_cases import GoldenCase

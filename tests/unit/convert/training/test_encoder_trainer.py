@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from convert.training.known_outputs import keep_known_outputs
+from convert.training.encoder_trainer import keep_known_outputs
 
 
 def head_of(labels: int, value: float) -> torch.nn.Linear:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from convert.clustered_statistics import family_numbers
-from convert.evaluate.reliability import BIN_FAMILIES_MIN, bin_places, gaps_of, reliability
+from convert.evaluate.quality_metrics import BIN_FAMILIES_MIN, bin_places, gaps_of, reliability
 
 
 def alone(rows: int) -> np.ndarray:
