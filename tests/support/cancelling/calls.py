@@ -408,8 +408,8 @@ def missing() -> list[str]:
     """Name the methods of the daemon that no call here is of.
 
     EscalationService is no service of the daemon: the uplink serves it. What the daemon awaits of its Ask it awaits in
-    Classify and Generate, in the calls here that ask the large model. The handlers of the uplink, and the daemon's
-    watch over it, a background task, are not swept.
+    Classify and Generate, in the calls here that ask the large model. tests/process/test_cancellation_escalation.py
+    sweeps the handlers of the uplink; the daemon's watch over it is a background task, and is not swept.
     """
     made = {call.method for call in CALLS}
     return [method.full_name for method in METHODS if method.full_name not in made]
