@@ -326,6 +326,7 @@ def test_no_class_is_named_by_a_participle():
     require_none(shape.bare_participles(SHIPPED), "Name the thing: HumanLabel, not Said.")
 
 
+@pytest.mark.slow
 def test_names_say_what_is_inside():
     """No module or class has a name that fits anything."""
     require_none(shape.banned_names(CODE + TESTS), "Name it after what it knows or does.")

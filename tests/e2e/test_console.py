@@ -138,7 +138,6 @@ def test_a_record_is_edited(console):
     assert [("anna Ä", "corrected", '{"NAME":"Ben"}')] == said_of(console, two)
 
 
-@pytest.mark.slow
 def test_what_the_daemon_refuses_is_said(console):
     """A label that the task lacks, an unknown answer, an empty form: a sentence comes back, nothing is kept."""
     [one] = ask(console, "refused")

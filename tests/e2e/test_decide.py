@@ -235,7 +235,6 @@ def test_figures_are_by_question(client, daemon):
     assert all(each["days"] for each in of_desk.values())
 
 
-@pytest.mark.slow
 def test_erasing_one_answer_says_what_else_holds_the_text(client, daemon):
     """The text stays with the other questions; the printed command erases it with all of them."""
     [decision] = client.decide(DESK, ["ERASEDTEXT refund"])

@@ -175,7 +175,6 @@ def test_a_refusal_closes_the_way(site, oracle, way, reason, asked):
     assert asked == len(oracle.asked)
 
 
-@pytest.mark.slow
 def test_a_text_is_written_upstream_only_on_request(site, oracle):
     """Generation stays here, unless its caller asks for the large model."""
     with site.client.generate("assistant", "one two three") as stream:

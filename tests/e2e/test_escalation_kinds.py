@@ -83,7 +83,6 @@ def test_a_record_that_breaks_its_schema_leaves_the_one_from_here(site, oracle, 
     assert 2 == len(oracle.asked)
 
 
-@pytest.mark.slow
 def test_a_text_is_streamed_back_with_what_was_replaced(site, oracle):
     """On request the large model writes; the caller reads names, which never left."""
     with site.client.generate(TALK, f"write to {SECRET}", escalate=True) as stream:

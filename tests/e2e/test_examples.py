@@ -198,7 +198,6 @@ def test_the_age_tool_opens_a_segment(daemon, tmp_path):
     assert segment.records_of(segment.unseal(sealed.read_bytes(), [IDENTITY]))
 
 
-@pytest.mark.slow
 def test_each_reviewer_socket_serves_feedback_only(daemon):
     """The socket is the role: devices cannot judge, reviewers cannot infer."""
     with ReviewClient(daemon.inference) as client:

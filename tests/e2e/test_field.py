@@ -134,7 +134,6 @@ def drift(fielded):
     eventually_sync(lambda: [alarm.alarm for alarm in fielded.site.admin.status().alarms] == ["confidence"])
 
 
-@pytest.mark.slow
 def test_a_drifted_stream_raises_the_alarm_everywhere_and_changes_nothing(fielded):
     """Status, metrics, doctor and the heartbeat name it and what to do; without the plan's permission that is all."""
     drift(fielded)

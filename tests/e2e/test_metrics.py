@@ -114,7 +114,6 @@ def test_the_site_is_described(daemon: RunningDaemon, port: int) -> None:
     assert "counter" == kinds(page)["edge_agent_answers"]
 
 
-@pytest.mark.slow
 def test_a_restart_of_an_engine_shows(daemon: RunningDaemon, port: int) -> None:
     """When an engine's process dies, its restarts and loads go up."""
     before = scrape(port)

@@ -268,7 +268,6 @@ def test_the_mount_point_of_a_drive_that_is_not_there_is_not_filled(run, tmp_pat
     assert "is not a folder" in run("media", command, str(tmp_path / "drive")).stderr
 
 
-@pytest.mark.slow
 def test_a_file_that_was_changed_on_the_drive_is_copied_again(tmp_path):
     """The content decides, not the name."""
     outbox = outbox_of(tmp_path / "outbox", 1, 10)
