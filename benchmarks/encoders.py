@@ -5,8 +5,9 @@ by one and then together, by turns, so that what else the machine does hits both
 of the pairs, alone to together, and above 1 batches would be faster. Once the texts have one length, as nothing is
 padded then, and once those of a till.
 
-Also what the gate of a bundle costs (formats/ood_gate.py): one text of a till is classified over gRPC without and with
-the distance to the nearest of 150 classes in the graph and a p-value among as many held-out scores as there may be.
+Also what the gate of a bundle costs (formats/calibration.py): one text of a till is classified over gRPC without and
+with the distance to the nearest of 150 classes in the graph and a p-value among as many held-out scores as there may
+be.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from benchmarks import public_data
 from benchmarks.bars import Bar
 from benchmarks.flywheel import goods
 from convert.cli import progress_output
-from convert.dataset import label_errors
+from convert.dataset import label_review
 from convert.encoder import ngrams
 from convert.encoder.sentences import sentence_vectors
 from tests.support import models
@@ -64,7 +64,7 @@ def measure(name: str, rows: list[tuple[str, str]]) -> Iterator[Bar]:
         }
         for way, vectors in ways.items():
             began = time.monotonic()
-            found = label_errors.find(vectors, given, texts)
+            found = label_review.find(vectors, given, texts)
             if found is None:
                 raise ValueError(f"{name} has too few rows")
             first = [each.row in flipped for each in found.ranked[: len(flipped)]]

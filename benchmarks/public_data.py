@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from convert.data.text_normalisation import normalised
+from convert.data.data_row import normalised
 
 CARVED_SHARE = 0.15
 SEED = 1

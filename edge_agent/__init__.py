@@ -3,7 +3,7 @@
 import os
 
 # gRPC reads it when it is loaded, and would write of every failed handshake, which anyone on the network can cause:
-# core_log.py counts those.
+# refusal_log.py counts those.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 # pydantic reads it when it compiles its first model, and would look through every installed package for plugins to run.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")

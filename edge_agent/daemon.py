@@ -23,28 +23,25 @@ import structlog
 import uvloop
 
 from edge_agent import __version__, logs, systemd
+from edge_agent.capture.capture_values import SpoolWorkerDependencies
 from edge_agent.capture.example_capture import ExampleCapture
-from edge_agent.capture.spool_dependencies import SpoolWorkerDependencies
 from edge_agent.config import Config, StoreConfig, addresses
-from edge_agent.core_log import CoreLog
 from edge_agent.engine.pool import EnginePool
 from edge_agent.metrics.answer_counts import AnswerCounts
 from edge_agent.metrics.metrics_listener import MetricsListener
 from edge_agent.metrics.site_metrics import SiteMetrics, SiteMetricsDependencies
-from edge_agent.refusal_log import HANDSHAKE
-from edge_agent.server import process_limits, site_status
+from edge_agent.refusal_log import HANDSHAKE, CoreLog
+from edge_agent.server import process_limits, task_modes
 from edge_agent.server.admin_service import AdminDependencies, AdminServicer
 from edge_agent.server.admission_control import AdmissionControl
-from edge_agent.server.deferred_escalations import DeferredEscalations
 from edge_agent.server.engine_access import activation_engines, open_tuning_cache, update_engines
 from edge_agent.server.feedback import FeedbackServicer
 from edge_agent.server.grpc_servers import FEEDBACK, GrpcServers
 from edge_agent.server.inference import InferenceDependencies
 from edge_agent.server.model_redaction import ModelRedactor
-from edge_agent.server.model_router import ModelRouter
+from edge_agent.server.model_router import DeferredEscalations, ModelRouter
 from edge_agent.server.task_modes import MonitoringAlarms, TaskModes
-from edge_agent.server.uplink_client import UplinkClient
-from edge_agent.server.uplink_status import download_blocker
+from edge_agent.server.uplink_client import UplinkClient, download_blocker
 from edge_agent.store.bundle_archive import StoreLimits
 from edge_agent.store.store import Store
 from edge_agent.supervision import Component, DeathPolicy, RunWrapper, Supervisor, run_unwrapped
@@ -195,7 +192,7 @@ class Daemon:
         return SpoolWorkerDependencies(
             tasks=self._task_statuses,
             version=__version__,
-            updates=lambda: site_status.site_updates(self._activation, self._updater.overview),
+            updates=lambda: task_modes.site_updates(self._activation, self._updater.overview),
             revision=lambda: self._update_revision,
             alarmed=self._alarms.replace_alarms,
             redactor=lambda: (redactor.model(), redactor.bound()),
@@ -237,7 +234,7 @@ class Daemon:
     def _task_statuses(self) -> list[TaskStatus]:
         """Describe the tasks for the site's status document; called on the spool's thread."""
         overview = self._updater.overview
-        return site_status.task_statuses(self._engines, self._activation, overview, self._capture, self._alarms)
+        return task_modes.task_statuses(self._engines, self._activation, overview, self._capture, self._alarms)
 
     def _update_changed(self) -> None:
         self._update_revision += 1

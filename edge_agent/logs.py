@@ -8,7 +8,7 @@ import sys
 import structlog
 
 from edge_agent.config import LogConfig
-from edge_agent.errors.printable import printable_event
+from edge_agent.errors.base import printable_event
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 

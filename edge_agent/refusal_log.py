@@ -3,21 +3,76 @@
 Each refusal is counted. One line per caller and reason is logged at once; those of the next minute are counted, and a
 summary says how many there were. So a technician finds the cause in the journal, and a flood does not fill it. A line
 has who, which call and the reason: never a message, which may quote what a caller sent.
+
+gRPC's C library rejects a client without a valid certificate before any code of ours runs, and offers no callback. At
+the level INFO it writes one line with the cause, without the address of the client. So the daemon reads these lines: it
+counts and logs failed handshakes by cause, and drops the library's other lines, which anyone on the network can cause.
+Lines of other origin pass. The library writes into a pipe that never blocks it: lines that find the pipe full are lost.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
+import os
+import re
+import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from typing import Generic, TextIO, TypeVar
 
 import structlog
 
 from edge_agent.errors import BY_REASON, ModelError, RequestCancelled
-from edge_agent.log_deduplication import WINDOW_SECONDS, LogDeduplicator
+
+WINDOW_SECONDS = 60.0
+KINDS_MAX = 256
+
+Kind = TypeVar("Kind", bound=Hashable)
+
+
+@dataclass
+class _RepeatedEvent:
+    until: float
+    count: int = 0
+
+
+class LogDeduplicator(Generic[Kind]):
+    """Logs the first event of a kind at once, and counts the rest of a window. Pure; `now` is in monotonic seconds.
+
+    The table is bounded: beyond KINDS_MAX all further kinds count as one.
+    """
+
+    def __init__(self, others: Kind) -> None:
+        """Count kinds beyond the bound as `others`."""
+        self._others = others
+        self._seen: dict[Kind, _RepeatedEvent] = {}
+
+    def first(self, kind: Kind, now: float) -> bool:
+        """Record an event; tell whether to log it now. Otherwise it is counted until `due`."""
+        if kind not in self._seen and len(self._seen) >= KINDS_MAX:
+            kind = self._others
+        seen = self._seen.get(kind)
+        if seen is None:
+            self._seen[kind] = _RepeatedEvent(now + WINDOW_SECONDS)
+            return True
+        seen.count += 1
+        return False
+
+    def due(self, now: float) -> list[tuple[Kind, int]]:
+        """Remove the kinds whose window has ended; return those that were repeated in it, with the count."""
+        over = [kind for kind, seen in self._seen.items() if seen.until <= now]
+        counted = [(kind, self._seen.pop(kind).count) for kind in over]
+        return [(kind, count) for kind, count in counted if count]
+
+    def rest(self) -> list[tuple[Kind, int]]:
+        """Remove all kinds; return the counts."""
+        return self.due(float("inf"))
+
 
 log = structlog.get_logger("edge_agent.refusals")
 
@@ -135,3 +190,87 @@ def _explained(reason: str) -> dict[str, str]:
     """Return the cause of a reason in the catalogue, and the command that explains it."""
     error = BY_REASON.get(reason)
     return {"cause": " ".join((error.__doc__ or "").split())} if error else {}
+
+
+LEVEL_VARIABLE = "GRPC_VERBOSITY"
+SILENT, LEVEL = "NONE", "INFO"
+"""What `edge_agent/__init__.py` sets, and the lowest level that reports handshakes."""
+STANDARD_ERROR = 2
+PIPE_BYTES = 1024 * 1024
+"""What may wait for the event loop; the kernel may allow less."""
+READ_BYTES = 64 * 1024
+LINE_BYTES_MAX = 16 * 1024
+"""A longer line is passed on in parts."""
+
+_OF_GRPC = re.compile(rb"[IWE]\d{4} \d\d:\d\d:\d\d")
+_HANDSHAKE = re.compile(rb"Handshake failed with error \w+: (?P<why>.*)")
+
+
+def report_handshakes() -> None:
+    """Have gRPC report failed handshakes, unless the environment sets a level. It reads that when it is imported."""
+    if os.environ.get(LEVEL_VARIABLE) == SILENT:
+        os.environ[LEVEL_VARIABLE] = LEVEL
+
+
+class CoreLog:
+    """Standard error of this process, with gRPC's lines taken out. Make it before the logs are configured."""
+
+    def __init__(self) -> None:
+        """Give C code a pipe for standard error, and Python the real one."""
+        self._real = os.dup(STANDARD_ERROR)
+        self._reads, writes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        with contextlib.suppress(OSError):  # the user's pipes have taken what the kernel allows
+            fcntl.fcntl(writes, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        os.dup2(writes, STANDARD_ERROR)
+        os.close(writes)
+        self._python: TextIO = os.fdopen(os.dup(self._real), "w", buffering=1, errors="backslashreplace")
+        sys.stderr = self._python
+        self._rest = b""
+        self.on_failed_handshake: Callable[[str], None] = lambda _: None
+        """Gets the cause."""
+
+    async def run(self) -> None:
+        """Read until cancelled."""
+        loop = asyncio.get_running_loop()
+        readable = asyncio.Event()
+        loop.add_reader(self._reads, readable.set)
+        try:
+            while True:
+                await readable.wait()
+                readable.clear()
+                self.read()
+        finally:
+            loop.remove_reader(self._reads)
+
+    def read(self) -> None:
+        """Read what has been written so far."""
+        try:
+            while data := os.read(self._reads, READ_BYTES):
+                *lines, rest = (self._rest + data).split(b"\n")
+                self._rest = rest
+                for line in lines:
+                    self._take(line + b"\n")
+                if len(self._rest) > LINE_BYTES_MAX:
+                    self._flush()
+        except BlockingIOError:
+            return
+
+    def close(self) -> None:
+        """Read the rest, and give standard error back to C code."""
+        os.dup2(self._real, STANDARD_ERROR)
+        self.read()
+        self._flush()
+        os.close(self._reads)
+        os.close(self._real)
+
+    def _flush(self) -> None:
+        rest, self._rest = self._rest, b""
+        if rest:
+            self._take(rest)
+
+    def _take(self, line: bytes) -> None:
+        found = _HANDSHAKE.search(line)
+        if found:
+            self.on_failed_handshake(handshake_cause(found["why"]))
+        elif not _OF_GRPC.match(line):
+            os.write(self._real, line)

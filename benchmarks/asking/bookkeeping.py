@@ -19,9 +19,9 @@ from types import SimpleNamespace
 from typing import cast
 
 from benchmarks.bars import Bar, median
+from edge_agent.capture.capture_values import SpoolWorkerDependencies
 from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.capture.redact.redactor import Redactor
-from edge_agent.capture.spool_dependencies import SpoolWorkerDependencies
 from edge_agent.config import Config, EscalationConfig
 from edge_agent.engine.job_dispatch import EngineAnswer
 from edge_agent.engine.protocol import JobResult

@@ -32,8 +32,8 @@ from convert.calibrate.division import divided
 from convert.calibrate.gate import Conditions
 from convert.calibrate.threshold import Risk
 from convert.data.data_row import DataRow, RowAnswer
-from convert.evaluate.bundle_folder import BundleFolder
 from convert.evaluate.predictions import ServedPrediction
+from convert.evaluate.serving import BundleFolder
 from edge_agent.formats.manifest import Manifest
 from tests.support.bundles import fields_of
 

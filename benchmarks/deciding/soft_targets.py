@@ -32,7 +32,7 @@ from convert.calibrate import temperature
 from convert.encoder import linear
 from convert.encoder.linear import Floats, Integers
 from convert.encoder.sentences import sentence_vectors
-from convert.evaluate.reliability import reliability
+from convert.evaluate.quality_metrics import reliability
 from convert.evaluate.serving import quiet
 from tests.support import models
 

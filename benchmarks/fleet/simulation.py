@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from benchmarks.fleet.sites import DAY, HOUR, NEVER, Site
-from convert.fleet.rollout_progress import report
-from convert.fleet.site_statuses import SiteStatuses
+from convert.fleet.rollout_progress import SiteStatuses, report
 from edge_agent.formats.plan import (
     BundleOffer,
     DesiredState,

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from convert.export import llama_converter
+from convert.export import gguf_export
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "llama-server"
 PROGRAMS = ("llama-server", "llama-bench")
@@ -42,7 +42,7 @@ KERNELS = [
 WITHOUT = "-mno-avx512fp16"
 _SHOWN_EVERY = 10  # percent
 _PROGRESS = re.compile(r"^\[\s*(?:(\d+)%|(\d+)/(\d+))\]")
-_INSIDE = f"llama_cpp_python-{llama_converter.VERSION}/vendor/llama.cpp/"
+_INSIDE = f"llama_cpp_python-{gguf_export.VERSION}/vendor/llama.cpp/"
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Programs:
 def programs(*, kernels: bool = False, cache: Path = CACHE) -> Programs:
     """Return the programs, with the agent's kernels built in or not; the first time, that takes minutes."""
     of = hashlib.sha256(b"".join(header.read_bytes() for header in KERNELS)).hexdigest()[:8]
-    folder = cache / "-".join([llama_converter.VERSION, str(BUILD), *([of] if kernels else [])])
+    folder = cache / "-".join([gguf_export.VERSION, str(BUILD), *([of] if kernels else [])])
     if not folder.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix=".build-") as name:
@@ -76,7 +76,7 @@ def percent(line: str) -> int | None:
 
 def _build(folder: Path, flags: Sequence[str]) -> Path:
     _say("loading the source of llama-server: the archive of llama-cpp-python, 100 MB")
-    source = _unpacked(llama_converter.download(folder), folder)
+    source = _unpacked(gguf_export.download(folder), folder)
     _say("building llama-server, once; minutes")
     build = folder / "build"
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []

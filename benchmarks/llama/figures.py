@@ -21,7 +21,7 @@ from benchmarks.llama.comparing import Figure, Pair, compared
 from benchmarks.llama.parts import TRIES_MAX, Match
 from benchmarks.llama.running import LlamaServer, Settings
 from benchmarks.llama.streams import Written, pace, short
-from convert.export.llama_converter import VERSION
+from convert.export.gguf_export import VERSION
 
 ROUNDS = 5
 PROMPT_TOKENS = 512

@@ -2,8 +2,8 @@
 
 Each document has up to six values, and a difficulty of its own, so that its values are found or missed together; some
 families are alike. A value has a probability that the model finds it at each cut-off. The product's own rule
-(convert.calibrate.missed_values) chooses a cut-off from a sample, and the share that truly remains at this cut-off is
-held against the promise. The naive rule, which takes the highest cut-off whose share in the sample is in order, is
+(convert.calibrate.redaction_cutoff) chooses a cut-off from a sample, and the share that truly remains at this cut-off
+is held against the promise. The naive rule, which takes the highest cut-off whose share in the sample is in order, is
 beside it.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.bars import Bar
-from convert.calibrate.missed_values import CUTOFFS, CutoffChoice, MarkedDocument, MissedTarget, choose_cutoff
+from convert.calibrate.redaction_cutoff import CUTOFFS, CutoffChoice, MarkedDocument, MissedTarget, choose_cutoff
 
 RESAMPLES = 1000
 TARGET = MissedTarget(missed_max=0.05, delta=0.1)

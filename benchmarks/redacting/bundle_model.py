@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from benchmarks.redacting.figures import Spans
-from convert.evaluate.bundle_folder import open_bundle
+from convert.evaluate.serving import open_bundle
 from edge_agent.capture.redact.model_findings import FoundValue, join_windows, windows
 from edge_agent.engine.protocol import EntitySpan
 from edge_agent.engine.runtimes import onnx_outputs
-from edge_agent.engine.runtimes.personal_spans import TagColumns, find_personal
+from edge_agent.engine.runtimes.onnx_outputs import TagColumns, find_personal
 
 COST_TOKENS, COST_ROUNDS, CLASSES = 32, 300, 8
 Floats = NDArray[np.float32]

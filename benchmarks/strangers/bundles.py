@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from convert.data.text_normalisation import normalised
+from convert.data.data_row import normalised
 from convert.package.assemble_stage import BUNDLE
 from convert.pipeline import execution, recipe
 

@@ -34,20 +34,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from convert.calibrate import gate, novelty, temperature, threshold
+from convert.calibrate import gate, temperature, threshold
 from convert.calibrate.calibration_answers import Answers, Subject, answer_rows, label_answers, record_answers
 from convert.calibrate.division import GATE_ROWS_MAX, divided, family, one_of_each
 from convert.calibrate.gate import Conditions
-from convert.calibrate.missed_values import MissedTarget
-from convert.calibrate.redaction_cutoff import calibrate_cutoff
+from convert.calibrate.redaction_cutoff import MissedTarget, calibrate_cutoff
 from convert.calibrate.threshold import Choice, Floats, Risk
 from convert.clustered_statistics import clustered_share
 from convert.data import row_files
 from convert.data.row_files import DataRow
-from convert.evaluate import reliability
-from convert.evaluate.bundle_folder import BundleFolder, open_bundle
+from convert.evaluate import quality_metrics
 from convert.evaluate.predictions import ServedPrediction
-from convert.evaluate.serving import quiet, serve_bundles
+from convert.evaluate.serving import BundleFolder, open_bundle, quiet, serve_bundles
 from convert.pipeline import task_file as tasks
 from convert.pipeline.stage import Progress, Report, StageJob
 from convert.quantize import candidate_bundle
@@ -225,7 +223,7 @@ def _verdict_of_all(sections: Mapping[str, Confidence], risk: Risk, enough: int)
 
 
 def _usual(seen: Sequence[ServedPrediction]) -> TypicalInputs | None:
-    return novelty.measure([each.label_mass for each in seen], [each.input_tokens for each in seen])
+    return gate.measure([each.label_mass for each in seen], [each.input_tokens for each in seen])
 
 
 def _choose(subject: Subject, conditions: Conditions, risk: Risk) -> Choice:
@@ -274,7 +272,7 @@ def _conditions(
 
 def _reliability(confidences: Floats, proof: Answers) -> Report:
     loss = float(temperature.log_losses(confidences, proof.right).mean()) if len(confidences) else None
-    return reliability.reliability(confidences, proof.right, proof.families()) | {"log_loss": loss}
+    return quality_metrics.reliability(confidences, proof.right, proof.families()) | {"log_loss": loss}
 
 
 def described(choice: Choice, risk: Risk) -> Report:

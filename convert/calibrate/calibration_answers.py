@@ -16,11 +16,9 @@ from convert.calibrate.temperature import Fit
 from convert.calibrate.threshold import Floats
 from convert.clustered_statistics import Numbers, family_numbers
 from convert.data.row_files import DataRow
-from convert.evaluate.bundle_folder import BundleFolder
-from convert.evaluate.predictions import ServedPrediction, matrix
-from convert.evaluate.question_views import QuestionView, views
+from convert.evaluate.predictions import QuestionView, ServedPrediction, matrix, views
 from convert.evaluate.scoring import is_right
-from convert.evaluate.serving import ServedBundles
+from convert.evaluate.serving import BundleFolder, ServedBundles
 from convert.pipeline.stage import Progress
 
 TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)

@@ -1,6 +1,10 @@
-"""Makes the gate of a bundle from held-out rows, and counts what gate, floor and threshold each hold up. Pure.
+"""Makes the gate of a bundle from held-out rows, counts what it holds up, and limits of ordinary inputs. Pure.
 
-A manifest contains the scores of the held-out rows; edge_agent/formats/ood_gate.py computes p-values from them. A
+The manifest contains the limits, and the agent marks answers to inputs outside of them. Each limit is the k-th smallest
+or largest value, k = 1 + rows / 200 rounded down: another text of the same kind is beyond it with probability k / (rows
++ 1), about 0.5% with many rows.
+
+A manifest contains the scores of the held-out rows; edge_agent/formats/calibration.py computes p-values from them. A
 family counts as one row, because the scores of its rows depend on each other.
 
 The floor is the least calibrated probability of a single confident answer. Gate and floor are fixed before the
@@ -9,6 +13,7 @@ threshold is tested, so the rows that pass them are independent of each other, a
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +24,25 @@ import numpy.typing as npt
 
 from convert.clustered_statistics import share
 from convert.evaluate.predictions import ServedPrediction
+from edge_agent.formats.calibration import GateScore, OodGate, TypicalInputs, rows_needed
 from edge_agent.formats.manifest import Manifest
-from edge_agent.formats.ood_gate import GateScore, OodGate, rows_needed
+
+ONE_IN = 200
+ROWS_MIN = 30
+
+
+def measure(label_masses: Sequence[float], input_tokens: Sequence[int]) -> TypicalInputs | None:
+    """Return the limits, or None with fewer than ROWS_MIN rows."""
+    if len(input_tokens) < ROWS_MIN:
+        return None
+    place = len(input_tokens) // ONE_IN
+    tokens, masses = sorted(input_tokens), sorted(label_masses)
+    return TypicalInputs(
+        label_mass_min=math.floor(1e6 * masses[place]) / 1e6,
+        input_tokens_min=tokens[place],
+        input_tokens_max=tokens[-1 - place],
+    )
+
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]

@@ -19,7 +19,6 @@ from convert.cli import (
     collect,
     dataset,
     enrolment,
-    evaluate,
     fleet,
     init,
     interruption,
@@ -28,21 +27,17 @@ from convert.cli import (
     plan,
     privacy,
     publish,
-    quantize,
     run,
-    setup,
     signing,
     sites,
     split,
-    synthesize,
-    verify_repo,
 )
 from convert.pipeline.execution import STAGES
 from edge_agent import __version__
 from edge_agent.cli.command_group import PrintableGroup, flush_output
 from edge_agent.cli.terminal import report, say
 from edge_agent.errors import CapacityError, EdgeAgentError, ModelError, RequirementUnmet, SiteError
-from edge_agent.errors.printable import printable_event
+from edge_agent.errors.base import printable_event
 
 _EPILOG = (
     "Exit codes: 0 done, 1 the model or the data failed a check, 2 wrong usage or bad input, 3 something on this"
@@ -127,19 +122,19 @@ app.command("init")(init.run)
 app.command("split")(split.run)
 app.command("run")(run.run)
 _OWN: dict[str, Callable[..., Any]] = {
-    "setup": setup.run,
-    "quantize": quantize.Command,
+    "setup": init.run_setup,
+    "quantize": run.Command,
     "calibrate": calibrate.Command,
     "assemble": assemble.Command,
-    "evaluate": evaluate.evaluate,
-    "compare": evaluate.compare,
+    "evaluate": run.evaluate,
+    "compare": run.compare,
 }
 for _stage in STAGES:
     app.command(_stage)(_OWN.pop(_stage, run.stage(_stage)))
 for _name, _command in _OWN.items():
     app.command(_name)(_command)
 app.command("assess")(assess.Command)
-app.command("synthesize")(synthesize.Command)
+app.command("synthesize")(split.Command)
 app.command("collect")(collect.Command)
 app.command("dataset")(dataset.Command)
 app.command("fleet")(fleet.Command)
@@ -155,7 +150,7 @@ _UPDATES: dict[str, Callable[..., Any]] = {
     "revoke": signing.RevokeCommand,
     "renew": signing.RenewCommand,
     "rotate": signing.RotateCommand,
-    "verify-repo": verify_repo.Command,
+    "verify-repo": media.VerifyCommand,
     "media": media.Command,
 }
 for _name, _updating in _UPDATES.items():

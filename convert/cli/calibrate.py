@@ -53,6 +53,10 @@ class Command:
             " place of what the rules of redaction find. composed, consented: rows so marked, as they are."
         ),
     ] = "surrogates"
+    redaction_bundle: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="A redaction bundle, which finds values in them beside the rules."),
+    ] = None
     locale: Annotated[
         str, typer.Option(metavar="LOCALE,…", help="Locales of the made-up values; one is drawn for each row.")
     ] = "en_US"
@@ -78,7 +82,7 @@ class Command:
         locales = tuple(name.strip() for name in self.locale.split(","))
         calibration = execution.load_module("convert.package.question_calibration")
         wanted = calibration.QuestionCalibration(
-            bundle=execution.load_module("convert.evaluate.bundle_folder").open_bundle(self.what),
+            bundle=execution.load_module("convert.evaluate.serving").open_bundle(self.what),
             rows=rows,
             out=out,
             version=self.version,
@@ -86,6 +90,7 @@ class Command:
             questions=self.questions,
             settings=execution.load_module("convert.calibrate").CalibrationSettings(self.floor),
             privacy=PrivacySection(golden_cases=self.golden_cases, locales=locales),
+            redaction_bundle=self.redaction_bundle,
             golden_cases_min=self.golden_cases_min,
             force=self.force,
         )

@@ -112,7 +112,7 @@ class Command:
         if self.which.value == "label-errors":
             self._ask_about_labels()
             return
-        review = execution.load_module("convert.dataset.review_folder")  # needs the extra, unlike other commands
+        review = execution.load_module("convert.dataset.assessment")  # needs the extra, unlike other commands
         asking = review.ReviewSelection(self.collected, self.task, self.which.value, self.rows_max, self._scope())
         count = review.write(asking, self.out, force=self.force)
         say(

@@ -15,7 +15,7 @@ from rich.text import Text
 from convert.cli import progress_output
 from convert.cli.collect import store_options
 from convert.collect.sources import open_source
-from convert.fleet import rollout_progress, site_statuses
+from convert.fleet import rollout_progress
 from convert.fleet.rollout_progress import FailureReason, FleetReport, SiteAlarm, SiteRedaction, Stand, TaskProgress
 from convert.fleet.site_registry import FILE_NAME, SiteRegistry
 from edge_agent.cli.terminal import EscapedTable, write_exactly
@@ -69,7 +69,7 @@ class Command:
         sources = [open_source(written, options) for written in self.sources]
         plan = _read_plan(self.plan)
         with progress_output.bar() as advance:
-            heard = site_statuses.read(sources, sites, advance)
+            heard = rollout_progress.read(sources, sites, advance)
         report = rollout_progress.report(
             plan,
             heard,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from convert.cli.progress_output import out
-from convert.publish import central_keys, initial_keys, keyring, layout
+from convert.publish import central_keys, key_rotation, keyring, layout
 from edge_agent.cli.terminal import EscapedTable, say
 from edge_agent.errors import InvalidRequest
 
@@ -68,7 +68,7 @@ def signing(
     Example: [bold]edge-convert keys signing signing-keys --passphrase[/bold]
     """
     chosen = _new_passphrase(passphrase_file, passphrase)
-    initial_keys.create(folder, time.time(), _quorum(root), _quorum(targets), chosen)
+    key_rotation.create(folder, time.time(), _quorum(root), _quorum(targets), chosen)
     _print_signing(folder)
 
 
@@ -162,11 +162,11 @@ def _new_passphrase(passphrase_file: Path | None, ask: bool) -> str:
     return typed
 
 
-def _quorum(written: str) -> initial_keys.RoleQuorum:
+def _quorum(written: str) -> key_rotation.RoleQuorum:
     threshold, of, count = written.partition("of")
     if not (of and threshold.isdecimal() and count.isdecimal()):
         raise InvalidRequest(f"'{written}' is not a number of keys", remedy="Write MofN, such as 2of3.")
-    return initial_keys.RoleQuorum(int(count), int(threshold))
+    return key_rotation.RoleQuorum(int(count), int(threshold))
 
 
 def _print_signing(folder: Path) -> None:

@@ -1,5 +1,8 @@
-"""`edge-convert media`."""
+"""`edge-convert media` and `verify-repo`: a USB drive of a repository, and the check of any copy."""
 
+import json
+import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -8,8 +11,13 @@ import typer
 from rich.text import Text
 
 from convert.cli import progress_output, repository_options
-from convert.cli.repository_options import RepositoryCommand
-from convert.publish import media_writer
+from convert.cli.collect import store_options
+from convert.cli.repository_options import RepositoryCommand, StoreOption
+from convert.publish import media_writer, repository_check
+from convert.publish.repository_check import CheckScope
+from convert.publish.repository_reader import RepositoryState
+from convert.publish.repository_storage import open_place
+from edge_agent.cli.terminal import write_exactly
 from edge_agent.formatting import format_bytes
 
 
@@ -59,3 +67,67 @@ def _print(folder: Path, written: media_writer.WrittenMedia) -> None:
         console.print(
             Text(f"that is sooner than requested, because '{written.expires_by}' expires then. {remedy}", "yellow")
         )
+
+
+_FAILED = 1
+
+
+@dataclass
+class VerifyCommand:
+    """Check a repository as a site does and further: every signature, every root, every file of every signed bundle.
+
+    Needs no key. A USB drive contains only what the plan assigns to some sites: use --media, with the --site and
+    --channel that it was written with.
+
+    Exit code 1: something is wrong.
+
+    Example: [bold]edge-convert verify-repo s3://fleet/updates --root signing-keys/root.json[/bold]
+    """
+
+    # The fields are the command's arguments and options: typer reads them like a function's parameters.
+    place: Annotated[str, typer.Argument(metavar="PLACE", help="A folder, a USB drive, or s3:// gs:// az://…")]
+    root: Annotated[Path, typer.Option(metavar="FILE", help="The root.json that sites trust.")]
+    quick: Annotated[bool, typer.Option("--quick", help="Check only the sizes of files, not their content.")] = False
+    media: Annotated[
+        bool,
+        typer.Option("--media", help="The repository is a USB drive: require only the files that the plan assigns."),
+    ] = False
+    stick: Annotated[bool, typer.Option("--stick", hidden=True)] = False
+    site: Annotated[list[str] | None, typer.Option(metavar="ID", help="With --media: for this site.")] = None
+    channel: Annotated[str, typer.Option(metavar="NAME", help="With --media: the channel of the sites.")] = ""
+    store_option: StoreOption = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False
+
+    def __post_init__(self) -> None:
+        """Run the command."""
+        place = open_place(self.place, store_options(self.store_option))
+        scope = CheckScope(deep=not self.quick, only=self._wanted if self.media or self.stick else None)
+        with progress_output.bar() as advance:
+            found = repository_check.check(place, self.root.read_bytes(), time.time(), scope, advance)
+        if self.as_json:
+            write_exactly(json.dumps(found.plain(), ensure_ascii=False))
+        else:
+            _print_check(found)
+        if found.problems:
+            raise typer.Exit(_FAILED)
+
+    def _wanted(self, held: RepositoryState) -> Collection[str]:
+        return media_writer.wanted(held.plan, self.site or [], self.channel)
+
+
+def _print_check(found: repository_check.RepositoryFindings) -> None:
+    console = progress_output.out()
+    if found.held:
+        held = found.held
+        console.print(
+            f"root {held.root.signed.version}, plan {held.plan.version}; signed bundles: {len(held.bundles())};"
+            f" files looked at: {found.blobs}, {format_bytes(found.bytes_read)}"
+        )
+    for problem in found.problems:
+        console.print(Text.assemble(("wrong: ", "bold red"), problem))
+    for warning in found.warnings:
+        console.print(Text.assemble(("soon: ", "bold yellow"), warning))
+    if not found.problems:
+        console.print("nothing is wrong")
+    if found.held:
+        repository_options.show_expiry(found.held)

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from convert.cli import progress_output, repository_options
 from convert.cli.repository_options import RepositoryCommand, Stage, Yes
-from convert.publish import plan_rules, plan_text, repository_reader
+from convert.publish import plan_text, repository_reader
 from convert.publish.publisher import Publisher
 from convert.publish.repository_reader import RepositoryState
 from edge_agent.cli.terminal import report, say, write_exactly
@@ -106,8 +106,8 @@ class DiffPlan(RepositoryCommand):
         held = publisher.held()
         old = held.plan if self.file else _before(publisher, held)
         new = _from_file(self.file, held) if self.file else held.plan
-        plan_rules.require_signed(new, held.bundles())
-        if plan_rules.same_plan(old, new):
+        plan_text.require_signed(new, held.bundles())
+        if plan_text.same_plan(old, new):
             say("no difference")
         _show(old, new)
         repository_options.show_expiry(held, err=True)
@@ -135,8 +135,8 @@ class HaltRollout(RepositoryCommand):
     def __post_init__(self) -> None:
         """Run the command."""
         publisher = self.publisher(self.stage)
-        order = plan_rules.HaltOrder(self.task, self.channel, self.site, self.resume)
-        _publish(publisher, plan_rules.halt(publisher.held().plan, order), True, self.stage)
+        order = plan_text.HaltOrder(self.task, self.channel, self.site, self.resume)
+        _publish(publisher, plan_text.halt(publisher.held().plan, order), True, self.stage)
 
 
 for _name, _command in {"show": ShowPlan, "edit": EditPlan, "diff": DiffPlan, "halt": HaltRollout}.items():
@@ -152,9 +152,9 @@ def _before(publisher: Publisher, held: RepositoryState) -> RolloutPlan:
 
 def _publish(publisher: Publisher, plan: RolloutPlan, yes: bool, stage: Path | None) -> None:
     held = publisher.held()
-    plan_rules.require_signed(plan, held.bundles())
+    plan_text.require_signed(plan, held.bundles())
     said = "Nothing was changed: the current plan is the same."
-    if not plan_rules.same_plan(plan, held.plan):
+    if not plan_text.same_plan(plan, held.plan):
         _show(held.plan, plan)
         repository_options.confirm("Publish this plan?", yes)
         said = f"plan {publisher.set_plan(plan).version} is published"
@@ -166,7 +166,7 @@ def _show(old: RolloutPlan, new: RolloutPlan) -> None:
     for line in plan_text.differences(old, new):
         style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
         console.print(Text(line, style))
-    for line in plan_rules.consequences(old, new):
+    for line in plan_text.consequences(old, new):
         console.print(Text.assemble(("effect: ", "bold"), line))
 
 
@@ -191,7 +191,7 @@ def _from_editor(held: RepositoryState) -> RolloutPlan:
             return held.plan
         try:
             plan = plan_text.read(edited, held.bundles())
-            plan_rules.require_signed(plan, held.bundles())
+            plan_text.require_signed(plan, held.bundles())
         except PlanInvalid as error:
             report(error.message, error.remedy)
             if not typer.confirm("Edit it again?", default=True, err=True):

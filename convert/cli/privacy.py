@@ -80,7 +80,7 @@ def _wanted(collected: Path, records: list[str], erased: bool) -> frozenset[str]
     """Return the records that are asked for. Raises InvalidRequest."""
     wanted = _checked(records)
     if erased:
-        wanted += execution.load_module("convert.collect.erased_records").erased(collected)
+        wanted += execution.load_module("convert.collect.purge").erased(collected)
     elif not wanted:
         raise InvalidRequest("no record is named", remedy="Name SITE/PREDICTION_ID, or --erased.")
     return frozenset(wanted)

@@ -1,4 +1,4 @@
-"""One run of collect: reads every source, stores new segments, writes receipts, erases records, joins examples.
+"""One run of collect: reads every source, stores new segments, writes receipts, erases records, joins; its report.
 
 A run can be killed at any point. The next run continues from what was synced and reads the rest again. Running twice
 changes nothing.
@@ -12,14 +12,15 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from convert.collect import database, derivation, receipts, record_columns, record_files, segment_chain
-from convert.collect.collect_report import CollectReport, PendingKey
-from convert.collect.record_columns import REVIEWED_CENTRALLY, SegmentOrigin
-from convert.collect.segment_intake import AcceptedSegment, RefusedDocument, SegmentIntake
-from convert.collect.site_key_trust import SiteKeyTrust
+from convert.collect import database, derivation, record_files, segment_chain
+from convert.collect.example_files import TaskExampleCounts
+from convert.collect.record_files import REVIEWED_CENTRALLY, SegmentOrigin
+from convert.collect.segment_chain import ChainBreak, SequenceGap
+from convert.collect.segment_intake import AcceptedSegment, RefusedDocument, SegmentIntake, SiteKeyTrust
 from convert.collect.sources import SegmentSource, SiteListing, SourceFailed, listings
 from convert.collect.status_folder import FOLDER as STATUS_FOLDER
 from convert.collect.status_folder import StatusFolder
@@ -29,11 +30,58 @@ from convert.fleet.site_registry import FILE_NAME as SITES_NAME
 from convert.fleet.site_registry import SiteRegistry
 from convert.publish.central_keys import CentralKeys
 from edge_agent.durable import atomic_files
-from edge_agent.durable.private_files import private_folder
+from edge_agent.durable.atomic_files import private_folder
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.example_records import ExampleFeedback
-from edge_agent.formats.receipts import EpochReceipts, RefusedSegment
-from edge_agent.formats.segment import parse_name
+from edge_agent.formats.segment import EpochReceipts, RefusedSegment, parse_name
+
+
+@dataclass(frozen=True)
+class PendingKey:
+    """A site's key that the central team must accept or reject."""
+
+    site: str
+    key: str
+    documents: int
+    """Segments and status objects that it had signed in this run."""
+
+
+@dataclass
+class CollectReport:
+    """The results of a run. At the end of the run every list is sorted."""
+
+    segments_taken: int = 0
+    records_taken: int = 0
+    segments_held: int = 0
+    """Stored in this run or before."""
+    records_erased: int = 0
+    concerned: list[dict[str, Any]] = field(default_factory=list)
+    """Datasets and bundles that have records which this run erased (convert/dataset/lineage.py)."""
+    sites: int = 0
+    pinned: dict[str, str] = field(default_factory=dict)
+    """Sites seen for the first time, with the key that is trusted from now on."""
+    waiting: list[PendingKey] = field(default_factory=list)
+    """Keys without a decision."""
+    revoked: list[str] = field(default_factory=list)
+    """Revoked sites that have data in a source or in the collection."""
+    refused: list[RefusedDocument] = field(default_factory=list)
+    replaced: list[RefusedDocument] = field(default_factory=list)
+    """Refused, but their records came again in a later segment."""
+    gaps: list[SequenceGap] = field(default_factory=list)
+    breaks: list[ChainBreak] = field(default_factory=list)
+    troubles: list[str] = field(default_factory=list)
+    """Reads and writes that failed in this run; the next run tries again."""
+    tasks: list[TaskExampleCounts] = field(default_factory=list)
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing was refused and nothing failed. Gaps do not count: missing segments can still arrive."""
+        return not (self.refused or self.breaks or self.troubles)
+
+    def plain(self) -> dict[str, Any]:
+        """Return the report for JSON."""
+        return {"schema": "edge-agent/collected/v1", **asdict(self)}
+
 
 REPORT_NAME = "report.json"
 _LOCK = ".lock"
@@ -135,7 +183,7 @@ class _CollectRun:
         self._statuses.save()
         if self._request.reviews:
             origin = SegmentOrigin(REVIEWED_CENTRALLY, 0, self._request.now())
-            self._writer.add_rows([record_columns.table(self._request.reviews, origin, 1)])
+            self._writer.add_rows([record_files.table(self._request.reviews, origin, 1)])
             self._writer.close()
         self._judge()
         self._vouch(places)
@@ -249,11 +297,13 @@ class _CollectRun:
         epochs: dict[str, list[EpochReceipts]] = defaultdict(list)
         for life in sorted({*self._seen.held, *told}):
             epochs[life[0]].append(segment_chain.receipts(life[1], self._seen.entries(life), told[life]))
-        folder, key = self._request.out / receipts.FOLDER, self._request.keys.receipts
-        signed = {site: receipts.sign_receipts(folder, site, epochs[site], key, self._request.now) for site in epochs}
+        folder, key = self._request.out / segment_chain.FOLDER, self._request.keys.receipts
+        signed = {
+            site: segment_chain.sign_receipts(folder, site, epochs[site], key, self._request.now) for site in epochs
+        }
         for source, listing in places:
             with self._failures(source):
-                receipts.write_receipts(source, listing, signed.get(listing.site))
+                segment_chain.write_receipts(source, listing, signed.get(listing.site))
 
 
 @contextmanager

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from convert.collect import near_duplicates
-from convert.collect.record_columns import REVIEWED_CENTRALLY
+from convert.collect.record_files import REVIEWED_CENTRALLY
 from edge_agent.durable import atomic_files
 
 FOLDER = "examples"

@@ -16,7 +16,7 @@ import pyarrow as pa
 from scipy import sparse
 
 from convert.collect import minhash
-from convert.data.text_normalisation import normalised
+from convert.data.data_row import normalised
 
 _PAIRS_AT_ONCE = 20_000
 # `kept` holds the distinct predictions of the task.

@@ -1,4 +1,4 @@
-"""Deletes collected examples whose time is over, by site and task.
+"""Deletes collected examples whose time is over, by site and task, and lists the records that sites had erased.
 
 A prediction goes with its reviews and its teacher label. The raw files still list its segment, so that it is not
 collected again; tombstones stay. Datasets made earlier keep their rows: convert/dataset/lineage.py lists them.
@@ -17,6 +17,16 @@ from pathlib import Path
 
 from convert.collect import collection, database, derivation, record_files
 from edge_agent.errors import FileMissing, InvalidRequest
+
+_ERASED = "SELECT DISTINCT site || '/' || prediction_id FROM records WHERE type = 'tombstone' ORDER BY 1"
+
+
+def erased(collected: Path) -> list[str]:
+    """Return the erased records of a collection, as SITE/PREDICTION_ID."""
+    folder = collected / record_files.FOLDER
+    with database.opened(folder, collected / ".erased", database.MEMORY_BYTES_DEFAULT) as connection:
+        return [name for (name,) in connection.execute(_ERASED).fetchall()]
+
 
 ANY = "*"
 _RULE = re.compile(r"(?P<site>\*|[a-z0-9-]+)/(?P<task>\*|[a-z0-9-]+)=(?P<days>\d+(\.\d+)?)")

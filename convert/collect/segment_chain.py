@@ -1,15 +1,28 @@
-"""Evaluates sequence numbers and the chain of manifests: gaps, breaks, and the chains for receipts. Pure."""
+"""Evaluates sequence numbers and the chain of manifests: gaps, breaks; and the signed receipts for what is stored."""
 
 from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from convert.collect.record_files import SegmentEntry
-from edge_agent.formats.receipts import EpochReceipts, ReceiptRange, RefusedSegment
-from edge_agent.formats.segment import name_of
+from convert.collect.sources import SegmentSource, SiteListing, path_of
+from edge_agent.durable import atomic_files
+from edge_agent.formats.segment import (
+    RECEIPTS_FILE_NAME,
+    EpochReceipts,
+    ReceiptRange,
+    Receipts,
+    RefusedSegment,
+    name_of,
+    verify_receipts,
+)
+from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX, format_timestamp, public_key_hex, sign
 
 NOT_COME = "has not arrived"
 _RANGES_MAX = 10_000
@@ -134,3 +147,39 @@ def _told_apart(first: int, last: int, why: Mapping[int, str]) -> Iterator[tuple
         first = number + 1
     if first <= last:
         yield first, last, NOT_COME
+
+
+FOLDER = "receipts"
+
+
+def sign_receipts(
+    folder: Path, site: str, epochs: Sequence[EpochReceipts], key: Ed25519PrivateKey, now: Callable[[], float]
+) -> bytes:
+    """Return the site's receipts, and store them in the folder; equal stored ones are returned unchanged.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    path = folder / f"site={site}" / RECEIPTS_FILE_NAME
+    if path.is_file():
+        kept = path.read_bytes()
+        signed = verify_receipts(kept, [public_key_hex(key)]) if public_key_hex(key).encode() in kept else None
+        if signed and signed.body.epochs == tuple(epochs):
+            return kept
+    body = Receipts(site=site, at=format_timestamp(now()), epochs=tuple(epochs))
+    content = sign(body, key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_files.write_atomically(path, content)
+    return content
+
+
+def write_receipts(source: SegmentSource, listing: SiteListing, content: bytes | None) -> None:
+    """Write a site's receipts, if it has any, to the source, where its uplink reads them.
+
+    Raises:
+        SourceFailed: it cannot be written.
+    """
+    path = path_of(listing.site, RECEIPTS_FILE_NAME)
+    if content is None or (listing.receipts and source.read(path, DOCUMENT_BYTES_MAX) == content):
+        return
+    source.write(path, content)

@@ -1,4 +1,4 @@
-"""Checks and reads one segment as its site sealed it.
+"""Checks and reads one segment as its site sealed it, by the keys that can sign for the site.
 
 An invalid segment becomes a refusal with its name, and the next one is read. A segment that was damaged after the site
 signed its manifest is named in the receipts, so that the site seals its records again. Segments of untrusted keys, and
@@ -9,21 +9,54 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyrage
 
-from convert.collect import record_columns
-from convert.collect.record_columns import SegmentOrigin
-from convert.collect.record_files import SegmentEntry, entry_of
-from convert.collect.site_key_trust import SiteKeyTrust
+from convert.collect import record_files
+from convert.collect.record_files import SegmentEntry, SegmentOrigin, entry_of
 from convert.collect.sources import SegmentSource, path_of
+from convert.fleet import accountability
+from convert.fleet.site_registry import UNDECIDED, SiteRegistry
 from edge_agent.errors import ExchangeError, RecordInvalid, SegmentDamaged
 from edge_agent.formats import example_records, segment
 from edge_agent.formats.segment import MANIFEST_SUFFIX, SEALED_SUFFIX, SegmentManifest
 from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX, SignedDocument
+
+
+class SiteKeyTrust:
+    """Decides about keys, and registers the first one of a site."""
+
+    def __init__(self, sites: SiteRegistry, *, registered_only: bool) -> None:
+        """With `registered_only`, a site that is not in the registry is refused."""
+        self._sites = sites
+        self._registered_only = registered_only
+        self.pinned: dict[str, str] = {}
+        """Sites whose first key was trusted in this run, with that key."""
+        self.waiting: Counter[tuple[str, str]] = Counter()
+        """Number of documents by undecided keys, by site and key."""
+
+    def objection(self, site: str, key: str) -> str:
+        """Return why a key cannot sign for a site; empty = it can. Call it only with a verified signature.
+
+        Raises OSError if a first key cannot be registered.
+        """
+        if self._sites.standing(site, key) == "unknown" and not self._registered_only:
+            why = "the first key of a new site"
+            accountability.record(self._sites.folder, "key accepted", [site], actor="collect", key=key, why=why)
+            self._sites.accept(site, key)
+            self.pinned[site] = key
+        if self._sites.standing(site, key) in UNDECIDED:
+            self.waiting[site, key] += 1
+        return self._sites.objection(site, key)
+
+    def objection_to_sealed(self, site: str, key: str) -> str:
+        """Likewise for sealed segments, which are also accepted from retired keys of the site."""
+        return "" if self._sites.standing(site, key) == "retired" else self.objection(site, key)
+
 
 _LINES_AT_ONCE = 5_000
 
@@ -125,7 +158,7 @@ def _read(text: bytes, body: SegmentManifest, now: float) -> list[pa.RecordBatch
 
 def _batch(lines: list[bytes], first: int, body: SegmentManifest, now: float) -> pa.RecordBatch:
     records = [_record(line, number, body) for number, line in enumerate(lines, first)]
-    return record_columns.table(records, SegmentOrigin(body.epoch, body.sequence, now), first)
+    return record_files.table(records, SegmentOrigin(body.epoch, body.sequence, now), first)
 
 
 def _record(line: bytes, number: int, body: SegmentManifest) -> example_records.AnyRecord:

@@ -24,7 +24,7 @@ from obstore.store import from_url
 
 from edge_agent.durable import atomic_files
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats import receipts, segment, status_object
+from edge_agent.formats import segment, status_object
 
 SITE_PREFIX, SEGMENTS = "site=", "segments"
 _SHARED_MODE = 0o644
@@ -52,7 +52,7 @@ class SiteListing:
     def note(self, parts: tuple[str, ...], size_bytes: int) -> None:
         """Add one object by its path below the site; unknown paths are ignored."""
         self.status |= parts == (status_object.FILE_NAME,)
-        self.receipts |= parts == (receipts.FILE_NAME,)
+        self.receipts |= parts == (segment.RECEIPTS_FILE_NAME,)
         if parts[:-1] == (SEGMENTS,):
             self._note_segment(*parts[-1].partition("."), size_bytes)
 

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from convert.collect.site_key_trust import SiteKeyTrust
+from convert.collect.segment_intake import SiteKeyTrust
 from convert.collect.sources import SegmentSource, SiteListing, path_of
 from edge_agent.durable import atomic_files
 from edge_agent.errors import ExchangeError

@@ -1,14 +1,16 @@
 """Rows that no site sent, such as a team's own file: they pass the redaction that a site's examples pass.
 
 Rows of `edge-convert dataset` were redacted by their site, and composed rows have no person's values. Every other row
-is imported: made-up values stand for what the rules of redaction find, in every split, or the recipe waives that and
-explains why. A redaction model learns from values, so its rows stay as they are.
+is imported: made-up values stand for what the rules of redaction find, and a redaction bundle if the recipe names one,
+in every split; or the recipe waives that and explains why. A redaction model learns from values, so its rows stay as
+they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convert.data.data_row import DataRow
@@ -17,7 +19,8 @@ from convert.pipeline.recipe import PrivacySection
 from edge_agent.formats.manifest import Kind
 
 if TYPE_CHECKING:
-    from convert.dataset.row_redaction import RowRedactor
+    from convert.dataset.row_redaction import FindsValues, RowRedactor
+    from convert.evaluate.site_redaction import ValueReader
 
 _SEED = "imported rows"
 _KEPT_ROWS = 200_000
@@ -28,18 +31,28 @@ def is_imported(row: DataRow) -> bool:
     return not (row.record or row.composed)
 
 
-def redact(rows: Sequence[DataRow], privacy: PrivacySection, kind: Kind) -> list[DataRow]:
+def redact(rows: Sequence[DataRow], privacy: PrivacySection, kind: Kind, bundle: Path | None = None) -> list[DataRow]:
     """Return a task's rows with surrogates in those that are imported; rows that cannot be redacted are left out.
 
-    Raises InvalidRequest for a locale that is not known.
+    Args:
+        rows: of the task.
+        privacy: of the recipe.
+        kind: of the task.
+        bundle: a redaction bundle that reads the rows beside the rules.
+
+    Raises:
+        InvalidRequest: a locale that is not known, a bundle of another kind.
+        As `open_bundle` and serving, with a bundle.
     """
     if privacy.imported_data == "waived" or kind == "redact":
         return list(rows)
-    found = [_redacted(row, privacy.locales) if is_imported(row) else row for row in rows]
+    if imported := [row for row in rows if is_imported(row)]:
+        _redactor(privacy.locales, bundle).read(imported)
+    found = [_redacted(row, privacy.locales, bundle) if is_imported(row) else row for row in rows]
     return [row for row in found if row is not None]
 
 
-def sentence(rows: Sequence[DataRow], privacy: PrivacySection, kind: Kind) -> str:
+def sentence(rows: Sequence[DataRow], privacy: PrivacySection, kind: Kind, bundle: Path | None = None) -> str:
     """Return what was done with the imported ones of a task's rows as they are in their file."""
     if kind == "redact":
         return "not redacted, as a redaction model learns from values"
@@ -48,22 +61,42 @@ def sentence(rows: Sequence[DataRow], privacy: PrivacySection, kind: Kind) -> st
         return "no imported rows"
     if privacy.imported_data == "waived":
         return f"{len(imported)} imported rows, redaction waived: {privacy.waiver.strip()}"
-    found = [_redacted(row, privacy.locales) for row in imported]
+    _redactor(privacy.locales, bundle).read(imported)
+    found = [_redacted(row, privacy.locales, bundle) for row in imported]
     changed = sum(new is not None and new != row for new, row in zip(found, imported, strict=True))
     left_out = sum(new is None for new in found)
     said = f"{len(imported)} imported rows, made-up values in {changed}"
+    if bundle is not None:
+        said += f" ({finders(bundle)})"
     return f"{said}, {left_out} left out" if left_out else said
 
 
 @lru_cache(_KEPT_ROWS)
-def _redacted(row: DataRow, locales: tuple[str, ...]) -> DataRow | None:
-    found = _redactor(locales).redact(row)
+def _redacted(row: DataRow, locales: tuple[str, ...], bundle: Path | None) -> DataRow | None:
+    found = _redactor(locales, bundle).redact(row)
     return found.row if found else None
 
 
 @lru_cache(4)
-def _redactor(locales: tuple[str, ...]) -> RowRedactor:
+def _redactor(locales: tuple[str, ...], bundle: Path | None) -> RowRedactor:
     # What makes values takes a moment to load, which commands that read no rows do not spend.
     module = load_module("convert.dataset.row_redaction")
-    made: RowRedactor = module.RowRedactor(module.SurrogateSettings(locales=locales), _SEED)
+    made: RowRedactor = module.RowRedactor(module.SurrogateSettings(locales=locales), _SEED, finder(bundle))
+    return made
+
+
+def finder(bundle: Path | None) -> FindsValues | None:
+    """Return what a redaction bundle finds beside the rules; None without one. Raises as `redact`."""
+    return _reader(bundle).findings if bundle is not None else None
+
+
+def finders(bundle: Path | None) -> str:
+    """Return in words what finds values: the rules, and a bundle."""
+    rules: str = load_module("convert.dataset.row_redaction").RULE_SET
+    return rules if bundle is None else f"{rules} and {_reader(bundle).name}"
+
+
+@lru_cache(4)
+def _reader(bundle: Path) -> ValueReader:
+    made: ValueReader = load_module("convert.evaluate.site_redaction").ValueReader(bundle)
     return made

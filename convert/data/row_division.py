@@ -13,8 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from convert.data import splits
-from convert.data.data_row import MACHINES, DataRow
-from convert.data.question_rows import labels_of
+from convert.data.data_row import MACHINES, DataRow, labels_of
 from convert.data.split_leakage import SplitSketches
 
 TRAIN = "train"

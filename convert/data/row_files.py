@@ -26,9 +26,11 @@ from convert.data.data_row import (
     LabelSource,
     RowAnswer,
     TextSpan,
+    labels_of,
+    output_names,
+    rows_of,
 )
 from convert.data.probability_sampling import ProbabilitySample, RowSampling, equal_probability
-from convert.data.question_rows import labels_of, output_names, rows_of
 from convert.data.row_lines import LINE_BYTES_MAX, format_of, read_rows
 from convert.data.row_lines import SEE as _SEE
 from convert.data.split_leakage import NearDuplicates
@@ -134,7 +136,7 @@ def sample(recipe: Recipe, split: Split) -> ProbabilitySample[DataRow]:
     path = recipe.path(written)
     bare = task.kind == "embed" or (split == "importance" and bool(recipe.data.importance))
     found = read_rows(path, recipe.data.format, text_only=bare, questions=_named(task))
-    found = imported_rows.redact(found, recipe.privacy, task.kind)
+    found = imported_rows.redact(found, recipe.privacy, task.kind, recipe.redaction_bundle)
     if task.kind == "classify" and not bare:
         found = [_classified(row) for row in found]
     _check_split(found, split, task, path, bare)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convert.collect import minhash
-from convert.data.text_normalisation import normalised
+from convert.data.data_row import normalised
 from convert.pipeline.recipe import Split
 from edge_agent.errors import InvalidRequest
 

@@ -27,7 +27,7 @@ from convert.dataset.selection import AuditSample, DatasetSelection, SelectionCo
 from convert.dataset.surrogates import SurrogateSettings
 from convert.fleet import accountability
 from edge_agent.durable import atomic_files
-from edge_agent.durable.private_files import private_folder
+from edge_agent.durable.atomic_files import private_folder
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Kind
 from edge_agent.formats.signed_document import format_timestamp

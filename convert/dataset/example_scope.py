@@ -19,7 +19,7 @@ from pathlib import Path
 
 import duckdb
 
-from convert.collect import answer_columns, example_files
+from convert.collect import database, example_files
 from edge_agent.errors import FileMissing, InvalidRequest
 
 EVERY_VERSION = "all"
@@ -178,7 +178,7 @@ def _open(connection: duckdb.DuckDBPyConnection, collected: Path, task: str) -> 
         raise InvalidRequest(
             said, remedy="Run 'edge-convert collect' again, which joins them again from the stored segments."
         )
-    answer_columns.split_answers(found, _LATER_COLUMNS).create_view("collected_task")
+    database.split_answers(found, _LATER_COLUMNS).create_view("collected_task")
     connection.execute("CREATE OR REPLACE TEMP VIEW collected AS SELECT * FROM collected_task")
 
 

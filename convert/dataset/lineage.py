@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edge_agent.durable import atomic_files
-from edge_agent.durable.private_files import FILE_MODE, make_private
+from edge_agent.durable.atomic_files import FILE_MODE, make_private
 
 FOLDER = "lineage"
 FILE_NAME = "lineage.json"

@@ -1,18 +1,218 @@
-"""Turns an example into the rows of a format: finds a record's values in the text, then fills placeholders."""
+"""Turns an example into the rows of a format: finds a record's values in the text, then fills placeholders.
+
+    {"item": "flat white", "count": 2} in "two... no, 2 flat whites please" -> nothing: "flat white" is not a word there
+    {"item": "flat whites", "count": 2}                                     -> item at 12..23, count at 10..11
+
+A value is searched for verbatim, then ignoring case and white space, and only at word boundaries. It must occur exactly
+as often as in the record; otherwise that is a problem, without guessing. Places that another value needs count as
+taken. A placeholder is one word, which is never matched in part.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+import itertools
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from convert.data.row_files import TextSpan
 from convert.dataset import row_formats
 from convert.dataset.row_formats import CollectedExample, Format, Row
-from convert.dataset.span_alignment import SpanCounts, align
 from convert.dataset.surrogates import PlaceholderFiller, SurrogateSettings
+from edge_agent.capture.redact.redactor import PLACEHOLDER
 from edge_agent.errors import InvalidRequest
+from edge_agent.formats import strict_json
 from edge_agent.formats.manifest import LABEL_KINDS, Kind
+
+VALUES_MAX = 200
+"""Values of one record that are searched for."""
+DEPTH_MAX = 32
+"""Objects and lists around a value."""
+PLACES_MAX = 1000
+"""Largest number of places of one value; a value with more is ambiguous."""
+FIELDS_MAX = 1000
+"""Largest number of fields in the report; the others are counted together."""
+OTHER_FIELDS = "(others)"
+NO_FIELD = "(record)"
+Problem = Literal["absent", "ambiguous", "overlapping", "not_text", "no_record", "too_many"]
+"""Why a value has no place.
+
+absent = the text has it less often than the record; ambiguous = more often; overlapping = its place is another value's;
+not_text = true or false, or over DEPTH_MAX deep; no_record = the answer is not a JSON object; too_many = over
+VALUES_MAX.
+"""
+Match = Literal["exact", "normalised", "placeholder"]
+_Place = tuple[int, int]
+# Scripts that are written without spaces: a word may begin and end anywhere.
+_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """The places of one record's values."""
+
+    spans: tuple[TextSpan, ...]
+    """In the order of the text; empty with a problem, and for an empty record."""
+    matches: Mapping[Match, int] = field(default_factory=dict)
+    """How the values were found."""
+    problems: tuple[tuple[Problem, str], ...] = ()
+    """With the name of the field. A row with a problem cannot be used."""
+
+
+@dataclass
+class SpanCounts:
+    """Counts over all records."""
+
+    matches: Counter[str] = field(default_factory=Counter)
+    rows_left_out: int = 0
+    left_out: dict[Problem, Counter[str]] = field(default_factory=dict)
+    """Problem: field: values."""
+
+    def add(self, alignment: Alignment) -> None:
+        """Count one record."""
+        self.rows_left_out += bool(alignment.problems)
+        for problem, name in alignment.problems:
+            fields = self.left_out.setdefault(problem, Counter())
+            fields[name if name in fields or len(fields) < FIELDS_MAX else OTHER_FIELDS] += 1
+        if not alignment.problems:
+            self.matches.update(alignment.matches)
+
+    def report(self) -> dict[str, Any]:
+        """Return the section of the data sheet."""
+        left_out = {problem: dict(fields.most_common()) for problem, fields in sorted(self.left_out.items())}
+        return {"matches": dict(self.matches), "rows_left_out": self.rows_left_out, "left_out": left_out}
+
+
+@dataclass
+class _ValueSearch:
+    """One value of a field, and its possible places."""
+
+    label: str
+    value: str | None
+    times: int
+    places: list[_Place]
+    match: Match
+    seen: int = 0
+    """All places in the text, taken or not."""
+
+    @property
+    def is_found(self) -> bool:
+        return len(self.places) == self.times
+
+
+def align(record: str, text: str) -> Alignment:
+    """Find the values of a record (JSON) in a text. A span is labelled with the name of its field.
+
+    In nested objects that is the name nearest to the value; the values of a list have the name of the list. Fields that
+    are null or empty have no span.
+    """
+    plain = _object(record)
+    if plain is None:
+        return Alignment((), problems=(("no_record", NO_FIELD),))
+    values = list(itertools.islice(_values(plain, NO_FIELD), VALUES_MAX + 1))
+    if len(values) > VALUES_MAX:
+        return Alignment((), problems=(("too_many", NO_FIELD),))
+    searches = [_search(*named, times, text) for named, times in Counter(values).items()]
+    _settle([search for search in searches if search.seen <= PLACES_MAX])
+    problems = tuple(_problems(searches))
+    if problems:
+        return Alignment((), problems=problems)
+    spans = (TextSpan(start, end, search.label) for search in searches for start, end in search.places)
+    matches = Counter(search.match for search in searches for _ in search.places)
+    return Alignment(tuple(sorted(spans, key=lambda span: span.start)), matches)
+
+
+def _object(record: str) -> dict[str, Any] | None:
+    try:
+        plain = strict_json.decode(record)
+    except ValueError:
+        return None
+    return plain if isinstance(plain, dict) else None
+
+
+def _values(plain: Any, label: str, depth: int = 0) -> Iterator[tuple[str, str | None]]:
+    """Yield the values with their labels; None for a value that is never in a text."""
+    if isinstance(plain, dict | list) and depth < DEPTH_MAX:
+        named = plain.items() if isinstance(plain, dict) else ((label, value) for value in plain)
+        for name, value in named:
+            yield from _values(value, name.strip() or NO_FIELD, depth + 1)
+    elif isinstance(plain, bool | dict | list):
+        yield label, None
+    elif plain is not None:
+        said = plain.strip() if isinstance(plain, str) else json.dumps(plain)
+        if said:
+            yield label, said
+
+
+def _search(label: str, value: str | None, times: int, text: str) -> _ValueSearch:
+    if value is None:
+        return _ValueSearch(label, value, times, [], "exact")
+    places = list(itertools.islice(_places(re.escape(value), text, 0), PLACES_MAX + 1))
+    match: Match = "placeholder" if PLACEHOLDER.fullmatch(value) else "exact"
+    if not places:
+        words = r"\s+".join(map(re.escape, value.split()))
+        places = list(itertools.islice(_places(words, text, re.IGNORECASE), PLACES_MAX + 1))
+        match = "normalised"
+    return _ValueSearch(label, value, times, places, match, len(places))
+
+
+def _places(pattern: str, text: str, flags: int) -> Iterator[_Place]:
+    """Yield the places of a pattern as whole words outside of placeholders."""
+    cut = [match.span() for match in PLACEHOLDER.finditer(text)]
+    for found in re.finditer(f"(?=({pattern}))", text, flags):
+        start, end = found.span(1)
+        parts = any(a < start < b or a < end < b for a, b in cut)
+        if not (parts or _is_inside_word(text, start) or _is_inside_word(text, end)):
+            yield start, end
+
+
+def _is_inside_word(text: str, at: int) -> bool:
+    if not 0 < at < len(text):
+        return False
+    around = text[at - 1 : at + 1]
+    accented = unicodedata.combining(text[at]) > 0
+    return accented or (around.isalnum() and not _UNSPACED.search(around))
+
+
+def _settle(searches: Sequence[_ValueSearch]) -> None:
+    """Remove the places of values without an alternative from the others, until nothing changes."""
+    settled: list[_ValueSearch] = []
+    while fresh := [search for search in searches if search.is_found and search not in settled]:
+        settled += fresh
+        taken = [place for search in fresh for place in search.places]
+        for search in searches:
+            if search not in settled:
+                search.places = [place for place in search.places if not any(_overlap(place, each) for each in taken)]
+
+
+def _problems(searches: Sequence[_ValueSearch]) -> Iterator[tuple[Problem, str]]:
+    yield from ((_problem(search), search.label) for search in searches if not search.is_found)
+    yield from (("overlapping", search.label) for search in _colliding(searches))
+
+
+def _problem(search: _ValueSearch) -> Problem:
+    if search.value is None:
+        return "not_text"
+    if len(search.places) > search.times:
+        return "ambiguous"
+    return "overlapping" if search.seen >= search.times else "absent"
+
+
+def _colliding(searches: Sequence[_ValueSearch]) -> Iterator[_ValueSearch]:
+    found = [search for search in searches if search.is_found]
+    for first, second in itertools.combinations(found, 2):
+        if any(_overlap(a, b) for a in first.places for b in second.places):
+            yield first
+            yield second
+    yield from (search for search in found if any(_overlap(*pair) for pair in itertools.combinations(search.places, 2)))
+
+
+def _overlap(first: _Place, second: _Place) -> bool:
+    return first[0] < second[1] and second[0] < first[1]
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,24 @@ with their text. A row whose span ends inside a replaced value is unusable: nobo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from convert.data.data_row import DataRow, TextSpan
 from convert.dataset.surrogates import PlaceholderFiller, SurrogateSettings
 from edge_agent.capture.redact import RULES_VERSION
-from edge_agent.capture.redact.redactor import PLACEHOLDER, Redactor
+from edge_agent.capture.redact.model_findings import ModelFindings
+from edge_agent.capture.redact.redactor import PLACEHOLDER, RedactionSession, Redactor
 
 RULE_SET = f"redaction rules of version {RULES_VERSION}"
 _KNOWN_CHARS_MIN = 4
 """Shorter values are replaced only where a rule finds them: "12" is also a part of other numbers."""
 Moves = Sequence[tuple[int, int, int]]
 """Of each replaced value: its start and end in the text before, and the length of what stands there now."""
+
+
+FindsValues = Callable[[Sequence[str]], ModelFindings | None]
+"""What a redaction model finds in texts; None = it fails on one of them (evaluate/site_redaction.py)."""
 
 
 @dataclass
@@ -32,13 +37,16 @@ class RowRedactionCounts:
     """Rows with at least one replaced value."""
     unusable: int = 0
     """Rows left out, because a span ends inside a replaced value."""
+    unread: int = 0
+    """Rows left out, because the redaction model fails on them."""
     rules: Counter[str] = field(default_factory=Counter)
     """Replaced values by rule."""
 
     def sentence(self) -> str:
         """Return the counts in words."""
         values = sum(self.rules.values())
-        left_out = f", {self.unusable} rows left out" if self.unusable else ""
+        lost = self.unusable + self.unread
+        left_out = f", {lost} rows left out" if lost else ""
         return f"{values} values replaced in {self.replaced_rows} of {self.rows} rows ({RULE_SET}){left_out}"
 
 
@@ -54,20 +62,44 @@ class RedactedRow:
 class RowRedactor:
     """Redacts row after row, and counts."""
 
-    def __init__(self, settings: SurrogateSettings = SurrogateSettings(), seed: str = "rows") -> None:  # noqa: B008 - it cannot change
-        """Draw surrogates by locale and seed. Raises InvalidRequest for a locale that is not known."""
+    def __init__(
+        self,
+        settings: SurrogateSettings = SurrogateSettings(),  # noqa: B008 - it cannot change
+        seed: str = "rows",
+        find: FindsValues | None = None,
+    ) -> None:
+        """Draw surrogates by locale and seed; a redaction model finds values beside the rules.
+
+        Raises InvalidRequest for a locale that is not known.
+        """
         self.counts = RowRedactionCounts()
+        self._find = find
         self._filler = PlaceholderFiller(settings, seed)
         self._redactor = Redactor()
 
+    def read(self, rows: Iterable[DataRow]) -> None:
+        """Have the model read rows that will be redacted, all at once, which is faster than one after the other."""
+        if self._find is not None:
+            self._find([text for row in rows for text in _texts(row)])
+
+    def _start(self, texts: Sequence[str]) -> RedactionSession | None:
+        """Begin with a row; None = the model fails on it."""
+        if self._find is None:
+            return self._redactor.start()
+        findings = self._find(texts)
+        return self._redactor.start(findings=findings) if findings is not None else None
+
     def redact(self, row: DataRow) -> RedactedRow | None:
-        """Return the row with surrogates; None = a span ends inside a replaced value."""
-        session = self._redactor.start()
-        texts = [row.text, row.completion, *(turn.content for turn in row.messages)]
+        """Return the row with surrogates; None = a span ends inside a replaced value, or the model fails on it."""
+        self.counts.rows += 1
+        texts = _texts(row)
+        session = self._start(texts)
+        if session is None:
+            self.counts.unread += 1
+            return None
         first = session.found(row.text) if row.spans else []
         redacted = [session.text(text) for text in texts]
         redacted[1:] = [_without(text, session.replaced) for text in redacted[1:]]
-        self.counts.rows += 1
         if not session.counts:
             return RedactedRow(row, {})
         filled = self._filler.fill(row.key, session.counts, redacted, stored=len(redacted))
@@ -83,6 +115,10 @@ class RowRedactor:
         self.counts.rules.update(session.counts)
         new = replace(row, text=text, completion=completion, messages=messages, spans=spans)
         return RedactedRow(new, dict(session.counts))
+
+
+def _texts(row: DataRow) -> list[str]:
+    return [row.text, row.completion, *(turn.content for turn in row.messages)]
 
 
 def _without(text: str, replaced: Mapping[str, str]) -> str:

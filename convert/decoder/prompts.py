@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge_agent.engine.runtimes.llama.chat_prompt import ChatTemplate, split_prompt
+from edge_agent.engine.runtimes.llama.question_prompts import ChatTemplate, split_prompt
 from edge_agent.formats.manifest import PromptTemplate
 
 

@@ -1,7 +1,7 @@
 """Turns an input into a decoder's tokens, by the agent's own rule and with a checkpoint's own tokenizer.
 
-The rule and the code are those of edge_agent/engine/runtimes/llama/chat_prompt.py: training and comparison must use the
-tokens of the served model. `verify` proves that the exported tokenizer agrees.
+The rule and the code are those of edge_agent/engine/runtimes/llama/question_prompts.py: training and comparison must
+use the tokens of the served model. `verify` proves that the exported tokenizer agrees.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from edge_agent.engine.runtimes.llama.chat_prompt import ChatTemplate, split_prompt
-from edge_agent.engine.runtimes.llama.label_scoring import LabelTree
+from edge_agent.engine.runtimes.llama.question_prompts import ChatTemplate, split_prompt
+from edge_agent.engine.runtimes.llama.token_scoring import LabelTree
 from edge_agent.formats.manifest import TaskSpec
 
 Tokens = tuple[int, ...]

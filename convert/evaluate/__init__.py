@@ -15,12 +15,10 @@ from convert.data import row_files, split_leakage
 from convert.data.row_files import DataRow
 from convert.evaluate import paired_comparison
 from convert.evaluate.batch_invariance import measure_batch_invariance
-from convert.evaluate.bundle_folder import BundleFolder, open_bundle
-from convert.evaluate.predictions import ServedPrediction
+from convert.evaluate.predictions import ServedPrediction, views
 from convert.evaluate.quality_metrics import Flags
-from convert.evaluate.question_views import views
 from convert.evaluate.scoring import entity_types, expected, measure, outcomes, summary
-from convert.evaluate.serving import predict, quiet, serve_bundles
+from convert.evaluate.serving import BundleFolder, open_bundle, predict, quiet, serve_bundles
 from convert.pipeline.recipe import Recipe, Split
 from convert.pipeline.stage import Progress, Report, StageJob
 from convert.quantize import candidate_bundle

@@ -15,9 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from convert.evaluate.bundle_folder import BundleFolder
 from convert.evaluate.predictions import ServedPrediction
-from convert.evaluate.serving import quiet, serve_bundles
+from convert.evaluate.serving import BundleFolder, quiet, serve_bundles
 from convert.pipeline import fingerprint
 from convert.pipeline.stage import Progress
 from edge_agent.formats.manifest import SCORED_KINDS

@@ -10,8 +10,7 @@ import numpy as np
 from convert.clustered_statistics import clustered_share
 from convert.data.row_files import DataRow
 from convert.evaluate import quality_metrics
-from convert.evaluate.predictions import ServedPrediction
-from convert.evaluate.question_views import views
+from convert.evaluate.predictions import ServedPrediction, views
 from convert.evaluate.scoring import cosines, latency, outcomes, summary, vectors
 from edge_agent.formats.manifest import Manifest, TaskSpec
 

@@ -16,9 +16,8 @@ import numpy.typing as npt
 from convert.clustered_statistics import clustered_share, family_numbers
 from convert.data.row_files import DataRow, TextSpan
 from convert.evaluate import quality_metrics, redaction_quality
-from convert.evaluate.predictions import FoundEntity, ServedPrediction
+from convert.evaluate.predictions import FoundEntity, QuestionView, ServedPrediction, views
 from convert.evaluate.quality_metrics import AnswerOutcomes
-from convert.evaluate.question_views import QuestionView, views
 from edge_agent.formats.calibration import Confidence, Threshold
 from edge_agent.formats.manifest import Kind, Manifest, TaskSpec
 from edge_agent.formats.questions import expected_level

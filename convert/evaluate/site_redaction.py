@@ -5,12 +5,12 @@ A site's own patterns, regions of telephone numbers and a detector of names only
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import count
+from pathlib import Path
 
-from convert.evaluate.bundle_folder import BundleFolder
 from convert.evaluate.predictions import FoundEntity, ServedPrediction
-from convert.evaluate.serving import ServedBundles
+from convert.evaluate.serving import BundleFolder, ServedBundles, open_bundle, quiet, serve_bundles
 from convert.pipeline.stage import Progress
 from edge_agent.capture.redact import RULES_VERSION
 from edge_agent.capture.redact.model_findings import (
@@ -21,10 +21,12 @@ from edge_agent.capture.redact.model_findings import (
     windows,
 )
 from edge_agent.capture.redact.redactor import Redactor
-from edge_agent.errors import EmptyInput, InputTooLong
+from edge_agent.errors import EmptyInput, InputTooLong, InvalidRequest
 
 SITE_RULES = RULES_VERSION
 """Version of the built-in rules."""
+TEXTS_KEPT_MAX = 400_000
+"""Texts whose findings are kept in memory."""
 Window = tuple[int, int]
 """[start, end) of a text, in code points."""
 
@@ -47,6 +49,44 @@ def redact_as_site(
             found.append([FoundEntity(start, end, rule) for start, end, rule, _ in spans])
         progress(bundle.name, next(numbers), len(texts))
     return found
+
+
+class ValueReader:
+    """Reads texts with a redaction bundle, each text once: what it found is kept while the command runs."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the bundle. Raises BundleError, FileMissing; InvalidRequest if it is of another kind."""
+        self._bundle = open_bundle(folder)
+        self._values: dict[str, tuple[FoundValue, ...] | None] = {}
+        if self._bundle.manifest.task.kind != "redact":
+            raise InvalidRequest(
+                f"{folder} is a bundle of kind {self._bundle.manifest.task.kind}, and only one of kind redact redacts",
+                remedy="Name a redaction bundle under privacy.redaction_bundle.",
+            )
+
+    @property
+    def name(self) -> str:
+        """TASK@VERSION."""
+        return f"{self._bundle.manifest.task.name}@{self._bundle.manifest.version}"
+
+    def read(self, texts: Iterable[str], progress: Progress = quiet) -> None:
+        """Read the texts that it has not read yet. Raises as serving."""
+        wanted = dict.fromkeys(text for text in texts if text.strip())
+        if len(self._values.keys() | wanted) > TEXTS_KEPT_MAX:
+            self._values.clear()
+        new = [text for text in wanted if text not in self._values]
+        if new:
+            with serve_bundles([self._bundle]) as served:
+                for number, text in enumerate(new, 1):
+                    self._values[text] = _read(served, self._bundle, text)
+                    progress(self._bundle.name, number, len(new))
+
+    def findings(self, texts: Sequence[str]) -> ModelFindings | None:
+        """Return what it found in texts; None = it fails on one of them. Reads those that it has not read yet."""
+        self.read(texts)
+        found = {text: self._values[text] for text in texts if text.strip()}
+        known = {text: values for text, values in found.items() if values is not None}
+        return ModelFindings(known, self.name) if len(known) == len(found) else None
 
 
 def _read(served: ServedBundles, bundle: BundleFolder, text: str) -> tuple[FoundValue, ...] | None:

@@ -9,8 +9,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from convert.data.question_rows import output_names
-from convert.export import gguf_export, llama_converter, onnx_export
+from convert.data.data_row import output_names
+from convert.export import gguf_export, onnx_export
 from convert.pipeline import stage, task_file
 from convert.pipeline.stage import Report, StageJob
 from convert.prepare import onnx_source
@@ -36,7 +36,7 @@ def run(job: StageJob) -> Report:
     _check_length(what, config)
     if runtime == "llama":
         own = job.recipe.export.llama_cpp
-        made = llama_converter.find(job.recipe.path(own) if own else None)
+        made = gguf_export.find(job.recipe.path(own) if own else None)
         how = gguf_export.GgufExport(checkpoint, adapter, merged=job.recipe.export.adapter == "merged")
         return gguf_export.export(how, made, job.out, job.progress)
     if job.recipe.takes_ready_graph:

@@ -12,19 +12,43 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import transformers
+from onnx import TensorProto, helper, numpy_helper
 from optimum.exporters.onnx import main_export
 
 from convert.encoder import bert_graph
 from convert.encoder.pooling import MeanPooledBert
-from convert.export import question_outputs
 from convert.pipeline.stage import Report
 from convert.training import checkpoint_loading
 from convert.training.checkpoint_loading import Head
 from edge_agent.durable import atomic_files
 from edge_agent.errors import InvalidRequest, ModelLoadFailed
-from edge_agent.formats.questions import QuestionSpec
+from edge_agent.formats.questions import QUESTION_OUTPUT, QuestionSpec
+
+LOGITS = "logits"
+_SIZES = "question_sizes"
+
+
+def output_of(question: QuestionSpec) -> str:
+    """Return the name of a question's output, float32 [batch, outputs]."""
+    return QUESTION_OUTPUT.format(question.name)
+
+
+def split_logits(model: onnx.ModelProto, questions: Sequence[QuestionSpec]) -> None:
+    """Replace the output `logits`, [batch, outputs of all questions], with one output for each question, in order."""
+    graph = model.graph
+    place = next(place for place, output in enumerate(graph.output) if output.name == LOGITS)
+    del graph.output[place]
+    sizes = [len(question.outputs) for question in questions]
+    graph.initializer.append(numpy_helper.from_array(np.array(sizes, np.int64), _SIZES))
+    names = [output_of(question) for question in questions]
+    graph.node.append(helper.make_node("Split", [LOGITS, _SIZES], names, "split_questions", axis=-1))
+    for number, (name, size) in enumerate(zip(names, sizes, strict=True)):
+        graph.output.insert(place + number, helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size]))
+    onnx.checker.check_model(model)
+
 
 MODEL, TOKENIZER = "model.onnx", "tokenizer.json"
 OPSET = 18
@@ -69,7 +93,7 @@ def export(
 def _described(out: Path, model: Any, questions: Sequence[QuestionSpec]) -> Report:
     graph = onnx.load(out / MODEL, load_external_data=False)
     if questions:
-        question_outputs.split_logits(graph, questions)
+        split_logits(graph, questions)
         onnx.save(graph, out / MODEL)
     return {
         "model": MODEL,

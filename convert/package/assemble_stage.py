@@ -9,32 +9,103 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from convert.data import row_files
-from convert.data.question_rows import labels_of, output_names
-from convert.data.row_files import DataRow
+from convert.data import imported_rows, row_files
+from convert.data.data_row import labels_of, output_names
+from convert.data.row_files import SPLITS, DataRow
 from convert.dataset import lineage
 from convert.dataset.lineage import LineageDocument
 from convert.evaluate import QUALITY_NAME
 from convert.evaluate.batch_invariance import sentence
-from convert.evaluate.bundle_folder import BundleFolder, open_bundle
 from convert.evaluate.predictions import ServedPrediction
-from convert.evaluate.serving import serve_bundles
-from convert.package import bundle_assembly, golden_cases, golden_origin, provenance
-from convert.package.golden_origin import GoldenOrigin
+from convert.evaluate.serving import BundleFolder, open_bundle, serve_bundles
+from convert.package import bundle_assembly, golden_cases
+from convert.package.golden_cases import GoldenOrigin
 from convert.pipeline import fingerprint
 from convert.pipeline import task_file as tasks
-from convert.pipeline.recipe import GoldenRule
+from convert.pipeline.recipe import GoldenRule, Recipe
 from convert.pipeline.stage import Report, StageJob
 from convert.quantize import candidate_bundle
 from convert.quantize.candidate_selection import LINE_NAME
 from edge_agent.errors import ModelFailed
 from edge_agent.formats.golden_cases import GoldenCase, differences, encode, is_binding
 from edge_agent.formats.manifest import Role
+
+LICENCE_NAMES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "LICENCE.txt", "COPYING")
+_TOOLS = {
+    "llama": ("torch", "transformers", "peft", "llama-cpp-python"),
+    "onnx": ("torch", "transformers", "optimum-onnx", "onnx", "onnxruntime"),
+}
+
+
+def section(job: StageJob) -> dict[str, Any]:
+    """Return the manifest's `provenance`; base and licence of task.yaml take precedence over detected ones."""
+    plain = tasks.read(tasks.find(job.recipe.path(job.recipe.task)))
+    written = plain.get("provenance") or {}
+    return {
+        "base": written.get("base") or _base(job.recipe),
+        "licence": written.get("licence") or "",
+        "sources": {**dict(_sources(job)), **written.get("sources", {})},
+        "converter": {**written.get("converter", {}), **_versions(str(plain.get("runtime")))},
+    }
+
+
+def licence_file(recipe: Recipe) -> Path | None:
+    """Return the name of the licence file in the source's directory, if there is one."""
+    folder = recipe.path(_base(recipe))
+    places = (folder / name for name in LICENCE_NAMES)
+    return next((place for place in places if place.is_file()), None)
+
+
+def _base(recipe: Recipe) -> str:
+    source = recipe.source
+    return source.checkpoint or source.base or source.gguf or source.onnx
+
+
+def _sources(job: StageJob) -> Iterator[tuple[str, str]]:
+    recipe = job.recipe
+    for name, digest in fingerprint.of_source(recipe, job.progress).items():
+        yield name, f"sha256 {digest}"
+    for split in SPLITS:
+        written = getattr(recipe.data, split)
+        if written:
+            rows, path = row_files.rows(recipe, split), recipe.path(written)
+            digest = fingerprint.of_place(path, job.progress)
+            said = f"{len(rows)} rows, {_synthetic(rows)}, {_labelled(rows)}, {_imported(recipe, path)}"
+            yield f"data.{split}", f"{said}, sha256 {digest}"
+    if recipe.data.outliers:
+        digest = fingerprint.of_place(recipe.path(recipe.data.outliers), job.progress)
+        yield "data.outliers", f"{len(row_files.outliers(recipe))} rows, sha256 {digest}"
+
+
+def _synthetic(rows: list[DataRow]) -> str:
+    made = list(filter(attrgetter("synthetic"), rows))
+    models = sorted(set(map(attrgetter("model"), made)) - {""})
+    return " by ".join(filter(None, (f"{len(made)} synthetic", ", ".join(models))))
+
+
+def _labelled(rows: list[DataRow]) -> str:
+    """Return the label sources in words; labels of the team's own files are assumed to come from people."""
+    counts = row_files.count_label_sources(rows)
+    return f"labels: {', '.join(f'{count} {source}' for source, count in counts.items())}"
+
+
+def _imported(recipe: Recipe, path: Path) -> str:
+    """Return what was done with rows that no site had redacted."""
+    raw = row_files.read_rows(path, recipe.data.format, text_only=True)
+    kind = tasks.of(recipe.path(recipe.task)).kind
+    return imported_rows.sentence(raw, recipe.privacy, kind, recipe.redaction_bundle)
+
+
+def _versions(runtime: str) -> dict[str, str]:
+    found = fingerprint.versions(_TOOLS.get(runtime, ()))
+    return {name.removeprefix("version of "): version for name, version in found.items() if version[:1].isdigit()}
+
 
 BUNDLE = "bundle"
 INVARIANCE_KEY = "batch invariance"
@@ -71,7 +142,7 @@ def run(job: StageJob) -> Report:
         _check_binding(job, without, cases)
         (folder / "golden.jsonl").write_bytes(encode(cases))
         files: dict[Role, Path] = {**parts.files, "golden": folder / "golden.jsonl"}
-        parts.sections["provenance"]["converter"][golden_origin.PROVENANCE_KEY] = origin.sentence()
+        parts.sections["provenance"]["converter"][golden_cases.PROVENANCE_KEY] = origin.sentence()
         sections = {**parts.sections, "requires": {"memory_bytes": _at_least(job, memory_bytes)}}
         bundle = _made(job, _BundleParts(files, sections), job.out / BUNDLE)
         _check(bundle, cases)
@@ -118,9 +189,9 @@ def _parts(job: StageJob, folder: Path) -> _BundleParts:
         quality["calibrate_redaction"] = redaction
     (folder / "report.json").write_text(json.dumps(quality, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     files = {**candidate_bundle.files(job, candidate_bundle.chosen(job)), "report": folder / "report.json"}
-    licence = provenance.licence_file(job.recipe)
+    licence = licence_file(job.recipe)
     stored = {key: quality["quantize"][key] for key in _QUANTIZATION if key in quality["quantize"]}
-    origin = provenance.section(job)
+    origin = section(job)
     if invariance := quality["quantize"].get("batch_invariance"):
         origin["converter"][INVARIANCE_KEY] = sentence(invariance)
     sections: dict[str, Any] = {**calibrated, "provenance": origin}
@@ -153,7 +224,8 @@ def _asked(job: StageJob, bundle: BundleFolder) -> tuple[list[GoldenCase], Golde
     The bundle answers the texts as they will travel, with surrogates in them.
     """
     samples = bundle_assembly.samples(job.recipe.path(job.recipe.task))
-    chosen = golden_origin.candidates(job.recipe.privacy, bundle.manifest.task, _rows(job, bundle))
+    found, redactor = _rows(job, bundle), job.recipe.redaction_bundle
+    chosen = golden_cases.candidates(job.recipe.privacy, bundle.manifest.task, found, redactor)
     rows = chosen.rows
     with serve_bundles([bundle], cpu_threads=1) as served:
         shown = served.predict(bundle, samples)
@@ -163,7 +235,7 @@ def _asked(job: StageJob, bundle: BundleFolder) -> tuple[list[GoldenCase], Golde
         golden_cases.case(bundle.manifest, *pair) for pair in zip(samples, shown, strict=True) if not pair[1].failure
     ]
     every = [*first, *golden_cases.cases(bundle.manifest, rows, said)]
-    return every, golden_origin.origin_of(chosen, every, len(first)), memory_bytes
+    return every, golden_cases.origin_of(chosen, every, len(first)), memory_bytes
 
 
 def _rows(job: StageJob, bundle: BundleFolder) -> list[DataRow]:

@@ -21,11 +21,10 @@ from convert.calibrate import ANYTHING, CalibrationSettings, calibrate
 from convert.calibrate.threshold import Risk
 from convert.data import row_files
 from convert.data.row_files import DataRow
-from convert.evaluate.bundle_folder import BundleFolder, open_bundle
-from convert.evaluate.serving import quiet, serve_bundles
-from convert.package import bundle_assembly, golden_cases, golden_origin
+from convert.evaluate.serving import BundleFolder, open_bundle, quiet, serve_bundles
+from convert.package import bundle_assembly, golden_cases
 from convert.package.bundle_assembly import AssembledBundle, AssembleRequest
-from convert.package.golden_origin import GoldenOrigin
+from convert.package.golden_cases import GoldenOrigin
 from convert.pipeline.recipe import GoldenRule, PrivacySection
 from convert.pipeline.stage import Progress, Report
 from edge_agent.errors import FileMissing, InvalidRequest
@@ -60,6 +59,8 @@ class QuestionCalibration:
     settings: CalibrationSettings = field(default=ANYTHING)
     privacy: PrivacySection = field(default_factory=PrivacySection)
     """Which texts of the rows may become golden cases."""
+    redaction_bundle: Path | None = None
+    """What finds values in these beside the rules."""
     golden_cases_min: int = bundle_assembly.BINDING_MIN
     force: bool = False
 
@@ -99,7 +100,7 @@ def calibrated_bundle(wanted: QuestionCalibration, progress: Progress = quiet) -
         files["golden"] = folder / "golden.jsonl"
         files["golden"].write_bytes(encode(cases))
         report["golden"] = {"cases": len(cases), "origin": origin.plain()}
-        plain.setdefault("provenance", {}).setdefault("converter", {})[golden_origin.PROVENANCE_KEY] = origin.sentence()
+        plain.setdefault("provenance", {}).setdefault("converter", {})[golden_cases.PROVENANCE_KEY] = origin.sentence()
         task.write_text(json.dumps(plain), encoding="utf-8")
         request = AssembleRequest(task, files, wanted.out, force=wanted.force, sections=sections)
         return bundle_assembly.assemble(request), report
@@ -168,9 +169,9 @@ def _cases(
     bundle: BundleFolder, rows: Sequence[DataRow], wanted: QuestionCalibration
 ) -> tuple[list[GoldenCase], GoldenOrigin]:
     """Return the golden cases of the bundle, answered as their texts will travel, and where they come from."""
-    chosen = golden_origin.candidates(wanted.privacy, bundle.manifest.task, rows)
+    chosen = golden_cases.candidates(wanted.privacy, bundle.manifest.task, rows, wanted.redaction_bundle)
     with serve_bundles([bundle], cpu_threads=1) as served:
         said = served.predict(bundle, [row.text for row in chosen.rows])
     found = golden_cases.cases(bundle.manifest, chosen.rows, said)
     bundle_assembly.check_binding("decide", found, wanted.golden_cases_min, _MORE_ROWS[wanted.privacy.golden_cases])
-    return found, golden_origin.origin_of(chosen, found, 0)
+    return found, golden_cases.origin_of(chosen, found, 0)

@@ -231,7 +231,7 @@ def _file_inputs(file: str, recipe: Recipe, progress: Progress) -> dict[str, str
         return {path.name: fingerprint.of_place(path, progress) for path in beside}
     written = getattr(recipe.data, file) or (recipe.data.train if file == "importance" else "")
     read = fingerprint.of_place(recipe.path(written), progress) if written else "none"
-    return {f"data.{file}": f"{recipe.data.format} {read}{_imported(recipe)}"}
+    return {f"data.{file}": f"{recipe.data.format} {read}{_imported(recipe, progress)}"}
 
 
 def _of_task(part: str, plain: Mapping[str, Any]) -> dict[str, str]:
@@ -242,11 +242,14 @@ def _of_task(part: str, plain: Mapping[str, Any]) -> dict[str, str]:
     return {"task": json.dumps(does, sort_keys=True, default=str)}
 
 
-def _imported(recipe: Recipe) -> str:
+def _imported(recipe: Recipe, progress: Progress) -> str:
     """Return what the recipe says of imported rows, where that is not the default."""
     privacy, default = recipe.privacy, PrivacySection()
     said = (privacy.imported_data, privacy.locales)
-    return "" if said == (default.imported_data, default.locales) else f" {privacy.imported_data} {privacy.locales}"
+    found = "" if said == (default.imported_data, default.locales) else f" {privacy.imported_data} {privacy.locales}"
+    if recipe.redaction_bundle is not None:
+        found += f" redacted by {fingerprint.of_place(recipe.redaction_bundle, progress)}"
+    return found
 
 
 class ResourceMeter:

@@ -166,6 +166,9 @@ class PrivacySection(_RecipeSection):
     imported_data: Literal["redacted", "waived"] = "redacted"
     """Rows that no site sent. redacted: made-up values stand for what the rules find, in every split. waived: the rows
     are used as they are, for the reason in `waiver`."""
+    redaction_bundle: str = Field(default="", max_length=4096)
+    """A folder with a bundle of kind redact, whose model finds values beside the rules, as at a site; empty = rules
+    alone."""
     waiver: str = Field(default="", max_length=500)
     """waived: why, and who decided; the bundle carries it."""
 
@@ -205,6 +208,11 @@ class Recipe(_RecipeSection):
     def takes_ready_graph(self) -> bool:
         """Whether the bundle gets the graph of `source.onnx` as its maker left it."""
         return bool(self.source.onnx) and self.finetune is None
+
+    @property
+    def redaction_bundle(self) -> Path | None:
+        """The bundle that finds personal values beside the rules; None = rules alone."""
+        return self.path(self.privacy.redaction_bundle) if self.privacy.redaction_bundle else None
 
     def path(self, written: str) -> Path:
         """Return the absolute path for a path in the recipe. Raises FileMissing for a package that is not installed."""

@@ -29,7 +29,7 @@ from types import TracebackType
 
 from convert.pipeline.stage import Report
 from edge_agent.durable import atomic_files
-from edge_agent.durable.private_files import private_folder
+from edge_agent.durable.atomic_files import private_folder
 from edge_agent.errors import DiskFull, StateDirInUse
 
 STAGE_NAME = "stage.json"

@@ -8,7 +8,7 @@ another base.
 from __future__ import annotations
 
 from convert.pipeline.stage import ADAPTER, CHECKPOINT, Report, StageJob
-from convert.prepare import adapter_source, checkpoint_source, gguf_source, onnx_source, onnx_weights
+from convert.prepare import checkpoint_source, gguf_source, onnx_source, onnx_weights
 
 
 def run(job: StageJob) -> Report:
@@ -30,7 +30,7 @@ def run(job: StageJob) -> Report:
     else:
         report = checkpoint_source.take(recipe.path(source.checkpoint or source.base), out)
     if source.adapter:
-        report["adapter"] = adapter_source.take(
+        report["adapter"] = checkpoint_source.take_adapter(
             recipe.path(source.adapter), out, job.out / ADAPTER, str(report["base"])
         )
     return report

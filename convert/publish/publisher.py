@@ -18,11 +18,11 @@ from typing import Any
 
 from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
 
-from convert.publish import layout, publishable_bundle, repository_reader, signed_quality
+from convert.publish import layout, publishable_bundle, repository_reader
 from convert.publish.commit import ChangeDraft, MissingSignatures, commit, online, sign, sign_draft
 from convert.publish.keyring import FIRST_TARGETS, Keyring
 from convert.publish.layout import PLAN, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Kind
-from convert.publish.plan_rules import require_signed, same_plan
+from convert.publish.plan_text import require_signed, same_plan
 from convert.publish.publishable_bundle import PublishableBundle
 from convert.publish.repository_reader import BundleTarget, RepositoryState
 from convert.publish.repository_storage import Advance, RepositoryStorage, chunked, counted, silent
@@ -268,7 +268,7 @@ class Publisher:
 
 def _signed(bundle: PublishableBundle) -> BundleTarget:
     of = bundle.manifest
-    quality, golden = signed_quality.of_bundle(bundle), signed_quality.golden_origin_of(bundle)
+    quality, golden = publishable_bundle.of_bundle(bundle), publishable_bundle.golden_origin_of(bundle)
     return BundleTarget(of.task.name, of.version, bundle.digest, of.size_bytes, quality, golden)
 
 
@@ -276,9 +276,9 @@ def _target(raw: bytes, signed: BundleTarget) -> TargetFile:
     target = TargetFile.from_data(layout.target_of(signed.task, signed.digest), raw, ["sha256"])
     custom: dict[str, Any] = {"task": signed.task, "version": signed.version, "size_bytes": signed.size_bytes}
     if signed.quality:
-        custom[signed_quality.KEY] = signed_quality.encode(signed.quality)
+        custom[publishable_bundle.KEY] = publishable_bundle.encode(signed.quality)
     if signed.golden:
-        custom[signed_quality.GOLDEN_KEY] = signed.golden
+        custom[publishable_bundle.GOLDEN_KEY] = signed.golden
     target.unrecognized_fields["custom"] = custom
     return target
 

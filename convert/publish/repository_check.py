@@ -10,7 +10,7 @@ from typing import Any
 
 from tuf.api.metadata import Metadata, Root
 
-from convert.publish import layout, plan_rules, repository_reader
+from convert.publish import layout, plan_text, repository_reader
 from convert.publish.layout import ROOT
 from convert.publish.repository_reader import BundleTarget, RepositoryState
 from convert.publish.repository_storage import Advance, RepositoryStorage
@@ -73,7 +73,7 @@ def check(
 def _look(found: RepositoryFindings, held: RepositoryState, now: float, blobs: _BlobChecker) -> None:
     _expiries(found, held, now)
     try:
-        plan_rules.require_signed(held.plan, held.bundles())
+        plan_text.require_signed(held.plan, held.bundles())
     except PlanInvalid as error:
         found.problems.append(error.message)
     _bundles(blobs, held)

@@ -15,7 +15,7 @@ from typing import Any
 from tuf.api.exceptions import LengthOrHashMismatchError, UnsignedMetadataError
 from tuf.api.metadata import Key, Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 
-from convert.publish import layout, signed_quality
+from convert.publish import layout, publishable_bundle
 from convert.publish.layout import PLAN, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Kind
 from convert.publish.repository_storage import RepositoryStorage
 from edge_agent.errors import InvalidRequest, UpdateIncomplete, UpdateUntrusted
@@ -116,8 +116,8 @@ def _signed(target: TargetFile) -> BundleTarget:
     custom = target.custom if isinstance(target.custom, dict) else {}
     size_bytes = custom.get("size_bytes", 0)
     task = str(custom.get("task", target.path.split("/")[1]))
-    figures = signed_quality.decode(custom.get(signed_quality.KEY))
-    golden = signed_quality.printed(custom.get(signed_quality.GOLDEN_KEY))
+    figures = publishable_bundle.decode(custom.get(publishable_bundle.KEY))
+    golden = publishable_bundle.printed(custom.get(publishable_bundle.GOLDEN_KEY))
     digest = target.hashes.get("sha256", "")
     return BundleTarget(task, str(custom.get("version", "")), digest, size_bytes, figures, golden)
 

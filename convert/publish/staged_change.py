@@ -21,7 +21,7 @@ from convert.publish import layout, repository_reader
 from convert.publish.commit import ChangeDraft, MissingSignatures, sign_draft
 from convert.publish.keyring import Keyring
 from convert.publish.layout import ONLINE, PLAN, ROOT, TARGETS, TIMESTAMP
-from convert.publish.plan_rules import consequences
+from convert.publish.plan_text import consequences
 from convert.publish.publisher import Publisher
 from convert.publish.repository_reader import BundleTarget, RepositoryReader, RepositoryState, bundles_of, newest
 from convert.publish.repository_storage import FolderStorage

@@ -6,8 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from convert.report.markdown_table import table
-from convert.report.run_summary import UNKNOWN, brief, by_question, interval, number, plural
+from convert.report.run_summary import UNKNOWN, brief, by_question, interval, number, plural, table
 
 _LABELS_SHOWN_MAX = 10
 

@@ -7,9 +7,7 @@ from typing import Any
 
 from convert.data.row_files import DataSummary, LabelSource
 from convert.pipeline.recipe import Split
-from convert.report.markdown_table import table
-from convert.report.missed_bound import missed_bound
-from convert.report.report_warnings import doubts, of_quality
+from convert.report.report_warnings import doubts, missed_bound, of_quality
 from convert.report.run_summary import (
     UNKNOWN,
     RunSummary,
@@ -20,6 +18,7 @@ from convert.report.run_summary import (
     number,
     percent,
     plural,
+    table,
 )
 from edge_agent.formatting import format_bytes
 

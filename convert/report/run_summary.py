@@ -1,4 +1,4 @@
-"""The data of a report, and the format of its numbers. Pure.
+"""The data of a report, the format of its numbers, and tables in Markdown. Pure.
 
 The report shows these keys of the stages' reports in sections of their own; other plain values are listed:
 
@@ -16,13 +16,28 @@ Of a decide task calibrate and evaluate report `questions`: these keys for each 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from convert.data.row_files import DataSummary
 from convert.pipeline.recipe import Recipe
 from convert.pipeline.workspace import StageRecord
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a table; all columns but the first hold numbers."""
+    marks = ["---", *["---:"] * (len(columns) - 1)]
+    return "\n".join(map(_line, (columns, marks, *rows)))
+
+
+def _line(cells: Sequence[object]) -> str:
+    return f"| {' | '.join(map(_cell, cells))} |"
+
+
+def _cell(value: object) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
 
 UNKNOWN = "-"
 JSON_NAME, TEXT_NAME = "report.json", "report.md"

@@ -17,19 +17,24 @@ from typing import Any
 import torch
 
 from convert.data import row_files
-from convert.data.question_rows import output_names
+from convert.data.data_row import output_names
 from convert.decoder.tokens import task_tokens
 from convert.pipeline import stage
 from convert.pipeline import task_file as tasks
 from convert.pipeline.recipe import FinetuneSection, Recipe
 from convert.pipeline.stage import ADAPTER, CHECKPOINT, Report, StageJob
 from convert.training import checkpoint_loading, lora
-from convert.training.decoder_objective import DecoderExampleEncoder
-from convert.training.decoder_trainer import DecoderData, DecoderTrainer
+from convert.training.decoder_trainer import DecoderData, DecoderExampleEncoder, DecoderTrainer
 from convert.training.encoder_objective import objective_of
 from convert.training.encoder_trainer import EncoderTrainer, RowEncoder, classifier, start_head
-from convert.training.training_loop import Trainer, TrainingResult, TrainingSettings, train
-from convert.training.validation_split import TrainValidationSplit, train_validation_split
+from convert.training.training_loop import (
+    Trainer,
+    TrainingResult,
+    TrainingSettings,
+    TrainValidationSplit,
+    train,
+    train_validation_split,
+)
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import TaskSpec
 

@@ -1,21 +1,172 @@
-"""LoRA training of a decoder."""
+"""LoRA training of a decoder: its examples in tokens, the loss of a batch of them, and the trainer.
+
+The loss of a label follows the agent's score: at each of its tokens, a softmax over the tokens with which labels can
+continue there (the label tree), plus a share of the softmax over the whole vocabulary. That share gives the labels
+their probability mass, and trains the tokens of a label that have no alternative. Both parts are smallest if the joint
+log-probability of the right label is 0.
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
 
+from convert.data.row_files import DataRow
 from convert.decoder.scores import joint_log_probabilities
-from convert.decoder.tokens import TaskTokens, Tokens
+from convert.decoder.tokens import TaskTokens, Tokens, tokenize
 from convert.pipeline.stage import Progress
-from convert.training import decoder_objective
-from convert.training.decoder_objective import TrainingExample
 from convert.training.lora import FrozenPrefixCache
 from convert.training.training_loop import ValidationResult
+from edge_agent.errors import InvalidRequest
+from edge_agent.formats.manifest import TaskSpec
+
+VOCABULARY_SHARE = 0.1
+"""Weight of the whole vocabulary's softmax, added to that of the labels; see docs/experiments.md."""
+_NOTHING = -100
+
+
+@dataclass(frozen=True)
+class AnswerTarget:
+    """The target of a row."""
+
+    tokens: Tokens
+    choices: tuple[Tokens, ...] = ()
+    """label: for each token, the tokens possible there, the right one first."""
+
+
+@dataclass(frozen=True)
+class BatchTargets:
+    """The answers of a batch, aligned at their ends; positions before a shorter answer are masked."""
+
+    tokens: torch.Tensor
+    """[rows, longest answer]; -100 = masked."""
+    choices: torch.Tensor | None
+    """[rows, longest answer, most choices]; -1 = unused. The right one is the first."""
+
+    @property
+    def length(self) -> int:
+        """Return the number of tokens of the longest answer."""
+        return int(self.tokens.shape[1])
+
+
+def label_answers(paths: Sequence[Tokens]) -> tuple[AnswerTarget, ...]:
+    """Return the answers for the labels, in their order."""
+    return tuple(AnswerTarget(path, tuple(_choices(paths, path, at) for at in range(len(path)))) for path in paths)
+
+
+def _choices(paths: Sequence[Tokens], path: Tokens, at: int) -> Tokens:
+    following = {other[at]: None for other in paths if len(other) > at and other[:at] == path[:at]}
+    return (path[at], *(token for token in following if token != path[at]))
+
+
+def targets(answers: Sequence[AnswerTarget], device: torch.device) -> BatchTargets:
+    """Align the answers of a batch; either all of them are labels, or none is."""
+    rows = [torch.tensor(answer.tokens) for answer in answers]
+    tokens = pad_sequence(rows, batch_first=True, padding_value=_NOTHING, padding_side="left")
+    if not answers[0].choices:
+        return BatchTargets(tokens.to(device), None)
+    return BatchTargets(tokens.to(device), _lined_up(answers, tokens.shape[1]).to(device))
+
+
+def _lined_up(answers: Sequence[AnswerTarget], longest: int) -> torch.Tensor:
+    most = max(map(len, itertools.chain(*(answer.choices for answer in answers))))
+    choices = torch.full((len(answers), longest, most), -1)
+    for row, answer in enumerate(answers):
+        for at, choice in enumerate(answer.choices, longest - len(answer.choices)):
+            choices[row, at, : len(choice)] = torch.tensor(choice)
+    return choices
+
+
+def loss(logits: torch.Tensor, wanted: BatchTargets, vocabulary_share: float = VOCABULARY_SHARE) -> torch.Tensor:
+    """Return the loss of a batch, in nats: a label's mean joint loss, or an answer's mean over its tokens.
+
+    `logits` is [rows, longest answer, vocabulary].
+    """
+    flat = logits.float().flatten(0, 1)
+    over_vocabulary = cross_entropy(flat, wanted.tokens.flatten(), ignore_index=_NOTHING, reduction="sum")
+    learnt = wanted.tokens.ne(_NOTHING)
+    if wanted.choices is None:
+        return over_vocabulary / learnt.sum()
+    chosen = flat.gather(1, wanted.choices.flatten(0, 1).clamp(min=0))
+    chosen = chosen.masked_fill(wanted.choices.flatten(0, 1).lt(0), -torch.inf)[learnt.flatten()]
+    among_labels = -chosen.log_softmax(1)[:, 0].sum()
+    return (among_labels + vocabulary_share * over_vocabulary) / len(wanted.tokens)
+
+
+def exact(logits: torch.Tensor, wanted: BatchTargets) -> int:
+    """Return how many answers greedy decoding would reproduce to the last token."""
+    right = logits.argmax(-1).eq(wanted.tokens) | wanted.tokens.eq(_NOTHING)
+    return int(right.all(1).sum())
+
+
+# A label is asked for as the agent does: the task's prompt, then `label_prefix` and the label. Other answers are the
+# row's completion and the end token. A conversation of one question is rendered like a request to the agent; a longer
+# one, or one with a system message, by the tokenizer's chat template. Only the answer has a loss.
+@dataclass(frozen=True)
+class TrainingExample:
+    """One row in tokens."""
+
+    row: DataRow
+    prompt: Tokens
+    answer: AnswerTarget
+
+    @property
+    def length(self) -> int:
+        """Return the number of tokens, prompt and answer."""
+        return len(self.prompt) + len(self.answer.tokens)
+
+
+class DecoderExampleEncoder:
+    """Turns rows of one task into training examples."""
+
+    def __init__(self, task: TaskSpec, tokens: TaskTokens) -> None:
+        """`tokens` are those of the task."""
+        self._task, self._tokens = task, tokens
+        self._answers = dict(zip(task.labels, label_answers(tokens.labels), strict=False))
+
+    def of(self, rows: Sequence[DataRow], tokens_max: int) -> tuple[list[TrainingExample], int]:
+        """Return the examples, and how many rows were left out because they have more than `tokens_max` tokens.
+
+        Raises InvalidRequest if no row is short enough.
+        """
+        every = [self._example(row) for row in rows]
+        short = [example for example in every if example.length <= tokens_max]
+        if not short:
+            shortest = min(example.length for example in every)
+            said = f"all {len(every)} training rows have more than {tokens_max} tokens; the shortest has {shortest}"
+            raise InvalidRequest(said, remedy="Raise 'tokens_max' under 'finetune', or shorten the rows or the prompt.")
+        return short, len(every) - len(short)
+
+    def _example(self, row: DataRow) -> TrainingExample:
+        if self._task.kind == "classify":
+            return TrainingExample(row, self._tokens.prompt(row.text), self._answers[row.label])
+        if self._is_request(row):
+            return TrainingExample(row, self._tokens.prompt(row.text), AnswerTarget(self._closed(row.completion)))
+        return self._conversation(row)
+
+    def _is_request(self, row: DataRow) -> bool:
+        """Return whether the agent would send a row's prompt in the same form."""
+        before = [(turn.role, turn.content) for turn in row.messages[:-2]]
+        return before in ([], [("system", self._task.prompt.system)])
+
+    def _closed(self, text: str) -> Tokens:
+        end: int = self._tokens.tokenizer.eos_token_id
+        return (*tokenize(self._tokens.tokenizer, text, special=False), end)
+
+    def _conversation(self, row: DataRow) -> TrainingExample:
+        tokenizer = self._tokens.tokenizer
+        turns: list[Any] = [{"role": turn.role, "content": turn.content} for turn in row.messages]
+        asked = tokenizer.apply_chat_template(turns[:-1], tokenize=False, add_generation_prompt=True)
+        prompt = tokenize(tokenizer, str(asked), special=True)
+        return TrainingExample(row, prompt, AnswerTarget(self._closed(row.completion)))
+
 
 _VALIDATION_ROWS = 8
 
@@ -62,8 +213,8 @@ class DecoderTrainer:
         """Return the loss of a batch."""
         self._model.train()
         lessons = [self._parts.train[row] for row in rows]
-        wanted = decoder_objective.targets([lesson.answer for lesson in lessons], self._model.device)
-        return decoder_objective.loss(self._halves.logits(list(map(_read, lessons)), wanted.length), wanted)
+        wanted = targets([lesson.answer for lesson in lessons], self._model.device)
+        return loss(self._halves.logits(list(map(_read, lessons)), wanted.length), wanted)
 
     def validate(self) -> ValidationResult:
         """Score the labels as the agent does, or count the answers that are reproduced to the last token."""
@@ -80,11 +231,11 @@ class DecoderTrainer:
         lessons, losses, right = self._parts.validation, 0.0, 0
         for start in range(0, len(lessons), _VALIDATION_ROWS):
             batch = lessons[start : start + _VALIDATION_ROWS]
-            wanted = decoder_objective.targets([lesson.answer for lesson in batch], self._model.device)
+            wanted = targets([lesson.answer for lesson in batch], self._model.device)
             with torch.inference_mode():
                 logits = self._halves.logits(list(map(_read, batch)), wanted.length)
-                losses += float(decoder_objective.loss(logits, wanted)) * len(batch)
-            right += decoder_objective.exact(logits, wanted)
+                losses += float(loss(logits, wanted)) * len(batch)
+            right += exact(logits, wanted)
         return ValidationResult(losses / len(lessons), right / len(lessons))
 
 

@@ -1,4 +1,8 @@
-"""Training of an encoder: answers to questions about a text, or one tag per word; the whole model or its head."""
+"""Training of an encoder: answers to questions about a text, or one tag per word; the whole model or its head.
+
+The outputs that a new head shares with the checkpoint's own start as they are there. A model that gets one more type of
+value keeps what it knows of the others. transformers drops the whole head where the number of labels differs.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoConfig,
@@ -22,17 +27,47 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from convert.data.question_rows import output_names, rows_of
+from convert.data.data_row import output_names, rows_of
 from convert.data.row_files import DataRow
 from convert.encoder import linear, pooling
 from convert.encoder.tags import tagged
 from convert.pipeline.stage import Progress
 from convert.training.checkpoint_loading import encoded, labels_of
 from convert.training.encoder_objective import EncodedRow, EncoderObjective
-from convert.training.known_outputs import keep_known_outputs
 from convert.training.training_loop import ValidationResult
 from edge_agent.errors import InvalidRequest, ModelLoadFailed
 from edge_agent.formats.manifest import TaskSpec
+
+WEIGHT, BIAS = "classifier.weight", "classifier.bias"
+
+
+def keep_known_outputs(head: Any, checkpoint: Path, before: Sequence[str], now: Sequence[str]) -> int:
+    """Copy the rows of labels that both have; return how many.
+
+    Args:
+        head: the new linear layer, [labels now, hidden].
+        checkpoint: a folder with *.safetensors.
+        before: the labels of the checkpoint's head, in the order of its outputs.
+        now: those of the new one.
+    """
+    pairs = [(before.index(label), place) for place, label in enumerate(now) if label in before]
+    held = _head_of(checkpoint)
+    if not pairs or held is None or held[0].shape != (len(before), head.weight.shape[1]):
+        return 0
+    old, new = (torch.tensor(places) for places in zip(*pairs, strict=True))
+    with torch.no_grad():
+        head.weight[new] = held[0][old].float()
+        head.bias[new] = held[1][old].float()
+    return len(pairs)
+
+
+def _head_of(checkpoint: Path) -> tuple[torch.Tensor, torch.Tensor] | None:
+    for file in sorted(checkpoint.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            if {WEIGHT, BIAS} <= set(tensors.keys()):
+                return tensors.get_tensor(WEIGHT), tensors.get_tensor(BIAS)
+    return None
+
 
 OUTLIER_SHARE, OUTLIER_WEIGHT = 0.25, 0.5
 """Largest number of outliers per row of a batch, and the weight of their loss."""

@@ -18,8 +18,7 @@ from convert import probe
 from convert.data import row_files
 from convert.decoder.tokens import task_tokens
 from convert.export.gguf_export import ADAPTER, BASE
-from convert.export.onnx_export import MODEL, TOKENIZER
-from convert.export.question_outputs import output_of
+from convert.export.onnx_export import MODEL, TOKENIZER, output_of
 from convert.pipeline import stage, task_file
 from convert.pipeline.stage import Report, StageJob
 from convert.prepare import onnx_source

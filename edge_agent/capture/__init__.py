@@ -9,8 +9,7 @@ outbox.py             the files that leave the site, and the receipts that come 
 record_builder.py     from an answer to a redacted record
 review_streams.py     which answers people are asked to review; the random audit
 teacher_questions.py  inputs that the large model is asked about later, and its labels
-value_digests.py      keyed digests of replaced values; the key never leaves the site
 personal_values.py    the rights of the person in the database: digests, erasures, retention by task, counts
-person_erasure.py     finds and erases what concerns a person, by values
+person_erasure.py     finds and erases what concerns a person, by keyed digests of values; the key never leaves the site
 redact/               finds and replaces personal data
 """

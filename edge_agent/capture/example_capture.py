@@ -17,19 +17,26 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from edge_agent.capture.captured_answer import CapturedAnswer, HumanFeedback, answer_texts
+from edge_agent.capture.capture_values import (
+    CapturedAnswer,
+    HumanFeedback,
+    ReviewCursor,
+    ReviewFilter,
+    ReviewItem,
+    answer_texts,
+    parse_review_item,
+)
 from edge_agent.capture.redaction_queue import RedactionDependencies, RedactionQueue
-from edge_agent.capture.review_queue import ReviewCursor, ReviewFilter, ReviewItem, parse_review_item
 from edge_agent.capture.spool_writer import CaptureLimits, SpoolWriter
 from edge_agent.config import Config
 from edge_agent.errors import EdgeAgentError, PredictionUnknown, RedactionHeld, SpoolStalled
 
 if TYPE_CHECKING:
+    from edge_agent.capture.capture_values import SpoolWorkerDependencies
     from edge_agent.capture.person_erasure import AnswerErasure, PersonErasure, ScanPlace, ValueSearch
     from edge_agent.capture.redact.model_findings import ModelFindings
     from edge_agent.capture.redact.redactor import RedactionSession, Redactor, ReplacedValue
     from edge_agent.capture.redaction_audit import AuditedText, AuditFigures, MarkedSpan
-    from edge_agent.capture.spool_dependencies import SpoolWorkerDependencies
     from edge_agent.capture.spool_worker import PrivacyReport, SpoolWorker
     from edge_agent.capture.teacher_questions import TeacherQuestion
     from edge_agent.formats.example_records import Consent

@@ -25,7 +25,7 @@ from edge_agent.capture.spool import Spool
 from edge_agent.config import ExamplesConfig, SiteConfig
 from edge_agent.durable.atomic_files import disk_errors, sync_directory, write_durably
 from edge_agent.errors import DiskFull, DocumentInvalid, ExchangeError, StoreDamaged
-from edge_agent.formats import receipts, segment, status_object
+from edge_agent.formats import segment, status_object
 from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
 
 FILE_MODE, FOLDER_MODE = 0o640, 0o750
@@ -107,12 +107,12 @@ class Outbox:
             DocumentInvalid, SignatureInvalid: receipts that are none, or not the central team's; nothing was deleted.
             DiskFull, StateDirUnwritable, StoreDamaged: a disk failed.
         """
-        raw = self._read(self._places.receipts / receipts.FILE_NAME)
+        raw = self._read(self._places.receipts / segment.RECEIPTS_FILE_NAME)
         if not raw or hashlib.sha256(raw).hexdigest() == self._receipts_seen:
             return 0
-        signed = receipts.verify(raw, self._site.receipt_keys)
+        signed = segment.verify_receipts(raw, self._site.receipt_keys)
         if signed.body.site != self._site.id:
-            said = f"{receipts.FILE_NAME} is for site {signed.body.site!r}; this is {self._site.id!r}"
+            said = f"{segment.RECEIPTS_FILE_NAME} is for site {signed.body.site!r}; this is {self._site.id!r}"
             raise DocumentInvalid(said, remedy="Bring the receipts of this site.")
         count = 0
         for epoch in signed.body.epochs:
@@ -236,7 +236,7 @@ class Outbox:
                 " that come back.",
             )
 
-    def _apply_receipts(self, epoch: receipts.EpochReceipts) -> int:
+    def _apply_receipts(self, epoch: segment.EpochReceipts) -> int:
         """Apply receipts; a range counts only if it ends with a manifest of this site."""
         received = [each for span in epoch.received for each in self._covered(span)]
         refused = [each.sequence for each in epoch.refused if self._is_ours(each.sequence, each.manifest_sha256)]
@@ -248,7 +248,7 @@ class Outbox:
             self._remove(self._spool.incarnation, sequence)
         return len(received)
 
-    def _covered(self, span: receipts.ReceiptRange) -> list[LedgerSegment]:
+    def _covered(self, span: segment.ReceiptRange) -> list[LedgerSegment]:
         if not any(
             each.manifest_sha256 == span.manifest_sha256 for each in self.ledger.segments_between(span.last, span.last)
         ):
@@ -263,7 +263,7 @@ class Outbox:
             for each in self.ledger.segments_between(sequence, sequence)
         )
 
-    def _delete_old_incarnation(self, epoch: receipts.EpochReceipts) -> int:
+    def _delete_old_incarnation(self, epoch: segment.EpochReceipts) -> int:
         """Delete segments of an earlier incarnation, whose ledger is gone: their files identify them."""
         gone = 0
         for span in epoch.received:

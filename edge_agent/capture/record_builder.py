@@ -1,4 +1,4 @@
-"""From an answer to its record: redacted, classified, and written as a line of formats/example.py.
+"""From an answer to its record: redacted, classified, and written as a line of formats/example_records.py.
 
 Pure but for the time that it is handed. The lines are written with `json` and not through the models, which take five
 times as long; a test reads every kind of them back through the models.
@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edge_agent.capture.captured_answer import CapturedAnswer, HumanFeedback
+from edge_agent.capture.capture_values import CapturedAnswer, HumanFeedback
 from edge_agent.capture.redact.model_findings import ModelFindings
 from edge_agent.capture.redaction_audit import DrawnText
 from edge_agent.capture.spool import (
@@ -29,13 +29,13 @@ from edge_agent.errors import RedactionHeld
 from edge_agent.formats.example_records import SCHEMA, UNGRADED, example_key, task_of_key
 from edge_agent.formats.manifest import LABEL_KINDS, Manifest
 from edge_agent.formats.signed_document import format_timestamp
-from edge_agent.monitoring.answer_observation import AnswerObservation, ModelPair, Source, same
+from edge_agent.monitoring.bundle_figures import AnswerObservation, ModelPair, Source, same
 from edge_agent.monitoring.monitoring_store import UNUSUAL
 
 if TYPE_CHECKING:
+    from edge_agent.capture.person_erasure import ValueDigester
     from edge_agent.capture.redact.redactor import RedactionSession, Redactor
     from edge_agent.capture.teacher_questions import TeacherQuestion
-    from edge_agent.capture.value_digests import ValueDigester
 
 CONSENTS = {"local": LOCAL, "upstream": UPSTREAM}
 SCORES_KEPT = 20

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from edge_agent.backoff import backoff_seconds
-from edge_agent.capture.captured_answer import CapturedAnswer, texts_to_read
+from edge_agent.capture.capture_values import CapturedAnswer, texts_to_read
 from edge_agent.errors import RedactionHeld
 
 if TYPE_CHECKING:

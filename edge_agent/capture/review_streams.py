@@ -24,15 +24,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from edge_agent.capture.review_queue import ReviewCursor
+from edge_agent.capture.capture_values import ReviewCursor
+from edge_agent.formats.calibration import OUT_OF_DISTRIBUTION
 from edge_agent.formats.example_records import ReviewStream, task_of_key
-from edge_agent.formats.ood_gate import OUT_OF_DISTRIBUTION
 from edge_agent.monitoring.monitoring_store import AuditOutcome
 
 if TYPE_CHECKING:
-    from edge_agent.capture.review_queue import ReviewFilter
+    from edge_agent.capture.capture_values import ReviewFilter
     from edge_agent.durable.sqlite_database import Database
-    from edge_agent.monitoring.answer_observation import AnswerObservation
+    from edge_agent.monitoring.bundle_figures import AnswerObservation
 
 STREAMS: tuple[ReviewStream, ...] = get_args(ReviewStream)
 AUDIT, UNCERTAIN, DIVERSE, NEW = STREAMS

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_agent.capture import review_streams
+from edge_agent.capture.capture_values import ReviewCursor, ReviewFilter, SpooledPrediction
 from edge_agent.capture.personal_values import ERASED, RETIRED, PersonalLimits, PersonalValues
-from edge_agent.capture.review_queue import ReviewCursor, ReviewFilter, SpooledPrediction
 from edge_agent.capture.review_streams import NAMES, AuditShares, ReviewStreams
 from edge_agent.durable.sqlite_database import Database, DatabaseSchema
 from edge_agent.errors import InvalidRequest, PredictionUnknown
@@ -33,7 +33,7 @@ from edge_agent.formats.example_records import question_of_key, task_of_key
 
 if TYPE_CHECKING:
     from edge_agent.capture.redaction_audit import DrawnText
-    from edge_agent.monitoring.answer_observation import AnswerObservation
+    from edge_agent.monitoring.bundle_figures import AnswerObservation
 
 SCHEMA_VERSION = 1
 LOCAL, UPSTREAM = 1, 2
@@ -143,11 +143,11 @@ class PredictionRecord:
     observed: AnswerObservation | None = None
     """What is counted of it."""
     later: str = ""
-    """Why the large model is asked about it later (formats/example.py); empty = it is not."""
+    """Why the large model is asked about it later (formats/example_records.py); empty = it is not."""
     replaced: Mapping[str, int] = field(default_factory=dict)
     """Replaced values by the rule or model that found them."""
     digests: frozenset[bytes] = frozenset()
-    """Keyed digests of these values (value_digests.py)."""
+    """Keyed digests of these values (person_erasure.py)."""
     audited: DrawnText | None = None
     """Its text, if the audit of redaction has drawn it."""
 

@@ -15,8 +15,15 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from edge_agent.capture import person_erasure
-from edge_agent.capture.captured_answer import HumanFeedback
-from edge_agent.capture.person_erasure import AnswerErasure, FoundRecords, PersonErasure, ValueSearch
+from edge_agent.capture.capture_values import HumanFeedback
+from edge_agent.capture.person_erasure import (
+    AnswerErasure,
+    FoundRecords,
+    PersonErasure,
+    ValueDigester,
+    ValueSearch,
+    load_digest_key,
+)
 from edge_agent.capture.personal_values import Erasure, PersonalLimits, PrivacyCount
 from edge_agent.capture.record_builder import RecordBuilder
 from edge_agent.capture.redact.redactor import Redactor
@@ -24,17 +31,16 @@ from edge_agent.capture.redaction_audit import AuditLimits, RedactionAudit
 from edge_agent.capture.review_streams import AuditShares, ReviewStreams
 from edge_agent.capture.spool import PredictionRecord, Spool
 from edge_agent.capture.teacher_questions import TeacherQuestion, TeacherQuestionQueue
-from edge_agent.capture.value_digests import ValueDigester, load_digest_key
 from edge_agent.durable.atomic_files import Ballast
 from edge_agent.errors import DiskFull, EdgeAgentError, ExchangeError
 from edge_agent.formats.status_object import RedactionReport
-from edge_agent.monitoring.answer_observation import verdict
+from edge_agent.monitoring.bundle_figures import verdict
 from edge_agent.monitoring.monitoring_store import Charge, HumanLabel, MonitoringStore, TeacherLabel
 
 if TYPE_CHECKING:
+    from edge_agent.capture.capture_values import SpoolWorkerDependencies
     from edge_agent.capture.outbox import Outbox
     from edge_agent.capture.redact.model_findings import ModelFindings
-    from edge_agent.capture.spool_dependencies import SpoolWorkerDependencies
     from edge_agent.config import Config, ExamplesConfig
     from edge_agent.formats.manifest import Manifest
     from edge_agent.monitoring.bundle_figures import AlarmState

@@ -27,7 +27,7 @@ from edge_agent.durable.disk_thread import DiskThread
 from edge_agent.errors import DiskFull, Draining, EdgeAgentError, SiteError, SpoolStalled
 
 if TYPE_CHECKING:
-    from edge_agent.capture.captured_answer import CapturedAnswer
+    from edge_agent.capture.capture_values import CapturedAnswer
     from edge_agent.capture.spool import PredictionRecord
     from edge_agent.capture.spool_worker import SpoolWorker
     from edge_agent.monitoring.monitoring_store import Charge

@@ -42,9 +42,9 @@ def _entry(panel: str, module: str, attribute: str, summary: str) -> CommandEntr
 
 COMMANDS = {
     "classify": _entry(_ASK, "batch_inference", "ClassifyCommand", "Choose one label for each input."),
-    "decide": _entry(_ASK, "decide", "DecideCommand", "Answer a task's questions about each input."),
+    "decide": _entry(_ASK, "batch_inference", "DecideCommand", "Answer a task's questions about each input."),
     "extract": _entry(_ASK, "batch_inference", "ExtractCommand", "Find the task's record in each input."),
-    "generate": _entry(_ASK, "generate", "Command", "Write text, shown as it comes."),
+    "generate": _entry(_ASK, "batch_inference", "GenerateCommand", "Write text, shown as it comes."),
     "embed": _entry(_ASK, "batch_inference", "EmbedCommand", "Turn each input into a vector."),
     "run": _entry(_ASK, "one_shot", "run", "Answer one input with a bundle on disk, without a daemon."),
     "demo": _entry(
@@ -102,15 +102,17 @@ COMMANDS = {
         _OPERATE, "support_bundle", "run", "Put what support needs into one file; show its contents first."
     ),
     "serve": _entry(_SET_UP, "services", "app", "Run the daemon in the foreground, until SIGTERM or Ctrl-C."),
-    "enrol": _entry(_SET_UP, "enrol", "Command", "Make this machine a site, from an enrolment file. Run it as root."),
-    "identity": _entry(_SET_UP, "identity", "run", "Show this site's identity and its site key."),
+    "enrol": _entry(
+        _SET_UP, "identity", "EnrolCommand", "Make this machine a site, from an enrolment file. Run it as root."
+    ),
+    "identity": _entry(_SET_UP, "identity", "show_identity", "Show this site's identity and its site key."),
     "config": _entry(_SET_UP, "config", "app", "Show and check the configuration."),
     "certs": _entry(_SET_UP, "certs", "app", "Make and show certificates for TCP, for sites without an authority."),
     "drop-ins": _entry(
         _SET_UP, "drop_ins", "Command", "Give the systemd units the networks and folders that agent.yaml needs."
     ),
     "limits": _entry(
-        _SET_UP, "memory_limits", "run", "Show the memory limit of the daemon and its engines, and its parts."
+        _SET_UP, "config", "show_limits", "Show the memory limit of the daemon and its engines, and its parts."
     ),
     "version": _entry(_SET_UP, "version", "run", "Show the version of the program and of what it runs on."),
 }
@@ -123,7 +125,7 @@ def _renamed(module: str, attribute: str, renamed_to: str) -> CommandEntry:
 
 OLD_NAMES = {
     "models": _renamed("bundles", "list_bundles", "bundles list"),
-    "site": _renamed("identity", "run", "identity"),
+    "site": _renamed("identity", "show_identity", "identity"),
     "uplink": _renamed("services", "serve_uplink", "serve uplink"),
     "web": _renamed("services", "serve_web", "serve web"),
     "export": _renamed("media", "export_media", "media export"),

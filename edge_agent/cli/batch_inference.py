@@ -1,26 +1,35 @@
-"""`edge-agent classify`, `extract` and `embed`: ask a task about many inputs, and print one result for each."""
+"""`edge-agent classify`, `extract`, `embed`, `decide`, `generate`: ask a task about inputs, and print the results."""
 
 # No `from __future__ import annotations`: typer looks for the names of annotations in the module of the subclass.
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from math import exp
 from typing import Annotated, Generic, TypeVar
 
 import typer
 from rich.console import Group, RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from edge_agent.cli.daemon_target import TargetOption, TaskArgument, target_of
 from edge_agent.cli.exits import ExitCode, exit_code
-from edge_agent.cli.inputs import FileOption, Inputs, Texts, answers
-from edge_agent.cli.output import AsJson, no_threshold, out, plain, print_json, print_trimmed, table
+from edge_agent.cli.inputs import FileOption, Inputs, Texts, answers, as_text
+from edge_agent.cli.output import AsJson, err, no_threshold, out, plain, print_json, print_trimmed, table
+from edge_agent.cli.terminal import EscapedTable, printable_text, write_answer
 from edge_agent.client import (
     Answer,
+    CallFailed,
     Classification,
     Client,
+    Decision,
     DecisionAnswer,
     Embedding,
     Extraction,
     Failure,
+    Finish,
+    GenerateOptions,
     OnLowConfidence,
 )
 
@@ -252,3 +261,208 @@ def _embedding_note(result: Embedding) -> Text:
 
 
 EMBEDDING = ResultColumns("embedding", ("length", "vector"), _embedding_cells, _embedding_note, right=("length",))
+
+
+BAR_CELLS = 10
+OPTION_CELLS = 16
+"""Width of a possible answer beside its bar: a longer one is cut there, and whole in the column of the answer."""
+SHOWN_MAX = 3
+"""Possible answers of a question with their bars; --json has all of them."""
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+
+QuestionOption = Annotated[
+    list[str] | None,
+    typer.Option("--question", metavar="NAME", help="Answer this question alone; may be given several times."),
+]
+
+
+@dataclass(kw_only=True)
+class DecideCommand(BatchCommand):
+    """Answer a task's questions about each input.
+
+    Each answer has a bar for the probability of the likeliest ones. A score also has its expected value: the mean of
+    the levels' places from 0. A classify task has one question, which has its name. With --json, one object per line.
+
+    Example: [bold]edge-agent decide front-desk 'My kettle burns, send somebody now'[/bold]
+
+    Example: [bold]edge-agent decide front-desk --question urgent --json --file messages.txt[/bold]
+    """
+
+    question: QuestionOption = None
+    on_low_confidence: LowConfidence = "answer"
+
+    def __post_init__(self) -> None:
+        """Run the command."""
+        inputs = Inputs(self.texts, self.file)
+        with target_of(self.ctx).client(self.target, inputs.retry) as client:
+            found = answers(client, self.task, inputs, self._call_of(client), as_json=self.as_json)
+            code = print_decisions(found, as_json=self.as_json)
+        raise typer.Exit(code)
+
+    def _call_of(self, client: Client):  # type: ignore[no-untyped-def]
+        return lambda task, batch: client.decide(
+            task,
+            batch,
+            questions=self.question or (),
+            on_low_confidence=self.on_low_confidence,
+            timeout_seconds=TIMEOUT_SECONDS,
+        )
+
+
+def print_decisions(found: Iterable[tuple[str, Decision | Failure]], *, as_json: bool) -> ExitCode:
+    """Print the answers to each input; return the exit code of the first input that failed, or OK."""
+    code = ExitCode.OK
+    for place, (text, result) in enumerate(found):
+        if isinstance(result, Failure):
+            code = code or exit_code(result.reason)
+        if as_json:
+            print_json({"input": text, "error" if isinstance(result, Failure) else "decision": plain(result)})
+            continue
+        console = out()
+        if place:
+            console.print()
+        console.print(Text(shorten(text), style="bold"), soft_wrap=True)
+        if isinstance(result, Failure):
+            console.print(Text(f"{result.reason}: {result.message}", style="red"), soft_wrap=True)
+            console.print(Text(f"what to do: {result.remedy}", style="red"), soft_wrap=True)
+        else:
+            print_trimmed(console, decision_table(result))
+    return code
+
+
+def decision_table(decision: Decision) -> Table:
+    """Return the answers to one input: question, answer, the likeliest answers with bars, and what limits each."""
+    made = table("question", "answer", "probability", "note", wrap=("question", "answer", "note"))
+    for answer in decision.answers:
+        made.add_row(answer.question, _answer_cell(answer), _bars(answer.probabilities), _note(answer))
+    return made
+
+
+def _answer_cell(answer: DecisionAnswer) -> Text:
+    label = answer.label or answer.route.lower()
+    value = "" if answer.score is None else f" ({answer.score:.2f})"
+    return Text.assemble((label, "bold" if answer.label else "yellow"), value)
+
+
+def _note(answer: DecisionAnswer) -> Text:
+    return Text("confident", "green") if answer.confident else confidence_note(answer)
+
+
+def _bars(probabilities: Iterable[tuple[str, float]]) -> Group:
+    """Return the likeliest answers, each on a line that is never broken."""
+    ranked = sorted(probabilities, key=lambda pair: -pair[1])
+    return Group(*(Text.assemble(f"{share:.2f} {bar(share)} ", _cut(label)) for label, share in ranked[:SHOWN_MAX]))
+
+
+def _cut(label: str) -> Text:
+    text = printable_text(Text(label))
+    text.truncate(OPTION_CELLS, overflow="ellipsis")
+    return text
+
+
+def bar(share: float, cells: int = BAR_CELLS) -> str:
+    """Return a bar of block characters for a share from 0 to 1, filled up with spaces."""
+    eighths = round(min(max(share, 0.0), 1.0) * cells * 8)
+    full, rest = divmod(eighths, 8)
+    return (_EIGHTHS[8] * full + (_EIGHTHS[rest] if rest else "")).ljust(cells)
+
+
+_TIMEOUT_SECONDS = 300
+
+
+@contextmanager
+def _remedies() -> Iterator[None]:
+    """Translate a remedy of the daemon that names a request field into the option of this command."""
+    try:
+        yield
+    except CallFailed as error:
+        if error.reason == "REQUEST_INVALID" and error.message.startswith("output_tokens_max"):
+            error.remedy = "Give a smaller --output-tokens-max, or leave it out for the task's limit."
+        raise
+
+
+@dataclass(kw_only=True)
+class GenerateCommand:
+    """Write text, shown as it comes.
+
+    With --escalate the large model writes it, if the task's inputs may go there and it can be asked; otherwise the
+    model here does, and standard error explains why.
+
+    Example: [bold]edge-agent generate assistant 'Write a sign: we close at six today'[/bold]
+
+    With --logprobs 3 a table on standard error shows how likely each token was, and the three likeliest.
+
+    Example: [bold]edge-agent generate assistant --escalate 'Write to a customer whose lamp came broken'[/bold]
+    """
+
+    # The fields are the command's arguments and options: typer reads them like a function's parameters.
+    ctx: typer.Context
+    task: TaskArgument
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What to answer; '-' reads standard input.")]
+    output_tokens_max: Annotated[int, typer.Option(min=0, help="The most tokens to write; 0 = the task's limit.")] = 0
+    temperature: Annotated[
+        float | None, typer.Option(min=0, max=2, help="0 = always the likeliest token; left out: the bundle's value.")
+    ] = None
+    escalate: Annotated[
+        bool, typer.Option("--escalate", help="Let the large model write it, if it can be asked; it may cost money.")
+    ] = False
+    logprobs: Annotated[
+        int | None,
+        typer.Option(min=0, max=5, help="Show how likely each token was, and so many of the likeliest in its place."),
+    ] = None
+    target: TargetOption = ""
+
+    def __post_init__(self) -> None:
+        """Run the command."""
+        asked = as_text(sys.stdin.buffer.read(), "standard input") if self.text == "-" else self.text
+        options: GenerateOptions = {
+            "output_tokens_max": self.output_tokens_max,
+            "temperature": self.temperature,
+            "escalate": self.escalate,
+            "logprobs": self.logprobs,
+        }
+        with (
+            target_of(self.ctx).client(self.target) as client,
+            client.generate(self.task, asked, timeout_seconds=_TIMEOUT_SECONDS, **options) as stream,
+            _remedies(),
+        ):
+            for piece in stream:
+                write_answer(piece)
+            write_answer("\n")
+        if stream.finish:
+            self._remark(stream.finish)
+
+    def _remark(self, finish: Finish) -> None:
+        """Print the facts about the text on standard error."""
+        if finish.reason == "LENGTH":
+            err().print(Text(f"cut at {finish.output_tokens} tokens", style="dim"))
+        if self.logprobs is not None:
+            err().print(_likelihoods(finish))
+        if self.escalate:
+            err().print(Text(_written_by(finish), style="dim"))
+
+
+def _likelihoods(finish: Finish) -> Table | Text:
+    """Return a table of the written tokens, a row each."""
+    if not finish.tokens:
+        return Text("no probabilities: who wrote this knows none", style="dim")
+    table = EscapedTable(box=None, header_style="dim", pad_edge=False)
+    table.add_column("token")
+    table.add_column("probability", justify="right")
+    table.add_column("the likeliest in its place", style="dim")
+    for token in finish.tokens:
+        others = "  ".join(f"{_shown(piece)} {exp(logprob):.1%}" for piece, logprob in token.alternatives)
+        table.add_row(Text(_shown(token.token)), f"{exp(token.logprob):.1%}", Text(others))
+    return table
+
+
+def _shown(piece: bytes) -> str:
+    """Return a token in quotes, so that its spaces and line ends are seen."""
+    return repr(piece.decode("utf-8", "backslashreplace"))
+
+
+def _written_by(finish: Finish) -> str:
+    if finish.route == "UPSTREAM":
+        return f"written by {finish.model or 'the large model'}"
+    who = "nobody" if finish.route == "ABSTAINED" else "the model here"
+    return f"written by {who}: {finish.route_reason}, see docs/routing.md"

@@ -27,7 +27,7 @@ from edge_agent.cli.output import (
 from edge_agent.cli.terminal import advice
 from edge_agent.client import AdminClient, Bundle, BundleRef, Status
 from edge_agent.errors import FileMissing, HashMismatch, UnknownBundle, UnknownTask
-from edge_agent.errors.remedy_commands import first_task_remedy
+from edge_agent.errors.base import first_task_remedy
 from edge_agent.formats.calibration import Threshold
 from edge_agent.formats.manifest import Manifest, digest_of, parse
 from edge_agent.formatting import DIGEST_SHOWN, counted, format_bytes

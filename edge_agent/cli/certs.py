@@ -1,4 +1,4 @@
-"""`edge-agent certs`: a small certificate authority, for sites that have none."""
+"""`edge-agent certs`: a small certificate authority, for sites that have none, and the one folder where it is."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import pwd
 import socket
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -18,11 +20,10 @@ from rich.text import Text
 
 from edge_agent import certificate_authority
 from edge_agent.certificate_authority import CertificateKeyPair
-from edge_agent.cli import authority_folder, drop_ins
-from edge_agent.cli.authority_folder import AuthorityFolder
+from edge_agent.cli import drop_ins
 from edge_agent.cli.daemon_target import target_of
 from edge_agent.cli.output import AsJson, YesOption, err, out, print_json
-from edge_agent.config import Config, Role, ServiceConfig
+from edge_agent.config import Config, Role, ServiceConfig, config_files, config_paths
 from edge_agent.config.folder_access import is_hidden_from_services
 from edge_agent.config.remote import FILE_NAME, render_remote
 from edge_agent.durable.atomic_files import write_durably
@@ -30,6 +31,95 @@ from edge_agent.enrolment import unit_drop_ins
 from edge_agent.errors import CertificateUnusable, ConfigInvalid
 from edge_agent.formats.certificate_fields import ROLE_URI, Certificate
 from edge_agent.formats.certificate_files import parse_certificates
+
+FOLDER = "tls"
+CERTIFICATE = "ca.crt"
+OLD_FOLDER = Path("edge-agent-tls")
+"""Where 0.1 made it, below the folder of the shell."""
+
+
+@dataclass(frozen=True)
+class AuthorityFolder:
+    """The folder of an authority."""
+
+    path: Path
+    note: str = ""
+    """A sentence about the choice, for the person at the terminal."""
+
+
+def find_authority(config_path: Path | None, environ: Mapping[str, str] = os.environ) -> AuthorityFolder | None:
+    """Return the folder of this site's authority; None = there is none.
+
+    The first of these that holds one: the folder of `access.client_ca_file`; `tls` beside agent.yaml; edge-agent/tls
+    in the user's data directory; ./edge-agent-tls of version 0.1.
+    """
+    configured, beside = _configured_authority(config_path), _beside_agent_yaml(config_path)
+    for folder in filter(None, (configured and configured.parent, beside, _in_data_dir(environ))):
+        if _exists(folder / CERTIFICATE):
+            return AuthorityFolder(folder)
+    if not _exists(OLD_FOLDER / CERTIFICATE):
+        return None
+    old = OLD_FOLDER.absolute()
+    move = f"'sudo mv {old} {beside}' lets every command find it"
+    return AuthorityFolder(old, f"Version 0.1 made this authority here: {old}. {move}; agent.yaml may name it, too.")
+
+
+def find_foreign_authority(config_path: Path | None) -> Path | None:
+    """Return the file of `access.client_ca_file` if another authority issues the certificates of this site."""
+    configured = _configured_authority(config_path)
+    return configured if configured and configured.name != CERTIFICATE and _exists(configured) else None
+
+
+def place_new_authority(config_path: Path | None, environ: Mapping[str, str] = os.environ) -> AuthorityFolder:
+    """Return where a new authority belongs.
+
+    Raises:
+        CertificateUnusable: this user cannot make one beside agent.yaml.
+    """
+    beside = _beside_agent_yaml(config_path)
+    if os.geteuid() == 0 or os.access(beside.parent, os.W_OK, effective_ids=True):
+        return AuthorityFolder(beside)
+    if beside.parent.exists():
+        raise CertificateUnusable(
+            f"this user may not write to {beside.parent}",
+            remedy="Run the command with sudo. For a daemon of your own, name a folder of yours: --dir DIR.",
+        )
+    note = f"{beside.parent} does not exist, so this is in your data directory, for a daemon that you start yourself."
+    return AuthorityFolder(_in_data_dir(environ), note)
+
+
+def _beside_agent_yaml(config_path: Path | None) -> Path:
+    return _agent_yaml(config_path).absolute().parent / FOLDER
+
+
+def _in_data_dir(environ: Mapping[str, str]) -> Path:
+    return (
+        Path(environ.get("XDG_DATA_HOME") or Path(environ.get("HOME") or "/") / ".local/share") / "edge-agent" / FOLDER
+    )
+
+
+def _agent_yaml(config_path: Path | None) -> Path:
+    return config_paths(config_path)[0]
+
+
+def _configured_authority(config_path: Path | None) -> Path | None:
+    """Return the authority that the configuration names, also where the rest of the configuration is not valid."""
+    try:
+        plain = config_files.read(_agent_yaml(config_path), optional=True).merged()
+    except ConfigInvalid:
+        return None
+    access: Any = plain.get("access")
+    named = access.get("client_ca_file") if isinstance(access, dict) else None
+    return Path(named) if isinstance(named, str) and named else None
+
+
+def _exists(path: Path) -> bool:
+    """Tell whether a file exists. A folder that this user may not enter counts as one that holds it."""
+    try:
+        return path.exists()
+    except PermissionError:
+        return True
+
 
 ROLES = get_args(Role)
 DAEMON_USER = "edge-agent"
@@ -90,7 +180,7 @@ def init(
     named = names or [socket.gethostname().lower(), "localhost", "127.0.0.1"]
     if not new_authority:
         _refuse_second_authority(ctx)
-    place = AuthorityFolder(directory) if directory else authority_folder.place_new_authority(_config_path(ctx))
+    place = AuthorityFolder(directory) if directory else place_new_authority(_config_path(ctx))
     folder = place.path.absolute()
     _refuse_existing(folder)
     root = certificate_authority.make_authority(f"Edge Agent authority of {named[0]}", now)
@@ -218,9 +308,9 @@ def _authority(ctx: typer.Context, directory: Path | None) -> Path:
     """Return the folder of the authority: the one that is named, or this site's. Raises CertificateUnusable."""
     if directory:
         return directory
-    found = authority_folder.find_authority(_config_path(ctx))
+    found = find_authority(_config_path(ctx))
     if found is None:
-        if foreign := authority_folder.find_foreign_authority(_config_path(ctx)):
+        if foreign := find_foreign_authority(_config_path(ctx)):
             raise CertificateUnusable(
                 f"another authority issues the certificates of this site: {foreign}",
                 remedy="Have it issue this one, too. With an enrolment file it is the central team's.",
@@ -236,12 +326,12 @@ def _authority(ctx: typer.Context, directory: Path | None) -> Path:
 
 def _refuse_second_authority(ctx: typer.Context) -> None:
     """Raise CertificateUnusable if this site has an authority."""
-    found, foreign = authority_folder.find_authority(_config_path(ctx)), None
+    found, foreign = find_authority(_config_path(ctx)), None
     if found is None:
-        foreign = authority_folder.find_foreign_authority(_config_path(ctx))
+        foreign = find_foreign_authority(_config_path(ctx))
     if found is None and foreign is None:
         return
-    existing = foreign or (found.path / authority_folder.CERTIFICATE if found else None)
+    existing = foreign or (found.path / CERTIFICATE if found else None)
     use = (
         "Certificates for this site come from that authority; with an enrolment file it is the central team's."
         if foreign
@@ -354,7 +444,7 @@ def _try(roles: list[str]) -> str:
 
 
 def _dir_option(ctx: typer.Context, folder: Path) -> str:
-    found = authority_folder.find_authority(_config_path(ctx))
+    found = find_authority(_config_path(ctx))
     return "" if found and found.path == folder else f" --dir {folder}"
 
 

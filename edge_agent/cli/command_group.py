@@ -18,7 +18,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from edge_agent.errors.printable import printable
+from edge_agent.errors.base import printable
 
 # typer has no public name for it.
 UsageError: Any = typer.BadParameter.__bases__[0]

@@ -1,15 +1,64 @@
-"""`edge-agent config`: the configuration that the daemon would run with, whether it is valid, and its files."""
+"""`edge-agent config` and `limits`: the configuration that the daemon would run with, and the memory that it allows.
+
+The parts of MemoryMax=, which the unit is given:
+
+    engines     engine.memory_bytes_max, or what the machine has
+    reserve     engine.memory_reserve_bytes, which engines leave free below any limit: they see this one too
+    daemon      its own: the program, answers that wait to be written, and the largest messages of all calls at once
+
+It is an upper bound, which keeps a fault here from harming the rest of the machine; engines count for themselves.
+"""
 
 from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from typing import Annotated
 
 import typer
 from rich.text import Text
 
 from edge_agent.cli.command_group import global_options
+from edge_agent.cli.daemon_target import target_of
 from edge_agent.cli.output import AsJson, out, print_done, print_json, print_trimmed, table
 from edge_agent.cli.terminal import write_exactly
-from edge_agent.config import Overrides, config_paths, load, read_files
+from edge_agent.config import Config, Overrides, config_paths, load, read_files
 from edge_agent.config.config_files import render_sections
+from edge_agent.errors import SystemdFailed
+from edge_agent.formatting import format_bytes
+
+PROGRAM_BYTES = 192 * 2**20
+"""About 100 MB are resident after a day; the rest is for what is being installed or sealed."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What each part may take, in bytes."""
+
+    engines: int
+    """0 = what the machine has."""
+    reserve: int
+    daemon: int
+    machine: int
+
+    @property
+    def memory_max(self) -> int:
+        """The limit of all processes of the unit together; what the rest of the machine needs stays out of it."""
+        most = max(self.machine - self.reserve, self.machine // 2)
+        return min(most, self.engines + self.reserve + self.daemon) if self.engines else most
+
+
+def plan_memory(config: Config, machine_bytes: int) -> MemoryPlan:
+    """Share out a machine with that much memory."""
+    messages = config.service.calls_max * config.service.message_bytes_max
+    return MemoryPlan(
+        engines=config.engine.memory_bytes_max,
+        reserve=config.engine.memory_reserve_bytes,
+        daemon=PROGRAM_BYTES + config.examples.queue_bytes_max + messages,
+        machine=machine_bytes,
+    )
+
 
 app = typer.Typer(no_args_is_help=True, help="Show and check the configuration.")
 
@@ -62,3 +111,47 @@ def list_config_paths(ctx: typer.Context, as_json: AsJson = False) -> None:
     for file in files:
         made.add_row(str(file["path"]), Text("yes", "green") if file["exists"] else Text("no", "dim"))
     print_trimmed(out(), made)
+
+
+UNIT = "edge-agent.service"
+SYSTEMCTL_SECONDS_MAX = 30
+Apply = Annotated[bool, typer.Option("--apply", help="Set it in systemd, as root; the unit does so at each start.")]
+
+
+def show_limits(ctx: typer.Context, apply: Apply = False, as_json: AsJson = False) -> None:
+    """Show the memory limit of the daemon and its engines, and its parts.
+
+    Change it with 'memory_bytes_max' and 'memory_reserve_bytes' under 'engine' in agent.yaml, then
+    [bold]sudo systemctl restart edge-agent[/bold].
+
+    Example: [bold]edge-agent limits[/bold]
+    """
+    plan = plan_memory(target_of(ctx).config(), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    if apply:
+        _apply_limit(plan.memory_max)
+    if as_json:
+        print_json({**vars(plan), "memory_max": plan.memory_max}, indent=2)
+        return
+    _show_plan(plan)
+
+
+def _show_plan(plan: MemoryPlan) -> None:
+    made = table("what", "memory", right=("memory",))
+    made.add_row("engines", format_bytes(plan.engines) if plan.engines else "no limit")
+    made.add_row("reserve", format_bytes(plan.reserve))
+    made.add_row("daemon", format_bytes(plan.daemon))
+    made.add_row("total (MemoryMax)", format_bytes(plan.memory_max), style="bold")
+    made.add_row("machine", format_bytes(plan.machine))
+    print_trimmed(out(), made)
+
+
+def _apply_limit(memory_max: int) -> None:
+    command = ["systemctl", "set-property", "--runtime", UNIT, f"MemoryMax={memory_max}"]
+    try:
+        done = subprocess.run(  # noqa: S603 - no word of it comes from outside
+            command, capture_output=True, text=True, check=False, timeout=SYSTEMCTL_SECONDS_MAX
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SystemdFailed(f"systemctl did not run: {error}") from None
+    if done.returncode:
+        raise SystemdFailed(f"systemd did not take MemoryMax={memory_max}: {done.stderr.strip()}")

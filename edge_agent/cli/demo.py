@@ -18,9 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from edge_agent.cli import demo_questions, status
-from edge_agent.cli.decide import decision_table
+from edge_agent.cli.batch_inference import decision_table
 from edge_agent.cli.demo_daemon import DemoDaemon
-from edge_agent.cli.demo_scores import (
+from edge_agent.cli.demo_questions import (
     DemoAnswer,
     DemoScore,
     LabelledMessage,

@@ -23,7 +23,7 @@ from edge_agent.doctor.all_checks import run_checks, unchecked
 from edge_agent.doctor.findings import VERDICTS, Finding, Verdict, worst
 from edge_agent.doctor.installation import Installation, current_user
 from edge_agent.errors import EdgeAgentError
-from edge_agent.errors.remedy_commands import works_by_sudo
+from edge_agent.errors.base import works_by_sudo
 from edge_agent.formatting import counted, shorten_digests
 
 WIDTH_MAX = 100

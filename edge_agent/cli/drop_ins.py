@@ -14,7 +14,7 @@ from edge_agent.cli.daemon_target import target_of
 from edge_agent.cli.exits import ExitCode
 from edge_agent.cli.output import YesOption, confirm, out
 from edge_agent.config import Config
-from edge_agent.enrolment import systemd_services, unit_drop_ins
+from edge_agent.enrolment import unit_drop_ins
 from edge_agent.enrolment.unit_drop_ins import UnitDropIn
 from edge_agent.errors import ConfigInvalid
 
@@ -114,7 +114,7 @@ def show_drop_ins(missing: Sequence[UnitDropIn]) -> None:
 def write_and_reload(missing: Sequence[UnitDropIn], etc: Path) -> None:
     """Write drop-ins, and have systemd read them. Raises DiskFull, ConfigInvalid."""
     changed = unit_drop_ins.write_drop_ins(missing)
-    if etc == SYSTEM and systemd_services.is_systemd_running():
-        systemd_services.reload_units()
+    if etc == SYSTEM and unit_drop_ins.is_systemd_running():
+        unit_drop_ins.reload_units()
     for each in changed:
         out().print(f"{'Wrote' if each.content else 'Removed'} {each.path}", soft_wrap=True)

@@ -13,8 +13,7 @@ from rich.text import Text
 
 from edge_agent.cli.command_group import UsageError
 from edge_agent.cli.output import out
-from edge_agent.doctor.runbook import RunbookEntry, read_entries
-from edge_agent.doctor.update_reasons import UPDATE_REASONS
+from edge_agent.doctor.runbook import UPDATE_REASONS, RunbookEntry, read_entries
 from edge_agent.errors import BY_REASON, EdgeAgentError
 
 WIDTH_MAX = 100

@@ -1,25 +1,29 @@
-"""`edge-agent identity`: the site that this machine is, and the site key by which the central team knows it."""
+"""`edge-agent enrol` and `identity`: make this machine a site, and show which site it is."""
 
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from edge_agent.cli.daemon_target import target_of
-from edge_agent.cli.output import AsJson, out, print_facts, print_json
+from edge_agent.cli.output import AsJson, err, out, print_facts, print_json, print_trimmed
 from edge_agent.config import Config, ConfigFiles
-from edge_agent.enrolment import procedure
-from edge_agent.errors import ConfigInvalid, ExchangeError
-from edge_agent.formats import receipts, status_object
-from edge_agent.formats.enrolment_file import verification_code
-from edge_agent.formats.enrolment_record import FILE_NAME, SiteEnrolment
+from edge_agent.enrolment import procedure, unit_drop_ins
+from edge_agent.enrolment.procedure import CompletedEnrolment, EnrolmentRequest, PreparedEnrolment, PreviousSite
+from edge_agent.enrolment.site_files import SystemPaths
+from edge_agent.errors import ConfigInvalid, EnrolmentFileRefused, ExchangeError, InvalidRequest
+from edge_agent.formats import enrolment_file, segment, status_object
+from edge_agent.formats.enrolment_file import RECORD_FILE_NAME, EnrolmentFile, SiteEnrolment, verification_code
 from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX
+from edge_agent.formatting import counted
 
 _POLL_SECONDS = 0.2
 _AT_CENTRAL = {
@@ -51,7 +55,7 @@ class SiteIdentity:
     """None = the site was configured by hand, in agent.yaml."""
 
 
-def run(ctx: typer.Context, as_json: AsJson = False) -> None:
+def show_identity(ctx: typer.Context, as_json: AsJson = False) -> None:
     """Show this site's identity and its site key.
 
     The central team knows the site by its key. Read the key's code to them by telephone: they accept it with
@@ -66,7 +70,7 @@ def run(ctx: typer.Context, as_json: AsJson = False) -> None:
         raise ConfigInvalid(
             said, remedy="Enrol it with the enrolment file of the central team: 'sudo edge-agent enrol FILE'."
         )
-    found = read_identity(config, procedure.load_record(site.files().agent[0].with_name(FILE_NAME)))
+    found = read_identity(config, procedure.load_record(site.files().agent[0].with_name(RECORD_FILE_NAME)))
     if as_json:
         plain = asdict(found) | {"enrolment": found.enrolment and found.enrolment.model_dump(by_alias=True)}
         print_json(plain, indent=2)
@@ -138,7 +142,7 @@ def _enrolled(by: SiteEnrolment) -> dict[str, str]:
 def _acknowledged_epochs(config: Config) -> set[str]:
     """Return the spool incarnations whose segments the central team has signed for."""
     with contextlib.suppress(ExchangeError):
-        signed = receipts.verify(_read(config.receipts / receipts.FILE_NAME), config.site.receipt_keys)
+        signed = segment.verify_receipts(_read(config.receipts / segment.RECEIPTS_FILE_NAME), config.site.receipt_keys)
         return {each.epoch for each in signed.body.epochs if each.received}
     return set()
 
@@ -151,3 +155,259 @@ def _read(path: Path) -> bytes:
         return b""
     except OSError as error:
         raise ConfigInvalid(f"cannot read {path}: {error.strerror}", remedy="Run the command with sudo.") from None
+
+
+SYSTEM = Path("/etc")
+_COMPARE = "Ask the central team, by telephone, for the code of this site's enrolment file."
+_MISTYPED = (
+    "Have the code read out again, and type it again. If it still does not fit, this is not the file that the central"
+    " team means: compare the name of the site and the date, and have them send the file again."
+)
+_KEY_SECONDS_MAX = 20.0
+
+
+@dataclass(kw_only=True)
+class EnrolCommand:
+    """Make this machine a site, from an enrolment file. Run it as root.
+
+    The central team makes the file. The command checks everything first, and changes nothing when a check fails. The
+    same file again changes nothing; a newer one of the same site brings new settings or credentials.
+
+    Example: [bold]sudo edge-agent enrol /media/usb/shop-12.kit[/bold]
+    """
+
+    # The fields are the command's arguments and options: typer reads them like a function's parameters.
+    ctx: typer.Context
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The enrolment file of this site.")]
+    code: Annotated[
+        str,
+        typer.Option(
+            metavar="CODE",
+            help="The code of the file, as the central team reads it out; then the command does not ask.",
+        ),
+    ] = ""
+    passphrase_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Its first line opens a sealed file; without it the command asks."),
+    ] = None
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask: nobody could have changed the file on its way.")
+    ] = False
+    check: Annotated[bool, typer.Option("--check", help="Run the checks, and change nothing.")] = False
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Become another site; the data of this one is set aside.")
+    ] = False
+    restart: Annotated[
+        bool, typer.Option("--restart/--no-restart", help="Restart the services under systemd, if it runs.")
+    ] = True
+    etc: Annotated[
+        Path, typer.Option(metavar="DIR", help="Write below DIR; for a trial, another folder than /etc.")
+    ] = SYSTEM
+    _systemd: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        """Run the command."""
+        self._systemd = self.restart and self.etc == SYSTEM and unit_drop_ins.is_systemd_running()
+        found, sha256, sealed = self._open()
+        request = EnrolmentRequest(
+            found,
+            sha256,
+            SystemPaths(self.etc.absolute()),
+            time.time(),
+            self.replace,
+            target_of(self.ctx).overrides,
+            unit_drop_ins.read_attached_networks(),
+        )
+        prepared = procedure.prepare(request)
+        _describe(prepared)
+        self._warn_of_folders(prepared)
+        if prepared.kind == "same":
+            out().print(f"This machine is site {found.site} by this file already; nothing was changed.")
+        elif self.check:
+            _conclude_check(prepared)
+        else:
+            self._authenticate(found.site, sha256, sealed)
+            self._apply(prepared)
+
+    def _warn_of_folders(self, prepared: PreparedEnrolment) -> None:
+        """Print what keeps the uplink from using a folder that is an object store, and the command against it."""
+        managed = self._systemd or prepared.request.places.uplink_unit.exists()
+        for problem in unit_drop_ins.store_folder_problems(prepared.config, managed=managed):
+            _warn(f"{problem.seen}. {problem.remedy}")
+            for command in problem.command.split("; "):
+                out().print(f"  $ {command}", soft_wrap=True, markup=False)
+
+    def _open(self) -> tuple[EnrolmentFile, str, bool]:
+        raw = procedure.read_enrolment_file(self.file)
+        sealed = enrolment_file.is_sealed(raw)
+        if sealed:
+            raw = enrolment_file.unseal(raw, self._passphrase())
+        return *enrolment_file.parse(raw), sealed
+
+    def _passphrase(self) -> str:
+        if self.passphrase_file is not None:
+            return (
+                procedure.read_enrolment_file(self.passphrase_file)
+                .decode(errors="replace")
+                .split("\n", 1)[0]
+                .removesuffix("\r")
+            )
+        if not sys.stdin.isatty():
+            said = "the enrolment file is sealed, and there is no terminal to ask for its passphrase on"
+            raise InvalidRequest(said, remedy="Name a file that holds it: --passphrase-file FILE.")
+        typed: str = typer.prompt("Passphrase of the enrolment file", hide_input=True, err=True)
+        return typed
+
+    def _authenticate(self, site: str, sha256: str, sealed: bool) -> None:
+        """Make sure that the central team made the file: whoever could change it would control the site from now on.
+
+        Raises:
+            KitRefused: it is another file.
+            InvalidRequest: there is no terminal to ask on.
+        """
+        if self.code:
+            _require_code(self.code, sha256, site)
+        elif not (sealed or self.yes):
+            _ask_to_compare(sha256, site)
+
+    def _apply(self, prepared: PreparedEnrolment) -> None:
+        if prepared.kind == "replacement" and self._systemd:
+            unit_drop_ins.stop_services()
+        done = procedure.apply(prepared)
+        _report(prepared, done)
+        if self._systemd:
+            _start(prepared)
+        else:
+            out().print("Next: restart the daemon and its uplink; then 'sudo edge-agent identity' shows the site key.")
+
+
+def _conclude_check(prepared: PreparedEnrolment) -> None:
+    """Print what the same command without --check would do."""
+    does = {
+        "renewal": "takes the changes over",
+        "replacement": "makes this machine another site; its data is set aside",
+    }.get(prepared.kind, "makes this machine the site")
+    console = out()
+    console.print(
+        f"The enrolment file of site {prepared.request.enrolment.site} fits this machine; nothing was changed."
+    )
+    console.print(f"The same command without --check {does}.")
+
+
+def _start(prepared: PreparedEnrolment) -> None:
+    given = prepared.request.enrolment
+    for said in unit_drop_ins.restart_services(
+        uplink=bool(given.examples.url or given.updates.url or given.escalation)
+    ):
+        _warn(said)
+    show_key(prepared.config, seconds_max=_KEY_SECONDS_MAX)
+
+
+def _warn(said: str) -> None:
+    print_trimmed(out(), Text.assemble(("warning: ", "yellow"), said))
+
+
+def _require_code(given: str, sha256: str, site: str) -> None:
+    if not enrolment_file.matches_code(given, sha256):
+        expected, digits = enrolment_file.verification_code(sha256), len(enrolment_file.normalize_code(given))
+        wanted = len(enrolment_file.normalize_code(expected))
+        counted = f"; it has {digits} characters instead of {wanted}" if digits != wanted else ""
+        raise EnrolmentFileRefused(
+            f"the code {given} does not fit this file of site {site}{counted}; nothing was changed", remedy=_MISTYPED
+        )
+
+
+def _ask_to_compare(sha256: str, site: str) -> None:
+    """Ask whether the code is that of the central team; the answer may be the code itself.
+
+    Raises:
+        EnrolmentFileRefused: it is another one.
+        InvalidRequest: there is no terminal to ask on.
+    """
+    if not sys.stdin.isatty():
+        said = "there is no terminal on which a person can compare the code of the file"
+        raise InvalidRequest(said, remedy=f"{_COMPARE} Then: --code CODE.")
+    err().print(_COMPARE)
+    code = enrolment_file.verification_code(sha256)
+    typed = typer.prompt(f"Is it {code}? Type yes, or the code as it is read out", err=True).strip().lower()
+    if typed in ("y", "yes"):
+        return
+    if typed not in ("n", "no"):
+        _require_code(typed, sha256, site)
+    else:
+        raise EnrolmentFileRefused(
+            "this is not the file whose code was read out; nothing was changed",
+            remedy="Compare the name of the site and the date, too. Then have the central team send the file again.",
+        )
+
+
+_DRIVE = "a USB drive"
+
+
+def _describe(prepared: PreparedEnrolment) -> None:
+    """Print the contents of the enrolment file, without its secrets."""
+    given = prepared.request.enrolment
+    facts = {
+        "enrolment file": f"{given.site}, made {given.issued_at[:10]}, to be used until {given.expires_at[:10]}",
+        "code": enrolment_file.verification_code(prepared.request.sha256),
+        "channel": given.channel,
+        "examples to": _place(given.examples, _DRIVE),
+        "updates from": _place(given.updates, _DRIVE if prepared.trust else "nowhere"),
+        "trusts": _trusted(prepared),
+        "asks": _large_model(given.escalation) if given.escalation else "",
+        "listens by TLS": "with the certificate of the file" if given.tls.certificate else "",
+        "changes": ", ".join(prepared.changes) if prepared.kind == "renewal" else "",
+        "agent.yaml overrides": ", ".join(prepared.overruled),
+        **{f"unit {each.name}": " ".join(each.settings) or "drop-in removed" for each in prepared.drop_ins},
+    }
+    print_facts(out(), facts)
+
+
+def _trusted(prepared: PreparedEnrolment) -> str:
+    trust = prepared.trust
+    if trust is None:
+        return "no updates, except by 'install'"
+    return f"root {trust.version} of the fleet: {trust.threshold} of {trust.keys} keys, until {trust.expires:%Y-%m-%d}"
+
+
+def _place(place: enrolment_file.StoreLocation, otherwise: str) -> str:
+    return f"{place.url or otherwise}{', with a credential' if place.credential else ''}"
+
+
+def _large_model(large: enrolment_file.LargeModelAccess) -> str:
+    """Return which large model the site can ask, about which tasks, at what cost."""
+    caps = ((large.day_cost_max, "a day"), (large.month_cost_max, "a month"))
+    spent = " and ".join(f"{cap} {span}" for cap, span in caps if float(cap))
+    about = f"about {', '.join(large.tasks)}" if large.tasks else "about no task: none is named"
+    with_key = ", with a key" if large.key else ""
+    return f"{large.model} at {large.url}{with_key}, {about}; {f'at most {spent}' if spent else 'without a cap'}"
+
+
+def _report(prepared: PreparedEnrolment, done: CompletedEnrolment) -> None:
+    console = out()
+    console.print(f"This machine is site {done.record.site} now: {prepared.request.places.site_yaml}")
+    if done.record.secrecy == "encrypted":
+        console.print("The uplink's credentials are encrypted to this machine.")
+    if done.record.secrecy == "plain":
+        _warn("systemd cannot encrypt here: the uplink's credentials are stored unencrypted, readable by root only.")
+    if done.former:
+        _report_previous(done.former)
+    for each in prepared.drop_ins:
+        console.print(f"{'Wrote' if each.content else 'Removed'} {each.path}", soft_wrap=True)
+    if unit_drop_ins.listens_on_network(prepared.config) and not _lets_in(prepared):
+        _warn("no network is attached, so no client device can connect: 'sudo edge-agent drop-ins --allow NETWORK'")
+    console.print("Delete the enrolment file from the medium that carried it: it holds secrets.")
+
+
+def _lets_in(prepared: PreparedEnrolment) -> bool:
+    """Tell whether the daemon's unit lets any network in."""
+    units, networks = prepared.request.places.units, prepared.request.networks
+    return bool(unit_drop_ins.allowed_networks(prepared.config, units, (), networks))
+
+
+def _report_previous(former: PreviousSite) -> None:
+    console = out()
+    console.print(f"The data of the previous site is in {former.state} and {former.outbox}.")
+    if former.segments:
+        console.print(f"Sealed, without a receipt of the central team: {counted(former.segments, 'segment')}.")
+        console.print(f"Copy what is in {former.outbox} to a USB drive, and bring it to them.")

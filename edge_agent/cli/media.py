@@ -4,6 +4,8 @@ The files have the same names as in an object store: site=<id>/segments/<epoch>-
 site=<id>/status.json, site=<id>/receipts.json. Each file is written next to its place, synced and renamed; the
 manifest of a segment follows the segment. A drive that is pulled out holds whole files or none. The export deletes
 nothing on the site: only receipts of the central team do.
+
+An empty mount point looks like a drive: what is copied there fills this machine's disk and reaches nobody.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Set
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -23,13 +26,96 @@ from rich.text import Text
 from edge_agent.cli.command_group import global_options
 from edge_agent.cli.daemon_target import target_of
 from edge_agent.cli.exits import ExitCode
-from edge_agent.cli.export_explanation import explain_empty_export
 from edge_agent.cli.output import AsJson, err, out, plain, print_done, print_json, print_trimmed, progress
-from edge_agent.cli.removable_drives import DriveFolder, look_at_folder
-from edge_agent.client import AdminClient, CallFailed, ImportProgress, UpdatesStatus
+from edge_agent.client import AdminClient, CallFailed, ExamplesStatus, ImportProgress, UpdatesStatus
 from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import BY_REASON, ConfigInvalid, DocumentInvalid, EdgeAgentError, MediaFailed, UpdateIncomplete
 from edge_agent.formatting import format_bytes
+
+DRIVE_FOLDERS = (Path("/media"), Path("/mnt"), Path("/run/media"))
+"""Below them drives are mounted, by the rules of the file system hierarchy and of desktops."""
+MOUNTS = Path("/proc/self/mountinfo")
+_MOUNT_POINT = 4  # proc_pid_mountinfo(5)
+_LOOK = "Plug the drive in, look with 'lsblk' where it is mounted, and name that folder"
+
+
+@dataclass(frozen=True)
+class DriveFolder:
+    """A folder that is to be on a drive."""
+
+    path: Path
+    mount_point: Path
+    """The root of the file system that it is on."""
+    is_own_disk: bool
+    """That file system is the one of / or of the daemon's state directory."""
+
+    @property
+    def is_unmounted(self) -> bool:
+        """It is below a folder for drives, and nothing is mounted there."""
+        return any(
+            self.path.is_relative_to(folder) and not self.mount_point.is_relative_to(folder) for folder in DRIVE_FOLDERS
+        )
+
+    @property
+    def doubt(self) -> str:
+        """What makes it doubtful that a drive is there, as a sentence without its end; empty = nothing does."""
+        if self.is_unmounted:
+            return f"no drive is mounted at {self.path}"
+        return f"{self.path} is on this machine's own disk; is the drive mounted?" if self.is_own_disk else ""
+
+    def require_drive(self) -> None:
+        """Refuse a folder for drives without a drive. Raises MediaFailed."""
+        if self.is_unmounted:
+            remedy = f"{_LOOK}. '--yes' copies to this folder nevertheless."
+            raise MediaFailed(f"{self.doubt}, so nothing was copied", remedy=remedy, path=self.path)
+
+
+def look_at_folder(path: Path, *own: Path) -> DriveFolder:
+    """Look where an existing folder is. `own` are folders of the daemon. Raises OSError."""
+    path = path.resolve()
+    mounts = mount_points(MOUNTS.read_text(errors="surrogateescape")) if MOUNTS.exists() else []
+    own_disks = {folder.stat().st_dev for folder in (Path("/"), *own)}
+    return DriveFolder(path, mount_point_of(path, mounts), path.stat().st_dev in own_disks)
+
+
+def mount_points(mountinfo: str) -> list[Path]:
+    """Return the mount points that /proc/self/mountinfo names; it writes a space as \\040."""
+    named = (line.split(" ")[_MOUNT_POINT] for line in mountinfo.splitlines())
+    return [Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), name)) for name in named]
+
+
+def mount_point_of(path: Path, mounts: Sequence[Path]) -> Path:
+    """Return the nearest mount point at or above an absolute path.
+
+    A mount of a folder of the same disk (mount --bind) is found in `mounts` only; other systems than Linux have none.
+    """
+    return next(each for each in (path, *path.parents) if each in mounts or os.path.ismount(each))
+
+
+def explain_empty_export(examples: ExamplesStatus | None, environ: Mapping[str, str] = os.environ) -> str:
+    """Return why nothing was ready to leave, and what to do; `examples` None = no example is kept here."""
+    if examples is None or not (examples.collect or sum(examples.retained.values())):
+        return "No examples are kept here: 'examples.collect' in agent.yaml names no task"
+    leaving = sorted(task for task, consent in examples.collect.items() if consent == "upstream")
+    if not leaving:
+        return (
+            f"The examples of {', '.join(sorted(examples.collect))} stay on this machine: set the task to 'upstream' "
+            "under 'examples.collect' in agent.yaml to let them leave"
+        )
+    if waiting := sum(examples.review_waiting.values()):
+        return _unreviewed(waiting, "sudo " if environ.get("SUDO_USER") else "")
+    if not sum(number for name, number in examples.retained.items() if name != "feedback"):
+        return f"No answer of {', '.join(leaving)} has been kept yet"
+    return "The central team has confirmed all examples that may leave"
+
+
+def _unreviewed(waiting: int, sudo: str) -> str:
+    answers = "1 answer waits" if waiting == 1 else f"{waiting} answers wait"
+    return (
+        f"{answers} for review, and none has been reviewed since the last export: "
+        f"'{sudo}edge-agent review' shows them one by one; then export again"
+    )
+
 
 FILE_BYTES_MAX = 64 * 2**20
 _NOTHING_REMEDY = (

@@ -18,12 +18,20 @@ from edge_agent.cli.terminal import advice
 from edge_agent.client import AdminClient
 from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import EdgeAgentError, MediaFailed, SiteError, UnknownTask
-from edge_agent.errors.remedy_commands import first_task_remedy
+from edge_agent.errors.base import first_task_remedy
 from edge_agent.report.daemon_figures import DaemonReports, ReportRequest, collect_figures, usual_local_ms
-from edge_agent.report.judgement import ReportHeader, TaskJudgement, judge_task, report_json
+from edge_agent.report.judgement import (
+    VERDICTS,
+    ReportHeader,
+    TaskJudgement,
+    headline,
+    judge_task,
+    other_alarms,
+    report_json,
+    summary,
+)
 from edge_agent.report.number_format import MICROS, amount, count, percent
 from edge_agent.report.report_page import render_page
-from edge_agent.report.report_summary import VERDICTS, headline, other_alarms, summary
 from edge_agent.report.suitability import CostAssumptions
 
 _STYLES = {"yes": "green", "partly": "yellow", "no": "red", "unknown": "dim"}

@@ -14,7 +14,7 @@ import typer
 
 from edge_agent.cli.command_group import global_options
 from edge_agent.config import Config, Overrides, load
-from edge_agent.config.web_section import token_path
+from edge_agent.config.optional_sections import token_path
 from edge_agent.errors import ConfigInvalid
 
 SCREEN_LIBRARIES = ("rich", "better_exceptions")
@@ -41,10 +41,10 @@ def serve(ctx: typer.Context) -> None:
     config = _config_of(ctx)
     # Only this process loads the daemon, which draws nothing on a screen.
     with hidden(*SCREEN_LIBRARIES):
-        from edge_agent import core_log  # noqa: PLC0415
+        from edge_agent import refusal_log  # noqa: PLC0415
 
         if config.has_tls_listener:
-            core_log.report_handshakes()
+            refusal_log.report_handshakes()
         from edge_agent.daemon import serve as serve_daemon  # noqa: PLC0415
 
     with hidden(*SIGNING_LIBRARIES):

@@ -37,7 +37,7 @@ from edge_agent.client import (
     UpdatesStatus,
     UplinkStatus,
 )
-from edge_agent.errors.remedy_commands import first_task_remedy
+from edge_agent.errors.base import first_task_remedy
 from edge_agent.formatting import format_bytes, shorten_digests
 
 _MICROS = 1_000_000
@@ -88,11 +88,11 @@ def run(
     if as_json:
         print_json(status, indent=2)
     elif as_code:
-        from edge_agent.cli.site_summary import print_code  # noqa: PLC0415
+        from edge_agent.cli.site_code import print_code  # noqa: PLC0415
 
         print_code(out(), status, now)
     elif as_qr:
-        from edge_agent.cli.qr_code import print_qr  # noqa: PLC0415
+        from edge_agent.cli.site_code import print_qr  # noqa: PLC0415
 
         print_qr(out(), status, now, os.environ)
     else:

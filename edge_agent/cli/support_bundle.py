@@ -23,7 +23,7 @@ from edge_agent.doctor.all_checks import evaluate
 from edge_agent.doctor.probe_context import query_daemon
 from edge_agent.durable.atomic_files import create
 from edge_agent.errors import ConfigInvalid, MediaFailed
-from edge_agent.errors.remedy_commands import works_by_sudo
+from edge_agent.errors.base import works_by_sudo
 from edge_agent.formatting import format_bytes
 from edge_agent.support_bundle.support_archive import (
     ARCHIVE_MODE,

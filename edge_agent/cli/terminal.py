@@ -20,8 +20,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from edge_agent.errors.printable import OBEYED, escaped, one_line, printable, printable_lines
-from edge_agent.errors.remedy_commands import with_sudo, works_by_sudo
+from edge_agent.errors.base import OBEYED, escaped, one_line, printable, printable_lines, with_sudo, works_by_sudo
 
 _QUOTED = re.compile(r"(?<!\w)'[^'\n]+'")
 _NO_BREAK = "\N{NO-BREAK SPACE}"

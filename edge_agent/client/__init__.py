@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from edge_agent.client.admin_client import AdminClient, AsyncAdminClient
     from edge_agent.client.answer_translation import GenerateOptions, OnLowConfidence
     from edge_agent.client.call_failed import CallFailed, Tls
-    from edge_agent.client.field_report import (
+    from edge_agent.client.daemon_connection import Retry
+    from edge_agent.client.inference_client import AsyncClient, AsyncGenerateStream, Client, GenerateStream
+    from edge_agent.client.operator_results import (
         FieldAgreement,
         FieldConfidence,
         FieldDay,
@@ -34,10 +36,10 @@ if TYPE_CHECKING:
         FieldSeries,
         FieldStream,
         FieldTest,
+        RedactionTrial,
+        ReplacedSpan,
         Share,
     )
-    from edge_agent.client.inference_client import AsyncClient, AsyncGenerateStream, Client, GenerateStream
-    from edge_agent.client.redaction_results import RedactionTrial, ReplacedSpan
     from edge_agent.client.results import (
         Answer,
         Classification,
@@ -53,7 +55,6 @@ if TYPE_CHECKING:
         Timings,
         TokenLogprob,
     )
-    from edge_agent.client.retries import Retry
     from edge_agent.client.review_client import AsyncReviewClient, ReviewClient
     from edge_agent.client.site_state import (
         Bundle,
@@ -84,17 +85,16 @@ _NAMES = {
     "admin_client": "AdminClient AsyncAdminClient",
     "answer_translation": "GenerateOptions OnLowConfidence",
     "call_failed": "CallFailed Tls",
-    "field_report": (
-        "FieldAgreement FieldConfidence FieldDay FieldDisagreement FieldEvent FieldReport FieldSeries "
-        "FieldStream FieldTest Share"
-    ),
+    "daemon_connection": "Retry",
     "inference_client": "AsyncClient AsyncGenerateStream Client GenerateStream",
-    "redaction_results": "RedactionTrial ReplacedSpan",
+    "operator_results": (
+        "FieldAgreement FieldConfidence FieldDay FieldDisagreement FieldEvent FieldReport FieldSeries "
+        "FieldStream FieldTest RedactionTrial ReplacedSpan Share"
+    ),
     "results": (
         "Answer Classification Decision DecisionAnswer Embedding Entity Extraction Failure Feedback Finish "
         "Prediction Timings TokenLogprob"
     ),
-    "retries": "Retry",
     "review_client": "AsyncReviewClient ReviewClient",
     "site_state": (
         "Bundle Durations Engine ExamplesStatus FieldAlarm ImportProgress LargeModel OperatorWarning "

@@ -10,8 +10,7 @@ import grpc
 
 from edge_agent.client import translation
 from edge_agent.client.call_failed import Tls
-from edge_agent.client.daemon_connection import PAGE_SIZE, AsyncConnection, Connection, blocking
-from edge_agent.client.retries import Retry
+from edge_agent.client.daemon_connection import PAGE_SIZE, AsyncConnection, Connection, Retry, blocking
 from edge_agent.client.site_state import (
     Bundle,
     ImportProgress,
@@ -24,9 +23,14 @@ from edge_agent.v1 import admin_pb2
 from edge_agent.v1.admin_pb2_grpc import AdminServiceStub
 
 if TYPE_CHECKING:
-    from edge_agent.client.field_report import FieldReport
-    from edge_agent.client.redaction_results import MissedSpan, RedactionAuditText, RedactionTrial
-    from edge_agent.client.site_privacy import ErasedValues, SitePrivacy
+    from edge_agent.client.operator_results import (
+        ErasedValues,
+        FieldReport,
+        MissedSpan,
+        RedactionAuditText,
+        RedactionTrial,
+        SitePrivacy,
+    )
     from edge_agent.client.task_description import Task
 
 
@@ -54,7 +58,7 @@ class _SharedCalls:
 
     async def privacy_report(self, *, timeout_seconds: float = 30) -> SitePrivacy:
         """Show what was captured, replaced, kept, sent and erased, in numbers."""
-        from edge_agent.client.site_privacy import SitePrivacy  # noqa: PLC0415
+        from edge_agent.client.operator_results import SitePrivacy  # noqa: PLC0415
 
         request = admin_pb2.GetPrivacyReportRequest()
         return translation.value_of(
@@ -63,15 +67,15 @@ class _SharedCalls:
 
     async def field_report(self, task: str = "", *, timeout_seconds: float = 30) -> FieldReport:
         """Show how the bundles of a task, or of all, do in production."""
-        from edge_agent.client import field_report  # noqa: PLC0415 - see LATE_IMPORTS in tests/architecture
+        from edge_agent.client import operator_results  # noqa: PLC0415 - see LATE_IMPORTS in tests/architecture
 
         request = admin_pb2.GetFieldReportRequest(task=task)
         answer = await self.unary(self._stub.GetFieldReport, request, timeout_seconds)
-        return translation.value_of(field_report.FieldReport, answer)
+        return translation.value_of(operator_results.FieldReport, answer)
 
     async def try_redaction(self, text: str, *, timeout_seconds: float = 30) -> RedactionTrial:
         """Redact a text as an example would be redacted; nothing of it is kept."""
-        from edge_agent.client.redaction_results import RedactionTrial  # noqa: PLC0415
+        from edge_agent.client.operator_results import RedactionTrial  # noqa: PLC0415
 
         request = admin_pb2.TryRedactionRequest(text=text)
         answer = await self.unary(self._stub.TryRedaction, request, timeout_seconds)
@@ -81,7 +85,7 @@ class _SharedCalls:
         self, *, judged: bool = False, after: int = 0, count: int = 0, timeout_seconds: float = 30
     ) -> tuple[RedactionAuditText, ...]:
         """List texts of the audit of redaction behind a row: those that wait for a person, or judged ones."""
-        from edge_agent.client.redaction_results import RedactionAuditText  # noqa: PLC0415
+        from edge_agent.client.operator_results import RedactionAuditText  # noqa: PLC0415
 
         request = admin_pb2.ListRedactionAuditRequest(judged=judged, after=after, count=count)
         answer = await self.unary(self._stub.ListRedactionAudit, request, timeout_seconds)
@@ -184,7 +188,7 @@ class AdminClient(Connection):
         self, values: Sequence[str], *, dry_run: bool = False, timeout_seconds: float = 600
     ) -> ErasedValues:
         """Find what concerns a person by values, and erase it unless `dry_run`."""
-        from edge_agent.client.site_privacy import ErasedValues  # noqa: PLC0415
+        from edge_agent.client.operator_results import ErasedValues  # noqa: PLC0415
 
         request = admin_pb2.EraseValuesRequest(values=values, dry_run=dry_run)
         return translation.value_of(ErasedValues, self.call(self._stub.EraseValues, request, timeout_seconds))

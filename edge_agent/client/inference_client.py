@@ -20,6 +20,7 @@ from edge_agent.client.daemon_connection import (
     AsyncConnection,
     Connection,
     DaemonConnection,
+    Retry,
     blocking,
     require_text,
     require_texts,
@@ -33,7 +34,6 @@ from edge_agent.client.results import (
     Failure,
     Finish,
 )
-from edge_agent.client.retries import Retry
 from edge_agent.client.task_description import Task, TaskQuestion
 from edge_agent.v1 import inference_pb2
 from edge_agent.v1.inference_pb2_grpc import InferenceServiceStub

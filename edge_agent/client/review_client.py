@@ -8,9 +8,15 @@ from typing import Any
 
 from edge_agent.client import translation
 from edge_agent.client.call_failed import Tls
-from edge_agent.client.daemon_connection import AsyncConnection, Connection, blocking, blocking_iterator, require_text
+from edge_agent.client.daemon_connection import (
+    AsyncConnection,
+    Connection,
+    Retry,
+    blocking,
+    blocking_iterator,
+    require_text,
+)
 from edge_agent.client.results import Prediction
-from edge_agent.client.retries import Retry
 from edge_agent.v1 import feedback_pb2 as pb
 from edge_agent.v1.feedback_pb2_grpc import FeedbackServiceStub
 

@@ -1,9 +1,9 @@
-"""agent.yaml: one section per room, every limit with its unit, defaults that work without a file.
+"""agent.yaml: one section per component, every limit with its unit, defaults that work without a file.
 
-Sources, the later one wins: the defaults below, the directories that systemd hands over, the files beneath (files.py),
-the file (`--config`, `$EDGE_AGENT_CONFIG`, or /etc/edge-agent/agent.yaml if it is there), the command line. An unknown
-key is an error that names the nearest known one. Only this package reads the environment. The result is frozen; each
-room gets its own section.
+Sources, the later one wins: the defaults below, the directories that systemd hands over, the files beneath
+(config_files.py), the file (`--config`, `$EDGE_AGENT_CONFIG`, or /etc/edge-agent/agent.yaml if it is there), the
+command line. An unknown key is an error that names the nearest known one. Only this package reads the environment. The
+result is frozen; each component gets its own section.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from edge_agent.config import addresses, config_files, web_section
+from edge_agent.config import addresses, config_files, optional_sections
 from edge_agent.config.config_files import CONFIG_BYTES_MAX, ConfigFiles
-from edge_agent.config.escalation_section import EscalationConfig
-from edge_agent.config.redaction_config import RedactionConfig
+from edge_agent.config.optional_sections import EscalationConfig, RedactionConfig, WebConfig
 from edge_agent.config.sections import (
     MESSAGE_BYTES_MAX,
     AccessConfig,
@@ -39,7 +38,6 @@ from edge_agent.config.sections import (
     UpdateConfig,
     UplinkConfig,
 )
-from edge_agent.config.web_section import WebConfig
 from edge_agent.errors import ConfigInvalid, SocketPathTooLong
 
 __all__ = [
@@ -213,7 +211,7 @@ def validate_files(
     _check_consent(config, str(found.source_of("examples", "collect")))
     _check_secrets(config.uplink, str(found.source_of("uplink", "url")))
     _check_escalation(config.escalation, found)
-    web_section.check_web(config.web, str(found.source_of("web", "address")))
+    optional_sections.check_web(config.web, str(found.source_of("web", "address")))
     sockets = (config.inference_socket, config.review_socket, config.admin_socket)
     longest = max(len(os.fsencode(sock)) for sock in sockets)
     if longest > SOCKET_PATH_BYTES_MAX:

@@ -1,9 +1,14 @@
-"""All checks, in the order in which doctor shows them, and the function that runs them."""
+"""All checks, in the order in which doctor shows them, and the commands of their findings as they run here.
+
+The rules name commands as they are on an installed appliance. On a machine without systemd, without a program, or for a
+user who works through sudo, they are others.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from edge_agent.doctor import (
     capture_checks,
@@ -12,10 +17,8 @@ from edge_agent.doctor import (
     console_checks,
     daemon_checks,
     enrolment_checks,
-    large_model_checks,
     machine_checks,
     program_checks,
-    redaction_checks,
     socket_checks,
     state_checks,
     unit_access_checks,
@@ -24,9 +27,80 @@ from edge_agent.doctor import (
     uplink_checks,
 )
 from edge_agent.doctor.findings import Check, Finding, ProbeFailure
-from edge_agent.doctor.installation import Installation
-from edge_agent.doctor.local_commands import LocalMachine, command_here
+from edge_agent.doctor.installation import MEDIA_FOLDER, Installation
 from edge_agent.doctor.probe_context import CheckGroup, ProbeContext, query_daemon
+from edge_agent.errors.base import commands_with_sudo
+
+SEPARATOR = "; "
+OPTIONAL_PROGRAMS = frozenset({"ip", "getent", "ping", "findmnt", "lsblk", "dmesg", "ss", "free", "ps", "timedatectl"})
+"""Programs of the system that a small machine may lack; ours, and those that every machine has, are not among them."""
+_SUBSTITUTES = {"timedatectl": "date", "findmnt": "cat /proc/mounts", "free": "cat /proc/meminfo"}
+_SET_CLOCK = "sudo date --set 'YYYY-MM-DD HH:MM'"
+_UNIT_COMMAND = re.compile(r"sudo systemctl (start|restart|try-restart|stop) ([a-z-]+(?:\.service)?(?: edge-uplink)?)")
+_OF_SYSTEMD = re.compile(r"(sudo )?(journalctl|systemctl|systemd-\w+) ")
+
+
+@dataclass(frozen=True)
+class LocalMachine:
+    """What decides which commands run here."""
+
+    managed: bool
+    """systemd runs the daemons."""
+    start: str
+    """The command that starts the daemon where systemd does not run it."""
+    restart: str
+    """The command that ends it, if it runs, and starts it again."""
+    stop: str
+    """The command that ends it; empty when it does not run."""
+    drive: str
+    """The folder where the USB drive is mounted."""
+    by_sudo: bool
+    """The user works through sudo."""
+    has_program: Callable[[str], bool]
+
+
+def command_here(command: str, machine: LocalMachine) -> str:
+    """Return the commands of a finding as this machine can run them; empty when none can be run.
+
+    Args:
+        command: shell commands, separated by "; ".
+        machine: what is here.
+    """
+    command = command.replace(MEDIA_FOLDER, machine.drive)
+    if not machine.managed:
+        command = _UNIT_COMMAND.sub(lambda found: _without_systemd(found[1], found[2], machine), command)
+    parts = [_part_here(part, machine) for part in command.split(SEPARATOR)]
+    if machine.by_sudo:
+        parts = [commands_with_sudo(part) for part in parts]
+    return SEPARATOR.join(filter(None, dict.fromkeys(parts)))
+
+
+def _without_systemd(verb: str, units: str, machine: LocalMachine) -> str:
+    """Return what does the same for programs that a person starts."""
+    return SEPARATOR.join(_for_unit(verb, unit.removesuffix(".service"), machine) for unit in units.split())
+
+
+def _for_unit(verb: str, unit: str, machine: LocalMachine) -> str:
+    if unit == "edge-agent":
+        return {"start": machine.start, "stop": machine.stop}.get(verb, machine.restart)
+    program = {"edge-uplink": "edge-agent serve uplink", "edge-agent-web": "edge-agent serve web"}[unit]
+    return "" if verb == "stop" else program
+
+
+def _part_here(part: str, machine: LocalMachine) -> str:
+    if not machine.managed and _OF_SYSTEMD.match(part):
+        return ""
+    program = next(_programs(part), "")
+    if program not in OPTIONAL_PROGRAMS or machine.has_program(program):
+        return part
+    if program == "timedatectl" and "set-time" in part:
+        return _SET_CLOCK
+    return _SUBSTITUTES.get(program, "")
+
+
+def _programs(part: str) -> Iterator[str]:
+    return (word for word in part.split() if word != "sudo")
+
 
 MODULES = (
     program_checks,
@@ -41,9 +115,7 @@ MODULES = (
     daemon_checks,
     update_checks,
     capture_checks,
-    redaction_checks,
     uplink_checks,
-    large_model_checks,
     console_checks,
 )
 CHECK_GROUPS: tuple[CheckGroup, ...] = tuple(group for module in MODULES for group in module.GROUPS)

@@ -1,4 +1,7 @@
-"""Captured examples: what the spool holds, what waits in the outbox, and what was lost. Probes read sizes only."""
+"""Captured examples: what the spool holds, what waits in the outbox, what was lost, and how well a model redacts them.
+
+Probes read sizes only. That a redaction model does not read is a warning of the daemon (daemon_checks.py).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge_agent.capture.spool import LOSSES as LOSS_COUNTERS
-from edge_agent.client import ExamplesStatus, OperatorWarning
+from edge_agent.client import ExamplesStatus, OperatorWarning, RedactionAuditState, RedactionState
 from edge_agent.doctor.findings import Check, Finding, FindingRule, first_match, otherwise
 from edge_agent.doctor.installation import stat_file
 from edge_agent.doctor.probe_context import CheckGroup, ProbeContext
@@ -193,4 +196,67 @@ def _sealed(folder: Path) -> tuple[int, int, float | None]:
     return len(sealed), sum(file.size for file in sealed), None if oldest is None else time.time() - oldest
 
 
-GROUPS = (CheckGroup((KEEPING, STALLED, SPOOL, LOSSES, OUTBOX, RECEIPTS), probe_capture, judge_capture),)
+MISSED = Check("redaction-missed", "examples")
+PROOF = Check("redaction-proof", "examples")
+
+
+@dataclass(frozen=True)
+class _AuditView:
+    """The figures of an audit, as text."""
+
+    state: RedactionState
+    audit: RedactionAuditState
+
+    @property
+    def found(self) -> str:
+        texts, interval = self.audit.texts, f"{100 * self.audit.low:.1f}% to {100 * self.audit.high:.1f}%"
+        return f"{self.audit.missed} of {self.audit.values} values in {counted(texts, 'audited text')} ({interval})"
+
+    @property
+    def promised(self) -> str:
+        return "promises nothing" if self.audit.target is None else f"promises at most {100 * self.audit.target:g}%"
+
+
+_MISSED: tuple[FindingRule[_AuditView], ...] = (
+    FindingRule(
+        "warning",
+        lambda f: f.audit.exceeded,
+        "{f.state.model} missed {f.found} and {f.promised}",
+        "Tell the central team: a bundle with a lower cut-off or a better model ends this warning. Until then collect"
+        " nothing ('collect' under 'examples' in agent.yaml). Texts with missed values can be exported as rows to train"
+        " with; they are originals.",
+        "edge-agent redact --export FILE",
+    ),
+    FindingRule("ok", lambda f: f.audit.texts, "{f.state.model} missed {f.found} and {f.promised}"),
+)
+_PROOF: tuple[FindingRule[RedactionState], ...] = (
+    FindingRule(
+        "note",
+        lambda f: f.is_proved_otherwise,
+        "what {f.model} promises was proved with rules of version {f.proved_rules}; this agent has version {f.rules}",
+        "Ask the central team for a bundle that is proved with this version: 'edge-convert run' of the same version as"
+        " this agent. An audit shows meanwhile what is missed ('audit_share' under 'redaction' in agent.yaml).",
+        "edge-agent status",
+    ),
+    FindingRule("ok", lambda f: f.proved_rules, "what {f.model} promises was proved with rules of version {f.rules}"),
+)
+
+
+def judge_redaction(state: RedactionState | None) -> Iterator[Finding]:
+    """Judge a redaction model that reads; None where none is configured."""
+    if state is None or not state.model:
+        return
+    if state.audit is not None:
+        yield from first_match(MISSED, _MISSED, _AuditView(state, state.audit))
+    yield from first_match(PROOF, _PROOF, state)
+
+
+def probe_redaction(context: ProbeContext) -> RedactionState | None:
+    """Take what the daemon reports."""
+    return context.status.redaction if context.status else None
+
+
+GROUPS = (
+    CheckGroup((KEEPING, STALLED, SPOOL, LOSSES, OUTBOX, RECEIPTS), probe_capture, judge_capture),
+    CheckGroup((MISSED, PROOF), probe_redaction, judge_redaction),
+)

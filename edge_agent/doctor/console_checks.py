@@ -10,7 +10,7 @@ from itertools import filterfalse
 from pathlib import Path
 
 from edge_agent.config import WebConfig, addresses
-from edge_agent.config.web_section import token_path
+from edge_agent.config.optional_sections import token_path
 from edge_agent.doctor.certificate_checks import WARNED_SECONDS
 from edge_agent.doctor.findings import Check, Finding, FindingRule, first_match, otherwise
 from edge_agent.doctor.installation import FileInfo, Installation, read_bytes, stat_file

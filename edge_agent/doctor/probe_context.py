@@ -26,8 +26,7 @@ from edge_agent.doctor.installation import (
     stat_file,
 )
 from edge_agent.errors import EdgeAgentError
-from edge_agent.store.state_database import StateDatabase
-from edge_agent.store.update_records import UpdateProgress
+from edge_agent.store.state_database import StateDatabase, UpdateProgress
 
 STATUS_SECONDS_MAX = 5.0
 DATABASE_BYTES_MAX = 64 * 2**20

@@ -14,7 +14,7 @@ from edge_agent.doctor.findings import Check, Finding, FindingRule, ProbeFailure
 from edge_agent.doctor.installation import stat_file
 from edge_agent.doctor.probe_context import CheckGroup, ProbeContext
 from edge_agent.formatting import format_duration
-from edge_agent.store.update_records import UpdateProgress
+from edge_agent.store.state_database import UpdateProgress
 
 METADATA = Check("metadata", "updates")
 VERIFIED = Check("updates-believed", "updates")

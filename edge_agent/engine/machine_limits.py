@@ -1,4 +1,4 @@
-"""How many processor threads and how much memory engines may use on this machine.
+"""What this machine offers to engines: processor threads, memory, and the devices that the installed libraries know.
 
 Every engine gets the same whole number of threads, rounded down, and at least one: a llama engine computes each step
 with that many, an onnx engine computes that many batches at the same time, each on one. The aim is a core for each
@@ -13,11 +13,14 @@ thread, because a step of several threads waits for the slowest of them. More th
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from edge_agent.engine.accelerator_policy import DeviceSupport
 
 _BYTES_IN_KIB = 1024
 _CGROUP_LIMITS = ("memory.max", "memory.high")
@@ -124,3 +127,44 @@ def _text(path: Path) -> str:
         return path.read_text().strip()
     except OSError:
         return ""
+
+
+NODES = {"cuda": ("dev/nvidia[0-9]*",), "vulkan": ("dev/dri/renderD*", "dev/nvidia[0-9]*")}
+# Runtime and device: where the library that a build for it brings may lie, below the folder of the packages.
+LIBRARIES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "llama": {
+        "cuda": ("bin/libggml-cuda.so", "llama_cpp/lib/libggml-cuda.so"),
+        "vulkan": ("bin/libggml-vulkan.so", "llama_cpp/lib/libggml-vulkan.so"),
+    },
+    "onnx": {"cuda": ("onnxruntime/capi/libonnxruntime_providers_cuda.so",)},
+}
+_PACKAGES = {"llama": "llama_cpp", "onnx": "onnxruntime"}
+
+
+def detect_support(runtime: str, root: Path = Path("/"), packages: Path | None = None) -> DeviceSupport:
+    """Look at what a runtime could compute on.
+
+    Args:
+        runtime: llama, onnx or echo; echo computes nothing.
+        root: where dev is mounted.
+        packages: where the libraries are installed; None = where this interpreter finds them.
+    """
+    libraries = LIBRARIES.get(runtime, {})
+    packages = packages or _packages_of(_PACKAGES.get(runtime, "echo"))
+    return DeviceSupport(known=tuple(libraries), built=_found(packages, libraries), present=devices_present(root))
+
+
+def devices_present(root: Path = Path("/")) -> list[str]:
+    """Return the devices of which this machine has a node."""
+    return _found(root, NODES)
+
+
+def _found(root: Path, patterns: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Return the devices of which a file is there."""
+    return [device for device, each in patterns.items() if any(any(root.glob(pattern)) for pattern in each)]
+
+
+def _packages_of(package: str) -> Path:
+    """Return where a package is installed; it is not imported."""
+    found = importlib.util.find_spec(package)
+    return Path(found.origin).parent.parent if found and found.origin else Path("/nowhere")

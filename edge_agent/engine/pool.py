@@ -2,6 +2,10 @@
 
 Activation and updates attach bundles and detach them. The pool starts an engine for the first bundle of a base and
 stops it after the last. It uses digests and manifests, and no disk or network.
+
+`TuningCache` remembers which settings suit this machine, as children have measured them: by weights, threads and cache
+type. What they were measured for beside that (processor, build of the library) is for the child to compare: it measures
+again when that has changed.
 """
 
 from __future__ import annotations
@@ -15,19 +19,56 @@ import msgspec
 import structlog
 
 from edge_agent.config import EngineConfig
-from edge_agent.engine import accelerator_detection
+from edge_agent.engine import machine_limits
 from edge_agent.engine.accelerator_policy import CPU, AcceleratorPolicy, DeviceSupport, candidate_devices
 from edge_agent.engine.child_supervisor import ChildSupervisor, EngineDependencies, EngineState
 from edge_agent.engine.engine import Engine, EngineStatus
 from edge_agent.engine.job_dispatch import BundleStats, EngineAnswer, Quarantine
 from edge_agent.engine.job_queue import Reservation
 from edge_agent.engine.machine_limits import EngineMemoryUse, available_cores, available_memory, threads_per_engine
-from edge_agent.engine.protocol import AttachRequest, JobRequest, LoadRequest, Ping, TextChunk
-from edge_agent.engine.tuning_cache import TuningCache
+from edge_agent.engine.protocol import TUNING_DETAILS, AttachRequest, JobRequest, LoadRequest, Ping, TextChunk
 from edge_agent.errors import EngineNotReady
 from edge_agent.formats.manifest import Manifest
 from edge_agent.process_memory import resident_bytes
 from edge_agent.supervision import Supervisor
+
+ENTRIES_MAX = 64
+"""The ones that were measured longest ago are forgotten beyond."""
+
+TuningSettings = dict[str, dict[str, str]]
+
+
+class TuningCache:
+    """See the module. Hands every change to `keep`, which must not fail."""
+
+    def __init__(self, known: Mapping[str, Mapping[str, str]] | None = None) -> None:
+        """Start with what was kept before."""
+        self._known: TuningSettings = {key: dict(settings) for key, settings in (known or {}).items()}
+        self.on_change: Callable[[TuningSettings], None] = lambda _: None
+
+    def lookup(self, load: LoadRequest) -> dict[str, str]:
+        """Return the settings for an engine that is about to load; empty = none were measured."""
+        return self._known.get(_key(load), {})
+
+    def remember(self, load: LoadRequest, details: Mapping[str, str]) -> None:
+        """Take the settings of an engine that has just measured them."""
+        if details.get("tuned") != "measured":
+            return
+        settings = {name: details[name] for name in TUNING_DETAILS if name in details}
+        key = _key(load)
+        if self._known.get(key) == settings:
+            return
+        self._known.pop(key, None)
+        self._known[key] = settings
+        for oldest in list(self._known)[:-ENTRIES_MAX]:
+            del self._known[oldest]
+        self.on_change(self._known)
+
+
+def _key(load: LoadRequest) -> str:
+    """Name what is known to the daemon: a blob's name is the hash of what is in it."""
+    return f"{Path(load.weights).name} {load.kv_type} {load.threads}"
+
 
 log = structlog.get_logger("edge_agent.engine")
 
@@ -41,7 +82,7 @@ class EnginePool:
         on_change: Callable[[], None],
         readable: Sequence[Path] = (),
         parent: EnginePool | None = None,
-        detect_support: Callable[[str], DeviceSupport] = accelerator_detection.detect_support,
+        detect_support: Callable[[str], DeviceSupport] = machine_limits.detect_support,
     ) -> None:
         """Start with no engines; children may read `readable` and nothing else of the site.
 
@@ -269,7 +310,7 @@ class EnginePool:
     @property
     def devices(self) -> frozenset[str]:
         """The devices that some runtime may use here, by the settings, its build and the machine."""
-        support = map(self._detect_support, accelerator_detection.LIBRARIES)
+        support = map(self._detect_support, machine_limits.LIBRARIES)
         usable = (set(candidate_devices(self._config.device, "any", each)).intersection(each.built) for each in support)
         return frozenset({CPU}.union(*usable))
 

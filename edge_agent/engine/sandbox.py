@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent.engine.child_process import loop_time
-from edge_agent.engine.golden_jobs import golden_answer, golden_job
 from edge_agent.engine.job_dispatch import EngineAnswer
+from edge_agent.engine.job_requests import golden_answer, golden_job
 from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.protocol import TextChunk
 from edge_agent.formats.golden_cases import GoldenAnswer

@@ -1,7 +1,14 @@
-"""Enrolment: check everything first; then write what the enrolment file says, all of it or nothing."""
+"""Enrolment: check everything first; then write what the enrolment file says, all of it or nothing.
+
+The data of the site that this machine was before is set aside. A site's key, its spool and its segments belong
+together, and to that site: the central team would refuse them under another name. Nothing is deleted. Sealed segments
+go to `outbox/former/<time>/site=<id>/`, which `edge-convert collect` takes as it is; key and spool to
+`state_dir/former/<time>/`. Bundles stay, and continue to answer.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import stat
@@ -13,17 +20,98 @@ from typing import Any, Literal
 
 from edge_agent import config
 from edge_agent.config import Config, ConfigFiles, Overrides, config_files
-from edge_agent.enrolment import previous_site, site_files, unit_drop_ins, validation
-from edge_agent.enrolment.previous_site import PreviousSite
+from edge_agent.durable.atomic_files import disk_errors, sync_directory
+from edge_agent.enrolment import site_files, unit_drop_ins, validation
 from edge_agent.enrolment.site_files import StoredCredential, SystemPaths, encrypt
 from edge_agent.enrolment.unit_drop_ins import UnitDropIn
-from edge_agent.errors import ConfigInvalid, DocumentInvalid, EnrolmentFileInvalid, InvalidRequest, SiteError
-from edge_agent.formats import enrolment_record
-from edge_agent.formats.enrolment_file import ENROLMENT_FILE_BYTES_MAX, EnrolmentFile
-from edge_agent.formats.enrolment_record import ENROLMENT_BYTES_MAX, SiteEnrolment
+from edge_agent.errors import (
+    ConfigInvalid,
+    DocumentInvalid,
+    EnrolmentFileInvalid,
+    InvalidRequest,
+    SiteError,
+    StateDirInUse,
+)
+from edge_agent.formats import enrolment_file
+from edge_agent.formats.enrolment_file import (
+    ENROLMENT_BYTES_MAX,
+    ENROLMENT_FILE_BYTES_MAX,
+    EnrolmentFile,
+    SiteEnrolment,
+)
 from edge_agent.formats.signed_document import format_timestamp
-from edge_agent.update import trust_root
-from edge_agent.update.trust_root import TrustRoot
+from edge_agent.update import metadata_chain
+from edge_agent.update.metadata_chain import TrustRoot
+
+FOLDER = "former"
+_OF_STATE = ("site.key", "value.key", "spool.db", "spool.db-wal", "spool.db-shm")
+
+
+@dataclass(frozen=True)
+class PreviousSite:
+    """What was set aside."""
+
+    state: Path
+    outbox: Path
+    segments: int
+    """Sealed, without a receipt of the central team."""
+
+
+def check_idle(config: Config) -> None:
+    """Make sure that no daemon is at work in the state directory. Raises StateDirInUse."""
+    lock = config.state_dir / "lock"
+    if not lock.exists():
+        return
+    with disk_errors(lock):
+        fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            said = f"the daemon is at work in {config.state_dir}, and this machine is about to become another site"
+            remedy = (
+                "Stop it first: 'sudo systemctl stop edge-agent edge-uplink', or as it was started. Then enrol again."
+            )
+            raise StateDirInUse(said, remedy=remedy, path=config.state_dir) from None
+        finally:
+            os.close(fd)
+
+
+def set_aside(config: Config, site: str, stamp: str) -> PreviousSite:
+    """Move all data of a site; after a crash the same call completes it.
+
+    Raises:
+        SiteError: this disk failed.
+    """
+    state, outbox = config.state_dir / FOLDER / stamp, config.outbox / FOLDER / stamp
+    with disk_errors(state):
+        found = len(list((config.outbox / "segments").glob("*.age")))
+        # Receipts first: they would delete, for the new site, what the previous one has sealed.
+        (config.receipts / "receipts.json").unlink(missing_ok=True)
+        _move([config.outbox / "segments", config.outbox / "status.json"], outbox / f"site={site}")
+        _move([config.state_dir / name for name in _OF_STATE], state)
+    return PreviousSite(state, outbox, found)
+
+
+def _move(sources: list[Path], target: Path) -> None:
+    for source in filter(Path.exists, sources):
+        for folder in (target.parent.parent, target.parent, target):
+            _make_like(source.parent, folder)
+        source.rename(target / source.name)
+        if (target / source.name).is_dir():
+            # The daemon's own, and readable by the uplink, as it was.
+            _make_like(target / source.name, source)
+        for folder in (target, source.parent):
+            sync_directory(folder)
+
+
+def _make_like(model: Path, folder: Path) -> None:
+    """Make a folder with owner and mode of another one."""
+    if not folder.exists():
+        like = model.stat()
+        folder.mkdir()
+        os.chown(folder, like.st_uid, like.st_gid)
+        folder.chmod(like.st_mode & 0o7777)
+
 
 Kind = Literal["first", "renewal", "replacement", "same"]
 """As of validation.py; same: this very file is in use, and everything is as it should be."""
@@ -102,29 +190,29 @@ def apply(prepared: PreparedEnrolment) -> CompletedEnrolment:
     request, known = prepared.request, prepared.known
     places, enrolment = request.places, request.enrolment
     if prepared.kind == "replacement":
-        previous_site.check_idle(prepared.config)
+        check_idle(prepared.config)
     sealed = {name: encrypt(name, secret) for name, secret in site_files.secrets_of(enrolment).items()}
     made = site_files.files_of(enrolment, places, sealed)
     done = _record(request, sealed, made)
-    made.append(site_files.SiteFile(places.record, enrolment_record.encode(done)))
+    made.append(site_files.SiteFile(places.record, enrolment_file.encode_record(done)))
     made += [site_files.SiteFile(each.path, each.content.encode()) for each in prepared.drop_ins if each.content]
     site_files.stage(made)
     try:
-        set_aside = _set_aside(prepared)
+        aside = _set_aside(prepared)
     except SiteError:
         site_files.unstage(made)
         raise
     stale = set(known.files if known else ()) - set(done.files)
     emptied = [each.path for each in prepared.drop_ins if not each.content]
     site_files.put(made, [*sorted(map(Path, stale)), *emptied])
-    return CompletedEnrolment(done, set_aside)
+    return CompletedEnrolment(done, aside)
 
 
 def _set_aside(prepared: PreparedEnrolment) -> PreviousSite | None:
     if prepared.kind != "replacement" or prepared.known is None:
         return None
     stamp = f"{datetime.fromtimestamp(prepared.request.now, UTC):%Y%m%dT%H%M%SZ}"
-    return previous_site.set_aside(prepared.config, prepared.known.site, stamp)
+    return set_aside(prepared.config, prepared.known.site, stamp)
 
 
 def _drop_ins(request: EnrolmentRequest, config: Config) -> list[UnitDropIn]:
@@ -151,7 +239,7 @@ def _record(
 
 def _anchor(enrolment: EnrolmentFile) -> TrustRoot | None:
     try:
-        return trust_root.parse_trust_root(enrolment.root.encode()) if enrolment.root else None
+        return metadata_chain.parse_trust_root(enrolment.root.encode()) if enrolment.root else None
     except ValueError as error:
         raise EnrolmentFileInvalid(f"the enrolment file's root of trust is not valid: {error}") from None
 
@@ -160,7 +248,7 @@ def _same_fleet(enrolment: EnrolmentFile, path: Path) -> bool:
     """Tell whether the file's root leads to the one in use, or from it; a machine without one takes any."""
     try:
         ours = path.read_bytes()
-        return bool(enrolment.root) and trust_root.same_fleet(ours, enrolment.root.encode())
+        return bool(enrolment.root) and metadata_chain.same_fleet(ours, enrolment.root.encode())
     except FileNotFoundError:
         return True
     except (OSError, ValueError) as error:
@@ -210,7 +298,7 @@ def load_record(path: Path) -> SiteEnrolment | None:
     """Read it; None = this machine was never enrolled. Raises ConfigInvalid."""
     try:
         with path.open("rb") as file:
-            return enrolment_record.parse(file.read(ENROLMENT_BYTES_MAX))
+            return enrolment_file.parse_record(file.read(ENROLMENT_BYTES_MAX))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

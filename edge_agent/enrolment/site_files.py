@@ -23,8 +23,7 @@ from typing import Any
 from edge_agent.config import config_files
 from edge_agent.durable.atomic_files import partial_path, sync_directory, write_synced
 from edge_agent.errors import ConfigInvalid, DiskFull
-from edge_agent.formats.enrolment_file import EnrolmentFile, LargeModelAccess
-from edge_agent.formats.enrolment_record import FILE_NAME, Secrecy, SiteEnrolment
+from edge_agent.formats.enrolment_file import RECORD_FILE_NAME, EnrolmentFile, LargeModelAccess, Secrecy, SiteEnrolment
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _HEAD = """Site {site}, by an enrolment file of {issued}.
@@ -63,7 +62,7 @@ class SystemPaths:
     @property
     def record(self) -> Path:
         """What enrolment remembers."""
-        return self.folder / FILE_NAME
+        return self.folder / RECORD_FILE_NAME
 
     @property
     def units(self) -> Path:

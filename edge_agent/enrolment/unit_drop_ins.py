@@ -1,4 +1,4 @@
-"""The drop-ins by which the units get what the configuration needs beyond their hardening.
+"""The drop-ins by which the units get what the configuration needs beyond their hardening, and telling systemd.
 
 edge-agent.service.d/listener.conf    the networks that may reach the TCP listener; the unit denies all but loopback
 edge-uplink.service.d/folders.conf    a folder that is the store of examples; the unit may write to no other folder
@@ -9,15 +9,107 @@ edge-uplink.service.d/folders.conf    a folder that is the store of examples; th
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Sequence
+import pwd
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent.config import Config
 from edge_agent.config.addresses import is_loopback, split_host_port, store_folder
+from edge_agent.config.folder_access import UPLINK_USER, FolderFacts, FolderProblem, judge_folder
 from edge_agent.enrolment import site_files
 from edge_agent.enrolment.site_files import SiteFile
 from edge_agent.errors import ConfigInvalid
+
+DAEMON, UPLINK = "edge-agent.service", "edge-uplink.service"
+_BOOTED = Path("/run/systemd/system")
+_SECONDS_MAX = 300
+
+
+def is_systemd_running() -> bool:
+    """Tell whether systemd runs this machine (sd_booted(3))."""
+    return _BOOTED.is_dir() and shutil.which("systemctl") is not None
+
+
+def stop_services() -> None:
+    """Stop both, for a change that they may not see half of."""
+    _systemctl("stop", UPLINK, DAEMON)
+
+
+def restart_services(*, uplink: bool) -> list[str]:
+    """Have systemd read its units again, and start what should run now; return what did not, as sentences."""
+    reload_units()
+    units = filter(_known, (DAEMON, UPLINK) if uplink else (DAEMON,))
+    return [f"{unit} did not start: 'journalctl -u {unit}' explains why" for unit in units if not _start(unit)]
+
+
+def reload_units() -> None:
+    """Have systemd read its units again."""
+    _systemctl("daemon-reload")
+
+
+def _start(unit: str) -> bool:
+    _systemctl("enable", unit)
+    return _systemctl("restart", unit)
+
+
+def _known(unit: str) -> bool:
+    return _systemctl("cat", unit)
+
+
+def _systemctl(*arguments: str) -> bool:
+    command = [shutil.which("systemctl") or "systemctl", *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_SECONDS_MAX, check=False)  # noqa: S603 - systemd's
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return done.returncode == 0
+
+
+_LOOK_SECONDS_MAX = 10
+_BY_TEST = {0: True, 1: False}
+
+
+def store_folder_problems(config: Config, *, managed: bool) -> Iterator[FolderProblem]:
+    """Yield what keeps the uplink from using each folder. The unit counts as one that may write there.
+
+    Args:
+        config: the configuration as it will be.
+        managed: whether systemd runs the uplink.
+    """
+    for folder, written in ((config.uplink.url, True), (config.uplink.updates_url, False)):
+        path = store_folder(folder)
+        problem = judge_folder(_look(path, written=written, managed=managed)) if path else None
+        if problem:
+            yield problem
+
+
+def _look(path: Path, *, written: bool, managed: bool) -> FolderFacts:
+    try:
+        kind = "folder" if path.is_dir() else "other" if path.exists() else ""
+        found = path.stat() if kind else None
+        shown = f"{path.owner()}:{path.group()} {found.st_mode & 0o7777:04o}" if found else ""
+    except (OSError, KeyError):  # KeyError: an owner without a name
+        kind, shown = "folder", ""
+    return FolderFacts(path, kind, written, managed, _may_use(path, written=written), shown)
+
+
+def _may_use(path: Path, *, written: bool) -> bool | None:
+    """Tell whether the uplink's user has the rights; None = there is no such user, or this one may not try."""
+    try:
+        pwd.getpwnam(UPLINK_USER)
+    except KeyError:
+        return None
+    rights = ["-r", str(path), "-a", "-x", str(path), *(["-a", "-w", str(path)] if written else [])]
+    command = [shutil.which("runuser") or "runuser", "-u", UPLINK_USER, "--", "test", *rights]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_LOOK_SECONDS_MAX, check=False)  # noqa: S603 - no shell
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return _BY_TEST.get(done.returncode)
+
 
 HEAD = "# Written by 'edge-agent enrol' or 'edge-agent drop-ins'. Other settings belong into other files.\n"
 DAEMON_UNIT, UPLINK_UNIT = "edge-agent.service", "edge-uplink.service"

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from edge_agent.errors import EnrolmentFileRefused
-from edge_agent.formats.enrolment_file import EnrolmentFile
-from edge_agent.formats.enrolment_record import SiteEnrolment
+from edge_agent.formats.enrolment_file import EnrolmentFile, SiteEnrolment
 from edge_agent.formats.signed_document import parse_timestamp
 
 CLOCK_SECONDS_SLACK = 86_400

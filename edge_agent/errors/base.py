@@ -1,10 +1,49 @@
-"""The root of all errors."""
+"""The root of all errors, what of a text may reach a screen or a log, and the commands that remedies quote. Pure.
+
+Labels, file names, answers and messages may come from files and machines of others. A terminal would obey the control
+characters in them; line breaks would let them write lines of ours, and marks of direction let them read otherwise than
+they are. All of these are shown escaped, as Python writes them; letters of every script stay. JSON needs none of it.
+"""
 
 from __future__ import annotations
 
-from typing import ClassVar
+import re
+from collections.abc import Mapping, MutableMapping
+from typing import Any, ClassVar
 
-from edge_agent.errors.printable import one_line
+# Control characters, the separators of lines and paragraphs, what embeds, overrides or isolates a direction, and
+# halves of characters, which have no bytes.
+OBEYED = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_OBEYED_IN_LINES = re.compile(OBEYED.pattern.replace("\0-\x1f", "\0-\x08\x0b-\x1f"))
+_BREAKS = re.compile(r"[ \t]*[\r\n]\s*")
+
+
+def printable(text: str) -> str:
+    """Return a text on one line, with all of it escaped."""
+    return text if text.isprintable() else OBEYED.sub(escaped, text)
+
+
+def printable_lines(text: str) -> str:
+    """Return a text of which lines and tabs stay what they are: a long answer, a traceback."""
+    return text if text.isprintable() else _OBEYED_IN_LINES.sub(escaped, text)
+
+
+def one_line(text: str) -> str:
+    """Return a sentence on one line: a break in it, as messages of libraries have them, becomes a blank."""
+    return text if text.isprintable() else printable(_BREAKS.sub(" ", text.strip()))
+
+
+def escaped(found: re.Match[str]) -> str:
+    """Return how a character is shown."""
+    return ascii(found[0])[1:-1]
+
+
+def printable_event(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Escape the values of a log event, for a processor of structlog. A traceback keeps its lines."""
+    for name, value in event.items():
+        if isinstance(value, str):
+            event[name] = printable_lines(value) if name in ("exception", "stack") else printable(value)
+    return event
 
 
 class EdgeAgentError(Exception):
@@ -24,3 +63,36 @@ class EdgeAgentError(Exception):
         self.message = one_line(message)
         self.remedy = one_line(remedy) or self.remedy_default
         self.metadata = {key: str(value) for key, value in metadata.items()}
+
+
+_OURS = re.compile(r"(?<![\w/-])(?<!sudo )edge-agent (?=[a-z])(?!serve\b|help\b|demo\b|run\b|version\b)")
+_QUOTED = re.compile(r"'[^'\n]+'")
+
+
+def commands_with_sudo(command: str) -> str:
+    """Return a command line in which those of ours that need another user's rights begin with sudo."""
+    return _OURS.sub("sudo edge-agent ", command)
+
+
+def with_sudo(text: str) -> str:
+    """Return a sentence in which the commands of ours that it quotes begin with sudo."""
+    return _QUOTED.sub(lambda found: "'" + commands_with_sudo(found[0][1:]), text)
+
+
+def works_by_sudo(environment: Mapping[str, str], user_id: int) -> bool:
+    """Tell whether a person runs this program through sudo: then another command of ours needs it too."""
+    return user_id == 0 and environment.get("SUDO_UID", "0") != "0"
+
+
+def first_task_remedy(site: str) -> str:
+    """Return how the first task comes to a machine; `site` is its id, empty before it is enrolled."""
+    if site:
+        return (
+            "'edge-agent media import' brings tasks from the USB drive of the central team, and"
+            " 'edge-agent install PATH' installs a bundle."
+        )
+    return (
+        "This machine is not enrolled: 'edge-agent enrol FILE' enrols it with the file of the central team, and"
+        " 'edge-agent media import' then brings tasks from the USB drive. 'edge-agent install PATH' installs a bundle"
+        " without a signature only where 'allow_unsigned' under 'store' in agent.yaml is true."
+    )

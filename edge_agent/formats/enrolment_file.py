@@ -1,10 +1,12 @@
-"""The enrolment file of a site: one file with all that a box needs to become that site. It holds secrets.
+"""The enrolment file of a site, and `enrolment.json`, by which a box knows which one made it a site.
 
     {"body": {"schema": "edge-agent/kit/v1", "site": "shop-12", …}, "sha256": "…"}
 
-`sha256` is of the canonical bytes of `body` (document.py). It finds damage, not malice: who changes the one can change
-the other. Its first 20 digits are the file's *code*, which the central team and the site show, for people to compare
-(docs/enrolment.md).
+`sha256` is of the canonical bytes of `body` (signed_document.py). It finds damage, not malice: who changes the one can
+change the other. Its first 20 digits are the file's *code*, which the central team and the site show, for people to
+compare (docs/enrolment.md).
+
+It holds secrets. `enrolment.json`, the record of what an enrolment wrote, holds none.
 
 A sealed enrolment file is the same file in the age format under a passphrase; the age command opens it. Whoever does
 not know the passphrase can neither read nor change it.
@@ -23,10 +25,10 @@ from typing import Annotated, Any, Literal
 import pyrage
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from edge_agent.errors import EnrolmentFileInvalid
+from edge_agent.errors import DocumentInvalid, EnrolmentFileInvalid
 from edge_agent.formats import strict_json
-from edge_agent.formats.manifest import TaskName
-from edge_agent.formats.signed_document import At, SiteId, canonical
+from edge_agent.formats.manifest import Sha256, TaskName
+from edge_agent.formats.signed_document import At, ExchangedModel, SiteId, canonical
 
 SCHEMA = "edge-agent/kit/v1"
 ENROLMENT_FILE_BYTES_MAX = 2 * 1024 * 1024
@@ -253,3 +255,37 @@ def _enrolment(body: dict[str, Any]) -> EnrolmentFile:
         newer = isinstance(error, ValidationError) and error.errors()[0]["type"] == "extra_forbidden"
         said = f"the enrolment file: {strict_json.first_problem(error)}"
         raise EnrolmentFileInvalid(said, remedy=_NEWER if newer else _ANEW) from None
+
+
+RECORD_FILE_NAME = "enrolment.json"
+ENROLMENT_BYTES_MAX = 256 * 1024
+Secrecy = Literal["none", "encrypted", "plain"]
+"""How the uplink's credentials lie on the disk."""
+
+
+class SiteEnrolment(ExchangedModel):
+    """What is remembered."""
+
+    schema_: Literal["edge-agent/enrolment/v1"] = Field(default="edge-agent/enrolment/v1", alias="schema")
+    site: SiteId
+    kit_sha256: Sha256
+    issued_at: At
+    expires_at: At
+    enrolled_at: At
+    """By this machine's clock."""
+    secrecy: Secrecy
+    files: dict[Annotated[str, Field(max_length=1000)], Sha256] = Field(max_length=100)
+    """By path: what a purge removes, with this file."""
+
+
+def encode_record(enrolment: SiteEnrolment) -> bytes:
+    """Write the file."""
+    return enrolment.model_dump_json(by_alias=True, indent=1).encode() + b"\n"
+
+
+def parse_record(raw: bytes) -> SiteEnrolment:
+    """Read the file. Raises DocumentInvalid."""
+    try:
+        return strict_json.validate(SiteEnrolment, strict_json.decode(raw))
+    except ValueError as error:
+        raise DocumentInvalid(f"{RECORD_FILE_NAME}: {strict_json.first_problem(error, show=True)}") from None

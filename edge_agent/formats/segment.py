@@ -1,4 +1,4 @@
-"""Segments: sealed files of records, numbered without gaps, and the chain of manifests that proves it.
+"""Segments: sealed files of records in a chain of manifests; and receipts, which let the site delete them.
 
 A segment is JSONL of records (formats/example_records.py), compressed with zstd (RFC 8878), sealed in the age format
 (https://age-encryption.org/v1) to the central team's recipients. Its file is `<epoch>-<sequence>.age`. Its manifest is
@@ -8,6 +8,13 @@ segment without one does not exist yet.
 An epoch is one incarnation of a site's spool, 16 random hexadecimal digits: a reinstalled site cannot collide with its
 former self. Within an epoch sequence numbers start at 1 without a gap. Each manifest carries the sha256 of the manifest
 file before it, so that a lost, swapped or invented segment is detected. A name never gets other content.
+
+Receipts are a signed document of the central team's receipt key: what it says it has of one site. For each epoch it
+names ranges of sequences without a gap; the sha256 of the last manifest in a range stands for all of them, because the
+manifests form a chain. A site trusts a range only if it knows that very manifest as its own, so receipts for another
+site, or for another life of this one, do nothing.
+
+What an uplink notes about its own uploads is no receipt.
 """
 
 from __future__ import annotations
@@ -17,7 +24,7 @@ from collections.abc import Collection, Sequence
 from typing import Annotated, Literal
 
 import pyrage
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from edge_agent.errors import DocumentInvalid, RecordInvalid, SegmentDamaged
 from edge_agent.formats import compression, example_records, signed_document
@@ -124,3 +131,57 @@ def records_of(lines: bytes) -> list[example_records.AnyRecord]:
         except RecordInvalid as error:
             raise RecordInvalid(f"line {number}: {error.message}", line=number) from None
     return records
+
+
+RECEIPTS_SCHEMA = "edge-agent/receipts/v1"
+RECEIPTS_FILE_NAME = "receipts.json"
+
+
+class ReceiptRange(ExchangedModel):
+    """Segments that the central team has, verified and kept."""
+
+    first: signed_document.SequenceNumber
+    last: signed_document.SequenceNumber
+    manifest_sha256: Sha256
+    """Of the manifest file of `last`."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ReceiptRange:
+        if self.first > self.last:
+            raise ValueError("'first' is after 'last'")
+        return self
+
+
+class RefusedSegment(ExchangedModel):
+    """A segment that came, but cannot be used: the site seals again what it still holds of it."""
+
+    sequence: signed_document.SequenceNumber
+    manifest_sha256: Sha256
+    why: str = Field(max_length=500)
+
+
+class EpochReceipts(ExchangedModel):
+    """What the central team has of one life of the site's spool."""
+
+    epoch: Epoch
+    received: tuple[ReceiptRange, ...] = Field(default=(), max_length=10_000)
+    refused: tuple[RefusedSegment, ...] = Field(default=(), max_length=1000)
+
+
+class Receipts(ExchangedModel):
+    """What the central team has of one site."""
+
+    schema_: Literal["edge-agent/receipts/v1"] = Field(default="edge-agent/receipts/v1", alias="schema")
+    site: SiteId
+    at: At
+    epochs: tuple[EpochReceipts, ...] = Field(default=(), max_length=1000)
+
+
+def verify_receipts(raw: bytes, keys: Collection[str]) -> SignedDocument[Receipts]:
+    """Read receipts and check that one of the central team's keys signed them.
+
+    Raises:
+        DocumentInvalid: no receipts.
+        SignatureInvalid: not signed by one of the keys, or changed afterwards.
+    """
+    return signed_document.verify(raw, Receipts, RECEIPTS_FILE_NAME, keys)

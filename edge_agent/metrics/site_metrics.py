@@ -25,7 +25,7 @@ from edge_agent.formats.status_object import Alarm
 from edge_agent.formats.uplink_state import FILE_NAME
 from edge_agent.metrics.metric_catalogue import CATALOGUE, MetricSample, page
 from edge_agent.server import messages
-from edge_agent.server.uplink_status import read_uplink_report
+from edge_agent.server.uplink_client import read_uplink_report
 
 if TYPE_CHECKING:
     from edge_agent.capture.example_capture import CaptureStatus, ExampleCapture

@@ -17,18 +17,21 @@ from edge_agent.durable.sqlite_database import Database
 from edge_agent.formats.example_records import example_key, local_answer, question_of_key, task_of_key
 from edge_agent.formats.manifest import LABEL_KINDS
 from edge_agent.formats.status_object import Alarm
-from edge_agent.monitoring import answer_observation as observing
+from edge_agent.monitoring import bundle_figures as observing
 from edge_agent.monitoring import sequential_tests
-from edge_agent.monitoring.answer_observation import FAIR_SOURCES, AnswerObservation, ModelPair, Source
 from edge_agent.monitoring.bundle_figures import (
+    FAIR_SOURCES,
     AgreementCount,
     AlarmState,
+    AnswerObservation,
     BundleSeries,
     BundleSummary,
     ConfidenceCount,
     DailySpend,
     LabelCount,
     ModelDisagreement,
+    ModelPair,
+    Source,
 )
 from edge_agent.monitoring.monitoring_tables import MonitoringTables, SeriesRow
 from edge_agent.monitoring.sequential_tests import DriftFinding, DriftStream, EventSample, RiskEvidence, RiskGuarantee

@@ -9,7 +9,7 @@ long (Waudby-Smith and Ramdas 2024, arXiv 2010.09686; for deployed models Podkop
 It depends on the two counts alone: only these are stored, and the highest capital so far.
 
 **Input shift** (`InputShiftTest`): are more inputs outside the gate than the bundle's held-out rows explain? A gate
-gives each input a conformal p-value (`formats/ood_gate.py`). While inputs resemble the held-out rows, a p-value of
+gives each input a conformal p-value (`formats/calibration.py`). While inputs resemble the held-out rows, a p-value of
 k / (rows + 1) or less has an unknown, fixed probability, which follows a Beta(k, rows + 1 - k) distribution (Vovk 2012,
 arXiv 1209.2673). The hypothesis is that it is at most the upper quantile of this distribution; half of the chance of a
 false alarm is spent on these quantiles, half on the bets. A change that comes late would have to win back what was lost

@@ -5,8 +5,8 @@ daemon_figures.py       reads them from what the daemon reports
 readiness.py            examples, agreement, and the coverage that the local model can achieve
 mode_recommendation.py  which mode a task should have next
 suitability.py          whether a task should have a small model; its costs
-judgement.py            all of that together, and as JSON
-charts.py, svg.py       the charts, and the marks that they are drawn with; the web console draws with them, too
+judgement.py            all of that together, in words, and as JSON
+charts.py               the charts, and the marks that they are drawn with; the web console draws with them, too
 number_format.py        how numbers read
 report_page.py          the HTML page
 """

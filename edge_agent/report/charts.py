@@ -1,18 +1,132 @@
-"""The charts of a task: examples, who answered, money, and how the model here compares. Pure."""
+"""The charts of a task, drawn by hand as SVG that follows the page's colours. Pure.
+
+Every sheet is 420 wide, so that its letters can be read on a telephone. Colours are classes: the page says what they
+are in the light, in the dark and on paper. All text is escaped here.
+"""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from html import escape
 
-from edge_agent.report import svg
 from edge_agent.report.judgement import TaskJudgement, could_take
 from edge_agent.report.number_format import MICROS, amount, count, counted, interval, percent
 from edge_agent.report.readiness import STEPS, CoverageLevel, LabelState
-from edge_agent.report.svg import DrawingArea
 from edge_agent.report.task_figures import DayFigures
 from edge_agent.statistics import CountedShare
+
+WIDTH = 420.0
+TICKS = 4
+_LETTER = 6.6
+"""Width of a letter at the size that axes have, about."""
+
+
+@dataclass(frozen=True)
+class DrawingArea:
+    """The area that is drawn in, between margins, and what its axes stand for."""
+
+    height: float = 230.0
+    left: float = 46.0
+    right: float = 14.0
+    top: float = 14.0
+    bottom: float = 32.0
+    x_max: float = 1.0
+    y_min: float = 0.0
+    y_max: float = 1.0
+
+    def x(self, value: float) -> float:
+        """Return where a value stands across."""
+        return self.left + (WIDTH - self.left - self.right) * value / (self.x_max or 1.0)
+
+    def y(self, value: float) -> float:
+        """Return where a value stands, from above; what is off the sheet stands at its edge."""
+        part = (min(max(value, self.y_min), self.y_max) - self.y_min) / ((self.y_max - self.y_min) or 1.0)
+        return self.top + (self.height - self.top - self.bottom) * (1 - part)
+
+
+def picture(name: str, title: str, said: str, sheet: DrawingArea, marks: Iterable[str]) -> str:
+    """Return a whole picture, with its title and what it shows in words; `name` is unique on the page."""
+    return (
+        f'<svg viewBox="0 0 {WIDTH:g} {sheet.height:g}" role="img" aria-labelledby="{name}-t {name}-d">'
+        f'<title id="{name}-t">{escape(title)}</title><desc id="{name}-d">{escape(said)}</desc>{"".join(marks)}</svg>'
+    )
+
+
+def text(x: float, y: float, said: str, kind: str = "", anchor: str = "start") -> str:
+    """Return letters."""
+    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{escape(said)}</text>'
+
+
+def line(x: tuple[float, float], y: tuple[float, float], kind: str) -> str:
+    """Return a stroke."""
+    return f'<line x1="{x[0]:.1f}" x2="{x[1]:.1f}" y1="{y[0]:.1f}" y2="{y[1]:.1f}" class="{kind}"/>'
+
+
+def bar(corner: tuple[float, float], size: tuple[float, float], kind: str, said: str = "") -> str:
+    """Return a filled box; `said` shows when it is pointed at."""
+    title = f"<title>{escape(said)}</title>" if said else ""
+    place = f'x="{corner[0]:.1f}" y="{corner[1]:.1f}" width="{max(size[0], 0):.1f}" height="{max(size[1], 0):.1f}"'
+    return f'<rect {place} class="{kind}">{title}</rect>'
+
+
+def dot(x: float, y: float, kind: str, said: str = "", radius: float = 4.0) -> str:
+    """Return a filled circle."""
+    title = f"<title>{escape(said)}</title>" if said else ""
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" class="{kind}">{title}</circle>'
+
+
+def path(points: Sequence[tuple[float, float]], kind: str) -> str:
+    """Return a line through points."""
+    return f'<polyline points="{_points(points)}" class="{kind}"/>' if len(points) > 1 else ""
+
+
+def area(upper: Sequence[tuple[float, float]], lower: Sequence[tuple[float, float]], kind: str) -> str:
+    """Return the area between two lines."""
+    return f'<polygon points="{_points([*upper, *reversed(lower)])}" class="{kind}"/>' if len(upper) > 1 else ""
+
+
+def _points(points: Iterable[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+
+
+def axis(sheet: DrawingArea, values: Iterable[tuple[float, str]]) -> list[str]:
+    """Return the lines across at some values, with what they are called."""
+    across = (sheet.left, WIDTH - sheet.right)
+    return [
+        part
+        for value, said in values
+        for part in (
+            line(across, (sheet.y(value),) * 2, "grid"),
+            text(sheet.left - 6, sheet.y(value) + 4, said, "tick", "end"),
+        )
+    ]
+
+
+def below(sheet: DrawingArea, values: Sequence[tuple[float, str]]) -> list[str]:
+    """Return what stands below the sheet: as many names as have room, the first and the last among them."""
+    room = max(
+        1, int((WIDTH - sheet.left - sheet.right) / (_LETTER * max((len(s) for _, s in values), default=1) + 14))
+    )
+    step = max(1, math.ceil((len(values) - 1) / room)) if room < len(values) else 1
+    shown = [values[at] for at in range(len(values) - 1, -1, -step)]
+    return [text(sheet.x(value), sheet.height - sheet.bottom + 18, said, "tick", "middle") for value, said in shown]
+
+
+def round_up(value: float) -> float:
+    """Return the next number that axes like to end at, since its quarters are short numbers."""
+    if not value > 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(step * power for step in (1, 1.2, 2, 4, 8, 12) if step * power >= value * (1 - 1e-9))
+
+
+def cut(said: str, letters: int) -> str:
+    """Return a name that fits; what was cut off is shown by a sign."""
+    return said if len(said) <= letters else f"{said[: letters - 1]}…"
+
 
 QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 Legend = tuple[tuple[str, str], ...]
@@ -58,14 +172,14 @@ class Chart:
 
 def compose_chart(name: str, said: ChartText, sheet: DrawingArea, marks: Iterable[str]) -> Chart:
     """Put picture and words together; `name` is unique on the page."""
-    return Chart(said, svg.picture(name, said.title, said.sentence, sheet, marks))
+    return Chart(said, picture(name, said.title, said.sentence, sheet, marks))
 
 
 def vertical_grid(sheet: DrawingArea) -> list[str]:
     """Draw lines from top to bottom at the quarters, which are shares."""
     foot = sheet.height - sheet.bottom
-    lines = [svg.line((sheet.x(part),) * 2, (sheet.top, foot), "grid") for part in QUARTERS]
-    return [*lines, *(svg.text(sheet.x(part), foot + 18, percent(part), "tick", "middle") for part in QUARTERS)]
+    lines = [line((sheet.x(part),) * 2, (sheet.top, foot), "grid") for part in QUARTERS]
+    return [*lines, *(text(sheet.x(part), foot + 18, percent(part), "tick", "middle") for part in QUARTERS)]
 
 
 def month_and_day(date: str) -> str:
@@ -85,12 +199,12 @@ def _examples(judged: TaskJudgement, name: str) -> Chart:
     sheet = DrawingArea(height=76, left=4, right=30, x_max=len(STEPS))
     whole, top, high = sheet.x(len(STEPS)) - sheet.left, 16.0, 22.0
     drawn = [
-        svg.bar((sheet.left, top), (whole, high), "rest"),
-        svg.bar((sheet.left, top), (sheet.x(_along(examples, marks)) - sheet.left, high), "a"),
+        bar((sheet.left, top), (whole, high), "rest"),
+        bar((sheet.left, top), (sheet.x(_along(examples, marks)) - sheet.left, high), "a"),
     ]
     for at, mark in enumerate(marks[1:], 1):
-        drawn.append(svg.line((sheet.x(at),) * 2, (top - 5, top + high + 5), "mark"))
-        drawn.append(svg.text(sheet.x(at), top + high + 22, count(mark), "tick", "middle"))
+        drawn.append(line((sheet.x(at),) * 2, (top - 5, top + high + 5), "mark"))
+        drawn.append(text(sheet.x(at), top + high + 22, count(mark), "tick", "middle"))
     missing = next((step for step in judged.steps if step.missing), None)
     wanting = f"{count(missing.missing)} more to {missing.buys}" if missing else "every step is reached"
     rows = tuple((count(each.examples), each.buys, _wanting(each.missing)) for each in judged.steps)
@@ -115,11 +229,11 @@ def _answers(judged: TaskJudgement, name: str) -> Chart | None:
         return None
     routes = [route for route in ROUTES if figures.routed(route)]
     most = max(sum(day.answers.values()) for day in days)
-    sheet = DrawingArea(x_max=max(len(days), _DAYS_WIDE), y_max=svg.round_up(max(4, most)))
-    drawn = svg.axis(sheet, [(part * sheet.y_max, f"{part * sheet.y_max:g}") for part in QUARTERS])
+    sheet = DrawingArea(x_max=max(len(days), _DAYS_WIDE), y_max=round_up(max(4, most)))
+    drawn = axis(sheet, [(part * sheet.y_max, f"{part * sheet.y_max:g}") for part in QUARTERS])
     for at, day in enumerate(days):
         drawn += _stack(sheet, at, day, routes)
-    drawn += svg.below(sheet, [(at + 0.5, month_and_day(day.date)) for at, day in enumerate(days)])
+    drawn += below(sheet, [(at + 0.5, month_and_day(day.date)) for at, day in enumerate(days)])
     here = percent(figures.routed("local") / figures.calls)
     said = ChartText(
         "Who answered",
@@ -140,7 +254,7 @@ def _stack(sheet: DrawingArea, at: int, day: DayFigures, routes: Sequence[str]) 
         beneath += number
         if number:
             said = f"{day.date}: {count(number)} {ROUTES[route]}"
-            yield svg.bar((sheet.x(at) + wide * 0.08, upper), (wide * 0.84, lower - upper), route, said)
+            yield bar((sheet.x(at) + wide * 0.08, upper), (wide * 0.84, lower - upper), route, said)
 
 
 def _money(judged: TaskJudgement, name: str) -> Chart | None:
@@ -150,13 +264,13 @@ def _money(judged: TaskJudgement, name: str) -> Chart | None:
         return None
     spent = list(itertools.accumulate(day.cost_micros for day in days))
     full = list(itertools.accumulate(day.cost_micros + price * day.answers.get("local", 0) for day in days))
-    sheet = DrawingArea(left=56, right=24, x_max=max(1, len(days) - 1), y_max=svg.round_up(full[-1] / MICROS))
-    drawn = svg.axis(sheet, [(part * sheet.y_max, amount(part * sheet.y_max * MICROS)) for part in QUARTERS])
+    sheet = DrawingArea(left=56, right=24, x_max=max(1, len(days) - 1), y_max=round_up(full[-1] / MICROS))
+    drawn = axis(sheet, [(part * sheet.y_max, amount(part * sheet.y_max * MICROS)) for part in QUARTERS])
     upper = [(sheet.x(at), sheet.y(value / MICROS)) for at, value in enumerate(full)]
     lower = [(sheet.x(at), sheet.y(value / MICROS)) for at, value in enumerate(spent)]
-    drawn += [svg.area(upper, lower, "gain"), svg.path(upper, "line b"), svg.path(lower, "line a")]
-    drawn += [svg.dot(*upper[-1], "b"), svg.dot(*lower[-1], "a")]
-    drawn += svg.below(sheet, [(at, month_and_day(day.date)) for at, day in enumerate(days)])
+    drawn += [area(upper, lower, "gain"), path(upper, "line b"), path(lower, "line a")]
+    drawn += [dot(*upper[-1], "b"), dot(*lower[-1], "a")]
+    drawn += below(sheet, [(at, month_and_day(day.date)) for at, day in enumerate(days)])
     otherwise = f"without the local model it would have been {amount(full[-1], currency)}"
     said = ChartText(
         "Cumulative cost",
@@ -176,15 +290,15 @@ def coverage_chart(judged: TaskJudgement, name: str) -> Chart | None:
     if not found.levels:
         return None
     most = max(target, *(level.risk for level in found.levels))
-    sheet = DrawingArea(left=50, right=22, y_max=min(1.0, svg.round_up(1.3 * most)))
+    sheet = DrawingArea(left=50, right=22, y_max=min(1.0, round_up(1.3 * most)))
     bound = [(sheet.x(level.taken.value or 0.0), sheet.y(level.bound)) for level in found.levels]
     risk = [(sheet.x(level.taken.value or 0.0), sheet.y(level.risk)) for level in found.levels]
-    drawn = svg.axis(sheet, [(part * sheet.y_max, percent(part * sheet.y_max)) for part in QUARTERS])
+    drawn = axis(sheet, [(part * sheet.y_max, percent(part * sheet.y_max)) for part in QUARTERS])
     drawn += vertical_grid(sheet)
-    drawn += [svg.area(bound, risk, "band"), svg.path(risk, "line a"), *_dots(risk, found.levels)]
-    drawn.append(svg.line((sheet.left, svg.WIDTH - sheet.right), (sheet.y(target),) * 2, "target"))
+    drawn += [area(bound, risk, "band"), path(risk, "line a"), *_dots(risk, found.levels)]
+    drawn.append(line((sheet.left, WIDTH - sheet.right), (sheet.y(target),) * 2, "target"))
     if found.above is not None:
-        drawn.append(svg.line((sheet.x(found.share.value or 0.0),) * 2, (sheet.top, sheet.y(0)), "mark"))
+        drawn.append(line((sheet.x(found.share.value or 0.0),) * 2, (sheet.top, sheet.y(0)), "mark"))
     said = ChartText(
         "What the local model could answer",
         could_take(judged),
@@ -208,11 +322,11 @@ def agreement_chart(judged: TaskJudgement, name: str) -> Chart | None:
     floor, marks = (0.5, _UPPER) if min(share.low for share in shares) > 0.5 else (0.0, QUARTERS)
     sheet = DrawingArea(left=50, right=24, x_max=max(1, len(found) - 1), y_min=floor)
     at = [float(place) for place in range(len(found))] if len(found) > 1 else [0.5]
-    drawn = svg.axis(sheet, [(part, percent(part)) for part in marks])
+    drawn = axis(sheet, [(part, percent(part)) for part in marks])
     drawn += _banded([sheet.x(x) for x in at], shares, sheet)
     for x, date, share in zip(at, dates, shares, strict=True):
-        drawn.append(svg.dot(sheet.x(x), sheet.y(share.value or 0.0), "a", f"{date}: {interval(share)}", 3.0))
-    drawn += svg.below(sheet, [(x, month_and_day(date)) for x, date in zip(at, dates, strict=True)])
+        drawn.append(dot(sheet.x(x), sheet.y(share.value or 0.0), "a", f"{date}: {interval(share)}", 3.0))
+    drawn += below(sheet, [(x, month_and_day(date)) for x, date in zip(at, dates, strict=True)])
     said = ChartText(
         "Agreement with the large model",
         f"Both models agreed on {interval(judged.agreement)} of {counted(judged.agreement.rows, 'input')}.",
@@ -226,10 +340,10 @@ def agreement_chart(judged: TaskJudgement, name: str) -> Chart | None:
 def _banded(across: Sequence[float], shares: Sequence[CountedShare], sheet: DrawingArea) -> Iterator[str]:
     """Draw a line of shares in the band of their intervals; of a few points each interval by itself."""
     upper, lower = ([sheet.y(share.high) for share in shares], [sheet.y(share.low) for share in shares])
-    yield svg.area(list(zip(across, upper, strict=True)), list(zip(across, lower, strict=True)), "band")
-    yield svg.path([(x, sheet.y(share.value or 0.0)) for x, share in zip(across, shares, strict=True)], "line a")
+    yield area(list(zip(across, upper, strict=True)), list(zip(across, lower, strict=True)), "band")
+    yield path([(x, sheet.y(share.value or 0.0)) for x, share in zip(across, shares, strict=True)], "line a")
     for x, high, low in zip(across, upper, lower, strict=True) if len(across) < _FEW else ():
-        yield svg.line((x, x), (high, low), "whisker")
+        yield line((x, x), (high, low), "whisker")
 
 
 def label_chart(judged: TaskJudgement, name: str) -> Chart | None:
@@ -261,15 +375,15 @@ def label_chart(judged: TaskJudgement, name: str) -> Chart | None:
 
 def _label(sheet: DrawingArea, y: float, label: LabelState) -> Iterator[str]:
     share = label.agreement
-    yield svg.text(sheet.left - 8, y + 4, svg.cut(label.name, 16), "tick", "end")
-    yield svg.line((sheet.x(share.low), sheet.x(share.high)), (y, y), "whisker")
-    yield svg.dot(sheet.x(share.value or 0.0), y, "a", f"{label.name}: {interval(share)}")
+    yield text(sheet.left - 8, y + 4, cut(label.name, 16), "tick", "end")
+    yield line((sheet.x(share.low), sheet.x(share.high)), (y, y), "whisker")
+    yield dot(sheet.x(share.value or 0.0), y, "a", f"{label.name}: {interval(share)}")
 
 
 def _dots(places: Iterable[tuple[float, float]], levels: Iterable[CoverageLevel]) -> Iterator[str]:
     for place, level in zip(places, levels, strict=True):
         said = f"from {level.above:.2f} on: {percent(level.taken.value)} of all, {percent(level.risk)} disagree"
-        yield svg.dot(*place, "a", said, 3.0)
+        yield dot(*place, "a", said, 3.0)
 
 
 def _level(level: CoverageLevel) -> tuple[str, ...]:

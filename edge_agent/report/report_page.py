@@ -1,6 +1,6 @@
 """The report as one HTML page: no script, nothing from elsewhere, a table behind every chart.
 
-The templates escape every value. `report_summary` has the sentences, `charts` the pictures.
+The templates escape every value. `judgement` has the sentences, `charts` the pictures.
 """
 
 from __future__ import annotations
@@ -14,10 +14,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from edge_agent.report import charts
 from edge_agent.report.charts import Chart
-from edge_agent.report.judgement import ReportHeader, TaskJudgement
+from edge_agent.report.judgement import (
+    MODES,
+    VERDICTS,
+    ReportHeader,
+    TaskJudgement,
+    headline,
+    other_alarms,
+    summary,
+    summary_tiles,
+)
 from edge_agent.report.mode_recommendation import RecommendationReason
 from edge_agent.report.number_format import counted
-from edge_agent.report.report_summary import MODES, VERDICTS, headline, other_alarms, summary, summary_tiles
 
 TEMPLATES = Path(__file__).parent / "templates"
 _TONES = {

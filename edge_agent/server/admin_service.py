@@ -15,9 +15,9 @@ from edge_agent import __version__
 from edge_agent.config.folder_access import judge_bundle_path
 from edge_agent.errors import BundleUnreadable, ConfigInvalid, InvalidRequest, UnknownBundle
 from edge_agent.process_memory import resident_bytes
-from edge_agent.server import messages, monitoring_messages, operator_warnings, privacy_messages
+from edge_agent.server import messages, monitoring_messages, operator_warnings
 from edge_agent.server.detached_calls import caller_left
-from edge_agent.server.uplink_status import uplink_message
+from edge_agent.server.uplink_client import uplink_message
 from edge_agent.v1 import admin_pb2 as pb
 from edge_agent.v1 import admin_pb2_grpc, task_pb2
 
@@ -249,13 +249,13 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     async def EraseValues(self, request: pb.EraseValuesRequest, context: CallContext) -> pb.EraseValuesResponse:
         """Find what concerns a person, and erase it."""
         done = await self._components.capture.erase_values(tuple(request.values), dry_run=request.dry_run)
-        return privacy_messages.erasure_response(done)
+        return messages.erasure_response(done)
 
     async def GetPrivacyReport(
         self, request: pb.GetPrivacyReportRequest, context: CallContext
     ) -> pb.GetPrivacyReportResponse:
         """Show figures about personal data, without any text."""
-        return privacy_messages.privacy_report(await self._components.capture.privacy_report())
+        return messages.privacy_report(await self._components.capture.privacy_report())
 
     def _described(self, found: Iterable[BundleSeries], serving: Mapping[str, InstalledBundle]) -> list[FieldSeries]:
         installed = {bundle.digest: bundle for bundle in self._components.activation.inventory.bundles}

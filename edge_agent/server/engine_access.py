@@ -1,18 +1,19 @@
-"""The engines as other components see them: what activation and updates ask of them, and where tuning is stored."""
+"""The engines as other components see them: what activation and updates ask of them, and of this machine."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
+from edge_agent.engine.pool import TuningCache, TuningSettings
 from edge_agent.engine.sandbox import LoadableBundle, SandboxedBundle, open_sandbox
-from edge_agent.engine.tuning_cache import TuningCache, TuningSettings
 from edge_agent.errors import EdgeAgentError
-from edge_agent.update import hardware
+from edge_agent.formats.plan import MachineCapabilities
 from edge_agent.update.activation import Activation, ActivationDependencies
 from edge_agent.update.probation import BundleActivity
 from edge_agent.update.selftest import BundleUnderTest
@@ -22,8 +23,31 @@ if TYPE_CHECKING:
     from edge_agent.engine.pool import EnginePool
     from edge_agent.formats.plan import TaskPlan
     from edge_agent.store.state_database import InstalledBundle
-    from edge_agent.store.tuning_file import TuningFile
+    from edge_agent.store.store import TuningFile
     from edge_agent.update.update_blockers import DownloadBlocker
+
+
+_BYTES_IN_KIB = 1024
+
+
+def read_machine(devices: frozenset[str] = frozenset({"cpu"}), root: Path = Path("/")) -> MachineCapabilities:
+    """Read it from proc(5), which is mounted at `root`; `devices` are those that the engines may use."""
+    memory = re.search(r"^MemTotal: +(\d+) kB$", _text(root / "proc/meminfo"), re.MULTILINE)
+    # x86 writes flags, Arm Features; every core has the same ones.
+    features = re.search(r"^(?:flags|Features)\s*: (.*)$", _text(root / "proc/cpuinfo"), re.MULTILINE)
+    return MachineCapabilities(
+        memory_bytes=int(memory[1]) * _BYTES_IN_KIB if memory else 0,
+        devices=devices,
+        cpu_features=frozenset(features[1].split()) if features else frozenset(),
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
 
 log = structlog.get_logger("edge_agent.server")
 
@@ -73,9 +97,7 @@ def update_engines(
         problem = engines.failure(digest) if engines.holds(digest) else _not_loaded(activation, digest)
         return BundleActivity(tally.calls, tally.failures, tally.crashes, tally.timed, tally.median_ms, problem)
 
-    return UpdaterDependencies(
-        tried, serving, seen, hardware.read_machine(engines.devices), changed, planned, download_blocker
-    )
+    return UpdaterDependencies(tried, serving, seen, read_machine(engines.devices), changed, planned, download_blocker)
 
 
 def _subject(asked: SandboxedBundle) -> BundleUnderTest:

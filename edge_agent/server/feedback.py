@@ -9,9 +9,8 @@ import uuid
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from edge_agent.capture.captured_answer import HumanFeedback
+from edge_agent.capture.capture_values import QUEUE_START, HumanFeedback, ReviewCursor, ReviewFilter, ReviewItem
 from edge_agent.capture.example_capture import ExampleCapture
-from edge_agent.capture.review_queue import QUEUE_START, ReviewCursor, ReviewFilter, ReviewItem
 from edge_agent.errors import InvalidRequest, UnknownTask
 from edge_agent.formats import example_records
 from edge_agent.formats.example_records import ReviewStream, local_answer

@@ -15,7 +15,7 @@ from operator import itemgetter
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
-from edge_agent.capture.captured_answer import CapturedAnswer
+from edge_agent.capture.capture_values import CapturedAnswer
 from edge_agent.engine.job_dispatch import ComputeInfo, EngineAnswer
 from edge_agent.engine.protocol import JobResult, result_of_question
 from edge_agent.errors import EdgeAgentError, RequestCancelled

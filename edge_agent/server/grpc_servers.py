@@ -7,6 +7,11 @@ tcp_address      TLS    all of them; the client's certificate says which it may 
                  plain  both of inference.sock, health; only with `insecure: true`
 
 Each call passes `interceptor.py` first, which authorizes it by the table in `roles.py`.
+
+Of health, the library's servicer is not used: there a watcher that does not read delays whoever reports a change, and
+one that leaves loses the changes of all others. Here a change is recorded without waiting. A watch lasts as long as its
+caller likes. So each listener has its own limit, of which each client has a share: a client that uses its whole share
+leaves some to others, and takes nothing from another listener.
 """
 
 from __future__ import annotations
@@ -25,26 +30,105 @@ from typing import TYPE_CHECKING, NamedTuple
 import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2 as pb
 from grpc_reflection.v1alpha import _async as reflection_aio
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from edge_agent.config import AccessConfig, Config, Role, ServiceConfig
-from edge_agent.errors import ConfigInvalid, SiteError, SocketInUse
+from edge_agent.errors import ConfigInvalid, Draining, SiteError, SocketInUse
 from edge_agent.refusal_log import RefusalLog
 from edge_agent.server import callers, roles
-from edge_agent.server.admission_control import RateLimiter
+from edge_agent.server.admission_control import AdmissionControl, RateLimiter
 from edge_agent.server.audit import AuditLog
 from edge_agent.server.callers import AccountTable, CallerIdentifier
 from edge_agent.server.detached_calls import ChangeRunner, DeduplicationLimits, RequestDeduplicator
-from edge_agent.server.health import HealthServicer, HealthState
 from edge_agent.server.inference import InferenceDependencies, InferenceServicer
-from edge_agent.server.interceptor import REFUSAL_SECONDS, ServerInterceptor
-from edge_agent.server.open_inference import oip_wire
+from edge_agent.server.interceptor import REFUSAL_SECONDS, CallContext, ServerInterceptor
+from edge_agent.server.open_inference import oip_tensors
 from edge_agent.server.open_inference.oip_servicer import OpenInferenceServicer, StreamLimiter
 from edge_agent.v1 import admin_pb2, admin_pb2_grpc, feedback_pb2, feedback_pb2_grpc, inference_pb2, inference_pb2_grpc
 
 if TYPE_CHECKING:
     from edge_agent.server.tls import TlsFiles
+
+
+WATCHES_MAX = 32
+"""Of one client of a listener; a third more is reserved for others."""
+RETRY_SECONDS = 10.0
+OVERALL = ""
+"""The name of the daemon among those of tasks."""
+Status = int
+"""One of HealthCheckResponse.ServingStatus."""
+
+
+class HealthState:
+    """What is ready, for all listeners. One event loop owns it."""
+
+    def __init__(self) -> None:
+        """Begin with a daemon that serves no task yet."""
+        self._statuses: dict[str, Status] = {OVERALL: pb.HealthCheckResponse.SERVING}
+        self._changed = asyncio.Event()
+        self.ending = False
+        """The daemon stops: watches end after they have reported it."""
+
+    def status_of(self, service: str) -> Status | None:
+        """Return the status of a task or the daemon; None = the name is unknown."""
+        return self._statuses.get(service)
+
+    @property
+    def changed(self) -> asyncio.Event:
+        """Set at the next change; each change has its own."""
+        return self._changed
+
+    def update(self, ready: dict[str, bool], *, serving: bool) -> None:
+        """Set which tasks exist and which are ready; without `serving` neither a task nor the daemon is."""
+        if not self.ending:
+            good, bad = pb.HealthCheckResponse.SERVING, pb.HealthCheckResponse.NOT_SERVING
+            states = {OVERALL: True, **ready}
+            self._note({name: good if serving and is_ready else bad for name, is_ready in states.items()})
+
+    def end(self) -> None:
+        """Set everything to NOT_SERVING, and let the watches end."""
+        self.ending = True
+        self._note(dict.fromkeys(self._statuses, pb.HealthCheckResponse.NOT_SERVING))
+
+    def _note(self, statuses: dict[str, Status]) -> None:
+        self._statuses = statuses
+        told, self._changed = self._changed, asyncio.Event()
+        told.set()
+
+
+class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the library has no types
+    """Reports to the callers of one listener."""
+
+    def __init__(self, health: HealthState) -> None:
+        """Report that state."""
+        self._health = health
+        self._places = AdmissionControl(WATCHES_MAX, what="health watches")
+
+    async def Check(self, request: pb.HealthCheckRequest, context: CallContext) -> pb.HealthCheckResponse:
+        """Return the state now."""
+        status = self._health.status_of(request.service)
+        if status is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND)
+        return pb.HealthCheckResponse(status=status)
+
+    async def Watch(self, request: pb.HealthCheckRequest, context: CallContext) -> None:
+        """Write the state now and at every change, until the caller leaves or the daemon stops."""
+        health, last = self._health, None
+        with self._places.call(callers.current_caller.get().account):
+            while True:
+                changed, ending = health.changed, health.ending
+                status = health.status_of(request.service)
+                if status is None:
+                    status = pb.HealthCheckResponse.SERVICE_UNKNOWN
+                if status != last:
+                    await context.write(pb.HealthCheckResponse(status=status))
+                    last = status
+                if ending:
+                    raise Draining("the daemon is stopping", retry_seconds=RETRY_SECONDS)
+                await changed.wait()
+
 
 PING_INTERVAL_MS_MIN = 10_000  # gRPC's own 300 s kills clients that keep a till's connection alive
 METADATA_BYTES_MAX = 16 * 1024
@@ -61,7 +145,7 @@ _INT32_MAX = 2**31 - 1
 Options = tuple[tuple[str, int], ...]
 LISTED = (
     inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name,
-    oip_wire.SERVICE.full_name,
+    oip_tensors.SERVICE.full_name,
     admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
     health.SERVICE_NAME,
     reflection.SERVICE_NAME,
@@ -115,7 +199,9 @@ class GrpcServers:
         ):
             inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, listener.interceptor)
             oip = OpenInferenceServicer(inference, servicer, self._streams)
-            listener.interceptor.add_registered_method_handlers(oip_wire.SERVICE.full_name, oip_wire.handlers(oip))
+            listener.interceptor.add_registered_method_handlers(
+                oip_tensors.SERVICE.full_name, oip_tensors.handlers(oip)
+            )
         feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, self._reviewers.interceptor)
         _add_admin(self._operator.interceptor, admin, LISTED)
         if self._tls:
@@ -215,7 +301,7 @@ def _add_admin(
     interceptor: ServerInterceptor, admin: admin_pb2_grpc.AdminServiceServicer, listed: tuple[str, ...]
 ) -> None:
     admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, interceptor)
-    shown = oip_wire.pool_with(
+    shown = oip_tensors.pool_with(
         *(each.DESCRIPTOR for each in (inference_pb2, feedback_pb2, admin_pb2, health_pb2, reflection_pb2))
     )
     reflecting = reflection_aio.ReflectionServicer(listed, pool=shown)

@@ -38,7 +38,7 @@ from edge_agent.v1 import inference_pb2 as pb
 from edge_agent.v1 import inference_pb2_grpc, task_pb2
 
 if TYPE_CHECKING:
-    from edge_agent.capture.captured_answer import CapturedAnswer
+    from edge_agent.capture.capture_values import CapturedAnswer
     from edge_agent.capture.example_capture import ExampleCapture
     from edge_agent.config import ServiceConfig
     from edge_agent.engine.job_queue import Reservation

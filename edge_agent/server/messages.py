@@ -12,23 +12,27 @@ from edge_agent.engine.child_supervisor import EngineState
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.calibration import Confidence, NoThreshold, Threshold
 from edge_agent.v1 import admin_pb2, inference_pb2, task_pb2
+from edge_agent.v1 import admin_pb2 as pb
 
 if TYPE_CHECKING:
     from edge_agent.capture.example_capture import CaptureStatus, TriedRedaction
+    from edge_agent.capture.person_erasure import PersonErasure
+    from edge_agent.capture.personal_values import Erasure
     from edge_agent.capture.redact.redactor import ReplacedValue
     from edge_agent.capture.redaction_audit import AuditedText, AuditFigures
     from edge_agent.capture.redaction_queue import RedactionQueue
+    from edge_agent.capture.spool_worker import PrivacyReport
     from edge_agent.engine.engine import EngineStatus
     from edge_agent.formats.plan import Mode
     from edge_agent.formats.questions import QuestionSpec
     from edge_agent.formats.status_object import UpdateState
     from edge_agent.metrics.answer_counts import AnswerCounts, Histogram, TaskCounters
     from edge_agent.routing.policy import LowConfidencePolicy
-    from edge_agent.store.state_database import InstalledBundle
-    from edge_agent.store.update_records import UpdateProgress
+    from edge_agent.store.state_database import InstalledBundle, UpdateProgress
     from edge_agent.update.activation import Activation
+    from edge_agent.update.update_blockers import CopyProgress
     from edge_agent.update.updater import UpdateOverview
-    from edge_agent.update.verified import CopyProgress
+
 
 KINDS = {
     "classify": task_pb2.TASK_KIND_CLASSIFY,
@@ -374,3 +378,40 @@ def clamp_page_size(asked: int) -> int:
     if asked < 0:
         raise InvalidRequest(f"page_size is {asked}; it must not be negative")
     return min(asked or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
+
+
+def erasure_response(done: PersonErasure) -> pb.EraseValuesResponse:
+    """Describe what was found and erased."""
+    return pb.EraseValuesResponse(
+        found=done.found,
+        found_by_digest=done.by_digest,
+        found_by_text=done.by_text,
+        kept_here=done.here,
+        sent=done.sent,
+        tasks=done.tasks,
+        erased=done.erased,
+        told=done.told,
+        erasure=done.number,
+    )
+
+
+def privacy_report(report: PrivacyReport) -> pb.GetPrivacyReportResponse:
+    """Describe the figures of a site."""
+    return pb.GetPrivacyReportResponse(
+        counts=[pb.PrivacyCount(task=c.task, what=c.what, name=c.name, number=c.number) for c in report.counts],
+        held=[
+            pb.HeldExamples(task=each.task, kept=each.kept, waiting=each.waiting, sealed=each.sealed)
+            for each in report.held
+        ],
+        erasures=map(_erasure, report.erasures),
+        digests=report.digests,
+        digests_max=report.digests_max,
+        digest_days=report.digest_days,
+        retention_days=report.retention_days,
+    )
+
+
+def _erasure(each: Erasure) -> pb.Erasure:
+    message = pb.Erasure(number=each.number, erased=each.erased, told=each.told, confirmed=each.confirmed)
+    message.erase_time.FromMilliseconds(int(each.at * 1000))
+    return message

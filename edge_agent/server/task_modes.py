@@ -1,4 +1,4 @@
-"""In which mode each task is, and which alarms of production monitoring put a task into shadow.
+"""In which mode each task is, which alarms put it into shadow, and what the site's status document says of tasks.
 
 The operator or the plan sets the mode of a task; where neither did, agent.yaml does. An alarm puts a task into shadow
 where the signed plan allows that.
@@ -16,16 +16,21 @@ import structlog
 
 from edge_agent.formats.example_records import task_of_key
 from edge_agent.formats.signed_document import format_timestamp
-from edge_agent.formats.status_object import TASK_ALARMS_MAX, Alarm, RaisedAlarm
-from edge_agent.store.mode_tables import Demotion
+from edge_agent.formats.status_object import TASK_ALARMS_MAX, Alarm, RaisedAlarm, SiteUpdates, TaskStatus, UpdateStatus
+from edge_agent.store.state_database import Demotion
 
 if TYPE_CHECKING:
+    from edge_agent.capture.example_capture import ExampleCapture
     from edge_agent.config import Config
+    from edge_agent.engine.pool import EnginePool
     from edge_agent.formats.plan import Mode, TaskPlan
     from edge_agent.monitoring.bundle_figures import AlarmState
     from edge_agent.server.uplink_client import UplinkClient
+    from edge_agent.store.state_database import UpdateProgress
     from edge_agent.store.store import Store
     from edge_agent.update.activation import Activation
+    from edge_agent.update.updater import UpdateOverview
+
 
 log = structlog.get_logger("edge_agent.server")
 
@@ -159,3 +164,54 @@ class MonitoringAlarms:
             if await self._activation.on_store(self._modes.demote, self._alarms, uplink):
                 changed()
             await self._changed.wait()
+
+
+MESSAGE_CHARACTERS_MAX = 1000
+
+
+def task_statuses(
+    engines: EnginePool,
+    activation: Activation,
+    overview: UpdateOverview,
+    capture: ExampleCapture,
+    alarms: MonitoringAlarms,
+) -> list[TaskStatus]:
+    """Describe the tasks that are answered."""
+    return [
+        TaskStatus(
+            task=task,
+            kind=bundle.manifest.task.kind,
+            version=bundle.manifest.version,
+            digest=bundle.digest,
+            ready=engines.ready(bundle.digest),
+            collect=capture.consent(task),
+            previous=activation.inventory.rollbacks.get(task),
+            update=update_status(overview.rows[task]) if task in overview.rows else None,
+            revoked=task in overview.revoked,
+            alarms=alarms.report(task),
+        )
+        for task, bundle in list(activation.serving.items())
+    ]
+
+
+def site_updates(activation: Activation, overview: UpdateOverview) -> SiteUpdates:
+    """Describe the state of the site's updates."""
+    arriving = {task: update_status(row) for task, row in overview.rows.items() if task not in activation.serving}
+    problem = overview.problem.message[:MESSAGE_CHARACTERS_MAX] if overview.problem else ""
+    return SiteUpdates(
+        arriving=arriving, channel=overview.channel, plan_version=overview.plan_version, update_problem=problem
+    )
+
+
+def update_status(row: UpdateProgress) -> UpdateStatus:
+    """Write a row of the journal as the status document has it."""
+    return UpdateStatus(
+        candidate=row.candidate,
+        version=row.version,
+        state=row.state,
+        since=format_timestamp(row.since),
+        plan_version=row.plan_version,
+        reason=row.reason,
+        message=row.message[:MESSAGE_CHARACTERS_MAX],
+        attempts=row.attempts,
+    )

@@ -1,22 +1,302 @@
-"""state.db: which bundles are installed, which of them answers for each task, and what updates must remember.
+"""state.db: which bundles are installed, which of them answers for each task, its mode, and what updates must remember.
 
 SQLite in WAL mode with synchronous=FULL: a change that was committed survives a power cut, and every change is one
 transaction. One process owns the file, and one thread at a time uses it (any thread). The database itself refuses to
 forget a bundle that a pointer names.
+
+The mode in the plan is stored, so that a site whose metadata has expired stays in its mode. An operator's mode holds
+until the plan names another mode than it did when the operator chose, as with bundles.
+
+A demotion to shadow by an alarm is stored in addition to the modes of the plan and the operator, never in their place,
+so that everyone can see its origin. Each alarm demotes a bundle once: when the operator takes that back, the same alarm
+does not overrule them.
+
+A row of the journal is written before the step that it names begins. The step that moves the pointer is written with
+its row in one transaction: see `StateDatabase.set_active`. So after a kill the row and the pointer together show which
+step was under way.
+
+The trusted roots and version floors are rows as well, because the files of the TUF client next to state.db can be lost
+or damaged at any time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, field, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from edge_agent.durable.sqlite_database import Database, DatabaseSchema
 from edge_agent.errors import ManifestInvalid, SchemaUnknown, StoreDamaged
 from edge_agent.formats.manifest import Manifest, digest_of, parse
-from edge_agent.store.mode_tables import DemotionTable, ModeTable
-from edge_agent.store.update_records import JOURNAL_TABLE, TRUST_TABLES, TrustTable, UpdateJournal, UpdateProgress
+from edge_agent.formats.plan import Mode
+from edge_agent.formats.status_object import Alarm, UpdateState
+
+_MODES = (
+    "CREATE TABLE IF NOT EXISTS modes"
+    " (task TEXT PRIMARY KEY, planned TEXT NOT NULL, said TEXT NOT NULL, against TEXT NOT NULL) STRICT"
+)
+_DEMOTIONS = (
+    "CREATE TABLE IF NOT EXISTS demotions (task TEXT PRIMARY KEY, permitted TEXT NOT NULL, digest TEXT NOT NULL,"
+    " alarm TEXT NOT NULL, seen TEXT NOT NULL, at REAL NOT NULL, against TEXT NOT NULL, taken INTEGER NOT NULL) STRICT"
+)
+
+
+@dataclass(frozen=True)
+class RecordedModes:
+    """Modes by task, as the plan and the operator set them; a task without one is in the mode of agent.yaml."""
+
+    planned: Mapping[str, Mode]
+    said: Mapping[str, Mode]
+    """By the operator, as far as it still holds."""
+
+    def of(self, task: str, configured: Mode) -> Mode:
+        """Return the mode of a task."""
+        return self.said.get(task) or self.planned.get(task) or configured
+
+
+class ModeTable:
+    """The table of modes, in an open database. An empty text = no mode."""
+
+    def __init__(self, database: Database) -> None:
+        """Add the table if it is missing; an older agent, to which a site may go back, ignores it."""
+        self._db = database
+        database.execute(_MODES)
+
+    def read(self) -> RecordedModes:
+        """Return the modes that hold."""
+        rows = self._db.rows("SELECT task, planned, said, against FROM modes ORDER BY task")
+        planned = {task: mode for task, mode, _, _ in rows if mode}
+        said = {task: mode for task, now, mode, against in rows if mode and now == against}
+        return RecordedModes(planned, said)
+
+    def plan(self, wanted: Mapping[str, Mode]) -> None:
+        """Store the modes of all tasks in the plan; writes only changes."""
+        before = self.read().planned
+        changed = {task: wanted.get(task, "") for task in before.keys() | wanted.keys()}
+        rows = [(task, mode) for task, mode in changed.items() if mode != before.get(task, "")]
+        if rows:
+            with self._db.transaction():
+                self._db.executemany(
+                    "INSERT INTO modes (task, planned, said, against) VALUES (?, ?, '', '')"
+                    " ON CONFLICT (task) DO UPDATE SET planned = excluded.planned",
+                    rows,
+                )
+
+    def say(self, task: str, mode: Mode | None) -> None:
+        """Store the operator's mode of a task; None = the operator no longer sets one."""
+        with self._db.transaction():
+            self._db.execute(
+                "INSERT INTO modes (task, planned, said, against) VALUES (?, '', ?, '')"
+                " ON CONFLICT (task) DO UPDATE SET said = excluded.said, against = planned",
+                (task, mode or ""),
+            )
+
+
+@dataclass(frozen=True)
+class Demotion:
+    """The demotion of one task, and which alarms may demote it."""
+
+    permitted: frozenset[str] = frozenset()
+    """Alarms that may put it into shadow, by the plan."""
+    digest: str = ""
+    """Of the bundle that was demoted; empty = the task was never demoted."""
+    alarm: Alarm = "errors"
+    """Which alarm demoted it."""
+    seen: frozenset[str] = frozenset()
+    """Alarms that were raised then: none of them demotes it again."""
+    at: float = 0.0
+    """Seconds since 1970."""
+    against: str = ""
+    """The mode in the plan then; empty = the plan set none."""
+    taken: bool = False
+    """The operator has set a mode since."""
+
+    def holds(self, digest: str, planned: str) -> bool:
+        """Tell whether it is in force for the bundle that answers, with the mode that the plan sets now."""
+        same = bool(digest) and self.digest == digest and self.against == planned
+        return same and not self.taken and self.alarm in self.permitted
+
+    def due(self, digest: str, standing: Sequence[Alarm]) -> Alarm | None:
+        """Return the alarm that may demote that bundle now, or None."""
+        known = self.seen if self.digest == digest else frozenset()
+        return next((alarm for alarm in standing if alarm in self.permitted and alarm not in known), None)
+
+
+class DemotionTable:
+    """The table of demotions, in an open database."""
+
+    def __init__(self, database: Database) -> None:
+        """Add the table if it is missing; an older agent, to which a site may go back, ignores it."""
+        self._db = database
+        database.execute(_DEMOTIONS)
+
+    def read(self) -> dict[str, Demotion]:
+        """Return the demotions by task, without those by alarms of a newer agent."""
+        rows = self._db.rows("SELECT task, permitted, digest, alarm, seen, at, against, taken FROM demotions")
+        return {
+            task: Demotion(
+                frozenset(permitted.split()), digest, alarm, frozenset(seen.split()), at, against, bool(taken)
+            )
+            for task, permitted, digest, alarm, seen, at, against, taken in rows
+            if alarm in get_args(Alarm)
+        }
+
+    def permit(self, wanted: Mapping[str, Sequence[Alarm]]) -> None:
+        """Store which alarms the plan permits to demote each task; writes only changes."""
+        before = {task: each.permitted for task, each in self.read().items()}
+        changed = {
+            task: wanted.get(task, ())
+            for task in before.keys() | wanted.keys()
+            if frozenset(wanted.get(task, ())) != before.get(task, frozenset())
+        }
+        if changed:
+            with self._db.transaction():
+                self._db.executemany(
+                    "INSERT INTO demotions VALUES (?, ?, '', 'errors', '', 0, '', 0)"
+                    " ON CONFLICT (task) DO UPDATE SET permitted = excluded.permitted",
+                    [(task, " ".join(alarms)) for task, alarms in changed.items()],
+                )
+
+    def demote(self, task: str, now: Demotion) -> None:
+        """Store that an alarm put a task into shadow; the plan's permission stays as it is."""
+        with self._db.transaction():
+            self._db.execute(
+                "UPDATE demotions SET digest = ?, alarm = ?, seen = ?, at = ?, against = ?, taken = 0 WHERE task = ?",
+                (now.digest, now.alarm, " ".join(sorted(now.seen)), now.at, now.against, task),
+            )
+
+    def take_back(self, task: str) -> None:
+        """Store that the operator has set a mode."""
+        with self._db.transaction():
+            self._db.execute("UPDATE demotions SET taken = 1 WHERE task = ?", (task,))
+
+
+JOURNAL_TABLE = (
+    "CREATE TABLE updates (task TEXT PRIMARY KEY, candidate TEXT NOT NULL, version TEXT NOT NULL, wish TEXT NOT NULL,"
+    " plan_version INTEGER NOT NULL, incumbent TEXT NOT NULL, state TEXT NOT NULL, since REAL NOT NULL,"
+    " reason TEXT NOT NULL, message TEXT NOT NULL, attempts INTEGER NOT NULL, interruptions INTEGER NOT NULL,"
+    " watch TEXT NOT NULL) STRICT"
+)
+TRUST_TABLES = (
+    "CREATE TABLE trust (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
+    "CREATE TABLE roots (version INTEGER PRIMARY KEY, metadata BLOB NOT NULL) STRICT",
+)
+
+
+@dataclass(frozen=True)
+class UpdateProgress:
+    """A row of the journal: the columns of the table, in their order."""
+
+    task: str
+    candidate: str
+    """Digest of the bundle in the plan."""
+    version: str
+    wish: str
+    """What the plan requests, as a hash: a task that failed or is held stays so until it changes."""
+    plan_version: int
+    incumbent: str
+    """Digest of the bundle that answered when the plan first named the candidate; empty = none."""
+    state: UpdateState
+    since: float
+    """When it entered that state, in seconds since 1970 by a clock that may be wrong."""
+    reason: str = ""
+    message: str = ""
+    attempts: int = 0
+    """Tries that failed because of this machine."""
+    interruptions: int = 0
+    """Tries during which the daemon ended."""
+    watch: str = ""
+    """probation: its counts so far, in the format of its module."""
+
+
+_NAMES = tuple(column.name for column in fields(UpdateProgress))
+_ROWS = f"SELECT {', '.join(_NAMES)} FROM updates ORDER BY task"  # noqa: S608 - names of this module
+_WRITE = f"REPLACE INTO updates ({', '.join(_NAMES)}) VALUES ({', '.join('?' * len(_NAMES))})"  # noqa: S608
+
+
+class UpdateJournal:
+    """The journal of updates, in an open database."""
+
+    def __init__(self, database: Database) -> None:
+        """Use a database that has the table."""
+        self._db = database
+
+    def rows(self) -> dict[str, UpdateProgress]:
+        """Return all rows, by task."""
+        found = (UpdateProgress(**dict(zip(_NAMES, row, strict=True))) for row in self._db.rows(_ROWS))
+        return {progress.task: progress for progress in found}
+
+    def write(self, progress: UpdateProgress) -> None:
+        """Write the row of a task; inside a transaction."""
+        self._db.execute(_WRITE, astuple(progress))
+
+    def record(self, progress: UpdateProgress) -> None:
+        """Write the row of a task, in a transaction of its own."""
+        with self._db.transaction():
+            self.write(progress)
+
+    def forget(self, task: str) -> None:
+        """Delete the row of a task."""
+        with self._db.transaction():
+            self._db.execute("DELETE FROM updates WHERE task = ?", (task,))
+
+
+@dataclass(frozen=True)
+class MetadataFloor:
+    """The newest metadata of one role: older metadata is refused while its signers are still trusted."""
+
+    version: int
+    signers: tuple[str, ...]
+    """Ids of the keys whose signatures made it valid."""
+    issued_at: float
+    """The newest signing time of the role's metadata, in seconds since 1970."""
+    listed: Mapping[str, int] = field(default_factory=dict)
+    """snapshot: the version of each metadata file that it names, by file name."""
+    sha256: str = ""
+    """timestamp: of its signed part; empty = an earlier agent did not store it."""
+
+
+class TrustTable:
+    """The trusted roots and the floors, in an open database."""
+
+    def __init__(self, database: Database) -> None:
+        """Use a database that has the tables."""
+        self._db = database
+
+    def roots(self) -> dict[int, bytes]:
+        """Return all roots that were ever trusted, by version, the oldest first."""
+        return dict(self._db.rows("SELECT version, metadata FROM roots ORDER BY version"))
+
+    def add_roots(self, roots: Mapping[int, bytes], *, replace: bool = False) -> None:
+        """Store roots; `replace` deletes the earlier ones, because this site was given another root of trust."""
+        with self._db.transaction():
+            if replace:
+                self._db.execute("DELETE FROM roots")
+            self._db.executemany("REPLACE INTO roots (version, metadata) VALUES (?, ?)", roots.items())
+
+    def floors(self) -> dict[str, MetadataFloor]:
+        """Return the floors by role. Raises StoreDamaged."""
+        floors = {}
+        for role, value in self._db.rows("SELECT name, value FROM trust"):
+            try:
+                read = json.loads(value)
+                listed = {str(name): int(version) for name, version in read.get("listed", {}).items()}
+                seen = listed, str(read.get("sha256", ""))
+                floors[role] = MetadataFloor(
+                    int(read["version"]), tuple(read["signers"]), float(read["issued_at"]), *seen
+                )
+            except (ValueError, TypeError, KeyError, AttributeError):
+                raise self._db.damaged(f"{self._db.path} holds an invalid floor of the role '{role}'") from None
+        return floors
+
+    def raise_floors(self, floors: Mapping[str, MetadataFloor]) -> None:
+        """Write floors, all or none."""
+        rows = [(role, json.dumps(asdict(floor))) for role, floor in floors.items()]
+        with self._db.transaction():
+            self._db.executemany("REPLACE INTO trust (name, value) VALUES (?, ?)", rows)
+
 
 SCHEMA_VERSION = 2
 _BUNDLES = (

@@ -1,8 +1,9 @@
 """The store of one site: bundles in, bundles found, bundles forgotten, and never a state in between.
 
     state_dir/lock            held while a process owns the directory
-    state_dir/state.db        which bundles there are, and which one answers (state.py)
+    state_dir/state.db        which bundles there are, and which one answers (state_database.py)
     state_dir/blobs/          their files, by content (blobs.py)
+    state_dir/settings.json   which settings of its engines suit this machine (`TuningFile`)
 
 A bundle exists when its row does, and the row is written after the last blob is durable; a row is deleted before its
 blobs are. So a kill or power cut at any point leaves only blobs that no row names, and the next open deletes them. The
@@ -11,12 +12,16 @@ active and the previous bundle of every task are never deleted, except with the 
 A bundle whose stored manifest this agent cannot read keeps its row and its blobs, for the version that installed it; it
 can be removed, and explains why it is of no use when it is asked for. The other bundles do not notice.
 
+Nothing depends on settings.json: what cannot be read is measured again. It is a file of its own, because engines report
+while state.db is in other hands, and an agent to which a site may go back does not look at it.
+
 Synchronous: calls block on the disk. One process owns a store, and one thread at a time uses it.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import time
@@ -26,7 +31,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import edge_agent
-from edge_agent.durable.atomic_files import Ballast, disk_errors
+from edge_agent.durable.atomic_files import Ballast, disk_errors, write_durably
 from edge_agent.errors import (
     AmbiguousBundle,
     BundleInUse,
@@ -49,9 +54,32 @@ from edge_agent.formatting import format_bytes, megabytes_to_free
 from edge_agent.store import bundle_archive
 from edge_agent.store.blobs import BlobStore
 from edge_agent.store.bundle_archive import BundleMember, StoreLimits
-from edge_agent.store.state_database import BundleName, InstalledBundle, StateDatabase, UnreadableBundle
-from edge_agent.store.tuning_file import TuningFile
-from edge_agent.store.update_records import UpdateProgress
+from edge_agent.store.state_database import BundleName, InstalledBundle, StateDatabase, UnreadableBundle, UpdateProgress
+
+StoredTuning = dict[str, dict[str, str]]
+
+
+class TuningFile:
+    """The file; it need not be there."""
+
+    def __init__(self, path: Path) -> None:
+        """Name it."""
+        self._path = path
+
+    def read(self) -> StoredTuning:
+        """Return what is in it; nothing if it is missing, cannot be read or is not what `write` writes."""
+        try:
+            found = json.loads(self._path.read_bytes())
+            return {
+                str(key): {str(name): str(value) for name, value in settings.items()} for key, settings in found.items()
+            }
+        except (OSError, ValueError, AttributeError, RecursionError):
+            return {}
+
+    def write(self, settings: Mapping[str, Mapping[str, str]]) -> None:
+        """Write all of it. Raises DiskFull, StateDirUnwritable or StoreDamaged."""
+        write_durably(self._path, json.dumps(settings, indent=1).encode())
+
 
 __all__ = ["BundleName", "InstalledBundle", "Store", "StoreLimits", "UnreadableBundle"]
 

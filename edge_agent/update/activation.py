@@ -31,9 +31,8 @@ from edge_agent.errors import (
     from_wire,
 )
 from edge_agent.formats.manifest import Manifest
-from edge_agent.store.state_database import InstalledBundle, UnreadableBundle
+from edge_agent.store.state_database import InstalledBundle, UnreadableBundle, UpdateProgress
 from edge_agent.store.store import Store
-from edge_agent.store.update_records import UpdateProgress
 
 log = structlog.get_logger("edge_agent.update")
 KNOWN_SHOWN_MAX = 20

@@ -23,9 +23,9 @@ from edge_agent.errors import (
     UpdateIncomplete,
     UpdateUntrusted,
 )
-from edge_agent.formats import download_requests
-from edge_agent.formats.download_requests import DownloadRequest, DownloadRequests
+from edge_agent.formats import repository_metadata
 from edge_agent.formats.manifest import MANIFEST_BYTES_MAX, Artifact, Manifest, digest_of, parse
+from edge_agent.formats.repository_metadata import DownloadRequest, DownloadRequests
 from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.formatting import counted, format_bytes, shorten_digest
 from edge_agent.store.bundle_archive import BundleMember
@@ -33,7 +33,7 @@ from edge_agent.store.state_database import InstalledBundle
 from edge_agent.store.store import Store
 from edge_agent.update.metadata_chain import BLOBS, FileTooLong, RepositoryFolder
 from edge_agent.update.repository_trust import RepositoryTrust
-from edge_agent.update.verified import CopyProgress, SignedBundle, VerifiedRepository
+from edge_agent.update.update_blockers import CopyProgress, SignedBundle, VerifiedRepository
 
 FILE_MODE, FOLDER_MODE = 0o640, 0o750
 
@@ -158,7 +158,7 @@ class BundleIngest:
         after = after.model_copy(update={"at": format_timestamp(self._now())})
         with disk_errors(self._wants_file):
             self._wants_file.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
-        write_durably(self._wants_file, download_requests.encode(after), FILE_MODE)
+        write_durably(self._wants_file, repository_metadata.encode(after), FILE_MODE)
         self._written = after
 
     def _blobs(self, verified: VerifiedRepository, digests: Collection[str]) -> tuple[DownloadRequest, ...]:
@@ -173,7 +173,7 @@ class BundleIngest:
             for want in self._needed(raw) if raw else ():
                 if not self._still_refused(want.sha256):
                     found.setdefault(want.sha256, want)
-        return tuple(found.values())[: download_requests.BLOBS_MAX]
+        return tuple(found.values())[: repository_metadata.BLOBS_MAX]
 
     def _arrived(self, folder: RepositoryFolder, want: DownloadRequest) -> bool:
         refused = folder.path == self._incoming and self._still_refused(want.sha256)
@@ -284,6 +284,6 @@ def _read_wants(path: Path) -> DownloadRequests | None:
     """Return what the file says; None = it has to be written again."""
     try:
         with path.open("rb") as file:
-            return download_requests.parse(file.read(download_requests.DOWNLOAD_REQUESTS_BYTES_MAX + 1))
+            return repository_metadata.parse(file.read(repository_metadata.DOWNLOAD_REQUESTS_BYTES_MAX + 1))
     except (OSError, DocumentInvalid):
         return None

@@ -1,12 +1,17 @@
-"""From a trusted root to the plan: what a folder holds, verified by TUF's own client (TUF 1.0.34, section 5).
+"""From a trusted root to the plan: the roots that a site has followed, and what a folder holds, verified.
+
+TUF's own client verifies (TUF 1.0.34, section 5).
 
 Anybody may have filled the folder: the uplink, or a person with a USB drive. Files are read by name, within a limit,
 and never through a link, a FIFO or a device.
 
 The client gets an empty cache folder every time. What it stored there could be lost, and then an older repository would
-be accepted again. What must not be lost is in state.db, and trust.py compares it with the result of this module. So
-this module establishes: signed as the roots demand, complete, and not expired by this machine's clock. It does not
-establish that the metadata is new.
+be accepted again. What must not be lost is in state.db, and repository_trust.py compares it with the result of this
+module. So this module establishes: signed as the roots demand, complete, and not expired by this machine's clock. It
+does not establish that the metadata is new.
+
+The chain of roots leads from the root that the site was given to the newest one. All of its roots are stored in
+state.db.
 """
 
 from __future__ import annotations
@@ -19,10 +24,12 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import structlog
 from tuf.api.exceptions import (
     DownloadError,
     DownloadHTTPError,
@@ -36,9 +43,20 @@ from tuf.api.serialization import DeserializationError
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from edge_agent.durable.atomic_files import disk_errors
-from edge_agent.errors import MediaFailed, PathUnsafe, UpdateError, UpdateExpired, UpdateIncomplete, UpdateUntrusted
+from edge_agent.errors import (
+    ConfigInvalid,
+    MediaFailed,
+    PathUnsafe,
+    StoreDamaged,
+    UpdateError,
+    UpdateExpired,
+    UpdateIncomplete,
+    UpdateOutdated,
+    UpdateUntrusted,
+)
 from edge_agent.formats.plan import FILE_NAME, PLAN_BYTES_MAX
 from edge_agent.store.bundle_archive import READ, BundleMember, open_inside
+from edge_agent.store.state_database import TrustTable
 
 ROOT_BYTES_MAX = 512 * 1024
 TARGETS_BYTES_MAX = 5 * 1024 * 1024
@@ -340,3 +358,128 @@ class FolderFetcher(FetcherInterface):
             raise DownloadHTTPError(f"{METADATA}/{name} is missing", 404)
         self.files[name] = raw
         return raw
+
+
+log = structlog.get_logger("edge_agent.update")
+_FOREIGN_REMEDY = "Take a USB drive, or an address, of the fleet that this site belongs to. Nothing was installed."
+
+
+class RootChain:
+    """See the module."""
+
+    def __init__(self, first: Path, records: TrustTable) -> None:
+        """Read nothing yet; `first` is the file with the root that the site was given."""
+        self._first, self._records = first, records
+        self._known: dict[int, bytes] = {}
+
+    @property
+    def version(self) -> int | None:
+        """Of the newest; None = they were not read yet."""
+        return max(self._known, default=None)
+
+    def newest(self) -> tuple[int, bytes]:
+        """Return version and bytes. Raises ConfigInvalid, StoreDamaged."""
+        self._known = self._known or self._connected(self._records.roots())
+        version = max(self._known)
+        return version, self._known[version]
+
+    def learn(self, roots: dict[int, bytes]) -> None:
+        """Remember newer roots."""
+        if roots:
+            self._records.add_roots(roots)
+            self._known |= roots
+            log.info("root_rotated", version=max(roots))
+
+    def require_same_fleet(self, source: RepositoryFolder) -> None:
+        """Refuse a folder whose roots are others than these. Raises UpdateUntrusted."""
+        for version, raw in self._known.items():
+            if not self._same(source, version, raw):
+                said = f"{source.path} belongs to another fleet: its {version}.root.json is not the one trusted here"
+                raise UpdateUntrusted(said, remedy=_FOREIGN_REMEDY, path=source.path)
+
+    def aged(self, source: RepositoryFolder) -> UpdateOutdated | None:
+        """Return what to say of a folder that was made before keys were replaced; None = it was not."""
+        held = [version for version in self._known if source.size(METADATA, root_name(version)) >= 0]
+        if not held or max(held) == self.version:
+            return None
+        said = f"{source.path} was made before keys were replaced: it ends with root {max(held)}, not {self.version}"
+        return UpdateOutdated(said, path=source.path)
+
+    def _same(self, source: RepositoryFolder, version: int, ours: bytes) -> bool:
+        try:
+            theirs = source.read(METADATA, root_name(version), ROOT_BYTES_MAX)
+            return theirs in (None, ours) or parse_root(theirs or b"").signed == _stored(ours).signed
+        except (FileTooLong, ValueError):
+            return False
+
+    def _connected(self, stored: dict[int, bytes]) -> dict[int, bytes]:
+        """Return the stored roots if the first is among them; otherwise start again with that."""
+        raw, anchor = self._anchor()
+        version = anchor.signed.version
+        if version not in stored or _stored(stored[version]).signed != anchor.signed:
+            self._records.add_roots({version: raw}, replace=True)
+            return {version: raw}
+        newest = anchor
+        for following in range(version + 1, max(stored) + 1):
+            newest = _after(newest, stored.get(following, b""))
+        return {each: raw for each, raw in stored.items() if each >= version}
+
+    def _anchor(self) -> tuple[bytes, Metadata[Root]]:
+        try:
+            raw = self._first.read_bytes()
+            return raw, parse_root(raw)
+        except (OSError, ValueError) as error:
+            said = f"update.root_file: {self._first} is no root of trust: {getattr(error, 'strerror', None) or error}"
+            remedy = "Put the root.json there that the central team handed over with 'edge-convert keys'."
+            raise ConfigInvalid(said, remedy=remedy, path=self._first) from None
+
+
+def _stored(raw: bytes) -> Metadata[Root]:
+    try:
+        return parse_root(raw)
+    except ValueError as error:
+        raise _damaged(error) from None
+
+
+def _after(before: Metadata[Root], raw: bytes) -> Metadata[Root]:
+    try:
+        return parse_next_root(before, raw)
+    except ValueError as error:
+        raise _damaged(error) from None
+
+
+def _damaged(error: Exception) -> StoreDamaged:
+    remedy = "Check the disk; then stop the daemon, move state.db* and blobs away, and install the bundles again."
+    return StoreDamaged(f"a root of trust in state.db is damaged: {error}", remedy=remedy)
+
+
+@dataclass(frozen=True)
+class TrustRoot:
+    """What people are told of it."""
+
+    version: int
+    expires: datetime
+    keys: int
+    threshold: int
+    """How many of the keys sign the next root."""
+
+
+def parse_trust_root(raw: bytes) -> TrustRoot:
+    """Read a root that is signed by itself. Raises ValueError, with a sentence."""
+    root = parse_root(raw).signed
+    role = root.roles["root"]
+    return TrustRoot(root.version, root.expires, len(role.keyids), role.threshold)
+
+
+def same_fleet(ours: bytes, theirs: bytes) -> bool:
+    """Tell whether two roots are the same, or one is signed by the keys of the other. Raises ValueError."""
+    one, other = parse_root(ours), parse_root(theirs)
+    return one.signed == other.signed or _signs(one, other) or _signs(other, one)
+
+
+def _signs(one: Metadata[Root], other: Metadata[Root]) -> bool:
+    try:
+        one.verify_delegate("root", other)
+    except RepositoryError:
+        return False
+    return True

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 from edge_agent.formats.plan import ProbationRules
-from edge_agent.store.update_records import UpdateProgress
+from edge_agent.store.state_database import UpdateProgress
 from edge_agent.update.update_state_machine import StepOutcome, StepResult
 
 JUDGED_CALLS_MIN = 20

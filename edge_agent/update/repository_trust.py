@@ -35,11 +35,17 @@ from edge_agent.formats import plan
 from edge_agent.formats.manifest import MANIFEST_BYTES_MAX
 from edge_agent.formats.plan import FILE_NAME, BundleOffer, RolloutPlan
 from edge_agent.formats.signed_document import parse_timestamp
-from edge_agent.store.update_records import MetadataFloor, TrustTable
+from edge_agent.store.state_database import MetadataFloor, TrustTable
 from edge_agent.update import metadata_chain
-from edge_agent.update.metadata_chain import METADATA, TIMESTAMP, FileTooLong, MetadataChain, RepositoryFolder
-from edge_agent.update.trust_root import RootChain
-from edge_agent.update.verified import SignedBundle, VerifiedRepository
+from edge_agent.update.metadata_chain import (
+    METADATA,
+    TIMESTAMP,
+    FileTooLong,
+    MetadataChain,
+    RepositoryFolder,
+    RootChain,
+)
+from edge_agent.update.update_blockers import SignedBundle, VerifiedRepository
 
 TIMESTAMP_BYTES_MAX = 16 * 1024
 _DRIVE_REMEDY = (

@@ -26,7 +26,7 @@ from edge_agent.backoff import backoff_seconds
 from edge_agent.errors import CapacityError, EdgeAgentError, RequirementUnmet, SiteError, StateError
 from edge_agent.formats.plan import DesiredState
 from edge_agent.formats.status_object import UpdateState
-from edge_agent.store.update_records import UpdateProgress
+from edge_agent.store.state_database import UpdateProgress
 from edge_agent.update.update_blockers import (
     BlockedUpdate,
     BlockingCause,

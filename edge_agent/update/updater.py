@@ -37,16 +37,14 @@ from edge_agent.formats.plan import (
     desired_states,
     is_within_window,
 )
-from edge_agent.store.state_database import InstalledBundle
+from edge_agent.store.state_database import InstalledBundle, UpdateProgress
 from edge_agent.store.store import Store
-from edge_agent.store.update_records import UpdateProgress
 from edge_agent.update import update_state_machine
 from edge_agent.update.activation import Activation
 from edge_agent.update.probation import BundleActivity, ProbationMonitor
 from edge_agent.update.selftest import LoadForTest, SelfTestRunner, ServingBundle
-from edge_agent.update.update_blockers import DownloadBlocker
+from edge_agent.update.update_blockers import CopyProgress, DownloadBlocker, VerifiedRepository
 from edge_agent.update.update_state_machine import StepOutcome, StepResult, TaskFacts, UpdateAction, classify_error
-from edge_agent.update.verified import CopyProgress, VerifiedRepository
 
 if TYPE_CHECKING:  # it loads the libraries that verify, which only a site with a root of trust needs
     from edge_agent.update.ingest import BundleIngest

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edge_agent.durable.atomic_files import disk_errors, write_durably
 from edge_agent.errors import DocumentInvalid, ExchangeDirUnusable, SegmentDamaged, StateDirUnwritable, StoreDamaged
-from edge_agent.formats import receipts, segment, signed_document, status_object
+from edge_agent.formats import segment, signed_document, status_object
 from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX
 
 FILE_MODE, FOLDER_MODE = 0o640, 0o750
@@ -93,11 +93,11 @@ class ExchangeDirs:
             DocumentInvalid, SignatureInvalid: these are no receipts, or not this site's; the ones before stay.
             DiskFull, ExchangeDirUnusable: they cannot be written.
         """
-        signed = signed_document.verify(raw, receipts.Receipts, receipts.FILE_NAME, keys=None)
+        signed = signed_document.verify(raw, segment.Receipts, segment.RECEIPTS_FILE_NAME, keys=None)
         if signed.body.site != self.site:
             said = f"the upstream's receipts are for site {signed.body.site!r}; this is {self.site!r}"
             raise DocumentInvalid(said, remedy="Find out at the central team who writes to this site's prefix.")
-        path = self.receipts / receipts.FILE_NAME
+        path = self.receipts / segment.RECEIPTS_FILE_NAME
         if read_bounded(path, DOCUMENT_BYTES_MAX) == raw:
             return False
         with exchange_errors(path):

@@ -5,7 +5,7 @@
     site=<id>/receipts.json                                 the receipts of the central team; only read here
 
 The repository of updates is a second store, which is only read: formats/repository_metadata.py. `FolderStore`
-(folder_store.py) and `BucketStore` (bucket_store.py) implement the interface.
+and `BucketStore` (store_backends.py) implement the interface.
 
 The messages of the store libraries hold addresses with their queries and whatever a server wrote. Of these only the
 HTTP status and the store's own short code reach a log.

@@ -23,12 +23,12 @@ from edge_agent.errors import (
     UpstreamBusy,
     UpstreamUnreachable,
 )
-from edge_agent.formats import download_requests, uplink_state
+from edge_agent.formats import repository_metadata, uplink_state
 from edge_agent.uplink import connectivity, transfer_schedule
-from edge_agent.uplink.bucket_store import store_identities
 from edge_agent.uplink.connectivity import Backoff, Connectivity
 from edge_agent.uplink.exchange_dirs import FILE_MODE, ExchangeDirs, exchange_errors
 from edge_agent.uplink.object_store import ObjectStore
+from edge_agent.uplink.store_backends import store_identities
 from edge_agent.uplink.transfer_schedule import Bandwidth
 from edge_agent.uplink.transfer_state import (
     SET_ASIDE_SECONDS,
@@ -39,8 +39,7 @@ from edge_agent.uplink.transfer_state import (
     error_fields,
 )
 from edge_agent.uplink.update_download import UpdateDownloader
-from edge_agent.uplink.upload import OutboxUploader
-from edge_agent.uplink.upload_log import UploadLog
+from edge_agent.uplink.upload import OutboxUploader, UploadLog
 
 log = structlog.get_logger("edge_agent.uplink")
 
@@ -81,7 +80,7 @@ def is_blob(name: str) -> bool:
 
 def is_of_updates(name: str) -> bool:
     """Tell whether it is a blob, what the daemon wants, or where it goes."""
-    return is_blob(name) or name in (download_requests.FILE_NAME, INCOMING)
+    return is_blob(name) or name in (repository_metadata.FILE_NAME, INCOMING)
 
 
 class TransferLoop:
@@ -244,7 +243,7 @@ class TransferLoop:
             wrong = INCOMING
             known.defer(wrong, error, now + SET_ASIDE_SECONDS)
         except ExchangeError as error:
-            wrong = download_requests.FILE_NAME
+            wrong = repository_metadata.FILE_NAME
             known.defer(wrong, error, now + SET_ASIDE_SECONDS)
         stays = {wrong, *updates.progress.waiting}
         known.set_aside = {

@@ -13,12 +13,10 @@ from pathlib import Path
 
 from edge_agent.config import UplinkConfig
 from edge_agent.errors import DocumentInvalid, HashMismatch, UpdateIncomplete, UpstreamFailed
-from edge_agent.formats import download_requests, repository_metadata
-from edge_agent.formats.download_requests import DownloadRequests
-from edge_agent.formats.repository_metadata import MetadataFile, MetadataSet
-from edge_agent.uplink.blob_download import REPOSITORY_REMEDY, BlobDownload
+from edge_agent.formats import repository_metadata
+from edge_agent.formats.repository_metadata import DownloadRequests, MetadataFile, MetadataSet
 from edge_agent.uplink.exchange_dirs import read_bounded
-from edge_agent.uplink.incoming_dir import IncomingDir
+from edge_agent.uplink.incoming_dir import REPOSITORY_REMEDY, BlobDownload, IncomingDir
 from edge_agent.uplink.object_store import ByteRange, ObjectStore
 
 ROOTS_ASKED_MAX = 64
@@ -69,10 +67,10 @@ class UpdateDownloader:
         """
         progress = self.progress
         progress.wants, progress.waiting = None, {}
-        raw = read_bounded(self._wants_path, download_requests.DOWNLOAD_REQUESTS_BYTES_MAX)
+        raw = read_bounded(self._wants_path, repository_metadata.DOWNLOAD_REQUESTS_BYTES_MAX)
         if raw is None:
             return
-        progress.wants = download_requests.parse(raw)
+        progress.wants = repository_metadata.parse(raw)
         self._incoming.prepare()
         if self._plans is None:
             here = self._incoming.release()

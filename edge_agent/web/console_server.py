@@ -1,11 +1,14 @@
-"""`edge-agent serve web`: the process that listens, with TLS where it is configured, until SIGTERM or Ctrl-C."""
+"""`edge-agent serve web`: the process that listens, with TLS where it is configured, and its token file."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import secrets
 import socket
 import ssl
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +19,73 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edge_agent.config import Role, WebConfig, addresses
-from edge_agent.errors import CertificateUnusable, SocketInUse
+from edge_agent.errors import CertificateUnusable, SocketInUse, WebTokenUnusable
 from edge_agent.formats.certificate_files import check_key_matches, parse_certificates
 from edge_agent.refusal_log import HANDSHAKE, RefusalLog, handshake_cause
 from edge_agent.supervision import Component, DeathPolicy, RunWrapper, Supervisor, run_unwrapped
 from edge_agent.systemd import keep_alive, notify, watchdog_seconds
-from edge_agent.web import token_file
 from edge_agent.web.authentication import SessionSigner, allowed_hosts
 from edge_agent.web.console_app import application
 from edge_agent.web.daemon_access import DaemonConnections, DaemonEndpoint
 from edge_agent.web.request_guard import GuardSettings
+
+_BYTES = 32
+_CHARS_MIN = 32
+_READ_BYTES_MAX = 1024
+
+
+def read_or_create_token(path: Path) -> str:
+    """Return the token, which the first call creates. Raises WebTokenUnusable."""
+    try:
+        return read_token(path)
+    except FileNotFoundError:
+        return _create(path)
+
+
+def read_token(path: Path) -> str:
+    """Return the existing token. Raises WebTokenUnusable, FileNotFoundError."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise WebTokenUnusable(f"cannot read {path}: {error.strerror}", path=path) from None
+    with os.fdopen(fd, encoding="ascii", errors="replace") as file:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o077:
+            raise WebTokenUnusable(f"other users may read {path}, or it is not a regular file", path=path)
+        token = file.read(_READ_BYTES_MAX).strip()
+    if len(token) < _CHARS_MIN or not (token.isascii() and token.isprintable()):
+        raise WebTokenUnusable(f"{path} does not hold a token", path=path)
+    return token
+
+
+def _create(path: Path) -> str:
+    token = secrets.token_urlsafe(_BYTES)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _write(path, token)
+    except FileExistsError:  # another console created it first
+        return read_token(path)
+    except OSError as error:
+        raise WebTokenUnusable(f"cannot write {path}: {error.strerror}", path=path) from None
+    return token
+
+
+def _write(path: Path, token: str) -> None:
+    """Write the file completely, then link it. In another user's folder root gives it to that user."""
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(fd, "w", encoding="ascii") as file:
+            file.write(f"{token}\n")
+            if os.geteuid() == 0:
+                folder = path.parent.stat()
+                os.fchown(fd, folder.st_uid, folder.st_gid)
+        os.link(partial, path)
+    finally:
+        os.unlink(partial)  # noqa: PTH108 - beside os.link
+
 
 STOP_SECONDS_MAX = 5
 EXIT_FAILED = 1
@@ -57,7 +117,7 @@ def serve_console(
     config = settings.config
     refusals = RefusalLog()
     tls = ReloadingTls(config, refusals) if config.has_tls else None
-    secret = token_file.read_or_create_token(settings.token_path)
+    secret = read_or_create_token(settings.token_path)
     guard = GuardSettings(
         hosts=allowed_hosts(config.address, (*config.names, *(tls.names if tls else ()))),
         signer=SessionSigner(secret),
@@ -105,7 +165,7 @@ async def _serve(
 
 def sign_in_link(config: WebConfig, token_path: Path) -> str:
     """Return the link that signs a browser in. Raises WebTokenUnusable."""
-    return _address(config, token_file.read_or_create_token(token_path))
+    return _address(config, read_or_create_token(token_path))
 
 
 def _address(config: WebConfig, secret: str) -> str:

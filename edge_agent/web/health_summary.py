@@ -8,7 +8,7 @@ from typing import Literal
 
 from edge_agent.client import Status, Task, TaskCounts
 from edge_agent.config import Role
-from edge_agent.errors.remedy_commands import first_task_remedy
+from edge_agent.errors.base import first_task_remedy
 from edge_agent.report.daemon_figures import NO_DURATIONS, histogram_quantile
 from edge_agent.report.number_format import UNKNOWN, counted, milliseconds, percent
 from edge_agent.web.authentication import Principal

@@ -21,7 +21,7 @@ from edge_agent.formats.certificate_fields import Certificate
 from edge_agent.refusal_log import RefusalLog
 from edge_agent.web import authentication
 from edge_agent.web.authentication import SAFE_METHODS, Principal, SessionSigner, is_same_origin
-from edge_agent.web.gateway import openai_errors
+from edge_agent.web.gateway import openai_responses
 
 PAGE_KEY = "x-page-key"
 API = "/v1/"
@@ -134,7 +134,7 @@ class RequestGuard:
     def _refusal(self, scope: Scope, refused: RequestRefused) -> Response:
         """Record a refusal, and return it: JSON for a program, the sign-in page for a browser without a session."""
         if scope["path"].startswith(API):
-            error = openai_errors.GatewayError(refused.message, reason=refused.reason)
+            error = openai_responses.GatewayError(refused.message, reason=refused.reason)
             error.status = refused.status
             self._record(scope, refused)
             return JSONResponse(

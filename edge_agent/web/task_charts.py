@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from edge_agent.report import charts, svg
-from edge_agent.report.charts import QUARTERS, Chart, ChartText, compose_chart
+from edge_agent.report import charts
+from edge_agent.report.charts import QUARTERS, Chart, ChartText, DrawingArea, compose_chart
 from edge_agent.report.daemon_figures import DaemonReports, ReportRequest, collect_figures, usual_local_ms
-from edge_agent.report.judgement import judge_task
+from edge_agent.report.judgement import headline, judge_task, summary_tiles
 from edge_agent.report.number_format import count, counted, percent
 from edge_agent.report.report_page import render_figure
-from edge_agent.report.report_summary import headline, summary_tiles
-from edge_agent.report.svg import DrawingArea
 from edge_agent.report.task_figures import ComparisonCount, ConfidenceBand, TaskFigures
 from edge_agent.web.daemon_access import MonitoringSnapshot
 
@@ -72,13 +70,13 @@ def confidence_chart(figures: TaskFigures, name: str) -> Chart | None:
     every = sum(band.answers for band in bands)
     if not every:
         return None
-    sheet = DrawingArea(y_max=svg.round_up(max(4, *(band.answers for band in bands))))
-    marks = svg.axis(sheet, [(part * sheet.y_max, f"{part * sheet.y_max:g}") for part in QUARTERS])
+    sheet = DrawingArea(y_max=charts.round_up(max(4, *(band.answers for band in bands))))
+    marks = charts.axis(sheet, [(part * sheet.y_max, f"{part * sheet.y_max:g}") for part in QUARTERS])
     for band in bands:
         marks += _bars(sheet, band)
-    marks += svg.below(sheet, [(part, f"{part:g}") for part in QUARTERS])
+    marks += charts.below(sheet, [(part, f"{part:g}") for part in QUARTERS])
     if figures.threshold is not None:
-        marks.append(svg.line((sheet.x(figures.threshold),) * 2, (sheet.top, sheet.y(0)), "mark"))
+        marks.append(charts.line((sheet.x(figures.threshold),) * 2, (sheet.top, sheet.y(0)), "mark"))
     text = ChartText(
         "Confidence of the answers",
         _sentence(bands, every, figures.threshold),
@@ -124,7 +122,7 @@ def _bars(sheet: DrawingArea, band: ChartBand) -> Iterator[str]:
         if number:
             upper, lower = sheet.y(beneath + number), sheet.y(beneath)
             label = f"{band.low:.2f} to {band.low + 1 / BANDS:.2f}: {counted(number, 'answer')}"
-            yield svg.bar((left, upper), (wide, lower - upper), kind, label)
+            yield charts.bar((left, upper), (wide, lower - upper), kind, label)
 
 
 def _sentence(bands: Sequence[ChartBand], every: int, threshold: float | None) -> str:

@@ -6,7 +6,6 @@ from __future__ import annotations
 GROUND = {
     "edge_agent.backoff",
     "edge_agent.formatting",
-    "edge_agent.log_deduplication",
     "edge_agent.process_memory",
 }
 BASE = GROUND | {"edge_agent.errors", "edge_agent.config", "edge_agent.formats"}
@@ -27,8 +26,7 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.logs": {"edge_agent.config", "edge_agent.errors"},
     "edge_agent.systemd": set(),
     # Of the daemon's calls and of the console's.
-    "edge_agent.refusal_log": {"edge_agent.errors", "edge_agent.log_deduplication"},
-    "edge_agent.core_log": {"edge_agent.refusal_log"},
+    "edge_agent.refusal_log": {"edge_agent.errors"},
     # Who owns what runs in the background.
     "edge_agent.supervision": {"edge_agent.backoff"},
     "edge_agent.certificate_authority": {"edge_agent.errors", "edge_agent.formats", "edge_agent.durable"},
@@ -38,41 +36,32 @@ ROOMS: dict[str, set[str]] = {
     | MIDDLE
     | {f"edge_agent.{name}" for name in ("metrics", "server", "supervision", "v1")},
     "edge_agent.engine.protocol": set(),
-    "edge_agent.engine.memory_need": {"edge_agent.errors"},
+    "edge_agent.engine.memory_cap": {"edge_agent.errors", "edge_agent.engine.protocol"},
     # Questions as a job asks them, for those who make jobs and for the runtimes.
-    "edge_agent.engine.job_questions": {"edge_agent.formats", "edge_agent.engine.protocol"},
+    "edge_agent.engine.job_requests": {"edge_agent.formats", "edge_agent.engine.protocol"},
     "edge_agent.engine.runtimes": {
         "edge_agent.errors",
         "edge_agent.formats",
         "edge_agent.engine.protocol",
-        "edge_agent.engine.job_questions",
-        "edge_agent.engine.memory_need",
+        "edge_agent.engine.job_requests",
+        "edge_agent.engine.memory_cap",
     },
     # The child's entry point: the only way to a runtime, so that no daemon ever loads a model library.
     "edge_agent.engine.child": {
         "edge_agent.errors",
         "edge_agent.formats",
         "edge_agent.engine.protocol",
-        "edge_agent.engine.memory_need",
+        "edge_agent.engine.memory_cap",
         "edge_agent.engine.runtimes",
         "edge_agent.engine.confinement",
-        "edge_agent.engine.golden_check",
-    },
-    "edge_agent.engine.golden_jobs": {"edge_agent.formats", "edge_agent.engine.protocol"},
-    # In the child, too: golden cases asked of a device.
-    "edge_agent.engine.golden_check": {
-        "edge_agent.errors",
-        "edge_agent.formats",
-        "edge_agent.engine.protocol",
-        "edge_agent.engine.runtimes",
-        "edge_agent.engine.golden_jobs",
+        "edge_agent.engine.job_requests",
     },
     "edge_agent.engine.confinement": set(),
     "edge_agent.engine": BASE
     | {
         "edge_agent.engine.protocol",
-        "edge_agent.engine.memory_need",
-        "edge_agent.engine.golden_jobs",
+        "edge_agent.engine.memory_cap",
+        "edge_agent.engine.job_requests",
         "edge_agent.supervision",
     },
     "edge_agent.routing": BASE,
@@ -105,7 +94,7 @@ ROOMS: dict[str, set[str]] = {
             "refusal_log",
             "v1",
             "statistics",
-            "engine.job_questions",
+            "engine.job_requests",
             "server.roles",
             "supervision",
         )
@@ -113,7 +102,7 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.daemon": BASE
     | MIDDLE
     | {"edge_agent.metrics", "edge_agent.metrics.site_metrics"}
-    | {f"edge_agent.{name}" for name in ("core_log", "refusal_log", "server", "logs", "supervision", "systemd")},
+    | {f"edge_agent.{name}" for name in ("refusal_log", "server", "logs", "supervision", "systemd")},
     "edge_agent.doctor": BASE
     | {"edge_agent.client", "edge_agent.store", "edge_agent.capture"}
     | {"edge_agent.engine.confinement"},
@@ -134,7 +123,7 @@ ROOMS: dict[str, set[str]] = {
         "edge_agent.client",
     }
     | {"edge_agent.statistics", "edge_agent.store", "edge_agent.engine", "edge_agent.engine.protocol"}
-    | {f"edge_agent.{name}" for name in ("core_log", "durable", "doctor", "logs", "report", "support_bundle", "web")}
+    | {f"edge_agent.{name}" for name in ("refusal_log", "durable", "doctor", "logs", "report", "support_bundle", "web")}
     | SHARED,
     "convert": GROUND
     | {f"edge_agent.{name}" for name in ("durable", "errors", "formats", "statistics")}
@@ -189,7 +178,8 @@ ROOMS: dict[str, set[str]] = {
     # A recipe beside a linear classifier on the same encoder, shown as the product shows its own.
     "benchmarks.calibration": BASE
     | {"benchmarks", "convert", "convert.encoder", "convert.evaluate", "edge_agent.logs", "tests"},
-    "benchmarks.public": {"benchmarks", "convert", "convert.cli", "convert.encoder", "edge_agent.cli.terminal"},
+    "benchmarks.public": {"benchmarks", "convert", "convert.cli", "convert.encoder", "edge_agent.cli.terminal"}
+    | {"edge_agent.formats"},
     "benchmarks.label_errors": {"benchmarks", "convert", "convert.cli", "convert.dataset", "convert.encoder", "tests"},
     # It repeats twenty thousand inputs a thousand times, which no daemon does in minutes.
     "benchmarks.drift": {"benchmarks", "edge_agent.monitoring"},

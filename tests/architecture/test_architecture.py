@@ -74,14 +74,14 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "typer": SCREEN,
     "click": SCREEN,
     "rich": SCREEN,
-    "segno": ("edge_agent.cli.qr_code",),
+    "segno": ("edge_agent.cli.site_code",),
     "matplotlib": ("convert.report",),
 }
 
 # Modules that only decide: no clock, no waiting, no file. Time is an argument.
 PURE = (
     *(f"edge_agent.{name}" for name in ("backoff", "errors", "support_bundle.diagnostic_redaction")),
-    *(f"edge_agent.engine.{name}" for name in ("accelerator_policy", "child_failures", "golden_jobs", "job_queue")),
+    *(f"edge_agent.engine.{name}" for name in ("accelerator_policy", "child_failures", "job_queue", "job_requests")),
     *(f"edge_agent.{name}" for name in ("formats.certificate_files", "routing.policy", "statistics")),
     *(f"edge_agent.{name}" for name in ("formats.status_object", "server.roles")),
     *(f"edge_agent.{name}" for name in ("formats.certificate_fields", "routing.schema_check")),
@@ -92,20 +92,17 @@ PURE = (
         for name in ("formats.enrolment_file", "formats.plan", "formats.repository_metadata", "formats.state_code")
     ),
     *(f"edge_agent.{name}" for name in ("update.update_state_machine", "update.probation")),
-    *(f"{RUNTIMES}.llama.{name}" for name in ("step_costs", "step_scheduler", "thread_tuner")),
+    *(f"{RUNTIMES}.llama.{name}" for name in ("step_costs", "step_scheduler")),
     "edge_agent.config.folder_access",
     "edge_agent.doctor.findings",
     "edge_agent.formatting",
-    *(f"edge_agent.monitoring.{name}" for name in ("answer_observation", "bundle_figures", "sequential_tests")),
-    *(f"edge_agent.report.{name}" for name in ("charts", "judgement", "mode_recommendation", "number_format", "svg")),
+    *(f"edge_agent.monitoring.{name}" for name in ("bundle_figures", "sequential_tests")),
+    *(f"edge_agent.report.{name}" for name in ("charts", "judgement", "mode_recommendation", "number_format")),
     *(f"edge_agent.web.{name}" for name in ("authentication", "health_summary")),
-    *(f"edge_agent.web.gateway.{name}" for name in ("request_json", "schema_comparison")),
-    *(
-        f"edge_agent.web.gateway.{name}"
-        for name in ("chat_request", "message_text", "openai_errors", "openai_responses")
-    ),
+    *(f"edge_agent.web.gateway.{name}" for name in ("request_json",)),
+    *(f"edge_agent.web.gateway.{name}" for name in ("chat_request", "openai_responses")),
     "edge_agent.client.state_text",
-    *(f"edge_agent.report.{name}" for name in ("readiness", "report_summary", "suitability", "task_figures")),
+    *(f"edge_agent.report.{name}" for name in ("readiness", "suitability", "task_figures")),
 )
 
 # --- exceptions, each with its reason ---------------------------------------------------------------------------------
@@ -115,7 +112,6 @@ ENTRIES = {
     "convert.training": "a stage: see convert/pipeline/execution.py",
     "convert.package.question_calibration": "loaded by the command that uses it",
     "convert.data.synthesis.chat_endpoint": "loaded by the command that uses it",
-    "convert.collect.erased_records": "loaded by the command that uses it",
     "convert.encoder.sentences": "loaded by the command that uses it",
     "convert.collect.purge": "loaded by the command that uses it",
     "convert.prepare": "a stage: see convert/pipeline/execution.py",
@@ -127,7 +123,6 @@ ENTRIES = {
     "convert.probe.llama_quantizer": "started with python -m",
     "convert.dataset.assessment": "imported by its command when it runs",
     "convert.collect.collection": "likewise",
-    "convert.dataset.review_folder": "likewise",
     "convert.dataset.label_review": "likewise",
     "convert.dataset.dataset_files": "likewise",
     "convert.report.report_files": "imported by the pipeline when there is something to report, since it draws",
@@ -154,7 +149,7 @@ LATE_IMPORTS: dict[str, str] = {
     "edge_agent.capture.example_capture": "a site that collects nothing loads neither spool nor redaction",
     "edge_agent.capture.spool_worker": "a site that sends no examples loads no outbox",
     "edge_agent.capture.site_redactor": "a site without detectors of its own does not load what runs them",
-    "edge_agent.capture.spool_dependencies": "a site that collects nothing writes no status document",
+    "edge_agent.capture.capture_values": "a site that collects nothing writes no status document",
     "edge_agent.capture.spool_writer": "a site that collects nothing does not load the spool",
     "edge_agent.server.admin_service": "a site without a redaction model does not load its audit",
     "edge_agent.formats.signed_document": "most who load the module read no signature, and do without the library",
@@ -331,6 +326,7 @@ def test_no_class_is_named_by_a_participle():
     require_none(shape.bare_participles(SHIPPED), "Name the thing: HumanLabel, not Said.")
 
 
+@pytest.mark.slow
 def test_names_say_what_is_inside():
     """No module or class has a name that fits anything."""
     require_none(shape.banned_names(CODE + TESTS), "Name it after what it knows or does.")

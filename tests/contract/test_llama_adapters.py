@@ -1,4 +1,4 @@
-"""edge_agent/engine/runtimes/llama/lora_adapters.py on a tiny model."""
+"""edge_agent/engine/runtimes/llama/llama_bundle.py on a tiny model."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from edge_agent.engine.runtimes.llama.llama_bundle import LOADED_MAX, LoadedAdapters, LoraAdapter, adapters_bytes
 from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
-from edge_agent.engine.runtimes.llama.lora_adapters import LOADED_MAX, LoadedAdapters, LoraAdapter, adapters_bytes
 from edge_agent.errors import ModelFailed
 from tests.support import tiny_gguf
 from tests.support.gguf_adapter import TINY, write_adapter

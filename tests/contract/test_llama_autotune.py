@@ -11,11 +11,11 @@ import msgspec
 import pytest
 
 from edge_agent.engine.protocol import Event, JobRequest, JobResult, LoadRequest
-from edge_agent.engine.runtimes.llama import autotune, llama_backends, tuning_policy
+from edge_agent.engine.runtimes.llama import autotune, llama_backends
+from edge_agent.engine.runtimes.llama.autotune import TunedSettings, TuningLimits
 from edge_agent.engine.runtimes.llama.llama_context import ContextShape
 from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
 from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
-from edge_agent.engine.runtimes.llama.tuning_policy import TunedSettings, TuningLimits
 from tests.support import bundles, tiny_gguf
 from tests.support.attention import by_row
 from tests.support.models import smollm2_path
@@ -87,8 +87,8 @@ def test_without_time_the_usual_settings_stay(model: LlamaModel) -> None:
 def test_scores_may_be_in_bulk_steps_that_do_not_move_them(model: LlamaModel) -> None:
     """With attention by row; it is remembered, unless the file says what it cannot."""
     tuned = settle(model, NO_TIME)
-    assert tuning_policy.SAME == tuned.bulk_scores == tuned.details()["bulk_scores"]
-    for said, found in ((tuning_policy.OTHERS, tuning_policy.OTHERS), ("spoiled", tuning_policy.SAME)):
+    assert autotune.SAME == tuned.bulk_scores == tuned.details()["bulk_scores"]
+    for said, found in ((autotune.OTHERS, autotune.OTHERS), ("spoiled", autotune.SAME)):
         spec = LoadRequest(runtime="llama", threads=1, tune=True, settings={**tuned.details(), "bulk_scores": said})
         again = settle(model, NO_TIME, spec)
         assert ("remembered", found) == (again.source, again.bulk_scores)
@@ -98,7 +98,7 @@ def test_scores_stay_out_of_bulk_steps_that_move_them(tmp_path: Path) -> None:
     """Heads of 32 numbers are llama.cpp's own: another kernel from 64 rows on."""
     narrow = LlamaModel(str(tiny_gguf.narrow(tmp_path)))
     try:
-        assert tuning_policy.OTHERS == settle(narrow, NO_TIME).bulk_scores
+        assert autotune.OTHERS == settle(narrow, NO_TIME).bulk_scores
     finally:
         narrow.close()
 
@@ -106,7 +106,7 @@ def test_scores_stay_out_of_bulk_steps_that_move_them(tmp_path: Path) -> None:
 def test_without_bulk_steps_no_score_is_in_one(model: LlamaModel) -> None:
     """Where batches are small in any case only small steps are measured."""
     tuned = settle(model, NO_TIME, shape=replace(SHAPE, rows=127))
-    assert tuning_policy.OTHERS == tuned.bulk_scores == tuned.details()["bulk_scores"]
+    assert autotune.OTHERS == tuned.bulk_scores == tuned.details()["bulk_scores"]
 
 
 @pytest.mark.release
@@ -118,12 +118,13 @@ def test_fewer_threads_are_tried_too(model: LlamaModel) -> None:
     assert "refused: logits" not in tuned.notes
 
 
+@pytest.mark.slow
 def test_nothing_is_tried_unasked_or_on_a_device(model: LlamaModel) -> None:
     """The given settings hold; it is measured all the same whether scores depend on neighbours."""
     unasked = LoadRequest(runtime="llama", threads=1)
     for spec in (unasked, LoadRequest(runtime="llama", threads=1, tune=True, device="vulkan")):
         tuned = settle(model, ALWAYS, spec)
-        expected = ("off", SHAPE, "", tuning_policy.OTHERS)
+        expected = ("off", SHAPE, "", autotune.OTHERS)
         assert expected == (tuned.source, tuned.shape, tuned.notes, tuned.bulk_scores)
 
 

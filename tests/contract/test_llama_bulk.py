@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from edge_agent.engine.protocol import Event, JobRequest, JobResult, LoadRequest
+from edge_agent.engine.runtimes.llama.autotune import OTHERS, SAME
 from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
 from edge_agent.engine.runtimes.llama.step_costs import EXACT_ROWS_MAX, ROWS_GROUP, padded_rows
-from edge_agent.engine.runtimes.llama.tuning_policy import OTHERS, SAME
 from tests.contract.test_llama_runtime import CHAT, CONTEXT_TOKENS, LONG, SHORT, WEIGHTS, classify, finish, make
 from tests.support.attention import by_row
 from tests.support.gguf_adapter import write_adapter

@@ -12,8 +12,8 @@ import pytest
 
 from edge_agent.engine.protocol import AskedQuestion, Event, FailureReport, JobRequest, JobResult, LoadRequest
 from edge_agent.engine.runtimes.llama.decision_jobs import GROUP_MAX
+from edge_agent.engine.runtimes.llama.kv_cells import QUESTIONS_MAX
 from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
-from edge_agent.engine.runtimes.llama.question_sequences import QUESTIONS_MAX
 from edge_agent.errors import InputTooLong, InvalidRequest, ModelLoadFailed
 from edge_agent.formats.manifest import Manifest
 from tests.support import tiny_gguf

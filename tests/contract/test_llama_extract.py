@@ -1,4 +1,4 @@
-"""Records that a model writes: extraction.py and grammar.py with llguidance, on SmolLM2-135M and on a tiny model."""
+"""Records that a model writes: record_extraction.py and record_grammar.py on SmolLM2-135M and on a tiny model."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from edge_agent.engine.runtimes.llama.llama_bundle import read_bundle
 from edge_agent.engine.runtimes.llama.llama_context import ROWS_MAX, ContextShape, LlamaContext, TokenRows
 from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
 from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
-from edge_agent.engine.runtimes.llama.record_drafts import RecordDrafts
-from edge_agent.engine.runtimes.llama.record_grammar import GuideTokens, RecordGrammar, guide_tokens
+from edge_agent.engine.runtimes.llama.record_grammar import GuideTokens, RecordDrafts, RecordGrammar, guide_tokens
 from edge_agent.errors import MemoryShort, ModelFailed, ModelLoadFailed
 from edge_agent.formats import record_schema
 from edge_agent.formats.manifest import Manifest

@@ -10,9 +10,8 @@ import pytest
 
 from edge_agent.engine.runtimes.llama.kv_cache import KvCache, context_shape
 from edge_agent.engine.runtimes.llama.kv_cells import PromptPrefix
-from edge_agent.engine.runtimes.llama.llama_context import TokenRows
+from edge_agent.engine.runtimes.llama.llama_context import LONE_CELLS_MAX, TokenRows
 from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
-from edge_agent.engine.runtimes.llama.lone_rows import LONE_CELLS_MAX
 from tests.support import tiny_gguf
 from tests.support.attention import by_row
 from tests.support.models import smollm2_path

@@ -153,7 +153,7 @@ def test_a_known_prompt_has_its_known_answer(model: LlamaModel, native: Native) 
 
 
 def test_chunks_below_64_rows_give_the_same_bits(native: Native, tokens: list[int]) -> None:
-    """A text read at once, in two parts or beside another one: rule 1 of cache.py."""
+    """A text read at once, in two parts or beside another one: rule 1 of kv_cache.py."""
     whole = native.read(0, tokens)
     native.read(1, tokens[:20])
     assert same(whole, native.read(1, tokens[20:], 20))
@@ -165,7 +165,7 @@ def test_chunks_below_64_rows_give_the_same_bits(native: Native, tokens: list[in
 
 @pytest.mark.release  # two threads that wait for each other, in each of 500 nodes: a minute on a busy machine
 def test_a_lone_row_is_computed_as_others_are(native: Native, tokens: list[int]) -> None:
-    """Behind more than 256 cells, alone, with two threads: not by llama.cpp's own attention. Rule 2 of cache.py."""
+    """Behind more than 256 cells, alone, with two threads: not by llama.cpp's own attention. Rule 2 of kv_cache.py."""
     native.read(0, tokens[:PREFIX])
     state = native.save(0)
     for other in (*range(1, SPARE), *range(SPARE + 2, 24)):  # cells that cost nothing
@@ -214,7 +214,7 @@ def test_a_copy_onto_a_sequence_adds_to_it(native: Native, tokens: list[int]) ->
 
 def test_a_new_token_takes_the_lowest_free_cell(native: Native, tokens: list[int]) -> None:
     """So a text keeps its bits across holes that were there before, and loses them when a lower cell is freed midway:
-    rule 3 of cache.py."""
+    rule 3 of kv_cache.py."""
     clean = native.read(0, tokens)
     native.drop(0)
     native.read(3, tokens[:5])

@@ -14,7 +14,7 @@ import pytest
 
 from convert.quantize import gguf_files
 from edge_agent.engine.protocol import JobRequest, JobResult, LoadRequest
-from edge_agent.engine.runtimes.llama import autotune, gguf_header, tuning_policy
+from edge_agent.engine.runtimes.llama import autotune, gguf_header
 from edge_agent.engine.runtimes.llama.llama_context import ROWS_MAX, ContextShape
 from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
 from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
@@ -95,7 +95,7 @@ def test_logits_are_the_same_in_steps_of_any_size(folder: Path, kind: str) -> No
         same_in_any_step(model)
         shape = ContextShape(cells=300, sequences=4, kv_type="f16", threads=1)
         found = autotune.autotune(LoadRequest(runtime="llama", threads=1), model, shape, "this one").bulk_scores
-        assert tuning_policy.OTHERS == found, "unasked, only small steps are measured"
+        assert autotune.OTHERS == found, "unasked, only small steps are measured"
     finally:
         model.close()
 
@@ -133,9 +133,9 @@ def test_bulk_steps_may_have_scores_in_them(folder: Path, kind: str) -> None:
         shape = ContextShape(cells=600, sequences=4, kv_type="f16", threads=1)
         spec, limits = (
             LoadRequest(runtime="llama", threads=1, tune=True),
-            tuning_policy.TuningLimits(seconds=0, share=0.0),
+            autotune.TuningLimits(seconds=0, share=0.0),
         )
-        assert tuning_policy.SAME == autotune.autotune(spec, model, shape, "this one", limits).bulk_scores
+        assert autotune.SAME == autotune.autotune(spec, model, shape, "this one", limits).bulk_scores
     finally:
         model.close()
 
@@ -148,11 +148,11 @@ def test_weights_that_are_laid_out_anew_are_found_out(folder: Path) -> None:
     model = LlamaModel(path, head=replace(gguf_header.read_header(path), product_bytes={}))
     try:
         shape = ContextShape(cells=300, sequences=4, kv_type="f16", threads=1)
-        limits = tuning_policy.TuningLimits(seconds=0, share=0.0)
+        limits = autotune.TuningLimits(seconds=0, share=0.0)
         for tune, device in ((False, "cpu"), (True, "cpu"), (True, "vulkan")):
             spec = LoadRequest(runtime="llama", threads=1, tune=tune, device=device)
             tuned = autotune.autotune(spec, model, shape, "this one", limits)
-            assert tuning_policy.DEPENDENT == tuned.bulk_scores == tuned.details()["bulk_scores"]
+            assert autotune.DEPENDENT == tuned.bulk_scores == tuned.details()["bulk_scores"]
     finally:
         model.close()
 
@@ -236,7 +236,7 @@ def test_fifty_texts_score_in_any_company_as_alone(folder: Path, kind: str) -> N
 def test_fifty_texts_score_in_bulk_steps_as_alone(folder: Path, kind: str) -> None:
     """So it is with `tune: true`, as a site has it, where larger steps are measured and then have scores in them."""
     company = Company(weights(folder, kind), folder, bulk=True)
-    assert ("remembered", tuning_policy.SAME) == (company.details["tuned"], company.details["bulk_scores"])
+    assert ("remembered", autotune.SAME) == (company.details["tuned"], company.details["bulk_scores"])
     company.require_the_same(BATCHES[-1:])
     assert max(company.rows) > ROWS_MAX
     company.runtime.close()

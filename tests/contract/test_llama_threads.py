@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from edge_agent.engine.protocol import JobRequest, JobResult, LoadRequest
-from edge_agent.engine.runtimes.llama import autotune, tuning_policy
+from edge_agent.engine.runtimes.llama import autotune
+from edge_agent.engine.runtimes.llama.autotune import TuningLimits
 from edge_agent.engine.runtimes.llama.llama_context import ContextShape
 from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
 from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
-from edge_agent.engine.runtimes.llama.thread_tuner import ThreadTuner
-from edge_agent.engine.runtimes.llama.tuning_policy import TuningLimits
+from edge_agent.engine.runtimes.llama.step_costs import ThreadTuner
 from tests.contract.test_llama_runtime import CHAT, SHORT, WEIGHTS, make
 
 TEXTS = [SHORT, "I lost my umbrella on the bus. " * 6, "When do you close?"]
@@ -107,13 +107,13 @@ def test_it_is_found_out_at_the_first_load_and_remembered() -> None:
     model = LlamaModel(str(WEIGHTS))
     try:
         for threads, said, found in (
-            (2, "", tuning_policy.SAME),
+            (2, "", autotune.SAME),
             (1, "", ""),
-            (2, tuning_policy.OTHERS, tuning_policy.OTHERS),
+            (2, autotune.OTHERS, autotune.OTHERS),
         ):
             shape = ContextShape(cells=2000, sequences=10, kv_type="f16", threads=threads, rows=64)
             spec = LoadRequest(runtime="llama", threads=threads, tune=True)
-            kept = {"tuned_for": tuning_policy.tuning_key(spec, shape, "this"), "threads": "1", "bulk_rows": "64"}
+            kept = {"tuned_for": autotune.tuning_key(spec, shape, "this"), "threads": "1", "bulk_rows": "64"}
             spec = LoadRequest(runtime="llama", threads=threads, tune=True, settings=kept | {"thread_scores": said})
             tuned = autotune.autotune(spec, model, shape, "this", TuningLimits(seconds=0))
             assert ("remembered", found) == (tuned.source, tuned.thread_scores)

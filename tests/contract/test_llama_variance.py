@@ -6,9 +6,9 @@ import msgspec
 import pytest
 
 from edge_agent.engine.protocol import LoadRequest
+from edge_agent.engine.runtimes.llama.autotune import DEPENDENT, OTHERS, SAME, TunedSettings, score_variance
 from edge_agent.engine.runtimes.llama.llama_context import ContextShape
 from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
-from edge_agent.engine.runtimes.llama.tuning_policy import DEPENDENT, OTHERS, SAME, TunedSettings, score_variance
 from tests.contract.test_llama_runtime import CHAT, CONTEXT_TOKENS, WEIGHTS, make
 
 SPEC = LoadRequest(runtime="llama", weights=str(WEIGHTS), context_tokens=CONTEXT_TOKENS, threads=1, sequences_max=2)

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from convert.calibrate.missed_values import CUTOFFS, MissedTarget
-from convert.calibrate.redaction_cutoff import calibrate_cutoff
+from convert.calibrate.redaction_cutoff import CUTOFFS, MissedTarget, calibrate_cutoff
 from convert.data.row_files import DataRow, TextSpan
-from convert.evaluate.bundle_folder import BundleFolder, open_bundle
-from convert.evaluate.serving import quiet
+from convert.evaluate.serving import BundleFolder, open_bundle, quiet
 from tests.support.bundles import echo_bundle
 
 pytestmark = pytest.mark.slow

@@ -185,6 +185,7 @@ def _gets_in(client: Client) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_what_operators_do_and_who_is_denied_is_written_down(site: TlsSite, tmp_path: Path) -> None:
     """On a socket and by certificate, with what came of it; what devices ask is not."""
     secret = "what nobody may read"

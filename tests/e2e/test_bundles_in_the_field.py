@@ -28,6 +28,7 @@ def version_that_answers(daemon: RunningDaemon) -> str:
         return client.classify("intent", ["refund"])[0].bundle.version
 
 
+@pytest.mark.slow
 def test_a_bundle_lives_through_update_rollback_restart_and_removal(tmp_path: Path) -> None:
     """Version 2 takes over, rollback brings 1 back, a restart keeps it, and removal gives the disk back."""
     one, two = (

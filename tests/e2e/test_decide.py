@@ -168,6 +168,7 @@ def test_each_answer_is_kept_for_itself(client, daemon):
     assert wanted == {each.prediction_id: each.output for each in found}
 
 
+@pytest.mark.slow
 def test_the_large_model_is_asked_once_for_the_unsure_questions(tmp_path: Path):
     """An input costs one call, which names the questions that need it.
 

@@ -321,6 +321,7 @@ def test_a_compressed_body_is_read(site: GatewaySite) -> None:
         assert status == post(site, "systemone", sent, **{"content-encoding": encoding}).status_code
 
 
+@pytest.mark.slow
 def test_every_example_of_the_page_runs(site: GatewaySite) -> None:
     """One after the other, as they stand there, against this gateway; what calibrates is for the central team."""
     page = PAGE.read_text(encoding="utf-8").replace("127.0.0.1:8390", site.console.address)

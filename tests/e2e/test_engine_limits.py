@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from edge_agent.server.open_inference.oip_wire import pb
+from edge_agent.server.open_inference.oip_tensors import pb
 from edge_agent.v1.inference_pb2 import ClassifyRequest
 from edge_agent.v1.inference_pb2_grpc import InferenceServiceStub
 from tests.support.bundles import echo_bundle

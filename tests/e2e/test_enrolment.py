@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.formats.enrolment_record import parse
+from edge_agent.formats.enrolment_file import parse_record
 from tests.support.enrolled import SITE, Box, Team
 from tests.support.object_stores import s3
 
@@ -165,7 +165,7 @@ def test_a_site_is_given_up(team: Team, box: Box):
         team.collect()
         assert 2 == team.corrections()
     record = box.etc / "edge-agent" / "enrolment.json"
-    for path in parse(record.read_bytes()).files:
+    for path in parse_record(record.read_bytes()).files:
         Path(path).unlink()
     record.unlink()
     assert "needs site.id" in box.command("identity", code=3)

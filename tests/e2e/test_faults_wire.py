@@ -194,6 +194,7 @@ def test_health_watches_leave_room_for_calls(tmp_path: Path) -> None:
                 assert [serving, serving] == [next(each).status for each in (named, operators)]
 
 
+@pytest.mark.slow
 def test_a_health_watch_holds_up_no_stop(tmp_path: Path) -> None:
     """It is told that nothing is served any more and ends with a reason, however long running calls would get."""
     with RunningDaemon(tmp_path, service={"drain_seconds": 600}) as daemon:

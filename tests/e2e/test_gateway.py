@@ -218,6 +218,7 @@ def test_a_certificate_with_the_role_is_as_good(site: GatewaySite, tmp_path: Pat
             labelled(tls.client("anna", "feedback"))
 
 
+@pytest.mark.slow
 def test_every_example_of_the_page_runs(site: GatewaySite) -> None:
     """One after the other, as they stand there, against this gateway; the page names what comes out."""
     page = PAGE.read_text(encoding="utf-8").replace("127.0.0.1:8390", site.console.address)

@@ -17,9 +17,9 @@ import pytest
 from typer.testing import CliRunner
 
 from edge_agent.cli import app
-from edge_agent.cli.redaction_audit import export_rows
+from edge_agent.cli.redact import export_rows
 from edge_agent.client import CallFailed, ReviewClient
-from edge_agent.client.redaction_results import missed_values
+from edge_agent.client.operator_results import missed_values
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync
@@ -87,6 +87,7 @@ def test_what_is_captured_passes_the_model(site, tmp_path):
         assert not [each for each in admin.status().warning_details if each.kind == "REDACTION"]
 
 
+@pytest.mark.slow
 def test_an_example_waits_while_the_models_engine_is_gone(site, tmp_path):
     """An answer whose redaction kills the engine's process waits, and is written redacted once it reads again."""
     site.install(redactor(tmp_path))
@@ -97,6 +98,7 @@ def test_an_example_waits_while_the_models_engine_is_gone(site, tmp_path):
     eventually_sync(lambda: kept(site, prediction) == "a refund for room [ROOM_1]")
 
 
+@pytest.mark.slow
 def test_feedback_that_the_model_cannot_read_is_not_acknowledged(site, tmp_path):
     """A reviewer's reason is neither stored nor confirmed: the reviewer learns why, and can send it again."""
     site.install(redactor(tmp_path, task={"prompt": {"template": "!fail after 1 {input}"}}))
@@ -109,6 +111,7 @@ def test_feedback_that_the_model_cannot_read_is_not_acknowledged(site, tmp_path)
         assert () == reviewer.prediction(prediction).feedback
 
 
+@pytest.mark.slow
 def test_a_redaction_that_misses_names_is_found_out_by_the_audit(tmp_path):
     """A person marks what remains: status, warning and metrics show it, and rows for the next bundle are exported.
 

@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from edge_agent.client import Classification, ReviewClient
-from edge_agent.server.open_inference.oip_wire import pb
+from edge_agent.server.open_inference.oip_tensors import pb
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import STOP_SECONDS_MAX, RunningDaemon
 from tests.support.eventually import eventually_sync

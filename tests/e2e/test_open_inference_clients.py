@@ -138,6 +138,7 @@ def test_kserve(site: Site) -> None:
     assert "known tasks: embed, extract, generate, intent" in message
 
 
+@pytest.mark.slow
 def test_reflection(site: Site) -> None:
     """A client that knows no protocol finds both APIs on the operator's socket, and calls them."""
     found = told("triton", "reflecting", site.daemon.admin_target)
@@ -202,6 +203,7 @@ def test_perf_analyzer_streaming(site: Site) -> None:
     assert {"stop"} == {made["response_outputs"][-1]["finish_reason"] for made in requests}
 
 
+@pytest.mark.slow
 def test_health_is_checked_and_watched(tmp_path: Path) -> None:
     """By the standard service: overall and for each task; a watch hears of a task that goes, and of the end."""
     with RunningDaemon(tmp_path / "site") as daemon:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from edge_agent.cli import app, media
 from edge_agent.client import CallFailed, ReviewClient
 from edge_agent.errors import DiskFull
-from edge_agent.formats import receipts, segment, status_object, uplink_state
+from edge_agent.formats import segment, status_object, uplink_state
 from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
@@ -150,7 +150,7 @@ def receipt(drive_path: Path, last: int, key=CENTRAL_KEY) -> None:
     epoch, _ = segment.parse_name(stem)
     digest = hashlib.sha256((folder / "segments" / f"{stem}.json").read_bytes()).hexdigest()
     received = [{"epoch": epoch, "received": [{"first": 1, "last": last, "manifest_sha256": digest}]}]
-    body = receipts.Receipts.model_validate({"site": "site-1", "at": format_timestamp(NOW), "epochs": received})
+    body = segment.Receipts.model_validate({"site": "site-1", "at": format_timestamp(NOW), "epochs": received})
     (folder / "receipts.json").write_bytes(sign(body, key))
 
 

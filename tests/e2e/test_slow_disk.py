@@ -93,6 +93,7 @@ def test_callers_who_give_up_while_the_disk_is_slow_end_nothing(daemon, port):
         eventually_sync(lambda: scrape(port).get(("edge_agent_spool_bytes", frozenset()), 0.0) > 0)
 
 
+@pytest.mark.slow
 def test_doctor_names_the_disk_and_advises_no_kill(daemon):
     """While writes wait it finds the daemon well, the examples at fault, and tells to look at the disk."""
     with stalled(daemon.state_dir):

@@ -57,7 +57,7 @@ def stored_prediction(site: EscalatingSite, prediction_id: str) -> dict[str, Any
 @pytest.mark.parametrize(
     "settings",
     [
-        {"protocol": "decisions", "task_models": {TASK: "intent-large"}},
+        pytest.param({"protocol": "decisions", "task_models": {TASK: "intent-large"}}, marks=pytest.mark.slow),
         pytest.param({"protocol": "systemone"}, marks=pytest.mark.slow),
     ],
 )

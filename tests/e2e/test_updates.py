@@ -63,6 +63,7 @@ def serve(server: AnsweringServer, central: CentralTeam) -> None:
     server.objects.update({f"/fleet/{path.relative_to(central.folder)}": path.read_bytes() for path in files})
 
 
+@pytest.mark.slow
 def test_a_published_bundle_answers(tmp_path: Path, central: CentralTeam, site: FleetSite):
     """The first one and the next one, without a lost call; status says what runs, and what ran before."""
     release(central, tmp_path, "1.0.0")

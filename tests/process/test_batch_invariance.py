@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from convert.cli import app
 from convert.evaluate.batch_invariance import BATCHES, BatchInvariance, difference, measure_batch_invariance, sentence
-from convert.evaluate.bundle_folder import open_bundle
 from convert.evaluate.predictions import FoundEntity, ServedPrediction
+from convert.evaluate.serving import open_bundle
 from convert.pipeline.recipe import BudgetSection
 from convert.quantize.candidate_selection import judge
 from tests.support.bundles import echo_bundle, tiny_onnx_bundle

@@ -48,6 +48,7 @@ async def test_callers_may_leave_at_every_await(tmp_path: Path, calls: Sequence[
     assert points >= 3 * len(calls)
 
 
+@pytest.mark.slow
 async def test_the_sweep_finds_what_is_left_over_and_lost(tmp_path: Path):
     """A call that leaves a task, a file or an open descriptor, or takes back what it acknowledged, is found at each."""
     kept: list[object] = []

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from convert.publish import central_keys
-from edge_agent.formats import receipts
+from edge_agent.formats import segment
 from edge_agent.formats.signed_document import public_key_hex
 from tests.support.examples import feedback, prediction, tombstone
 from tests.support.segments import CentralTeam, SealingSite
@@ -72,7 +72,7 @@ class Fleet:
         """Let the site delete what receipts name, collect again, and hold the result to what was sent."""
         site = SealingSite(place / "store")
         raw = (site.folder / "receipts.json").read_bytes()
-        body = receipts.verify(raw, [public_key_hex(self.keys.receipts)]).body
+        body = segment.verify_receipts(raw, [public_key_hex(self.keys.receipts)]).body
         for each in body.epochs[0].received:
             for number in range(each.first, each.last + 1):
                 site.remove(f"{site.epoch}-{number:010d}")

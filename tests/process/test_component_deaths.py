@@ -26,8 +26,8 @@ import structlog
 from edge_agent.capture.spool_worker import SpoolWorker
 from edge_agent.client import AdminClient, CallFailed, Client, ReviewClient
 from edge_agent.config import Config
-from edge_agent.core_log import CoreLog
 from edge_agent.daemon import Daemon
+from edge_agent.refusal_log import CoreLog
 from edge_agent.server.grpc_servers import FEEDBACK
 from edge_agent.store.bundle_archive import StoreLimits
 from edge_agent.store.store import Store

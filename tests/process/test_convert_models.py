@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from convert import probe, verify
 from convert.decoder.tokens import task_tokens
-from convert.export import gguf_export, llama_converter, onnx_export
+from convert.export import gguf_export, onnx_export
 from convert.pipeline import stage
 from convert.pipeline.recipe import Recipe
 from convert.pipeline.stage import StageJob
@@ -47,7 +47,7 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> ExportPair:
         torch.manual_seed(1)
         get_peft_model(checkpoint_loading.open_model(checkpoint, None, "causal"), lora).save_pretrained(adapter)
     out.mkdir()
-    gguf_export.export(gguf_export.GgufExport(checkpoint, adapter), llama_converter.find(), out, quiet)
+    gguf_export.export(gguf_export.GgufExport(checkpoint, adapter), gguf_export.find(), out, quiet)
     return ExportPair(checkpoint, adapter, out)
 
 
@@ -73,7 +73,7 @@ def test_exported_decoder_with_its_adapter_is_the_model(decoder: ExportPair) -> 
 def test_merged_export_is_the_model_too(decoder: ExportPair, tmp_path: Path) -> None:
     """An adapter put into the weights gives one file that computes the same."""
     how = gguf_export.GgufExport(decoder.checkpoint, decoder.adapter, merged=True)
-    gguf_export.export(how, llama_converter.find(), tmp_path, quiet)
+    gguf_export.export(how, gguf_export.find(), tmp_path, quiet)
     assert not (tmp_path / gguf_export.ADAPTER).exists()
     assert (
         verify.check_gguf(ExportPair(decoder.checkpoint, decoder.adapter, tmp_path), TASK, TEXTS)["kl_max"]
@@ -85,20 +85,20 @@ def test_tokenizer_of_our_own_is_refused_by_name(tmp_path: Path) -> None:
     """llama.cpp knows a pre-tokenizer by what it does to a test string; one trained anew does something else."""
     checkpoint = tiny_decoder.checkpoint(tmp_path / "m")
     with pytest.raises(InvalidRequest, match="this tokenizer's pre-tokenizer"):
-        gguf_export.to_gguf(llama_converter.find(), checkpoint, tmp_path / "base.gguf")
+        gguf_export.to_gguf(gguf_export.find(), checkpoint, tmp_path / "base.gguf")
 
 
 def test_missing_tokenizer_file_is_refused_by_name(tmp_path: Path) -> None:
     """Phi-3 needs its tokenizer.model."""
     with pytest.raises(InvalidRequest, match=r"misses a file of this model's tokenizer.*tokenizer\.model"):
-        gguf_export.to_gguf(llama_converter.find(), tiny_models.decoder(tmp_path / "m", "phi3"), tmp_path / "base.gguf")
+        gguf_export.to_gguf(gguf_export.find(), tiny_models.decoder(tmp_path / "m", "phi3"), tmp_path / "base.gguf")
 
 
 @pytest.mark.release
 def test_bert_classifier_keeps_its_pooler_as_gguf(tmp_path: Path) -> None:
     """The converter drops BERT's pooler, which changes every answer; renamed, it is computed."""
     checkpoint = tiny_models.encoder(tmp_path / "m", "bert")
-    gguf_export.to_gguf(llama_converter.find(), checkpoint, tmp_path / "base.gguf")
+    gguf_export.to_gguf(gguf_export.find(), checkpoint, tmp_path / "base.gguf")
     tokenizer = checkpoint_loading.open_tokenizer(checkpoint)
     prompts = [reference.encode(tokenizer, text) for text in TEXTS]
     asked = {"model": str(tmp_path / "base.gguf"), "prompts": prompts, "pooling": "rank"}
@@ -191,7 +191,7 @@ def test_full_disk_is_said_and_leaves_no_file(decoder: ExportPair, tmp_path: Pat
     with mounts.tmpfs(tmp_path / "disk", "size=4m") as disk:
         (disk / "out").mkdir()
         with pytest.raises(OSError, match="No space left on device") as caught:
-            gguf_export.to_gguf(llama_converter.find(), decoder.checkpoint, disk / "out" / "base.gguf")
+            gguf_export.to_gguf(gguf_export.find(), decoder.checkpoint, disk / "out" / "base.gguf")
         assert str(disk) in str(caught.value.filename)
         (disk / "out" / "base.gguf").unlink(missing_ok=True)
         with pytest.raises(OSError, match="No space left on device"):

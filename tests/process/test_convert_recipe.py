@@ -87,6 +87,7 @@ def test_auto_tries_what_the_recipe_does_not_name(tmp_path: Path) -> None:
     assert (tmp_path / "work" / "quantize" / "chosen").read_text().strip() in made
 
 
+@pytest.mark.slow
 def test_wrong_labels_stop_the_run_before_anything_is_exported(tmp_path: Path) -> None:
     """The model's outputs are in another order than the task's labels: nothing is left but the source."""
     recipe = written(tmp_path, "bert", "onnx", "fp32")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from convert.calibrate.missed_values import CUTOFFS
+from convert.calibrate.redaction_cutoff import CUTOFFS
 from convert.evaluate import predict
 from convert.pipeline.execution import STAGES
 from edge_agent.capture.redact import RULES_VERSION

@@ -83,6 +83,7 @@ cli.main()
 """Does what DuckDB does when it finds a signal between two steps of a query."""
 
 
+@pytest.mark.slow
 def test_a_signal_that_a_library_turns_into_its_own_error_stops_as_any_other():
     """SIGTERM that a query answers with an error of its own: the command ends with 130 and a sentence, no traceback."""
     command = [sys.executable, "-c", QUERYING, "query"]

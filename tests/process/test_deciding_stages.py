@@ -14,9 +14,8 @@ from convert import calibrate, evaluate, export, training, verify
 from convert.calibrate.threshold import Risk
 from convert.data.data_row import DataRow
 from convert.data.row_lines import read_rows
-from convert.evaluate.bundle_folder import open_bundle
-from convert.evaluate.question_views import views
-from convert.evaluate.serving import serve_bundles
+from convert.evaluate.predictions import views
+from convert.evaluate.serving import open_bundle, serve_bundles
 from convert.package import assemble_stage
 from convert.pipeline import recipe as recipes
 from convert.pipeline.stage import StageJob

@@ -149,6 +149,7 @@ async def test_an_input_that_kills_every_child_ends_with_an_error() -> None:
         assert "cpu" == (await answer(pool, "a refund")).computed.device
 
 
+@pytest.mark.slow
 async def test_a_kill_from_outside_blames_no_device() -> None:
     """An operator's kill, however often, leaves the device in use."""
     async with pool_of() as pool:
@@ -159,6 +160,7 @@ async def test_a_kill_from_outside_blames_no_device() -> None:
         assert ComputeInfo("vulkan:0", ()) == (await answer(pool, "a refund")).computed
 
 
+@pytest.mark.slow
 async def test_an_idle_engine_goes_back_to_a_lost_device() -> None:
     """After the time that is set, when nothing runs; answers say so again."""
     async with pool_of(device_failures_max=1, device_retry_seconds=1.0, heartbeat_seconds_max=0.8) as pool:

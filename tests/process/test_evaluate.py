@@ -16,10 +16,9 @@ from convert.calibrate.division import divided
 from convert.calibrate.threshold import Risk
 from convert.data.row_files import DataRow, TextSpan
 from convert.evaluate import compare, evaluate, predict
-from convert.evaluate.bundle_folder import open_bundle
 from convert.evaluate.predictions import ServedPrediction
 from convert.evaluate.scoring import is_right
-from convert.evaluate.serving import serve_bundles
+from convert.evaluate.serving import open_bundle, serve_bundles
 from edge_agent.errors import BundleUnreadable, FileMissing, HashMismatch, InvalidRequest, ModelLoadFailed
 from edge_agent.formats.calibration import AlwaysEscalate, Threshold
 from tests.support.bundles import INTENTS, echo_bundle, smollm2_bundle, tiny_onnx_bundle
@@ -66,6 +65,7 @@ def test_log_probabilities_do_not_depend_on_the_temperature(tmp_path):
         assert left.confidence > right.confidence
 
 
+@pytest.mark.slow
 def test_many_at_once_answer_as_one_by_one(tmp_path):
     """Order and scores are the same, however many texts the engine has at a time."""
     folder, texts = tiny_onnx_bundle(tmp_path / "a"), [f"text {'more ' * (i % 7)}{i}" for i in range(40)]
@@ -172,6 +172,7 @@ def test_a_model_that_errs_when_sure_is_not_helped_by_labels(tmp_path):
     assert "More labels alone will not help" in report["verdict"]
 
 
+@pytest.mark.slow
 def test_records_are_calibrated_on_being_right_as_a_whole(tmp_path):
     """An extractor gets a threshold on whole records; random weights that never get one right get none."""
     rows = [DataRow(f"refund {i}", spans=(TextSpan(0, 6, "product"),)) for i in range(150)]

@@ -156,7 +156,7 @@ def test_flipped_bits_of_a_sealed_segment_are_found_and_mended(field, part):
     assert not path.exists()
 
 
-@pytest.mark.parametrize("years", [-1, 10])
+@pytest.mark.parametrize("years", [-1, pytest.param(10, marks=pytest.mark.slow)])
 def test_a_jump_of_the_clock_loses_nothing(field, years):
     """A year back or ten forward: windows, sealing and receipts go on; only the times in the records are wrong."""
     folder = field.fresh()

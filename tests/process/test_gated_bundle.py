@@ -9,7 +9,7 @@ import pytest
 
 from convert import calibrate, evaluate
 from convert.evaluate import predict
-from convert.evaluate.bundle_folder import open_bundle
+from convert.evaluate.serving import open_bundle
 from convert.package import assemble_stage
 from convert.pipeline import task_file as tasks
 from convert.pipeline.recipe import BudgetSection
@@ -17,7 +17,7 @@ from convert.pipeline.stage import Report, StageJob
 from convert.quantize import candidate_bundle, detector, onnx_quantizer
 from convert.quantize.candidate_selection import Candidate, choose, judge
 from edge_agent.formats import golden_cases
-from edge_agent.formats.ood_gate import OodGate
+from edge_agent.formats.calibration import OodGate
 from tests.support.stages import TEXTS, after, stage_job
 
 STRANGE = ["7 8 9 0 1 2", "q", "xx yy zz", "zq qz 99 qq zz", "!!!! ????", "k" * 40]

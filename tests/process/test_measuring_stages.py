@@ -50,6 +50,7 @@ def test_calibrating_twice_gives_the_same(tmp_path):
     assert left[0] == left[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["embed"])
 def test_a_task_without_confidence_is_not_calibrated(tmp_path, kind):
     """A vector is neither sure nor unsure: the section says always_escalate, the report why."""

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from convert.calibrate.threshold import Risk
 from convert.cli import app
 from convert.data.row_files import read_for_task
-from convert.evaluate.bundle_folder import BundleFolder, open_bundle
+from convert.evaluate.serving import BundleFolder, open_bundle
 from convert.package.question_calibration import QuestionCalibration, calibrated_bundle, read_questions
 from convert.pipeline.recipe import PrivacySection
 from edge_agent.errors import EdgeAgentError, FileMissing, InvalidRequest

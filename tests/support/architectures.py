@@ -19,7 +19,7 @@ import yaml
 
 from convert import verify
 from convert.evaluate import predict
-from convert.export import gguf_export, llama_converter, onnx_export
+from convert.export import gguf_export, onnx_export
 from convert.package import bundle_assembly
 from convert.training import checkpoint_loading
 from convert.verify import ExportPair, reference
@@ -97,9 +97,7 @@ def _export(case: Case, folder: Path) -> str:
     checkpoint, out = make(folder / "checkpoint", case.name, *kinds), folder / "out"
     out.mkdir()
     if case.runtime == "llama":
-        gguf_export.export(
-            gguf_export.GgufExport(checkpoint), llama_converter.find(), out, lambda _what, _done, _all: None
-        )
+        gguf_export.export(gguf_export.GgufExport(checkpoint), gguf_export.find(), out, lambda _what, _done, _all: None)
     else:
         onnx_export.export(checkpoint, None, checkpoint_loading.head_of("onnx", case.kind), out)
     return "works"

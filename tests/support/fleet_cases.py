@@ -18,9 +18,8 @@ from typing import Any
 
 from tuf.api.metadata import Metadata, Root
 
-from convert.publish import initial_keys, key_rotation, keyring, layout, media_writer
-from convert.publish.initial_keys import RoleQuorum
-from convert.publish.key_rotation import KeyRotation
+from convert.publish import key_rotation, keyring, layout, media_writer
+from convert.publish.key_rotation import KeyRotation, RoleQuorum
 from convert.publish.keyring import Keyring, PublicKeyFile
 from convert.publish.publisher import Publisher
 from convert.publish.repository_reader import RepositoryState
@@ -35,7 +34,7 @@ Clock = Callable[[], float]
 def _made_keys(whose: str) -> Path:
     """Return a folder of keys that all central teams of that name in this process start from; made an hour ago."""
     folder = Path(tempfile.mkdtemp(prefix="fleet-keys-")) / "keys"
-    initial_keys.create(folder, time.time() - 3600, root=RoleQuorum(2, 2), targets=RoleQuorum(1, 1))
+    key_rotation.create(folder, time.time() - 3600, root=RoleQuorum(2, 2), targets=RoleQuorum(1, 1))
     return folder
 
 

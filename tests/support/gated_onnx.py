@@ -17,7 +17,7 @@ import onnxruntime
 import tokenizers
 from onnx import TensorProto, helper, numpy_helper
 
-from edge_agent.formats.ood_gate import OUTPUT_NAME, ROWS_MAX, OodGate
+from edge_agent.formats.calibration import OUTPUT_NAME, ROWS_MAX, OodGate
 from tests.support import bert_onnx, bundles
 
 CALIBRATED = {

@@ -24,11 +24,11 @@ from edge_agent.capture.outbox import load_site_key
 from edge_agent.config import Config
 from edge_agent.engine.runtimes.llama import gguf_header
 from edge_agent.errors import EdgeAgentError
-from edge_agent.errors.printable import OBEYED
-from edge_agent.formats import golden_cases, manifest, plan, receipts, segment
-from edge_agent.formats.download_requests import DownloadRequest, DownloadRequests, encode
+from edge_agent.errors.base import OBEYED
+from edge_agent.formats import golden_cases, manifest, plan, segment
+from edge_agent.formats.repository_metadata import DownloadRequest, DownloadRequests, encode
 from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
-from edge_agent.server.uplink_status import uplink_message
+from edge_agent.server.uplink_client import uplink_message
 from edge_agent.store import bundle_archive
 from edge_agent.update.ingest import BundleIngest
 from tests.support.bundles import RECORD_SCHEMA
@@ -101,7 +101,7 @@ def formats(folder: Path) -> Iterator[Format]:
     yield Format("manifest.json", documents(*manifests()), manifest.parse, 8)
     yield Format("golden file", _lines(), golden_cases.parse)
     yield Format("plan.json", documents(a_plan()), plan.parse, 8)
-    yield _signed("receipts.json", some_receipts(), lambda raw: receipts.verify(raw, KEYS))
+    yield _signed("receipts.json", some_receipts(), lambda raw: segment.verify_receipts(raw, KEYS))
     stem = segment.name_of(EPOCH, 1)
     yield _signed(f"{stem}.json", segment_manifest(), lambda raw: segment.verify(raw, stem, KEYS))
     for make in (_uplink_json, _wants_json, _agent_yaml, _site_yaml, _site_key, _gguf, _tar, _bundle_folder):
@@ -160,11 +160,11 @@ def a_plan() -> Any:
     }
 
 
-def some_receipts() -> receipts.Receipts:
-    span = receipts.ReceiptRange(first=1, last=3, manifest_sha256=DIGEST)
-    refused = receipts.RefusedSegment(sequence=4, manifest_sha256=DIGEST, why="damaged")
-    epoch = receipts.EpochReceipts(epoch=EPOCH, received=(span,), refused=(refused,))
-    return receipts.Receipts(site="site-1", at=format_timestamp(NOW), epochs=(epoch,))
+def some_receipts() -> segment.Receipts:
+    span = segment.ReceiptRange(first=1, last=3, manifest_sha256=DIGEST)
+    refused = segment.RefusedSegment(sequence=4, manifest_sha256=DIGEST, why="damaged")
+    epoch = segment.EpochReceipts(epoch=EPOCH, received=(span,), refused=(refused,))
+    return segment.Receipts(site="site-1", at=format_timestamp(NOW), epochs=(epoch,))
 
 
 def _signed(name: str, body: Any, read: Callable[[bytes], object]) -> Format:

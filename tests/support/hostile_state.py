@@ -19,7 +19,7 @@ from tuf.api.metadata import Metadata, MetaFile
 
 from convert.publish import layout
 from convert.publish.layout import PLAN, ROOT, SNAPSHOT, TARGETS, TIMESTAMP
-from edge_agent.capture.review_queue import QUEUE_START, ReviewFilter, parse_review_item
+from edge_agent.capture.capture_values import QUEUE_START, ReviewFilter, parse_review_item
 from edge_agent.capture.spool import Spool
 from edge_agent.formats.plan import FILE_NAME
 from edge_agent.server import feedback

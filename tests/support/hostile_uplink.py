@@ -15,9 +15,9 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from convert.collect.collect_report import CollectReport
+from convert.collect.collection import CollectReport
 from edge_agent.errors import EdgeAgentError
-from edge_agent.formats import receipts, segment
+from edge_agent.formats import segment
 from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
 from tests.support.examples import CENTRAL_KEY, NOW, feedback, prediction
 from tests.support.segments import CentralTeam, Record, SealingSite
@@ -82,8 +82,8 @@ class World:
     def _believe(self) -> None:
         """Delete what genuine receipts name by a manifest that is ours; seal anew what they call damaged."""
         try:
-            raw = (self.bucket.parent / receipts.FILE_NAME).read_bytes()
-            body = receipts.verify(raw, [public_key_hex(CENTRAL_KEY)]).body
+            raw = (self.bucket.parent / segment.RECEIPTS_FILE_NAME).read_bytes()
+            body = segment.verify_receipts(raw, [public_key_hex(CENTRAL_KEY)]).body
         except (OSError, EdgeAgentError):
             return
         mine = {self._sha(name): name for name in self.sent if (self.outbox / f"{name}.json").is_file()}
@@ -149,12 +149,12 @@ class World:
         """Say in the central team's name that everything has arrived."""
         last = segment.name_of(self.site.epoch, self.site.sequence)
         received = [{"first": 1, "last": self.site.sequence, "manifest_sha256": self._sha(last)}]
-        body = receipts.Receipts.model_validate(
+        body = segment.Receipts.model_validate(
             {
                 "site": "site-1",
                 "at": format_timestamp(NOW),
                 "epochs": [{"epoch": self.site.epoch, "received": received}],
             }
         )
-        (self.bucket.parent / receipts.FILE_NAME).write_bytes(sign(body, FORGER))
+        (self.bucket.parent / segment.RECEIPTS_FILE_NAME).write_bytes(sign(body, FORGER))
         self._believe()

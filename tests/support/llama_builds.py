@@ -250,12 +250,12 @@ def make(builds: Sequence[Build]) -> None:
 @contextmanager
 def _source() -> Iterator[Path]:
     """Yield llama.cpp's source, of the pinned archive."""
-    from convert.export import llama_converter  # noqa: PLC0415 - may load llama_cpp, and then it is too late to choose
+    from convert.export import gguf_export  # noqa: PLC0415 - may load llama_cpp, and then it is too late to choose
 
-    inside = f"llama_cpp_python-{llama_converter.VERSION}/vendor/llama.cpp/"
+    inside = f"llama_cpp_python-{gguf_export.VERSION}/vendor/llama.cpp/"
     with tempfile.TemporaryDirectory(dir=CACHE, prefix=".source-") as name:
         folder = Path(name)
-        with tarfile.open(llama_converter.download(folder)) as tar:
+        with tarfile.open(gguf_export.download(folder)) as tar:
             tar.extractall(folder, [each for each in tar if each.name.startswith(inside)], filter="data")
         yield folder / inside
 

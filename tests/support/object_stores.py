@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from tests.support.azure_container import create_container
 from tests.support.eventually import eventually_sync
@@ -50,6 +49,8 @@ def azurite() -> str | None:
 @contextmanager
 def s3() -> Iterator[Served]:
     """Serve S3."""
+    from moto.server import ThreadedMotoServer  # noqa: PLC0415 - half a second; each worker imports this file
+
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     try:

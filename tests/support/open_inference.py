@@ -16,7 +16,7 @@ import grpc
 from google.protobuf import message_factory
 
 from edge_agent.server.open_inference import oip_requests
-from edge_agent.server.open_inference.oip_wire import SERVICE, pb
+from edge_agent.server.open_inference.oip_tensors import SERVICE, pb
 
 CALL_SECONDS_MAX = 60.0
 Calls = Callable[..., Any]

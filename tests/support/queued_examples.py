@@ -13,7 +13,7 @@ import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from edge_agent.capture.review_queue import ReviewCursor, ReviewFilter
+from edge_agent.capture.capture_values import ReviewCursor, ReviewFilter
 from edge_agent.capture.spool_worker import SpoolWorker
 from tests.support.site_cases import ASite, answered
 

@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 import edge_agent.v1
-from edge_agent.server.open_inference import oip_wire
+from edge_agent.server.open_inference import oip_tensors
 
 
 def _files() -> Iterator[object]:
@@ -25,7 +25,7 @@ def _files() -> Iterator[object]:
 
 METHODS: tuple[MethodDescriptor, ...] = (
     *(method for file in _files() for service in file.services_by_name.values() for method in service.methods),
-    *oip_wire.SERVICE.methods,
+    *oip_tensors.SERVICE.methods,
 )
 
 

@@ -16,11 +16,10 @@ import duckdb
 import pyrage
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from convert.collect.collect_report import CollectReport
-from convert.collect.collection import CollectRequest, collect
+from convert.collect.collection import CollectReport, CollectRequest, collect
 from convert.collect.sources import SegmentSource, open_source
 from convert.publish.central_keys import CentralKeys
-from edge_agent.formats import example_records, receipts, segment, status_object
+from edge_agent.formats import example_records, segment, status_object
 from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
 from tests.support.examples import CENTRAL_KEY, EPOCH, IDENTITY, NOW, RECIPIENT, SITE_KEY, segment_manifest
 
@@ -86,10 +85,10 @@ class SealingSite:
         body = status_object.SiteStatus.model_validate({**plain, **changes})
         (self.folder / "status.json").write_bytes(sign(body, self.key))
 
-    def receipts(self) -> receipts.Receipts:
+    def receipts(self) -> segment.Receipts:
         """Read what the central team laid down for the site, checked as the site would."""
-        raw = (self.folder / receipts.FILE_NAME).read_bytes()
-        return receipts.verify(raw, [public_key_hex(CENTRAL_KEY)]).body
+        raw = (self.folder / segment.RECEIPTS_FILE_NAME).read_bytes()
+        return segment.verify_receipts(raw, [public_key_hex(CENTRAL_KEY)]).body
 
     def received(self) -> list[tuple[int, int]]:
         """Return the ranges that the site may delete."""

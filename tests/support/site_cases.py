@@ -12,12 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edge_agent.capture.captured_answer import CapturedAnswer, HumanFeedback
+from edge_agent.capture.capture_values import CapturedAnswer, HumanFeedback, SpoolWorkerDependencies
 from edge_agent.capture.site_redactor import build_redactor
-from edge_agent.capture.spool_dependencies import SpoolWorkerDependencies
 from edge_agent.capture.spool_worker import SpoolWorker
 from edge_agent.config import Config
-from edge_agent.formats import receipts, segment
+from edge_agent.formats import segment
 from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.redaction_section import MissedBound
 from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
@@ -164,8 +163,8 @@ class ASite:
 
     def write_receipts(self, key: Any = CENTRAL_KEY, **changes: Any) -> None:
         """Write receipts, signed by a key."""
-        said = receipts.Receipts.model_validate({"site": "site-1", "at": format_timestamp(NOW), **changes})
-        (self.config.receipts / receipts.FILE_NAME).write_bytes(sign(said, key))
+        said = segment.Receipts.model_validate({"site": "site-1", "at": format_timestamp(NOW), **changes})
+        (self.config.receipts / segment.RECEIPTS_FILE_NAME).write_bytes(sign(said, key))
 
 
 def read_outbox(outbox: Path, epoch: str) -> dict[int, list[Any]]:

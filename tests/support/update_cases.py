@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.errors import EdgeAgentError
-from edge_agent.formats import download_requests
+from edge_agent.formats import repository_metadata
 from edge_agent.formats.signed_document import format_timestamp
-from edge_agent.uplink.bucket_store import open_examples_store, open_updates_store
 from edge_agent.uplink.incoming_dir import IncomingDir
+from edge_agent.uplink.store_backends import open_examples_store, open_updates_store
 from edge_agent.uplink.transfer_loop import TransferLoop, TransferTargets
 from edge_agent.uplink.update_download import UpdateDownloader
 from tests.support.answering_server import AnsweringServer
@@ -135,7 +135,7 @@ class UpdateCase(UplinkCase):
     @property
     def wants_path(self) -> Path:
         """Where the daemon says what it wants."""
-        return self.outbox / download_requests.FILE_NAME
+        return self.outbox / repository_metadata.FILE_NAME
 
     def want(self, *blobs: bytes, **said: Any) -> None:
         """Ask for blobs, as the daemon does."""
@@ -143,9 +143,11 @@ class UpdateCase(UplinkCase):
 
     def want_sizes(self, blobs: Iterable[tuple[str, int]], **said: Any) -> None:
         """Ask for blobs by name and size."""
-        asked = tuple(download_requests.DownloadRequest(sha256=name, size_bytes=size) for name, size in blobs)
+        asked = tuple(repository_metadata.DownloadRequest(sha256=name, size_bytes=size) for name, size in blobs)
         self.wants_path.write_bytes(
-            download_requests.encode(download_requests.DownloadRequests(at=format_timestamp(NOW), blobs=asked, **said))
+            repository_metadata.encode(
+                repository_metadata.DownloadRequests(at=format_timestamp(NOW), blobs=asked, **said)
+            )
         )
 
     def arrived(self) -> dict[str, bytes]:

@@ -20,14 +20,12 @@ from edge_agent.errors import EdgeAgentError
 from edge_agent.formats.golden_cases import GoldenAnswer
 from edge_agent.formats.plan import BundleOffer, FleetPlan, MachineCapabilities, RolloutPlan, TaskPlan
 from edge_agent.formats.signed_document import format_timestamp
-from edge_agent.store.state_database import InstalledBundle
-from edge_agent.store.update_records import UpdateProgress
+from edge_agent.store.state_database import InstalledBundle, UpdateProgress
 from edge_agent.update.ingest import MissingFiles
 from edge_agent.update.probation import BundleActivity
 from edge_agent.update.selftest import BundleUnderTest
-from edge_agent.update.update_blockers import DownloadBlocker
+from edge_agent.update.update_blockers import CopyProgress, DownloadBlocker, VerifiedRepository
 from edge_agent.update.updater import Updater, UpdaterDependencies
-from edge_agent.update.verified import CopyProgress, VerifiedRepository
 from tests.support.activation_cases import Site
 from tests.support.bundles import digest_of
 from tests.support.examples import NOW

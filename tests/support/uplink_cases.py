@@ -17,13 +17,13 @@ from typing import Any
 import obstore
 
 from edge_agent.config import UplinkConfig
-from edge_agent.formats import receipts, segment, status_object, uplink_state
+from edge_agent.formats import segment, status_object, uplink_state
 from edge_agent.formats.signed_document import format_timestamp, sign
-from edge_agent.uplink.bucket_store import open_examples_store
 from edge_agent.uplink.exchange_dirs import ExchangeDirs
+from edge_agent.uplink.store_backends import open_examples_store
 from edge_agent.uplink.transfer_loop import TransferLoop, TransferTargets
 from edge_agent.uplink.transfer_state import Clocks
-from edge_agent.uplink.upload_log import UploadLog
+from edge_agent.uplink.upload import UploadLog
 from tests.support.examples import CENTRAL_KEY, EPOCH, NOW, RECIPIENT, SITE_KEY, segment_manifest
 
 SITE = "site-1"
@@ -165,4 +165,4 @@ class UplinkCase:
 
 def signed_receipts(site: str = SITE, at: float = NOW) -> bytes:
     """Return receipts of the central team."""
-    return sign(receipts.Receipts.model_validate({"site": site, "at": format_timestamp(at)}), CENTRAL_KEY)
+    return sign(segment.Receipts.model_validate({"site": site, "at": format_timestamp(at)}), CENTRAL_KEY)

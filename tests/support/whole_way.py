@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convert.collect.collect_report import CollectReport
+from convert.collect.collection import CollectReport
 from convert.collect.segment_chain import NOT_COME
 from convert.collect.sources import SegmentSource, open_source
 from tests.support.segments import CentralTeam

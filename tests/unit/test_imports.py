@@ -31,9 +31,7 @@ OTHER_CALLS = {
     "edge_agent.client.results",
     "edge_agent.client.inference_client",
     "edge_agent.client.review_client",
-    "edge_agent.client.site_privacy",
-    "edge_agent.client.redaction_results",
-    "edge_agent.client.field_report",
+    "edge_agent.client.operator_results",
 }
 """Of the client, what other commands call."""
 SELDOM = {"google.rpc", "grpc_status", "grpc_health.v1", "secrets", "hashlib"}

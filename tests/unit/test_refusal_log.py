@@ -1,17 +1,64 @@
-"""edge_agent/refusal_log.py: what is counted, what is logged, and how little a flood writes."""
+"""What happens over and over: told once, then counted.
+
+edge_agent/refusal_log.py: what is counted, what is logged, and how little a flood writes.
+
+edge_agent/refusal_log.py, in a process of its own: it changes standard error.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 
-from edge_agent.log_deduplication import KINDS_MAX, WINDOW_SECONDS
-from edge_agent.refusal_log import REASONS_MAX, RefusalLog, handshake_cause
+from edge_agent.refusal_log import KINDS_MAX, REASONS_MAX, WINDOW_SECONDS, LogDeduplicator, RefusalLog, handshake_cause
 from tests.support.simulated_time import advance, simulated
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.floats(0, 50)), max_size=200))
+def test_nothing_is_lost_and_little_is_told(events: list[tuple[str, float]]) -> None:
+    """What is told and what is counted add up to what happened; of one kind there are two lines a window at most."""
+    repeats, now = LogDeduplicator("others"), 0.0
+    told: Counter[str] = Counter()
+    lines: Counter[str] = Counter()
+    for kind, gap in events:
+        now += gap
+        counted = repeats.due(now)
+        told.update(dict(counted))
+        lines.update(kind for kind, _ in counted)
+        if repeats.first(kind, now):
+            told[kind] += 1
+            lines[kind] += 1
+    told.update(dict(repeats.rest()))
+    assert Counter(kind for kind, _ in events) == told
+    assert all(count <= 2 * (1 + now / WINDOW_SECONDS) for count in lines.values())
+
+
+def test_the_table_of_kinds_is_bounded() -> None:
+    """Those that find no place are counted together."""
+    repeats = LogDeduplicator("others")
+    first = [repeats.first(str(number), 0) for number in range(KINDS_MAX + 10)]
+    assert [True] * (KINDS_MAX + 1) + [False] * 9 == first
+    assert [("others", 9)] == repeats.rest()
+    assert [] == repeats.rest()
+
+
+def test_after_its_window_a_kind_is_told_again() -> None:
+    """Once it was counted out."""
+    repeats = LogDeduplicator("others")
+    assert [True, False] == [repeats.first("a", 0), repeats.first("a", 1)]
+    assert [] == repeats.due(WINDOW_SECONDS - 1)
+    assert [("a", 1)] == repeats.due(WINDOW_SECONDS)
+    assert repeats.first("a", WINDOW_SECONDS)
+
 
 Lines = list[dict[str, Any]]
 
@@ -132,3 +179,85 @@ def test_what_is_no_refusal_is_not_recorded(lines: Lines, reason: str) -> None:
 def test_the_cause_of_a_failed_handshake_is_one_of_few(error: bytes, cause: str) -> None:
     """As gRPC and Python write it: it is a label of a metric."""
     assert cause == handshake_cause(error)
+
+
+HANDSHAKE = (
+    "I1128 14:58:55.133199   32012 ssl_transport_security.cc:2563] Handshake failed with error SSL_ERROR_SSL: "
+    "error:1000007d:SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED: certificate has expired"
+)
+PROGRAM = """
+import asyncio, os, sys
+from edge_agent import refusal_log
+log = refusal_log.CoreLog()
+found = []
+log.on_failed_handshake = found.append
+{body}
+log.close()
+os.write(2, b"after\\n")
+print(found)
+"""
+
+
+def run(body: str) -> tuple[str, str]:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(body=body)], capture_output=True, text=True, check=True, timeout=60
+    )
+    return done.stdout.strip(), done.stderr
+
+
+def test_failed_handshakes_are_taken_out_of_standard_error() -> None:
+    """What Python and other C code write passes; gRPC's own lines do not."""
+    body = f"""
+os.write(2, b"a traceback\\n")
+os.write(2, {HANDSHAKE.encode()!r} + b"\\n")
+os.write(2, b"E1128 14:58:55.133199   32012 chttp2.cc:1] anything\\n")
+print("of Python", file=sys.stderr)
+log.read()
+os.write(2, b"no end of line")
+"""
+    assert ("['expired client certificate']", "of Python\na traceback\nno end of lineafter\n") == run(body)
+
+
+def test_a_flood_blocks_nobody_and_is_read_in_part() -> None:
+    """A writer that finds the pipe full loses its line: it does not wait for the event loop."""
+    body = f"""
+lost = 0
+for _ in range(20_000):
+    try:
+        os.write(2, {HANDSHAKE.encode()!r} + b"\\n")
+    except BlockingIOError:
+        lost += 1
+log.read()
+found[:] = [len(found) + lost, lost > 0]
+"""
+    assert ("[20000, True]", "after\n") == run(body)
+
+
+def test_a_long_line_is_passed_on_in_parts() -> None:
+    """Memory for a line is bounded, and nothing of it is lost."""
+    body = """
+for _ in range(4):
+    os.write(2, b"x" * 10_000)
+    log.read()
+"""
+    assert ("[]", "x" * 40_000 + "after\n") == run(body)
+
+
+def test_a_cancelled_reader_leaves_what_comes_later_to_close() -> None:
+    """The component can end, and be started again."""
+    body = f"""
+async def play():
+    for number in range(2):
+        running = asyncio.create_task(log.run())
+        await asyncio.sleep(0)
+        os.write(2, {HANDSHAKE.encode()!r} + b"\\n")
+        while len(found) <= number:
+            await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    os.write(2, {HANDSHAKE.encode()!r} + b"\\n")
+asyncio.run(play())
+"""
+    body += "log.read()"
+    found, _ = run(body)
+    assert 3 == found.count("expired")

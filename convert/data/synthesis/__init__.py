@@ -19,8 +19,7 @@ from typing import Any
 
 from convert.data import row_files
 from convert.data.row_files import DataRow
-from convert.data.synthesis.generation import GenerationRequest, RejectedRow, messages, rows_of
-from convert.data.synthesis.similarity import SimilarityIndex
+from convert.data.synthesis.generation import GenerationRequest, RejectedRow, SimilarityIndex, messages, rows_of
 from convert.pipeline import task_file as tasks
 from convert.pipeline.recipe import Recipe
 from convert.pipeline.stage import Progress

@@ -1,10 +1,16 @@
-"""The prompt for a large model, and the parser of its answer. A malformed row is rejected, never repaired. Pure."""
+"""The prompt for a large model, and the parser of its answer, which rejects texts that resemble existing ones.
+
+Two texts resemble each other if enough of their three-letter pieces are in both (Jaccard index). Case, punctuation and
+spaces do not count.
+"""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -13,6 +19,46 @@ from pydantic import BaseModel, StringConstraints, ValidationError
 from convert.data.row_files import DataRow, known_labels
 from convert.pipeline.recipe import DataFormat
 from edge_agent.formats.manifest import TaskSpec
+
+SHARE_MAX = 0.7
+
+
+class SimilarityIndex:
+    """The existing texts."""
+
+    def __init__(self, texts: Iterable[str], share_max: float = SHARE_MAX) -> None:
+        """Start with these texts."""
+        self._share_max = share_max
+        self._there: list[frozenset[str]] = []
+        self._with: dict[str, list[int]] = defaultdict(list)
+        for text in texts:
+            self._keep(runs(text))
+
+    def add(self, text: str) -> bool:
+        """Add a text that resembles no other; return whether it was added."""
+        new = runs(text)
+        shared: dict[int, int] = defaultdict(int)
+        for run in new:
+            for index in self._with[run]:
+                shared[index] += 1
+        for index, both in shared.items():
+            if both / (len(new) + len(self._there[index]) - both) >= self._share_max:
+                return False
+        self._keep(new)
+        return True
+
+    def _keep(self, new: frozenset[str]) -> None:
+        for run in new:
+            self._with[run].append(len(self._there))
+        self._there.append(new)
+
+
+def runs(text: str) -> frozenset[str]:
+    """Return the runs of three letters of a text, its words with a space around each."""
+    words = re.findall(r"\w+", text.casefold()) or [text]
+    plain = f" {' '.join(words)} "
+    return frozenset(plain[at : at + 3] for at in range(max(1, len(plain) - 2)))
+
 
 TEXT_CHARACTERS_MAX = 2000
 _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=TEXT_CHARACTERS_MAX)]

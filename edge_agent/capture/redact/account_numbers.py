@@ -1,4 +1,4 @@
-"""Numbers of payment cards and bank accounts.
+"""Numbers of payment cards and bank accounts, and the check digits of numbers that name people and accounts. Pure.
 
 They are found between other numbers, over line ends and with any usual separator, spaced out digit by digit, and with
 letters that look like digits, as check digits tell them apart. Behind a word such as "card" or "IBAN" the length is
@@ -8,10 +8,133 @@ enough, so that a mistyped number is found, too.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
-from edge_agent.capture.redact.check_digits import IBAN_CHARACTERS, card, iban
 from edge_agent.capture.redact.rule_types import Span, bare
+
+# https://www.swift.com/standards/data-standards/iban: letters and digits in an IBAN, by country.
+IBAN_CHARACTERS = {
+    **{"AD": 24, "AE": 23, "AL": 28, "AT": 20, "AZ": 28, "BA": 20, "BE": 16, "BG": 22, "BH": 22, "BR": 29, "BY": 28},
+    **{"CH": 21, "CR": 22, "CY": 28, "CZ": 24, "DE": 22, "DK": 18, "DO": 28, "EE": 20, "EG": 29, "ES": 24, "FI": 18},
+    **{"FO": 18, "FR": 27, "GB": 22, "GE": 22, "GI": 23, "GL": 18, "GR": 27, "GT": 28, "HR": 21, "HU": 28, "IE": 22},
+    **{"IL": 23, "IQ": 23, "IS": 26, "IT": 27, "JO": 30, "KW": 30, "KZ": 20, "LB": 28, "LC": 32, "LI": 21, "LT": 20},
+    **{"LU": 20, "LV": 21, "MC": 27, "MD": 24, "ME": 22, "MK": 19, "MR": 27, "MT": 31, "MU": 30, "NL": 18, "NO": 15},
+    **{"PK": 24, "PL": 28, "PS": 29, "PT": 25, "QA": 29, "RO": 24, "RS": 22, "SA": 24, "SC": 31, "SE": 24, "SI": 19},
+    **{"SK": 24, "SM": 27, "ST": 25, "SV": 28, "TL": 23, "TN": 24, "TR": 26, "UA": 29, "VA": 22, "VG": 24, "XK": 20},
+}
+_MAESTRO = (5018, 5020, 5038, 5893, 6304, 6759, 6761, 6762, 6763)
+# The first four digits of a card's number, from and to, and how long such numbers are.
+_ISSUERS = (
+    *((prefix, prefix, range(12, 20)) for prefix in _MAESTRO),
+    (1800, 1800, (15,)),
+    (2131, 2131, (15,)),
+    (2221, 2720, (16,)),
+    (3000, 3099, range(14, 20)),
+    (3400, 3499, (15,)),
+    (3528, 3589, range(16, 20)),
+    (3600, 3699, range(14, 20)),
+    (3700, 3799, (15,)),
+    (3800, 3999, range(14, 20)),
+    (4000, 4999, (16, 19)),
+    (5000, 5099, range(16, 20)),
+    (5100, 5599, (16,)),
+    (5600, 6999, range(16, 20)),
+)
+_CF_ODD = dict(zip("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ", (
+    1, 0, 5, 7, 9, 13, 15, 17, 19, 21, 1, 0, 5, 7, 9, 13, 15, 17, 19, 21, 2, 4, 18, 20, 11, 3, 6, 8, 12, 14, 16, 10,
+    22, 25, 24, 23,
+), strict=True))  # fmt: skip
+_DNI_LETTERS = "TRWAGMYFPDXBNJZSQVHLCKE"
+
+
+def luhn(digits: str) -> bool:
+    """ISO/IEC 7812-1, annex B."""
+    doubled = (sum(divmod(2 * int(digit), 10)) for digit in digits[-2::-2])
+    return (sum(map(int, digits[-1::-2])) + sum(doubled)) % 10 == 0
+
+
+def card(digits: str) -> bool:
+    """Tell whether a payment card has that number: an issuer's range of that length, and Luhn.
+
+    Visa numbers of 13 digits are left out: none was issued for decades, and bar codes look like them.
+    """
+    first = int(digits[:4])
+    return any(low <= first <= high and len(digits) in lengths for low, high, lengths in _ISSUERS) and luhn(digits)
+
+
+def iban(number: str) -> bool:
+    """ISO 13616, with ISO 7064 mod 97-10; upper case."""
+    if IBAN_CHARACTERS.get(number[:2]) != len(number):
+        return False
+    return int("".join(str(int(char, 36)) for char in number[4:] + number[:4])) % 97 == 1
+
+
+def us_ssn(digits: str) -> bool:
+    """Social Security Number: it has no check digit, but areas, groups and serials that are never given."""
+    area, group, serial = digits[:3], digits[3:5], digits[5:]
+    return area not in ("000", "666") and area < "900" and group != "00" and serial != "0000"
+
+
+def uk_nhs(digits: str) -> bool:
+    """NHS number, modulo 11."""
+    rest = 11 - _weighted(digits, range(10, 1, -1)) % 11
+    return rest != 10 and rest % 11 == int(digits[9])
+
+
+def de_tax_id(digits: str) -> bool:
+    """Steuer-Identifikationsnummer: one of the first ten digits comes twice or thrice; ISO 7064 mod 11,10."""
+    counts = sorted(Counter(digits[:10]).values(), reverse=True)
+    one_repeats = counts[0] in (2, 3) and max(counts[1:]) == 1
+    return digits[0] != "0" and one_repeats and _mod_11_10(digits[:10]) == int(digits[10])
+
+
+def _mod_11_10(digits: str) -> int:
+    product = 10
+    for digit in digits:
+        product = ((int(digit) + product) % 10 or 10) * 2 % 11
+    return (11 - product) % 10
+
+
+def _weighted(digits: str, weights: Iterable[int]) -> int:
+    return sum(int(digit) * weight for digit, weight in zip(digits, weights, strict=False))
+
+
+def es_dni(number: str) -> bool:
+    """DNI or NIE: eight digits (or X, Y, Z and seven) and a letter, modulo 23; upper case."""
+    digits = number[:-1].replace("X", "0").replace("Y", "1").replace("Z", "2")
+    return _DNI_LETTERS[int(digits) % 23] == number[-1]
+
+
+def it_cf(code: str) -> bool:
+    """Codice fiscale; upper case."""
+    even = (int(char, 36) if char.isdigit() else int(char, 36) - 10 for char in code[1:15:2])
+    return chr(65 + (sum(map(_CF_ODD.__getitem__, code[0:15:2])) + sum(even)) % 26) == code[15]
+
+
+def fr_nir(number: str) -> bool:
+    """Numéro de sécurité sociale: 13 characters and a key, modulo 97."""
+    digits = number[:13].replace("2A", "19").replace("2B", "18")
+    return digits.isdigit() and 97 - int(digits) % 97 == int(number[13:])
+
+
+def pl_pesel(digits: str) -> bool:
+    """PESEL: a date of birth, a serial and a check digit."""
+    fits = 1 <= int(digits[2:4]) % 20 <= 12 and 1 <= int(digits[4:6]) <= 31
+    return fits and _weighted(digits, (1, 3, 7, 9, 1, 3, 7, 9, 1, 3, 1)) % 10 == 0
+
+
+def se_personnummer(digits: str) -> bool:
+    """Personnummer, ten digits: a date (day plus 60 for a samordningsnummer), a serial, Luhn."""
+    return 1 <= int(digits[2:4]) <= 12 and 1 <= int(digits[4:6]) % 60 <= 31 and luhn(digits)
+
+
+def br_cpf(digits: str) -> bool:
+    """Cadastro de Pessoas Físicas: two check digits, modulo 11."""
+    first, second = _weighted(digits, range(10, 1, -1)), _weighted(digits, range(11, 1, -1))
+    expected = f"{first * 10 % 11 % 10}{second * 10 % 11 % 10}"
+    return digits[9:] == expected and len(set(digits)) > 1
+
 
 _BLANKS = (
     "\n\r\t\v\f\u00a0\u00ad\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u200b\u200c\u200d"

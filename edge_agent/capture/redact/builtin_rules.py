@@ -12,12 +12,12 @@ import functools
 import re
 from collections.abc import Sequence
 
-from edge_agent.capture.redact.account_numbers import find_cards, find_ibans
-from edge_agent.capture.redact.announced_values import find_announced_numbers, find_plates, find_secrets
-from edge_agent.capture.redact.check_digits import (
+from edge_agent.capture.redact.account_numbers import (
     br_cpf,
     de_tax_id,
     es_dni,
+    find_cards,
+    find_ibans,
     fr_nir,
     it_cf,
     pl_pesel,
@@ -25,24 +25,28 @@ from edge_agent.capture.redact.check_digits import (
     uk_nhs,
     us_ssn,
 )
-from edge_agent.capture.redact.dates import find_birth_dates
-from edge_agent.capture.redact.national_numbers import (
-    find_announced_national_numbers,
-    find_machine_readable_lines,
-    find_written_national_numbers,
-)
-from edge_agent.capture.redact.network_addresses import (
+from edge_agent.capture.redact.addresses import (
     AT_SIGN,
     find_domains,
     find_emails,
     find_ip_addresses,
     find_mac_addresses,
+    find_postal_addresses,
     find_spoken_emails,
 )
-from edge_agent.capture.redact.personal_names import find_announced_names
-from edge_agent.capture.redact.postal_addresses import find_postal_addresses
+from edge_agent.capture.redact.announced_values import (
+    find_announced_names,
+    find_announced_numbers,
+    find_plates,
+    find_secrets,
+)
+from edge_agent.capture.redact.national_numbers import (
+    find_announced_national_numbers,
+    find_machine_readable_lines,
+    find_written_national_numbers,
+)
 from edge_agent.capture.redact.rule_types import RedactionRule, RuleGate, checked
-from edge_agent.capture.redact.telephone_numbers import find_phones, regional_phones
+from edge_agent.capture.redact.telephone_numbers import find_birth_dates, find_phones, regional_phones
 
 ANNOUNCED_NAME_RULE = "announced_name"
 _AT, _LINK = RuleGate(AT_SIGN, near=False), RuleGate(re.compile("://"), near=False)

@@ -1,8 +1,13 @@
-"""Replaces personal data by placeholders, and remembers in memory what they stand for.
+"""Replaces personal data by placeholders or made-up names, and remembers in memory what they stand for.
 
 The same value gets the same placeholder wherever it stands, in the input or in the answer: "[CARD_1]" twice is one
 card. A placeholder that the text holds already is not given again, so what comes back from a large model is restored
 unambiguously. Nothing of the map is ever written.
+
+Made-up names are for a large model that writes better about Maria than about [GIVEN_NAME_1]. Names and places alone get
+them: an answer that reformats a made-up number would bring a number back that looks real, so numbers, addresses of
+e-mail and all else keep their placeholders. A made-up name never stands in the text already, and none is given twice in
+one example.
 """
 
 from __future__ import annotations
@@ -12,14 +17,85 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from edge_agent.capture.redact import RULES_VERSION, surrogates
+from edge_agent.capture.redact import RULES_VERSION
 from edge_agent.capture.redact.builtin_rules import ANNOUNCED_NAME_RULE, GATES, built_in_rules
 from edge_agent.capture.redact.model_findings import MODEL_RULE, FoundValue, ModelFindings, context_of
 from edge_agent.capture.redact.rule_types import RedactionRule, Span
+
+_GIVEN = (
+    *("Maria", "Jonas", "Elena", "Lukas", "Sofia", "Martin", "Clara", "Felix", "Nina", "Oscar", "Julia", "Simon"),
+    *("Laura", "David", "Helena", "Victor", "Irene", "Emil", "Teresa", "Anton", "Vera", "Hugo", "Alma", "Leon"),
+)
+_SURNAMES = (
+    *("Fischer", "Moreau", "Rossi", "Lindberg", "Novak", "Jansen", "Costa", "Keller", "Dubois", "Hansen", "Marin"),
+    *("Weber", "Ferrari", "Nilsson", "Kowalski", "Bakker", "Silva", "Brandt", "Laurent", "Olsen", "Romano", "Berger"),
+)
+_CITIES = (
+    *("Marburg", "Annecy", "Lucca", "Uppsala", "Zwolle", "Aveiro", "Odense", "Girona", "Linz", "Exeter", "Tours"),
+    *("Bergamo", "Leiden", "Passau", "Vigo", "Malmö", "Braga", "Aarhus", "Graz", "Durham", "Nancy", "Siena"),
+)
+_STREETS = ("Mill Lane", "Park Road", "Station Street", "Garden Row", "Church Walk", "Bridge Street", "Orchard Way")
+_BY_WORD: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("GIVEN_NAME", "FIRST_NAME"), _GIVEN),
+    **dict.fromkeys(("SURNAME", "LAST_NAME"), _SURNAMES),
+    "CITY": _CITIES,
+    **dict.fromkeys(("STREET_NAME", "STREET"), _STREETS),
+}
+_FULL_NAMES = frozenset({"NAME", "PERSON"})
+
+Draw = Callable[[int], int]
+"""Returns a number from 0 to below another one, by chance."""
+
+
+def made_up(value: str, word: str, avoid: str, taken: Collection[str], draw: Draw) -> str:
+    """Return a made-up value for one of that type; empty = its type keeps a placeholder, or every one is in use.
+
+    Args:
+        value: the real one, whose case is kept.
+        word: of its placeholder, such as GIVEN_NAME.
+        avoid: the text: nothing that stands in it is returned.
+        taken: what other values of the example got.
+        draw: the draw.
+    """
+    if any(character.isdecimal() for character in value):
+        return ""
+    lowered, used = avoid.lower(), {each.lower() for each in taken}
+    free = [each for each in _choices(value, word) if each.lower() not in lowered and each.lower() not in used]
+    return _in_case_of(value, free[draw(len(free))]) if free else ""
+
+
+def restoring(values: Mapping[str, str]) -> re.Pattern[str] | None:
+    """Return the pattern that finds made-up values in an answer, as whole words; None without any."""
+    longest_first = sorted(values, key=len, reverse=True)
+    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)") if values else None
+
+
+def unfinished(text: str, values: Collection[str]) -> int:
+    """Return how many characters at the end of a text may be the beginning of a made-up value, or a whole one."""
+    longest = max(map(len, values), default=0)
+    for length in range(min(longest, len(text)), 0, -1):
+        if any(each.startswith(text[-length:]) for each in values):
+            return length
+    return 0
+
+
+def _choices(value: str, word: str) -> tuple[str, ...]:
+    if word not in _FULL_NAMES:
+        return _BY_WORD.get(word, ())
+    if len(value.split()) < 2:
+        return _GIVEN
+    return tuple(f"{given} {surname}" for given, surname in zip(_GIVEN, _SURNAMES, strict=False))
+
+
+def _in_case_of(value: str, made: str) -> str:
+    if value.isupper() and len(value) > 1:
+        return made.upper()
+    return made.lower() if value.islower() else made
+
 
 PLACEHOLDER = re.compile(r"\[(?P<word>[A-Z][A-Z0-9_]{0,40})_\d{1,6}\]")
 PLACEHOLDER_CHARACTERS_MAX = 64
@@ -63,7 +139,7 @@ class RedactionSession:
     _known: dict[str, None] = field(default_factory=dict)
     findings: ModelFindings | None = None
     """What a redaction model found in the texts of the example; None = rules alone."""
-    draw: surrogates.Draw | None = None
+    draw: Draw | None = None
     """Draws made-up names where they stand for real ones; None = placeholders do."""
     _made_up: dict[str, str] = field(default_factory=dict)
     _read: list[str] = field(default_factory=list)
@@ -131,7 +207,7 @@ class RedactionSession:
     def restore(self, text: str) -> str:
         """Put the values back into a text that holds placeholders, or made-up names, of this example."""
         values = {placeholder: value for value, placeholder in self._placeholders.items()}
-        if pattern := surrogates.restoring(self._made_up):
+        if pattern := restoring(self._made_up):
             text = pattern.sub(lambda match: self._made_up[match[0]], text)
         return PLACEHOLDER.sub(lambda match: values.get(match[0], match[0]), text)
 
@@ -139,7 +215,7 @@ class RedactionSession:
         """Split off the end of an answer that comes in pieces, if it may be the beginning of what is to be restored."""
         at = text.rfind("[")
         open_ = at >= 0 and len(text) - at <= PLACEHOLDER_CHARACTERS_MAX and "]" not in text[at:]
-        end = min(at if open_ else len(text), len(text) - surrogates.unfinished(text, self._made_up))
+        end = min(at if open_ else len(text), len(text) - unfinished(text, self._made_up))
         return text[:end], text[end:]
 
     def _field(self, value: Any, name: str) -> Any:
@@ -196,7 +272,7 @@ class RedactionSession:
     def _make_up(self, value: str, word: str) -> str:
         if self.draw is None:
             return ""
-        return surrogates.made_up(value, word, "\n".join(self._read), self._made_up, self.draw)
+        return made_up(value, word, "\n".join(self._read), self._made_up, self.draw)
 
     def _placeholder(self, value: str, word: str) -> str:
         surrogate = self._make_up(value, word) if value not in self._placeholders else ""
@@ -235,7 +311,7 @@ class Redactor:
         self.version = RULES_VERSION
 
     def start(
-        self, stored: str = "", findings: ModelFindings | None = None, draw: surrogates.Draw | None = None
+        self, stored: str = "", findings: ModelFindings | None = None, draw: Draw | None = None
     ) -> RedactionSession:
         """Begin with an example; placeholders in a stored text of it are not given again.
 

@@ -2,8 +2,8 @@
 
 A model file that takes the process over then finds no socket, no program to start, no other process, no file but the
 blobs and the runtime's own code, and memory up to a limit. It holds for root too. Each measure works without the others
-and explains why where it does not hold; `seccomp.py` and `landlock.py` say what each leaves, and `drivers.py` what a
-child has beside that which drives a device.
+and explains why where it does not hold; `seccomp.py` and `landlock.py` say what each leaves, and
+what a child has beside that which drives a device.
 
 What stays: the pipe to the parent and standard error. What is no measure here: processor time (the heartbeat), the
 number of threads (the unit's TasksMax, and each one's stack counts as memory), writing to a file that is already open
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import edge_agent
-from edge_agent.engine.confinement import device_drivers, landlock, linux_calls, seccomp
+from edge_agent.engine.confinement import landlock, linux_calls, seccomp
 
 DESCRIPTORS_MAX = 256
 PACKAGE_FOLDERS = ("site-packages", "dist-packages")
@@ -62,7 +62,7 @@ def confine(readable: Sequence[Path], memory_bytes_max: int, device: str = "cpu"
         readable: what may be read, with all below it; has to be there already.
         memory_bytes_max: private writable memory in bytes, touched or not (VmData of proc(5)): the heap, the stack of
             each thread and what the imports took, but not the mapped weights. 0 = no limit.
-        device: what the process will drive; see drivers.py.
+        device: what the process will drive; see landlock.py.
 
     Raises:
         OSError: a path of `readable` is not there, or out of reach; nothing was done.
@@ -76,11 +76,11 @@ def confine(readable: Sequence[Path], memory_bytes_max: int, device: str = "cpu"
     _lower(resource.RLIMIT_NOFILE, DESCRIPTORS_MAX)
     memory = _limit_memory(memory_bytes_max)
     paths = [*readable, *_runtime_paths()]
-    driver = device_drivers.DRIVERS.get(device)
+    driver = landlock.DRIVERS.get(device)
     if driver is None:
         landlocked, filtered = landlock.restrict(paths), seccomp.install()  # the filter ends setting limits
     else:
-        landlocked = landlock.restrict([*paths, *map(Path, driver.readable)], device_drivers.device_nodes(driver))
+        landlocked = landlock.restrict([*paths, *map(Path, driver.readable)], landlock.device_nodes(driver))
         filtered = seccomp.install(driver.families, driver.calls)
     return Confinement(seccomp=filtered, landlock=landlocked, memory=memory)
 

@@ -25,8 +25,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edge_agent.engine.job_questions import own_questions
-from edge_agent.engine.memory_need import MemoryNeed
+from edge_agent.engine.job_requests import own_questions
+from edge_agent.engine.memory_cap import MemoryNeed
 from edge_agent.engine.protocol import (
     AskedQuestion,
     EntitySpan,

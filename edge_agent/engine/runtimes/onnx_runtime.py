@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
-from edge_agent.engine.job_questions import own_questions
-from edge_agent.engine.memory_need import MemoryNeed
+from edge_agent.engine.job_requests import own_questions
+from edge_agent.engine.memory_cap import MemoryNeed
 from edge_agent.engine.protocol import Event, JobRequest, JobResult, LoadRequest
-from edge_agent.engine.runtimes import onnx_graph, onnx_memory, onnx_outputs
+from edge_agent.engine.runtimes import onnx_graph, onnx_outputs
 from edge_agent.engine.runtimes.job_results import (
     cancellation_report,
     check_input_length,
@@ -34,11 +34,9 @@ from edge_agent.engine.runtimes.job_results import (
     no_cancellations,
     unlimited_memory,
 )
-from edge_agent.engine.runtimes.onnx_memory import estimate_memory, long_input_bytes
-from edge_agent.engine.runtimes.onnx_outputs import Floats, WantedOutputs
-from edge_agent.engine.runtimes.onnx_session import BATCH_ROWS_MAX, OnnxSession, Row, choose_batch
-from edge_agent.engine.runtimes.onnx_workers import BatchWorkers
-from edge_agent.engine.runtimes.personal_spans import PersonalSpans, TagColumns, find_personal
+from edge_agent.engine.runtimes.onnx_graph import estimate_memory, long_input_bytes
+from edge_agent.engine.runtimes.onnx_outputs import Floats, PersonalSpans, TagColumns, WantedOutputs, find_personal
+from edge_agent.engine.runtimes.onnx_session import BATCH_ROWS_MAX, BatchWorkers, OnnxSession, Row, choose_batch
 from edge_agent.errors import EmptyInput, InputTooLong, ModelFailed, ModelLoadFailed
 from edge_agent.formats.manifest import LABEL_KINDS, Manifest
 
@@ -121,7 +119,7 @@ class OnnxRuntime:
         """Open the tokenizer, compute a fixed text and one as long as the task allows, and measure neighbours."""
         path = paths["tokenizer"]
         same = (each.tokenizer for each in self._bundles.values() if each.tokenizer_path == path)
-        size = onnx_memory.check_tokenizer_file(path)
+        size = onnx_graph.check_tokenizer_file(path)
         self._claim({path: size}, manifest.task.limits.input_tokens_max)
         tokenizer = next(same, None) or _opened(path)
         encoding = tokenizer.encode(_WARM_TEXT)

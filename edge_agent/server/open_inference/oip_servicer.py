@@ -27,7 +27,7 @@ from edge_agent.server import callers, finished_answers
 from edge_agent.server.admission_control import AdmissionControl, CallSlot
 from edge_agent.server.inference import InferenceDependencies, InferenceServicer
 from edge_agent.server.open_inference import oip_requests, oip_tensors
-from edge_agent.server.open_inference.oip_wire import pb
+from edge_agent.server.open_inference.oip_tensors import pb
 from edge_agent.v1 import inference_pb2
 
 if TYPE_CHECKING:

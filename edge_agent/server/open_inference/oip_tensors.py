@@ -1,4 +1,8 @@
-"""Describes tasks as tensors of the Open Inference Protocol, and encodes answers into them. Pure.
+"""The messages of the Open Inference Protocol, tasks described as its tensors, and answers encoded into them.
+
+Every library of the protocol brings its own `inference.*` and registers it in protobuf's one default pool, which
+refuses a second of the name: whoever loads two in one process fails with "duplicate symbol". So there is no generated
+code here. scripts/proto writes the descriptors to wire.binpb, and the classes are made from them, seen by nobody else.
 
 Always raw: tritonclient reads nothing else of numbers. Little-endian, row by row; before each text its length.
 """
@@ -9,20 +13,67 @@ import functools
 import json
 import math
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
+from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import grpc
+from google.protobuf import descriptor_pb2, message_factory
+from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
+from google.protobuf.descriptor_pool import DescriptorPool
 
 from edge_agent.formats.calibration import Threshold
 from edge_agent.server import messages
 from edge_agent.server.open_inference import oip_requests
-from edge_agent.server.open_inference.oip_wire import pb
 
 if TYPE_CHECKING:
     from edge_agent.formats.manifest import Manifest, TaskSpec
     from edge_agent.formats.plan import Mode
     from edge_agent.metrics.answer_counts import AnswerCounts, Histogram
     from edge_agent.store.state_database import InstalledBundle
+
+
+_SERIALIZED = Path(__file__).with_name("wire.binpb").read_bytes()
+[_FILE] = descriptor_pb2.FileDescriptorSet.FromString(_SERIALIZED).file
+_POOL = DescriptorPool()
+_POOL.AddSerializedFile(_FILE.SerializeToString())
+SERVICE: ServiceDescriptor = _POOL.FindServiceByName("inference.GRPCInferenceService")
+pb: Any = SimpleNamespace(
+    **{
+        name.removeprefix("inference."): cls
+        for name, cls in message_factory.GetMessageClassesForFiles([_FILE.name], _POOL).items()
+    }
+)
+"""The classes, by name. Their types are made at run time: mypy knows none of them."""
+
+
+def handlers(servicer: object) -> dict[str, Any]:
+    """Return the handlers of a servicer's methods, by name."""
+    return {method.name: _handler(servicer, method) for method in SERVICE.methods}
+
+
+def _handler(servicer: object, method: Any) -> Any:
+    make = grpc.stream_stream_rpc_method_handler if method.client_streaming else grpc.unary_unary_rpc_method_handler
+    asked, answer = (message_factory.GetMessageClass(each) for each in (method.input_type, method.output_type))
+    return make(getattr(servicer, method.name), asked.FromString, answer.SerializeToString)
+
+
+def pool_with(*files: FileDescriptor) -> DescriptorPool:
+    """Return a pool with this protocol and copies of other files: for reflection, which shows what is in one pool."""
+    pool = DescriptorPool()
+    for serialized in dict.fromkeys([_FILE.SerializeToString(), *_whole(files)]):
+        pool.AddSerializedFile(serialized)
+    return pool
+
+
+def _whole(files: tuple[FileDescriptor, ...]) -> Iterator[bytes]:
+    """Yield files, before each of them those that it imports."""
+    for file in files:
+        yield from _whole(tuple(file.dependencies))
+        yield file.serialized_pb
+
 
 Datatype = Literal["BYTES", "FP32", "BOOL"]
 Results = Sequence[Any]

@@ -16,10 +16,9 @@ from starlette.routing import Route
 from edge_agent.client import AsyncClient
 from edge_agent.refusal_log import RefusalLog
 from edge_agent.web.gateway import chat_request, decision_requests
-from edge_agent.web.gateway.decisions import DecisionEndpoints
-from edge_agent.web.gateway.endpoints import ChatCompletionEndpoint, TaskEndpoints
+from edge_agent.web.gateway.endpoints import ChatCompletionEndpoint, DecisionEndpoints, TaskEndpoints
 from edge_agent.web.gateway.http_calls import CallSlots, GatewayCall, GatewayEndpoint
-from edge_agent.web.gateway.openai_errors import NOT_FOUND, GatewayError
+from edge_agent.web.gateway.openai_responses import NOT_FOUND, GatewayError
 from edge_agent.web.gateway.request_json import SHOWN_CHARS_MAX
 
 CALLS_MAX = 32

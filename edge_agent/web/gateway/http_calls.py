@@ -18,8 +18,8 @@ from edge_agent.errors import DocumentInvalid
 from edge_agent.formats import compression
 from edge_agent.refusal_log import RefusalLog
 from edge_agent.web.authentication import HTTP, client_name
-from edge_agent.web.gateway import openai_errors, openai_responses, request_json
-from edge_agent.web.gateway.openai_errors import MESSAGE_TOO_LARGE, QUEUE_FULL, GatewayError
+from edge_agent.web.gateway import openai_responses, request_json
+from edge_agent.web.gateway.openai_responses import MESSAGE_TOO_LARGE, QUEUE_FULL, GatewayError
 
 TIMEOUT_SECONDS_DEFAULT = 60.0
 """The daemon's default deadline (service.deadline_seconds_default)."""
@@ -53,7 +53,7 @@ class CallSlots:
         if self._in_progress >= self._limit:
             message = f"{self._in_progress} calls are in progress here, which is the limit"
             error = GatewayError(message, remedy=f"Try again in {_BUSY_SECONDS:g} s.", reason=QUEUE_FULL)
-            error.status, error.retry_seconds = openai_errors.STATUSES["RESOURCE_EXHAUSTED"], _BUSY_SECONDS
+            error.status, error.retry_seconds = openai_responses.STATUSES["RESOURCE_EXHAUSTED"], _BUSY_SECONDS
             raise error
         self._in_progress += 1
         try:
@@ -120,7 +120,7 @@ class GatewayEndpoint:
             call = await _read(request)
             return await run_until_disconnect(request.receive, self._answer(call))
         except CallFailed as failed:
-            return self._refusal(openai_errors.from_call_failure(failed, self._inputs), request.scope)
+            return self._refusal(openai_responses.from_call_failure(failed, self._inputs), request.scope)
         except GatewayError as refused:
             return self._refusal(refused, request.scope)
 

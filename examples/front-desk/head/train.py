@@ -29,8 +29,7 @@ from convert.calibrate.threshold import Risk
 from convert.data.row_files import read_for_task
 from convert.encoder import bert_graph, head, linear
 from convert.encoder.bert_graph import LayerPooling
-from convert.evaluate.bundle_folder import BundleFolder, open_bundle
-from convert.evaluate.serving import predict
+from convert.evaluate.serving import BundleFolder, open_bundle, predict
 from convert.package.bundle_assembly import AssembleRequest, assemble
 from edge_agent.formats.questions import QUESTION_OUTPUT, QuestionSpec
 

@@ -25,8 +25,7 @@ from convert.calibrate import calibrate
 from convert.calibrate.threshold import Risk
 from convert.data.row_files import read_for
 from convert.encoder import bert_graph, head
-from convert.evaluate.bundle_folder import open_bundle
-from convert.evaluate.serving import predict
+from convert.evaluate.serving import open_bundle, predict
 from convert.package.bundle_assembly import AssembleRequest, assemble
 
 HERE = Path(__file__).parent

@@ -16,7 +16,7 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor
 from grpc_reflection.v1alpha import reflection_pb2
 
-from edge_agent.server.open_inference.oip_wire import SERVICE as OPEN_INFERENCE
+from edge_agent.server.open_inference.oip_tensors import SERVICE as OPEN_INFERENCE
 from edge_agent.v1 import inference_pb2, task_pb2
 from tests.support.bundles import digest_of, echo_bundle
 from tests.support.cancelling.site import (

@@ -18,7 +18,7 @@ from typing import Any
 
 from edge_agent.engine.runtimes.llama import gguf_header
 from edge_agent.errors import EdgeAgentError
-from edge_agent.formats import enrolment_file, golden_cases, manifest, plan, receipts, record_schema, segment
+from edge_agent.formats import enrolment_file, golden_cases, manifest, plan, record_schema, segment
 from edge_agent.formats.signed_document import sign
 from edge_agent.store.store import Store
 from tests.support import hostile_state
@@ -117,8 +117,8 @@ def _sealed_enrolment(_: Path) -> Read:
 
 def _receipts(_: Path) -> Read:
     def read(raw: bytes) -> None:
-        body = receipts.verify(raw, KEYS).body
-        assert body == receipts.verify(sign(body, CENTRAL_KEY), KEYS).body
+        body = segment.verify_receipts(raw, KEYS).body
+        assert body == segment.verify_receipts(sign(body, CENTRAL_KEY), KEYS).body
 
     return read
 

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from convert.publish.central_keys import CentralKeys
 from edge_agent.errors import EdgeAgentError, RecordInvalid
-from edge_agent.formats import enrolment_file, example_records, receipts, segment
+from edge_agent.formats import enrolment_file, example_records, segment
 from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
 from tests.support.daemon import RunningDaemon
 from tests.support.enrolled import Box, Team
@@ -148,7 +148,7 @@ def signature_invalid(folder: Path) -> Played:
 def _with_receipts(drive: Path, key: Ed25519PrivateKey) -> Path:
     path = drive / f"site={SITE}" / "receipts.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    body = receipts.Receipts.model_validate({"site": SITE, "at": format_timestamp(NOW)})
+    body = segment.Receipts.model_validate({"site": SITE, "at": format_timestamp(NOW)})
     path.write_bytes(sign(body, key))
     return drive
 

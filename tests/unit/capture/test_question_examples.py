@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from edge_agent.capture.captured_answer import CapturedAnswer
+from edge_agent.capture.capture_values import CapturedAnswer, ReviewCursor, ReviewFilter
 from edge_agent.capture.person_erasure import AnswerErasure
-from edge_agent.capture.review_queue import ReviewCursor, ReviewFilter
 from edge_agent.formats.example_records import ExamplePrediction
 from edge_agent.formats.manifest import Manifest
 from tests.support.site_cases import ASite, answered, judgement

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.capture.captured_answer import CapturedAnswer
+from edge_agent.capture.capture_values import CapturedAnswer
 from edge_agent.capture.record_builder import RecordBuilder
 from edge_agent.capture.redact.model_findings import FoundValue, ModelFindings
 from edge_agent.capture.redact.redactor import Redactor

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from edge_agent.capture.review_queue import ReviewCursor, ReviewFilter
+from edge_agent.capture.capture_values import ReviewCursor, ReviewFilter
 from edge_agent.capture.review_streams import NAMES, TURNS
 from edge_agent.capture.spool import _INSERT
 from edge_agent.formats.manifest import Manifest
@@ -43,7 +43,7 @@ def queue(site: ASite, wanted: ReviewFilter = ReviewFilter(), page: int = 100) -
     return found
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3))])
 def test_the_audit_draws_whatever_the_answer_is(tmp_path, seed: int):
     """Of sure and unsure, local and escalated answers about the same share is drawn: the one of agent.yaml."""
     site = drawing(tmp_path, 0.0, review_shares={"pos-intent": 0.2})

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from edge_agent.capture.review_queue import ReviewCursor, ReviewFilter, parse_review_item
+from edge_agent.capture.capture_values import ReviewCursor, ReviewFilter, parse_review_item
 from edge_agent.capture.spool import Spool
 from edge_agent.errors import InvalidRequest, PredictionUnknown, StoreDamaged
 from tests.support.site_cases import ASite, answered, judgement, manifest
@@ -112,6 +112,7 @@ def test_the_order_of_sacrifice(site):
     assert {"routine": 2, "unsure": 1, "escalated": 1} == counted
 
 
+@pytest.mark.slow
 def test_new_answers_push_older_routine_out_of_a_full_spool(tmp_path):
     """Within the limit at all times; the limit is in bytes."""
     site = ASite(tmp_path, spool_bytes_max=2**20)

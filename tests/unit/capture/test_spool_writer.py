@@ -10,10 +10,9 @@ from concurrent.futures import Future
 
 import pytest
 
+from edge_agent.capture.capture_values import ReviewCursor, ReviewFilter, SpoolWorkerDependencies
 from edge_agent.capture.example_capture import STALLED_SECONDS_MAX, ExampleCapture
 from edge_agent.capture.person_erasure import AnswerErasure
-from edge_agent.capture.review_queue import ReviewCursor, ReviewFilter
-from edge_agent.capture.spool_dependencies import SpoolWorkerDependencies
 from edge_agent.capture.spool_worker import SpoolWorker
 from edge_agent.capture.spool_writer import JOBS_MAX, CaptureLimits, SpoolWriter
 from edge_agent.config import UpdateConfig

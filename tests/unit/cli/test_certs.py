@@ -14,7 +14,8 @@ import yaml
 from typer.testing import CliRunner
 
 from edge_agent import certificate_authority, config
-from edge_agent.cli import app, authority_folder
+from edge_agent.cli import app
+from edge_agent.cli.certs import place_new_authority
 from edge_agent.config.remote import load_remote
 from edge_agent.errors import CertificateUnusable, ConfigInvalid
 from edge_agent.formats.certificate_files import check_key_matches, parse_certificates
@@ -144,9 +145,9 @@ def test_without_root_a_developer_has_an_authority_of_their_own(tmp_path: Path):
     try:
         if before == 0:
             os.seteuid(65534)
-        place = authority_folder.place_new_authority(Path("/no-such-folder/agent.yaml"), environ)
+        place = place_new_authority(Path("/no-such-folder/agent.yaml"), environ)
         with pytest.raises(CertificateUnusable, match="may not write to /etc") as caught:
-            authority_folder.place_new_authority(Path("/etc/agent.yaml"), environ)
+            place_new_authority(Path("/etc/agent.yaml"), environ)
     finally:
         os.seteuid(before)
     assert (tmp_path / "data/edge-agent/tls", True) == (place.path, "in your data directory" in place.note)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from edge_agent.cli import demo, demo_scores
-from edge_agent.cli.demo_scores import DemoAnswer, DemoScore, LabelledMessage
+from edge_agent.cli import demo, demo_questions
+from edge_agent.cli.demo_questions import DemoAnswer, DemoScore, LabelledMessage
 from edge_agent.client import BundleRef, Classification, Failure, Timings
 from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats.manifest import Manifest, parse
@@ -53,7 +53,7 @@ def shown(manifests: list[Manifest], answers: list[list[DemoAnswer]]) -> str:
 def test_right_and_sure_answers_are_counted():
     """A sure answer that is wrong counts against the sure ones."""
     answers = [DemoAnswer("refund", True, 1.0), DemoAnswer("refund", True, 9.0), DemoAnswer("other", False, 2.0)]
-    assert DemoScore(3, share(2, 3), 2, share(1, 2), 2.0) == demo_scores.score(ROWS, answers)
+    assert DemoScore(3, share(2, 3), 2, share(1, 2), 2.0) == demo_questions.score(ROWS, answers)
 
 
 def test_messages_of_a_family_say_less_than_others():
@@ -61,7 +61,7 @@ def test_messages_of_a_family_say_less_than_others():
     alone = [LabelledMessage(str(number), "refund") for number in range(40)]
     kin = [LabelledMessage(str(number), "refund", f"family {number // 8}") for number in range(40)]
     answers = said(*["refund"] * 32, *["price"] * 8)
-    first, second = (demo_scores.score(rows, answers).right for rows in (alone, kin))
+    first, second = (demo_questions.score(rows, answers).right for rows in (alone, kin))
     assert share(32, 40) == first
     assert first.value == second.value
     assert second.high - second.low > 2 * (first.high - first.low)
@@ -70,8 +70,8 @@ def test_messages_of_a_family_say_less_than_others():
 def test_a_sample_is_spread_and_always_the_same():
     """All rows, if they are few enough; otherwise from the first to near the last."""
     rows = [LabelledMessage(str(number), "x") for number in range(10)]
-    assert rows == demo_scores.sample(rows, 10) == demo_scores.sample(rows, 99)
-    assert ["0", "3", "6"] == [row.text for row in demo_scores.sample(rows, 3)]
+    assert rows == demo_questions.sample(rows, 10) == demo_questions.sample(rows, 99)
+    assert ["0", "3", "6"] == [row.text for row in demo_questions.sample(rows, 3)]
 
 
 def test_a_bundle_without_one_of_the_labels_is_not_compared():
@@ -117,16 +117,16 @@ def test_what_holds_no_labelled_messages_is_refused(tmp_path: Path, content: str
     file = tmp_path / "rows.jsonl"
     file.write_text(content)
     with pytest.raises(InvalidRequest, match=r"rows\.jsonl must hold labelled messages"):
-        demo_scores.read_labelled(file)
+        demo_questions.read_labelled(file)
 
 
 def test_labelled_messages_are_read(tmp_path: Path):
     """Other columns and blank lines do not matter."""
     file = tmp_path / "rows.jsonl"
     file.write_text('{"text": "money back", "label": "refund", "family": "x"}\n\n')
-    assert (LabelledMessage("money back", "refund", "x"),) == demo_scores.read_labelled(file)
+    assert (LabelledMessage("money back", "refund", "x"),) == demo_questions.read_labelled(file)
     with pytest.raises(FileMissing, match="does not exist"):
-        demo_scores.read_labelled(tmp_path / "nothing.jsonl")
+        demo_questions.read_labelled(tmp_path / "nothing.jsonl")
 
 
 class Answering:

@@ -6,9 +6,8 @@ import json
 import pytest
 from rich.console import Console
 
-from edge_agent.cli import demo_questions, demo_scores
-from edge_agent.cli.demo_questions import MessageAnswers
-from edge_agent.cli.demo_scores import DemoAnswer, LabelledMessage
+from edge_agent.cli import demo_questions
+from edge_agent.cli.demo_questions import DemoAnswer, LabelledMessage, MessageAnswers
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Manifest, parse
 from tests.support.bundles import QUESTIONS
@@ -87,9 +86,9 @@ def test_rows_have_a_label_or_answers(tmp_path):
     """What is neither is refused with what to write."""
     file = tmp_path / "rows.jsonl"
     file.write_text('{"text": "a", "answers": {"intent": "refund"}, "family": "f"}\n')
-    assert (LabelledMessage("a", family="f", answers={"intent": "refund"}),) == demo_scores.read_labelled(file)
+    assert (LabelledMessage("a", family="f", answers={"intent": "refund"}),) == demo_questions.read_labelled(file)
     for line in ('{"text": "a"}', '{"text": "a", "answers": ["refund"]}', '{"text": "a", "answers": null}'):
         file.write_text(line)
         with pytest.raises(InvalidRequest) as caught:
-            demo_scores.read_labelled(file)
+            demo_questions.read_labelled(file)
         assert "'answers' by question" in caught.value.remedy

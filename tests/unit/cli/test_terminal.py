@@ -15,7 +15,7 @@ from convert.cli import app as edge_convert
 from edge_agent.cli import app as edge_agent
 from edge_agent.cli import output, terminal
 from edge_agent.cli.terminal import EscapedTable, Terminal
-from edge_agent.errors.printable import one_line, printable, printable_lines
+from edge_agent.errors.base import one_line, printable, printable_lines
 
 HOSTILE = "a\x1b[2J\x9b1mb\nc\td\u202ee\u2028f\x7f"
 SHOWN = r"a\x1b[2J\x9b1mb\nc\td\u202ee\u2028f\x7f"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.client import Client, Tls
-from edge_agent.client.connection_faults import explain_handshake
+from edge_agent.client.call_failed import explain_handshake
 
 HEAD = "failed to connect to all addresses; last error: "
 CLOSED = f"{HEAD}UNAVAILABLE: ipv4:127.0.0.1:9443: Socket closed"

@@ -16,8 +16,15 @@ from edge_agent.client import (
     UplinkStatus,
     translation,
 )
-from edge_agent.client.field_report import FieldReport, FieldSeries
-from edge_agent.client.site_privacy import ErasedValues, ErasureRecord, KeptExamples, PrivacyTotal, SitePrivacy
+from edge_agent.client.operator_results import (
+    ErasedValues,
+    ErasureRecord,
+    FieldReport,
+    FieldSeries,
+    KeptExamples,
+    PrivacyTotal,
+    SitePrivacy,
+)
 from edge_agent.v1 import admin_pb2, field_pb2
 
 VALUES = {

@@ -6,11 +6,11 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from convert import scaffold
+from convert.cli import init
+from convert.cli.init import ScaffoldRequest, advise, recipe_text, runtime_of, task_text
 from convert.pipeline import recipe
 from convert.pipeline import task_file as tasks
 from convert.pipeline.recipe import Recipe
-from convert.scaffold import ScaffoldRequest, advise, recipe_text, runtime_of, task_text
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats import record_schema
 
@@ -77,14 +77,14 @@ def test_a_draft_is_valid_and_sets_what_needs_a_decision(tmp_path: Path, wanted:
 def test_labels_that_no_task_can_have_are_refused(kind, written: str, said: str):
     """Before anything is written, and not by the first stage of a run."""
     with pytest.raises(InvalidRequest, match=said):
-        scaffold.labels_of(written, kind)
+        init.labels_of(written, kind)
 
 
 def test_labels_are_read_without_their_blanks():
     """One field of a record is enough; no option means placeholders."""
-    assert ("refund", "not now") == scaffold.labels_of(" refund , not now", "classify")
-    assert ("item",) == scaffold.labels_of("item", "extract")
-    assert () == scaffold.labels_of(None, "classify")
+    assert ("refund", "not now") == init.labels_of(" refund , not now", "classify")
+    assert ("item",) == init.labels_of("item", "extract")
+    assert () == init.labels_of(None, "classify")
 
 
 @pytest.mark.parametrize("wanted", [case[0] for case in CASES])

@@ -34,8 +34,7 @@ from edge_agent.doctor.probe_context import (
     query_daemon,
     read_stored_state,
 )
-from edge_agent.store.state_database import StateDatabase
-from edge_agent.store.update_records import UpdateProgress
+from edge_agent.store.state_database import StateDatabase, UpdateProgress
 from edge_agent.support_bundle import diagnostic_redaction
 from edge_agent.support_bundle.support_archive import SupportSources, gather_parts
 from tests.support.doctor_cases import enrolled, place

@@ -19,8 +19,7 @@ from edge_agent.doctor.installation import Installation
 from edge_agent.doctor.probe_context import ProbeContext, StoredState, UnitPhase
 from edge_agent.doctor.update_checks import MetadataFacts, UpdatesFacts
 from edge_agent.doctor.uplink_checks import ReportedProblem, UplinkFacts
-from edge_agent.store.state_database import StateDatabase
-from edge_agent.store.update_records import UpdateProgress
+from edge_agent.store.state_database import StateDatabase, UpdateProgress
 from tests.support.doctor_cases import DAY, looked, only, place, told, verdicts
 from tests.support.fake_daemon import FakeDaemon, task_message
 

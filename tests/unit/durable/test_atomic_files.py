@@ -1,13 +1,29 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all.
+
+Folders for decrypted examples: closed to others whatever the umask, with all that is made in them.
+"""
 
 from __future__ import annotations
 
+import os
 import stat
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from edge_agent.durable.atomic_files import create, replacing, write_atomically, write_durably
+from edge_agent.durable.atomic_files import (
+    close_tree,
+    create,
+    make_private,
+    open_private,
+    private_folder,
+    replacing,
+    write_atomically,
+    write_durably,
+)
 from edge_agent.errors import StateDirUnwritable, StoreDamaged
 
 
@@ -73,3 +89,87 @@ def test_a_new_file_replaces_nothing(tmp_path: Path):
             create(taken, b"", 0o600)
     assert (b"first", 0o600) == (path.read_bytes(), stat.S_IMODE(path.stat().st_mode))
     assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.fixture(autouse=True)
+def open_umask() -> Iterator[None]:
+    """Run with an umask that closes nothing."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def modes(folder: Path) -> dict[str, str]:
+    """Return the mode of everything below a folder."""
+    return {
+        path.relative_to(folder).as_posix(): f"{stat.S_IMODE(path.lstat().st_mode):o}"
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def mode(path: Path) -> str:
+    return f"{stat.S_IMODE(path.stat().st_mode):o}"
+
+
+def test_what_libraries_and_child_processes_make_in_the_block_is_closed(tmp_path: Path):
+    """Plain opens, new folders and the files of a child have 0600 and 0700; the umask is as before afterwards."""
+    folder = tmp_path / "work"
+    with private_folder(folder):
+        (folder / "inner").mkdir()
+        (folder / "inner" / "rows.jsonl").write_text("text")
+        subprocess.run([sys.executable, "-c", f"open({str(folder / 'child')!r}, 'w')"], check=True)
+    (tmp_path / "after").write_text("")
+    assert {"child": "600", "inner": "700", "inner/rows.jsonl": "600"} == modes(folder)
+    assert ("700", "666") == (mode(folder), mode(tmp_path / "after"))
+
+
+def test_a_failed_block_gives_the_umask_back(tmp_path: Path):
+    """An exception leaves the block as any other end does."""
+    with pytest.raises(ValueError, match="stop"), private_folder(tmp_path / "work"):
+        raise ValueError("stop")
+    (tmp_path / "after").write_text("")
+    assert "666" == mode(tmp_path / "after")
+
+
+def test_a_folder_of_an_earlier_version_is_closed_with_everything_in_it(tmp_path: Path):
+    """It is known by its mark; files with a second name elsewhere, and links, keep what they have."""
+    work, model = tmp_path / "work", tmp_path / "model"
+    (work / "prepare").mkdir(parents=True)
+    (work / ".lock").write_text("")
+    (work / "prepare" / "rows").write_text("text")
+    model.write_text("weights")
+    (work / "prepare" / "weights").hardlink_to(model)
+    (work / "link").symlink_to(model)
+    make_private(work, marks=(".lock",))
+    expected = {".lock": "600", "link": "777", "prepare": "700", "prepare/rows": "600", "prepare/weights": "666"}
+    assert expected == modes(work)
+    assert ("700", "666") == (mode(work), mode(model))
+
+
+def test_another_folder_of_the_user_keeps_its_mode(tmp_path: Path):
+    """Only new content is closed where the folder holds what this program did not make."""
+    (tmp_path / "notes").write_text("")
+    tmp_path.chmod(0o755)
+    with private_folder(tmp_path, marks=(".lock",)):
+        (tmp_path / "rows").write_text("")
+    assert {"notes": "666", "rows": "600"} == modes(tmp_path)
+    assert "755" == mode(tmp_path)
+
+
+def test_an_open_file_is_closed_before_more_is_written(tmp_path: Path):
+    """Appending keeps the content; writing replaces it."""
+    path = tmp_path / "rows"
+    path.write_text("a")
+    with open_private(path, "a") as file:
+        file.write("b")
+    assert ("ab", "600") == (path.read_text(), mode(path))
+    with open_private(path, "w") as file:
+        file.write("c")
+    assert "c" == path.read_text()
+
+
+def test_a_tree_with_files_of_others_is_closed_as_far_as_possible(tmp_path: Path):
+    """A name that disappears meanwhile is no error."""
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    close_tree(tmp_path)
+    assert "700" == mode(tmp_path)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.engine.confinement import device_drivers, landlock, seccomp
+from edge_agent.engine.confinement import landlock, seccomp
 
 PID = 4321
 ARM_HEADER = Path("/usr/include/asm-generic/unistd.h")
@@ -233,14 +233,14 @@ def test_what_drives_a_device_opens_it_for_both_ways(machine):
 )
 def test_only_its_own_drivers_are_spoken_to(machine, request_number, device, expected):
     """An ioctl passes by the letter of its family, and only in the child of that device."""
-    families = device_drivers.DRIVERS[device].families if device in device_drivers.DRIVERS else None
+    families = landlock.DRIVERS[device].families if device in landlock.DRIVERS else None
     assert expected == depends(machine, "ioctl", 3, request_number, families=families)
 
 
 @MACHINES
 def test_a_driver_opens_no_other_way(machine):
     """Everything else is as in a child without one: the calls of the list, processes, shared memory, signals."""
-    families = device_drivers.DRIVERS["vulkan"].families
+    families = landlock.DRIVERS["vulkan"].families
     for name, number in seccomp.numbers(seccomp.DENIED, machine).items():
         assert (name, "EPERM") == (name, verdict(machine, number, families=families))
     assert "EPERM" == depends(machine, "clone", 17, families=families)
@@ -254,8 +254,8 @@ def test_only_the_nodes_that_compute_are_opened(tmp_path):
         (tmp_path / "dev" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "dev" / name).touch()
     opened = {
-        device: [str(path.relative_to(tmp_path / "dev")) for path in device_drivers.device_nodes(driver, tmp_path)]
-        for device, driver in device_drivers.DRIVERS.items()
+        device: [str(path.relative_to(tmp_path / "dev")) for path in landlock.device_nodes(driver, tmp_path)]
+        for device, driver in landlock.DRIVERS.items()
     }
     assert {
         "cuda": ["nvidia-uvm", "nvidia0", "nvidiactl"],

@@ -18,12 +18,12 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from convert.publish import initial_keys
-from convert.publish.initial_keys import RoleQuorum
+from convert.publish import key_rotation
+from convert.publish.key_rotation import RoleQuorum
 from edge_agent import config
 from edge_agent.cli import app
 from edge_agent.formats import enrolment_file
-from edge_agent.formats.enrolment_record import parse
+from edge_agent.formats.enrolment_file import parse_record
 from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.uplink.escalation.escalation_server import read_key
 from tests.support.enrolled import hand_over
@@ -40,7 +40,7 @@ class Box:
     def __init__(self, folder: Path) -> None:
         self.folder, self.etc = folder, folder / "etc"
         self.etc.mkdir(exist_ok=True)
-        initial_keys.create(folder / "keys", time.time(), ONE, ONE)
+        key_rotation.create(folder / "keys", time.time(), ONE, ONE)
         self.root = (folder / "keys" / "root.json").read_text()
 
     def enrolment(self, ago: float = 0, days: float = 30, **changes: Any) -> Path:
@@ -98,7 +98,7 @@ def test_the_uplinks_unit_gets_its_credential(box: Box):
     box.enrol(box.enrolment(), "--yes")
     drop_in = box.files()["systemd/system/edge-uplink.service.d/credentials.conf"].decode()
     directive, _, path = drop_in.splitlines()[-1].partition("=uplink:")
-    secrecy = parse(box.files()["edge-agent/enrolment.json"]).secrecy
+    secrecy = parse_record(box.files()["edge-agent/enrolment.json"]).secrecy
     assert {"encrypted": "LoadCredentialEncrypted", "plain": "LoadCredential"}[secrecy] == directive
     assert 0o600 == stat.S_IMODE(Path(path).stat().st_mode)
 
@@ -357,7 +357,9 @@ def test_tls_files_are_the_daemons_to_read(box: Box):
 def test_a_record_lists_every_file(box: Box):
     """A purge removes what it names, and the record itself."""
     box.enrol(box.enrolment(), "--yes")
-    named = {str(Path(path).relative_to(box.etc)) for path in parse(box.files()["edge-agent/enrolment.json"]).files}
+    named = {
+        str(Path(path).relative_to(box.etc)) for path in parse_record(box.files()["edge-agent/enrolment.json"]).files
+    }
     assert named | {"edge-agent/enrolment.json"} == box.files().keys()
 
 

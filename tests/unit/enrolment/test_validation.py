@@ -8,7 +8,7 @@ import pytest
 
 from edge_agent.enrolment.validation import EnrolmentKind, classify_enrolment
 from edge_agent.errors import EnrolmentFileRefused
-from edge_agent.formats.enrolment_record import SiteEnrolment
+from edge_agent.formats.enrolment_file import SiteEnrolment
 from edge_agent.formats.signed_document import format_timestamp
 from tests.support.enrolment_files import DAY, SITE, a_enrolment
 from tests.support.examples import NOW

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.errors import DocumentInvalid, SignatureInvalid
-from edge_agent.formats import receipts, segment, signed_document, status_object
+from edge_agent.formats import segment, signed_document, status_object
 from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
 from tests.support.examples import CENTRAL_KEY, DIGEST, EPOCH, NOW, SITE_KEY, segment_manifest
 
@@ -19,16 +19,16 @@ CENTRAL, SITE = public_key_hex(CENTRAL_KEY), public_key_hex(SITE_KEY)
 STEM = segment.name_of(EPOCH, 1)
 
 
-def some_receipts(**changes: Any) -> receipts.Receipts:
+def some_receipts(**changes: Any) -> segment.Receipts:
     ranges = [{"first": 1, "last": 3, "manifest_sha256": DIGEST}]
     plain = {"site": "site-1", "at": format_timestamp(NOW), "epochs": [{"epoch": EPOCH, "received": ranges}]}
-    return receipts.Receipts.model_validate({**plain, **changes})
+    return segment.Receipts.model_validate({**plain, **changes})
 
 
 def test_a_signed_document_comes_back_with_its_signer():
     """What was signed is read again, with the key that signed and the file's own digest."""
     raw = sign(some_receipts(), CENTRAL_KEY)
-    signed = receipts.verify(raw, {CENTRAL})
+    signed = segment.verify_receipts(raw, {CENTRAL})
     assert some_receipts() == signed.body
     assert CENTRAL == signed.key
     assert 64 == len(signed.sha256)
@@ -37,14 +37,14 @@ def test_a_signed_document_comes_back_with_its_signer():
 def test_another_key_is_not_believed():
     """Receipts that the site signs for itself, or an uplink with a key of its own, are refused."""
     with pytest.raises(SignatureInvalid, match="none of the keys"):
-        receipts.verify(sign(some_receipts(), SITE_KEY), {CENTRAL})
+        segment.verify_receipts(sign(some_receipts(), SITE_KEY), {CENTRAL})
 
 
 def test_the_name_of_a_trusted_key_is_not_its_signature():
     """A forger who writes the trusted key beside a signature of his own is refused."""
     plain = json.loads(sign(some_receipts(), SITE_KEY)) | {"key": CENTRAL}
     with pytest.raises(SignatureInvalid, match="changed after"):
-        receipts.verify(json.dumps(plain).encode(), {CENTRAL})
+        segment.verify_receipts(json.dumps(plain).encode(), {CENTRAL})
 
 
 @settings(max_examples=200)
@@ -55,26 +55,26 @@ def test_no_changed_byte_passes(data):
     place = data.draw(st.integers(0, len(raw) - 1))
     changed = raw[:place] + bytes([data.draw(st.integers(0, 255))]) + raw[place + 1 :]
     with contextlib.suppress(DocumentInvalid, SignatureInvalid):
-        assert some_receipts() == receipts.verify(changed, {CENTRAL}).body
+        assert some_receipts() == segment.verify_receipts(changed, {CENTRAL}).body
 
 
 def test_a_reader_ignores_what_a_newer_writer_adds():
     """An unknown key does not spoil a document, and is under the signature all the same."""
 
-    class Newer(receipts.Receipts):
+    class Newer(segment.Receipts):
         mood: str = "good"
 
     raw = sign(Newer.model_validate(some_receipts().model_dump(by_alias=True)), CENTRAL_KEY)
-    assert some_receipts() == receipts.verify(raw, {CENTRAL}).body
+    assert some_receipts() == segment.verify_receipts(raw, {CENTRAL}).body
     with pytest.raises(SignatureInvalid):
-        receipts.verify(raw.replace(b"good", b"evil"), {CENTRAL})
+        segment.verify_receipts(raw.replace(b"good", b"evil"), {CENTRAL})
 
 
 def test_one_kind_of_document_is_not_another():
     """A status object does not pass for receipts, although its signature is right."""
     said = status_object.SiteStatus(site="site-1", at=format_timestamp(NOW), agent_version="0.1.0", epoch=EPOCH)
     with pytest.raises(DocumentInvalid, match="schema"):
-        receipts.verify(sign(said, CENTRAL_KEY), {CENTRAL})
+        segment.verify_receipts(sign(said, CENTRAL_KEY), {CENTRAL})
 
 
 def test_a_manifest_belongs_to_its_name():
@@ -107,16 +107,16 @@ def test_a_reader_may_take_any_key():
 def test_what_is_no_document_is_refused(said, raw):
     """Hostile bytes end in DOCUMENT_INVALID, which says what is wrong."""
     with pytest.raises(DocumentInvalid, match=said):
-        receipts.verify(raw, {CENTRAL})
+        segment.verify_receipts(raw, {CENTRAL})
 
 
 def test_a_rule_that_is_broken_under_a_right_signature_is_named():
     """The field is named; the value is not shown."""
-    backwards = receipts.ReceiptRange.model_construct(first=3, last=1, manifest_sha256=DIGEST)
-    epoch = receipts.EpochReceipts.model_construct(epoch=EPOCH, received=(backwards,), refused=())
+    backwards = segment.ReceiptRange.model_construct(first=3, last=1, manifest_sha256=DIGEST)
+    epoch = segment.EpochReceipts.model_construct(epoch=EPOCH, received=(backwards,), refused=())
     raw = sign(some_receipts().model_copy(update={"epochs": (epoch,)}), CENTRAL_KEY)
     with pytest.raises(DocumentInvalid, match=r"epochs\.0\.received\.0: 'first' is after 'last'"):
-        receipts.verify(raw, {CENTRAL})
+        segment.verify_receipts(raw, {CENTRAL})
 
 
 @pytest.mark.parametrize(

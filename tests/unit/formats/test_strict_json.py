@@ -15,7 +15,6 @@ from convert.dataset.label_studio import feedback_of
 from convert.fleet.site_registry import SiteRegistry
 from edge_agent.errors import EdgeAgentError, InvalidRequest, ManifestInvalid
 from edge_agent.formats import (
-    download_requests,
     enrolment_file,
     example_records,
     golden_cases,
@@ -148,7 +147,7 @@ FILES: dict[str, tuple[bytes, Callable[[bytes], object], str]] = {
     "plan": (json.dumps({"version": 7, "issued_at": format_timestamp(NOW)}).encode(), plan.parse, '"version": 7'),
     "wants": (
         json.dumps({"at": format_timestamp(NOW), "root_version": 7}).encode(),
-        download_requests.parse,
+        repository_metadata.parse,
         '"root_version": 7',
     ),
     "uplink": (json.dumps(STATE).encode(), uplink_state.parse, '"failures": 0'),

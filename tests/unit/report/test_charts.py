@@ -4,11 +4,10 @@ import re
 
 import pytest
 
-from edge_agent.report import svg
-from edge_agent.report.charts import LABELS_DRAWN_MAX, task_charts
+from edge_agent.report import charts
+from edge_agent.report.charts import LABELS_DRAWN_MAX, DrawingArea, task_charts
 from edge_agent.report.judgement import judge_task
 from edge_agent.report.suitability import CostAssumptions
-from edge_agent.report.svg import DrawingArea
 from edge_agent.report.task_figures import ComparisonCount, LabelFigures
 from tests.support.report_figures import BEGUN, HYBRID, LITTLE, SHADOW, confident, day, figures
 
@@ -141,7 +140,7 @@ def test_what_is_off_the_sheet_stands_at_its_edge():
     assert (sheet.top, sheet.height - sheet.bottom) == (sheet.y(1.0), sheet.y(-1.0))
 
 
-@pytest.mark.parametrize("mark", [svg.path([(1, 2)], "line"), svg.area([(1, 2)], [(1, 3)], "band")])
+@pytest.mark.parametrize("mark", [charts.path([(1, 2)], "line"), charts.area([(1, 2)], [(1, 3)], "band")])
 def test_one_point_is_no_line(mark):
     """A line or an area needs two."""
     assert "" == mark

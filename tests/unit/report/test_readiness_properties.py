@@ -7,10 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_agent.report.judgement import TaskJudgement, judge_task, report_json, sum_costs
+from edge_agent.report.judgement import VERDICTS, TaskJudgement, judge_task, report_json, sum_costs
 from edge_agent.report.mode_recommendation import RecommendationReason
 from edge_agent.report.report_page import render_page
-from edge_agent.report.report_summary import VERDICTS
 from edge_agent.report.suitability import CostAssumptions
 from edge_agent.report.task_figures import (
     ComparisonCount,

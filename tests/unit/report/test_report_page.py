@@ -5,11 +5,10 @@ import re
 
 import pytest
 
-from edge_agent.report import svg
-from edge_agent.report.judgement import SCHEMA, ReportHeader, judge_task, report_json
+from edge_agent.report import charts
+from edge_agent.report.judgement import SCHEMA, ReportHeader, headline, judge_task, report_json, summary_tiles
 from edge_agent.report.number_format import amount, count, counted, interval, milliseconds, percent
 from edge_agent.report.report_page import TEMPLATES, render_page
-from edge_agent.report.report_summary import headline, summary_tiles
 from edge_agent.report.suitability import CostAssumptions
 from edge_agent.report.task_figures import ComparisonCount, ConfidenceBand, LabelFigures
 from tests.support.report_figures import ABOUT, BEGUN, HYBRID, LITTLE, SHADOW, STATES, Outline, confident, day, figures
@@ -215,12 +214,12 @@ def test_nearly_all_is_not_called_all():
 @pytest.mark.parametrize(("most", "end"), [(0, 1), (1, 1), (3, 4), (9, 12), (101, 120), (0.013, 0.02), (130, 200)])
 def test_axes_end_at_round_numbers(most, end):
     """An axis goes a little beyond what is drawn, to a number whose quarters are short."""
-    assert end == pytest.approx(svg.round_up(most))
+    assert end == pytest.approx(charts.round_up(most))
 
 
 def test_names_below_a_chart_do_not_overlap():
     """Of many days as many are named as have room, the last one among them."""
-    drawn = svg.below(svg.DrawingArea(x_max=60), [(float(at), f"11-{at:02}") for at in range(60)])
+    drawn = charts.below(charts.DrawingArea(x_max=60), [(float(at), f"11-{at:02}") for at in range(60)])
     assert len(drawn) <= 8
     assert "11-59" in drawn[0]
-    assert "long-na…" == svg.cut("long-name-of-a-label", 8)
+    assert "long-na…" == charts.cut("long-name-of-a-label", 8)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.capture.review_queue import ReviewCursor, ReviewItem
+from edge_agent.capture.capture_values import ReviewCursor, ReviewItem
 from edge_agent.engine.job_dispatch import EngineAnswer
 from edge_agent.engine.protocol import EntitySpan, JobResult
 from edge_agent.errors import InvalidRequest

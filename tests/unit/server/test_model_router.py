@@ -10,7 +10,7 @@ import structlog
 from edge_agent.capture.redact.model_findings import FoundValue, ModelFindings
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.errors import EngineNotReady, RedactionHeld, UpstreamBusy, UpstreamFailed
-from edge_agent.routing.decision_questions import ModelAnswer
+from edge_agent.routing.large_model_questions import ModelAnswer
 from edge_agent.routing.policy import EscalationContext, LargeModelAvailability, RouteReason
 from edge_agent.server import finished_answers
 from edge_agent.server.finished_answers import NO_LOCAL_ANSWER, FinishedAnswer

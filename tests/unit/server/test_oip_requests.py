@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edge_agent.errors import InvalidRequest
 from edge_agent.server.open_inference import oip_requests, oip_tensors
-from edge_agent.server.open_inference.oip_wire import pb
+from edge_agent.server.open_inference.oip_tensors import pb
 from edge_agent.v1 import task_pb2
 
 

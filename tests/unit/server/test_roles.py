@@ -16,11 +16,11 @@ from edge_agent.config import Role
 from edge_agent.formats.certificate_fields import Certificate
 from edge_agent.formats.certificate_files import parse_certificates
 from edge_agent.server import roles
-from edge_agent.server.open_inference import oip_wire
+from edge_agent.server.open_inference import oip_tensors
 from edge_agent.v1 import admin_pb2, feedback_pb2, inference_pb2
 
 FILES = (inference_pb2, feedback_pb2, admin_pb2, health_pb2, reflection_pb2)
-SERVICES = (*(service for file in FILES for service in file.DESCRIPTOR.services_by_name.values()), oip_wire.SERVICE)
+SERVICES = (*(service for file in FILES for service in file.DESCRIPTOR.services_by_name.values()), oip_tensors.SERVICE)
 SERVED = {f"/{service.full_name}/{method.name}" for service in SERVICES for method in service.methods}
 EACH = st.sampled_from(get_args(Role))
 

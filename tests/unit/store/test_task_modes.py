@@ -11,7 +11,7 @@ from edge_agent.formats.plan import BundleOffer, TaskPlan
 from edge_agent.monitoring.bundle_figures import AlarmState
 from edge_agent.server.task_modes import TaskModes
 from edge_agent.store.bundle_archive import StoreLimits
-from edge_agent.store.mode_tables import Demotion
+from edge_agent.store.state_database import Demotion
 from edge_agent.store.store import Store
 
 TASK, DIGEST, OTHER = "pos", "ab" * 32, "cd" * 32

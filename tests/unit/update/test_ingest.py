@@ -16,10 +16,10 @@ from edge_agent.errors import (
     UpdateIncomplete,
     UpdateUntrusted,
 )
-from edge_agent.formats.download_requests import DownloadRequest, DownloadRequests
+from edge_agent.formats.repository_metadata import DownloadRequest, DownloadRequests
 from edge_agent.store.bundle_archive import StoreLimits
 from edge_agent.update.metadata_chain import RepositoryFolder
-from edge_agent.update.verified import CopyProgress, SignedBundle, VerifiedRepository
+from edge_agent.update.update_blockers import CopyProgress, SignedBundle, VerifiedRepository
 from tests.support.fleet_cases import CentralTeam
 from tests.support.store_cases import blob_names, bundle, sha256_of
 from tests.support.trust_cases import TrustingSite, damage, digest

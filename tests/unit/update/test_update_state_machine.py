@@ -20,7 +20,7 @@ from edge_agent.formats.plan import (
     Verdict,
 )
 from edge_agent.formats.status_object import UpdateState
-from edge_agent.store.update_records import UpdateProgress
+from edge_agent.store.state_database import UpdateProgress
 from edge_agent.update import update_state_machine
 from edge_agent.update.update_state_machine import StepOutcome, StepResult, TaskFacts, UpdateAction
 from tests.support.plans import NEW, OLD, TASK, task

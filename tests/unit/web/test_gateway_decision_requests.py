@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.client import BundleRef, QuestionOption, Task, TaskQuestion, render_state
-from edge_agent.web.gateway import decision_matching, decision_requests
+from edge_agent.web.gateway import decision_requests
 from edge_agent.web.gateway.decision_requests import DecisionRequest
-from edge_agent.web.gateway.openai_errors import GatewayError
+from edge_agent.web.gateway.openai_responses import GatewayError
 
 LABELS = ("refund", "price")
 CHOICES = [{"value": "refund", "description": "money back"}, {"value": "price"}]
@@ -69,7 +69,7 @@ def test_both_apis_ask_the_same() -> None:
     assert (ours.kind, ours.name, ours.values) == (theirs.kind, theirs.name, theirs.values)
     assert ("choice", "till", LABELS) == (ours.kind, ours.name, ours.values)
     for asked in (decisions({**CHOICE, "name": "till"}), system_one()):
-        [matched] = decision_matching.match_questions(asked, task())
+        [matched] = decision_requests.match_questions(asked, task())
         assert ("till", LABELS) == (matched.question.name, matched.labels)
 
 
@@ -130,13 +130,13 @@ def test_a_header_gives_the_policy_of_a_client_that_adds_no_member() -> None:
 )
 def test_a_predicate_is_answered_by_two_labels(labels: tuple[str, ...], label: str | None) -> None:
     """One that means yes and one that means no; any other label set answers none."""
-    assert label == decision_matching.truth_label(labels)
+    assert label == decision_requests.truth_label(labels)
     asked = decisions(PREDICATE)
     if label:
-        [matched] = decision_matching.match_questions(asked, task(*labels))
+        [matched] = decision_requests.match_questions(asked, task(*labels))
         assert label == matched.truth
     else:
-        param, said = refused(decision_matching.match_questions, asked, task(*labels))
+        param, said = refused(decision_requests.match_questions, asked, task(*labels))
         assert ("questions[0]", True) == (param, said.startswith("a predicate needs a question with two labels"))
 
 
@@ -146,7 +146,7 @@ def test_booleans_name_the_labels_true_and_false() -> None:
     [question] = decisions({**CHOICE, "choices": choices}).questions
     assert (True, False) == question.values
     asked = decisions({**CHOICE, "choices": choices})
-    [matched] = decision_matching.match_questions(asked, task("false", "true"))
+    [matched] = decision_requests.match_questions(asked, task("false", "true"))
     assert ("true", "false") == matched.labels
 
 
@@ -167,7 +167,7 @@ def test_booleans_name_the_labels_true_and_false() -> None:
 )
 def test_a_question_that_the_task_does_not_answer_is_refused(asked: Any, param: str, said: str) -> None:
     """With the question that it does answer, so that the caller can correct the request."""
-    where, message = refused(decision_matching.match_questions, asked(), task())
+    where, message = refused(decision_requests.match_questions, asked(), task())
     assert param == where
     assert said in message
 
@@ -175,19 +175,19 @@ def test_a_question_that_the_task_does_not_answer_is_refused(asked: Any, param: 
 def test_a_label_that_the_choices_lack_is_named() -> None:
     """Fewer choices would need other probabilities; and so would a string beside the boolean of the same text."""
     many = task(*LABELS, "hours", *(f"label-{n}" for n in range(9)))
-    _, said = refused(decision_matching.match_questions, decisions(), many)
+    _, said = refused(decision_requests.match_questions, decisions(), many)
     assert said.startswith(
         "the choices lack 'hours', 'label-0', 'label-1', 'label-2', 'label-3' and 5 more; 'till' answers one question"
     )
     twice = decisions({**CHOICE, "choices": [{"value": "true"}, {"value": True}]})
-    _, said = refused(decision_matching.match_questions, twice, task("true", "false"))
+    _, said = refused(decision_requests.match_questions, twice, task("true", "false"))
     assert said.startswith("a boolean and a string name the same")
 
 
 def test_a_task_of_another_kind_answers_no_questions() -> None:
     """Whatever is asked."""
     said = "'till' is of kind extract, and answers no questions"
-    assert ("model", said) == refused(decision_matching.match_questions, decisions(), task(kind="EXTRACT"))
+    assert ("model", said) == refused(decision_requests.match_questions, decisions(), task(kind="EXTRACT"))
 
 
 DESK_QUESTIONS = (
@@ -205,12 +205,12 @@ def desk(*, open_questions: bool = False) -> Task:
 def test_each_question_of_a_decide_task_is_found_by_its_name() -> None:
     """In any order and number; of a score both forms of the levels count, with labels and without."""
     asked = decisions({**SCORE, "name": "severity"}, {**PREDICATE, "name": "urgent"}, {**CHOICE, "name": "intent"})
-    found = decision_matching.match_questions(asked, desk())
+    found = decision_requests.match_questions(asked, desk())
     assert ["severity", "urgent", "intent"] == [each.question.name for each in found]
     assert [("low", "high"), (), LABELS] == [each.labels for each in found]
     assert {"", "yes"} == {each.truth for each in found}
     unlabelled = system_one({"severity": {"type": "score", "criteria": ["not bad", "bad"]}})
-    assert ("low", "high") == decision_matching.match_questions(unlabelled, desk())[0].labels
+    assert ("low", "high") == decision_requests.match_questions(unlabelled, desk())[0].labels
 
 
 @pytest.mark.parametrize(
@@ -233,14 +233,14 @@ def test_each_question_of_a_decide_task_is_found_by_its_name() -> None:
 )
 def test_a_question_that_a_decide_task_does_not_have_is_refused_with_all_that_it_has(question: Any, said: str) -> None:
     """With their types."""
-    _, message = refused(decision_matching.match_questions, decisions(question), desk())
+    _, message = refused(decision_requests.match_questions, decisions(question), desk())
     assert message.startswith(said)
 
 
 def test_a_task_with_open_questions_takes_others_from_the_call() -> None:
     """Its own are named alone; a name that the daemon does not take is replaced, and a bare statement is enough."""
     asked = decisions({**PREDICATE, "name": "urgent"}, {**CHOICE, "name": "What is it?"}, SCORE)
-    own, choice, score = decision_matching.match_questions(asked, desk(open_questions=True))
+    own, choice, score = decision_requests.match_questions(asked, desk(open_questions=True))
     assert TaskQuestion("urgent") == own.question
     assert ("call-1", "CHOICE", "What is it about?") == (
         choice.question.name,
@@ -250,10 +250,10 @@ def test_a_task_with_open_questions_takes_others_from_the_call() -> None:
     assert (QuestionOption("refund", "money back"), QuestionOption("price")) == choice.question.options
     assert ("call-2", ("low", "high")) == (score.question.name, score.labels)
     noul = system_one({"rude": {"type": "noul", "criteria": {"true": "It is rude."}}})
-    [matched] = decision_matching.match_questions(noul, desk(open_questions=True))
+    [matched] = decision_requests.match_questions(noul, desk(open_questions=True))
     assert ("rude", "It is rude.", "yes") == (matched.question.name, matched.question.instructions, matched.truth)
     twice = decisions({**CHOICE, "name": "x", "choices": [{"value": "true"}, {"value": True}]})
-    _, said = refused(decision_matching.match_questions, twice, desk(open_questions=True))
+    _, said = refused(decision_requests.match_questions, twice, desk(open_questions=True))
     assert said.startswith("a boolean and a string name the same label")
 
 

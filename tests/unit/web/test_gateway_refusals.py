@@ -7,16 +7,16 @@ import pytest
 from edge_agent.client import CallFailed, Failure
 from edge_agent.errors import BY_REASON
 from edge_agent.server.error_status import code_of
-from edge_agent.web.gateway import openai_errors
+from edge_agent.web.gateway import openai_responses
 
 CALLERS = {400, 404, 413, 499}
 LATER = {429, 503}
 
 
-def of_call(reason: str, code: str, seconds: float | None = None) -> openai_errors.GatewayError:
+def of_call(reason: str, code: str, seconds: float | None = None) -> openai_responses.GatewayError:
     failed = CallFailed(code, reason, "64 inputs wait; the limit is 64", remedy="Try again.", metadata={})
     failed.retry_after_seconds = seconds
-    return openai_errors.from_call_failure(failed, "input")
+    return openai_responses.from_call_failure(failed, "input")
 
 
 def test_every_reason_has_a_status_by_who_must_act() -> None:
@@ -31,13 +31,15 @@ def test_every_reason_has_a_status_by_who_must_act() -> None:
 
 def test_an_input_of_a_batch_has_the_status_that_it_would_have_alone() -> None:
     """The table agrees with the one place that knows both errors and codes."""
-    for reason, code in openai_errors.INPUT_CODES.items():
+    for reason, code in openai_responses.INPUT_CODES.items():
         assert code == code_of(BY_REASON[reason]("x")).name
     assert (
         400
-        == openai_errors.from_input_failure(Failure("INPUT_TOO_LONG", "9 tokens; the limit is 4", {}), "texts").status
+        == openai_responses.from_input_failure(
+            Failure("INPUT_TOO_LONG", "9 tokens; the limit is 4", {}), "texts"
+        ).status
     )
-    assert 500 == openai_errors.from_input_failure(Failure("MODEL_FAILED", "x", {}), "texts").status
+    assert 500 == openai_responses.from_input_failure(Failure("MODEL_FAILED", "x", {}), "texts").status
 
 
 def test_an_error_is_written_as_openai_does() -> None:

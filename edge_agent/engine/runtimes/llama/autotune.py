@@ -1,4 +1,9 @@
-"""Tries settings of llama.cpp on the loaded weights, for a moment, before their buffer is made. `tuning.py` decides."""
+"""Which settings of llama.cpp suit this processor: tried for a moment on the loaded weights.
+
+A setting that takes less time is kept only if the same text still has the same meaning (its logits move by no more than
+TOLERANCE, and the likeliest token stays), and if they are the same to the last bit however the text is cut, whatever is
+computed beside it, and wherever its cells lie: thresholds are set once, at the central team (decisions 0003 and 0036).
+"""
 
 from __future__ import annotations
 
@@ -6,27 +11,139 @@ import contextlib
 import functools
 import hashlib
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import llama_cpp
 import numpy as np
 
 from edge_agent.engine.protocol import LoadRequest
-from edge_agent.engine.runtimes.llama import tuning_policy
 from edge_agent.engine.runtimes.llama.llama_context import ContextShape, LlamaContext, Logits, TokenRows
 from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
-from edge_agent.engine.runtimes.llama.thread_tuner import thread_counts
-from edge_agent.engine.runtimes.llama.tuning_policy import (
-    DEPENDENT,
-    FILLED,
-    OTHERS,
-    SAME,
-    TunedSettings,
-    TuningLimits,
-    TuningTrial,
-)
+from edge_agent.engine.runtimes.llama.step_costs import ROWS_BLOCK, ROWS_GROUP, thread_counts
 from edge_agent.errors import ModelFailed, ModelLoadFailed
+
+_NOISE = -0.1
+"""A setting that takes the place of another takes less time, by more than a tenth: less is noise."""
+TOLERANCE = 0.5
+"""How far a logit may move. Kernels of different processors differ by half of that."""
+ROWS = (256, 128, 64)
+"""In a batch that computes no score."""
+NEIGHBOURS = "scores would depend on what else is computed"
+SAME, OTHERS, DEPENDENT = "the same", "others", "neighbours"
+"""How scores come out of larger steps; `neighbours`: out of small ones, too, as what else is computed will have it."""
+FILLED = ((15, 16), (30, 32))
+"""Rows of two steps each: where the second takes less time by a twentieth, rows are multiplied in groups."""
+_LESS = 0.95
+
+
+@dataclass(frozen=True)
+class TuningLimits:
+    """What trying may cost."""
+
+    seconds: float = 2.5
+    """Nothing more is tried once it would take longer."""
+    share: float = 0.7
+    """Of the processor time of its threads that the child has to get: with less, other programs would be measured."""
+
+
+@dataclass(frozen=True)
+class TuningTrial:
+    """What one setting did."""
+
+    seconds: float
+    """Of the work that all are measured by."""
+    moved: float = 0.0
+    """The most by which a logit moved."""
+    same_token: bool = True
+    independent: bool = True
+    """The same bits in company, in pieces and in other cells."""
+
+
+@dataclass(frozen=True)
+class TunedSettings:
+    """A shape with the settings that suit, and where they come from."""
+
+    shape: ContextShape
+    key: str
+    """What they hold for: for anything else they are measured again."""
+    source: str
+    """measured, remembered, put off or off."""
+    notes: str = ""
+    """What was tried and not kept."""
+    bulk_scores: str = ""
+    """SAME, OTHERS or DEPENDENT: what comes out of bulk steps, beside small ones; empty = not measured."""
+    thread_scores: str = ""
+    """Likewise what comes out of steps of other numbers of threads, beside those of all threads."""
+
+    def details(self) -> dict[str, str]:
+        """Return what status shows, and what the daemon hands in at the next load."""
+        return {
+            "threads": str(self.shape.threads),
+            "flash_attention": "on" if self.shape.flash else "off",
+            "bulk_rows": str(self.shape.rows),
+            "row_groups": str(self.shape.groups),
+            **({"bulk_scores": self.bulk_scores} if self.bulk_scores else {}),
+            **({"thread_scores": self.thread_scores} if self.thread_scores else {}),
+            "tuned": self.source,
+            "tuned_for": self.key,
+            "tuning": self.notes,
+        }
+
+
+def score_variance(tuned: TunedSettings, quantization: str, code: str) -> str:
+    """Return why scores of these weights depend on what else `code` computes; empty = it was measured that they do not.
+
+    What could not be measured is not promised.
+    """
+    said = f"scores of {quantization} weights depend on what else is computed by llama.cpp's code for {code}"
+    if not tuned.bulk_scores:
+        return f"whether {said} was not measured: {tuned.notes}"
+    return said if tuned.bulk_scores == DEPENDENT else ""
+
+
+def trial_verdict(usual: float, trial: TuningTrial) -> str:
+    """Return why a setting is not kept, against the seconds of the best so far; empty = it is."""
+    share = trial.seconds / usual - 1
+    if share > _NOISE:
+        return f"{share:+.0%} time"
+    if not trial.same_token or trial.moved > TOLERANCE:
+        return f"{share:+.0%} time, refused: logits would move by {trial.moved:.2f}"
+    if not trial.independent:
+        return f"{share:+.0%} time, refused: {NEIGHBOURS}"
+    return ""
+
+
+def measured_scores(settings: Mapping[str, str], name: str) -> str:
+    """Return what was found out of scores; empty = it was not, or somebody has edited it."""
+    found = settings.get(name, "")
+    return found if found in (SAME, OTHERS, DEPENDENT) else ""
+
+
+def row_groups(seconds: Sequence[tuple[float, float]]) -> int:
+    """Return how rows are multiplied, by what the steps of FILLED took, the smaller ones first."""
+    first, second = (more < _LESS * few for few, more in seconds)
+    return (ROWS_GROUP if second else ROWS_BLOCK) if first else 0
+
+
+def tuning_key(spec: LoadRequest, shape: ContextShape, processor: str) -> str:
+    """Name what settings hold for, beside the weights."""
+    given = f"{spec.threads} threads, {shape.kv_type}, {shape.rows} rows"
+    return f"llama-cpp-python {llama_cpp.__version__}, {processor}, {given}"
+
+
+def remembered_shape(settings: Mapping[str, str], key: str, shape: ContextShape) -> ContextShape | None:
+    """Return the shape with settings that were measured before; None = not for this, or not within what is given."""
+    threads, rows = (settings.get(name, "") for name in ("threads", "bulk_rows"))
+    if settings.get("tuned_for") != key or not (threads.isdecimal() and rows.isdecimal()):
+        return None
+    if not (1 <= int(threads) <= shape.threads and 1 <= int(rows) <= shape.rows):
+        return None
+    flash = settings.get("flash_attention") != "off"
+    groups = next((each for each in (ROWS_GROUP, ROWS_BLOCK) if settings.get("row_groups") == str(each)), 0)
+    return replace(shape, threads=int(threads), rows=int(rows), flash=flash, groups=groups)
+
 
 TRIES, _GROUP_TRIES = 2, 4
 """The shortest time of so many counts: what else runs makes it longer, never shorter."""
@@ -69,14 +186,12 @@ def autotune(
     Raises:
         ModelLoadFailed: there is no memory for a small buffer.
     """
-    key = tuning_policy.tuning_key(spec, shape, named)
+    key = tuning_key(spec, shape, named)
     limits, tuned = limits or TuningLimits(), TunedSettings(shape, key, "off")
     try:
         if spec.tune and spec.device == "cpu":
-            if kept := tuning_policy.remembered_shape(spec.settings, key, shape):
-                found = (
-                    tuning_policy.measured_scores(spec.settings, name) for name in ("bulk_scores", "thread_scores")
-                )
+            if kept := remembered_shape(spec.settings, key, shape):
+                found = (measured_scores(spec.settings, name) for name in ("bulk_scores", "thread_scores"))
                 tuned = TunedSettings(kept, key, "remembered", spec.settings.get("tuning", ""), *found)
             else:
                 tuned = _SettingSearch(model, shape, limits).run(key)
@@ -196,11 +311,11 @@ class _SettingSearch:
     def _keeps(self, what: str, shape: ContextShape, bench: _TuningBench) -> None:
         """Keep a setting that is faster and as good; note why not."""
         trial = TuningTrial(self._shortest(bench.work))
-        if not tuning_policy.trial_verdict(self._seconds, trial):  # it is faster: is it right?
+        if not trial_verdict(self._seconds, trial):  # it is faster: is it right?
             found = bench.ask()
             moved, same = float(np.abs(found - self._usual).max()), int(found.argmax()) == int(self._usual.argmax())
             trial = replace(trial, moved=moved, same_token=same, independent=bench.independent())
-        if why := tuning_policy.trial_verdict(self._seconds, trial):
+        if why := trial_verdict(self._seconds, trial):
             self._notes.append(f"{what}: {why}")
         else:
             self._best, self._seconds = shape, trial.seconds
@@ -231,9 +346,9 @@ class _SettingSearch:
         if self._late("fewer rows", self._seconds * most / _TEXT):
             return
         usual = self._a_row(bench, most)
-        for rows in (each for each in tuning_policy.ROWS if each < most):
+        for rows in (each for each in ROWS if each < most):
             seconds = self._a_row(bench, rows)
-            if why := tuning_policy.trial_verdict(usual, TuningTrial(seconds)):
+            if why := trial_verdict(usual, TuningTrial(seconds)):
                 self._notes.append(f"{rows} rows: {why}")
             else:
                 self._best, usual = replace(self._best, rows=rows), seconds
@@ -245,7 +360,7 @@ class _SettingSearch:
             # By turns, so that what else the machine does hits all of them.
             tries = [[self._shortest(work, 1) for work in works] for _ in range(_GROUP_TRIES)]
             few, many, fewer, more = map(min, zip(*tries, strict=True))
-            self._best = replace(self._best, groups=tuning_policy.row_groups([(few, many), (fewer, more)]))
+            self._best = replace(self._best, groups=row_groups([(few, many), (fewer, more)]))
 
     def _a_row(self, bench: _TuningBench, rows: int) -> float:
         return self._shortest(functools.partial(bench.bulk, rows), 1) / rows
@@ -268,7 +383,7 @@ class _TuningBench:
     def __init__(self, context: LlamaContext, vocabulary: int) -> None:
         self.context = context
         # Any tokens will do: spread over the vocabulary, and the same each time.
-        self._text = [(7919 * (place + 1)) % vocabulary for place in range(max(tuning_policy.ROWS))]
+        self._text = [(7919 * (place + 1)) % vocabulary for place in range(max(ROWS))]
 
     def work(self) -> None:
         """Compute what an input is: some tokens at once, and some one by one."""
@@ -310,7 +425,7 @@ class _TuningBench:
         """Return digests of the logits behind a text, behind one token more, and behind as much as bulk steps read."""
         found = [self._read(0, _TEXT), self._read(_TEXT, _TEXT + 1)]
         self.context.drop(0)
-        found.append(self._read(0, min(tuning_policy.ROWS)))
+        found.append(self._read(0, min(ROWS)))
         self.context.drop(0)
         return [hashlib.blake2b(logits.tobytes()).digest() for logits in found]
 

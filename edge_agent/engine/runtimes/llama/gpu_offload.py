@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
-from edge_agent.engine.memory_need import MemoryNeed
+from edge_agent.engine.memory_cap import MemoryNeed
 from edge_agent.engine.protocol import LoadRequest
 from edge_agent.engine.runtimes.llama import llama_backends
 from edge_agent.engine.runtimes.llama.gguf_header import GgufHeader

@@ -30,25 +30,28 @@ from msgspec.structs import replace
 
 from edge_agent.engine.protocol import CacheUse
 from edge_agent.engine.runtimes.llama.kv_cells import (
+    QUESTIONS_MAX,
     KvCells,
     PinnedPrefix,
     PromptPrefix,
     QuestionSequence,
+    QuestionSequences,
     SequenceSlot,
     StreamBatch,
 )
 from edge_agent.engine.runtimes.llama.llama_context import (
     BULK_ROWS,
+    LONE_CELLS_MAX,
+    PADDING_TOKEN,
     ROWS_MAX,
     BatchPart,
     ContextShape,
     LlamaContext,
     TokenRows,
+    probe_lone_rows,
 )
 from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
-from edge_agent.engine.runtimes.llama.lone_rows import LONE_CELLS_MAX, PADDING_TOKEN, probe_lone_rows
 from edge_agent.engine.runtimes.llama.prefix_tree import PrefixTree
-from edge_agent.engine.runtimes.llama.question_sequences import QUESTIONS_MAX, QuestionSequences
 from edge_agent.engine.runtimes.llama.step_costs import PADDING_ROWS_MAX, padded_rows
 from edge_agent.errors import ModelFailed
 

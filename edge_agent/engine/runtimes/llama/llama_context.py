@@ -1,7 +1,7 @@
 """The context half of the adapter over llama_cpp's C API: sequences, one batch, logits.
 
 All sequences share one key-value buffer (kv_unified), so copying a sequence copies no data. What makes a result
-independent of its neighbours is explained, and seen to, in `cache.py`.
+independent of its neighbours is explained, and seen to, in `kv_cache.py`.
 
 A call of llama_decode is one micro-batch. So whatever ends it early, a refusal or `abort`, leaves nothing of it behind.
 """
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from edge_agent.engine.runtimes.job_results import DeviceLost
 from edge_agent.engine.runtimes.llama.llama_model import ERRORS, LlamaModel
-from edge_agent.engine.runtimes.llama.token_sampling import TokenSampler
+from edge_agent.engine.runtimes.llama.token_scoring import TokenSampler
 from edge_agent.errors import ModelFailed, ModelLoadFailed
 
 ROWS_MAX = 63
@@ -312,3 +312,47 @@ class LlamaContext:
             llama.llama_batch_free(self._batch)
             llama.llama_free(self._pointer)
         self._pointer = None
+
+
+LONE_CELLS_MAX = 256
+"""Among so many cells a lone row takes the attention kernel of all others."""
+PADDING_TOKEN = 0
+_PROBE_TOKENS = 8
+
+
+def probe_lone_rows(context: LlamaContext, cells: int, sequences: Sequence[int], vocabulary: int) -> tuple[bool, bool]:
+    """Tell whether a row of these weights has the same logits alone as beside a padding row.
+
+    First where there are few cells, then among more than LONE_CELLS_MAX, if the context has so many. `sequences` are
+    empty, 34 or more, and empty afterwards.
+    """
+    row, padding, *others = sequences
+    tokens = [number % vocabulary for number in range(_PROBE_TOKENS)]
+    copies = others[: LONE_CELLS_MAX // _PROBE_TOKENS]
+    same = False
+    try:
+        context.decode([TokenRows(row, 0, tokens, logits=0)])
+        same = _same_beside(context, row, padding, tokens)
+        if not same or cells <= LONE_CELLS_MAX + _PROBE_TOKENS + 1:
+            return same, same
+        state = bytes(context.save(row))
+        for copy in copies:
+            context.restore(copy, state)
+        return True, _same_beside(context, row, padding, tokens)
+    except ModelFailed:  # the first answer says what is wrong with it
+        return same, False
+    finally:
+        for sequence in (row, padding, *copies):
+            context.drop(sequence)
+
+
+def _same_beside(context: LlamaContext, row: int, padding: int, tokens: list[int]) -> bool:
+    """Tell whether the row behind these tokens comes out the same alone and beside a padding row."""
+    asked = TokenRows(row, len(tokens), tokens[-1:], logits=1)
+    found: list[Logits] = []
+    for beside in ([], [TokenRows(padding, 0, [PADDING_TOKEN], logits=0)]):
+        context.decode([asked, *beside])
+        found.append(context.logits(0).copy())
+        context.drop(row, len(tokens))
+    context.drop(padding)
+    return np.array_equal(found[0], found[1])

@@ -1,8 +1,8 @@
 """The llama runtime: GGUF models score labels, answer questions, write records and texts, several inputs in one batch.
 
 One base, one context; bundles on it share the batch, each with its own prompt prefix and LoRA adapter. A step is one
-llama_decode, planned by `scheduler.py`, or one more token of each stream while nobody else is there. A score is the
-same to the last bit whatever else the engine does; `cache.py` says how.
+llama_decode, planned by `step_scheduler.py`, or one more token of each stream while nobody else is there. A score is
+the same to the last bit whatever else the engine does; `kv_cache.py` says how.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from edge_agent.engine.memory_need import MemoryNeed
+from edge_agent.engine.memory_cap import MemoryNeed
 from edge_agent.engine.protocol import SEQUENCES, CacheUse, Event, FailureReport, JobRequest, JobResult, LoadRequest
 from edge_agent.engine.runtimes.job_results import (
     cancellation_report,
@@ -22,22 +22,27 @@ from edge_agent.engine.runtimes.job_results import (
     unlimited_memory,
 )
 from edge_agent.engine.runtimes.llama import autotune, gguf_header, llama_backends
+from edge_agent.engine.runtimes.llama.autotune import SAME, score_variance
 from edge_agent.engine.runtimes.llama.decision_jobs import DecisionJob, open_groups
 from edge_agent.engine.runtimes.llama.gpu_offload import ON_CPU, place_on_device
 from edge_agent.engine.runtimes.llama.kv_cache import KvCache
 from edge_agent.engine.runtimes.llama.kv_cells import StreamBatch
-from edge_agent.engine.runtimes.llama.llama_bundle import LlamaBundle, read_bundle
+from edge_agent.engine.runtimes.llama.llama_bundle import (
+    LlamaBundle,
+    LoadedAdapters,
+    LoraAdapter,
+    adapters_bytes,
+    read_bundle,
+)
 from edge_agent.engine.runtimes.llama.llama_context import BatchPart, StepAborted
 from edge_agent.engine.runtimes.llama.llama_model import ERRORS, LlamaModel, check_file
-from edge_agent.engine.runtimes.llama.lora_adapters import LoadedAdapters, LoraAdapter, adapters_bytes
 from edge_agent.engine.runtimes.llama.memory_estimate import adapter_bytes, context_capacity, record_bytes
 from edge_agent.engine.runtimes.llama.record_extraction import ExtractionJob
 from edge_agent.engine.runtimes.llama.record_grammar import GuideTokens, RecordGrammar, guide_tokens
 from edge_agent.engine.runtimes.llama.sequence_jobs import GenerationJob, ScoringJob
+from edge_agent.engine.runtimes.llama.step_costs import ThreadTuner, thread_counts
 from edge_agent.engine.runtimes.llama.step_interruption import LONG_ROWS, StepInterruption, is_long
 from edge_agent.engine.runtimes.llama.step_scheduler import CacheAdmission, StepPlan, StepScheduler, WorkItem, turn_time
-from edge_agent.engine.runtimes.llama.thread_tuner import ThreadTuner, thread_counts
-from edge_agent.engine.runtimes.llama.tuning_policy import SAME, score_variance
 from edge_agent.errors import DeadlineExpired, DeadlineUnattainable, ModelFailed, ModelLoadFailed
 from edge_agent.formats.manifest import SCORED_KINDS, Manifest
 from edge_agent.formats.record_schema import Schema
@@ -365,7 +370,7 @@ class LlamaRuntime:
         self._cache.fill(bundle.prompt, tokens, self._adapters.pointer(bundle.adapter))
 
     def _admit(self) -> list[Event]:
-        """Give waiting jobs a place, as `admission.py` says; return those that cannot have one."""
+        """Give waiting jobs a place, as `CacheAdmission` says; return those that cannot have one."""
         waiting = [job for job in self._jobs.values() if job.slot is None]
         events: list[Event] = []
         if waiting:

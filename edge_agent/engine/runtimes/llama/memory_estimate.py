@@ -11,7 +11,7 @@ import platform
 from dataclasses import replace
 from typing import NamedTuple
 
-from edge_agent.engine.memory_need import MemoryNeed
+from edge_agent.engine.memory_cap import MemoryNeed
 from edge_agent.engine.protocol import LoadRequest
 from edge_agent.engine.runtimes.llama.gguf_header import GgufHeader
 from edge_agent.engine.runtimes.llama.kv_cache import context_shape

@@ -2,7 +2,7 @@
 
 Each token is the likeliest one that the schema allows. Tokens that the schema forces are not computed one by one: they
 follow the prompt from the start, or run in one batch with the token before them (*jump-forward*). Likely tokens are
-drafted while the record has the engine to itself (`record_drafts.py`).
+drafted while the record has the engine to itself (`record_grammar.py`).
 
 A token's probability is its share among the allowed tokens; a forced token is certain. A record's confidence is the
 product over all its tokens. A field's confidence is the product over the tokens that hold a character of its value or
@@ -22,8 +22,7 @@ from edge_agent.engine.protocol import Event, JobRequest
 from edge_agent.engine.runtimes.llama.llama_bundle import LlamaBundle
 from edge_agent.engine.runtimes.llama.llama_context import NOT_NUMBERS, BatchPart, LlamaContext
 from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
-from edge_agent.engine.runtimes.llama.record_drafts import DRAFT_MAX
-from edge_agent.engine.runtimes.llama.record_grammar import ITEM_SEPARATOR, KEY_SEPARATOR, RecordGrammar
+from edge_agent.engine.runtimes.llama.record_grammar import DRAFT_MAX, ITEM_SEPARATOR, KEY_SEPARATOR, RecordGrammar
 from edge_agent.engine.runtimes.llama.sequence_jobs import Fork, SequenceJob
 from edge_agent.engine.runtimes.llama.step_scheduler import WorkItem
 from edge_agent.errors import ModelFailed

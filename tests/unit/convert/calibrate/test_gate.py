@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from convert.calibrate.gate import OUTSIDE, Conditions, calibrated, holding, why_none
 from convert.evaluate.predictions import ServedPrediction
-from edge_agent.formats.calibration import Threshold
-from edge_agent.formats.ood_gate import OodGate, mass_score, rows_needed
+from edge_agent.formats.calibration import OodGate, Threshold, mass_score, rows_needed
 
 RNG = np.random.default_rng(11)
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convert.calibrate import novelty, temperature
+from convert.calibrate import gate, temperature
 from edge_agent.formats.calibration import TypicalInputs
 
 RNG = np.random.default_rng(2)
@@ -82,9 +82,9 @@ def test_a_family_never_helps_to_judge_the_temperature_that_it_fitted():
 def test_about_one_row_in_a_hundred_is_outside_on_each_side(rows):
     """At most one in 200 of the calibration rows is beyond each limit: what is usual stays usual."""
     masses, tokens = [mass for mass, _ in rows], [count for _, count in rows]
-    usual = novelty.measure(masses, tokens)
+    usual = gate.measure(masses, tokens)
     assert isinstance(usual, TypicalInputs)
-    most = len(rows) // novelty.ONE_IN
+    most = len(rows) // gate.ONE_IN
     assert sum(mass < usual.label_mass_min for mass in masses) <= most
     assert sum(count < usual.input_tokens_min for count in tokens) <= most
     assert sum(count > usual.input_tokens_max for count in tokens) <= most
@@ -92,4 +92,4 @@ def test_about_one_row_in_a_hundred_is_outside_on_each_side(rows):
 
 def test_few_rows_say_nothing_about_the_usual():
     """With fewer than 30 rows there are no limits."""
-    assert novelty.measure([1.0] * 29, [5] * 29) is None
+    assert gate.measure([1.0] * 29, [5] * 29) is None

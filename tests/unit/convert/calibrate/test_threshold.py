@@ -83,6 +83,7 @@ def test_the_order_of_the_rows_does_not_matter(outcome, risk):
     assert choose(*outcome, risk) == choose(outcome[0][back], outcome[1][back], risk)
 
 
+@pytest.mark.slow
 def test_the_promise_holds_where_the_naive_rule_breaks_it():
     """Of 2,000 draws at most a share of delta breaks the target; of the naive rule's, every other one or so."""
     grid = np.array(GRID)

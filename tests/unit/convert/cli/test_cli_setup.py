@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from convert.export import llama_converter
+from convert.export import gguf_export
 from tests.unit.convert.cli.test_cli import edge_convert
 
 
@@ -10,13 +10,13 @@ def test_setup_refuses_another_archive(tmp_path: Path):
     """Only the pinned archive is built, wherever it comes from."""
     (tmp_path / "other.tar.gz").write_bytes(b"other")
     code, said = edge_convert("setup", "--cache", str(tmp_path), "--archive", str(tmp_path / "other.tar.gz"))
-    assert (2, True) == (code, f"is not the source archive of llama-cpp-python {llama_converter.VERSION}" in said)
+    assert (2, True) == (code, f"is not the source archive of llama-cpp-python {gguf_export.VERSION}" in said)
 
 
 def test_setup_does_nothing_when_it_is_done(tmp_path: Path):
     """A second run says where the converter is, and needs no network."""
-    site = tmp_path / f"llama-cpp-python-{llama_converter.VERSION}"
+    site = tmp_path / f"llama-cpp-python-{gguf_export.VERSION}"
     site.mkdir()
-    (site / llama_converter.HF_SCRIPT).write_text("")
+    (site / gguf_export.HF_SCRIPT).write_text("")
     code, said = edge_convert("setup", "--cache", str(tmp_path))
     assert (0, True) == (code, str(site) in said)

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from convert.collect import database
 from convert.collect.status_folder import StatusFolder
 from convert.publish.central_keys import CentralKeys
-from edge_agent.formats import receipts
+from edge_agent.formats import segment
 from edge_agent.formats.signed_document import public_key_hex
 from tests.support.examples import EPOCH, IDENTITY, feedback, prediction
 from tests.support.segments import CentralTeam, SealingSite
@@ -72,7 +72,7 @@ def test_another_receipt_key_signs_anew(tmp_path: Path):
     central = filled(tmp_path)
     central.collect(tmp_path / "store", keys=CentralKeys((IDENTITY,), NEW_KEY))
     raw = (tmp_path / "store" / "site=site-1" / "receipts.json").read_bytes()
-    assert 1 == receipts.verify(raw, [public_key_hex(NEW_KEY)]).body.epochs[0].received[0].last
+    assert 1 == segment.verify_receipts(raw, [public_key_hex(NEW_KEY)]).body.epochs[0].received[0].last
 
 
 def test_receipts_keep_their_time(tmp_path: Path):

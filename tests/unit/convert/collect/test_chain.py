@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from convert.collect import minhash, segment_chain
 from convert.collect.record_files import SegmentEntry
-from convert.data.text_normalisation import normalised
-from edge_agent.formats.receipts import RefusedSegment
+from convert.data.data_row import normalised
+from edge_agent.formats.segment import RefusedSegment
 
 EPOCH = "0123456789abcdef"
 some_numbers = st.sets(st.integers(1, 30))

@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from convert.collect import database, derivation
-from convert.collect.collect_report import CollectReport
+from convert.collect.collection import CollectReport
 from convert.collect.sources import FolderSource, SourceFailed
 from convert.fleet.site_registry import SiteRegistry
 from edge_agent.errors import InvalidRequest
@@ -75,6 +75,7 @@ def test_a_second_run_changes_no_byte(tmp_path: Path, store: Path):
     assert before == {name: content for name, content in central.files().items() if name != "report.json"}
 
 
+@pytest.mark.slow
 def test_a_fresh_start_writes_the_same_examples(tmp_path: Path, store: Path):
     """Collected in one run or in three, from one folder or two: the examples have the same bytes."""
     site = SealingSite(store)

@@ -9,10 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from convert.collect import database, record_columns, record_files
-from convert.collect.record_columns import SegmentOrigin
-from convert.collect.record_files import RecordWriter, SegmentEntry
-from convert.data.text_normalisation import normalised
+from convert.collect import database, record_files
+from convert.collect.record_files import RecordWriter, SegmentEntry, SegmentOrigin
+from convert.data.data_row import normalised
 from edge_agent.durable import atomic_files
 from tests.support.examples import EPOCH, NOW, feedback, opinion, prediction, tombstone
 
@@ -22,7 +21,7 @@ def entry(number: int) -> SegmentEntry:
 
 
 def batch(number: int):
-    return record_columns.table([prediction(number), feedback(number)], SegmentOrigin(EPOCH, number, NOW), 1)
+    return record_files.table([prediction(number), feedback(number)], SegmentOrigin(EPOCH, number, NOW), 1)
 
 
 def written(folder: Path, numbers: list[int]) -> list[Path]:
@@ -50,7 +49,7 @@ def test_the_same_work_makes_the_same_file(tmp_path: Path):
 def test_a_file_is_written_when_it_is_large_enough(tmp_path: Path):
     """At a number of rows everything taken so far is on the disk; a segment is never divided."""
     writer = RecordWriter(tmp_path)
-    large = record_columns.table(
+    large = record_files.table(
         [prediction(number) for number in range(record_files.ROWS_MAX // 100)], SegmentOrigin(EPOCH, 1, NOW), 1
     )
     assert not writer.add(entry(1), [large])
@@ -87,10 +86,10 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path):
 def test_forgetting_keeps_the_rest(tmp_path: Path):
     """The records of one prediction go; others, other sites, tombstones and the names of the segments stay."""
     writer = RecordWriter(tmp_path)
-    mine = record_columns.table(
+    mine = record_files.table(
         [prediction(1), feedback(1), tombstone(1), prediction(2)], SegmentOrigin(EPOCH, 1, NOW), 1
     )
-    other = record_columns.table([prediction(1, site="site-2")], SegmentOrigin(EPOCH, 1, NOW), 1)
+    other = record_files.table([prediction(1, site="site-2")], SegmentOrigin(EPOCH, 1, NOW), 1)
     writer.add(entry(1), [mine, other])
     writer.close()
     (path,) = record_files.files(tmp_path)
@@ -115,7 +114,7 @@ def test_a_record_keeps_all_it_says():
         kept={"because": "escalated", "share": 0.5},
     )
     said = feedback(1, verdict="reject", value="", reason="nonsense", reviewer="ben")
-    first, second, third = record_columns.table([made, said, opinion(1)], SegmentOrigin(EPOCH, 7, NOW), 41).to_pylist()
+    first, second, third = record_files.table([made, said, opinion(1)], SegmentOrigin(EPOCH, 7, NOW), 41).to_pylist()
     wanted = {
         "type": "prediction",
         "epoch": EPOCH,
@@ -141,14 +140,14 @@ def test_a_record_keeps_all_it_says():
 
 def test_files_of_before_opinions_are_read(tmp_path: Path):
     """What was collected without the newest columns is joined, and forgotten, like everything else."""
-    old = record_columns.table([prediction(1), prediction(2)], SegmentOrigin(EPOCH, 1, NOW), 1).to_pylist()
+    old = record_files.table([prediction(1), prediction(2)], SegmentOrigin(EPOCH, 1, NOW), 1).to_pylist()
     (tmp_path / "raw").mkdir()
-    columns = [name for name in record_columns.SCHEMA.names if name not in record_columns.LATER_COLUMNS]
-    before = pa.Table.from_pylist(old, record_columns.SCHEMA).select(columns)
+    columns = [name for name in record_files.SCHEMA.names if name not in record_files.LATER_COLUMNS]
+    before = pa.Table.from_pylist(old, record_files.SCHEMA).select(columns)
     record_files.write(tmp_path / "raw" / "old.parquet", before, [])
     record_files.write(
         tmp_path / "raw" / "new.parquet",
-        pa.Table.from_batches([record_columns.table([opinion(1)], SegmentOrigin(EPOCH, 2, NOW), 1)]),
+        pa.Table.from_batches([record_files.table([opinion(1)], SegmentOrigin(EPOCH, 2, NOW), 1)]),
         [],
     )
     with database.opened(tmp_path / "raw", tmp_path / "spill", database.MEMORY_BYTES_MIN) as connection:
@@ -156,7 +155,7 @@ def test_files_of_before_opinions_are_read(tmp_path: Path):
         assert 3 == len(set(connection.execute("SELECT row_id FROM records").fetchall()))
     assert [("prediction", None), ("prediction", None), ("opinion", "oracle-1")] == found
     assert 1 == record_files.forget(tmp_path / "raw" / "old.parquet", {("site-1", "p-1")})
-    assert record_columns.SCHEMA.names == pq.read_schema(tmp_path / "raw" / "old.parquet").names
+    assert record_files.SCHEMA.names == pq.read_schema(tmp_path / "raw" / "old.parquet").names
 
 
 def test_answers_of_version_0_1_are_taken_apart(tmp_path: Path):
@@ -164,15 +163,13 @@ def test_answers_of_version_0_1_are_taken_apart(tmp_path: Path):
     taught = {"route": "upstream", "model": "large-1", "output": "price"}
     changes = [{}, taught, {**taught, "kind": "extract", "scores": []}, {"route": "abstained", "output": ""}]
     records = [prediction(number, **each) for number, each in enumerate(changes, 1)]
-    old = record_columns.table(records, SegmentOrigin(EPOCH, 1, NOW), 1).to_pylist()
+    old = record_files.table(records, SegmentOrigin(EPOCH, 1, NOW), 1).to_pylist()
     for row in old:  # what it wrote, whoever had given the output
         row.update({"confidence": 0.75, "threshold": 0.8, "sure": True})
-    columns = [
-        name for name in record_columns.SCHEMA.names if name not in record_columns.LATER_COLUMNS or name == "model"
-    ]
+    columns = [name for name in record_files.SCHEMA.names if name not in record_files.LATER_COLUMNS or name == "model"]
     (tmp_path / "raw").mkdir()
     record_files.write(
-        tmp_path / "raw" / "old.parquet", pa.Table.from_pylist(old, record_columns.SCHEMA).select(columns), []
+        tmp_path / "raw" / "old.parquet", pa.Table.from_pylist(old, record_files.SCHEMA).select(columns), []
     )
     with database.opened(tmp_path / "raw", tmp_path / "spill", database.MEMORY_BYTES_MIN) as connection:
         query = "SELECT local_answer, confidence, threshold, sure, teacher_answer FROM records ORDER BY line"

@@ -7,12 +7,11 @@ import pytest
 import yaml
 
 from convert.data import row_files
-from convert.data.data_row import DataRow, RowAnswer
-from convert.data.question_rows import main_question, output_names, rows_of
+from convert.data.data_row import DataRow, RowAnswer, main_question, output_names, rows_of
 from convert.data.row_lines import read_rows
 from convert.pipeline import recipe
 from convert.pipeline import task_file as tasks
-from convert.training.validation_split import train_validation_split
+from convert.training.training_loop import train_validation_split
 from edge_agent.errors import InvalidRequest
 
 QUESTIONS = [

@@ -108,7 +108,10 @@ def test_what_a_script_makes_is_split_by_family(made: Path, name: str, part: str
     assert len(texts) == sum(len(rows) for rows in rows_of(made / name / part).values())
 
 
-@pytest.mark.parametrize("recipe_folder", ["retail-categories", "home-intents", "home-intents/slots"])
+@pytest.mark.parametrize(
+    "recipe_folder",
+    [pytest.param("retail-categories", marks=pytest.mark.slow), "home-intents", "home-intents/slots"],
+)
 def test_the_recipes_fit_what_the_scripts_make(made: Path, recipe_folder: str):
     """Labels are the task's, and every label has rows in every split that is used."""
     summary = row_files.check(recipe.read(made / recipe_folder))

@@ -9,8 +9,8 @@ import pytest
 
 from convert.collect import minhash
 from convert.data import row_files, split_leakage
+from convert.data.data_row import normalised
 from convert.data.split_leakage import NONE, SplitSketches
-from convert.data.text_normalisation import normalised
 from edge_agent.errors import InvalidRequest
 from tests.support.recipes import CALIBRATION, TEST, recipe_of, text_label
 

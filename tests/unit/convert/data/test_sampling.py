@@ -55,6 +55,7 @@ def test_a_row_is_thinned_by_itself_where_texts_repeat():
     assert stats.binomtest(len(equally_likely(rows).rows) - 1, 2000, 0.5).pvalue > 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighed", [True, False])
 def test_the_proof_holds_for_all_answers_where_the_share_differed(weighed: bool):
     """A careful site draws much, an erring one little: thinned, false proofs stay within delta; as drawn they do not.

@@ -16,8 +16,14 @@ from convert.data import row_files, synthesis
 from convert.data.row_files import DataRow, TextSpan
 from convert.data.synthesis import SynthesisRequest, SynthesisResult
 from convert.data.synthesis.chat_endpoint import ChatEndpoint
-from convert.data.synthesis.generation import GenerationRequest, ParsedRow, RejectedRow, messages, rows_of
-from convert.data.synthesis.similarity import SimilarityIndex
+from convert.data.synthesis.generation import (
+    GenerationRequest,
+    ParsedRow,
+    RejectedRow,
+    SimilarityIndex,
+    messages,
+    rows_of,
+)
 from convert.pipeline.recipe import Recipe
 from edge_agent.errors import EngineNotReady, InvalidRequest
 from edge_agent.formats.manifest import TaskSpec

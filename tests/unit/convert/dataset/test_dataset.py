@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from convert.cli import app
 from convert.data import row_files
-from convert.data.text_normalisation import normalised
+from convert.data.data_row import normalised
 from convert.dataset.dataset_files import write
 from convert.dataset.selection import DatasetSelection
 from edge_agent.capture.redact.redactor import Redactor

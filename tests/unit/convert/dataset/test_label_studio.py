@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from convert.cli import app
-from convert.dataset import label_studio, review_folder
-from convert.dataset.review_folder import ReviewSelection
+from convert.dataset import assessment, label_studio
+from convert.dataset.assessment import ReviewSelection
 from convert.publish import central_keys
 from edge_agent.errors import InvalidRequest
 from tests.support.examples import feedback, prediction
@@ -59,7 +59,7 @@ def test_every_second_task_is_of_the_random_audit(tmp_path: Path):
     assert ("uncertain", False) == (tasks[1]["review_stream"], "sampling_probability" in tasks[1])
     drawn = [task["data"]["prediction_id"] for task in tasks_of(tmp_path, central, which="audit")]
     assert ["p-1", "p-2", "p-3"] == drawn
-    assert "$review_stream" in (tmp_path / "tasks" / review_folder.INTERFACE_NAME).read_text()
+    assert "$review_stream" in (tmp_path / "tasks" / assessment.INTERFACE_NAME).read_text()
 
 
 def answered(tasks: list[dict[str, Any]], said: str | None, **more: Any) -> bytes:
@@ -79,8 +79,8 @@ def answered(tasks: list[dict[str, Any]], said: str | None, **more: Any) -> byte
 
 
 def tasks_of(root: Path, central: CentralTeam, **asking: Any) -> list[dict[str, Any]]:
-    review_folder.write(ReviewSelection(central.out, "pos-intent", **asking), root / "tasks", force=True)
-    tasks: list[dict[str, Any]] = json.loads((root / "tasks" / review_folder.TASKS_NAME).read_text())
+    assessment.write(ReviewSelection(central.out, "pos-intent", **asking), root / "tasks", force=True)
+    tasks: list[dict[str, Any]] = json.loads((root / "tasks" / assessment.TASKS_NAME).read_text())
     return tasks
 
 
@@ -97,7 +97,7 @@ def test_the_least_confident_come_first(tmp_path: Path):
 def test_the_interface_offers_the_labels(tmp_path: Path):
     """Well-formed XML whose names are those that tasks use; without labels a text to edit."""
     tasks_of(tmp_path, torn(tmp_path))
-    view = ElementTree.parse(tmp_path / "tasks" / review_folder.INTERFACE_NAME).getroot()
+    view = ElementTree.parse(tmp_path / "tasks" / assessment.INTERFACE_NAME).getroot()
     assert ["price", "refund"] == [choice.get("value") for choice in view.iter("Choice")]
     assert ("answer", "input") == (view.find("Choices").get("name"), view.find("Choices").get("toName"))
     assert 'a "quoted" & <odd> label' == (

@@ -110,6 +110,7 @@ def test_one_text_is_filled_once(tmp_path: Path):
     assert "[CARD_1]" not in row["text"]
 
 
+@pytest.mark.slow
 def test_each_question_is_assessed_on_its_own(folder: Path):
     """The task lists its questions; delta is divided among them, also where one is named."""
     arguments = ["assess", str(folder), "--no-label-errors", "--json", "--task"]

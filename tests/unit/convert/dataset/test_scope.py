@@ -70,6 +70,7 @@ def said_by(*arguments: str) -> str:
     return " ".join(result.output.split())
 
 
+@pytest.mark.slow
 def test_a_broken_version_does_not_poison_the_next_assessment(tmp_path: Path):
     """Its corrections count as lessons; whether the newest version keeps a promise is asked of that one alone."""
     broken = [record for n in range(1, 61) for record in judged(n, OLD, -9, verdict="corrected", value="price")]
@@ -154,6 +155,7 @@ def test_two_bundles_of_one_version_are_two(tmp_path: Path):
     assert ["p-1", "p-2"] == looked_at(folder, version=NEW)[1]
 
 
+@pytest.mark.slow
 def test_a_clock_that_is_ahead_is_flagged_and_not_the_newest(tmp_path: Path):
     """Its answers count as the oldest, so they are no test; a segment shares one clock; no stretch of days has them."""
     right = [record for n in range(1, 21) for record in judged(n, at=-n / 10)]

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from convert.cli import app
 from convert.data import row_files
 from convert.dataset.dataset_files import write
+from convert.dataset.row_builder import PLACES_MAX, VALUES_MAX, SpanCounts, align
 from convert.dataset.selection import DatasetSelection
-from convert.dataset.span_alignment import PLACES_MAX, VALUES_MAX, SpanCounts, align
 from convert.dataset.surrogates import SurrogateSettings
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.errors import InvalidRequest

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from convert.dataset.surrogate_values import KINDS, NATIONAL_NUMBERS, SurrogateSource, word_of
 from convert.dataset.surrogates import FilledTexts, PlaceholderFiller, SurrogateSettings
-from edge_agent.capture.redact import check_digits
+from edge_agent.capture.redact import account_numbers
 from edge_agent.capture.redact.builtin_rules import RULES
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.capture.redact.rule_types import bare
@@ -77,7 +77,7 @@ def test_check_digits_are_right():
     for number in range(20):
         card = fill("[CARD_1]", key=str(number)).texts[0]
         iban = fill("[IBAN_1]", key=str(number), locales=("de_DE",)).texts[0]
-        assert (True, True, "DE") == (check_digits.luhn(bare(card)), check_digits.iban(bare(iban)), iban[:2])
+        assert (True, True, "DE") == (account_numbers.luhn(bare(card)), account_numbers.iban(bare(iban)), iban[:2])
 
 
 def test_names_are_those_of_the_locale():

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from convert import export
-from convert.export import gguf_export, llama_converter, onnx_export
-from convert.export.llama_converter import GgufConverter
+from convert.export import gguf_export, onnx_export
+from convert.export.gguf_export import GgufConverter
 from convert.pipeline.recipe import read
 from convert.pipeline.stage import StageJob
 from convert.training import checkpoint_loading
@@ -47,9 +47,7 @@ def adapter(folder: Path, **config: Any) -> Path:
 def says(folder: Path, words: str, code: int = 1) -> GgufConverter:
     """Return a converter whose script only says something and ends with that code."""
     folder.mkdir()
-    (folder / llama_converter.HF_SCRIPT).write_text(
-        f"import sys\nprint({words!r}, file=sys.stderr)\nsys.exit({code})\n"
-    )
+    (folder / gguf_export.HF_SCRIPT).write_text(f"import sys\nprint({words!r}, file=sys.stderr)\nsys.exit({code})\n")
     return GgufConverter(folder, folder)
 
 
@@ -114,28 +112,28 @@ def test_converter_that_leaves_no_file_has_failed(tmp_path: Path) -> None:
 def test_converter_that_is_not_set_up_is_asked_for(tmp_path: Path) -> None:
     """The error says which command to run, once; a checkout that is none is named."""
     with pytest.raises(RequirementUnmet) as caught:
-        llama_converter.find(cache=tmp_path)
+        gguf_export.find(cache=tmp_path)
     assert "edge-convert setup" in caught.value.remedy
     with pytest.raises(FileMissing, match=r"has no convert_hf_to_gguf\.py"):
-        llama_converter.find(tmp_path)
+        gguf_export.find(tmp_path)
     tool = says(tmp_path / "checkout", "")
-    assert GgufConverter(tool.scripts, tool.scripts / "gguf-py") == llama_converter.find(tmp_path / "checkout")
+    assert GgufConverter(tool.scripts, tool.scripts / "gguf-py") == gguf_export.find(tmp_path / "checkout")
 
 
 def test_setup_takes_the_pinned_archive_only(tmp_path: Path) -> None:
     """An archive of other bytes, or none, is refused before anything is unpacked, and leaves nothing."""
     (tmp_path / "other.tar.gz").write_bytes(b"other")
     with pytest.raises(HashMismatch, match="is not the source archive"):
-        llama_converter.setup(tmp_path / "cache", tmp_path / "other.tar.gz")
+        gguf_export.setup(tmp_path / "cache", tmp_path / "other.tar.gz")
     with pytest.raises(FileMissing):
-        llama_converter.setup(tmp_path / "cache", tmp_path / "none.tar.gz")
+        gguf_export.setup(tmp_path / "cache", tmp_path / "none.tar.gz")
     assert [] == list((tmp_path / "cache").iterdir())
 
 
 def test_converter_is_of_the_release_that_the_agent_runs() -> None:
     """The archive's version is the pin of pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert f"llama-cpp-python=={llama_converter.VERSION}" in project["dependencies"]
+    assert f"llama-cpp-python=={gguf_export.VERSION}" in project["dependencies"]
 
 
 def exported(folder: Path, task: str) -> None:

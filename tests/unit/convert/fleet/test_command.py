@@ -132,6 +132,7 @@ def test_a_broken_plan_is_no_empty_plan(fleet: Fleet):
     assert 3 == fleet.run().exit_code
 
 
+@pytest.mark.slow
 def test_a_thousand_sites_are_read_in_one_run(tmp_path: Path):
     """None is left out, whoever reads which."""
     made = Fleet(tmp_path)

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convert.fleet.rollout_progress import FleetReport, TaskProgress, report
-from convert.fleet.site_statuses import SiteStatuses
+from convert.fleet.rollout_progress import FleetReport, SiteStatuses, TaskProgress, report
 from edge_agent.formats.plan import BundleOffer, FleetPlan, HardwareRequirements, RolloutPlan, rollout_position
 from edge_agent.formats.signed_document import format_timestamp, parse_timestamp
 from edge_agent.formats.status_object import RedactionReport, SiteStatus, UpdateState

@@ -11,7 +11,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from convert.cli import app
-from convert.collect.site_key_trust import SiteKeyTrust
+from convert.collect.segment_intake import SiteKeyTrust
 from convert.fleet.site_registry import EnrolmentRecord, SiteRegistry, Standing
 from edge_agent.errors import InvalidRequest, ManifestInvalid
 

@@ -356,6 +356,7 @@ def test_the_command_says_what_to_do(task):
     assert "  what to do: Did you mean 'runtime'?" in result.stderr
 
 
+@pytest.mark.slow
 def test_help_teaches():
     """`edge-convert --help` names the exit codes, `assemble --help` an example."""
     command = [sys.executable, "-c", "from convert.cli import main; main()", "--help"]

@@ -179,6 +179,7 @@ def test_model_is_never_filled_in_at_random(tmp_path: Path) -> None:
         checkpoint_loading.open_model(checkpoint, None, "causal")
 
 
+@pytest.mark.slow
 def test_gguf_is_taken_back_exactly(tmp_path: Path) -> None:
     """Weights, tokenizer, special tokens and chat template of a GGUF come out as they went in."""
     tiny_gguf.write(tmp_path / "tiny.gguf")

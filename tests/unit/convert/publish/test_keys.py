@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from convert.cli import app
 from convert.publish import central_keys
 from edge_agent.errors import FileMissing, InvalidRequest
-from edge_agent.formats import example_records, receipts, segment
+from edge_agent.formats import example_records, segment
 from edge_agent.formats.signed_document import sign
 from tests.support.examples import feedback, prediction
 
@@ -31,8 +31,8 @@ def test_new_keys_open_and_sign_what_their_public_halves_say(tmp_path: Path):
     public = central_keys.create(tmp_path / "keys")
     opened = central_keys.unlock(tmp_path / "keys", nobody)
     assert LINES == segment.unseal(segment.seal(LINES, [public.recipient]), opened.identities)
-    raw = sign(receipts.Receipts(site="site-1", at="2026-11-25T10:00:00Z"), opened.receipts)
-    assert "site-1" == receipts.verify(raw, [public.receipts]).body.site
+    raw = sign(segment.Receipts(site="site-1", at="2026-11-25T10:00:00Z"), opened.receipts)
+    assert "site-1" == segment.verify_receipts(raw, [public.receipts]).body.site
 
 
 @pytest.mark.parametrize("passphrase", ["", pytest.param(PASSPHRASE, marks=pytest.mark.slow)])

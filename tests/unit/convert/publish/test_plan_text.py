@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convert.publish import plan_rules, plan_text
-from convert.publish.plan_rules import HaltOrder, consequences, halt, same_plan
+from convert.publish import plan_text
+from convert.publish.plan_text import HaltOrder, consequences, halt, same_plan
 from convert.publish.repository_reader import BundleTarget, find
 from edge_agent.errors import InvalidRequest, PlanInvalid
 from edge_agent.formats.plan import RolloutPlan, encode
@@ -191,4 +191,4 @@ def test_bundles_are_found_by_what_people_call_them():
     twins = {digest: BundleTarget("talk", "1.0.0", digest, 1) for digest in (OLD, "a" * 63 + "b")}
     with pytest.raises(InvalidRequest, match="more than one"):
         find(twins, "aaaaaaaa")
-    assert "none" == plan_rules.names({}, "talk")
+    assert "none" == plan_text.names({}, "talk")

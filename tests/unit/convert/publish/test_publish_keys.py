@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from tuf.api.metadata import Metadata, Root
 
-from convert.publish import initial_keys, keyring, layout
-from convert.publish.initial_keys import RoleQuorum
+from convert.publish import key_rotation, keyring, layout
+from convert.publish.key_rotation import RoleQuorum
 from convert.publish.keyring import Keyring
 from convert.publish.publisher import Publisher
 from convert.publish.repository_storage import FolderStorage
@@ -33,7 +33,7 @@ def root_of(folder: Path) -> Root:
 
 def test_new_keys_make_a_root_with_thresholds(tmp_path: Path):
     """By default two of three must sign roots and bundles; plan and online have a key each."""
-    made = initial_keys.create(tmp_path / "keys", time.time())
+    made = key_rotation.create(tmp_path / "keys", time.time())
     assert ["online-1", "plan-1", *(f"{role}-{n}" for role in ("root", "targets") for n in (1, 2, 3))] == [
         named.name for named in made
     ]
@@ -46,7 +46,7 @@ def test_new_keys_make_a_root_with_thresholds(tmp_path: Path):
 
 def test_only_the_owner_may_read_private_keys(tmp_path: Path):
     """The folder and every private half are closed to group and others."""
-    initial_keys.create(tmp_path / "keys", time.time(), ONE, ONE)
+    key_rotation.create(tmp_path / "keys", time.time(), ONE, ONE)
     modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "keys").glob("*.pem")}
     assert ({0o600}, 0o700) == (modes, stat.S_IMODE((tmp_path / "keys").stat().st_mode))
 
@@ -54,7 +54,7 @@ def test_only_the_owner_may_read_private_keys(tmp_path: Path):
 @pytest.mark.slow
 def test_a_passphrase_hides_every_private_key(tmp_path: Path):
     """It is asked for once, when something is signed."""
-    initial_keys.create(tmp_path / "keys", time.time(), ONE, ONE, PASSPHRASE)
+    key_rotation.create(tmp_path / "keys", time.time(), ONE, ONE, PASSPHRASE)
     private = list((tmp_path / "keys").glob("*-1.age"))
     assert (4, []) == (len(private), list((tmp_path / "keys").glob("*.pem")))
     content = b"".join(path.read_bytes() for path in (tmp_path / "keys").iterdir())
@@ -72,7 +72,7 @@ def test_a_passphrase_hides_every_private_key(tmp_path: Path):
 @pytest.mark.release
 def test_a_wrong_passphrase_opens_nothing(tmp_path: Path):
     """The message names the key, and the passphrase first among the causes."""
-    initial_keys.create(tmp_path / "keys", time.time(), ONE, ONE, PASSPHRASE)
+    key_rotation.create(tmp_path / "keys", time.time(), ONE, ONE, PASSPHRASE)
     wrong = Publisher(FolderStorage(tmp_path / "other"), Keyring([tmp_path / "keys"], lambda _: "another passphrase"))
     with pytest.raises(InvalidRequest, match="does not open") as caught:
         wrong.create()
@@ -81,10 +81,10 @@ def test_a_wrong_passphrase_opens_nothing(tmp_path: Path):
 
 def test_keys_are_never_overwritten(tmp_path: Path):
     """Neither a folder nor a single key."""
-    initial_keys.create(tmp_path / "keys", time.time(), ONE, ONE)
+    key_rotation.create(tmp_path / "keys", time.time(), ONE, ONE)
     before = (tmp_path / "keys" / "root-1.pem").read_bytes()
     with pytest.raises(InvalidRequest, match="never overwritten"):
-        initial_keys.create(tmp_path / "keys", time.time(), ONE, ONE)
+        key_rotation.create(tmp_path / "keys", time.time(), ONE, ONE)
     with pytest.raises(InvalidRequest, match="never overwritten"):
         keyring.make(tmp_path / "keys", "root-1", "root")
     assert before == (tmp_path / "keys" / "root-1.pem").read_bytes()
@@ -93,7 +93,7 @@ def test_keys_are_never_overwritten(tmp_path: Path):
 @pytest.mark.release
 def test_a_key_that_is_made_later_is_under_the_same_passphrase(tmp_path: Path):
     """Also in a folder that was given unlock.age only, as people who hold one key have it."""
-    initial_keys.create(tmp_path / "keys", time.time(), ONE, ONE, PASSPHRASE)
+    key_rotation.create(tmp_path / "keys", time.time(), ONE, ONE, PASSPHRASE)
     (tmp_path / "anna").mkdir()
     shutil.copy(tmp_path / "keys" / "unlock.age", tmp_path / "anna")
     with pytest.raises(InvalidRequest, match="does not open"):
@@ -115,7 +115,7 @@ def test_a_quorum_that_cannot_be_met_is_refused(quorum: tuple[int, int]):
 def test_a_short_passphrase_makes_no_keys(tmp_path: Path):
     """It is refused before anything is there."""
     with pytest.raises(InvalidRequest, match="5 characters"):
-        initial_keys.create(tmp_path / "keys", time.time(), passphrase="short")
+        key_rotation.create(tmp_path / "keys", time.time(), passphrase="short")
     assert [] == list(tmp_path.iterdir())
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from convert.publish import publishable_bundle, signed_quality, staged_change
+from convert.publish import publishable_bundle, staged_change
 from convert.publish.repository_reader import newest
 from edge_agent.errors import HashMismatch
 from tests.support.bundles import echo_bundle
@@ -60,9 +60,9 @@ def test_who_signs_sees_them_beside_those_of_the_version_before(tmp_path: Path):
 def test_a_bundle_without_a_report_has_no_figures(tmp_path: Path):
     """Nothing is signed of it, and nothing said."""
     with publishable_bundle.opened(echo_bundle(tmp_path / "one")) as bundle:
-        assert {} == signed_quality.of_bundle(bundle)
+        assert {} == publishable_bundle.of_bundle(bundle)
     with publishable_bundle.opened(echo_bundle(tmp_path / "two", report=b"not JSON")) as bundle:
-        assert {} == signed_quality.of_bundle(bundle)
+        assert {} == publishable_bundle.of_bundle(bundle)
 
 
 @pytest.mark.parametrize(
@@ -75,11 +75,11 @@ def test_a_bundle_without_a_report_has_no_figures(tmp_path: Path):
 )  # fmt: skip
 def test_nothing_but_figures_is_taken_over(spoilt: object):
     """What is no headline is none; the others keep only their numbers."""
-    assert {} == signed_quality.taken(spoilt)
-    assert {"rows": 3, "accuracy": SHARE} == signed_quality.taken(
+    assert {} == publishable_bundle.taken(spoilt)
+    assert {"rows": 3, "accuracy": SHARE} == publishable_bundle.taken(
         {"rows": 3, "accuracy": SHARE, "families": "\x1b[2J", "sure": 4}
     )
-    assert {} == signed_quality.decode("{") == signed_quality.decode(7)
+    assert {} == publishable_bundle.decode("{") == publishable_bundle.decode(7)
 
 
 def test_a_bundle_is_fetched_from_a_repository(tmp_path: Path):

@@ -22,6 +22,7 @@ from tests.support.report_cases import CALIBRATE, EVALUATE, FINETUNE, QUANTIZE, 
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
+@pytest.mark.slow
 def test_a_report_is_written_for_programs_and_for_people(tmp_path: Path):
     """report.json has every stage's own report; report.md shows the plots that lie beside it."""
     assert write_report(tmp_path, made()) == tmp_path / "report.md"
@@ -108,7 +109,7 @@ def test_a_run_without_weakness_doubts_only_what_cannot_be_known():
     assert [line.partition(" ")[0] for line in doubts(clean)] == ["The"]
 
 
-@pytest.mark.parametrize("left", range(7))
+@pytest.mark.parametrize("left", [0, 3, *(pytest.param(left, marks=pytest.mark.slow) for left in (1, 2, 4, 5, 6))])
 def test_a_run_that_came_less_far_has_a_shorter_report(tmp_path: Path, left: int):
     """Any first stages alone make a report without holes; what was drawn is what was measured."""
     whole = made()

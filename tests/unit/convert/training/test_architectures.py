@@ -18,8 +18,7 @@ from convert.decoder.scores import joint_log_probabilities
 from convert.decoder.tokens import TaskTokens, task_tokens
 from convert.pipeline.recipe import FinetuneSection
 from convert.training import lora
-from convert.training.decoder_objective import DecoderExampleEncoder, TrainingExample
-from convert.training.decoder_trainer import DecoderData, DecoderTrainer
+from convert.training.decoder_trainer import DecoderData, DecoderExampleEncoder, DecoderTrainer, TrainingExample
 from convert.training.encoder_objective import EncodedRow, objective_of
 from convert.training.encoder_trainer import EncoderTrainer, RowEncoder, classifier
 from convert.training.lora import FrozenPrefixCache

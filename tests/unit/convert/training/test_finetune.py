@@ -29,8 +29,7 @@ from convert.decoder.tokens import task_tokens
 from convert.pipeline.recipe import FinetuneSection
 from convert.pipeline.stage import Report, StageJob
 from convert.training import lora
-from convert.training.decoder_objective import DecoderExampleEncoder
-from convert.training.decoder_trainer import DecoderData, DecoderTrainer
+from convert.training.decoder_trainer import DecoderData, DecoderExampleEncoder, DecoderTrainer
 from edge_agent.errors import InvalidRequest, ModelLoadFailed
 from edge_agent.formats.manifest import PromptTemplate, TaskSpec
 from tests.support import corrected_records, pos_intents, tiny_decoder, tiny_encoder, tiny_models

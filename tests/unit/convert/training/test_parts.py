@@ -14,11 +14,11 @@ from transformers import AutoTokenizer
 from convert.data.row_files import ChatMessage, DataRow, TextSpan
 from convert.decoder.tokens import task_tokens, tokenize
 from convert.encoder.tags import UNREAD, tagged
-from convert.training import decoder_objective, training_loop
-from convert.training.decoder_objective import AnswerTarget, DecoderExampleEncoder, label_answers, targets
+from convert.training import decoder_trainer, training_loop
+from convert.training.decoder_trainer import AnswerTarget, DecoderExampleEncoder, label_answers, targets
 from convert.training.encoder_objective import EncodedRow, uniformity
 from convert.training.encoder_trainer import cycled
-from convert.training.validation_split import train_validation_split
+from convert.training.training_loop import train_validation_split
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import PromptTemplate, TaskSpec
 from tests.support import models, tiny_decoder
@@ -49,7 +49,7 @@ def test_label_loss_is_the_softmax_over_the_labels_and_a_share_over_the_vocabula
     answers = label_answers([(0,), (1,)])
     among = math.log(1 + math.exp(-1.0))
     whole = math.log(sum(math.exp(each) for each in (2.0, 1.0, 0.0, -1.0))) - 2.0
-    loss = decoder_objective.loss(logits, targets([answers[0]], CPU), vocabulary_share=0.25)
+    loss = decoder_trainer.loss(logits, targets([answers[0]], CPU), vocabulary_share=0.25)
     assert pytest.approx(among + 0.25 * whole, abs=1e-6) == float(loss)
 
 
@@ -58,7 +58,7 @@ def test_labels_of_several_tokens_add_up() -> None:
     answers = label_answers([(1, 2), (1, 3), (0,)])
     wanted = targets([answers[0], answers[2]], CPU)
     assert [[1, 2], [-100, 0]] == wanted.tokens.tolist()
-    loss = decoder_objective.loss(torch.zeros(2, 2, 4), wanted, vocabulary_share=0.0)
+    loss = decoder_trainer.loss(torch.zeros(2, 2, 4), wanted, vocabulary_share=0.0)
     assert pytest.approx((2 * math.log(2) + math.log(2)) / 2) == float(loss)
 
 
@@ -66,9 +66,9 @@ def test_other_answers_are_learnt_token_by_token() -> None:
     """Without choices the loss is the mean over the answer's tokens, and an answer is right to the last one or not."""
     wanted = targets([AnswerTarget((1, 2)), AnswerTarget((3,))], CPU)
     logits = torch.zeros(2, 2, 4)
-    assert pytest.approx(math.log(4)) == float(decoder_objective.loss(logits, wanted))
+    assert pytest.approx(math.log(4)) == float(decoder_trainer.loss(logits, wanted))
     logits[0, 0, 1] = logits[0, 1, 2] = logits[1, 1, 0] = 1.0
-    assert 1 == decoder_objective.exact(logits, wanted)
+    assert 1 == decoder_trainer.exact(logits, wanted)
 
 
 # --- outliers ---------------------------------------------------------------------------------------------------------

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 
 from convert.data.row_files import DataRow
 from convert.pipeline.recipe import FinetuneSection
-from convert.training import decoder_objective, lora
-from convert.training.decoder_objective import AnswerTarget, label_answers, targets
-from convert.training.training_loop import ValidationResult
-from convert.training.validation_split import train_validation_split
+from convert.training import decoder_trainer, lora
+from convert.training.decoder_trainer import AnswerTarget, label_answers, targets
+from convert.training.training_loop import ValidationResult, train_validation_split
 from edge_agent.errors import InvalidRequest
 from tests.support import tiny_decoder
 
@@ -47,7 +46,7 @@ def test_the_labels_share_all_probability_among_them(paths: list[tuple[int, ...]
     total = 0.0
     for answer in label_answers(paths):
         logits = torch.stack([behind(answer.tokens, at) for at in range(len(answer.tokens))])[None]
-        total += float(torch.exp(-decoder_objective.loss(logits, targets([answer], CPU), vocabulary_share=0.0)))
+        total += float(torch.exp(-decoder_trainer.loss(logits, targets([answer], CPU), vocabulary_share=0.0)))
     assert pytest.approx(1.0, abs=1e-4) == total
 
 
@@ -58,8 +57,8 @@ def test_a_certain_model_has_no_loss(paths: list[tuple[int, ...]]) -> None:
     for answer in label_answers(paths):
         wanted = targets([answer], CPU)
         logits = torch.nn.functional.one_hot(wanted.tokens, VOCABULARY) * 50.0
-        assert pytest.approx(0.0, abs=1e-4) == float(decoder_objective.loss(logits, wanted))
-        assert 1 == decoder_objective.exact(logits, wanted)
+        assert pytest.approx(0.0, abs=1e-4) == float(decoder_trainer.loss(logits, wanted))
+        assert 1 == decoder_trainer.exact(logits, wanted)
 
 
 @given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=4).map(tuple), min_size=1, max_size=4))

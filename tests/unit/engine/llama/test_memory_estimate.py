@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from edge_agent.engine.runtimes import onnx_memory
+from edge_agent.engine.runtimes import onnx_graph
 from edge_agent.engine.runtimes.llama.gguf_header import GgufHeader
 from edge_agent.engine.runtimes.llama.llama_context import ROWS_MAX, ContextShape
 from edge_agent.engine.runtimes.llama.memory_estimate import PROCESS_BYTES, activation_bytes, memory_need
@@ -66,12 +66,12 @@ def test_an_encoder_takes_its_file_twice_and_room_for_each_thread(tmp_path) -> N
     """Weights, their packed copies, and activations that grow with the file up to a limit."""
     path = tmp_path / "model.onnx"
     path.write_bytes(bytes(1000))
-    one, four = (onnx_memory.estimate_memory(str(path), threads) for threads in (1, 4))
+    one, four = (onnx_graph.estimate_memory(str(path), threads) for threads in (1, 4))
     assert (1000, 1000, 0) == (one.weights, one.copies, one.cache)
     assert 4 * one.compute == four.compute
-    assert onnx_memory.ARENA_BYTES + 300 == one.compute
+    assert onnx_graph.ARENA_BYTES + 300 == one.compute
 
 
 def test_a_missing_encoder_is_left_to_the_loader(tmp_path) -> None:
     """Without a file there is nothing to reckon: the loader says what is wrong."""
-    assert 0 == onnx_memory.estimate_memory(str(tmp_path / "gone.onnx"), 1).weights
+    assert 0 == onnx_graph.estimate_memory(str(tmp_path / "gone.onnx"), 1).weights

@@ -6,9 +6,9 @@ import pytest
 
 from edge_agent.engine.protocol import AskedQuestion
 from edge_agent.engine.runtimes.llama import question_prompts
-from edge_agent.engine.runtimes.llama.chat_prompt import PromptParts
 from edge_agent.engine.runtimes.llama.question_prompts import (
     BundleQuestions,
+    PromptParts,
     QuestionTemplate,
     QuestionTokenizer,
     question_template,

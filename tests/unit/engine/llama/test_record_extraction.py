@@ -1,4 +1,4 @@
-"""edge_agent/engine/runtimes/llama/record_extraction.py, and what grammar.py fills in."""
+"""edge_agent/engine/runtimes/llama/record_extraction.py, and what record_grammar.py fills in."""
 
 from __future__ import annotations
 

@@ -1,0 +1,186 @@
+"""Answers, feedback and the review queue as callers of capture know them: values that load nothing of the spool."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from edge_agent.capture.redact.model_findings import texts_of_value
+from edge_agent.errors import RecordInvalid, StoreDamaged
+from edge_agent.formats.example_records import parse_stored
+
+if TYPE_CHECKING:
+    from edge_agent.capture.redact.model_findings import ModelFindings
+    from edge_agent.formats.example_records import ReviewStream, Verdict
+    from edge_agent.formats.manifest import Manifest
+    from edge_agent.formats.redaction_section import MissedBound
+    from edge_agent.formats.status_object import SiteUpdates, TaskStatus
+    from edge_agent.monitoring.bundle_figures import AlarmState
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedAnswer:
+    """One input and the answer it got."""
+
+    prediction_id: str
+    manifest: Manifest
+    digest: str
+    text: str
+    local_answer: str | None
+    """What the bundle's own model answered, also where that was withheld; None = it was not asked.
+
+    classify and decide: the best label. extract: a JSON object. generate: the text.
+    """
+    scores: Sequence[tuple[str, float]] = ()
+    """Of the local answer, as all up to `label_mass`: labels with calibrated scores, best first."""
+    confidence: float | None = None
+    threshold: float | None = None
+    sure: bool = False
+    label_mass: float | None = None
+    teacher_answer: str | None = None
+    """What the large model answered, as in `local_answer`; where there is one it was given. None = it was not asked."""
+    model: str = ""
+    """The large model that answered; empty = none did."""
+    route: str = "local"
+    reasons: tuple[str, ...] = ()
+    later: str = ""
+    """Why the large model is asked later: deferred or audit; empty = it is not."""
+    p_value: float | None = None
+    """Of the bundle's gate; None = it has none."""
+    held_up: str = ""
+    """Why the answer is not confident; empty = it is, or its kind has no confidence."""
+    findings: ModelFindings | None = None
+    """What the redaction model found in its texts; None = it has not read them."""
+    rules_suffice: bool = False
+    """The rules alone may redact it, though the site has a redaction model."""
+    question: str = ""
+    """decide: which question was answered; each answer is an example of its own. Empty for any other kind."""
+    teacher_scores: Sequence[tuple[str, float]] = ()
+    """classify: each label with the probability that the large model gave it; empty = it gave none."""
+
+    @property
+    def output(self) -> str:
+        """The answer that was given, or withheld; empty = there is none."""
+        return (self.local_answer or "") if self.teacher_answer is None else self.teacher_answer
+
+
+@dataclass(frozen=True)
+class HumanFeedback:
+    """A person's feedback on a prediction."""
+
+    feedback_id: str
+    prediction_id: str
+    reviewer: str
+    verdict: Verdict
+    value: str = ""
+    reason: str = ""
+    request_id: str = ""
+
+
+def texts_to_read(answered: CapturedAnswer) -> list[str]:
+    """Return every text of an answer that is redacted, for the redaction model to read."""
+    answers = [each for each in (answered.local_answer, answered.teacher_answer) if each]
+    return [answered.text, *(text for each in answers for text in answer_texts(answered.manifest.task.kind, each))]
+
+
+def answer_texts(kind: str, answer: str) -> list[str]:
+    """Return the texts of an answer of that kind: of a record its values and keys, of a label none."""
+    if kind == "extract":
+        return list(texts_of_value(json.loads(answer))) if answer else []
+    return [answer] if kind == "generate" else []
+
+
+class ReviewCursor(NamedTuple):
+    """A place in the review queue: behind how many turns, and behind which row of each stream."""
+
+    turn: int = 0
+    audit: int = 0
+    diverse: int = 0
+    new: int = 0
+    rank: float = -1.0
+    row: int = 0
+    """With `rank`, of the uncertain stream."""
+
+
+QUEUE_START = ReviewCursor()
+"""Before the first place of the review queue."""
+
+
+@dataclass(frozen=True)
+class ReviewFilter:
+    """Which predictions a reviewer wants to see."""
+
+    task: str = ""
+    """A task with all of its questions, or TASK/QUESTION; empty = all."""
+    confidence_max: float | None = None
+    """Then without the audit: who chooses among its rows by confidence makes them no random sample any more."""
+    include_reviewed: bool = False
+    stream: ReviewStream | None = None
+    """Only this one; None = all, in turns."""
+
+
+@dataclass(frozen=True)
+class ReviewItem:
+    """A kept prediction, its feedback, and its place in the review queue."""
+
+    record: dict[str, Any]
+    reviewed: bool
+    feedback: tuple[dict[str, Any], ...] = ()
+    place: ReviewCursor = QUEUE_START
+    """In the review queue."""
+    stream: ReviewStream = "uncertain"
+    probability: float | None = None
+    """With which the audit drew it; None = it did not."""
+
+
+@dataclass(frozen=True)
+class SpooledPrediction:
+    """A kept prediction and the feedback on it."""
+
+    record: bytes
+    task: str
+    reviewed: bool
+    feedback: tuple[bytes, ...]
+    stream: ReviewStream = "uncertain"
+    probability: float | None = None
+    """With which the audit drew it; None = it did not."""
+
+
+def parse_review_item(found: SpooledPrediction, place: ReviewCursor = QUEUE_START) -> ReviewItem:
+    """Parse what the spool keeps of a prediction. Raises StoreDamaged."""
+    try:
+        said = tuple(map(parse_stored, found.feedback))
+        return ReviewItem(parse_stored(found.record), found.reviewed, said, place, found.stream, found.probability)
+    except RecordInvalid:
+        remedy = "Check the disk; the answers that are not damaged can be asked for by their prediction_id."
+        raise StoreDamaged("an answer in spool.db is damaged", remedy=remedy) from None
+
+
+def _no_updates() -> SiteUpdates:
+    # Only the spool's worker loads the status document.
+    from edge_agent.formats.status_object import SiteUpdates  # noqa: PLC0415
+
+    return SiteUpdates()
+
+
+@dataclass(frozen=True)
+class SpoolWorkerDependencies:
+    """What a worker needs of the daemon: its tasks and updates, its version, both clocks in seconds."""
+
+    tasks: Callable[[], Iterable[TaskStatus]]
+    version: str
+    now: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
+    updates: Callable[[], SiteUpdates] = _no_updates
+    revision: Callable[[], int] = lambda: 0
+    """Changes when the central site should learn of a change at once."""
+    redactor: Callable[[], tuple[str, MissedBound | None]] = lambda: ("", None)
+    """Returns the bundle that redacts, task@version, empty = none does; and what it promises."""
+    drawn: Callable[[], float] = random.SystemRandom().random
+    """Returns a random number, 0 to below 1, for the random audit."""
+    alarmed: Callable[[tuple[AlarmState, ...]], None] = lambda _: None
+    """Called on this thread with the active alarms, at the start and after each change."""

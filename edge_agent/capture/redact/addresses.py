@@ -1,0 +1,267 @@
+"""Addresses of people: in networks (e-mail, links, domains, IP and MAC addresses) and by post.
+
+English and French write the number first ("12 Mill Lane", "3 bis rue du Port"), the others the street. Suffixes of
+streets in English are those of USPS Publication 28, appendix C1. A postal code and a town behind an address belong to
+it; postal codes alone are found where their form is unique (Great Britain, Canada) or a word announces them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator
+
+from edge_agent.capture.redact.rule_types import UPPER, Span
+
+_LOCAL = re.compile(r"[\w!#$%&*+/=?^`{|}~-][\w.!#$%&'*+/=?^`{|}~-]{0,63}\Z")
+_DOMAIN = re.compile(r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w-])")
+AT_SIGN = re.compile("@")
+_TOPS = (
+    "com|org|net|edu|gov|mil|int|info|biz|io|app|dev|shop|online|site|tech|cloud|store|health|med|clinic|hospital"
+    "|de|at|ch|fr|es|it|nl|be|pt|pl|se|dk|no|fi|ie"
+    "|uk|eu|us|ca|au|nz|in|jp|kr|cn|br|mx|ar|cl|cz|sk|hu|ro|gr|tr|ru|ua|za|lu|li|is|ee|lv|lt|hr|si|bg|me|tv|cc|co"
+)
+_AT_WORD = "at|ät|arroba|arobase|chiocciola|apenstaartje|snabel-?a|małpa|klammeraffe"
+_DOT_WORD = "dot|punkt|punt|point|punto|ponto|kropka|prick"
+_DOT = rf"(?: (?:{_DOT_WORD}) | ?[\(\[{{] ?(?:{_DOT_WORD}|\.) ?[\)\]}}] ?)"
+_ANY_DOT = rf"(?:{_DOT}| ?\. ?)"
+_BEFORE_AT = rf"(?i)(?<![\w.-])[a-z0-9][\w+-]{{0,40}}(?:(?:{_ANY_DOT}|_)[\w+-]{{1,30}}){{0,4}}"
+_HOST_PART = rf"[a-z0-9][\w-]{{0,40}}(?:{_ANY_DOT}[\w-]{{2,30}}){{0,3}}"
+_SPOKEN = (
+    # With "at" as a word, the last dot is one, too: "look at example.com" is no address.
+    re.compile(rf"{_BEFORE_AT} (?:{_AT_WORD}) {_HOST_PART}{_DOT}(?:{_TOPS})(?![\w-])"),
+    re.compile(
+        rf"{_BEFORE_AT}(?: ?[\(\[{{<] ?(?:{_AT_WORD}|@) ?[\)\]}}>] ?| @ |@ "
+        rf"| @){_HOST_PART}{_ANY_DOT}(?:{_TOPS})(?![\w-])"
+    ),
+)
+
+
+def find_emails(text: str) -> Iterator[Span]:
+    """Find addresses around each @ (RFC 5321: 64 characters before it at most)."""
+    for at in AT_SIGN.finditer(text):
+        domain = _DOMAIN.match(text, at.end())
+        local = _LOCAL.search(text, max(0, at.start() - 64), at.start())
+        if domain and local:
+            yield local.start(), domain.end()
+
+
+def find_spoken_emails(text: str) -> Iterator[Span]:
+    """Find addresses in words: "jane at example dot com", "jane (at) example.com"; a top-level domain ends them."""
+    for pattern in _SPOKEN:
+        yield from (match.span() for match in pattern.finditer(text))
+
+
+_GENERIC_TOPS = (
+    "com|org|net|edu|gov|mil|info|biz|io|app|dev|shop|online|site|xyz|club|clinic|hospital|co\\.uk|org\\.uk"
+    "|ac\\.uk|gov\\.uk|nhs\\.uk|com\\.au|com\\.br|co\\.nz|co\\.in|co\\.jp|co\\.za"
+    "|de|ch|fr|nl|be|pl|se|dk|fi|ie|uk|eu|us|ca|au|nz|jp|kr|cn|br|mx|cz|sk|hu|ro|gr|tr|ru|ua|za|lu|hr|bg|tv|pt"
+)
+_HOST = re.compile(
+    rf"(?i)(?<![\w.@/-])(?:https?://)?(?:www\.(?:[a-z0-9-]{{1,63}}\.){{1,6}}[a-z]{{2,24}}"
+    rf"|(?:[a-z0-9][a-z0-9-]{{1,62}}\.){{1,6}}(?:{_GENERIC_TOPS}))(?::\d{{1,5}})?(?:/[^\s<>\"]{{0,500}})?(?![\w@-])"
+)
+
+
+def find_domains(text: str) -> Iterator[Span]:
+    """Find names of hosts below usual top-level domains, with the path behind them."""
+    for match in _HOST.finditer(text):
+        yield match.start(), match.end() - (len(match[0]) - len(match[0].rstrip(".,;:!?)")))
+
+
+_IP4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\d)")
+_IP6 = re.compile(
+    r"(?<![\w:.])(?=[0-9A-Fa-f:.]{3,45}(?![\w:]))(?:[0-9A-Fa-f]{0,4}:){2,7}(?:[0-9A-Fa-f]{1,4}"
+    r"|(?:\d{1,3}\.){3}\d{1,3})?"
+)
+_MAC = re.compile(
+    r"(?i)(?<![\w:-])(?:[0-9a-f]{2}([:-])(?:[0-9a-f]{2}\1){4}[0-9a-f]{2}"
+    r"|[0-9a-f]{4}\.[0-9a-f]{4}\.[0-9a-f]{4})(?![\w:-])"
+)
+
+
+def find_ip_addresses(text: str) -> Iterator[Span]:
+    """Find IPv4 addresses, and IPv6 addresses of at least three colons or a double one, which the library accepts."""
+    for pattern in (_IP4, _IP6):
+        for match in pattern.finditer(text):
+            if _is_ip(match[0]):
+                yield match.span()
+
+
+def _is_ip(written: str) -> bool:
+    try:
+        ipaddress.ip_address(written)
+    except ValueError:
+        return False
+    # "::" and "1::" are code or a time more often than an address.
+    return "." in written or len(written) > 4
+
+
+def find_mac_addresses(text: str) -> Iterator[Span]:
+    """Find hardware addresses (EUI-48) with colons, hyphens or dots."""
+    yield from (match.span() for match in _MAC.finditer(text))
+
+
+_SUFFIXES = (
+    "alley|aly|annex|arcade|avenue|ave?|bayou|beach|bend|bluffs?|bottom|boulevard|blvd|branch|bridge|brooks?"
+    "|burgs?|bypass|camp|canyon"
+    "|cape|causeway|centers?|centres?|circles?|cir|cliffs?|close|club|common|corners?|course|courts?|ct|coves?"
+    "|creek|crescent|cres|crest"
+    "|crossing|crossroads?|curve|dale|dam|divide|drives?|dr|estates?|expressway|expy|extensions?|falls|ferry"
+    "|fields?|flats?|fords?"
+    "|forest|forges?|forks?|fort|freeway|fwy|gardens?|gdns|gateway|glens?|greens?|groves?|harbors?|haven|heights"
+    "|hts|highway|hwy|hills?"
+    "|hollow|inlet|islands?|isle|junctions?|keys?|knolls?|lakes?|land|landing|lane|ln|lights?|loaf|locks?|lodge"
+    "|loop|mall|manors?"
+    "|meadows?|mews|mills?|mission|motorway|mount|mountains?|neck|orchard|oval|overpass|parade|parks?|parkways?"
+    "|pkwy|pass|passage|path"
+    "|pike|pines?|place|pl|plains?|plaza|plz|points?|ports?|prairie|quay|radial|ramp|ranch|rapids?|rest|ridges?"
+    "|rise|river|roads?|rd"
+    "|route|row|run|shoals?|shores?|skyway|springs?|spurs?|squares?|sq|stations?|sta|stravenue|streams?|streets?"
+    "|st|summit|terrace|ter"
+    "|throughway|trace|track|trafficway|trails?|trailer|tunnel|turnpike|underpass|unions?|valleys?|viaduct|views?"
+    "|villages?|ville|vista"
+    "|walks?|wall|way|ways|wells?|wharf|yard"
+)
+_PLAIN = (
+    "avenue|ave|boulevard|blvd|close|court|crescent|drive|highway|hwy|lane|parkway|place|road|rd|square|street|st"
+    "|terrace|trail"
+)
+"""Suffixes that are looked for in lower case, too."""
+_UNIT = (
+    r"(?:,? {0,2}\n?(?:apt|apartment|suite|ste|unit|flat|fl|floor|room|rm|bldg|building|box|top|stiege|tür|app"
+    r"|appt|piso|int|lok|m|bte|bus|et|[a-z]?#)"
+    r"\.? ?(?:no\.? ?)?[\da-z]{1,6}(?:[-/]\d{1,4})?(?!\w)"
+    r"|, \d{1,2}[º°ª]\.? ?(?:[a-z]|izq\w{0,6}\.?|dch\w{0,4}\.?|dcha|centro)?(?!\w))?"
+)
+_NAME = rf"[{UPPER}][\w'\u2019.\-]{{0,30}}"
+_TOWN = rf"{_NAME}(?:[ -](?:{_NAME}|am|an der|im|in|de|del|la|le|les|sur|sous|upon|under|on|i|w|nad)){{0,3}}"
+_STATE = (
+    r"(?:[A-Z]{2}|Alabama|Alaska|Arizona|Arkansas|California|Colorado|Connecticut|Delaware|Florida|Georgia|Hawaii"
+    r"|Idaho|Illinois|Indiana|Iowa|Kansas|Kentucky|Louisiana|Maine|Maryland|Massachusetts|Michigan|Minnesota"
+    r"|Mississippi|Missouri|Montana|Nebraska|Nevada|New [HJMY]\w{1,9}|North \w{6,8}|South \w{6,8}|Ohio|Oklahoma|Oregon"
+    r"|Pennsylvania|Rhode Island|Tennessee|Texas|Utah|Vermont|Virginia|Washington|West Virginia|Wisconsin|Wyoming|NSW"
+    r"|VIC|QLD|TAS|ACT)"
+)
+_UK_CODE = r"(?:GIR ?0AA|[A-PR-UWYZ](?:\d[A-HJKPSTUW\d]?|[A-HK-Y]\d[ABEHMNPRV-Y\d]?) ?\d[ABD-HJLNP-UW-Z]{2})"
+_CANADA_CODE = r"[ABCEGHJ-NPRSTVXY]\d[ABCEGHJ-NPRSTV-Z][ -]?\d[ABCEGHJ-NPRSTV-Z]\d"
+_BREAK = r"[,;]? {0,2}\n?\s{0,2}"
+_TAIL = (
+    rf"(?:{_BREAK}(?:"
+    # town, state, code
+    rf"{_TOWN}{_BREAK}(?:{_UK_CODE}|(?:,? ?{_STATE})?[, \n]{{0,4}}(?:{_CANADA_CODE}|\d{{4,5}}(?:-\d{{4}})?))"
+    rf"|(?:{_UK_CODE}|{_CANADA_CODE})"
+    # code, town
+    rf"|(?:[A-Z]{{1,2}}[- ])?(?:\d{{5}}|\d{{4}}(?: ?[A-Z]{{2}})?|\d{{2}}-\d{{3}}|\d{{3}} \d{{2}}"
+    rf"|\d{{4}}-\d{{3}}){_BREAK}{_TOWN}"
+    r")(?!\w))?"
+)
+_HOUSE = (
+    r"\d{1,4} ?(?:[a-zA-Z](?!\w))?(?: ?[-/\u2013] ?\d{1,4}[a-zA-Z]?){0,2}(?![\w%€$£]| ?(?:uhr|h|o'clock|euro?s?|minut"
+    r"|stück|st(?:k|ück)))"
+)
+_COMPOUNDS = (
+    r"[sS]tra(?:ß|ss)e|[sS]tr\.|weg|[pP]latz|[aA]llee|gasse|ring|damm|ufer|chaussee|steig|stieg|graben|kamp|zeile"
+    r"|twiete|pfad|redder"
+    "|straat|laan|plein|gracht|kade|singel|dijk|dreef|steeg|plantsoen"
+    "|gatan|vägen|gränd|torget|allén|stigen|backen|gata|gade|vej|allé|stræde|plads|vænget|toften|gaten|veien|vegen"
+    "|vejen|alle|stræde|gaden|strædet|vænge|gårdsvej|bakken|intie|antie|entie|ontie|katu|kuja|polku|kaari|aukio"
+    "|utca|utcája|gata|vegur"
+    "|stígur|braut|cesta|ulica|ulice"
+)
+_STREET_WORDS = (
+    r"stra(?:ß|ss)e|str\.|weg|allee|gasse|damm|ufer|straat|laan|plein|gracht|kade|gata|väg|gatan|vägen|gade|vej"
+    r"|allé|stræde|gate|vei"
+    "|katu|tie|utca|út|tér|körút|ulica|ulice|cesta|caddesi|sokak|sok\\.|cad\\.|iela|gatvė|tänav"
+)
+_PREFIXES = (
+    r"rue|avenue|av\.?|boulevard|bd\.?|place|chemin|ch\.|allées?|impasse|quai|route|cours|square|passage|sentier"
+    r"|ruelle|villa|faubourg"
+    r"|via|viale|v\.le|piazza|p\.zza|piazzale|corso|c\.so|vicolo|largo|strada|lungomare|contrada|borgo|rotonda"
+    r"|calle|c/|cl\.?|avda\.?|avenida|avd?\.?|plaza|pza\.?|paseo|p\.º|camino|carretera|ctra\.?|ronda|traves[íi]a"
+    r"|glorieta|callej[óo]n|cuesta|rambla|urbanizaci[óo]n|pasaje|vial"
+    r"|rua|r\.|travessa|praça|pç\.?|estrada|alameda|rodovia|viela|beco|largo"
+    r"|ul\.|ulica|aleja|aleje|al\.|pl\.|plac|os\.|osiedle|ulice|str\.|strada|bulevardul"
+)
+_PARTICLE = (
+    r"(?:de |du |des |de la |de l['\u2019]|de las |de los |del |della |dei |delle |degli |dell['\u2019]|do |da "
+    r"|das |dos |d['\u2019]"
+    r"|l['\u2019]|la |le |les |el |san |santa |saint |św\. )"
+)
+
+_WORD = rf"(?:[{UPPER}][\w'\u2019.\-]{{0,30}}|\d{{1,3}}(?:st|nd|rd|th)|\d{{1,2}}(?= (?:de|di) ))"
+_NUMBER_FIRST = re.compile(
+    rf"(?<![\w.,/$€£#-])\d{{1,6}}(?:[a-zA-Z]|-\d{{1,4}}|/\d{{1,4}})?,? (?:{_WORD} ){{1,4}}(?i:{_SUFFIXES})\b\.?"
+    rf"(?: (?:N|S|E|W|NE|NW|SE|SW|North|South|East|West)\b)?(?i:{_UNIT}){_TAIL}"
+)
+_STOP = (
+    r"(?!(?:of|the|a|an|in|on|at|to|from|for|and|or|with|by|down|up|off|my|your|our|this|that|is|are|was|more|minutes?"
+    r"|min|blocks?|miles?|km|meters?|metres?|people|persons?|times?|cars?|lanes?|x|per|years?|days?|hours?|items?"
+    r"|pieces?|other|new|long|left|right|way|feet|yards?)\b)"
+)
+_NUMBER_FIRST_PLAIN = re.compile(
+    rf"(?i)(?<![\w.,/$€£#-])\d{{1,6}}[a-z]?,? (?:{_STOP}[a-z0-9À-ž'\u2019.\-]{{1,30}} ){{1,3}}(?:{_PLAIN})\b\.?{_UNIT}"
+)
+_FRENCH = re.compile(
+    rf"(?i:(?<![\w.,/-])\d{{1,4}}(?: ?(?:bis|ter|quater|[a-d]))?,? (?:rue|avenue|av\.?|boulevard|bd\.?|place|chemin"
+    rf"|allées?|impasse|quai|route|cours|square|passage|sentier|ruelle) "
+    rf"(?:{_PARTICLE}){{0,2}})(?:[\w'\u2019.\-]{{2,30}})(?: (?:{_PARTICLE}){{0,2}}{_WORD}){{0,4}}{_TAIL}"
+)
+_STREET_FIRST = re.compile(
+    rf"(?<![\w.,/])(?:\d{{1,6}},? )?(?:(?:{_NAME} ){{0,2}}[{UPPER}][\w\-]{{2,30}}?(?:{_COMPOUNDS})"
+    rf"|(?:{_NAME} ){{1,3}}(?i:{_STREET_WORDS}))"
+    rf"(?:,? {{1,2}}|(?<=\.))(?:nr\.? ?|no\.? ?)?{_HOUSE}(?i:{_UNIT}){_TAIL}"
+)
+_UNIT_LAST = re.compile(
+    rf"(?i)(?<![\w.,/$€£#-])\d{{1,6}}[a-z]?,? (?:{_STOP}[a-z0-9À-ž'\u2019.\-/,]{{1,30}} ){{1,7}}?(?:apt|apartment"
+    rf"|suite"
+    rf"|ste|unit|flat)\.? ?#?\d{{1,6}}[a-z]?(?!\w)(?-i:{_TAIL})"
+)
+_LOWER_STREET = re.compile(
+    rf"(?i)(?<!\w)\w{{2,30}}(?:straße|strasse|str\.|gasse|allee|platz|straat|gracht|gatan|vägen|gade|vej|gata|gaten"
+    rf"|veien|katu) {_HOUSE}"
+)
+_PREFIX_FIRST = re.compile(
+    rf"(?<![\w.,/])(?:\d{{1,6}},? )?(?i:{_PREFIXES})(?: "
+    rf"|(?<=[./]))(?:(?i:{_PARTICLE})){{0,2}}{_WORD}(?:[ -](?:(?i:{_PARTICLE})){{0,2}}{_WORD}){{0,4}}"
+    rf",? {{0,2}}(?:n\.?[º°]? ?|nº ?|nr\.? ?|num\.? ?"
+    rf"|snc\b)?(?:\d{{1,4}}(?: ?[-/] ?\d{{1,4}})?(?:/?[a-zA-Z](?!\w))?(?!\w)|s/n)(?i:{_UNIT}){_TAIL}"
+)
+_LOWER_PREFIX = re.compile(
+    rf"(?i)(?<!\w)(?:via|viale|piazza|corso|calle|avenida|avda\.?|plaza|paseo|rua|travessa|ul\."
+    rf"|ulica) (?:{_PARTICLE}){{0,2}}\w"
+    rf"[\w'\u2019.]{{2,30}}(?: \w[\w'\u2019.]{{1,30}}){{0,2}},? (?:n\.?[º°]? ?)?{_HOUSE}"
+)
+_AT_PLACE = re.compile(
+    rf"(?<!\w)(?:Am|An der|An den|Auf der|Auf dem|Im|In der|In den|Zum|Zur|Unter den|Hinter der"
+    rf"|Vor dem) {_NAME}(?: {_NAME})? {_HOUSE},? {{0,2}}\n?(?:D-|A-|CH-)?\d{{4,5}} {_TOWN}"
+)
+_BOX = re.compile(
+    r"(?<!\w)(?:(?i:p\.? ?o\.? ?box|post office box|postfach|postbus|bo[îi]te postale|b\.?p\.?"
+    r"|apartado(?: de correos)?|casella postale|skr\. poczt\.|postboks|box) ?\d{1,6}"
+    r"|(?i:psc|unit|cmr) \d{1,5},? (?i:box) \d{1,5})"
+    rf"(?:{_BREAK}(?:(?i:apo|fpo|dpo) ?,? ?(?:AA|AE|AP)? \d{{5}}(?:-\d{{4}})?))?{_TAIL}"
+    r"|(?:(?:USNS|USNV|USS|USCGC) \w{2,20}[, \n]{1,3})?(?i:apo|fpo|dpo),? (?:AA|AE|AP) \d{5}(?:-\d{4})?"
+)
+_CODES = re.compile(
+    rf"(?<!\w)(?:{_UK_CODE}|{_CANADA_CODE})(?!\w)"
+    rf"|(?i:(?<!\w)(?:zip(?: ?code)?|postal ?code|post ?code|plz|postleitzahl|code postal|c[óo]digo postal|c\.?p\.?"
+    rf"|cap|kod pocztowy|postnummer|postcode|cep|psč)\b"
+    r"[\s:=#.\-]{0,3}(?:(?:is|number|ist|est|es|è|är|er|e|to|of"
+    r"|for)\b[\s:=]{1,3}){0,2})(?P<v>(?:[A-Z]{1,2}-)?\d{2,6}(?:[- ]?\d{2,4})?(?: ?[A-Z]{2}(?!\w))?)(?!\w)"
+    rf"|(?<=, )(?P<s>{_STATE},? \d{{5}}(?:-\d{{4}})?)(?!\w)"
+)
+
+_STREETS = (
+    _NUMBER_FIRST, _FRENCH, _STREET_FIRST, _PREFIX_FIRST, _UNIT_LAST, _AT_PLACE, _BOX,
+    _NUMBER_FIRST_PLAIN, _LOWER_STREET, _LOWER_PREFIX,
+)  # fmt: skip
+
+
+def find_postal_addresses(text: str) -> Iterator[Span]:
+    """Find streets with a house number, with unit, postal code and town if they follow; boxes; postal codes."""
+    for pattern in _STREETS:
+        yield from (match.span() for match in pattern.finditer(text))
+    for match in _CODES.finditer(text):
+        group = "v" if match["v"] else "s" if match["s"] else 0
+        yield match.span(group)

@@ -1,0 +1,408 @@
+"""The object stores: buckets through obstore (S3, GCS, Azure, HTTP with PUT), folders, and opening one."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+import pwd
+import stat
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import obstore
+import yaml
+from obstore.exceptions import BaseError, NotModifiedError
+from obstore.store import from_url
+
+from edge_agent.config import UplinkConfig
+from edge_agent.config.addresses import store_folder
+from edge_agent.durable.atomic_files import sync_directory, write_durably
+from edge_agent.errors import (
+    ConfigInvalid,
+    DiskFull,
+    SiteError,
+    StateDirUnwritable,
+    UpstreamFailed,
+    UpstreamMissing,
+    UpstreamRefused,
+    UpstreamUnreachable,
+)
+from edge_agent.uplink.object_store import (
+    ByteRange,
+    FetchedObject,
+    ObjectMetadata,
+    ObjectStore,
+    classify_store_error,
+    is_bucket_missing,
+    md5_from_tag,
+)
+
+FILE_MODE, FOLDER_MODE = 0o640, 0o750
+_MISSING_REMEDY = (
+    "Mount its disk or share there ('lsblk -f' and 'findmnt' show what is mounted), or correct 'url' or 'updates_url'"
+    " under 'uplink'; then 'sudo systemctl restart edge-uplink'."
+)
+_DISK_REMEDY = (
+    "Check the disk or the share that is mounted there ('findmnt', 'sudo dmesg | tail'). The uplink retries"
+    " automatically."
+)
+
+
+class FolderStore:
+    """An existing folder. It is never created: a disk that is not mounted looks like a missing folder."""
+
+    def __init__(self, root: Path) -> None:
+        """Store objects below `root`."""
+        self.name = str(root)
+        self._root = root
+
+    async def head(self, key: str) -> ObjectMetadata | None:
+        """Read the file to its end and return its size and hash."""
+        return await asyncio.to_thread(self._head, key)
+
+    async def put(self, key: str, content: bytes) -> str:
+        """Write a temporary file, sync it, rename it, and sync the folder."""
+        await asyncio.to_thread(self._put, key, content)
+        return ""
+
+    async def get(self, key: str, bytes_max: int, unless: str = "") -> FetchedObject | None:
+        """Read the file."""
+        return await asyncio.to_thread(self._get, key, bytes_max, unless)
+
+    async def get_range(self, key: str, part: ByteRange, write: Callable[[bytes], None]) -> int | None:
+        """Read a range of the file."""
+        size, content = await asyncio.to_thread(self._get_range, key, part)
+        write(content)
+        return size
+
+    def _head(self, key: str) -> ObjectMetadata | None:
+        with self._errors(key):
+            try:
+                with self._open(key) as fd, open(fd, "rb", closefd=False) as file:
+                    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+                    return ObjectMetadata(os.fstat(fd).st_size, sha256=sha256)
+            except FileNotFoundError:
+                return None
+
+    def _put(self, key: str, content: bytes) -> None:
+        path = self._root / key
+        with self._errors(key):
+            for folder in reversed(path.relative_to(self._root).parents[:-1]):
+                if not (self._root / folder).is_dir():
+                    (self._root / folder).mkdir(mode=FOLDER_MODE, exist_ok=True)
+                    sync_directory((self._root / folder).parent)
+            write_durably(path, content, FILE_MODE)
+
+    def _get(self, key: str, bytes_max: int, unless: str) -> FetchedObject | None:
+        with self._errors(key):
+            try:
+                with self._open(key) as fd, open(fd, "rb", closefd=False) as file:
+                    content = file.read(bytes_max + 1)
+            except FileNotFoundError:
+                return None
+        tag = hashlib.sha256(content).hexdigest()
+        return FetchedObject(b"", tag, same=True) if tag == unless else FetchedObject(content, tag)
+
+    def _get_range(self, key: str, part: ByteRange) -> tuple[int | None, bytes]:
+        with self._errors(key):
+            try:
+                with self._open(key) as fd:
+                    size = os.fstat(fd).st_size
+                    return size, os.pread(fd, part.count, part.start) if size == part.size else b""
+            except FileNotFoundError:
+                return None, b""
+
+    @contextmanager
+    def _open(self, key: str) -> Iterator[int]:
+        fd = os.open(self._root / key, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def _errors(self, key: str) -> Iterator[None]:
+        self._require_folder()
+        try:
+            yield
+        except DiskFull as error:
+            raise DiskFull(error.message, remedy="Free some space there; the uplink retries automatically.") from None
+        except StateDirUnwritable as error:
+            raise self._refused(error.message) from None
+        except PermissionError as error:
+            raise self._refused(f"cannot use {self._root / key}: {error.strerror}") from None
+        except SiteError as error:
+            raise UpstreamFailed(error.message, remedy=_DISK_REMEDY) from None
+        except OSError as error:
+            said = f"cannot use {self._root / key}: {error.strerror}"
+            if error.errno == errno.EROFS:
+                raise self._refused(said) from None
+            raise UpstreamFailed(said, remedy=_DISK_REMEDY) from None
+
+    def _require_folder(self) -> None:
+        """Check the folder itself. A fault of it is one of the whole store: metadata has its path as `folder`."""
+        try:
+            is_folder = stat.S_ISDIR(os.stat(self._root).st_mode)  # noqa: PTH116 - Path.is_dir hides the reason
+            allowed = is_folder and os.access(self._root, os.R_OK | os.X_OK, effective_ids=True)
+        except (FileNotFoundError, NotADirectoryError):
+            is_folder = allowed = False
+        except PermissionError:
+            is_folder, allowed = True, False
+        except OSError as error:  # a share whose server is gone, a disk that fails
+            said = f"the folder {self._root} does not answer: {error.strerror}"
+            raise UpstreamUnreachable(said, remedy=_DISK_REMEDY, folder=str(self._root)) from None
+        if not is_folder:
+            said = f"the folder {self._root} does not exist"
+            raise UpstreamMissing(said, remedy=_MISSING_REMEDY, folder=str(self._root))
+        if not allowed:
+            raise self._refused(f"{_user()} may not read the folder {self._root}", folder=str(self._root))
+
+    def _refused(self, said: str, **metadata: str) -> UpstreamRefused:
+        remedy = (
+            f"'sudo edge-agent doctor' shows whether {_user()} lacks the rights or the unit has no drop-in for"
+            f" {self._root}, and the command for it. The uplink retries automatically."
+        )
+        return UpstreamRefused(said, remedy=remedy, **metadata)
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return f"user {os.geteuid()}"
+
+
+CREDENTIALS_BYTES_MAX = 64 * 1024
+SCHEMES = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "https", "http")
+_CONTENT_HASHED = ("s3", "s3a", "gs")
+"""Stores whose entity tag is the MD5 of what was put, unless they encrypt it with keys of a service."""
+_HEADERS = ("authorization",)
+_NO_AUTHORITIES = "No CA certificates"
+"""What the library says of a machine that trusts nobody: a minimal Debian, say."""
+_READS = ("HEAD", "GET")
+
+
+class BucketStore:
+    """A store below a prefix. Every request is made once; who asks decides when to try again."""
+
+    def __init__(self, name: str, store: Any, config: UplinkConfig, *, tag_is_md5: bool) -> None:
+        """Use an obstore store."""
+        self.name = name
+        self._store, self._config = store, config
+        self._tag_is_md5 = tag_is_md5
+        self._reads = False
+
+    async def head(self, key: str) -> ObjectMetadata | None:
+        """Ask for size and tag."""
+        async with self._request("HEAD", key, 0) as request:
+            found = await obstore.head_async(self._store, key)
+        if request.absent:
+            return None
+        self._reads = True
+        tag = found["e_tag"] or ""
+        return ObjectMetadata(found["size"], tag, md5=md5_from_tag(tag) if self._tag_is_md5 else "")
+
+    async def put(self, key: str, content: bytes) -> str:
+        """Put in one request, so that an upload that is cut leaves nothing behind."""
+        async with self._request("PUT", key, len(content)):
+            done = await obstore.put_async(self._store, key, content, use_multipart=False)
+        return done["e_tag"] or ""
+
+    async def get(self, key: str, bytes_max: int, unless: str = "") -> FetchedObject | None:
+        """Read, but no more than wanted, whatever the store says of the size."""
+        pieces, size = [], 0
+        async with self._request("GET", key, 0) as request:
+            try:
+                found = await obstore.get_async(self._store, key, options={"if_none_match": unless} if unless else {})
+            except NotModifiedError:
+                return FetchedObject(b"", unless, same=True)
+            async for piece in found.stream(min_chunk_size=64 * 1024):
+                pieces.append(bytes(piece))
+                size += len(pieces[-1])
+                request.allow(size / self._config.bytes_per_second_min)
+                if size > bytes_max:
+                    break
+        if request.absent:
+            return None
+        self._reads = True
+        return FetchedObject(b"".join(pieces)[: bytes_max + 1], found.meta["e_tag"] or "")
+
+    async def get_range(self, key: str, part: ByteRange, write: Callable[[bytes], None]) -> int | None:
+        """Read a range in one request; the first part that is also the last one as a whole, which any server can."""
+        whole = part.count == part.size
+        options: Any = {} if whole else {"range": (part.start, part.start + part.count)}
+        came = 0
+        async with self._request("GET", key, 0) as request:
+            found = await obstore.get_async(self._store, key, options=options)
+            if found.meta["size"] != part.size:
+                return found.meta["size"]
+            # As it comes off the network: what a cut would find in a buffer would be lost.
+            async for each in found.stream(min_chunk_size=1):
+                piece = bytes(each)[: part.count - came]
+                came += len(piece)
+                write(piece)
+                request.allow(came / self._config.bytes_per_second_min)
+                if len(piece) < len(each):
+                    raise UpstreamFailed(f"{self.name}: GET {key} brought more bytes than were asked for")
+        return None if request.absent else part.size
+
+    @asynccontextmanager
+    async def _request(self, method: str, key: str, size: int) -> AsyncIterator[_TimedRequest]:
+        """Bound the time, and name what goes wrong; `absent` is set when there is no such object."""
+        seconds = self._config.request_seconds_max + size / self._config.bytes_per_second_min
+        request = _TimedRequest(asyncio.get_running_loop().time() + seconds)
+        try:
+            async with request.limit:
+                yield request
+        except TimeoutError:
+            raise UpstreamUnreachable(f"{self.name}: {method} {key} took longer than {seconds:g} s") from None
+        except (BaseError, OSError) as error:
+            said = str(error)
+            fault = classify_store_error(said, f"{method} {key}", self.name)
+            request.absent = method in _READS and (
+                (isinstance(error, FileNotFoundError) and not is_bucket_missing(said))
+                # Who may not list a bucket is told "forbidden" of what is not there.
+                or (self._reads and isinstance(fault, UpstreamRefused))
+            )
+            if not request.absent:
+                raise fault from None
+
+
+class _TimedRequest:
+    """One request's time limit, and whether its object was not there."""
+
+    def __init__(self, base: float) -> None:
+        self._base = base
+        self.limit = asyncio.timeout_at(base)
+        self.absent = False
+
+    def allow(self, seconds: float) -> None:
+        """Allow that much on top, for content that moves."""
+        self.limit.reschedule(self._base + seconds)
+
+
+@dataclass(frozen=True)
+class _StoreAddress:
+    """A place as the configuration names it; `prefix` is that of the keys."""
+
+    prefix: str
+    url: str
+    options: dict[str, str]
+    credentials_file: str
+
+
+def open_examples_store(config: UplinkConfig) -> ObjectStore | None:
+    """Return the place for examples; None = there is none. Nothing is asked of it yet.
+
+    Raises:
+        ConfigInvalid: a URL that no store knows, or a credential file that is none or that others may read.
+    """
+    return _open(_StoreAddress("", config.url, config.options, config.credentials_file), config)
+
+
+def open_updates_store(config: UplinkConfig) -> ObjectStore | None:
+    """Return the place that updates come from, likewise.
+
+    Raises:
+        ConfigInvalid: as of `open_examples_store`.
+    """
+    address = _StoreAddress("updates_", config.updates_url, config.updates_options, config.updates_credentials_file)
+    return _open(address, config)
+
+
+def store_identities(config: UplinkConfig) -> tuple[str, str]:
+    """Return which store is behind the place for examples and which behind that of updates; empty = there is none.
+
+    What is known of a store holds for all that goes there.
+    """
+    places = ((config.url, config.options), (config.updates_url, config.updates_options))
+    return _store_of(*places[0]), _store_of(*places[1])
+
+
+def _store_of(url: str, options: dict[str, str]) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc} {options.get('endpoint', '')}".strip() if parts.netloc else url
+
+
+def _open(address: _StoreAddress, config: UplinkConfig) -> ObjectStore | None:
+    url = address.url
+    if not url:
+        return None
+    folder = store_folder(url)
+    if folder:
+        return FolderStore(folder)
+    scheme, _, _ = url.partition("://")
+    if scheme not in SCHEMES:
+        said = f"uplink.{address.prefix}url: '{scheme}' is no kind of store"
+        raise ConfigInvalid(said, remedy=f"One of: {', '.join(SCHEMES)}.")
+    return BucketStore(_name(url), _store(address), config, tag_is_md5=scheme in _CONTENT_HASHED)
+
+
+def read_credentials(path: Path, prefix: str = "") -> dict[str, str]:
+    """Read a credential file: YAML, names and values. `prefix` is that of its key in the configuration.
+
+    Raises:
+        ConfigInvalid: it cannot be read, others may read it, or it holds something else. Its content is never shown.
+    """
+    remedy = "It holds lines like 'access_key_id: …', and its mode is 0400 with the uplink's user as owner."
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with open(fd, "rb") as file:  # noqa: PTH123 - from a descriptor
+            if stat.S_IMODE(os.fstat(fd).st_mode) & 0o007:
+                raise ConfigInvalid(f"{path} may be read by everyone", remedy=f"chmod o= {path}")
+            plain = yaml.safe_load(file.read(CREDENTIALS_BYTES_MAX))
+    except OSError as error:
+        raise ConfigInvalid(
+            f"cannot read uplink.{prefix}credentials_file {path}: {error.strerror}", remedy=remedy
+        ) from None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise ConfigInvalid(f"uplink.{prefix}credentials_file {path} is not valid YAML", remedy=remedy) from None
+    if not isinstance(plain, dict) or not all(isinstance(value, str | int) for value in plain.values()):
+        raise ConfigInvalid(f"uplink.{prefix}credentials_file {path} must hold names and values", remedy=remedy)
+    return {str(key): str(value) for key, value in plain.items()}
+
+
+def _store(address: _StoreAddress) -> Any:
+    secrets = read_credentials(Path(address.credentials_file), address.prefix) if address.credentials_file else {}
+    options: dict[str, Any] = {**address.options, **secrets}
+    headers = {name: options.pop(name) for name in _HEADERS if name in options}
+    # How long a request may take depends on its size: Bucket sees to that, and to trying again.
+    client: dict[str, Any] = {"timeout": timedelta(days=1), "connect_timeout": timedelta(seconds=10)}
+    if headers:
+        client["default_headers"] = headers
+    if options.pop("allow_http", "").lower() == "true":
+        client["allow_http"] = True
+    if authority := options.pop("root_certificate_file", ""):
+        client["root_certificate"] = _certificate(Path(authority))
+    opener: Any = from_url
+    try:
+        return opener(address.url, config=options or None, client_options=client, retry_config={"max_retries": 0})
+    except (BaseError, ValueError, TypeError) as error:
+        if _NO_AUTHORITIES in str(error):
+            said = "uplink: this machine knows no certificate authorities, so that it cannot tell whom it talks to"
+            raise ConfigInvalid(said, remedy="Install the system's: apt install ca-certificates.") from None
+        # The library's message may show values; its class says which of the two it was.
+        given = f"{address.prefix}url, its options or its credential ({type(error).__name__})"
+        said = f"uplink: the store does not take this {given}"
+        remedy = f"Known names of {urlsplit(address.url).scheme}:// are those of obstore; given: {sorted(options)}."
+        raise ConfigInvalid(said, remedy=remedy) from None
+
+
+def _certificate(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        said = f"cannot read uplink.options.root_certificate_file {path}: {error.strerror}"
+        raise ConfigInvalid(said, remedy="A file with certificates in PEM.") from None
+
+
+def _name(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"

@@ -1,0 +1,59 @@
+"""How much memory the unit is given."""
+
+import pytest
+from typer.testing import CliRunner
+
+from edge_agent.cli import app
+from edge_agent.cli.config import PROGRAM_BYTES, plan_memory
+from edge_agent.config import Config
+
+GIB = 2**30
+QUARTER = GIB // 4
+
+
+def config(engines: int) -> Config:
+    """A configuration whose daemon needs a quarter of a gibibyte beside its program."""
+    return Config.model_validate(
+        {
+            "engine": {"memory_bytes_max": engines, "memory_reserve_bytes": QUARTER},
+            "service": {"calls_max": 15, "message_bytes_max": QUARTER // 16},
+            "examples": {"queue_bytes_max": QUARTER // 16},
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("engines", "machine", "memory_max"),
+    [
+        (2 * GIB, 8 * GIB, 2 * GIB + QUARTER + QUARTER + PROGRAM_BYTES),
+        (0, 8 * GIB, 8 * GIB - QUARTER),
+        (32 * GIB, 8 * GIB, 8 * GIB - QUARTER),
+        (0, QUARTER, QUARTER // 2),
+    ],
+    ids=["what engines may take, and the rest", "the machine but the reserve", "no more than that", "a tiny machine"],
+)
+def test_the_unit_gets_what_engines_and_daemon_need(engines: int, machine: int, memory_max: int):
+    """The limit leaves engines all that agent.yaml gives them, and the machine its reserve."""
+    assert memory_max == plan_memory(config(engines), machine).memory_max
+
+
+def test_engines_can_use_what_they_are_given():
+    """Below the limit, less the reserve and the daemon's own, there is room for all of memory_bytes_max."""
+    plan = plan_memory(config(2 * GIB), 8 * GIB)
+    assert 2 * GIB == plan.memory_max - plan.reserve - plan.daemon
+
+
+def test_the_command_shows_the_shares(tmp_path):
+    """`edge-agent limits` shows what is whose, in units that people read."""
+    path = tmp_path / "agent.yaml"
+    path.write_text("engine: {memory_bytes_max: 500000000}")
+    result = CliRunner().invoke(app, ["--config", str(path), "limits"])
+    shown = [line.split() for line in result.output.splitlines()]
+    assert (0, ["engines", "500.0", "MB"]) == (result.exit_code, shown[1]), result.output
+
+
+def test_systemd_that_is_not_there_is_said(tmp_path, monkeypatch):
+    """--apply without systemctl ends with 3 and says what to do."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = CliRunner().invoke(app, ["limits", "--apply"])
+    assert (3, True) == (result.exit_code, "what to do: Run the command as root" in result.stderr), result.output

@@ -1,0 +1,92 @@
+"""Reliability: bins of like size, and an interval for the calibration error."""
+
+import math
+
+import numpy as np
+import pytest
+
+from convert.clustered_statistics import family_numbers
+from convert.evaluate.quality_metrics import BIN_FAMILIES_MIN, bin_places, gaps_of, reliability
+
+
+def alone(rows: int) -> np.ndarray:
+    return np.arange(rows)
+
+
+def test_bins_have_like_numbers_of_rows():
+    """Ten bins of a tenth of the rows each, though nearly all confidences are near the top; each with its interval."""
+    chance = np.random.default_rng(4)
+    confidence = chance.beta(20, 1, 400)
+    found = reliability(confidence, chance.random(400) < confidence, alone(400))
+    assert [40] * 10 == [each["rows"] for each in found["bins"]]
+    assert all(before["to"] <= after["from"] for before, after in zip(found["bins"], found["bins"][1:], strict=False))
+    assert all(each["right"]["low"] <= each["right"]["value"] <= each["right"]["high"] for each in found["bins"])
+    seen = sum(40 * abs(each["confidence"] - each["right"]["value"]) for each in found["bins"]) / 400
+    assert seen == pytest.approx(found["calibration_error"]["value"])
+    assert "" == found["note"]
+
+
+def test_rows_of_the_same_confidence_share_a_bin():
+    """Where most answers have one confidence they are in one bin, and no bin is empty."""
+    confidence = np.array([1.0] * 150 + [0.5 + 0.001 * i for i in range(50)])
+    found = reliability(confidence, confidence > 0.6, alone(200))
+    assert (1.0, 160) == (found["bins"][-1]["to"], found["bins"][-1]["rows"])
+    assert all(each["rows"] for each in found["bins"])
+
+
+@pytest.mark.parametrize(
+    ("confidence", "said"),
+    [
+        ([], "No row was answered"),
+        ([0.9] * 50, "All 50 answers have the same confidence, 0.900"),
+        ([0.9, 0.8, 0.7], "3 rows are too few for bins: each needs at least 20 families of rows."),
+    ],
+)
+def test_what_shows_little_is_said_in_words(confidence: list[float], said: str):
+    """No rows, one confidence, too few rows: a sentence says so."""
+    found = reliability(np.array(confidence), np.ones(len(confidence), np.bool_), alone(len(confidence)))
+    assert found["note"].startswith(said)
+    assert len(found["bins"]) == min(1, len(confidence))
+
+
+def test_of_no_rows_the_error_is_unknown():
+    """The interval is everything."""
+    error = reliability(np.empty(0), np.empty(0, np.bool_), alone(0))["calibration_error"]
+    assert (None, 0.0, 1.0) == (error["value"], error["low"], error["high"])
+
+
+def test_families_make_fewer_bins():
+    """A bin has families enough to be judged: 60 rows in 30 families are one bin, 60 rows on their own three."""
+    confidence = np.random.default_rng(4).random(60)
+    assert {0} == set(bin_places(confidence, family_numbers([str(i // 2) for i in range(60)])))
+    assert {0, 1, 2} == set(bin_places(confidence, alone(60)))
+    assert 60 // BIN_FAMILIES_MIN == 3
+
+
+@pytest.mark.parametrize(("kind", "size"), [("honest", 1), ("too sure", 1), ("flat", 1), ("honest", 4), ("flat", 4)])
+def test_the_interval_holds_the_true_error(kind: str, size: int):
+    """In nine draws of ten or more: also where the true error is 0, and where families are right or wrong together."""
+    rows, held, draws = 240, 0, 40
+    drawn = np.random.default_rng(4)
+    families = np.arange(rows) // size
+    for _ in range(draws):
+        confidence = np.repeat(np.clip(drawn.beta(6, 1, rows // size), 0.2, 1), size)
+        chance = {"honest": confidence, "too sure": confidence**1.5, "flat": np.full(rows, 0.8)}[kind]
+        own, common = drawn.random(rows), np.repeat(drawn.random(rows // size), size)
+        right = np.where(drawn.random(rows) < (0.77 if size > 1 else 0), common, own) < chance
+        places = bin_places(confidence, families)
+        true = np.abs(np.bincount(places, confidence - chance)).sum() / rows
+        error = reliability(confidence, right, families)["calibration_error"]
+        held += error["low"] <= true + 1e-9 and true <= error["high"] + 1e-9
+    assert held >= 0.85 * draws
+
+
+def test_gaps_of_families_add_up():
+    """Each family's part, summed, is the gap of the bin."""
+    drawn = np.random.default_rng(4)
+    confidence, right = drawn.random(40), drawn.random(40) < 0.5
+    families, places = alone(40) // 4, bin_places(confidence, alone(40))
+    gaps = gaps_of(confidence, right, families, places)
+    assert (10, 2) == gaps.shape
+    assert np.allclose(gaps.sum(axis=0), np.bincount(places, confidence - right))
+    assert not math.isnan(float(gaps.sum()))

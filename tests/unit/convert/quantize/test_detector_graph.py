@@ -1,0 +1,200 @@
+"""The score of strange inputs in an encoder's graph: where it is put, what it computes, what it leaves as it was."""
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from convert.quantize import detector as ood_graph
+from convert.quantize import onnx_quantizer
+from convert.quantize.detector import Detector, fitted, whiten
+from edge_agent.formats.calibration import OUTPUT_NAME
+from tests.support import bert_onnx
+from tests.support.bert_onnx import TINY
+
+HEADS = {"classify": "classify", "extract": "tags", "embed": "hidden"}
+RNG = np.random.default_rng(5)
+
+
+def model_of(kind: str) -> onnx.ModelProto:
+    """Return a random encoder that does a kind of task."""
+    outputs = 0 if kind == "embed" else 3
+    written = bert_onnx.build(TINY, bert_onnx.random_weights(TINY, outputs), HEADS[kind])
+    return onnx.load_from_string(written)
+
+
+def detector_of(width: int = 2 * TINY.hidden, classes: int = 4, centroids: int = 6, rank: int = 8) -> Detector:
+    """Return a detector of random numbers that half precision holds exactly enough."""
+    draw = RNG.normal(0, 1, (2 + width + classes + centroids, max(width, rank))).astype(np.float32)
+    return Detector(
+        centre=draw[0, :width],
+        whitening=draw[2 : 2 + width, :rank],
+        variances=draw[1, :rank] ** 2,
+        outside=0.5,
+        classes=draw[2 + width : 2 + width + classes, :rank],
+        centroids=draw[2 + width + classes :, :rank] / 30,
+    )
+
+
+def run(model: onnx.ModelProto, rows: list[list[int]]) -> dict[str, np.ndarray]:
+    """Compute rows of tokens together, padded."""
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    longest = max(map(len, rows))
+    ids = np.array([row + [0] * (longest - len(row)) for row in rows], np.int64)
+    mask = np.array([[1] * len(row) + [0] * (longest - len(row)) for row in rows], np.int64)
+    feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+    names = [each.name for each in session.get_outputs()]
+    return dict(zip(names, session.run(names, feed), strict=True))
+
+
+def rows_of(*lengths: int) -> list[list[int]]:
+    """Return rows of tokens."""
+    return [[2, *RNG.integers(4, 40, length).tolist(), 3] for length in lengths]
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_the_graph_computes_what_the_detector_computes(kind):
+    """The output is the product of both distances, for each kind of encoder; other outputs stay."""
+    model, rows = model_of(kind), rows_of(3, 9, 20)
+    before = run(model, rows)
+    layers = ood_graph.find(model, kind)
+    vectors = model_of(kind)
+    ood_graph.vectors_only(vectors, layers)
+    detector = detector_of()
+    assert ood_graph.append(model, layers, detector)
+    onnx.checker.check_model(model)
+    after = run(model, rows)
+    for name, values in before.items():
+        np.testing.assert_array_equal(values, after[name])
+    assert (3,) == after[OUTPUT_NAME].shape
+    wanted = detector.scores(run(vectors, rows)[ood_graph.VECTOR_NAME])
+    np.testing.assert_allclose(wanted, after[OUTPUT_NAME], rtol=1e-4)
+
+
+def test_the_vector_joins_the_middle_layer_and_the_last_one():
+    """Of each layer it has the direction of the mean token vector, and the length of both is 1."""
+    model, rows = model_of("embed"), rows_of(6)
+    middle, last = ood_graph.find(model, "embed")
+    assert "last_hidden_state" == last
+    norms = [node.output[0] for node in model.graph.node if node.op_type == "LayerNormalization"]
+    assert norms[TINY.layers] == middle
+    mean = run(model, rows)[last][0].mean(axis=0)
+    ood_graph.vectors_only(model, (middle, last))
+    vector = run(model, rows)[ood_graph.VECTOR_NAME][0]
+    np.testing.assert_allclose(mean / np.linalg.norm(mean), vector[TINY.hidden :], atol=1e-5)
+    np.testing.assert_allclose(1, np.linalg.norm(vector[: TINY.hidden]), atol=1e-5)
+
+
+def test_a_graph_without_norms_has_one_layer():
+    """Where nothing is found halfway, the vector is made of what the head reads alone."""
+    model = model_of("embed")
+    for node in model.graph.node:
+        if node.op_type == "LayerNormalization":
+            node.op_type = "InstanceNormalization"
+    assert ("last_hidden_state",) == ood_graph.find(model, "embed")
+
+
+def test_padding_does_not_enter_the_score():
+    """A row has the same score alone and beside longer ones."""
+    model = model_of("classify")
+    assert ood_graph.append(model, ood_graph.find(model, "classify"), detector_of())
+    rows = rows_of(2, 30)
+    alone = [run(model, [row])[OUTPUT_NAME][0] for row in rows]
+    np.testing.assert_allclose(alone, run(model, rows)[OUTPUT_NAME], rtol=1e-4)
+
+
+@pytest.mark.parametrize("type_", onnx_quantizer.TYPES)
+def test_every_quantized_form_has_a_place_for_it(tmp_path, type_):
+    """The tensors keep their names through quantization, and the score is near that of the float graph."""
+    source, target = tmp_path / "source.onnx", tmp_path / "target.onnx"
+    full = model_of("classify")
+    onnx.save(full, source)
+    onnx_quantizer.quantize(source, target, type_)
+    layers, detector, rows = ood_graph.find(full, "classify"), detector_of(), rows_of(5, 12)
+    small = onnx.load(target)
+    assert ood_graph.append(small, layers, detector)
+    assert ood_graph.append(full, layers, detector)
+    np.testing.assert_allclose(run(full, rows)[OUTPUT_NAME], run(small, rows)[OUTPUT_NAME], rtol=0.2)
+
+
+def test_a_graph_without_that_tensor_is_left_alone():
+    """Nothing is added to a graph that lacks one of the tensors."""
+    model = model_of("classify")
+    before = model.SerializeToString()
+    assert not ood_graph.append(model, (*ood_graph.find(model, "classify"), "no such tensor"), detector_of())
+    assert not ood_graph.append(model, (), detector_of())
+    assert before == model.SerializeToString()
+
+
+def test_an_old_graph_has_no_place():
+    """Before opset 18 reductions are written otherwise: such a graph gets no score."""
+    model = model_of("classify")
+    model.opset_import[0].version = 17
+    assert () == ood_graph.find(model, "classify")
+
+
+def test_differences_from_class_means_are_whitened():
+    """What was whitened has unit covariance, whatever the scales of its directions were."""
+    draw = RNG.normal(0, 1, (4000, 5)) @ np.diag([100.0, 10.0, 1.0, 1.0, 2.0])
+    within = draw - draw.mean(axis=0)
+    whitening, variances = whiten(within, np.eye(5), 0.0)
+    white = within @ whitening
+    np.testing.assert_allclose(np.eye(5), white.T @ white / len(white), atol=1e-6)
+    np.testing.assert_allclose(sorted(variances), variances)
+    # A direction far below the mean variance is shrunk, so that it does not decide alone.
+    shrunk = within @ whiten(within, np.eye(5), 2.0)[0]
+    assert np.linalg.eigvalsh(shrunk.T @ shrunk / len(shrunk)).max() <= 1.0 + 1e-9
+
+
+def members_of(means: np.ndarray, count: int, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return vectors around the means of classes, and the label of each."""
+    labels = RNG.integers(0, len(means), count)
+    drawn = means[labels] + RNG.normal(0, 1, (count, means.shape[1])) * spread
+    return drawn.astype(np.float32), np.array([str(each) for each in labels])
+
+
+def test_strangers_are_farther_than_new_members_of_a_class():
+    """Vectors of no class score higher than new vectors of the classes, with half precision in the file."""
+    means, spread = RNG.normal(0, 3, (5, 24)), np.ones(24)
+    found = fitted(*members_of(means, 600, spread))
+    fresh, _ = members_of(means, 600, spread)
+    strangers = RNG.normal(0, 3, (600, 24)).astype(np.float32)
+    assert np.quantile(found.scores(fresh), 0.97) < np.quantile(found.scores(strangers), 0.2)
+
+
+def test_a_stranger_in_a_direction_that_is_not_kept_is_far():
+    """Where the training texts hardly vary, a vector that moves is strange: another language, or noise."""
+    spread = np.r_[np.full(12, 5.0), np.full(12, 0.1)]
+    means = RNG.normal(0, 3, (5, 24)) * spread
+    found = fitted(*members_of(means, 2000, spread))
+    assert 12 == found.whitening.shape[1]
+    fresh, _ = members_of(means, 600, spread)
+    moved = fresh + np.r_[np.zeros(12), RNG.normal(0, 1, 12)].astype(np.float32)
+    assert np.quantile(found.scores(fresh), 0.99) < np.quantile(found.scores(moved), 0.01)
+
+
+def test_the_same_texts_give_the_same_detector():
+    """Nothing is drawn by chance: two fits on the same rows are the same numbers."""
+    vectors, labels = members_of(RNG.normal(0, 3, (5, 24)), 400, np.ones(24))
+    first, second = (fitted(vectors, labels) for _ in range(2))
+    np.testing.assert_array_equal(first.centroids, second.centroids)
+    np.testing.assert_array_equal(first.scores(vectors), second.scores(vectors))
+
+
+def test_a_stranger_between_the_directions_of_the_training_texts_is_far():
+    """A vector whose direction is that of no centroid scores higher than one that lies near a centroid."""
+    means = np.repeat(np.eye(6), 4, axis=1) * 5
+    found = fitted(*members_of(means, 1200, np.ones(24)))
+    fresh, _ = members_of(means, 300, np.ones(24))
+    between, _ = members_of(np.array([means[0] + means[3], means[1] + means[5]]) / 2, 300, np.ones(24))
+    assert np.quantile(found.scores(fresh), 0.95) < np.quantile(found.scores(between), 0.05)
+
+
+@pytest.mark.slow
+def test_a_wide_encoder_stays_within_a_megabyte():
+    """2,000 classes of 768 numbers fit by leaving out directions; fewer classes leave more of them."""
+    vectors = RNG.normal(0, 1, (4000, 768)).astype(np.float32)
+    many = fitted(vectors, np.array([str(each % 2000) for each in range(4000)]))
+    few = fitted(vectors, np.array([str(each % 150) for each in range(4000)]))
+    assert max(many.size_bytes, few.size_bytes) <= 1_000_000
+    assert 0 < many.whitening.shape[1] < few.whitening.shape[1]

@@ -1,0 +1,180 @@
+"""The number of threads that step_costs.py chooses, on a simulated machine."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_agent.engine.runtimes.llama.step_costs import (
+    AGAIN_SECONDS,
+    GAIN,
+    SECONDS_MAX,
+    ThreadTuner,
+    thread_counts,
+)
+
+WORK = 0.02
+"""Seconds of a step on one thread."""
+WASTE_MAX = 0.1
+"""Of the time, beside the better count: what trying costs."""
+
+
+def quiet(threads: int) -> float:
+    """Two cores that nobody else uses."""
+    return WORK / (1, 1.8, 1.8, 1.8)[threads - 1]
+
+
+def busy(threads: int) -> float:
+    """Another program has one of the two: what was measured on such a machine."""
+    return WORK * (1.0, 2.9, 2.9, 2.9)[threads - 1]
+
+
+def one_of_four(threads: int) -> float:
+    """Four cores, of which another program has one."""
+    return WORK * (1.0, 0.55, 0.4, 1.2)[threads - 1]
+
+
+@dataclass
+class Engine:
+    """Steps on a clock of their own; what they are expected to take follows what they took, as in `StepCosts`."""
+
+    tuner: ThreadTuner
+    machine: Callable[[int], float]
+    now: float = 50.0
+    expected: float = WORK
+    pause: float = 0.0
+    sizes: tuple[float, ...] = (1.0,)
+    """Of the steps of a job, by turns."""
+    noise: Callable[[], float] = lambda: 1.0
+    counts: list[int] = field(default_factory=list)
+
+    def step(self) -> None:
+        """Compute one step."""
+        size, threads, trying = self.sizes[len(self.counts) % len(self.sizes)], self.tuner.threads, self.tuner.trying
+        seconds = size * self.machine(threads) * self.noise()
+        expected = size * self.expected
+        if not trying:
+            error = min(seconds, 2 * expected) / size - self.expected
+            self.expected += error * (0.25 if error > 0 else 0.5)
+        self.now += seconds + self.pause
+        self.expected *= self.tuner.took(expected, seconds, self.now)
+        self.counts.append(threads)
+
+    def steps(self, seconds: float) -> list[int]:
+        """Compute for so long; return the counts."""
+        until, first = self.now + seconds, len(self.counts)
+        while self.now < until:
+            self.step()
+        return self.counts[first:]
+
+
+def engine(machine: Callable[[int], float], given: int = 2, **more: object) -> Engine:
+    """Return an engine that begins with all threads."""
+    return Engine(ThreadTuner(thread_counts(given), given, 50.0), machine, expected=machine(given), **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "counts"),
+    [(1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (4, [1, 2, 3, 4]), (6, [1, 3, 5, 6]), (8, [1, 2, 4, 7, 8])],
+)
+def test_all_threads_one_less_and_halves_are_tried(given: int, counts: list[int]) -> None:
+    """Never more than are given; one less leaves a core to another program."""
+    assert counts == thread_counts(given)
+
+
+def test_a_core_that_another_program_takes_is_left_to_it() -> None:
+    """After a dozen steps one thread computes, and it stays so but for a step now and then."""
+    runs = engine(quiet)
+    assert {2} == set(runs.steps(0.9))
+    runs.machine = busy
+    runs.steps(AGAIN_SECONDS + 12 * busy(2))
+    assert 1 == runs.tuner.threads
+    counts = runs.steps(60)
+    assert counts.count(2) < 0.01 * len(counts)
+
+
+def test_a_core_that_is_free_again_is_used() -> None:
+    """No step with one thread tells of it: it is found out at the next round."""
+    runs = engine(busy)
+    runs.steps(30)
+    assert 1 == runs.tuner.threads
+    runs.machine = quiet
+    runs.steps(SECONDS_MAX + 12 * quiet(1))
+    assert 2 == runs.tuner.threads
+
+
+@pytest.mark.parametrize("machine", [quiet, busy])
+@pytest.mark.parametrize("sizes", [(1.0,), (1.0, 0.1), (1.0, 0.1, 0.1)])
+@pytest.mark.parametrize("pause", [0.0, 0.5])
+def test_trying_takes_a_small_part_of_the_time(
+    machine: Callable[[int], float], sizes: tuple[float, ...], pause: float
+) -> None:
+    """Whatever the steps of a job are like, and however seldom jobs come."""
+    runs = engine(machine, sizes=sizes, pause=pause)
+    runs.steps(20)
+    counts = runs.steps(300)
+    done = [sizes[at % len(sizes)] for at in range(len(runs.counts) - len(counts), len(runs.counts))]
+    taken = sum(size * machine(count) for size, count in zip(done, counts, strict=True))
+    assert taken <= (1 + WASTE_MAX) * sum(done) * min(machine(1), machine(2))
+
+
+def test_one_busy_core_of_four_leaves_three() -> None:
+    """One thread less is tried before half of them."""
+    runs = engine(one_of_four, given=4)
+    runs.steps(20)
+    counts = runs.steps(100)
+    assert counts.count(3) > 0.95 * len(counts)
+
+
+def test_noise_changes_nothing() -> None:
+    """Steps that vary by a third, and some that take fifty times as long: all threads go on computing."""
+    dice = random.Random(3)
+    runs = engine(quiet, noise=lambda: 50.0 if dice.random() < 0.003 else dice.uniform(0.75, 1.35))
+    counts = runs.steps(300)
+    assert counts.count(2) > 0.97 * len(counts)
+
+
+def test_one_slow_step_starts_nothing() -> None:
+    """One that took fifty times as long is no load; two more are."""
+    runs = engine(quiet)
+    runs.steps(0.2)
+    runs.noise = lambda: 50.0
+    runs.step()
+    runs.noise = lambda: 1.0
+    assert {2} == set(runs.steps(0.1))
+    runs.noise = lambda: 4.0
+    assert [2, 2, 1] == [(runs.step(), runs.counts[-1])[1] for _ in range(3)]
+
+
+def test_with_one_count_nothing_is_tried() -> None:
+    """One thread given, or bits that would depend on it."""
+    runs = Engine(ThreadTuner((), 2, 50.0), busy)
+    assert {2} == set(runs.steps(100))
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.integers(1, 6).flatmap(
+        lambda given: st.tuples(
+            st.just(given), st.lists(st.floats(0.2, 5.0), min_size=given, max_size=given), st.integers(0, 2**32)
+        )
+    )
+)
+def test_no_neighbour_of_the_count_that_stays_is_much_faster(case: tuple[int, list[float], int]) -> None:
+    """Whatever each count takes: where it ends no count beside it would gain more than GAIN, and the noise."""
+    given_threads, costs, seed = case
+    dice = random.Random(seed)
+    runs = engine(
+        lambda threads: WORK * costs[threads - 1], given=given_threads, noise=lambda: dice.uniform(0.97, 1.03)
+    )
+    runs.steps(150)
+    counts = thread_counts(given_threads)
+    stays = max(counts, key=runs.steps(40).count)
+    at = counts.index(stays)
+    beside = [counts[place] for place in (at - 1, at + 1) if 0 <= place < len(counts)]
+    assert all(costs[other - 1] > (GAIN - 0.05) * costs[stays - 1] for other in beside)

@@ -1,0 +1,71 @@
+"""A tokenizer.json is counted before it is parsed: what is over a limit is refused with the count and the limit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edge_agent.engine.runtimes import onnx_graph
+from edge_agent.engine.runtimes.onnx_graph import TOKENIZER_BYTES, UNIGRAM_TOKEN_BYTES, tokenizer_bytes
+from edge_agent.errors import ModelLoadFailed
+from tests.support import bert_onnx, models
+
+
+def written(folder: Path, content: bytes) -> str:
+    path = folder / "tokenizer.json"
+    path.write_bytes(content)
+    return str(path)
+
+
+def refusal(folder: Path, content: bytes) -> str:
+    with pytest.raises(ModelLoadFailed) as caught:
+        onnx_graph.check_tokenizer_file(written(folder, content))
+    return caught.value.message
+
+
+def test_real_tokenizers_pass(tmp_path: Path) -> None:
+    """That of MiniLM, and the one of the tests, are counted by the size of their file."""
+    for path in (str(models.minilm_dir() / "tokenizer.json"), written(tmp_path, bert_onnx.tiny_tokenizer())):
+        assert tokenizer_bytes(path) == onnx_graph.check_tokenizer_file(path)
+
+
+def test_a_trie_is_counted_by_the_bytes_of_its_tokens(tmp_path: Path) -> None:
+    """Of type Unigram each byte of a token takes a node with a hash map, escaped quotes included."""
+    tokens = ["x" * 1000, 'say "hello"']
+    data = {"model": {"type": "Unigram", "vocab": [[each, -1.0] for each in tokens]}}
+    path = written(tmp_path, json.dumps(data).encode())
+    more = onnx_graph.check_tokenizer_file(path) - tokenizer_bytes(path)
+    assert 1011 * UNIGRAM_TOKEN_BYTES <= more <= 1100 * UNIGRAM_TOKEN_BYTES
+
+
+def test_deep_nesting_is_refused(tmp_path: Path) -> None:
+    """One level over the limit, of whichever kind; brackets within texts are none."""
+    limit = onnx_graph.TOKENIZER_NESTING_MAX
+    assert f"{limit + 1} levels of nesting; the limit is {limit}" in refusal(tmp_path, b'[{"a":' * limit)
+    onnx_graph.check_tokenizer_file(written(tmp_path, b'["' + b"[" * 1000 + b'"]'))
+
+
+def test_too_long_a_text_is_refused(tmp_path: Path) -> None:
+    """Also one that does not end, and holds nothing but escaped quotes: it is read once."""
+    limit = onnx_graph.TEXT_BYTES_MAX
+    assert "bytes in one text" in refusal(tmp_path, b'["' + b"x" * limit + b'"]')
+    assert "bytes in one text" in refusal(tmp_path, b'["' + b'\\"' * limit)
+
+
+def test_too_large_a_file_is_refused_unread(tmp_path: Path) -> None:
+    """By its size: a hole in a file takes no disk and would be read as zeros."""
+    path = Path(written(tmp_path, b"{}"))
+    with path.open("r+b") as file:
+        file.truncate(onnx_graph.FILE_BYTES_MAX + 1)
+    with pytest.raises(ModelLoadFailed, match=f"has {onnx_graph.FILE_BYTES_MAX + 1} bytes; the limit is"):
+        onnx_graph.check_tokenizer_file(str(path))
+
+
+def test_what_is_damaged_is_left_to_the_library(tmp_path: Path) -> None:
+    """No JSON, a cut one and an empty file pass; one that is not there is refused with the reason."""
+    for content in (b"", b"\xff\x00", b'{"a": [', b"]]]]", b'"\\'):
+        assert TOKENIZER_BYTES <= onnx_graph.check_tokenizer_file(written(tmp_path, content))
+    with pytest.raises(ModelLoadFailed, match="tokenizer gone cannot be read: No such file"):
+        onnx_graph.check_tokenizer_file(str(tmp_path / "gone"))

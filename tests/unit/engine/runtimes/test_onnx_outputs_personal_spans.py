@@ -1,0 +1,113 @@
+"""From a token classifier's numbers to the personal values of a text."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_agent.engine.protocol import EntitySpan
+from edge_agent.engine.runtimes.onnx_outputs import (
+    PersonalSpans,
+    TagColumns,
+    WordSpan,
+    find_personal,
+    grow,
+    join_pieces,
+)
+from edge_agent.formats.redaction_section import RedactionSection
+
+TAGS = ("O", "B-NAME", "I-NAME", "B-CITY", "I-CITY")
+
+
+def found(text: str, *shares: dict[str, float], cutoff: float = 0.5, labels: tuple[str, ...] = ()) -> PersonalSpans:
+    """Decode the words of a text, one share of probabilities for each; what a share leaves open is O."""
+    words, place = [], 0
+    for token, word in enumerate(text.split(" ")):
+        words.append(WordSpan(token, place, place + len(word)))
+        place += len(word) + 1
+    table = np.zeros((len(words), len(TAGS)))
+    for token, share in enumerate(shares):
+        for tag, probability in share.items():
+            table[token, TAGS.index(tag)] = probability
+    table[:, 0] += 1.0 - table.sum(axis=1)
+    section = RedactionSection(cutoff=cutoff, labels=labels)
+    return find_personal(text, words, table, TagColumns(TAGS, section), cutoff)
+
+
+def values(text: str, *shares: dict[str, float], **more: object) -> list[tuple[str, str]]:
+    """Return label and text of what is found."""
+    return [(each.label, text[each.start : each.end]) for each in found(text, *shares, **more).spans]  # type: ignore[arg-type]
+
+
+def test_a_word_is_personal_from_the_cutoff_on() -> None:
+    """The probabilities of all types together are compared with the cut-off."""
+    torn = {"B-NAME": 0.2, "B-CITY": 0.15}
+    assert [] == values("Jordan waits", torn, {}, cutoff=0.36)
+    assert [("NAME", "Jordan")] == values("Jordan waits", torn, {}, cutoff=0.35)
+
+
+def test_only_the_labels_of_the_section_count() -> None:
+    """A type that the section leaves out is not replaced, however sure the model is."""
+    assert [("NAME", "Jo")] == values("Jo Rome", {"B-NAME": 1.0}, {"B-CITY": 1.0}, labels=("NAME",))
+
+
+def test_a_value_is_decoded_with_the_constraint_of_bio() -> None:
+    """I-x continues x alone: behind a city an I-NAME that is a little likelier continues the city all the same."""
+    shares = ({"B-CITY": 0.9}, {"I-NAME": 0.5, "I-CITY": 0.45})
+    assert [("CITY", "New York")] == values("New York", *shares)
+    assert [("NAME", "Jo"), ("NAME", "Al")] == values("Jo Al", {"B-NAME": 0.9}, {"B-NAME": 0.9})
+
+
+def test_a_value_that_begins_inside_is_found() -> None:
+    """A run that begins with I-x is a value of x: nothing is dropped because a B is missing."""
+    assert [("NAME", "Jo")] == values("ask Jo", {}, {"I-NAME": 0.9})
+
+
+def test_the_margin_is_that_of_the_least_sure_word() -> None:
+    """A word near the cut-off, or between two types, makes a case that nobody is held to."""
+    assert 0.52 == pytest.approx(found("a b", {"B-NAME": 0.52}, {}).margin)
+    assert 0.55 == pytest.approx(found("a", {"B-NAME": 0.55, "B-CITY": 0.45}).margin)
+    assert 1.0 == found("", *()).margin
+
+
+@pytest.mark.parametrize(
+    ("text", "span", "expected"),
+    [
+        ("call 12a Main", (5, 7), "12a"),
+        ("José\u0301 left", (0, 4), "José\u0301"),
+        ("hi 👩🏽 Anna", (3, 4), "👩🏽"),
+        ("Anna\u200dLena", (0, 4), "Anna\u200dLena"),
+        ("ask Anna, now", (4, 7), "Anna"),
+        ("田中さんは東京", (0, 2), "田中"),
+        ("שלום דוד כהן", (5, 7), "דוד"),
+    ],
+)
+def test_a_value_grows_to_the_ends_of_its_words(text: str, span: tuple[int, int], expected: str) -> None:
+    """No letter, digit, mark or part of an emoji is left; where words are written without spaces nothing grows."""
+    grown = grow(text, EntitySpan("NAME", *span, 1.0))
+    assert expected == text[grown.start : grown.end]
+
+
+def test_pieces_of_one_value_are_joined() -> None:
+    """A hyphen or an apostrophe between two pieces of one type belongs to the value; a space does not."""
+    text = "O'Neil Anna"
+    pieces = [EntitySpan("NAME", 0, 1, 0.9), EntitySpan("NAME", 2, 6, 0.8), EntitySpan("NAME", 7, 11, 0.7)]
+    assert [("O'Neil", 0.9), ("Anna", 0.7)] == [(text[e.start : e.end], e.score) for e in join_pieces(text, pieces)]
+
+
+@given(st.text("aé\u0301 -👩🏽\u200d1田\n", max_size=30), st.data())
+def test_spans_are_disjoint_in_order_and_never_shrink(text: str, data: st.DataObject) -> None:
+    """Whatever the model says, what it called personal is covered, once, by spans inside the text."""
+    words = [WordSpan(place, place, place + 1) for place, each in enumerate(text) if not each.isspace()]
+    firsts = [WordSpan(number, word.start, word.end) for number, word in enumerate(words)]
+    flags = data.draw(st.lists(st.booleans(), min_size=len(firsts), max_size=len(firsts)))
+    table = np.array([[0.0, 1.0, 0.0, 0.0, 0.0] if each else [1.0, 0, 0, 0, 0] for each in flags]).reshape(-1, 5)
+    spans = find_personal(text, firsts, table, TagColumns(TAGS, RedactionSection()), 0.5).spans
+    assert all(left.end <= right.start for left, right in itertools.pairwise(spans))
+    covered = {place for each in spans for place in range(each.start, each.end)}
+    assert {word.start for word, is_personal in zip(firsts, flags, strict=True) if is_personal} <= covered
+    assert covered <= set(range(len(text)))

@@ -1,0 +1,179 @@
+"""What was put off is asked when there is room: by the labels of today, checked, once, and never at somebody's cost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sqlite3
+from types import SimpleNamespace
+
+import pytest
+
+from edge_agent.capture.capture_values import SpoolWorkerDependencies
+from edge_agent.capture.example_capture import ExampleCapture
+from edge_agent.errors import DiskFull, UpstreamBusy, UpstreamFailed, UpstreamUnreachable
+from edge_agent.formats.example_records import ExampleTeacherLabel, parse
+from edge_agent.formats.manifest import Manifest
+from edge_agent.routing.large_model_questions import ModelAnswer
+from edge_agent.server.model_router import DeferredEscalations
+from edge_agent.server.uplink_client import LargeModelFinish
+from tests.support.eventually import eventually
+from tests.support.site_cases import answered, config_of, manifest
+
+URL = {"url": "http://127.0.0.1:9/v1", "model": "oracle-1", "tasks": ["pos-intent"]}
+PRICE = '{"label": "price"}'
+
+
+class Says:
+    """A way to a large model that says, to each question, the next of these; an error is raised."""
+
+    def __init__(self, *answers, model="big-1") -> None:
+        self.answers, self.asked, self.spare, self.model = list(answers), [], True, model
+        self.model = "oracle-1"
+
+    async def ask(self, question, seconds):
+        self.asked.append(question)
+        said = self.answers.pop(0)
+        if isinstance(said, Exception):
+            raise said
+        yield said
+        yield LargeModelFinish(self.model, 10, 5, 0, complete=True)
+
+
+class Asked:
+    """A site's spool with one question in it, and what asks it."""
+
+    def __init__(self, folder, says, *, mode="hybrid", bundle: Manifest | None = None, **settings) -> None:
+        config = config_of(folder, commit_seconds=0.001, escalation=URL | settings)
+        self.collection = ExampleCapture(config, SpoolWorkerDependencies(lambda: (), "0.1.0"))
+        self.says, self.serving = says, {"pos-intent": SimpleNamespace(manifest=bundle or manifest())}
+        self.mode = mode
+        router = SimpleNamespace(mode=lambda _: self.mode)
+        self.later = DeferredEscalations(says, self.collection, self, router, config.escalation)
+
+    async def status(self):
+        status = await self.collection.status()
+        names = ("opinions", "questions_failed", "questions_lost")
+        return status.questions["deferred"], {each: status.counters[each] for each in names if each in status.counters}
+
+
+@contextlib.asynccontextmanager
+async def asking(folder, *answers, numbers=(1,), text=None, **more):
+    """Open a spool with a question about each number."""
+    folder.mkdir(exist_ok=True)
+    site = Asked(folder, Says(*answers), **more)
+    site.collection.start()
+    try:
+        for number in numbers:
+            site.collection.queue_answer(answered(number, later="deferred", **({"text": text} if text else {})))
+        await eventually(lambda: site.collection.questions_waiting == len(numbers))
+        yield site
+    finally:
+        await asyncio.to_thread(site.collection.stop)
+
+
+async def test_an_answer_becomes_an_opinion(tmp_path):
+    """The question is about the redacted input, with the task's own labels, and says that nobody waits."""
+    async with asking(tmp_path, PRICE, text="ask anna@example.org") as site:
+        assert await site.later.ask_one()
+        assert (0, {"opinions": 1}) == await site.status()
+        assert not await site.later.ask_one()
+    (asked,) = site.says.asked
+    assert ("[EMAIL_1]" in asked.turns[-1][1], "anna" in str(asked.turns)) == (True, False)
+    assert ["refund", "price"] == json.loads(asked.schema_text)["properties"]["label"]["enum"]
+    assert not asked.waited_for
+
+
+async def test_its_probabilities_are_stored_with_the_opinion(tmp_path):
+    """The record has each label of the task; an older reader ignores them."""
+    typed = (ModelAnswer("pos-intent", (("price", 0.75), ("refund", 0.25))),)
+    async with asking(tmp_path, typed) as site:
+        assert await site.later.ask_one()
+        with contextlib.closing(sqlite3.connect(tmp_path / "spool.db")) as database:
+            [(record,)] = database.execute("SELECT record FROM opinions").fetchall()
+    opinion = parse(record)
+    assert isinstance(opinion, ExampleTeacherLabel)
+    assert ("price", (("refund", 0.25), ("price", 0.75))) == (opinion.value, opinion.scores)
+
+
+@pytest.mark.parametrize(("answers", "opinions"), [(["prose", PRICE], 1), (["prose", '{"label": "no such"}'], 0)])
+async def test_an_answer_is_checked_and_mended_once(tmp_path, answers, opinions):
+    """As a live one is; what cannot be used is given up and counted."""
+    async with asking(tmp_path, *answers) as site:
+        assert bool(opinions) is await site.later.ask_one()
+        expected = {"opinions": 1} if opinions else {"questions_failed": 1}
+        assert (0, expected) == await site.status()
+    assert [False, False] == [each.waited_for for each in site.says.asked]
+
+
+@pytest.mark.parametrize(
+    ("answers", "waiting", "counted"),
+    [
+        ([UpstreamBusy("no")], 1, {}),
+        ([DiskFull("no")], 1, {}),
+        (["prose", UpstreamBusy("no")], 0, {"questions_failed": 1}),
+        ([UpstreamFailed("no")], 0, {"questions_failed": 1}),
+        ([UpstreamUnreachable("no")], 0, {"questions_failed": 1}),
+    ],
+)
+async def test_only_what_nobody_worked_on_is_asked_again(tmp_path, answers, waiting, counted):
+    """A question that may have been answered is not sent a second time, whatever that costs in training data."""
+    async with asking(tmp_path, *answers) as site:
+        assert not await site.later.ask_one()
+        assert (waiting, counted) == await site.status()
+        site.says.answers = [PRICE]
+        assert bool(waiting) is await site.later.ask_one()
+
+
+async def test_nothing_is_asked_while_there_is_no_room(tmp_path):
+    """Nor is anything marked, so nothing is lost by a long wait."""
+    async with asking(tmp_path) as site:
+        site.says.spare = False
+        assert not await site.later.ask_one()
+        assert (1, {}) == await site.status()
+    assert [] == site.says.asked
+
+
+@pytest.mark.parametrize("change", [{"mode": "local"}, {"serving": {}}])
+async def test_a_task_that_may_not_be_asked_about_waits(tmp_path, change):
+    """In mode local nothing is escalated, not later either; a task without a bundle has no labels."""
+    async with asking(tmp_path, PRICE) as site:
+        before = {name: getattr(site, name) for name in change}
+        vars(site).update(change)
+        assert not await site.later.ask_one()
+        vars(site).update(before)
+        assert await site.later.ask_one()
+
+
+async def test_a_task_that_became_another_is_given_up(tmp_path):
+    """What was classified is not asked about as if it were to be extracted."""
+    async with asking(tmp_path, bundle=manifest("talk")) as site:
+        assert not await site.later.ask_one()
+        assert (0, {"questions_failed": 1}) == await site.status()
+    assert [] == site.says.asked
+
+
+async def test_it_asks_by_itself_one_after_the_other(tmp_path):
+    """As long as some wait, each as soon as the one before is answered."""
+    async with asking(tmp_path, PRICE, PRICE, PRICE, numbers=(1, 2, 3)) as site:
+        running = asyncio.create_task(site.later.run())
+        await eventually(lambda: site.collection.questions_waiting == 0)
+        running.cancel()
+        assert (0, {"opinions": 3}) == await site.status()
+
+
+@pytest.mark.parametrize(
+    ("settings", "task", "expected"),
+    [
+        ({}, "pos-intent", True),
+        ({}, "unknown", False),
+        ({"later_questions_max": 0}, "pos-intent", False),
+        ({"calls_max": 1}, "pos-intent", False),
+        ({"url": ""}, "pos-intent", False),
+    ],
+)
+def test_what_is_put_off_can_be_kept_and_asked(tmp_path, settings, task, expected):
+    """Only with consent, room for questions, and a place that is not always a caller's."""
+    site = Asked(tmp_path, Says(), **settings)
+    assert expected is site.collection.can_defer(task)

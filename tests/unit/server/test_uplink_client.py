@@ -1,0 +1,196 @@
+"""What the daemon says of the uplink beside it: fresh, silent, unreadable, hostile; never an exception."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from edge_agent.config import Config
+from edge_agent.formats import uplink_state
+from edge_agent.formats.signed_document import format_timestamp
+from edge_agent.server.uplink_client import download_blocker, read_uplink_report, uplink_message
+from edge_agent.v1 import admin_pb2 as pb
+from tests.support.examples import NOW
+from tests.support.uplink_cases import UplinkCase
+
+URL = "s3://fleet/examples"
+BOOT_SECONDS = 1000.0
+
+
+def said(**changes: object) -> uplink_state.UplinkState:
+    """Return what an uplink says that is online."""
+    plain = {
+        "pid": 1,
+        "version": "0.1.0",
+        "upstream": URL,
+        "at": format_timestamp(NOW),
+        "running_seconds": BOOT_SECONDS,
+        "state": "online",
+        "since": format_timestamp(NOW - 60),
+        "last_contact": format_timestamp(NOW - 1),
+        "failures": 0,
+        "waiting_segments": 2,
+        "waiting_bytes": 5000,
+        "sent_segments": 7,
+        "sent_bytes": 9000,
+    }
+    return uplink_state.UplinkState.model_validate({**plain, **changes})
+
+
+def message(folder: Path, raw: bytes | None, url: str = URL) -> pb.UplinkStatus | None:
+    """Lay down what an uplink wrote, and describe it."""
+    config = Config.model_validate({"state_dir": folder, "uplink": {"url": url}})
+    if raw is not None:
+        config.uplink_notes.mkdir()
+        (config.uplink_notes / uplink_state.FILE_NAME).write_bytes(raw)
+    return uplink_message(config)
+
+
+def fresh(**changes: object) -> bytes:
+    """Return a file that was written just now."""
+    return uplink_state.encode(said(running_seconds=time.clock_gettime(time.CLOCK_BOOTTIME), **changes))
+
+
+def silence(found: pb.UplinkStatus | None) -> str:
+    """Return why it counts as silent."""
+    assert found is not None
+    assert ("UPLINK_SILENT", pb.LINK_STATE_SILENT) == (found.problems[0].reason, found.state)
+    assert found.problems[0].remedy
+    return found.problems[0].message
+
+
+def test_what_a_real_uplink_wrote_is_shown(tmp_path: Path):
+    """From its own file: where to, that it was heard of, and nothing that waits."""
+    (tmp_path / "upstream").mkdir()
+    case = UplinkCase(tmp_path, str(tmp_path / "upstream"))
+    case.seal(2)
+    case.once()
+    found = uplink_message(Config.model_validate({"uplink": {"url": "x", "notes_dir": str(case.notes)}}))
+    assert found is not None
+    assert (pb.LINK_STATE_ONLINE, 0, 2) == (found.state, found.waiting_segments, found.sent_segments)
+    assert found.HasField("contact_time")
+    assert not found.HasField("retry_time")
+    assert 0 <= found.age_seconds <= uplink_state.FRESH_SECONDS
+
+
+def test_all_of_it_is_carried_over(tmp_path: Path):
+    """Downloads and problems too; a state that is not online says when it is tried again."""
+    downloads = {
+        "repository": "https://updates.example",
+        "state": "probing",
+        "since": format_timestamp(NOW),
+        "waiting_blobs": 3,
+        "waiting_bytes": 10,
+        "fetched_blobs": 5,
+        "fetched_bytes": 700,
+    }
+    problem = {"reason": "UPSTREAM_BUSY", "message": "busy", "remedy": "wait", "about": "x-1"}
+    changes = {"state": "offline", "failures": 4, "retry_at": format_timestamp(NOW + 60)}
+    found = message(tmp_path, fresh(downloads=downloads, problems=[problem], **changes))
+    assert found is not None
+    assert (pb.LINK_STATE_OFFLINE, 4, int(NOW) + 60) == (found.state, found.failures, found.retry_time.seconds)
+    assert (pb.LINK_STATE_PROBING, 3) == (found.downloads.state, found.downloads.waiting_blobs)
+    assert (5, 700) == (found.downloads.fetched_blobs, found.downloads.fetched_bytes)
+    assert ["UPSTREAM_BUSY busy wait x-1"] == [
+        " ".join((each.reason, each.message, each.remedy, each.about)) for each in found.problems
+    ]
+
+
+def test_an_uplink_that_never_spoke_is_named_where_one_is_configured(tmp_path: Path):
+    """Silent with what to do; a site without an uplink reads nothing of it."""
+    assert "does not exist" in silence(message(tmp_path, None))
+    assert message(tmp_path, None, url="") is None
+
+
+def test_an_uplink_of_another_configuration_is_shown(tmp_path: Path):
+    """Its file is there, whatever this daemon's configuration says."""
+    found = message(tmp_path, fresh(), url="")
+    assert found is not None
+    assert pb.LINK_STATE_ONLINE == found.state
+
+
+@pytest.mark.parametrize(
+    ("running", "words"),
+    [
+        (BOOT_SECONDS + uplink_state.FRESH_SECONDS + 60, "not reported for 4 min"),
+        (BOOT_SECONDS - 1, "since this machine was started"),
+    ],
+)
+def test_what_is_old_does_not_count(tmp_path: Path, running: float, words: str):
+    """By the clock that nobody sets; what it said last is still known."""
+    path = tmp_path / uplink_state.FILE_NAME
+    path.write_bytes(uplink_state.encode(said()))
+    heard = read_uplink_report(path, running)
+    assert words in heard.silence
+    assert heard.state is not None
+    assert "" == read_uplink_report(path, BOOT_SECONDS + 100).silence
+
+
+@pytest.mark.parametrize("raw", [b"", b"{}", b"\xff", fresh().replace(b"online", b"fine"), b" " * 300_000])
+def test_what_makes_no_sense_is_said_to_be_so(tmp_path: Path, raw: bytes):
+    """Whatever the file holds, status answers."""
+    assert "is not valid" in silence(message(tmp_path, raw))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path):
+    """Nor is a link followed, nor a folder read."""
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("link", "pipe", ""):
+        assert "cannot be read" in read_uplink_report(tmp_path / name, BOOT_SECONDS).silence
+
+
+def test_nothing_in_it_moves_a_cursor_or_breaks_the_answer(tmp_path: Path):
+    """Control characters and counts beyond 64 bits come from an uplink that was taken over."""
+    problem = {"reason": "X", "message": "\x1b[2Jall is well\n"}
+    found = message(tmp_path, fresh(upstream="s3://\x1b]0;x\x07", problems=[problem], waiting_bytes=2**70))
+    assert found is not None
+    assert ("s3://?]0;x?", "?[2Jall is well?") == (found.upstream, found.problems[0].message)
+    assert 2**62 == found.waiting_bytes
+
+
+DOWNLOADS = {
+    "repository": URL,
+    "state": "online",
+    "since": format_timestamp(NOW),
+    "waiting_blobs": 1,
+    "waiting_bytes": 5,
+    "fetched_blobs": 0,
+    "fetched_bytes": 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said_of_it"),
+    [
+        ({"downloads": DOWNLOADS}, None),
+        ({"downloads": {**DOWNLOADS, "state": "probing"}}, None),
+        ({"downloads": {**DOWNLOADS, "state": "offline"}}, "the uplink is offline"),
+        ({}, "the uplink does not report that it downloads updates"),
+        (
+            {"downloads": DOWNLOADS, "problems": [{"reason": "DISK_FULL", "message": "no room"}]},
+            "the uplink's disk is full",
+        ),
+    ],
+)
+def test_why_no_files_come_down(tmp_path: Path, changes: dict[str, object], said_of_it: str | None):
+    """What the uplink reports decides whether files are on their way."""
+    config = Config.model_validate({"state_dir": tmp_path, "uplink": {"updates_url": URL}})
+    config.uplink_notes.mkdir()
+    (config.uplink_notes / uplink_state.FILE_NAME).write_bytes(fresh(**changes))
+    found = download_blocker(config)
+    assert said_of_it == (found and found.message)
+    assert (said_of_it == "the uplink's disk is full") == bool(found and found.disk_full)
+
+
+def test_without_an_uplink_for_updates_nothing_comes_down(tmp_path: Path):
+    """None is configured, or it does not run."""
+    unset = download_blocker(Config.model_validate({"state_dir": tmp_path, "uplink": {"url": URL}}))
+    silent = download_blocker(Config.model_validate({"state_dir": tmp_path, "uplink": {"updates_url": URL}}))
+    assert ("no uplink for updates is configured", False) == (unset and (unset.message, unset.has_uplink))
+    assert ("the uplink does not report that it downloads updates", True) == (
+        silent and (silent.message, silent.has_uplink)
+    )
