@@ -1,4 +1,4 @@
-"""Rules on imports: which room may know which, who may know a foreign library, no cycles, nothing imported late."""
+"""Rules on imports: which layer may know which, who may know a foreign library, no cycles, nothing imported late."""
 
 from __future__ import annotations
 
@@ -41,31 +41,31 @@ def modules(sources: Sequence[Source]) -> frozenset[str]:
     return frozenset(source.module for source in sources)
 
 
-def room_of(module: str, rooms: Mapping[str, object]) -> str | None:
-    """Return the most exact room that a module is in."""
-    fitting = [room for room in rooms if below(module, [room])]
+def layer_of(module: str, layers: Mapping[str, object]) -> str | None:
+    """Return the most exact layer that a module is in."""
+    fitting = [layer for layer in layers if below(module, [layer])]
     return max(fitting, key=len, default=None)
 
 
-def homeless(sources: Sequence[Source], rooms: Mapping[str, object]) -> list[str]:
-    """Find files that are in no room of the table."""
-    return [source.at(source.tree, "is in no room") for source in sources if room_of(source.module, rooms) is None]
+def without_layer(sources: Sequence[Source], layers: Mapping[str, object]) -> list[str]:
+    """Find files that are in no layer of the table."""
+    return [source.at(source.tree, "is in no layer") for source in sources if layer_of(source.module, layers) is None]
 
 
-def forbidden_edges(sources: Sequence[Source], rooms: Mapping[str, set[str]]) -> list[str]:
-    """Find imports from one room into another that the table does not allow."""
+def forbidden_edges(sources: Sequence[Source], layers: Mapping[str, set[str]]) -> list[str]:
+    """Find imports from one layer into another that the table does not allow."""
     known, found = modules(sources), []
     for source in sources:
-        room = room_of(source.module, rooms)
+        layer = layer_of(source.module, layers)
         for item in imports(source, known):
-            target = room_of(item.module, rooms)
-            if room and target and target != room and target not in rooms[room]:
-                found.append(source.at(item.node, f"{room} must not import {item.module} ({target})"))
+            target = layer_of(item.module, layers)
+            if layer and target and target != layer and target not in layers[layer]:
+                found.append(source.at(item.node, f"{layer} must not import {item.module} ({target})"))
     return found
 
 
 def foreign_edges(sources: Sequence[Source], importers: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """Find imports of a library outside the rooms that may know it, and of libraries that are not in the table."""
+    """Find imports of a library outside the layers that may know it, and of libraries that are not in the table."""
     known, found = modules(sources), []
     for source in sources:
         for item in imports(source, known):
@@ -74,7 +74,7 @@ def foreign_edges(sources: Sequence[Source], importers: Mapping[str, tuple[str, 
                 found.append(source.at(item.node, f"only {', '.join(importers[library])} may import {library}"))
             top = item.module.partition(".")[0]
             if not library and top not in OURS and top not in sys.stdlib_module_names:
-                found.append(source.at(item.node, f"{item.module} is a library that no room may import yet"))
+                found.append(source.at(item.node, f"{item.module} is a library that no layer may import yet"))
     return found
 
 

@@ -14,16 +14,16 @@ import pytest
 from edge_agent.cli import COMMANDS
 from edge_agent.errors import BY_REASON
 from tests.architecture import habits, imports, shape
-from tests.architecture.rooms import ROOMS
+from tests.architecture.layers import LAYERS
 from tests.architecture.source import below, load
 
 ROOT = Path(__file__).parents[2]
 
-# --- rooms ------------------------------------------------------------------------------------------------------------
+# --- layers ----------------------------------------------------------------------------------------------------------
 RUNTIMES = "edge_agent.engine.runtimes"
 EDGE = ("edge_agent.server", "edge_agent.client", "edge_agent.v1", "edge_agent.uplink.escalation")
 SCREEN = ("edge_agent.cli", "convert.cli", "installer.build.man_pages")
-# Library: the rooms that may import it. A library that is not here may be imported nowhere.
+# Library: the layers that may import it. A library that is not here may be imported nowhere.
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "llama_cpp": (f"{RUNTIMES}.llama", "convert.probe"),
     "llguidance": (f"{RUNTIMES}.llama",),
@@ -225,24 +225,25 @@ def document(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-def test_every_file_has_a_room():
-    """Every module is in a room of the table."""
+def test_every_file_has_a_layer():
+    """Every module is in a layer of the table."""
     inside = [source for source in CODE if source.module != "edge_agent"]
     require_none(
-        imports.homeless(inside, ROOMS), "Put it into a room, or give the new room a line in ROOMS and in the README."
+        imports.without_layer(inside, LAYERS),
+        "Put it into a layer, or give the new layer a line in LAYERS and in the README.",
     )
 
 
-def test_rooms_import_only_what_they_may():
-    """No room imports another one that its line in the table does not name."""
-    remedy = "Hand it over from daemon.py as a callable or a small object, or move the code to the room that owns it."
-    require_none(imports.forbidden_edges(CODE, ROOMS), remedy)
+def test_layers_import_only_what_they_may():
+    """No layer imports another one that its line in the table does not name."""
+    remedy = "Hand it over from daemon.py as a callable or a small object, or move the code to the layer that owns it."
+    require_none(imports.forbidden_edges(CODE, LAYERS), remedy)
 
 
 def test_libraries_have_one_importer():
-    """Each foreign library is known in one shipped room, and none is used that the table does not name."""
+    """Each foreign library is known in one shipped layer, and none is used that the table does not name."""
     remedy = (
-        "Use it through the room that owns it. A new one needs a line in LIBRARIES, pyproject.toml, ARCHITECTURE.md."
+        "Use it through the layer that owns it. A new one needs a line in LIBRARIES, pyproject.toml, ARCHITECTURE.md."
     )
     require_none(imports.foreign_edges(SHIPPED, LIBRARIES), remedy)
 

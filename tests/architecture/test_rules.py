@@ -5,7 +5,7 @@ import pytest
 from tests.architecture import habits, imports, shape
 from tests.architecture.source import Source, parse
 
-ROOMS: dict[str, set[str]] = {
+LAYERS: dict[str, set[str]] = {
     "app.errors": set(),
     "app.store": {"app.errors"},
     "app.service": {"app.store", "app.errors"},
@@ -23,34 +23,34 @@ def lines_of(violations: list[str]) -> list[str]:
 
 
 def test_forbidden_edge_found():
-    """A lower room that imports a higher one is a violation; the other direction is not."""
+    """A lower layer that imports a higher one is a violation; the other direction is not."""
     sources = files(app__store="import os\nfrom app.service import Server", app__service="import app.store")
-    assert ["app/store.py:2"] == lines_of(imports.forbidden_edges(sources, ROOMS))
+    assert ["app/store.py:2"] == lines_of(imports.forbidden_edges(sources, LAYERS))
 
 
 def test_forbidden_edge_through_package():
     """`from package import module` counts as importing the module."""
     sources = files(app__store="from app import service, errors", app__service="", app__errors="")
     assert ["app/store.py:1: app.store must not import app.service (app.service)"] == imports.forbidden_edges(
-        sources, ROOMS
+        sources, LAYERS
     )
 
 
-def test_inner_room_is_its_own_room():
-    """The most exact room counts: what the outer room may import, an inner room of the table may not."""
-    rooms = {"app.engine": {"app.errors"}, "app.engine.runtimes": {"app.engine"}, "app.errors": set()}
+def test_inner_layer_is_its_own_layer():
+    """The most exact layer counts: what the outer layer may import, an inner layer of the table may not."""
+    layers = {"app.engine": {"app.errors"}, "app.engine.runtimes": {"app.engine"}, "app.errors": set()}
     sources = files(app__engine__pool="import app.engine.runtimes.x", app__engine__runtimes__x="import app.errors")
-    found = imports.forbidden_edges(sources, rooms)
+    found = imports.forbidden_edges(sources, layers)
     assert ["app/engine/pool.py:1", "app/engine/runtimes/x.py:1"] == lines_of(found)
 
 
 def test_homeless_file_found():
-    """A file that is in no room of the table is a violation."""
-    assert ["app/new/thing.py:1"] == lines_of(imports.homeless(files(app__new__thing="", app__errors=""), ROOMS))
+    """A file that is in no layer of the table is a violation."""
+    assert ["app/new/thing.py:1"] == lines_of(imports.without_layer(files(app__new__thing="", app__errors=""), LAYERS))
 
 
 def test_foreign_library_has_one_importer():
-    """A library may be imported only in its room; a library that nobody lists may be imported nowhere."""
+    """A library may be imported only in its layer; a library that nobody lists may be imported nowhere."""
     sources = files(app__service="import grpc.aio", app__store="import grpc\nimport requests\nimport json")
     found = imports.foreign_edges(sources, {"grpc": ("app.service",)})
     assert ["app/store.py:1", "app/store.py:2"] == lines_of(found)

@@ -1,4 +1,4 @@
-"""Which room may import which: the table that tests/architecture holds every import against."""
+"""Which layer may import which: the table that tests/architecture holds every import against."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ GROUND = {
 }
 BASE = GROUND | {"edge_agent.errors", "edge_agent.config", "edge_agent.formats"}
 MIDDLE = {
-    f"edge_agent.{room}"
-    for room in ("engine", "engine.protocol", "capture", "capture.redact", "monitoring", "routing", "store", "update")
+    f"edge_agent.{layer}"
+    for layer in ("engine", "engine.protocol", "capture", "capture.redact", "monitoring", "routing", "store", "update")
 }
 SHARED = {"edge_agent.cli.terminal", "edge_agent.cli.command_group"}  # by both commands: what reaches a terminal
-# Room: the rooms it may import. A room is a package or a module; the most exact one counts.
-ROOMS: dict[str, set[str]] = {
+# Layer: the layers it may import. A layer is a package or a module; the most exact one counts.
+LAYERS: dict[str, set[str]] = {
     **{module: set() for module in GROUND},
     "edge_agent.errors": set(),
     "edge_agent.config": {"edge_agent.errors"},
@@ -31,7 +31,7 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.supervision": {"edge_agent.backoff"},
     "edge_agent.certificate_authority": {"edge_agent.errors", "edge_agent.formats", "edge_agent.durable"},
     "edge_agent.metrics": set(),
-    # What the rooms know, as numbers: part of the composition root.
+    # What the layers know, as numbers: part of the composition root.
     "edge_agent.metrics.site_metrics": BASE
     | MIDDLE
     | {f"edge_agent.{name}" for name in ("metrics", "server", "supervision", "v1")},
@@ -137,7 +137,7 @@ ROOMS: dict[str, set[str]] = {
     # Scores come from the code that will serve, and a redaction model is measured with the rules of the site.
     "convert.evaluate": BASE
     | {"convert", "edge_agent.engine", "edge_agent.engine.protocol", "edge_agent.capture.redact"},
-    **{room: {"edge_agent.errors"} for room in SHARED},
+    **{layer: {"edge_agent.errors"} for layer in SHARED},
     "convert.cli": {"convert", "convert.dataset", "convert.evaluate", "edge_agent.errors", "edge_agent.formats"}
     | GROUND
     | {"edge_agent.durable"}
@@ -152,7 +152,7 @@ ROOMS: dict[str, set[str]] = {
     | {"convert", "convert.dataset", "convert.evaluate", "tests", "benchmarks.asking.bookkeeping"}
     | {"benchmarks.deciding.open_questions", "benchmarks.deciding.soft_targets"}
     | {"benchmarks.redacting.bundle_model", "benchmarks.redacting.training_value"},
-    # What a call costs in the rooms that it goes through, without a daemon around them.
+    # What a call costs in the layers that it goes through, without a daemon around them.
     "benchmarks.asking.bookkeeping": BASE
     | MIDDLE
     | {f"edge_agent.{name}" for name in ("server", "uplink.escalation", "v1")}
