@@ -25,8 +25,8 @@ import structlog
 from google.protobuf.message import Message
 
 from edge_agent.errors import EdgeAgentError, InvalidRequest, RequestCancelled
-from edge_agent.server.admission_control import AdmissionControl, CallSlot
 from edge_agent.server.audit import AuditLog
+from edge_agent.server.call_limits import AdmissionControl, CallSlot
 from edge_agent.server.callers import Caller
 from edge_agent.server.error_status import UNEXPECTED_ERROR_REASON
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from edge_agent.engine.job_requests import own_questions
 from edge_agent.engine.runtimes.job_results import check_input_length
 from edge_agent.engine.runtimes.llama.kv_cells import PromptPrefix
+from edge_agent.engine.runtimes.llama.label_scoring import LabelTree
 from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
 from edge_agent.engine.runtimes.llama.question_prompts import (
     BundleQuestions,
@@ -26,7 +27,6 @@ from edge_agent.engine.runtimes.llama.question_prompts import (
     split_prompt,
 )
 from edge_agent.engine.runtimes.llama.record_grammar import RecordDrafts, RecordGrammar
-from edge_agent.engine.runtimes.llama.token_scoring import LabelTree
 from edge_agent.errors import EmptyInput, InputTooLong, InvalidRequest, ModelFailed, ModelLoadFailed
 from edge_agent.formats.manifest import Manifest, TaskSpec
 

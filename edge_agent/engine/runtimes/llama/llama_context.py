@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from edge_agent.engine.runtimes.job_results import DeviceLost
 from edge_agent.engine.runtimes.llama.llama_model import ERRORS, LlamaModel
-from edge_agent.engine.runtimes.llama.token_scoring import TokenSampler
+from edge_agent.engine.runtimes.llama.token_sampling import TokenSampler
 from edge_agent.errors import ModelFailed, ModelLoadFailed
 
 ROWS_MAX = 63

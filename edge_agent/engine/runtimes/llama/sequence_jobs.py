@@ -13,20 +13,12 @@ from typing import ClassVar
 
 from edge_agent.engine.protocol import Event, JobRequest, JobResult, TextChunk, Token
 from edge_agent.engine.runtimes.llama.kv_cells import QuestionSequence, SequenceSlot
+from edge_agent.engine.runtimes.llama.label_scoring import LabelScorer, LabelTree, TreeChunk, label_scores, log_probs
 from edge_agent.engine.runtimes.llama.llama_bundle import LlamaBundle
 from edge_agent.engine.runtimes.llama.llama_context import BatchPart, BranchRows, LlamaContext, Logits, TokenRows
 from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
 from edge_agent.engine.runtimes.llama.step_scheduler import WorkItem
-from edge_agent.engine.runtimes.llama.token_scoring import (
-    LabelScorer,
-    LabelTree,
-    TextStream,
-    TokenSampler,
-    TreeChunk,
-    label_scores,
-    likeliest_tokens,
-    log_probs,
-)
+from edge_agent.engine.runtimes.llama.token_sampling import TextStream, TokenSampler, likeliest_tokens
 
 PIECE_SECONDS = 0.025
 """Pieces of one stream are at least so far apart, but for the first and the last: decision 0014 explains why."""

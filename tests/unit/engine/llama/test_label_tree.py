@@ -1,4 +1,4 @@
-"""edge_agent/engine/runtimes/llama/token_scoring.py"""
+"""edge_agent/engine/runtimes/llama/label_scoring.py"""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.engine.runtimes.llama.token_scoring import LABEL_TOKENS_MAX, LabelTree, TreeChunk
+from edge_agent.engine.runtimes.llama.label_scoring import LABEL_TOKENS_MAX, LabelTree, TreeChunk
 from edge_agent.errors import ModelLoadFailed
 
 Tokens = tuple[int, ...]

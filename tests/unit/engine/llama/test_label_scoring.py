@@ -1,4 +1,4 @@
-"""edge_agent/engine/runtimes/llama/token_scoring.py"""
+"""edge_agent/engine/runtimes/llama/label_scoring.py"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.engine.runtimes.llama.token_scoring import LabelScorer, LabelTree, TreeChunk, label_scores, log_probs
+from edge_agent.engine.runtimes.llama.label_scoring import LabelScorer, LabelTree, TreeChunk, label_scores, log_probs
 
 VOCABULARY = 12
 

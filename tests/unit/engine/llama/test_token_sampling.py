@@ -1,4 +1,4 @@
-"""edge_agent/engine/runtimes/llama/token_scoring.py against the plain definitions, in double precision."""
+"""edge_agent/engine/runtimes/llama/token_sampling.py against the plain definitions, in double precision."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.engine.runtimes.llama.token_scoring import (
+from edge_agent.engine.runtimes.llama.token_sampling import (
     BLOCK,
     TEMPERATURE_MIN,
     TokenSampler,

@@ -47,7 +47,7 @@ class AdmissionControl:
     """The calls in progress in one daemon, in all and by client. One event loop owns it."""
 
     def __init__(self, calls_max: int, client_calls_max: int = 0, what: str = "calls") -> None:
-        """Admit at most `calls_max` calls of one client at a time, less while others need slots (`shares.fits`).
+        """Admit at most `calls_max` calls of one client at a time, less while others need slots (`has_share_for`).
 
         Args:
             calls_max: for a client that is alone.
