@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import cProfile
 
 import pytest
 
@@ -20,6 +19,7 @@ from edge_agent.engine.job_dispatch import (
 )
 from edge_agent.engine.protocol import FailureReport, JobRequest, JobResult
 from edge_agent.errors import EngineNotReady, InputQuarantined
+from tests.support.call_counting import calls_of
 from tests.support.eventually import turns
 from tests.support.simulated_time import advance, simulated
 
@@ -219,22 +219,18 @@ def test_time_is_of_the_latest_inputs_and_of_each_token():
     assert (LATENCIES_MAX + 2, LATENCIES_MAX, 5.0) == (tally.calls, tally.timed, tally.median_ms)
 
 
-def calls_of_counting(tally: BundleStats) -> int:
-    """Return how many functions are called to count a hundred answers, by Python or in C."""
-    profile = cProfile.Profile()
+def count_answers(tally: BundleStats) -> None:
+    """Count a hundred answers."""
     done = JobResult(job_id="1")
-    profile.enable()
     for _ in range(100):
         tally.record_end(done, 0.001)
-    profile.disable()
-    return sum(each.callcount for each in profile.getstats())
 
 
 def test_counting_costs_next_to_nothing():
     """A few calls of functions for each answer, and no more after thousands of them."""
     tally = BundleStats()
-    first = calls_of_counting(tally)
+    first = calls_of(lambda: count_answers(tally))
     for _ in range(100 * LATENCIES_MAX):
         tally.record_end(JobResult(job_id="1"), 0.001)
-    assert first == calls_of_counting(tally)
+    assert first == calls_of(lambda: count_answers(tally))
     assert first <= CALLS_MAX * 100

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import cProfile
 import random
 import struct
 import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from edge_agent.engine.runtimes.llama import gguf_header
 from edge_agent.engine.runtimes.llama.gguf_header import ITEMS_MAX, KEYS_MAX, LAYERS_MAX, TENSORS_MAX, GgufHeader
 from edge_agent.errors import ModelLoadFailed
 from tests.support import models
+from tests.support.call_counting import calls_of
 from tests.support.gguf_head import ARRAY, LLAMA, Q4_0, STRING, TENSORS, TYPE_F32, U32, U64, gguf, number, numbers
 
 CALLS_MAX = 8
@@ -156,13 +155,6 @@ def test_spoiled_bytes_end_in_a_head_or_a_refusal(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < BYTES_MAX
     finally:
         tracemalloc.stop()
-
-
-def calls_of(work: Callable[[], object]) -> int:
-    """Return how many functions a piece of work calls, those of C included."""
-    profile = cProfile.Profile()
-    profile.runcall(work)
-    return sum(each.callcount for each in profile.getstats())
 
 
 def test_a_list_costs_so_many_calls_for_each_item(tmp_path: Path) -> None:
