@@ -61,7 +61,7 @@ class ValueReader:
         if self._bundle.manifest.task.kind != "redact":
             raise InvalidRequest(
                 f"{folder} is a bundle of kind {self._bundle.manifest.task.kind}, and only one of kind redact redacts",
-                remedy="Name a redaction bundle under privacy.redaction_bundle.",
+                remedy="Name the folder of a redaction bundle: docs/redaction.md explains them.",
             )
 
     @property
@@ -71,15 +71,17 @@ class ValueReader:
 
     def read(self, texts: Iterable[str], progress: Progress = quiet) -> None:
         """Read the texts that it has not read yet. Raises as serving."""
-        wanted = dict.fromkeys(text for text in texts if text.strip())
-        if len(self._values.keys() | wanted) > TEXTS_KEPT_MAX:
-            self._values.clear()
+        wanted = list(dict.fromkeys(text for text in texts if text.strip()))
         new = [text for text in wanted if text not in self._values]
-        if new:
-            with serve_bundles([self._bundle]) as served:
-                for number, text in enumerate(new, 1):
-                    self._values[text] = _read(served, self._bundle, text)
-                    progress(self._bundle.name, number, len(new))
+        if not new:
+            return
+        if len(self._values) + len(new) > TEXTS_KEPT_MAX:
+            self._values.clear()
+            new = wanted
+        with serve_bundles([self._bundle]) as served:
+            for number, text in enumerate(new, 1):
+                self._values[text] = _read(served, self._bundle, text)
+                progress(self._bundle.name, number, len(new))
 
     def findings(self, texts: Sequence[str]) -> ModelFindings | None:
         """Return what it found in texts; None = it fails on one of them. Reads those that it has not read yet."""

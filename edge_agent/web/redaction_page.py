@@ -73,7 +73,7 @@ async def judge_text(request: Request) -> Response:
     form = await read_fields(request, JUDGED_FIELDS_MAX)
     given = {name: values[-1].replace("\r\n", "\n") for name, values in form.items()}
     operator, row = _operator(request), _number(given.get("row", ""))
-    found = await operator.redaction_audit(after=row - 1, count=1, timeout_seconds=CALL_SECONDS_MAX)
+    found = await operator.redaction_audit(after=max(row - 1, 0), count=1, timeout_seconds=CALL_SECONDS_MAX)
     if [given.get("prediction_id", "")] != [each.prediction_id for each in found]:
         return PlainTextResponse("This text was judged or deleted meanwhile. Skip it to see the next one.", 409)
     label = given.get("label", "").strip() or DEFAULT_TYPE
