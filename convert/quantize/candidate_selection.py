@@ -146,7 +146,7 @@ def _leave(out: Path, best: Mapping[str, Any]) -> None:
 
 def _grounded(job: StageJob, manifest: Manifest, full: Path, reference: Reference | None, folder: Path) -> _Baseline:
     parts = divided(row_files.rows(job.recipe, "calibration"))
-    rows = [*parts.gate, *parts.proving][:ROWS_MAX]
+    rows = [*parts.tuning, *parts.proving][:ROWS_MAX]
     labelled = rows[: len(parts.tuning)] if manifest.task.kind != "embed" else []
     bare = _Baseline(manifest, rows, list(enumerate(labelled)), ())
     return replace(bare, full=_full(job, bare, full, reference, folder))
