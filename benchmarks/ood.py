@@ -6,6 +6,8 @@
     left-out    ten of its 150 labels are left out, five times
     banking     BANKING77 against CLINC150 and back
     till        the till's task in other languages, noise, letters, other shops
+    topic       ten labels of CLINC150 that appear at call 3,000: noticed, queued first, answered after retraining;
+                --draw FILE draws it
 
 FOLDER has `clinc150/` (train, validation, out_of_scope_validation .jsonl) and `banking77/` (train, calibration), a
 `text` and a `label` a line. Bundles are made by edge-convert's pipeline and asked through a daemon over gRPC. They stay
@@ -31,7 +33,7 @@ import numpy as np
 import structlog
 
 from benchmarks.bars import Bar, main
-from benchmarks.strangers import texts
+from benchmarks.strangers import texts, topic
 from benchmarks.strangers.asking import ask
 from benchmarks.strangers.bundles import (
     CALIBRATION_SHARE,
@@ -189,11 +191,30 @@ def till(ground: Ground) -> Iterable[Bar]:
     yield Bar("till: held up by the gate, its own test rows", _held_up(said["ordinary"]), None, "lower")
 
 
+def new_topic(ground: Ground) -> Iterable[Bar]:
+    """Let ten labels appear at a site that does not know them."""
+    every = ground.rows("clinc150/train.jsonl")
+    gone = set(random.Random(0).sample(sorted({row.label for row in every}), LEFT_OUT))  # noqa: S311 - no secret
+    known, called = parted(every, 0.45)
+    strange, ordinary = (list(rows) for rows in _by_label(called, gone))
+    chance = random.Random(1)  # noqa: S311 - no secret
+    chance.shuffle(strange)
+    chance.shuffle(ordinary)
+    half = len(strange) // 2
+    rows = topic.Rows(_by_label(known, gone)[1], ordinary, strange[:half], strange[half:])
+    test = _test(ground.rows("clinc150/validation.jsonl"))
+    found = topic.walk(rows, test, lambda wanted: made(ground.work, wanted, ground.effort))
+    if picture := _given("--draw", ""):
+        topic.draw(Path(picture), found)
+    yield from topic.bars(found, gone)
+
+
 SECTIONS: dict[str, Callable[[Ground], Iterable[Bar]]] = {
     "clinc": clinc,
     "left-out": left_out,
     "banking": banking,
     "till": till,
+    "topic": new_topic,
 }
 
 
