@@ -124,7 +124,7 @@ _NOTHING_REMEDY = (
 )
 _CONTINUES = "What answered before continues to answer."
 _WHO_WRITES = (
-    "The central team writes drives ('edge-convert media … --site ID'); each has to be unmounted before it is pulled out."
+    "The central team writes drives ('edge-convert media … --site ID'); unmount a drive before you pull it out."
 )
 # A task's state after an import, where another bundle answered before:
 _OUTCOMES = {

@@ -3,8 +3,8 @@
 CMake and ninja run in a folder that stays until the wheel is complete, so a build that was stopped continues with the
 next object. The metadata comes from the package's own build backend.
 
-A GPU's library is one more file beside those for processors. Where the wheel for processors is complete, the wheel for a
-GPU takes them from it, and compiles the GPU's alone.
+A GPU's library is one more file beside those for processors. Where the wheel for processors is complete, the wheel for
+a GPU takes them from it, and compiles the GPU's alone.
 """
 
 from __future__ import annotations

@@ -104,6 +104,11 @@ project(tiny C)
 add_library(ggml-vulkan MODULE gpu.c)
 add_library(llama SHARED processors.c)
 """
+METADATA = {
+    "METADATA": "Metadata-Version: 2.1\nName: llama-cpp-python\nVersion: 1\n",
+    "WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: py3-none-linux_x86_64\n",
+    "RECORD": "",
+}
 
 
 def test_a_gpu_s_wheel_takes_the_libraries_for_processors_from_theirs(tmp_path: Path):
@@ -126,9 +131,8 @@ def test_a_gpu_s_wheel_takes_the_libraries_for_processors_from_theirs(tmp_path: 
     with zipfile.ZipFile(kept, "w") as wheel:
         wheel.write(libraries, "llama_cpp/lib/libllama.so")
         wheel.write(libraries, "bin/libggml-cpu-x64.so")
-        wheel.writestr("llama_cpp_python-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: llama-cpp-python\nVersion: 1\n")
-        wheel.writestr("llama_cpp_python-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: py3-none-linux_x86_64\n")
-        wheel.writestr("llama_cpp_python-1.dist-info/RECORD", "")
+        for name, text in METADATA.items():
+            wheel.writestr(f"llama_cpp_python-1.dist-info/{name}", text)
     made = LlamaWheel(BuildRecipe("1", "vulkan"), tmp_path, environment, runner).build()
     with zipfile.ZipFile(made) as wheel:
         names = sorted(name for name in wheel.namelist() if ".so" in name)
