@@ -12,6 +12,7 @@ import random
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -113,7 +114,7 @@ def _call(bundle: Path, task: str, rows: Rows, found: Walk) -> None:
                         strange = isinstance(said, Classification) and (said.p_value or 0.0) <= HELD_UP_MAX
                         held[row.text in topic].append(strange)
                 done = number * BLOCK
-                eventually_sync(lambda done=done: _series(admin, task).totals["answers"] >= done, 120)
+                eventually_sync(partial(_is_counted, admin, task, done), 120)
                 found.blocks.append((done, _share(held[False]), _share(held[True])))
                 if found.found_at is None and any(
                     each.alarm == "new_inputs" and each.ended is None for each in _series(admin, task).alarms
@@ -188,6 +189,10 @@ def _p_values(found: Walk) -> list[float]:
 
 def _series(admin: AdminClient, task: str) -> FieldSeries:
     return next(each for each in admin.field_report(task).series if each.active)
+
+
+def _is_counted(admin: AdminClient, task: str, answers: int) -> bool:
+    return _series(admin, task).totals["answers"] >= answers
 
 
 def _blocks(rows: Sequence[Row]) -> list[Sequence[Row]]:
