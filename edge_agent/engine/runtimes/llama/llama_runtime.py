@@ -24,7 +24,6 @@ from edge_agent.engine.runtimes.job_results import (
 from edge_agent.engine.runtimes.llama import autotune, gguf_header, llama_backends
 from edge_agent.engine.runtimes.llama.autotune import SAME, score_variance
 from edge_agent.engine.runtimes.llama.decision_jobs import DecisionJob, open_groups
-from edge_agent.engine.runtimes.llama.gpu_offload import ON_CPU, place_on_device
 from edge_agent.engine.runtimes.llama.kv_cache import KvCache
 from edge_agent.engine.runtimes.llama.kv_cells import StreamBatch
 from edge_agent.engine.runtimes.llama.llama_bundle import (
@@ -36,7 +35,13 @@ from edge_agent.engine.runtimes.llama.llama_bundle import (
 )
 from edge_agent.engine.runtimes.llama.llama_context import BatchPart, StepAborted
 from edge_agent.engine.runtimes.llama.llama_model import ERRORS, LlamaModel, check_file
-from edge_agent.engine.runtimes.llama.memory_estimate import adapter_bytes, context_capacity, record_bytes
+from edge_agent.engine.runtimes.llama.memory_estimate import (
+    ON_CPU,
+    adapter_bytes,
+    context_capacity,
+    place_on_device,
+    record_bytes,
+)
 from edge_agent.engine.runtimes.llama.record_extraction import ExtractionJob
 from edge_agent.engine.runtimes.llama.record_grammar import GuideTokens, RecordGrammar, guide_tokens
 from edge_agent.engine.runtimes.llama.sequence_jobs import GenerationJob, ScoringJob
