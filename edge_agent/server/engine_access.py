@@ -22,8 +22,8 @@ from edge_agent.update.updater import UpdaterDependencies
 if TYPE_CHECKING:
     from edge_agent.engine.pool import EnginePool
     from edge_agent.formats.plan import TaskPlan
+    from edge_agent.store.bundle_store import TuningFile
     from edge_agent.store.state_database import InstalledBundle
-    from edge_agent.store.store import TuningFile
     from edge_agent.update.update_blockers import DownloadBlocker
 
 

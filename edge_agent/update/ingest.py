@@ -29,8 +29,8 @@ from edge_agent.formats.repository_metadata import DownloadRequest, DownloadRequ
 from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.formatting import counted, format_bytes, shorten_digest
 from edge_agent.store.bundle_archive import BundleMember
+from edge_agent.store.bundle_store import Store
 from edge_agent.store.state_database import InstalledBundle
-from edge_agent.store.store import Store
 from edge_agent.update.metadata_chain import BLOBS, FileTooLong, RepositoryFolder
 from edge_agent.update.repository_trust import RepositoryTrust
 from edge_agent.update.update_blockers import CopyProgress, SignedBundle, VerifiedRepository
