@@ -22,7 +22,8 @@ from edge_agent.v1 import admin_pb2 as pb
 from edge_agent.v1 import admin_pb2_grpc, task_pb2
 
 if TYPE_CHECKING:
-    from edge_agent.capture.example_capture import CaptureStatus, ExampleCapture
+    from edge_agent.capture.capture_status import CaptureStatus
+    from edge_agent.capture.example_capture import ExampleCapture
     from edge_agent.config import Config
     from edge_agent.engine.engine import EngineStatus
     from edge_agent.engine.pool import EnginePool
@@ -296,7 +297,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         if not 0 < len(request.text) <= most:
             said = f"the text has {len(request.text)} characters; 1 to {most} are allowed"
             raise InvalidRequest(said, remedy="'input_characters_max' under 'examples' in agent.yaml is the limit.")
-        return messages.tried_redaction_message(await self._components.capture.try_redaction(request.text))
+        return messages.tried_redaction_message(await self._components.capture.text_redaction.show(request.text))
 
     async def ListRedactionAudit(
         self, request: pb.ListRedactionAuditRequest, context: CallContext

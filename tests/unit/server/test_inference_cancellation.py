@@ -123,7 +123,11 @@ class Nothing:
 
     collected: frozenset[str] = frozenset()
 
-    async def start_redaction(self, task: str, text: str, seconds: float) -> Any:
+    @property
+    def text_redaction(self) -> Nothing:
+        return self
+
+    async def start(self, task: str, text: str, seconds: float) -> Any:
         return Redactor().start()
 
     def can_defer(self, task: str) -> bool:
