@@ -93,7 +93,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             serving=not components.admission.draining,
             resident_bytes=resident_bytes(os.getpid()),
             tasks=[self._task(bundle) for bundle in serving.values()],
-            engines=[messages.engine_message(engine, _tasks_on(engine, serving)) for engine in engines],
+            engines=[messages.engine_message(engine, serving) for engine in engines],
             warnings=[each.message for each in warnings],
             warning_details=warnings,
             store_bytes=components.activation.inventory.store_bytes,
@@ -352,7 +352,3 @@ def _absolute(path: str) -> Path:
     if not path.startswith("/") or "\0" in path:
         raise InvalidRequest(f"path {path!r} is not absolute", remedy="Give the whole path, from / on.")
     return Path(path)
-
-
-def _tasks_on(engine: EngineStatus, serving: dict[str, InstalledBundle]) -> list[str]:
-    return [task for task, bundle in serving.items() if bundle.digest in engine.digests]

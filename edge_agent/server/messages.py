@@ -234,8 +234,8 @@ def bundle_message(
     return message
 
 
-def engine_message(status: EngineStatus, tasks: list[str]) -> admin_pb2.Engine:
-    """Describe an engine."""
+def engine_message(status: EngineStatus, serving: Mapping[str, InstalledBundle]) -> admin_pb2.Engine:
+    """Describe an engine, and which of the tasks it answers."""
     return admin_pb2.Engine(
         name=status.name,
         runtime=status.runtime,
@@ -245,7 +245,7 @@ def engine_message(status: EngineStatus, tasks: list[str]) -> admin_pb2.Engine:
         pending=status.pending,
         restarts=status.restarts,
         problem=status.problem,
-        tasks=tasks,
+        tasks=[task for task, bundle in serving.items() if bundle.digest in status.digests],
         device=status.device,
         details=dict(status.details),
         fallback=status.shortfalls.get(DEVICE_FALLBACK, ""),
