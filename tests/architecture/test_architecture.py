@@ -96,7 +96,7 @@ PURE = (
     "edge_agent.config.folder_access",
     "edge_agent.doctor.findings",
     "edge_agent.formatting",
-    *(f"edge_agent.monitoring.{name}" for name in ("bundle_figures", "sequential_tests")),
+    *(f"edge_agent.monitoring.{name}" for name in ("bundle_figures", "risk_and_drift")),
     *(f"edge_agent.report.{name}" for name in ("charts", "judgement", "mode_recommendation", "number_format")),
     *(f"edge_agent.web.{name}" for name in ("authentication", "health_summary")),
     *(f"edge_agent.web.gateway.{name}" for name in ("request_json",)),
