@@ -97,7 +97,9 @@ def update_engines(
         problem = engines.failure(digest) if engines.holds(digest) else _not_loaded(activation, digest)
         return BundleActivity(tally.calls, tally.failures, tally.crashes, tally.timed, tally.median_ms, problem)
 
-    return UpdaterDependencies(tried, serving, seen, read_machine(engines.factory.devices), changed, planned, download_blocker)
+    return UpdaterDependencies(
+        tried, serving, seen, read_machine(engines.factory.devices), changed, planned, download_blocker
+    )
 
 
 def _subject(asked: SandboxedBundle) -> BundleUnderTest:
