@@ -112,19 +112,19 @@ class Quarantine:
     """
 
     seconds: float
-    _until: OrderedDict[str, float] = field(default_factory=OrderedDict)
+    until: OrderedDict[str, float] = field(default_factory=OrderedDict)
+    """By fingerprint, the time on the loop's clock until which it is refused. Empty: callers do not check, since
+    to hash every input in vain would be the most expensive step of a call."""
 
     def add(self, run: JobRequest, now: float) -> None:
         """Refuse an input from now on."""
-        self._until[fingerprint(run)] = now + self.seconds
-        while len(self._until) > QUARANTINED_MAX:
-            self._until.popitem(last=False)
+        self.until[fingerprint(run)] = now + self.seconds
+        while len(self.until) > QUARANTINED_MAX:
+            self.until.popitem(last=False)
 
     def check(self, run: JobRequest, now: float) -> None:
         """Raise InputQuarantined for an input that is refused."""
-        if not self._until:  # hashing every input in vain would be the most expensive step of a call
-            return
-        until = self._until.get(fingerprint(run), now)
+        until = self.until.get(fingerprint(run), now)
         if until > now:
             raise InputQuarantined(
                 f"this input killed the model's process before; it is refused for another {until - now:.0f} s",

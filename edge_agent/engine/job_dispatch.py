@@ -350,7 +350,8 @@ class JobDispatcher:
     ) -> EngineJob:
         now = loop_time()
         _require_frame(run)
-        self._quarantine.check(run, now)
+        if self._quarantine.until:
+            self._quarantine.check(run, now)
         run.priority = priority
         tally = self.stats.get(run.digest)
         job = EngineJob(
