@@ -86,9 +86,9 @@ class RampartModel:
             logits = self._logits(encoded.ids)
             shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
             personal = 1 - shares[:, 0] / shares.sum(axis=-1) >= cutoff
-            for spans, yes in ((likeliest, logits.argmax(axis=-1) != 0), (low, personal)):
-                found = (offset for offset, is_personal in zip(encoded.offsets, yes, strict=True) if is_personal)
-                spans += [_whole_words(text, begin + at, begin + end) for at, end in found if end > at]
+            for spans, flagged in ((likeliest, logits.argmax(axis=-1) != 0), (low, personal)):
+                found = (offset for offset, yes in zip(encoded.offsets, flagged, strict=True) if yes)
+                spans.extend(_whole_words(text, begin + at, begin + end) for at, end in found if end > at)
         return likeliest, low
 
     def _logits(self, read: Sequence[int]) -> NDArray[np.float32]:

@@ -31,7 +31,7 @@ from convert.data.row_files import DataRow, TextSpan
 from convert.evaluate.predictions import FoundEntity
 from convert.evaluate.redaction_quality import redaction_figures, remaining
 from convert.evaluate.serving import BundleFolder, ServedBundles, serve_bundles
-from convert.evaluate.site_redaction import SITE_RULES, redact_as_site
+from convert.evaluate.site_redaction import CPU_THREADS, SITE_RULES, redact_as_site
 from convert.pipeline.stage import Progress, Report
 from edge_agent.errors import ModelLoadFailed
 from edge_agent.formats.redaction_section import MissedBound
@@ -221,7 +221,7 @@ def calibrate_cutoff(
 ) -> CutoffCalibration:
     """Choose the cut-off of a bundle of kind redact on labelled documents. Raises as serving."""
     reader = _Reader(bundle, rows, progress)
-    with serve_bundles([bundle]) as served:
+    with serve_bundles([bundle], cpu_threads=CPU_THREADS) as served:
         documents = reader.read_first(served)
         choice = choose_cutoff(documents, lambda cutoff: reader.missed(served, cutoff), target)
         cutoff = bundle.manifest.redaction_rule.cutoff if choice.cutoff is None else choice.cutoff

@@ -27,7 +27,9 @@ SITE_RULES = RULES_VERSION
 TEXTS_KEPT_MAX = 400_000
 """Texts whose findings are kept in memory."""
 BLOCK_TEXTS, AT_ONCE = 64, 8
-"""Texts whose windows are asked for together, and questions that wait in the engine; it computes one after the other."""
+"""Texts whose windows are asked for together, and questions in the engine, which computes one after the other."""
+CPU_THREADS = 1
+"""A window is short: on a busy machine a second thread costs more than it computes."""
 
 
 def redact_as_site(
@@ -74,7 +76,7 @@ class ValueReader:
         if len(self._values) + len(new) > TEXTS_KEPT_MAX:
             self._values.clear()
             new = wanted
-        with serve_bundles([self._bundle]) as served:
+        with serve_bundles([self._bundle], cpu_threads=CPU_THREADS) as served:
             self._values.update(zip(new, _read(served, self._bundle, new, progress), strict=True))
 
     def findings(self, texts: Sequence[str]) -> ModelFindings | None:
@@ -101,7 +103,8 @@ def _read_block(
 ) -> list[tuple[FoundValue, ...] | None]:
     """Ask for the windows of several texts at once, so that the engine does not wait for the next question."""
     found: list[list[FoundValue] | None] = [[] for _ in texts]
-    waiting = [(place, *each) for place, text in enumerate(texts) for each in windows(text) if text[slice(*each)].strip()]
+    places = ((place, *each) for place, text in enumerate(texts) for each in windows(text))
+    waiting = [(place, start, end) for place, start, end in places if texts[place][start:end].strip()]
     while waiting:
         parts, waiting = waiting, []
         said = served.predict(bundle, [texts[place][start:end] for place, start, end in parts], at_once=AT_ONCE)

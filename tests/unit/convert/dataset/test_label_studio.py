@@ -212,7 +212,7 @@ def test_what_a_person_types_passes_the_redaction_model_too():
 def test_a_review_that_the_model_cannot_read_is_left_out():
     """Nothing passes unread; the others are taken, and the numbers of the tasks are reported."""
     export = json.dumps([typed("ask Anna"), chosen("refund")]).encode()
-    found = label_studio.read_reviews(export, lambda texts: None)
+    found = label_studio.read_reviews(export, lambda _texts: None)
     assert (["refund"], (1,)) == ([each.value for each in found.feedback], found.unread)
 
 
