@@ -119,7 +119,7 @@ def measure(data: PublicData, work: Path, epochs: int | None = None) -> Measured
     report = json.loads((work / "stages" / "report.json").read_bytes())["stages"]
     said = [json.loads(line) for line in (work / "stages/evaluate/predictions.jsonl").read_text("utf-8").splitlines()]
     right = np.array([row["answer"] == row["expected"] for row in said])
-    sure = np.array([_is_sure(work / "stages/assemble/bundle", row) for row in said])
+    sure = np.array([is_sure(work / "stages/assemble/bundle", row) for row in said])
     threshold = report["calibrate"]["report"]["threshold"]
     quantized = report["quantize"]["report"]
     chosen = next(each for each in quantized["candidates"] if each["name"] == quantized["chosen"])
@@ -132,7 +132,7 @@ def _confidence(bundle: Path) -> Threshold | None:
     return found if isinstance(found, Threshold) else None
 
 
-def _is_sure(bundle: Path, row: Mapping[str, Any]) -> bool:
+def is_sure(bundle: Path, row: Mapping[str, Any]) -> bool:
     """Tell whether a caller would have got a confident answer: gate, threshold and floor are in force."""
     confidence = _confidence(bundle)
     if confidence is None:

@@ -9,7 +9,8 @@ Progress is on standard error, with what a row that fails has shown.
 
     shown     exactly this reason appeared, and no other
     cured     the remedy removed the fault, or names the person who can
-    excused   rows that are not played, each with its reason; shown + excused = all
+    booted    rows about systemd, which the release tests of a booted machine play (tests/e2e/test_booted_*.py)
+    excused   rows that nothing plays, each with its reason; shown + booted + excused = all
     not made  rows that nobody has written yet: they count as missing
 """
 
@@ -34,8 +35,10 @@ TABLES: Mapping[str, tuple[Mapping[str, RemedyCase], frozenset[str]]] = {
     ),
 }
 """The rows by what they are of, and the names of which each needs one."""
-EXCUSED_MAX: Mapping[str, float] = {"reasons": 3.0, "findings": 25.0}
-"""Of the findings 20 are about systemd: 16 are played on a booted machine. 5 are about hardware or the kernel."""
+EXCUSED_MAX: Mapping[str, float] = {"reasons": 3.0, "findings": 9.0}
+"""Of the findings 5 are about hardware or the kernel. 4 are about systemd: a state of less than a second, one of more
+than five minutes, one that asks for nothing, and one that needs a memory controller.
+"""
 
 
 def measure() -> Iterator[Bar]:
@@ -52,22 +55,26 @@ def measure() -> Iterator[Bar]:
 def judged(kind: str, rows: Sequence[RemedyCase], outcomes: Sequence[Played]) -> list[Bar]:
     """Return the bars of a table's rows and what came of each; what nobody has made counts as missing."""
     excused = sum(1 for row in rows if row.excused)
-    missing = sum(1 for row in rows if not row.excused and row.play is None)
+    booted = sum(1 for row in rows if row.played_by)
+    missing = sum(1 for row in rows if not row.excused and not row.played_by and row.play is None)
+    here = len(rows) - booted - excused
     shown = [played for row, played in zip(rows, outcomes, strict=True) if played.shown == (row.name,)]
     cured = sum(1 for played in shown if played.cured or played.person)
     return [
-        Bar(f"{kind}: shown", len(shown), len(rows) - excused, "higher"),
-        Bar(f"{kind}: cured, or the person named who can", cured, len(rows) - excused, "higher"),
+        Bar(f"{kind}: shown", len(shown), here, "higher"),
+        Bar(f"{kind}: cured, or the person named who can", cured, here, "higher"),
+        Bar(f"{kind}: booted", booted, None, "higher"),
         Bar(f"{kind}: excused", excused, EXCUSED_MAX[kind], "lower"),
         Bar(f"{kind}: not made", missing, 0, "lower"),
-        Bar(f"{kind}: shown + excused", len(shown) + excused, len(rows), "higher"),
+        Bar(f"{kind}: shown + booted + excused", len(shown) + booted + excused, len(rows), "higher"),
     ]
 
 
 def play(row: RemedyCase, number: str) -> Played:
     """Play one row in a folder of its own; what fails is reported, and the sweep continues."""
     if row.play is None:
-        report(f"[{number}] {row.name}: {f'excused: {row.excused}' if row.excused else 'not made yet'}")
+        why = f"excused: {row.excused}" if row.excused else f"played by {row.played_by}" if row.played_by else ""
+        report(f"[{number}] {row.name}: {why or 'not made yet'}")
         return Played((), cured=False)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="remedies-") as folder:

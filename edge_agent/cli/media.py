@@ -122,13 +122,9 @@ _NOTHING_REMEDY = (
     "Have 'edge-convert collect' write its receipts, or 'edge-convert media' an update, to the drive first; "
     "or name the folder where it is mounted."
 )
-_WHOLE_REMEDY = (
-    "Have the drive written again, for this site ('edge-convert media … --site ID'), and unmounted before it is pulled "
-    "out; then import it again. The bundle that answered before continues to answer."
-)
-_MEDIA_REMEDY = (
-    "Insert the drive again and run the same command; nothing is lost, and the bundle that answered before continues to"
-    " answer."
+_CONTINUES = "What answered before continues to answer."
+_WHO_WRITES = (
+    "The central team writes drives ('edge-convert media … --site ID'); unmount a drive before you pull it out."
 )
 # A task's state after an import, where another bundle answered before:
 _OUTCOMES = {
@@ -308,7 +304,7 @@ def _drive_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         said = f"the USB drive at {path} was pulled out or is failing: {error.strerror}"
-        raise MediaFailed(said, remedy=_MEDIA_REMEDY, path=path) from None
+        raise MediaFailed(said, remedy=MediaFailed.remedy_reading, path=path) from None
 
 
 def _check_folder(path: Path) -> None:
@@ -430,15 +426,15 @@ def _end_with_outcome(outcomes: list[BundleOutcome], *, why: bool) -> None:
             taken = ", ".join(f"{other.task} {other.version}" for other in outcomes if other.taken)
             because = f": {each.message}" if why and each.message else ""
             parts = f"taken from the drive: {taken}" if taken else "nothing was taken from the drive"
-            raise kind(f"{each.task} {each.version} was not installed{because}; {parts}", remedy=_remedy(kind))
+            said = f"{each.task} {each.version} was not installed{because}; {parts}"
+            raise kind(said, remedy=_remedy(kind) if each.message else "")
     if any(each.state == "FAILED" for each in outcomes):
         raise typer.Exit(ExitCode.FAILED)
 
 
 def _remedy(kind: type[EdgeAgentError]) -> str:
-    """Return what to do with the drive; empty = the remedy of the error."""
-    remedies = {UpdateIncomplete: _WHOLE_REMEDY, MediaFailed: _MEDIA_REMEDY}
-    return next((said for each, said in remedies.items() if issubclass(kind, each)), "")
+    """Return what stands beside the message of an outcome, which itself names the next step."""
+    return f"{_WHO_WRITES} {_CONTINUES}" if issubclass(kind, UpdateIncomplete) else _CONTINUES
 
 
 def _blocker(outcome: BundleOutcome) -> type[EdgeAgentError] | None:

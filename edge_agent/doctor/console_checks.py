@@ -14,9 +14,9 @@ from edge_agent.config.optional_sections import token_path
 from edge_agent.doctor.certificate_checks import WARNED_SECONDS
 from edge_agent.doctor.findings import Check, Finding, FindingRule, first_match, otherwise
 from edge_agent.doctor.installation import FileInfo, Installation, read_bytes, stat_file
-from edge_agent.doctor.probe_context import CheckGroup, ProbeContext, parse_phase
+from edge_agent.doctor.probe_context import CheckGroup, ProbeContext, parse_phase, parse_properties
 from edge_agent.doctor.socket_checks import check_port
-from edge_agent.doctor.unit_checks import UnitFacts, parse_properties, show_unit
+from edge_agent.doctor.unit_checks import UnitFacts, show_unit
 from edge_agent.errors import CertificateUnusable
 from edge_agent.formats.certificate_files import check_key_matches, parse_certificates
 from edge_agent.formatting import format_duration

@@ -38,7 +38,7 @@ DRAIN_SLACK_SECONDS = 15.0
 STARTING_SECONDS_MAX = 300.0
 """Longer than a start, a stop or a reload of the units takes: systemd ends one after 180 s (TimeoutStartSec)."""
 _PHASES = {"activating": "starting", "reloading": "reloading", "deactivating": "stopping"}
-PHASE_PROPERTIES = "ActiveState,SubState,MainPID,StateChangeTimestampMonotonic"
+PHASE_PROPERTIES = "ActiveState,SubState,MainPID,NRestarts,StateChangeTimestampMonotonic"
 _STOPPED_STATES = {"T": "its process is stopped", "D": "it waits for the disk", "Z": "its process has ended"}
 
 
@@ -63,7 +63,8 @@ class UnitPhase:
     """Where a unit is between stopped and running."""
 
     name: str = ""
-    """starting, reloading or stopping; empty when it is in none of them, or has been for too long."""
+    """starting, reloading or stopping; empty when it is in none of them, has been for too long, or starts again after a
+    failure."""
     seconds: float = 0.0
     """How long it has been in its state."""
     active: bool = False
@@ -215,17 +216,33 @@ def unit_phase(installation: Installation, unit: str) -> UnitPhase:
 
 def parse_phase(text: str) -> UnitPhase:
     """Read the phase of a unit from what `systemctl show` prints."""
-    found = {key: value for key, _, value in (line.partition("=") for line in text.splitlines())}
+    found = parse_properties(text)
     changed, pid = (found.get(name, "") for name in ("StateChangeTimestampMonotonic", "MainPID"))
     seconds = time.monotonic() - int(changed) / 1e6 if changed.isdecimal() and int(changed) else 0.0
-    is_paused = found.get("SubState", "").startswith("auto-restart")  # it failed, and starts again after a pause
-    name = "" if is_paused else _PHASES.get(found.get("ActiveState", ""), "")
+    name = "" if is_failing(found) else _PHASES.get(found.get("ActiveState", ""), "")
     return UnitPhase(
         name if seconds < STARTING_SECONDS_MAX else "",
         seconds,
         found.get("ActiveState") == "active",
         int(pid) if pid.isdecimal() else 0,
     )
+
+
+def parse_properties(text: str) -> dict[str, str]:
+    """Parse the output of `systemctl show`."""
+    return {key: value for key, equals, value in (line.partition("=") for line in text.splitlines()) if equals}
+
+
+def is_failing(properties: Mapping[str, str]) -> bool:
+    """Tell whether a unit has failed, and not become ready since.
+
+    systemd starts a failed unit again after a pause. A unit that fails at each start is in the pause at one moment and
+    starts at the next. systemd counts the starts that follow a failure; a person who starts the unit sets that count to
+    zero.
+    """
+    state = properties.get("ActiveState", "")
+    is_retry = state == "activating" and properties.get("NRestarts", "0") not in ("", "0")
+    return state == "failed" or is_retry or properties.get("SubState", "").startswith("auto-restart")
 
 
 def _phase_by_lock(state_dir: Path, listener: int) -> UnitPhase:

@@ -11,8 +11,8 @@ from edge_agent.config.addresses import is_loopback, split_host_port, store_fold
 from edge_agent.config.folder_access import UPLINK_USER, FolderFacts, judge_folder
 from edge_agent.doctor.findings import Check, Finding, FindingRule, ProbeFailure, first_match, otherwise
 from edge_agent.doctor.installation import ENTER, READ, WRITE, Installation, can_reach, stat_file, stat_parents
-from edge_agent.doctor.probe_context import CheckGroup, ProbeContext
-from edge_agent.doctor.unit_checks import SERVE, UPLINK, parse_properties
+from edge_agent.doctor.probe_context import CheckGroup, ProbeContext, parse_properties
+from edge_agent.doctor.unit_checks import SERVE, UPLINK
 
 LISTENER_NETWORK = Check("listener-network", "sockets")
 FOLDER_STORE = Check("folder-store", "uplink")

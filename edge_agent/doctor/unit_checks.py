@@ -7,8 +7,16 @@ from dataclasses import dataclass
 
 from edge_agent.doctor.findings import Check, Finding, FindingRule, ProbeFailure, first_match, otherwise
 from edge_agent.doctor.installation import Installation
-from edge_agent.doctor.probe_context import NO_PHASE, CheckGroup, ProbeContext, UnitPhase, parse_phase
-from edge_agent.formatting import format_bytes, format_duration
+from edge_agent.doctor.probe_context import (
+    NO_PHASE,
+    CheckGroup,
+    ProbeContext,
+    UnitPhase,
+    is_failing,
+    parse_phase,
+    parse_properties,
+)
+from edge_agent.formatting import counted, format_bytes, format_duration
 
 SYSTEMD = Check("systemd", "units")
 UNIT = Check("unit", "units")
@@ -67,6 +75,12 @@ _CREDENTIALS = (
     "Enrol the site again, or write the credential again: systemd opens it only on the machine that sealed it.",
     "ls -l /etc/credstore.encrypted /etc/credstore; sudo systemctl cat {unit}; sudo systemctl restart {unit}",
 )
+# While systemd starts a unit again, it no longer reports why the unit failed.
+_STARTS_AGAIN = (
+    "systemd has started it {times} after a failure, and starts it now",
+    "The last line of its log before the start shows the reason and what to do. Restart it after that.",
+    _RESULTS["exit-code"][2],
+)
 
 
 @dataclass(frozen=True)
@@ -110,8 +124,8 @@ class UnitFacts:
 
     @property
     def failed(self) -> bool:
-        """It ended with an error, and systemd starts it again later, or has given up."""
-        return self.state == "failed" or self.value("SubState") == "auto-restart"
+        """It ended with an error, and systemd starts it again, or has given up."""
+        return is_failing(self.properties)
 
     @property
     def pid(self) -> str:
@@ -153,9 +167,12 @@ class UnitFacts:
         """Why it failed, what to do, and the command that does it."""
         if self.value("ExecMainStatus") == _CREDENTIALS_STATUS:
             found = _CREDENTIALS
+        elif self.state == "activating" and not self.value("SubState").startswith("auto-restart"):
+            found = _STARTS_AGAIN
         else:
             found = _RESULTS.get(self.value("Result"), _RESULTS["exit-code"])
-        return tuple(part.format(unit=self.name, status=self.value("ExecMainStatus")) for part in found)
+        values = {"unit": self.name, "status": self.value("ExecMainStatus"), "times": counted(self.restarts, "time")}
+        return tuple(part.format_map(values) for part in found)
 
     @property
     def why(self) -> str:
@@ -171,11 +188,6 @@ class UnitFacts:
     def command(self) -> str:
         """The command that does it."""
         return self.failure[2]
-
-
-def parse_properties(text: str) -> dict[str, str]:
-    """Parse the output of `systemctl show`."""
-    return {key: value for key, equals, value in (line.partition("=") for line in text.splitlines()) if equals}
 
 
 def judge_units(facts: tuple[UnitFacts, ...] | None) -> Iterator[Finding]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from edge_agent.errors.base import EdgeAgentError
 
 
@@ -152,6 +154,11 @@ class MediaFailed(SiteError):
     remedy_default = (
         "Insert the USB drive again, or another one, and run the command again; it continues where it stopped."
     )
+    remedy_reading: ClassVar[str] = (
+        "Insert the USB drive again and run the same command; nothing is lost, and what answered before continues to "
+        "answer."
+    )
+    """The remedy where a drive was read."""
 
 
 class ExchangeDirUnusable(SiteError):

@@ -241,10 +241,7 @@ def _until(error: Exception, files: Mapping[str, bytes]) -> str:
 
 
 METADATA, BLOBS = "metadata", "blobs"
-_MEDIA_REMEDY = "Insert it again and run the same command; nothing is lost, and what answered continues to answer."
 TIMESTAMP = "timestamp.json"
-
-
 MEDIA_ERRORS = frozenset(
     {
         errno.EIO,
@@ -303,7 +300,7 @@ class RepositoryFolder:
         """Raise MediaFailed if an error code shows that the drive was pulled out or fails."""
         if self.is_media and code in MEDIA_ERRORS:
             said = f"the USB drive at {self.path} was pulled out or is failing: cannot read {name}: {os.strerror(code)}"
-            raise MediaFailed(said, remedy=_MEDIA_REMEDY, path=self.path, file=name)
+            raise MediaFailed(said, remedy=MediaFailed.remedy_reading, path=self.path, file=name)
 
     @contextmanager
     def blobs(self, sizes: dict[str, int]) -> Iterator[dict[str, BundleMember]]:

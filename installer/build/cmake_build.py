@@ -64,6 +64,10 @@ class CMakeProject:
         """Copy the libraries, without symbols, to where CMAKE_INSTALL_PREFIX says. Raises BuildFailed."""
         self._runner.run([self._cmake, "--install", self._objects, "--strip"], self._environment())
 
+    def built(self, name: str) -> Path:
+        """Return the file of a library that was compiled."""
+        return next(path for path in sorted(self._objects.rglob(name)) if not path.is_symlink())
+
     def _environment(self) -> dict[str, str]:
         """Return the environment of compilers: what a killed one leaves lies here, and no commit around counts."""
         temporary = self._objects.with_name("tmp")

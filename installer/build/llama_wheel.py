@@ -2,6 +2,9 @@
 
 CMake and ninja run in a folder that stays until the wheel is complete, so a build that was stopped continues with the
 next object. The metadata comes from the package's own build backend.
+
+A GPU's library is one more file beside those for processors. Where the wheel for processors is complete, the wheel for
+a GPU takes them from it, and compiles the GPU's alone.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from installer.build.llama_recipe import GLIBC_HEADER, GLIBC_MAX, GPU, HEADERS, 
 from installer.build.tool_runner import ToolRunner
 
 LIBRARIES = "llama_cpp/lib"
+BACKENDS = "bin"
+"""The folder of the libraries of which llama.cpp loads the best: for each kind of processor, and for a GPU."""
 TARGETS = ("llama", "ggml")
 """With the backends, on which ggml depends, all that the wheel carries."""
 OPENED = {"libllama.so", "libggml.so"}
@@ -42,6 +47,7 @@ class LlamaWheel:
         self._recipe, self._environment, self._runner = recipe, environment, runner
         self._kept, self._folder = cache / recipe.key, cache / "build" / recipe.key
         self._archive = cache / "sources" / f"llama_cpp_python-{recipe.version}.tar.gz"
+        self._for_processors = cache / BuildRecipe(recipe.version, "").key
 
     @property
     def built(self) -> Path | None:
@@ -78,11 +84,14 @@ class LlamaWheel:
         if wheel := self.built:
             return wheel
         forget_other_recipes(self._folder)
+        shared = next(self._for_processors.glob("*.whl"), None)
         project = self._project()
         project.configure()
-        project.compile(TARGETS)
+        if shared:
+            self._runner.console.say("  note  the libraries for processors are those of the build without a GPU")
+        project.compile((f"ggml-{self._recipe.gpu}",) if shared else TARGETS)
         with self._runner.console.step(f"pack {self._recipe.key}"):
-            packed = self._pack(project)
+            packed = self._pack(project, shared)
             self._kept.mkdir(parents=True, exist_ok=True)
             packed.replace(self._kept / packed.name)
         shutil.rmtree(self._folder)
@@ -105,6 +114,7 @@ class LlamaWheel:
             f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={headers / 'without_common.cmake'}",
             f"-DCMAKE_INSTALL_PREFIX={staged}",
             f"-DSKBUILD_PLATLIB_DIR={staged}",
+            "-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON",  # a library that is copied and not installed names no folder of ours
         ]
         flags = [*(f'-include "{headers / header.name}"' for header in HEADERS), f'-ffile-prefix-map="{source}"=llama']
         programs = self._environment.program("cmake"), self._environment.program("ninja")
@@ -112,16 +122,23 @@ class LlamaWheel:
             source, self._folder / "objects", options, " ".join(flags), programs, self._runner
         )
 
-    def _pack(self, project: cmake_build.CMakeProject) -> Path:
-        """Put the wheel together from the package's own files, the libraries and the metadata. Raises BuildFailed."""
-        staged, source = self._folder / "staged", self._folder / "source"
+    def _pack(self, project: cmake_build.CMakeProject, shared: Path | None) -> Path:
+        """Put the wheel together from libraries, the package's own files and the metadata. Raises BuildFailed.
+
+        `shared` is the wheel for processors, of which everything but the GPU's library is taken.
+        """
+        staged, python = self._folder / "staged", self._environment.python
         shutil.rmtree(staged, ignore_errors=True)
-        project.install()
-        ignored = shutil.ignore_patterns("lib", "__pycache__")
-        shutil.copytree(source / "llama_cpp", staged / "llama_cpp", dirs_exist_ok=True, ignore=ignored)
-        # Its backend takes the folder that it runs in.
-        python = self._environment.python
-        self._runner.run([python, "-c", _METADATA, staged], folder=source)
+        if shared:
+            shutil.unpack_archive(shared, staged, "zip")
+            self._runner.run(["strip", "-o", staged / BACKENDS / self._gpu_library, project.built(self._gpu_library)])
+        else:
+            source = self._folder / "source"
+            project.install()
+            ignored = shutil.ignore_patterns("lib", "__pycache__")
+            shutil.copytree(source / "llama_cpp", staged / "llama_cpp", dirs_exist_ok=True, ignore=ignored)
+            # Its backend takes the folder that it runs in.
+            self._runner.run([python, "-c", _METADATA, staged], folder=source)
         trim(staged, self._environment.libgomp())
         check(staged)
         packed = self._folder / "packed"
@@ -129,6 +146,10 @@ class LlamaWheel:
         packed.mkdir()
         self._runner.run([python, "-m", "wheel", "pack", staged, "--dest-dir", packed])
         return next(packed.glob("*.whl"))
+
+    @property
+    def _gpu_library(self) -> str:
+        return f"libggml-{self._recipe.gpu}.so"
 
 
 def forget_other_recipes(folder: Path) -> None:
@@ -171,7 +192,7 @@ def trim(tree: Path, libgomp: Path) -> None:
             target = path.resolve()
             path.unlink()
             shutil.copyfile(target, path)
-    for path in [*second_copies(tree / LIBRARIES), *second_copies(tree / "bin")]:
+    for path in [*second_copies(tree / LIBRARIES), *second_copies(tree / BACKENDS)]:
         path.unlink()
     shutil.copyfile(libgomp, tree / LIBRARIES / "libgomp.so.1")
 

@@ -15,7 +15,7 @@ from tests.support.appliance import SITE, STRANGER, Appliance
 from tests.support.booted import CACHE, Machine, needs_machine, tree
 from tests.support.eventually import eventually_sync
 from tests.support.finding_cases import finding_kinds
-from tests.support.finding_cases.booted_rows import BOOTED
+from tests.support.finding_cases.booted_rows import BOOTED, LONG_PAUSE, SHORT_PAUSE
 from tests.support.remedy_commands import command_lines
 
 pytestmark = [pytest.mark.release, needs_machine]
@@ -82,6 +82,26 @@ def test_the_printed_remedy_cures_the_fault(site: Appliance, name: str):
 
     eventually_sync(lambda: not left(), PHASE_SECONDS_MAX)
     site.until_it_answers()
+
+
+def test_a_unit_that_fails_at_each_start_is_a_fault_at_every_look(site: Appliance):
+    """In the pause and while systemd starts it again; after the cure and the printed restart nothing is left."""
+    site.until_it_answers()
+    before = set(map(key_of, reported(site)))
+    fault = BOOTED["unit/fault/failed"]
+    site.machine.run("sh", "-c", fault.make.replace(LONG_PAUSE, SHORT_PAUSE))
+    deadline = time.monotonic() + PHASE_SECONDS_MAX
+    said: set[str] = set()
+    while not {"in the pause", "at a start"} <= said:
+        found = {each["check"]: each for each in reported(site) if key_of(each) not in before}
+        assert ["fault", "fault"] == [found[check]["verdict"] for check in ("unit", "daemon")], found
+        said.add("at a start" if "after a failure" in found["unit"]["seen"] else "in the pause")
+        last = found["unit"]
+        assert time.monotonic() < deadline, said
+    site.machine.run("sh", "-c", fault.by_hand)
+    follow(site, last)
+    site.until_it_answers()
+    assert set() == set(map(key_of, reported(site))) - before
 
 
 @pytest.mark.parametrize("user", ["", OPERATOR, STRANGER], ids=["root", "operator", "ordinary"])

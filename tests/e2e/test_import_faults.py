@@ -143,13 +143,11 @@ def test_a_drive_that_is_pulled_out_is_asked_for_again(site: Offline):
     drive = site.publish("2.0.0", "pos")
     with site.injected("pread64", "error=EIO", drive / "blobs" / sha256_of(b"pos 2.0.0")):
         result = site.bring(drive)
-    told = words(result.stderr)
-    assert (3, True, True) == (result.exit_code, "Insert the drive again" in told, "nothing is lost" in told), (
-        result.output
-    )
     said = site.until("WAITING", "STICK_FAILED")
-    assert ("was pulled out or is failing" in said, AGAIN in said) == (True, True)
-    assert (said in result.stdout, "1.0.0") == (True, site.answering())
+    assert ("was pulled out or is failing" in said, f"{AGAIN}; nothing is lost" in said) == (True, True)
+    assert (3, True, "1.0.0") == (result.exit_code, said in result.stdout, site.answering()), result.output
+    assert 1 == words(result.output).lower().count("insert the"), result.output
+    assert "What answered before continues to answer" in words(result.stderr)
     assert (0, "2.0.0") == (site.bring(drive).exit_code, site.answering())
 
 

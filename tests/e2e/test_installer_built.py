@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import os
 import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from installer.build.build_environment import BuildEnvironment
+from installer.build.build_steps import StepConsole
 from installer.build.llama_recipe import BuildRecipe
+from installer.build.llama_wheel import LlamaWheel
+from installer.build.tool_runner import ToolRunner
 from installer.build.wheelhouse import PYTHONS
 from tests.support.bundles import smollm2_bundle
 from tests.support.daemon import RunningDaemon
@@ -88,3 +96,46 @@ def test_installs_without_a_network_and_answers(file: Path, tmp_path: Path, pyth
         with daemon.client() as client:  # the plainest code takes its time
             eventually_sync(lambda: client.task("pos-intent").ready, 120)
         assert (label, "x64") == daemon.answer()
+
+
+TINY = """\
+cmake_minimum_required(VERSION 3.21)
+project(tiny C)
+add_library(ggml-vulkan MODULE gpu.c)
+add_library(llama SHARED processors.c)
+"""
+METADATA = {
+    "METADATA": "Metadata-Version: 2.1\nName: llama-cpp-python\nVersion: 1\n",
+    "WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: py3-none-linux_x86_64\n",
+    "RECORD": "",
+}
+
+
+def test_a_gpu_s_wheel_takes_the_libraries_for_processors_from_theirs(tmp_path: Path):
+    """Only the GPU's own library is compiled; the wheel holds it beside those that were there, unchanged."""
+    console = StepConsole(io.StringIO())
+    runner = ToolRunner(tmp_path / "build.log", console)
+    environment = BuildEnvironment(ROOT / ".cache/installer/environment", ROOT / "pyproject.toml", runner)
+    source = tmp_path / "llama_cpp_python-1"
+    source.mkdir()
+    (source / "CMakeLists.txt").write_text(TINY)
+    (source / "gpu.c").write_text("int gpu(void) { return 1; }\n")
+    (source / "processors.c").write_text("#error this was compiled before\n")
+    (tmp_path / "sources").mkdir()
+    with tarfile.open(tmp_path / "sources" / "llama_cpp_python-1.tar.gz", "w:gz") as archive:
+        archive.add(source, source.name)
+    libraries = tmp_path / "libllama.so"
+    subprocess.run(["gcc", "-shared", "-x", "c", os.devnull, "-o", libraries], check=True)
+    kept = tmp_path / BuildRecipe("1", "").key / "llama_cpp_python-1-py3-none-linux_x86_64.whl"
+    kept.parent.mkdir()
+    with zipfile.ZipFile(kept, "w") as wheel:
+        wheel.write(libraries, "llama_cpp/lib/libllama.so")
+        wheel.write(libraries, "bin/libggml-cpu-x64.so")
+        for name, text in METADATA.items():
+            wheel.writestr(f"llama_cpp_python-1.dist-info/{name}", text)
+    made = LlamaWheel(BuildRecipe("1", "vulkan"), tmp_path, environment, runner).build()
+    with zipfile.ZipFile(made) as wheel:
+        names = sorted(name for name in wheel.namelist() if ".so" in name)
+        added = ["bin/libggml-vulkan.so", "llama_cpp/lib/libgomp.so.1"]
+        assert sorted([*added, "bin/libggml-cpu-x64.so", "llama_cpp/lib/libllama.so"]) == names
+        assert libraries.read_bytes() == wheel.read("llama_cpp/lib/libllama.so")

@@ -1,7 +1,8 @@
 """The remedy sweep over doctor's findings: a row for each that a rule can return. benchmarks/remedies.py plays them.
 
 A row makes its fault on a real daemon, sees that doctor reports exactly this finding, runs the printed remedy and sees
-the finding gone; or it is excused, with its reason; or nobody has made it yet, which is counted as such.
+the finding gone; or systemd is its subject, and a test of a booted machine does the same; or it is excused, with its
+reason; or nobody has made it yet, which is counted as such.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ from tests.support.finding_cases.case import MADE, FindingCase
 from tests.support.finding_cases.kinds import FindingKind, finding_kinds
 from tests.support.finding_cases.site import FaultySite
 
-BOOTED_PLAY = "systemd is the subject: tests/e2e/test_booted_doctor.py plays it on a booted machine"
-HARDWARE = "hardware or the kernel of the machine is the subject: the remedy is another machine or another kernel"
-EXCUSED_CHECKS = {
-    "listener-network": "systemd is the subject: tests/e2e/test_booted_access.py plays it on a booted machine",
-    **dict.fromkeys(("cpu", "kernel", "confinement", "huge-pages"), HARDWARE),
+PLAYED_BY_KINDS = dict.fromkeys(BOOTED, "tests/e2e/test_booted_doctor.py::test_the_printed_remedy_cures_the_fault")
+PLAYED_BY_CHECKS = {
+    "listener-network": "tests/e2e/test_booted_access.py::test_a_device_on_the_network_calls_with_a_certificate",
 }
+"""The tests that make a finding on a booted machine, see exactly it, and follow its remedy."""
+HARDWARE = "hardware or the kernel of the machine is the subject: the remedy is another machine or another kernel"
+EXCUSED_CHECKS = dict.fromkeys(("cpu", "kernel", "confinement", "huge-pages"), HARDWARE)
 EXCUSED_KINDS = {
-    **dict.fromkeys(BOOTED, BOOTED_PLAY),
     "systemd/note/systemd-does-not-run-this-machine-nothing-restarts-the-daemon-when-it-ends": (
         "systemd is the subject; every row that is played here has it, and nothing has to be done"
     ),
@@ -51,9 +52,12 @@ EXCUSED_KINDS = {
 }
 """Single kinds: those that doctor reports only where systemd runs, and a process that waits for a disk."""
 CASES = [
-    FindingCase(kind, MADE[kind.name])
-    if kind.name in MADE
-    else FindingCase(kind, excused=EXCUSED_CHECKS.get(kind.check, EXCUSED_KINDS.get(kind.name, "")))
+    FindingCase(
+        kind,
+        MADE.get(kind.name),
+        excused=EXCUSED_CHECKS.get(kind.check, EXCUSED_KINDS.get(kind.name, "")),
+        played_by=PLAYED_BY_CHECKS.get(kind.check, PLAYED_BY_KINDS.get(kind.name, "")),
+    )
     for kind in finding_kinds()
 ]
 """The table: a row for each kind."""

@@ -9,6 +9,7 @@ DROP_IN = "/etc/systemd/system/{unit}.service.d/90-test.conf"
 NEXT = "\\n"
 LONG_PAUSE = f"RestartSec=60{NEXT}RestartSteps=0"
 """After some failures systemd waits so long before it tries again, and doctor looks in the pause."""
+SHORT_PAUSE = f"RestartSec=1{NEXT}RestartSteps=0"
 SLOW_START = 'ExecStartPre=sh -c "test ! -e /srv/slow || sleep 20"'
 SILENT = ("daemon", "socket")
 """Checks that necessarily report a daemon that does not run."""

@@ -58,12 +58,14 @@ class FindingOutcome:
 
 @dataclass(frozen=True)
 class FindingCase:
-    """A row of the table. Without a fault and without an excuse, nobody has made it yet."""
+    """A row of the table. Without a fault, a test of a booted machine and an excuse, nobody has made it yet."""
 
     kind: FindingKind
     fault: Fault | None = None
     excused: str = ""
     """Why its remedy is not run, for good."""
+    played_by: str = ""
+    """The test that makes it on a machine that systemd runs."""
 
     @property
     def name(self) -> str:
@@ -106,7 +108,7 @@ class FindingCase:
 
     def as_row(self) -> RemedyCase:
         """Return it as a row of the sweep; one that nobody has made has neither a play nor an excuse."""
-        return RemedyCase(self.name, "technician", self._play if self.fault else None, self.excused)
+        return RemedyCase(self.name, "technician", self._play if self.fault else None, self.excused, self.played_by)
 
     def _play(self, _: Path) -> Played:
         """Run it, for the sweep, which counts."""

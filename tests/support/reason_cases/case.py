@@ -45,6 +45,8 @@ class RemedyCase:
     """Makes the fault in an empty folder, and follows its remedy."""
     excused: str = ""
     """Why it is not played."""
+    played_by: str = ""
+    """The test that plays it, on a machine that systemd runs; the sweep leaves it to that test."""
 
 
 @dataclass(frozen=True)

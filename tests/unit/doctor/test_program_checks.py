@@ -4,7 +4,8 @@ import pytest
 
 from edge_agent.doctor import unit_checks
 from edge_agent.doctor.installation import Installation
-from edge_agent.doctor.unit_checks import SERVE, UPLINK, UnitFacts, parse_properties
+from edge_agent.doctor.probe_context import parse_phase, parse_properties
+from edge_agent.doctor.unit_checks import SERVE, UPLINK, UnitFacts
 from tests.support.doctor_cases import link, looked, only, place, program, told, verdicts
 
 RUNNING = {
@@ -89,6 +90,32 @@ def test_systemctl_is_read_as_it_prints():
     assert {"Result": "success", "ExecStart": "{ a=b }"} == parse_properties("Result=success\nExecStart={ a=b }\n\n")
 
 
+MOMENTS = [
+    {"ActiveState": "activating", "SubState": "auto-restart", "NRestarts": "0", "ExecMainStatus": "1"},
+    {"ActiveState": "activating", "SubState": "auto-restart-queued", "NRestarts": "0", "ExecMainStatus": "1"},
+    {"ActiveState": "activating", "SubState": "start", "NRestarts": "1"},
+    {"ActiveState": "activating", "SubState": "auto-restart", "NRestarts": "1", "ExecMainStatus": "1"},
+    {"ActiveState": "activating", "SubState": "start-pre", "NRestarts": "2"},
+    {"ActiveState": "failed", "SubState": "failed", "NRestarts": "2", "ExecMainStatus": "1"},
+]
+"""A unit that fails at each start, as systemd reports it from one moment to the next."""
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_unit_that_fails_at_each_start_is_at_no_moment_starting(moment: dict[str, str]):
+    """Neither in the pause nor while systemd starts it again."""
+    properties = {**RUNNING, "Result": "exit-code" if "ExecMainStatus" in moment else "success", **moment}
+    phase = parse_phase("\n".join(f"{key}={value}" for key, value in properties.items()))
+    found = only(unit_checks.judge_units((UnitFacts(SERVE, True, properties, phase),)), "unit")
+    assert ("", "fault", True) == (phase.name, found.verdict, " failed: " in found.seen)
+    assert "sudo systemctl restart edge-agent.service" in found.command
+
+
+def test_a_unit_that_a_person_starts_is_starting():
+    """systemd has set its count of restarts to zero."""
+    assert "starting" == parse_phase("ActiveState=activating\nSubState=start\nNRestarts=0\n").name
+
+
 def test_units_that_run_are_well():
     """Active, enabled, watched, within their memory."""
     assert {"ok"} == set(verdicts(unit()).values())
@@ -105,6 +132,7 @@ def test_units_that_run_are_well():
         ("unit", "fault", {**FAILED, "Result": "signal", "ExecMainStatus": "4"}),
         ("unit", "fault", {**FAILED, "Result": "exit-code", "ExecMainStatus": "243"}),
         ("unit", "fault", {"ActiveState": "activating", "SubState": "auto-restart", "Result": "exit-code"}),
+        ("unit", "fault", {"ActiveState": "activating", "SubState": "start", "NRestarts": "4"}),
         ("unit", "fault", {"ActiveState": "inactive", "SubState": "dead"}),
         ("unit", "fault", {"LoadState": "masked"}),
         ("unit", "fault", {"LoadState": "bad-setting"}),

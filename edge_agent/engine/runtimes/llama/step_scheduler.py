@@ -17,8 +17,9 @@ LARGE times the rows of the smallest, it waits as if it had come LARGE_ROUNDS ro
 with 8 labels passes any number of jobs with 200 labels, and each of those still moves within three rounds (shortest
 job first with aging: Kleinrock 1976, Queueing Systems II, chapter 3). If a step reads one job to its end, a job that
 it reads only in part makes the step longer by at most FILL_SHARE. A caller that has just had an answer probably asks
-again at once: if a job has ended and only large ones are left, the next step takes at most ANTICIPATION times what
-such a job takes (anticipatory scheduling: Iyer and Druschel 2001).
+again at once: if a job has ended and only large ones are left, the next step takes at most as long as such a job does
+(anticipatory scheduling: Iyer and Druschel 2001). By the mean cost of a row: with a large vocabulary a row of a label,
+which has logits, costs up to three times a row of a prompt, so that step may take twice as long.
 
 No work item starves. It waits since its last step ended, or since it came; a step of priority counts as
 PRIORITY_SECONDS less. Each quantum begins with the longest waiter, whatever its group. Hence, whoever else comes, a
@@ -64,7 +65,6 @@ SMALL_ROWS = 32
 LARGE, LARGE_ROUNDS = 2.0, 2
 """A job of LARGE times the rows of the smallest stands behind it by so many rounds; others in between by a part. All of
 ROWS_MIN or fewer are the same."""
-ANTICIPATION = 1.5
 FILL_SHARE = 0.5
 """By so much a work item that a step only reads a part of makes it longer, where others are read to their end in it."""
 QUANTUM_STEPS = 64
@@ -264,7 +264,7 @@ class StepScheduler:
     def _read(self, writing: Sequence[WorkItem], prompts: Sequence[WorkItem], seconds: float) -> StepPlan:
         """Return a step with as much of the prompts, oldest first, as fits into the time."""
         if self._ended and min(self._sizes.values(), default=0) > LARGE * max(self._ended, ROWS_MIN):
-            seconds = min(seconds, ANTICIPATION * self.costs.small.cost(self._ended, 0.0))
+            seconds = min(seconds, self.costs.small.cost(self._ended, 0.0))
         long = self._worth_bulk(prompts)
         if self._bulk_is_due([*writing, *prompts], long):
             plan = self._bulk(writing, prompts, self._bulk_rows, seconds)

@@ -1,0 +1,38 @@
+"""The benchmark of public data counts as confident what a caller gets as confident."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.public import is_sure
+from tests.support.bundles import echo_bundle
+
+THRESHOLD = {"threshold": 0.4, "temperature": 1.0, "target_risk": 0.05, "delta": 0.1, "n": 40, "bound": 0.04}
+GATE = {"score": "label_mass", "held_up_max": 0.25, "scores": [0.1, 0.2, 0.3]}
+
+
+def row(confidence: float, label_mass: float = 1.0) -> dict[str, Any]:
+    return {"confidence": confidence, "label_mass": label_mass}
+
+
+@pytest.mark.parametrize(
+    ("measured", "sure"),
+    [
+        pytest.param(row(0.6), True, id="passes all three"),
+        pytest.param(row(0.3), False, id="below the threshold"),
+        pytest.param(row(0.45), False, id="above the threshold, below the floor"),
+        pytest.param(row(0.6, label_mass=0.01), False, id="held up by the gate"),
+    ],
+)
+def test_threshold_floor_and_gate_are_all_in_force(tmp_path: Path, measured: dict[str, Any], sure: bool) -> None:
+    """What passes one of them alone is not confident."""
+    confidence = {"policy": "threshold", **THRESHOLD, "coverage": 0.8, "floor": 0.5, "gate": GATE}
+    assert sure == is_sure(echo_bundle(tmp_path, confidence=confidence), measured)
+
+
+def test_without_a_threshold_nothing_is_confident(tmp_path: Path) -> None:
+    """A bundle that always escalates answers no row confidently."""
+    assert not is_sure(echo_bundle(tmp_path), row(1.0))

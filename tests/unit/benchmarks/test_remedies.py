@@ -1,0 +1,30 @@
+"""The counts of the remedy sweep."""
+
+from __future__ import annotations
+
+from benchmarks.remedies import judged
+from tests.support.reason_cases import Played, RemedyCase
+
+NOT_PLAYED = Played((), cured=False)
+
+
+def never(_: object) -> Played:
+    """Stand for a row that the sweep plays; its outcome is given."""
+    return NOT_PLAYED
+
+
+def test_a_row_that_a_booted_machine_plays_is_neither_shown_here_nor_excused():
+    """Each row counts once; one that nobody has made counts as missing, and so does the sum."""
+    rows = [
+        RemedyCase("cured", "technician", never),
+        RemedyCase("named", "technician", never),
+        RemedyCase("booted", "technician", played_by="tests/e2e/test_booted_doctor.py::test"),
+        RemedyCase("excused", "technician", excused="the kernel is the subject"),
+    ]
+    outcomes = [Played(("cured",), cured=True), Played(("named",), cured=False, person="the central team")]
+    bars = judged("findings", rows, [*outcomes, NOT_PLAYED, NOT_PLAYED])
+    assert [2.0, 2.0, 1.0, 1.0, 0.0, 4.0] == [bar.value for bar in bars]
+    assert all(bar.ok for bar in bars)
+    without = judged("findings", [*rows, RemedyCase("new", "technician")], [*outcomes, *[NOT_PLAYED] * 3])
+    missed = ["findings: shown", "findings: cured, or the person named who can", "findings: not made"]
+    assert [*missed, "findings: shown + booted + excused"] == [bar.bar for bar in without if not bar.ok]
