@@ -40,9 +40,9 @@ from benchmarks.redacting.figures import RedactionFigures, measure_redaction
 from benchmarks.redacting.labelled_texts import MarkedText, clean_texts, read_marked
 from benchmarks.redacting.redactors import (
     TimedSpans,
-    rampart_model,
     rule_finder,
     run_presidio,
+    run_rampart,
     run_redactor,
     union,
 )
@@ -178,10 +178,10 @@ def _recall_by_language(marked: Sequence[MarkedText], run: TimedSpans) -> dict[s
 def _run(texts: Sequence[str], compared: ComparedRedactors) -> dict[str, TimedSpans]:
     runs = {RULES: run_redactor(rule_finder(), texts)}
     if RAMPART in compared.names:
-        runs[RAMPART] = run_redactor(rampart_model().find, texts)
+        cutoff = compared.bundle.cutoff if compared.bundle else CUTOFF
+        runs[RAMPART], low = run_rampart(texts, cutoff)
         runs[BOTH] = union(runs[RULES], runs[RAMPART])
-        low = compared.bundle.cutoff if compared.bundle else CUTOFF
-        runs[f"rules and Rampart from {low}"] = union(runs[RULES], run_redactor(rampart_model(low).find, texts))
+        runs[f"rules and Rampart from {cutoff}"] = union(runs[RULES], low)
     if compared.bundle:
         runs[MODEL] = run_redactor(compared.bundle.find, texts)
         runs[OURS] = union(runs[RULES], runs[MODEL])

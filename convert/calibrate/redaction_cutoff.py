@@ -31,7 +31,7 @@ from convert.data.row_files import DataRow, TextSpan
 from convert.evaluate.predictions import FoundEntity
 from convert.evaluate.redaction_quality import redaction_figures, remaining
 from convert.evaluate.serving import BundleFolder, ServedBundles, serve_bundles
-from convert.evaluate.site_redaction import SITE_RULES, redact_as_site
+from convert.evaluate.site_redaction import CPU_THREADS, SITE_RULES, redact_as_site
 from convert.pipeline.stage import Progress, Report
 from edge_agent.errors import ModelLoadFailed
 from edge_agent.formats.redaction_section import MissedBound
@@ -221,7 +221,7 @@ def calibrate_cutoff(
 ) -> CutoffCalibration:
     """Choose the cut-off of a bundle of kind redact on labelled documents. Raises as serving."""
     reader = _Reader(bundle, rows, progress)
-    with serve_bundles([bundle]) as served:
+    with serve_bundles([bundle], cpu_threads=CPU_THREADS) as served:
         documents = reader.read_first(served)
         choice = choose_cutoff(documents, lambda cutoff: reader.missed(served, cutoff), target)
         cutoff = bundle.manifest.redaction_rule.cutoff if choice.cutoff is None else choice.cutoff
@@ -254,14 +254,18 @@ def calibrate_cutoff(
 
 
 class _Reader:
-    """The documents, and what a site replaces in them at each cut-off."""
+    """The documents, and what a site replaces in them at each cut-off.
+
+    A document without a value can miss none, so it is read at the first cut-off and at the chosen one alone.
+    """
 
     def __init__(self, bundle: BundleFolder, rows: Sequence[DataRow], progress: Progress) -> None:
         counted = set(bundle.manifest.redaction_rule.counted(bundle.manifest.task.labels))
         self._bundle, self._progress = bundle, progress
         self._rows = list(rows)
         self._values: list[list[TextSpan]] = [[each for each in row.spans if each.label in counted] for row in rows]
-        self._found: dict[float, list[list[FoundEntity] | None] | None] = {}
+        self._found: dict[float, dict[int, list[FoundEntity] | None] | None] = {}
+        """Of each cut-off, by the place of the document; None = no site loads the bundle with it."""
 
     def read_first(self, served: ServedBundles) -> list[MarkedDocument]:
         """Drop the documents that the model cannot read at any cut-off, and return the others."""
@@ -270,37 +274,46 @@ class _Reader:
         kept = [place for place, each in enumerate(found) if each is not None]
         self._rows = [self._rows[place] for place in kept]
         self._values = [self._values[place] for place in kept]
-        self._found[cutoff] = [found[place] for place in kept]
+        self._found[cutoff] = {new: found[place] for new, place in enumerate(kept)}
         return [MarkedDocument(family(row), len(each)) for row, each in zip(self._rows, self._values, strict=True)]
 
     def missed(self, served: ServedBundles, cutoff: float) -> list[int] | None:
         """Return how many values remain in each document; None = no site loads the bundle with this cut-off."""
-        found = self._at(served, cutoff)
+        found = self._at(served, cutoff, [place for place, each in enumerate(self._values) if each])
         if found is None:
             return None
         # What the model does not read at this cut-off is not kept by a site, so nothing of it remains there.
+        replaced = [found.get(place) for place in range(len(self._rows))]
         return [
             len(remaining(row.text, values, each)) if each is not None else 0
-            for row, values, each in zip(self._rows, self._values, found, strict=True)
+            for row, values, each in zip(self._rows, self._values, replaced, strict=True)
         ]
 
     def answered(
         self, served: ServedBundles, cutoff: float
     ) -> tuple[list[tuple[str, Sequence[TextSpan]]], list[list[FoundEntity]], list[str]]:
         """Return texts with their values, what is replaced in each, and its family."""
-        found = self._at(served, cutoff) or [None] * len(self._rows)
-        there = [place for place, each in enumerate(found) if each is not None]
-        texts: list[tuple[str, Sequence[TextSpan]]] = [(self._rows[at].text, self._values[at]) for at in there]
-        return texts, [each for each in found if each is not None], [family(self._rows[at]) for at in there]
+        found = self._at(served, cutoff, range(len(self._rows))) or {}
+        there = [(place, each) for place in range(len(self._rows)) if (each := found.get(place)) is not None]
+        texts: list[tuple[str, Sequence[TextSpan]]] = [(self._rows[at].text, self._values[at]) for at, _ in there]
+        return texts, [each for _, each in there], [family(self._rows[at]) for at, _ in there]
 
-    def _at(self, served: ServedBundles, cutoff: float) -> list[list[FoundEntity] | None] | None:
-        if cutoff not in self._found:
-            at = self._bundle.at_cutoff(cutoff)
-            try:
-                self._found[cutoff] = redact_as_site(served, at, [row.text for row in self._rows], self._progress)
-            except ModelLoadFailed:
-                self._found[cutoff] = None
-        return self._found[cutoff]
+    def _at(
+        self, served: ServedBundles, cutoff: float, places: Sequence[int]
+    ) -> dict[int, list[FoundEntity] | None] | None:
+        """Return what is replaced at a cut-off, at least of these documents."""
+        known = self._found.setdefault(cutoff, {})
+        if known is None:
+            return None
+        wanted = [place for place in places if place not in known]
+        try:
+            texts = [self._rows[place].text for place in wanted]
+            found = redact_as_site(served, self._bundle.at_cutoff(cutoff), texts, self._progress) if wanted else []
+        except ModelLoadFailed:
+            self._found[cutoff] = None
+            return None
+        known.update(zip(wanted, found, strict=True))
+        return known
 
 
 def labeled_by(rows: Sequence[DataRow]) -> str:

@@ -16,15 +16,14 @@ from rich.text import Text
 from convert.cli import progress_output
 from convert.cli.keys import asking
 from convert.collect.sources import SegmentSource, open_source
-from convert.dataset.label_studio import EXPORT_BYTES_MAX, feedback_of
+from convert.dataset.label_studio import EXPORT_BYTES_MAX, ReadReviews, read_reviews
 from convert.pipeline import execution
 from convert.pipeline.stage import Progress as Advance
 from convert.publish import central_keys
 from convert.report.run_summary import plural
-from edge_agent.cli.terminal import Terminal, write_exactly
+from edge_agent.cli.terminal import Terminal, errors, write_exactly
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.enrolment_file import verification_code
-from edge_agent.formats.example_records import ExampleFeedback
 
 _MIB = 1024**2
 _SHOWN_MAX = 20
@@ -71,6 +70,13 @@ class Command:
     label_studio: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="Reviews from Label Studio: its JSON export. Repeatable.")
     ] = None
+    redaction_bundle: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="A bundle of kind redact, which reads what people typed in Label Studio, beside the rules.",
+        ),
+    ] = None
     memory_mib: Annotated[int, typer.Option(metavar="N", help="Memory for joining; more data is spilled to disk.")] = (
         1024
     )
@@ -79,8 +85,9 @@ class Command:
     def __post_init__(self) -> None:
         """Run the command."""
         run = execution.load_module("convert.collect.collection")  # needs the extra, unlike other commands
-        sources, reviews = self._sources(), self._reviews()
-        if not sources and not reviews:
+        sources, exports = self._sources(), self._exports()
+        reviews = [review for export in exports.values() for review in export.feedback]
+        if not sources and not exports:
             raise InvalidRequest(
                 "no source to collect from is named", remedy="Name a folder, a store, or --label-studio FILE."
             )
@@ -99,15 +106,26 @@ class Command:
             )
             report = run.collect(request)
         self._print(report)
-        if not report.clean:
+        unread = {file: export.unread for file, export in exports.items() if export.unread}
+        for file, tasks in unread.items():
+            errors().print(f"left out of {file}: {plural(len(tasks), 'review')} that the redaction model cannot read")
+        if unread or not report.clean:
             raise typer.Exit(_INCOMPLETE)
 
     def _sources(self) -> list[SegmentSource]:
         options = store_options(self.store_option)
         return [open_source(written, options) for written in self.sources or ()]
 
-    def _reviews(self) -> list[ExampleFeedback]:
-        return [review for file in self.label_studio or () for review in feedback_of(_read(file))]
+    def _exports(self) -> dict[Path, ReadReviews]:
+        find = None
+        if self.redaction_bundle is not None:
+            if not self.label_studio:
+                raise InvalidRequest(
+                    "--redaction-bundle is for reviews from Label Studio, and none is named",
+                    remedy="Name the export with --label-studio FILE; what sites send is redacted already.",
+                )
+            find = execution.load_module("convert.evaluate.site_redaction").ValueReader(self.redaction_bundle).findings
+        return {file: read_reviews(_read(file), find) for file in self.label_studio or ()}
 
     def _print(self, report: Any) -> None:
         if self.as_json:

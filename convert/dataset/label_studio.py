@@ -9,16 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import quoteattr
 
 from pydantic import ValidationError
 
+from edge_agent.capture.redact.model_findings import texts_of_value
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats import strict_json
 from edge_agent.formats.example_records import ExampleFeedback
+
+if TYPE_CHECKING:
+    from convert.dataset.row_redaction import FindsValues
 
 EXPORT_BYTES_MAX = 1024 * 1024 * 1024
 _REDACTOR = Redactor()
@@ -74,7 +79,7 @@ def _predicted(answer: str, version: str, score: float | None, choices: bool) ->
 
 
 def label_task_of(data: Mapping[str, Any], chosen: str, score: float) -> dict[str, Any]:
-    """Return a task about a label, which is selected; `data` has the fields for `feedback_of`, and reasons."""
+    """Return a task about a label, which is selected; `data` has the fields for `read_reviews`, and reasons."""
     result = {"from_name": _FROM, "to_name": _TO, "type": "choices", "value": {"choices": [chosen]}}
     prediction = {"model_version": "label errors", "score": score, "result": [result]}
     return {"data": dict(data), "predictions": [prediction]}
@@ -94,11 +99,62 @@ def interface(labels: Sequence[str], *, reasons: bool = False) -> str:
     return f'<View>\n{stream}  <Text name="{_TO}" value="$input"/>\n{why}{control}</View>\n'
 
 
-def feedback_of(export: bytes) -> list[ExampleFeedback]:
-    """Read a JSON export. Cancelled and empty annotations are skipped.
+@dataclass(frozen=True)
+class ReadReviews:
+    """What an export holds."""
+
+    feedback: tuple[ExampleFeedback, ...]
+    unread: tuple[int, ...] = ()
+    """Numbers of the tasks with a review that is left out, because the redaction model fails on what was typed."""
+
+
+@dataclass(frozen=True)
+class _Annotation:
+    """One answer of a person."""
+
+    number: int
+    """Of its task in the export, from 1."""
+    data: Mapping[str, Any]
+    said: Mapping[str, Any]
+    """The annotation."""
+    value: str
+
+    @property
+    def accepts(self) -> bool:
+        """Return whether it is the answer that the site gave."""
+        return bool(self.value == self.data["output"])
+
+    @property
+    def is_typed(self) -> bool:
+        """Return whether somebody typed it; a label of the interface is not typed, and neither is an answer kept."""
+        return not self.accepts and not _is_choice(self.said["result"])
+
+    @property
+    def record(self) -> dict[str, Any] | None:
+        """Return the typed record; None = a text."""
+        try:
+            found = json.loads(self.value)
+        except ValueError:
+            return None
+        return found if isinstance(found, dict) else None
+
+    @property
+    def texts(self) -> list[str]:
+        """Return the typed texts as redaction reads them."""
+        record = self.record
+        return [self.value] if record is None else list(texts_of_value(record))
+
+
+def read_reviews(export: bytes, find: FindsValues | None = None) -> ReadReviews:
+    """Read a JSON export. Cancelled and empty annotations are skipped; what people typed passes the rules of a site.
+
+    Args:
+        export: the file.
+        find: a redaction model that reads what people typed, beside the rules.
 
     Raises:
         InvalidRequest: it is not such an export, or a task in it was not made by `task_of`; the message has its number.
+        As serving, with a model.
     """
     try:
         tasks = strict_json.decode(export)
@@ -106,43 +162,66 @@ def feedback_of(export: bytes) -> list[ExampleFeedback]:
         raise InvalidRequest(f"the export is not valid JSON: {error}", remedy=_REMEDY) from None
     if not isinstance(tasks, list):
         raise InvalidRequest("the export must be a list of tasks", remedy=_REMEDY)
-    found = []
+    annotations: list[_Annotation] = []
+    typed: list[str] = []
     for number, task in enumerate(tasks, 1):
-        try:
-            found += list(_reviews(task))
-        except ValidationError as error:
-            raise InvalidRequest(
-                f"task {number} of the export: {strict_json.first_problem(error)}", remedy=_REMEDY
-            ) from None
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
-            said = f"task {number} of the export lacks what 'edge-convert dataset' wrote: {error}"
-            raise InvalidRequest(said, remedy=_REMEDY) from None
-    return found
+        with _refusing(number):
+            answers = list(_annotations(number, task))
+            annotations += answers
+            typed += [text for each in answers if each.is_typed for text in each.texts]
+    if find is not None:
+        find(typed)  # all at once, which is faster than one after the other
+    found: list[ExampleFeedback] = []
+    unread: list[int] = []
+    for each in annotations:
+        with _refusing(each.number):
+            kept = _redacted(each, find) if each.is_typed else each.value
+            if kept is None:
+                unread.append(each.number)
+            else:
+                found.append(_feedback(each, kept))
+    return ReadReviews(tuple(found), tuple(unread))
 
 
-def _reviews(task: dict[str, Any]) -> Iterator[ExampleFeedback]:
+@contextmanager
+def _refusing(number: int) -> Iterator[None]:
+    """Refuse an export by the number of the task that is not as `task_of` made it."""
+    try:
+        yield
+    except ValidationError as error:
+        said = f"task {number} of the export: {strict_json.first_problem(error)}"
+        raise InvalidRequest(said, remedy=_REMEDY) from None
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        said = f"task {number} of the export lacks what 'edge-convert dataset' wrote: {error}"
+        raise InvalidRequest(said, remedy=_REMEDY) from None
+
+
+def _annotations(number: int, task: Mapping[str, Any]) -> Iterator[_Annotation]:
+    """Yield the answers of a task."""
     data = task["data"]
-    for annotation in task["annotations"]:
-        value = _value(annotation["result"])
-        if annotation.get("was_cancelled") or value is None:
-            continue
-        accepted = value == data["output"]
-        # What somebody typed passes the rules of a site; a label of the interface is not typed.
-        said_value = value if accepted or _is_choice(annotation["result"]) else _redacted(value, data)
-        # The same annotation exported again is the same record; a changed one is a new record.
-        said = json.dumps([data["site"], data["prediction_id"], annotation["id"], annotation["updated_at"], value])
-        key = hashlib.sha256(said.encode()).hexdigest()[:32]
-        yield ExampleFeedback(
-            record_id=f"review:{key}",
-            feedback_id=key,
-            site=data["site"],
-            at=annotation["updated_at"],
-            prediction_id=data["prediction_id"],
-            task=data["task"],
-            reviewer=_reviewer(annotation.get("completed_by")),
-            verdict="accept" if accepted else "corrected",
-            value="" if accepted else said_value,
-        )
+    for said in task["annotations"]:
+        value = _value(said["result"])
+        if value is not None and not said.get("was_cancelled"):
+            yield _Annotation(number, data, said, value)
+
+
+def _feedback(each: _Annotation, kept: str) -> ExampleFeedback:
+    """Return a review; `kept` is its value, redacted where somebody typed it."""
+    data, at = each.data, each.said["updated_at"]
+    # The same annotation exported again is the same record; a changed one is a new record.
+    said = json.dumps([data["site"], data["prediction_id"], each.said["id"], at, each.value])
+    key = hashlib.sha256(said.encode()).hexdigest()[:32]
+    return ExampleFeedback(
+        record_id=f"review:{key}",
+        feedback_id=key,
+        site=data["site"],
+        at=at,
+        prediction_id=data["prediction_id"],
+        task=data["task"],
+        reviewer=_reviewer(each.said.get("completed_by")),
+        verdict="accept" if each.accepts else "corrected",
+        value="" if each.accepts else kept,
+    )
 
 
 def _value(result: list[dict[str, Any]]) -> str | None:
@@ -158,17 +237,20 @@ def _is_choice(result: list[dict[str, Any]]) -> bool:
     return any(each["from_name"] == _FROM and "choices" in each["value"] for each in result)
 
 
-def _redacted(value: str, data: Mapping[str, Any]) -> str:
-    """Redact a typed text or record; numbers of placeholders that the example has are not given again."""
-    session = _REDACTOR.start(f"{data.get('input', '')}\n{data['output']}")
-    try:
-        record = json.loads(value)
-    except ValueError:
-        record = None
-    if not isinstance(record, dict):
-        return session.text(value)
+def _redacted(each: _Annotation, find: FindsValues | None) -> str | None:
+    """Redact a typed text or record; numbers of placeholders that the example has are not given again.
+
+    None = the model fails on it.
+    """
+    findings = find(each.texts) if find is not None else None
+    if find is not None and findings is None:
+        return None
+    session = _REDACTOR.start(f"{each.data.get('input', '')}\n{each.data['output']}", findings=findings)
+    record = each.record
+    if record is None:
+        return session.text(each.value)
     redacted = session.value(record)
-    return json.dumps(redacted, ensure_ascii=False) if session.counts else value
+    return json.dumps(redacted, ensure_ascii=False) if session.counts else each.value
 
 
 def _reviewer(who: Any) -> str:

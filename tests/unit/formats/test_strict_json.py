@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from convert.dataset.label_studio import feedback_of
+from convert.dataset.label_studio import read_reviews
 from convert.fleet.site_registry import SiteRegistry
 from edge_agent.errors import EdgeAgentError, InvalidRequest, ManifestInvalid
 from edge_agent.formats import (
@@ -201,4 +201,4 @@ def test_files_of_the_central_team_are_read_so_too(tmp_path: Path) -> None:
     with pytest.raises(ManifestInvalid, match='the key "sites" occurs twice'):
         SiteRegistry(registry)
     with pytest.raises(InvalidRequest, match='the key "data" occurs twice'):
-        feedback_of(b'[{"data": {}, "data": {}}]')
+        read_reviews(b'[{"data": {}, "data": {}}]')

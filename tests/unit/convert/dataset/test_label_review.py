@@ -190,7 +190,7 @@ def test_a_correction_at_the_central_team_comes_back(tmp_path: Path) -> None:
         made = {"id": number, "completed_by": 7, "updated_at": format_timestamp(NOW + 9), "result": [result]}
         task["annotations"] = [made]
     (tmp_path / "export.json").write_text(json.dumps(export))
-    reviews = label_studio.feedback_of((tmp_path / "export.json").read_bytes())
+    reviews = label_studio.read_reviews((tmp_path / "export.json").read_bytes()).feedback
     assert {f"p-{row}" for row in WRONG} == {review.prediction_id for review in reviews}
     assert {"accept"} == {review.verdict for review in reviews}, "the model had been right"
 

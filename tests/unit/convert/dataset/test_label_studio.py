@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -14,7 +15,9 @@ from convert.cli import app
 from convert.dataset import assessment, label_studio
 from convert.dataset.assessment import ReviewSelection
 from convert.publish import central_keys
+from edge_agent.capture.redact.model_findings import FoundValue, ModelFindings
 from edge_agent.errors import InvalidRequest
+from tests.support.bundles import echo_bundle
 from tests.support.examples import feedback, prediction
 from tests.support.segments import CentralTeam, SealingSite
 
@@ -78,6 +81,23 @@ def answered(tasks: list[dict[str, Any]], said: str | None, **more: Any) -> byte
     return json.dumps(tasks).encode()
 
 
+def typed(said: str) -> dict[str, Any]:
+    """Return a task of an export whose answer somebody typed."""
+    return _task("textarea", {"text": [said]})
+
+
+def chosen(said: str) -> dict[str, Any]:
+    """Return a task of an export whose answer somebody chose."""
+    return _task("choices", {"choices": [said]})
+
+
+def _task(kind: str, value: dict[str, Any]) -> dict[str, Any]:
+    asked = label_studio.ReviewTask("site-1", "p-1", "talk", "to whom", "hello", "hello", None, "1.0.0 abc")
+    task = label_studio.task_of(asked, choices=False)
+    answered([task], "", result=[{"from_name": "answer", "type": kind, "value": value}])
+    return task
+
+
 def tasks_of(root: Path, central: CentralTeam, **asking: Any) -> list[dict[str, Any]]:
     assessment.write(ReviewSelection(central.out, "pos-intent", **asking), root / "tasks", force=True)
     tasks: list[dict[str, Any]] = json.loads((root / "tasks" / assessment.TASKS_NAME).read_text())
@@ -111,7 +131,7 @@ def test_the_central_team_settles_a_conflict(tmp_path: Path):
     central = torn(tmp_path)
     export = answered(tasks_of(tmp_path, central, which="conflicts"), "refund")
     for _ in range(2):
-        central.collect(reviews=label_studio.feedback_of(export))
+        central.collect(reviews=label_studio.read_reviews(export).feedback)
         rows = central.query(
             "SELECT verdict, truth, conflict, reviewer, len(reviews) FROM examples WHERE verdict <> ''"
         )
@@ -124,7 +144,7 @@ def test_an_annotation_that_was_changed_is_a_second_word(tmp_path: Path):
     early = answered(tasks_of(tmp_path, central, which="conflicts"), "refund")
     later = answered(json.loads(early), "stock", updated_at="2026-11-25T11:00:00Z")
     for export in (later, early):
-        central.collect(reviews=label_studio.feedback_of(export))
+        central.collect(reviews=label_studio.read_reviews(export).feedback)
     assert [("stock", 4)] == central.query("SELECT truth, len(reviews) FROM examples WHERE verdict <> ''")
 
 
@@ -140,7 +160,8 @@ def test_an_annotation_that_was_changed_is_a_second_word(tmp_path: Path):
 def test_what_an_annotation_says(said: str | None, more: dict, expected: tuple | None):
     """The model's answer accepts, another one corrects, skipped and empty ones say nothing."""
     asked = label_studio.ReviewTask("site-1", "p-1", "pos-intent", "text", "refund", "refund", 0.5, "1.0.0 abc")
-    found = label_studio.feedback_of(answered([label_studio.task_of(asked, choices=True)], said, **more))
+    export = answered([label_studio.task_of(asked, choices=True)], said, **more)
+    found = label_studio.read_reviews(export).feedback
     assert [expected] * bool(expected) == [(each.verdict, each.value, each.reviewer) for each in found]
 
 
@@ -151,7 +172,7 @@ def test_edited_text_comes_back():
     )
     task = label_studio.task_of(asked, choices=False)
     result = [{"from_name": "answer", "type": "textarea", "value": {"text": ['{"count": 2}']}}]
-    (found,) = label_studio.feedback_of(answered([task], "", result=result))
+    (found,) = label_studio.read_reviews(answered([task], "", result=result)).feedback
     assert ("corrected", '{"count": 2}') == (found.verdict, found.value)
 
 
@@ -168,8 +189,31 @@ def test_what_a_person_types_is_redacted(typed: str, kept: str):
     asked = label_studio.ReviewTask("site-1", "p-1", "talk", "to [EMAIL_1]", "hello", "hello", None, "1.0.0 abc")
     task = label_studio.task_of(asked, choices=False)
     result = [{"from_name": "answer", "type": "textarea", "value": {"text": [typed]}}]
-    (found,) = label_studio.feedback_of(answered([task], "", result=result))
+    (found,) = label_studio.read_reviews(answered([task], "", result=result)).feedback
     assert kept == found.value
+
+
+def test_what_a_person_types_passes_the_redaction_model_too():
+    """In texts and in records, behind their keys; chosen labels and kept answers are not read."""
+    asked_of: list[str] = []
+
+    def find(texts: Sequence[str]) -> ModelFindings:
+        asked_of.extend(texts)
+        places = {text: text.find("Anna") for text in texts}
+        found = {text: (FoundValue(at, at + 4, "GIVEN_NAME"),) if at >= 0 else () for text, at in places.items()}
+        return ModelFindings(found, "pii@1.0.0")
+
+    said = [typed("ask Anna"), typed('{"who": "Anna"}'), typed("hello"), chosen("Anna")]
+    found = label_studio.read_reviews(json.dumps(said).encode(), find)
+    assert ["ask [GIVEN_NAME_1]", '{"who": "[GIVEN_NAME_1]"}', "", "Anna"] == [each.value for each in found.feedback]
+    assert {"ask Anna", "who", "who: Anna"} == set(asked_of)
+
+
+def test_a_review_that_the_model_cannot_read_is_left_out():
+    """Nothing passes unread; the others are taken, and the numbers of the tasks are reported."""
+    export = json.dumps([typed("ask Anna"), chosen("refund")]).encode()
+    found = label_studio.read_reviews(export, lambda _texts: None)
+    assert (["refund"], (1,)) == ([each.value for each in found.feedback], found.unread)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +223,7 @@ def test_what_a_person_types_is_redacted(typed: str, kept: str):
 def test_another_file_is_refused(export: bytes):
     """It says what to export instead, and where it stumbled."""
     with pytest.raises(InvalidRequest) as caught:
-        label_studio.feedback_of(export)
+        label_studio.read_reviews(export)
     assert "as JSON" in caught.value.remedy
 
 
@@ -200,6 +244,22 @@ def test_there_and_back_by_command(tmp_path: Path):
     where = ("--keys", tmp_path / "keys", "--out", central.out)
     assert "3 reviewed (3 corrected" in run("collect", *where, "--label-studio", export)
     assert 2 == CliRunner().invoke(app, list(map(str, ("collect", *where)))).exit_code
+
+
+def test_the_command_takes_a_redaction_bundle(tmp_path: Path):
+    """It reads what was typed as a site would; without an export it has nothing to read, and that is refused."""
+    central_keys.create(tmp_path / "keys")
+    central = torn(tmp_path)
+    bundle = echo_bundle(tmp_path / "pii", "pii", "redact", ("O", "B-ROOM", "I-ROOM"))
+    export = tmp_path / "export.json"
+    export.write_text(json.dumps([typed("price of room 407182")]))
+    where = ("collect", "--keys", tmp_path / "keys", "--out", central.out, "--redaction-bundle", bundle)
+    assert 0 == CliRunner().invoke(app, list(map(str, (*where, "--label-studio", export)))).exit_code
+    assert [] == [file for file in central.out.rglob("*") if file.is_file() and b"407182" in file.read_bytes()]
+    assert [("price of room [ROOM_1]",)] == central.query(
+        "SELECT value FROM records WHERE reviewer LIKE 'label-studio%'"
+    )
+    assert 2 == CliRunner().invoke(app, list(map(str, where))).exit_code
 
 
 def test_each_model_is_shown_with_its_own_answer():
