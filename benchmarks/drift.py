@@ -2,7 +2,7 @@
 
 scripts/bench drift [--json]
 
-Drives the test that the daemon runs (`edge_agent/monitoring/sequential_tests.py`) with p-values of a gate: scores of
+Drives the test that the daemon runs (`edge_agent/monitoring/risk_and_drift.py`) with p-values of a gate: scores of
 known inputs are normal with mean 0, those of new inputs have a mean of 2.77, which is an AUROC of 0.975 (CLINC150 with
 a small encoder). Each repetition has its own held-out rows. The simulated inputs are independent; a site's may not be.
 """
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 
 from benchmarks.bars import Bar, main, median
-from edge_agent.monitoring.sequential_tests import InputShiftTest
+from edge_agent.monitoring.risk_and_drift import InputShiftTest
 
 LEVEL = 0.1
 """Of the year without a change: a level at which some alarms are to be expected, so that too many would show."""

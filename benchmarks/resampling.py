@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convert.calibrate import temperature
-from convert.calibrate.division import GATE_SHARE, TUNING_ROWS_MAX
+from convert.calibrate.division import TUNING_ROWS_MAX, TUNING_SHARE
 from convert.calibrate.threshold import Risk, choose, lowest_below, start_of
 
 RESAMPLES, SEED = 1000, 1
@@ -66,7 +66,7 @@ def broken_max(risk: Risk) -> float:
 
 def _once(population: Population, risk: Risk, rows: Integers) -> tuple[float, float, float, float]:
     log_probabilities, truth, right = population.log_probabilities, population.truth, population.right
-    tuning = min(round(GATE_SHARE * len(rows)), TUNING_ROWS_MAX)
+    tuning = min(round(TUNING_SHARE * len(rows)), TUNING_ROWS_MAX)
     fitted = temperature.fit(log_probabilities[rows[:tuning]], truth[rows[:tuning]])
     confidences, proving = temperature.confidences(log_probabilities, fitted), rows[tuning:]
     start = start_of(confidences[proving], (confidences[rows[:tuning]], right[rows[:tuning]]), risk)

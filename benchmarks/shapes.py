@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from convert.calibrate.division import GATE_SHARE, TUNING_ROWS_MAX
+from convert.calibrate.division import TUNING_ROWS_MAX, TUNING_SHARE
 from convert.calibrate.threshold import GRID, Risk, choose, start_of
 
 Floats = npt.NDArray[np.float64]
@@ -97,7 +97,7 @@ def measure(shape: Shape, draws: Draws, risk: Risk, rule: Rule = with_start, *, 
     broken, covered = 0, 0.0
     for _ in range(draws.resamples):
         confidences, right = _drawn(shape, draws, rng)
-        families = min(round(GATE_SHARE * draws.rows), TUNING_ROWS_MAX) // draws.family_rows
+        families = min(round(TUNING_SHARE * draws.rows), TUNING_ROWS_MAX) // draws.family_rows
         tuning = (confidences[:families].ravel(), right[:families].ravel())
         kept = slice(1) if one_each else slice(None)
         proving = (confidences[families:, kept].ravel(), right[families:, kept].ravel())

@@ -43,7 +43,7 @@ from edge_agent.server.model_router import DeferredEscalations, ModelRouter
 from edge_agent.server.task_modes import MonitoringAlarms, TaskModes
 from edge_agent.server.uplink_client import UplinkClient, download_blocker
 from edge_agent.store.bundle_archive import StoreLimits
-from edge_agent.store.store import Store
+from edge_agent.store.bundle_store import Store
 from edge_agent.supervision import Component, DeathPolicy, RunWrapper, Supervisor, run_unwrapped
 from edge_agent.update.activation import Activation
 from edge_agent.update.updater import Updater

@@ -31,8 +31,8 @@ from edge_agent.server.finished_answers import FinishedAnswer
 from edge_agent.server.model_router import ModelRouter, RoutedInput
 from edge_agent.server.task_modes import TaskModes
 from edge_agent.server.uplink_client import UplinkClient
+from edge_agent.store.bundle_store import Store, StoreLimits
 from edge_agent.store.state_database import InstalledBundle
-from edge_agent.store.store import Store, StoreLimits
 from edge_agent.update.activation import Activation
 from edge_agent.uplink.escalation.spend_ledger import SpendLedger
 from edge_agent.v1 import escalation_pb2 as pb

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import yaml
 
@@ -39,6 +39,8 @@ class Effort:
     """How much is trained."""
 
     epochs: int = 5
+    method: Literal["full", "head"] = "full"
+    """Whether the whole encoder is trained, or its head alone."""
     rows_max: int = 1_000_000
     """Of a training split."""
 
@@ -86,7 +88,7 @@ def made(work: Path, wanted: Wanted, effort: Effort) -> Path:
     if wanted.outliers:
         _write(folder / "outliers.jsonl", ({"text": text} for text in wanted.outliers))
         data["outliers"] = "outliers.jsonl"
-    tuned = {"method": "full", "epochs": effort.epochs, "batch_rows": 32, "tokens_max": 64}
+    tuned = {"method": effort.method, "epochs": effort.epochs, "batch_rows": 32, "tokens_max": 64}
     risk = {"held_up_max": HELD_UP_MAX} if wanted.gated else {"held_up_max": 0, "floor": 0}
     written = {"source": {"checkpoint": CHECKPOINT}, "data": data, "finetune": tuned, "risk": risk, "work": "work"}
     written |= {"quantize": {"types": list(TYPES)}, "budget": {"agreement_min": 0.95}}

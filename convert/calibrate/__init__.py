@@ -2,12 +2,12 @@
 
 The other modules of this package are pure; the answers come from `convert.evaluate`, through the serving engine.
 
-The calibration rows are divided once (`division`): a part for the temperature, a part for the gate, and the larger part
-for the threshold, which is proved with the gate and the floor in force. With more than two labels a temperature changes
-the order of rows by confidence, so it must be fixed before the threshold is tested. It is one number and needs a few
-hundred rows; all others are for the threshold. The temperature is kept if it lowers the log loss of rows held out of
-its fit. The rows of the threshold have no part in that choice, so the test stays valid. The rows of the temperature
-also determine the first threshold of the fixed-sequence test.
+The calibration rows are divided once (`division`): a part for the temperature, and the larger part for the threshold,
+which is proved with the gate and the floor in force. The gate takes one row of each family of both parts. With more
+than two labels a temperature changes the order of rows by confidence, so it must be fixed before the threshold is
+tested. It is one number and needs a few hundred rows; all others are for the threshold. The temperature is kept if it
+lowers the log loss of rows held out of its fit. The rows of the threshold have no part in that choice, so the test
+stays valid. The rows of the temperature also determine the first threshold of the fixed-sequence test.
 
 Rows of one family tend to be right or wrong together, so the test takes one of each, chosen by a hash: the risk
 guarantee is for requests in which all families are equally frequent.
@@ -36,7 +36,7 @@ from typing import Any
 
 from convert.calibrate import gate, temperature, threshold
 from convert.calibrate.calibration_answers import Answers, Subject, answer_rows, label_answers, record_answers
-from convert.calibrate.division import GATE_ROWS_MAX, divided, family, one_of_each
+from convert.calibrate.division import GATE_ROWS_MAX, divided, one_of_each
 from convert.calibrate.gate import Conditions
 from convert.calibrate.redaction_cutoff import MissedTarget, calibrate_cutoff
 from convert.calibrate.threshold import Choice, Floats, Risk
@@ -115,7 +115,7 @@ def _gate_of_vectors(job: StageJob, wanted: CalibrationSettings) -> Calibration:
         with serve_bundles([bundle]) as served:
             said = served.predict(bundle, [row.text for row in rows], job.progress)
     answered = [each for each in said if not each.failure]
-    conditions, gated = _conditions(bundle, answered, [str(place) for place in range(len(answered))], wanted)
+    conditions, gated = _conditions(bundle, answered, wanted)
     verdict = "A task of kind embed has no confidence."
     if conditions.gate:
         verdict += " The gate marks inputs unlike the training texts."
@@ -148,9 +148,8 @@ def calibrate(
     with serve_bundles([bundle]) as served:
         ask = partial(answer_rows, served, progress=progress)
         found = (label_answers if bundle.manifest.task.questions_asked else record_answers)(ask, bundle, parts)
-    seen = [*found.held_out.predictions, *found.proof.predictions]
-    held_out = found.held_out
-    conditions, gated = _conditions(bundle, held_out.predictions, [family(row) for row in held_out.rows], wanted)
+    seen = found.every.predictions
+    conditions, gated = _conditions(bundle, found.held_out.predictions, wanted)
     shared: Report = {"gate": gated, "floor": conditions.floor}
     failed = len(rows) - len(seen)
     if bundle.manifest.task.kind != "decide":
@@ -255,18 +254,17 @@ def _described(subject: Subject, choice: Choice, conditions: Conditions, risk: R
 
 
 def _conditions(
-    bundle: BundleFolder, held_out: Sequence[ServedPrediction], families: Sequence[str], wanted: CalibrationSettings
+    bundle: BundleFolder, held_out: Sequence[ServedPrediction], wanted: CalibrationSettings
 ) -> tuple[Conditions, Report]:
     """Return gate and floor, and the gate's part of the report."""
     score = gate.score_of(bundle.manifest, held_out)
-    made = gate.calibrated(score, held_out, families, wanted.held_up_max)
-    count = len(set(families))
+    made = gate.calibrated(score, held_out, wanted.held_up_max)
     if made is None:
         return Conditions(None, wanted.floor), {
             "score": "none",
-            "why": gate.why_none(score, count, wanted.held_up_max),
+            "why": gate.why_none(score, len(held_out), wanted.held_up_max),
         }
-    report: Report = {"score": score, "held_up_max": wanted.held_up_max, "rows": len(held_out), "families": count}
+    report: Report = {"score": score, "held_up_max": wanted.held_up_max, "rows": len(held_out)}
     return Conditions(made, wanted.floor), report
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convert.calibrate import temperature
-from convert.calibrate.division import Division, family, hashed
+from convert.calibrate.division import GATE_ROWS_MAX, Division, family, hashed
 from convert.calibrate.temperature import Fit
 from convert.calibrate.threshold import Floats
 from convert.clustered_statistics import Numbers, family_numbers
@@ -46,6 +46,10 @@ class Answers:
         right = np.concatenate([self.right, more.right])
         return Answers([*self.rows, *more.rows], [*self.predictions, *more.predictions], right)
 
+    def first(self, count: int) -> Answers:
+        """Return the first answers."""
+        return Answers(self.rows[:count], self.predictions[:count], self.right[:count])
+
     def of(self, view: QuestionView) -> Answers:
         """Return the answers to one question, to the rows that answer it."""
         rows, predictions = view.pairs(self.rows, self.predictions)
@@ -58,9 +62,8 @@ class Answers:
         for place in sorted(range(len(self.rows)), key=lambda place: hashed(self.rows[place].key)):
             first.setdefault(family(self.rows[place]), place)
         places = sorted(first.values())
-        return Answers(
-            [self.rows[place] for place in places], [self.predictions[place] for place in places], self.right[places]
-        )
+        right = self.right[places] if len(self.right) else self.right
+        return Answers([self.rows[place] for place in places], [self.predictions[place] for place in places], right)
 
 
 @dataclass(frozen=True)
@@ -75,11 +78,8 @@ class Subject:
     proof: Answers
     raw: Floats
     """Confidences of `proof` before the temperature, [rows]."""
-
-    @property
-    def tested(self) -> Answers:
-        """The answers that the threshold is tested on."""
-        return self.proof.one_of_each_family()
+    tested: Answers
+    """The answers that the threshold is tested on: of `proof`, those to the one row that is drawn from each family."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,13 @@ class CalibrationAnswers:
     """All answers of a bundle to its calibration rows."""
 
     subjects: Sequence[Subject]
-    held_out: Answers
-    """For the gate."""
-    proof: Answers
+    every: Answers
+    """To all rows, those of the temperature first."""
+
+    @property
+    def held_out(self) -> Answers:
+        """The answers whose scores make the gate: one of each family, at most GATE_ROWS_MAX."""
+        return self.every.one_of_each_family().first(GATE_ROWS_MAX)
 
 
 Ask = Callable[[BundleFolder, Sequence[DataRow]], Answers]
@@ -110,17 +114,16 @@ def label_answers(ask: Ask, bundle: BundleFolder, parts: Division) -> Calibratio
     """Ask a bundle that answers questions: at temperature 1, then at the fitted temperature of each question."""
     tuned = ask(bundle, parts.tuning)
     fits = {view.name: _fit_labels(tuned.of(view), view) for view in views(bundle.manifest)}
-    held_out = tuned.and_also(ask(bundle, parts.gate[len(parts.tuning) :]))
     fitted = bundle.at_temperatures({name: fit.temperature for name, fit in fits.items()})
     proof = ask(fitted, parts.proving)
+    drawn = proof.one_of_each_family()
     subjects = []
     for before, after in zip(views(bundle.manifest), views(fitted.manifest), strict=True):
         fit, known, proved = fits[before.name], tuned.of(before), proof.of(after)
         at_fitted = _best_probabilities(known.predictions, fit.temperature)
-        subjects.append(
-            Subject(before.name, fit, known, at_fitted, proved, _best_probabilities(proved.predictions, 1.0))
-        )
-    return CalibrationAnswers(subjects, held_out, proof)
+        raw = _best_probabilities(proved.predictions, 1.0)
+        subjects.append(Subject(before.name, fit, known, at_fitted, proved, raw, drawn.of(after)))
+    return CalibrationAnswers(subjects, tuned.and_also(proof))
 
 
 def _fit_labels(answers: Answers, view: QuestionView) -> Fit:
@@ -136,11 +139,11 @@ def _best_probabilities(predictions: Sequence[ServedPrediction], at: float) -> F
 def record_answers(ask: Ask, bundle: BundleFolder, parts: Division) -> CalibrationAnswers:
     """Ask a bundle that extracts, once at each of TEMPERATURES."""
     fit, tuned = _fit_records(ask, bundle, parts.tuning)
-    held_out = tuned.and_also(ask(bundle, parts.gate[len(parts.tuning) :]))
     proof = ask(bundle.at_temperature(fit.temperature), parts.proving)
     raw = ask(bundle.at_temperature(1.0), proof.rows).confidences()
-    subject = Subject(bundle.manifest.task.name, fit, tuned, tuned.confidences(), proof, raw)
-    return CalibrationAnswers([subject], held_out, proof)
+    name, drawn = bundle.manifest.task.name, proof.one_of_each_family()
+    subject = Subject(name, fit, tuned, tuned.confidences(), proof, raw, drawn)
+    return CalibrationAnswers([subject], tuned.and_also(proof))
 
 
 def _fit_records(ask: Ask, bundle: BundleFolder, rows: Sequence[DataRow]) -> tuple[Fit, Answers]:

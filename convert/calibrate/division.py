@@ -1,14 +1,12 @@
-"""Divides the calibration rows: a part fits the temperature, a part the gate, and the rest proves the threshold. Pure.
+"""Divides the calibration rows: a part fits the temperature, and the rest proves the threshold. Pure.
 
 Rows are ordered by a hash of their families or texts, so that the division is alike whatever the order of a file, and
 rows of one family, or with the same text, stay together.
 
     tuning    the temperature, and the first threshold to test: 30%, at most 500 rows
-    gate      the scores that inputs are compared with: the rows of tuning and more, up to 30% or 1,000 rows
     proving   the threshold, with the gate and the floor in force: all others
 
-The gate can use the rows of tuning, because a temperature does not change its scores. It must not use a row of proving:
-that row would influence which rows are accepted, and then count as one of them.
+The gate takes one row of each family from both parts; `gate` explains why the proof stays exact.
 """
 
 from __future__ import annotations
@@ -20,29 +18,26 @@ from dataclasses import dataclass
 from convert.calibrate import temperature
 from convert.data.row_files import DataRow
 
-GATE_SHARE = 0.3
+TUNING_SHARE = 0.3
 TUNING_ROWS_MAX, GATE_ROWS_MAX = 500, 1000
 
 
 @dataclass(frozen=True)
 class Division:
-    """The three parts."""
+    """The two parts."""
 
     tuning: list[DataRow]
-    gate: list[DataRow]
-    """The rows of tuning come first."""
     proving: list[DataRow]
 
 
 def divided(rows: Sequence[DataRow]) -> Division:
     """Divide the calibration rows; with too few to tune anything, all of them prove."""
     ordered = sorted(rows, key=lambda row: (hashed(family(row)), hashed(row.key)))
-    count = round(GATE_SHARE * len(ordered))
+    count = round(TUNING_SHARE * len(ordered))
     if count < temperature.ROWS_MIN:
-        return Division([], [], ordered)
+        return Division([], ordered)
     tuning = _whole(ordered, min(count, TUNING_ROWS_MAX))
-    gate = _whole(ordered, min(count, GATE_ROWS_MAX))
-    return Division(ordered[:tuning], ordered[:gate], ordered[gate:])
+    return Division(ordered[:tuning], ordered[tuning:])
 
 
 def one_of_each(rows: Sequence[DataRow]) -> list[DataRow]:

@@ -4,17 +4,20 @@ The manifest contains the limits, and the agent marks answers to inputs outside 
 or largest value, k = 1 + rows / 200 rounded down: another text of the same kind is beyond it with probability k / (rows
 + 1), about 0.5% with many rows.
 
-A manifest contains the scores of the held-out rows; edge_agent/formats/calibration.py computes p-values from them. A
-family counts as one row, because the scores of its rows depend on each other.
+A manifest contains the scores of the held-out rows; edge_agent/formats/calibration.py computes p-values from them. One
+row of each family takes part, because the scores of its rows depend on each other.
 
-The floor is the least calibrated probability of a single confident answer. Gate and floor are fixed before the
-threshold is tested, so the rows that pass them are independent of each other, and the risk guarantee is for these.
+The floor is the least calibrated probability of a single confident answer. It is fixed before the threshold is tested.
+The gate is made of the same rows that test the threshold, and the test stays exact: the gate's limit is one of the
+scores, the k-th largest, and given this limit the rows below it are independent draws from the inputs below it, which
+are the inputs that the gate lets pass (David & Nagaraja 2003, Order Statistics, section 2.5: a sample below its k-th
+largest value is a sample of the truncated distribution). So the test counts the rows below the limit, without the row
+at the limit, and the risk guarantee is for the answers that pass gate and floor.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,29 +69,29 @@ class Conditions:
         return np.fromiter((gate.holds_up(score) for score in scores), np.bool_, len(said))
 
     def passing(self, said: Sequence[ServedPrediction], confidences: Floats) -> Floats:
-        """Return the confidences, with OUTSIDE for answers that the gate or the floor holds up."""
-        return np.where(self.held_up(said) | (confidences < self.floor), OUTSIDE, confidences)
+        """Return the confidences of calibration rows, with OUTSIDE for those that the test leaves out.
+
+        These are the answers that the gate or the floor holds up, and the row at the gate's limit.
+        """
+        return np.where(self._at_or_beyond_limit(said) | (confidences < self.floor), OUTSIDE, confidences)
+
+    def _at_or_beyond_limit(self, said: Sequence[ServedPrediction]) -> Flags:
+        if self.gate is None:
+            return np.zeros(len(said), np.bool_)
+        limit = self.gate.limit
+        scores = (self.gate.score_of(each.ood_score, each.label_mass) for each in said)
+        return np.fromiter((not score < limit for score in map(np.float32, scores)), np.bool_, len(said))
 
 
-def calibrated(
-    score: GateScore | None, held_out: Sequence[ServedPrediction], families: Sequence[str], held_up_max: float
-) -> OodGate | None:
-    """Return the gate of these held-out rows, each with its family; None if there are too few, or no scores."""
-    sizes = Counter(families)
-    if score is None or not held_up_max or len(sizes) < rows_needed(held_up_max):
+def calibrated(score: GateScore | None, held_out: Sequence[ServedPrediction], held_up_max: float) -> OodGate | None:
+    """Return the gate of these held-out rows, one of each family; None if there are too few, or no scores."""
+    if score is None or not held_up_max or len(held_out) < rows_needed(held_up_max):
         return None
     bare = OodGate(score=score, held_up_max=held_up_max, scores=(0.0,))
     scores = np.array([bare.score_of(each.ood_score, each.label_mass) for each in held_out], np.float32)
     if not np.isfinite(scores).all():
         return None
-    order = sorted(range(len(scores)), key=lambda row: (scores[row], sizes[families[row]]))
-    alone = max(sizes.values()) == 1
-    return OodGate(
-        score=score,
-        held_up_max=held_up_max,
-        scores=tuple(scores[order].tolist()),
-        family_sizes=None if alone else tuple(sizes[families[row]] for row in order),
-    )
+    return OodGate(score=score, held_up_max=held_up_max, scores=tuple(np.sort(scores).tolist()))
 
 
 def score_of(manifest: Manifest, said: Sequence[ServedPrediction]) -> GateScore | None:

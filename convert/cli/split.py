@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from convert.cli import progress_output
-from convert.data import row_division, row_files
+from convert.data import row_files, splits
 from convert.data.data_row import DataRow
 from convert.data.splits import write_splits
 from convert.pipeline import execution, recipe, task_file
@@ -51,8 +51,8 @@ def run(
     if there and not force:
         raise InvalidRequest(f"{there[0]} exists", remedy="Name another --out, or replace it with --force.")
     found = row_files.read_for_task(rows, what)
-    divided = row_division.divide(found, seed, _shares(shares))
-    write_splits(out, {split: [row_division.plain_of(row) for row in members] for split, members in divided.items()})
+    divided = splits.divide(found, seed, _shares(shares))
+    write_splits(out, {split: [splits.plain_of(row) for row in members] for split, members in divided.items()})
     for split, members in divided.items():
         say(f"{out / split}.jsonl: {plural(len(members), 'row')}")
     for said in _not_measured(found, sum(map(len, divided.values()))):
@@ -65,7 +65,7 @@ def run(
 
 def _not_measured(found: Sequence[DataRow], divided: int) -> Iterator[str]:
     """Say how many rows are for training only, and how many of them are left out."""
-    measurable = row_division.measurable_rows(found)
+    measurable = splits.measurable_rows(found)
     count = sum(not measurable(row) for row in found)
     if count:
         yield f"{plural(count, 'row')} for training only: made or labelled by a model, or not drawn at random"
@@ -114,9 +114,7 @@ class Command:
     def __post_init__(self) -> None:
         """Run the command."""
         making = execution.load_module("convert.data.synthesis")
-        endpoint = execution.load_module("convert.data.synthesis.chat_endpoint").ChatEndpoint(
-            self.base_url, self.key, self.model
-        )
+        endpoint = execution.load_module("convert.data.chat_endpoint").ChatEndpoint(self.base_url, self.key, self.model)
         if self.out.suffix != ".jsonl":
             said = f"--out {self.out}: rows are written as JSONL"
             raise InvalidRequest(said, remedy="Name a file that ends in .jsonl.")

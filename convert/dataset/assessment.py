@@ -19,7 +19,7 @@ import duckdb
 import numpy as np
 
 from convert.calibrate import threshold
-from convert.calibrate.division import GATE_ROWS_MAX, GATE_SHARE, divided
+from convert.calibrate.division import TUNING_ROWS_MAX, TUNING_SHARE, divided
 from convert.calibrate.temperature import ROWS_MIN
 from convert.calibrate.threshold import Risk
 from convert.clustered_statistics import Interval, share
@@ -290,10 +290,10 @@ def _arrays(rows: list[tuple[float, bool]]) -> tuple[threshold.Floats, threshold
 
 
 def _with_tuning(proving: int) -> int:
-    """Return how many reviews are needed to have so many rows for the threshold, after temperature and gate."""
-    if round(GATE_SHARE * proving) < ROWS_MIN:
+    """Return how many reviews are needed to have so many rows for the threshold, after the temperature."""
+    if round(TUNING_SHARE * proving) < ROWS_MIN:
         return proving
-    return min(math.ceil(proving / (1 - GATE_SHARE)), proving + GATE_ROWS_MAX)
+    return min(math.ceil(proving / (1 - TUNING_SHARE)), proving + TUNING_ROWS_MAX)
 
 
 def _needed(choice: threshold.Choice, risk: Risk) -> int | None:

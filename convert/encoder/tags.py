@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from transformers import BatchEncoding
 
@@ -40,14 +39,10 @@ def tagged(text: str, encoding: BatchEncoding, spans: Sequence[TextSpan], labels
     found = word_spans(text, encoding.word_ids(), encoding["offset_mapping"])
     before: TextSpan | None = None
     for word in found:
-        span = next(filter(partial(_touches, word), spans), None)
+        span = next((each for each in spans if each.start < word.end and word.start < each.end), None)
         tags[word.token] = index[_tag(span, before)]
         before = span
     return Tagged(tuple(tags), _misfits(found, spans))
-
-
-def _touches(word: WordSpan, span: TextSpan) -> bool:
-    return span.start < word.end and word.start < span.end
 
 
 def _tag(span: TextSpan | None, before: TextSpan | None) -> str:

@@ -339,14 +339,10 @@ def _with_pooler(checkpoint: Path, out: Path) -> Path:
     """Return a copy whose pooler has the name of the layer that llama.cpp computes before the classifier."""
     out.mkdir()
     for file in checkpoint.glob("*.safetensors"):
-        tensors = {_repooled(name): tensor for name, tensor in load_file(file).items()}
+        tensors = {name.replace(*_POOLED): tensor for name, tensor in load_file(file).items()}
         save_file(tensors, out / file.name, metadata={"format": "pt"})
     _copy_rest(checkpoint, out)
     return out
-
-
-def _repooled(name: str) -> str:
-    return name.replace(*_POOLED)
 
 
 def _copy_rest(checkpoint: Path, out: Path) -> None:

@@ -8,7 +8,7 @@ another base.
 from __future__ import annotations
 
 from convert.pipeline.stage import ADAPTER, CHECKPOINT, Report, StageJob
-from convert.prepare import checkpoint_source, gguf_source, onnx_source, onnx_weights
+from convert.prepare import checkpoint_source, gguf_source, onnx_source
 
 
 def run(job: StageJob) -> Report:
@@ -24,7 +24,7 @@ def run(job: StageJob) -> Report:
     if recipe.takes_ready_graph:
         report = onnx_source.take(recipe.path(source.onnx), out)
     elif source.onnx:
-        report = onnx_weights.read_back(recipe.path(source.onnx), out)
+        report = onnx_source.read_back(recipe.path(source.onnx), out)
     elif source.gguf:
         report = gguf_source.take_back(recipe.path(source.gguf), out, job.progress)
     else:

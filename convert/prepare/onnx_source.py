@@ -1,23 +1,34 @@
-"""A ready token classifier in ONNX as source: the checks, and the copy of its files.
+"""A ready token classifier in ONNX as source: copied as it is, or read back into a checkpoint to train from.
 
 The folder has config.json with the names of the outputs (`id2label`), tokenizer.json, and one graph, at its top or in
 `onnx/`. The graph is taken as its maker left it, quantized or not: there is no checkpoint to compare it with. What is
 checked is that its files fit together and to the task.
+
+The graph must have been exported from a class of transformers that keeps the names of weights, as optimum's exports do:
+a parameter is an initializer of its own name, or NAME_quantized, NAME_scale and NAME_zero_point as ONNX Runtime's
+quantizer leaves it; the weight of a linear layer is the matrix whose product is added to NAME.bias, in float32 or in 4
+or 8 bits (MatMulNBits). The precision that was lost stays lost: the checkpoint computes what the graph does, and
+training continues from there. Both compute some texts in the end, and must give the same labels.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import tokenizers
+import torch
+import transformers
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
+from onnx import numpy_helper
 
+from convert import probe
 from convert.pipeline.stage import CHECKPOINT, Report, StageJob
 from edge_agent.errors import FileMissing, InvalidRequest, ModelFailed, ModelLoadFailed
 
@@ -119,3 +130,143 @@ def _check_tokenizer(file: Path) -> None:
         tokenizers.Tokenizer.from_buffer(file.read_bytes())
     except ValueError as error:
         raise ModelLoadFailed(f"{file} is not a tokenizer.json: {error}", remedy=_COPY) from None
+
+
+SAME_LABELS_MIN = 0.95
+"""Smallest share of tokens with the same label; the graph rounds activations, the checkpoint does not."""
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+_TEXTS = (
+    "Please call Anna Meyer back on 020 7946 0958 before noon.",
+    "Rechnung an Herrn Weber, Gartenstraße 12, 50667 Köln, bitte per Post.",
+    "Article 4471 costs 12.50; the shop opens at nine.",
+)
+_QUANTIZED, _BYTE = "_quantized", 8
+_REMEDY = "Start from the float checkpoint that it was exported from; or leave 'finetune' out to take it as it is."
+
+Array = NDArray[np.float32]
+
+
+def read_back(source: Path, out: Path) -> Report:
+    """Check the folder as `onnx_source.take` does, and write its checkpoint.
+
+    Raises:
+        FileMissing, ModelLoadFailed: the folder is incomplete or damaged, or the checkpoint gives other labels.
+        InvalidRequest: the graph does not hold every weight of the architecture under its name.
+    """
+    report = take(source, out)
+    graph = onnx.load(out / MODEL)
+    config = _checked_config(source, read_config(out))
+    found = dict(_weights(graph))
+    with torch.device("meta"):  # only its names
+        lacking = [name for name in _new_model(config).state_dict() if name not in found]
+    if lacking:
+        said = f"the graph of {source} lacks {len(lacking)} weights under their names, such as {lacking[0]}"
+        raise InvalidRequest(said, remedy=_REMEDY)
+    model = _new_model(config)
+    try:
+        model.load_state_dict({name: torch.from_numpy(found[name].copy()) for name in model.state_dict()})
+    except RuntimeError as error:
+        raise ModelLoadFailed(f"{source}: {' '.join(str(error).split())[:300]}", remedy=_REMEDY) from None
+    same = _same_labels(model.eval(), out)
+    if same < SAME_LABELS_MIN:
+        said = f"the weights of {source} give the graph's label for {same:.0%} of the tokens of three texts"
+        raise ModelLoadFailed(said, remedy=_REMEDY)
+    (out / MODEL).unlink()
+    model.save_pretrained(str(out), safe_serialization=True)
+    for file in (source / name for name in _TOKENIZER_FILES):
+        if file.is_file():
+            shutil.copyfile(file, out / file.name)
+    return report | {"read_back": True, "same_labels": round(same, 4)}
+
+
+def _checked_config(source: Path, config: dict[str, Any]) -> Any:
+    kind = config.get("model_type")
+    if kind not in transformers.CONFIG_MAPPING:
+        said = f"transformers {transformers.__version__} does not know the architecture {kind!r} of {source}"
+        raise InvalidRequest(said, remedy=_REMEDY)
+    tokenizer = source / "tokenizer_config.json"
+    both = [config, json.loads(tokenizer.read_text(encoding="utf-8")) if tokenizer.is_file() else {}]
+    if any("auto_map" in each for each in both):
+        raise InvalidRequest(f"{source} contains code of its own (auto_map), which is never run here", remedy=_REMEDY)
+    return transformers.AutoConfig.for_model(**config)
+
+
+def _new_model(config: Any) -> Any:
+    return transformers.AutoModelForTokenClassification.from_config(config, dtype=torch.float32)
+
+
+def _weights(model: onnx.ModelProto) -> Iterator[tuple[str, Array]]:
+    """Yield each weight by the name that it has in the checkpoint, as PyTorch lays it out."""
+    held = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+    yield from _named(held)
+    makers = {output: node for node in model.graph.node for output in node.output}
+    for node in filter(_is_add, model.graph.node):
+        bias = next((name for name in node.input if name.endswith(".bias") and name in held), "")
+        product = next((makers[name] for name in node.input if name in makers), node)
+        matrix = _matrix(product, held)
+        if bias and matrix is not None:
+            yield f"{bias.removesuffix('.bias')}.weight", matrix
+
+
+def _named(held: Mapping[str, NDArray[Any]]) -> Iterator[tuple[str, Array]]:
+    """Yield the initializers that are weights under their own names."""
+    for name, array in held.items():
+        stem = name.removesuffix(_QUANTIZED)
+        if stem != name and f"{stem}_scale" in held:
+            zero = held.get(f"{stem}_zero_point", np.float32(0))
+            yield stem, np.asarray((array.astype(np.float32) - zero) * held[f"{stem}_scale"], np.float32)
+        elif array.dtype == np.float32:
+            yield name, array
+
+
+def _is_add(node: onnx.NodeProto) -> bool:
+    return bool(node.op_type == "Add")
+
+
+def _matrix(product: onnx.NodeProto, held: Mapping[str, NDArray[Any]]) -> Array | None:
+    """Return the weight of a product, [outputs, inputs], or None if it is not a product with a weight."""
+    names = list(product.input)
+    if product.op_type == "MatMul" and names[1] in held:
+        return np.asarray(held[names[1]].T, np.float32)
+    if product.op_type != "MatMulNBits" or not all(name in held for name in names[1:] if name):
+        return None
+    sizes = {each.name: each.i for each in product.attribute}
+    packed, scales = held[names[1]], held[names[2]]
+    zero = _unpacked(held[names[3]], sizes["bits"]) if names[3:] and names[3] else None
+    return unpack_blocks(packed, scales, zero, sizes)
+
+
+def unpack_blocks(
+    packed: NDArray[np.uint8], scales: Array, zero: NDArray[np.uint8] | None, sizes: Mapping[str, int]
+) -> Array:
+    """Return the matrix of an operator MatMulNBits of ONNX Runtime's contrib operators, [N, K] in float32.
+
+    Args:
+        packed: [N, blocks, bytes of a block]; of 4 bits the lower half of a byte comes first.
+        scales: of each block, N * blocks.
+        zero: zero points of each block, not packed, or None for the middle of the range.
+        sizes: the operator's attributes: N, K, bits (4 or 8), block_size.
+    """
+    rows, columns, bits = sizes["N"], sizes["K"], sizes["bits"]
+    whole = _unpacked(packed, bits).reshape(rows, -1, sizes["block_size"]).astype(np.float32)
+    blocks = whole.shape[1]
+    middle = zero.reshape(rows, -1)[:, :blocks, None].astype(np.float32) if zero is not None else 2.0 ** (bits - 1)
+    matrix = (whole - middle) * scales.reshape(rows, blocks, 1)
+    return np.ascontiguousarray(matrix.reshape(rows, -1)[:, :columns], np.float32)
+
+
+def _unpacked(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    if bits == _BYTE:
+        return packed
+    return np.stack([packed & 0x0F, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)
+
+
+def _same_labels(model: Any, folder: Path) -> float:
+    """Return the share of the tokens of some texts to which graph and model give the same label."""
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER))
+    inputs = [list(tokenizer.encode(text).ids) for text in _TEXTS]
+    asked = {"model": str(folder / MODEL), "inputs": inputs, "outputs": ["logits"]}
+    wanted = probe.ask("convert.probe.onnx_probe", asked).arrays["outputs"]
+    with torch.inference_mode():
+        given = np.concatenate([model(input_ids=torch.tensor([ids])).logits[0].numpy() for ids in inputs])
+    return float(np.mean(wanted.reshape(given.shape).argmax(-1) == given.argmax(-1)))

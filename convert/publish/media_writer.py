@@ -29,7 +29,7 @@ from edge_agent.durable import atomic_files
 from edge_agent.errors import DiskFull, InvalidRequest, UpdateIncomplete
 from edge_agent.formats import manifest
 from edge_agent.formats.manifest import MANIFEST_BYTES_MAX
-from edge_agent.formats.plan import FILE_NAME, FleetPlan, RolloutPlan
+from edge_agent.formats.plan import FILE_NAME, RolloutPlan
 
 _SPARE_BYTES = 4 * 1024 * 1024
 _BLOB = re.compile(r"[0-9a-f]{64}")
@@ -65,12 +65,8 @@ def wanted(plan: RolloutPlan, sites: Sequence[str], channel: str) -> frozenset[s
     if not (sites or channel):
         return plan.bundles()
     channels = [channel] if channel else list(plan.channels)
-    pairs = itertools.product(sites or [""], channels or [""])
-    return frozenset().union(*(_offered(plan.for_site(*pair)) for pair in pairs))
-
-
-def _offered(fleet: FleetPlan) -> frozenset[str]:
-    return frozenset(offer.bundle for task in fleet.tasks.values() for offer in task.offers)
+    fleets = [plan.for_site(*pair) for pair in itertools.product(sites or [""], channels or [""])]
+    return frozenset(offer.bundle for fleet in fleets for task in fleet.tasks.values() for offer in task.offers)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from convert.evaluate.batch_invariance import measure_batch_invariance
 from convert.evaluate.paired_comparison import answered, cosine, same_answers
 from convert.evaluate.predictions import QuestionView, ServedPrediction, matrix, views
 from convert.evaluate.scoring import is_right
-from convert.evaluate.serving import BundleFolder, ServedBundles, open_bundle, serve_bundles
+from convert.evaluate.serving import BundleFolder, open_bundle, serve_bundles
 from convert.pipeline.recipe import BudgetSection
 from convert.pipeline.stage import Report, StageJob
 from convert.quantize import candidate_bundle
@@ -127,14 +127,12 @@ def choose(
             ground = replace(ground, scores=_scores(_full(job, ground, full, None, Path(folder, "scored"))))
         lines = [_measured(job, *pair, ground) for pair in zip(candidates, bundles, strict=True)]
         times = _race(bundles, ground.texts[:ROUND_TEXTS])
-    measured = [_timed(*pair) for pair in zip(lines, times, strict=True)]
+    measured = [
+        {**line, "latency_ms": {"p50": round(1000 * seconds, 3)}} for line, seconds in zip(lines, times, strict=True)
+    ]
     best = fastest(measured, job.recipe.budget)
     _leave(job.out, best)
     return {"chosen": best["name"], "rows": len(ground.rows), "candidates": measured}
-
-
-def _timed(line: dict[str, Any], seconds: float) -> dict[str, Any]:
-    return {**line, "latency_ms": {"p50": round(1000 * seconds, 3)}}
 
 
 def _leave(out: Path, best: Mapping[str, Any]) -> None:
@@ -146,7 +144,7 @@ def _leave(out: Path, best: Mapping[str, Any]) -> None:
 
 def _grounded(job: StageJob, manifest: Manifest, full: Path, reference: Reference | None, folder: Path) -> _Baseline:
     parts = divided(row_files.rows(job.recipe, "calibration"))
-    rows = [*parts.gate, *parts.proving][:ROWS_MAX]
+    rows = [*parts.tuning, *parts.proving][:ROWS_MAX]
     labelled = rows[: len(parts.tuning)] if manifest.task.kind != "embed" else []
     bare = _Baseline(manifest, rows, list(enumerate(labelled)), ())
     return replace(bare, full=_full(job, bare, full, reference, folder))
@@ -327,12 +325,11 @@ def _race(bundles: Sequence[BundleFolder], texts: Sequence[str]) -> list[float]:
     """
     with ExitStack() as stack:
         served = [(bundle, stack.enter_context(serve_bundles([bundle]))) for bundle in bundles]
-        rounds = [[_median_seconds(*each, texts) for each in served] for _ in range(ROUNDS + 1)]
+        rounds = [
+            [statistics.median(each.seconds for each in engine.predict(bundle, texts)) for bundle, engine in served]
+            for _ in range(ROUNDS + 1)
+        ]
     return list(map(statistics.median, zip(*rounds[1:], strict=True)))  # the first round warms up
-
-
-def _median_seconds(bundle: BundleFolder, engine: ServedBundles, texts: Sequence[str]) -> float:
-    return statistics.median(each.seconds for each in engine.predict(bundle, texts))
 
 
 def _remedy(budget: BudgetSection) -> str:

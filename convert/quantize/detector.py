@@ -13,6 +13,10 @@ direction has the same variance (Tipping & Bishop 1999). The other distance is b
 unit vector of the input, relative to the mean, to the nearest centroid of the training vectors (few neighbours for the
 many of Sun et al. 2022). Matrices are stored in half precision and used in single precision.
 
+A third factor raises the score of a vector that lies in the direction of other requests (`background_texts`): the
+linear discriminant between the training texts and these (Fisher 1936), in standard deviations of the training texts,
+beyond the second one. It is 1 for most ordinary inputs.
+
     found = fit(job, task, exported, tokenizer)       # None: the graph or the recipe has nothing to fit it on
     found.put_into(candidate)
 
@@ -25,7 +29,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +43,7 @@ from convert.data import row_files
 from convert.data.data_row import main_question, rows_of
 from convert.data.row_files import DataRow
 from convert.pipeline.stage import Report, StageJob
+from convert.quantize.background_texts import background_texts
 from edge_agent.formats.calibration import OUTPUT_NAME
 from edge_agent.formats.manifest import Kind, TaskSpec
 
@@ -69,6 +74,8 @@ class Detector:
     """[classes, rank]: the means of the classes, centred and whitened."""
     centroids: Floats
     """[centroids, rank]: `(vector - centre) @ whitening @ centroids.T` is the vector's length times each cosine."""
+    contrast: Floats | None = None
+    """[width]: `(vector - centre) @ contrast` less CONTRAST_MIN is the logarithm of the third factor; None = 1."""
 
     def scores(self, vectors: Floats) -> Floats:
         """Return the scores of vectors [rows, width], [rows], as the graph computes them."""
@@ -79,7 +86,8 @@ class Detector:
         length = (centred**2).sum(axis=1)
         squared = (white**2) @ self._weights + length / self.outside + nearest
         cosine = (white @ _halved(self.centroids).T).max(axis=1) / np.sqrt(length)
-        return np.asarray(np.sqrt(np.maximum(squared * (2 - 2 * cosine), 0)), np.float32)
+        raised = 0.0 if self.contrast is None else np.maximum(centred @ self.contrast - CONTRAST_MIN, 0)
+        return np.asarray(np.sqrt(np.maximum(squared * (2 - 2 * cosine), 0)) * np.exp(raised), np.float32)
 
     @property
     def _weights(self) -> Floats:
@@ -96,7 +104,14 @@ class Detector:
         highest = nodes.add("ReduceMax", [doubled, nodes.axis(1)], keepdims=0)
         cosine = nodes.add("Div", [highest, nodes.add("Sqrt", [length])])
         chord = nodes.add("Sub", [nodes.constant(np.array(2, np.float32)), cosine])
-        nodes.add("Sqrt", [nodes.add("Relu", [nodes.add("Mul", [squared, chord])])], OUTPUT_NAME)
+        product = [nodes.add("Relu", [nodes.add("Mul", [squared, chord])])]
+        if self.contrast is None:
+            nodes.add("Sqrt", product, OUTPUT_NAME)
+            return
+        along = nodes.add("MatMul", [centred, nodes.constant(self.contrast)])
+        beyond = nodes.add("Sub", [along, nodes.constant(np.array(CONTRAST_MIN, np.float32))])
+        raised = nodes.add("Exp", [nodes.add("Relu", [beyond])])
+        nodes.add("Mul", [nodes.add("Sqrt", product), raised], OUTPUT_NAME)
 
     def _squared(self, nodes: GraphNodes, white: str, length: str) -> str:
         """Add the squared Mahalanobis distance to the nearest class; return its name."""
@@ -112,7 +127,7 @@ class Detector:
     def size_bytes(self) -> int:
         """Bytes in the file."""
         halves = (self.whitening, self.classes, self.centroids)
-        singles = (self.centre, self.variances, self.classes[:, 0])
+        singles = (self.centre, self.centre, self.variances, self.classes[:, 0])
         return 2 * sum(each.size for each in halves) + 4 * sum(each.size for each in singles)
 
 
@@ -224,9 +239,18 @@ class GraphNodes:
 ROWS_MAX = 8192
 ROWS_MIN = 20
 SIZE_BYTES_MAX = 1_000_000
-RANK_MAX = 384
-"""Principal components that are whitened, at most half of all directions; see docs/decisions/0063."""
-CENTROIDS_MAX, ROWS_A_CENTROID = 256, 8
+RANK_MAX = 256
+"""Principal components that are whitened, at most half of all directions; see docs/decisions/0063 and 0068."""
+CENTROIDS_MAX, ROWS_A_CENTROID = 128, 8
+CONTRAST_WEIGHT = 0.15
+CONTRAST_MIN = 2 * CONTRAST_WEIGHT
+"""Each standard deviation along the contrast beyond the second one multiplies the score by exp(CONTRAST_WEIGHT)."""
+BACKGROUND_MIN = 50
+"""Texts that do not resemble the training texts; with fewer there is no contrast."""
+_CONTRAST_SHRINKAGE = 0.1
+"""Added to every variance, of their mean: some hundred background texts do not determine 768 directions."""
+_RESEMBLING = 0.95
+"""A background text with a score below this quantile of the training texts resembles them."""
 _ROUNDS = 12
 """Of k-means."""
 _SHRINKAGE = 1e-3
@@ -257,6 +281,7 @@ class Fitted:
             "centroids": len(self.detector.centroids),
             "rank": int(self.detector.whitening.shape[1]),
             "layers": len(self.layers),
+            "contrast": self.detector.contrast is not None,
             "size_bytes": self.detector.size_bytes,
         }
 
@@ -276,8 +301,10 @@ def fit(job: StageJob, task: TaskSpec, exported: Path, tokenizer: Path) -> Fitte
     if not layers or len(rows) < ROWS_MIN:
         return None
     job.progress("reading the training texts", 0, len(rows))
-    vectors = _vectors(model, layers, [row.text for row in rows], tokenizer)
-    return Fitted(layers, fitted(vectors, _classes(task, rows)), len(rows))
+    texts = [*(row.text for row in rows), *background_texts()]
+    vectors, background = np.split(_vectors(model, layers, texts, tokenizer), [len(rows)])
+    found = fitted(vectors, _classes(task, rows))
+    return Fitted(layers, contrasted(found, vectors, background), len(rows))
 
 
 def _classes(task: TaskSpec, rows: Sequence[DataRow]) -> npt.NDArray[np.str_]:
@@ -312,6 +339,27 @@ def fitted(vectors: Floats, labels: npt.NDArray[np.str_]) -> Detector:
         (means @ whitening).astype(np.float32),
         inside.astype(np.float32),
     )
+
+
+def contrasted(found: Detector, vectors: Floats, background: Floats) -> Detector:
+    """Return a detector with the contrast of its training texts to a background.
+
+    Args:
+        found: the detector of the training texts.
+        vectors: of the training texts, [rows, width].
+        background: of other texts, [texts, width]; those that resemble the training texts are left out.
+    """
+    limit = np.quantile(found.scores(vectors), _RESEMBLING)
+    others = background[found.scores(background) > limit]
+    if len(others) < BACKGROUND_MIN:
+        return found
+    own, away = vectors - vectors.mean(axis=0), others.mean(axis=0) - vectors.mean(axis=0)
+    within = np.concatenate([own, others - others.mean(axis=0)]).astype(np.float64)
+    covariance = within.T @ within / len(within)
+    shrinkage = _CONTRAST_SHRINKAGE * np.trace(covariance) / len(covariance)
+    direction = np.linalg.solve(covariance + shrinkage * np.eye(len(covariance)), away)
+    deviation = float((own @ direction).std())
+    return replace(found, contrast=(CONTRAST_WEIGHT / deviation * direction).astype(np.float32))
 
 
 def _unit(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -308,8 +308,6 @@ def _checks(calibrate: Mapping[str, Any]) -> Iterator[str]:
         yield f"The bundle has no gate. {why} An answer to an input unlike the training data can be confident."
     else:
         most, rows = percent(gate["held_up_max"]), plural(gate["rows"], "held-out row")
-        if (families := gate.get("families", gate["rows"])) < gate["rows"]:
-            rows += f" of {plural(families, 'family')} (a family counts as one row)"
         yield (
             f"The gate holds an input up if its p-value is at most {most}, by {rows}. The floor is"
             f" {number(calibrate['floor'])}. The threshold was proved with both active, so the risk guarantee is for"

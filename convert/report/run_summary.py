@@ -5,7 +5,7 @@ The report shows these keys of the stages' reports in sections of their own; oth
     quantize   chosen (name); candidates: list of name, size_bytes, bits_per_weight, fallback_tensors, latency_ms {p50},
                agreement {value, low, high}, kl_mean, accuracy {value, low, high}, inside_budget
     calibrate  verdict, threshold, coverage, bound, target_risk, delta, temperature, rows {temperature, threshold},
-               floor, gate {score, held_up_max, rows, families, why}, held_up {gate, floor, threshold, confident},
+               floor, gate {score, held_up_max, rows, why}, held_up {gate, floor, threshold, confident},
                walk: list of {threshold, rows, errors, verdict}; reliability {before, after}: {bins, calibration_error}
     evaluate   rows, families, accuracy, sure {coverage, wrong}, calibration, near_copies {rows}, without_near_copies,
                failed, latency_ms, per_label, confusion, fields, neighbours

@@ -206,10 +206,6 @@ def start_head(model: Any, rows: EncodedRows, sizes: Sequence[int], progress: Pr
     return True
 
 
-def _is_trained(named: tuple[str, Any]) -> bool:
-    return bool(named[1].requires_grad)
-
-
 def _in_head(model: Any, name: str) -> bool:
     """Return whether a weight belongs to the head, which includes the pooler."""
     return not name.startswith(f"{model.base_model_prefix}.") or ".pooler." in name
@@ -246,8 +242,9 @@ class EncoderTrainer:
     def groups(self) -> list[dict[str, Any]]:
         """Return parameter groups: body and head, each with and without weight decay (biases and norms have none)."""
         found: dict[tuple[float, float], list[Any]] = defaultdict(list)
-        for name, weight in filter(_is_trained, self._model.named_parameters()):
-            found[self._rate_of(name), WEIGHT_DECAY * (weight.ndim > 1)].append(weight)
+        for name, weight in self._model.named_parameters():
+            if weight.requires_grad:
+                found[self._rate_of(name), WEIGHT_DECAY * (weight.ndim > 1)].append(weight)
         return [{"params": weights, "lr": rate, "weight_decay": decay} for (rate, decay), weights in found.items()]
 
     def _rate_of(self, name: str) -> float:

@@ -61,8 +61,8 @@ def add_adapter(model: Any, settings: FinetuneSection) -> Any:
 
 def linear_names(model: Any) -> list[str]:
     """Return the names of the linear layers in the model's layers, such as q_proj."""
-    inside = [name for layer in _layers(model) for name, each in layer.named_modules() if _is_linear(each)]
-    return sorted({name.rpartition(".")[2] for name in inside})
+    inside = [named for layer in _layers(model) for named in layer.named_modules()]
+    return sorted({name.rpartition(".")[2] for name, each in inside if isinstance(each, torch.nn.Linear)})
 
 
 def save(model: Any, folder: Path) -> int:
@@ -201,7 +201,3 @@ def _layers(model: Any) -> Any:
             remedy="Start from a model of the llama, mistral, qwen, gemma, phi or smollm families.",
         )
     return decoder.layers
-
-
-def _is_linear(module: Any) -> bool:
-    return isinstance(module, torch.nn.Linear)

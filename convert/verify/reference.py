@@ -64,13 +64,6 @@ def label_log_probabilities(
     return divergence.log_softmax(np.stack(rows))
 
 
-def tag_log_probabilities(
-    checkpoint: Path, adapter: Path | None, texts: Sequence[str], done: Done = quiet
-) -> list[LogProbabilities]:
-    """Return [tokens, tags] for each text, special tokens included. Raises ModelLoadFailed."""
-    return [divergence.log_softmax(row) for row in encoder_rows(checkpoint, adapter, "token", texts, done)]
-
-
 def encode(tokenizer: Any, text: str) -> list[int]:
     """Return an encoder's tokens for a text as the agent splits it: not truncated, and "[SEP]" in it is five
     characters."""

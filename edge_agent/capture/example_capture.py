@@ -11,12 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from edge_agent.capture.capture_status import (
+    STATUS_SECONDS_MAX,
+    CaptureStatus,
+    broken_status,
+    read_status,
+    stalled_status,
+)
 from edge_agent.capture.capture_values import (
     CapturedAnswer,
     HumanFeedback,
@@ -28,77 +34,26 @@ from edge_agent.capture.capture_values import (
 )
 from edge_agent.capture.redaction_queue import RedactionDependencies, RedactionQueue
 from edge_agent.capture.spool_writer import CaptureLimits, SpoolWriter
+from edge_agent.capture.text_redaction import TextRedaction
 from edge_agent.config import Config
-from edge_agent.errors import EdgeAgentError, PredictionUnknown, RedactionHeld, SpoolStalled
+from edge_agent.errors import EdgeAgentError, PredictionUnknown, SpoolStalled
 
 if TYPE_CHECKING:
     from edge_agent.capture.capture_values import SpoolWorkerDependencies
     from edge_agent.capture.person_erasure import AnswerErasure, PersonErasure, ScanPlace, ValueSearch
-    from edge_agent.capture.redact.model_findings import ModelFindings
-    from edge_agent.capture.redact.redactor import RedactionSession, Redactor, ReplacedValue
-    from edge_agent.capture.redaction_audit import AuditedText, AuditFigures, MarkedSpan
+    from edge_agent.capture.redaction_audit import AuditedText, MarkedSpan
     from edge_agent.capture.spool_worker import PrivacyReport, SpoolWorker
     from edge_agent.capture.teacher_questions import TeacherQuestion
     from edge_agent.formats.example_records import Consent
     from edge_agent.formats.manifest import Manifest
-    from edge_agent.monitoring.bundle_figures import BundleSeries, BundleSummary, DailySpend
+    from edge_agent.monitoring.bundle_figures import BundleSeries, DailySpend
 
 Result = TypeVar("Result")
 HOUSEKEEPING_SECONDS = 1.0
-STATUS_SECONDS_MAX = 2.0
-"""For the figures of examples; status goes without them then."""
 STALLED_SECONDS_MAX = 10.0
 """After which a call that needs the disk is refused at once."""
 WAIT_SECONDS_MAX = 30.0
 """For one call; sealing everything may take longer."""
-
-
-@dataclass(frozen=True)
-class CaptureStatus:
-    """What an operator sees."""
-
-    counters: dict[str, int]
-    """Totals since the spool was created."""
-    retained: dict[str, int]
-    """Examples in the spool, by class."""
-    spool_bytes: int
-    outbox_bytes: int
-    outbox_segments: int
-    epoch: str
-    outbox_dir: str
-    problems: tuple[str, ...]
-    unsealed_seconds: float = 0.0
-    """Age of the oldest answer that waits to be sealed, in seconds of running; 0 = no answer waits."""
-    outbox_seconds: float = 0.0
-    """Age of the oldest segment that waits for its receipt, by a clock that may be wrong; 0 = none waits."""
-    questions: dict[str, int] = field(default_factory=dict)
-    """Questions for the large model that wait, by reason."""
-    question_seconds: float = 0.0
-    """Age of the oldest of them, in seconds of running; 0 = no question waits."""
-    review_waiting: dict[str, int] = field(default_factory=dict)
-    """Answers that wait for a review, by stream."""
-    loss_seconds: dict[str, float] = field(default_factory=dict)
-    """Seconds of running since examples were lost or evicted the last time; no key = none were."""
-    field: tuple[BundleSummary, ...] = ()
-    """Production monitoring of each bundle, in short."""
-    redaction_audit: AuditFigures | None = None
-    """What people found in the audit of redaction; None = no redaction model is configured."""
-    stalled_seconds: float = 0.0
-    """How long the disk has worked on one write, in seconds; 0 = it keeps up. Else all other figures are empty."""
-    is_off: bool = False
-    """Nothing can be kept: the spool cannot be used."""
-
-
-@dataclass(frozen=True)
-class TriedRedaction:
-    """What redaction makes of a text."""
-
-    redacted: str
-    replaced: tuple[ReplacedValue, ...]
-    model: str
-    """The bundle that read the text; empty = rules alone did."""
-    held_because: str
-    """Why the model did not read it; empty = it did, or there is none."""
 
 
 class ExampleCapture:
@@ -131,31 +86,25 @@ class ExampleCapture:
             examples.commit_seconds,
             examples.input_characters_max,
         )
-        if self._enabled or _redacts(config):
-            _ = self._redactor
         self._writer = SpoolWriter(lambda: self._open_worker(worker, around), limits, monotonic)
         self.redaction: RedactionQueue | None = None
         """Answers that wait for the redaction model; None = rules alone redact."""
         if config.redaction.task:
             assert reader is not None, "a configured redaction model is asked through a reader"
             self.redaction = RedactionQueue(reader, config.redaction, examples, self._writer.queue_answer)
-        self._reader = reader
+        self.text_redaction = TextRedaction(config, reader if config.redaction.task else None, self.redaction)
+        """Redacts texts that somebody waits for."""
+        if self._enabled or _redacts(config):
+            _ = self.text_redaction.rules
         # One place is always left to callers, so one alone is none for what nobody waits for.
         escalation = config.escalation
         self._later = bool(escalation.url and escalation.later_questions_max and escalation.calls_max > 1)
-
-    @functools.cached_property
-    def _redactor(self) -> Redactor:
-        # A site that neither collects nor escalates does without: the patterns take a tenth of a second to compile.
-        from edge_agent.capture.site_redactor import build_redactor  # noqa: PLC0415
-
-        return build_redactor(self._config)
 
     def _open_worker(self, worker: type[SpoolWorker] | None, around: SpoolWorkerDependencies) -> SpoolWorker:
         # Only a site that collects loads the spool.
         from edge_agent.capture.spool_worker import SpoolWorker  # noqa: PLC0415
 
-        return (worker or SpoolWorker)(self._config, self._redactor, around)
+        return (worker or SpoolWorker)(self._config, self.text_redaction.rules, around)
 
     def start(self) -> None:
         """Open the spool and begin to write; a site that never collected anything gets no spool."""
@@ -218,7 +167,7 @@ class ExampleCapture:
             SiteError: the disk failed.
             RedactionHeld: the redaction model does not answer.
         """
-        findings = await self._find(asked.task, answer_texts(manifest.task.kind, said))
+        findings = await self.text_redaction.find(asked.task, answer_texts(manifest.task.kind, said))
         await self._run(lambda worker: worker.store_teacher_label(asked, said, model, manifest, findings, scores))
 
     async def release_question(self, asked: TeacherQuestion, *, again: bool) -> None:
@@ -228,43 +177,6 @@ class ExampleCapture:
             (worker.questions.put_back if again else worker.questions.give_up)(asked)
 
         await self._run(work)
-
-    async def start_redaction(self, task: str, text: str, seconds: float) -> RedactionSession:
-        """Start to redact one input that leaves the site now, by the rules and the model for kept examples.
-
-        Raises:
-            RedactionHeld: the model has not read it within that time, and rules alone do not suffice for this task.
-        """
-        findings = await self._find(task, [text], min(seconds, self._config.redaction.seconds_max))
-        draw = secrets.randbelow if task in self._config.redaction.surrogates else None
-        return self._redactor.start(findings=findings, draw=draw)
-
-    async def _find(self, task: str, texts: list[str], seconds: float | None = None) -> ModelFindings | None:
-        """Return what the redaction model finds in texts of a task; None = rules alone redact them.
-
-        Raises:
-            RedactionHeld: it does not answer, and rules alone do not suffice.
-        """
-        if self.redaction is None or self._reader is None:
-            return None
-        try:
-            return await self._reader.find(texts, seconds or self._config.redaction.seconds_max)
-        except RedactionHeld:
-            if self._config.redaction.holds(task):
-                raise
-            self.redaction.counts["passed_by_rules"] += 1
-            return None
-
-    async def try_redaction(self, text: str) -> TriedRedaction:
-        """Redact a text as an example, and show what was found by what; nothing of it is kept."""
-        held_because, findings = "", None
-        if self._reader is not None and self.redaction is not None:
-            try:
-                findings = await self._reader.find([text], self._config.redaction.seconds_max)
-            except RedactionHeld as error:
-                held_because = error.message
-        redacted, replaced = self._redactor.start(findings=findings).trace(text)
-        return TriedRedaction(redacted, tuple(replaced), findings.model if findings else "", held_because)
 
     async def finish_redaction(self) -> None:
         """At the end, before `stop`: let the redaction model read what waits, for a few seconds."""
@@ -292,7 +204,7 @@ class ExampleCapture:
     async def store_feedback(self, said: HumanFeedback, prediction: dict[str, Any], manifest: Manifest | None) -> None:
         """Store feedback; durable when this returns. Raises PredictionUnknown, InvalidRequest, RedactionHeld."""
         texts = [said.reason, *answer_texts(prediction["kind"], said.value)]
-        findings = await self._find(prediction["task"], texts)
+        findings = await self.text_redaction.find(prediction["task"], texts)
 
         def work(worker: SpoolWorker) -> None:
             worker.store_feedback(said, prediction, manifest, findings)
@@ -367,20 +279,20 @@ class ExampleCapture:
         if not self._enabled:
             return None
         if self._writer.problem:
-            return _broken(self._writer.problem)
+            return broken_status(self._writer.problem)
         if self._writer.stalled_seconds >= STATUS_SECONDS_MAX:
-            return self._stalled()
+            return stalled_status(self._config, self._writer)
         try:
             # Outside the writer's transaction: a status poll each second must not cause a write each second.
             look = self._run(self._look, alone=True, seconds_max=STATUS_SECONDS_MAX)
             return await look
         except SpoolStalled:
-            return self._stalled()
+            return stalled_status(self._config, self._writer)
         except EdgeAgentError as error:
-            return _broken(error)
+            return broken_status(error)
 
     def _look(self, worker: SpoolWorker) -> CaptureStatus:
-        status = _status(worker, self._config)
+        status = read_status(worker, self._config)
         if self.redaction is None:
             return status
         return replace(
@@ -397,17 +309,6 @@ class ExampleCapture:
         Raises PredictionUnknown, InvalidRequest.
         """
         await self._run(lambda worker: worker.redaction_audit.judge(prediction_id, missed, wrong))
-
-    def _stalled(self) -> CaptureStatus:
-        """Return the status without a look at the disk."""
-        writer, seconds = self._writer, max(self._writer.stalled_seconds, STATUS_SECONDS_MAX)
-        said = (
-            f"There are no figures of examples: the disk of {self._config.state_dir} has worked on one write for"
-            f" {seconds:.0f} s. {writer.queued_answers} answers wait in memory,"
-            f" {writer.dropped_answers} did not fit there and are lost."
-            " Check the disk; what waits is written when it answers."
-        )
-        return CaptureStatus({}, {}, 0, 0, 0, "", "", (said,), stalled_seconds=seconds)
 
     async def monitoring_report(self, task: str = "") -> tuple[tuple[BundleSeries, ...], tuple[DailySpend, ...]]:
         """Return the production monitoring of a task's bundles, or of all tasks, and what was spent."""
@@ -467,29 +368,3 @@ def _waited(seconds: float) -> SpoolStalled:
     return SpoolStalled(
         f"the disk has not finished its work on the examples for {seconds:.0f} s", retry_seconds=5.0, seconds=seconds
     )
-
-
-def _status(worker: SpoolWorker, config: Config) -> CaptureStatus:
-    outbox, waits = worker.outbox, worker.questions.queued()
-    return CaptureStatus(
-        counters=dict(worker.spool.counters),
-        retained=worker.spool.count_retained(),
-        spool_bytes=worker.spool.used_bytes,
-        outbox_bytes=outbox.used_bytes() if outbox else 0,
-        outbox_segments=len(outbox.ledger.sealed_segments()) if outbox else 0,
-        epoch=worker.spool.incarnation,
-        outbox_dir=str(config.outbox.absolute()) if outbox else "",
-        problems=tuple(f"{error.message}. {error.remedy}" for error in worker.problems.values()),
-        unsealed_seconds=outbox.ledger.oldest_seconds() if outbox else 0.0,
-        outbox_seconds=outbox.oldest_seconds(worker.now()) if outbox else 0.0,
-        field=worker.monitoring.summaries(),
-        questions=waits.counts,
-        question_seconds=waits.oldest_seconds,
-        review_waiting=worker.spool.streams.count_waiting(),
-        loss_seconds=worker.spool.loss_seconds(),
-    )
-
-
-def _broken(error: EdgeAgentError) -> CaptureStatus:
-    said = f"No examples are kept: {error.message}. {error.remedy}"
-    return CaptureStatus({}, {}, 0, 0, 0, "", "", (said,), is_off=True)

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from edge_agent.client.admin_client import AdminClient, AsyncAdminClient
     from edge_agent.client.answer_translation import GenerateOptions, OnLowConfidence
     from edge_agent.client.call_failed import CallFailed, Tls
-    from edge_agent.client.daemon_connection import Retry
     from edge_agent.client.inference_client import AsyncClient, AsyncGenerateStream, Client, GenerateStream
     from edge_agent.client.operator_results import (
         FieldAgreement,
@@ -55,6 +54,7 @@ if TYPE_CHECKING:
         Timings,
         TokenLogprob,
     )
+    from edge_agent.client.retry import Retry
     from edge_agent.client.review_client import AsyncReviewClient, ReviewClient
     from edge_agent.client.site_state import (
         Bundle,
@@ -85,7 +85,7 @@ _NAMES = {
     "admin_client": "AdminClient AsyncAdminClient",
     "answer_translation": "GenerateOptions OnLowConfidence",
     "call_failed": "CallFailed Tls",
-    "daemon_connection": "Retry",
+    "retry": "Retry",
     "inference_client": "AsyncClient AsyncGenerateStream Client GenerateStream",
     "operator_results": (
         "FieldAgreement FieldConfidence FieldDay FieldDisagreement FieldEvent FieldReport FieldSeries "

@@ -10,7 +10,8 @@ import grpc
 
 from edge_agent.client import translation
 from edge_agent.client.call_failed import Tls
-from edge_agent.client.daemon_connection import PAGE_SIZE, AsyncConnection, Connection, Retry, blocking
+from edge_agent.client.daemon_connection import PAGE_SIZE, AsyncConnection, Connection, blocking
+from edge_agent.client.retry import Retry
 from edge_agent.client.site_state import (
     Bundle,
     ImportProgress,

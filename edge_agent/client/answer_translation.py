@@ -76,16 +76,13 @@ def _provenance(provenance: task_pb2.Provenance) -> dict[str, Any]:
 
 
 def _confidence(confidence: task_pb2.Confidence) -> dict[str, Any]:
+    reason = confidence.no_threshold_reason
     return {
         "confidence": confidence.value,
         "threshold": confidence.threshold if confidence.HasField("threshold") else None,
         "below_threshold": confidence.below_threshold,
-        "no_threshold_reason": _no_threshold(confidence.no_threshold_reason),
+        "no_threshold_reason": word(task_pb2.NoThresholdReason, reason, "NO_THRESHOLD_REASON_") if reason else "",
     }
-
-
-def _no_threshold(reason: task_pb2.NoThresholdReason) -> str:
-    return word(task_pb2.NoThresholdReason, reason, "NO_THRESHOLD_REASON_") if reason else ""
 
 
 def _classification(message: inference_pb2.Classification) -> Classification:

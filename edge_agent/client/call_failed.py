@@ -322,6 +322,10 @@ def _exhausted(target: str, details: str) -> CallFailed | None:
     return _too_many(target) if _TOO_MANY in details else None
 
 
+_UNIT_SOCKETS = "/run/edge-agent/"
+"""Where the daemon's unit makes its sockets (RuntimeDirectory=)."""
+
+
 def _handshake_failed(target: str, details: str, tls: Tls | None) -> CallFailed | None:
     doubt = tls.doubt if tls else ""
     found = None if _is_local(target) else explain_handshake(details, with_tls=tls is not None, doubt=doubt)
@@ -343,8 +347,19 @@ def _unreachable(target: str, details: str) -> CallFailed:
         message = f"this user may not use {path}"
         remedy = _admission_remedy(path)
     else:
-        remedy = "Is edge-agent running? 'edge-agent serve' starts it; its log has the reason why it ended."
+        remedy = start_remedy(path)
     return CallFailed("UNAVAILABLE", UNREACHABLE, message, remedy=remedy, metadata=metadata)
+
+
+def start_remedy(socket_path: str, root: Path = Path("/")) -> str:
+    """Return how the daemon of a local socket is started: by systemd on a machine where its unit is installed."""
+    units = [root / folder / "edge-agent.service" for folder in ("etc/systemd/system", "usr/lib/systemd/system")]
+    has_unit = (root / "run/systemd/system").is_dir() and any(unit.exists() for unit in units)
+    if has_unit and socket_path.startswith(_UNIT_SOCKETS):
+        starts = "'sudo systemctl start edge-agent' starts it, and 'sudo edge-agent doctor' checks why it ended"
+    else:
+        starts = "'edge-agent serve' starts it; its log has the reason why it ended"
+    return f"Is edge-agent running? {starts}."
 
 
 def _expired(target: str, timeout_seconds: float, *, reached: bool) -> CallFailed:

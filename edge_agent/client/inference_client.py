@@ -20,7 +20,6 @@ from edge_agent.client.daemon_connection import (
     AsyncConnection,
     Connection,
     DaemonConnection,
-    Retry,
     blocking,
     require_text,
     require_texts,
@@ -34,6 +33,7 @@ from edge_agent.client.results import (
     Failure,
     Finish,
 )
+from edge_agent.client.retry import Retry
 from edge_agent.client.task_description import Task, TaskQuestion
 from edge_agent.v1 import inference_pb2
 from edge_agent.v1.inference_pb2_grpc import InferenceServiceStub

@@ -1,7 +1,7 @@
-"""What follows when a child fails: how its end is described, whether its work is to blame, when the next one starts.
+"""What follows when a child fails: how its end is described, which input is to blame, when the next one starts.
 
 A child that was killed from outside (by the kernel short of memory, or by an operator), or that ran out of memory, is
-no evidence against its input.
+no evidence against its input. An input that killed the child while it ran alone is quarantined.
 
 Pauses before a start double. Loads that fail in a row end the tries. Starts that fail do not: a machine without
 descriptors, processes or memory is no evidence against the model. The time that a child was ready counts towards the
@@ -11,17 +11,21 @@ waits.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import signal
-from dataclasses import dataclass
+from collections import OrderedDict
+from dataclasses import dataclass, field
 
 from edge_agent.backoff import backoff_seconds
 from edge_agent.config import EngineConfig
 from edge_agent.engine.memory_cap import MemoryCap
-from edge_agent.engine.protocol import EXIT_DEVICE_LOST, EXIT_OUT_OF_MEMORY
-from edge_agent.errors import EngineNotReady, ModelLoadFailed
+from edge_agent.engine.protocol import EXIT_DEVICE_LOST, EXIT_OUT_OF_MEMORY, JobRequest
+from edge_agent.errors import EngineNotReady, InputQuarantined, ModelLoadFailed
 
 ALARM_SECONDS = 5.0
 """How long after its time limit a child is killed that could not end itself by its alarm."""
+QUARANTINED_MAX = 1024
 START_REMEDY = (
     "The daemon tries again, with growing pauses. If the problem stays: raise LimitNOFILE= or TasksMax= of the "
     "service, free some memory, or end the programs that run so many processes."
@@ -98,3 +102,37 @@ class RestartPolicy:
 
     def _pause(self, failures: int) -> float:
         return backoff_seconds(failures, self.config.restart_seconds_first, self.config.restart_seconds_max)
+
+
+@dataclass
+class Quarantine:
+    """Inputs that are refused for a while because they killed the child while they ran alone; the oldest first.
+
+    They are known by their fingerprint: nothing of the text is stored.
+    """
+
+    seconds: float
+    until: OrderedDict[str, float] = field(default_factory=OrderedDict)
+    """By fingerprint, the time on the loop's clock until which it is refused. Empty: callers do not check, since
+    to hash every input in vain would be the most expensive step of a call."""
+
+    def add(self, run: JobRequest, now: float) -> None:
+        """Refuse an input from now on."""
+        self.until[fingerprint(run)] = now + self.seconds
+        while len(self.until) > QUARANTINED_MAX:
+            self.until.popitem(last=False)
+
+    def check(self, run: JobRequest, now: float) -> None:
+        """Raise InputQuarantined for an input that is refused."""
+        until = self.until.get(fingerprint(run), now)
+        if until > now:
+            raise InputQuarantined(
+                f"this input killed the model's process before; it is refused for another {until - now:.0f} s",
+                seconds=round(until - now),
+            )
+
+
+def fingerprint(run: JobRequest) -> str:
+    """Return the identity of an input for the model, as a hash: without its seed and the id of the call."""
+    identity = [run.digest, run.text, run.output_tokens_max, run.temperature, run.stops]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()

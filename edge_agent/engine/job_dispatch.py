@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import itertools
-import json
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from statistics import median
 from typing import NamedTuple
 
 from edge_agent.engine import job_queue, protocol
+from edge_agent.engine.child_failures import Quarantine
 from edge_agent.engine.child_process import ChildProcess, loop_time
 from edge_agent.engine.job_queue import JobQueue, Reservation, Ticket
 from edge_agent.errors import (
@@ -25,7 +24,6 @@ from edge_agent.errors import (
     DeadlineExpired,
     EdgeAgentError,
     EngineCrashed,
-    InputQuarantined,
     InputTooLong,
     ModelError,
     StreamBroken,
@@ -37,7 +35,6 @@ PROBE_TEXT = "1"
 PROBE_PRIORITY = 10  # as if it had come 10 s later
 PROBER = "watchdog"  # a client like others, so that it waits for a turn of each and not for their queues
 SECONDS_MIN = 0.001  # of a deadline that has passed: 0 would be none
-QUARANTINED_MAX = 1024
 TRIES_MAX = 3  # of one job, when its child was killed from outside each time
 LATENCIES_MAX = 256
 TURNS_AVERAGED = 4
@@ -118,40 +115,6 @@ class EngineJob:
     def answer(self, done: protocol.JobResult) -> EngineAnswer:
         """End the job."""
         return EngineAnswer(done, 1000 * max(self.sent_at - self.ticket.came_at, 0.0), self.computed)
-
-
-@dataclass
-class Quarantine:
-    """Inputs that are refused for a while because they killed the child while they ran alone; the oldest first.
-
-    They are known by their fingerprint: nothing of the text is stored.
-    """
-
-    seconds: float
-    _until: OrderedDict[str, float] = field(default_factory=OrderedDict)
-
-    def add(self, run: protocol.JobRequest, now: float) -> None:
-        """Refuse an input from now on."""
-        self._until[fingerprint(run)] = now + self.seconds
-        while len(self._until) > QUARANTINED_MAX:
-            self._until.popitem(last=False)
-
-    def check(self, run: protocol.JobRequest, now: float) -> None:
-        """Raise InputQuarantined for an input that is refused."""
-        if not self._until:  # hashing every input in vain would be the most expensive step of a call
-            return
-        until = self._until.get(fingerprint(run), now)
-        if until > now:
-            raise InputQuarantined(
-                f"this input killed the model's process before; it is refused for another {until - now:.0f} s",
-                seconds=round(until - now),
-            )
-
-
-def fingerprint(run: protocol.JobRequest) -> str:
-    """Return the identity of an input for the model, as a hash: without its seed and the id of the call."""
-    identity = [run.digest, run.text, run.output_tokens_max, run.temperature, run.stops]
-    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -387,7 +350,8 @@ class JobDispatcher:
     ) -> EngineJob:
         now = loop_time()
         _require_frame(run)
-        self._quarantine.check(run, now)
+        if self._quarantine.until:
+            self._quarantine.check(run, now)
         run.priority = priority
         tally = self.stats.get(run.digest)
         job = EngineJob(

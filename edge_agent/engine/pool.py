@@ -21,9 +21,10 @@ import structlog
 from edge_agent.config import EngineConfig
 from edge_agent.engine import machine_limits
 from edge_agent.engine.accelerator_policy import CPU, AcceleratorPolicy, DeviceSupport, candidate_devices
+from edge_agent.engine.child_failures import Quarantine
 from edge_agent.engine.child_supervisor import ChildSupervisor, EngineDependencies, EngineState
 from edge_agent.engine.engine import Engine, EngineStatus
-from edge_agent.engine.job_dispatch import BundleStats, EngineAnswer, Quarantine
+from edge_agent.engine.job_dispatch import BundleStats, EngineAnswer
 from edge_agent.engine.job_queue import Reservation
 from edge_agent.engine.machine_limits import EngineMemoryUse, available_cores, available_memory, threads_per_engine
 from edge_agent.engine.protocol import TUNING_DETAILS, AttachRequest, JobRequest, LoadRequest, Ping, TextChunk
@@ -73,6 +74,62 @@ def _key(load: LoadRequest) -> str:
 log = structlog.get_logger("edge_agent.engine")
 
 
+class EngineFactory:
+    """Makes the engine for a bundle: what its child loads and may read, and on which devices."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        readable: Sequence[Path],
+        dependencies: EngineDependencies,
+        detect_support: Callable[[str], DeviceSupport],
+    ) -> None:
+        """Take what all engines share; `detect_support` returns what a runtime could compute on."""
+        self._config, self._dependencies = config, dependencies
+        self.readable, self.detect_support = readable, detect_support
+        self._quarantine = Quarantine(config.quarantine_seconds)
+
+    @property
+    def devices(self) -> frozenset[str]:
+        """The devices that some runtime may use here, by the settings, its build and the machine."""
+        support = map(self.detect_support, machine_limits.LIBRARIES)
+        usable = (set(candidate_devices(self._config.device, "any", each)).intersection(each.built) for each in support)
+        return frozenset({CPU}.union(*usable))
+
+    def create(self, manifest: Manifest, paths: Mapping[str, Path]) -> Engine:
+        """Return the engine for the base of a bundle, not started. Raises EngineNotReady."""
+        weights = paths.get("weights")
+        load = LoadRequest(
+            runtime=manifest.runtime,
+            weights=str(weights) if weights else "",
+            context_tokens=manifest.engine.context_tokens,
+            kv_type=manifest.engine.kv_type,
+            sequences_max=self._config.sequences_max,
+            prompt_cache_bytes_max=self._config.prompt_cache_bytes_max,
+            tune=self._config.tune,
+            readable=tuple(map(str, self.readable)),
+            memory_bytes_wanted=manifest.requires.memory_bytes,
+            device_index=_or_auto(self._config.gpu_index),
+            device_memory_bytes_max=self._config.gpu_memory_bytes_max,
+            gpu_layers=_or_auto(self._config.gpu_layers),
+        )
+        name, accelerators = f"{manifest.runtime}-{manifest.engine_key()[:8]}", self._accelerators_for(manifest)
+        return Engine(name, load, self._config, self._quarantine, self._dependencies, accelerators)
+
+    def _accelerators_for(self, manifest: Manifest) -> AcceleratorPolicy:
+        config = self._config
+        try:
+            support = self.detect_support(manifest.runtime)
+        except OSError as error:
+            raise EngineNotReady(f"the devices of this machine cannot be listed: {error}") from None
+        candidates = candidate_devices(config.device, manifest.requires.device, support)
+        accelerators = AcceleratorPolicy(candidates, config.device_failures_max, config.device_retry_seconds)
+        for device in candidates:
+            if device not in support.built:
+                accelerators.rule_out(device, f"the installed {manifest.runtime} library is not built for it")
+        return accelerators
+
+
 class EnginePool:
     """See the module. One event loop owns it."""
 
@@ -89,12 +146,9 @@ class EnginePool:
         `on_change` is called whenever a bundle may have become ready or not ready. The engines of `parent`, the pool of
         which this is a sandbox, share the memory with these. `detect_support` returns what a runtime could compute on.
         """
-        self._detect_support = detect_support
-        self._readable = tuple(map(str, readable))
         self._parent = parent
         self._sandbox: EnginePool | None = None
         """The latest one: its child may still be ending."""
-        self._quarantine = Quarantine(config.quarantine_seconds)
         self._config = config
         self._on_change = on_change
         self._engines: dict[str, Engine] = {}
@@ -111,9 +165,8 @@ class EnginePool:
         self._loading = asyncio.Lock()
         self.owner = Supervisor()
         """Of the tasks that supervise the children."""
-        self._dependencies = EngineDependencies(
-            self.owner, self._prepare_load, self._available_memory, self._engine_changed
-        )
+        dependencies = EngineDependencies(self.owner, self._prepare_load, self._available_memory, self._engine_changed)
+        self.factory = EngineFactory(config, readable, dependencies, detect_support)
 
     async def attach(
         self, digest: str, manifest: Manifest, manifest_bytes: bytes, paths: Mapping[str, Path], keep: bool = False
@@ -225,8 +278,8 @@ class EnginePool:
                 "attach_seconds_max": min(seconds_max, self._config.attach_seconds_max),
             }
         )
-        readable = [Path(each) for each in self._readable]
-        pool = EnginePool(config, lambda: None, readable, parent=self, detect_support=self._detect_support)
+        factory = self.factory
+        pool = EnginePool(config, lambda: None, factory.readable, self, detect_support=factory.detect_support)
         pool.tuning_cache, self._sandbox = self.tuning_cache, pool
         try:
             yield pool
@@ -307,13 +360,6 @@ class EnginePool:
         """Return how many inputs the child behind a bundle is computing."""
         return self._engine_of(digest).jobs.in_flight
 
-    @property
-    def devices(self) -> frozenset[str]:
-        """The devices that some runtime may use here, by the settings, its build and the machine."""
-        support = map(self._detect_support, machine_limits.LIBRARIES)
-        usable = (set(candidate_devices(self._config.device, "any", each)).intersection(each.built) for each in support)
-        return frozenset({CPU}.union(*usable))
-
     def request_figures(self) -> None:
         """Let the children report the use of their caches; `statuses` has it when they have answered."""
         for engine in self._engines.values():
@@ -347,37 +393,8 @@ class EnginePool:
     def _engine_for(self, manifest: Manifest, paths: Mapping[str, Path]) -> Engine:
         key = manifest.engine_key()
         if key not in self._engines:
-            weights = paths.get("weights")
-            load = LoadRequest(
-                runtime=manifest.runtime,
-                weights=str(weights) if weights else "",
-                context_tokens=manifest.engine.context_tokens,
-                kv_type=manifest.engine.kv_type,
-                sequences_max=self._config.sequences_max,
-                prompt_cache_bytes_max=self._config.prompt_cache_bytes_max,
-                tune=self._config.tune,
-                readable=self._readable,
-                memory_bytes_wanted=manifest.requires.memory_bytes,
-                device_index=_or_auto(self._config.gpu_index),
-                device_memory_bytes_max=self._config.gpu_memory_bytes_max,
-                gpu_layers=_or_auto(self._config.gpu_layers),
-            )
-            name, accelerators = f"{manifest.runtime}-{key[:8]}", self._accelerators_for(manifest)
-            self._engines[key] = Engine(name, load, self._config, self._quarantine, self._dependencies, accelerators)
+            self._engines[key] = self.factory.create(manifest, paths)
         return self._engines[key]
-
-    def _accelerators_for(self, manifest: Manifest) -> AcceleratorPolicy:
-        config = self._config
-        try:
-            support = self._detect_support(manifest.runtime)
-        except OSError as error:
-            raise EngineNotReady(f"the devices of this machine cannot be listed: {error}") from None
-        candidates = candidate_devices(config.device, manifest.requires.device, support)
-        accelerators = AcceleratorPolicy(candidates, config.device_failures_max, config.device_retry_seconds)
-        for device in candidates:
-            if device not in support.built:
-                accelerators.rule_out(device, f"the installed {manifest.runtime} library is not built for it")
-        return accelerators
 
     def _assign_threads(self) -> None:
         """Set the threads with which each engine starts next; a running child keeps its own until then."""

@@ -77,6 +77,11 @@ class OodGate(BaseModel):
         """Tell whether an input is too strange for a confident answer."""
         return self.p_value(score) <= self.held_up_max
 
+    @cached_property
+    def limit(self) -> float:
+        """The largest score of a held-out row that passes; every larger score is held up."""
+        return next(each for each in reversed(self.scores) if not self.holds_up(each))
+
 
 def mass_score(label_mass: float) -> float:
     """Return the score of an input from the probability that a decoder gave to all labels together."""

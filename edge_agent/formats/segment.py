@@ -133,7 +133,6 @@ def records_of(lines: bytes) -> list[example_records.AnyRecord]:
     return records
 
 
-RECEIPTS_SCHEMA = "edge-agent/receipts/v1"
 RECEIPTS_FILE_NAME = "receipts.json"
 
 

@@ -98,11 +98,3 @@ def parse(raw: bytes) -> UplinkState:
         return strict_json.validate(UplinkState, strict_json.decode(raw))
     except ValueError as error:
         raise DocumentInvalid(f"{FILE_NAME}: {strict_json.first_problem(error, show=True)}") from None
-
-
-def is_online(state: UplinkState | None, running_seconds: float) -> bool:
-    """Tell whether the upstream can be used now; `running_seconds` is the reader's CLOCK_BOOTTIME."""
-    if state is None:
-        return False
-    age = running_seconds - state.running_seconds
-    return state.state == "online" and 0 <= age <= FRESH_SECONDS

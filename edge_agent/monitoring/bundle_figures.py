@@ -12,7 +12,7 @@ from edge_agent.formats.calibration import OUT_OF_DISTRIBUTION, Confidence, Thre
 from edge_agent.formats.example_records import local_answer
 from edge_agent.formats.manifest import LABEL_KINDS, Manifest
 from edge_agent.formats.status_object import Alarm
-from edge_agent.monitoring.sequential_tests import DriftStream, EventSample, RiskEvidence, RiskGuarantee
+from edge_agent.monitoring.risk_and_drift import DriftStream, EventSample, RiskEvidence, RiskGuarantee
 
 Source = Literal["shadow", "audit", "escalated", "deferred"]
 """Why the large model spoke of an input too: always in shadow, by chance, because the small one was unsure, later."""

@@ -18,7 +18,7 @@ from edge_agent.formats.example_records import example_key, local_answer, questi
 from edge_agent.formats.manifest import LABEL_KINDS
 from edge_agent.formats.status_object import Alarm
 from edge_agent.monitoring import bundle_figures as observing
-from edge_agent.monitoring import sequential_tests
+from edge_agent.monitoring import risk_and_drift
 from edge_agent.monitoring.bundle_figures import (
     FAIR_SOURCES,
     AgreementCount,
@@ -34,7 +34,7 @@ from edge_agent.monitoring.bundle_figures import (
     Source,
 )
 from edge_agent.monitoring.monitoring_tables import MonitoringTables, SeriesRow
-from edge_agent.monitoring.sequential_tests import DriftFinding, DriftStream, EventSample, RiskEvidence, RiskGuarantee
+from edge_agent.monitoring.risk_and_drift import DriftFinding, DriftStream, EventSample, RiskEvidence, RiskGuarantee
 from edge_agent.statistics import upper_bound
 
 DAY_SECONDS = 86_400
@@ -302,11 +302,9 @@ class MonitoringStore:
         if gate is None or all(each.p_value is None for each in group):
             return
         known = self._tables.states(row.series).get(NEW_INPUTS)
-        level = self._new_inputs_level.get(task_of_key(row.task), sequential_tests.SHIFT_LEVEL)
+        level = self._new_inputs_level.get(task_of_key(row.task), risk_and_drift.SHIFT_LEVEL)
         shift = (
-            sequential_tests.InputShiftTest.of(known)
-            if known
-            else sequential_tests.InputShiftTest(gate.families, level)
+            risk_and_drift.InputShiftTest.of(known) if known else risk_and_drift.InputShiftTest(gate.families, level)
         )
         rejected = False
         for each in group:
@@ -432,7 +430,7 @@ def _refuted(who: str, evidence: RiskEvidence, said: RiskGuarantee) -> str:
     )
 
 
-def _shifted(found: sequential_tests.InputShiftFinding) -> str:
+def _shifted(found: risk_and_drift.InputShiftFinding) -> str:
     day = datetime.fromtimestamp(found.since, UTC).strftime("%Y-%m-%d")
     return (
         f"since {day} about {100 * found.share:.1f}% of the inputs are unlike those of calibration: {found.within} of"

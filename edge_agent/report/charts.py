@@ -19,7 +19,6 @@ from edge_agent.report.task_figures import DayFigures
 from edge_agent.statistics import CountedShare
 
 WIDTH = 420.0
-TICKS = 4
 _LETTER = 6.6
 """Width of a letter at the size that axes have, about."""
 
@@ -207,14 +206,12 @@ def _examples(judged: TaskJudgement, name: str) -> Chart:
         drawn.append(text(sheet.x(at), top + high + 22, count(mark), "tick", "middle"))
     missing = next((step for step in judged.steps if step.missing), None)
     wanting = f"{count(missing.missing)} more to {missing.buys}" if missing else "every step is reached"
-    rows = tuple((count(each.examples), each.buys, _wanting(each.missing)) for each in judged.steps)
+    rows = tuple(
+        (count(each.examples), each.buys, count(each.missing) if each.missing else "reached") for each in judged.steps
+    )
     sentence = f"{counted(examples, 'example')}: {wanting}."
     said = ChartText("Examples", sentence, (), ("step", "enough to", "missing"), rows, frozenset({1}), at_once=True)
     return compose_chart(name, said, sheet, drawn)
-
-
-def _wanting(missing: int) -> str:
-    return count(missing) if missing else "reached"
 
 
 def _along(value: int, marks: Sequence[int]) -> float:

@@ -120,15 +120,11 @@ def assess_suitability(
 ) -> tuple[SuitabilityAnswer, ...]:
     """Answer all four."""
     return (
-        _specificity(figures),
+        SuitabilityAnswer("specificity", "Is the task narrow?", *_narrow(figures)),
         _data(figures),
-        _economics(money, wish),
-        _constraints(figures),
+        SuitabilityAnswer("economics", "Does the volume pay?", *_pays(money, wish)),
+        SuitabilityAnswer("constraints", "Does anything besides cost call for a local model?", *_asks(figures)),
     )
-
-
-def _specificity(figures: TaskFigures) -> SuitabilityAnswer:
-    return SuitabilityAnswer("specificity", "Is the task narrow?", *_narrow(figures))
 
 
 def _narrow(figures: TaskFigures) -> tuple[Verdict, str, str]:
@@ -200,10 +196,6 @@ def _enough(figures: TaskFigures, number: str) -> tuple[Verdict, str, str]:
     return _REACHED[len(reached)], number, said
 
 
-def _economics(money: CostFigures, wish: CostAssumptions) -> SuitabilityAnswer:
-    return SuitabilityAnswer("economics", "Does the volume pay?", *_pays(money, wish))
-
-
 def _pays(money: CostFigures, wish: CostAssumptions) -> tuple[Verdict, str, str]:
     currency = wish.currency
     number = f"{count(money.calls_a_day)} calls a day"
@@ -247,10 +239,6 @@ def _no_price(money: CostFigures) -> str:
     if money.spent_micros or not money.priced:
         return f"Not enough data yet: {count(money.priced)} questions to the large model were paid for."
     return "The questions cost nothing: set the prices under 'escalation' in agent.yaml."
-
-
-def _constraints(figures: TaskFigures) -> SuitabilityAnswer:
-    return SuitabilityAnswer("constraints", "Does anything besides cost call for a local model?", *_asks(figures))
 
 
 def _asks(figures: TaskFigures) -> tuple[Verdict, str, str]:

@@ -22,7 +22,8 @@ from edge_agent.v1 import admin_pb2 as pb
 from edge_agent.v1 import admin_pb2_grpc, task_pb2
 
 if TYPE_CHECKING:
-    from edge_agent.capture.example_capture import CaptureStatus, ExampleCapture
+    from edge_agent.capture.capture_status import CaptureStatus
+    from edge_agent.capture.example_capture import ExampleCapture
     from edge_agent.config import Config
     from edge_agent.engine.engine import EngineStatus
     from edge_agent.engine.pool import EnginePool
@@ -92,7 +93,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             serving=not components.admission.draining,
             resident_bytes=resident_bytes(os.getpid()),
             tasks=[self._task(bundle) for bundle in serving.values()],
-            engines=[messages.engine_message(engine, _tasks_on(engine, serving)) for engine in engines],
+            engines=[messages.engine_message(engine, serving) for engine in engines],
             warnings=[each.message for each in warnings],
             warning_details=warnings,
             store_bytes=components.activation.inventory.store_bytes,
@@ -296,7 +297,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         if not 0 < len(request.text) <= most:
             said = f"the text has {len(request.text)} characters; 1 to {most} are allowed"
             raise InvalidRequest(said, remedy="'input_characters_max' under 'examples' in agent.yaml is the limit.")
-        return messages.tried_redaction_message(await self._components.capture.try_redaction(request.text))
+        return messages.tried_redaction_message(await self._components.capture.text_redaction.show(request.text))
 
     async def ListRedactionAudit(
         self, request: pb.ListRedactionAuditRequest, context: CallContext
@@ -351,7 +352,3 @@ def _absolute(path: str) -> Path:
     if not path.startswith("/") or "\0" in path:
         raise InvalidRequest(f"path {path!r} is not absolute", remedy="Give the whole path, from / on.")
     return Path(path)
-
-
-def _tasks_on(engine: EngineStatus, serving: dict[str, InstalledBundle]) -> list[str]:
-    return [task for task, bundle in serving.items() if bundle.digest in engine.digests]

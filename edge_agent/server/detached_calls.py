@@ -1,31 +1,22 @@
-"""Calls that continue when their callers leave: operators' changes, and requests with a `request_id`.
+"""Changes of operators, which continue when their callers leave, and the task of such a call.
 
 A change that has begun runs to its end whether or not its caller waits. So its line in the audit log states what came
 of the change, not what became of the caller, and is on the disk before the caller has its answer. One thing ends early:
 a bundle that is not ready yet when its caller leaves is given up like one that does not load (`caller_left`).
-
-The response to a request with a `request_id` (AIP-155) is stored, so a device's retry gets it without a second run.
-The store is bounded in entries and in bytes, and drops the oldest responses first. A retry that comes while the first
-call still runs waits for it. A running request is never dropped: running calls have a limit of their own. A failed call
-is not stored, so its retry is a new try.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import structlog
-from google.protobuf.message import Message
 
-from edge_agent.errors import EdgeAgentError, InvalidRequest, RequestCancelled
-from edge_agent.server.audit import AuditLog
+from edge_agent.errors import EdgeAgentError, RequestCancelled
+from edge_agent.server.audit_log import AuditLog
 from edge_agent.server.call_limits import AdmissionControl, CallSlot
 from edge_agent.server.callers import Caller
 from edge_agent.server.error_status import UNEXPECTED_ERROR_REASON
@@ -34,16 +25,10 @@ log = structlog.get_logger("edge_agent.server")
 
 CHANGES_MAX = 64
 """In progress at a time, including those whose caller has left; each client has its share, as of calls."""
-REQUEST_ID_CHARS_MAX = 64
-ENTRY_BYTES = 1024
-"""Counted for each entry in addition to its response: id, client, digest, and the objects that hold them."""
 caller_left: ContextVar[asyncio.Event | None] = ContextVar("caller_left", default=None)
 """In the task of a change: set when its caller has left. A change that can be given up as a whole checks it."""
 
 Result = TypeVar("Result")
-Response = TypeVar("Response", bound=Message)
-_RequestKey = tuple[str, str, str]
-"""Client, method and request_id."""
 
 
 class DetachedTask(Generic[Result]):
@@ -210,126 +195,3 @@ class LatestProgress:
             message, self._newest = self._newest, None
             if message is not None:
                 yield message
-
-
-@dataclass(frozen=True)
-class DeduplicationLimits:
-    """How many responses are stored, and for how long."""
-
-    entries_max: int
-    """0 = none."""
-    seconds_max: float
-    bytes_max: int
-    """Of all entries; a larger single response is not stored."""
-
-
-class _RunningRequest(NamedTuple):
-    content: bytes
-    response: DetachedTask[Any]
-
-
-@dataclass(frozen=True)
-class _StoredResponse:
-    """A response in its serialized form: only bytes can be counted."""
-
-    content: bytes
-    at: float
-    kind: type[Message]
-    data: bytes
-
-    @property
-    def size(self) -> int:
-        return ENTRY_BYTES + len(self.data)
-
-
-class RequestDeduplicator:
-    """The requests of one daemon by request_id. One event loop owns it; `stop` ends those that run."""
-
-    def __init__(self, limits: DeduplicationLimits) -> None:
-        """Begin with none."""
-        self._limits = limits
-        self._running: dict[_RequestKey, _RunningRequest] = {}
-        self._stored: OrderedDict[_RequestKey, _StoredResponse] = OrderedDict()
-        self._stored_bytes = 0
-
-    @property
-    def used_bytes(self) -> int:
-        """The bytes counted for stored and running requests."""
-        return self._stored_bytes + ENTRY_BYTES * len(self._running)
-
-    async def run(self, key: _RequestKey, content: bytes, compute: Callable[[], Awaitable[Response]]) -> Response:
-        """Return the stored response to a request, or compute it.
-
-        A computation continues when its callers leave, for the one that tries again.
-
-        Args:
-            key: client, method and request_id.
-            content: the serialized request.
-            compute: computes the response.
-
-        Raises:
-            InvalidRequest: the id is too long, or was used for another request.
-        """
-        request_id = key[-1]
-        if not request_id or self._limits.entries_max == 0:
-            return await compute()
-        if len(request_id) > REQUEST_ID_CHARS_MAX:
-            raise InvalidRequest(f"request_id has {len(request_id)} characters; the limit is {REQUEST_ID_CHARS_MAX}")
-        digest = hashlib.sha256(content).digest()
-        self._drop_expired()
-        known = self._stored.get(key) or self._running.get(key)
-        if known is not None and known.content != digest:
-            raise InvalidRequest(
-                "this request_id was used for another request", remedy="Use a new UUID4 for each request."
-            )
-        if isinstance(known, _StoredResponse):
-            return known.kind.FromString(known.data)  # type: ignore[return-value]  # the key names the method
-        response: Response = await (known or self._start(key, digest, compute)).response.result()
-        return response
-
-    async def stop(self) -> None:
-        """Cancel what runs and wait for it; call it when no call can come any more."""
-        tasks = [running.response.task for running in self._running.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _start(self, key: _RequestKey, content: bytes, compute: Callable[[], Awaitable[Message]]) -> _RunningRequest:
-        running = _RunningRequest(content, DetachedTask(key[1], _await(compute), lambda: self._ended(key)))
-        self._running[key] = running
-        self._evict()
-        return running
-
-    def _ended(self, key: _RequestKey) -> None:
-        running = self._running.pop(key)
-        task = running.response.task
-        if task.cancelled() or task.exception() is not None:
-            return
-        message = task.result()
-        stored = _StoredResponse(running.content, _now(), type(message), message.SerializeToString())
-        if stored.size <= self._limits.bytes_max:
-            self._stored[key] = stored
-            self._stored_bytes += stored.size
-            self._evict()
-
-    def _evict(self) -> None:
-        limits, running = self._limits, len(self._running)
-        while self._stored and (self.used_bytes > limits.bytes_max or len(self._stored) + running > limits.entries_max):
-            self._drop_oldest()
-
-    def _drop_expired(self) -> None:
-        limit = _now() - self._limits.seconds_max
-        while self._stored and next(iter(self._stored.values())).at <= limit:
-            self._drop_oldest()
-
-    def _drop_oldest(self) -> None:
-        _, stored = self._stored.popitem(last=False)
-        self._stored_bytes -= stored.size
-
-
-async def _await(compute: Callable[[], Awaitable[Message]]) -> Message:
-    return await compute()
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -22,8 +22,8 @@ from edge_agent.update.updater import UpdaterDependencies
 if TYPE_CHECKING:
     from edge_agent.engine.pool import EnginePool
     from edge_agent.formats.plan import TaskPlan
+    from edge_agent.store.bundle_store import TuningFile
     from edge_agent.store.state_database import InstalledBundle
-    from edge_agent.store.store import TuningFile
     from edge_agent.update.update_blockers import DownloadBlocker
 
 
@@ -97,7 +97,9 @@ def update_engines(
         problem = engines.failure(digest) if engines.holds(digest) else _not_loaded(activation, digest)
         return BundleActivity(tally.calls, tally.failures, tally.crashes, tally.timed, tally.median_ms, problem)
 
-    return UpdaterDependencies(tried, serving, seen, read_machine(engines.devices), changed, planned, download_blocker)
+    return UpdaterDependencies(
+        tried, serving, seen, read_machine(engines.factory.devices), changed, planned, download_blocker
+    )
 
 
 def _subject(asked: SandboxedBundle) -> BundleUnderTest:

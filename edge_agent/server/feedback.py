@@ -16,7 +16,7 @@ from edge_agent.formats import example_records
 from edge_agent.formats.example_records import ReviewStream, local_answer
 from edge_agent.formats.manifest import LABEL_KINDS, Manifest
 from edge_agent.server import messages
-from edge_agent.server.detached_calls import REQUEST_ID_CHARS_MAX
+from edge_agent.server.request_deduplication import REQUEST_ID_CHARS_MAX
 from edge_agent.v1 import feedback_pb2 as pb
 from edge_agent.v1 import feedback_pb2_grpc, inference_pb2, task_pb2
 

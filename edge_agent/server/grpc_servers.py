@@ -38,14 +38,15 @@ from edge_agent.config import AccessConfig, Config, Role, ServiceConfig
 from edge_agent.errors import ConfigInvalid, Draining, SiteError, SocketInUse
 from edge_agent.refusal_log import RefusalLog
 from edge_agent.server import callers, roles
-from edge_agent.server.audit import AuditLog
+from edge_agent.server.audit_log import AuditLog
 from edge_agent.server.call_limits import AdmissionControl, RateLimiter
 from edge_agent.server.callers import AccountTable, CallerIdentifier
-from edge_agent.server.detached_calls import ChangeRunner, DeduplicationLimits, RequestDeduplicator
+from edge_agent.server.detached_calls import ChangeRunner
 from edge_agent.server.inference import InferenceDependencies, InferenceServicer
 from edge_agent.server.interceptor import REFUSAL_SECONDS, CallContext, ServerInterceptor
 from edge_agent.server.open_inference import oip_tensors
 from edge_agent.server.open_inference.oip_servicer import OpenInferenceServicer, StreamLimiter
+from edge_agent.server.request_deduplication import DeduplicationLimits, RequestDeduplicator
 from edge_agent.v1 import admin_pb2, admin_pb2_grpc, feedback_pb2, feedback_pb2_grpc, inference_pb2, inference_pb2_grpc
 
 if TYPE_CHECKING:

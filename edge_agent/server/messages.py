@@ -15,13 +15,14 @@ from edge_agent.v1 import admin_pb2, inference_pb2, task_pb2
 from edge_agent.v1 import admin_pb2 as pb
 
 if TYPE_CHECKING:
-    from edge_agent.capture.example_capture import CaptureStatus, TriedRedaction
+    from edge_agent.capture.capture_status import CaptureStatus
     from edge_agent.capture.person_erasure import PersonErasure
     from edge_agent.capture.personal_values import Erasure
     from edge_agent.capture.redact.redactor import ReplacedValue
     from edge_agent.capture.redaction_audit import AuditedText, AuditFigures
     from edge_agent.capture.redaction_queue import RedactionQueue
     from edge_agent.capture.spool_worker import PrivacyReport
+    from edge_agent.capture.text_redaction import TriedRedaction
     from edge_agent.engine.engine import EngineStatus
     from edge_agent.formats.plan import Mode
     from edge_agent.formats.questions import QuestionSpec
@@ -233,8 +234,8 @@ def bundle_message(
     return message
 
 
-def engine_message(status: EngineStatus, tasks: list[str]) -> admin_pb2.Engine:
-    """Describe an engine."""
+def engine_message(status: EngineStatus, serving: Mapping[str, InstalledBundle]) -> admin_pb2.Engine:
+    """Describe an engine, and which of the tasks it answers."""
     return admin_pb2.Engine(
         name=status.name,
         runtime=status.runtime,
@@ -244,7 +245,7 @@ def engine_message(status: EngineStatus, tasks: list[str]) -> admin_pb2.Engine:
         pending=status.pending,
         restarts=status.restarts,
         problem=status.problem,
-        tasks=tasks,
+        tasks=[task for task, bundle in serving.items() if bundle.digest in status.digests],
         device=status.device,
         details=dict(status.details),
         fallback=status.shortfalls.get(DEVICE_FALLBACK, ""),

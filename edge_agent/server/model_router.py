@@ -162,7 +162,7 @@ class ModelRouter:
 
     async def _pieces(self, item: RoutedInput) -> AsyncGenerator[str | LargeModelAnswer, None]:
         began, task = time.monotonic(), item.bundle.manifest.task.name
-        redaction = await self._capture.start_redaction(task, item.text, _seconds_left(item))
+        redaction = await self._capture.text_redaction.start(task, item.text, _seconds_left(item))
         question = build_question(item.bundle.manifest, redaction.text(item.text))
         seconds, pending, parts = _seconds_left(item), "", list[str]()
         begins = None if self.mode(item.bundle.manifest) == "bootstrap" else BEGINS_SHARE * seconds
@@ -222,7 +222,7 @@ class ModelRouter:
         manifest, began, names = item.bundle.manifest, time.monotonic(), [_name(each) for each in answers]
         try:
             with _contain_failures(item):
-                redaction = await self._capture.start_redaction(manifest.task.name, item.text, _seconds_left(item))
+                redaction = await self._capture.text_redaction.start(manifest.task.name, item.text, _seconds_left(item))
                 asked = [each.question for each in answers if each.question is not None]
                 question = build_question(manifest, redaction.text(item.text), asked)
                 conversation = LargeModelConversation(self._uplink, manifest.task, question)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         DailySpend,
         ModelDisagreement,
     )
-    from edge_agent.monitoring.sequential_tests import DriftStream, RiskEvidence, RiskGuarantee
+    from edge_agent.monitoring.risk_and_drift import DriftStream, RiskEvidence, RiskGuarantee
     from edge_agent.store.state_database import InstalledBundle
 
 ALL_LABELS = ""

@@ -11,7 +11,8 @@ from edge_agent.store.state_database import InstalledBundle
 from edge_agent.v1 import admin_pb2 as pb
 
 if TYPE_CHECKING:
-    from edge_agent.capture.example_capture import CaptureStatus, ExampleCapture
+    from edge_agent.capture.capture_status import CaptureStatus
+    from edge_agent.capture.example_capture import ExampleCapture
     from edge_agent.capture.redaction_audit import AuditFigures
     from edge_agent.engine.engine import EngineStatus
     from edge_agent.engine.pool import EnginePool

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from edge_agent.formats.plan import Mode, TaskPlan
     from edge_agent.monitoring.bundle_figures import AlarmState
     from edge_agent.server.uplink_client import UplinkClient
+    from edge_agent.store.bundle_store import Store
     from edge_agent.store.state_database import UpdateProgress
-    from edge_agent.store.store import Store
     from edge_agent.update.activation import Activation
     from edge_agent.update.updater import UpdateOverview
 

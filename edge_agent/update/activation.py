@@ -31,8 +31,8 @@ from edge_agent.errors import (
     from_wire,
 )
 from edge_agent.formats.manifest import Manifest
+from edge_agent.store.bundle_store import Store
 from edge_agent.store.state_database import InstalledBundle, UnreadableBundle, UpdateProgress
-from edge_agent.store.store import Store
 
 log = structlog.get_logger("edge_agent.update")
 KNOWN_SHOWN_MAX = 20

@@ -24,13 +24,13 @@ from edge_agent.errors import (
     UpdateUntrusted,
 )
 from edge_agent.formats import repository_metadata
-from edge_agent.formats.manifest import MANIFEST_BYTES_MAX, Artifact, Manifest, digest_of, parse
+from edge_agent.formats.manifest import MANIFEST_BYTES_MAX, Manifest, digest_of, parse
 from edge_agent.formats.repository_metadata import DownloadRequest, DownloadRequests
 from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.formatting import counted, format_bytes, shorten_digest
 from edge_agent.store.bundle_archive import BundleMember
+from edge_agent.store.bundle_store import Store
 from edge_agent.store.state_database import InstalledBundle
-from edge_agent.store.store import Store
 from edge_agent.update.metadata_chain import BLOBS, FileTooLong, RepositoryFolder
 from edge_agent.update.repository_trust import RepositoryTrust
 from edge_agent.update.update_blockers import CopyProgress, SignedBundle, VerifiedRepository
@@ -201,11 +201,8 @@ class BundleIngest:
         return [
             DownloadRequest(sha256=artifact.sha256, size_bytes=artifact.size_bytes)
             for artifact in manifest.artifacts
-            if not self._has(artifact)
+            if artifact.sha256 in self._damaged or not self._store.holds(artifact)
         ]
-
-    def _has(self, artifact: Artifact) -> bool:
-        return artifact.sha256 not in self._damaged and self._store.holds(artifact)
 
     def _copy(self, folder: RepositoryFolder, raw: bytes, manifest: Manifest) -> InstalledBundle:
         artifacts = {artifact.sha256: artifact for artifact in manifest.artifacts}

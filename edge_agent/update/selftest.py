@@ -18,8 +18,8 @@ from statistics import median
 from edge_agent.errors import DeadlineExpired, EdgeAgentError, SiteError
 from edge_agent.formats.golden_cases import GoldenAnswer, GoldenCase, differences, is_binding, parse
 from edge_agent.formats.plan import TaskPlan
+from edge_agent.store.bundle_store import Store
 from edge_agent.store.state_database import InstalledBundle
-from edge_agent.store.store import Store
 from edge_agent.update.activation import Activation
 from edge_agent.update.update_state_machine import StepOutcome, StepResult, classify_error
 

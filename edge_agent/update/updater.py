@@ -37,8 +37,8 @@ from edge_agent.formats.plan import (
     desired_states,
     is_within_window,
 )
+from edge_agent.store.bundle_store import Store
 from edge_agent.store.state_database import InstalledBundle, UpdateProgress
-from edge_agent.store.store import Store
 from edge_agent.update import update_state_machine
 from edge_agent.update.activation import Activation
 from edge_agent.update.probation import BundleActivity, ProbationMonitor

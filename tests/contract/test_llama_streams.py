@@ -219,4 +219,4 @@ def test_what_streams_have_written_is_put_side_by_side(runtime: LlamaRuntime) ->
         texts.append((said.texts, said.tokens))
     assert texts[0] == texts[1]
     runtime.tidy()
-    assert runtime._cache._cells.taken == sum(len(each.cells) for each in runtime._cache._pinned_prefixes)
+    assert runtime._cache._cells.taken == sum(len(each.cells) for each in runtime._cache._pinned_prefixes.pinned)

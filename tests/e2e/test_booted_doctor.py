@@ -16,7 +16,7 @@ from tests.support.booted import CACHE, Machine, needs_machine, tree
 from tests.support.eventually import eventually_sync
 from tests.support.finding_cases import finding_kinds
 from tests.support.finding_cases.booted_rows import BOOTED, LONG_PAUSE, SHORT_PAUSE
-from tests.support.remedy_commands import command_lines
+from tests.support.remedy_commands import command_lines, commands_in
 
 pytestmark = [pytest.mark.release, needs_machine]
 OPERATOR = "kim"
@@ -102,6 +102,16 @@ def test_a_unit_that_fails_at_each_start_is_a_fault_at_every_look(site: Applianc
     follow(site, last)
     site.until_it_answers()
     assert set() == set(map(key_of, reported(site))) - before
+
+
+def test_a_call_to_a_stopped_daemon_names_the_command_that_starts_it(site: Appliance):
+    """It starts the unit: a second daemon beside it would run as root, and without the unit's limits."""
+    site.machine.run("systemctl", "stop", "edge-agent")
+    code, said = site.machine.tell("edge-agent", "status")
+    commands = [each.text for each in commands_in(" ".join(said.split())) if "systemctl" in each.text]
+    assert (3, ["sudo systemctl start edge-agent"]) == (code, commands)
+    site.machine.run(*commands[0].split()[1:])
+    site.until_it_answers()
 
 
 @pytest.mark.parametrize("user", ["", OPERATOR, STRANGER], ids=["root", "operator", "ordinary"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from edge_agent.server.audit import FILE_NAME
+from edge_agent.server.audit_log import FILE_NAME
 from edge_agent.v1 import admin_pb2 as pb
 from edge_agent.v1.admin_pb2_grpc import AdminServiceStub
 from tests.support import hostile_models

@@ -15,7 +15,7 @@ import pytest
 
 from edge_agent.client import AsyncClient, CallFailed, Classification, Client, Retry
 from edge_agent.daemon import EXIT_FAILED
-from edge_agent.server.audit import FILE_NAME
+from edge_agent.server.audit_log import FILE_NAME
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually, eventually_sync

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.server.audit import FILE_NAME, OLDER_NAME
+from edge_agent.server.audit_log import FILE_NAME, OLDER_NAME
 from tests.support.strace import failed_at, needs_strace
 
 LINES = 4
@@ -17,7 +17,7 @@ LINES = 4
 PROGRAM = f"""
 import asyncio, json, sys
 from pathlib import Path
-from edge_agent.server.audit import AuditLog
+from edge_agent.server.audit_log import AuditLog
 from edge_agent.server.callers import Caller
 from edge_agent.v1 import admin_pb2
 

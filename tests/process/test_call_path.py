@@ -19,7 +19,7 @@ import pytest
 from edge_agent.config import Config
 from edge_agent.daemon import Daemon
 from edge_agent.store.bundle_archive import StoreLimits
-from edge_agent.store.store import Store
+from edge_agent.store.bundle_store import Store
 from edge_agent.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
 from tests.support.bundles import echo_bundle
 

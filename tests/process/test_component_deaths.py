@@ -30,7 +30,7 @@ from edge_agent.daemon import Daemon
 from edge_agent.refusal_log import CoreLog
 from edge_agent.server.grpc_servers import FEEDBACK
 from edge_agent.store.bundle_archive import StoreLimits
-from edge_agent.store.store import Store
+from edge_agent.store.bundle_store import Store
 from edge_agent.supervision import STEADY_SECONDS, DeathPolicy, Supervisor
 from tests.support.bundles import echo_bundle
 from tests.support.eventually import eventually, eventually_sync

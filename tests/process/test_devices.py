@@ -78,14 +78,14 @@ async def test_an_answer_names_the_device() -> None:
         assert ComputeInfo("vulkan:0", ()) == said.computed
         assert ("vulkan:0", "") == (engine(pool).device, fallback(pool))
         assert ("on", "on") == tuple(engine(pool).details[measure] for measure in ("seccomp", "landlock"))
-        assert {"cpu", "vulkan"} == pool.devices
+        assert {"cpu", "vulkan"} == pool.factory.devices
 
 
 async def test_cpu_is_what_was_asked_for() -> None:
     """With the setting cpu nothing is missing, whatever the machine has."""
     async with pool_of(device="cpu") as pool:
         assert ComputeInfo("cpu", ()) == (await answer(pool, "a refund")).computed
-        assert {"cpu"} == pool.devices
+        assert {"cpu"} == pool.factory.devices
 
 
 async def test_what_is_not_built_is_told_and_left_alone() -> None:

@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from edge_agent.engine.child_failures import Quarantine
 from edge_agent.engine.child_process import loop_time
 from edge_agent.engine.child_supervisor import ChildSupervisor, EngineState
 from edge_agent.engine.engine import Engine
-from edge_agent.engine.job_dispatch import Quarantine
 from edge_agent.engine.protocol import AttachRequest, LoadRequest
 from edge_agent.errors import EngineNotReady
 from edge_agent.formats.manifest import encode

@@ -7,8 +7,8 @@ import asyncio
 import structlog
 
 from edge_agent.config import EngineConfig
+from edge_agent.engine.child_failures import Quarantine
 from edge_agent.engine.engine import Engine
-from edge_agent.engine.job_dispatch import Quarantine
 from edge_agent.engine.protocol import AttachRequest, LoadRequest
 from edge_agent.formats.manifest import Manifest, TaskSpec, encode
 from edge_agent.supervision import Supervisor

@@ -193,20 +193,18 @@ def test_the_rows_are_divided_by_their_texts():
     """Whatever the order of the file, the same rows fit and prove; the same text is never on both sides."""
     rows = intents(300) + intents(40)
     parts, again = divided(rows), divided(rows[::-1])
-    for name in ("tuning", "gate", "proving"):
+    for name in ("tuning", "proving"):
         assert {row.key for row in getattr(parts, name)} == {row.key for row in getattr(again, name)}
-    assert not {row.key for row in parts.gate} & {row.key for row in parts.proving}
-    assert parts.tuning == parts.gate
-    assert (340, True) == (len(parts.gate) + len(parts.proving), 100 <= len(parts.gate) <= 104)
-    assert ([], [], 90) == (divided(rows[:90]).tuning, divided(rows[:90]).gate, len(divided(rows[:90]).proving))
+    assert not {row.key for row in parts.tuning} & {row.key for row in parts.proving}
+    assert (340, True) == (len(parts.tuning) + len(parts.proving), 100 <= len(parts.tuning) <= 104)
+    assert ([], 90) == (divided(rows[:90]).tuning, len(divided(rows[:90]).proving))
 
 
-def test_many_rows_give_the_gate_more_than_the_temperature():
-    """The temperature takes at most 500 rows, and the gate these and further ones, none of which proves anything."""
+def test_the_temperature_takes_few_of_many_rows():
+    """The temperature takes at most 500 rows; all others prove the threshold."""
     parts = divided([DataRow(f"text {i}", "a") for i in range(4000)])
-    assert (500, 1000, 3000) == (len(parts.tuning), len(parts.gate), len(parts.proving))
-    assert parts.tuning == parts.gate[:500]
-    assert not {row.text for row in parts.gate} & {row.text for row in parts.proving}
+    assert (500, 3500) == (len(parts.tuning), len(parts.proving))
+    assert not {row.text for row in parts.tuning} & {row.text for row in parts.proving}
 
 
 def test_a_family_is_in_one_part_and_tested_once():
@@ -214,7 +212,7 @@ def test_a_family_is_in_one_part_and_tested_once():
     rows = [replace(row, family=f"family {place % 60}") for place, row in enumerate(intents(300))]
     parts = divided(rows)
     proving = parts.proving
-    assert not {row.family for row in parts.gate} & {row.family for row in proving}
+    assert not {row.family for row in parts.tuning} & {row.family for row in proving}
     assert parts.tuning
     answers = Answers(proving, [ServedPrediction(row.label, 0.9) for row in proving], np.arange(len(proving)) % 2 == 0)
     once = answers.one_of_each_family()

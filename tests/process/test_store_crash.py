@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.store.bundle_store import Store
 from edge_agent.store.state_database import StateDatabase
-from edge_agent.store.store import Store
 from tests.support.store_cases import GOLDEN, LIMITS, bundle, require_whole
 from tests.support.strace import (
     QUICK_POINTS,
@@ -35,7 +35,7 @@ UPDATE = """
 import sys
 from pathlib import Path
 from edge_agent.errors import EdgeAgentError
-from edge_agent.store.store import Store, StoreLimits
+from edge_agent.store.bundle_store import Store, StoreLimits
 
 state_dir, source = map(Path, sys.argv[1:])
 try:

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from edge_agent.errors import DiskFull, StateDirInUse, StateDirUnwritable
-from edge_agent.store.store import Store
+from edge_agent.store.bundle_store import Store
 from tests.support.mounts import mount, tmpfs
 from tests.support.store_cases import LIMITS, blob_names, bundle
 
 HOLD = """
 import sys
 from pathlib import Path
-from edge_agent.store.store import Store, StoreLimits
+from edge_agent.store.bundle_store import Store, StoreLimits
 
 store = Store.open(Path(sys.argv[1]), StoreLimits())
 print("open", flush=True)

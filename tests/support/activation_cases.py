@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edge_agent.errors import MemoryShort, ModelLoadFailed
 from edge_agent.formats.manifest import Manifest
-from edge_agent.store.store import Store, StoreLimits
+from edge_agent.store.bundle_store import Store, StoreLimits
 from edge_agent.update.activation import Activation, ActivationDependencies
 from tests.support.bundles import digest_of, echo_bundle
 

@@ -51,43 +51,6 @@ def with_score(model: bytes, elem_type: int = TensorProto.FLOAT, shape: Sequence
     return written
 
 
-def pooled(model: bytes) -> tuple[str, int]:
-    """Return the name of the vector that the head of a classifier reads, and its width; quantized, both stay."""
-    graph = onnx.load_from_string(model).graph
-    makers = {name: node for node in graph.node for name in node.output}
-    node = makers["logits"]
-    while node.op_type != "MatMul":
-        node = next(makers[name] for name in node.input if name in makers)
-    (head,) = [each for each in graph.initializer if each.name == node.input[1]]
-    return node.input[0], head.dims[0]
-
-
-def with_distance(model: bytes, vector: str, width: int, classes: int) -> bytes:
-    """Return a classifier whose score is the squared distance of a vector in it to the nearest of random classes."""
-    loaded = onnx.load_from_string(model)
-    graph, rng = loaded.graph, np.random.default_rng(26)
-    for name, array in {
-        "gate_central": rng.normal(0, 1, width),
-        "gate_whitening": rng.normal(0, 1 / width, (width, width)),
-        "gate_means": rng.normal(0, 1, (width, classes)),
-    }.items():
-        graph.initializer.append(numpy_helper.from_array(array.astype(np.float32), name))
-    graph.initializer.append(numpy_helper.from_array(np.array([1]), "gate_axis"))
-    graph.node.extend(
-        [
-            helper.make_node("Sub", [vector, "gate_central"], ["gate_centred"]),
-            helper.make_node("MatMul", ["gate_centred", "gate_whitening"], ["gate_white"]),
-            helper.make_node("MatMul", ["gate_white", "gate_means"], ["gate_products"]),
-            helper.make_node("ReduceMin", ["gate_products", "gate_axis"], ["gate_nearest"], keepdims=0),
-            helper.make_node("ReduceSumSquare", ["gate_white", "gate_axis"], ["gate_length"], keepdims=0),
-            helper.make_node("Add", ["gate_length", "gate_nearest"], [OUTPUT_NAME]),
-        ]
-    )
-    graph.output.append(helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["batch"]))
-    written: bytes = loaded.SerializeToString()
-    return written
-
-
 @functools.cache
 def gated(kind: str) -> bytes:
     """Return the tiny random BERT with a score."""

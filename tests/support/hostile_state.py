@@ -23,7 +23,7 @@ from edge_agent.capture.capture_values import QUEUE_START, ReviewFilter, parse_r
 from edge_agent.capture.spool import Spool
 from edge_agent.formats.plan import FILE_NAME
 from edge_agent.server import feedback
-from edge_agent.store.store import Store
+from edge_agent.store.bundle_store import Store
 from edge_agent.update.metadata_chain import parse_root
 from tests.support.bundles import echo_bundle
 from tests.support.fleet_cases import CentralTeam

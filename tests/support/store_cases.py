@@ -12,7 +12,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from edge_agent.store.store import Store, StoreLimits
+from edge_agent.store.bundle_store import Store, StoreLimits
 from tests.support.bundles import echo_bundle
 
 LIMITS = StoreLimits(disk_reserve_bytes=0)

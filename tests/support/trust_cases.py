@@ -16,8 +16,8 @@ from pathlib import Path
 from edge_agent.config import Config, UpdateConfig, UplinkConfig
 from edge_agent.formats.manifest import digest_of
 from edge_agent.formats.repository_metadata import DownloadRequests, parse
+from edge_agent.store.bundle_store import Store, StoreLimits
 from edge_agent.store.state_database import InstalledBundle
-from edge_agent.store.store import Store, StoreLimits
 from edge_agent.update.ingest import BundleIngest
 from edge_agent.update.repository_trust import RepositoryTrust
 from edge_agent.update.update_blockers import VerifiedRepository

@@ -105,12 +105,8 @@ class OutputTensor(NamedTuple):
 
 def encode_strings(values: Iterable[str]) -> bytes:
     """Write texts."""
-    return b"".join([_framed(value) for value in values])
-
-
-def _framed(value: str) -> bytes:
-    encoded = value.encode()
-    return len(encoded).to_bytes(4, "little") + encoded
+    encoded = [value.encode() for value in values]
+    return b"".join([len(each).to_bytes(4, "little") + each for each in encoded])
 
 
 def encode_floats(values: Sequence[float]) -> bytes:
@@ -119,7 +115,7 @@ def encode_floats(values: Sequence[float]) -> bytes:
 
 
 def _text(of: Callable[[Any], str]) -> OutputTensor:
-    return OutputTensor("BYTES", lambda results, _: b"".join([_framed(of(result)) for result in results]))
+    return OutputTensor("BYTES", lambda results, _: encode_strings([of(result) for result in results]))
 
 
 def _number(of: Callable[[Any], float]) -> OutputTensor:

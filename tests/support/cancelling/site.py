@@ -29,7 +29,7 @@ from edge_agent.config import Config
 from edge_agent.daemon import Daemon
 from edge_agent.formats import manifest
 from edge_agent.store.bundle_archive import StoreLimits
-from edge_agent.store.store import Store
+from edge_agent.store.bundle_store import Store
 from edge_agent.v1 import admin_pb2, escalation_pb2, escalation_pb2_grpc, inference_pb2
 from tests.support import bert_onnx
 from tests.support.bundles import digest_of, echo_bundle, write

@@ -20,7 +20,7 @@ from edge_agent.engine.runtimes.llama import gguf_header
 from edge_agent.errors import EdgeAgentError
 from edge_agent.formats import enrolment_file, golden_cases, manifest, plan, record_schema, segment
 from edge_agent.formats.signed_document import sign
-from edge_agent.store.store import Store
+from edge_agent.store.bundle_store import Store
 from tests.support import hostile_state
 from tests.support.bundles import echo_bundle
 from tests.support.examples import CENTRAL_KEY, EPOCH

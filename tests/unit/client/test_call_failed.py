@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from edge_agent.client.call_failed import explain_connection
+from edge_agent.client.call_failed import explain_connection, start_remedy
 
 FAILED = "failed to connect to all addresses; last error: "
 LOOKED_UP = "errors resolving shop.lan:9443: [field:hostname lookup error:address lookup failed for shop.lan:9443: "
+UNIT = "etc/systemd/system/edge-agent.service"
 
 
 @pytest.mark.parametrize(
@@ -57,3 +60,22 @@ def test_each_fault_of_the_network_has_its_own_sentence(details: str, cause: str
 def test_an_address_is_named_without_its_brackets(target: str) -> None:
     """The host of an IPv6 address stands as 'ping' takes it."""
     assert "'ping ::1'" in explain_connection("No route to host", target).remedy
+
+
+@pytest.mark.parametrize(
+    ("socket_path", "installed", "command"),
+    [
+        ("/run/edge-agent/admin.sock", ["run/systemd/system/", UNIT], "'sudo systemctl start edge-agent'"),
+        ("/run/edge-agent/admin.sock", ["run/systemd/system/"], "'edge-agent serve'"),
+        ("/run/edge-agent/admin.sock", [UNIT], "'edge-agent serve'"),
+        ("/home/kim/trial/admin.sock", ["run/systemd/system/", UNIT], "'edge-agent serve'"),
+    ],
+)
+def test_a_daemon_is_started_as_this_machine_runs_it(
+    tmp_path: Path, socket_path: str, installed: list[str], command: str
+) -> None:
+    """By systemd where it runs and has the unit that makes this socket; otherwise by hand."""
+    for name in installed:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).touch()
+    assert f"Is edge-agent running? {command} starts it" in start_remedy(socket_path, tmp_path)

@@ -1,4 +1,4 @@
-"""edge_agent/engine/child_failures.py: how a child ended, what that shows of an input, and when the next one starts."""
+"""edge_agent/engine/child_failures.py: how a child ended, which input is to blame, and when the next one starts."""
 
 from __future__ import annotations
 
@@ -7,8 +7,16 @@ import signal
 import pytest
 
 from edge_agent.config import EngineConfig
-from edge_agent.engine.child_failures import RestartPolicy, describe_exit, is_to_blame
-from edge_agent.engine.protocol import EXIT_OUT_OF_MEMORY
+from edge_agent.engine.child_failures import (
+    QUARANTINED_MAX,
+    Quarantine,
+    RestartPolicy,
+    describe_exit,
+    fingerprint,
+    is_to_blame,
+)
+from edge_agent.engine.protocol import EXIT_OUT_OF_MEMORY, JobRequest
+from edge_agent.errors import InputQuarantined
 
 
 @pytest.mark.parametrize("code", [-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGILL, -signal.SIGSYS, 1])
@@ -120,3 +128,48 @@ def test_crashes_and_failed_loads_are_counted_apart():
     restart.record_answer()
     assert 1.0 == restart.pause_after_load_failure()
     assert 0.5 == restart.pause_after_crash()
+
+
+RUN = JobRequest(job_id="1", digest="d", text="hello")
+
+
+def test_an_input_is_refused_until_its_time_is_over() -> None:
+    """The refusal says for how long."""
+    quarantine = Quarantine(seconds=60)
+    quarantine.check(RUN, now=0)
+    quarantine.add(RUN, now=0)
+    with pytest.raises(InputQuarantined, match="for another 50 s") as caught:
+        quarantine.check(RUN, now=10)
+    assert {"seconds": "50"} == caught.value.metadata
+    quarantine.check(RUN, now=60)
+
+
+def test_another_call_with_the_same_input_is_refused_too() -> None:
+    """The id and the seed do not matter; text, bundle and options do."""
+    same = JobRequest(job_id="2", digest="d", text="hello", seed=7)
+    assert fingerprint(RUN) == fingerprint(same)
+    others = [
+        JobRequest(job_id="1", digest="e", text="hello"),
+        JobRequest(job_id="1", digest="d", text="hello!"),
+        JobRequest(job_id="1", digest="d", text="hello", output_tokens_max=1),
+        JobRequest(job_id="1", digest="d", text="hello", temperature=0.5),
+        JobRequest(job_id="1", digest="d", text="hello", stops=("x",)),
+    ]
+    assert 6 == len({fingerprint(run) for run in (RUN, *others)})
+
+
+def test_the_text_is_not_kept() -> None:
+    """Only a hash stays in memory."""
+    quarantine = Quarantine(seconds=60)
+    quarantine.add(RUN, now=0)
+    assert "hello" not in repr(quarantine)
+
+
+def test_the_list_is_bounded() -> None:
+    """The oldest entry makes room."""
+    quarantine = Quarantine(seconds=60)
+    for i in range(QUARANTINED_MAX + 1):
+        quarantine.add(JobRequest(job_id="", digest="d", text=str(i)), now=0)
+    quarantine.check(JobRequest(job_id="", digest="d", text="0"), now=1)
+    with pytest.raises(InputQuarantined):
+        quarantine.check(JobRequest(job_id="", digest="d", text="1"), now=1)

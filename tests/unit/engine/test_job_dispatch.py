@@ -7,18 +7,16 @@ import asyncio
 import pytest
 
 from edge_agent.engine import protocol
+from edge_agent.engine.child_failures import Quarantine
 from edge_agent.engine.job_dispatch import (
     BY_CPU,
     LATENCIES_MAX,
-    QUARANTINED_MAX,
     BundleStats,
     JobDispatcher,
     JobLimits,
-    Quarantine,
-    fingerprint,
 )
-from edge_agent.engine.protocol import FailureReport, JobRequest, JobResult
-from edge_agent.errors import EngineNotReady, InputQuarantined
+from edge_agent.engine.protocol import FailureReport, JobResult
+from edge_agent.errors import EngineNotReady
 from tests.support.call_counting import calls_of
 from tests.support.eventually import turns
 from tests.support.simulated_time import advance, simulated
@@ -138,51 +136,6 @@ async def test_no_client_has_all_places_of_a_child() -> None:
     assert "many" == (await site.next()).digest, "its turn is older"
     site.jobs.fail_all(EngineNotReady("the test is over"))
     await asyncio.gather(*site.asked, return_exceptions=True)
-
-
-RUN = JobRequest(job_id="1", digest="d", text="hello")
-
-
-def test_an_input_is_refused_until_its_time_is_over() -> None:
-    """The refusal says for how long."""
-    quarantine = Quarantine(seconds=60)
-    quarantine.check(RUN, now=0)
-    quarantine.add(RUN, now=0)
-    with pytest.raises(InputQuarantined, match="for another 50 s") as caught:
-        quarantine.check(RUN, now=10)
-    assert {"seconds": "50"} == caught.value.metadata
-    quarantine.check(RUN, now=60)
-
-
-def test_another_call_with_the_same_input_is_refused_too() -> None:
-    """The id and the seed do not matter; text, bundle and options do."""
-    same = JobRequest(job_id="2", digest="d", text="hello", seed=7)
-    assert fingerprint(RUN) == fingerprint(same)
-    others = [
-        JobRequest(job_id="1", digest="e", text="hello"),
-        JobRequest(job_id="1", digest="d", text="hello!"),
-        JobRequest(job_id="1", digest="d", text="hello", output_tokens_max=1),
-        JobRequest(job_id="1", digest="d", text="hello", temperature=0.5),
-        JobRequest(job_id="1", digest="d", text="hello", stops=("x",)),
-    ]
-    assert 6 == len({fingerprint(run) for run in (RUN, *others)})
-
-
-def test_the_text_is_not_kept() -> None:
-    """Only a hash stays in memory."""
-    quarantine = Quarantine(seconds=60)
-    quarantine.add(RUN, now=0)
-    assert "hello" not in repr(quarantine)
-
-
-def test_the_list_is_bounded() -> None:
-    """The oldest entry makes room."""
-    quarantine = Quarantine(seconds=60)
-    for i in range(QUARANTINED_MAX + 1):
-        quarantine.add(JobRequest(job_id="", digest="d", text=str(i)), now=0)
-    quarantine.check(JobRequest(job_id="", digest="d", text="0"), now=1)
-    with pytest.raises(InputQuarantined):
-        quarantine.check(JobRequest(job_id="", digest="d", text="1"), now=1)
 
 
 CALLS_MAX = 4

@@ -9,7 +9,7 @@ import pytest
 from edge_agent.engine.pool import ENTRIES_MAX, TuningCache, TuningSettings
 from edge_agent.engine.protocol import LoadRequest
 from edge_agent.server.engine_access import open_tuning_cache
-from edge_agent.store.store import TuningFile
+from edge_agent.store.bundle_store import TuningFile
 
 LOAD = LoadRequest(runtime="llama", weights="/blobs/abc", threads=2)
 SETTINGS = {"threads": "1", "flash_attention": "on", "bulk_rows": "128", "tuned_for": "zen4", "tuning": "64 rows: +2%"}

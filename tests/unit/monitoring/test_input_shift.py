@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from edge_agent.monitoring.sequential_tests import CUTS, SHIFT_LEVEL, SHIFT_RATES, InputShiftTest, p_value_cuts
+from edge_agent.monitoring.risk_and_drift import CUTS, SHIFT_LEVEL, SHIFT_RATES, InputShiftTest, p_value_cuts
 from edge_agent.statistics import beta_cdf
 
 ROWS = 1000

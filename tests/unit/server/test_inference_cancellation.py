@@ -17,9 +17,9 @@ from edge_agent.engine.protocol import JobResult, TextChunk
 from edge_agent.metrics.answer_counts import AnswerCounts
 from edge_agent.routing.policy import LargeModelAvailability
 from edge_agent.server.call_limits import AdmissionControl
-from edge_agent.server.detached_calls import DeduplicationLimits, RequestDeduplicator
 from edge_agent.server.inference import InferenceDependencies, InferenceServicer
 from edge_agent.server.model_router import ModelRouter
+from edge_agent.server.request_deduplication import DeduplicationLimits, RequestDeduplicator
 from edge_agent.server.uplink_client import LargeModelFinish
 from edge_agent.v1 import inference_pb2 as pb
 from tests.support.eventually import turns
@@ -123,7 +123,11 @@ class Nothing:
 
     collected: frozenset[str] = frozenset()
 
-    async def start_redaction(self, task: str, text: str, seconds: float) -> Any:
+    @property
+    def text_redaction(self) -> Nothing:
+        return self
+
+    async def start(self, task: str, text: str, seconds: float) -> Any:
         return Redactor().start()
 
     def can_defer(self, task: str) -> bool:

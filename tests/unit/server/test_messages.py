@@ -1,5 +1,6 @@
 """Translation between the daemon's words and the messages of edge_agent.v1."""
 
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
@@ -150,7 +151,8 @@ def test_an_engine_is_described_whole():
         device="cpu",
         details={"a": "b"},
     )
-    assert expected == messages.engine_message(status, ["till"])
+    serving = {"other": bundle("generate"), "till": replace(bundle("generate"), digest="d")}
+    assert expected == messages.engine_message(status, serving)
 
 
 @pytest.mark.parametrize(

@@ -56,8 +56,9 @@ class Captures:
 
     def __init__(self, redaction, *, defers: bool = False) -> None:
         self._redaction, self._defers = redaction, defers
+        self.text_redaction = self
 
-    async def start_redaction(self, task: str, text: str, seconds: float):
+    async def start(self, task: str, text: str, seconds: float):
         return self._redaction()
 
     def can_defer(self, task: str) -> bool:

@@ -10,7 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.errors import InvalidRequest, QueueFull
-from edge_agent.server.detached_calls import ENTRY_BYTES, REQUEST_ID_CHARS_MAX, DeduplicationLimits, RequestDeduplicator
+from edge_agent.server.request_deduplication import (
+    ENTRY_BYTES,
+    REQUEST_ID_CHARS_MAX,
+    DeduplicationLimits,
+    RequestDeduplicator,
+)
 
 
 class Work:

@@ -28,7 +28,7 @@ from edge_agent.errors import (
     StoreDamaged,
 )
 from edge_agent.formats import golden_cases
-from edge_agent.store.store import Store
+from edge_agent.store.bundle_store import Store
 from tests.support.bundles import digest_of
 from tests.support.store_cases import GOLDEN, LIMITS, blob_names, bundle, sha256_of, tar_of
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from edge_agent.errors import BundleInUse, HashMismatch, UnknownBundle
-from edge_agent.store.store import Store
+from edge_agent.store.bundle_store import Store
 from tests.support.bundles import digest_of, manifest_of
 from tests.support.store_cases import LIMITS, blob_names, bundle, tar_of
 

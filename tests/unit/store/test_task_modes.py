@@ -11,8 +11,8 @@ from edge_agent.formats.plan import BundleOffer, TaskPlan
 from edge_agent.monitoring.bundle_figures import AlarmState
 from edge_agent.server.task_modes import TaskModes
 from edge_agent.store.bundle_archive import StoreLimits
+from edge_agent.store.bundle_store import Store
 from edge_agent.store.state_database import Demotion
-from edge_agent.store.store import Store
 
 TASK, DIGEST, OTHER = "pos", "ab" * 32, "cd" * 32
 ERRORS = AlarmState(TASK, DIGEST, "errors", 1.0, "people found 9 of 20 sure answers wrong")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.errors import AmbiguousBundle, BundleInUse, StoreDamaged, UnknownBundle
-from edge_agent.store.store import InstalledBundle, Store
+from edge_agent.store.bundle_store import InstalledBundle, Store
 from tests.support.store_cases import GOLDEN, LIMITS, as_of_another_agent, blob_names, bundle, sha256_of
 
 BASE = b"the base that all versions share"

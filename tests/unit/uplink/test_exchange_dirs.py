@@ -99,19 +99,6 @@ def test_damaged_segments_are_set_aside_and_the_others_go_up(case: UplinkCase):
     assert case.outbox_files() == case.uploaded()
 
 
-def test_what_the_uplink_says_counts_while_it_is_fresh(case: UplinkCase):
-    """Online and young is online; old, of another boot, offline or missing is not."""
-    case.once()
-    state = case.state()
-    now = state.running_seconds
-    assert uplink_state.is_online(state, now)
-    assert uplink_state.is_online(state, now + uplink_state.FRESH_SECONDS)
-    assert not uplink_state.is_online(state, now + uplink_state.FRESH_SECONDS + 1)
-    assert not uplink_state.is_online(state, now - 1)
-    assert not uplink_state.is_online(state.model_copy(update={"state": "probing"}), now)
-    assert not uplink_state.is_online(None, now)
-
-
 @given(st.binary(max_size=300))
 def test_garbage_in_place_of_the_state_is_refused(raw: bytes):
     """Whatever lies there, the reader gets an error of ours."""

@@ -33,11 +33,13 @@ from edge_agent.engine.runtimes.llama.kv_cells import (
     QUESTIONS_MAX,
     KvCells,
     PinnedPrefix,
+    PinnedPrefixes,
     PromptPrefix,
     QuestionSequence,
     QuestionSequences,
     SequenceSlot,
     StreamBatch,
+    cut_sequence,
 )
 from edge_agent.engine.runtimes.llama.llama_context import (
     BULK_ROWS,
@@ -56,8 +58,6 @@ from edge_agent.engine.runtimes.llama.step_costs import PADDING_ROWS_MAX, padded
 from edge_agent.errors import ModelFailed
 
 PINNED_PREFIXES_MAX = 16
-IDLE_MAX = 2
-"""Residents that stay without a job: a cell costs every row a look, and to restore them takes a millisecond."""
 SPARE_CONTEXTS = 2
 KEPT_TOKENS_MIN = 64
 """Fewer are not worth their bytes: computing them again takes one step."""
@@ -88,9 +88,9 @@ class KvCache:
         self._slots: dict[int, SequenceSlot] = {}
         self._left: list[SequenceSlot] = []
         """Of jobs that have ended: their sequences are not empty yet."""
-        self._free_sequences = list(range(jobs + 1, jobs + 1 + PINNED_PREFIXES_MAX))
-        self._pinned_prefixes: list[PinnedPrefix] = []
-        """The one used last comes last."""
+        self._pinned_prefixes = PinnedPrefixes(
+            self.context, self._cells, range(jobs + 1, jobs + 1 + PINNED_PREFIXES_MAX), self._empty, self._give_held
+        )
         first_branch = jobs + 1 + PINNED_PREFIXES_MAX
         self._branches = range(first_branch, first_branch + ROWS_MAX)
         self._forks = 0
@@ -128,12 +128,13 @@ class KvCache:
         if len(self._free) <= spare or not self._has_room(prompt, needed):
             return None
         if prompt.exact and outputs:
-            self._clear_view(prompt, len(suffix))
-        pinned = self._pinned_prefix(prompt)
+            # A writing job that looks at few cells needs no padding rows.
+            few, some = self._cells.taken + len(suffix), len(prompt.tokens) + len(suffix)
+            if not self._deep and few >= LONE_CELLS_MAX > some:
+                self._pinned_prefixes.evict_idle(other_than=prompt)
+        pinned = self._pin(prompt)
         slot = SequenceSlot(prompt, self._free.pop(), pinned, reserved=needed + (0 if pinned else len(prompt.tokens)))
         self._slots[slot.sequence] = slot
-        if pinned is not None:
-            pinned.jobs += 1
         try:
             found = self._restore_known(slot, suffix) if pinned or not prompt.tokens else 0
         except ModelFailed:
@@ -159,7 +160,7 @@ class KvCache:
             slot = self._left.pop()
             self.questions.close(slot)
             self._empty(slot.sequence, slot.cells, slot.shared)
-            self._unpin(slot.pinned)
+            self._pinned_prefixes.unpin(slot.pinned)
             self._free.append(slot.sequence)
         if not self._slots:
             self._scattered = 0
@@ -205,8 +206,7 @@ class KvCache:
     def forget(self, prompt: PromptPrefix) -> None:
         """Drop what is kept behind a prompt. Only while no job has it; itself it stays until others drive it out."""
         self.tidy()
-        for pinned in [each for each in self._pinned_prefixes if each.prompt == prompt]:
-            self._evict(pinned)
+        self._pinned_prefixes.forget(prompt)
         self._kept.drop(prompt)
 
     def compact(self, slots: Sequence[SequenceSlot]) -> None:
@@ -216,7 +216,7 @@ class KvCache:
             raise ModelFailed("the keys and values of a job were lost")
         growing = [slot for slot in slots if self._in_order(slot.prompt)]
         while high := next((slot for slot in growing if slot.last >= self._cells.lowest), None):
-            if high.prompt.exact or self._free_cells(high.shared):
+            if high.prompt.exact or self._pinned_prefixes.free_cells(high.shared):
                 self._rewrite(high)  # to lower cells each time, so this ends
             else:  # no room for a prompt of its own: rather another bit than an error
                 growing.remove(high)
@@ -229,7 +229,7 @@ class KvCache:
 
     def _rewrite(self, slot: SequenceSlot) -> None:
         """Write a sequence out and in again, with its prompt where that cannot be had from what is kept."""
-        shared = slot.shared if self._has_stored(slot.prompt) and self._free_sequence() else 0
+        shared = slot.shared if self._has_stored(slot.prompt) and self._pinned_prefixes.free_sequence() else 0
         count = slot.shared + len(slot.cells) - shared
         slot.reserved += slot.shared - shared
         questions = self.questions.take_out(slot, self._saved)
@@ -238,10 +238,8 @@ class KvCache:
         self.context.drop(slot.sequence)
         self._cells.give(slot.cells)
         slot.cells = []
-        self._unpin(slot.pinned)  # first: what it frees lies below what is restored next
-        slot.pinned = self._pinned_prefix(slot.prompt) if shared else None
-        if slot.pinned is not None:
-            slot.pinned.jobs += 1
+        self._pinned_prefixes.unpin(slot.pinned)  # first: what it frees lies below what is restored next
+        slot.pinned = self._pin(slot.prompt) if shared else None
         if state is not None:
             self.context.restore(slot.sequence, state)
             slot.cells = self._cells.take(count)
@@ -340,7 +338,7 @@ class KvCache:
 
     def truncate(self, slot: SequenceSlot, tokens: int) -> None:
         """Leave a job's sequence so many tokens, all of the pinned prefix's among them."""
-        self._cut(slot.sequence, slot.cells, slot.shared, tokens - slot.shared)
+        cut_sequence(self.context, self._cells, slot, tokens - slot.shared, start=slot.shared)
 
     def _compact_streams(self, slots: Sequence[SequenceSlot]) -> None:
         """Put side by side what each stream has written since the last time. Raises ModelFailed.
@@ -354,7 +352,7 @@ class KvCache:
         tails = [bytes(self._saved(slot.sequence, slot.shared + slot.packed)) for slot in slots]
         counts = [len(slot.cells) - slot.packed for slot in slots]
         for slot in slots:
-            self._cut(slot.sequence, slot.cells, slot.shared, slot.packed)
+            cut_sequence(self.context, self._cells, slot, slot.packed, start=slot.shared)
         for slot, tail, count in zip(slots, tails, counts, strict=True):
             self.context.restore(self._scratch, tail)
             self.context.copy(self._scratch, slot.sequence)
@@ -394,14 +392,6 @@ class KvCache:
         few = self._cells.lowest == self._cells.taken < LONE_CELLS_MAX
         return self._alone and adapter is None and (few or self._deep)
 
-    def _clear_view(self, prompt: PromptPrefix, suffix: int) -> None:
-        """Evict idle prefixes if a writing job then looks at so few cells that it needs no padding rows."""
-        few, some = self._cells.taken + suffix, len(prompt.tokens) + suffix
-        if self._deep or few < LONE_CELLS_MAX or some >= LONE_CELLS_MAX:
-            return
-        for pinned in [each for each in self._pinned_prefixes if not each.jobs and each.prompt != prompt]:
-            self._evict(pinned)
-
     def _has_room(self, prompt: PromptPrefix, needed: int) -> bool:
         """Return whether a job that may come to need so many cells can start; idle pinned prefixes are evicted for it.
 
@@ -409,77 +399,24 @@ class KvCache:
         """
         held = sum(slot.reserved - slot.taken for slot in self._slots.values())
         wanted = held + needed + len(prompt.tokens) + ROWS_MAX + PADDING_ROWS_MAX
-        return self._free_cells(wanted)
+        return self._pinned_prefixes.free_cells(wanted)
 
-    def _free_cells(self, cells: int) -> bool:
-        """Evict pinned prefixes without a job until so many cells are free; tell whether they are."""
-        while self._cells.free < cells:
-            idle = [pinned for pinned in self._pinned_prefixes if not pinned.jobs]
-            if self._cells.held:
-                self._give_held()
-            elif idle:
-                self._evict(idle[0])
-            else:
-                return False
-        return True
-
-    def _pinned_prefix(self, prompt: PromptPrefix) -> PinnedPrefix | None:
-        """Return a prefix in the buffer, on which a sequence can stand that grows now; None if it is not known."""
-        entry, shared = self._kept.longest(prompt.root, prompt.tokens)  # asked each time, so that it does not grow old
-        for pinned in reversed(self._pinned_prefixes):
-            if pinned.prompt == prompt and not (self._in_order(prompt) and pinned.cells[-1] >= self._cells.lowest):
-                self._pinned_prefixes.remove(pinned)
-                self._pinned_prefixes.append(pinned)
-                return pinned
-        for pinned in [each for each in self._pinned_prefixes if not each.jobs and each.prompt == prompt]:
-            self._evict(pinned)  # it lies too high
-        if entry is None or shared < len(prompt.tokens) or not self._free_sequence():
-            return None
-        self._free_cells(len(entry.tokens))
-        self.context.restore(self._free_sequences[-1], entry.state)
-        pinned = PinnedPrefix(prompt, self._free_sequences.pop(), self._cells.take(len(entry.tokens)))
-        self._cut(pinned.sequence, pinned.cells, 0, shared)
-        self._pinned_prefixes.append(pinned)
-        return pinned
-
-    def _free_sequence(self) -> bool:
-        """Tell whether there is a sequence for one more pinned prefix, made free if need be."""
-        idle = [pinned for pinned in self._pinned_prefixes if not pinned.jobs]
-        if not self._free_sequences and idle:
-            self._evict(idle[0])
-        return bool(self._free_sequences)
-
-    def _evict(self, pinned: PinnedPrefix) -> None:
-        self._empty(pinned.sequence, pinned.cells, 0)
-        self._free_sequences.append(pinned.sequence)
-        self._pinned_prefixes.remove(pinned)
-
-    def _unpin(self, pinned: PinnedPrefix | None) -> None:
-        """Take note that a job has left a pinned prefix."""
-        if pinned is None:
-            return
-        pinned.jobs -= 1
-        idle = [each for each in self._pinned_prefixes if not each.jobs]
-        for each in idle[:-IDLE_MAX]:
-            self._evict(each)
+    def _pin(self, prompt: PromptPrefix) -> PinnedPrefix | None:
+        """Return a prefix in the buffer for one more job, whose sequence can grow behind it now; None = not known."""
+        stored = self._kept.longest(prompt.root, prompt.tokens)  # asked each time, so that it does not grow old
+        return self._pinned_prefixes.pin(prompt, *stored, in_order=self._in_order(prompt))
 
     def _restore_known(self, slot: SequenceSlot, suffix: Sequence[int]) -> int:
         """Put a pinned prefix and the stored tokens behind it into a new slot; return their number."""
         start = len(slot.prompt.tokens)
         entry, shared = self._kept.longest(slot.prompt, suffix[:-1])  # one is left to compute: its logits are wanted
-        if entry is not None and shared >= KEPT_TOKENS_MIN and self._free_cells(len(entry.tokens)):
+        if entry and shared >= KEPT_TOKENS_MIN and self._pinned_prefixes.free_cells(len(entry.tokens)):
             self.context.restore(slot.sequence, entry.state)
             slot.cells = self._cells.take(len(entry.tokens))
-            self._cut(slot.sequence, slot.cells, start, shared)
+            cut_sequence(self.context, self._cells, slot, shared, start=start)
         if slot.pinned is not None:
             self.context.copy(slot.pinned.sequence, slot.sequence)
         return start + len(slot.cells)
-
-    def _cut(self, sequence: int, cells: list[int], start: int, kept: int) -> None:
-        """Take out of a sequence what comes behind the `kept` tokens from position `start` on."""
-        self.context.drop(sequence, start + kept)
-        self._cells.give(cells[kept:])
-        del cells[kept:]
 
     def _saved(self, sequence: int, start: int, end: int = -1) -> memoryview:
         """Return the keys and values of the tokens [start, end) of a sequence, until the next call."""

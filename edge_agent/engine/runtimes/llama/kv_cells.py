@@ -1,4 +1,4 @@
-"""Which cells of llama.cpp's key-value buffer are taken, and the sequences of the questions about an input.
+"""Which cells of the key-value buffer are taken, the prefixes that jobs share, and the questions about an input.
 
 `KvCells` mirrors what llama.cpp decides for itself. Its rule (llama_kv_cache::find_slot of the pinned release): the
 tokens of a batch take the lowest free cells, in the order of the batch; tokens that are restored take the lowest free
@@ -16,6 +16,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from edge_agent.engine.runtimes.llama.llama_context import LlamaContext
+from edge_agent.engine.runtimes.llama.prefix_tree import StoredPrefix
+
+IDLE_MAX = 2
+"""Prefixes that stay without a job: a cell costs every row a look, and to restore them takes a millisecond."""
 
 
 class KvCells:
@@ -179,6 +183,103 @@ Saver = Callable[[int, int], memoryview]
 """Returns the keys and values of a sequence's tokens from the given one on, until the next call."""
 Emptier = Callable[[int, list[int], int], None]
 """Empties a sequence that has these cells for itself, from the given token on."""
+
+
+def cut_sequence(
+    context: LlamaContext, account: KvCells, holder: SequenceSlot | PinnedPrefix, kept: int, *, start: int
+) -> None:
+    """Take out of a sequence what comes behind the `kept` tokens from position `start` on."""
+    context.drop(holder.sequence, start + kept)
+    account.give(holder.cells[kept:])
+    del holder.cells[kept:]
+
+
+class PinnedPrefixes:
+    """The prefixes in the buffer: each is there once, for all jobs that begin with it."""
+
+    def __init__(
+        self,
+        context: LlamaContext,
+        cells: KvCells,
+        sequences: Iterable[int],
+        empty: Emptier,
+        give_held: Callable[[], None],
+    ) -> None:
+        """Take empty sequences of a context, and the account of its cells; `give_held` frees the cells it holds."""
+        self._context, self._cells, self._empty, self._give_held = context, cells, empty, give_held
+        self._free = list(sequences)
+        self.pinned: list[PinnedPrefix] = []
+        """The one used last comes last."""
+
+    def pin(
+        self, prompt: PromptPrefix, stored: StoredPrefix | None, shared: int, *, in_order: bool
+    ) -> PinnedPrefix | None:
+        """Return a prefix for one more job, from the buffer or from `stored`, which has so many tokens of it.
+
+        None = all of it is in neither, or there is no sequence for it. `in_order`: its cells lie below those of tokens
+        that are computed next.
+        """
+        for pinned in reversed(self.pinned):
+            if pinned.prompt == prompt and not (in_order and pinned.cells[-1] >= self._cells.lowest):
+                self.pinned.remove(pinned)
+                break
+        else:
+            for high in [each for each in self._idle() if each.prompt == prompt]:
+                self._evict(high)
+            if stored is None or shared < len(prompt.tokens) or not self.free_sequence():
+                return None
+            self.free_cells(len(stored.tokens))
+            self._context.restore(self._free[-1], stored.state)
+            pinned = PinnedPrefix(prompt, self._free.pop(), self._cells.take(len(stored.tokens)))
+            cut_sequence(self._context, self._cells, pinned, shared, start=0)
+        self.pinned.append(pinned)
+        pinned.jobs += 1
+        return pinned
+
+    def unpin(self, pinned: PinnedPrefix | None) -> None:
+        """Take note that a job has left a prefix."""
+        if pinned is None:
+            return
+        pinned.jobs -= 1
+        for each in self._idle()[:-IDLE_MAX]:
+            self._evict(each)
+
+    def free_cells(self, cells: int) -> bool:
+        """Evict prefixes without a job until so many cells are free; tell whether they are."""
+        while self._cells.free < cells:
+            idle = self._idle()
+            if self._cells.held:
+                self._give_held()
+            elif idle:
+                self._evict(idle[0])
+            else:
+                return False
+        return True
+
+    def free_sequence(self) -> bool:
+        """Tell whether there is a sequence for one more prefix, made free if need be."""
+        idle = self._idle()
+        if not self._free and idle:
+            self._evict(idle[0])
+        return bool(self._free)
+
+    def evict_idle(self, other_than: PromptPrefix) -> None:
+        """Evict all prefixes without a job but one."""
+        for pinned in [each for each in self._idle() if each.prompt != other_than]:
+            self._evict(pinned)
+
+    def forget(self, prompt: PromptPrefix) -> None:
+        """Evict a prefix that no job has."""
+        for pinned in [each for each in self.pinned if each.prompt == prompt]:
+            self._evict(pinned)
+
+    def _idle(self) -> list[PinnedPrefix]:
+        return [pinned for pinned in self.pinned if not pinned.jobs]
+
+    def _evict(self, pinned: PinnedPrefix) -> None:
+        self._empty(pinned.sequence, pinned.cells, 0)
+        self._free.append(pinned.sequence)
+        self.pinned.remove(pinned)
 
 
 class QuestionSequences:

@@ -1,4 +1,4 @@
-"""What one attached bundle brings to the base: prompt, labels, adapter; and the adapters that are loaded.
+"""What attached bundles bring to the base: prompt, labels, grammar, adapter; the adapters that are loaded, and memory.
 
 Adapters stay loaded, the few used last. Each loaded adapter makes every change of adapter slower, used or not: 10 ms
 with one to ten, 12 with 25, 56 with 100 (llama.cpp sums up all of them when it plans its graph). Loading one again
@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from edge_agent.engine.job_requests import own_questions
+from edge_agent.engine.memory_cap import MemoryNeed
 from edge_agent.engine.runtimes.job_results import check_input_length
 from edge_agent.engine.runtimes.llama.kv_cells import PromptPrefix
 from edge_agent.engine.runtimes.llama.label_scoring import LabelTree
-from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
+from edge_agent.engine.runtimes.llama.llama_model import LlamaModel, check_file
+from edge_agent.engine.runtimes.llama.memory_estimate import adapter_bytes, record_bytes
 from edge_agent.engine.runtimes.llama.question_prompts import (
     BundleQuestions,
     ChatTemplate,
@@ -26,9 +28,10 @@ from edge_agent.engine.runtimes.llama.question_prompts import (
     question_template,
     split_prompt,
 )
-from edge_agent.engine.runtimes.llama.record_grammar import RecordDrafts, RecordGrammar
+from edge_agent.engine.runtimes.llama.record_grammar import GuideTokens, RecordDrafts, RecordGrammar, guide_tokens
 from edge_agent.errors import EmptyInput, InputTooLong, InvalidRequest, ModelFailed, ModelLoadFailed
 from edge_agent.formats.manifest import Manifest, TaskSpec
+from edge_agent.formats.record_schema import Schema
 
 LOADED_MAX = 25
 
@@ -185,6 +188,71 @@ def read_bundle(digest: str, manifest: Manifest, model: LlamaModel, adapter: Lor
     if task.kind == "extract":
         bundle.drafts.learn(prefix, 0)  # of the examples in it, if there are
     return bundle
+
+
+class LlamaBundles(dict[str, LlamaBundle]):
+    """The bundles on one base, by digest, and the memory that their adapters and grammars take."""
+
+    def __init__(
+        self,
+        model: LlamaModel,
+        adapters: LoadedAdapters,
+        need: MemoryNeed,
+        available: int,
+        sequences: int,
+        request_memory: Callable[[int, int, int], int],
+    ) -> None:
+        """Begin with none. The base needs `need` of `available` bytes, as `request_memory` granted them."""
+        super().__init__()
+        self._model, self._adapters, self._sequences = model, adapters, sequences
+        self._need, self._available, self._request_memory = need, available, request_memory
+        self._tokens: GuideTokens | None = None
+
+    def prepare(self, digest: str, manifest: Manifest, adapter_path: str | None) -> LlamaBundle:
+        """Read a bundle, which is not added yet, and load its adapter. Raises MemoryShort, ModelLoadFailed."""
+        adapter = self._adapter(manifest, adapter_path) if adapter_path is not None else None
+        bundle = read_bundle(digest, manifest, self._model, adapter)
+        if manifest.task.record_schema is not None:
+            bundle.grammar = self._grammar(manifest.task.record_schema)
+        if adapter is not None:
+            self._adapters.load(adapter)
+        return bundle
+
+    def free_adapter(self, adapter: LoraAdapter | None) -> None:
+        """Free an adapter, unless another bundle has the same."""
+        if adapter and not any(bundle.adapter == adapter for bundle in self.values()):
+            self._adapters.free(adapter.identity)
+
+    def close(self) -> None:
+        """Let all of them go, and what their grammars share; the adapters are freed on their own."""
+        self.clear()
+        self._tokens = None
+
+    def _grammar(self, schema: Schema) -> RecordGrammar:
+        """Return a schema in the model's tokens. Raises MemoryShort, ModelLoadFailed."""
+        if self._tokens is None:
+            more = record_bytes(self._model.vocab_size, self._sequences)
+            need = replace(self._need, process=self._need.process + more)
+            self._claim(replace(need, adapters=self._adapter_bytes()))
+            self._need, self._tokens = need, guide_tokens(self._model)
+        return RecordGrammar(self._tokens, schema)
+
+    def _adapter(self, manifest: Manifest, path: str) -> LoraAdapter:
+        """Return an adapter that is there and fits. Raises MemoryShort, ModelLoadFailed."""
+        check_file(path)
+        identity = next((each.sha256 for each in manifest.artifacts if each.role == "adapter"), path)
+        adapter = LoraAdapter(identity, path, adapter_bytes(Path(path).stat().st_size))
+        self._claim(replace(self._need, adapters=self._adapter_bytes(adapter)))
+        return adapter
+
+    def _claim(self, need: MemoryNeed) -> None:
+        """Raise MemoryShort unless there is as much for what a bundle adds."""
+        self._request_memory(need.total, self._available, 0)
+        need.check(self._available)
+
+    def _adapter_bytes(self, *more: LoraAdapter) -> int:
+        """Return what the adapters of all bundles take, and these."""
+        return adapters_bytes([*(bundle.adapter for bundle in self.values() if bundle.adapter), *more])
 
 
 def _questions(manifest: Manifest, model: LlamaModel, template: QuestionTemplate) -> BundleQuestions:

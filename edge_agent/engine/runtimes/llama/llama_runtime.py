@@ -10,10 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 
-from edge_agent.engine.memory_cap import MemoryNeed
 from edge_agent.engine.protocol import SEQUENCES, CacheUse, Event, FailureReport, JobRequest, JobResult, LoadRequest
 from edge_agent.engine.runtimes.job_results import (
     cancellation_report,
@@ -24,28 +22,20 @@ from edge_agent.engine.runtimes.job_results import (
 from edge_agent.engine.runtimes.llama import autotune, gguf_header, llama_backends
 from edge_agent.engine.runtimes.llama.autotune import SAME, score_variance
 from edge_agent.engine.runtimes.llama.decision_jobs import DecisionJob, open_groups
-from edge_agent.engine.runtimes.llama.gpu_offload import ON_CPU, place_on_device
 from edge_agent.engine.runtimes.llama.kv_cache import KvCache
 from edge_agent.engine.runtimes.llama.kv_cells import StreamBatch
-from edge_agent.engine.runtimes.llama.llama_bundle import (
-    LlamaBundle,
-    LoadedAdapters,
-    LoraAdapter,
-    adapters_bytes,
-    read_bundle,
-)
+from edge_agent.engine.runtimes.llama.llama_bundle import LlamaBundle, LlamaBundles, LoadedAdapters
 from edge_agent.engine.runtimes.llama.llama_context import BatchPart, StepAborted
-from edge_agent.engine.runtimes.llama.llama_model import ERRORS, LlamaModel, check_file
-from edge_agent.engine.runtimes.llama.memory_estimate import adapter_bytes, context_capacity, record_bytes
+from edge_agent.engine.runtimes.llama.llama_model import ERRORS, LlamaModel
+from edge_agent.engine.runtimes.llama.memory_estimate import ON_CPU, context_capacity, place_on_device
 from edge_agent.engine.runtimes.llama.record_extraction import ExtractionJob
-from edge_agent.engine.runtimes.llama.record_grammar import GuideTokens, RecordGrammar, guide_tokens
+from edge_agent.engine.runtimes.llama.record_grammar import RecordGrammar
 from edge_agent.engine.runtimes.llama.sequence_jobs import GenerationJob, ScoringJob
 from edge_agent.engine.runtimes.llama.step_costs import ThreadTuner, thread_counts
 from edge_agent.engine.runtimes.llama.step_interruption import LONG_ROWS, StepInterruption, is_long
 from edge_agent.engine.runtimes.llama.step_scheduler import CacheAdmission, StepPlan, StepScheduler, WorkItem, turn_time
 from edge_agent.errors import DeadlineExpired, DeadlineUnattainable, ModelFailed, ModelLoadFailed
 from edge_agent.formats.manifest import SCORED_KINDS, Manifest
-from edge_agent.formats.record_schema import Schema
 
 WARM_UP_TEXT = "Hello"
 LEARN_EACH = 4
@@ -74,12 +64,8 @@ class LlamaRuntime:
         self._cache: KvCache
         self._adapters: LoadedAdapters
         self._interruption: StepInterruption | None = None
-        self._need: MemoryNeed
-        self._available = 0
-        self._bundles: dict[str, LlamaBundle] = {}
+        self._bundles: LlamaBundles
         self._jobs: dict[str, Job] = {}
-        self._sequences = 0
-        self._tokens: GuideTokens | None = None
         self._written_under = set[RecordGrammar]()
         """By jobs that have ended, since `tidy`."""
         self._scheduler = StepScheduler()
@@ -126,8 +112,7 @@ class LlamaRuntime:
         if self.mailbox >= 0:
             self._interruption = StepInterruption(self.mailbox, self.poll_cancellations, self._cache.context.abort)
         self._adapters = LoadedAdapters(model, lambda: self._cache.context.use_adapter(None))
-        self._need, self._available = need, available
-        self._sequences = slots
+        self._bundles = LlamaBundles(model, self._adapters, need, available, slots, self.request_memory)
         described = model.describe()
         code = self._code if slot.name == "cpu" else f"{self._code} and for {slot.name}"
         self._score_variance = score_variance(tuned, described["quantization"], code)
@@ -142,51 +127,15 @@ class LlamaRuntime:
         """
         if digest in self._bundles:
             return
-        adapter = self._adapter(manifest, paths["adapter"]) if "adapter" in paths else None
-        bundle = read_bundle(digest, manifest, self._model, adapter)
-        if manifest.task.record_schema is not None:
-            bundle.grammar = self._grammar(manifest.task.record_schema)
+        bundle = self._bundles.prepare(digest, manifest, paths.get("adapter"))
         try:
-            if adapter is not None:
-                self._adapters.load(adapter)
             self._warm(bundle)
         except ModelFailed as error:
-            self._free_adapter(adapter)
+            self._bundles.free_adapter(bundle.adapter)
             name = Path(paths.get("adapter") or self._model.name).name
             said = f"the first answer with {name} failed: {error.message}"
             raise ModelLoadFailed(said, remedy=error.remedy) from None
         self._bundles[digest] = bundle
-
-    def _grammar(self, schema: Schema) -> RecordGrammar:
-        """Return a schema in the model's tokens. Raises MemoryShort, ModelLoadFailed."""
-        if self._tokens is None:
-            more = record_bytes(self._model.vocab_size, self._sequences)
-            need = replace(self._need, process=self._need.process + more)
-            self._claim(replace(need, adapters=self._adapter_bytes()))
-            self._need, self._tokens = need, guide_tokens(self._model)
-        return RecordGrammar(self._tokens, schema)
-
-    def _claim(self, need: MemoryNeed) -> None:
-        """Raise MemoryShort unless there is as much for what a bundle adds."""
-        self.request_memory(need.total, self._available, 0)
-        need.check(self._available)
-
-    def _adapter(self, manifest: Manifest, path: str) -> LoraAdapter:
-        """Return an adapter that is there and fits. Raises MemoryShort, ModelLoadFailed."""
-        check_file(path)
-        identity = next((each.sha256 for each in manifest.artifacts if each.role == "adapter"), path)
-        adapter = LoraAdapter(identity, path, adapter_bytes(Path(path).stat().st_size))
-        self._claim(replace(self._need, adapters=self._adapter_bytes(adapter)))
-        return adapter
-
-    def _adapter_bytes(self, *more: LoraAdapter) -> int:
-        """Return what the adapters of all bundles take, and these."""
-        return adapters_bytes([*(bundle.adapter for bundle in self._bundles.values() if bundle.adapter), *more])
-
-    def _free_adapter(self, adapter: LoraAdapter | None) -> None:
-        """Free an adapter, unless another bundle has the same."""
-        if adapter and not any(bundle.adapter == adapter for bundle in self._bundles.values()):
-            self._adapters.free(adapter.identity)
 
     def score_variance(self, digest: str) -> str:
         """Return why scores of a bundle depend on what else is computed, as the weights' load has measured it."""
@@ -202,7 +151,7 @@ class LlamaRuntime:
         del self._bundles[digest]
         if not any(other.prompt == bundle.prompt for other in self._bundles.values()):
             self._cache.forget(bundle.prompt)
-        self._free_adapter(bundle.adapter)
+        self._bundles.free_adapter(bundle.adapter)
         return events
 
     def submit(self, job: JobRequest) -> None:
@@ -353,12 +302,11 @@ class LlamaRuntime:
         """Free jobs, adapters, context and weights, in this order."""
         for job_id in list(self._jobs):
             self._end(job_id)
-        self._bundles.clear()
         self._written_under.clear()
-        self._tokens = None
         if self._interruption is not None:
             self._interruption.close()
         if self._loaded:
+            self._bundles.close()
             self._adapters.close()
             self._cache.close()
             self._model.close()

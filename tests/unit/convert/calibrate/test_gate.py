@@ -7,7 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from convert.calibrate.calibration_answers import Answers, CalibrationAnswers
+from convert.calibrate.division import hashed
 from convert.calibrate.gate import OUTSIDE, Conditions, calibrated, holding, why_none
+from convert.calibrate.threshold import Risk, choose
+from convert.data.row_files import DataRow
 from convert.evaluate.predictions import ServedPrediction
 from edge_agent.formats.calibration import OodGate, Threshold, mass_score, rows_needed
 
@@ -66,14 +70,13 @@ def test_scores_of_a_manifest_must_rise():
 def test_held_out_rows_become_a_gate():
     """Their scores are sorted and stored as float32; too few rows, no score or a wish for none give no gate."""
     scores = RNG.permutation(40) / 7
-    families = [str(row) for row in range(40)]
-    gate = calibrated("ood_score", said(*scores), families, 0.03)
+    gate = calibrated("ood_score", said(*scores), 0.03)
     assert gate is not None
     assert None is gate.family_sizes
     assert [float(np.float32(each)) for each in sorted(scores)] == list(gate.scores)
-    assert None is calibrated("ood_score", said(*scores[:32]), families[:32], 0.03)
-    assert None is calibrated(None, said(*scores), families, 0.03)
-    assert None is calibrated("ood_score", said(*scores), families, 0.0)
+    assert None is calibrated("ood_score", said(*scores[:32]), 0.03)
+    assert None is calibrated(None, said(*scores), 0.03)
+    assert None is calibrated("ood_score", said(*scores), 0.0)
     assert "32 families of held-out rows are too few for a gate at 0.03, which needs 33." == why_none(
         "ood_score", 32, 0.03
     )
@@ -87,13 +90,14 @@ def test_a_family_counts_as_one_row():
     assert 1 / 3 == gate.p_value(math.nan)
 
 
-def test_the_rows_of_a_family_are_calibrated_together():
-    """All rows are stored, each with the size of its family; the families are what must be enough."""
-    scores, families = [5.0, 1.0, 3.0, 2.0], ["one", "one", "two", "three"]
-    gate = calibrated("ood_score", said(*scores), families, 0.3)
-    assert gate is not None
-    assert ((1.0, 2.0, 3.0, 5.0), (2, 1, 1, 2)) == (gate.scores, gate.family_sizes)
-    assert None is calibrated("ood_score", said(*scores), ["one", "one", "two", "two"], 0.3)
+def test_one_row_of_each_family_makes_the_gate():
+    """The rows of temperature and proof together; of a family the row with the smallest hash, at most 1,000 in all."""
+    rows = [DataRow(f"text {place}", "a", family=f"family {place % 1200}") for place in range(2400)]
+    answers = Answers(rows, said(*range(2400)), np.ones(2400, np.bool_))
+    held_out = CalibrationAnswers([], answers).held_out
+    assert 1000 == len(held_out.rows) == len({row.family for row in held_out.rows})
+    alone = [row for row in rows if row.family == held_out.rows[0].family]
+    assert min(alone, key=lambda row: hashed(row.key)) == held_out.rows[0]
 
 
 def test_sizes_of_families_must_be_as_many_as_scores():
@@ -125,6 +129,35 @@ def test_gate_and_floor_take_answers_from_what_is_tested():
     found = holding(conditions, 0.95, answers, np.array([0.9, 0.9, 0.4]))
     shares = {name: round(each["value"], 3) for name, each in found.items()}
     assert {"gate": 0.333, "floor": 0.333, "threshold": 1.0, "confident": 0.0} == shares
+
+
+def test_the_row_at_the_limit_tests_nothing():
+    """Of the calibration rows those below the gate's limit are a sample of what passes, and the limit is none of it."""
+    gate = gate_of(*range(1, 40))
+    assert 36 == gate.limit
+    assert (False, True) == (gate.holds_up(36), gate.holds_up(36.5))
+    passing = Conditions(gate, floor=0.0).passing(said(35.0, 36.0, 37.0, math.nan), np.full(4, 0.9))
+    assert [0.9, OUTSIDE, OUTSIDE, OUTSIDE] == passing.tolist()
+    assert 1.0 == gate_of(1.0, 2.0, held_up_max=0.99).limit
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_threshold_proved_by_the_rows_of_the_gate_is_wrong_as_rarely_as_promised(shared):
+    """10% of the proofs are false at most, whether the gate is made of the rows that prove or of others.
+
+    The stranger an input, the likelier its answer is wrong. The risk of what passes is just above the target, whatever
+    the limit, so each proof is a false one.
+    """
+    draw, risk, repetitions = np.random.default_rng(26), Risk(target=0.1, delta=0.1), 400
+    false = 0
+    for _ in range(repetitions):
+        scores = draw.random(120).astype(np.float32)
+        gate = calibrated("ood_score", said(*(scores if shared else draw.random(120))), 0.05)
+        assert gate is not None
+        wrong = draw.random(120) < 2 * 0.101 * scores / gate.limit
+        passing = Conditions(gate, floor=0.0).passing(said(*scores), np.full(120, 0.9))
+        false += choose(passing, ~wrong, risk, start=0.9).threshold is not None
+    assert false / repetitions <= 0.1 + 2 * math.sqrt(0.09 / repetitions)
 
 
 def test_without_a_gate_nothing_is_held_up():

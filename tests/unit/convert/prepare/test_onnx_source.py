@@ -1,4 +1,7 @@
-"""A ready ONNX token classifier as source: what is refused, and what is taken."""
+"""A ready ONNX token classifier as source: what is refused, and what is taken.
+
+A ready ONNX token classifier as the start of a training: its weights come back under their names.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from transformers import BertConfig, BertForTokenClassification, PreTrainedTokenizerFast
 
+from convert.export import onnx_export
 from convert.pipeline import recipe
+from convert.pipeline.recipe import Recipe
 from convert.prepare import onnx_source
+from convert.quantize import onnx_quantizer
 from edge_agent.errors import FileMissing, InvalidRequest, ManifestInvalid, ModelFailed, ModelLoadFailed
+from tests.support import bert_onnx, bundles
 from tests.support.recipes import ready_classifier, recipe_of
 
 
@@ -67,3 +76,67 @@ def test_a_ready_source_is_not_quantized(tmp_path: Path):
     file.write_text(file.read_text().replace("{checkpoint: m}", "{onnx: m}") + "quantize: {types: [fp32]}\n")
     with pytest.raises(ManifestInvalid, match="or name a checkpoint"):
         recipe.read(file)
+
+
+def checkpoint(folder: Path) -> Path:
+    """Write a random token classifier of one layer, with the tokenizer and the tags of the tests."""
+    torch.manual_seed(5)
+    folder.mkdir()
+    (folder / "tokenizer.json").write_bytes(bert_onnx.tiny_tokenizer())
+    PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json")).save_pretrained(folder)
+    sizes = {"vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    names = dict(enumerate(bundles.TAGS))
+    config = BertConfig(**sizes, intermediate_size=64, max_position_embeddings=64, id2label=names)
+    model = BertForTokenClassification(config)
+    with torch.no_grad():  # a trained one: no two biases are alike, so the exporter shares none
+        for weight in model.parameters():
+            weight.add_(0.02 * torch.randn_like(weight))
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["fp32", "matmul8-gather8"])
+def test_the_weights_of_an_export_come_back(tmp_path: Path, kind: str):
+    """A checkpoint that is exported, quantized or not, and read back has the same weights, up to what a byte rounds."""
+    source, exported, ready = checkpoint(tmp_path / "source"), tmp_path / "exported", tmp_path / "ready"
+    exported.mkdir()
+    ready.mkdir()
+    onnx_export.export(source, None, "token", exported)
+    onnx_quantizer.quantize(exported / "model.onnx", ready / "model.onnx", kind)
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (ready / name).write_bytes((source / name).read_bytes())
+    report = onnx_source.read_back(ready, tmp_path / "out")
+    assert (True, 1.0) == (report["read_back"], report["same_labels"])
+    wanted, found = (
+        BertForTokenClassification.from_pretrained(each).state_dict() for each in (source, tmp_path / "out")
+    )
+    assert wanted.keys() == found.keys()
+    rounding = 0.0 if kind == "fp32" else 0.002
+    assert [] == [name for name, tensor in wanted.items() if float((tensor - found[name]).abs().max()) > rounding]
+
+
+def test_four_bits_are_unpacked_in_their_order():
+    """The lower half of a byte comes first; without zero points the middle is 8, and each block has its scale."""
+    packed = np.array([[[0x80, 0xF7], [0x98, 0x08]]], np.uint8)
+    sizes = {"N": 1, "K": 7, "bits": 4, "block_size": 4}
+    scales = np.array([[0.5, 2.0]], np.float32)
+    found = onnx_source.unpack_blocks(packed, scales, None, sizes)
+    assert [[-4.0, 0.0, -0.5, 3.5, 0.0, 2.0, 0.0]] == found.tolist()
+    zero = np.array([0, 8], np.uint8)
+    assert [[0.0, 4.0, 3.5, 7.5, 0.0, 2.0, 0.0]] == onnx_source.unpack_blocks(packed, scales, zero, sizes).tolist()
+
+
+def test_a_graph_without_names_is_not_trained(tmp_path: Path):
+    """Weights that do not carry the architecture's names are refused, with their number and what to do instead."""
+    with pytest.raises(InvalidRequest, match=r"lacks \d+ weights under their names, such as bert") as caught:
+        onnx_source.read_back(ready_classifier(tmp_path / "source"), tmp_path / "out")
+    assert "leave 'finetune' out" in caught.value.remedy
+
+
+def test_a_ready_source_with_finetune_is_read_back():
+    """The recipe is accepted, and its graph is then not taken as it is."""
+    data = {"calibration": "c.jsonl", "test": "t.jsonl"}
+    plain = Recipe.model_validate({"source": {"onnx": "m"}, "data": data})
+    trained = Recipe.model_validate({"source": {"onnx": "m"}, "data": data, "finetune": {"method": "full"}})
+    assert (True, False) == (plain.takes_ready_graph, trained.takes_ready_graph)

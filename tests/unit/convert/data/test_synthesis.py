@@ -1,4 +1,4 @@
-"""convert/data/synthesis/ and its command, against a real HTTP server that speaks the chat API."""
+"""convert/data/synthesis.py and its command, against a real HTTP server that speaks the chat API."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from typer.testing import CliRunner
 
 from convert.cli import app
 from convert.data import row_files, synthesis
+from convert.data.chat_endpoint import ChatEndpoint
 from convert.data.row_files import DataRow, TextSpan
-from convert.data.synthesis import SynthesisRequest, SynthesisResult
-from convert.data.synthesis.chat_endpoint import ChatEndpoint
-from convert.data.synthesis.generation import (
+from convert.data.synthesis import (
     GenerationRequest,
     ParsedRow,
     RejectedRow,
     SimilarityIndex,
+    SynthesisRequest,
+    SynthesisResult,
     messages,
     rows_of,
 )

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from edge_agent import statistics
-from edge_agent.monitoring import sequential_tests
-from edge_agent.monitoring.sequential_tests import (
+from edge_agent.monitoring import risk_and_drift
+from edge_agent.monitoring.risk_and_drift import (
     DRIFT_DELTA,
     REFERENCE_ROWS,
     RISK_RATES,
@@ -139,7 +139,7 @@ def test_memory_is_bounded():
 def test_a_calibrated_reference_is_not_added_to():
     """What calibration saw is compared with from the first window on."""
     stream = DriftStream(EventSample(200, {"sure": 160}), calibrated=True)
-    for _ in range(sequential_tests.WINDOW_ROWS):
+    for _ in range(risk_and_drift.WINDOW_ROWS):
         stream = stream.after([])
     found = stream.judged(0.1, 1)
     assert found is not None

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from convert.cli import app
 from convert.data.data_row import DataRow
-from convert.data.row_division import divide, plain_of
 from convert.data.row_lines import read_rows
+from convert.data.splits import divide, plain_of
 
 WORDS = ("amber", "birch", "cobalt", "dahlia", "ember", "fjord", "garnet", "hazel", "indigo", "jasper")
 TASK = "version: 1.0.0\nruntime: onnx\ntask: {name: t, kind: classify, labels: [refund, price]}\n"

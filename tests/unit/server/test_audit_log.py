@@ -12,7 +12,14 @@ from typing import Any
 import pytest
 import structlog
 
-from edge_agent.server.audit import AUDIT_TIMEOUTS, FILE_NAME, OLDER_NAME, WAITING_LINES_MAX, AuditLog, AuditTimeouts
+from edge_agent.server.audit_log import (
+    AUDIT_TIMEOUTS,
+    FILE_NAME,
+    OLDER_NAME,
+    WAITING_LINES_MAX,
+    AuditLog,
+    AuditTimeouts,
+)
 from edge_agent.server.callers import Caller
 from edge_agent.v1 import admin_pb2, feedback_pb2
 from tests.support.eventually import turns

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.errors import DiskFull, HashMismatch, StateDirUnwritable, StoreDamaged
-from edge_agent.store.blobs import BlobStore
+from edge_agent.store.blob_store import BlobStore
 from tests.support.store_cases import blob_names, sha256_of
 
 DATA = b"some bytes"

@@ -7,18 +7,18 @@ import dataclasses
 import pytest
 
 from edge_agent.engine.memory_cap import MemoryNeed
-from edge_agent.engine.runtimes.llama import gguf_header, gpu_offload
+from edge_agent.engine.runtimes.llama import gguf_header, memory_estimate
 from edge_agent.engine.runtimes.llama.gguf_header import GgufHeader
-from edge_agent.engine.runtimes.llama.gpu_offload import (
+from edge_agent.engine.runtimes.llama.llama_context import ContextShape
+from edge_agent.engine.runtimes.llama.memory_estimate import (
     ON_CPU,
     GpuOffload,
     ModelPlacement,
+    need_beside_device,
     plan_offload,
     shortfall,
     usable_bytes,
 )
-from edge_agent.engine.runtimes.llama.llama_context import ContextShape
-from edge_agent.engine.runtimes.llama.memory_estimate import need_beside_device
 from edge_agent.errors import DeviceUnusable
 from tests.support import models
 
@@ -148,4 +148,4 @@ def test_the_processor_alone_changes_nothing():
 def test_every_driver_has_its_share():
     """What a backend takes for itself is counted for each kind of device."""
     cuda, vulkan = (plan_offload(HEADER, SHAPE, device, GIB).compute_bytes for device in ("cuda", "vulkan"))
-    assert gpu_offload.DRIVER_BYTES["cuda"] - gpu_offload.DRIVER_BYTES["vulkan"] == cuda - vulkan
+    assert memory_estimate.DRIVER_BYTES["cuda"] - memory_estimate.DRIVER_BYTES["vulkan"] == cuda - vulkan
