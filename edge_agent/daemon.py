@@ -281,7 +281,7 @@ def _bundle_ingest(config: Config, store: Store) -> BundleIngest | None:
         return None
     # Only a site with a root of trust loads the libraries that verify.
     from edge_agent.update.ingest import BundleIngest  # noqa: PLC0415
-    from edge_agent.update.repository_trust import RepositoryTrust  # noqa: PLC0415
+    from edge_agent.update.repository_acceptance import RepositoryTrust  # noqa: PLC0415
 
     return BundleIngest(config, store, RepositoryTrust(config, store.trusted))
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from edge_agent.formats.plan import TaskPlan
     from edge_agent.store.bundle_store import TuningFile
     from edge_agent.store.state_database import InstalledBundle
-    from edge_agent.update.update_blockers import DownloadBlocker
+    from edge_agent.update.blocked_update_messages import DownloadBlocker
 
 
 _BYTES_IN_KIB = 1024

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from edge_agent.routing.policy import LowConfidencePolicy
     from edge_agent.store.state_database import InstalledBundle, UpdateProgress
     from edge_agent.update.activation import Activation
-    from edge_agent.update.update_blockers import CopyProgress
+    from edge_agent.update.blocked_update_messages import CopyProgress
     from edge_agent.update.updater import UpdateOverview
 
 

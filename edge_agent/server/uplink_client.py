@@ -38,7 +38,7 @@ from edge_agent.errors import (
 from edge_agent.formats import uplink_state
 from edge_agent.routing.large_model_questions import LargeModelQuestion, ModelAnswer
 from edge_agent.routing.policy import LargeModelAvailability
-from edge_agent.update.update_blockers import DownloadBlocker
+from edge_agent.update.blocked_update_messages import DownloadBlocker
 from edge_agent.v1 import admin_pb2, escalation_pb2_grpc
 from edge_agent.v1 import escalation_pb2 as pb
 

@@ -31,9 +31,9 @@ from edge_agent.formatting import counted, format_bytes, shorten_digest
 from edge_agent.store.bundle_archive import BundleMember
 from edge_agent.store.bundle_store import Store
 from edge_agent.store.state_database import InstalledBundle
+from edge_agent.update.blocked_update_messages import CopyProgress, SignedBundle, VerifiedRepository
 from edge_agent.update.metadata_chain import BLOBS, FileTooLong, RepositoryFolder
-from edge_agent.update.repository_trust import RepositoryTrust
-from edge_agent.update.update_blockers import CopyProgress, SignedBundle, VerifiedRepository
+from edge_agent.update.repository_acceptance import RepositoryTrust
 
 FILE_MODE, FOLDER_MODE = 0o640, 0o750
 

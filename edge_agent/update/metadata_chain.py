@@ -6,9 +6,9 @@ Anybody may have filled the folder: the uplink, or a person with a USB drive. Fi
 and never through a link, a FIFO or a device.
 
 The client gets an empty cache folder every time. What it stored there could be lost, and then an older repository would
-be accepted again. What must not be lost is in state.db, and repository_trust.py compares it with the result of this
-module. So this module establishes: signed as the roots demand, complete, and not expired by this machine's clock. It
-does not establish that the metadata is new.
+be accepted again. What must not be lost is in state.db, and repository_acceptance.py compares it with the result of
+this module. So this module establishes: signed as the roots demand, complete, and not expired by this machine's clock.
+It does not establish that the metadata is new.
 
 The chain of roots leads from the root that the site was given to the newest one. All of its roots are stored in
 state.db.

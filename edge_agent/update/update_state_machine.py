@@ -13,7 +13,7 @@ If another bundle answers than the candidate or the incumbent, somebody chose it
 returned to the incumbent after the candidate had answered, or removed the task. failed, rolled_back and held stay until
 the plan wants something else of the task; `allow` lifts held, and so does a person who brings the files of a removed
 task again. A failure of this machine is not a failure of the bundle: the step is retried, with pauses, or waits for a
-person; update_blockers.py has what is said of it.
+person; blocked_update_messages.py has what is said of it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from edge_agent.errors import CapacityError, EdgeAgentError, RequirementUnmet, S
 from edge_agent.formats.plan import DesiredState
 from edge_agent.formats.status_object import UpdateState
 from edge_agent.store.state_database import UpdateProgress
-from edge_agent.update.update_blockers import (
+from edge_agent.update.blocked_update_messages import (
     BlockedUpdate,
     BlockingCause,
     DownloadBlocker,

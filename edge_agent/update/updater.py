@@ -41,9 +41,9 @@ from edge_agent.store.bundle_store import Store
 from edge_agent.store.state_database import InstalledBundle, UpdateProgress
 from edge_agent.update import update_state_machine
 from edge_agent.update.activation import Activation
+from edge_agent.update.blocked_update_messages import CopyProgress, DownloadBlocker, VerifiedRepository
 from edge_agent.update.probation import BundleActivity, ProbationMonitor
 from edge_agent.update.selftest import LoadForTest, SelfTestRunner, ServingBundle
-from edge_agent.update.update_blockers import CopyProgress, DownloadBlocker, VerifiedRepository
 from edge_agent.update.update_state_machine import StepOutcome, StepResult, TaskFacts, UpdateAction, classify_error
 
 if TYPE_CHECKING:  # it loads the libraries that verify, which only a site with a root of trust needs

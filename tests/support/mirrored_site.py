@@ -17,7 +17,7 @@ from edge_agent.config import Config
 from edge_agent.update.activation import Activation
 from edge_agent.update.ingest import BundleIngest
 from edge_agent.update.probation import BundleActivity
-from edge_agent.update.repository_trust import RepositoryTrust
+from edge_agent.update.repository_acceptance import RepositoryTrust
 from edge_agent.update.update_state_machine import PAUSE_SECONDS_MAX
 from tests.support.updating_site import TASK, UpdatingSite
 

@@ -18,9 +18,9 @@ from edge_agent.formats.manifest import digest_of
 from edge_agent.formats.repository_metadata import DownloadRequests, parse
 from edge_agent.store.bundle_store import Store, StoreLimits
 from edge_agent.store.state_database import InstalledBundle
+from edge_agent.update.blocked_update_messages import VerifiedRepository
 from edge_agent.update.ingest import BundleIngest
-from edge_agent.update.repository_trust import RepositoryTrust
-from edge_agent.update.update_blockers import VerifiedRepository
+from edge_agent.update.repository_acceptance import RepositoryTrust
 from tests.support.store_cases import LIMITS
 
 

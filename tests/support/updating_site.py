@@ -21,10 +21,10 @@ from edge_agent.formats.golden_cases import GoldenAnswer
 from edge_agent.formats.plan import BundleOffer, FleetPlan, MachineCapabilities, RolloutPlan, TaskPlan
 from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.store.state_database import InstalledBundle, UpdateProgress
+from edge_agent.update.blocked_update_messages import CopyProgress, DownloadBlocker, VerifiedRepository
 from edge_agent.update.ingest import MissingFiles
 from edge_agent.update.probation import BundleActivity
 from edge_agent.update.selftest import BundleUnderTest
-from edge_agent.update.update_blockers import CopyProgress, DownloadBlocker, VerifiedRepository
 from edge_agent.update.updater import Updater, UpdaterDependencies
 from tests.support.activation_cases import Site
 from tests.support.bundles import digest_of

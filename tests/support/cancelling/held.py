@@ -24,7 +24,7 @@ from edge_agent.metrics.answer_counts import AnswerCounts
 from edge_agent.refusal_log import LogDeduplicator
 from edge_agent.server.call_limits import AdmissionControl, RateLimiter
 from edge_agent.server.request_deduplication import RequestDeduplicator
-from edge_agent.update.update_blockers import VerifiedRepository
+from edge_agent.update.blocked_update_messages import VerifiedRepository
 
 IN_PROGRESS = {
     AdmissionControl: ("calls",),

@@ -15,7 +15,7 @@ from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.formats.status_object import SiteUpdates, TaskStatus, UpdateState, UpdateStatus
 from edge_agent.server import messages, task_modes
 from edge_agent.store.state_database import UpdateProgress
-from edge_agent.update.update_blockers import CopyProgress
+from edge_agent.update.blocked_update_messages import CopyProgress
 from edge_agent.v1 import admin_pb2
 from tests.support.examples import NOW
 from tests.support.updating_site import TASK, UpdatingSite

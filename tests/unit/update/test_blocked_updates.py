@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.errors import DiskFull, MediaFailed, UnknownTask, UpdateIncomplete
-from edge_agent.update.update_blockers import IMPORT_AGAIN, DownloadBlocker
+from edge_agent.update.blocked_update_messages import IMPORT_AGAIN, DownloadBlocker
 from edge_agent.update.update_state_machine import PAUSE_SECONDS_FIRST
 from tests.support.updating_site import TASK, UpdatingSite
 

@@ -10,7 +10,7 @@ from edge_agent.config import UpdateConfig
 from edge_agent.errors import BY_REASON
 from edge_agent.formats.plan import Verdict
 from edge_agent.formats.status_object import UpdateState
-from edge_agent.update import probation, selftest, update_blockers, update_state_machine
+from edge_agent.update import blocked_update_messages, probation, selftest, update_state_machine
 
 ROOT = Path(__file__).parents[3]
 DOCUMENT = (ROOT / "docs" / "updates.md").read_text(encoding="utf-8")
@@ -38,7 +38,7 @@ def test_every_state_is_explained() -> None:
 
 def test_every_reason_is_explained() -> None:
     """Those that are no errors; docs/errors.md has the others."""
-    given = set().union(*map(reasons_in, (update_blockers, update_state_machine, selftest, probation)))
+    given = set().union(*map(reasons_in, (blocked_update_messages, update_state_machine, selftest, probation)))
     expected = (given | set(get_args(Verdict))) - {"WANTED"} - BY_REASON.keys()
     assert expected == set(rows("reason"))
     states = set(get_args(UpdateState))

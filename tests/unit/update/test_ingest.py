@@ -18,8 +18,8 @@ from edge_agent.errors import (
 )
 from edge_agent.formats.repository_metadata import DownloadRequest, DownloadRequests
 from edge_agent.store.bundle_archive import StoreLimits
+from edge_agent.update.blocked_update_messages import CopyProgress, SignedBundle, VerifiedRepository
 from edge_agent.update.metadata_chain import RepositoryFolder
-from edge_agent.update.update_blockers import CopyProgress, SignedBundle, VerifiedRepository
 from tests.support.fleet_cases import CentralTeam
 from tests.support.store_cases import blob_names, bundle, sha256_of
 from tests.support.trust_cases import TrustingSite, damage, digest

@@ -37,6 +37,7 @@ from edge_agent.formats.plan import FILE_NAME, BundleOffer, RolloutPlan
 from edge_agent.formats.signed_document import parse_timestamp
 from edge_agent.store.state_database import MetadataFloor, TrustTable
 from edge_agent.update import metadata_chain
+from edge_agent.update.blocked_update_messages import SignedBundle, VerifiedRepository
 from edge_agent.update.metadata_chain import (
     METADATA,
     TIMESTAMP,
@@ -45,7 +46,6 @@ from edge_agent.update.metadata_chain import (
     RepositoryFolder,
     RootChain,
 )
-from edge_agent.update.update_blockers import SignedBundle, VerifiedRepository
 
 TIMESTAMP_BYTES_MAX = 16 * 1024
 _DRIVE_REMEDY = (

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from edge_agent.update.update_blockers import (
+from edge_agent.update.blocked_update_messages import (
     IMPORT_AGAIN,
     BlockedUpdate,
     BlockingCause,
