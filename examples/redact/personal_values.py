@@ -302,8 +302,11 @@ class ValueMaker:
         number = chance.randrange
         articles: tuple[str, ...] = ("#####", "######", "####-###-#", "#######", "4006381######", "##-#####")
         codes: tuple[str, ...] = ("?####?", "##?# ### ###", "SN-##?#-####", "??-####", "####/####", "#.##.#")
+        products, colors = words["products"][self.language], words["colors"].get(self.language, words["colors"]["en"])
         if self._varied:
             articles, codes = varied_values.ARTICLES, varied_values.CODES
+            products = [*products, *words["more_products"][self.language]]
+            colors = words["more_colors"].get(self.language, colors)
         made: dict[str, Callable[[], str]] = {
             "city": lambda: str(self._fake.city()),
             "n": lambda: str(number(1, 60)),
@@ -314,8 +317,8 @@ class ValueMaker:
             + chance.choice((" mg", "mg", " ml", " µg")),
             "drug": lambda: chance.choice(words["drugs"]),
             "brand": lambda: chance.choice(words["brands"]),
-            "product": lambda: chance.choice(words["products"][self.language]),
-            "color": lambda: chance.choice(words["colors"].get(self.language, words["colors"]["en"])),
+            "product": lambda: chance.choice(products),
+            "color": lambda: chance.choice(colors),
             "time": lambda: f"{number(6, 22)}{chance.choice((':', '.', ' h '))}{chance.choice(('00', '15', '30'))}",
             "date": lambda: self._day(2024, 4),
             "size": self._size,
