@@ -19,6 +19,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -54,9 +55,8 @@ def measure() -> Iterator[Bar]:
 
 def judged(kind: str, rows: Sequence[RemedyCase], outcomes: Sequence[Played]) -> list[Bar]:
     """Return the bars of a table's rows and what came of each; what nobody has made counts as missing."""
-    excused = sum(1 for row in rows if row.excused)
-    booted = sum(1 for row in rows if row.played_by)
-    missing = sum(1 for row in rows if not row.excused and not row.played_by and row.play is None)
+    counts = Counter(map(_state, rows))
+    excused, booted, missing = counts["excused"], counts["booted"], counts["not made"]
     here = len(rows) - booted - excused
     shown = [played for row, played in zip(rows, outcomes, strict=True) if played.shown == (row.name,)]
     cured = sum(1 for played in shown if played.cured or played.person)
@@ -68,6 +68,14 @@ def judged(kind: str, rows: Sequence[RemedyCase], outcomes: Sequence[Played]) ->
         Bar(f"{kind}: not made", missing, 0, "lower"),
         Bar(f"{kind}: shown + booted + excused", len(shown) + booted + excused, len(rows), "higher"),
     ]
+
+
+def _state(row: RemedyCase) -> str:
+    if row.excused:
+        return "excused"
+    if row.played_by:
+        return "booted"
+    return "not made" if row.play is None else "played here"
 
 
 def play(row: RemedyCase, number: str) -> Played:
