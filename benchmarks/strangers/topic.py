@@ -13,8 +13,10 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -22,7 +24,7 @@ from benchmarks.bars import Bar
 from benchmarks.strangers.asking import ask
 from benchmarks.strangers.bundles import CALIBRATION_SHARE, HELD_UP_MAX, Row, Wanted, parted
 from benchmarks.strangers.figures import Asked, accuracy, confident, share
-from edge_agent.client import AdminClient, Classification, FieldSeries, ReviewClient
+from edge_agent.client import AdminClient, Classification, Client, FieldSeries, ReviewClient
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync
 
@@ -105,25 +107,26 @@ def _call(bundle: Path, task: str, rows: Rows, found: Walk) -> None:
         with daemon, daemon.client() as client, daemon.admin() as admin:
             daemon.install(bundle)
             for number, some in enumerate(_blocks(list(calls(rows))), 1):
-                held: dict[bool, list[bool]] = {True: [], False: []}
-                for at in range(0, len(some), _AT_ONCE):
-                    part = some[at : at + _AT_ONCE]
-                    for row, said in zip(
-                        part, client.classify(task, [row.text for row in part], timeout_seconds=120.0), strict=True
-                    ):
-                        strange = isinstance(said, Classification) and (said.p_value or 0.0) <= HELD_UP_MAX
-                        held[row.text in topic].append(strange)
+                held = _held_up(client, task, some, topic)
                 done = number * BLOCK
                 eventually_sync(partial(_is_counted, admin, task, done), 120)
                 found.blocks.append((done, _share(held[False]), _share(held[True])))
-                if found.found_at is None and any(
-                    each.alarm == "new_inputs" and each.ended is None for each in _series(admin, task).alarms
-                ):
+                if found.found_at is None and _is_alarmed(admin, task):
                     found.found_at, found.false_alarm = done, done <= BEFORE
             with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as reviewer:
-                for kept in reviewer.queue(task, stream="NEW"):
-                    if len(found.read) < READ_MAX and kept.input in truth:
-                        found.read.append(truth[kept.input])
+                new = (kept.input for kept in reviewer.queue(task, stream="NEW"))
+                found.read += islice((truth[text] for text in new if text in truth), READ_MAX)
+
+
+def _held_up(client: Client, task: str, block: Sequence[Row], topic: set[str]) -> dict[bool, list[bool]]:
+    """Ask about a block of calls; return which the gate holds up, of those about the topic and of the others."""
+    held: dict[bool, list[bool]] = {True: [], False: []}
+    for at in range(0, len(block), _AT_ONCE):
+        texts = [row.text for row in block[at : at + _AT_ONCE]]
+        for text, said in zip(texts, client.classify(task, texts, timeout_seconds=120.0), strict=True):
+            strange = isinstance(said, Classification) and (said.p_value or 0.0) <= HELD_UP_MAX
+            held[text in topic].append(strange)
+    return held
 
 
 def calls(rows: Rows) -> Iterator[Row]:
@@ -154,6 +157,16 @@ def draw(path: Path, found: Walk) -> None:
     figure = Figure(figsize=(10, 7), layout="constrained")
     FigureCanvasAgg(figure)
     held, queue, answers = figure.subplots(3, 1, height_ratios=(2, 1, 1))
+    _draw_held(held, found)
+    known = {row.label for row in found.read} - {each.wanted for each in found.before}
+    for place, row in enumerate(found.read):
+        queue.axvspan(place, place + 1, color="#2b6cb0" if row.label in known else "#dd6b20", linewidth=0)
+    queue.set(yticks=[], xlim=(0, len(found.read)), xlabel="answers that people read, in the order of the stream 'new'")
+    _draw_answers(answers, found)
+    figure.savefig(path, dpi=150, metadata={"Software": None} if path.suffix == ".png" else None)
+
+
+def _draw_held(held: Axes, found: Walk) -> None:
     ends = [end for end, _, _ in found.blocks]
     held.plot(ends, [each for _, each, _ in found.blocks], color="#2b6cb0", label="ordinary calls")
     held.plot(ends, [each for _, _, each in found.blocks], color="#dd6b20", label="calls of the new topic")
@@ -164,10 +177,9 @@ def draw(path: Path, found: Walk) -> None:
         held.text(found.found_at, 1.02, f" alarm new_inputs at call {found.found_at:,}", fontsize=9, color="#c53030")
     held.set(ylim=(0, 1), xlim=(0, ends[-1]), ylabel=f"held up, of {BLOCK} calls", xlabel="calls")
     held.legend(loc="center left", frameon=False)
-    known = {row.label for row in found.read} - {each.wanted for each in found.before}
-    for place, row in enumerate(found.read):
-        queue.axvspan(place, place + 1, color="#2b6cb0" if row.label in known else "#dd6b20", linewidth=0)
-    queue.set(yticks=[], xlim=(0, len(found.read)), xlabel="answers that people read, in the order of the stream 'new'")
+
+
+def _draw_answers(answers: Axes, found: Walk) -> None:
     for place, said in enumerate((found.after, found.before)):
         left = 0.0
         for colour, part in (
@@ -180,7 +192,6 @@ def draw(path: Path, found: Walk) -> None:
         answers.text(1.01, place, f"{confident(said):.0%} confident", va="center", fontsize=9)
     answers.set(yticks=(0, 1), yticklabels=("after", "before"), xlim=(0, 1))
     answers.set_xlabel("unread calls of the topic: confident and right, confident and wrong, not confident")
-    figure.savefig(path, dpi=150, metadata={"Software": None} if path.suffix == ".png" else None)
 
 
 def _p_values(found: Walk) -> list[float]:
@@ -189,6 +200,10 @@ def _p_values(found: Walk) -> list[float]:
 
 def _series(admin: AdminClient, task: str) -> FieldSeries:
     return next(each for each in admin.field_report(task).series if each.active)
+
+
+def _is_alarmed(admin: AdminClient, task: str) -> bool:
+    return any(each.alarm == "new_inputs" and each.ended is None for each in _series(admin, task).alarms)
 
 
 def _is_counted(admin: AdminClient, task: str, answers: int) -> bool:
