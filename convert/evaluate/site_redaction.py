@@ -103,25 +103,38 @@ def _read_block(
 ) -> list[tuple[FoundValue, ...] | None]:
     """Ask for the windows of several texts at once, so that the engine does not wait for the next question."""
     found: list[list[FoundValue] | None] = [[] for _ in texts]
-    waiting = [(place, *each) for place, text in enumerate(texts) for each in windows(text)]
-    while parts := [(place, start, end) for place, start, end in waiting if texts[place][start:end].strip()]:
+    waiting = _windows(texts)
+    while waiting:
+        parts, waiting = waiting, []
         said = served.predict(bundle, [texts[place][start:end] for place, start, end in parts], at_once=AT_ONCE)
-        waiting = []
         for (place, start, end), answer in zip(parts, said, strict=True):
-            narrower = _narrower(answer, texts[place][start:end])
+            narrower = _narrower(answer, texts[place], start, end)
             values = found[place] if narrower or _is_read(answer) else None
             found[place] = None if values is None else [*values, *_moved(answer, start)]
-            waiting += [(place, start + first, start + last) for first, last in narrower]
-    return [None if values is None else join_windows(values) for values in found]
+            waiting += [(place, first, last) for first, last in narrower]
+    return list(map(_joined, found))
+
+
+def _windows(texts: Sequence[str]) -> list[tuple[int, int, int]]:
+    """Return the windows that have a text, each with the place of its text: place, start, end."""
+    every = ((place, start, end) for place, text in enumerate(texts) for start, end in windows(text))
+    return [(place, start, end) for place, start, end in every if texts[place][start:end].strip()]
+
+
+def _joined(values: list[FoundValue] | None) -> tuple[FoundValue, ...] | None:
+    return None if values is None else join_windows(values)
 
 
 def _is_read(answer: ServedPrediction) -> bool:
     return answer.failure in ("", EmptyInput.reason)
 
 
-def _narrower(answer: ServedPrediction, window: str) -> list[tuple[int, int]]:
-    """Return the parts of a window that has too many tokens, [start, end)."""
-    return narrower_windows(window) if answer.failure == InputTooLong.reason else []
+def _narrower(answer: ServedPrediction, text: str, start: int, end: int) -> list[tuple[int, int]]:
+    """Return the parts of a window that has too many tokens, in their text; blank ones are left out."""
+    if answer.failure != InputTooLong.reason:
+        return []
+    parts = [(start + first, start + last) for first, last in narrower_windows(text[start:end])]
+    return [(first, last) for first, last in parts if text[first:last].strip()]
 
 
 def _moved(answer: ServedPrediction, start: int) -> list[FoundValue]:
