@@ -152,10 +152,12 @@ def test_differences_from_class_means_are_whitened():
     assert np.linalg.eigvalsh(shrunk.T @ shrunk / len(shrunk)).max() <= 1.0 + 1e-9
 
 
-def members_of(means: np.ndarray, count: int, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def members_of(
+    means: np.ndarray, count: int, spread: np.ndarray, rng: np.random.Generator = RNG
+) -> tuple[np.ndarray, np.ndarray]:
     """Return vectors around the means of classes, and the label of each."""
-    labels = RNG.integers(0, len(means), count)
-    drawn = means[labels] + RNG.normal(0, 1, (count, means.shape[1])) * spread
+    labels = rng.integers(0, len(means), count)
+    drawn = means[labels] + rng.normal(0, 1, (count, means.shape[1])) * spread
     return drawn.astype(np.float32), np.array([str(each) for each in labels])
 
 
@@ -169,14 +171,20 @@ def test_strangers_are_farther_than_new_members_of_a_class():
 
 
 def test_a_stranger_in_a_direction_that_is_not_kept_is_far():
-    """Where the training texts hardly vary, a vector that moves is strange: another language, or noise."""
+    """Where the training texts hardly vary, a vector that moves is strange: another language, or noise.
+
+    For the median of five draws: in a third of them some of the moved vectors moved too little.
+    """
     spread = np.r_[np.full(12, 5.0), np.full(12, 0.1)]
-    means = RNG.normal(0, 3, (5, 24)) * spread
-    found = fitted(*members_of(means, 2000, spread))
-    assert 12 == found.whitening.shape[1]
-    fresh, _ = members_of(means, 600, spread)
-    moved = fresh + np.r_[np.zeros(12), RNG.normal(0, 1, 12)].astype(np.float32)
-    assert np.quantile(found.scores(fresh), 0.97) < np.quantile(found.scores(moved), 0.05)
+    ratios = []
+    for rng in map(np.random.default_rng, range(5)):
+        means = rng.normal(0, 3, (5, 24)) * spread
+        found = fitted(*members_of(means, 2000, spread, rng))
+        assert 12 == found.whitening.shape[1]
+        fresh, _ = members_of(means, 600, spread, rng)
+        moved = fresh + np.r_[np.zeros(12), rng.normal(0, 1, 12)].astype(np.float32)
+        ratios.append(np.quantile(found.scores(moved), 0.01) / np.quantile(found.scores(fresh), 0.99))
+    assert np.median(ratios) > 1
 
 
 def test_a_vector_in_the_direction_of_other_texts_is_stranger():
