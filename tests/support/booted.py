@@ -31,6 +31,8 @@ from tests.support.eventually import eventually_sync
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache/booted"
+LINES_MAX = 60
+"""Of what a command prints, in the log."""
 # What a Debian server has anyway. No pip, no compiler, no library of ours.
 PACKAGES = ("systemd-sysv", "dbus", "python3", "passwd", "util-linux", "iproute2", "ca-certificates")
 TOOLS = ("systemd-nspawn", "mmdebstrap", "nsenter", "tar")
@@ -148,8 +150,8 @@ class Machine:
         """The same, with the exit code."""
         began = time.monotonic()
         code, said = self.ask(*command, user=user)
-        shown = f" [{code}]" if code else ""
-        self.note(f"{user or 'root'}# {' '.join(command)}   ({time.monotonic() - began:.1f} s){shown}\n{said.rstrip()}")
+        took = f"({time.monotonic() - began:.1f} s)" + (f" [{code}]" if code else "")
+        self.note(f"{user or 'root'}# {' '.join(command)}   {took}\n{shortened(said)}")
         return code, said
 
     def ask(self, *command: str, user: str = "") -> tuple[int, str]:
@@ -197,3 +199,9 @@ class Machine:
             )
 
         eventually_sync(up, BOOT_SECONDS_MAX)
+
+
+def shortened(said: str) -> str:
+    """Return what a command printed, without the lines beyond LINES_MAX."""
+    lines = said.rstrip().splitlines()
+    return "\n".join(lines[:LINES_MAX] + [f"… {len(lines) - LINES_MAX} more lines"] * (len(lines) > LINES_MAX))
