@@ -50,15 +50,18 @@ def test_a_sound_head(tmp_path: Path) -> None:
         layer_bytes=(2304, 0),
         layer_cell_elements=(2 * (16 + 16),) * 2,
         output_bytes=128,
+        logits_rows=128 / 2304,
     ) == read(tmp_path, gguf())
 
 
 def test_the_real_model() -> None:
-    """SmolLM2-135M is read as its card says: 30 layers, 3 of 9 heads of 64 for keys and values, 49,152 tokens."""
+    """SmolLM2-135M is read as its card says: 30 layers, 3 of 9 heads of 64 for keys and values, 49,152 tokens, whose
+    table is the output, too; 134.5 million parameters in all."""
     found = gguf_header.read_header(str(models.smollm2_path()))
     assert ("llama", 30, 576, 49_152) == (found.architecture, found.layers, found.width, found.vocabulary)
     assert 30 * 3 * (64 + 64) == found.cell_elements == sum(found.layer_cell_elements)
     assert sum(found.layer_bytes) + found.output_bytes == sum(found.product_bytes.values())
+    assert 49_152 * 576 / (134_515_008 - 49_152 * 576) == pytest.approx(found.logits_rows, rel=0.01)
     assert [2_216_448] * 30 == list(found.layer_bytes)
     assert sum(found.product_bytes.values()) == pytest.approx(models.smollm2_path().stat().st_size, rel=0.03)
 

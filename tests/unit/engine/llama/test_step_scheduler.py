@@ -6,7 +6,13 @@ from itertools import pairwise
 
 import pytest
 
-from edge_agent.engine.runtimes.llama.step_costs import BULK_ROWS_MIN, EXACT_ROWS_MAX, StepCostModel, attention_pairs
+from edge_agent.engine.runtimes.llama.step_costs import (
+    BULK_ROWS_MIN,
+    EXACT_ROWS_MAX,
+    StepCostModel,
+    StepWork,
+    attention_pairs,
+)
 from edge_agent.engine.runtimes.llama.step_scheduler import (
     ALONE_SECONDS,
     BULK_ROWS_LEAST,
@@ -35,7 +41,9 @@ def taught(machine: StepCostModel, bulk_rows: int = 256) -> StepScheduler:
     """Return a scheduler that knows what steps cost on a machine."""
     scheduler = StepScheduler(bulk_rows)
     for rows in (1, 16, 63, 64, 200) * 12:
-        scheduler.costs.learn(rows, attention_pairs(rows, 500), machine.cost(rows, attention_pairs(rows, 500)))
+        scheduler.costs.learn(
+            StepWork(rows, attention_pairs(rows, 500)), machine.cost(rows, attention_pairs(rows, 500))
+        )
     return scheduler
 
 
@@ -66,7 +74,7 @@ def test_streams_come_before_prompts() -> None:
     rows = rows_of(plan)
     assert {"a": 1, "b": 1, "c": 1} == {key: rows[key] for key in "abc"}
     pairs = sum(attention_pairs(count, item.depth) for item, count in plan)
-    assert scheduler.cost(sum(rows.values()), pairs) == pytest.approx(STEP_SECONDS, rel=0.1)
+    assert scheduler.costs.cost(StepWork(sum(rows.values()), pairs)) == pytest.approx(STEP_SECONDS, rel=0.1)
 
 
 def test_steps_get_smaller_as_the_prompt_gets_longer() -> None:
@@ -85,7 +93,7 @@ def test_a_lone_prompt_has_more_time() -> None:
     shared = rows_of(scheduler.plan([stream("a"), prompt("p")], 1.0))["p"]
     ((item, alone),) = scheduler.plan([prompt("p")], 2.0)
     assert shared < alone
-    assert scheduler.cost(alone, attention_pairs(alone, item.depth)) <= ALONE_SECONDS * 1.01
+    assert scheduler.costs.cost(StepWork(alone, attention_pairs(alone, item.depth))) <= ALONE_SECONDS * 1.01
 
 
 def test_short_prompts_share_a_step() -> None:
@@ -146,7 +154,9 @@ def test_a_bulk_step_is_as_long_as_it_has_to_be() -> None:
     costs, scheduler = taught(SLOW).costs, taught(SLOW)
     plan = scheduler.plan([stream("a"), prompt("p", depth=2000)], 1.0)
     assert {"a": 1, "p": BULK_ROWS_LEAST - 1} == rows_of(plan)
-    assert STEP_SECONDS < costs.cost(BULK_ROWS_LEAST, attention_pairs(BULK_ROWS_LEAST, 2000)) < BULK_SECONDS_MAX
+    assert (
+        STEP_SECONDS < costs.cost(StepWork(BULK_ROWS_LEAST, attention_pairs(BULK_ROWS_LEAST, 2000))) < BULK_SECONDS_MAX
+    )
 
 
 def test_no_bulk_step_takes_longer_than_a_reader_bears() -> None:
@@ -277,7 +287,7 @@ def test_what_cannot_be_in_time_is_known() -> None:
     scheduler = taught(SERVER)
     for rows in (63, 256):
         pairs = attention_pairs(rows, 0)
-        scheduler.costs.confirm(rows, pairs, scheduler.cost(rows, pairs), 10.0)
+        scheduler.costs.confirm(StepWork(rows, pairs), scheduler.costs.cost(StepWork(rows, pairs)), 10.0)
     hopeless, tight, patient = prompt("p", 3000), prompt("q", 300), prompt("r", 3_000_000)
     items = [hopeless._replace(deadline=10.5), tight._replace(deadline=10.5), patient]
     for item, expected in zip(items, (["p"], [], []), strict=True):
