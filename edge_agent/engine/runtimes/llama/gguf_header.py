@@ -13,7 +13,6 @@ import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,8 +52,6 @@ class _WeightTensor(NamedTuple):
     kind: int
     name: bytes
     size: int
-    """Bytes."""
-    elements: int
 
     @property
     def layer(self) -> int:
@@ -85,8 +82,14 @@ class GgufHeader:
     """`cell_elements` of each layer."""
     output_bytes: int = 0
     """Bytes of what stands outside the layers and is multiplied with."""
-    logits_rows: float = 0.0
-    """What the logits of a row take, in rows without: elements outside the layers, over those in them."""
+
+    @property
+    def logits_rows(self) -> float:
+        """What the logits of a row take, in rows without: the bytes that are read for them, over those of the layers.
+
+        Between what memory says and what arithmetic says: a byte of Q8_0 has one weight, one of Q4_0 has two.
+        """
+        return self.output_bytes / max(sum(self.layer_bytes), 1)
 
     @property
     def may_be_repacked(self) -> bool:
@@ -164,8 +167,8 @@ class _GgufReader:
         if not alignment:
             raise _DamagedGguf("its alignment is 0")
         found = sorted(self._tensor() for _ in range(count))
-        names = {name for _, _, name, _ in found}
-        starts = [start for start, _, _, _ in found]
+        names = {name for _, _, name in found}
+        starts = [start for start, _, _ in found]
         # A file that is cut off in its last tensor is llama.cpp's to refuse.
         end = self._size - -(-self._at // alignment) * alignment
         if starts and starts[-1] > max(end, 0):
@@ -174,19 +177,19 @@ class _GgufReader:
             )
             raise _DamagedGguf(said)
         return [
-            _WeightTensor(kind, name, after - start, elements)
-            for (start, kind, name, elements), after in zip(found, [*starts[1:], max([end, *starts])], strict=True)
+            _WeightTensor(kind, name, after - start)
+            for (start, kind, name), after in zip(found, [*starts[1:], max([end, *starts])], strict=True)
             if name != _LOOKUP_TABLE or _OUTPUT not in names
         ]
 
-    def _tensor(self) -> tuple[int, int, bytes, int]:
+    def _tensor(self) -> tuple[int, int, bytes]:
         name = self._name()
         dimensions = self._number(_U32)
         if dimensions > DIMENSIONS_MAX:
             raise _DamagedGguf(f"a tensor has {dimensions} dimensions")
-        elements = prod(self._number(_U64) for _ in range(dimensions))
+        self._skip(dimensions * _U64.size)
         kind, start = self._number(_U32), self._number(_U64)
-        return start, kind, name, elements
+        return start, kind, name
 
     def _name(self) -> bytes:
         return self._bytes(self._length(NAME_BYTES_MAX))
@@ -252,7 +255,6 @@ class _HeaderFacts:
             layer_bytes=tuple(by_layer[layer] for layer in range(layers)),
             layer_cell_elements=tuple(heads * (key + value) for heads in kv_heads),
             output_bytes=by_layer[-1],
-            logits_rows=_outside(products),
         )
 
     def own(self, key: bytes, default: int | None = None) -> int:
@@ -282,13 +284,6 @@ def _added_up(products: Sequence[_WeightTensor]) -> tuple[dict[int, int], Counte
         by_kind[product.kind] += product.size
         by_layer[product.layer] += product.size
     return dict(by_kind), by_layer
-
-
-def _outside(products: Sequence[_WeightTensor]) -> float:
-    """Return the elements outside the layers over those in them; 0 without layers."""
-    inside = sum(product.elements for product in products if product.layer >= 0)
-    outside = sum(product.elements for product in products if product.layer < 0)
-    return outside / inside if inside else 0.0
 
 
 def _checked(key: bytes, value: object) -> int:

@@ -40,6 +40,7 @@ from typing import NamedTuple
 from edge_agent.engine.runtimes.llama.step_costs import (
     BULK_ROWS_MIN,
     EXACT_ROWS_MAX,
+    ROWS_GROUP,
     StepCostModel,
     StepCosts,
     StepWork,
@@ -296,7 +297,8 @@ class StepScheduler:
     ) -> StepPlan:
         """Return a step: one row for each that writes, and for the others, in order, what rows and time are left.
 
-        Lanes of which only a part is read add FILL_SHARE at most to what those before them take.
+        Lanes of which only a part is read add FILL_SHARE at most to what those before them take, and end the step at a
+        multiple of ROWS_GROUP: what is left of a group is multiplied row by row, each as dear as half a group.
         """
         plan = [(item, 1) for item in writing]
         left = most - len(plan)
@@ -314,6 +316,8 @@ class StepScheduler:
                     rows = min(rows, fit.affordable(FILL_SHARE * taken, item.depth, weight))
                 if rows < least:
                     continue
+            if rows < item.rows:
+                rows = max(rows - (most - left + rows) % ROWS_GROUP, least)
             plan.append((item, rows))
             left -= rows
             spent = fit.per_row * weight * rows + fit.per_pair * attention_pairs(rows, item.depth)

@@ -9,6 +9,7 @@ import pytest
 from edge_agent.engine.runtimes.llama.step_costs import (
     BULK_ROWS_MIN,
     EXACT_ROWS_MAX,
+    ROWS_GROUP,
     StepCostModel,
     StepWork,
     attention_pairs,
@@ -26,6 +27,8 @@ from edge_agent.engine.runtimes.llama.step_scheduler import (
     WorkItem,
 )
 
+EXACT_ROWS = EXACT_ROWS_MAX // ROWS_GROUP * ROWS_GROUP
+"""Of a step with exact work items of which one is read only in part."""
 FAST = StepCostModel(0.001, 1e-5, 0.0)
 SERVER = StepCostModel(0.004, 0.0016, 9e-7)
 SLOW = StepCostModel(0.02, 0.002, 4e-7)
@@ -166,7 +169,7 @@ def test_no_bulk_step_takes_longer_than_a_reader_bears() -> None:
 
 def test_there_are_no_bulk_steps_where_they_are_not_wanted() -> None:
     """With `bulk_rows` of 63 every step is one that exact work items could be in."""
-    assert {"p": EXACT_ROWS_MAX} == rows_of(taught(FAST, EXACT_ROWS_MAX).plan([prompt("p")], 1.0))
+    assert {"p": EXACT_ROWS} == rows_of(taught(FAST, EXACT_ROWS_MAX).plan([prompt("p")], 1.0))
 
 
 def crowd(rows: int, each: int = 30) -> list[WorkItem]:
@@ -176,7 +179,7 @@ def crowd(rows: int, each: int = 30) -> list[WorkItem]:
 
 def test_a_crowd_is_read_in_bulk_steps() -> None:
     """Prompts that may depend on their neighbours share one, however short each is, as soon as it is worth it."""
-    for rows, expected in ((BULK_ROWS_LEAST - 1, 63), (BULK_ROWS_LEAST, BULK_ROWS_LEAST), (250, 250)):
+    for rows, expected in ((BULK_ROWS_LEAST - 1, EXACT_ROWS), (BULK_ROWS_LEAST, BULK_ROWS_LEAST), (250, 250)):
         assert expected == sum(rows_of(taught(FAST).plan(crowd(rows), 1.0)).values())
     alike = [item._replace(bulk_safe=False) for item in crowd(250)]
     assert EXACT_ROWS_MAX >= sum(rows_of(taught(FAST).plan(alike, 1.0)).values()), "others keep to small steps"
@@ -193,7 +196,7 @@ def test_one_alone_is_no_crowd() -> None:
     alone = prompt("p", 2000)._replace(bulk_safe=True)
     assert EXACT_ROWS_MAX >= sum(rows_of(taught(FAST).plan([alone, stream("s")], 1.0)).values())
     scheduler, items = taught(FAST), [alone, prompt("long")]
-    assert [{"p": 63}, {"long": 256}] * 2 == [rows_of(scheduler.plan(items, at)) for at in (1.0, 2.0, 3.0, 4.0)]
+    assert [{"p": EXACT_ROWS}, {"long": 256}] * 2 == [rows_of(scheduler.plan(items, at)) for at in (1.0, 2.0, 3.0, 4.0)]
     assert EXACT_ROWS_MAX < sum(rows_of(taught(FAST).plan([alone, alone._replace(key="q")], 1.0)).values())
 
 
@@ -208,7 +211,7 @@ def test_exact_and_long_prompts_alternate() -> None:
     """Beside an exact prompt a long one is read in bulk steps of its own, in which no exact row is."""
     scheduler, items = taught(FAST), [prompt("exact", exact=True), prompt("long")]
     plans = [rows_of(scheduler.plan(items, at)) for at in range(1, 5)]
-    assert [{"exact": 63}, {"long": 256}] * 2 == plans
+    assert [{"exact": EXACT_ROWS}, {"long": 256}] * 2 == plans
 
 
 def test_a_short_prompt_rides_in_an_exact_step() -> None:
