@@ -272,8 +272,8 @@ def _draw_answers(answers: Axes, found: Walk) -> None:
                 answers.text(left + part / 2, place, f"{part:.0%}", ha="center", va="center", fontsize=9)
             left += part
     answers.set(yticks=range(len(bars)), yticklabels=[name for name, _ in reversed(bars)], xlim=(0, 1), xticks=[])
-    said = "calls of the topic that nobody read: confident and right (green), confident and wrong (red), not confident"
-    answers.set_title(said, fontsize=9, loc="left")
+    title = "calls of the topic that nobody read: confident and right (green), confident and wrong (red), not confident"
+    answers.set_title(title, fontsize=9, loc="left")
 
 
 def _series(admin: AdminClient, task: str) -> FieldSeries:
