@@ -285,7 +285,7 @@ class KvCache:
         Any other gets some where more rows take less time.
 
         Raises:
-            ModelFailed, Aborted: nothing was computed.
+            ModelFailed, StepAborted: nothing was computed.
         """
         self._account_stream_cells()
         if self._padded:
@@ -314,7 +314,7 @@ class KvCache:
     def decode_streams(
         self, writers: StreamBatch, positions: Sequence[int], tokens: Sequence[int], adapter: Any
     ) -> None:
-        """Compute one token of each place. Raises ModelFailed, Aborted: nothing was computed."""
+        """Compute one token of each place. Raises ModelFailed, StepAborted: nothing was computed."""
         if writers is not self._writing or self._left or self._padded:
             self.compact(writers.slots)
             self._writing = writers
