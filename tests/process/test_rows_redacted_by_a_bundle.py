@@ -58,7 +58,7 @@ def test_golden_cases_lose_what_the_model_finds(tmp_path: Path) -> None:
 
 
 def test_findings_are_kept_up_to_a_limit(tmp_path: Path) -> None:
-    """A text is read once while it is kept. Beyond the limit all are forgotten, and read again when they are asked for."""
+    """A text is read once while it is kept. Beyond the limit all are forgotten, and are read again when asked for."""
     reader, read = ValueReader(redactor(tmp_path), texts_kept_max=2), list[int]()
 
     def newly_read(*texts: str) -> int:
