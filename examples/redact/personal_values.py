@@ -337,17 +337,19 @@ class ValueMaker:
     def _public(self, slot: str) -> str:
         """Return a word of others for a slot, "" for none."""
         chance, measured = self.chance, str(self._words["goods_measured"])
-        if slot == "city" and chance.random() < TOWNS_SHARE:
-            return chance.choice(public_words.towns("en" if chance.random() < ENGLISH_TOWNS_SHARE else self.language))
-        if slot == "product" and chance.random() < GOODS_SHARE:
-            return chance.choice(public_words.goods(self.language))
-        if slot == "firm" or (slot == "brand" and chance.random() < FIRMS_SHARE):
-            return chance.choice(public_words.firms(measured))
-        if slot == "car":
-            return chance.choice(public_words.cars(measured))
-        if slot == "job":
-            return chance.choice(public_words.jobs(self.language))
-        return chance.choice(public_words.countries(self.language)) if slot == "country" else ""
+        shares = {"city": TOWNS_SHARE, "product": GOODS_SHARE, "brand": FIRMS_SHARE}
+        lists: dict[str, Callable[[], tuple[str, ...]]] = {
+            "city": lambda: public_words.towns("en" if chance.random() < ENGLISH_TOWNS_SHARE else self.language),
+            "product": lambda: public_words.goods(self.language),
+            "brand": lambda: public_words.firms(measured),
+            "firm": lambda: public_words.firms(measured),
+            "car": lambda: public_words.cars(measured),
+            "job": lambda: public_words.jobs(self.language),
+            "country": lambda: public_words.countries(self.language),
+        }
+        if slot not in lists or (slot in shares and chance.random() >= shares[slot]):
+            return ""
+        return chance.choice(lists[slot]())
 
     def _inflects(self) -> bool:
         return self._varied and self.chance.random() < varied_values.INFLECTED_SHARES.get(self.language, 0.0)
