@@ -17,6 +17,7 @@ from tests.support import pos_intents
 from tests.support.daemon import RunningDaemon
 
 CALLS, OTHERS, ROUNDS = 30, 8, 2
+"""With two answers of each there is one time between them for each of eight clients."""
 WARM_CALLS = 2
 CALL_SECONDS = 900
 """How long a call may take: on a slow core eight calls with many labels at once take minutes."""
@@ -41,9 +42,12 @@ MANY = Task("many-labels", "classify", SHORT, labels=MANY_LABELS)
 class Spent:
     """What clients got done in some time."""
 
-    few: int
-    many: int
-    seconds: float
+    few: float
+    """Calls a second."""
+    many: float
+    """Calls a second of all clients together, from the first answer of each to its last."""
+    ended: int
+    """Calls with many labels."""
     waits: list[float]
     """Of the calls with few labels, in seconds."""
 
@@ -62,17 +66,14 @@ async def _measured(daemon: RunningDaemon, model: str, calls: int) -> list[Bar]:
             await _times(client, task, WARM_CALLS, numbers)
         alone = await _times(client, FEW, calls, numbers)
         work = {task.name: median(await _times(client, task, max(calls // 6, 3), numbers)) for task in (FEW, MANY)}
-        rounds = ROUNDS if calls == CALLS else 1
-        before = await _crowded(client, rounds, numbers, calls=0)
-        beside = await _crowded(client, rounds, numbers, calls=calls)
-        after = await _crowded(client, rounds, numbers, calls=0)
-    done = [
-        (spent.few * work[FEW.name] + spent.many * work[MANY.name]) / spent.seconds for spent in (before, beside, after)
-    ]
+        before = await _crowded(client, ROUNDS, numbers, calls=0)
+        beside = await _crowded(client, ROUNDS, numbers, calls=calls)
+        after = await _crowded(client, ROUNDS, numbers, calls=0)
+    done = [spent.few * work[FEW.name] + spent.many * work[MANY.name] for spent in (before, beside, after)]
     waits, usual = median(beside.waits), median(alone)
     about = {"alone, ms": f"{1000 * usual:.1f}", "beside, ms": f"{1000 * waits:.1f}"}
     name = f"classify, {len(FEW.labels)} labels beside {OTHERS} clients with {len(MANY_LABELS)}"
-    whole = {"clients": str(OTHERS), "calls with many labels": str(beside.many)}
+    whole = {"clients": str(OTHERS), "calls with many labels": str(beside.ended)}
     return [
         Figure(f"{name}, p50: vs alone", waits / usual, goals.FAIR_WAIT, "lower", about, model),
         Figure(
@@ -89,20 +90,21 @@ async def _measured(daemon: RunningDaemon, model: str, calls: int) -> list[Bar]:
 async def _crowded(client: AsyncClient, rounds: int, numbers: count[int], *, calls: int) -> Spent:
     """Let the others call until each has had `rounds` answers; meanwhile call with few labels, at least `calls` times.
 
-    Only calls that ended count. With and without few labels the others stop at the same point, so what they have begun
-    and not ended by then weighs alike. A time that is shorter than one of their calls would count none of them.
+    How fast a client is served is taken from its first answer to its last, since a call that is cut off at the end was
+    worked on, too: without the one client all others end together and begin together, and nothing is cut off; beside
+    it they drift apart, and eight calls are cut off somewhere.
     """
-    ended, finished = [0] * OTHERS, asyncio.Event()
-    waits: list[float] = []
+    answers: list[list[float]] = [[] for _ in range(OTHERS)]
+    finished, waits = asyncio.Event(), list[float]()
 
     def is_finished() -> bool:
-        return min(ended) >= rounds and len(waits) >= calls
+        return min(map(len, answers)) >= rounds and len(waits) >= calls
 
     async def call_on(place: int) -> None:
         while not finished.is_set():
             await client.classify(MANY.name, [_text(next(numbers))], timeout_seconds=CALL_SECONDS)
             if not finished.is_set():
-                ended[place] += 1
+                answers[place].append(time.perf_counter())
                 if is_finished():
                     finished.set()
 
@@ -120,7 +122,8 @@ async def _crowded(client: AsyncClient, rounds: int, numbers: count[int], *, cal
             await call_few()
         await finished.wait()
         seconds = time.perf_counter() - started
-    return Spent(len(waits), sum(ended), seconds, waits)
+    many = sum((len(times) - 1) / (times[-1] - times[0]) for times in answers)
+    return Spent(len(waits) / seconds, many, sum(map(len, answers)), waits)
 
 
 async def _times(client: AsyncClient, task: Task, calls: int, numbers: count[int]) -> list[float]:

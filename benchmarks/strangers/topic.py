@@ -2,8 +2,9 @@
 
 A daemon serves a bundle that knows all labels but ten. From call BEFORE on, a share of the calls is about these ten.
 The daemon's own alarm `new_inputs` says when it has noticed; the `new` stream of its review queue says what people read
-first. What they read gets its right label and becomes training and calibration rows of a second bundle, which then
-answers calls of the topic that nobody has read.
+first. What they read gets its right label and trains a second bundle; as in `edge-convert dataset`, such rows calibrate
+nothing, for they represent no calls. That bundle answers the next calls, of which people read the whole queue, and a
+third one learns from these, too. All three answer calls of the topic, and ordinary ones, that nobody has read.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import random
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -28,14 +30,34 @@ from edge_agent.client import AdminClient, Classification, Client, FieldSeries, 
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync
 
-BEFORE, AFTER = 3000, 1500
+BEFORE, AFTER, WAIT_MAX = 3000, 1500, 2400
+"""Calls before the topic; calls with it before people read, more if the alarm does not stand yet, and at most so many.
+The second bundle answers AFTER more."""
 SHARE = 0.1
 """Of the calls after BEFORE that are about the new topic."""
 READ_MAX = 250
-"""Answers of the `new` stream that people read."""
+"""Answers that people read in each round."""
+FIRST = 50
+"""Of these, what a reviewer reads in an hour."""
 BLOCK = 100
 _AT_ONCE = 20
 _TASK = "topic"
+
+
+@dataclass(frozen=True)
+class Unread:
+    """What one bundle answers to calls that nobody has read."""
+
+    topic: Sequence[Asked]
+    ordinary: Sequence[Asked]
+
+    @property
+    def wrong(self) -> float:
+        """Return the share of wrong answers among the confident ones, at the mix of the calls."""
+        parts = ((SHARE, self.topic), (1 - SHARE, self.ordinary))
+        sure = sum(part * confident(asked) for part, asked in parts)
+        wrong = sum(part * share([each.confident and not each.right for each in asked]) for part, asked in parts)
+        return wrong / sure if sure else 0.0
 
 
 @dataclass
@@ -48,10 +70,11 @@ class Walk:
     """The call after which the alarm stood."""
     false_alarm: bool = False
     read: list[Row] = field(default_factory=list)
-    """What people read, in the order of the queue, with its right label."""
-    before: Sequence[Asked] = ()
-    after: Sequence[Asked] = ()
-    """The answers to calls of the topic that nobody has read, by the first bundle and by the second one."""
+    """What people read in the stream of new inputs, in its order, with its right label."""
+    read_later: list[Row] = field(default_factory=list)
+    """What they read of the second bundle's answers, likewise."""
+    answers: list[Unread] = field(default_factory=list)
+    """Of the bundles, one after the other."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +85,22 @@ class Rows:
     """Labelled rows of the first bundle: to train and to calibrate on."""
     ordinary: Sequence[Row]
     topic: Sequence[Row]
+    topic_later: Sequence[Row]
+    """Asked while the second bundle answers."""
     unread: Sequence[Row]
-    """Of the topic; asked at the end."""
+    """Of the topic; asked of each bundle."""
+
+    @property
+    def unread_ordinary(self) -> Sequence[Row]:
+        """Ordinary rows that nobody asks about in the calls."""
+        return self.ordinary[BEFORE + WAIT_MAX + AFTER :][:UNREAD_MAX]
 
 
+UNREAD_MAX = 1000
+ORDINARY, TOPIC = "#2b6cb0", "#dd6b20"
+"""Colours."""
+LEGIBLE = 0.04
+"""A smaller part of a bar has no room for its number."""
 Made = Callable[[Wanted], Path]
 
 
@@ -73,49 +108,74 @@ def walk(rows: Rows, test: Sequence[Row], made: Made) -> Walk:
     """Walk it.
 
     Args:
-        rows: at least BEFORE + AFTER of `ordinary`, and SHARE of AFTER of `topic`.
+        rows: more than BEFORE + WAIT_MAX + AFTER of `ordinary`, and as many of `topic` and `topic_later` as come.
         test: rows on which edge-convert measures each bundle.
         made: makes a bundle.
     """
     found = Walk()
-    known = {row.label for row in rows.known}
     calibration, train = parted(rows.known, CALIBRATION_SHARE)
-    first = Wanted(f"{_TASK}-before", train, calibration, [row for row in test if row.label in known])
-    bundle = made(first)
-    _call(bundle, first.name, rows, found)
-    found.before = ask(bundle, first.name, {"unread": rows.unread})["unread"]
-    read_calibration, read_train = parted(found.read, CALIBRATION_SHARE)
-    learnt = [*train, *read_train]
-    names = {row.label for row in learnt}
-    second = Wanted(
-        f"{_TASK}-after",
-        learnt,
-        [*calibration, *(row for row in read_calibration if row.label in names)],
-        [row for row in test if row.label in names],
-    )
-    found.after = ask(made(second), second.name, {"unread": rows.unread})["unread"]
+
+    def bundle(name: str, read: Sequence[Row]) -> tuple[Path, str]:
+        """Make a bundle that learns from the rows that people have read, too, and ask it what nobody has read."""
+        learnt = [*train, *read]
+        names = {row.label for row in learnt}
+        path = made(Wanted(name, learnt, calibration, [row for row in test if row.label in names]))
+        found.answers.append(Unread(**ask(path, name, {"topic": rows.unread, "ordinary": rows.unread_ordinary})))
+        return path, name
+
+    _watch(*bundle(f"{_TASK}-before", []), rows, found)
+    _go_on(*bundle(f"{_TASK}-after", found.read), rows, found)
+    bundle(f"{_TASK}-later", [*found.read, *found.read_later])
     return found
 
 
-def _call(bundle: Path, task: str, rows: Rows, found: Walk) -> None:
-    """Serve the first bundle to all calls, watch the alarm, and read the queue."""
-    topic = {row.text for row in rows.topic}
-    truth = {row.text: row for row in (*rows.ordinary, *rows.topic)}
+@contextmanager
+def _site(bundle: Path, task: str) -> Iterator[RunningDaemon]:
+    """Serve a bundle to all calls, and keep all answers."""
     with tempfile.TemporaryDirectory() as folder:
         daemon = RunningDaemon(Path(folder), examples={"collect": {task: "local"}, "routine_share": 1.0})
         daemon.start_seconds_max = 300.0
-        with daemon, daemon.client() as client, daemon.admin() as admin:
+        with daemon:
             daemon.install(bundle)
-            for number, some in enumerate(_blocks(list(calls(rows))), 1):
-                held = _held_up(client, task, some, topic)
-                done = number * BLOCK
-                eventually_sync(partial(_is_counted, admin, task, done), 120)
-                found.blocks.append((done, _share(held[False]), _share(held[True])))
-                if found.found_at is None and _is_alarmed(admin, task):
-                    found.found_at, found.false_alarm = done, done <= BEFORE
-            with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as reviewer:
-                new = (kept.input for kept in reviewer.queue(task, stream="NEW"))
-                found.read += islice((truth[text] for text in new if text in truth), READ_MAX)
+            yield daemon
+
+
+def _watch(bundle: Path, task: str, rows: Rows, found: Walk) -> None:
+    """Serve the first bundle, watch the alarm, and read the stream of new inputs."""
+    asked = list(calls(rows))
+    about = {row.text for row in rows.topic}
+    with _site(bundle, task) as daemon, daemon.client() as client, daemon.admin() as admin:
+        for number, some in enumerate(_blocks(asked), 1):
+            held = _held_up(client, task, some, about)
+            done = number * BLOCK
+            eventually_sync(partial(_is_counted, admin, task, done), 120)
+            found.blocks.append((done, _share(held[False]), _share(held[True])))
+            stands = _is_alarmed(admin, task)
+            if found.found_at is None and stands:
+                found.found_at, found.false_alarm = done, done <= BEFORE
+            if stands and done >= BEFORE + AFTER:
+                break
+        found.read += _read(daemon, task, asked, "NEW")
+
+
+def _go_on(bundle: Path, task: str, rows: Rows, found: Walk) -> None:
+    """Serve the second bundle to the next calls, and read the whole queue."""
+    chance = random.Random(27)  # noqa: S311 - no secret
+    ordinary, topic = iter(rows.ordinary[BEFORE + WAIT_MAX :]), iter(rows.topic_later)
+    asked = [next(topic) if chance.random() < SHARE else next(ordinary) for _ in range(AFTER)]
+    with _site(bundle, task) as daemon, daemon.client() as client, daemon.admin() as admin:
+        for some in _blocks(asked):
+            _held_up(client, task, some, set())
+        eventually_sync(partial(_is_counted, admin, task, len(asked)), 120)
+        found.read_later += _read(daemon, task, asked, "")
+
+
+def _read(daemon: RunningDaemon, task: str, asked: Sequence[Row], stream: str) -> list[Row]:
+    """Return what people read first, with its right label."""
+    truth = {row.text: row for row in asked}
+    with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as reviewer:
+        inputs = (kept.input for kept in reviewer.queue(task, stream=stream))
+        return list(islice((truth[text] for text in inputs if text in truth), READ_MAX))
 
 
 def _held_up(client: Client, task: str, block: Sequence[Row], topic: set[str]) -> dict[bool, list[bool]]:
@@ -133,54 +193,75 @@ def calls(rows: Rows) -> Iterator[Row]:
     """Yield the calls in their order: ordinary ones, and from BEFORE on SHARE of the topic."""
     chance = random.Random(26)  # noqa: S311 - no secret
     ordinary, topic = iter(rows.ordinary), iter(rows.topic)
-    for call in range(BEFORE + AFTER):
+    for call in range(BEFORE + WAIT_MAX):
         yield next(topic) if call >= BEFORE and chance.random() < SHARE else next(ordinary)
 
 
 def bars(found: Walk, topic: set[str]) -> Iterable[Bar]:
     """Yield the figures."""
-    about = [row.label in topic for row in found.read]
+    about, later = ([row.label in topic for row in read] for read in (found.read, found.read_later))
     until = float("inf") if found.found_at is None else found.found_at - BEFORE
+    before, *after = found.answers
     yield Bar("new topic: false alarm before it comes", float(found.false_alarm), 0.0, "lower")
     yield Bar(f"new topic at {SHARE:.0%} of calls: calls until the alarm", until, float(AFTER), "lower")
-    yield Bar("new topic: held up by the gate", share([p <= HELD_UP_MAX for p in _p_values(found)]), None, "higher")
-    yield Bar("new topic: share of the answers that people read", share(about), None, "higher")
-    yield Bar("new topic: rows that people read", float(sum(about)), None, "higher")
-    yield Bar("new topic: confident before retraining", confident(found.before), None, "lower")
-    sure = [each for each in found.after if each.confident]
-    yield Bar("new topic: confident after retraining", confident(found.after), 0.5, "higher")
-    yield Bar("new topic: wrong among these", 1 - accuracy(sure) if sure else 1.0, 0.1, "lower")
+    held = share([each.p_value <= HELD_UP_MAX for each in before.topic])
+    yield Bar("new topic: held up by the gate", held, None, "higher")
+    yield Bar(f"new topic: rows among the first {FIRST} that people read", float(sum(about[:FIRST])), None, "higher")
+    yield Bar(f"new topic: rows among the {len(about)} that people read", float(sum(about)), None, "higher")
+    yield Bar("new topic: confident before retraining", confident(before.topic), None, "lower")
+    yield Bar("all calls: wrong among the confident, before retraining", before.wrong, None, "lower")
+    yield from _retrained(after[0], "retraining")
+    yield Bar(f"new topic: rows among the {len(later)} that people read next", float(sum(later)), None, "higher")
+    yield from _retrained(after[1], "retraining twice")
+
+
+def _retrained(said: Unread, when: str) -> Iterable[Bar]:
+    sure = [each for each in said.topic if each.confident]
+    yield Bar(f"new topic: confident after {when}", confident(said.topic), 0.5, "higher")
+    wrong = 1 - accuracy(sure) if sure else 1.0
+    yield Bar(f"new topic: wrong among the confident, after {when}", wrong, 0.1, "lower")
+    yield Bar(f"all calls: wrong among the confident, after {when}", said.wrong, 0.05, "lower")
 
 
 def draw(path: Path, found: Walk) -> None:
     """Write the picture: what the gate holds up by calls, what people read, and what becomes of the topic's calls."""
-    figure = Figure(figsize=(10, 7), layout="constrained")
+    figure = Figure(figsize=(10, 8), layout="constrained")
     FigureCanvasAgg(figure)
-    held, queue, answers = figure.subplots(3, 1, height_ratios=(2, 1, 1))
+    held, queue, later, answers = figure.subplots(4, 1, height_ratios=(4, 1, 1, 2.4))
     _draw_held(held, found)
-    known = {row.label for row in found.read} - {each.wanted for each in found.before}
-    for place, row in enumerate(found.read):
-        queue.axvspan(place, place + 1, color="#2b6cb0" if row.label in known else "#dd6b20", linewidth=0)
-    queue.set(yticks=[], xlim=(0, len(found.read)), xlabel="answers that people read, in the order of the stream 'new'")
+    topic = {each.wanted for each in found.answers[0].topic}
+    _draw_read(queue, found.read, topic, "read first: the stream 'new', in its order")
+    _draw_read(later, found.read_later, topic, "read after retraining: the whole queue, in its order")
     _draw_answers(answers, found)
     figure.savefig(path, dpi=150, metadata={"Software": None} if path.suffix == ".png" else None)
 
 
+def _draw_read(queue: Axes, read: Sequence[Row], topic: set[str], said: str) -> None:
+    about = [row.label in topic for row in read]
+    for place, strange in enumerate(about):
+        queue.axvspan(place, place + 1, color=TOPIC if strange else ORDINARY, linewidth=0)
+    queue.set(yticks=[], xlim=(0, len(read)))
+    queue.set_title(f"{said}: {sum(about)} of {len(about)} are about the topic", fontsize=9, loc="left")
+
+
 def _draw_held(held: Axes, found: Walk) -> None:
     ends = [end for end, _, _ in found.blocks]
-    held.plot(ends, [each for _, each, _ in found.blocks], color="#2b6cb0", label="ordinary calls")
-    held.plot(ends, [each for _, _, each in found.blocks], color="#dd6b20", label="calls of the new topic")
+    held.plot(ends, [each for _, each, _ in found.blocks], color=ORDINARY, label="ordinary calls")
+    held.plot(ends, [each for _, _, each in found.blocks], color=TOPIC, label="calls of the new topic")
     held.axvline(BEFORE, color="#9a9a9a", linestyle="--")
     held.text(BEFORE, 1.02, "the topic begins ", ha="right", fontsize=9)
     if found.found_at is not None:
         held.axvline(found.found_at, color="#c53030")
-        held.text(found.found_at, 1.02, f" alarm new_inputs at call {found.found_at:,}", fontsize=9, color="#c53030")
-    held.set(ylim=(0, 1), xlim=(0, ends[-1]), ylabel=f"held up, of {BLOCK} calls", xlabel="calls")
+        said = f"alarm new_inputs at call {found.found_at:,}"
+        held.text(found.found_at, 1.02, said, ha="right", fontsize=9, color="#c53030")
+    held.set(ylim=(0, 1), xlim=(0, ends[-1] + BLOCK), ylabel=f"held up, of {BLOCK} calls", xlabel="calls")
     held.legend(loc="center left", frameon=False)
 
 
 def _draw_answers(answers: Axes, found: Walk) -> None:
-    for place, said in enumerate((found.after, found.before)):
+    names = ("before", "after retraining", "after retraining twice")
+    bars = [(name, said.topic) for name, said in zip(names, found.answers, strict=True)]
+    for place, (_, said) in enumerate(reversed(bars)):
         left = 0.0
         for colour, part in (
             ("#2f855a", share([each.confident and each.right for each in said])),
@@ -188,14 +269,12 @@ def _draw_answers(answers: Axes, found: Walk) -> None:
             ("#d9d9d9", share([not each.confident for each in said])),
         ):
             answers.barh(place, part, left=left, color=colour)
+            if part >= LEGIBLE:
+                answers.text(left + part / 2, place, f"{part:.0%}", ha="center", va="center", fontsize=9)
             left += part
-        answers.text(1.01, place, f"{confident(said):.0%} confident", va="center", fontsize=9)
-    answers.set(yticks=(0, 1), yticklabels=("after", "before"), xlim=(0, 1))
-    answers.set_xlabel("unread calls of the topic: confident and right, confident and wrong, not confident")
-
-
-def _p_values(found: Walk) -> list[float]:
-    return [each.p_value for each in found.before]
+    answers.set(yticks=range(len(bars)), yticklabels=[name for name, _ in reversed(bars)], xlim=(0, 1), xticks=[])
+    title = "unread calls of the topic: confident and right (green), confident and wrong (red), not confident"
+    answers.set_title(title, fontsize=9, loc="left")
 
 
 def _series(admin: AdminClient, task: str) -> FieldSeries:

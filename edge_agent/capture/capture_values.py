@@ -104,6 +104,9 @@ class ReviewCursor(NamedTuple):
     rank: float = -1.0
     row: int = 0
     """With `rank`, of the uncertain stream."""
+    p_value: float = -1.0
+    strange_row: int = 0
+    """With `p_value`, of the answers that a standing alarm puts first."""
 
 
 QUEUE_START = ReviewCursor()

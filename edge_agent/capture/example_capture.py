@@ -198,7 +198,7 @@ class ExampleCapture:
 
     async def review_page(self, wanted: ReviewFilter, after: ReviewCursor, count: int) -> list[ReviewItem]:
         """Return kept predictions after a cursor, the streams in turns. Raises StoreDamaged."""
-        rows = await self._run(lambda worker: worker.spool.review_page(wanted, after, count))
+        rows = await self._run(lambda worker: worker.review_page(wanted, after, count))
         return [parse_review_item(found, place) for place, found in rows]
 
     async def store_feedback(self, said: HumanFeedback, prediction: dict[str, Any], manifest: Manifest | None) -> None:

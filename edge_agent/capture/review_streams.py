@@ -6,7 +6,10 @@ Each kept answer belongs to one stream, chosen in the transaction that stores it
   represents all answers. The oldest answer comes first, so that a skipped one comes again.
 - *diverse*: the 1st, 2nd, 4th, 8th, ... answer of each stratum: the label, or the length where there are no labels.
   A rare label has about as many rows there as a frequent one.
-- *new*: out-of-distribution by the bundle's gate. The oldest answer comes first.
+- *new*: out-of-distribution by the bundle's gate. The oldest answer comes first. While an alarm `new_inputs` stands,
+  the answers that it is about come before all others: those of the task since the alarm's `since`, the smallest p-value
+  first, also the ones that the gate let pass with a p-value of NEAR or less. These are taken out of the streams
+  *uncertain* and *diverse* for as long, so that each row has one place in the queue.
 - *uncertain*: all others, the least confident first.
 
 Every second row of the queue is from the audit while it has any; the other streams take turns between them.
@@ -19,8 +22,9 @@ hold whichever agent writes.
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
@@ -32,7 +36,7 @@ from edge_agent.monitoring.monitoring_store import AuditOutcome
 if TYPE_CHECKING:
     from edge_agent.capture.capture_values import ReviewFilter
     from edge_agent.durable.sqlite_database import Database
-    from edge_agent.monitoring.bundle_figures import AnswerObservation
+    from edge_agent.monitoring.bundle_figures import AnswerObservation, ShiftedInputs
 
 STREAMS: tuple[ReviewStream, ...] = get_args(ReviewStream)
 AUDIT, UNCERTAIN, DIVERSE, NEW = STREAMS
@@ -44,15 +48,23 @@ STRATA_MAX = 10_000
 """Strata that are counted; the oldest goes first."""
 AUDIT_ROWS_MAX = 100_000
 """Drawn answers that wait to be weighed; the oldest go first, unjudged."""
+NEAR = 0.1
+"""An answer that passed the gate with a p-value of so much or less can be what an alarm is about: the largest p-value
+that the test counts (monitoring/risk_and_drift.py)."""
 OPEN, RIGHT, WRONG, UNKNOWN, LOST = "open", "right", "wrong", "unknown", "lost"
 _COLUMNS = {
     "stream": "ALTER TABLE predictions ADD COLUMN stream INTEGER NOT NULL DEFAULT 0",
     "probability": "ALTER TABLE predictions ADD COLUMN probability REAL",
+    # Of answers that an alarm can be about; NULL of all others, and of those that an earlier agent kept.
+    "p_value": "ALTER TABLE predictions ADD COLUMN p_value REAL",
+    "answered_at": "ALTER TABLE predictions ADD COLUMN answered_at REAL",
 }
 _STATEMENTS = (
     "DROP INDEX IF EXISTS review",
     "CREATE INDEX IF NOT EXISTS review_rank ON predictions (stream, reviewed, rank, row)",
     "CREATE INDEX IF NOT EXISTS review_turn ON predictions (stream, reviewed, row) WHERE stream > 0",
+    "CREATE INDEX IF NOT EXISTS review_strange ON predictions (p_value, row, reviewed, task, answered_at)"
+    " WHERE p_value IS NOT NULL",
     "CREATE TABLE IF NOT EXISTS review_strata (row INTEGER PRIMARY KEY AUTOINCREMENT, task TEXT NOT NULL,"
     " digest TEXT NOT NULL, stratum TEXT NOT NULL, answers INTEGER NOT NULL, UNIQUE (task, digest, stratum)) STRICT",
     "CREATE TABLE IF NOT EXISTS review_audit (row INTEGER PRIMARY KEY AUTOINCREMENT, prediction_id TEXT NOT NULL"
@@ -68,6 +80,12 @@ _STATEMENTS = (
     " UPDATE review_audit SET outcome = 'unknown' WHERE prediction_id = new.prediction_id; END",
 )
 _PLACE_COLUMNS = "rank, row, record, task, reviewed, stream, probability"
+_PLACE_SIZE = len(_PLACE_COLUMNS.split(", "))
+_SHIFTED = (
+    "(p_value IS NOT NULL AND EXISTS (SELECT 1 FROM json_each(?) AS shifted WHERE task = shifted.value ->> 0"
+    " AND answered_at >= shifted.value ->> 1))"
+)
+_MATCHES = "(? IS NULL OR rank <= ?) AND (? IN ('', task) OR substr(task, 1, length(?) + 1) = ? || '/')"
 
 
 class StreamAssignment(NamedTuple):
@@ -117,10 +135,13 @@ class ReviewStreams:
                     " VALUES (?, ?, ?, ?, ?)",
                     (prediction_id, task, digest, share, accepted),
                 )
-            elif seen is not None and seen.held_up == OUT_OF_DISTRIBUTION:
+                continue
+            if seen is not None and seen.held_up == OUT_OF_DISTRIBUTION:
                 self._put(StreamAssignment(prediction_id, NEW, None))
             elif is_lead:
                 self._put(StreamAssignment(prediction_id, DIVERSE, None))
+            if seen is not None:
+                self._note_strange(prediction_id, seen)
         if drawn:
             self._db.execute(
                 "DELETE FROM review_audit WHERE row <= (SELECT max(row) FROM review_audit) - ?", (AUDIT_ROWS_MAX,)
@@ -165,12 +186,21 @@ class ReviewStreams:
         rows = self._db.rows("SELECT stream, count(*) FROM predictions WHERE reviewed = 0 GROUP BY stream")
         return {NAMES[code]: number for code, number in rows if code in NAMES}
 
-    def page(self, wanted: ReviewFilter, after: ReviewCursor, count: int) -> list[tuple[ReviewCursor, tuple[Any, ...]]]:
-        """Return rows behind a place, in turns, each with the place that it takes; see `_PLACE_COLUMNS`."""
+    def page(
+        self, wanted: ReviewFilter, after: ReviewCursor, count: int, shifted: Sequence[ShiftedInputs] = ()
+    ) -> list[tuple[ReviewCursor, tuple[Any, ...]]]:
+        """Return rows behind a place, in turns, each with the place that it takes; see `_PLACE_COLUMNS`.
+
+        `shifted` is what standing alarms are about. A place has no trace of it: if an alarm begins or ends during a
+        walk through the queue, the walk can miss rows, and the next one has them.
+        """
         names = [wanted.stream] if wanted.stream else list(STREAMS)
         if wanted.confidence_max is not None:
             names = [name for name in names if name != AUDIT]
-        ahead = {name: self._ahead(name, wanted, after, count) for name in names}
+        about = json.dumps([[each.task, each.since] for each in shifted])
+        ahead = {name: self._ahead(name, wanted, after, count, about) for name in names}
+        if NEW in ahead and shifted:
+            ahead[NEW] = [*self._strangest(wanted, after, count, about), *ahead[NEW]]
         page: list[tuple[ReviewCursor, tuple[Any, ...]]] = []
         while len(page) < count and any(ahead.values()):
             name = TURNS[after.turn % len(TURNS)]
@@ -178,28 +208,43 @@ class ReviewStreams:
             if ahead.get(name):
                 row = ahead[name].pop(0)
                 after = _behind(after, name, row)
-                page.append((after, row))
+                page.append((after, row[:_PLACE_SIZE]))
         return page
 
     def _ahead(
-        self, name: ReviewStream, wanted: ReviewFilter, after: ReviewCursor, count: int
+        self, name: ReviewStream, wanted: ReviewFilter, after: ReviewCursor, count: int, about: str
     ) -> list[tuple[Any, ...]]:
-        """Return the next rows of one stream."""
-        seen = "reviewed <= 1" if wanted.include_reviewed else "reviewed = 0"
+        """Return the next rows of one stream, without those that a standing alarm is about."""
         place, order = ("(rank, row) > (?, ?)", "rank, row") if name == UNCERTAIN else ("row > ?", "row")
         values: list[object] = [after.rank, after.row] if name == UNCERTAIN else [getattr(after, name)]
         query = (
-            f"SELECT {_PLACE_COLUMNS} FROM predictions WHERE stream = {CODES[name]} AND {seen} AND {place}"  # noqa: S608
-            f" AND (? IS NULL OR rank <= ?) AND (? IN ('', task) OR substr(task, 1, length(?) + 1) = ? || '/')"
-            f" ORDER BY {order} LIMIT ?"
+            f"SELECT {_PLACE_COLUMNS} FROM predictions WHERE stream = {CODES[name]} AND {_seen(wanted)} AND {place}"  # noqa: S608
+            f" AND {_MATCHES} AND NOT {_SHIFTED} ORDER BY {order} LIMIT ?"
         )
-        values += [wanted.confidence_max, wanted.confidence_max, wanted.task, wanted.task, wanted.task, count]
-        return self._db.rows(query, values)
+        return self._db.rows(query, [*values, *_matched(wanted), about, count])
+
+    def _strangest(self, wanted: ReviewFilter, after: ReviewCursor, count: int, about: str) -> list[tuple[Any, ...]]:
+        """Return the next rows that a standing alarm is about, with their p-value behind the columns of a place."""
+        columns = _PLACE_COLUMNS.replace("stream", f"{CODES[NEW]} AS stream")
+        query = (
+            f"SELECT {columns}, p_value FROM predictions WHERE {_SHIFTED} AND {_seen(wanted)}"  # noqa: S608
+            f" AND (p_value, row) > (?, ?) AND {_MATCHES} ORDER BY p_value, row LIMIT ?"
+        )
+        return self._db.rows(query, [about, after.p_value, after.strange_row, *_matched(wanted), count])
 
     def _put(self, drawn: StreamAssignment) -> None:
         self._db.execute(
             "UPDATE predictions SET stream = ?, probability = ? WHERE prediction_id = ?",
             (CODES[drawn.stream], drawn.probability, drawn.prediction_id),
+        )
+
+    def _note_strange(self, prediction_id: str, seen: AnswerObservation) -> None:
+        """Note what puts an answer first if an alarm is about it. No row of the audit: what it is must not matter."""
+        if seen.p_value is None or (seen.p_value > NEAR and seen.held_up != OUT_OF_DISTRIBUTION):
+            return
+        self._db.execute(
+            "UPDATE predictions SET p_value = ?, answered_at = ? WHERE prediction_id = ?",
+            (seen.p_value, seen.at, prediction_id),
         )
 
     def _is_lead(self, task: str, seen: AnswerObservation) -> bool:
@@ -232,8 +277,19 @@ def prepare(database: Database) -> None:
 
 def _behind(after: ReviewCursor, name: ReviewStream, row: tuple[Any, ...]) -> ReviewCursor:
     rank, number = float(row[0]), int(row[1])
+    if name == NEW and len(row) > _PLACE_SIZE:
+        return after._replace(p_value=float(row[-1]), strange_row=number)
     if name == AUDIT:
         return after._replace(audit=number)
     if name == DIVERSE:
         return after._replace(diverse=number)
     return after._replace(new=number) if name == NEW else after._replace(rank=rank, row=number)
+
+
+def _seen(wanted: ReviewFilter) -> str:
+    return "reviewed <= 1" if wanted.include_reviewed else "reviewed = 0"
+
+
+def _matched(wanted: ReviewFilter) -> list[object]:
+    """Return the values of `_MATCHES`."""
+    return [wanted.confidence_max, wanted.confidence_max, wanted.task, wanted.task, wanted.task]

@@ -17,7 +17,7 @@ import json
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +33,7 @@ from edge_agent.formats.example_records import question_of_key, task_of_key
 
 if TYPE_CHECKING:
     from edge_agent.capture.redaction_audit import DrawnText
-    from edge_agent.monitoring.bundle_figures import AnswerObservation
+    from edge_agent.monitoring.bundle_figures import AnswerObservation, ShiftedInputs
 
 SCHEMA_VERSION = 1
 LOCAL, UPSTREAM = 1, 2
@@ -289,10 +289,10 @@ class Spool:
         return next((row[0] for row in self.db.rows(query, (prediction_id,))), None)
 
     def review_page(
-        self, wanted: ReviewFilter, after: ReviewCursor, count: int
+        self, wanted: ReviewFilter, after: ReviewCursor, count: int, shifted: Sequence[ShiftedInputs] = ()
     ) -> list[tuple[ReviewCursor, SpooledPrediction]]:
         """Return predictions behind a place of the review queue, each with its place (review_streams.py)."""
-        rows: Iterable[tuple[ReviewCursor, tuple[Any, ...]]] = self.streams.page(wanted, after, count)
+        rows: Iterable[tuple[ReviewCursor, tuple[Any, ...]]] = self.streams.page(wanted, after, count, shifted)
         return [
             (place, SpooledPrediction(record, task, bool(seen), (), NAMES[stream], probability))
             for place, (_, _, record, task, seen, stream, probability) in rows

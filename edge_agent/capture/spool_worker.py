@@ -38,7 +38,12 @@ from edge_agent.monitoring.bundle_figures import verdict
 from edge_agent.monitoring.monitoring_store import Charge, HumanLabel, MonitoringStore, TeacherLabel
 
 if TYPE_CHECKING:
-    from edge_agent.capture.capture_values import SpoolWorkerDependencies
+    from edge_agent.capture.capture_values import (
+        ReviewCursor,
+        ReviewFilter,
+        SpooledPrediction,
+        SpoolWorkerDependencies,
+    )
     from edge_agent.capture.outbox import Outbox
     from edge_agent.capture.redact.model_findings import ModelFindings
     from edge_agent.config import Config, ExamplesConfig
@@ -177,6 +182,12 @@ class SpoolWorker:
             if drawn:
                 self.spool.counters["audit_reviewed"] += 1
                 self._test_audit(at)
+
+    def review_page(
+        self, wanted: ReviewFilter, after: ReviewCursor, count: int
+    ) -> list[tuple[ReviewCursor, SpooledPrediction]]:
+        """Return predictions behind a place of the review queue, those first that a standing alarm is about."""
+        return self.spool.review_page(wanted, after, count, self.monitoring.shifted_inputs())
 
     def store_charges(self, paid: list[Charge]) -> None:
         """Count what questions to the large model have cost, in a transaction of its own."""

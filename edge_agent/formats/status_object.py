@@ -164,7 +164,7 @@ REMEDIES: dict[Alarm, str] = {
     "labels": "Look at newer answers in 'edge-agent review'; if the business changed, tell the central team.",
     "confidence": "Correct unsure answers in 'edge-agent review'; the central team then calibrates the bundle again.",
     "novelty": "Look at unusual inputs in 'edge-agent review': what is new about them belongs into the training data.",
-    "new_inputs": "Label the inputs with the smallest p-values in 'edge-agent review', and train a bundle with them.",
+    "new_inputs": "Label what 'edge-agent review --stream new' shows first, and train a bundle with these inputs.",
     "length": "Look at newer inputs in 'edge-agent review': did a device begin to send something else?",
 }
 

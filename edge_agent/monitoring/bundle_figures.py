@@ -221,6 +221,15 @@ class AlarmState:
     """When it went away by itself; 0 = it stands."""
 
 
+class ShiftedInputs(NamedTuple):
+    """What a standing alarm `new_inputs` is about: the answers of a task since a moment."""
+
+    task: str
+    """TASK/QUESTION of a question of a decide task."""
+    since: float
+    """Seconds since 1970: the alarm names the day."""
+
+
 @dataclass(frozen=True)
 class AgreementCount:
     """How often both models said the same."""

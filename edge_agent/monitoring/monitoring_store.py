@@ -31,6 +31,7 @@ from edge_agent.monitoring.bundle_figures import (
     LabelCount,
     ModelDisagreement,
     ModelPair,
+    ShiftedInputs,
     Source,
 )
 from edge_agent.monitoring.monitoring_tables import MonitoringTables, SeriesRow
@@ -174,6 +175,17 @@ class MonitoringStore:
     def active_alarms(self) -> tuple[AlarmState, ...]:
         """Return the active alarms."""
         return tuple(alarm for _, alarm in self._tables.alarms(standing=True))
+
+    def shifted_inputs(self) -> tuple[ShiftedInputs, ...]:
+        """Return what the standing alarms `new_inputs` are about, of the bundles that answered last."""
+        found = []
+        for series, alarm in self._tables.alarms(standing=True):
+            if alarm.alarm != NEW_INPUTS or series != self._tables.last_series(alarm.task):
+                continue
+            known = self._tables.states(series).get(NEW_INPUTS)
+            shift = risk_and_drift.InputShiftTest.of(known).found() if known else None
+            found.append(ShiftedInputs(alarm.task, shift.since if shift else alarm.since))
+        return tuple(found)
 
     def summaries(self) -> tuple[BundleSummary, ...]:
         """Return the figures of all bundles in short."""

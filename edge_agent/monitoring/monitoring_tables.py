@@ -103,6 +103,11 @@ class MonitoringTables:
         """Return one; None = nothing was counted of that bundle."""
         return next((row for row in self.every(task) if row.digest == digest), None)
 
+    def last_series(self, task: str) -> int:
+        """Return the series of a task that was counted last; -1 = none."""
+        query = "SELECT series FROM field_series WHERE task = ? ORDER BY last_at DESC, series DESC LIMIT 1"
+        return next((int(series) for (series,) in self._db.rows(query, (task,))), -1)
+
     def begin(self, row: SeriesRow) -> SeriesRow:
         """Make a new one, and forget the oldest where there are too many."""
         values = (row.task, row.digest, row.version, row.target, row.delta, row.first, row.last)

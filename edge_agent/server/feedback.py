@@ -182,7 +182,7 @@ STREAMS: dict[ReviewStream, pb.ReviewStream] = {
     "diverse": pb.REVIEW_STREAM_DIVERSE,
     "new": pb.REVIEW_STREAM_NEW,
 }
-_PLACE = struct.Struct(">Bqqqdq")
+_PLACE = struct.Struct(">Bqqqdqdq")
 
 
 def prediction_message(found: ReviewItem, manifest: Manifest | None) -> pb.Prediction:

@@ -1,4 +1,5 @@
-/* A dot product for llama.cpp's CPU backend: weights in Q4_1 with activations in Q8_1, several blocks at a time.
+/* Products for llama.cpp's CPU backend: weights in Q4_1 with activations in Q8_1, several blocks at a time, and several
+   rows of activations at a time, in Q8_1 with weights in Q4_1 and in Q8_0 with weights in Q8_0.
 
    Included before every file of llama.cpp, whose source stays as its makers publish it. Formats that llama.cpp packs anew
    are multiplied many rows at once. Q4_1 is not: one number of the result after the other, block by block, and of the
@@ -131,6 +132,8 @@ enum {
     EDGE_PAIRS_MAX = 256, /* of blocks in a row: the activations of so many lie on the stack */
     EDGE_JOB_ROWS = 64,
     EDGE_JOB_COLUMNS = 16,
+    EDGE_JOBS_MIN = 64, /* of a product that has so many */
+    EDGE_JOB_HEIGHTS_MAX = 8,
 #ifdef EDGE_FOUR_BLOCKS
     EDGE_BLOCK_SUMS = 8,
 #else
@@ -291,31 +294,129 @@ static inline void edge_rows(const block_q4_1 * x, int64_t x_stride, int rows, c
     }
 }
 
+/* Q8_0, several rows of activations at once: weights are made positive, and unpacked, once for eight of them. llama.cpp's
+   vec_dot and llamafile's kernels have one sum of eight lanes for a number, to which each block adds the product of both
+   scales times four products in each lane. So has this, in the same order: a number has the bits that it has there.
+
+   With AVX-512 VNNI two columns share a vector, each in its half. */
+#if defined(EDGE_FOUR_BLOCKS) && defined(__AVX512BW__)
+#define EDGE_TWO_COLUMNS
+enum { EDGE_SCALES = 8 };
+#else
+enum { EDGE_SCALES = 1 };
+#endif
+enum { EDGE_BLOCKS_MAX = 2 * EDGE_PAIRS_MAX };
+
+/* A block of activations of each column. */
+struct edge_column_blocks {
+    _Alignas(64) int8_t numbers[EDGE_COLUMNS][QK8_0];
+    float scale[EDGE_COLUMNS][EDGE_SCALES];
+};
+
+static inline float edge_half(ggml_half half) {
+    return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(half)));
+}
+
+/* Lays out columns of activations; those that are none are zero. */
+static inline void edge_lay_out_q8_0(struct edge_column_blocks * to, const block_q8_0 * y, int64_t stride, int columns, int blocks) {
+    static const block_q8_0 no_numbers;
+    for (int column = 0; column < EDGE_COLUMNS; column++) {
+        for (int i = 0; i < blocks; i++) {
+            const block_q8_0 * block = column < columns ? y + column * stride + i : &no_numbers;
+            memcpy(to[i].numbers[column], block->qs, QK8_0);
+            for (int j = 0; j < EDGE_SCALES; j++) to[i].scale[column][j] = edge_half(block->d);
+        }
+    }
+}
+
+/* Computes one row of weights with so many columns, an even number. */
+EDGE_UNROLLED void edge_row_q8_0(const block_q8_0 * x, const int blocks, const struct edge_column_blocks * y, const int columns, float * result) {
+    __m256 sums[EDGE_COLUMNS];
+#ifdef EDGE_TWO_COLUMNS
+    __m512 both[EDGE_COLUMNS / 2];
+    for (int pair = 0; pair < columns / 2; pair++) both[pair] = _mm512_setzero_ps();
+    for (int i = 0; i < blocks; i++) {
+        const __m512i weights = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *) x[i].qs));
+        const __m512i sizes = _mm512_abs_epi8(weights);
+        const __mmask64 negative = _mm512_movepi8_mask(weights);
+        const __m512 scale = _mm512_set1_ps(edge_half(x[i].d));
+        for (int pair = 0; pair < columns / 2; pair++) {
+            const __m512i numbers = _mm512_loadu_si512(y[i].numbers[2 * pair]);
+            const __m512i turned = _mm512_mask_sub_epi8(numbers, negative, _mm512_setzero_si512(), numbers);
+            const __m512 products = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(_mm512_setzero_si512(), sizes, turned));
+            both[pair] = _mm512_fmadd_ps(_mm512_mul_ps(scale, _mm512_loadu_ps(y[i].scale[2 * pair])), products, both[pair]);
+        }
+    }
+    for (int pair = 0; pair < columns / 2; pair++) {
+        sums[2 * pair] = _mm512_castps512_ps256(both[pair]);
+        sums[2 * pair + 1] = _mm512_extractf32x8_ps(both[pair], 1);
+    }
+#else
+    for (int column = 0; column < columns; column++) sums[column] = _mm256_setzero_ps();
+    for (int i = 0; i < blocks; i++) {
+        const __m256i weights = _mm256_loadu_si256((const __m256i *) x[i].qs);
+        const __m256i sizes = _mm256_sign_epi8(weights, weights);
+        const __m256 scale = _mm256_set1_ps(edge_half(x[i].d));
+        for (int column = 0; column < columns; column++) {
+            const __m256i turned = _mm256_sign_epi8(_mm256_load_si256((const __m256i *) y[i].numbers[column]), weights);
+            const __m256i pairs = _mm256_maddubs_epi16(sizes, turned);
+            const __m256 products = _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+            const __m256 scales = _mm256_mul_ps(scale, _mm256_broadcast_ss(y[i].scale[column]));
+            sums[column] = _mm256_fmadd_ps(scales, products, sums[column]);
+        }
+    }
+#endif
+    for (int column = 0; column < columns; column++) {
+        const __m128 four = _mm_add_ps(_mm256_extractf128_ps(sums[column], 1), _mm256_castps256_ps128(sums[column]));
+        const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        result[column] = _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+    }
+}
+
+/* As edge_rows. */
+static inline void edge_rows_q8_0(const block_q8_0 * x, int64_t x_stride, int rows, const block_q8_0 * y, int64_t y_stride, int columns, int blocks, float * to, int64_t stride) {
+    struct edge_column_blocks laid[EDGE_BLOCKS_MAX];
+    float result[EDGE_COLUMNS];
+    edge_lay_out_q8_0(laid, y, y_stride, columns, blocks);
+    for (int row = 0; row < rows; row++) {
+        const block_q8_0 * weights = x + row * x_stride;
+        if (columns > 6) edge_row_q8_0(weights, blocks, laid, 8, result);
+        else if (columns > 4) edge_row_q8_0(weights, blocks, laid, 6, result);
+        else if (columns > 2) edge_row_q8_0(weights, blocks, laid, 4, result);
+        else edge_row_q8_0(weights, blocks, laid, 2, result);
+        for (int column = 0; column < columns; column++) to[column * stride + row] = result[column];
+    }
+}
+
 #ifdef llamafile_sgemm /* rows.h */
-/* Stands before llamafile's kernels, which have none for Q4_1: without one, each number is a call of vec_dot. */
-static inline bool edge_sgemm_q4_1(const struct ggml_compute_params * params, int64_t m, int64_t n, int64_t k, const void * A, int64_t lda, const void * B, int64_t ldb, void * C, int64_t ldc, int Atype, int Btype, int Ctype) {
-    if (Atype != GGML_TYPE_Q4_1 || Btype != GGML_TYPE_Q8_1 || Ctype != GGML_TYPE_F32 || n < 2 || k > 2 * EDGE_PAIRS_MAX) {
+/* Stands before llamafile's kernels, which have none for Q4_1 (without one, each number is a call of vec_dot) and a slower
+   one for Q8_0. Of a tall matrix a job has more rows, for which the activations are laid out once. */
+static inline bool edge_sgemm_rows(const struct ggml_compute_params * params, int64_t m, int64_t n, int64_t k, const void * A, int64_t lda, const void * B, int64_t ldb, void * C, int64_t ldc, int Atype, int Btype, int Ctype) {
+    const bool q4_1 = Atype == GGML_TYPE_Q4_1 && Btype == GGML_TYPE_Q8_1, q8_0 = Atype == GGML_TYPE_Q8_0 && Btype == GGML_TYPE_Q8_0;
+    if ((!q4_1 && !q8_0) || Ctype != GGML_TYPE_F32 || n < 2 || k > EDGE_BLOCKS_MAX) {
         return edge_sgemm(params, m, n, k, A, lda, B, ldb, C, ldc, Atype, Btype, Ctype);
     }
-    const int64_t high = (m + EDGE_JOB_ROWS - 1) / EDGE_JOB_ROWS, jobs = high * ((n + EDGE_JOB_COLUMNS - 1) / EDGE_JOB_COLUMNS);
+    const int64_t tall = m / (EDGE_JOB_ROWS * EDGE_JOBS_MIN), height = EDGE_JOB_ROWS * MAX(1, MIN(tall, EDGE_JOB_HEIGHTS_MAX));
+    const int64_t high = (m + height - 1) / height, jobs = high * ((n + EDGE_JOB_COLUMNS - 1) / EDGE_JOB_COLUMNS);
     if (B != params->wdata) { /* not the first matrix of a product, for which all threads begin with their number */
         ggml_barrier(params->threadpool);
         if (params->ith == 0) ggml_threadpool_chunk_set(params->threadpool, params->nth);
         ggml_barrier(params->threadpool);
     }
     for (int64_t job = params->ith; job < jobs; job = ggml_threadpool_chunk_add(params->threadpool, 1)) {
-        const int64_t row = job % high * EDGE_JOB_ROWS, last = MIN(n, (job / high + 1) * EDGE_JOB_COLUMNS);
+        const int64_t row = job % high * height, last = MIN(n, (job / high + 1) * EDGE_JOB_COLUMNS);
+        const int rows = (int) MIN(m - row, height);
         for (int64_t column = job / high * EDGE_JOB_COLUMNS; column < last; column += EDGE_COLUMNS) {
-            const block_q4_1 * weights = (const block_q4_1 *) A + row * lda;
-            const block_q8_1 * numbers = (const block_q8_1 *) B + column * ldb;
+            const int columns = (int) MIN(last - column, EDGE_COLUMNS);
             float * to = (float *) C + column * ldc + row;
-            edge_rows(weights, lda, (int) MIN(m - row, EDGE_JOB_ROWS), numbers, ldb, (int) MIN(last - column, EDGE_COLUMNS), (int) k, to, ldc);
+            if (q4_1) edge_rows((const block_q4_1 *) A + row * lda, lda, rows, (const block_q8_1 *) B + column * ldb, ldb, columns, (int) k, to, ldc);
+            else edge_rows_q8_0((const block_q8_0 *) A + row * lda, lda, rows, (const block_q8_0 *) B + column * ldb, ldb, columns, (int) k, to, ldc);
         }
     }
     return true;
 }
 #undef llamafile_sgemm
-#define llamafile_sgemm edge_sgemm_q4_1
+#define llamafile_sgemm edge_sgemm_rows
 #endif
 #endif
 #elif !defined(__ASSEMBLER__) && !defined(__cplusplus) && defined(__SSE4_1__) && !defined(__AVX__)

@@ -1,4 +1,4 @@
-"""The dot product of Q4_1 weights as this agent builds it into llama.cpp (decisions 0045, 0065): there, and right."""
+"""Products of Q4_1 and Q8_0 weights as this agent builds them into llama.cpp (decisions 0045, 0065, 0069)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from edge_agent.engine.runtimes.llama import llama_backends
 from tests.support import llama_builds
 from tests.support.attention import by_row
 
-Q4_1 = 3
-"""ggml.h's number of the type."""
+Q4_1, Q8_0 = 3, 8
+"""ggml.h's numbers of the types."""
 WEIGHTS = np.dtype([("scale", "<f2"), ("least", "<f2"), ("packed", "u1", 16)])
 ACTIVATIONS = np.dtype([("scale", "<f2"), ("sum", "<f2"), ("numbers", "i1", 32)])
+BYTES = np.dtype([("scale", "<f2"), ("numbers", "i1", 32)])
+"""A block of Q8_0, of weights and of activations."""
 DOT = ctypes.CFUNCTYPE(
     None,
     ctypes.c_int,
@@ -53,7 +55,10 @@ static inline float half(uint16_t bits) {
 """What simd-mappings.h says of half floats."""
 BLOCKS = """
 #include <stdint.h>
+#define QK8_0 32
 #define QK8_1 32
+typedef uint16_t ggml_half;
+typedef struct { uint16_t d; int8_t qs[32]; } block_q8_0;
 typedef struct { uint16_t d, m; uint8_t qs[16]; } block_q4_1;
 typedef struct { uint16_t d, s; int8_t qs[32]; } block_q8_1;
 """
@@ -62,6 +67,14 @@ TABLE = """
 void (*dot)(int, float *, size_t, const void *, size_t, const void *, size_t, int) = ggml_vec_dot_q4_1_q8_1;
 #ifdef __AVX2__
 void (*rows)(const block_q4_1 *, int64_t, int, const block_q8_1 *, int64_t, int, int, float *, int64_t) = edge_rows;
+void (*rows_q8_0)(const block_q8_0 *, int64_t, int, const block_q8_0 *, int64_t, int, int, float *, int64_t) =
+    edge_rows_q8_0;
+int two_columns =
+#ifdef EDGE_TWO_COLUMNS
+    1;
+#else
+    0;
+#endif
 int four_blocks =
 #ifdef EDGE_FOUR_BLOCKS
     1;
@@ -203,6 +216,35 @@ def test_several_columns_have_the_bits_of_each_alone(request: pytest.FixtureRequ
         first, found = y[(8 - columns) * blocks :].ctypes.data, np.full((9, count + 1), 7, np.float32)
         at = found.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
         rows(x.ctypes.data, blocks, count, first, blocks, columns, blocks, at, count + 1)
+        assert alone[8 - columns :].tobytes() == found[:columns, :count].tobytes()
+        assert (found[columns:] == 7).all()
+        assert (found[:columns, count] == 7).all()
+
+
+@by_row
+@pytest.mark.parametrize("form", ["made_for_avx2", "made_for_vnni"])
+@pytest.mark.parametrize("blocks", [*range(1, 6), 18, 64, 512])
+def test_several_columns_of_bytes_have_llama_cpps_bits(request: pytest.FixtureRequest, form: str, blocks: int):
+    """One to eight at once: each number is what llama.cpp's own function makes of one row, the least byte included."""
+    made: ctypes.CDLL = request.getfixturevalue(form)
+    dot = installed().ggml_get_type_traits_cpu(Q8_0).contents.dot
+    assert ctypes.c_int.in_dll(made, "two_columns").value == (form == "made_for_vnni")
+    random, count = np.random.default_rng(blocks), 3
+    x, y = guarded(count * blocks, BYTES), guarded(8 * blocks, BYTES)
+    for side in (x, y):
+        side["scale"] = random.normal(0, 0.02, len(side))
+        side["numbers"] = random.integers(-127, 128, (len(side), 32))
+    x["numbers"][::3, ::5], y["numbers"][::4, ::5] = -128, 127
+    alone = np.empty((8, count), np.float32)
+    for column in range(8):
+        for row in range(count):
+            at = alone[column, row:].ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+            weights, numbers = x[row * blocks :].ctypes.data, y[column * blocks :].ctypes.data
+            dot(32 * blocks, at, 0, weights, 0, numbers, 0, 1)
+    for columns in range(1, 9):
+        first, found = y[(8 - columns) * blocks :].ctypes.data, np.full((9, count + 1), 7, np.float32)
+        at = found.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        ROWS.in_dll(made, "rows_q8_0")(x.ctypes.data, blocks, count, first, blocks, columns, blocks, at, count + 1)
         assert alone[8 - columns :].tobytes() == found[:columns, :count].tobytes()
         assert (found[columns:] == 7).all()
         assert (found[:columns, count] == 7).all()

@@ -13,7 +13,7 @@ import pytest
 
 from edge_agent.engine.protocol import FailureReport, JobRequest, JobResult, LoadRequest
 from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
-from edge_agent.engine.runtimes.llama.step_costs import TRUSTED_STEPS
+from edge_agent.engine.runtimes.llama.step_costs import TRUSTED_STEPS, StepWork
 from edge_agent.engine.runtimes.llama.step_interruption import StepInterruption, is_long
 from tests.contract.test_llama_runtime import CHAT, CONTEXT_TOKENS, LONG, SHORT, WEIGHTS, finish, make
 
@@ -105,7 +105,7 @@ def test_scores_survive_any_interruption(runtime: LlamaRuntime, talker: Talker) 
 def test_short_steps_are_not_listened_to(runtime: LlamaRuntime, talker: Talker) -> None:
     """A step of few rows is over before anything could be heard, as far as the engine knows."""
     for _ in range(2 * TRUSTED_STEPS):  # then a slow step or two change little
-        runtime._scheduler.costs.learn(4, 400.0, 1e-6)
+        runtime._scheduler.costs.learn(StepWork(4, 400.0), 1e-6)
     talker.say()
     runtime.submit(JobRequest(job_id="c", digest="c", text="Hi"))
     assert ["c"] == [event.job_id for event in finish(runtime) if isinstance(event, JobResult)]

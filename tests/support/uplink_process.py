@@ -21,6 +21,16 @@ BACKLOG_SEGMENTS, BACKLOG_BYTES_EACH = 256, 4 * 2**20
 RESIDENT_BYTES_MAX = 128 * 2**20
 
 
+class Started(subprocess.Popen[str]):
+    """A process that ends with the `with` statement that it stands in: killed if the test has failed by then."""
+
+    def __exit__(self, kind: Any, value: Any, traceback: Any) -> None:
+        """Wait for it, as Popen does, but not for one that nobody stops any more."""
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, value, traceback)
+
+
 class Process:
     """A site's configuration, and the uplink as a process on it."""
 
@@ -33,10 +43,10 @@ class Process:
         plain = {"site": site, "uplink": section, "update": {"incoming_dir": incoming}, "log": {"format": "json"}}
         self.path.write_text(yaml.safe_dump(plain))
 
-    def start(self, *arguments: str, script: str = "", **options: Any) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, script: str = "", **options: Any) -> Started:
         """Start it."""
         pipes = {"stderr": subprocess.PIPE, "text": True, "env": self.environment}
-        return subprocess.Popen(self._command(*arguments, script=script), **{**pipes, **options})
+        return Started(self._command(*arguments, script=script), **{**pipes, **options})
 
     def once(self, script: str = "") -> tuple[int, str]:
         """Run it once; return its exit code and what it said."""

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #define __AVX512F__ 1
+#define __AVX512BW__ 1
 #define __AVX512DQ__ 1
 #define __AVX512VNNI__ 1
 
@@ -43,6 +44,15 @@ static inline edge_wide edge_product(edge_wide x, edge_wide y) { EACH(16, n) x.f
 static inline edge_wide edge_sum(edge_wide x, edge_wide y) { EACH(16, n) x.f[n] += y.f[n]; return x; }
 static inline edge_wide edge_number_sum(edge_wide x, edge_wide y) { EACH(16, n) x.i[n] += y.i[n]; return x; }
 
+static inline edge_wide edge_all_floats(float value) { edge_wide r; EACH(16, n) r.f[n] = value; return r; }
+static inline edge_wide edge_twice(__m256i x) { edge_wide r; memcpy(&r, &x, sizeof(x)); memcpy(&r.q[4], &x, sizeof(x)); return r; }
+static inline edge_wide edge_sizes(edge_wide x) { EACH(64, n) if (x.c[n] < 0) x.b[n] = (uint8_t) -x.b[n]; return x; }
+static inline uint64_t edge_negative(edge_wide x) { uint64_t r = 0; EACH(64, n) r |= (uint64_t) (x.c[n] < 0) << n; return r; }
+static inline edge_wide edge_less_where(edge_wide other, uint64_t where, edge_wide x, edge_wide y) {
+    EACH(64, n) if (where >> n & 1) other.b[n] = (uint8_t) (x.b[n] - y.b[n]);
+    return other;
+}
+
 #undef _mm512_setr_epi32
 #undef _mm512_setr_epi64
 #define _mm512_setr_epi32(...) ((edge_wide) {.i = {__VA_ARGS__}})
@@ -74,6 +84,12 @@ static inline edge_wide edge_of_si256(__m256i x) { return edge_widened(&x, sizeo
 static inline edge_wide edge_of_four(__m128 x) { return edge_widened(&x, sizeof(x)); }
 static inline edge_wide edge_inserted(edge_wide x, __m256i y, int half) { memcpy(&x.q[4 * half], &y, sizeof(y)); return x; }
 #define _mm512_castps256_ps512 edge_of_ps
+#define __mmask64 uint64_t
+#define _mm512_set1_ps edge_all_floats
+#define _mm512_broadcast_i64x4 edge_twice
+#define _mm512_abs_epi8 edge_sizes
+#define _mm512_movepi8_mask edge_negative
+#define _mm512_mask_sub_epi8 edge_less_where
 #define _mm512_castps128_ps512 edge_of_four
 #define _mm512_castsi256_si512 edge_of_si256
 #define _mm512_inserti64x4 edge_inserted

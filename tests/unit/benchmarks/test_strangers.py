@@ -5,6 +5,7 @@ import pytest
 
 from benchmarks.strangers.bundles import Row, parted
 from benchmarks.strangers.figures import Asked, auroc, confident, held_up
+from benchmarks.strangers.topic import SHARE, Unread
 
 
 def asked(*p_values: float) -> list[Asked]:
@@ -33,3 +34,15 @@ def test_rows_are_parted_by_their_texts():
     assert set(rows) == {*first, *others}
     assert set(first) == set(parted(rows[::-1], 0.25)[0])
     assert 60 <= len(first) <= 140
+
+
+def test_wrong_answers_are_counted_at_the_mix_of_the_calls():
+    """The topic is as frequent as among the calls, however many of its rows are asked about."""
+
+    def answers(right: int, wrong: int, unsure: int) -> list[Asked]:
+        kinds = [("a", True)] * right + [("b", True)] * wrong + [("b", False)] * unsure
+        return [Asked("text", "a", label, confident=sure, p_value=0.5) for label, sure in kinds]
+
+    said = Unread(topic=answers(1, 3, 4), ordinary=answers(9, 0, 1))
+    assert SHARE * 3 / 8 / (SHARE * 4 / 8 + (1 - SHARE) * 0.9) == pytest.approx(said.wrong)
+    assert 0.0 == Unread(answers(0, 0, 2), answers(0, 0, 2)).wrong

@@ -85,7 +85,7 @@ def test_feedback_is_shown_as_it_was_given(field, kind, changes):
 ROWS = st.integers(0, 2**62)
 
 
-@given(st.builds(ReviewCursor, st.integers(0, 5), ROWS, ROWS, ROWS, st.floats(0, 2), ROWS))
+@given(st.builds(ReviewCursor, st.integers(0, 5), ROWS, ROWS, ROWS, st.floats(0, 2), ROWS, st.floats(0, 1), ROWS))
 def test_a_place_comes_back_from_its_token(place):
     """Paging goes on exactly behind the last answer shown of each stream."""
     assert place == feedback.parse_page_token(feedback.make_page_token(place))

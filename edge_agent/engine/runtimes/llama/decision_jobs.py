@@ -135,7 +135,8 @@ class DecisionJob(SequenceJob):
             rows = sum(asked.pending for asked in reading)
             return self.work_item_of(rows, bulk_safe=self._bulk_safe, ahead=self._rows_ahead + scoring)
         first = next(asked for asked in self._open if asked.branch_rows)
-        return self.work_item_of(scoring, least=first.question.tree.least(first.next_branch), ahead=self._rows_ahead)
+        least = first.question.tree.least(first.next_branch)
+        return self.work_item_of(scoring, least=least, ahead=self._rows_ahead, logits=True)
 
     def parts(self, rows: int, fork: Fork) -> list[BatchPart]:
         """Return what to compute with that many rows."""

@@ -84,6 +84,14 @@ class GgufHeader:
     """Bytes of what stands outside the layers and is multiplied with."""
 
     @property
+    def logits_rows(self) -> float:
+        """What the logits of a row take, in rows without: the bytes that are read for them, over those of the layers.
+
+        Between what memory says and what arithmetic says: a byte of Q8_0 has one weight, one of Q4_0 has two.
+        """
+        return self.output_bytes / max(sum(self.layer_bytes), 1)
+
+    @property
     def may_be_repacked(self) -> bool:
         """Whether llama.cpp may lay weights out again for the processor: for a file, it does so or it does not."""
         return not _LEFT_AS_THEY_ARE & set(self.product_bytes)

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.engine.runtimes.llama.step_costs import ROWS_GROUP
 from edge_agent.errors import ModelLoadFailed
 
 LABEL_TOKENS_MAX = 32
@@ -133,10 +134,18 @@ class LabelTree:
         return len(self._paths[branch])
 
     def chunk(self, branch: int, rows_max: int, branches_max: int) -> TreeChunk:
-        """Return as many branches from the given one on as fit; `rows_max` is at least `least(branch)`."""
+        """Return as many branches from the given one on as fit; `rows_max` is at least `least(branch)`.
+
+        Where more branches are behind them, up to three rows are left out if what is free then is whole groups of rows.
+        """
         room = rows_max - self._shared[branch] + self._fresh_before[branch]
         end = min(bisect_right(self._fresh_before, room) - 1, branch + branches_max)
         assert end > branch, f"branch {branch} has {self.least(branch)} rows, which do not fit into {rows_max}"
+        if end < len(self._paths):
+            wanted = self._fresh_before[end] - (self._fresh_before[end] - room) % ROWS_GROUP
+            earlier = bisect_right(self._fresh_before, wanted) - 1
+            if earlier > branch and self._fresh_before[earlier] == wanted:
+                end = earlier
         found = self._made.get((branch, end))
         if found is None:
             if len(self._made) == CHUNKS_KEPT:

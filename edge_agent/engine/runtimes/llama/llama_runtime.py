@@ -31,7 +31,7 @@ from edge_agent.engine.runtimes.llama.memory_estimate import ON_CPU, context_cap
 from edge_agent.engine.runtimes.llama.record_extraction import ExtractionJob
 from edge_agent.engine.runtimes.llama.record_grammar import RecordGrammar
 from edge_agent.engine.runtimes.llama.sequence_jobs import GenerationJob, ScoringJob
-from edge_agent.engine.runtimes.llama.step_costs import ThreadTuner, thread_counts
+from edge_agent.engine.runtimes.llama.step_costs import StepWork, ThreadTuner, thread_counts
 from edge_agent.engine.runtimes.llama.step_interruption import LONG_ROWS, StepInterruption, is_long
 from edge_agent.engine.runtimes.llama.step_scheduler import CacheAdmission, StepPlan, StepScheduler, WorkItem, turn_time
 from edge_agent.errors import DeadlineExpired, DeadlineUnattainable, ModelFailed, ModelLoadFailed
@@ -104,7 +104,8 @@ class LlamaRuntime:
         except ModelLoadFailed:
             model.close()
             raise
-        self._scheduler, self._bulk_safe = StepScheduler(tuned.shape.rows), tuned.bulk_scores == SAME
+        self._scheduler = StepScheduler(tuned.shape.rows, head.logits_rows)
+        self._bulk_safe = tuned.bulk_scores == SAME
         counts = thread_counts(spec.threads) if tuned.thread_scores == SAME else ()
         self._tuner = ThreadTuner(counts, tuned.shape.threads, time.perf_counter())
         self.threads = tuned.shape.threads
@@ -246,10 +247,10 @@ class LlamaRuntime:
                 events.append(failure_report(job.run.job_id, error))
         self._alike += 1
         if self._alike % LEARN_EACH == 0 or self._tuner.trying:  # the others are like it
-            costs, rows, pairs = self._scheduler.costs, len(jobs), sum(depths)
-            seconds, expected = time.perf_counter() - started, costs.cost(rows, pairs)
+            costs, work = self._scheduler.costs, StepWork(len(jobs), sum(depths), len(jobs))
+            seconds, expected = time.perf_counter() - started, costs.cost(work)
             if not self._tuner.trying:
-                costs.learn(rows, pairs, seconds)
+                costs.learn(work, seconds)
             self._tune_threads(expected, seconds)
         return self._ended(events) if events else events
 

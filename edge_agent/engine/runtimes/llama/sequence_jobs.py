@@ -99,11 +99,18 @@ class SequenceJob:
         self._rows = 0
 
     def work_item_of(
-        self, rows: int, *, least: int = 1, decoding: bool = False, bulk_safe: bool = False, ahead: int = 0
+        self,
+        rows: int,
+        *,
+        least: int = 1,
+        decoding: bool = False,
+        bulk_safe: bool = False,
+        ahead: int = 0,
+        logits: bool = False,
     ) -> WorkItem:
         """Return what could be computed now: `least` to `rows` rows, and `ahead` more behind them."""
         run, exact = self.run, self.exact and not bulk_safe
-        asked = (run.priority, self.came_at, self.deadline, ahead)
+        asked = (run.priority, self.came_at, self.deadline, ahead, logits)
         return WorkItem(run.job_id, self.bundle.group, rows, least, decoding, exact, bulk_safe, self.computed, *asked)
 
     def take_tokens(self, rows: int, draft: Sequence[int] = ()) -> TokenRows:
@@ -150,7 +157,8 @@ class ScoringJob(SequenceJob):
         """Return what could be computed now."""
         if self.pending:
             return self.work_item_of(self.pending, bulk_safe=self._bulk_safe, ahead=self._tree.rows(0))
-        return self.work_item_of(self._tree.rows(self._next_branch), least=self._tree.least(self._next_branch))
+        rows, least = self._tree.rows(self._next_branch), self._tree.least(self._next_branch)
+        return self.work_item_of(rows, least=least, logits=True)
 
     def parts(self, rows: int, fork: Fork) -> list[BatchPart]:
         """Return what to compute with that many rows."""

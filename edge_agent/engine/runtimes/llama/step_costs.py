@@ -1,9 +1,11 @@
 """What a step costs, and with how many threads the next one computes, learnt from the steps that were. Pure.
 
-    seconds = base + per_row * rows + per_pair * pairs
+    seconds = base + per_row * (rows + logits_rows * logits) + per_pair * pairs
 
-A pair is a token to compute and a token that it looks at: attention costs grow with what is in the cache already. Steps
-below BULK_ROWS_MIN rows take another attention kernel than those above, so each kind is learnt for itself.
+A pair is a token to compute and a token that it looks at: attention costs grow with what is in the cache already. A row
+that has logits is multiplied with the whole vocabulary, too: `logits_rows` says what that is in rows of a prompt. It
+follows from the sizes of the model's matrices, so it is given and not learnt: streams that write show only the sum.
+Steps below BULK_ROWS_MIN rows take another attention kernel than those above, so each kind is learnt for itself.
 
 Learning is the normalised least-mean-squares rule (Widrow & Hoff 1960): each measured step moves the three numbers as
 little as explains RATE of what it was off. It needs no history, cannot become singular when all steps look alike, and
@@ -39,6 +41,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import frexp, inf, log, log2, sqrt
+from typing import NamedTuple
 
 BULK_ROWS_MIN = 64
 """Rows from which on flash attention takes its other kernel: a score would depend on its neighbours."""
@@ -61,8 +64,17 @@ _ROW_UNIT, _PAIR_UNIT = 32, 32_768  # so that one unit of either costs about the
 _SECONDS_MIN = 1e-9
 
 
+class StepWork(NamedTuple):
+    """What a step computes."""
+
+    rows: int
+    pairs: float
+    logits: int = 0
+    """How many of the rows have logits."""
+
+
 class StepCostModel:
-    """The cost of one kind of step."""
+    """The cost of one kind of step. Rows may be parts: those with logits count for more."""
 
     __slots__ = ("_read", "base", "per_pair", "per_row", "steps")
 
@@ -74,21 +86,24 @@ class StepCostModel:
         """Of the steps that read a prompt, the last one of each power of two in size, some twenty in all: when it was
         measured, and how much it took of what is estimated since, at most 1."""
 
-    def cost(self, rows: int, pairs: float) -> float:
+    def cost(self, rows: float, pairs: float) -> float:
         """Return the seconds that such a step takes."""
         return self.base + self.per_row * rows + self.per_pair * pairs
 
-    def left(self, seconds: float, rows: int, pairs: float) -> float:
+    def left(self, seconds: float, rows: float, pairs: float) -> float:
         """Return what is left of the seconds beside these rows: at least as much as they take, since a step that costs
         its time whoever is in it is not made shorter by leaving out others."""
         taken = self.cost(rows, pairs)
         return max(seconds - taken, taken)
 
-    def affordable(self, seconds: float, depth: int) -> int:
-        """Return how many rows of one work item, behind `depth` tokens, these seconds add to a step."""
+    def affordable(self, seconds: float, depth: int, weight: float = 1.0) -> int:
+        """Return how many rows of one work item, behind `depth` tokens, these seconds add to a step.
+
+        Each counts for `weight` rows.
+        """
         if seconds <= 0:
             return 0
-        row = self.per_row + self.per_pair * depth
+        row = self.per_row * weight + self.per_pair * depth
         return int(2 * seconds / (row + sqrt(row * row + 2 * self.per_pair * seconds)))
 
     def scale(self, ratio: float) -> None:
@@ -102,7 +117,7 @@ class StepCostModel:
         self.per_row = min(self.per_row, other.per_row)
         self.per_pair = min(self.per_pair, other.per_pair)
 
-    def weight(self, rows: int, pairs: float, now: float) -> float:
+    def weight(self, rows: float, pairs: float, now: float) -> float:
         """Return how much the estimate for a step that reads so much counts against a job, 0 to 1.
 
         What smaller steps than half of it have told says little of what its rows cost.
@@ -111,16 +126,16 @@ class StepCostModel:
         at, share = max(known, default=(-inf, 1.0))
         return float(share * 0.5 ** (max(now - at, 0.0) / HALF_SECONDS))
 
-    def confirm(self, rows: int, pairs: float, seconds: float, at: float) -> None:
+    def confirm(self, rows: float, pairs: float, seconds: float, at: float) -> None:
         """Note that a step which read so much took so long; after `learn`."""
         self._read[_size(rows, pairs)] = at, min(seconds / self.cost(rows, pairs), 1.0)
 
-    def cut_off(self, rows: int, pairs: float, seconds: float, at: float) -> None:
+    def cut_off(self, rows: float, pairs: float, seconds: float, at: float) -> None:
         """Note that a step was ended after so long: what is estimated holds if that is more than was left of it."""
         if seconds >= OPTIMISM * self.cost(rows, pairs) * self.weight(rows, pairs, at):
             self._read[_size(rows, pairs)] = at, 1.0
 
-    def learn(self, rows: int, pairs: float, seconds: float) -> float:
+    def learn(self, rows: float, pairs: float, seconds: float) -> float:
         """Take a measured step; return the factor by which the whole scale moved."""
         expected = self.cost(rows, pairs)
         self.steps += 1
@@ -137,7 +152,7 @@ class StepCostModel:
         return 1.0
 
 
-def _size(rows: int, pairs: float) -> int:
+def _size(rows: float, pairs: float) -> int:
     """Return the power of two of how large a step is."""
     return frexp(rows / _ROW_UNIT + pairs / _PAIR_UNIT)[1]
 
@@ -165,8 +180,9 @@ def attention_pairs(rows: int, depth: int) -> float:
 class StepCosts:
     """The cost of steps of either kind."""
 
-    def __init__(self) -> None:
+    def __init__(self, logits_rows: float = 0.0) -> None:
         """Start with a model of 135 million weights on two cores of a server; whatever it is instead shows at once."""
+        self.logits_rows = logits_rows
         self.small = StepCostModel(0.003, 0.0016, 9e-7)
         self.bulk = StepCostModel(0.010, 0.0011, 4e-7)
 
@@ -175,26 +191,30 @@ class StepCosts:
         """True once a step has been measured."""
         return bool(self.small.steps or self.bulk.steps)
 
-    def cost(self, rows: int, pairs: float) -> float:
-        """Return the seconds that such a step takes."""
-        return self._fit(rows).cost(rows, pairs)
+    def row_weight(self, *, logits: bool) -> float:
+        """Return for how many rows of a prompt one row counts."""
+        return 1.0 + self.logits_rows * logits
 
-    def learn(self, rows: int, pairs: float, seconds: float) -> None:
+    def cost(self, work: StepWork) -> float:
+        """Return the seconds that such a step takes."""
+        return self._fit(work.rows).cost(*self._weighed(work))
+
+    def learn(self, work: StepWork, seconds: float) -> None:
         """Take a measured step."""
-        fit, other = (self.small, self.bulk) if rows < BULK_ROWS_MIN else (self.bulk, self.small)
-        ratio = fit.learn(rows, pairs, seconds)
+        fit, other = (self.small, self.bulk) if work.rows < BULK_ROWS_MIN else (self.bulk, self.small)
+        ratio = fit.learn(*self._weighed(work), seconds)
         if not other.steps:
             other.scale(ratio)
         if fit is self.small:
             other.cap(fit)
 
-    def confirm(self, rows: int, pairs: float, seconds: float, at: float) -> None:
+    def confirm(self, work: StepWork, seconds: float, at: float) -> None:
         """Note that a step which read prompts took so long; `at` is on the clock of `certain`."""
-        self._fit(rows).confirm(rows, pairs, seconds, at)
+        self._fit(work.rows).confirm(*self._weighed(work), seconds, at)
 
-    def cut_off(self, rows: int, pairs: float, seconds: float, at: float) -> None:
+    def cut_off(self, work: StepWork, seconds: float, at: float) -> None:
         """Note that a step which read prompts was ended after so long, by somebody who did not want to wait."""
-        self._fit(rows).cut_off(rows, pairs, seconds, at)
+        self._fit(work.rows).cut_off(*self._weighed(work), seconds, at)
 
     def scale(self, ratio: float) -> None:
         """Make everything dearer by a factor."""
@@ -215,6 +235,9 @@ class StepCosts:
             return 0.0
         weight = self._fit(first).weight(first, attention_pairs(first, depth), now)
         return OPTIMISM * weight * self.alone(rows, depth, chunk)
+
+    def _weighed(self, work: StepWork) -> tuple[float, float]:
+        return work.rows + self.logits_rows * work.logits, work.pairs
 
     def _fit(self, rows: int) -> StepCostModel:
         return self.small if rows < BULK_ROWS_MIN else self.bulk

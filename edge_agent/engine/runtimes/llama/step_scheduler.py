@@ -18,8 +18,8 @@ with 8 labels passes any number of jobs with 200 labels, and each of those still
 job first with aging: Kleinrock 1976, Queueing Systems II, chapter 3). If a step reads one job to its end, a job that
 it reads only in part makes the step longer by at most FILL_SHARE. A caller that has just had an answer probably asks
 again at once: if a job has ended and only large ones are left, the next step takes at most as long as such a job does
-(anticipatory scheduling: Iyer and Druschel 2001). By the mean cost of a row: with a large vocabulary a row of a label,
-which has logits, costs up to three times a row of a prompt, so that step may take twice as long.
+(anticipatory scheduling: Iyer and Druschel 2001). With a large vocabulary a row of a label, which has logits, costs
+three times a row of a prompt: the jobs' sizes count it so.
 
 No work item starves. It waits since its last step ended, or since it came; a step of priority counts as
 PRIORITY_SECONDS less. Each quantum begins with the longest waiter, whatever its group. Hence, whoever else comes, a
@@ -40,8 +40,10 @@ from typing import NamedTuple
 from edge_agent.engine.runtimes.llama.step_costs import (
     BULK_ROWS_MIN,
     EXACT_ROWS_MAX,
+    ROWS_GROUP,
     StepCostModel,
     StepCosts,
+    StepWork,
     attention_pairs,
     retry_seconds,
 )
@@ -100,6 +102,8 @@ class WorkItem(NamedTuple):
     """Likewise; 0 = none."""
     ahead: int = 0
     """Rows that it is known to want behind these."""
+    logits: bool = False
+    """Each of its rows has logits; of a prompt only the last one has, and of one that writes the one."""
 
 
 def turn_time(since: float, priority: int) -> float:
@@ -110,23 +114,27 @@ def turn_time(since: float, priority: int) -> float:
 class StepScheduler:
     """Plans one step after the other."""
 
-    def __init__(self, bulk_rows: int = BULK_ROWS) -> None:
-        """Take the most rows of a step without exact work items; at most EXACT_ROWS_MAX = there are no bulk steps."""
-        self.costs = StepCosts()
+    def __init__(self, bulk_rows: int = BULK_ROWS, logits_rows: float = 0.0) -> None:
+        """Take the most rows of a step without exact work items; at most EXACT_ROWS_MAX = there are no bulk steps.
+
+        The logits of a row cost as much as `logits_rows` rows of a prompt.
+        """
+        self.costs = StepCosts(logits_rows)
         self._bulk_rows = max(bulk_rows, EXACT_ROWS_MAX)
         self._now = 0.0
         self._since: dict[str, float] = {}
         """Since when each work item waits, later by what its priority costs."""
         self._behind: dict[str, float] = {}
         """By what each work item that reads stands behind smaller ones, in seconds."""
-        self._sizes: dict[str, int] = {}
-        """Rows of each job that reads, those that it has had and those that it is known to want."""
-        self._ended = 0
+        self._sizes: dict[str, float] = {}
+        """Rows of each job that reads, those that it has had and those that it is known to want; with logits they count
+        for more, but for those that are still ahead."""
+        self._ended = 0.0
         """Rows of the smallest job that ended with the last step; 0 = none did."""
         self._moved: dict[str, int] = {}
         """The work items of the last step."""
-        self._served: dict[str, int] = {}
-        """Rows that each work item which reads has had."""
+        self._served: dict[str, float] = {}
+        """Rows that each work item which reads has had, likewise."""
         self._was_bulk = False
         self._group: str | None = None
         self._group_until = 0.0
@@ -143,7 +151,7 @@ class StepScheduler:
         self._moved = {item.key: rows for item, rows in plan}
         for item, rows in plan:
             if not item.decoding:
-                self._served[item.key] += rows
+                self._served[item.key] += rows * self._weight(item)
         self._was_bulk = _rows_of(plan) >= BULK_ROWS_MIN
         return plan
 
@@ -151,27 +159,23 @@ class StepScheduler:
         """Learn from what the planned step took; of a step without rows there is nothing to learn."""
         if not plan:
             return
-        total, pairs = _work_of(plan)
+        work = _work_of(plan)
         if self._changed and self.costs.known:  # says what a change of adapters costs, and nothing of rows
-            extra = max(seconds - self.costs.cost(total, pairs), 0.0)
+            extra = max(seconds - self.costs.cost(work), 0.0)
             self._change_seconds += (extra - self._change_seconds) / 4
         else:
-            self.costs.learn(total, pairs, seconds)
+            self.costs.learn(work, seconds)
             if _reads(plan):
-                self.costs.confirm(total, pairs, seconds, self._now + seconds)
+                self.costs.confirm(work, seconds, self._now + seconds)
 
     def cut_off(self, plan: StepPlan, seconds: float) -> None:
         """Take note that the planned step was ended after so long, before it was done."""
         if _reads(plan):
-            self.costs.cut_off(*_work_of(plan), seconds, self._now + seconds)
-
-    def cost(self, rows: int, pairs: float) -> float:
-        """Return the seconds that a step of so many rows takes, which look at so many pairs of tokens."""
-        return self.costs.cost(rows, pairs)
+            self.costs.cut_off(_work_of(plan), seconds, self._now + seconds)
 
     def expected(self, plan: StepPlan) -> float:
         """Return the seconds that the planned step takes."""
-        return self.costs.cost(*_work_of(plan))
+        return self.costs.cost(_work_of(plan))
 
     def alone(self, item: WorkItem) -> float:
         """Return the seconds that the rows of a work item would take with nobody beside it."""
@@ -204,7 +208,7 @@ class StepScheduler:
         """Note who waits since when; those of the last step since now."""
         here = {item.key for item in items}
         ended = (size for key, size in self._sizes.items() if key in self._moved and key not in here)
-        self._ended = min(ended, default=0)
+        self._ended = min(ended, default=0.0)
         before, since = self._since, {}
         for item in items:
             key = item.key
@@ -218,8 +222,10 @@ class StepScheduler:
 
     def _line_up(self, reading: Sequence[WorkItem], seconds: float) -> None:
         """Let large work items stand behind smaller ones, by so many seconds at most."""
-        self._served = {item.key: self._served.get(item.key, 0) for item in reading}
-        sizes = self._sizes = {item.key: self._served[item.key] + item.rows + item.ahead for item in reading}
+        self._served = {item.key: self._served.get(item.key, 0.0) for item in reading}
+        sizes = self._sizes = {
+            item.key: self._served[item.key] + item.rows * self._weight(item) + item.ahead for item in reading
+        }
         small = max(min(sizes.values(), default=0), ROWS_MIN)
         self._behind = {
             key: seconds * min(max(size / small - 1, 0.0) / (LARGE - 1), 1.0) for key, size in sizes.items()
@@ -229,6 +235,9 @@ class StepScheduler:
         """Return the seconds in which each of so many work items has a step of exact rows, as long as one may be."""
         small = self.costs.small
         return items * min(small.cost(EXACT_ROWS_MAX, 0.0), small.base + small.left(STEP_SECONDS, 0, 0.0))
+
+    def _weight(self, item: WorkItem) -> float:
+        return self.costs.row_weight(logits=item.logits)
 
     def _turn(self, item: WorkItem) -> float:
         """Return when a work item's turn is: the smallest is first."""
@@ -277,11 +286,43 @@ class StepScheduler:
         return self._small(writing, prompts, seconds)
 
     def _small(self, writing: Sequence[WorkItem], prompts: Sequence[WorkItem], seconds: float) -> StepPlan:
-        return _filled(self._oldest(writing, WRITING_ROWS_MAX), prompts, self.costs.small, EXACT_ROWS_MAX, seconds)
+        return self._filled(self._oldest(writing, WRITING_ROWS_MAX), prompts, self.costs.small, EXACT_ROWS_MAX, seconds)
 
     def _bulk(self, writing: Sequence[WorkItem], prompts: Sequence[WorkItem], most: int, seconds: float) -> StepPlan:
         riders = self._oldest(_inexact(writing), WRITING_ROWS_MAX)
-        return _filled(riders, _inexact(prompts), self.costs.bulk, most, seconds)
+        return self._filled(riders, _inexact(prompts), self.costs.bulk, most, seconds)
+
+    def _filled(
+        self, writing: Sequence[WorkItem], prompts: Iterable[WorkItem], fit: StepCostModel, most: int, seconds: float
+    ) -> StepPlan:
+        """Return a step: one row for each that writes, and for the others, in order, what rows and time are left.
+
+        Lanes of which only a part is read add FILL_SHARE at most to what those before them take, and end the step at a
+        multiple of ROWS_GROUP: what is left of a group is multiplied row by row, each as dear as half a group.
+        """
+        plan = [(item, 1) for item in writing]
+        left = most - len(plan)
+        rows_taken, depths = len(plan) * self.costs.row_weight(logits=True), sum(item.depth for item in writing)
+        taken = fit.cost(rows_taken, depths)
+        seconds = fit.left(seconds, rows_taken, depths) if seconds else 0.0
+        for item in prompts:
+            weight, least = self._weight(item), max(item.least, min(item.rows, ROWS_MIN))
+            rows = min(item.rows, left, fit.affordable(seconds, item.depth, weight))
+            if len(plan) == len(writing):
+                whole = item.rows if not writing and item.rows <= SMALL_ROWS else least
+                rows = max(rows, min(whole, left))
+            else:
+                if rows < item.rows:
+                    rows = min(rows, fit.affordable(FILL_SHARE * taken, item.depth, weight))
+                if rows < least:
+                    continue
+            if rows < item.rows:
+                rows = max(rows - (most - left + rows) % ROWS_GROUP, least)
+            plan.append((item, rows))
+            left -= rows
+            spent = fit.per_row * weight * rows + fit.per_pair * attention_pairs(rows, item.depth)
+            seconds, taken = seconds - spent, taken + spent
+        return plan
 
     def _worth_bulk(self, prompts: Sequence[WorkItem]) -> Sequence[WorkItem]:
         """Return the prompts for which a bulk step is worth while: long ones, and those that make a bulk batch."""
@@ -320,13 +361,13 @@ class StepScheduler:
         return items if len(items) <= most else sorted(items, key=self._turn)[:most]
 
 
-def _work_of(plan: StepPlan) -> tuple[int, float]:
-    """Return the rows of a step, and the pairs."""
-    total, pairs = 0, 0.0
+def _work_of(plan: StepPlan) -> StepWork:
+    total, pairs, logits = 0, 0.0, 0
     for item, rows in plan:
         total += rows
-        pairs += rows * (item.depth + rows / 2)  # pairs_of, in each step for each stream
-    return total, pairs
+        pairs += rows * (item.depth + rows / 2)  # attention_pairs, in each step for each stream
+        logits += rows if item.logits else rows == item.rows
+    return StepWork(total, pairs, logits)
 
 
 def _reads(plan: StepPlan) -> bool:
@@ -339,36 +380,6 @@ def _rows_of(plan: StepPlan) -> int:
 
 def _inexact(items: Sequence[WorkItem]) -> Sequence[WorkItem]:
     return [item for item in items if not item.exact]
-
-
-def _filled(
-    writing: Sequence[WorkItem], prompts: Iterable[WorkItem], fit: StepCostModel, most: int, seconds: float
-) -> StepPlan:
-    """Return a step: one row for each that writes, and for the others, in order, what rows and time are left.
-
-    Lanes of which only a part is read add FILL_SHARE at most to what those before them take.
-    """
-    plan = [(item, 1) for item in writing]
-    left = most - len(plan)
-    depths = sum(item.depth for item in writing)
-    taken = fit.cost(len(plan), depths)
-    seconds = fit.left(seconds, len(plan), depths) if seconds else 0.0
-    for item in prompts:
-        least = max(item.least, min(item.rows, ROWS_MIN))
-        rows = min(item.rows, left, fit.affordable(seconds, item.depth))
-        if len(plan) == len(writing):
-            whole = item.rows if not writing and item.rows <= SMALL_ROWS else least
-            rows = max(rows, min(whole, left))
-        else:
-            if rows < item.rows:
-                rows = min(rows, fit.affordable(FILL_SHARE * taken, item.depth))
-            if rows < least:
-                continue
-        plan.append((item, rows))
-        left -= rows
-        spent = fit.per_row * rows + fit.per_pair * attention_pairs(rows, item.depth)
-        seconds, taken = seconds - spent, taken + spent
-    return plan
 
 
 # --- which waiting job gets its slot in the cache next; the caller knows whether there is room for it -----------------

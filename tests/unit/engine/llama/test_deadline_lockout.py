@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.engine.runtimes.llama.step_costs import EXACT_ROWS_MAX, StepCostModel, attention_pairs
+from edge_agent.engine.runtimes.llama.step_costs import EXACT_ROWS_MAX, StepCostModel, StepWork, attention_pairs
 from edge_agent.engine.runtimes.llama.step_scheduler import StepScheduler, WorkItem
 
 QUIET = StepCostModel(0.004, 0.0016, 9e-7)
@@ -120,7 +120,7 @@ def test_calls_are_answered_again_soon_after_a_load_has_gone(
     so slow that a step reads a few rows.
     """
     machine = warm(streams, speed)
-    machine.scheduler.costs.learn(1, 300.0, QUIET.cost(1, 300.0) / speed)
+    machine.scheduler.costs.learn(StepWork(1, 300.0), QUIET.cost(1, 300.0) / speed)
     quiet = machine.now
     assert machine.call(1e6)
     deadline = tightness * (machine.now - quiet)

@@ -7,7 +7,7 @@ from statistics import median
 
 import pytest
 
-from edge_agent.engine.runtimes.llama.step_costs import StepCostModel, attention_pairs
+from edge_agent.engine.runtimes.llama.step_costs import StepCostModel, StepWork, attention_pairs
 from edge_agent.engine.runtimes.llama.step_scheduler import FILL_SHARE, LARGE_ROUNDS, StepPlan, StepScheduler, WorkItem
 
 DEPTH = 240
@@ -23,9 +23,12 @@ MACHINES = {
     "slow": StepCostModel(0.03, 0.012, 1e-6),
     "bound by memory": StepCostModel(0.09, 0.001, 4e-7),
     "costly logits": StepCostModel(0.005, 0.003, 4e-7),
+    "costly logits, said to be free": StepCostModel(0.005, 0.003, 4e-7),
 }
-LOGITS_SECONDS = {"costly logits": 0.006}
-"""What a row of a label takes beyond that: its logits, of which the scheduler knows nothing."""
+LOGITS_SECONDS = {"costly logits": 0.006, "costly logits, said to be free": 0.006}
+"""What the logits of a row take beyond that."""
+LOGITS_ROWS = {"costly logits": 2.0}
+"""What the scheduler is told of it, in rows."""
 
 
 @dataclass
@@ -42,7 +45,7 @@ class Call:
         """Return what could be computed now."""
         rows = self.parts[self.part] - self.done
         ahead = sum(self.parts[self.part + 1 :])
-        return WorkItem(self.key, "", rows, depth=DEPTH, came_at=self.came_at, ahead=ahead)
+        return WorkItem(self.key, "", rows, depth=DEPTH, came_at=self.came_at, ahead=ahead, logits=not ahead)
 
     def advance(self, rows: int) -> bool:
         """Take computed rows; tell whether the call is over."""
@@ -63,7 +66,7 @@ class Machine:
 
     def serve(self, clients: dict[str, tuple[int, ...]], calls: int, counted: str) -> None:
         """Run until one of the clients has had so many answers."""
-        scheduler = taught(MACHINES[self.name])
+        scheduler = taught(MACHINES[self.name], LOGITS_ROWS.get(self.name, 0.0))
         self.latencies = {client: [] for client in clients}
         running = {client: Call(f"{client} 0", parts, self.now) for client, parts in clients.items()}
         away = ""
@@ -95,11 +98,12 @@ class Machine:
         return seconds
 
 
-def taught(cost: StepCostModel) -> StepScheduler:
+def taught(cost: StepCostModel, logits_rows: float = 0.0, depth: int = DEPTH) -> StepScheduler:
     """Return a scheduler that knows what steps cost on a machine."""
-    scheduler = StepScheduler()
+    scheduler = StepScheduler(logits_rows=logits_rows)
     for rows in (1, 16, 63, 64, 200) * 12:
-        scheduler.costs.learn(rows, attention_pairs(rows, DEPTH), cost.cost(rows, attention_pairs(rows, DEPTH)))
+        work = StepWork(rows, attention_pairs(rows, depth))
+        scheduler.costs.learn(work, cost.cost(work.rows, work.pairs))
     return scheduler
 
 
@@ -145,13 +149,21 @@ def test_short_calls_do_not_keep_long_ones_from_ending(name: str) -> None:
 
 
 def test_a_part_fills_a_step_up_by_a_share() -> None:
-    """Beside a text that is read to its end a longer one adds half of its time, and none where that is a crumb."""
-    scheduler = StepScheduler()
-    cost = StepCostModel(0.001, 0.001, 0.0)
-    for rows in (1, 16, 63, 64, 200) * 12:
-        scheduler.costs.learn(rows, attention_pairs(rows, 0), cost.cost(rows, 0))
+    """Beside a text that is read to its end a longer one adds half of its time, to a multiple of four rows in all, and
+    none where that is a crumb."""
+    scheduler = taught(StepCostModel(0.001, 0.001, 0.0), depth=0)
     short, long = WorkItem("short", "", 39), WorkItem("long", "", 400)
     plan = scheduler.plan([short, long], 1.0)
-    assert {"short": 39, "long": round(40 * FILL_SHARE)} == {item.key: rows for item, rows in plan}
+    assert {"short": 39, "long": round(40 * FILL_SHARE) - 3} == {item.key: rows for item, rows in plan}
     (alone,) = scheduler.plan([short._replace(key="crumb", rows=20), long], 2.0)
     assert ("crumb", 20) == (alone[0].key, alone[1])
+
+
+def test_rows_with_logits_fill_less_of_a_step() -> None:
+    """Where logits cost as much as 0.4 rows, fewer rows take the time that the others may add; too few are a crumb."""
+    short, long = WorkItem("short", "", 45), WorkItem("long", "", 400, logits=True)
+    filled = {}
+    for logits_rows in (0.4, 2.0):
+        scheduler = taught(StepCostModel(0.001, 0.001, 0.0), logits_rows, depth=0)
+        filled[logits_rows] = {item.key: rows for item, rows in scheduler.plan([short, long], 1.0)}
+    assert {0.4: {"short": 45, "long": int(46 * FILL_SHARE / 1.4)}, 2.0: {"short": 45}} == filled

@@ -63,6 +63,13 @@ def test_the_real_model() -> None:
     assert sum(found.product_bytes.values()) == pytest.approx(models.smollm2_path().stat().st_size, rel=0.03)
 
 
+def test_what_logits_cost_follows_from_bytes(tmp_path: Path) -> None:
+    """What stands outside the layers is read for rows with logits alone: 128 bytes here beside 2,304; without layers
+    nothing is known that it could be compared with."""
+    assert 128 / 2304 == read(tmp_path, gguf()).logits_rows
+    assert 128 == read(tmp_path, gguf(tensors=TENSORS[2:])).logits_rows
+
+
 def test_what_is_given_counts_before_what_follows(tmp_path: Path) -> None:
     """Key and value lengths of the file replace width by heads; numbers may come as any whole type."""
     more = {"llama.attention.key_length": number(100), "llama.attention.value_length": number(28, U64)}

@@ -21,6 +21,7 @@ from edge_agent.engine.runtimes.llama.step_costs import (
     TRUSTED_STEPS,
     StepCostModel,
     StepCosts,
+    StepWork,
     attention_pairs,
     padded_rows,
     retry_seconds,
@@ -36,7 +37,7 @@ def served(machine: str, steps: int, noise: random.Random) -> StepCosts:
     for step in range(steps):
         rows = 1 + noise.randrange(8) if step % 3 else 16 + noise.randrange(48)
         pairs = attention_pairs(rows, noise.randrange(2000))
-        costs.learn(rows, pairs, truth.cost(rows, pairs) * noise.uniform(0.9, 1.1))
+        costs.learn(StepWork(rows, pairs), truth.cost(rows, pairs) * noise.uniform(0.9, 1.1))
     return costs
 
 
@@ -46,44 +47,54 @@ def test_the_cost_of_steps_is_learnt_on_any_machine(machine: str) -> None:
     costs, truth = served(machine, 150, random.Random(7)), StepCostModel(*MACHINES[machine])
     for rows, depth in ((16, 100), (40, 500), (63, 1500)):
         pairs = attention_pairs(rows, depth)
-        assert costs.cost(rows, pairs) == pytest.approx(truth.cost(rows, pairs), rel=0.25)
+        assert costs.cost(StepWork(rows, pairs)) == pytest.approx(truth.cost(rows, pairs), rel=0.25)
 
 
 def test_the_first_step_tells_how_fast_the_machine_is() -> None:
     """One measured step sets the scale of all that is guessed, of bulk steps as well."""
     costs = StepCosts()
-    guessed, bulk = costs.cost(16, 128), costs.cost(200, 0)
-    costs.learn(16, 128, 10 * guessed)
-    assert costs.cost(16, 128) == pytest.approx(10 * guessed)
-    assert costs.cost(200, 0) == pytest.approx(10 * bulk)
+    guessed, bulk = costs.cost(StepWork(16, 128)), costs.cost(StepWork(200, 0))
+    costs.learn(StepWork(16, 128), 10 * guessed)
+    assert costs.cost(StepWork(16, 128)) == pytest.approx(10 * guessed)
+    assert costs.cost(StepWork(200, 0)) == pytest.approx(10 * bulk)
+
+
+def test_logits_cost_what_the_models_matrices_say() -> None:
+    """Streams that write have logits in each row, prompts in one: what one kind of step takes tells of the other."""
+    truth, costs = StepCostModel(0.002, 0.003, 5e-7), StepCosts(logits_rows=2.0)
+    writing, reading = StepWork(8, 8 * 300.0, 8), StepWork(48, attention_pairs(48, 0), 1)
+    for _ in range(200):
+        costs.learn(writing, truth.cost(8 * 3, writing.pairs))
+    assert costs.cost(reading) == pytest.approx(truth.cost(48 + 2, reading.pairs), rel=0.25)
+    assert costs.cost(reading) < costs.cost(reading._replace(logits=48))
 
 
 def test_a_step_during_which_the_machine_slept_changes_little() -> None:
     """An hour in one step makes the next prediction at most a quarter dearer, and ten more steps mend it."""
     costs = served("server", 100, random.Random(1))
-    before = costs.cost(60, 20_000)
-    costs.learn(60, 20_000, 3600.0)
-    assert before <= costs.cost(60, 20_000) <= 1.26 * before
+    before = costs.cost(StepWork(60, 20_000))
+    costs.learn(StepWork(60, 20_000), 3600.0)
+    assert before <= costs.cost(StepWork(60, 20_000)) <= 1.26 * before
     for _ in range(10):
-        costs.learn(60, 20_000, before)
-    assert costs.cost(60, 20_000) == pytest.approx(before, rel=0.05)
+        costs.learn(StepWork(60, 20_000), before)
+    assert costs.cost(StepWork(60, 20_000)) == pytest.approx(before, rel=0.05)
 
 
 def test_a_machine_that_became_ten_times_slower_is_followed() -> None:
     """A throttled processor is known after twenty steps."""
     costs = served("server", 100, random.Random(2))
-    slow = 10 * costs.cost(60, 20_000)
+    slow = 10 * costs.cost(StepWork(60, 20_000))
     for _ in range(20):
-        costs.learn(60, 20_000, slow)
-    assert costs.cost(60, 20_000) == pytest.approx(slow, rel=0.2)
+        costs.learn(StepWork(60, 20_000), slow)
+    assert costs.cost(StepWork(60, 20_000)) == pytest.approx(slow, rel=0.2)
 
 
 def test_what_bulk_steps_are_held_to_cost_is_mended_by_small_ones() -> None:
     """A row of a bulk step that was measured at a bad moment costs no more than a row of a small step soon."""
     costs = served("server", 100, random.Random(3))
     for _ in range(8):
-        costs.learn(200, 20_000, 60.0)
-    costs.learn(40, 800, 0.07)
+        costs.learn(StepWork(200, 20_000), 60.0)
+    costs.learn(StepWork(40, 800), 0.07)
     assert costs.bulk.per_row <= costs.small.per_row
 
 
@@ -92,10 +103,14 @@ def test_costs_are_never_negative_and_grow_with_rows(steps: list[tuple[int, int,
     """Whatever is measured, a step costs more than nothing, and more rows never cost less."""
     costs = StepCosts()
     for rows, depth, seconds in steps:
-        costs.learn(rows, attention_pairs(rows, depth), seconds)
+        costs.learn(StepWork(rows, attention_pairs(rows, depth)), seconds)
     for few, many in pairwise((1, 8, EXACT_ROWS_MAX)):
-        assert 0 < costs.cost(few, attention_pairs(few, 100)) <= costs.cost(many, attention_pairs(many, 100))
-    assert 0 < costs.cost(BULK_ROWS_MIN, 0) <= costs.cost(256, 0)
+        assert (
+            0
+            < costs.cost(StepWork(few, attention_pairs(few, 100)))
+            <= costs.cost(StepWork(many, attention_pairs(many, 100)))
+        )
+    assert 0 < costs.cost(StepWork(BULK_ROWS_MIN, 0)) <= costs.cost(StepWork(256, 0))
 
 
 @given(st.sampled_from(sorted(MACHINES)), st.floats(1e-4, 2.0), st.integers(0, 100_000))
@@ -121,7 +136,7 @@ def test_a_job_alone_takes_longer_than_its_rows_at_the_surface() -> None:
     costs, rows, depth, seconds = StepCosts(), 1000, 0, 0.0
     while rows:
         step = min(rows, EXACT_ROWS_MAX)
-        seconds += costs.cost(step, attention_pairs(step, depth))
+        seconds += costs.cost(StepWork(step, attention_pairs(step, depth)))
         rows, depth = rows - step, depth + step
     assert costs.alone(1000, 0, EXACT_ROWS_MAX) == pytest.approx(seconds)
 
@@ -129,8 +144,8 @@ def test_a_job_alone_takes_longer_than_its_rows_at_the_surface() -> None:
 def measured(costs: StepCosts, rows: int, seconds: float, at: float, times: int = 1) -> None:
     """Take steps that read so many tokens of a prompt, the last of them at that time."""
     for _ in range(times):
-        costs.learn(rows, attention_pairs(rows, 0), seconds)
-    costs.confirm(rows, attention_pairs(rows, 0), seconds, at)
+        costs.learn(StepWork(rows, attention_pairs(rows, 0)), seconds)
+    costs.confirm(StepWork(rows, attention_pairs(rows, 0)), seconds, at)
 
 
 def test_a_job_is_given_up_only_for_sure() -> None:
@@ -159,7 +174,7 @@ def test_small_steps_confirm_nothing_about_large_ones(rows: int, confirms: bool)
     """A step of eight rows says what a step costs, and little of what a row costs: a long text must be tried again."""
     costs = StepCosts()
     measured(costs, 60, 0.1, 10.0, 50)
-    measured(costs, rows, costs.cost(rows, attention_pairs(rows, 0)), 20.0)
+    measured(costs, rows, costs.cost(StepWork(rows, attention_pairs(rows, 0))), 20.0)
     assert confirms == (costs.certain(60, 0, 63, 60, 20.0) > 0.01)
 
 
@@ -178,9 +193,9 @@ def test_a_step_that_was_cut_off_late_confirms_the_estimate() -> None:
     measured(costs, 63, 1.0, 10.0, 50)
     now = 10.0 + 3 * HALF_SECONDS
     left = costs.certain(63, 0, 63, 63, now)
-    costs.cut_off(63, pairs, left * 0.9, now)
+    costs.cut_off(StepWork(63, pairs), left * 0.9, now)
     assert left == costs.certain(63, 0, 63, 63, now)
-    costs.cut_off(63, pairs, left * 1.1, now)
+    costs.cut_off(StepWork(63, pairs), left * 1.1, now)
     assert 8 * left == pytest.approx(costs.certain(63, 0, 63, 63, now))
 
 
@@ -197,8 +212,8 @@ def test_every_deadline_is_tried_again_after_a_pause(
     """Whatever was measured: after as long as the refusal tells to wait, or some such pauses, the job is tried."""
     costs = StepCosts()
     for step, at, took in steps:
-        costs.learn(step, attention_pairs(step, at), took)
-        costs.confirm(step, attention_pairs(step, at), took, 0.0)
+        costs.learn(StepWork(step, attention_pairs(step, at)), took)
+        costs.confirm(StepWork(step, attention_pairs(step, at)), took, 0.0)
     now, pauses = 0.0, 0
     while (certain := costs.certain(rows, depth, chunk, min(rows, chunk), now)) >= seconds:
         pause = retry_seconds(certain, seconds)

@@ -6,7 +6,14 @@ from itertools import pairwise
 
 import pytest
 
-from edge_agent.engine.runtimes.llama.step_costs import BULK_ROWS_MIN, EXACT_ROWS_MAX, StepCostModel, attention_pairs
+from edge_agent.engine.runtimes.llama.step_costs import (
+    BULK_ROWS_MIN,
+    EXACT_ROWS_MAX,
+    ROWS_GROUP,
+    StepCostModel,
+    StepWork,
+    attention_pairs,
+)
 from edge_agent.engine.runtimes.llama.step_scheduler import (
     ALONE_SECONDS,
     BULK_ROWS_LEAST,
@@ -20,6 +27,8 @@ from edge_agent.engine.runtimes.llama.step_scheduler import (
     WorkItem,
 )
 
+EXACT_ROWS = EXACT_ROWS_MAX // ROWS_GROUP * ROWS_GROUP
+"""Of a step with exact work items of which one is read only in part."""
 FAST = StepCostModel(0.001, 1e-5, 0.0)
 SERVER = StepCostModel(0.004, 0.0016, 9e-7)
 SLOW = StepCostModel(0.02, 0.002, 4e-7)
@@ -35,7 +44,9 @@ def taught(machine: StepCostModel, bulk_rows: int = 256) -> StepScheduler:
     """Return a scheduler that knows what steps cost on a machine."""
     scheduler = StepScheduler(bulk_rows)
     for rows in (1, 16, 63, 64, 200) * 12:
-        scheduler.costs.learn(rows, attention_pairs(rows, 500), machine.cost(rows, attention_pairs(rows, 500)))
+        scheduler.costs.learn(
+            StepWork(rows, attention_pairs(rows, 500)), machine.cost(rows, attention_pairs(rows, 500))
+        )
     return scheduler
 
 
@@ -66,7 +77,7 @@ def test_streams_come_before_prompts() -> None:
     rows = rows_of(plan)
     assert {"a": 1, "b": 1, "c": 1} == {key: rows[key] for key in "abc"}
     pairs = sum(attention_pairs(count, item.depth) for item, count in plan)
-    assert scheduler.cost(sum(rows.values()), pairs) == pytest.approx(STEP_SECONDS, rel=0.1)
+    assert scheduler.costs.cost(StepWork(sum(rows.values()), pairs)) == pytest.approx(STEP_SECONDS, rel=0.1)
 
 
 def test_steps_get_smaller_as_the_prompt_gets_longer() -> None:
@@ -85,7 +96,7 @@ def test_a_lone_prompt_has_more_time() -> None:
     shared = rows_of(scheduler.plan([stream("a"), prompt("p")], 1.0))["p"]
     ((item, alone),) = scheduler.plan([prompt("p")], 2.0)
     assert shared < alone
-    assert scheduler.cost(alone, attention_pairs(alone, item.depth)) <= ALONE_SECONDS * 1.01
+    assert scheduler.costs.cost(StepWork(alone, attention_pairs(alone, item.depth))) <= ALONE_SECONDS * 1.01
 
 
 def test_short_prompts_share_a_step() -> None:
@@ -146,7 +157,9 @@ def test_a_bulk_step_is_as_long_as_it_has_to_be() -> None:
     costs, scheduler = taught(SLOW).costs, taught(SLOW)
     plan = scheduler.plan([stream("a"), prompt("p", depth=2000)], 1.0)
     assert {"a": 1, "p": BULK_ROWS_LEAST - 1} == rows_of(plan)
-    assert STEP_SECONDS < costs.cost(BULK_ROWS_LEAST, attention_pairs(BULK_ROWS_LEAST, 2000)) < BULK_SECONDS_MAX
+    assert (
+        STEP_SECONDS < costs.cost(StepWork(BULK_ROWS_LEAST, attention_pairs(BULK_ROWS_LEAST, 2000))) < BULK_SECONDS_MAX
+    )
 
 
 def test_no_bulk_step_takes_longer_than_a_reader_bears() -> None:
@@ -156,7 +169,7 @@ def test_no_bulk_step_takes_longer_than_a_reader_bears() -> None:
 
 def test_there_are_no_bulk_steps_where_they_are_not_wanted() -> None:
     """With `bulk_rows` of 63 every step is one that exact work items could be in."""
-    assert {"p": EXACT_ROWS_MAX} == rows_of(taught(FAST, EXACT_ROWS_MAX).plan([prompt("p")], 1.0))
+    assert {"p": EXACT_ROWS} == rows_of(taught(FAST, EXACT_ROWS_MAX).plan([prompt("p")], 1.0))
 
 
 def crowd(rows: int, each: int = 30) -> list[WorkItem]:
@@ -166,7 +179,7 @@ def crowd(rows: int, each: int = 30) -> list[WorkItem]:
 
 def test_a_crowd_is_read_in_bulk_steps() -> None:
     """Prompts that may depend on their neighbours share one, however short each is, as soon as it is worth it."""
-    for rows, expected in ((BULK_ROWS_LEAST - 1, 63), (BULK_ROWS_LEAST, BULK_ROWS_LEAST), (250, 250)):
+    for rows, expected in ((BULK_ROWS_LEAST - 1, EXACT_ROWS), (BULK_ROWS_LEAST, BULK_ROWS_LEAST), (250, 250)):
         assert expected == sum(rows_of(taught(FAST).plan(crowd(rows), 1.0)).values())
     alike = [item._replace(bulk_safe=False) for item in crowd(250)]
     assert EXACT_ROWS_MAX >= sum(rows_of(taught(FAST).plan(alike, 1.0)).values()), "others keep to small steps"
@@ -183,7 +196,7 @@ def test_one_alone_is_no_crowd() -> None:
     alone = prompt("p", 2000)._replace(bulk_safe=True)
     assert EXACT_ROWS_MAX >= sum(rows_of(taught(FAST).plan([alone, stream("s")], 1.0)).values())
     scheduler, items = taught(FAST), [alone, prompt("long")]
-    assert [{"p": 63}, {"long": 256}] * 2 == [rows_of(scheduler.plan(items, at)) for at in (1.0, 2.0, 3.0, 4.0)]
+    assert [{"p": EXACT_ROWS}, {"long": 256}] * 2 == [rows_of(scheduler.plan(items, at)) for at in (1.0, 2.0, 3.0, 4.0)]
     assert EXACT_ROWS_MAX < sum(rows_of(taught(FAST).plan([alone, alone._replace(key="q")], 1.0)).values())
 
 
@@ -198,7 +211,7 @@ def test_exact_and_long_prompts_alternate() -> None:
     """Beside an exact prompt a long one is read in bulk steps of its own, in which no exact row is."""
     scheduler, items = taught(FAST), [prompt("exact", exact=True), prompt("long")]
     plans = [rows_of(scheduler.plan(items, at)) for at in range(1, 5)]
-    assert [{"exact": 63}, {"long": 256}] * 2 == plans
+    assert [{"exact": EXACT_ROWS}, {"long": 256}] * 2 == plans
 
 
 def test_a_short_prompt_rides_in_an_exact_step() -> None:
@@ -277,7 +290,7 @@ def test_what_cannot_be_in_time_is_known() -> None:
     scheduler = taught(SERVER)
     for rows in (63, 256):
         pairs = attention_pairs(rows, 0)
-        scheduler.costs.confirm(rows, pairs, scheduler.cost(rows, pairs), 10.0)
+        scheduler.costs.confirm(StepWork(rows, pairs), scheduler.costs.cost(StepWork(rows, pairs)), 10.0)
     hopeless, tight, patient = prompt("p", 3000), prompt("q", 300), prompt("r", 3_000_000)
     items = [hopeless._replace(deadline=10.5), tight._replace(deadline=10.5), patient]
     for item, expected in zip(items, (["p"], [], []), strict=True):
