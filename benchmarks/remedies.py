@@ -16,6 +16,7 @@ Progress is on standard error, with what a row that fails has shown.
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import time
@@ -45,12 +46,14 @@ than five minutes, one that asks for nothing, and one that needs a memory contro
 def measure() -> Iterator[Bar]:
     """Play every row, or those that were asked for; yield the bars of each table."""
     only = sys.argv[sys.argv.index("--only") + 1].split(",") if "--only" in sys.argv else []
+    began = time.monotonic()
     for kind, (table, names) in TABLES.items():
         rows = [row for name, row in table.items() if not only or name in only]
         if only and not rows:
             continue
         yield Bar(kind, len(rows), len(rows) if only else len(names), "higher")
         yield from judged(kind, rows, [play(row, f"{number}/{len(rows)}") for number, row in enumerate(rows, 1)])
+        report(f"{kind}: {spent(began)}")
 
 
 def judged(kind: str, rows: Sequence[RemedyCase], outcomes: Sequence[Played]) -> list[Bar]:
@@ -95,6 +98,11 @@ def play(row: RemedyCase, number: str) -> Played:
     shown = "shown" if played.shown == (row.name,) else f"SHOWN {' '.join(played.shown) or 'nothing'}"
     report(f"[{number}] {row.name}: {shown}, {verdict} ({time.monotonic() - began:.1f} s)")
     return played
+
+
+def spent(began: float) -> str:
+    """Return the time since `began`, and that of the processor: of daemons and commands that somebody waited for."""
+    return f"{(time.monotonic() - began) / 60:.1f} min so far, {sum(os.times()[:4]) / 60:.1f} min of processor"
 
 
 def report(line: str) -> None:

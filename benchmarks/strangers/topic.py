@@ -2,9 +2,9 @@
 
 A daemon serves a bundle that knows all labels but ten. From call BEFORE on, a share of the calls is about these ten.
 The daemon's own alarm `new_inputs` says when it has noticed; the `new` stream of its review queue says what people read
-first. What they read gets its right label and becomes training and calibration rows of a second bundle. That one
-answers the next calls, of which people read the whole queue, and a third bundle learns from these, too. All three
-answer calls of the topic, and ordinary ones, that nobody has read.
+first. What they read gets its right label and trains a second bundle; as in `edge-convert dataset`, such rows calibrate
+nothing, for they represent no calls. That bundle answers the next calls, of which people read the whole queue, and a
+third one learns from these, too. All three answer calls of the topic, and ordinary ones, that nobody has read.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from edge_agent.client import AdminClient, Classification, Client, FieldSeries, 
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync
 
-BEFORE, AFTER = 3000, 1500
-"""Calls before the topic, and with it; the second bundle answers as many more as the latter."""
+BEFORE, AFTER, WAIT_MAX = 3000, 1500, 2400
+"""Calls before the topic; calls with it before people read, more if the alarm does not stand yet, and at most so many.
+The second bundle answers AFTER more."""
 SHARE = 0.1
 """Of the calls after BEFORE that are about the new topic."""
 READ_MAX = 250
@@ -92,7 +93,7 @@ class Rows:
     @property
     def unread_ordinary(self) -> Sequence[Row]:
         """Ordinary rows that nobody asks about in the calls."""
-        return self.ordinary[BEFORE + 2 * AFTER :][:UNREAD_MAX]
+        return self.ordinary[BEFORE + WAIT_MAX + AFTER :][:UNREAD_MAX]
 
 
 UNREAD_MAX = 1000
@@ -107,7 +108,7 @@ def walk(rows: Rows, test: Sequence[Row], made: Made) -> Walk:
     """Walk it.
 
     Args:
-        rows: at least BEFORE + 2 AFTER of `ordinary`, and SHARE of AFTER of `topic` and of `topic_later`.
+        rows: more than BEFORE + WAIT_MAX + AFTER of `ordinary`, and as many of `topic` and `topic_later` as come.
         test: rows on which edge-convert measures each bundle.
         made: makes a bundle.
     """
@@ -116,13 +117,9 @@ def walk(rows: Rows, test: Sequence[Row], made: Made) -> Walk:
 
     def bundle(name: str, read: Sequence[Row]) -> tuple[Path, str]:
         """Make a bundle that learns from the rows that people have read, too, and ask it what nobody has read."""
-        read_calibration, read_train = parted(read, CALIBRATION_SHARE)
-        learnt = [*train, *read_train]
+        learnt = [*train, *read]
         names = {row.label for row in learnt}
-        held_out, measured = (
-            [row for row in some if row.label in names] for some in ((*calibration, *read_calibration), test)
-        )
-        path = made(Wanted(name, learnt, held_out, measured))
+        path = made(Wanted(name, learnt, calibration, [row for row in test if row.label in names]))
         found.answers.append(Unread(**ask(path, name, {"topic": rows.unread, "ordinary": rows.unread_ordinary})))
         return path, name
 
@@ -153,15 +150,18 @@ def _watch(bundle: Path, task: str, rows: Rows, found: Walk) -> None:
             done = number * BLOCK
             eventually_sync(partial(_is_counted, admin, task, done), 120)
             found.blocks.append((done, _share(held[False]), _share(held[True])))
-            if found.found_at is None and _is_alarmed(admin, task):
+            stands = _is_alarmed(admin, task)
+            if found.found_at is None and stands:
                 found.found_at, found.false_alarm = done, done <= BEFORE
+            if stands and done >= BEFORE + AFTER:
+                break
         found.read += _read(daemon, task, asked, "NEW")
 
 
 def _go_on(bundle: Path, task: str, rows: Rows, found: Walk) -> None:
     """Serve the second bundle to the next calls, and read the whole queue."""
     chance = random.Random(27)  # noqa: S311 - no secret
-    ordinary, topic = iter(rows.ordinary[BEFORE + AFTER :]), iter(rows.topic_later)
+    ordinary, topic = iter(rows.ordinary[BEFORE + WAIT_MAX :]), iter(rows.topic_later)
     asked = [next(topic) if chance.random() < SHARE else next(ordinary) for _ in range(AFTER)]
     with _site(bundle, task) as daemon, daemon.client() as client, daemon.admin() as admin:
         for some in _blocks(asked):
@@ -193,7 +193,7 @@ def calls(rows: Rows) -> Iterator[Row]:
     """Yield the calls in their order: ordinary ones, and from BEFORE on SHARE of the topic."""
     chance = random.Random(26)  # noqa: S311 - no secret
     ordinary, topic = iter(rows.ordinary), iter(rows.topic)
-    for call in range(BEFORE + AFTER):
+    for call in range(BEFORE + WAIT_MAX):
         yield next(topic) if call >= BEFORE and chance.random() < SHARE else next(ordinary)
 
 
@@ -252,8 +252,9 @@ def _draw_held(held: Axes, found: Walk) -> None:
     held.text(BEFORE, 1.02, "the topic begins ", ha="right", fontsize=9)
     if found.found_at is not None:
         held.axvline(found.found_at, color="#c53030")
-        held.text(found.found_at, 1.02, f" alarm new_inputs at call {found.found_at:,}", fontsize=9, color="#c53030")
-    held.set(ylim=(0, 1), xlim=(0, ends[-1]), ylabel=f"held up, of {BLOCK} calls", xlabel="calls")
+        said = f"alarm new_inputs at call {found.found_at:,}"
+        held.text(found.found_at, 1.02, said, ha="right", fontsize=9, color="#c53030")
+    held.set(ylim=(0, 1), xlim=(0, ends[-1] + BLOCK), ylabel=f"held up, of {BLOCK} calls", xlabel="calls")
     held.legend(loc="center left", frameon=False)
 
 
@@ -272,7 +273,7 @@ def _draw_answers(answers: Axes, found: Walk) -> None:
                 answers.text(left + part / 2, place, f"{part:.0%}", ha="center", va="center", fontsize=9)
             left += part
     answers.set(yticks=range(len(bars)), yticklabels=[name for name, _ in reversed(bars)], xlim=(0, 1), xticks=[])
-    title = "calls of the topic that nobody read: confident and right (green), confident and wrong (red), not confident"
+    title = "unread calls of the topic: confident and right (green), confident and wrong (red), not confident"
     answers.set_title(title, fontsize=9, loc="left")
 
 

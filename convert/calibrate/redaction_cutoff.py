@@ -226,7 +226,8 @@ def calibrate_cutoff(
         choice = choose_cutoff(documents, lambda cutoff: reader.missed(served, cutoff), target)
         cutoff = bundle.manifest.redaction_rule.cutoff if choice.cutoff is None else choice.cutoff
         figures = redaction_figures(*reader.answered(served, cutoff))
-    said = labeled_by(rows)
+    _, proving = limiting(documents)
+    said = labeled_by([reader.rows[place] for place in proving])
     report: Report = {
         **{"kind": "redact", "verdict": verdict(choice, target, cutoff), "cutoff": cutoff},
         **{"proved": choice.cutoff is not None, "missed_max": target.missed_max, "delta": target.delta},
@@ -262,7 +263,8 @@ class _Reader:
     def __init__(self, bundle: BundleFolder, rows: Sequence[DataRow], progress: Progress) -> None:
         counted = set(bundle.manifest.redaction_rule.counted(bundle.manifest.task.labels))
         self._bundle, self._progress = bundle, progress
-        self._rows = list(rows)
+        self.rows = list(rows)
+        """Those that the model reads, once `read_first` has ended."""
         self._values: list[list[TextSpan]] = [[each for each in row.spans if each.label in counted] for row in rows]
         self._found: dict[float, dict[int, list[FoundEntity] | None] | None] = {}
         """Of each cut-off, by the place of the document; None = no site loads the bundle with it."""
@@ -270,12 +272,12 @@ class _Reader:
     def read_first(self, served: ServedBundles) -> list[MarkedDocument]:
         """Drop the documents that the model cannot read at any cut-off, and return the others."""
         cutoff = self._bundle.manifest.redaction_rule.cutoff
-        found = redact_as_site(served, self._bundle, [row.text for row in self._rows], self._progress)
+        found = redact_as_site(served, self._bundle, [row.text for row in self.rows], self._progress)
         kept = [place for place, each in enumerate(found) if each is not None]
-        self._rows = [self._rows[place] for place in kept]
+        self.rows = [self.rows[place] for place in kept]
         self._values = [self._values[place] for place in kept]
         self._found[cutoff] = {new: found[place] for new, place in enumerate(kept)}
-        return [MarkedDocument(family(row), len(each)) for row, each in zip(self._rows, self._values, strict=True)]
+        return [MarkedDocument(family(row), len(each)) for row, each in zip(self.rows, self._values, strict=True)]
 
     def missed(self, served: ServedBundles, cutoff: float) -> list[int] | None:
         """Return how many values remain in each document; None = no site loads the bundle with this cut-off."""
@@ -283,20 +285,20 @@ class _Reader:
         if found is None:
             return None
         # What the model does not read at this cut-off is not kept by a site, so nothing of it remains there.
-        replaced = [found.get(place) for place in range(len(self._rows))]
+        replaced = [found.get(place) for place in range(len(self.rows))]
         return [
             len(remaining(row.text, values, each)) if each is not None else 0
-            for row, values, each in zip(self._rows, self._values, replaced, strict=True)
+            for row, values, each in zip(self.rows, self._values, replaced, strict=True)
         ]
 
     def answered(
         self, served: ServedBundles, cutoff: float
     ) -> tuple[list[tuple[str, Sequence[TextSpan]]], list[list[FoundEntity]], list[str]]:
         """Return texts with their values, what is replaced in each, and its family."""
-        found = self._at(served, cutoff, range(len(self._rows))) or {}
-        there = [(place, each) for place in range(len(self._rows)) if (each := found.get(place)) is not None]
-        texts: list[tuple[str, Sequence[TextSpan]]] = [(self._rows[at].text, self._values[at]) for at, _ in there]
-        return texts, [each for _, each in there], [family(self._rows[at]) for at, _ in there]
+        found = self._at(served, cutoff, range(len(self.rows))) or {}
+        there = [(place, each) for place in range(len(self.rows)) if (each := found.get(place)) is not None]
+        texts: list[tuple[str, Sequence[TextSpan]]] = [(self.rows[at].text, self._values[at]) for at, _ in there]
+        return texts, [each for _, each in there], [family(self.rows[at]) for at, _ in there]
 
     def _at(
         self, served: ServedBundles, cutoff: float, places: Sequence[int]
@@ -307,7 +309,7 @@ class _Reader:
             return None
         wanted = [place for place in places if place not in known]
         try:
-            texts = [self._rows[place].text for place in wanted]
+            texts = [self.rows[place].text for place in wanted]
             found = redact_as_site(served, self._bundle.at_cutoff(cutoff), texts, self._progress) if wanted else []
         except ModelLoadFailed:
             self._found[cutoff] = None

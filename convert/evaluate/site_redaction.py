@@ -52,9 +52,9 @@ def redact_as_site(
 class ValueReader:
     """Reads texts with a redaction bundle, each text once: what it found is kept while the command runs."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, texts_kept_max: int = TEXTS_KEPT_MAX) -> None:
         """Open the bundle. Raises BundleError, FileMissing; InvalidRequest if it is of another kind."""
-        self._bundle = open_bundle(folder)
+        self._bundle, self._texts_kept_max = open_bundle(folder), texts_kept_max
         self._values: dict[str, tuple[FoundValue, ...] | None] = {}
         if self._bundle.manifest.task.kind != "redact":
             raise InvalidRequest(
@@ -73,7 +73,7 @@ class ValueReader:
         new = [text for text in wanted if text not in self._values]
         if not new:
             return
-        if len(self._values) + len(new) > TEXTS_KEPT_MAX:
+        if len(self._values) + len(new) > self._texts_kept_max:
             self._values.clear()
             new = wanted
         with serve_bundles([self._bundle], cpu_threads=CPU_THREADS) as served:

@@ -157,11 +157,12 @@ def _check(archive: Path) -> None:
 def _unpack(archive: Path, target: Path) -> Path:
     """Unpack the files of the converter, about 1% of the archive."""
     with tarfile.open(archive) as tar:
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)  # Debian 12's Python 3.11.2 has none
         for member in tar:
             inside = member.name.removeprefix(_INSIDE)
             top = "/" not in inside and inside.endswith(".py")
             if member.name.startswith(_INSIDE) and (top or inside.startswith(_NEEDED)):
-                tar.extract(member, target, filter="data")
+                tar.extract(member, target)
     return target / _INSIDE
 
 

@@ -62,6 +62,17 @@ def global_options(ctx: typer.Context) -> GlobalOptions:
     return found
 
 
+def join_help_lines(command: Any) -> None:
+    """Make each paragraph of help one line, also of the commands below: typer keeps the line breaks of a docstring.
+
+    A terminal then breaks it at its own width.
+    """
+    if command.help:
+        command.help = "\n\n".join(each.replace("\n", " ") for each in command.help.split("\n\n"))
+    for inner in getattr(command, "commands", {}).values():
+        join_help_lines(inner)
+
+
 @dataclass(frozen=True)
 class CommandEntry:
     """Where a command is, and what the list of commands shows of it."""
@@ -98,6 +109,7 @@ class LazyCommands(Mapping[str, Any]):
         group: Any = typer.main.get_command(app)
         command = group.commands[name]
         self._add_options(command)
+        join_help_lines(command)
         return command
 
     def _add_options(self, command: Any) -> None:
@@ -148,6 +160,7 @@ class PrintableGroup(TyperGroup):
         """Take the settings of typer's group."""
         settings = {"help_option_names": ["-h", "--help"], **(attrs.pop("context_settings", None) or {})}
         super().__init__(**attrs, context_settings=settings)
+        join_help_lines(self)
 
     def make_context(self, *args: Any, **extra: Any) -> Any:
         """Read the arguments of the group."""

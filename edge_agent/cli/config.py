@@ -146,12 +146,30 @@ def _show_plan(plan: MemoryPlan) -> None:
 
 
 def _apply_limit(memory_max: int) -> None:
-    command = ["systemctl", "set-property", "--runtime", UNIT, f"MemoryMax={memory_max}"]
+    changed_before = _is_changed_on_disk()
+    _systemctl("set-property", "--runtime", UNIT, f"MemoryMax={memory_max}")
+    # systemd 252 puts the drop-in that this makes at the end of its list. Where another drop-in has a later name, it
+    # takes the unit for changed on disk, and says so in every answer about it until it has read its files again.
+    if _is_changed_on_disk() and not changed_before:
+        _systemctl("daemon-reload")
+
+
+def _is_changed_on_disk() -> bool:
+    return _systemctl("show", "--property=NeedDaemonReload", "--value", UNIT) == "yes"
+
+
+def _systemctl(*words: str) -> str:
+    """Return what systemctl printed. Raises SystemdFailed."""
     try:
         done = subprocess.run(  # noqa: S603 - no word of it comes from outside
-            command, capture_output=True, text=True, check=False, timeout=SYSTEMCTL_SECONDS_MAX
+            ["systemctl", *words],  # noqa: S607 - root's PATH is trusted
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=SYSTEMCTL_SECONDS_MAX,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SystemdFailed(f"systemctl did not run: {error}") from None
     if done.returncode:
-        raise SystemdFailed(f"systemd did not take MemoryMax={memory_max}: {done.stderr.strip()}")
+        raise SystemdFailed(f"'systemctl {' '.join(words)}' failed: {done.stderr.strip()}")
+    return done.stdout.strip()

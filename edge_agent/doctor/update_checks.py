@@ -160,6 +160,13 @@ class _TaskView:
         return self.now - self.update.since.timestamp() if self.update.since else 0.0
 
     @property
+    def bring_drive(self) -> str:
+        """What is to be done with the drive."""
+        if self.update.reason == "UPDATE_INCOMPLETE":
+            return "This USB drive does not help: have the central team write it again, then import it."
+        return "Insert the USB drive again and import it."
+
+    @property
     def progress(self) -> str:
         why = self.update.message or self.update.reason
         state = self.update.state.lower().replace("_", " ")
@@ -192,7 +199,7 @@ _UPDATE: tuple[FindingRule[_TaskView], ...] = (
         "warning",
         lambda f: f.update.state == "WAITING" and f.update.reason in _NEEDS_DRIVE,
         "{f.progress}",
-        "Insert the USB drive again and import it. The version that answered before continues to answer.",
+        "{f.bring_drive} The version that answered before continues to answer.",
         "sudo edge-agent media import /media/usb",
     ),
     FindingRule("ok", _is("STAGED", "WINDOW_CLOSED", "STOPPING", ""), "{f.progress}"),

@@ -166,8 +166,8 @@ class ExchangeDirUnusable(SiteError):
 
     reason = "EXCHANGE_DIR_UNUSABLE"
     remedy_default = (
-        "Give the uplink's user, edge-uplink, the right to read 'outbox' and to write 'receipts', 'incoming' and "
-        "'uplink' in the state directory, and check the disk ('sudo dmesg')."
+        "'sudo edge-agent doctor' prints the command that gives the uplink's user, edge-uplink, its rights in the "
+        "folder. If none is missing, look at the disk: 'sudo dmesg | tail -50'."
     )
 
 

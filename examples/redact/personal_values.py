@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any
 
 import faker
+import public_words
 import varied_values
 
 Piece = tuple[str, str]
@@ -67,6 +68,10 @@ OTHER_LOCALES = (
     *("de_AT", "es_CO", "en_IN"),
 )
 VARIED_STREETS_SHARE = 0.4
+VARIED_NAMES_SHARE = 0.4
+"""Of the names of training and calibration, those of another package than Faker."""
+TOWNS_SHARE, ENGLISH_TOWNS_SHARE, GOODS_SHARE, FIRMS_SHARE = 0.6, 0.3, 0.5, 0.4
+"""Of towns, goods and brands of training and calibration, those of public_words.py."""
 FOREIGN_SHARE, FOREIGN_SHARE_ENGLISH = 0.2, 0.35
 """Values of another country: guests, patients and names come from everywhere."""
 STREET_KINDS = (
@@ -148,6 +153,7 @@ class ValueMaker:
         """Take a language of LOCALES, and the lists of words.json; `varied` adds the forms of varied_values.py."""
         self.language, self.chance, self._words, self._varied = language, chance, words, varied
         foreign = chance.random() < (FOREIGN_SHARE_ENGLISH if language == "en" else FOREIGN_SHARE)
+        self._names_of = "" if foreign else language
         self._fake = faker_of(chance.choice(OTHER_LOCALES if foreign else LOCALES[language].split()))
 
     def make(self, slot: str) -> list[Piece]:
@@ -307,6 +313,8 @@ class ValueMaker:
             articles, codes = varied_values.ARTICLES, varied_values.CODES
             products = [*products, *words["more_products"][self.language]]
             colors = words["more_colors"].get(self.language, colors)
+            if public := self._public(slot):
+                return [(public, "")]
         made: dict[str, Callable[[], str]] = {
             "city": lambda: str(self._fake.city()),
             "n": lambda: str(number(1, 60)),
@@ -326,6 +334,23 @@ class ValueMaker:
         }
         return [(made[slot](), "")]
 
+    def _public(self, slot: str) -> str:
+        """Return a word of others for a slot, "" for none."""
+        chance, measured = self.chance, str(self._words["goods_measured"])
+        shares = {"city": TOWNS_SHARE, "product": GOODS_SHARE, "brand": FIRMS_SHARE}
+        lists: dict[str, Callable[[], tuple[str, ...]]] = {
+            "city": lambda: public_words.towns("en" if chance.random() < ENGLISH_TOWNS_SHARE else self.language),
+            "product": lambda: public_words.goods(self.language),
+            "brand": lambda: public_words.firms(measured),
+            "firm": lambda: public_words.firms(measured),
+            "car": lambda: public_words.cars(measured),
+            "job": lambda: public_words.jobs(self.language),
+            "country": lambda: public_words.countries(self.language),
+        }
+        if slot not in lists or (slot in shares and chance.random() >= shares[slot]):
+            return ""
+        return chance.choice(lists[slot]())
+
     def _inflects(self) -> bool:
         return self._varied and self.chance.random() < varied_values.INFLECTED_SHARES.get(self.language, 0.0)
 
@@ -333,9 +358,13 @@ class ValueMaker:
         return varied_values.inflected(name, self.language, self.chance) if self._inflects() else name
 
     def _given(self) -> str:
+        if self._varied and self.chance.random() < VARIED_NAMES_SHARE:
+            return self.chance.choice(public_words.given_names(self._names_of))
         return str(self._fake.first_name())
 
     def _surname(self) -> str:
+        if self._varied and self.chance.random() < VARIED_NAMES_SHARE:
+            return self.chance.choice(public_words.surnames(self._names_of))
         return str(self._fake.last_name())
 
     def _composed_street(self) -> list[Piece]:

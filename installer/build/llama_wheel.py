@@ -169,7 +169,8 @@ def unpack(archive: Path, source: Path) -> None:
     partial = source.with_name(f"{source.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     with tarfile.open(archive) as packed:
-        packed.extractall(partial, filter="data")
+        packed.extraction_filter = getattr(tarfile, "data_filter", None)  # Debian 12's Python 3.11.2 has none
+        packed.extractall(partial)  # noqa: S202 - filtered where Python can
     [only] = partial.iterdir()
     only.replace(source)
     partial.rmdir()

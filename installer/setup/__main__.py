@@ -32,6 +32,7 @@ _COMMANDS = {
     "uninstall": "remove the program; keep configuration and state",
     "purge": "remove everything, configuration, state and keys too",
 }
+_NAME_THE_FILE = "Name the enrolment file that the central team made for this site."
 
 
 def parser() -> argparse.ArgumentParser:
@@ -68,6 +69,8 @@ def run(given: argparse.Namespace) -> int:
         return setup.status(as_json=given.json)
     if not places.trial:
         target_machine.check_root(target_machine.this_machine())
+    if given.kit and not given.kit.is_file():
+        raise SetupError(USAGE, f"there is no file {given.kit}", f"Nothing was changed. {_NAME_THE_FILE}")
     with _alone(places.lock):
         _change(setup, command, given)
         return setup.enrol(given.kit.absolute(), _for_enrol(given)) if given.kit else DONE

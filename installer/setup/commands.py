@@ -51,7 +51,7 @@ class SetupRun:
         drop(folder)  # what a stopped setup left
         try:
             program_build.build_program(folder, payload, here)
-            done(f"made the program {folder.name} from {payload.lock(here.python).name} ({watch})")
+            done(f"made the program {folder.name} ({watch})")
             done(f"it runs here: {'; '.join(program_build.test_program(folder, payload))}")
             program_build.complete_program(folder, payload, here)
         finally:
@@ -137,7 +137,7 @@ class SetupRun:
         """Remove the program; state and configuration stay."""
         self._remove_program()
         say(f"Removed. Kept: {', '.join(map(str, self.places.kept)) or 'nothing'}.")
-        say("'purge' of the installer file removes these too.")
+        say("'sudo sh FILE.run purge', with any installer file, removes these too.")
 
     def purge(self, *, agreed: bool) -> None:
         """Remove the program, the configuration, the state, the keys, the users."""
@@ -179,10 +179,6 @@ class SetupRun:
 
     def enrol(self, kit: Path, options: Sequence[str]) -> int:
         """Hand an enrolment file to the installed program; return its exit code."""
-        if not kit.is_file():
-            raise SetupError(
-                USAGE, f"there is no file {kit}", "Name the enrolment file that the central team made for this site."
-            )
         command = [str(self.places.current / "bin/edge-agent"), "enrol", str(kit), *options]
         if self.places.trial:
             command += ["--etc", str(self.places.config.parent)]

@@ -41,7 +41,7 @@ def test_model_and_rules_count_together_also_beyond_one_window(digits):
     figures = found.report["as_a_site_redacts"]
     assert (1.0, 0.0) == (figures["values_found"]["value"], figures["clean_touched"]["value"])
     assert (0.1, 2) == (found.section["bound"]["bound"], found.section["bound"]["values_max"])
-    assert "70 imported" == found.section["bound"]["labeled_by"]
+    assert (60, "60 imported") == (found.section["bound"]["n"], found.section["bound"]["labeled_by"])
 
 
 def test_names_that_nobody_finds_prove_nothing(digits):

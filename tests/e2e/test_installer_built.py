@@ -42,9 +42,9 @@ class Installed(RunningDaemon):
         self.program = root / "opt/edge-agent/current"
         self.environment = {"PATH": "/usr/bin:/bin"}
 
-    def command(self) -> list[str]:
-        """Return its command line."""
-        return [str(self.program / "bin/edge-agent"), *super().command()[3:]]
+    def _program(self, module: str) -> list[str]:
+        """Return its command line: the installed command, for 'python -m' here would find this checkout."""
+        return [str(self.program / "bin/edge-agent"), *super()._program(module)[3:]]
 
     def answer(self) -> tuple[str, str]:
         """Return the label of a message, and which processor's code computed it."""

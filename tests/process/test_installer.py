@@ -136,6 +136,12 @@ def test_a_enrolment_is_handed_to_the_installed_program(tmp_path: Path, site: Si
     )
 
 
+def test_a_missing_enrolment_file_is_reported_before_anything_is_installed(tmp_path: Path, site: Site):
+    """A name that was mistyped is found at once, and nothing is written."""
+    done = site.run(installer(tmp_path), "--kit", str(tmp_path / "none"))
+    assert (2, True, []) == (done.returncode, "Nothing was changed" in done.stderr, site.programs())
+
+
 @pytest.mark.parametrize(
     ("about", "said"),
     [

@@ -12,6 +12,7 @@ import pytest
 
 from convert.data import imported_rows, row_files
 from convert.data.data_row import DataRow
+from convert.evaluate.site_redaction import ValueReader
 from convert.package import golden_cases
 from convert.pipeline.execution import STAGES, inputs_of
 from convert.pipeline.recipe import PrivacySection
@@ -54,6 +55,22 @@ def test_golden_cases_lose_what_the_model_finds(tmp_path: Path) -> None:
     texts = [row.text for row in found.rows]
     assert (2, []) == (len(texts), [text for text in texts if "407" in text])
     assert "redaction rules of version 2 and pii@1.0.0" == found.finders
+
+
+def test_findings_are_kept_up_to_a_limit(tmp_path: Path) -> None:
+    """A text is read once while it is kept. Beyond the limit all are forgotten, and are read again when asked for."""
+    reader, read = ValueReader(redactor(tmp_path), texts_kept_max=2), list[int]()
+
+    def newly_read(*texts: str) -> int:
+        before = len(read)
+        reader.read(texts, lambda _what, done, _all: read.append(done))
+        findings = reader.findings(texts)
+        assert findings is not None
+        assert {"7"} == {text[value.start : value.end] for text in texts for value in findings.of(text)}
+        return sum(read[before:])
+
+    assert [2, 0] == [newly_read("room 7", "hall 7"), newly_read("hall 7", "room 7")]
+    assert [1, 1] == [newly_read("loft 7"), newly_read("room 7")]
 
 
 def test_a_row_that_the_model_cannot_read_is_left_out(tmp_path: Path) -> None:

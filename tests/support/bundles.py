@@ -25,7 +25,7 @@ from edge_agent.formats import manifest
 from tests.support import bert_onnx, models, pos_intents
 
 INTENTS = pos_intents.INTENTS
-RANDOM_CUTOFF = 0.97
+RANDOM_CUTOFF = 0.98
 TAGS = ("O", "B-product", "I-product", "B-price", "I-price")
 DEFAULT_LABELS: dict[str, tuple[str, ...]] = {
     "classify": INTENTS,

@@ -230,6 +230,8 @@ def embedding_bytes(row: Floats, pooling: str, normalize: bool) -> bytes:
 Shares = npt.NDArray[np.float64]
 """Probabilities [tokens, tags]."""
 
+NEIGHBOUR_SHARE = 0.25
+"""Of the cut-off: where one word of a value is found, the next one needs less."""
 BRIDGE_CHARACTERS_MAX = 2
 _BRIDGES = frozenset("-'\u2019`./@_&\u2010\u2011")
 """Between two pieces of one value: the hyphen of a double name, the dots of a number."""
@@ -288,14 +290,14 @@ def find_personal(
         words: its words, as `onnx_outputs.word_spans` has them.
         shares: of every token of the input, [tokens, tags].
         columns: of the model's tags.
-        cutoff: a word is personal at this probability or above.
+        cutoff: a word is personal at this probability or above, and beside a personal one at NEIGHBOUR_SHARE of it.
     """
     if not words:
         return PersonalSpans((), 1.0)
     firsts = shares[[word.token for word in words]]
     personal = columns.personal(firsts)
-    flagged = personal >= cutoff
-    margin = min(1.0, 0.5 + float(np.abs(personal - cutoff).min()))
+    flagged = personal_words(personal, cutoff)
+    margin = min(1.0, 0.5 + float(_distances(personal, flagged, cutoff).min()))
     found: list[EntitySpan] = []
     for begin, end in _runs(flagged.tolist()):
         begins, insides = columns.of_types(firsts[begin:end])
@@ -305,6 +307,23 @@ def find_personal(
             score = float(personal[begin + first : begin + last + 1].mean())
             found.append(EntitySpan(columns.types[type_], start, stop, score))
     return PersonalSpans(tuple(join_pieces(text, (grow(text, each) for each in found))), margin)
+
+
+def personal_words(personal: Shares, cutoff: float) -> npt.NDArray[np.bool_]:
+    """Tell which words are personal, [words]: those at the cut-off, and what adjoins one at NEIGHBOUR_SHARE of it."""
+    flagged: npt.NDArray[np.bool_] = personal >= cutoff
+    for begin, end in _runs((personal >= NEIGHBOUR_SHARE * cutoff).tolist()):
+        flagged[begin:end] = flagged[begin:end].any()
+    return flagged
+
+
+def _distances(personal: Shares, flagged: npt.NDArray[np.bool_], cutoff: float) -> Shares:
+    """Return how far the probability of each word is from another answer, scaled to the cut-off beside a quarter."""
+    beside = flagged.copy()
+    beside[1:] |= flagged[:-1]
+    beside[:-1] |= flagged[1:]
+    limits = np.where(beside & (personal < cutoff), NEIGHBOUR_SHARE * cutoff, cutoff)
+    return np.abs(personal - limits) * cutoff / limits
 
 
 def decode_tags(begins: Shares, insides: Shares) -> tuple[list[int], list[bool]]:

@@ -57,3 +57,29 @@ def test_systemd_that_is_not_there_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     result = CliRunner().invoke(app, ["limits", "--apply"])
     assert (3, True) == (result.exit_code, "what to do: Run the command as root" in result.stderr), result.output
+
+
+SYSTEMCTL = """\
+#!/bin/sh
+echo "$1" >> {folder}/asked
+case "$1" in
+  show) cat {folder}/changed ;;
+  set-property) echo {after} > {folder}/changed ;;
+  daemon-reload) echo no > {folder}/changed ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reloads"), [("no", "no", 0), ("no", "yes", 1), ("yes", "yes", 0)], ids=["257", "252", "edited"]
+)
+def test_the_limit_does_not_leave_a_unit_that_looks_changed(tmp_path, monkeypatch, before, after, reloads):
+    """systemd 252 takes its own drop-in for a change on disk; what somebody else changed stays theirs to load."""
+    program = tmp_path / "systemctl"
+    program.write_text(SYSTEMCTL.format(folder=tmp_path, after=after))
+    program.chmod(0o755)
+    (tmp_path / "changed").write_text(f"{before}\n")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert 0 == CliRunner().invoke(app, ["limits", "--apply"]).exit_code
+    asked = (tmp_path / "asked").read_text().split()
+    assert ("set-property" in asked, reloads) == (True, asked.count("daemon-reload"))

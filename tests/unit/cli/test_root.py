@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,16 @@ def test_the_help_lists_no_old_name():
     """Old names are hidden, so that nobody learns them."""
     listed = re.findall(r"(?m)^. ([a-z-]+) ", CliRunner().invoke(app, ["-h"], env={"COLUMNS": "120"}).stdout)
     assert list(COMMANDS) == [name for name in listed if name in COMMANDS | OLD_NAMES]
+
+
+@pytest.mark.parametrize("words", [("drop-ins",), ("media", "import")])
+def test_help_breaks_lines_at_the_width_of_the_terminal(words):
+    """And nowhere else in a paragraph, wherever the source breaks its lines."""
+    shown = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "80"}).stdout
+    lines = [line.strip() for line in shown.partition("╭")[0].splitlines()]
+    broken = [(line, after.split()[0]) for line, after in pairwise(lines) if line and after]
+    assert broken
+    assert [] == [line for line, word in broken if len(f" {line} {word}") < 79]
 
 
 @pytest.mark.parametrize("place", [0, 1, 2, 4])

@@ -150,6 +150,17 @@ async def test_a_removed_task_comes_back_with_its_drive(site: UpdatingSite):
     assert ("probation", new) == (site.row().state, site.active())
 
 
+async def test_a_task_removed_a_moment_ago_comes_back_at_once(site: UpdatingSite):
+    """By its drive and by a lift, although no look has written the removal down yet."""
+    new = await site.switched()
+    await site.activation.remove(TASK, "")
+    await site.updater.check(site.tmp_path / "drive")
+    assert ("probation", new) == (site.row().state, site.active())
+    await site.activation.remove(TASK, "")
+    assert await site.updater.allow(TASK)
+    assert ("probation", new) == (site.row().state, site.active())
+
+
 async def test_a_local_choice_can_be_lifted(site: UpdatingSite):
     """Of a removed task, and of another version; what is not held stays as it is, and an unknown task is named."""
     new = await site.switched()

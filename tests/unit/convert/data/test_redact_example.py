@@ -7,9 +7,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from benchmarks.redacting.labelled_texts import clean_texts
 from convert.pipeline import task_file
 from edge_agent.formats.redaction_section import tag_types
 
@@ -18,7 +20,7 @@ LANGUAGES = ("da", "de", "en", "es", "fi", "fr", "it", "nl", "no", "pl", "pt", "
 SECTIONS = {"personal", "clean", "opening", "closing", "fields", "more personal", "more clean"}
 CLEAN_SLOTS = {
     *("city", "n", "article", "code", "price", "dose", "drug", "brand", "product", "color", "time", "date", "size"),
-    "reading",
+    *("reading", "car", "firm", "job", "country"),
 }
 PERSONAL_SLOTS = {
     *(
@@ -47,6 +49,11 @@ def sections(language: str) -> dict[str, list[str]]:
     return {name: lines.split("\n")[:-1] for name, lines in zip(parts[1::2], parts[2::2], strict=True)}
 
 
+def words_of(text: str) -> str:
+    """Return the words of a text in lower case."""
+    return " ".join(re.findall(r"\w+", text.casefold()))
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_the_phrases_of_a_language_have_known_slots(language: str):
     """Clean sentences have no personal slot, personal ones at least one, and no sentence stands twice."""
@@ -64,14 +71,23 @@ def test_the_phrases_of_a_language_have_known_slots(language: str):
     assert set() == {line.split(": ")[0] for line in found["fields"]} - CLEAN_SLOTS - PERSONAL_SLOTS
 
 
+@pytest.fixture(scope="module")
+def splits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    """Make the splits."""
+    folder = tmp_path_factory.mktemp("redact")
+    subprocess.run([sys.executable, EXAMPLE / "make_data.py", "--out", folder], check=True, capture_output=True)
+    return {
+        split: [json.loads(line) for line in (folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
+        for split in ("train", "calibration", "test")
+    }
+
+
 @pytest.mark.slow
-def test_the_script_makes_texts_with_their_spans(tmp_path: Path):
+def test_the_script_makes_texts_with_their_spans(splits: dict[str, list[dict[str, Any]]]):
     """Spans are whole, disjoint and of the task's types, which training all has; a family lies in one split."""
-    subprocess.run([sys.executable, EXAMPLE / "make_data.py", "--out", tmp_path], check=True, capture_output=True)
     types = set(tag_types(task_file.of(EXAMPLE / "task.yaml").labels))
     place: dict[str, str] = {}
-    for split in ("train", "calibration", "test"):
-        rows = [json.loads(line) for line in (tmp_path / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
+    for split, rows in splits.items():
         assert 500 < len(rows) == len({row["text"] for row in rows})
         seen = set()
         for row in rows:
@@ -81,3 +97,11 @@ def test_the_script_makes_texts_with_their_spans(tmp_path: Path):
             assert max(ends) <= len(row["text"])
             seen |= {span["label"] for span in row["spans"]}
         assert (types if split == "train" else seen & types) == seen
+
+
+@pytest.mark.slow
+def test_no_text_that_the_benchmark_takes_for_clean_is_learned(splits: dict[str, list[dict[str, Any]]]):
+    """Neither training nor calibration has one, by its words."""
+    measured = {words_of(text) for texts in clean_texts().values() for text in texts}
+    learned = [row["text"] for split in ("train", "calibration") for row in splits[split]]
+    assert [] == [text for text in learned if words_of(text) in measured]

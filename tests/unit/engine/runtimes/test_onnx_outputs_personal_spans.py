@@ -50,6 +50,14 @@ def test_a_word_is_personal_from_the_cutoff_on() -> None:
     assert [("NAME", "Jordan")] == values("Jordan waits", torn, {}, cutoff=0.35)
 
 
+def test_a_word_beside_a_personal_one_needs_a_quarter_of_the_cutoff() -> None:
+    """So do those behind it; a word that stands alone, or behind one that is not personal, needs all of it."""
+    sure, near = {"B-NAME": 0.5}, {"I-NAME": 0.125}
+    assert [("NAME", "Jo van Dam")] == values("Jo van Dam", sure, near, near)
+    assert [("NAME", "Dam")] == values("an old Dam", near, {"I-NAME": 0.12}, sure)
+    assert [] == values("van Dam", near, near)
+
+
 def test_only_the_labels_of_the_section_count() -> None:
     """A type that the section leaves out is not replaced, however sure the model is."""
     assert [("NAME", "Jo")] == values("Jo Rome", {"B-NAME": 1.0}, {"B-CITY": 1.0}, labels=("NAME",))
