@@ -1,4 +1,4 @@
-"""Products of Q4_1 and Q8_0 weights as this agent builds them into llama.cpp (decisions 0045, 0065, 0069)."""
+"""Products of Q4_1 and Q8_0 weights as this agent builds them into llama.cpp (decisions 0045, 0065, 0071)."""
 
 from __future__ import annotations
 
