@@ -185,7 +185,7 @@ def test_it_needs_nothing_but_the_outbox(process: Process):
     )
     (case.outbox / "segments").chmod(0o700)
     code, error = process.once(BECOME.format(then="main()"))
-    assert (3, True) == (code, "user, edge-uplink, the right to read 'outbox'" in error)
+    assert (3, True) == (code, "user, edge-uplink, its rights in the folder" in error)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become another user")

@@ -119,8 +119,8 @@ def test_a_full_disk_is_named_and_got_over(tmp_path: Path):
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path):
-    """The error names it, and which rights are needed."""
+    """The error names it, and the command that says which rights are needed."""
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ExchangeDirUnusable, match="file/notes") as caught:
         UploadLog(tmp_path / "file" / "notes", UPSTREAM)
-    assert "the right to read 'outbox'" in caught.value.remedy
+    assert "its rights in the folder" in caught.value.remedy
