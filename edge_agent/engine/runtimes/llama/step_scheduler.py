@@ -297,8 +297,8 @@ class StepScheduler:
     ) -> StepPlan:
         """Return a step: one row for each that writes, and for the others, in order, what rows and time are left.
 
-        Lanes of which only a part is read add FILL_SHARE at most to what those before them take, and end the step at a
-        multiple of ROWS_GROUP: what is left of a group is multiplied row by row, each as dear as half a group.
+        Work items of which only a part is read add FILL_SHARE at most to what those before them take, and end the step
+        at a multiple of ROWS_GROUP: what is left of a group is multiplied row by row, each as dear as half a group.
         """
         plan = [(item, 1) for item in writing]
         left = most - len(plan)
