@@ -194,18 +194,11 @@ def test_it_computes_products_and_minima(request: pytest.FixtureRequest, form: s
     assert found.value == pytest.approx(expected, abs=1e-6 * most)
 
 
-@by_row
-@pytest.mark.parametrize("form", ["made_for_avx2", "made_for_vnni"])
-@pytest.mark.parametrize("blocks", [*range(1, 14), 18, 48, 101])
-def test_several_columns_have_the_bits_of_each_alone(request: pytest.FixtureRequest, form: str, blocks: int):
-    """One to eight at once, of rows of any number of blocks, with no byte written or read beyond them."""
-    made: ctypes.CDLL = request.getfixturevalue(form)
-    dot, rows = DOT.in_dll(made, "dot"), ROWS.in_dll(made, "rows")
-    assert ctypes.c_int.in_dll(made, "four_blocks").value == (form == "made_for_vnni")
-    random, count = np.random.default_rng(blocks), 3
-    x, y = guarded(count * blocks, WEIGHTS), guarded(8 * blocks, ACTIVATIONS)
-    for into, side in ((x, 0), (y, 1)):
-        into[:] = np.concatenate([blocks_of(blocks, random)[side] for _ in range(len(into) // blocks)])
+def assert_bits_of_each_alone(
+    dot: Callable[..., None], rows: Callable[..., None], x: NDArray[np.void], y: NDArray[np.void], blocks: int
+) -> None:
+    """Compare one to eight rows of activations at once with each alone; nothing beside them is written."""
+    count = len(x) // blocks
     alone = np.empty((8, count), np.float32)
     for column in range(8):
         for row in range(count):
@@ -223,6 +216,21 @@ def test_several_columns_have_the_bits_of_each_alone(request: pytest.FixtureRequ
 
 @by_row
 @pytest.mark.parametrize("form", ["made_for_avx2", "made_for_vnni"])
+@pytest.mark.parametrize("blocks", [*range(1, 14), 18, 48, 101])
+def test_several_columns_have_the_bits_of_each_alone(request: pytest.FixtureRequest, form: str, blocks: int):
+    """One to eight at once, of rows of any number of blocks, with no byte written or read beyond them."""
+    made: ctypes.CDLL = request.getfixturevalue(form)
+    dot, rows = DOT.in_dll(made, "dot"), ROWS.in_dll(made, "rows")
+    assert ctypes.c_int.in_dll(made, "four_blocks").value == (form == "made_for_vnni")
+    random, count = np.random.default_rng(blocks), 3
+    x, y = guarded(count * blocks, WEIGHTS), guarded(8 * blocks, ACTIVATIONS)
+    for into, side in ((x, 0), (y, 1)):
+        into[:] = np.concatenate([blocks_of(blocks, random)[side] for _ in range(len(into) // blocks)])
+    assert_bits_of_each_alone(dot, rows, x, y, blocks)
+
+
+@by_row
+@pytest.mark.parametrize("form", ["made_for_avx2", "made_for_vnni"])
 @pytest.mark.parametrize("blocks", [*range(1, 6), 18, 64, 512])
 def test_several_columns_of_bytes_have_llama_cpps_bits(request: pytest.FixtureRequest, form: str, blocks: int):
     """One to eight at once: each number is what llama.cpp's own function makes of one row, the least byte included."""
@@ -235,16 +243,4 @@ def test_several_columns_of_bytes_have_llama_cpps_bits(request: pytest.FixtureRe
         side["scale"] = random.normal(0, 0.02, len(side))
         side["numbers"] = random.integers(-127, 128, (len(side), 32))
     x["numbers"][::3, ::5], y["numbers"][::4, ::5] = -128, 127
-    alone = np.empty((8, count), np.float32)
-    for column in range(8):
-        for row in range(count):
-            at = alone[column, row:].ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-            weights, numbers = x[row * blocks :].ctypes.data, y[column * blocks :].ctypes.data
-            dot(32 * blocks, at, 0, weights, 0, numbers, 0, 1)
-    for columns in range(1, 9):
-        first, found = y[(8 - columns) * blocks :].ctypes.data, np.full((9, count + 1), 7, np.float32)
-        at = found.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-        ROWS.in_dll(made, "rows_q8_0")(x.ctypes.data, blocks, count, first, blocks, columns, blocks, at, count + 1)
-        assert alone[8 - columns :].tobytes() == found[:columns, :count].tobytes()
-        assert (found[columns:] == 7).all()
-        assert (found[:columns, count] == 7).all()
+    assert_bits_of_each_alone(dot, ROWS.in_dll(made, "rows_q8_0"), x, y, blocks)
