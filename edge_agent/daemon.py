@@ -34,11 +34,10 @@ from edge_agent.refusal_log import HANDSHAKE, CoreLog
 from edge_agent.server import process_limits, task_modes
 from edge_agent.server.admin_service import AdminDependencies, AdminServicer
 from edge_agent.server.call_limits import AdmissionControl
-from edge_agent.server.engine_access import activation_engines, open_tuning_cache, update_engines
+from edge_agent.server.engine_access import ModelRedactor, activation_engines, open_tuning_cache, update_engines
 from edge_agent.server.feedback import FeedbackServicer
 from edge_agent.server.grpc_servers import FEEDBACK, GrpcServers
 from edge_agent.server.inference import InferenceDependencies
-from edge_agent.server.model_redaction import ModelRedactor
 from edge_agent.server.model_router import DeferredEscalations, ModelRouter
 from edge_agent.server.task_modes import MonitoringAlarms, TaskModes
 from edge_agent.server.uplink_client import UplinkClient, download_blocker

@@ -28,8 +28,7 @@ from edge_agent.server import messages
 from edge_agent.server.uplink_client import read_uplink_report
 
 if TYPE_CHECKING:
-    from edge_agent.capture.capture_status import CaptureStatus
-    from edge_agent.capture.example_capture import ExampleCapture
+    from edge_agent.capture.example_capture import CaptureStatus, ExampleCapture
     from edge_agent.capture.redaction_audit import AuditFigures
     from edge_agent.capture.redaction_queue import RedactionQueue
     from edge_agent.config import Config

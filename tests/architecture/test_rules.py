@@ -83,6 +83,22 @@ def test_impurity_found(text: str):
 
 
 @pytest.mark.parametrize(
+    ("text", "violations"),
+    [
+        ("class Caps:\n    def room(self, now: Path): return self.limit - now\ndef keep(): open('x')", 0),
+        ("class Caps:\n    def room(self): return time.time()", 1),
+        ("class Caps:\n    def room(self): return _now()\ndef _now(): return time.time()", 1),
+        ("class Caps:\n    async def room(self): await self.task", 1),
+        ("class Cap: pass", 1),
+    ],
+)
+def test_impure_definition_found(text: str, violations: int):
+    """A definition that only decides reaches no clock and no file and does not wait; others of its module may."""
+    source = files(app__a=f"import time\nfrom pathlib import Path\n{text}")
+    assert violations == len(imports.impure_definitions(source, {"app.a": ["Caps"]}))
+
+
+@pytest.mark.parametrize(
     ("rules", "expected"),
     [
         ("def judge(facts: Path) -> Iterator[Finding]:\n    yield LIMIT\nLIMIT = 3", []),

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.capture.capture_values import CapturedAnswer, HumanFeedback, SpoolWorkerDependencies
-from edge_agent.capture.site_redactor import build_redactor
 from edge_agent.capture.spool_worker import SpoolWorker
+from edge_agent.capture.text_redaction import build_redactor
 from edge_agent.config import Config
 from edge_agent.formats import segment
 from edge_agent.formats.manifest import Manifest

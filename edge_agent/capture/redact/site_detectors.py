@@ -14,7 +14,7 @@ from typing import Any
 
 import re2
 
-from edge_agent.capture.redact.rule_types import RedactionRule, Span
+from edge_agent.capture.redact import RedactionRule, Span
 from edge_agent.errors import ConfigInvalid
 
 PATTERN_BYTES_MAX = 64 * 1024
