@@ -25,7 +25,7 @@ import uvloop
 from edge_agent import __version__, logs, systemd
 from edge_agent.capture.capture_values import SpoolWorkerDependencies
 from edge_agent.capture.example_capture import ExampleCapture
-from edge_agent.config import Config, StoreConfig, addresses
+from edge_agent.config import Config, StoreConfig, sections
 from edge_agent.engine.pool import EnginePool
 from edge_agent.metrics.answer_counts import AnswerCounts
 from edge_agent.metrics.metrics_listener import MetricsListener
@@ -163,7 +163,7 @@ class Daemon:
             yield Component("redaction", self._capture.redaction.run, restart, why)
         if self._config.metrics.address:
             listener = MetricsListener(
-                *addresses.split_host_port(self._config.metrics.address), SiteMetrics(self._metrics_dependencies()).page
+                *sections.split_host_port(self._config.metrics.address), SiteMetrics(self._metrics_dependencies()).page
             )
             yield Component("metrics", listener.run, restart, "no answer depends on who reads the figures")
         why = "calls are answered without it; health keeps the last state of each task"

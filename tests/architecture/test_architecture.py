@@ -86,7 +86,7 @@ PURE = (
     *(f"edge_agent.{name}" for name in ("formats.status_object", "server.roles")),
     *(f"edge_agent.{name}" for name in ("formats.certificate_fields", "routing.schema_check")),
     *(f"edge_agent.{name}" for name in ("uplink.connectivity",)),
-    *(f"edge_agent.{name}" for name in ("uplink.transfer_schedule", "uplink.object_store", "enrolment.validation")),
+    *(f"edge_agent.{name}" for name in ("uplink.transfer_schedule", "uplink.object_store")),
     *(
         f"edge_agent.{name}"
         for name in ("formats.enrolment_file", "formats.plan", "formats.repository_metadata", "formats.state_code")
@@ -108,6 +108,7 @@ PURE = (
 
 # Definitions that only decide, in modules that also act on what was decided.
 PURE_DEFINITIONS = {
+    "edge_agent.enrolment.procedure": ("classify_enrolment",),
     "edge_agent.uplink.escalation.spend_ledger": ("TokenPrices", "SpendCaps", "SpendByDay", "encode", "parse"),
 }
 
