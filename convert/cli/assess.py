@@ -53,6 +53,7 @@ class Command:
     site: example_options.Sites = None
     since: example_options.Since = None
     until: example_options.Until = None
+    new_label: example_options.NewLabels = None
     label_errors: RankLabels = True
     encoder: Encoder = None
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False
@@ -71,7 +72,7 @@ class Command:
     def _assess(self, task: str, delta: float) -> dict[str, Any]:
         """Assess a task, or one question; print it, or return it for JSON."""
         assess = execution.load_module("convert.dataset.assessment")  # likewise
-        scope = example_options.scope_of(self.version, self.site, self.since, self.until)
+        scope = example_options.scope_of(self.version, self.site, self.since, self.until, self.new_label)
         found = assess.assess(self.collected, task, assess.Risk(self.target, delta), scope)
         labels = _ranked(self.collected, task, scope, self.encoder) if self.label_errors else None
         if self.as_json:
@@ -106,6 +107,8 @@ def _print(console: Console, found: Any, marks: dict[int, str], rows_min: int) -
     _print_labels(console, found)
     _print_reviewers(console, found)
     _print_bundles(console, found.scope)
+    for said in example_options.rejected(found.scope):
+        console.print(said, markup=False)
     console.print(_promised(found))
     if found.unjudged:
         console.print(

@@ -37,6 +37,8 @@ Placeholders = Enum("Placeholders", {"fill": "fill", "keep": "keep"})
 Which = Enum(
     "Which", {"unreviewed": "unreviewed", "audit": "audit", "conflicts": "conflicts", "label-errors": "label-errors"}
 )
+_WITHOUT_LABEL_SHARE_MAX = 0.05
+"""Share of answers without a right one above which a warning says what the sample does not represent."""
 _UNREVIEWED_SHARE_MAX = 0.1
 """Share of unreviewed answers above which a warning says that the random sample can be biased."""
 
@@ -53,6 +55,9 @@ class Command:
     Placeholders of redacted values, such as [CARD_1], are filled with made-up values of their type, because the model
     will read texts with real ones. text-spans gives the places of a record's values in the text.
 
+    A correction can only name a label of the bundle. Answers that people rejected, with a label that it lacks as
+    the reason, become rows of it with --new-label.
+
     label-studio writes the examples that most need a review; 'edge-convert collect --label-studio FILE' imports the
     answers.
 
@@ -68,6 +73,7 @@ class Command:
     site: example_options.Sites = None
     since: example_options.Since = None
     until: example_options.Until = None
+    new_label: example_options.NewLabels = None
     answers: Annotated[
         Answers,
         typer.Option(
@@ -145,7 +151,8 @@ class Command:
         say(_left_out(asdict(written.left_out)))
         for line in (*_span_lines(written.spans), *_surrogate_lines(written.surrogates)):
             say(line)
-        for said in (*_sources(written.label_sources), *_bundles(written)):
+        rejected = example_options.rejected(written.scope)
+        for said in (*_sources(written.label_sources), *_bundles(written), *rejected):
             say(said)
         clocks, unknown = example_options.clocks(written.scope), _unknown_types(written.surrogates)
         for said in (*clocks, *unknown, *_audit(written.audit, written.sites)):
@@ -159,7 +166,7 @@ class Command:
             )
 
     def _scope(self) -> Any:
-        return example_options.scope_of(self.version, self.site, self.since, self.until)
+        return example_options.scope_of(self.version, self.site, self.since, self.until, self.new_label)
 
 
 def _warn(said: str) -> None:
@@ -226,6 +233,11 @@ def _audit(audit: Any, sites: Any) -> Iterator[str]:
         yield (
             f"{audit.unreviewed} of {audit.drawn} answers of the random audit are not reviewed: what was reviewed is a"
             " random sample only if nobody chose."
+        )
+    if audit.without_label > _WITHOUT_LABEL_SHARE_MAX * audit.drawn:
+        yield (
+            f"{audit.without_label} of {audit.drawn} answers of the random audit have no right answer, since people"
+            " rejected them without one, or differ: what is proved on the others says nothing of such inputs."
         )
     if sites.audit_lost:
         lost = sites.audit_lost

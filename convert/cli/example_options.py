@@ -14,6 +14,7 @@ from convert.cli import progress_output
 from convert.pipeline import execution
 from convert.report.run_summary import percent, plural
 from edge_agent.cli.terminal import EscapedTable
+from edge_agent.errors import InvalidRequest
 
 _DAY = ["%Y-%m-%d"]
 _CLOCKS_SHOWN_MAX = 5
@@ -36,6 +37,15 @@ Until = Annotated[
 ]
 
 
+NewLabels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--new-label",
+        metavar="LABEL[=REASON]",
+        help="A label that the bundle does not have: it is right for answers that people rejected with this reason, or"
+        " with the label as the reason. Repeatable.",
+    ),
+]
 RankLabels = Annotated[
     bool, typer.Option("--label-errors/--no-label-errors", help="Rank labels that are likely wrong.")
 ]
@@ -46,14 +56,30 @@ Encoder = Annotated[
     ),
 ]
 _LABELS_SHOWN_MAX = 10
+_REASONS_SHOWN_MAX = 10
 _TEXT_CHARACTERS_MAX = 60
 
 
-def scope_of(version: str, sites: list[str] | None, since: datetime | None, until: datetime | None) -> Any:
+def scope_of(
+    version: str,
+    sites: list[str] | None,
+    since: datetime | None,
+    until: datetime | None,
+    new_labels: list[str] | None = None,
+) -> Any:
     """Return the scope that those options mean."""
     scope = execution.load_module("convert.dataset.example_scope")  # needs the extra, unlike other commands
     days = (each.date() if each else None for each in (since, until))
-    return scope.ExampleScope(version, tuple(sites or ()), *days)
+    return scope.ExampleScope(version, tuple(sites or ()), *days, tuple(map(_new_label, new_labels or ())))
+
+
+def _new_label(written: str) -> tuple[str, str]:
+    """Return the reason of rejections, and the label that is right for them."""
+    label, _, reason = written.partition("=")
+    label = label.strip()
+    if not label:
+        raise InvalidRequest(f"--new-label {written} names no label", remedy="Write LABEL, or LABEL=REASON.")
+    return reason.strip() or label, label
 
 
 def clocks(scoped: Any) -> Iterator[str]:
@@ -65,6 +91,19 @@ def clocks(scoped: Any) -> Iterator[str]:
         )
     if len(scoped.clocks) > _CLOCKS_SHOWN_MAX:
         yield f"the clocks of {len(scoped.clocks) - _CLOCKS_SHOWN_MAX} more sites are wrong as well; --json names them"
+
+
+def rejected(scoped: Any) -> Iterator[str]:
+    """Say why people rejected answers, for those that have no right answer yet."""
+    if not scoped.reject_reasons:
+        return
+    shown = list(scoped.reject_reasons.items())[:_REASONS_SHOWN_MAX]
+    more = len(scoped.reject_reasons) - len(shown)
+    listed = ", ".join(f"{reason[:_TEXT_CHARACTERS_MAX]!r} {count}" for reason, count in shown)
+    yield (
+        f"rejected without a right answer, by reason: {listed}{f', and {more} other reasons' if more else ''}."
+        " --new-label LABEL=REASON makes them rows of a label that the bundle does not have"
+    )
 
 
 def counted(bundles: Sequence[Any]) -> str:

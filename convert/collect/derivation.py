@@ -17,7 +17,7 @@ from edge_agent.errors import InvalidRequest
 
 _DONE, _SPILL = "done.json", ".spill"
 # Raised when the same records give different examples than before; everything is then joined again.
-_FORM = f"5 duckdb {duckdb.__version__}"
+_FORM = f"6 duckdb {duckdb.__version__}"
 _FINGERPRINTS = """
     SELECT task, count(*) || '-' || bit_xor(hash(site, epoch, sequence, line, record_id))
     FROM records WHERE task IS NOT NULL GROUP BY task ORDER BY task

@@ -75,7 +75,9 @@ _LAST_WORDS = """
                arg_max(reviewer, turn) AS reviewer,
                arg_max(recorded_at, turn) AS reviewed_at,
                count(DISTINCT coalesce('=' || claim, '-')) > 1 AS conflict,
-               min(claim) AS claim
+               min(claim) AS claim,
+               CASE WHEN bool_and(verdict = 'reject') AND count(DISTINCT lower(trim(review_reason))) = 1
+                    THEN trim(arg_max(review_reason, turn)) END AS reject_reason
         FROM ultimate WHERE central = settled GROUP BY site, prediction_id
     ), listed AS (
         SELECT site, prediction_id, list({
@@ -125,7 +127,7 @@ _EXAMPLES = """
     SELECT r.site, r.prediction_id, r.recorded_at AS answered_at, r.kind, r.question, r.bundle_version, r.bundle_digest,
            r.input, r.output, r.local_answer, r.teacher_answer, r.scores, r.confidence, r.threshold, r.sure,
            r.label_mass, r.route, r.route_reason, coalesce(r.model, '') AS model,
-           s.verdict, s.truth, s.reviewer, s.reviewed_at, coalesce(s.conflict, false) AS conflict,
+           s.verdict, s.truth, s.reject_reason, s.reviewer, s.reviewed_at, coalesce(s.conflict, false) AS conflict,
            coalesce(s.reviews, []) AS reviews, o.opinion, o.opinion_why, o.opinion_model, o.opinion_at,
            r.teacher_scores, o.opinion_scores,
            printf('%016x', r.text_key) AS text_key, printf('%016x', m.cluster) AS cluster, m.duplicate_of,

@@ -6,14 +6,18 @@ label of a text does not depend on the bundle that answered it, so the other row
 The clock of a site can be wrong. An answer cannot be newer than the time at which its segment was collected. If it is,
 by two days or more, the times of all answers of that segment are unknown: they are marked (`clock_ahead`), count as the
 oldest (`moment`), and are in no requested period.
+
+A correction can only name a label of the bundle that answered. What needs another one is rejected, with the new label
+as the reason: `new_labels` makes such rejections corrections.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -21,10 +25,13 @@ import duckdb
 
 from convert.collect import database, example_files
 from edge_agent.errors import FileMissing, InvalidRequest
+from edge_agent.formats.manifest import LABEL_KINDS
 
 EVERY_VERSION = "all"
 CLOCK_DAYS_AHEAD = 2
 """Days by which a site's clock must be ahead to count as wrong: less can be a time zone, and does no harm."""
+REASONS_MAX = 100
+"""Reasons of rejections that are listed."""
 _DIGEST = re.compile(r"[0-9a-f]{8,64}")
 _LATER_COLUMNS = {
     "question": "VARCHAR",
@@ -36,6 +43,7 @@ _LATER_COLUMNS = {
     "review_stream": "VARCHAR",
     "sampling_probability": "DOUBLE",
     "p_value": "DOUBLE",
+    "reject_reason": "VARCHAR",
 }
 """Columns that version 0.1 did not write, with their SQL type."""
 # Segments with an answer that is newer than their collection. Version 0.1 did not store that time, so $now is used.
@@ -54,8 +62,17 @@ _MARKED = """
 # The temporary table of bundles has the selected and the judged ones.
 _EXAMPLES = """
     CREATE OR REPLACE TEMP VIEW examples AS
-    SELECT m.*, b.judged FROM marked m JOIN bundles b USING (bundle_version, bundle_digest)
+    SELECT m.* REPLACE (
+        CASE WHEN n.label IS NULL THEN m.verdict ELSE 'corrected' END AS verdict, coalesce(m.truth, n.label) AS truth
+    ), b.judged
+    FROM marked m JOIN bundles b USING (bundle_version, bundle_digest)
+    LEFT JOIN new_labels n ON m.verdict = 'reject' AND m.truth IS NULL AND n.reason = m.reject_reason
     WHERE b.taken AND {limits}
+"""
+_REASONS = """
+    SELECT reject_reason, count(*) FROM marked JOIN bundles USING (bundle_version, bundle_digest)
+    WHERE taken AND reject_reason <> '' AND {limits}
+    GROUP BY 1 ORDER BY 2 DESC, 1
 """
 _BUNDLES = """
     SELECT bundle_version, bundle_digest, count(*), count(verdict), max(answered_at) FILTER (NOT clock_ahead)
@@ -78,6 +95,8 @@ class ExampleScope:
     """The first day, in UTC."""
     until: date | None = None
     """The last day, in UTC."""
+    new_labels: tuple[tuple[str, str], ...] = ()
+    """Reason of rejections, and the label that is right for them. Case does not count, and "_" and "-" are spaces."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +132,9 @@ class ScopedExamples:
     clocks: tuple[WrongClock, ...]
     judged_by_default: bool
     """The judged bundle was not requested, so it is the newest."""
+    reject_reasons: Mapping[str, int] = field(default_factory=dict)
+    """Why people rejected answers that have no right answer, new labels included: the examples of each reason, the
+    most frequent first, REASONS_MAX reasons at most."""
 
     @property
     def judged(self) -> tuple[AnsweringBundle, ...]:
@@ -159,10 +181,55 @@ def open_examples(
     taken = [(each.version, each.digest, not scope.version or each.judged, each.judged) for each in bundles]
     if taken:
         connection.executemany("INSERT INTO bundles VALUES (?, ?, ?, ?)", taken)
+    reasons = _read_reasons(connection, scope, limits, one_question=not (whole and _questions(connection)))
     connection.execute(_EXAMPLES.format(limits=limits))
     clocks = [WrongClock(*found) for found in connection.execute(_CLOCKS.format(limits=sites)).fetchall()]
     ((every,),) = connection.execute("SELECT count(*) FROM collected").fetchall()
-    return ScopedExamples(every, bundles, tuple(clocks), not scope.version)
+    return ScopedExamples(every, bundles, tuple(clocks), not scope.version, reasons)
+
+
+def _read_reasons(
+    connection: duckdb.DuckDBPyConnection, scope: ExampleScope, limits: str, *, one_question: bool
+) -> dict[str, int]:
+    """Make the table of new labels, and count the reasons of the other rejections in scope."""
+    counts: Counter[str] = Counter()
+    spellings: dict[str, list[str]] = {}
+    for reason, count in connection.execute(_REASONS.format(limits=limits)).fetchall():
+        plain = _plain(reason)
+        counts[plain] += count
+        spellings.setdefault(plain, []).append(reason)
+    connection.execute("CREATE OR REPLACE TEMP TABLE new_labels (reason VARCHAR, label VARCHAR)")
+    if scope.new_labels:
+        _check_new_labels(connection, scope, [*spellings], one_question=one_question)
+        rows = [(spelling, label) for reason, label in scope.new_labels for spelling in spellings[_plain(reason)]]
+        connection.executemany("INSERT INTO new_labels VALUES (?, ?)", rows)
+    named = {_plain(reason) for reason, _ in scope.new_labels}
+    others = [(spellings[plain][0], count) for plain, count in counts.most_common() if plain not in named]
+    return dict(others[:REASONS_MAX])
+
+
+def _plain(reason: str) -> str:
+    """Return how reasons are compared: "Fraud report" and "fraud_report" are one."""
+    return re.sub(r"[\s_-]+", " ", reason.lower()).strip()
+
+
+def _check_new_labels(
+    connection: duckdb.DuckDBPyConnection, scope: ExampleScope, there: Sequence[str], *, one_question: bool
+) -> None:
+    """Raise InvalidRequest for a task without labels, and for a reason that nobody gave, or that is named twice."""
+    kinds = {kind for (kind,) in connection.execute("SELECT DISTINCT kind FROM collected").fetchall()}
+    if not kinds <= set(LABEL_KINDS):
+        said = f"new labels are for tasks of kind {' and '.join(sorted(LABEL_KINDS))}, not {', '.join(sorted(kinds))}"
+        raise InvalidRequest(said, remedy="Leave out --new-label.")
+    if not one_question:
+        said = "a new label belongs to one question, and this is about several"
+        raise InvalidRequest(said, remedy="Name the question: --task NAME/QUESTION.")
+    named = [_plain(reason) for reason, _ in scope.new_labels]
+    if twice := sorted({reason for reason in named if named.count(reason) > 1}):
+        raise InvalidRequest(f"reason {twice[0]!r} has several new labels", remedy="Name one label for each reason.")
+    if missing := sorted(set(named) - set(there)):
+        listed = f"Reasons in this scope: {', '.join(map(repr, there))[:500]}." if there else "There is none in scope."
+        raise InvalidRequest(f"nobody rejected an answer with the reason {missing[0]!r}", remedy=listed)
 
 
 def _open(connection: duckdb.DuckDBPyConnection, collected: Path, task: str) -> None:

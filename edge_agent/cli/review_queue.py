@@ -137,7 +137,7 @@ def _judge(client: ReviewClient, shown: Prediction, reviewer: str, key: str) -> 
         client.accept(shown.prediction_id, reviewer=reviewer)
         out().print("  accepted", style="green")
     elif key == REJECT:
-        client.reject(shown.prediction_id, _line("why? "), reviewer=reviewer)
+        client.reject(shown.prediction_id, _line("why, or the label that is missing? "), reviewer=reviewer)
     return right or key == REJECT
 
 

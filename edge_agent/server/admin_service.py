@@ -142,6 +142,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             )
         except BundleUnreadable as error:
             raise self._closed_to_daemon(path, error) or error from None
+        self._components.updater.wake()
         return pb.InstallBundleResponse(bundle=self._describe(bundle), newly_installed=new)
 
     def _closed_to_daemon(self, path: Path, error: BundleUnreadable) -> ConfigInvalid | None:
@@ -160,25 +161,27 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         try:
             bundle = await self._components.activation.activate(request.task, request.bundle, caller_left.get())
         except UnknownBundle as error:
-            row = self._components.updater.overview.rows.get(request.task)
-            if row is not None and row.state == "held":
+            row = self._components.updater.held_by(request.task)
+            if row is not None:
                 error.remedy = (
                     f"'sudo edge-agent bundles allow {row.task}' lets the plan's version {row.version} come again;"
                     " 'edge-agent bundles list' shows what is installed."
                 )
             raise
+        self._components.updater.wake()
         return pb.ActivateBundleResponse(bundle=self._describe(bundle))
 
     async def RollbackTask(self, request: pb.RollbackTaskRequest, context: CallContext) -> pb.RollbackTaskResponse:
         """Activate the previous bundle again."""
         bundle = await self._components.activation.rollback(request.task, caller_left.get())
+        self._components.updater.wake()
         return pb.RollbackTaskResponse(bundle=self._describe(bundle))
 
     async def RemoveBundle(self, request: pb.RemoveBundleRequest, context: CallContext) -> pb.RemoveBundleResponse:
         """Remove an idle bundle, or a whole task."""
-        return pb.RemoveBundleResponse(
-            freed_bytes=await self._components.activation.remove(request.task, request.bundle)
-        )
+        freed_bytes = await self._components.activation.remove(request.task, request.bundle)
+        self._components.updater.wake()
+        return pb.RemoveBundleResponse(freed_bytes=freed_bytes)
 
     async def SealExamples(self, request: pb.SealExamplesRequest, context: CallContext) -> pb.SealExamplesResponse:
         """Seal the waiting examples."""
