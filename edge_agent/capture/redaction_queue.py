@@ -61,9 +61,12 @@ class RedactionQueue:
         config: RedactionConfig,
         limits: ExamplesConfig,
         store: Callable[[CapturedAnswer], None],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Hand answers that may be redacted to `store`; the bounds are those of the writer's queue."""
         self._reader, self._config, self._limits, self._store = reader, config, limits, store
+        self._sleep, self._monotonic = sleep, monotonic
         self._queue: deque[tuple[CapturedAnswer, float]] = deque()
         self._bytes = self._working = 0
         self._started: dict[int, float] = {}
@@ -116,7 +119,7 @@ class RedactionQueue:
     def waiting_seconds(self) -> float:
         """How long the oldest of them has waited, in seconds; 0 = none waits."""
         began = [*self._started.values(), *([self._queue[0][1]] if self._queue else [])]
-        return time.monotonic() - min(began) if began else 0.0
+        return self._monotonic() - min(began) if began else 0.0
 
     def put(self, answered: CapturedAnswer) -> None:
         """Queue an answer. Never waits, never fails."""
@@ -127,7 +130,7 @@ class RedactionQueue:
         if full or self._bytes + size > room * self._limits.queue_bytes_max or size > self._limits.input_characters_max:
             self.counts["dropped_unredacted"] += 1
             return
-        self._queue.append((answered, time.monotonic()))
+        self._queue.append((answered, self._monotonic()))
         self._bytes += size
         self._idle.clear()
         self._arrived.set()
@@ -229,4 +232,4 @@ class RedactionQueue:
             log.warning("redaction_held", message=error.message, count=self.waiting)
         self.held_because = error.message
         self._failures += 1
-        await asyncio.sleep(backoff_seconds(self._failures, PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX))
+        await self._sleep(backoff_seconds(self._failures, PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX))
