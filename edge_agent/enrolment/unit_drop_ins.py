@@ -241,9 +241,9 @@ def attached_networks(route: str, if_inet6: str) -> list[str]:
     return list(dict.fromkeys(str(network) for network in found if not network.is_link_local))
 
 
-def read_attached_networks(proc: Path = Path("/proc/net")) -> list[str]:
+def read_attached_networks() -> list[str]:
     """Return the networks that this machine is attached to; none where /proc does not tell."""
-    return attached_networks(*(_text(proc / name) for name in ("route", "if_inet6")))
+    return attached_networks(*(_text(Path("/proc/net", name)) for name in ("route", "if_inet6")))
 
 
 def _text(path: Path) -> str:

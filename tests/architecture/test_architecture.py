@@ -420,6 +420,11 @@ def test_contributing_shows_the_tree():
     require_none(habits.unnamed(folders | files, document("CONTRIBUTING.md")), "Give it a line in the tree.")
 
 
+def test_packages_list_their_files():
+    """A package whose docstring lists its files lists all of them, and no other."""
+    require_none(habits.unlisted_modules(OURS), "Give it a line there, or remove the line.")
+
+
 def test_scripts_are_explained():
     """CONTRIBUTING.md explains every script."""
     names = {f"scripts/{path.name}" for path in (ROOT / "scripts").iterdir() if path.is_file()}

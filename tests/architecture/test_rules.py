@@ -287,3 +287,19 @@ def test_unnamed_found():
     assert ["engine/", "grpcio", "rich"] == habits.unnamed(
         {"grpcio", "rich", "engine/", "typer"}, "`grpcio-status`, `typer`, enriched, my-engine/"
     )
+
+
+@pytest.mark.parametrize(
+    ("docstring", "expected"),
+    [
+        ("The parts.", []),
+        ("The parts.\n\nleft.py   one\nright.py  another, unlike app/other.py", []),
+        ("The parts.\n\nleft.py   one", ["app/__init__.py:1"]),
+        ("The parts.\n\nleft.py   one\nright.py  another\ngone.py   none", ["app/__init__.py:1"]),
+    ],
+)
+def test_unlisted_module_found(docstring: str, expected: list[str]):
+    """A package that lists its files lists each of them once it lists one, and none that is not there."""
+    package = parse("app/__init__.py", f'"""{docstring}\n"""')
+    sources = [package, *files(app__left="", app__right="", app__sub__deep="")]
+    assert expected == lines_of(habits.unlisted_modules(sources))

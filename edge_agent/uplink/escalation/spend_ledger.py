@@ -1,10 +1,9 @@
-"""What the large model has cost, by day, and whether another question may be asked: `SpendByDay` is pure, and
-`SpendLedger` keeps it on the disk.
+"""What the large model has cost, by day, and whether the caps allow another question.
 
-The dearest that a question can get is set aside, durably, before it is asked, and made good when its real price is
-known: a process killed in between has spent too much on paper, never too much in truth. Days are kept apart, so that a
-clock that jumps forth and back opens no cap a second time. Amounts are millionths of the currency that the prices are
-in.
+`SpendByDay` is pure, `SpendLedger` keeps it on the disk. The dearest that a question can get is set aside, durably,
+before it is asked, and made good when its real price is known: a process killed in between has spent too much on paper,
+never too much in truth. Days are kept apart, so that a clock that jumps forth and back opens no cap a second time.
+Amounts are millionths of the currency that the prices are in.
 """
 
 from __future__ import annotations

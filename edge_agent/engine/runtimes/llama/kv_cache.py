@@ -68,11 +68,11 @@ HELD_MIN = 256
 _NOBODY = StreamBatch((), ())
 
 
-def context_shape(context_tokens: int, jobs: int, kv_type: str, threads: int, rows: int = BULK_ROWS) -> ContextShape:
+def context_shape(context_tokens: int, jobs: int, kv_type: str, threads: int) -> ContextShape:
     """Return the size of a context for `jobs` jobs of `context_tokens` tokens, prefixes beside them, and one batch."""
     cells = (jobs + SPARE_CONTEXTS) * context_tokens + ROWS_MAX + PADDING_ROWS_MAX
     sequences = jobs + 1 + PINNED_PREFIXES_MAX + ROWS_MAX + 2 + QUESTIONS_MAX + 1
-    return ContextShape(cells=cells, sequences=sequences, kv_type=kv_type, threads=threads, rows=rows)
+    return ContextShape(cells=cells, sequences=sequences, kv_type=kv_type, threads=threads, rows=BULK_ROWS)
 
 
 class KvCache:
