@@ -40,7 +40,7 @@ import ctypes, signal
 from convert import cli
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs behind `&`
-interruption.listen()
+cli.listen()
 mutex, lock = ctypes.create_string_buffer(64), ctypes.CDLL(None).pthread_mutex_lock
 lock(mutex)
 try:
