@@ -80,15 +80,16 @@ def place_of(mutant: Mutant, tree: Path) -> Path:
     return places[0]
 
 
-def tests_of(module: Path, folders: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the test files in these folders that import a module, and those that import something that imports it."""
+def tests_of(module: Path, folders: Sequence[str]) -> tuple[list[Path], list[Path], list[Path]]:
+    """Return the test files in these folders that bear a module's name, import it, or import something that does."""
     sources = [path for folder in SOURCES for path in Path(folder).rglob("*.py")]
     helpers = [path for path in Path("tests").rglob("*.py") if not path.name.startswith("test_")]
     files = [path for folder in folders for path in sorted(Path(folder).rglob("test_*.py"))]
     near = _importers([module, *_importers([module], helpers)], files)
     users = _importers([module], sources)
     far = _importers([*users, *_importers(users, helpers)], files) if users else []
-    return [*map(str, near)], [str(path) for path in far if path not in near]
+    own = [path for path in near if path.stem == f"test_{module.stem}"]
+    return own, [path for path in near if path not in own], [path for path in far if path not in near]
 
 
 def _importers(modules: Sequence[Path], files: Sequence[Path]) -> list[Path]:
@@ -106,8 +107,8 @@ def noticed(tree: Path, module: Path) -> str:
     """Run the tests of a module in a tree until one fails; return its name, or nothing."""
     os.chdir(tree)
     for folders, tier in TIERS:
-        for files in tests_of(module, folders):  # the near ones alone: to import all takes longer than to run these
-            if files and (failed := first_failure(tree, files, tier)):
+        for files in tests_of(module, folders):  # one after the other: to import all takes longer than to run the first
+            if files and (failed := first_failure(tree, [*map(str, files)], tier)):
                 return failed
     return ""
 
