@@ -4,7 +4,7 @@ scripts/bench mutants [--json] [FAULT...]
 
 Works on a copy of the source tree. Each fault removes a sync, weakens a comparison, or skips a check of a digest, a
 signature or a limit. The unit and contract tests that import the module run on it, and if they pass, the fast process
-tests that do. A fault that no test notices survives, and misses the bar. It takes about 15 minutes on two cores.
+tests that do. A fault that no test notices survives, and misses the bar. It takes about 15 minutes on two quiet cores.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ TIERS = (
     (("tests/unit", "tests/process"), "slow and not release"),
 )
 """In which folders, and which tests of them, a fault is looked for, one after the other."""
+
+
+FEW_FILES = 3
+"""To start workers takes longer than to run the tests of so many files."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,8 @@ def noticed(tree: Path, module: Path) -> str:
 def first_failure(tree: Path, tests: Sequence[str], tier: str = "") -> str:
     """Run tests in a tree until one fails; return its name, or nothing."""
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n2", "--dist", "loadfile", "-m", tier, *tests]
+    workers = ["-n2", "--dist", "loadfile"] if len(tests) > FEW_FILES else ["-n0"]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", *workers, "-m", tier, *tests]
     ended = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False, env=environment)  # noqa: S603
     failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", ended.stdout, re.MULTILINE)
     none_collected = 5
