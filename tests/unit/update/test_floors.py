@@ -83,6 +83,18 @@ def test_a_role_that_no_site_reads_may_not_go_back_either(central, site, tmp_pat
     assert site.believe().problem is None
 
 
+def test_one_version_back_is_too_old(central, site, tmp_path):
+    """The repository of one timestamp before is refused like a much older one."""
+    hostile = Hostile(central, copied(central.folder, tmp_path / "newer"), central.folder)
+    stamp = hostile.read("timestamp")
+    stamp.signed.version += 1
+    hostile.sign("timestamp", stamp)
+    assert 2 == site.believe(hostile.folder).plan_version
+    seen = stamp.signed.version
+    with pytest.raises(UpdateOutdated, match=rf"timestamp {seen - 1}, not {seen}"):
+        site.believe(copied(central.folder, tmp_path / "older"))
+
+
 def test_one_version_has_one_timestamp(central, site, tmp_path):
     """With a stolen online key: another one of the same number is refused, where the specification would ignore it."""
     hostile = Hostile(central, copied(central.folder, tmp_path / "hostile"), central.folder)
