@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
+from convert.cli import progress_output
 from convert.data.data_row import normalised
 from convert.package.assemble_stage import BUNDLE
 from convert.pipeline import execution, recipe
@@ -117,6 +118,10 @@ def _write(file: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 def _run(folder: Path, written: dict[str, Any]) -> Path:
     (folder / "recipe.yaml").write_text(yaml.safe_dump(written), encoding="utf-8")
-    screen = execution.RunDisplay(note=lambda stage, said: print(f"{folder.name}: {stage} {said}", file=sys.stderr))  # noqa: T201
-    execution.run(recipe.read(folder), screen=screen)
+    with progress_output.bar() as advance:
+        screen = execution.RunDisplay(
+            note=lambda stage, said: print(f"{folder.name}: {stage} {said}", file=sys.stderr, flush=True),  # noqa: T201
+            progress=lambda what, done, total: advance(f"{folder.name}: {what}", done, total),
+        )
+        execution.run(recipe.read(folder), screen=screen)
     return folder / "work" / "assemble" / BUNDLE
