@@ -95,7 +95,7 @@ def clinc(ground: Ground) -> Iterable[Bar]:
     ordinary, strange = ground.rows("clinc150/validation.jsonl"), ground.rows("clinc150/out_of_scope_validation.jsonl")
     wanted = _clinc_wanted(ground, "clinc")
     bare = ground.asked(wanted, {"ordinary": ordinary, "strange": strange})
-    plain = ask(without_gate(ground.work, wanted, ground.effort), "clinc-plain", {"ordinary": ordinary})["ordinary"]
+    plain = ask(without_gate(ground.work, wanted, ground.effort), wanted.name, {"ordinary": ordinary})["ordinary"]
     halves = parted(strange, 0.5)
     taught: list[dict[str, list[Asked]]] = []
     for name, learnt, kept in (("clinc-first", *halves), ("clinc-second", *halves[::-1])):

@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -57,6 +57,11 @@ class Wanted:
     outliers: Sequence[str] = ()
     gated: bool = True
 
+    @property
+    def folder(self) -> str:
+        """The name of its folder; the task has one name with and without a gate, so that nothing is trained twice."""
+        return self.name if self.gated else f"{self.name}-plain"
+
 
 def read(file: Path) -> list[Row]:
     """Read a file of rows."""
@@ -76,7 +81,7 @@ def parted(rows: Iterable[Row], part: float) -> tuple[list[Row], list[Row]]:
 
 def made(work: Path, wanted: Wanted, effort: Effort) -> Path:
     """Return the folder of a bundle, made if what it is made of has changed."""
-    folder = work / wanted.name
+    folder = work / wanted.folder
     folder.mkdir(parents=True, exist_ok=True)
     labels = sorted({row.label for row in wanted.train})
     task = {"name": wanted.name, "kind": "classify", "labels": labels, "limits": {"input_tokens_max": 128}}
@@ -98,12 +103,10 @@ def made(work: Path, wanted: Wanted, effort: Effort) -> Path:
 
 def without_gate(work: Path, gated: Wanted, effort: Effort) -> Path:
     """Return the same bundle without gate and floor: what is trained and quantized is that of the gated one."""
-    source, target = work / gated.name, work / f"{gated.name}-plain"
-    if not target.is_dir():
-        shutil.copytree(source, target)
-    return made(
-        work, Wanted(f"{gated.name}-plain", gated.train, gated.calibration, gated.test, gated.outliers, False), effort
-    )
+    plain = replace(gated, gated=False)
+    if not (work / plain.folder).is_dir():
+        shutil.copytree(work / gated.folder, work / plain.folder)
+    return made(work, plain, effort)
 
 
 def _some(rows: Sequence[Row], most: int) -> list[Row]:
