@@ -162,6 +162,12 @@ def find(model: onnx.ModelProto, kind: Kind) -> tuple[str, ...]:
     return ()
 
 
+def logits_of(model: onnx.ModelProto, kind: Kind) -> str:
+    """Return the output [batch, labels] of a graph that classifies; empty for other kinds."""
+    names = {each.name for each in model.graph.output}
+    return _OUTPUTS[0] if kind == "classify" and _OUTPUTS[0] in names else ""
+
+
 def _is_scorable(model: onnx.ModelProto) -> bool:
     opset = next((each.version for each in model.opset_import if not each.domain), 0)
     return opset >= OPSET_MIN and "attention_mask" in {each.name for each in model.graph.input}
@@ -323,7 +329,7 @@ def fit(job: StageJob, task: TaskSpec, exported: Path, tokenizer: Path) -> Fitte
     if not job.recipe.data.train or task.kind == "redact":
         return None  # a redaction model reads every text: none is held up as out-of-distribution
     model = onnx.load(exported)
-    layers = find(model, task.kind)
+    layers, logits = find(model, task.kind), logits_of(model, task.kind)
     rows = _drawn(row_files.rows(job.recipe, "train"))
     if not layers or len(rows) < ROWS_MIN:
         return None
@@ -331,9 +337,6 @@ def fit(job: StageJob, task: TaskSpec, exported: Path, tokenizer: Path) -> Fitte
     texts = [*(row.text for row in rows), *background_texts()]
     vectors, background = np.split(_vectors(model, layers, texts, tokenizer), [len(rows)])
     found = fitted(vectors, _classes(task, rows))
-    logits = (
-        _OUTPUTS[0] if task.kind == "classify" and _OUTPUTS[0] in {each.name for each in model.graph.output} else ""
-    )
     return Fitted(layers, contrasted(found, vectors, background), len(rows), logits)
 
 

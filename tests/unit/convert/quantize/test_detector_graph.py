@@ -202,6 +202,14 @@ def test_a_vector_in_the_direction_of_other_texts_is_stranger():
     assert 1.0 == pytest.approx(np.median(ordinary))
 
 
+def test_only_what_classifies_has_doubt():
+    """A head of tags or of several questions has more than one answer, and an embedding none."""
+    assert {"classify": "logits", "extract": "", "embed": ""} == {
+        kind: ood_graph.logits_of(model_of(kind), kind) for kind in HEADS
+    }
+    assert "" == ood_graph.logits_of(model_of("classify"), "decide")
+
+
 def test_doubt_makes_an_input_stranger():
     """The less probable the surest label is, the higher the score; from 99.9% on it hardly falls."""
     vectors = RNG.normal(0, 1, (4, 24)).astype(np.float32)[[0, 0, 0, 0]]
