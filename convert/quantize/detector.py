@@ -31,6 +31,7 @@ in float32, after its quantized ones.
 from __future__ import annotations
 
 import hashlib
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -97,7 +98,10 @@ class Detector:
         squared = (white**2) @ self._weights + length / self.outside + nearest
         cosine = (white @ _halved(self.centroids).T).max(axis=1) / np.sqrt(length)
         raised = 0.0 if self.contrast is None else np.maximum(centred @ self.contrast - CONTRAST_MIN, 0)
-        doubt = 1.0 if logits is None else (1 + DOUBT_MIN - softmax(logits, axis=1).max(axis=1)) ** DOUBT_WEIGHT
+        doubt: Floats | float = 1.0
+        if logits is not None:
+            weight = DOUBT_WEIGHT * math.log(logits.shape[1])
+            doubt = (1 + DOUBT_MIN - softmax(logits, axis=1).max(axis=1)) ** weight
         return np.asarray(np.sqrt(np.maximum(squared * (2 - 2 * cosine), 0)) * np.exp(raised) * doubt, np.float32)
 
     @property
@@ -105,8 +109,8 @@ class Detector:
         """[rank]: 1 for the distance inside the space, less what the whole length counts of it already."""
         return np.asarray(1 - self.variances / self.outside, np.float32)
 
-    def add_to(self, nodes: GraphNodes, vector: str, logits: str = "") -> None:
-        """Add the nodes that compute the score of a vector, with the doubt in these logits, if any."""
+    def add_to(self, nodes: GraphNodes, vector: str, logits: str = "", labels: int = 0) -> None:
+        """Add the nodes that compute the score of a vector, with the doubt in the logits of so many labels, if any."""
         centred = nodes.add("Sub", [vector, nodes.constant(self.centre)])
         white = nodes.add("MatMul", [centred, nodes.half(self.whitening)])
         length = nodes.add("ReduceSumSquare", [centred, nodes.axis(1)], keepdims=0)
@@ -123,7 +127,7 @@ class Detector:
         if logits:
             surest = nodes.add("ReduceMax", [nodes.add("Softmax", [logits], axis=1), nodes.axis(1)], keepdims=0)
             left = nodes.add("Sub", [nodes.constant(np.array(1 + DOUBT_MIN, np.float32)), surest])
-            doubt = nodes.add("Pow", [left, nodes.constant(np.array(DOUBT_WEIGHT, np.float32))])
+            doubt = nodes.add("Pow", [left, nodes.constant(np.array(DOUBT_WEIGHT * math.log(labels), np.float32))])
             score = nodes.add("Mul", [score, doubt])
         nodes.add("Identity", [score], OUTPUT_NAME)
 
@@ -164,8 +168,13 @@ def find(model: onnx.ModelProto, kind: Kind) -> tuple[str, ...]:
 
 def logits_of(model: onnx.ModelProto, kind: Kind) -> str:
     """Return the output [batch, labels] of a graph that classifies; empty for other kinds."""
-    names = {each.name for each in model.graph.output}
-    return _OUTPUTS[0] if kind == "classify" and _OUTPUTS[0] in names else ""
+    return _OUTPUTS[0] if kind == "classify" and labels_of(model, _OUTPUTS[0]) > 1 else ""
+
+
+def labels_of(model: onnx.ModelProto, logits: str) -> int:
+    """Return how many labels an output of logits has; 0 = there is no such output, or its shape is not known."""
+    shapes = (each.type.tensor_type.shape.dim for each in model.graph.output if each.name == logits)
+    return next((int(shape[1].dim_value) for shape in shapes if len(shape) == 2), 0)
 
 
 def _is_scorable(model: onnx.ModelProto) -> bool:
@@ -210,7 +219,7 @@ def append(model: onnx.ModelProto, layers: Sequence[str], detector: Detector, lo
     if not layers or not needed <= {name for node in model.graph.node for name in node.output}:
         return False
     nodes = GraphNodes(model.graph)
-    detector.add_to(nodes, nodes.vector_of(layers), logits)
+    detector.add_to(nodes, nodes.vector_of(layers), logits, labels_of(model, logits) if logits else 0)
     model.graph.output.append(helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["batch"]))
     return True
 
@@ -273,8 +282,9 @@ CENTROIDS_MAX, ROWS_A_CENTROID = 128, 8
 CONTRAST_WEIGHT = 0.15
 CONTRAST_MIN = 2 * CONTRAST_WEIGHT
 """Each standard deviation along the contrast beyond the second one multiplies the score by exp(CONTRAST_WEIGHT)."""
-DOUBT_WEIGHT, DOUBT_MIN = 0.1, 0.001
-"""(1 + DOUBT_MIN - largest probability) ** DOUBT_WEIGHT; see docs/decisions/0072. From 99.9% on, doubt hardly falls."""
+DOUBT_WEIGHT, DOUBT_MIN = 0.03, 0.05
+"""(1 + DOUBT_MIN - largest probability) ** (DOUBT_WEIGHT * log(labels)); see docs/decisions/0072. From 95% on, doubt
+hardly falls, and the fewer labels there are, the less a sure answer says of the input."""
 BACKGROUND_MIN = 50
 """Texts that do not resemble the training texts; with fewer there is no contrast."""
 _CONTRAST_SHRINKAGE = 0.1

@@ -211,13 +211,17 @@ def test_only_what_classifies_has_doubt():
 
 
 def test_doubt_makes_an_input_stranger():
-    """The less probable the surest label is, the higher the score; from 99.9% on it hardly falls."""
+    """The less probable the surest label is, the higher the score, and the more so the more labels there are."""
     vectors = RNG.normal(0, 1, (4, 24)).astype(np.float32)[[0, 0, 0, 0]]
     found = fitted(*members_of(RNG.normal(0, 3, (5, 24)), 400, np.ones(24)))
-    doubts = found.scores(vectors, np.array([[0, 0], [3, 0], [9, 0], [40, 0]], np.float32)) / found.scores(vectors)
-    assert list(doubts) == sorted(doubts, reverse=True)
-    np.testing.assert_allclose([0.501**0.1, 0.001**0.1], doubts[[0, 3]], rtol=1e-4)
-    assert 1.02 > doubts[2] / doubts[3]
+    two, hundred = (
+        found.scores(vectors, np.pad(np.array([[0], [3], [9], [40]], np.float32), ((0, 0), (0, labels - 1))))
+        / found.scores(vectors)
+        for labels in (2, 100)
+    )
+    assert list(two) == sorted(two, reverse=True)
+    np.testing.assert_allclose([0.55, 0.05], two[[0, 3]] ** (1 / (0.03 * np.log(2))), rtol=1e-3)
+    np.testing.assert_allclose([1.04, 0.05], hundred[[0, 3]] ** (1 / (0.03 * np.log(100))), rtol=1e-3)
 
 
 def test_a_background_that_resembles_the_training_texts_is_no_contrast():
