@@ -55,12 +55,13 @@ class Wanted:
     calibration: Sequence[Row]
     test: Sequence[Row]
     outliers: Sequence[str] = ()
-    gated: bool = True
+    held_up_max: float = HELD_UP_MAX
+    """0 = neither gate nor floor."""
 
     @property
     def folder(self) -> str:
-        """The name of its folder; the task has one name with and without a gate, so that nothing is trained twice."""
-        return self.name if self.gated else f"{self.name}-plain"
+        """The name of its folder; the task has one name with every gate, so that nothing is trained twice."""
+        return self.name if self.held_up_max == HELD_UP_MAX else f"{self.name}-{self.held_up_max:g}"
 
 
 def read(file: Path) -> list[Row]:
@@ -95,18 +96,18 @@ def made(work: Path, wanted: Wanted, effort: Effort) -> Path:
         _write(folder / "outliers.jsonl", ({"text": text} for text in wanted.outliers))
         data["outliers"] = "outliers.jsonl"
     tuned = {"method": effort.method, "epochs": effort.epochs, "batch_rows": 32, "tokens_max": 64}
-    risk = {"held_up_max": HELD_UP_MAX} if wanted.gated else {"held_up_max": 0, "floor": 0}
+    risk = {"held_up_max": wanted.held_up_max} | ({} if wanted.held_up_max else {"floor": 0})
     written = {"source": {"checkpoint": CHECKPOINT}, "data": data, "finetune": tuned, "risk": risk, "work": "work"}
     written |= {"quantize": {"types": list(TYPES)}, "budget": {"agreement_min": 0.95}}
     return _run(folder, written)
 
 
-def without_gate(work: Path, gated: Wanted, effort: Effort) -> Path:
-    """Return the same bundle without gate and floor: what is trained and quantized is that of the gated one."""
-    plain = replace(gated, gated=False)
-    if not (work / plain.folder).is_dir():
-        shutil.copytree(work / gated.folder, work / plain.folder)
-    return made(work, plain, effort)
+def with_gate(work: Path, there: Wanted, held_up_max: float, effort: Effort) -> Path:
+    """Return the same bundle with another gate, 0 = without gate and floor; it is calibrated anew, and not trained."""
+    other = replace(there, held_up_max=held_up_max)
+    if not (work / other.folder).is_dir():
+        shutil.copytree(work / there.folder, work / other.folder)
+    return made(work, other, effort)
 
 
 def _some(rows: Sequence[Row], most: int) -> list[Row]:
