@@ -57,6 +57,7 @@ class Wanted:
     outliers: Sequence[str] = ()
     held_up_max: float = HELD_UP_MAX
     """0 = neither gate nor floor."""
+    class_weights: Literal["none", "balanced"] = "none"
 
     @property
     def folder(self) -> str:
@@ -96,6 +97,7 @@ def made(work: Path, wanted: Wanted, effort: Effort) -> Path:
         _write(folder / "outliers.jsonl", ({"text": text} for text in wanted.outliers))
         data["outliers"] = "outliers.jsonl"
     tuned = {"method": effort.method, "epochs": effort.epochs, "batch_rows": 32, "tokens_max": 64}
+    tuned["class_weights"] = wanted.class_weights
     risk = {"held_up_max": wanted.held_up_max} | ({} if wanted.held_up_max else {"floor": 0})
     written = {"source": {"checkpoint": CHECKPOINT}, "data": data, "finetune": tuned, "risk": risk, "work": "work"}
     written |= {"quantize": {"types": list(TYPES)}, "budget": {"agreement_min": 0.95}}

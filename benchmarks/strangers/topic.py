@@ -119,7 +119,9 @@ def walk(rows: Rows, test: Sequence[Row], made: Made) -> Walk:
         """Make a bundle that learns from the rows that people have read, too, and ask it what nobody has read."""
         learnt = [*train, *read]
         names = {row.label for row in learnt}
-        path = made(Wanted(name, learnt, calibration, [row for row in test if row.label in names]))
+        asked = [row for row in test if row.label in names]
+        # The rows that people have read are few, and no sign of how often the calls have these labels.
+        path = made(Wanted(name, learnt, calibration, asked, class_weights="balanced" if read else "none"))
         found.answers.append(Unread(**ask(path, name, {"topic": rows.unread, "ordinary": rows.unread_ordinary})))
         return path, name
 
