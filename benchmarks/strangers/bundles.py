@@ -96,10 +96,10 @@ def made(work: Path, wanted: Wanted, effort: Effort) -> Path:
     if wanted.outliers:
         _write(folder / "outliers.jsonl", ({"text": text} for text in wanted.outliers))
         data["outliers"] = "outliers.jsonl"
-    tuned = {"method": effort.method, "epochs": effort.epochs, "batch_rows": 32, "tokens_max": 64}
-    tuned["class_weights"] = wanted.class_weights
+    tuned = {"method": effort.method, "class_weights": wanted.class_weights}
+    trained = {**tuned, "epochs": effort.epochs, "batch_rows": 32, "tokens_max": 64}
     risk = {"held_up_max": wanted.held_up_max} | ({} if wanted.held_up_max else {"floor": 0})
-    written = {"source": {"checkpoint": CHECKPOINT}, "data": data, "finetune": tuned, "risk": risk, "work": "work"}
+    written = {"source": {"checkpoint": CHECKPOINT}, "data": data, "finetune": trained, "risk": risk, "work": "work"}
     written |= {"quantize": {"types": list(TYPES)}, "budget": {"agreement_min": 0.95}}
     return _run(folder, written)
 
