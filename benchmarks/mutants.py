@@ -4,7 +4,7 @@ scripts/bench mutants [--json] [FAULT...]
 
 Works on a copy of the source tree. Each fault removes a sync, weakens a comparison, or skips a check of a digest, a
 signature or a limit. The unit and contract tests that import the module run on it, and if they pass, the fast process
-tests that do. A fault that no test notices survives, and misses the bar. It takes about 15 minutes on two cores.
+tests that do. A fault that no test notices survives, and misses the bar. It takes about 15 minutes on two quiet cores.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ TIERS = (
     (("tests/unit", "tests/process"), "slow and not release"),
 )
 """In which folders, and which tests of them, a fault is looked for, one after the other."""
+
+
+FEW_FILES = 3
+"""To start workers takes longer than to run the tests of so many files."""
 
 
 @dataclass(frozen=True)
@@ -80,15 +84,16 @@ def place_of(mutant: Mutant, tree: Path) -> Path:
     return places[0]
 
 
-def tests_of(module: Path, folders: Sequence[str]) -> Iterator[str]:
-    """Yield the test files in these folders that import a module, or something that imports it: the closest first."""
+def tests_of(module: Path, folders: Sequence[str]) -> tuple[list[Path], list[Path], list[Path]]:
+    """Return the test files in these folders that bear a module's name, import it, or import something that does."""
     sources = [path for folder in SOURCES for path in Path(folder).rglob("*.py")]
     helpers = [path for path in Path("tests").rglob("*.py") if not path.name.startswith("test_")]
     files = [path for folder in folders for path in sorted(Path(folder).rglob("test_*.py"))]
-    near = [module, *_importers([module], helpers)]
+    near = _importers([module, *_importers([module], helpers)], files)
     users = _importers([module], sources)
-    far = [*users, *_importers(users, helpers)] if users else []
-    yield from map(str, dict.fromkeys([*_importers(near, files), *(_importers(far, files) if far else [])]))
+    far = _importers([*users, *_importers(users, helpers)], files) if users else []
+    own = [path for path in near if path.stem == f"test_{module.stem}"]
+    return own, [path for path in near if path not in own], [path for path in far if path not in near]
 
 
 def _importers(modules: Sequence[Path], files: Sequence[Path]) -> list[Path]:
@@ -106,16 +111,17 @@ def noticed(tree: Path, module: Path) -> str:
     """Run the tests of a module in a tree until one fails; return its name, or nothing."""
     os.chdir(tree)
     for folders, tier in TIERS:
-        files = list(tests_of(module, folders))
-        if files and (failed := first_failure(tree, files, tier)):
-            return failed
+        for files in tests_of(module, folders):  # one after the other: to import all takes longer than to run the first
+            if files and (failed := first_failure(tree, [*map(str, files)], tier)):
+                return failed
     return ""
 
 
 def first_failure(tree: Path, tests: Sequence[str], tier: str = "") -> str:
     """Run tests in a tree until one fails; return its name, or nothing."""
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n2", "--dist", "loadfile", "-m", tier, *tests]
+    workers = ["-n2", "--dist", "loadfile"] if len(tests) > FEW_FILES else ["-n0"]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", *workers, "-m", tier, *tests]
     ended = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False, env=environment)  # noqa: S603
     failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", ended.stdout, re.MULTILINE)
     none_collected = 5

@@ -50,11 +50,11 @@ class CertificateKeyPair:
     key: bytes
 
 
-def make_authority(name: str, at: float, days: int = AUTHORITY_DAYS) -> CertificateKeyPair:
+def make_authority(name: str, at: float) -> CertificateKeyPair:
     """Make an authority of that name, at `at` seconds since 1970."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = _subject(name)
-    builder = _builder(subject, key, at, days).issuer_name(subject)
+    builder = _builder(subject, key, at, AUTHORITY_DAYS).issuer_name(subject)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     builder = builder.add_extension(_usage(signs_certificates=True), critical=True)
     return _pair(builder.sign(key, hashes.SHA256()), key)

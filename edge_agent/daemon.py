@@ -25,7 +25,7 @@ import uvloop
 from edge_agent import __version__, logs, systemd
 from edge_agent.capture.capture_values import SpoolWorkerDependencies
 from edge_agent.capture.example_capture import ExampleCapture
-from edge_agent.config import Config, StoreConfig, addresses
+from edge_agent.config import Config, StoreConfig, sections
 from edge_agent.engine.pool import EnginePool
 from edge_agent.metrics.answer_counts import AnswerCounts
 from edge_agent.metrics.metrics_listener import MetricsListener
@@ -33,12 +33,11 @@ from edge_agent.metrics.site_metrics import SiteMetrics, SiteMetricsDependencies
 from edge_agent.refusal_log import HANDSHAKE, CoreLog
 from edge_agent.server import process_limits, task_modes
 from edge_agent.server.admin_service import AdminDependencies, AdminServicer
-from edge_agent.server.call_limits import AdmissionControl
-from edge_agent.server.engine_access import activation_engines, open_tuning_cache, update_engines
+from edge_agent.server.admission_control import AdmissionControl
+from edge_agent.server.engine_access import ModelRedactor, activation_engines, open_tuning_cache, update_engines
 from edge_agent.server.feedback import FeedbackServicer
 from edge_agent.server.grpc_servers import FEEDBACK, GrpcServers
 from edge_agent.server.inference import InferenceDependencies
-from edge_agent.server.model_redaction import ModelRedactor
 from edge_agent.server.model_router import DeferredEscalations, ModelRouter
 from edge_agent.server.task_modes import MonitoringAlarms, TaskModes
 from edge_agent.server.uplink_client import UplinkClient, download_blocker
@@ -164,7 +163,7 @@ class Daemon:
             yield Component("redaction", self._capture.redaction.run, restart, why)
         if self._config.metrics.address:
             listener = MetricsListener(
-                *addresses.split_host_port(self._config.metrics.address), SiteMetrics(self._metrics_dependencies()).page
+                *sections.split_host_port(self._config.metrics.address), SiteMetrics(self._metrics_dependencies()).page
             )
             yield Component("metrics", listener.run, restart, "no answer depends on who reads the figures")
         why = "calls are answered without it; health keeps the last state of each task"

@@ -19,7 +19,7 @@ import llama_cpp as llama
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.engine.runtimes.llama.token_sampling import TokenSampler
+from edge_agent.engine.runtimes.llama.token_probabilities import TokenSampler
 
 ROWS = 512
 TEMPERATURE = 0.8

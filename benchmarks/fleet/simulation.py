@@ -111,10 +111,6 @@ class Outcome:
     changed_by_day: dict[int, int] = field(default_factory=dict)
     """Looks that found a new plan."""
 
-    def share_after(self, days: float) -> float:
-        """Return the share of all sites that had switched by then."""
-        return sum(at <= days * DAY for at in self.switched) / self.sites
-
     def days_until(self, share: float, of: int) -> float:
         """Return after how many days that share of `of` sites had switched; infinite if it never was."""
         needed = round(share * of)

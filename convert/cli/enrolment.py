@@ -112,9 +112,11 @@ class Command:
 
     def _say(self, secret: str) -> None:
         several = len(self.sites) > 1
-        how = "sealed; give the passphrase by another way" if secret else "open: who has one has its secrets"
+        them = ("The files are", "them") if several else ("The file is", "it")
+        is_open = f"not sealed: whoever has {them[1]} can read the secrets inside"
+        how = "sealed; send the passphrase by another way" if secret else is_open
         console = progress_output.out()
-        console.print(f"The file{'s are' if several else ' is'} {how}. On the site: sudo edge-agent enrol SITE.kit")
+        console.print(f"{them[0]} {how}. On the site: sudo edge-agent enrol SITE.kit")
         console.print(
             "Read out the code when you are asked for it, and afterwards compare the key: edge-convert sites list"
         )

@@ -21,7 +21,6 @@ from convert.publish.publisher import Publisher
 from convert.publish.repository_storage import open_place
 from convert.report.run_summary import plural
 from edge_agent.cli.terminal import say, write_exactly
-from edge_agent.durable import chained_log
 from edge_agent.errors import InvalidRequest
 
 app = typer.Typer(
@@ -177,7 +176,7 @@ def show_log(
     Example: [bold]edge-convert privacy log --collected collected[/bold]
     """
     path = collected / accountability.FILE_NAME
-    verdict, found = chained_log.verify(path, known), accountability.entries(collected)
+    verdict, found = accountability.verify_chain(path, known), accountability.entries(collected)
     if as_json:
         plain = [asdict(each) for each in found]
         write_exactly(json.dumps({**asdict(verdict), "log": plain}, ensure_ascii=False))

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convert.data.data_row import DataRow
-from convert.pipeline.late_loading import load_module
 from convert.pipeline.recipe import PrivacySection
+from convert.pipeline.stage import load_module
 from edge_agent.formats.manifest import Kind
 
 if TYPE_CHECKING:

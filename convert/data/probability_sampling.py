@@ -88,7 +88,7 @@ def probability_of(plain: Mapping[str, Any], where: str) -> float | None:
     return float(value)
 
 
-def equal_probability(rows: Sequence[R], drawn: Callable[[R], RowSampling], seed: str = SEED) -> ProbabilitySample[R]:
+def equal_probability(rows: Sequence[R], drawn: Callable[[R], RowSampling]) -> ProbabilitySample[R]:
     """Return the rows that figures rest on, as the module describes. The result is deterministic."""
     every = [(row, *drawn(row)) for row in rows]
     if not any(stream or probability is not None for _, _, probability, stream in every):
@@ -99,7 +99,7 @@ def equal_probability(rows: Sequence[R], drawn: Callable[[R], RowSampling], seed
     kept = []
     for row, key, probability in known:
         seen[key] += 1
-        if _number(f"{seed}:{key}:{seen[key]}") * probability < smallest * _HASHES:
+        if _number(f"{SEED}:{key}:{seen[key]}") * probability < smallest * _HASHES:
             kept.append(row)
     return ProbabilitySample(kept, len(rows) - len(known), len(known) - len(kept), smallest)
 

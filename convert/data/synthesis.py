@@ -34,9 +34,8 @@ SHARE_MAX = 0.7
 class SimilarityIndex:
     """The existing texts."""
 
-    def __init__(self, texts: Iterable[str], share_max: float = SHARE_MAX) -> None:
+    def __init__(self, texts: Iterable[str]) -> None:
         """Start with these texts."""
-        self._share_max = share_max
         self._there: list[frozenset[str]] = []
         self._with: dict[str, list[int]] = defaultdict(list)
         for text in texts:
@@ -50,7 +49,7 @@ class SimilarityIndex:
             for index in self._with[run]:
                 shared[index] += 1
         for index, both in shared.items():
-            if both / (len(new) + len(self._there[index]) - both) >= self._share_max:
+            if both / (len(new) + len(self._there[index]) - both) >= SHARE_MAX:
                 return False
         self._keep(new)
         return True

@@ -1,6 +1,6 @@
 """Computes the labels' joint log-probabilities with a decoder in PyTorch, as the agent does, at full precision.
 
-Same definition as edge_agent/engine/runtimes/llama/label_scoring.py: the sum, over a label's tokens, of
+Same definition as edge_agent/engine/runtimes/llama/token_probabilities.py: the sum, over a label's tokens, of
 log p(token | prompt, tokens before), over the whole vocabulary, not divided by the number of tokens.
 """
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from convert.decoder.tokens import TaskTokens, Tokens
-from edge_agent.engine.runtimes.llama.label_scoring import LabelScorer, LabelTree
+from edge_agent.engine.runtimes.llama.token_probabilities import LabelScorer, LabelTree
 
 BATCH_ROWS = 16
 """Prompts, or branches after one prompt, each with a copy of the cache."""

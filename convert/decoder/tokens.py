@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from edge_agent.engine.runtimes.llama.label_scoring import LabelTree
 from edge_agent.engine.runtimes.llama.question_prompts import ChatTemplate, split_prompt
+from edge_agent.engine.runtimes.llama.token_probabilities import LabelTree
 from edge_agent.formats.manifest import TaskSpec
 
 Tokens = tuple[int, ...]

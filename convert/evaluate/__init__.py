@@ -1,5 +1,13 @@
 """Measures bundles through the agent's own engine: any bundle on any rows, and the evaluate stage.
 
+serving.py            runs bundles as on a site
+predictions.py        the answer of a bundle to one text, and the file of answers
+scoring.py            which answers are right, and the report of a version
+quality_metrics.py    accuracy, coverage, risk and calibration error, each with its interval
+redaction_quality.py  how well a redact bundle finds personal values; site_redaction.py reads texts as a site does
+paired_comparison.py  two bundles on the same rows
+batch_invariance.py   whether answers depend on other texts in a batch
+
 Only this package of convert may import the engine, so that figures are those of a site.
 """
 

@@ -1,21 +1,153 @@
 """The log of what people decided about personal data: who accepted a key, recorded consent, erased or purged what.
 
-It is append-only and hash-chained (edge_agent/durable/chained_log.py), beside the registry of sites in the collection.
+It lies beside the registry of sites in the collection, as JSON lines, each of which names the hash of the line before:
+a changed or removed line shows.
 A consent counts until it is withdrawn; the log is where it is recorded, and nowhere else.
+
+A line is on the disk when `append` returns. The file has 0600. Who can write the file can also write a whole new chain,
+or cut off its end: note the hash of the last line elsewhere, and `verify` tells whether the chain still contains it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import getpass
+import hashlib
+import json
+import os
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from edge_agent.durable import chained_log
+from edge_agent.durable.atomic_files import sync_directory
 from edge_agent.formats.signed_document import format_timestamp
+
+LINE_BYTES_MAX = 1024 * 1024
+START = "0" * 64
+"""What the first line names in place of a line before it."""
+_BLOCK = 64 * 1024
+
+
+@dataclass(frozen=True)
+class ChainedEntry:
+    """One line."""
+
+    number: int
+    sha256: str
+    """Of the line, without its end."""
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ChainVerdict:
+    """What is wrong with a log, and its last line."""
+
+    entries: int
+    head: str
+    """The hash of the last line; START = there is none."""
+    problems: tuple[str, ...]
+
+
+def append_line(path: Path, fields: Mapping[str, Any]) -> str:
+    """Add a line, and return its hash. Raises OSError; ValueError for a line that is too long.
+
+    A last line without its end was never reported as written: a power cut left it, and it is removed.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        os.fchmod(fd, 0o600)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        os.ftruncate(fd, _whole_bytes(fd))
+        last = _last_line(fd)
+        number, previous = _number_of(last) + 1, _sha256(last) if last else START
+        line = json.dumps({"number": number, "previous": previous, **fields}, ensure_ascii=False).encode()
+        if len(line) >= LINE_BYTES_MAX:
+            raise ValueError(f"a line of the log has {len(line)} bytes; the limit is {LINE_BYTES_MAX}")
+        rest = memoryview(line + b"\n")
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    sync_directory(path.parent)
+    return _sha256(line)
+
+
+def read_lines(path: Path) -> Iterator[ChainedEntry]:
+    """Yield the lines that are JSON objects, whether their chain holds or not; none if there is no file."""
+    for line in _lines(path):
+        with contextlib.suppress(ValueError):
+            fields = json.loads(line)
+            if isinstance(fields, dict):
+                number = fields.get("number")
+                yield ChainedEntry(number if isinstance(number, int) else 0, _sha256(line), fields)
+
+
+def verify_chain(path: Path, known: str = "") -> ChainVerdict:
+    """Check that each line names the one before; `known` is a hash that the chain must contain."""
+    problems, previous, number, seen = [], START, 0, {START}
+    for number, line in enumerate(_lines(path), 1):
+        problems += [f"line {number}: {said}" for said in _problems(line, number, previous)]
+        previous = _sha256(line)
+        seen.add(previous)
+    if known and known.lower() not in seen:
+        problems.append(f"no line has the hash {known}: lines were removed or changed since it was noted")
+    return ChainVerdict(number, previous, tuple(problems))
+
+
+def _problems(line: bytes, number: int, previous: str) -> Iterator[str]:
+    try:
+        fields = json.loads(line)
+    except ValueError:
+        yield "is not JSON"
+        return
+    if not isinstance(fields, dict):
+        yield "is not a JSON object"
+    elif fields.get("previous") != previous:
+        yield "does not continue the line before: a line was changed, removed or inserted"
+    elif fields.get("number") != number:
+        yield f"has the number {fields.get('number')}"
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        while line := file.readline(LINE_BYTES_MAX + 1):
+            yield line.rstrip(b"\n")
+
+
+def _whole_bytes(fd: int) -> int:
+    """Return the size without a last line that has no end."""
+    end = os.fstat(fd).st_size
+    while end:
+        begin = max(0, end - _BLOCK)
+        at = os.pread(fd, end - begin, begin).rfind(b"\n")
+        if at >= 0:
+            return begin + at + 1
+        end = begin
+    return 0
+
+
+def _last_line(fd: int) -> bytes:
+    size = os.fstat(fd).st_size
+    block = os.pread(fd, LINE_BYTES_MAX + 1, max(0, size - LINE_BYTES_MAX - 1))
+    return block.rstrip(b"\n").rpartition(b"\n")[2]
+
+
+def _number_of(line: bytes) -> int:
+    """Return the number of a line; 0 = it has none, so what follows continues the chain and `verify` reports it."""
+    try:
+        return int(json.loads(line)["number"])
+    except (ValueError, KeyError, TypeError):
+        return 0
+
+
+def _sha256(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()
+
 
 FILE_NAME = "accountability.jsonl"
 Action = Literal[
@@ -60,7 +192,7 @@ def record(folder: Path, action: Action, subjects: Iterable[str], *, actor: str 
         "details": details,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    return chained_log.append(folder / FILE_NAME, fields)
+    return append_line(folder / FILE_NAME, fields)
 
 
 def current_actor() -> str:
@@ -71,7 +203,7 @@ def current_actor() -> str:
 def entries(folder: Path) -> list[DecisionEntry]:
     """Return the entries, the oldest first; those of another form are left out."""
     found = []
-    for each in chained_log.read(folder / FILE_NAME):
+    for each in read_lines(folder / FILE_NAME):
         fields = each.fields
         subjects = fields.get("subjects")
         texts = [fields.get(key) for key in ("at", "actor", "action")]

@@ -20,9 +20,8 @@ from typing import Any, cast
 from convert.data import row_files
 from convert.pipeline import fingerprint
 from convert.pipeline import task_file as tasks
-from convert.pipeline.late_loading import load_module
 from convert.pipeline.recipe import PrivacySection, Recipe
-from convert.pipeline.stage import Progress, Stage, StageJob
+from convert.pipeline.stage import Progress, Stage, StageJob, load_module
 from convert.pipeline.workspace import StageRecord, Workspace
 from convert.report.run_summary import RunSummary
 from edge_agent import __version__

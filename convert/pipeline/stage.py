@@ -7,12 +7,14 @@ unless an input has changed. So an interrupted stage leaves no results.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from convert.pipeline.recipe import Recipe
+from edge_agent.errors import RequirementUnmet
 
 CHECKPOINT, ADAPTER = "checkpoint", "adapter"
 """Folders that `prepare` and `finetune` write."""
@@ -54,3 +56,21 @@ def adapter(job: StageJob) -> Path | None:
         if left is not None and (left / CHECKPOINT).is_dir():
             return None
     return None
+
+
+def load_module(module: str) -> Any:
+    """Import a module of the conversion toolkit that needs the convert extra. Raises RequirementUnmet.
+
+    The only late import of convert: a command loads these modules when it runs.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in ("convert", "edge_agent"):
+            raise
+        said = f"{module} needs the package {error.name}, which is not installed"
+        raise RequirementUnmet(
+            said,
+            remedy="Install the extra 'convert': in a clone, pip install '.[convert]'; from a release, see"
+            " docs/first-steps.md",
+        ) from None

@@ -10,10 +10,11 @@ import functools
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_agent.config import Config
-from edge_agent.errors import RedactionHeld
+from edge_agent.errors import ConfigInvalid, RedactionHeld
 
 if TYPE_CHECKING:
     from edge_agent.capture.redact.model_findings import ModelFindings
@@ -44,8 +45,6 @@ class TextRedaction:
     def rules(self) -> Redactor:
         """The compiled rules. Raises ConfigInvalid."""
         # A site that neither collects nor escalates does without: the patterns take a tenth of a second to compile.
-        from edge_agent.capture.site_redactor import build_redactor  # noqa: PLC0415
-
         return build_redactor(self._config)
 
     async def start(self, task: str, text: str, seconds: float) -> RedactionSession:
@@ -84,3 +83,29 @@ class TextRedaction:
                 held_because = error.message
         redacted, replaced = self.rules.start(findings=findings).trace(text)
         return TriedRedaction(redacted, tuple(replaced), findings.model if findings else "", held_because)
+
+
+def build_redactor(config: Config) -> Redactor:
+    """Compile the rules of a site: the built-in ones, and what its configuration adds to them.
+
+    Raises:
+        ConfigInvalid: a pattern of the site is invalid, a region of telephone numbers is unknown, or the pipeline of
+            names cannot be loaded.
+    """
+    from edge_agent.capture.redact.redactor import Redactor  # noqa: PLC0415
+    from edge_agent.capture.redact.telephone_numbers import is_known_region  # noqa: PLC0415
+
+    patterns, pipeline = config.examples.site_rules, config.examples.presidio_pipeline
+    regions = config.examples.phone_regions
+    for region in regions:
+        if not is_known_region(region):
+            raise ConfigInvalid(
+                f"examples.phone_regions: there is no telephone numbering plan of {region}",
+                remedy="Use the code of a country of ISO 3166-1, such as GB, DE or US.",
+            )
+    if not patterns and not pipeline:
+        return Redactor(phone_regions=regions)
+    # Only a site with detectors of its own loads what runs them.
+    from edge_agent.capture.redact.site_detectors import name_detector, site_rules  # noqa: PLC0415
+
+    return Redactor(site_rules(patterns), name_detector(Path(pipeline)) if pipeline else None, regions)

@@ -2,13 +2,20 @@
 
 Errors leave through one place, `exits.reported_errors`: a sentence and its remedy on standard error, and an exit code
 of docs/exit-codes.md. Nothing else is caught: a traceback is a bug.
+
+Stand-ins take the place of modules that libraries import at once, and that our processes do not use. A stand-in has the
+attributes that are used; when anything else of the module is used, the module itself is loaded.
 """
 
 from __future__ import annotations
 
 import gc
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any
 
 import typer
@@ -23,7 +30,48 @@ from edge_agent.cli.command_group import (
     disable_color,
     flush_output,
 )
-from edge_agent.cli.stand_ins import install_stand_ins
+
+PROTOBUF_IN_PYTHON = "google.protobuf.internal.python_message"
+"""protobuf's implementation without the C extension, with a parser of text."""
+PYDANTIC_PLUGINS = "pydantic.plugin._loader"
+"""Reads what every installed package declares, in search of plugins. A package has no other way into our processes."""
+SECRETS = "secrets"
+"""pydantic compares values of type SecretStr with it; it loads OpenSSL by way of hashlib."""
+
+
+def install_stand_ins() -> None:
+    """Put the stand-ins where the import system finds them."""
+    stand_in(PROTOBUF_IN_PYTHON)
+    stand_in(PYDANTIC_PLUGINS, get_plugins=_no_plugins)
+    stand_in(SECRETS)
+
+
+def stand_in(name: str, **attributes: object) -> None:
+    """Put one stand-in with these attributes, unless the module is loaded already."""
+    if name in sys.modules:
+        return
+    module = ModuleType(name)
+
+    def load(attribute: str) -> object:
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)  # the import system looks for __path__ and the like
+        if sys.modules.get(name) is module:
+            del sys.modules[name]
+        try:
+            loaded = import_module(name)
+        except ImportError:
+            sys.modules[name] = module
+            raise
+        return getattr(loaded, attribute)
+
+    # Called for an attribute that the stand-in lacks (PEP 562).
+    module.__dict__.update(attributes, __getattr__=load)
+    sys.modules[name] = module
+
+
+def _no_plugins() -> Iterable[object]:
+    return ()
+
 
 _EPILOG = (
     "Exit codes: 0 done, 1 the model or the daemon failed (or doctor found a problem), 2 wrong usage or bad input,"

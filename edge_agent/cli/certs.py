@@ -24,8 +24,8 @@ from edge_agent.cli import drop_ins
 from edge_agent.cli.daemon_target import target_of
 from edge_agent.cli.output import AsJson, YesOption, err, out, print_json
 from edge_agent.config import Config, Role, ServiceConfig, config_files, config_paths
+from edge_agent.config.config_files import REMOTE_FILE, render_remote
 from edge_agent.config.folder_access import is_hidden_from_services
-from edge_agent.config.remote import FILE_NAME, render_remote
 from edge_agent.durable.atomic_files import write_durably
 from edge_agent.enrolment import unit_drop_ins
 from edge_agent.errors import CertificateUnusable, ConfigInvalid
@@ -130,7 +130,7 @@ _CLIENT_FILES = {
     "client.crt": "its certificate",
     "client.key": "its key, for the client alone",
     "ca.crt": "by which the client verifies the server",
-    FILE_NAME: "the address, for edge-agent's own commands: check it",
+    REMOTE_FILE: "the address, for edge-agent's own commands: check it",
 }
 Dir = Annotated[
     Path | None,
@@ -225,17 +225,17 @@ def issue(
     _make_folder(folder, 0o700)
     certificate_authority.write_pair(made, folder / "client.crt", folder / "client.key", replace=renew)
     write_durably(folder / "ca.crt", root.certificate, 0o644)
-    reached = "" if (folder / FILE_NAME).exists() else _reached_by(place)
+    reached = "" if (folder / REMOTE_FILE).exists() else _reached_by(place)
     if reached:
-        write_durably(folder / FILE_NAME, render_remote(f"{reached}:{PORT}").encode(), 0o644)
+        write_durably(folder / REMOTE_FILE, render_remote(f"{reached}:{PORT}").encode(), 0o644)
     _say(f"{client} may {' and '.join(granted)}, {_until(made)}. Bring this folder there:", "")
     _say(f"  {folder.absolute()}")
     for name, said in _CLIENT_FILES.items():
         _say_file(name, said)
     if reached and not _is_ip_address(reached):
-        said = f"Where it cannot, write an IP address that the server's certificate names into {FILE_NAME}."
+        said = f"Where it cannot, write an IP address that the server's certificate names into {REMOTE_FILE}."
         _say("", f"{client} must resolve the name {reached}. {said}")
-    _say("", "There:", "", f"  edge-agent --remote {client}/{FILE_NAME} {_try(granted)}")
+    _say("", "There:", "", f"  edge-agent --remote {client}/{REMOTE_FILE} {_try(granted)}")
 
 
 @app.command()

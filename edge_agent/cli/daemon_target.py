@@ -15,7 +15,7 @@ import typer
 from edge_agent import client
 from edge_agent.cli.command_group import global_options
 from edge_agent.config import Config, ConfigFiles, Overrides, Role, load, read_files
-from edge_agent.config.remote import RemoteDaemonConfig, load_remote
+from edge_agent.config.config_files import RemoteDaemonConfig, load_remote
 
 if TYPE_CHECKING:
     from edge_agent.client import AdminClient, Client, Retry, ReviewClient, Tls

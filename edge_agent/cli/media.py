@@ -36,7 +36,10 @@ DRIVE_FOLDERS = (Path("/media"), Path("/mnt"), Path("/run/media"))
 """Below them drives are mounted, by the rules of the file system hierarchy and of desktops."""
 MOUNTS = Path("/proc/self/mountinfo")
 _MOUNT_POINT = 4  # proc_pid_mountinfo(5)
-_LOOK = "Plug the drive in, look with 'lsblk' where it is mounted, and name that folder"
+_LOOK = (
+    "Plug the drive in, look with 'lsblk' where it is mounted, and name that folder; if it is mounted nowhere,"
+    " 'sudo mount /dev/sdX1 /mnt' mounts it"
+)
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,11 @@ class DriveFolder:
     def require_drive(self) -> None:
         """Refuse a folder for drives without a drive. Raises MediaFailed."""
         if self.is_unmounted:
-            remedy = f"{_LOOK}. '--yes' copies to this folder nevertheless."
-            raise MediaFailed(f"{self.doubt}, so nothing was copied", remedy=remedy, path=self.path)
+            raise self.without_drive("nothing was copied", " '--yes' copies to this folder nevertheless.")
+
+    def without_drive(self, consequence: str, more: str = "") -> MediaFailed:
+        """Return the error of a folder for drives without a drive."""
+        return MediaFailed(f"{self.doubt}, so {consequence}", remedy=f"{_LOOK}.{more}", path=self.path)
 
 
 def look_at_folder(path: Path, *own: Path) -> DriveFolder:
@@ -313,9 +319,7 @@ def _check_folder(path: Path) -> None:
         is_folder = path.is_dir()
     if not is_folder:
         said = f"{path} is not a folder" if path.exists() else f"{path} does not exist"
-        raise MediaFailed(
-            said, remedy="Plug the drive in, look with 'lsblk' where it is mounted, and name that folder."
-        )
+        raise MediaFailed(said, remedy=f"{_LOOK}.")
 
 
 def _look(path: Path, *own: Path) -> DriveFolder:
@@ -323,9 +327,11 @@ def _look(path: Path, *own: Path) -> DriveFolder:
         return look_at_folder(path, *own)
 
 
-def _nothing_found(path: Path) -> DocumentInvalid:
-    said, doubt = f"there are no receipts and no update in {path}", _look(path).doubt
-    return DocumentInvalid(f"{said}: {doubt}" if doubt else said, remedy=_NOTHING_REMEDY)
+def _nothing_found(path: Path) -> DocumentInvalid | MediaFailed:
+    said, folder = f"there are no receipts and no update in {path}", _look(path)
+    if folder.is_unmounted:
+        return folder.without_drive("there is nothing to import")
+    return DocumentInvalid(f"{said}: {folder.doubt}" if folder.doubt else said, remedy=_NOTHING_REMEDY)
 
 
 def _print_receipts(ctx: typer.Context, segments: int | None, problem: str) -> None:

@@ -20,7 +20,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from edge_agent.config import addresses, config_files, optional_sections
+from edge_agent.config import config_files, optional_sections, sections
 from edge_agent.config.config_files import CONFIG_BYTES_MAX, ConfigFiles
 from edge_agent.config.optional_sections import EscalationConfig, RedactionConfig, WebConfig
 from edge_agent.config.sections import (
@@ -278,10 +278,10 @@ def _check_metrics(metrics: MetricsConfig, source: str) -> None:
     if not metrics.address:
         return
     try:
-        host, _ = addresses.split_host_port(metrics.address)
+        host, _ = sections.split_host_port(metrics.address)
     except ValueError as error:
         raise ConfigInvalid(f"{source}: metrics.address: {error}", remedy="Correct it, or leave it out.") from None
-    if not metrics.insecure and not addresses.is_loopback(host):
+    if not metrics.insecure and not sections.is_loopback(host):
         raise ConfigInvalid(
             f"{source}: metrics.address is {metrics.address}, which others than this machine may reach",
             remedy="Choose 127.0.0.1, or set 'insecure: true' next to it if everyone there may read the metrics.",

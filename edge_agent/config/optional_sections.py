@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from edge_agent.config import addresses
+from edge_agent.config import sections
 from edge_agent.config.sections import ConfigSection, Mode, Role, Seconds, TaskName
 from edge_agent.errors import ConfigInvalid
 
@@ -180,14 +180,14 @@ class WebConfig(ConfigSection):
 def check_web(web: WebConfig, source: str) -> None:
     """Let others than this machine in with certificates alone. Raises ConfigInvalid."""
     try:
-        host, _ = addresses.split_host_port(web.address)
+        host, _ = sections.split_host_port(web.address)
     except ValueError as error:
         raise ConfigInvalid(f"{source}: web.address: {error}", remedy="Correct it, or leave it out.") from None
     given = {key: getattr(web, key) for key in ("certificate_file", "key_file", "client_ca_file")}
     missing = [f"web.{key}" for key, path in given.items() if not path]
     if missing and len(missing) < len(given):
         raise ConfigInvalid(f"{source}: TLS of the console needs {' and '.join(missing)} as well", remedy=_CERTS)
-    if missing and not addresses.is_loopback(host):
+    if missing and not sections.is_loopback(host):
         raise ConfigInvalid(
             f"{source}: web.address is {web.address}, which others than this machine may reach", remedy=_CERTS
         )

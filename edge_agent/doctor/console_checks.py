@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import filterfalse
 from pathlib import Path
 
-from edge_agent.config import WebConfig, addresses
+from edge_agent.config import WebConfig, sections
 from edge_agent.config.optional_sections import token_path
 from edge_agent.doctor.certificate_checks import WARNED_SECONDS
 from edge_agent.doctor.findings import Check, Finding, FindingRule, first_match, otherwise
@@ -141,7 +141,7 @@ CONSOLE_PACKAGES = ("starlette", "uvicorn")
 def probe_console(context: ProbeContext) -> ConsoleFacts:
     """Look at the console."""
     web = context.installation.config.web
-    host, port = addresses.split_host_port(web.address)
+    host, port = sections.split_host_port(web.address)
     problem, expires_in = _tls(web) if web.has_tls else ("", 0.0)
     return ConsoleFacts(
         address=web.address,

@@ -14,7 +14,7 @@ from pathlib import Path
 from edge_agent.doctor.findings import Check, Finding, FindingRule, ProbeFailure, first_match, otherwise
 from edge_agent.doctor.installation import read_text
 from edge_agent.doctor.probe_context import CheckGroup, ProbeContext, running_seconds
-from edge_agent.engine.confinement import linux_calls
+from edge_agent.engine import confinement
 from edge_agent.formatting import format_bytes, format_duration
 
 CLOCK = Check("clock", "machine")
@@ -359,7 +359,7 @@ def probe_kernel(context: ProbeContext) -> KernelFacts:
 
 def _has_landlock() -> bool:
     try:
-        linux_calls.call(_LANDLOCK_CREATE_RULESET, 0, 0, _LANDLOCK_VERSION)
+        confinement.system_call(_LANDLOCK_CREATE_RULESET, 0, 0, _LANDLOCK_VERSION)
     except OSError:
         return False
     return True

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 from edge_agent.client import UplinkStatus
-from edge_agent.config.addresses import store_folder
+from edge_agent.config.sections import store_folder
 from edge_agent.doctor.findings import Check, Finding, FindingRule, ProbeFailure, first_match, otherwise
 from edge_agent.doctor.installation import read_bytes, stat_file
 from edge_agent.doctor.probe_context import NO_PHASE, CheckGroup, ProbeContext, UnitPhase, running_seconds, unit_phase
@@ -30,6 +30,8 @@ DOWNLOADS = Check("downloads", "uplink")
 OFFLINE_SECONDS_WARNED = 86_400.0
 FIRST_REPORT_SECONDS = 90.0
 """It reports every minute."""
+CONNECT_SECONDS = 10.0
+"""Within these a daemon that has just started has tried several times to reach the uplink."""
 SHOWN_MAX = 5
 _PASSING = ("UPSTREAM_UNREACHABLE", "UPSTREAM_BUSY")
 """Problems that are one with a short time offline."""
@@ -79,7 +81,12 @@ class UplinkFacts:
     @property
     def is_new(self) -> bool:
         """systemd started it so recently that its first report may be on its way."""
-        return bool(self.phase.name) or (self.phase.active and self.phase.seconds < FIRST_REPORT_SECONDS)
+        return _is_new(self.phase, FIRST_REPORT_SECONDS)
+
+
+def _is_new(phase: UnitPhase, seconds_max: float) -> bool:
+    """Tell whether systemd is starting or stopping a unit, or started it so recently."""
+    return bool(phase.name) or (phase.active and phase.seconds < seconds_max)
 
 
 def judge_uplink(facts: UplinkFacts | None) -> Iterator[Finding]:
@@ -238,6 +245,7 @@ BUDGET = Check("large-model-budget", "uplink")
 
 _LARGE_MODEL_LOG = "sudo journalctl -u edge-uplink -b | grep large_model | tail -20"
 _RESTART = "sudo systemctl restart edge-uplink"
+SILENT = "UPLINK_SILENT"
 _NEARLY = 0.9
 _MICROS = 1_000_000
 
@@ -261,7 +269,7 @@ class LargeModelFacts:
     @property
     def silent(self) -> bool:
         """The uplink does not answer on its socket."""
-        return self.reason == "UPLINK_SILENT"
+        return self.reason == SILENT
 
     @property
     def network(self) -> str:
@@ -358,6 +366,8 @@ def probe_large_model(context: ProbeContext) -> LargeModelFacts | ProbeFailure |
             "the daemon reports nothing of the large model", needs_rights=context.daemon.reason == "FORBIDDEN"
         )
     reported = context.status.large_model
+    if reported.problem_reason == SILENT and _is_starting(context):
+        return ProbeFailure("the uplink or the daemon has just started, and they are not connected yet")
     return LargeModelFacts(
         model=reported.model,
         url=context.installation.config.escalation.url,
@@ -372,6 +382,12 @@ def probe_large_model(context: ProbeContext) -> LargeModelFacts | ProbeFailure |
             ("this month", reported.month_micros, reported.month_micros_max),
         ),
     )
+
+
+def _is_starting(context: ProbeContext) -> bool:
+    """Tell whether systemd started the uplink, or the daemon that asks it, a moment ago."""
+    uplink = unit_phase(context.installation, "edge-uplink.service") if context.daemon.managed else NO_PHASE
+    return _is_new(uplink, FIRST_REPORT_SECONDS) or _is_new(context.daemon.phase, CONNECT_SECONDS)
 
 
 GROUPS = (

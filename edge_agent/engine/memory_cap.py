@@ -6,7 +6,7 @@ memory. A need is an upper bound, within 1.5 times of what the child takes (test
 
 A child adds up what it needs before a library opens a file (MemoryEstimate), and again before each attach that needs
 more. The daemon sets the limit of that process and only then lets it continue (MemoryGrant): the child itself can
-neither set nor raise a limit, because its system call filter denies that (confinement/seccomp.py).
+neither set nor raise a limit, because its system call filter denies that (engine/confinement.py).
 
 The limit is the soft RLIMIT_DATA, which counts private writable memory (VmData of proc(5)), touched or not, without
 weights that are mapped for reading. Where systemd has delegated a control group (`Delegate=memory`), each child also

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent.config import Config
-from edge_agent.config.addresses import is_loopback, split_host_port, store_folder
 from edge_agent.config.folder_access import UPLINK_USER, FolderFacts, FolderProblem, judge_folder
+from edge_agent.config.sections import is_loopback, split_host_port, store_folder
 from edge_agent.enrolment import site_files
 from edge_agent.enrolment.site_files import SiteFile
 from edge_agent.errors import ConfigInvalid
@@ -241,9 +241,9 @@ def attached_networks(route: str, if_inet6: str) -> list[str]:
     return list(dict.fromkeys(str(network) for network in found if not network.is_link_local))
 
 
-def read_attached_networks(proc: Path = Path("/proc/net")) -> list[str]:
+def read_attached_networks() -> list[str]:
     """Return the networks that this machine is attached to; none where /proc does not tell."""
-    return attached_networks(*(_text(proc / name) for name in ("route", "if_inet6")))
+    return attached_networks(*(_text(Path("/proc/net", name)) for name in ("route", "if_inet6")))
 
 
 def _text(path: Path) -> str:

@@ -166,7 +166,8 @@ class UpdateOutdated(UpdateError):
 
     reason = "UPDATE_OUTDATED"
     remedy_default = (
-        "Write a new USB drive, or wait until the uplink has fetched the newest state. Installed bundles stay."
+        "Have the central team write a new USB drive, or wait until the uplink has fetched the newest state. Installed"
+        " bundles continue to answer."
     )
 
 

@@ -1,1 +1,17 @@
-"""Pure data formats that the toolkit and the appliance both read and write."""
+"""Pure data formats that the toolkit and the appliance both read and write.
+
+manifest.py             manifest.json of a bundle; its sections questions.py, record_schema.py, redaction_section.py
+calibration.py          temperature, threshold with its proof, and the gate: sections of the manifest, and their rule
+golden_cases.py         inputs of a bundle, and what it answered where it was made
+plan.py                 which bundle each site should run, from when, and under which conditions
+repository_metadata.py  what a mirror reads in a repository, and what the daemon requests of it
+enrolment_file.py       the file that makes a machine a site
+example_records.py      what a site records of an answer, and what people say of it
+segment.py              sealed files of records in a chain, and receipts for them
+status_object.py        what a site reports about itself, signed; state_code.py is its short form for a telephone
+uplink_state.py         uplink.json, what the uplink reports to the programs next to it
+signed_document.py      how documents of site and central team are read and signed
+strict_json.py          one strict reader of JSON that others wrote
+compression.py          bounded decompression
+certificate_files.py    X.509 certificates in PEM; certificate_fields.py is what is read of one
+"""

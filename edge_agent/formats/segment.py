@@ -26,8 +26,8 @@ from typing import Annotated, Literal
 import pyrage
 from pydantic import Field, model_validator
 
-from edge_agent.errors import DocumentInvalid, RecordInvalid, SegmentDamaged
-from edge_agent.formats import compression, example_records, signed_document
+from edge_agent.errors import DocumentInvalid, SegmentDamaged
+from edge_agent.formats import compression, signed_document
 from edge_agent.formats.manifest import Sha256
 from edge_agent.formats.signed_document import At, Epoch, ExchangedModel, SignedDocument, SiteId
 
@@ -116,21 +116,6 @@ def unseal(sealed: bytes, identities: Sequence[pyrage.x25519.Identity]) -> bytes
         raise SegmentDamaged(f"the segment unpacks to more than {PLAIN_BYTES_MAX} bytes") from None
     except DocumentInvalid as error:
         raise SegmentDamaged(f"the segment opens, but does not unpack: {error}") from None
-
-
-def records_of(lines: bytes) -> list[example_records.AnyRecord]:
-    """Read all records of an unsealed segment.
-
-    Raises:
-        RecordInvalid: a line is no record; the message has its number.
-    """
-    records = []
-    for number, line in enumerate(lines.splitlines(), 1):
-        try:
-            records.append(example_records.parse(line))
-        except RecordInvalid as error:
-            raise RecordInvalid(f"line {number}: {error.message}", line=number) from None
-    return records
 
 
 RECEIPTS_FILE_NAME = "receipts.json"

@@ -28,8 +28,7 @@ from edge_agent.server import messages
 from edge_agent.server.uplink_client import read_uplink_report
 
 if TYPE_CHECKING:
-    from edge_agent.capture.capture_status import CaptureStatus
-    from edge_agent.capture.example_capture import ExampleCapture
+    from edge_agent.capture.example_capture import CaptureStatus, ExampleCapture
     from edge_agent.capture.redaction_audit import AuditFigures
     from edge_agent.capture.redaction_queue import RedactionQueue
     from edge_agent.config import Config
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from edge_agent.engine.pool import EnginePool
     from edge_agent.metrics.answer_counts import AnswerCounts, TaskCounters
     from edge_agent.monitoring.bundle_figures import AlarmState, BundleSummary
-    from edge_agent.server.call_limits import AdmissionControl
+    from edge_agent.server.admission_control import AdmissionControl
     from edge_agent.server.grpc_servers import GrpcServers
     from edge_agent.server.task_modes import MonitoringAlarms
     from edge_agent.server.uplink_client import UplinkClient

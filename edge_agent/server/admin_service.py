@@ -6,36 +6,37 @@ import asyncio
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_agent import __version__
 from edge_agent.config.folder_access import judge_bundle_path
+from edge_agent.engine.child_supervisor import EngineState
 from edge_agent.errors import BundleUnreadable, ConfigInvalid, InvalidRequest, UnknownBundle
 from edge_agent.process_memory import resident_bytes
-from edge_agent.server import messages, monitoring_messages, operator_warnings
+from edge_agent.server import messages, monitoring_messages
 from edge_agent.server.detached_calls import caller_left
 from edge_agent.server.uplink_client import uplink_message
+from edge_agent.store.state_database import InstalledBundle
 from edge_agent.v1 import admin_pb2 as pb
 from edge_agent.v1 import admin_pb2_grpc, task_pb2
 
 if TYPE_CHECKING:
-    from edge_agent.capture.capture_status import CaptureStatus
-    from edge_agent.capture.example_capture import ExampleCapture
+    from edge_agent.capture.example_capture import CaptureStatus, ExampleCapture
+    from edge_agent.capture.redaction_audit import AuditFigures
     from edge_agent.config import Config
     from edge_agent.engine.engine import EngineStatus
     from edge_agent.engine.pool import EnginePool
     from edge_agent.metrics.answer_counts import AnswerCounts
     from edge_agent.monitoring.bundle_figures import BundleSeries
-    from edge_agent.server.call_limits import AdmissionControl
+    from edge_agent.server.admission_control import AdmissionControl
     from edge_agent.server.grpc_servers import GrpcServers
     from edge_agent.server.interceptor import CallContext
     from edge_agent.server.model_router import ModelRouter
     from edge_agent.server.task_modes import MonitoringAlarms, TaskModes
     from edge_agent.server.uplink_client import UplinkClient
-    from edge_agent.store.state_database import InstalledBundle
     from edge_agent.supervision import Supervisor
     from edge_agent.update.activation import Activation
     from edge_agent.update.updater import Updater
@@ -141,6 +142,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             )
         except BundleUnreadable as error:
             raise self._closed_to_daemon(path, error) or error from None
+        self._components.updater.wake()
         return pb.InstallBundleResponse(bundle=self._describe(bundle), newly_installed=new)
 
     def _closed_to_daemon(self, path: Path, error: BundleUnreadable) -> ConfigInvalid | None:
@@ -159,25 +161,27 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         try:
             bundle = await self._components.activation.activate(request.task, request.bundle, caller_left.get())
         except UnknownBundle as error:
-            row = self._components.updater.overview.rows.get(request.task)
-            if row is not None and row.state == "held":
+            row = self._components.updater.held_by(request.task)
+            if row is not None:
                 error.remedy = (
                     f"'sudo edge-agent bundles allow {row.task}' lets the plan's version {row.version} come again;"
                     " 'edge-agent bundles list' shows what is installed."
                 )
             raise
+        self._components.updater.wake()
         return pb.ActivateBundleResponse(bundle=self._describe(bundle))
 
     async def RollbackTask(self, request: pb.RollbackTaskRequest, context: CallContext) -> pb.RollbackTaskResponse:
         """Activate the previous bundle again."""
         bundle = await self._components.activation.rollback(request.task, caller_left.get())
+        self._components.updater.wake()
         return pb.RollbackTaskResponse(bundle=self._describe(bundle))
 
     async def RemoveBundle(self, request: pb.RemoveBundleRequest, context: CallContext) -> pb.RemoveBundleResponse:
         """Remove an idle bundle, or a whole task."""
-        return pb.RemoveBundleResponse(
-            freed_bytes=await self._components.activation.remove(request.task, request.bundle)
-        )
+        freed_bytes = await self._components.activation.remove(request.task, request.bundle)
+        self._components.updater.wake()
+        return pb.RemoveBundleResponse(freed_bytes=freed_bytes)
 
     async def SealExamples(self, request: pb.SealExamplesRequest, context: CallContext) -> pb.SealExamplesResponse:
         """Seal the waiting examples."""
@@ -326,15 +330,15 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     ) -> list[pb.StatusWarning]:
         components = self._components
         return [
-            *operator_warnings.of_engines(serving, engines),
-            *operator_warnings.of_revoked(serving, components.updater.overview.revoked),
-            *operator_warnings.of_vectors(serving, components.capture),
-            *operator_warnings.of_tasks(components.activation, components.engines),
-            *operator_warnings.of_servers(components.servers),
-            *operator_warnings.of_components(components.supervisor, components.engines.owner),
-            *operator_warnings.of_store(components.activation, components.config.state_dir),
-            *(operator_warnings.of_examples(examples) if examples else ()),
-            *operator_warnings.of_redaction(components.capture, examples.redaction_audit if examples else None),
+            *engine_warnings(serving, engines),
+            *revoked_warnings(serving, components.updater.overview.revoked),
+            *vector_warnings(serving, components.capture),
+            *task_warnings(components.activation, components.engines),
+            *server_warnings(components.servers),
+            *component_warnings(components.supervisor, components.engines.owner),
+            *store_warnings(components.activation, components.config.state_dir),
+            *(example_warnings(examples) if examples else ()),
+            *redaction_warnings(components.capture, examples.redaction_audit if examples else None),
         ]
 
     def _describe(self, bundle: InstalledBundle) -> pb.Bundle:
@@ -352,3 +356,126 @@ def _absolute(path: str) -> Path:
     if not path.startswith("/") or "\0" in path:
         raise InvalidRequest(f"path {path!r} is not absolute", remedy="Give the whole path, from / on.")
     return Path(path)
+
+
+STORE_STALLED_SECONDS = 120.0
+"""One step takes no longer on a slow disk, except the copy of a large bundle."""
+# Measures that an engine reports; a value other than "on" explains why the kernel or the configuration leaves it out.
+CONFINEMENT = ("seccomp", "landlock")
+Serving = Mapping[str, InstalledBundle]
+
+
+def _warning(kind: pb.WarningKind, message: str, about: str = "") -> pb.StatusWarning:
+    return pb.StatusWarning(kind=kind, about=about, message=message)
+
+
+def engine_warnings(serving: Serving, engines: list[EngineStatus]) -> Iterator[pb.StatusWarning]:
+    """Report bundles without a signature, then each engine: whether it answers, how it is confined, on which device."""
+    unsigned = [task for task, bundle in serving.items() if not bundle.signed]
+    if unsigned:
+        message = f"Without a verified signature: {', '.join(unsigned)}. Anyone could have made these bundles."
+        yield _warning(pb.WARNING_KIND_UNSIGNED, message)
+    for engine in engines:
+        yield from _warnings_of_engine(engine)
+    for engine in engines:
+        for shortfall in engine.shortfalls.values():
+            message = f"Engine {engine.name} computes on {engine.device}: {shortfall}."
+            yield _warning(pb.WARNING_KIND_DEVICE, message, engine.name)
+
+
+def _warnings_of_engine(engine: EngineStatus) -> Iterator[pb.StatusWarning]:
+    if engine.problem and engine.state is not EngineState.READY:
+        message = f"Engine {engine.name} is {engine.state.value}: {engine.problem}."
+        yield _warning(pb.WARNING_KIND_ENGINE, message, engine.name)
+    elif engine.problem:
+        message = f"Engine {engine.name} answers, but not for every task: {engine.problem}."
+        yield _warning(pb.WARNING_KIND_ENGINE, message, engine.name)
+    for measure in CONFINEMENT:
+        if (state := engine.details.get(measure, "on")) != "on":
+            message = f"Engine {engine.name} is not fully confined: {measure}: {state}."
+            yield _warning(pb.WARNING_KIND_CONFINEMENT, message, engine.name)
+
+
+def revoked_warnings(serving: Serving, revoked: frozenset[str]) -> Iterator[pb.StatusWarning]:
+    """Report each task that a revoked bundle answers."""
+    for task, bundle in serving.items():
+        if task in revoked:
+            message = f"Task {task} is answered by {bundle.manifest.version}, which the central team has revoked."
+            message += " It continues to answer until their plan names another one: ask them."
+            yield _warning(pb.WARNING_KIND_REVOKED, message, task)
+
+
+def vector_warnings(serving: Serving, capture: ExampleCapture) -> Iterator[pb.StatusWarning]:
+    """Report each task that is configured to be captured and cannot be."""
+    for task, bundle in serving.items():
+        if bundle.manifest.task.kind == "embed" and capture.consent(task) != "off":
+            message = f"Task {task} answers with vectors, of which nothing is kept."
+            message += " Leave it out of 'collect' in agent.yaml."
+            yield _warning(pb.WARNING_KIND_NOT_CAPTURED, message, task)
+
+
+def task_warnings(activation: Activation, engines: EnginePool) -> Iterator[pb.StatusWarning]:
+    """Report tasks that do not answer, bundles that cannot be used, tasks without a confident answer."""
+    serving, problems = activation.serving, activation.problems
+    for task, error in sorted(problems.items()):
+        if task not in serving or not engines.ready(serving[task].digest):
+            message = f"Task {task} does not answer: {error.message}. {error.remedy}"
+            yield _warning(pb.WARNING_KIND_TASK_SILENT, message, task)
+    said = {error.message for error in problems.values()}
+    for broken in activation.inventory.unreadable:
+        if broken.error.message not in said:
+            message = f"Bundle {broken.name} cannot be used: {broken.error.message}. {broken.error.remedy}"
+            yield _warning(pb.WARNING_KIND_BUNDLE_BROKEN, message, str(broken.name))
+    for task, bundle in sorted(serving.items()):
+        if why := engines.score_variance(bundle.digest):
+            message = f"Task {task} answers, but no answer is confident: {why}."
+            yield _warning(pb.WARNING_KIND_CONFIDENCE, message, task)
+
+
+def server_warnings(servers: GrpcServers) -> Iterator[pb.StatusWarning]:
+    """Report what is wrong with TCP, its certificates, and the audit log."""
+    for message in servers.tcp_warnings():
+        yield _warning(pb.WARNING_KIND_TCP, message)
+    if servers.audit_problem:
+        yield _warning(pb.WARNING_KIND_AUDIT_LOG, f"Audit log: {servers.audit_problem}.")
+
+
+def component_warnings(*supervisors: Supervisor) -> Iterator[pb.StatusWarning]:
+    """Report which background components have died."""
+    for supervisor in supervisors:
+        for name, message in supervisor.problems_by_name.items():
+            yield _warning(pb.WARNING_KIND_COMPONENT, message, name)
+
+
+def store_warnings(activation: Activation, state_dir: Path) -> Iterator[pb.StatusWarning]:
+    """Report a disk that does not finish a step of an install or update."""
+    if (seconds := activation.stalled_seconds) >= STORE_STALLED_SECONDS:
+        message = f"The disk of {state_dir} has worked on one step of an install or update for {seconds:.0f} s."
+        message += " What answers continues; installs and updates wait. Check the disk ('dmesg')."
+        yield _warning(pb.WARNING_KIND_STORE_STALLED, message)
+
+
+def example_warnings(examples: CaptureStatus) -> Iterator[pb.StatusWarning]:
+    """Report why nothing is captured, or why segments or receipts do not move."""
+    kind = pb.WARNING_KIND_EXAMPLES_EXCHANGE
+    if examples.stalled_seconds:
+        kind = pb.WARNING_KIND_EXAMPLES_STALLED
+    elif examples.is_off:
+        kind = pb.WARNING_KIND_EXAMPLES_OFF
+    for message in examples.problems:
+        yield _warning(kind, message)
+
+
+def redaction_warnings(capture: ExampleCapture, audit: AuditFigures | None) -> Iterator[pb.StatusWarning]:
+    """Report that the redaction model does not read what should be captured or sent, or misses more than promised."""
+    if audit is not None and audit.is_exceeded:
+        message = (
+            f"Redaction misses more than {audit.model} promises: {100 * audit.share.value:.1f}% of the"
+            f" personal values in {audit.texts} audited texts remain (95% interval {100 * audit.share.low:.1f}% to"
+            f" {100 * audit.share.high:.1f}%), and {100 * (audit.target or 0):g}% is promised. Stop collecting until"
+            " the central team has a better bundle; 'edge-agent redact --export FILE' writes rows to train it."
+        )
+        yield _warning(pb.WARNING_KIND_REDACTION_MISSED, message, audit.model)
+    if capture.redaction is not None and (problem := capture.redaction.problem):
+        message = f"{problem} Install or allow its bundle; 'edge-agent status' shows the state of its task."
+        yield _warning(pb.WARNING_KIND_REDACTION, message, capture.redaction.task)

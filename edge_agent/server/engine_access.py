@@ -1,18 +1,34 @@
-"""The engines as other components see them: what activation and updates ask of them, and of this machine."""
+"""The engines as other components see them: what activation, updates and redaction ask of them, and of this machine.
+
+`open_sandbox` lets an update ask a bundle in the words of its golden file, in a child of its own or where it serves.
+That child is thrown away, whatever it did. The redaction model of the site reads long texts in windows that overlap.
+It is the bundle that answers the task under `redaction` in agent.yaml, in an engine of its own, behind the calls
+of client devices. Whatever goes wrong there is one error, RedactionHeld; its caller decides whether the text waits.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import itertools
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
-from edge_agent.engine.pool import TuningCache, TuningSettings
-from edge_agent.engine.sandbox import LoadableBundle, SandboxedBundle, open_sandbox
-from edge_agent.errors import EdgeAgentError
+from edge_agent.capture.redact.model_findings import FoundValue, ModelFindings, join_windows, narrower_windows, windows
+from edge_agent.capture.redaction_queue import RedactionDependencies
+from edge_agent.engine.child_process import loop_time
+from edge_agent.engine.job_dispatch import EngineAnswer
+from edge_agent.engine.job_requests import golden_answer, golden_job
+from edge_agent.engine.pool import EnginePool, TuningCache, TuningSettings
+from edge_agent.engine.protocol import JobRequest, TextChunk
+from edge_agent.errors import EdgeAgentError, EmptyInput, InputQuarantined, InputTooLong, ModelFailed, RedactionHeld
+from edge_agent.formats.golden_cases import GoldenAnswer
+from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.plan import MachineCapabilities
 from edge_agent.update.activation import Activation, ActivationDependencies
 from edge_agent.update.probation import BundleActivity
@@ -20,11 +36,82 @@ from edge_agent.update.selftest import BundleUnderTest
 from edge_agent.update.updater import UpdaterDependencies
 
 if TYPE_CHECKING:
-    from edge_agent.engine.pool import EnginePool
+    from edge_agent.config import RedactionConfig
     from edge_agent.formats.plan import TaskPlan
+    from edge_agent.formats.redaction_section import MissedBound
     from edge_agent.store.bundle_store import TuningFile
     from edge_agent.store.state_database import InstalledBundle
     from edge_agent.update.blocked_update_messages import DownloadBlocker
+
+PRIORITY = 10  # the devices go first
+_ids = itertools.count()
+
+
+@dataclass(frozen=True)
+class LoadableBundle:
+    """What an engine needs of a bundle."""
+
+    manifest: Manifest
+    manifest_bytes: bytes
+    paths: Mapping[str, Path]
+    """By role."""
+
+
+class SandboxedBundle:
+    """One bundle of a pool, to be asked one text after the other."""
+
+    def __init__(self, pool: EnginePool, digest: str, manifest: Manifest) -> None:
+        """Ask a bundle that is attached."""
+        self._pool, self._digest, self._manifest = pool, digest, manifest
+
+    async def answer(self, text: str, seconds_max: float) -> tuple[GoldenAnswer, float]:
+        """Return what is said to a text, and the milliseconds in the child, for each token if it is written.
+
+        Raises:
+            CallerError, CapacityError, ModelError: as the job ended.
+        """
+        run = golden_job(self._manifest, self._digest, text, f"trial-{next(_ids)}")
+        started, written = loop_time(), []
+        async with contextlib.aclosing(self._pool.events(run, started + seconds_max, PRIORITY)) as events:
+            async for event in events:
+                if isinstance(event, TextChunk):
+                    written.append(event.text)
+                else:
+                    return golden_answer(self._manifest, "".join(written), event.done), _milliseconds(
+                        event, loop_time() - started
+                    )
+        raise AssertionError("a job ends with an answer or an error")
+
+    def resident_bytes(self) -> int:
+        """Return the memory of the child, in bytes."""
+        return self._pool.resident_bytes(self._digest)
+
+    def estimated_bytes(self) -> int:
+        """Return the memory that the child was computed to need, in bytes; 0 = not known."""
+        return self._pool.estimated_bytes(self._digest)
+
+    def crashes(self) -> int:
+        """Return how often the child has died by itself."""
+        return self._pool.stats(self._digest).crashes
+
+
+@contextlib.asynccontextmanager
+async def open_sandbox(
+    pool: EnginePool, digest: str, loadable: LoadableBundle, seconds_max: float
+) -> AsyncIterator[SandboxedBundle]:
+    """Load a bundle beside those of `pool`, in a child that ends with the block.
+
+    Raises:
+        ModelLoadFailed, EngineCrashed: it does not load, or not within `seconds_max`.
+        MemoryShort: there is not enough memory for it now.
+    """
+    async with pool.sandbox_pool(seconds_max) as trial:
+        await trial.attach(digest, loadable.manifest, loadable.manifest_bytes, loadable.paths)
+        yield SandboxedBundle(trial, digest, loadable.manifest)
+
+
+def _milliseconds(answer: EngineAnswer, seconds: float) -> float:
+    return (1000.0 * seconds - answer.queue_ms) / (answer.done.output_tokens or 1)
 
 
 _BYTES_IN_KIB = 1024
@@ -110,3 +197,100 @@ def _not_loaded(activation: Activation, digest: str) -> str:
     """Return why a bundle that should answer was not even loaded."""
     tasks = (task for task, bundle in activation.serving.items() if bundle.digest == digest)
     return next((activation.problems[task].message for task in tasks if task in activation.problems), "")
+
+
+"""Client devices come first."""
+CLIENT = "redaction"
+WINDOWS_AT_ONCE = 4
+KIND = "redact"
+
+
+class ModelRedactor:
+    """See the module. One event loop owns it."""
+
+    def __init__(self, config: RedactionConfig, activation: Activation, engines: EnginePool) -> None:
+        """Ask the bundle that answers `config.task` when a text comes."""
+        self._task, self._activation, self._engines = config.task, activation, engines
+        self._ids = itertools.count()
+
+    @property
+    def model(self) -> str:
+        """The bundle that answers, task@version; empty = none does."""
+        bundle = self._activation.serving.get(self._task)
+        ready = bundle is not None and bundle.manifest.task.kind == KIND and self._engines.ready(bundle.digest)
+        return _name(bundle) if bundle is not None and ready else ""
+
+    def dependencies(self) -> RedactionDependencies:
+        """Return what capture needs of this."""
+        return RedactionDependencies(self.find, lambda: self.model, self.bound)
+
+    def bound(self) -> MissedBound | None:
+        """Return what the bundle promises of what it misses; None = nothing, or none answers."""
+        bundle = self._activation.serving.get(self._task)
+        return bundle.manifest.redaction_rule.bound if bundle is not None else None
+
+    async def find(self, texts: Iterable[str], seconds: float) -> ModelFindings:
+        """Return what is personal in each text, within that time.
+
+        Raises:
+            RedactionHeld: the model does not answer, or not about these texts; then `permanent` in its metadata is
+                "True".
+        """
+        bundle = self._bundle()
+        deadline = asyncio.get_running_loop().time() + seconds
+        try:
+            async with asyncio.timeout(seconds):
+                found = {text: await self._read(text, bundle, deadline) for text in dict.fromkeys(texts)}
+        except TimeoutError:
+            raise RedactionHeld(f"the redaction model did not read the text within {seconds:g} s") from None
+        except (InputTooLong, InputQuarantined, ModelFailed) as error:
+            said = f"the redaction model does not read the text: {error.message}"
+            raise RedactionHeld(said, permanent=True, cause=error.reason) from None
+        except EdgeAgentError as error:
+            raise RedactionHeld(f"the redaction model does not answer: {error.message}", cause=error.reason) from None
+        return ModelFindings(found, _name(bundle))
+
+    def _bundle(self) -> InstalledBundle:
+        bundle = self._activation.serving.get(self._task)
+        if bundle is None:
+            raise RedactionHeld(f"no bundle answers the task {self._task!r}, which redacts", cause="TASK_UNKNOWN")
+        if (kind := bundle.manifest.task.kind) != KIND:
+            said = f"the task {self._task!r} is to redact, and its bundle is of kind {kind}"
+            raise RedactionHeld(said, cause="TASK_KIND_MISMATCH")
+        return bundle
+
+    async def _read(self, text: str, bundle: InstalledBundle, deadline: float) -> tuple[FoundValue, ...]:
+        """Return the personal values of one text: a few windows at a time, so that a long one takes no whole queue."""
+        parts = [(start, text[start:end]) for start, end in windows(text) if text[start:end].strip()]
+        found: list[FoundValue] = []
+        for place in range(0, len(parts), WINDOWS_AT_ONCE):
+            batch = parts[place : place + WINDOWS_AT_ONCE]
+            reading = (self._read_window(part, bundle, deadline) for _, part in batch)
+            read = await asyncio.gather(*reading, return_exceptions=True)
+            for (start, _), values in zip(batch, read, strict=True):
+                if isinstance(values, BaseException):
+                    raise values
+                found += [_moved(each, start) for each in values]
+        return join_windows(found)
+
+    async def _read_window(self, text: str, bundle: InstalledBundle, deadline: float) -> list[FoundValue]:
+        """Return the values of one window; what has too many tokens is divided again."""
+        run = JobRequest(job_id=f"redaction-{next(self._ids)}", digest=bundle.digest, text=text)
+        try:
+            answer = await self._engines.answer(run, deadline, PRIORITY, CLIENT)
+        except EmptyInput:
+            return []
+        except InputTooLong:
+            if not (narrower := narrower_windows(text)):
+                raise
+            read = [(start, await self._read_window(text[start:end], bundle, deadline)) for start, end in narrower]
+            return [_moved(each, start) for start, values in read for each in values]
+        return [FoundValue(each.start, each.end, each.label, each.score) for each in answer.done.entities]
+
+
+def _moved(value: FoundValue, start: int) -> FoundValue:
+    return value._replace(start=value.start + start, end=value.end + start)
+
+
+def _name(bundle: InstalledBundle) -> str:
+    return f"{bundle.manifest.task.name}@{bundle.manifest.version}"

@@ -38,8 +38,8 @@ from edge_agent.config import AccessConfig, Config, Role, ServiceConfig
 from edge_agent.errors import ConfigInvalid, Draining, SiteError, SocketInUse
 from edge_agent.refusal_log import RefusalLog
 from edge_agent.server import callers, roles
+from edge_agent.server.admission_control import AdmissionControl, RateLimiter
 from edge_agent.server.audit_log import AuditLog
-from edge_agent.server.call_limits import AdmissionControl, RateLimiter
 from edge_agent.server.callers import AccountTable, CallerIdentifier
 from edge_agent.server.detached_calls import ChangeRunner
 from edge_agent.server.inference import InferenceDependencies, InferenceServicer

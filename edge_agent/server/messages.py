@@ -15,7 +15,7 @@ from edge_agent.v1 import admin_pb2, inference_pb2, task_pb2
 from edge_agent.v1 import admin_pb2 as pb
 
 if TYPE_CHECKING:
-    from edge_agent.capture.capture_status import CaptureStatus
+    from edge_agent.capture.example_capture import CaptureStatus
     from edge_agent.capture.person_erasure import PersonErasure
     from edge_agent.capture.personal_values import Erasure
     from edge_agent.capture.redact.redactor import ReplacedValue

@@ -56,6 +56,10 @@ from edge_agent.store.blob_store import BlobStore
 from edge_agent.store.bundle_archive import BundleMember, StoreLimits
 from edge_agent.store.state_database import BundleName, InstalledBundle, StateDatabase, UnreadableBundle, UpdateProgress
 
+BUNDLE_ABSENT = (
+    "'sudo edge-agent media import' of the USB drive that has it brings it, or 'edge-agent install PATH' of its file;"
+    " 'edge-agent bundles list' shows what is installed."
+)
 StoredTuning = dict[str, dict[str, str]]
 
 
@@ -229,7 +233,7 @@ class Store:
             raise UnknownBundle(said, task=task, wanted=wanted)
         tasks = sorted({name.task for name in names})
         said = f"task '{task}' has no bundle; tasks with bundles: {', '.join(tasks) or 'none'}"
-        raise UnknownBundle(said, task=task, wanted=wanted)
+        raise UnknownBundle(said, remedy=BUNDLE_ABSENT, task=task, wanted=wanted)
 
     def find(self, task: str, wanted: str) -> InstalledBundle:
         """Return what `resolve` names. Raises as it does, and StoreDamaged if it cannot be read."""

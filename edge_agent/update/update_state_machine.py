@@ -39,8 +39,6 @@ from edge_agent.update.blocked_update_messages import (
 INTERRUPTIONS_MAX = 3
 """Tries in which the daemon itself ended; then the bundle is taken to be the reason."""
 PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX = 10.0, 1800.0
-SETTLED: frozenset[UpdateState] = frozenset({"probation", "done", "failed", "rolled_back", "held"})
-"""Nothing has to be fetched for a task in one of these."""
 LATER = {
     "HALTED": "the plan has halted it",
     "WAVE_LATER": "this site's wave begins later",

@@ -123,10 +123,20 @@ class Updater:
     async def run(self) -> None:
         """Check again and again, until `stop`."""
         while not self._stopping:
+            self._wake.clear()
             await self.check()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._config.update.check_seconds):
                     await self._wake.wait()
+
+    def wake(self) -> None:
+        """Begin the next check now: somebody here has changed which bundle answers."""
+        self._wake.set()
+
+    def held_by(self, task: str) -> UpdateProgress | None:
+        """Return the row of a task for which somebody here chose otherwise, also since the last check, or None."""
+        row = self._tasks.with_choice(task)
+        return row if row is not None and row.state == "held" else None
 
     async def stop(self) -> None:
         """Abandon a self-test, let a switch come to its end, and write down how far each task has come."""
@@ -166,14 +176,10 @@ class Updater:
     async def _check(self, folder: Path) -> EdgeAgentError | None:
         verified, problem = await self._verify(folder)
         await self._tasks.read_journal()
-        if verified:
-            self._overview = replace(
-                self._overview,
-                plan_version=verified.plan_version,
-                revoked=self._revoked(verified),
-                expires=verified.expires,
-            )
         self._overview = replace(self._overview, problem=problem)
+        if verified:
+            version, revoked, expires = verified.plan_version, self._revoked(verified), verified.expires
+            self._overview = replace(self._overview, plan_version=version, revoked=revoked, expires=expires)
         plan = verified.plan if verified else None
         fleet = plan.for_site(self._config.site.id, self._config.update.channel) if plan else FleetPlan()
         if plan:
@@ -277,18 +283,25 @@ class TaskUpdates:
 
     async def allow(self, task: str) -> bool:
         """Lift `held`; return whether the task was. Raises UnknownTask, SiteError."""
-        row = self.rows.get(task)
+        row = self.with_choice(task)
         if row is None:
             known = ", ".join(sorted(self.rows)) or "none"
             said = f"no plan names a task {task[:64]!r}; tasks of the plan: {known}"
             raise UnknownTask(said, remedy="'edge-agent status' lists the tasks of the plan.", task=task[:64])
+        await self._record(update_state_machine.allow(row, self._answering(task), self._dependencies.now()))
+        return row.state == "held"
+
+    def with_choice(self, task: str) -> UpdateProgress | None:
+        """Return the row of a task with what somebody here chose since the last check; None = it has no row."""
+        row, active = self.rows.get(task), self._answering(task)
+        if row is None or (not active and task in self._activation.problems):  # nobody chose an unreadable one
+            return row
+        return update_state_machine.with_choice(row, active, self._dependencies.now())
+
+    def _answering(self, task: str) -> str:
+        """Return the digest of the bundle that answers; empty = none."""
         active = self._activation.serving.get(task)
-        digest, now = active.digest if active else "", self._dependencies.now()
-        is_unreadable = active is None and task in self._activation.problems  # nobody chose that
-        chosen = row if is_unreadable else update_state_machine.with_choice(row, digest, now)
-        allowed = update_state_machine.allow(chosen, digest, now)
-        await self._record(allowed)
-        return allowed != row
+        return active.digest if active else ""
 
     async def advance(self, task: str, desired: DesiredState | None, context: UpdateContext) -> None:
         """Take the steps of a task that are due. Raises SiteError: the journal cannot be written."""
@@ -312,15 +325,15 @@ class TaskUpdates:
     async def _facts(
         self, task: str, row: UpdateProgress | None, desired: DesiredState | None, context: UpdateContext
     ) -> TaskFacts:
-        active = self._activation.serving.get(task)
+        active = self._answering(task)
         facts = TaskFacts(
-            active=active.digest if active else "",
+            active=active,
             desired=desired,
             plan_version=context.plan_version,
             may_retry=self._dependencies.monotonic() >= self._retry_at.get(task, 0.0),
             probation_outcome=self._probations.evaluate(row) if row else None,
             brought=context.folder != self._incoming,
-            unreadable=active is None and task in self._activation.problems,
+            unreadable=not active and task in self._activation.problems,
         )
         if desired is None or desired.bundle is None:
             return facts

@@ -22,7 +22,7 @@ from obstore.exceptions import BaseError, NotModifiedError
 from obstore.store import from_url
 
 from edge_agent.config import UplinkConfig
-from edge_agent.config.addresses import store_folder
+from edge_agent.config.sections import store_folder
 from edge_agent.durable.atomic_files import sync_directory, write_durably
 from edge_agent.errors import (
     ConfigInvalid,

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from edge_agent.config import Role, addresses
+from edge_agent.config import Role, sections
 from edge_agent.formats.certificate_fields import Certificate
 from edge_agent.server.roles import ROLES, certificate_roles
 
@@ -128,10 +128,10 @@ class SessionSigner:
 
 def allowed_hosts(address: str, names: Iterable[str]) -> frozenset[str]:
     """Return the accepted values of `Host`, for the listening address and the names (or name:port) that lead to it."""
-    host, port = addresses.split_host_port(address)
+    host, port = sections.split_host_port(address)
     elsewhere = frozenset(name.lower() for name in names if name.count(":") == 1)
     known = [_bracketed(name.lower()) for name in names if name.count(":") != 1]
-    known += [*_LOOPBACK] if addresses.is_loopback(host) or host in _ANY else []
+    known += [*_LOOPBACK] if sections.is_loopback(host) or host in _ANY else []
     known += [] if host in _ANY else [_bracketed(host.lower())]
     usual = frozenset(known) if port in (80, 443) else frozenset()
     return elsewhere | usual | frozenset(f"{name}:{port}" for name in known)

@@ -18,7 +18,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from edge_agent.config import Role, WebConfig, addresses
+from edge_agent.config import Role, WebConfig, sections
 from edge_agent.errors import CertificateUnusable, SocketInUse, WebTokenUnusable
 from edge_agent.formats.certificate_files import check_key_matches, parse_certificates
 from edge_agent.refusal_log import HANDSHAKE, RefusalLog, handshake_cause
@@ -200,7 +200,7 @@ _BACKLOG = 128
 
 def open_listener(address: str) -> socket.socket:
     """Listen on host:port. Raises SocketInUse."""
-    host, port = addresses.split_host_port(address)
+    host, port = sections.split_host_port(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # With the protocol named, asyncio turns off Nagle's algorithm, which delayed each answer by 40 ms.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -339,6 +339,6 @@ def protocol_class(seconds: float) -> type[TimedHttpProtocol]:
 
 def display_address(address: str, *, secure: bool) -> str:
     """Return the URL for a browser; an address of all networks becomes this machine's host name."""
-    host, port = addresses.split_host_port(address)
+    host, port = sections.split_host_port(address)
     named = socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared with
     return f"{'https' if secure else 'http'}://{f'[{named}]' if ':' in named else named}:{port}"

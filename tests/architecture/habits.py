@@ -114,3 +114,19 @@ def dependency_names(requirements: Iterable[str]) -> list[str]:
 def unnamed(names: Collection[str], document: str) -> list[str]:
     """Find names that a document does not have as a word in backquotes or in a drawn tree."""
     return [name for name in sorted(names) if not re.search(rf"(?<![\w/.-]){re.escape(name)}(?![\w.-])", document)]
+
+
+def unlisted_modules(sources: Sequence[Source]) -> list[str]:
+    """Find modules that the list of files in their package's docstring lacks, and listed files that do not exist."""
+    found = []
+    for source in sources:
+        docstring = ast.get_docstring(source.tree) or ""
+        if not source.path.endswith("/__init__.py") or not re.search(r"^\w+\.py  ", docstring, re.MULTILINE):
+            continue
+        folder = source.path.removesuffix("__init__.py")
+        inside = {each.path.removeprefix(folder) for each in sources if each.path.startswith(folder)}
+        files = {name for name in inside if "/" not in name} - {"__init__.py"}
+        listed = set(re.findall(r"(?<![\w/])\w+\.py\b", docstring))
+        found += [source.at(source.tree, f"does not list {name}") for name in sorted(files - listed)]
+        found += [source.at(source.tree, f"lists {name}, which does not exist") for name in sorted(listed - files)]
+    return found

@@ -118,6 +118,38 @@ def impure(sources: Sequence[Source], pure: Sequence[str]) -> list[str]:
     return found
 
 
+def impure_definitions(sources: Sequence[Source], pure: Mapping[str, Sequence[str]]) -> list[str]:
+    """Find clocks, waiting and files in definitions that only decide, in modules that also act.
+
+    A definition reaches what it names, and what that names in turn, in its own module; annotations do not count.
+    """
+    found = []
+    for source in sources:
+        file = _Definitions(source)
+        for name in pure.get(source.module, ()):
+            if name not in file.definitions:
+                found.append(source.at(source.tree, f"there is no {name}"))
+                continue
+            for reached in sorted(_reached(file, name, set())):
+                top = file.imported.get(reached, (reached, ""))[0].partition(".")[0]
+                if reached == "open" or top in IMPURE:
+                    found.append(
+                        source.at(file.definitions[name], f"{name} only decides, and must not reach {reached}")
+                    )
+            waits = [node for node in ast.walk(file.definitions[name]) if isinstance(node, ast.Await)]
+            found += [source.at(node, f"{name} only decides, and must not wait") for node in waits]
+    return found
+
+
+def _reached(file: _Definitions, name: str, seen: set[str]) -> set[str]:
+    """Add to `seen` what a definition names, and what the definitions of its file name that it names."""
+    for each in _names(file.definitions.get(name, ast.Pass())):
+        if each not in seen:
+            seen.add(each)
+            _reached(file, each, seen)
+    return seen
+
+
 def impure_rules(sources: Sequence[Source], returns: str, pure: Sequence[str]) -> list[str]:
     """Find functions with this return type that reach a clock, a file or a process, in files that also look.
 

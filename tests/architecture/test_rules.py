@@ -83,6 +83,22 @@ def test_impurity_found(text: str):
 
 
 @pytest.mark.parametrize(
+    ("text", "violations"),
+    [
+        ("class Caps:\n    def room(self, now: Path): return self.limit - now\ndef keep(): open('x')", 0),
+        ("class Caps:\n    def room(self): return time.time()", 1),
+        ("class Caps:\n    def room(self): return _now()\ndef _now(): return time.time()", 1),
+        ("class Caps:\n    async def room(self): await self.task", 1),
+        ("class Cap: pass", 1),
+    ],
+)
+def test_impure_definition_found(text: str, violations: int):
+    """A definition that only decides reaches no clock and no file and does not wait; others of its module may."""
+    source = files(app__a=f"import time\nfrom pathlib import Path\n{text}")
+    assert violations == len(imports.impure_definitions(source, {"app.a": ["Caps"]}))
+
+
+@pytest.mark.parametrize(
     ("rules", "expected"),
     [
         ("def judge(facts: Path) -> Iterator[Finding]:\n    yield LIMIT\nLIMIT = 3", []),
@@ -271,3 +287,19 @@ def test_unnamed_found():
     assert ["engine/", "grpcio", "rich"] == habits.unnamed(
         {"grpcio", "rich", "engine/", "typer"}, "`grpcio-status`, `typer`, enriched, my-engine/"
     )
+
+
+@pytest.mark.parametrize(
+    ("docstring", "expected"),
+    [
+        ("The parts.", []),
+        ("The parts.\n\nleft.py   one\nright.py  another, unlike app/other.py", []),
+        ("The parts.\n\nleft.py   one", ["app/__init__.py:1"]),
+        ("The parts.\n\nleft.py   one\nright.py  another\ngone.py   none", ["app/__init__.py:1"]),
+    ],
+)
+def test_unlisted_module_found(docstring: str, expected: list[str]):
+    """A package that lists its files lists each of them once it lists one, and none that is not there."""
+    package = parse("app/__init__.py", f'"""{docstring}\n"""')
+    sources = [package, *files(app__left="", app__right="", app__sub__deep="")]
+    assert expected == lines_of(habits.unlisted_modules(sources))

@@ -1,4 +1,4 @@
-"""Records that a model writes: record_extraction.py and record_grammar.py on SmolLM2-135M and on a tiny model."""
+"""Records that a model writes: sequence_jobs.py and record_grammar.py on SmolLM2-135M and on a tiny model."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from edge_agent.engine.protocol import FailureReport, JobRequest, JobResult, LoadRequest
+from edge_agent.engine.runtimes.llama.llama_context import StepInterruption, is_long
 from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
 from edge_agent.engine.runtimes.llama.step_costs import TRUSTED_STEPS, StepWork
-from edge_agent.engine.runtimes.llama.step_interruption import StepInterruption, is_long
 from tests.contract.test_llama_runtime import CHAT, CONTEXT_TOKENS, LONG, SHORT, WEIGHTS, finish, make
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from edge_agent.engine.protocol import FailureReport, JobRequest, JobResult, LoadRequest
-from edge_agent.engine.runtimes.llama.label_scoring import LabelTree, log_probs
 from edge_agent.engine.runtimes.llama.llama_bundle import read_bundle
 from edge_agent.engine.runtimes.llama.llama_context import (
     ROWS_MAX,
@@ -24,6 +23,7 @@ from edge_agent.engine.runtimes.llama.llama_context import (
 )
 from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
 from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
+from edge_agent.engine.runtimes.llama.token_probabilities import LabelTree, log_probs
 from edge_agent.formats.manifest import Manifest
 from tests.support.models import smollm2_path
 

@@ -14,12 +14,12 @@ import pytest
 from edge_agent.engine.protocol import Event, FailureReport, JobRequest, JobResult, LoadRequest, TextChunk
 from edge_agent.engine.runtimes.llama.kv_cache import KvCache, context_shape
 from edge_agent.engine.runtimes.llama.kv_cells import PromptPrefix
-from edge_agent.engine.runtimes.llama.label_scoring import log_probs
 from edge_agent.engine.runtimes.llama.llama_bundle import read_bundle
 from edge_agent.engine.runtimes.llama.llama_context import ROWS_MAX, ContextShape, LlamaContext, TokenRows
 from edge_agent.engine.runtimes.llama.llama_model import PIN, LlamaModel
 from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
 from edge_agent.engine.runtimes.llama.sequence_jobs import PIECE_SECONDS
+from edge_agent.engine.runtimes.llama.token_probabilities import log_probs
 from edge_agent.errors import EmptyInput, InputTooLong, ModelFailed, ModelLoadFailed
 from edge_agent.formats.manifest import Manifest
 from tests.support.gguf_adapter import write_adapter

@@ -13,8 +13,8 @@ import pytest
 
 from edge_agent.engine.protocol import Event, FailureReport, JobRequest, JobResult, LoadRequest, TextChunk, Token
 from edge_agent.engine.runtimes.llama.kv_cells import SequenceSlot
+from edge_agent.engine.runtimes.llama.llama_context import LONG_ROWS
 from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
-from edge_agent.engine.runtimes.llama.step_interruption import LONG_ROWS
 from edge_agent.engine.runtimes.llama.step_scheduler import ROWS_MIN
 from edge_agent.formats.manifest import Manifest
 from tests.support.models import smollm2_path

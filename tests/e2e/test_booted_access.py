@@ -65,8 +65,7 @@ def run_printed(machine: Machine, command: str) -> str:
 
 def findings(site: Appliance, check: str, user: str = "") -> list[dict[str, str]]:
     """Return what doctor finds of one check, unless it is well."""
-    found = json.loads(site.machine.tell("edge-agent", "doctor", "--json", user=user)[1])["findings"]
-    return [each for each in found if each["check"] == check and each["verdict"] != "ok"]
+    return [each for each in site.doctor(user) if each["check"] == check and each["verdict"] != "ok"]
 
 
 def configure(site: Appliance, text: str) -> None:
@@ -114,6 +113,17 @@ def test_an_operator_brings_an_update_on_a_drive(site: Appliance):
     site.central.plan(site.central.offering(published))
     site.bring(OPERATOR)
     site.machine.until(lambda: site.answers(TASKS[0]))
+
+
+def test_a_task_that_was_just_removed_comes_back_by_its_own_drive(site: Appliance):
+    """At once, and after status shows that somebody removed it: the operator need not wait."""
+    for waits in (False, True):
+        site.machine.run("edge-agent", "remove", TASKS[0], "--yes", user=OPERATOR)
+        assert not site.answers(TASKS[0])
+        if waits:
+            site.machine.until(lambda: "REMOVED" == site.update_of(TASKS[0])["reason"])
+        assert "taken" in site.bring_again(OPERATOR)
+        site.machine.until(lambda: site.answers(TASKS[0]))
 
 
 def test_an_upgrade_of_an_installation_without_the_group_makes_it(site: Appliance):

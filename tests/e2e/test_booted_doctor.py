@@ -5,7 +5,6 @@ One machine for all tests. Each command and what it said is in .cache/booted/doc
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 
@@ -44,8 +43,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
 
 def reported(site: Appliance, user: str = "") -> list[dict[str, str]]:
     """Return what doctor finds as somebody, notes included, but of the uplink, which goes on trying."""
-    found = json.loads(site.machine.tell("edge-agent", "doctor", "--json", user=user)[1])["findings"]
-    return [each for each in found if each["verdict"] not in ("ok", "unseen") and each["area"] != "uplink"]
+    return [each for each in site.doctor(user) if each["verdict"] not in ("ok", "unseen") and each["area"] != "uplink"]
 
 
 def key_of(finding: dict[str, str]) -> tuple[str, str, str]:

@@ -17,7 +17,7 @@ from edge_agent.formats.signed_document import public_key_hex
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync
-from tests.support.examples import CENTRAL_KEY, IDENTITY, RECIPIENT
+from tests.support.examples import CENTRAL_KEY, IDENTITY, RECIPIENT, records_of
 from tests.support.site_cases import read_outbox
 
 CARD = "4111 1111 1111 1111"
@@ -195,7 +195,7 @@ def test_the_age_tool_opens_a_segment(daemon, tmp_path):
     command = ["age", "--decrypt", "-i", str(tmp_path / "identity"), str(sealed)]
     packed = subprocess.run(command, capture_output=True, check=True).stdout
     assert b"\x28\xb5\x2f\xfd" == packed[:4]
-    assert segment.records_of(segment.unseal(sealed.read_bytes(), [IDENTITY]))
+    assert records_of(segment.unseal(sealed.read_bytes(), [IDENTITY]))
 
 
 def test_each_reviewer_socket_serves_feedback_only(daemon):

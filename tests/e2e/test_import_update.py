@@ -96,7 +96,7 @@ def test_a_drive_brings_the_first_bundle_and_the_next(brought):
     old = brought.run("media", "import", str(first))
     said = " ".join(old.stderr.split())
     assert (5, True) == (old.exit_code, "older than what this site has seen" in said), old.output
-    assert "Write a new USB drive" in said
+    assert "Have the central team write a new USB drive" in said
     assert "2.0.0" == brought.answering()
 
 

@@ -35,7 +35,7 @@ PREAMBLE = """
 import ctypes, dataclasses, errno, fcntl, json, mmap, os, resource, shutil, signal, socket, struct, subprocess, sys
 import threading
 from pathlib import Path
-from edge_agent.engine.confinement import linux_calls as kernel
+from edge_agent.engine import confinement as kernel
 from edge_agent.engine.confinement import confine
 
 blobs, elsewhere = Path(sys.argv[1]), Path(sys.argv[2])

@@ -37,10 +37,10 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path):
 
 STUCK = """
 import ctypes, signal
-from convert.cli import interruption
+from convert import cli
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs behind `&`
-interruption.listen()
+cli.listen()
 mutex, lock = ctypes.create_string_buffer(64), ctypes.CDLL(None).pthread_mutex_lock
 lock(mutex)
 try:

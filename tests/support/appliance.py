@@ -23,7 +23,7 @@ from edge_agent import __version__
 from edge_agent.formats import enrolment_file
 from edge_agent.formats.signed_document import format_timestamp
 from tests.support import machine_callers
-from tests.support.booted import CACHE, ROOT, Machine
+from tests.support.booted import CACHE, ROOT, Machine, shortened
 from tests.support.bundles import echo_bundle, smollm2_bundle, tiny_onnx_bundle
 from tests.support.enrolment_files import a_enrolment
 from tests.support.fleet_cases import CentralTeam
@@ -83,6 +83,15 @@ def _renamed(version: str) -> Path:
         path = copy / name
         path.write_text(path.read_text().replace(f'"{__version__}"', f'"{version}"', 1))
     return copy
+
+
+def _not_ok(said: str) -> str:
+    """Return what doctor --json found, a line for each finding that is not ok; text that is no JSON as it is."""
+    if not said.startswith("{"):
+        return shortened(said)
+    found = json.loads(said)["findings"]
+    lines = [f"{f['verdict']} {f['check']} {f['about']}: {f['seen']}" for f in found if f["verdict"] != "ok"]
+    return "\n".join([*lines, f"({len(found) - len(lines)} findings are ok)"])
 
 
 class Calls:
@@ -159,6 +168,10 @@ class Appliance:
         """Carry a USB drive there, mount it while the daemon runs, import it as somebody, and take it away again."""
         self.drives += 1
         self.machine.put(self.central.drive(self.folder / f"drive-{self.drives}"), f"/srv/drive-{self.drives}")
+        return self.bring_again(user)
+
+    def bring_again(self, user: str = "") -> str:
+        """Do the same with the drive that came last."""
         self.machine.run("mkdir", "-p", "/media/drive")
         self.machine.run("mount", "--bind", f"/srv/drive-{self.drives}", "/media/drive")
         said = self.machine.run("edge-agent", "media", "import", "/media/drive", user=user)
@@ -208,11 +221,21 @@ class Appliance:
         plain: dict[str, Any] = json.loads(said)
         return plain
 
+    def update_of(self, task: str) -> dict[str, Any]:
+        """Return the state of a task's update, as status has it."""
+        found: dict[str, Any] = next(each for each in self.status()["updates"]["tasks"] if task == each["task"])
+        return found
+
+    def doctor(self, user: str = "") -> list[dict[str, str]]:
+        """Return what doctor finds as somebody, also where all is well; the log gets a line for each other finding."""
+        code, said = self.machine.tell("edge-agent", "doctor", "--json", user=user, shown=_not_ok)
+        assert code in (0, 1, 3), said
+        found: list[dict[str, str]] = json.loads(said)["findings"]
+        return found
+
     def findings(self, user: str = "") -> list[dict[str, str]]:
         """Return what doctor finds as somebody, but for notes, and for what that user may not see."""
-        code, said = self.machine.tell("edge-agent", "doctor", "--json", user=user)
-        assert code in (0, 1, 3), said
-        return [each for each in json.loads(said)["findings"] if each["verdict"] in ("warning", "fault")]
+        return [each for each in self.doctor(user) if each["verdict"] in ("warning", "fault")]
 
     def engine_of(self, task: str) -> dict[str, Any]:
         """Return the engine of a task, as status has it."""

@@ -146,12 +146,12 @@ class Machine:
         assert not check or code == 0, f"{' '.join(command)} ended with {code}:\n{said}"
         return said
 
-    def tell(self, *command: str, user: str = "") -> tuple[int, str]:
-        """The same, with the exit code."""
+    def tell(self, *command: str, user: str = "", shown: Callable[[str], str] | None = None) -> tuple[int, str]:
+        """The same, with the exit code; `shown` makes of what it printed what the log gets."""
         began = time.monotonic()
         code, said = self.ask(*command, user=user)
         took = f"({time.monotonic() - began:.1f} s)" + (f" [{code}]" if code else "")
-        self.note(f"{user or 'root'}# {' '.join(command)}   {took}\n{shortened(said)}")
+        self.note(f"{user or 'root'}# {' '.join(command)}   {took}\n{(shown or shortened)(said)}")
         return code, said
 
     def ask(self, *command: str, user: str = "") -> tuple[int, str]:

@@ -99,3 +99,8 @@ def segment_manifest(sequence: int = 1, **changes: Any) -> segment.SegmentManife
         "recipients": [RECIPIENT],
     }
     return segment.SegmentManifest.model_validate({**plain, **changes})
+
+
+def records_of(lines: bytes) -> list[example_records.AnyRecord]:
+    """Read all records of an unsealed segment."""
+    return [example_records.parse(line) for line in lines.splitlines()]

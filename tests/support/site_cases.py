@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.capture.capture_values import CapturedAnswer, HumanFeedback, SpoolWorkerDependencies
-from edge_agent.capture.site_redactor import build_redactor
 from edge_agent.capture.spool_worker import SpoolWorker
+from edge_agent.capture.text_redaction import build_redactor
 from edge_agent.config import Config
 from edge_agent.formats import segment
 from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.redaction_section import MissedBound
 from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
-from tests.support.examples import CENTRAL_KEY, DIGEST, IDENTITY, NOW, RECIPIENT
+from tests.support.examples import CENTRAL_KEY, DIGEST, IDENTITY, NOW, RECIPIENT, records_of
 
 TASKS = {
     "pos-intent": {"kind": "classify", "labels": ["refund", "price"]},
@@ -176,6 +176,6 @@ def read_outbox(outbox: Path, epoch: str) -> dict[int, list[Any]]:
         assert hashlib.sha256(sealed).hexdigest() == signed.body.sha256
         assert signed.body.previous == hashes.get(signed.body.sequence - 1, signed.body.previous)
         hashes[signed.body.sequence] = signed.sha256
-        found[signed.body.sequence] = segment.records_of(segment.unseal(sealed, [IDENTITY]))
+        found[signed.body.sequence] = records_of(segment.unseal(sealed, [IDENTITY]))
         assert signed.body.records == len(found[signed.body.sequence])
     return found

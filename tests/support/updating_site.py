@@ -83,6 +83,7 @@ class UpdatingSite(Site):
     def __init__(self, tmp_path: Path) -> None:
         self.published = Published(lambda: self.store)
         self.wall, self.running = NOW, 0.0
+        self.check_seconds = 0.01
         self.download_blocker: DownloadBlocker | None = None
         self.seen: dict[str, BundleActivity] = {}
         self.answers: dict[str, Answering] = {}
@@ -109,10 +110,11 @@ class UpdatingSite(Site):
 
     def config(self, **update: object) -> Config:
         """Return what agent.yaml would say."""
+        settings = {"selftest_seconds_max": 5, "check_seconds": self.check_seconds, **update}
         return Config(
             state_dir=self.tmp_path / "state",
             site=SiteConfig(id="shop-1"),
-            update=UpdateConfig.model_validate({"selftest_seconds_max": 5, "check_seconds": 0.01, **update}),
+            update=UpdateConfig.model_validate(settings),
         )
 
     def ingest(self) -> Any:

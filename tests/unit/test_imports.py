@@ -26,7 +26,7 @@ SPOOL = {
 }
 """What a site needs that captures answers, or lets texts leave; the rules of redaction are 100 patterns."""
 NEVER = {"importlib.metadata", "google.protobuf.text_format", "google.protobuf.internal.decoder"}
-"""What libraries load for plugins and implementations that our processes do not have: cli/stand_ins.py."""
+"""What libraries load for plugins and implementations that our processes do not have: cli/__init__.py."""
 OTHER_CALLS = {
     "edge_agent.client.results",
     "edge_agent.client.inference_client",

@@ -1,4 +1,80 @@
-"""Redaction: personal data in a text becomes typed, numbered placeholders before anything is written to disk."""
+"""Redaction: personal data in a text becomes typed, numbered placeholders before anything is written to disk.
+
+A rule is made of a finder and a gate, which most texts do not pass.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 RULES_VERSION = "2"
 """Of the built-in rules. What a redaction model promises was proved together with rules of one version."""
+
+
+Span = tuple[int, int]
+Finder = Callable[[str], Iterator[Span]]
+
+UPPER = "A-ZÀ-ÖØ-ÞĀĄĆČĎĐĒĘĚĞĪİĶĹŁŃŅŇŌŐŒŘŚŞŠŤŪŮŰŹŻŽ"
+"""Capital letters of European languages, for a class of a pattern."""
+_REACH = 64
+"""From what its gate finds, a match and the words that announce it lie at most so many characters away."""
+
+
+@dataclass(frozen=True)
+class RuleGate:
+    """What a match of a rule needs at the least: cheap to look for, and missing in most texts."""
+
+    pattern: re.Pattern[str]
+    near: bool = True
+    """Only the text around it has to be searched; otherwise all of it."""
+    reach: int = _REACH
+    """How many characters around it are searched."""
+
+    def windows(self, text: str) -> list[Span]:
+        """Return the parts of a text that may hold a match, in order and apart from each other."""
+        if not self.near:
+            return [(0, len(text))] if self.pattern.search(text) else []
+        found: list[Span] = []
+        for match in self.pattern.finditer(text):
+            start, end = max(0, match.start() - self.reach), match.end() + self.reach
+            if found and start <= found[-1][1]:
+                start, _ = found.pop()
+            found.append((start, end))
+        return found
+
+
+@dataclass(frozen=True)
+class RedactionRule:
+    """One kind of personal data."""
+
+    name: str
+    placeholder: str
+    """The word in its placeholders: CARD makes [CARD_1]."""
+    find: Finder
+    gate: RuleGate | None = None
+    """A text in which it finds nothing cannot hold a match. Most texts are done with after the gates."""
+
+
+def checked(pattern: str, check: Callable[[str], bool] = bool, *, flags: int = 0) -> Finder:
+    """Make a finder of a pattern whose matches, without blanks and separators, pass a check.
+
+    A group `v` is what is found; without it, the whole match is.
+    """
+    compiled = re.compile(pattern, flags)
+    group: str | int = "v" if "v" in compiled.groupindex else 0
+
+    def find(text: str) -> Iterator[Span]:
+        for match in compiled.finditer(text):
+            if check(bare(match[group])):
+                yield match.span(group)
+
+    return find
+
+
+def bare(number: str) -> str:
+    """Drop what stands between the characters of a number; write it in upper case, digits of any script as 0 to 9."""
+    if not number.isascii():
+        number = "".join(str(int(char)) if char.isdecimal() else char for char in number)
+    return re.sub(r"[^0-9A-Za-z]", "", number).upper()

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from edge_agent.capture.redact.rule_types import Span, bare
+from edge_agent.capture.redact import Span, bare
 
 # https://www.swift.com/standards/data-standards/iban: letters and digits in an IBAN, by country.
 IBAN_CHARACTERS = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from edge_agent.capture.redact.rule_types import UPPER, Span
+from edge_agent.capture.redact import UPPER, Span
 
 _PART = (
     rf"(?:[{UPPER}](?:[\w'\u2019]{{0,30}}[a-zß-öø-ÿā-ž'\u2019][\w'\u2019]{{0,30}}|\.)(?:-[{UPPER}][\w'\u2019]{{1,30}})?"

@@ -12,6 +12,7 @@ import functools
 import re
 from collections.abc import Sequence
 
+from edge_agent.capture.redact import RedactionRule, RuleGate, checked
 from edge_agent.capture.redact.account_numbers import (
     br_cpf,
     de_tax_id,
@@ -45,7 +46,6 @@ from edge_agent.capture.redact.national_numbers import (
     find_machine_readable_lines,
     find_written_national_numbers,
 )
-from edge_agent.capture.redact.rule_types import RedactionRule, RuleGate, checked
 from edge_agent.capture.redact.telephone_numbers import find_birth_dates, find_phones, regional_phones
 
 ANNOUNCED_NAME_RULE = "announced_name"

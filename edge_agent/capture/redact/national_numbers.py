@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from edge_agent.capture.redact.rule_types import Span, bare
+from edge_agent.capture.redact import Span, bare
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from edge_agent.capture.redact import RULES_VERSION
+from edge_agent.capture.redact import RULES_VERSION, RedactionRule, Span
 from edge_agent.capture.redact.builtin_rules import ANNOUNCED_NAME_RULE, GATES, built_in_rules
 from edge_agent.capture.redact.model_findings import MODEL_RULE, FoundValue, ModelFindings, context_of
-from edge_agent.capture.redact.rule_types import RedactionRule, Span
 
 _GIVEN = (
     *("Maria", "Jonas", "Elena", "Lukas", "Sofia", "Martin", "Clara", "Felix", "Nina", "Oscar", "Julia", "Simon"),

@@ -14,7 +14,7 @@ from typing import Any
 
 import re2
 
-from edge_agent.capture.redact.rule_types import RedactionRule, Span
+from edge_agent.capture.redact import RedactionRule, Span
 from edge_agent.errors import ConfigInvalid
 
 PATTERN_BYTES_MAX = 64 * 1024
@@ -23,6 +23,8 @@ PATTERN_CHARACTERS_MAX = 1000
 ENTITIES = ("PERSON", "LOCATION", "NRP", "MEDICAL_LICENSE", "IP_ADDRESS", "CRYPTO")
 NEEDS_NETWORK = ("EmailRecognizer", "UrlRecognizer")
 SCORE_MIN = 0.5
+LANGUAGE = "en"
+"""As presidio names it: a pipeline of any language runs under it."""
 
 
 def site_rules(patterns: Mapping[str, str]) -> list[RedactionRule]:
@@ -64,7 +66,7 @@ def _compiled(name: str, pattern: str) -> Any:
     return compiled
 
 
-def name_detector(pipeline: Path, language: str = "en") -> Callable[[str], Iterator[Span]]:
+def name_detector(pipeline: Path) -> Callable[[str], Iterator[Span]]:
     """Load a pipeline; return a finder of names.
 
     Raises:
@@ -85,16 +87,16 @@ def name_detector(pipeline: Path, language: str = "en") -> Callable[[str], Itera
             f"examples.presidio_pipeline: {pipeline} holds no spaCy pipeline: {error}",
             remedy="Give a directory that spaCy's nlp.to_disk() wrote, with the same version of spaCy.",
         ) from None
-    engine = engines.SpacyNlpEngine(models=[{"lang_code": language, "model_name": str(pipeline)}])
-    engine.nlp = {language: loaded}
-    registry = presidio.RecognizerRegistry(supported_languages=[language])
-    registry.load_predefined_recognizers(languages=[language], nlp_engine=engine)
+    engine = engines.SpacyNlpEngine(models=[{"lang_code": LANGUAGE, "model_name": str(pipeline)}])
+    engine.nlp = {LANGUAGE: loaded}
+    registry = presidio.RecognizerRegistry(supported_languages=[LANGUAGE])
+    registry.load_predefined_recognizers(languages=[LANGUAGE], nlp_engine=engine)
     for recognizer in NEEDS_NETWORK:
         registry.remove_recognizer(recognizer)
-    analyzer = presidio.AnalyzerEngine(registry=registry, nlp_engine=engine, supported_languages=[language])
+    analyzer = presidio.AnalyzerEngine(registry=registry, nlp_engine=engine, supported_languages=[LANGUAGE])
 
     def find(text: str) -> Iterator[Span]:
-        results = analyzer.analyze(text, language=language, entities=list(ENTITIES), score_threshold=SCORE_MIN)
+        results = analyzer.analyze(text, language=LANGUAGE, entities=list(ENTITIES), score_threshold=SCORE_MIN)
         for result in sorted(results, key=lambda found: found.start):
             yield result.start, result.end
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from datetime import date
 from typing import Any
 
-from edge_agent.capture.redact.rule_types import Finder, Span
+from edge_agent.capture.redact import Finder, Span
 
 _BIRTH_YEARS = range(1900, 2016)
 _BIRTH_WORD = re.compile(

@@ -37,7 +37,7 @@ from edge_agent.engine.protocol import (
     LoadRequest,
     TextChunk,
 )
-from edge_agent.engine.runtimes.job_results import (
+from edge_agent.engine.runtimes import (
     cancellation_report,
     check_input_length,
     failure_report,

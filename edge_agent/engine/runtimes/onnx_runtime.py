@@ -26,12 +26,13 @@ import tokenizers
 from edge_agent.engine.job_requests import own_questions
 from edge_agent.engine.memory_cap import MemoryNeed
 from edge_agent.engine.protocol import Event, JobRequest, JobResult, LoadRequest
-from edge_agent.engine.runtimes import onnx_graph, onnx_outputs
-from edge_agent.engine.runtimes.job_results import (
+from edge_agent.engine.runtimes import (
     cancellation_report,
     check_input_length,
     failure_report,
     no_cancellations,
+    onnx_graph,
+    onnx_outputs,
     unlimited_memory,
 )
 from edge_agent.engine.runtimes.onnx_graph import estimate_memory, long_input_bytes

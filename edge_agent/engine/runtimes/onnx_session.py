@@ -35,7 +35,7 @@ import numpy.typing as npt
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort
 
-from edge_agent.engine.runtimes.job_results import DeviceLost
+from edge_agent.engine.runtimes import DeviceLost
 from edge_agent.engine.runtimes.onnx_outputs import Floats
 from edge_agent.errors import DeviceUnusable, ModelFailed, ModelLoadFailed
 

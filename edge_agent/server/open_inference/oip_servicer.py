@@ -24,7 +24,7 @@ from edge_agent.errors import (
 )
 from edge_agent.metrics.answer_counts import UNKNOWN_TASK
 from edge_agent.server import callers, finished_answers
-from edge_agent.server.call_limits import AdmissionControl, CallSlot
+from edge_agent.server.admission_control import AdmissionControl, CallSlot
 from edge_agent.server.inference import InferenceDependencies, InferenceServicer
 from edge_agent.server.open_inference import oip_requests, oip_tensors
 from edge_agent.server.open_inference.oip_tensors import pb

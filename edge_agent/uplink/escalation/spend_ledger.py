@@ -1,19 +1,104 @@
-"""Keeps what was spent on the disk: reserved before a question is asked, made good after."""
+"""What the large model has cost, by day, and whether the caps allow another question.
+
+`SpendByDay` is pure, `SpendLedger` keeps it on the disk. The dearest that a question can get is set aside, durably,
+before it is asked, and made good when its real price is known: a process killed in between has spent too much on paper,
+never too much in truth. Days are kept apart, so that a clock that jumps forth and back opens no cap a second time.
+Amounts are millionths of the currency that the prices are in.
+"""
 
 from __future__ import annotations
 
 import datetime
+import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from edge_agent.config import EscalationConfig
 from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import StoreDamaged, UpstreamBusy
-from edge_agent.uplink.escalation import spend_caps
-from edge_agent.uplink.escalation.spend_caps import MICROS, SpendByDay, SpendCaps, TokenPrices
 from edge_agent.uplink.exchange_dirs import FILE_MODE, exchange_errors
+
+DAYS_MAX = 100
+BYTES_MAX = 64 * 1024
+MICROS = 1_000_000
+
+
+@dataclass(frozen=True)
+class TokenPrices:
+    """What tokens cost: units of the currency for a million of them, which is millionths for one."""
+
+    input_token_micros: float = 0.0
+    output_token_micros: float = 0.0
+
+    def of(self, input_tokens: int, output_tokens: int) -> int:
+        """Return the price, rounded up."""
+        exact = input_tokens * self.input_token_micros + output_tokens * self.output_token_micros
+        return int(-(-exact // 1))
+
+
+@dataclass(frozen=True)
+class SpendCaps:
+    """What may be spent; 0 = no cap."""
+
+    day_micros: int = 0
+    month_micros: int = 0
+
+    def part(self, share: float) -> SpendCaps:
+        """Return that share of them, 0 to 1; what is capped stays so."""
+        return SpendCaps(
+            *(max(1, int(micros * share)) if micros else 0 for micros in (self.day_micros, self.month_micros))
+        )
+
+
+@dataclass(frozen=True)
+class SpendByDay:
+    """Amounts by day, as "2026-11-25" in UTC."""
+
+    days: Mapping[str, int] = field(default_factory=dict)
+
+    def on(self, day: str) -> int:
+        """Return what a day has cost."""
+        return self.days.get(day, 0)
+
+    def in_month(self, day: str) -> int:
+        """Return what the month of a day has cost."""
+        return sum(micros for each, micros in self.days.items() if each[:7] == day[:7])
+
+    def allows(self, micros: int, day: str, caps: SpendCaps) -> bool:
+        """Tell whether that much more stays within both caps."""
+        in_day = not caps.day_micros or self.on(day) + micros <= caps.day_micros
+        return in_day and (not caps.month_micros or self.in_month(day) + micros <= caps.month_micros)
+
+    def add(self, micros: int, day: str) -> SpendByDay:
+        """Return the amounts with that much more, or less, on a day. The oldest days go."""
+        days = {**self.days, day: max(0, self.on(day) + micros)}
+        return replace(self, days=dict(sorted(days.items())[-DAYS_MAX:]))
+
+
+def encode(spending: SpendByDay) -> bytes:
+    """Write it as JSON."""
+    return json.dumps({"schema": "edge-agent/spending/v1", "days": dict(spending.days)}).encode() + b"\n"
+
+
+def parse(raw: bytes) -> SpendByDay:
+    """Read it.
+
+    Raises:
+        ValueError: it is not what `encode` writes.
+    """
+    plain: Any = json.loads(raw)
+    days = plain.get("days") if isinstance(plain, dict) else None
+    if not isinstance(days, dict) or not all(_is_entry(day, micros) for day, micros in days.items()):
+        raise ValueError("no amounts by day")
+    return SpendByDay(days)
+
+
+def _is_entry(day: object, micros: object) -> bool:
+    return isinstance(day, str) and len(day) == 10 and isinstance(micros, int) and 0 <= micros < 2**62
+
 
 FILE_NAME = "spending.json"
 NO_ROOM = "the cap of the day or the month leaves no room for this question"
@@ -80,7 +165,7 @@ class SpendLedger:
         if spent == self.spent:  # where nothing costs anything, nothing is written
             return
         with exchange_errors(self._path):
-            write_durably(self._path, spend_caps.encode(spent), FILE_MODE)
+            write_durably(self._path, encode(spent), FILE_MODE)
         self.spent = spent
 
     def _read(self) -> SpendByDay:
@@ -90,9 +175,9 @@ class SpendLedger:
             except FileNotFoundError:
                 return SpendByDay()
             with os.fdopen(fd, "rb") as file:
-                raw = file.read(spend_caps.BYTES_MAX)
+                raw = file.read(BYTES_MAX)
         try:
-            return spend_caps.parse(raw)
+            return parse(raw)
         except ValueError:
             remedy = f"Remove {self._path}: then the day and the month begin with nothing spent."
             raise StoreDamaged(f"{self._path} does not say what was spent", remedy=remedy) from None

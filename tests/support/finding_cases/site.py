@@ -108,6 +108,8 @@ class FaultySite:
         self.ends.callback(process.wait)
         self.ends.callback(process.kill)
         self.until(lambda: not {each["check"] for each in self.findings()} & set(checks))
+        if program == "uplink":  # until the daemon has reached it, no task can ask the large model
+            self.until(lambda: ("large-model", "fault") not in {(f["check"], f["verdict"]) for f in self.findings()})
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Wait for a condition, for as long as doctor takes on a busy machine."""

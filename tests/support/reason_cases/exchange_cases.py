@@ -15,7 +15,7 @@ from edge_agent.formats import enrolment_file, example_records, segment
 from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
 from tests.support.daemon import RunningDaemon
 from tests.support.enrolled import Box, Team
-from tests.support.examples import CENTRAL_KEY, IDENTITY, NOW, RECIPIENT, prediction
+from tests.support.examples import CENTRAL_KEY, IDENTITY, NOW, RECIPIENT, prediction, records_of
 from tests.support.fleet_cases import CentralTeam
 from tests.support.reason_cases.bundle_cases import CENTRAL, person_of
 from tests.support.reason_cases.call_cases import TASK
@@ -191,7 +191,7 @@ def record_invalid(folder: Path) -> Played:
 def _reason_of(sealed: bytes) -> tuple[str, ...]:
     """Return the reason with which the code that collect uses refuses a segment: its report has the sentence alone."""
     try:
-        segment.records_of(segment.unseal(sealed, [IDENTITY]))
+        records_of(segment.unseal(sealed, [IDENTITY]))
     except EdgeAgentError as error:
         return (error.reason,)
     return ()

@@ -11,8 +11,8 @@ from benchmarks.redacting.bundle_model import BundleModel
 from benchmarks.redacting.composed_texts import composed_texts
 from benchmarks.redacting.figures import measure_redaction
 from benchmarks.redacting.labelled_texts import MarkedText, MarkedValue, public_texts, read_marked
+from edge_agent.capture.redact import bare
 from edge_agent.capture.redact.account_numbers import card
-from edge_agent.capture.redact.rule_types import bare
 from tests.support import bundles
 
 TEXT = "Anna Meyer, Kiel, card 4111"

@@ -11,8 +11,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edge_agent.capture.outbox import load_site_key
-from edge_agent.capture.site_redactor import build_redactor
 from edge_agent.capture.spool_worker import SpoolWorker
+from edge_agent.capture.text_redaction import build_redactor
 from edge_agent.errors import DiskFull, DocumentInvalid, SignatureInvalid, StoreDamaged
 from edge_agent.formats import segment, status_object
 from edge_agent.formats.status_object import SiteUpdates

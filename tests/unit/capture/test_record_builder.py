@@ -7,8 +7,8 @@ import json
 import pytest
 
 from edge_agent.capture.record_builder import RecordBuilder
-from edge_agent.capture.site_redactor import build_redactor
 from edge_agent.capture.spool import ESCALATED, LOCAL, REVIEWED, ROUTINE, UNRANKED, UNSURE, UPSTREAM
+from edge_agent.capture.text_redaction import build_redactor
 from edge_agent.config import Config
 from edge_agent.formats import example_records
 from tests.support.examples import NOW, prediction

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edge_agent.capture.redact.redactor import Redactor
-from edge_agent.capture.site_redactor import build_redactor
+from edge_agent.capture.text_redaction import build_redactor
 from edge_agent.config import Config
 from edge_agent.config.sections import ExamplesConfig
 from edge_agent.errors import ConfigInvalid

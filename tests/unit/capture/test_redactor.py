@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_agent.capture.redact import RedactionRule
 from edge_agent.capture.redact.model_findings import FoundValue, ModelFindings
 from edge_agent.capture.redact.redactor import RedactionSession, Redactor, made_up, unfinished
-from edge_agent.capture.redact.rule_types import RedactionRule
 from edge_agent.capture.redact.site_detectors import name_detector
 from edge_agent.errors import ConfigInvalid
 

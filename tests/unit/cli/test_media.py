@@ -52,6 +52,14 @@ def test_an_export_into_an_empty_mount_point_is_refused_with_its_remedy():
     assert "" == DriveFolder(Path("/media/usb"), Path("/media/usb"), is_own_disk=False).doubt
 
 
+def test_an_import_from_an_empty_mount_point_names_what_is_missing():
+    """The technician mounts the drive; that the central team writes one would not help."""
+    folder = DriveFolder(Path("/mnt"), Path("/"), is_own_disk=True)
+    met = folder.without_drive("there is nothing to import")
+    assert "no drive is mounted at /mnt, so there is nothing to import" == met.message
+    assert ("'sudo mount /dev/sdX1 /mnt'" in met.remedy, "edge-convert" in met.remedy) == (True, False)
+
+
 def test_a_folder_beside_the_state_directory_is_on_the_own_disk(tmp_path: Path):
     """The file system of / or of the daemon's folders counts as this machine's own."""
     folder = look_at_folder(tmp_path, tmp_path.parent)

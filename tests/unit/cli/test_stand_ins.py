@@ -6,12 +6,12 @@ import textwrap
 
 import pytest
 
-from edge_agent.cli.stand_ins import PYDANTIC_PLUGINS, stand_in
+from edge_agent.cli import PYDANTIC_PLUGINS, stand_in
 
 
 def run(code: str) -> str:
     """Return what code prints in a process that has the stand-ins."""
-    code = "from edge_agent.cli.stand_ins import *\ninstall_stand_ins()\n" + textwrap.dedent(code)
+    code = "from edge_agent.cli import *\ninstall_stand_ins()\n" + textwrap.dedent(code)
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 

@@ -12,7 +12,6 @@ from convert.cli import app
 from convert.dataset import lineage
 from convert.dataset.lineage import LineageDocument
 from convert.fleet import accountability
-from edge_agent.durable import chained_log
 from edge_agent.formats.signed_document import format_timestamp
 from tests.support.examples import NOW, feedback, prediction, tombstone
 from tests.support.modes import not_private
@@ -191,7 +190,7 @@ def test_a_changed_log_ends_with_1(team: CorrectedSite):
     path.write_bytes(path.read_bytes().replace(b"collect", b"nobody!", 1))
     shown = team.run("log")
     assert (1, True) == (shown.exit_code, "broken: line 2" in shown.stdout), shown.output
-    assert chained_log.verify(path).problems
+    assert accountability.verify_chain(path).problems
 
 
 def test_a_folder_without_a_collection_is_refused(tmp_path: Path):

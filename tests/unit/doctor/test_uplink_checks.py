@@ -1,19 +1,24 @@
 """doctor's rules about the large model, its key and its caps."""
 
+import time
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
+from edge_agent.client import LargeModel, Status
 from edge_agent.config import EscalationConfig
 from edge_agent.doctor import enrolment_checks, uplink_checks
 from edge_agent.doctor.findings import ProbeFailure
-from edge_agent.doctor.probe_context import query_daemon
+from edge_agent.doctor.probe_context import UnitPhase, query_daemon
 from edge_agent.doctor.uplink_checks import LargeModelFacts
 from tests.support.doctor_cases import only, place, told, verdicts
 
 WELL = LargeModelFacts("large-1", online=True, tasks=("pos-intent",), usual_ms=800.0, spent=(("today", 10, 0),))
 REFUSED = {"online": False, "reason": "UPSTREAM_REFUSED", "problem": "the large model refuses the key (HTTP 401)"}
 CAPPED = (("today", 950_000, 1_000_000), ("this month", 950_000, 0))
+ACTIVE = "ActiveState=active\nSubState=running\nStateChangeTimestampMonotonic={}\n"
+LONG = UnitPhase("", 600.0, active=True)
 SILENT = {"online": False, "reason": "UPLINK_SILENT", "problem": "the uplink does not answer"}
 
 
@@ -57,6 +62,33 @@ def test_a_site_without_a_large_model_hears_nothing_of_it(tmp_path):
     case = query_daemon(place(tmp_path))
     assert (None, []) == (uplink_checks.probe_large_model(case), list(uplink_checks.judge_large_model(None)))
     assert () == enrolment_checks.probe_credentials(case)
+
+
+@pytest.mark.parametrize(
+    ("uplink", "daemon", "verdict"),
+    [
+        ("ActiveState=activating\nSubState=start\nNRestarts=0\n", LONG, "unseen"),
+        (ACTIVE.format(time.monotonic_ns() // 1000), LONG, "unseen"),
+        (ACTIVE.format(1), UnitPhase("", 1.0, active=True), "unseen"),
+        ("ActiveState=activating\nSubState=auto-restart\nNRestarts=3\n", LONG, "fault"),
+        (ACTIVE.format(1), LONG, "fault"),
+    ],
+)
+def test_an_uplink_that_has_just_started_is_no_fault(tmp_path, uplink, daemon, verdict):
+    """Nor a daemon that has not reached it yet; one that fails at each start is, and one that stays silent."""
+    where = place(tmp_path, escalation=EscalationConfig(url="https://models.example/v1", model="large-1"))
+    case = query_daemon(replace(where, run=lambda _: uplink))
+    silent = LargeModel(False, True, "", SILENT["reason"], SILENT["problem"], 0.0, 0, 0, 0, 0, (), {}, 0.0, 0, {})
+    status = Status("1", datetime.now(UTC), True, 0, (), (), (), 0, 0, large_model=silent)
+    facts = uplink_checks.probe_large_model(
+        replace(case, daemon=replace(case.daemon, managed=True, status=status, phase=daemon))
+    )
+    found = (
+        uplink_checks.LARGE_MODEL.unseen(facts)
+        if isinstance(facts, ProbeFailure)
+        else only(uplink_checks.judge_large_model(facts), "large-model")
+    )
+    assert verdict == found.verdict
 
 
 def test_the_key_is_looked_for_where_systemd_keeps_it(tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.engine.confinement import landlock, seccomp
+from edge_agent.engine import confinement
 
 PID = 4321
 ARM_HEADER = Path("/usr/include/asm-generic/unistd.h")
@@ -21,7 +21,7 @@ NEEDED = {
     "x86_64": (0, 1, 11, 12, 10, 202, 28, 60, 231, 13, 44, 45, 271, 204, 318, 228, 19, 5),
     "aarch64": (63, 64, 215, 214, 226, 98, 233, 93, 94, 134, 206, 207, 73, 123, 278, 113, 65, 80),
 }
-MACHINES = pytest.mark.parametrize("machine", seccomp.AUDIT_ARCH)
+MACHINES = pytest.mark.parametrize("machine", confinement.AUDIT_ARCH)
 
 
 def verdict(
@@ -29,9 +29,9 @@ def verdict(
 ) -> str:
     """Run the program on one system call, as the kernel does."""
     padded = [*arguments, *[0] * (6 - len(arguments))]
-    arch = seccomp.AUDIT_ARCH[machine] if arch is None else arch
+    arch = confinement.AUDIT_ARCH[machine] if arch is None else arch
     data = struct.pack("<IIQ6Q", number, arch, 0, *padded)
-    code = list(struct.iter_unpack("<HBBI", seccomp.program(machine, PID, families)))
+    code = list(struct.iter_unpack("<HBBI", confinement.filter_program(machine, PID, families)))
     accumulator = place = 0
     while True:
         operation, if_true, if_false, operand = code[place]
@@ -46,14 +46,14 @@ def verdict(
         else:
             assert operation == 0x06
             break
-    if operand & 0xFFFF0000 == seccomp.ERRNO:
+    if operand & 0xFFFF0000 == confinement.ERRNO:
         return errno.errorcode[operand & 0xFFFF]
-    return {seccomp.ALLOW: "allow", seccomp.KILL_PROCESS: "kill"}[operand]
+    return {confinement.ALLOW: "allow", confinement.KILL_PROCESS: "kill"}[operand]
 
 
 def depends(machine: str, name: str, *arguments: int, families: tuple[int, ...] | None = None) -> str:
     """Return the verdict on a call whose arguments matter."""
-    return verdict(machine, seccomp.numbers(seccomp.DEPENDS, machine)[name], *arguments, families=families)
+    return verdict(machine, confinement.call_numbers(confinement.DEPENDS, machine)[name], *arguments, families=families)
 
 
 @MACHINES
@@ -66,7 +66,7 @@ def test_what_the_runtimes_need_passes(machine):
 @MACHINES
 def test_every_listed_call_is_denied(machine):
     """Each call of the list fails with EPERM, whatever its arguments."""
-    for name, number in seccomp.numbers(seccomp.DENIED, machine).items():
+    for name, number in confinement.call_numbers(confinement.DENIED, machine).items():
         assert (name, "EPERM") == (name, verdict(machine, number))
         assert (name, "EPERM") == (name, verdict(machine, number, *[2**64 - 1] * 6))
 
@@ -74,15 +74,15 @@ def test_every_listed_call_is_denied(machine):
 @MACHINES
 def test_unreadable_and_unknown_calls_do_not_exist(machine):
     """clone3, openat2, calls newer than the list and those of x32 give ENOSYS."""
-    for number in (435, 437, seccomp.LAST_KNOWN + 1, 10_000, 0x40000000, 0x40000000 | 41, 0xFFFFFFFF):
+    for number in (435, 437, confinement.LAST_KNOWN + 1, 10_000, 0x40000000, 0x40000000 | 41, 0xFFFFFFFF):
         assert "ENOSYS" == verdict(machine, number)
-    assert "allow" == verdict(machine, seccomp.LAST_KNOWN)
+    assert "allow" == verdict(machine, confinement.LAST_KNOWN)
 
 
 @MACHINES
 def test_the_convention_of_another_architecture_kills(machine):
     """A call as i386 (int 0x80), 32-bit ARM or the other architecture makes it ends the process."""
-    others = [0x40000003, 0x40000028, *(arch for name, arch in seccomp.AUDIT_ARCH.items() if name != machine)]
+    others = [0x40000003, 0x40000028, *(arch for name, arch in confinement.AUDIT_ARCH.items() if name != machine)]
     assert ["kill"] * 3 == [verdict(machine, 0, arch=other) for other in others]
 
 
@@ -162,8 +162,8 @@ def test_the_child_stays_its_parents(machine):
 @MACHINES
 def test_no_number_is_listed_twice(machine):
     """Each call stands in one table, once."""
-    tables = (seccomp.DENIED, seccomp.ABSENT, seccomp.DEPENDS)
-    listed = [number for table in tables for number in seccomp.numbers(table, machine).values()]
+    tables = (confinement.DENIED, confinement.ABSENT, confinement.DEPENDS)
+    listed = [number for table in tables for number in confinement.call_numbers(table, machine).values()]
     assert sorted(set(listed)) == sorted(listed)
 
 
@@ -176,8 +176,8 @@ def test_the_numbers_are_the_kernels(machine):
     found = re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", headers[0].read_text(encoding="ascii"))
     known = {name: int(number) for name, number in found}
     # Calls with a variant for 32 bits have their number under the name of both.
-    for table in (seccomp.DENIED, seccomp.ABSENT, seccomp.DEPENDS):
-        for name, number in seccomp.numbers(table, machine).items():
+    for table in (confinement.DENIED, confinement.ABSENT, confinement.DEPENDS):
+        for name, number in confinement.call_numbers(table, machine).items():
             if name in known:  # older headers lack the newest calls
                 assert (name, known[name]) == (name, number)
         assert len(known) > 300
@@ -198,7 +198,7 @@ def test_the_numbers_are_the_kernels(machine):
 )
 def test_a_ruleset_restricts_all_that_its_version_can(abi, expected):
     """Rights on files grow with versions 2, 3 and 5, TCP comes with 4, scopes with 6; what is newer is left alone."""
-    assert expected == struct.unpack(f"={len(expected)}Q", landlock.ruleset(abi))
+    assert expected == struct.unpack(f"={len(expected)}Q", confinement.ruleset(abi))
 
 
 @MACHINES
@@ -233,15 +233,15 @@ def test_what_drives_a_device_opens_it_for_both_ways(machine):
 )
 def test_only_its_own_drivers_are_spoken_to(machine, request_number, device, expected):
     """An ioctl passes by the letter of its family, and only in the child of that device."""
-    families = landlock.DRIVERS[device].families if device in landlock.DRIVERS else None
+    families = confinement.DRIVERS[device].families if device in confinement.DRIVERS else None
     assert expected == depends(machine, "ioctl", 3, request_number, families=families)
 
 
 @MACHINES
 def test_a_driver_opens_no_other_way(machine):
     """Everything else is as in a child without one: the calls of the list, processes, shared memory, signals."""
-    families = landlock.DRIVERS["vulkan"].families
-    for name, number in seccomp.numbers(seccomp.DENIED, machine).items():
+    families = confinement.DRIVERS["vulkan"].families
+    for name, number in confinement.call_numbers(confinement.DENIED, machine).items():
         assert (name, "EPERM") == (name, verdict(machine, number, families=families))
     assert "EPERM" == depends(machine, "clone", 17, families=families)
     assert "EPERM" == depends(machine, "mmap", 0, 0, 0, 0x21, families=families)
@@ -254,8 +254,8 @@ def test_only_the_nodes_that_compute_are_opened(tmp_path):
         (tmp_path / "dev" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "dev" / name).touch()
     opened = {
-        device: [str(path.relative_to(tmp_path / "dev")) for path in landlock.device_nodes(driver, tmp_path)]
-        for device, driver in landlock.DRIVERS.items()
+        device: [str(path.relative_to(tmp_path / "dev")) for path in confinement.device_nodes(driver, tmp_path)]
+        for device, driver in confinement.DRIVERS.items()
     }
     assert {
         "cuda": ["nvidia-uvm", "nvidia0", "nvidiactl"],

@@ -9,7 +9,7 @@ from google.rpc import error_details_pb2
 
 from edge_agent import errors
 from edge_agent.engine.protocol import FRAME_BYTES_MAX
-from edge_agent.engine.runtimes.job_results import failure_report
+from edge_agent.engine.runtimes import failure_report
 from edge_agent.errors import (
     BY_REASON,
     RETRY_SECONDS_MAX,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from edge_agent.server.call_limits import AdmissionControl
+from edge_agent.server.admission_control import AdmissionControl
 from tests.support.cancelling.held import Held, held
 from tests.support.cancelling.points import How, Point, Points
 from tests.support.eventually import turns

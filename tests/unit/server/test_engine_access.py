@@ -1,13 +1,28 @@
-"""What a machine has, read from proc."""
+"""What a machine has, read from proc.
+
+The site's redaction model, asked through its engine: windows of long texts, one error for all that goes wrong.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from edge_agent.capture.redact.model_findings import WINDOW_CHARACTERS, FoundValue
+from edge_agent.capture.redact.redactor import Redactor
+from edge_agent.config import RedactionConfig
+from edge_agent.engine.job_dispatch import EngineAnswer
+from edge_agent.engine.protocol import EntitySpan, JobRequest, JobResult
+from edge_agent.errors import EngineNotReady, InputQuarantined, InputTooLong, QueueFull, RedactionHeld
+from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.plan import MachineCapabilities
 from edge_agent.server import engine_access
+from edge_agent.server.engine_access import ModelRedactor
 
 X86 = "processor\t: 0\nvendor_id\t: GenuineIntel\nflags\t\t: fpu avx2 avx512_vnni\nbugs\t\t: spectre\n\n"
 ARM = "processor\t: 0\nBogoMIPS\t: 48.00\nFeatures\t: fp asimd asimddp\n\n"
@@ -52,3 +67,99 @@ def test_this_machine_has_memory():
     here = engine_access.read_machine()
     assert here.memory_bytes > 2**28
     assert here.cpu_features
+
+
+TASK = {"name": "pii", "kind": "redact", "labels": ["O", "B-NAME", "I-NAME"]}
+
+
+class Engines:
+    """Finds words that begin with a capital letter, in texts of at most so many characters."""
+
+    def __init__(self, most: int = 10_000, error: Exception | None = None) -> None:
+        self.most, self.error, self.asked = most, error, list[JobRequest]()
+
+    def ready(self, digest: str) -> bool:
+        return True
+
+    async def answer(self, run: JobRequest, deadline: float, priority: int, client: str) -> EngineAnswer:
+        self.asked.append(run)
+        if self.error:
+            raise self.error
+        if len(run.text) > self.most:
+            raise InputTooLong("too long")
+        spans = (EntitySpan("NAME", *match.span(), 0.9) for match in re.finditer(r"\b[A-Z]\w*", run.text))
+        return EngineAnswer(JobResult(job_id=run.job_id, entities=tuple(spans)), 0.0)
+
+
+def redactor(engines: Engines, **task: Any) -> ModelRedactor:
+    """Return what asks these engines; `task` changes the bundle that answers, None = none does."""
+    plain = {"task": {**TASK, **task}, "version": "1.2.0", "runtime": "echo"}
+    bundle = SimpleNamespace(manifest=Manifest.model_validate(plain), digest="0" * 64)
+    activation: Any = SimpleNamespace(serving={"pii": bundle})
+    return ModelRedactor(RedactionConfig(task="pii"), activation, engines)  # type: ignore[arg-type]
+
+
+async def test_each_text_is_read_once():
+    """A text that an example has twice is one question, and a blank one is none."""
+    engines = Engines()
+    found = await redactor(engines).find(["hi Anna", "hi Anna", " "], 5.0)
+    assert (("hi Anna",), "pii@1.2.0") == (tuple(each.text for each in engines.asked), found.model)
+    assert {"hi Anna": (FoundValue(3, 7, "NAME", 0.9),), " ": ()} == found.values
+
+
+async def test_a_long_text_is_read_in_windows():
+    """Every name of 1 MB is found at its place, and no question is longer than a window."""
+    text = "the word and Anna-Lena again " * 36_000
+    engines = Engines()
+    values = (await redactor(engines).find([text], 60.0)).values[text]
+    assert max(len(each.text) for each in engines.asked) <= WINDOW_CHARACTERS
+    assert [m.span() for m in re.finditer("Anna|Lena", text)] == [(each.start, each.end) for each in values]
+
+
+async def test_a_window_of_many_tokens_is_divided_again():
+    """A text with more tokens than the model takes is read in smaller windows; what fits at no size is held."""
+    text = "é " * 100 + "Anna" + " é" * 100
+    found = await redactor(Engines(most=40)).find([text], 5.0)
+    assert ["Anna"] == [text[each.start : each.end] for each in found.values[text]]
+    with pytest.raises(RedactionHeld) as caught:
+        await redactor(Engines(most=4)).find([text], 5.0)
+    assert "True" == caught.value.metadata["permanent"]
+
+
+@pytest.mark.parametrize(
+    ("error", "permanent"),
+    [(QueueFull("full"), None), (EngineNotReady("loading"), None), (InputQuarantined("it killed 3"), "True")],
+)
+async def test_whatever_goes_wrong_is_one_error(error, permanent):
+    """A full queue, an engine that restarts, a text that kills the engine: the caller decides whether it waits."""
+    with pytest.raises(RedactionHeld) as caught:
+        await redactor(Engines(error=error)).find(["hi"], 5.0)
+    assert (permanent, error.reason) == (caught.value.metadata.get("permanent"), caught.value.metadata["cause"])
+
+
+async def test_another_kind_of_bundle_reads_nothing():
+    """A task of kind classify under this name redacts nothing, and says so."""
+    asked = redactor(Engines(), kind="classify", labels=["a", "b"])
+    with pytest.raises(RedactionHeld, match="its bundle is of kind classify"):
+        await asked.find(["hi"], 5.0)
+    assert "" == asked.model
+
+
+async def test_time_ends():
+    """A model that does not answer in time is no model."""
+
+    class Silent(Engines):
+        async def answer(self, *_: Any) -> EngineAnswer:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    with pytest.raises(RedactionHeld, match="did not read the text within"):
+        await redactor(Silent()).find(["hi"], 0.01)
+
+
+async def test_a_bundle_with_other_labels_redacts_with_its_own():
+    """An update to a model with other types changes the words of placeholders, and nothing else."""
+    engines = Engines()
+    asked = redactor(engines, labels=["O", "B-personne physique"])
+    found = await asked.find(["hi Anna"], 5.0)
+    assert "hi [NAME_1]" == Redactor().start(findings=found).text("hi Anna")

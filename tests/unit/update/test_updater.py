@@ -368,6 +368,24 @@ async def test_it_looks_by_itself(site: UpdatingSite):
     assert new == site.active()
 
 
+async def test_a_choice_of_somebody_here_waits_for_no_pause(site: UpdatingSite):
+    """Who has changed what answers wakes the updater: the state is true at once, not at the end of the pause."""
+    await site.switched()
+    site.check_seconds = 86_400
+    await site.killed()
+    checks = len(site.published.asked)
+    running = asyncio.create_task(site.updater.run())
+    await eventually(lambda: checks < len(site.published.asked))
+    assert ("probation", None) == (site.updater.overview.rows[TASK].state, site.updater.held_by(TASK))
+    await site.activation.remove(TASK, "")
+    held = site.updater.held_by(TASK)
+    assert ("probation", "REMOVED") == (site.updater.overview.rows[TASK].state, held and held.reason)
+    site.updater.wake()
+    await eventually(lambda: "REMOVED" == site.updater.overview.rows[TASK].reason)
+    await site.updater.stop()
+    await running
+
+
 async def test_a_bundle_that_vanishes_before_its_test_is_fetched_again(site: UpdatingSite):
     """An operator removes the idle bundle while it waits for its window."""
     new = site.publish("2.0.0")

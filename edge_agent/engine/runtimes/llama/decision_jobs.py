@@ -1,9 +1,9 @@
 """Decide: one input, then several questions about it, side by side.
 
 The input is read once. Then the questions come in groups: each has a sequence that begins with the input's tokens
-(`kv_cells.py`). All questions of a group are read together, and then their outputs are scored together, each
-by the tree of its outputs (`label_scoring.py`). So every step is filled with rows of as many questions as fit, and a
-job is as many bounded steps as it takes, between which others move.
+(`kv_cells.py`). All questions of a group are read together, and then their outputs are scored together, each by the
+tree of its outputs (`token_probabilities.py`). So every step is filled with rows of as many questions as fit, and a job
+is as many bounded steps as it takes, between which others move.
 
 A group has as many questions as there are sequences for, GROUP_MAX at most, and as fit into the cells of one request
 behind the input: a job with 400 questions takes no more memory than one that writes.
@@ -18,12 +18,12 @@ from typing import NamedTuple
 
 from edge_agent.engine.protocol import Event, JobRequest, JobResult
 from edge_agent.engine.runtimes.llama.kv_cells import QuestionSequence, QuestionSequences
-from edge_agent.engine.runtimes.llama.label_scoring import LabelScorer, TreeChunk, label_scores
 from edge_agent.engine.runtimes.llama.llama_bundle import LlamaBundle
 from edge_agent.engine.runtimes.llama.llama_context import BatchPart, BranchRows, LlamaContext, TokenRows
 from edge_agent.engine.runtimes.llama.question_prompts import DecisionQuestion, QuestionTokens
 from edge_agent.engine.runtimes.llama.sequence_jobs import Fork, SequenceJob
 from edge_agent.engine.runtimes.llama.step_scheduler import WorkItem
+from edge_agent.engine.runtimes.llama.token_probabilities import LabelScorer, TreeChunk, label_scores
 
 GROUP_MAX = 7
 """Questions of one job that are read at once: half of the sequences that there are for all jobs."""

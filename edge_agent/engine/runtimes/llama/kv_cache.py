@@ -16,7 +16,7 @@ few (decision 0051); `autotune.py` detects that.
    order. That moves bytes, not bits, and costs a hundredth of computing them. Streams are long and grow at every step,
    so cells that others leave below theirs are held, as if taken, until moving the streams pays (`_empty`).
 
-Stored prompts lie outside the buffer (`prefix_tree.py`), because every cell in it costs every row a look at its mask.
+Stored prompts lie outside the buffer (`PrefixTree`), because every cell in it costs every row a look at its mask.
 A bundle's prefix is pinned in the buffer while jobs use it, once for all of them. A job starts from the longest stored
 prefix of its prompt.
 """
@@ -34,6 +34,7 @@ from edge_agent.engine.runtimes.llama.kv_cells import (
     KvCells,
     PinnedPrefix,
     PinnedPrefixes,
+    PrefixTree,
     PromptPrefix,
     QuestionSequence,
     QuestionSequences,
@@ -53,7 +54,6 @@ from edge_agent.engine.runtimes.llama.llama_context import (
     probe_lone_rows,
 )
 from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
-from edge_agent.engine.runtimes.llama.prefix_tree import PrefixTree
 from edge_agent.engine.runtimes.llama.step_costs import PADDING_ROWS_MAX, padded_rows
 from edge_agent.errors import ModelFailed
 
@@ -68,11 +68,11 @@ HELD_MIN = 256
 _NOBODY = StreamBatch((), ())
 
 
-def context_shape(context_tokens: int, jobs: int, kv_type: str, threads: int, rows: int = BULK_ROWS) -> ContextShape:
+def context_shape(context_tokens: int, jobs: int, kv_type: str, threads: int) -> ContextShape:
     """Return the size of a context for `jobs` jobs of `context_tokens` tokens, prefixes beside them, and one batch."""
     cells = (jobs + SPARE_CONTEXTS) * context_tokens + ROWS_MAX + PADDING_ROWS_MAX
     sequences = jobs + 1 + PINNED_PREFIXES_MAX + ROWS_MAX + 2 + QUESTIONS_MAX + 1
-    return ContextShape(cells=cells, sequences=sequences, kv_type=kv_type, threads=threads, rows=rows)
+    return ContextShape(cells=cells, sequences=sequences, kv_type=kv_type, threads=threads, rows=BULK_ROWS)
 
 
 class KvCache:

@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 
 from edge_agent.engine.job_requests import own_questions
 from edge_agent.engine.memory_cap import MemoryNeed
-from edge_agent.engine.runtimes.job_results import check_input_length
+from edge_agent.engine.runtimes import check_input_length
 from edge_agent.engine.runtimes.llama.kv_cells import PromptPrefix
-from edge_agent.engine.runtimes.llama.label_scoring import LabelTree
 from edge_agent.engine.runtimes.llama.llama_model import LlamaModel, check_file
 from edge_agent.engine.runtimes.llama.memory_estimate import adapter_bytes, record_bytes
 from edge_agent.engine.runtimes.llama.question_prompts import (
@@ -29,6 +28,7 @@ from edge_agent.engine.runtimes.llama.question_prompts import (
     split_prompt,
 )
 from edge_agent.engine.runtimes.llama.record_grammar import GuideTokens, RecordDrafts, RecordGrammar, guide_tokens
+from edge_agent.engine.runtimes.llama.token_probabilities import LabelTree
 from edge_agent.errors import EmptyInput, InputTooLong, InvalidRequest, ModelFailed, ModelLoadFailed
 from edge_agent.formats.manifest import Manifest, TaskSpec
 from edge_agent.formats.record_schema import Schema

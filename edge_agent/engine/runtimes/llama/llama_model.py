@@ -17,7 +17,7 @@ import llama_cpp as llama
 
 from edge_agent.engine.runtimes.llama import gguf_header, llama_backends
 from edge_agent.engine.runtimes.llama.gguf_header import GgufHeader
-from edge_agent.engine.runtimes.llama.token_sampling import whole_text
+from edge_agent.engine.runtimes.llama.token_probabilities import whole_text
 from edge_agent.errors import ModelLoadFailed
 
 PIN = "0.3.36"

@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from edge_agent.engine.protocol import SEQUENCES, CacheUse, Event, FailureReport, JobRequest, JobResult, LoadRequest
-from edge_agent.engine.runtimes.job_results import (
+from edge_agent.engine.runtimes import (
     cancellation_report,
     failure_report,
     no_cancellations,
@@ -25,14 +25,12 @@ from edge_agent.engine.runtimes.llama.decision_jobs import DecisionJob, open_gro
 from edge_agent.engine.runtimes.llama.kv_cache import KvCache
 from edge_agent.engine.runtimes.llama.kv_cells import StreamBatch
 from edge_agent.engine.runtimes.llama.llama_bundle import LlamaBundle, LlamaBundles, LoadedAdapters
-from edge_agent.engine.runtimes.llama.llama_context import BatchPart, StepAborted
+from edge_agent.engine.runtimes.llama.llama_context import LONG_ROWS, BatchPart, StepAborted, StepInterruption, is_long
 from edge_agent.engine.runtimes.llama.llama_model import ERRORS, LlamaModel
 from edge_agent.engine.runtimes.llama.memory_estimate import ON_CPU, context_capacity, place_on_device
-from edge_agent.engine.runtimes.llama.record_extraction import ExtractionJob
 from edge_agent.engine.runtimes.llama.record_grammar import RecordGrammar
-from edge_agent.engine.runtimes.llama.sequence_jobs import GenerationJob, ScoringJob
+from edge_agent.engine.runtimes.llama.sequence_jobs import ExtractionJob, GenerationJob, ScoringJob
 from edge_agent.engine.runtimes.llama.step_costs import StepWork, ThreadTuner, thread_counts
-from edge_agent.engine.runtimes.llama.step_interruption import LONG_ROWS, StepInterruption, is_long
 from edge_agent.engine.runtimes.llama.step_scheduler import CacheAdmission, StepPlan, StepScheduler, WorkItem, turn_time
 from edge_agent.errors import DeadlineExpired, DeadlineUnattainable, ModelFailed, ModelLoadFailed
 from edge_agent.formats.manifest import SCORED_KINDS, Manifest

@@ -35,7 +35,7 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from edge_agent.engine.protocol import AskedQuestion
-from edge_agent.engine.runtimes.llama.label_scoring import LabelTree
+from edge_agent.engine.runtimes.llama.token_probabilities import LabelTree
 from edge_agent.errors import InvalidRequest, ModelLoadFailed
 from edge_agent.formats.manifest import PromptTemplate
 

@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 
 from convert.dataset.surrogate_values import KINDS, NATIONAL_NUMBERS, SurrogateSource, word_of
 from convert.dataset.surrogates import FilledTexts, PlaceholderFiller, SurrogateSettings
-from edge_agent.capture.redact import account_numbers
+from edge_agent.capture.redact import account_numbers, bare
 from edge_agent.capture.redact.builtin_rules import RULES
 from edge_agent.capture.redact.redactor import Redactor
-from edge_agent.capture.redact.rule_types import bare
 from edge_agent.capture.redact.site_detectors import site_rules
 from edge_agent.errors import InvalidRequest
 

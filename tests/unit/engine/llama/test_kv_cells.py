@@ -1,11 +1,14 @@
-"""edge_agent/engine/runtimes/llama/kv_cells.py"""
+"""edge_agent/engine/runtimes/llama/kv_cells.py
+
+edge_agent/engine/runtimes/llama/kv_cells.py
+"""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.engine.runtimes.llama.kv_cells import KvCells
+from edge_agent.engine.runtimes.llama.kv_cells import KvCells, PrefixTree
 
 COUNT = 40
 
@@ -55,3 +58,83 @@ def test_cells_are_those_of_a_search_from_the_bottom(moves: list[tuple[bool, int
             free |= set(back)
         assert (min(free, default=COUNT), len(free)) == (cells.lowest, cells.free)
         assert COUNT - len(free) == cells.taken
+
+
+ROOM = 1000
+prompts = st.lists(st.integers(0, 2), min_size=1, max_size=8)
+
+
+def found(kept: PrefixTree, root: str, *tokens: int) -> tuple[bytes, int]:
+    entry, shared = kept.longest(root, tokens)
+    return (entry.state if entry else b""), shared
+
+
+def test_the_longest_shared_beginning_is_found() -> None:
+    """An entry serves prompts that go on behind it, that end within it, and that leave it on the way."""
+    kept = PrefixTree(ROOM)
+    kept.put("r", (1, 2, 3, 4), b"long")
+    kept.put("r", (1, 2), b"short")
+    assert (b"long", 4) == found(kept, "r", 1, 2, 3, 4, 5)
+    assert (b"long", 3) == found(kept, "r", 1, 2, 3)
+    assert (b"long", 3) == found(kept, "r", 1, 2, 3, 9)
+    assert (b"short", 2) == found(kept, "r", 1, 2)
+    assert (b"", 0) == found(kept, "r", 2)
+
+
+def test_roots_do_not_mix() -> None:
+    """What another adapter computed is never found, and dropping one root leaves the other."""
+    kept = PrefixTree(ROOM)
+    kept.put("a", (1, 2), b"a")
+    kept.put("b", (1, 2), b"b")
+    kept.drop("a")
+    assert (b"", 0) == found(kept, "a", 1, 2)
+    assert (b"b", 2) == found(kept, "b", 1, 2)
+    assert (1, 1) == (len(kept), kept.bytes)
+
+
+def test_the_least_recently_used_leaves_first() -> None:
+    """Being found counts as use; what is larger than all the room is not kept and drives nothing out."""
+    kept = PrefixTree(20)
+    kept.put("r", (1,), bytes(10))
+    kept.put("r", (2,), bytes(10))
+    kept.longest("r", (1, 5))
+    kept.put("r", (3,), bytes(10))
+    kept.put("r", (4,), bytes(21))
+    assert [1, 0, 1, 0] == [kept.longest("r", (first,))[1] for first in (1, 2, 3, 4)]
+    assert 20 == kept.bytes
+
+
+def test_the_same_prompt_is_kept_once() -> None:
+    """The newer state takes the place of the older."""
+    kept = PrefixTree(ROOM)
+    kept.put("r", (1, 2), b"old")
+    kept.put("r", (1, 2), b"newer")
+    assert (b"newer", 2) == found(kept, "r", 1, 2)
+    assert (1, 5) == (len(kept), kept.bytes)
+
+
+def test_nothing_is_left_when_all_is_cleared() -> None:
+    """Neither entries nor bytes nor trees."""
+    kept = PrefixTree(ROOM)
+    kept.put("r", (1, 2), b"x")
+    kept.clear()
+    assert (0, 0, (None, 0)) == (len(kept), kept.bytes, kept.longest("r", (1, 2)))
+
+
+@given(st.lists(st.tuples(prompts, st.integers(1, 9), st.booleans()), max_size=40), st.integers(9, 60))
+def test_the_tree_finds_what_a_search_of_all_finds(moves: list[tuple[list[int], int, bool]], room: int) -> None:
+    """Whatever was put and forgotten: as many shared tokens as any entry has, from an entry that has them."""
+    kept = PrefixTree(room)
+    for tokens, size, asks in moves:
+        if asks:
+            entry, shared = kept.longest("r", tokens)
+            assert shared == max((common(each.tokens, tokens) for each in kept._used), default=0)
+            assert entry is None or common(entry.tokens, tokens) == shared
+        else:
+            kept.put("r", tokens, bytes(size))
+        assert kept.bytes == sum(len(each.state) for each in kept._used) <= room
+
+
+def common(one: tuple[int, ...], other: list[int]) -> int:
+    pairs = list(zip(one, other, strict=False))
+    return next((at for at, (left, right) in enumerate(pairs) if left != right), len(pairs))

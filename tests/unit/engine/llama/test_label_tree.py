@@ -1,4 +1,4 @@
-"""edge_agent/engine/runtimes/llama/label_scoring.py"""
+"""edge_agent/engine/runtimes/llama/token_probabilities.py"""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.engine.runtimes.llama.label_scoring import LABEL_TOKENS_MAX, LabelTree, TreeChunk
 from edge_agent.engine.runtimes.llama.step_costs import ROWS_GROUP
+from edge_agent.engine.runtimes.llama.token_probabilities import LABEL_TOKENS_MAX, LabelTree, TreeChunk
 from edge_agent.errors import ModelLoadFailed
 
 Tokens = tuple[int, ...]

@@ -1,4 +1,4 @@
-"""edge_agent/engine/runtimes/llama/token_sampling.py"""
+"""edge_agent/engine/runtimes/llama/token_probabilities.py"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.engine.runtimes.llama.token_sampling import TextStream, whole_text
+from edge_agent.engine.runtimes.llama.token_probabilities import TextStream, whole_text
 
 
 def fed(stops: list[str], *pieces: bytes) -> tuple[list[str], TextStream]:

@@ -8,31 +8,31 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.durable import chained_log
-from edge_agent.durable.chained_log import START, append, read, verify
+from convert.fleet import accountability
+from convert.fleet.accountability import START, append_line, read_lines, verify_chain
 
 
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
     """Return a log of three lines."""
     for word in ("one", "two", "three"):
-        append(tmp_path / "log", {"said": word})
+        append_line(tmp_path / "log", {"said": word})
     return tmp_path / "log"
 
 
 def test_lines_are_chained_and_private(log: Path):
     """Numbers from 1, the hash of the line before, and nobody else can read it."""
-    assert [(1, "one"), (2, "two"), (3, "three")] == [(each.number, each.fields["said"]) for each in read(log)]
-    verdict = verify(log)
+    assert [(1, "one"), (2, "two"), (3, "three")] == [(each.number, each.fields["said"]) for each in read_lines(log)]
+    verdict = verify_chain(log)
     assert (3, ()) == (verdict.entries, verdict.problems)
-    assert verdict.head == append(log, {"said": "four"}) or 4 == verify(log).entries
+    assert verdict.head == append_line(log, {"said": "four"}) or 4 == verify_chain(log).entries
     assert 0o600 == stat.S_IMODE(log.stat().st_mode)
 
 
 def test_a_missing_log_is_empty(tmp_path: Path):
     """Nothing was decided yet."""
-    assert (0, START, ()) == tuple(vars(verify(tmp_path / "log")).values())
-    assert [] == list(read(tmp_path / "log"))
+    assert (0, START, ()) == tuple(vars(verify_chain(tmp_path / "log")).values())
+    assert [] == list(read_lines(tmp_path / "log"))
 
 
 def rewrite(log: Path, change: str) -> None:
@@ -54,30 +54,30 @@ def rewrite(log: Path, change: str) -> None:
 def test_a_change_shows(log: Path, change: str):
     """The line is named, and new lines can still be added."""
     rewrite(log, change)
-    assert verify(log).problems
-    append(log, {"said": "later"})
-    assert "later" == list(read(log))[-1].fields["said"]
+    assert verify_chain(log).problems
+    append_line(log, {"said": "later"})
+    assert "later" == list(read_lines(log))[-1].fields["said"]
 
 
 def test_a_cut_end_shows_only_to_who_noted_the_last_hash(log: Path):
     """The chain alone cannot tell; a noted hash can."""
-    noted = verify(log).head
+    noted = verify_chain(log).head
     log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:2]))
-    assert () == verify(log).problems
-    assert f"no line has the hash {noted}" in verify(log, noted).problems[0]
+    assert () == verify_chain(log).problems
+    assert f"no line has the hash {noted}" in verify_chain(log, noted).problems[0]
 
 
 def test_a_line_that_a_power_cut_left_is_removed(log: Path):
     """It was never reported as written."""
     with log.open("ab") as file:
         file.write(b'{"number": 4, "prev')
-    assert verify(log).problems
-    append(log, {"said": "four"})
-    assert (4, ()) == (verify(log).entries, verify(log).problems)
+    assert verify_chain(log).problems
+    append_line(log, {"said": "four"})
+    assert (4, ()) == (verify_chain(log).entries, verify_chain(log).problems)
 
 
 def test_a_line_has_a_limit(log: Path):
     """A longer one is refused and leaves the log as it was."""
     with pytest.raises(ValueError, match="the limit is"):
-        append(log, {"said": "x" * chained_log.LINE_BYTES_MAX})
-    assert (3, ()) == (verify(log).entries, verify(log).problems)
+        append_line(log, {"said": "x" * accountability.LINE_BYTES_MAX})
+    assert (3, ()) == (verify_chain(log).entries, verify_chain(log).problems)

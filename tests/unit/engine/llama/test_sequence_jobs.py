@@ -1,4 +1,4 @@
-"""edge_agent/engine/runtimes/llama/record_extraction.py, and what record_grammar.py fills in."""
+"""edge_agent/engine/runtimes/llama/sequence_jobs.py, and what record_grammar.py fills in."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.engine.runtimes.llama.record_extraction import RecordTranscript, choose, value_spans
 from edge_agent.engine.runtimes.llama.record_grammar import bounded
+from edge_agent.engine.runtimes.llama.sequence_jobs import RecordTranscript, choose, value_spans
 from edge_agent.formats import record_schema
 from tests.support import record_schemas
 from tests.support.bundles import RECORD_SCHEMA

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from edge_agent.store.state_database import StateDatabase
 from edge_agent.uplink import connectivity
 from edge_agent.uplink.connectivity import RetryThrottle
-from edge_agent.uplink.escalation import spend_caps
-from edge_agent.uplink.escalation.spend_caps import SpendByDay, SpendCaps, TokenPrices
+from edge_agent.uplink.escalation import spend_ledger
+from edge_agent.uplink.escalation.spend_ledger import SpendByDay, SpendCaps, TokenPrices
 
 DAY = "2026-11-25"
 
@@ -46,15 +46,15 @@ def test_no_order_of_questions_breaks_a_cap(questions):
             spent = spent.add(dearest, day).add(min(real, dearest) - dearest, day)
         assert spent.on(day) <= 200
         assert spent.in_month(day) <= 500
-    assert spent == spend_caps.parse(spend_caps.encode(spent))
+    assert spent == spend_ledger.parse(spend_ledger.encode(spent))
 
 
 def test_old_days_are_forgotten():
     """A bounded number of days is kept, the newest."""
     spent = SpendByDay()
-    for number in range(spend_caps.DAYS_MAX + 5):
+    for number in range(spend_ledger.DAYS_MAX + 5):
         spent = spent.add(1, f"{2000 + number}-01-01")
-    assert spend_caps.DAYS_MAX == len(spent.days)
+    assert spend_ledger.DAYS_MAX == len(spent.days)
     assert 0 == spent.on("2000-01-01")
 
 
@@ -62,7 +62,7 @@ def test_old_days_are_forgotten():
 def test_what_is_no_spending_is_refused(raw):
     """A damaged file is not taken for nothing spent."""
     with pytest.raises(ValueError, match=r"."):
-        spend_caps.parse(raw)
+        spend_ledger.parse(raw)
 
 
 def test_retries_run_dry():
