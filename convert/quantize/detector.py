@@ -17,6 +17,10 @@ A third factor raises the score of a vector that lies in the direction of other 
 linear discriminant between the training texts and these (Fisher 1936), in standard deviations of the training texts,
 beyond the second one. It is 1 for most ordinary inputs.
 
+Of a task that classifies, a fourth factor is the model's own doubt, a power of what the largest probability leaves to
+the other labels (maximum softmax probability, Hendrycks & Gimpel 2017). Distances see languages, noise and other
+topics; a request that lies between two labels, as one of a label that is missing does, shows in the doubt.
+
     found = fit(job, task, exported, tokenizer)       # None: the graph or the recipe has nothing to fit it on
     found.put_into(candidate)
 
@@ -27,6 +31,7 @@ in float32, after its quantized ones.
 from __future__ import annotations
 
 import hashlib
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -36,6 +41,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from scipy.special import softmax
 from tokenizers import Tokenizer
 
 from convert import probe
@@ -77,8 +83,13 @@ class Detector:
     contrast: Floats | None = None
     """[width]: `(vector - centre) @ contrast` less CONTRAST_MIN is the logarithm of the third factor; None = 1."""
 
-    def scores(self, vectors: Floats) -> Floats:
-        """Return the scores of vectors [rows, width], [rows], as the graph computes them."""
+    def scores(self, vectors: Floats, logits: Floats | None = None) -> Floats:
+        """Return the scores of vectors [rows, width], [rows], as the graph computes them.
+
+        Args:
+            vectors: of the inputs.
+            logits: of the labels, [rows, labels]; None = the score has no doubt in it.
+        """
         centred = vectors - self.centre
         white = centred @ _halved(self.whitening)
         classes = _halved(self.classes)
@@ -87,15 +98,19 @@ class Detector:
         squared = (white**2) @ self._weights + length / self.outside + nearest
         cosine = (white @ _halved(self.centroids).T).max(axis=1) / np.sqrt(length)
         raised = 0.0 if self.contrast is None else np.maximum(centred @ self.contrast - CONTRAST_MIN, 0)
-        return np.asarray(np.sqrt(np.maximum(squared * (2 - 2 * cosine), 0)) * np.exp(raised), np.float32)
+        doubt: Floats | float = 1.0
+        if logits is not None:
+            weight = DOUBT_WEIGHT * math.log(logits.shape[1])
+            doubt = (1 + DOUBT_MIN - softmax(logits, axis=1).max(axis=1)) ** weight
+        return np.asarray(np.sqrt(np.maximum(squared * (2 - 2 * cosine), 0)) * np.exp(raised) * doubt, np.float32)
 
     @property
     def _weights(self) -> Floats:
         """[rank]: 1 for the distance inside the space, less what the whole length counts of it already."""
         return np.asarray(1 - self.variances / self.outside, np.float32)
 
-    def add_to(self, nodes: GraphNodes, vector: str) -> None:
-        """Add the nodes that compute the score of a vector."""
+    def add_to(self, nodes: GraphNodes, vector: str, logits: str = "", labels: int = 0) -> None:
+        """Add the nodes that compute the score of a vector, with the doubt in the logits of so many labels, if any."""
         centred = nodes.add("Sub", [vector, nodes.constant(self.centre)])
         white = nodes.add("MatMul", [centred, nodes.half(self.whitening)])
         length = nodes.add("ReduceSumSquare", [centred, nodes.axis(1)], keepdims=0)
@@ -104,14 +119,17 @@ class Detector:
         highest = nodes.add("ReduceMax", [doubled, nodes.axis(1)], keepdims=0)
         cosine = nodes.add("Div", [highest, nodes.add("Sqrt", [length])])
         chord = nodes.add("Sub", [nodes.constant(np.array(2, np.float32)), cosine])
-        product = [nodes.add("Relu", [nodes.add("Mul", [squared, chord])])]
-        if self.contrast is None:
-            nodes.add("Sqrt", product, OUTPUT_NAME)
-            return
-        along = nodes.add("MatMul", [centred, nodes.constant(self.contrast)])
-        beyond = nodes.add("Sub", [along, nodes.constant(np.array(CONTRAST_MIN, np.float32))])
-        raised = nodes.add("Exp", [nodes.add("Relu", [beyond])])
-        nodes.add("Mul", [nodes.add("Sqrt", product), raised], OUTPUT_NAME)
+        score = nodes.add("Sqrt", [nodes.add("Relu", [nodes.add("Mul", [squared, chord])])])
+        if self.contrast is not None:
+            along = nodes.add("MatMul", [centred, nodes.constant(self.contrast)])
+            beyond = nodes.add("Sub", [along, nodes.constant(np.array(CONTRAST_MIN, np.float32))])
+            score = nodes.add("Mul", [score, nodes.add("Exp", [nodes.add("Relu", [beyond])])])
+        if logits:
+            surest = nodes.add("ReduceMax", [nodes.add("Softmax", [logits], axis=1), nodes.axis(1)], keepdims=0)
+            left = nodes.add("Sub", [nodes.constant(np.array(1 + DOUBT_MIN, np.float32)), surest])
+            doubt = nodes.add("Pow", [left, nodes.constant(np.array(DOUBT_WEIGHT * math.log(labels), np.float32))])
+            score = nodes.add("Mul", [score, doubt])
+        nodes.add("Identity", [score], OUTPUT_NAME)
 
     def _squared(self, nodes: GraphNodes, white: str, length: str) -> str:
         """Add the squared Mahalanobis distance to the nearest class; return its name."""
@@ -148,6 +166,17 @@ def find(model: onnx.ModelProto, kind: Kind) -> tuple[str, ...]:
     return ()
 
 
+def logits_of(model: onnx.ModelProto, kind: Kind) -> str:
+    """Return the output [batch, labels] of a graph that classifies; empty for other kinds."""
+    return _OUTPUTS[0] if kind == "classify" and labels_of(model, _OUTPUTS[0]) > 1 else ""
+
+
+def labels_of(model: onnx.ModelProto, logits: str) -> int:
+    """Return how many labels an output of logits has; 0 = there is no such output, or its shape is not known."""
+    shapes = (each.type.tensor_type.shape.dim for each in model.graph.output if each.name == logits)
+    return next((int(shape[1].dim_value) for shape in shapes if len(shape) == 2), 0)
+
+
 def _is_scorable(model: onnx.ModelProto) -> bool:
     opset = next((each.version for each in model.opset_import if not each.domain), 0)
     return opset >= OPSET_MIN and "attention_mask" in {each.name for each in model.graph.input}
@@ -177,12 +206,20 @@ def _middle_of(graph: onnx.GraphProto, hidden: str) -> tuple[str, ...]:
     return (norms[(len(norms) - 1) // 2],) if len(norms) >= 3 else ()
 
 
-def append(model: onnx.ModelProto, layers: Sequence[str], detector: Detector) -> bool:
-    """Add the output to a graph; False, and nothing added, where the graph lacks one of the tensors."""
-    if not layers or not set(layers) <= {name for node in model.graph.node for name in node.output}:
+def append(model: onnx.ModelProto, layers: Sequence[str], detector: Detector, logits: str = "") -> bool:
+    """Add the output to a graph; False, and nothing added, where the graph lacks one of the tensors.
+
+    Args:
+        model: the graph.
+        layers: of `find`.
+        detector: what to add.
+        logits: the tensor [batch, labels] of an encoder that classifies; empty = the score has no doubt in it.
+    """
+    needed = {*layers, *([logits] if logits else [])}
+    if not layers or not needed <= {name for node in model.graph.node for name in node.output}:
         return False
     nodes = GraphNodes(model.graph)
-    detector.add_to(nodes, nodes.vector_of(layers))
+    detector.add_to(nodes, nodes.vector_of(layers), logits, labels_of(model, logits) if logits else 0)
     model.graph.output.append(helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["batch"]))
     return True
 
@@ -245,6 +282,9 @@ CENTROIDS_MAX, ROWS_A_CENTROID = 128, 8
 CONTRAST_WEIGHT = 0.15
 CONTRAST_MIN = 2 * CONTRAST_WEIGHT
 """Each standard deviation along the contrast beyond the second one multiplies the score by exp(CONTRAST_WEIGHT)."""
+DOUBT_WEIGHT, DOUBT_MIN = 0.03, 0.05
+"""(1 + DOUBT_MIN - largest probability) ** (DOUBT_WEIGHT * log(labels)); see docs/decisions/0072. From 95% on, doubt
+hardly falls, and the fewer labels there are, the less a sure answer says of the input."""
 BACKGROUND_MIN = 50
 """Texts that do not resemble the training texts; with fewer there is no contrast."""
 _CONTRAST_SHRINKAGE = 0.1
@@ -264,11 +304,13 @@ class Fitted:
     layers: tuple[str, ...]
     detector: Detector
     rows: int
+    logits: str = ""
+    """Its output of logits, if the task classifies."""
 
     def put_into(self, weights: Path) -> bool:
         """Add the score to a graph in place; False if the graph lacks the tensors."""
         model = onnx.load(weights)
-        if not append(model, self.layers, self.detector):
+        if not append(model, self.layers, self.detector, self.logits):
             return False
         onnx.save(model, weights)
         return True
@@ -282,6 +324,7 @@ class Fitted:
             "rank": int(self.detector.whitening.shape[1]),
             "layers": len(self.layers),
             "contrast": self.detector.contrast is not None,
+            "doubt": bool(self.logits),
             "size_bytes": self.detector.size_bytes,
         }
 
@@ -296,7 +339,7 @@ def fit(job: StageJob, task: TaskSpec, exported: Path, tokenizer: Path) -> Fitte
     if not job.recipe.data.train or task.kind == "redact":
         return None  # a redaction model reads every text: none is held up as out-of-distribution
     model = onnx.load(exported)
-    layers = find(model, task.kind)
+    layers, logits = find(model, task.kind), logits_of(model, task.kind)
     rows = _drawn(row_files.rows(job.recipe, "train"))
     if not layers or len(rows) < ROWS_MIN:
         return None
@@ -304,7 +347,7 @@ def fit(job: StageJob, task: TaskSpec, exported: Path, tokenizer: Path) -> Fitte
     texts = [*(row.text for row in rows), *background_texts()]
     vectors, background = np.split(_vectors(model, layers, texts, tokenizer), [len(rows)])
     found = fitted(vectors, _classes(task, rows))
-    return Fitted(layers, contrasted(found, vectors, background), len(rows))
+    return Fitted(layers, contrasted(found, vectors, background), len(rows), logits)
 
 
 def _classes(task: TaskSpec, rows: Sequence[DataRow]) -> npt.NDArray[np.str_]:

@@ -117,12 +117,12 @@ class QuestionObjective:
         return torch.tensor([row.targets for row in rows], dtype=logits.dtype, device=logits.device)
 
 
-def objective_of(task: TaskSpec, rows: Sequence[EncodedRow] = (), class_weights: str = "none") -> EncoderObjective:
-    """Return what a task learns; with class weights "balanced", those of the rows to train on."""
+def objective_of(task: TaskSpec, weights: Sequence[float] = ()) -> EncoderObjective:
+    """Return what a task learns; `weights` of the outputs of all questions, or none."""
     sizes = [len(question.outputs) for question in task.questions_asked]
     if not sizes:
         return TagObjective()
-    return QuestionObjective(sizes, balanced_weights(rows, sizes) if class_weights == "balanced" else ())
+    return QuestionObjective(sizes, weights)
 
 
 def uniformity(logits: torch.Tensor) -> torch.Tensor:

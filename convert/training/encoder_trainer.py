@@ -184,9 +184,11 @@ def _with_head(checkpoint: str, config: Any, task: TaskSpec) -> Any:
     return model
 
 
-def start_head(model: Any, rows: EncodedRows, sizes: Sequence[int], progress: Progress) -> bool:
+def start_head(
+    model: Any, rows: EncodedRows, sizes: Sequence[int], progress: Progress, weights: Sequence[float] = ()
+) -> bool:
     """Fit a new head on mean token vectors as linear classifiers, one for each question with `sizes` outputs; return
-    whether the head is of that kind.
+    whether the head is of that kind. `weights` of all outputs, or none, are those of the loss.
 
     Training then starts from the encoder's own features and distorts them less (Kumar et al. 2022, arXiv 2202.10054).
     """
@@ -199,7 +201,8 @@ def start_head(model: Any, rows: EncodedRows, sizes: Sequence[int], progress: Pr
         outputs = slice(begin, begin := begin + size)
         answering = targets[:, outputs].sum(axis=1) > 0
         if answering.any():
-            fitted = linear.fit_shares(vectors[answering], targets[answering, outputs])
+            counts = np.asarray(weights[outputs] or 1.0)
+            fitted = linear.fit_shares(vectors[answering], targets[answering, outputs], weights=counts)
             with torch.no_grad():
                 model.classifier.weight[outputs].copy_(torch.from_numpy(fitted.weight))
                 model.classifier.bias[outputs].copy_(torch.from_numpy(fitted.bias))

@@ -56,24 +56,25 @@ def rows_of(*lengths: int) -> list[list[int]]:
     return [[2, *RNG.integers(4, 40, length).tolist(), 3] for length in lengths]
 
 
+@pytest.mark.parametrize(("kind", "logits"), [("classify", "logits"), ("classify", ""), ("extract", ""), ("embed", "")])
 @pytest.mark.parametrize("contrast", [True, False])
-@pytest.mark.parametrize("kind", HEADS)
-def test_the_graph_computes_what_the_detector_computes(kind, contrast):
-    """The output is the product of both distances and of the contrast, if any, for each kind of encoder; other outputs
-    stay."""
+def test_the_graph_computes_what_the_detector_computes(kind, logits, contrast):
+    """The output is the product of both distances, and of contrast and doubt, if any, for each kind of encoder; other
+    outputs stay."""
     model, rows = model_of(kind), rows_of(3, 9, 20)
     before = run(model, rows)
     layers = ood_graph.find(model, kind)
     vectors = model_of(kind)
     ood_graph.vectors_only(vectors, layers)
     detector = detector_of(contrast=contrast)
-    assert ood_graph.append(model, layers, detector)
+    assert ood_graph.append(model, layers, detector, logits)
     onnx.checker.check_model(model)
     after = run(model, rows)
     for name, values in before.items():
         np.testing.assert_array_equal(values, after[name])
     assert (3,) == after[OUTPUT_NAME].shape
-    wanted = detector.scores(run(vectors, rows)[ood_graph.VECTOR_NAME])
+    answers = before[logits] if logits else None
+    wanted = detector.scores(run(vectors, rows)[ood_graph.VECTOR_NAME], answers)
     np.testing.assert_allclose(wanted, after[OUTPUT_NAME], rtol=1e-4)
 
 
@@ -129,6 +130,7 @@ def test_a_graph_without_that_tensor_is_left_alone():
     before = model.SerializeToString()
     assert not ood_graph.append(model, (*ood_graph.find(model, "classify"), "no such tensor"), detector_of())
     assert not ood_graph.append(model, (), detector_of())
+    assert not ood_graph.append(model, ood_graph.find(model, "classify"), detector_of(), "no such output")
     assert before == model.SerializeToString()
 
 
@@ -198,6 +200,28 @@ def test_a_vector_in_the_direction_of_other_texts_is_stranger():
     assert np.median(raised) > 1.02
     assert (ordinary >= 1 - 1e-6).all()
     assert 1.0 == pytest.approx(np.median(ordinary))
+
+
+def test_only_what_classifies_has_doubt():
+    """A head of tags or of several questions has more than one answer, and an embedding none."""
+    assert {"classify": "logits", "extract": "", "embed": ""} == {
+        kind: ood_graph.logits_of(model_of(kind), kind) for kind in HEADS
+    }
+    assert "" == ood_graph.logits_of(model_of("classify"), "decide")
+
+
+def test_doubt_makes_an_input_stranger():
+    """The less probable the surest label is, the higher the score, and the more so the more labels there are."""
+    vectors = RNG.normal(0, 1, (4, 24)).astype(np.float32)[[0, 0, 0, 0]]
+    found = fitted(*members_of(RNG.normal(0, 3, (5, 24)), 400, np.ones(24)))
+    two, hundred = (
+        found.scores(vectors, np.pad(np.array([[0], [3], [9], [40]], np.float32), ((0, 0), (0, labels - 1))))
+        / found.scores(vectors)
+        for labels in (2, 100)
+    )
+    assert list(two) == sorted(two, reverse=True)
+    np.testing.assert_allclose([0.55, 0.05], two[[0, 3]] ** (1 / (0.03 * np.log(2))), rtol=1e-3)
+    np.testing.assert_allclose([1.04, 0.05], hundred[[0, 3]] ** (1 / (0.03 * np.log(100))), rtol=1e-3)
 
 
 def test_a_background_that_resembles_the_training_texts_is_no_contrast():

@@ -85,7 +85,7 @@ def test_balanced_weights_let_each_answer_count_alike():
     assert [0.0, 0.0, 0.0] == weights[:3]
     assert (pytest.approx(5.0), pytest.approx(5.0)) == (9 * weights[3], weights[4])
     even = torch.zeros(10, 5)
-    assert pytest.approx(math.log(2)) == float(objective_of(TASK, rows, "balanced").loss(even, rows))
+    assert pytest.approx(math.log(2)) == float(objective_of(TASK, weights).loss(even, rows))
 
 
 def test_outliers_should_answer_every_question_evenly():
@@ -98,3 +98,14 @@ def test_a_linear_classifier_learns_distributions():
     """On vectors that cannot tell rows apart it gives the mean distribution."""
     fitted = linear.fit_shares(np.zeros((2, 3)), np.array([[0.9, 0.1], [0.5, 0.5]]))
     assert pytest.approx(np.log([[0.7, 0.3]]), abs=1e-3) == fitted.log_probabilities(np.zeros((1, 3)))
+
+
+def test_a_linear_classifier_can_count_labels_alike():
+    """On vectors that cannot tell rows apart, nine rows of one label and one of another are even with their weights."""
+    wanted = np.eye(2)[[0] * 9 + [1]]
+    plain, even = (
+        linear.fit_shares(np.zeros((10, 3)), wanted, weights=weights).log_probabilities(np.zeros((1, 3)))
+        for weights in (1.0, [1 / 9, 1])
+    )
+    assert pytest.approx(np.log([[0.9, 0.1]]), abs=1e-3) == plain
+    assert pytest.approx(np.log([[0.5, 0.5]]), abs=1e-3) == even
