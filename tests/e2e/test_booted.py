@@ -1,7 +1,7 @@
 """The appliance on a machine of its own, booted by systemd without a network: a visit from install to purge.
 
-One machine for all tests, in this order. Each command and what it said is in .cache/booted/<release>.log, of which
-docs/booted.log keeps one run.
+One machine for all tests, in this order. Each command and what it said is in .cache/booted/<release>.log;
+docs/booted.log is a copy of one run's trixie.log.
 """
 
 from __future__ import annotations
