@@ -45,8 +45,7 @@ class CMakeProject:
         """Compile what is missing of the targets. Raises BuildFailed, BuildInterrupted."""
         console, jobs = self._runner.console, jobs_here()
         ninja = [self._ninja, "-C", self._objects, f"-j{jobs}"]
-        steps = planned(self._runner.run([*ninja, "-n", *targets], {"NINJA_STATUS": "[%f/%t] "}))
-        progress = CompileProgress(steps, jobs, SECONDS, SECONDS_USUAL)
+        progress = CompileProgress(self._planned(targets), jobs, SECONDS, SECONDS_USUAL)
         if progress.objects:
             console.say(
                 f"  note  {progress.objects} objects to compile, {jobs} at once:"
@@ -59,6 +58,17 @@ class CMakeProject:
                 progress.see,
                 lambda: progress.describe(console.elapsed()),
             )
+
+    def _planned(self, targets: Sequence[str]) -> tuple[str, ...]:
+        """Return the steps that ninja would take.
+
+        It is asked about a copy of build.ninja. Where a project looks for its files by a pattern, as llama.cpp's code
+        for Vulkan does, a dry run of build.ninja itself plans to run CMake again, and nothing else.
+        """
+        copy = self._objects / "planned.ninja"
+        shutil.copyfile(self._objects / "build.ninja", copy)
+        ninja = [self._ninja, "-C", self._objects, "-f", copy.name, "-n"]
+        return planned(self._runner.run([*ninja, *targets], {"NINJA_STATUS": "[%f/%t] "}))
 
     def install(self) -> None:
         """Copy the libraries, without symbols, to where CMAKE_INSTALL_PREFIX says. Raises BuildFailed."""

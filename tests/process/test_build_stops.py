@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
@@ -121,6 +122,27 @@ def test_an_object_that_does_not_compile_is_shown(folder: Path):
         project(folder).compile(["all"])
     assert (True, True) == ("build.log" in caught.value.remedy, (folder / "objects/first.c.o").exists())
     assert "#error broken" in (folder / "build.log").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (NINJA.is_absolute() and CMAKE.is_absolute()), reason="no ninja or cmake: scripts/setup installs them"
+)
+def test_objects_that_a_project_finds_by_a_pattern_are_counted(tmp_path: Path):
+    """As those of llama.cpp's code for Vulkan: how many there are is said before, and progress is not "0 of 0"."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("one", "two"):
+        (source / f"{name}.c").write_text(f"int {name}(void) {{ return 1; }}\n")
+    pattern = "file(GLOB found CONFIGURE_DEPENDS *.c)\nadd_library(all_of SHARED ${found})\n"
+    (source / "CMakeLists.txt").write_text(f"cmake_minimum_required(VERSION 3.16)\nproject(tiny C)\n{pattern}")
+    shown = io.StringIO()
+    runner = ToolRunner(tmp_path / "build.log", StepConsole(shown))
+    tiny = CMakeProject(source, tmp_path / "objects", [], "", (CMAKE, NINJA), runner)
+    tiny.configure()
+    tiny.compile(["all_of"])
+    assert "2 objects to compile" in shown.getvalue()
+    assert tiny.built("liball_of.so").exists()
 
 
 @pytest.mark.slow
