@@ -64,11 +64,14 @@ def test_a_site_without_a_large_model_hears_nothing_of_it(tmp_path):
     assert () == enrolment_checks.probe_credentials(case)
 
 
+NOW = "the moment of the test"
+
+
 @pytest.mark.parametrize(
     ("uplink", "daemon", "verdict"),
     [
         ("ActiveState=activating\nSubState=start\nNRestarts=0\n", LONG, "unseen"),
-        (ACTIVE.format(time.monotonic_ns() // 1000), LONG, "unseen"),
+        (ACTIVE.format(NOW), LONG, "unseen"),
         (ACTIVE.format(1), UnitPhase("", 1.0, active=True), "unseen"),
         ("ActiveState=activating\nSubState=auto-restart\nNRestarts=3\n", LONG, "fault"),
         (ACTIVE.format(1), LONG, "fault"),
@@ -77,7 +80,7 @@ def test_a_site_without_a_large_model_hears_nothing_of_it(tmp_path):
 def test_an_uplink_that_has_just_started_is_no_fault(tmp_path, uplink, daemon, verdict):
     """Nor a daemon that has not reached it yet; one that fails at each start is, and one that stays silent."""
     where = place(tmp_path, escalation=EscalationConfig(url="https://models.example/v1", model="large-1"))
-    case = query_daemon(replace(where, run=lambda _: uplink))
+    case = query_daemon(replace(where, run=lambda _: uplink.replace(NOW, str(time.monotonic_ns() // 1000))))
     silent = LargeModel(False, True, "", SILENT["reason"], SILENT["problem"], 0.0, 0, 0, 0, 0, (), {}, 0.0, 0, {})
     status = Status("1", datetime.now(UTC), True, 0, (), (), (), 0, 0, large_model=silent)
     facts = uplink_checks.probe_large_model(
