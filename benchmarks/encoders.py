@@ -27,7 +27,7 @@ import onnx
 
 from benchmarks.bars import Bar, main, median
 from convert.quantize import onnx_quantizer
-from convert.quantize.detector import Detector, Fitted, find, fitted
+from convert.quantize.ood_detector import Detector, Fitted, find, fitted
 from edge_agent.engine.runtimes.onnx_session import OnnxSession, Row
 from tests.support import bundles, gated_onnx, models
 from tests.support.bundles import minilm_bundle

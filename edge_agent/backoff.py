@@ -1,4 +1,8 @@
-"""Exponential back-off, for everything that tries again. Pure."""
+"""Exponential back-off, for everything that tries again. Pure.
+
+How long who waits is decided by the callers: `client/retry.py` for a client of the daemon, `uplink/connectivity.py` for
+the uplink.
+"""
 
 from __future__ import annotations
 

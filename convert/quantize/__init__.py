@@ -22,10 +22,10 @@ from convert.export.onnx_export import MODEL, TOKENIZER
 from convert.pipeline import stage, task_file
 from convert.pipeline.stage import Report, StageJob
 from convert.prepare import onnx_source
-from convert.quantize import candidate_selection, detector, gguf_files, imatrix, onnx_quantizer
+from convert.quantize import candidate_selection, gguf_files, imatrix, onnx_quantizer, ood_detector
 from convert.quantize.candidate_bundle import CANDIDATES
 from convert.quantize.candidate_selection import Candidate
-from convert.quantize.detector import Fitted
+from convert.quantize.ood_detector import Fitted
 from convert.training import checkpoint_loading
 from convert.verify import reference
 from convert.verify.divergence import ArtefactLoss, measure_loss
@@ -67,7 +67,7 @@ def run(job: StageJob) -> Report:
         return candidate_selection.choose(job, [Candidate(onnx_source.AS_IS, target, details)], target)
     with tempfile.TemporaryDirectory(dir=job.out) as folder:
         full = Path(shutil.copyfile(exported / MODEL, Path(folder, MODEL)))
-        fitted = detector.fit(job, what, full, exported / TOKENIZER)
+        fitted = ood_detector.fit(job, what, full, exported / TOKENIZER)
         scored = fitted is not None and fitted.put_into(full)
         candidates = _onnx(job, exported / MODEL, fitted)
         return candidate_selection.choose(job, candidates, full, asked, scored=scored) | {

@@ -14,7 +14,7 @@ from convert.package import assemble_stage
 from convert.pipeline import task_file as tasks
 from convert.pipeline.recipe import BudgetSection
 from convert.pipeline.stage import Report, StageJob
-from convert.quantize import candidate_bundle, detector, onnx_quantizer
+from convert.quantize import candidate_bundle, onnx_quantizer, ood_detector
 from convert.quantize.candidate_selection import Candidate, choose, judge
 from edge_agent.formats import golden_cases
 from edge_agent.formats.calibration import OodGate
@@ -28,7 +28,7 @@ def chosen_of(job: StageJob, *types: str) -> Report:
     exported, full = job.done["export"] / "model.onnx", job.out.with_name("full.onnx")
     full.write_bytes(exported.read_bytes())
     task = tasks.of(job.recipe.path(job.recipe.task))
-    fitted = detector.fit(job, task, full, job.done["export"] / "tokenizer.json")
+    fitted = ood_detector.fit(job, task, full, job.done["export"] / "tokenizer.json")
     scored = fitted is not None and fitted.put_into(full)
     candidates = []
     for name in types:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from convert.pipeline.recipe import Recipe
 from convert.pipeline.stage import StageJob
-from convert.quantize import detector
+from convert.quantize import ood_detector
 from edge_agent.formats.manifest import TaskSpec
 
 
@@ -16,4 +16,4 @@ def test_a_redaction_model_has_no_detector(tmp_path: Path):
     recipe = Recipe.model_validate({"source": {"checkpoint": "m"}, "data": data, "folder": tmp_path})
     job = StageJob(recipe, tmp_path, {}, lambda _what, _done, _total: None)
     task = TaskSpec(name="pii", kind="redact", labels=("O", "B-NAME", "I-NAME"))
-    assert None is detector.fit(job, task, tmp_path / "none.onnx", tmp_path / "none.json")
+    assert None is ood_detector.fit(job, task, tmp_path / "none.onnx", tmp_path / "none.json")

@@ -5,10 +5,10 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from convert.quantize import detector as ood_graph
 from convert.quantize import onnx_quantizer
+from convert.quantize import ood_detector as ood_graph
 from convert.quantize.background_texts import REQUESTS, background_texts
-from convert.quantize.detector import BACKGROUND_MIN, Detector, contrasted, fitted, whiten
+from convert.quantize.ood_detector import BACKGROUND_MIN, Detector, contrasted, fitted, whiten
 from edge_agent.formats.calibration import OUTPUT_NAME
 from tests.support import bert_onnx
 from tests.support.bert_onnx import TINY
