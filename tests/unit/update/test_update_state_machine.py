@@ -361,10 +361,14 @@ events = st.one_of(
 )
 
 
+SETTLED: frozenset[UpdateState] = frozenset({"probation", "done", "failed", "rolled_back", "held"})
+"""Nothing has to be fetched for a task in one of these."""
+
+
 def agrees(world: World) -> bool:
     """Tell whether the row tells the truth about what answers, as far as nothing was cut off."""
     row = world.row
-    if row is None or row.state not in update_state_machine.SETTLED:
+    if row is None or row.state not in SETTLED:
         return True
     return (row.state in ("probation", "done")) == (world.active == row.candidate)
 
