@@ -27,7 +27,7 @@ import onnx
 
 from benchmarks.bars import Bar, main, median
 from convert.quantize import onnx_quantizer
-from convert.quantize.ood_detector import Detector, Fitted, find, fitted
+from convert.quantize.ood_detector import BACKGROUND_MIN, Fitted, contrasted, find, fitted, logits_of
 from edge_agent.engine.runtimes.onnx_session import OnnxSession, Row
 from tests.support import bundles, gated_onnx, models
 from tests.support.bundles import minilm_bundle
@@ -40,7 +40,7 @@ LENGTHS = {
     "texts of a till, 3 to 24 tokens": (5, 13, 20, 3, 11, 3, 24, 7),
 }
 """Of the texts, in tokens: which ones they are takes no time."""
-GATE_PAIRS, GATE_CLASSES, GATE_TEXT = 400, 150, "I would like to return this kettle, it broke after a week"
+GATE_PAIRS, GATE_CLASSES, GATE_TEXT = 3000, 150, "I would like to return this kettle, it broke after a week"
 GATE_ROWS, GATE_WIDTH = 4000, 384
 
 
@@ -49,11 +49,11 @@ def measure() -> Iterator[Bar]:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         source = minilm_bundle(folder / "bundle", "classify")
-        layers, drawn = _detector(source / "model.onnx")
+        detector = _detector(source / "model.onnx")
         for stored in onnx_quantizer.TYPES:
             weights = folder / f"{stored}.onnx"
             onnx_quantizer.quantize(source / "model.onnx", weights, stored)
-            yield _gate(stored, weights, folder / f"gate-{stored}", Fitted(layers, drawn, GATE_ROWS))
+            yield _gate(stored, weights, folder / f"gate-{stored}", detector)
             if "--gate" in sys.argv:
                 continue
             session = OnnxSession(str(weights))
@@ -83,12 +83,18 @@ def _bars(name: str, session: OnnxSession, rows: Sequence[Row]) -> Iterator[Bar]
     yield Bar(f"{name}: a batch would be faster by", median(ratios), None, "lower")
 
 
-def _detector(exported: Path) -> tuple[tuple[str, ...], Detector]:
-    """Return the layers of a graph, and a detector of random vectors: its numbers take no time, only how many."""
-    layers = find(onnx.load(exported), "classify")
+def _detector(exported: Path) -> Fitted:
+    """Return a detector of random vectors, with contrast and doubt: its numbers take no time, only how many."""
+    model = onnx.load(exported)
+    layers = find(model, "classify")
     draw = np.random.default_rng(26)
     vectors = draw.normal(0, 0.05, (GATE_ROWS, GATE_WIDTH * len(layers))).astype(np.float32)
-    return layers, fitted(vectors, draw.integers(0, GATE_CLASSES, GATE_ROWS).astype(str))
+    found = fitted(vectors, draw.integers(0, GATE_CLASSES, GATE_ROWS).astype(str))
+    background = draw.normal(0.05, 0.1, (2 * BACKGROUND_MIN, vectors.shape[1])).astype(np.float32)
+    whole = contrasted(found, vectors, background)
+    if whole.contrast is None:
+        raise SystemExit("the drawn background is no contrast")
+    return Fitted(layers, whole, GATE_ROWS, logits_of(model, "classify"))
 
 
 def _gate(stored: str, weights: Path, folder: Path, found: Fitted) -> Bar:
