@@ -19,6 +19,11 @@ EPOCH = "0123456789abcdef"
 NOW = 1_790_000_000.0
 
 
+def distinct_text(number: int) -> str:
+    """Return a text that is like no other one, so that it is no near duplicate."""
+    return f"{number * 7919:x} {number * 104729:x} {number * 1299709:x} {number * 15485863:x}"
+
+
 def prediction(number: int = 1, **changes: Any) -> example_records.ExamplePrediction:
     """Return a kept classification."""
     plain = {

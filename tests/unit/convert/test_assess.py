@@ -15,7 +15,7 @@ from convert.cli import app
 from convert.dataset.assessment import assess
 from edge_agent.errors import FileMissing
 from edge_agent.formats import example_records
-from tests.support.examples import feedback, opinion, prediction
+from tests.support.examples import distinct_text, feedback, opinion, prediction
 from tests.support.segments import CentralTeam, Record, SealingSite
 
 RISK = Risk(0.05, 0.1)
@@ -23,16 +23,11 @@ DRAWN = {"review_stream": "audit", "sampling_probability": 0.5}
 CHOSEN = {"review_stream": "uncertain", "sampling_probability": None}
 
 
-def text(number: int) -> str:
-    """Return a text that is like no other one."""
-    return f"{number * 7919:x} {number * 104729:x} {number * 1299709:x} {number * 15485863:x}"
-
-
 def judged(
     number: int, *, right: bool = True, confidence: float = 0.9, label: str = "refund", **more: Any
 ) -> list[Record]:
     """Return a prediction and a review of it."""
-    made = prediction(number, input=text(number), output=label, confidence=confidence, **{**DRAWN, **more})
+    made = prediction(number, input=distinct_text(number), output=label, confidence=confidence, **{**DRAWN, **more})
     said = {"verdict": "accept", "value": ""} if right else {"value": "price"}
     return [made, feedback(number, **said)]
 
@@ -67,8 +62,8 @@ def test_labels_are_counted(tmp_path: Path):
 
 def test_repetition_and_contradiction(tmp_path: Path):
     """Copies are counted and not used; a text with two truths is counted and not used either."""
-    copy = [prediction(2, input=text(1).upper()), feedback(2, verdict="accept", value="")]
-    torn = [prediction(4, input=text(3)), feedback(4)]
+    copy = [prediction(2, input=distinct_text(1).upper()), feedback(2, verdict="accept", value="")]
+    torn = [prediction(4, input=distinct_text(3)), feedback(4)]
     found = assess(collected(tmp_path, [*judged(1), *copy, *judged(3), *torn]), "pos-intent", RISK)
     assert (4, 1, 1, 1) == (found.examples, found.duplicates, found.contradictions, found.usable)
 
@@ -106,7 +101,7 @@ def test_the_promise(tmp_path: Path, records: list[Record], threshold: float | N
 
 def test_only_the_random_audit_says_something_of_all_answers(tmp_path: Path):
     """Reviews of what people chose teach, and prove nothing; the command says what waits."""
-    folder = collected(tmp_path, [*many(60, **CHOSEN), prediction(99, input=text(99), **DRAWN)])
+    folder = collected(tmp_path, [*many(60, **CHOSEN), prediction(99, input=distinct_text(99), **DRAWN)])
     found = assess(folder, "pos-intent", RISK)
     assert (60, 60, 0, None) == (found.reviewed, found.usable, found.promise.reviews, found.promise.threshold)
     output = CliRunner().invoke(app, ["assess", str(folder), "--task", "pos-intent"]).output
@@ -138,7 +133,7 @@ def test_near_duplicates_prove_once(tmp_path: Path):
         record
         for n in range(1, 61)
         for record in (
-            prediction(n, input=text(1 + n % 2), confidence=0.9, **DRAWN),
+            prediction(n, input=distinct_text(1 + n % 2), confidence=0.9, **DRAWN),
             feedback(n, verdict="accept", value=""),
         )
     ]
@@ -151,7 +146,7 @@ ESCALATED = {"route": "upstream", "model": "large-1", "output": "price"}
 
 def escalated(number: int, ours: str, *, scores: bool = True, **said: Any) -> list[Record]:
     """Return an unsure input that the large model answered, rightly, as version 0.1 wrote it, and a review of it."""
-    made = prediction(number, input=text(number), **DRAWN).model_dump(mode="json", by_alias=True)
+    made = prediction(number, input=distinct_text(number), **DRAWN).model_dump(mode="json", by_alias=True)
     grades = {"confidence": 0.4, "sure": False, "scores": [[ours, 0.4], ["stock", 0.3]] if scores else []}
     old = example_records.ExamplePrediction.model_validate({**made, **grades, **ESCALATED})
     return [old, feedback(number, **{"verdict": "accept", "value": "", **said})]
@@ -189,7 +184,7 @@ def test_free_answers_have_no_labels(tmp_path: Path):
 
 def audited(number: int, value: str = "refund", *said: Record) -> list[Record]:
     """Return a sure answer that was drawn, and what the large model said of it."""
-    made = prediction(number, input=text(number), sure=True, confidence=0.95)
+    made = prediction(number, input=distinct_text(number), sure=True, confidence=0.95)
     return [made, opinion(number, why="audit", value=value), *said]
 
 
@@ -203,8 +198,8 @@ def test_random_checks_give_an_estimate(tmp_path: Path):
         *audited(5, "price", accept),
         *audited(6, "refund", *torn),
         *audited(7, "price"),
-        prediction(8, input=text(8), sure=True),
-        *[prediction(9, input=text(9)), opinion(9)],
+        prediction(8, input=distinct_text(8), sure=True),
+        *[prediction(9, input=distinct_text(9)), opinion(9)],
     ]
     folder = collected(tmp_path, records)
     audit = assess(folder, "pos-intent", RISK).audit
@@ -257,7 +252,7 @@ def test_what_a_large_model_answered_may_be_enough_to_begin(
         record
         for n in range(1, count + 1)
         for record in (
-            prediction(n, input=text(n), output=labels[n % len(labels)], sure=False, **large, **DRAWN),
+            prediction(n, input=distinct_text(n), output=labels[n % len(labels)], sure=False, **large, **DRAWN),
             feedback(n, **accepted),
         )
     ]

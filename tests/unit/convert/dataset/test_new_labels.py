@@ -16,18 +16,13 @@ from convert.dataset.dataset_files import write
 from convert.dataset.example_scope import ExampleScope
 from convert.dataset.selection import DatasetSelection
 from edge_agent.errors import InvalidRequest
-from tests.support.examples import feedback, prediction
+from tests.support.examples import distinct_text, feedback, prediction
 from tests.support.segments import CentralTeam, Record, SealingSite
 
 TASK = "pos-intent"
 RISK = Risk(0.05, 0.1)
 DRAWN = {"review_stream": "audit", "sampling_probability": 1.0}
 FRAUD = (("fraud report", "fraud_report"),)
-
-
-def text(number: int) -> str:
-    """Return a text that is like no other one."""
-    return f"{number * 7919:x} {number * 104729:x} {number * 1299709:x} {number * 15485863:x}"
 
 
 def rejected(number: int, *reasons: str, **changes: Any) -> list[Record]:
@@ -43,11 +38,11 @@ def rejected(number: int, *reasons: str, **changes: Any) -> list[Record]:
         )
         for place, reason in enumerate(reasons)
     ]
-    return [prediction(number, input=text(number), **{**DRAWN, **changes}), *said]
+    return [prediction(number, input=distinct_text(number), **{**DRAWN, **changes}), *said]
 
 
 def accepted(number: int) -> list[Record]:
-    return [prediction(number, input=text(number), **DRAWN), feedback(number, verdict="accept", value="")]
+    return [prediction(number, input=distinct_text(number), **DRAWN), feedback(number, verdict="accept", value="")]
 
 
 def collected(root: Path, *records: list[Record]) -> Path:

@@ -16,20 +16,15 @@ from convert.dataset.example_scope import questions_of
 from convert.dataset.selection import DatasetSelection
 from convert.dataset.surrogates import SurrogateSettings
 from edge_agent.errors import InvalidRequest
-from tests.support.examples import feedback, prediction
+from tests.support.examples import distinct_text, feedback, prediction
 from tests.support.segments import CentralTeam, Record, SealingSite
 
 WHOLE = {"all": 1.0}
 
 
-def text(number: int) -> str:
-    """Return a text that is like no other one."""
-    return f"{number * 7919:x} {number * 104729:x} {number * 1299709:x} {number * 15485863:x}"
-
-
 def answered(number: int, question: str, output: str, said: str = "", **changes: Any) -> list[Record]:
     """Return an answer to a question about text `number // 10`, confirmed or corrected by a person; "-" = neither."""
-    given = {"input": text(number // 10), "output": output, "scores": [[output, 0.9]], "confidence": 0.9}
+    given = {"input": distinct_text(number // 10), "output": output, "scores": [[output, 0.9]], "confidence": 0.9}
     drawn = {"review_stream": "audit", "sampling_probability": 1.0}
     made = prediction(number, kind="decide", task="desk", question=question, **{**given, **drawn, **changes})
     if said == "-":
@@ -66,14 +61,14 @@ def test_answers_about_one_text_make_one_row(folder: Path, tmp_path: Path):
     rows = [json.loads(line) for line in (tmp_path / "data" / "all.jsonl").read_text().splitlines()]
     found = [(row["text"], row["answers"]) for row in rows]
     expected = [
-        (text(1), {"personal": "yes", "urgent": "no"}),
-        (text(2), {"urgent": "yes"}),
-        (text(3), {"personal": "no"}),
-        (text(3), {"urgent": "no"}),
+        (distinct_text(1), {"personal": "yes", "urgent": "no"}),
+        (distinct_text(2), {"urgent": "yes"}),
+        (distinct_text(3), {"personal": "no"}),
+        (distinct_text(3), {"urgent": "no"}),
     ]
     assert sorted(expected, key=str) == sorted(found, key=str)
     assert {"urgent/no": 2, "personal/yes": 1, "urgent/yes": 1, "personal/no": 1} == made.labels["all"]
-    assert 2 == len(next(row for row in rows if row["text"] == text(1))["prediction_ids"])
+    assert 2 == len(next(row for row in rows if row["text"] == distinct_text(1))["prediction_ids"])
     assert 4 == len(read_rows(tmp_path / "data" / "all.jsonl", "text-answers"))
 
 

@@ -20,7 +20,7 @@ from convert.dataset.example_scope import ExampleScope, ScopedExamples, WrongClo
 from convert.dataset.selection import DatasetSelection
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.signed_document import format_timestamp
-from tests.support.examples import NOW, feedback, prediction
+from tests.support.examples import NOW, distinct_text, feedback, prediction
 from tests.support.segments import CentralTeam, Record, SealingSite
 
 RISK = Risk(0.05, 0.1)
@@ -29,18 +29,13 @@ OLD, NEW = "1.9.0", "1.10.0"
 DIGESTS = {OLD: "0a" * 32, NEW: "1b" * 32}
 
 
-def text(number: int) -> str:
-    """Return a text that is like no other one."""
-    return f"{number * 7919:x} {number * 104729:x} {number * 1299709:x} {number * 15485863:x}"
-
-
 def answered(number: int, version: str = NEW, at: float = 0.0, **changes: Any) -> Record:
     """Return a sure answer of a bundle, some days from now."""
     bundle = {"version": version, "digest": DIGESTS.get(version, "2c" * 32)}
     grades = {"sure": True, "confidence": 0.95, "scores": [["refund", 0.95], ["price", 0.05]]}
     when = format_timestamp(NOW + DAY * at)
     drawn = {"review_stream": "audit", "sampling_probability": 1.0}
-    return prediction(number, input=text(number), at=when, **{"bundle": bundle, **grades, **drawn, **changes})
+    return prediction(number, input=distinct_text(number), at=when, **{"bundle": bundle, **grades, **drawn, **changes})
 
 
 def judged(number: int, version: str = NEW, at: float = 0.0, **said: Any) -> list[Record]:
