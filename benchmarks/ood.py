@@ -5,7 +5,7 @@
     clinc       CLINC150: out-of-scope requests, with and without texts to learn from; what ordinary ones lose
     left-out    ten of its 150 labels are left out, five times
     banking     BANKING77 against CLINC150 and back
-    till        the till's task in other languages, noise, letters, other shops
+    till        the till's task, trained as its example is, in other languages, noise, letters, other shops
     topic       ten labels of CLINC150 that appear at call 3,000: noticed, queued first, answered after retraining,
                 once and again after 1,500 more calls; --draw FILE draws it
 
@@ -31,6 +31,7 @@ from pathlib import Path
 
 import numpy as np
 import structlog
+import yaml
 
 from benchmarks.bars import Bar, main
 from benchmarks.strangers import texts, topic
@@ -190,7 +191,9 @@ def till(ground: Ground) -> Iterable[Bar]:
         "other shops": texts.OTHER_SHOPS,
     }
     asked: dict[str, Sequence[Row]] = {name: [Row(text, "") for text in some] for name, some in sets.items()}
-    said = ground.asked(Wanted("till", train, calibration, test), {**asked, "ordinary": test})
+    recipe = yaml.safe_load((TILL.parent / "encoder/recipe.yaml").read_text(encoding="utf-8"))
+    wanted = Wanted("till", train, calibration, test, finetune=recipe["finetune"])
+    said = ground.asked(wanted, {**asked, "ordinary": test})
     for name in sets:
         yield Bar(f"till: not confident, {name}", 1 - confident(said[name]), None, "higher")
         yield Bar(f"till: held up by the gate, {name}", _held_up(said[name]), None, "higher")

@@ -10,8 +10,8 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -60,6 +60,8 @@ class Wanted:
     held_up_max: float = HELD_UP_MAX
     """0 = neither gate nor floor."""
     class_weights: Literal["none", "balanced"] = "none"
+    finetune: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of the recipe's section that an example sets, before those of the benchmark."""
 
     @property
     def folder(self) -> str:
@@ -99,7 +101,7 @@ def made(work: Path, wanted: Wanted, effort: Effort) -> Path:
         _write(folder / "outliers.jsonl", ({"text": text} for text in wanted.outliers))
         data["outliers"] = "outliers.jsonl"
     tuned = {"method": effort.method, "class_weights": wanted.class_weights}
-    trained = {**tuned, "epochs": effort.epochs, "batch_rows": 32, "tokens_max": 64}
+    trained = {"epochs": effort.epochs, "batch_rows": 32, "tokens_max": 64} | dict(wanted.finetune) | tuned
     risk = {"held_up_max": wanted.held_up_max} | ({} if wanted.held_up_max else {"floor": 0})
     written = {"source": {"checkpoint": CHECKPOINT}, "data": data, "finetune": trained, "risk": risk, "work": "work"}
     written |= {"quantize": {"types": list(TYPES)}, "budget": {"agreement_min": 0.95}}
