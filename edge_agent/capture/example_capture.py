@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from edge_agent.capture.teacher_questions import TeacherQuestion
     from edge_agent.formats.example_records import Consent
     from edge_agent.formats.manifest import Manifest
-    from edge_agent.monitoring.bundle_figures import BundleSeries, BundleSummary, DailySpend
+    from edge_agent.monitoring.answer_observations import BundleSeries, BundleSummary, DailySpend
 
 Result = TypeVar("Result")
 HOUSEKEEPING_SECONDS = 1.0
