@@ -46,9 +46,22 @@ class MeanPooledBert(BertForSequenceClassification):  # type: ignore[misc] # tra
         token_type_ids: torch.Tensor | None = None,
     ) -> SequenceClassifierOutput:
         """Return the logits; `attention_mask` says what the mean is taken over."""
+        return SequenceClassifierOutput(logits=self.answers(self.vectors(input_ids, attention_mask, token_type_ids)))
+
+    def vectors(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return the mean token vectors, [rows, size]."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         hidden = self.bert(input_ids, attention_mask=mask, token_type_ids=token_type_ids).last_hidden_state
-        return SequenceClassifierOutput(logits=self.classifier(self.dropout(mean_of(hidden, mask))))
+        return mean_of(hidden, mask)
+
+    def answers(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return the logits of mean token vectors, [rows, labels]."""
+        return torch.as_tensor(self.classifier(self.dropout(vectors)))
 
 
 def mean_of(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

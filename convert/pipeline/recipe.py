@@ -101,6 +101,9 @@ class FinetuneSection(_RecipeSection):
     class_weights: Literal["none", "balanced"] = "none"
     """full, head: balanced = each label of a question counts alike in the loss, however many rows it has. It raises the
     recall of rare labels, and their probabilities above their frequency, which no temperature undoes."""
+    margin_weight: float = Field(default=0.0, ge=0.0, le=10.0)
+    """full, of a classify task on an encoder with mean pooling: the weight of a second loss, which keeps the texts of
+    different labels apart (`training.cosine_margin`); 0 = none."""
     seed: int = Field(default=1, ge=0)
 
 

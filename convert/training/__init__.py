@@ -19,11 +19,13 @@ import torch
 from convert.data import row_files
 from convert.data.data_row import output_names
 from convert.decoder.tokens import task_tokens
+from convert.encoder.pooling import MeanPooledBert
 from convert.pipeline import stage
 from convert.pipeline import task_file as tasks
 from convert.pipeline.recipe import FinetuneSection, Recipe
 from convert.pipeline.stage import ADAPTER, CHECKPOINT, Report, StageJob
 from convert.training import checkpoint_loading, lora
+from convert.training.cosine_margin import CosineMargin
 from convert.training.decoder_trainer import DecoderData, DecoderExampleEncoder, DecoderTrainer
 from convert.training.encoder_objective import balanced_weights, objective_of
 from convert.training.encoder_trainer import EncoderTrainer, RowEncoder, classifier, start_head
@@ -124,6 +126,13 @@ def _rate(settings: FinetuneSection, *, head_fitted: bool = False) -> float:
     return settings.learning_rate or LEARNING_RATES["fitted" if head_fitted else settings.method]
 
 
+def _margin(model: Any, task: TaskSpec, settings: FinetuneSection) -> CosineMargin | None:
+    """Return the margin between the labels; None where nothing but a head is trained, or rows have other answers."""
+    if settings.method != "full" or task.kind != "classify" or not isinstance(model, MeanPooledBert):
+        return None
+    return CosineMargin(model.classifier, settings.margin_weight) if settings.margin_weight else None
+
+
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -172,7 +181,8 @@ def _encoder(job: StageJob, settings: FinetuneSection, task: TaskSpec, kept: Tra
     rate = _rate(settings, head_fitted=started)
     strangers = reading.strangers(row_files.outliers(job.recipe))
     objective = objective_of(task, weights)
-    learner = EncoderTrainer(model, tokenizer, (learn, check), rate, objective, strangers)
+    margin = _margin(model, task, settings)
+    learner = EncoderTrainer(model, tokenizer, (learn, check), rate, objective, strangers, margin)
     trained = _fitted(learner, settings, job, head_fitted=started)
     target = job.out / CHECKPOINT
     if sizes:
@@ -188,6 +198,7 @@ def _encoder(job: StageJob, settings: FinetuneSection, task: TaskSpec, kept: Tra
         **counts,
         "spans_inside_words": misfits,
         "head_fitted_first": started,
+        "margin": margin is not None,
         "learning_rate": rate,
         **trained.report(),
     }

@@ -33,6 +33,7 @@ from convert.encoder import logistic_regression, pooling
 from convert.encoder.bio_tags import tagged
 from convert.pipeline.stage import Progress
 from convert.training.checkpoint_loading import encoded, labels_of
+from convert.training.cosine_margin import RATE_FACTOR, CosineMargin
 from convert.training.encoder_objective import EncodedRow, EncoderObjective
 from convert.training.training_loop import ValidationResult
 from edge_agent.errors import InvalidRequest, ModelLoadFailed
@@ -225,10 +226,12 @@ class EncoderTrainer:
         learning_rate: float,
         objective: EncoderObjective,
         outliers: Sequence[EncodedRow] = (),
+        margin: CosineMargin | None = None,
     ) -> None:
-        """Take a model from `classifier`, the rows to train on and to validate with, and texts that have no label."""
+        """Take a model from `classifier`, the rows to train on and to validate with, texts that have no label, and a
+        margin between the labels of a classify task, which needs a MeanPooledBert."""
         self._model, self._tokenizer, self._rate = model, tokenizer, learning_rate
-        self._objective = objective
+        self._objective, self._margin = objective, margin
         self._train, self._kept = parts[0].items, parts[1].items
         self._lengths = [item.length for item in self._train]
         self._outliers = cycled(outliers)
@@ -248,6 +251,8 @@ class EncoderTrainer:
         for name, weight in self._model.named_parameters():
             if weight.requires_grad:
                 found[self._rate_of(name), WEIGHT_DECAY * (weight.ndim > 1)].append(weight)
+        if self._margin:
+            found[RATE_FACTOR * self._rate, 0.0].append(self._margin.directions)
         return [{"params": weights, "lr": rate, "weight_decay": decay} for (rate, decay), weights in found.items()]
 
     def _rate_of(self, name: str) -> float:
@@ -261,9 +266,17 @@ class EncoderTrainer:
         if self._head_only:
             self._model.base_model.eval()
         items = [self._train[row] for row in rows]
-        own = self._objective.loss(self.answers(items), items)
+        own = self._own_loss(items)
         strangers = self._due_outliers(len(rows))
         return own + OUTLIER_WEIGHT * self._objective.uniformity(self.answers(strangers)) if strangers else own
+
+    def _own_loss(self, items: Sequence[EncodedRow]) -> torch.Tensor:
+        """Return the loss of the answers and of the margin."""
+        if not self._margin:
+            return self._objective.loss(self.answers(items), items)
+        vectors = self._model.vectors(**self._batch(items))
+        labels = torch.tensor([item.targets for item in items], device=vectors.device).argmax(-1)
+        return self._objective.loss(self._model.answers(vectors), items) + self._margin.loss(vectors, labels)
 
     def _due_outliers(self, rows: int) -> list[EncodedRow]:
         """Return the outliers to train on together with so many rows."""
@@ -286,10 +299,14 @@ class EncoderTrainer:
 
     def answers(self, items: Sequence[EncodedRow]) -> torch.Tensor:
         """Return logits, [rows, outputs], or of tags [rows, tokens, tags]."""
+        logits: torch.Tensor = self._model(**self._batch(items)).logits
+        return logits
+
+    def _batch(self, items: Sequence[EncodedRow]) -> BatchEncoding:
+        """Return the inputs of the model, padded, on its device."""
         fills = {"input_ids": self._tokenizer.pad_token_id or 0}
         padded = {key: _padded([item.given[key] for item in items], fills.get(key, 0)) for key in items[0].given}
-        logits: torch.Tensor = self._model(**BatchEncoding(padded).to(self._model.device)).logits
-        return logits
+        return BatchEncoding(padded).to(self._model.device)
 
 
 def cycled(items: Sequence[EncodedRow]) -> Iterator[EncodedRow]:
