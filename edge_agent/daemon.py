@@ -252,7 +252,7 @@ class Daemon:
         self._alarms.reconsider()
         broken = dict.fromkeys(self._activation.problems, False)
         ready = {task: self._engines.ready(bundle.digest) for task, bundle in self._activation.serving.items()}
-        feedback = {FEEDBACK: self._capture.is_writable} if self._capture.is_enabled else {}
+        feedback = {FEEDBACK: self._capture.calls.is_writable} if self._capture.is_enabled else {}
         await self._servers.report(broken | ready | feedback, serving=not self._admission.draining)
 
     async def _report_changes(self) -> None:
