@@ -138,6 +138,7 @@ def first_failure(tree: Path, tests: Sequence[str], tier: str = "") -> str:
 
 def copied(tree: Path) -> None:
     """Copy everything that tests read into a tree; libraries and caches are links."""
+    tree.chmod(0o755)  # some tests run a daemon as another user
     ignored = shutil.ignore_patterns("__pycache__", "node_modules")
     for folder in COPIED:
         shutil.copytree(ROOT / folder, tree / folder, symlinks=True, ignore=ignored)
