@@ -142,7 +142,7 @@ class ExampleErasure:
 
         def work(worker: SpoolWorker) -> AnswerErasure:
             with worker.spool.transaction():
-                done = worker.erase(prediction_id, all_questions=all_questions)
+                done = worker.erasure.erase_answer(prediction_id, all_questions=all_questions)
             # What was deleted is still in the database's log until then.
             worker.spool.shrink()
             return done
@@ -159,7 +159,7 @@ class ExampleErasure:
         from edge_agent.capture.person_erasure import FoundRecords, ScanPlace, describe  # noqa: PLC0415
 
         def begin(worker: SpoolWorker) -> tuple[ValueSearch, frozenset[str]]:
-            search = worker.search(values)
+            search = worker.erasure.search(values)
             return search, search.find_digests(worker.spool)
 
         search, by_digest = await self._calls.run(begin, alone=True, seconds_max=None)
@@ -177,7 +177,7 @@ class ExampleErasure:
             if dry_run:
                 return describe(worker.spool, records)
             with worker.spool.transaction():
-                done = worker.erase_found(records)
+                done = worker.erasure.erase_found(records)
             # What was deleted is still in the database's log until then.
             worker.spool.shrink()
             return done
