@@ -17,7 +17,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
-from convert.encoder.tags import UNREAD
+from convert.encoder.bio_tags import UNREAD
 from edge_agent.formats.manifest import TaskSpec
 
 

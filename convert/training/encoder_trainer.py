@@ -29,8 +29,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from convert.data.data_row import output_names, rows_of
 from convert.data.row_files import DataRow
-from convert.encoder import linear, pooling
-from convert.encoder.tags import tagged
+from convert.encoder import logistic_regression, pooling
+from convert.encoder.bio_tags import tagged
 from convert.pipeline.stage import Progress
 from convert.training.checkpoint_loading import encoded, labels_of
 from convert.training.encoder_objective import EncodedRow, EncoderObjective
@@ -202,7 +202,7 @@ def start_head(
         answering = targets[:, outputs].sum(axis=1) > 0
         if answering.any():
             counts = np.asarray(weights[outputs] or 1.0)
-            fitted = linear.fit_shares(vectors[answering], targets[answering, outputs], weights=counts)
+            fitted = logistic_regression.fit_shares(vectors[answering], targets[answering, outputs], weights=counts)
             with torch.no_grad():
                 model.classifier.weight[outputs].copy_(torch.from_numpy(fitted.weight))
                 model.classifier.bias[outputs].copy_(torch.from_numpy(fitted.bias))

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from edge_agent.capture.spool_worker import PrivacyReport, SpoolWorker
     from edge_agent.formats.example_records import Consent
     from edge_agent.formats.manifest import Manifest
-    from edge_agent.monitoring.bundle_figures import BundleSeries, BundleSummary, DailySpend
+    from edge_agent.monitoring.answer_observations import BundleSeries, BundleSummary, DailySpend
 
 HOUSEKEEPING_SECONDS = 1.0
 

@@ -34,7 +34,7 @@ from edge_agent.capture.teacher_questions import TeacherQuestion, TeacherQuestio
 from edge_agent.durable.atomic_files import Ballast
 from edge_agent.errors import DiskFull, EdgeAgentError, ExchangeError
 from edge_agent.formats.status_object import RedactionReport
-from edge_agent.monitoring.bundle_figures import verdict
+from edge_agent.monitoring.answer_observations import verdict
 from edge_agent.monitoring.monitoring_store import Charge, HumanLabel, MonitoringStore, TeacherLabel
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from edge_agent.capture.redact.model_findings import ModelFindings
     from edge_agent.config import Config, ExamplesConfig
     from edge_agent.formats.manifest import Manifest
-    from edge_agent.monitoring.bundle_figures import AlarmState
+    from edge_agent.monitoring.answer_observations import AlarmState
 
 log = structlog.get_logger("edge_agent.capture")
 

@@ -32,7 +32,8 @@ from edge_agent.engine.child_failures import (
     start_error,
     time_limit_seconds,
 )
-from edge_agent.engine.child_process import ChildProcess, ChildWatch, loop_time
+from edge_agent.engine.child_liveness import ChildWatch
+from edge_agent.engine.child_process import ChildProcess, loop_time
 from edge_agent.engine.job_dispatch import ComputeInfo, JobDispatcher
 from edge_agent.engine.memory_cap import MemoryCap
 from edge_agent.errors import DeviceUnusable, EdgeAgentError, EngineCrashed, EngineNotReady, ModelLoadFailed, from_wire

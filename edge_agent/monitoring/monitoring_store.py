@@ -17,9 +17,9 @@ from edge_agent.durable.sqlite_database import Database
 from edge_agent.formats.example_records import example_key, local_answer, question_of_key, task_of_key
 from edge_agent.formats.manifest import LABEL_KINDS
 from edge_agent.formats.status_object import Alarm
-from edge_agent.monitoring import bundle_figures as observing
+from edge_agent.monitoring import answer_observations as observing
 from edge_agent.monitoring import risk_and_drift
-from edge_agent.monitoring.bundle_figures import (
+from edge_agent.monitoring.answer_observations import (
     FAIR_SOURCES,
     AgreementCount,
     AlarmState,

@@ -14,7 +14,7 @@ from typing import Any
 
 from edge_agent.durable.sqlite_database import Database
 from edge_agent.formats.status_object import Alarm
-from edge_agent.monitoring.bundle_figures import (
+from edge_agent.monitoring.answer_observations import (
     AgreementCount,
     AlarmState,
     ConfidenceCount,

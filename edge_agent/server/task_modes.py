@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from edge_agent.durable.disk_thread import DiskThread
     from edge_agent.engine.pool import EnginePool
     from edge_agent.formats.plan import Mode, TaskPlan
-    from edge_agent.monitoring.bundle_figures import AlarmState
+    from edge_agent.monitoring.answer_observations import AlarmState
     from edge_agent.server.uplink_client import UplinkClient
     from edge_agent.store.bundle_store import Store
     from edge_agent.store.state_database import UpdateProgress

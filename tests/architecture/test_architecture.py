@@ -96,19 +96,19 @@ PURE = (
     "edge_agent.config.folder_access",
     "edge_agent.doctor.findings",
     "edge_agent.formatting",
-    *(f"edge_agent.monitoring.{name}" for name in ("bundle_figures", "risk_and_drift")),
+    *(f"edge_agent.monitoring.{name}" for name in ("answer_observations", "risk_and_drift")),
     *(f"edge_agent.report.{name}" for name in ("charts", "judgement", "mode_recommendation", "number_format")),
     *(f"edge_agent.web.{name}" for name in ("authentication", "health_summary")),
     *(f"edge_agent.web.gateway.{name}" for name in ("request_json",)),
     *(f"edge_agent.web.gateway.{name}" for name in ("chat_request", "openai_responses")),
     "edge_agent.client.retry",
-    "edge_agent.client.state_text",
+    "edge_agent.client.canonical_json",
     *(f"edge_agent.report.{name}" for name in ("readiness", "suitability", "task_figures")),
 )
 
 # Definitions that only decide, in modules that also act on what was decided.
 PURE_DEFINITIONS = {
-    "edge_agent.enrolment.procedure": ("classify_enrolment",),
+    "edge_agent.enrolment.site_enrolment": ("classify_enrolment",),
     "edge_agent.uplink.escalation.spend_ledger": ("TokenPrices", "SpendCaps", "SpendByDay", "encode", "parse"),
 }
 
@@ -119,7 +119,7 @@ ENTRIES = {
     "convert.training": "a stage: see convert/pipeline/execution.py",
     "convert.package.question_calibration": "loaded by the command that uses it",
     "convert.data.chat_endpoint": "loaded by the command that uses it",
-    "convert.encoder.sentences": "loaded by the command that uses it",
+    "convert.encoder.sentence_embeddings": "loaded by the command that uses it",
     "convert.collect.purge": "loaded by the command that uses it",
     "convert.prepare": "a stage: see convert/pipeline/execution.py",
     "convert.export": "a stage: see convert/pipeline/execution.py",

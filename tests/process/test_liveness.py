@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.engine.child_process import patience_seconds
+from edge_agent.engine.child_liveness import patience_seconds
 from edge_agent.engine.child_supervisor import EngineState
 from edge_agent.engine.pool import EnginePool
 from edge_agent.errors import ModelLoadFailed

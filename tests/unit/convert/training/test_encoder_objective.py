@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from convert.data.data_row import DataRow, RowAnswer
-from convert.encoder import linear
+from convert.encoder import logistic_regression
 from convert.training.encoder_objective import (
     EncodedRow,
     QuestionObjective,
@@ -96,7 +96,7 @@ def test_outliers_should_answer_every_question_evenly():
 
 def test_a_linear_classifier_learns_distributions():
     """On vectors that cannot tell rows apart it gives the mean distribution."""
-    fitted = linear.fit_shares(np.zeros((2, 3)), np.array([[0.9, 0.1], [0.5, 0.5]]))
+    fitted = logistic_regression.fit_shares(np.zeros((2, 3)), np.array([[0.9, 0.1], [0.5, 0.5]]))
     assert pytest.approx(np.log([[0.7, 0.3]]), abs=1e-3) == fitted.log_probabilities(np.zeros((1, 3)))
 
 
@@ -104,7 +104,7 @@ def test_a_linear_classifier_can_count_labels_alike():
     """On vectors that cannot tell rows apart, nine rows of one label and one of another are even with their weights."""
     wanted = np.eye(2)[[0] * 9 + [1]]
     plain, even = (
-        linear.fit_shares(np.zeros((10, 3)), wanted, weights=weights).log_probabilities(np.zeros((1, 3)))
+        logistic_regression.fit_shares(np.zeros((10, 3)), wanted, weights=weights).log_probabilities(np.zeros((1, 3)))
         for weights in (1.0, [1 / 9, 1])
     )
     assert pytest.approx(np.log([[0.9, 0.1]]), abs=1e-3) == plain
