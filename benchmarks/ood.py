@@ -1,6 +1,7 @@
 """Whether the agent knows what it does not know: strange inputs through the gate of a served bundle.
 
-    python -m benchmarks.ood --data FOLDER [--json] [--only SECTION] [--work FOLDER] [--epochs N | --head | --small]
+    python -m benchmarks.ood --data FOLDER [--json] [--only SECTION] [--work FOLDER] [--epochs N] [--margin W]
+        [--head | --small]
 
     clinc       CLINC150: out-of-scope requests, with and without texts to learn from; what ordinary ones lose
     left-out    ten of its 150 labels are left out, five times
@@ -12,9 +13,9 @@
 FOLDER has `clinc150/` (train, validation, out_of_scope_validation .jsonl) and `banking77/` (train, calibration), a
 `text` and a `label` a line. Bundles are made by edge-convert's pipeline and asked through a daemon over gRPC. They stay
 in the work folder (build/ood), so that a second run only asks; training all ten takes hours on two busy cores. --epochs
-trains shorter. --head trains the classification head alone, on the encoder as it is published: minutes for a bundle,
-and another model, so its figures are reported as its own. --small trains on a tenth of the rows for one epoch: it shows
-that everything runs, and its figures mean nothing.
+trains shorter, --margin W with `finetune.margin_weight: W`. --head trains the classification head alone, on the encoder
+as it is published: minutes for a bundle, and another model, so its figures are reported as its own. --small trains on a
+tenth of the rows for one epoch: it shows that everything runs, and its figures mean nothing.
 
 What is measured was used for nothing before: the calibration rows are a tenth of the training file, and the
 out-of-scope texts that a bundle learns from are the half that it is not asked.
@@ -253,8 +254,8 @@ def _effort() -> tuple[Effort, str]:
         return Effort(epochs=1, rows_max=1500), "small"
     if "--head" in sys.argv:
         return Effort(epochs=1, method="head"), "head"
-    epochs = int(_given("--epochs", str(Effort().epochs)))
-    return Effort(epochs), f"epochs-{epochs}"
+    epochs, margin = int(_given("--epochs", str(Effort().epochs))), float(_given("--margin", "0"))
+    return Effort(epochs, margin_weight=margin), f"epochs-{epochs}" + (f"-margin-{margin:g}" if margin else "")
 
 
 def _given(key: str, otherwise: str) -> str:

@@ -46,6 +46,8 @@ class Effort:
     """Whether the whole encoder is trained, or its head alone."""
     rows_max: int = 1_000_000
     """Of a training split."""
+    margin_weight: float = 0.0
+    """Of the recipe's key, without method `head`."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Wanted:
     outliers: Sequence[str] = ()
     held_up_max: float = HELD_UP_MAX
     """0 = neither gate nor floor."""
-    class_weights: Literal["none", "balanced"] = "none"
+    class_weights: Literal["none", "balanced", "logit_adjusted"] = "none"
     finetune: Mapping[str, Any] = field(default_factory=dict)
     """Keys of the recipe's section that an example sets, before those of the benchmark."""
 
@@ -101,7 +103,8 @@ def made(work: Path, wanted: Wanted, effort: Effort) -> Path:
         _write(folder / "outliers.jsonl", ({"text": text} for text in wanted.outliers))
         data["outliers"] = "outliers.jsonl"
     tuned = {"method": effort.method, "class_weights": wanted.class_weights}
-    trained = {"epochs": effort.epochs, "batch_rows": 32, "tokens_max": 64} | dict(wanted.finetune) | tuned
+    usual = {"epochs": effort.epochs, "batch_rows": 32, "tokens_max": 64, "margin_weight": effort.margin_weight}
+    trained = usual | dict(wanted.finetune) | tuned
     risk = {"held_up_max": wanted.held_up_max} | ({} if wanted.held_up_max else {"floor": 0})
     written = {"source": {"checkpoint": CHECKPOINT}, "data": data, "finetune": trained, "risk": risk, "work": "work"}
     written |= {"quantize": {"types": list(TYPES)}, "budget": {"agreement_min": 0.95}}

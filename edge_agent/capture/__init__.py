@@ -1,6 +1,7 @@
 """Data capture: answers are redacted, kept for review and training, and sealed for the central site.
 
 example_capture.py    the daemon's interface, on its event loop: queues answers, awaits everything else
+spool_calls.py        awaits the spool's thread: deferred questions for the large model, erasure
 spool_writer.py       owns the thread: gathers answers into groups, commits them, reports a stalled disk
 spool_worker.py       owns the database and the outbox, on that thread: stores, expires, seals, reports alarms
 spool.py              the database, spool.db: predictions, feedback, tombstones; what is evicted first

@@ -154,6 +154,7 @@ LATE_IMPORTS: dict[str, str] = {
     "edge_agent.client.admin_client": "status and installs read no report of the field, of privacy or of redaction",
     "edge_agent.daemon": "a site without a root of trust does not load the libraries that verify",
     "edge_agent.capture.example_capture": "a site that collects nothing does not load the spool",
+    "edge_agent.capture.spool_calls": "only an erasure loads what searches",
     "edge_agent.capture.text_redaction": "rules load with the first text, and detectors where a site has any",
     "edge_agent.capture.spool_worker": "a site that sends no examples loads no outbox",
     "edge_agent.capture.capture_values": "a site that collects nothing writes no status document",

@@ -215,8 +215,8 @@ async def test_an_engine_that_ends_is_counted_until_its_child_is_gone() -> None:
             await eventually(lambda: [] == pool.statuses())
             detaching.cancel()
             await asyncio.wait([detaching])
-            assert [old] == pool.pids
-        await eventually(lambda: not any(pool.pids))
+            assert [old] == [child.pid for child in pool.children]
+        await eventually(lambda: not any(child.pid for child in pool.children))
 
 
 class CancelledAt:

@@ -71,7 +71,7 @@ def test_an_erased_answer_stays_counted(tmp_path):
     site = ASite(tmp_path)
     site.keep(answered(1))
     with site.worker.spool.transaction():
-        site.worker.erase("p-1")
+        site.worker.erasure.erase_answer("p-1")
     assert (LabelCount("refund", 1, 0),) == site.worker.monitoring.report("pos-intent")[0].labels
 
 
