@@ -283,6 +283,8 @@ finetune:
   # targets: []
   # full, head: balanced, logit_adjusted = each label counts alike, however many rows it has.
   # class_weights: none
+  # full: above 0, such as 0.5, a second loss keeps the texts of different labels apart, for the gate.
+  # margin_weight: 0
   # Training stops if this part of the training rows has not improved for so many epochs.
   # validation_share: 0.1
   # patience_epochs: 2

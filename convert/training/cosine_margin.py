@@ -6,7 +6,7 @@
 The cross-entropy of the answers is content once a row is on the right side. This one also wants it near the direction
 of its label and far from those of the others (large margin cosine loss: Wang et al. 2018, arXiv 1801.09414; for intents
 that are unknown: Lin & Xu 2019, ACL P19-1548). Texts of a label that is missing then lie between the others instead of
-among one of them, and the out-of-distribution score of the bundle sees them. See docs/decisions/0074.
+among one of them, and the out-of-distribution score of the bundle sees them. See docs/decisions/0075.
 """
 
 from __future__ import annotations
