@@ -30,7 +30,6 @@ import onnx
 from benchmarks.bars import Bar, main, median
 from convert.quantize import onnx_quantizer
 from convert.quantize.ood_detector import BACKGROUND_MIN, Fitted, contrasted, find, fitted, logits_of
-from edge_agent.client import Client
 from edge_agent.engine.runtimes.onnx_session import OnnxSession, Row
 from tests.support import bundles, gated_onnx, models
 from tests.support.bundles import minilm_bundle
@@ -116,19 +115,19 @@ def _gate(stored: str, weights: Path, folder: Path, found: Fitted) -> Iterator[B
         for _ in range(GATE_STARTS):
             daemon.stop()
             daemon.start(*graphs)
-            with daemon.client() as client:
-                added.append(100 * _gate_share(client))
+            added.append(100 * _gate_share(daemon))
     yield Bar(f"{stored}: a gate adds to a call, %", statistics.fmean(added), 3.0, "lower")
     error = statistics.stdev(added) / len(added) ** 0.5
     yield Bar(f"{stored}: standard error of that, points", error, None, "lower")
 
 
-def _gate_share(client: Client) -> float:
+def _gate_share(daemon: RunningDaemon) -> float:
     """Return by which share a call with a gate takes longer: by turns, each first in half of the turns."""
     taken: dict[str, list[float]] = {"gated": [], "plain": []}
-    for turn in range(WARM_PAIRS + GATE_PAIRS):
-        for name in sorted(taken, reverse=bool(turn % 2)):
-            taken[name].append(_seconds(functools.partial(client.classify, name, [GATE_TEXT])))
+    with daemon.client() as client:
+        for turn in range(WARM_PAIRS + GATE_PAIRS):
+            for name in sorted(taken, reverse=bool(turn % 2)):
+                taken[name].append(_seconds(functools.partial(client.classify, name, [GATE_TEXT])))
     plain, gated = (taken[name][WARM_PAIRS:] for name in ("plain", "gated"))
     return median([second / first for first, second in zip(plain, gated, strict=True)]) - 1
 
