@@ -26,15 +26,15 @@ log = structlog.get_logger("edge_agent.engine")
 
 
 class ChildWatch:
-    """Watches one child of an engine after the other."""
+    """Watches one child of an engine."""
 
     def __init__(self, name: str, config: EngineConfig) -> None:
-        """Watch the children of the engine of that name."""
+        """Watch a child of the engine of that name."""
         self._name = name
         self._silence_seconds_max, self._load_seconds_max = config.heartbeat_seconds_max, config.load_seconds_max
         self._activity = CpuActivity(config.heartbeat_seconds_max)
         self.killed = False
-        """Whether the present child was killed for its silence; the supervisor clears it for the next child."""
+        """Whether it was killed for its silence."""
 
     async def until_done(
         self, child: ChildProcess, ended: asyncio.Future[int], future: asyncio.Future[Any], seconds: float
