@@ -185,10 +185,15 @@ def _with_head(checkpoint: str, config: Any, task: TaskSpec) -> Any:
 
 
 def start_head(
-    model: Any, rows: EncodedRows, sizes: Sequence[int], progress: Progress, weights: Sequence[float] = ()
+    model: Any,
+    rows: EncodedRows,
+    sizes: Sequence[int],
+    progress: Progress,
+    weights: Sequence[float] = (),
+    log_priors: Sequence[float] = (),
 ) -> bool:
     """Fit a new head on mean token vectors as linear classifiers, one for each question with `sizes` outputs; return
-    whether the head is of that kind. `weights` of all outputs, or none, are those of the loss.
+    whether the head is of that kind. `weights` and `log_priors` of all outputs, or none, are those of the loss.
 
     Training then starts from the encoder's own features and distorts them less (Kumar et al. 2022, arXiv 2202.10054).
     """
@@ -205,7 +210,9 @@ def start_head(
             fitted = logistic_regression.fit_shares(vectors[answering], targets[answering, outputs], weights=counts)
             with torch.no_grad():
                 model.classifier.weight[outputs].copy_(torch.from_numpy(fitted.weight))
-                model.classifier.bias[outputs].copy_(torch.from_numpy(fitted.bias))
+                model.classifier.bias[outputs].copy_(
+                    torch.from_numpy(fitted.bias - np.asarray(log_priors[outputs] or 0.0))
+                )
     return True
 
 

@@ -13,6 +13,7 @@ from convert.training.encoder_objective import (
     QuestionObjective,
     TagObjective,
     balanced_weights,
+    log_priors,
     objective_of,
     uniformity,
 )
@@ -86,6 +87,19 @@ def test_balanced_weights_let_each_answer_count_alike():
     assert (pytest.approx(5.0), pytest.approx(5.0)) == (9 * weights[3], weights[4])
     even = torch.zeros(10, 5)
     assert pytest.approx(math.log(2)) == float(objective_of(TASK, weights).loss(even, rows))
+
+
+def test_log_priors_leave_even_outputs_to_rows_that_nothing_tells_apart():
+    """Nine rows of one answer and one of the other: with the priors, equal logits have the least loss, and without them
+    logits that are the priors."""
+    rows = [encoded(0, 0, 0, 1, 0)] * 9 + [encoded(0, 0, 0, 0, 1)]
+    priors = log_priors(rows, SIZES)
+    assert [0.0, 0.0, 0.0, pytest.approx(math.log(0.9)), pytest.approx(math.log(0.1))] == priors
+    entropy = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1))
+    even, own = torch.zeros(10, 5), torch.tensor(priors).expand(10, 5)
+    assert pytest.approx(entropy) == float(objective_of(TASK, (), priors).loss(even, rows))
+    assert pytest.approx(entropy) == float(objective_of(TASK).loss(own, rows))
+    assert float(objective_of(TASK, (), priors).loss(own, rows)) > entropy + 0.1
 
 
 def test_outliers_should_answer_every_question_evenly():
