@@ -72,12 +72,12 @@ class BatchExecutor:
         adapter = self._adapters.pointer(jobs[0].bundle.adapter)
         self._cache.compact([job.slot for job in jobs if job.slot])
         try:
-            parts = [job.parts(rows, self._cache.fork) for job, rows in turns]
+            parts = [job.parts(rows, self._cache.branches.fork) for job, rows in turns]
             with self._interruptible(turns) if long else nullcontext():
                 exact = any(job.exact for job in jobs)
                 self._cache.decode([row for part in parts for row in part], adapter, exact=exact)
         except (ModelFailed, StepAborted) as stopped:
-            self._cache.drop_forks()
+            self._cache.branches.drop()
             for job in jobs:
                 job.undo()
             if isinstance(stopped, StepAborted):
@@ -86,7 +86,7 @@ class BatchExecutor:
         try:
             return self._collect(turns, parts)
         finally:
-            self._cache.drop_forks()
+            self._cache.branches.drop()
             self.computed_at = time.perf_counter()
 
     @contextmanager
