@@ -28,7 +28,7 @@ from benchmarks.resampling import RESAMPLES, Floats, Integers, Population, broke
 from benchmarks.shapes import SHAPES, Draws, from_the_strictest, with_start
 from benchmarks.shapes import measure as measure_shape
 from convert.calibrate.threshold import Risk
-from convert.encoder import linear
+from convert.encoder import logistic_regression
 from convert.evaluate import predict
 from convert.evaluate.predictions import matrix
 from convert.evaluate.scoring import vectors
@@ -142,7 +142,7 @@ def _bundle(folder: Path, labels: list[str], head: dict[str, npt.NDArray[np.floa
 
 def _head(seen: Floats, truth: Integers, labels: int) -> dict[str, npt.NDArray[np.float32]]:
     """Fit a linear classifier; return it as a checkpoint names it."""
-    fitted = linear.fit(seen, truth, labels)
+    fitted = logistic_regression.fit(seen, truth, labels)
     return {
         "classifier.weight": fitted.weight.astype(np.float32),
         "classifier.bias": fitted.bias.astype(np.float32),

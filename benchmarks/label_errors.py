@@ -3,7 +3,7 @@
     --data FOLDER   public data, in the layouts of benchmarks/public_data.py; otherwise descriptions of food in 16
                     groups, which a package that scripts/setup installs carries
 
-Of the rows that `dataset.label_errors` ranks first, as many as were flipped, this is the share that was flipped. Every
+Of the rows that `dataset.label_review` ranks first, as many as were flipped, this is the share that was flipped. Every
 label is flipped with the same probability into any other one. The labels as published count as right, so what is wrong
 there already counts against the ranking. Both ways to compare texts are measured: by letters and words, which is what
 `assess` and `dataset` do by themselves, and by MiniLM's vectors, as with `--encoder`.
@@ -29,7 +29,7 @@ from benchmarks.flywheel import goods
 from convert.cli import progress_output
 from convert.dataset import label_review
 from convert.encoder import ngrams
-from convert.encoder.sentences import sentence_vectors
+from convert.encoder.sentence_embeddings import sentence_vectors
 from tests.support import models
 
 FLIPPED_SHARE = 0.08

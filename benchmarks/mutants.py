@@ -129,7 +129,7 @@ def first_failure(tree: Path, tests: Sequence[str], tier: str = "") -> str:
     workers = ["-n2", "--dist", "loadfile"] if len(tests) > FEW_FILES else ["-n0"]
     command = [sys.executable, "-m", "pytest", "-x", "-q", *workers, "-m", tier, *tests]
     ended = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False, env=environment)  # noqa: S603
-    failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", ended.stdout, re.MULTILINE)
+    failed = re.search(r"^(?:FAILED|ERROR) (tests/.+?)(?: - .*)?$", ended.stdout, re.MULTILINE)
     none_collected = 5
     if failed or ended.returncode in (0, none_collected):
         return failed.group(1) if failed else ""
@@ -138,6 +138,7 @@ def first_failure(tree: Path, tests: Sequence[str], tier: str = "") -> str:
 
 def copied(tree: Path) -> None:
     """Copy everything that tests read into a tree; libraries and caches are links."""
+    tree.chmod(0o755)  # some tests run a daemon as another user
     ignored = shutil.ignore_patterns("__pycache__", "node_modules")
     for folder in COPIED:
         shutil.copytree(ROOT / folder, tree / folder, symlinks=True, ignore=ignored)

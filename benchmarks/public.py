@@ -34,8 +34,8 @@ from benchmarks import public_data
 from benchmarks.bars import Bar
 from benchmarks.public_data import PublicData, Text
 from convert.cli import progress_output
-from convert.encoder import linear
-from convert.encoder.sentences import sentence_vectors
+from convert.encoder import logistic_regression
+from convert.encoder.sentence_embeddings import sentence_vectors
 from convert.pipeline.recipe import Recipe, read
 from convert.report.run_summary import percent
 from edge_agent.cli.terminal import EscapedTable, Terminal
@@ -216,7 +216,7 @@ def _linear(data: PublicData) -> float:
             sentence_vectors(encoder, [text for text, _ in rows], partial(_vectors, advance))
             for rows in (data.train, data.test)
         )
-    fitted = linear.fit(train, np.array([place[label] for _, label in data.train]), len(place))
+    fitted = logistic_regression.fit(train, np.array([place[label] for _, label in data.train]), len(place))
     truth = np.array([place.get(label, -1) for _, label in data.test])
     return float((fitted.log_probabilities(test).argmax(axis=1) == truth).mean())
 

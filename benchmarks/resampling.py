@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convert.calibrate import temperature
-from convert.calibrate.division import TUNING_ROWS_MAX, TUNING_SHARE
+from convert.calibrate.calibration_split import TUNING_ROWS_MAX, TUNING_SHARE
 from convert.calibrate.threshold import Risk, choose, lowest_below, start_of
 
 RESAMPLES, SEED = 1000, 1

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from convert.calibrate.division import TUNING_ROWS_MAX, TUNING_SHARE
+from convert.calibrate.calibration_split import TUNING_ROWS_MAX, TUNING_SHARE
 from convert.calibrate.threshold import GRID, Risk, choose, start_of
 
 Floats = npt.NDArray[np.float64]

@@ -85,6 +85,7 @@ class Daemon:
         self.closed = True
         """Whether the disk took everything that waited to be written at the end."""
         self._config, self._supervisor = config, supervisor or Supervisor()
+        self._store_thread = store.thread
         self._changed, self._update_revision = asyncio.Event(), 0
         self._counts = AnswerCounts()
         self._admission = AdmissionControl(config.service.calls_max, config.access.client_calls_max)
@@ -102,7 +103,7 @@ class Daemon:
             swap=config.engine.swap,
         )
         self._task_modes = TaskModes(config, store, self._activation)
-        self._alarms = MonitoringAlarms(self._activation, self._task_modes)
+        self._alarms = MonitoringAlarms(self._activation, self._task_modes, store.thread)
         updates = update_engines(
             self._engines,
             self._activation,
@@ -201,6 +202,7 @@ class Daemon:
         return AdminDependencies(
             config=self._config,
             activation=self._activation,
+            store_thread=self._store_thread,
             engines=self._engines,
             admission=self._admission,
             capture=self._capture,
@@ -250,7 +252,7 @@ class Daemon:
         self._alarms.reconsider()
         broken = dict.fromkeys(self._activation.problems, False)
         ready = {task: self._engines.ready(bundle.digest) for task, bundle in self._activation.serving.items()}
-        feedback = {FEEDBACK: self._capture.is_writable} if self._capture.is_enabled else {}
+        feedback = {FEEDBACK: self._capture.calls.is_writable} if self._capture.is_enabled else {}
         await self._servers.report(broken | ready | feedback, serving=not self._admission.draining)
 
     async def _report_changes(self) -> None:

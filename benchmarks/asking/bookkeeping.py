@@ -133,10 +133,10 @@ def _finished(bundle: InstalledBundle, first: tuple[float, ...]) -> FinishedAnsw
 def _set_aside(folder: Path) -> float:
     """Return the microseconds of reserving and settling a price, fsync and all."""
     (folder / "notes").mkdir()
-    purse = SpendLedger(folder / "notes", EscalationConfig(input_token_price=1.0, output_token_price=1.0), time.time)
+    ledger = SpendLedger(folder / "notes", EscalationConfig(input_token_price=1.0, output_token_price=1.0), time.time)
     took = []
     for _ in range(50):
         began = time.perf_counter()
-        purse.settle(purse.reserve(1000, 200), 300)
+        ledger.settle(ledger.reserve(1000, 200), 300)
         took.append(1e6 * (time.perf_counter() - began))
     return median(took)

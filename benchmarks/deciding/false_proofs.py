@@ -28,7 +28,7 @@ from benchmarks.resampling import RESAMPLES, broken_max
 from benchmarks.shapes import SHAPES, Floats
 from convert.calibrate import choose_each
 from convert.calibrate.calibration_answers import Answers, label_answers
-from convert.calibrate.division import divided
+from convert.calibrate.calibration_split import divided
 from convert.calibrate.gate import Conditions
 from convert.calibrate.threshold import Risk
 from convert.data.data_row import DataRow, RowAnswer

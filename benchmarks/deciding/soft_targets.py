@@ -29,9 +29,9 @@ import numpy.typing as npt
 from benchmarks import calibration, public_data
 from benchmarks.bars import Bar
 from convert.calibrate import temperature
-from convert.encoder import linear
-from convert.encoder.linear import Floats, Integers
-from convert.encoder.sentences import sentence_vectors
+from convert.encoder import logistic_regression
+from convert.encoder.logistic_regression import Floats, Integers
+from convert.encoder.sentence_embeddings import sentence_vectors
 from convert.evaluate.quality_metrics import reliability
 from convert.evaluate.serving import quiet
 from tests.support import models
@@ -125,7 +125,7 @@ def _taught(rows: Labelled, rng: np.random.Generator) -> dict[str, Student]:
     student, tuning, others = np.split(order, np.cumsum([STUDENT_ROWS, CALIBRATION_ROWS]))
     known, test = np.split(others, [round(TEACHER_SHARE * len(others))])
     seen, tuned, unseen = rows.of(student), rows.of(tuning), rows.of(test)
-    teacher = linear.fit(rows.vectors[known], rows.truth[known], rows.labels, TEACHER_DECAY)
+    teacher = logistic_regression.fit(rows.vectors[known], rows.truth[known], rows.labels, TEACHER_DECAY)
     heat = temperature.fit(teacher.log_probabilities(tuned.vectors), tuned.truth)
     told = np.exp(temperature.scaled_log(teacher.log_probabilities(seen.vectors), heat))
     sure = np.eye(rows.labels)
@@ -138,7 +138,7 @@ def _student(
     seen: Labelled, wanted: Floats, tuned: Labelled, test: Labelled
 ) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
     """Fit a student with the best decay, and its temperature; return what it says of the test rows."""
-    fitted = [linear.fit_shares(seen.vectors, wanted, decay) for decay in DECAYS]
+    fitted = [logistic_regression.fit_shares(seen.vectors, wanted, decay) for decay in DECAYS]
     best = min(fitted, key=lambda each: _loss(each.log_probabilities(tuned.vectors), tuned.truth))
     heat = temperature.fit(best.log_probabilities(tuned.vectors), tuned.truth)
     said = best.log_probabilities(test.vectors)

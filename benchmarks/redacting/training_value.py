@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.bars import Bar
-from convert import training  # noqa: F401 - first: convert.encoder.sentences is imported by it
+from convert import training  # noqa: F401 - first: convert.encoder.sentence_embeddings is imported by it
 from convert.dataset.surrogates import PlaceholderFiller, SurrogateSettings
-from convert.encoder import linear
-from convert.encoder.sentences import sentence_vectors
+from convert.encoder import logistic_regression
+from convert.encoder.sentence_embeddings import sentence_vectors
 from convert.pipeline.recipe import Recipe
 from edge_agent.capture.redact.model_findings import FoundValue, ModelFindings
 from edge_agent.capture.redact.redactor import Redactor
@@ -85,6 +85,6 @@ def _accuracies(train: Rows, redacted: Sequence[str], test: Rows) -> tuple[float
     truth = np.array([labels.index(label) for _, label in train])
     right = np.array([labels.index(label) if label in labels else -1 for _, label in test])
     raw, others, asked = np.split(vectors, [len(train), 2 * len(train)])
-    heads = (linear.fit(part, truth, len(labels)) for part in (raw, others))
+    heads = (logistic_regression.fit(part, truth, len(labels)) for part in (raw, others))
     first, second = (float((head.log_probabilities(asked).argmax(1) == right).mean()) for head in heads)
     return first, second

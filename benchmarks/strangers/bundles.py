@@ -59,7 +59,7 @@ class Wanted:
     outliers: Sequence[str] = ()
     held_up_max: float = HELD_UP_MAX
     """0 = neither gate nor floor."""
-    class_weights: Literal["none", "balanced"] = "none"
+    class_weights: Literal["none", "balanced", "logit_adjusted"] = "none"
 
     @property
     def folder(self) -> str:

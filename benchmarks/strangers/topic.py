@@ -123,7 +123,7 @@ def walk(rows: Rows, test: Sequence[Row], made: Made) -> Walk:
         names = {row.label for row in learnt}
         asked = [row for row in test if row.label in names]
         # The rows that people have read are few, and no sign of how often the calls have these labels.
-        path = made(Wanted(name, learnt, calibration, asked, class_weights="balanced" if read else "none"))
+        path = made(Wanted(name, learnt, calibration, asked, class_weights="logit_adjusted" if read else "none"))
         found.answers.append(Unread(**ask(path, name, {"topic": rows.unread, "ordinary": rows.unread_ordinary})))
         return path, name
 

@@ -2,12 +2,12 @@
 
 The other modules of this package are pure; the answers come from `convert.evaluate`, through the serving engine.
 
-The calibration rows are divided once (`division`): a part for the temperature, and the larger part for the threshold,
-which is proved with the gate and the floor in force. The gate takes one row of each family of both parts. With more
-than two labels a temperature changes the order of rows by confidence, so it must be fixed before the threshold is
-tested. It is one number and needs a few hundred rows; all others are for the threshold. The temperature is kept if it
-lowers the log loss of rows held out of its fit. The rows of the threshold have no part in that choice, so the test
-stays valid. The rows of the temperature also determine the first threshold of the fixed-sequence test.
+The calibration rows are divided once (`calibration_split`): a part for the temperature, and the larger part for the
+threshold, which is proved with the gate and the floor in force. The gate takes one row of each family of both parts.
+With more than two labels a temperature changes the order of rows by confidence, so it must be fixed before the
+threshold is tested. It is one number and needs a few hundred rows; all others are for the threshold. The temperature is
+kept if it lowers the log loss of rows held out of its fit. The rows of the threshold have no part in that choice, so
+the test stays valid. The rows of the temperature also determine the first threshold of the fixed-sequence test.
 
 Rows of one family tend to be right or wrong together, so the test takes one of each, chosen by a hash: the risk
 guarantee is for requests in which all families are equally frequent.
@@ -36,7 +36,7 @@ from typing import Any
 
 from convert.calibrate import gate, temperature, threshold
 from convert.calibrate.calibration_answers import Answers, Subject, answer_rows, label_answers, record_answers
-from convert.calibrate.division import GATE_ROWS_MAX, divided, one_of_each
+from convert.calibrate.calibration_split import GATE_ROWS_MAX, divided, one_of_each
 from convert.calibrate.gate import Conditions
 from convert.calibrate.redaction_cutoff import MissedTarget, calibrate_cutoff
 from convert.calibrate.threshold import Choice, Floats, Risk

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convert.calibrate import temperature
-from convert.calibrate.division import GATE_ROWS_MAX, Division, family, hashed
+from convert.calibrate.calibration_split import GATE_ROWS_MAX, Division, family, hashed
 from convert.calibrate.temperature import Fit
 from convert.calibrate.threshold import Floats
 from convert.clustered_statistics import Numbers, family_numbers

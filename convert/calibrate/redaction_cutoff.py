@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from convert.calibrate.division import family, hashed
+from convert.calibrate.calibration_split import family, hashed
 from convert.data import row_files
 from convert.data.row_files import DataRow, TextSpan
 from convert.evaluate.predictions import FoundEntity

@@ -281,7 +281,7 @@ finetune:
   # rank: 4
   # layers_from: 0
   # targets: []
-  # full, head: balanced = each label counts alike, however many rows it has.
+  # full, head: balanced, logit_adjusted = each label counts alike, however many rows it has.
   # class_weights: none
   # Training stops if this part of the training rows has not improved for so many epochs.
   # validation_share: 0.1

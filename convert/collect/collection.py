@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from convert.collect import database, derivation, record_files, segment_chain
+from convert.collect import database, derived_examples, receipts, record_files, segment_chain
 from convert.collect.example_files import TaskExampleCounts
 from convert.collect.record_files import REVIEWED_CENTRALLY, SegmentOrigin
 from convert.collect.segment_chain import ChainBreak, SequenceGap
@@ -187,7 +187,7 @@ class _CollectRun:
             self._writer.close()
         self._judge()
         self._vouch(places)
-        made = derivation.derive(self._request.out, self._request.memory_bytes, self._say, self._record_erasure)
+        made = derived_examples.derive(self._request.out, self._request.memory_bytes, self._say, self._record_erasure)
         self._report.records_erased, self._report.tasks = made.records_erased, made.tasks
         self._report.concerned = [
             use.plain() for use in lineage.trace(lineage.documents(self._request.out), made.erased)
@@ -296,14 +296,12 @@ class _CollectRun:
             told[life].append(refused)
         epochs: dict[str, list[EpochReceipts]] = defaultdict(list)
         for life in sorted({*self._seen.held, *told}):
-            epochs[life[0]].append(segment_chain.receipts(life[1], self._seen.entries(life), told[life]))
-        folder, key = self._request.out / segment_chain.FOLDER, self._request.keys.receipts
-        signed = {
-            site: segment_chain.sign_receipts(folder, site, epochs[site], key, self._request.now) for site in epochs
-        }
+            epochs[life[0]].append(receipts.of_epoch(life[1], self._seen.entries(life), told[life]))
+        folder, key = self._request.out / receipts.FOLDER, self._request.keys.receipts
+        signed = {site: receipts.sign_receipts(folder, site, epochs[site], key, self._request.now) for site in epochs}
         for source, listing in places:
             with self._failures(source):
-                segment_chain.write_receipts(source, listing, signed.get(listing.site))
+                receipts.write_receipts(source, listing, signed.get(listing.site))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from convert.collect import collection, database, derivation, record_files
+from convert.collect import collection, database, derived_examples, record_files
 from edge_agent.errors import FileMissing, InvalidRequest
 
 _ERASED = "SELECT DISTINCT site || '/' || prediction_id FROM records WHERE type = 'tombstone' ORDER BY 1"
@@ -112,7 +112,7 @@ def purge(
         records = 0
         if found and not dry_run:
             records = sum(record_files.forget(Path(filename), names) for filename, names in due.items())
-            derivation.derive(out, memory_bytes, progress)
+            derived_examples.derive(out, memory_bytes, progress)
     counted: dict[str, int] = {}
     for place in found.values():
         counted[place] = counted.get(place, 0) + 1

@@ -19,7 +19,7 @@ import duckdb
 import numpy as np
 
 from convert.calibrate import threshold
-from convert.calibrate.division import TUNING_ROWS_MAX, TUNING_SHARE, divided
+from convert.calibrate.calibration_split import TUNING_ROWS_MAX, TUNING_SHARE, divided
 from convert.calibrate.temperature import ROWS_MIN
 from convert.calibrate.threshold import Risk
 from convert.clustered_statistics import Interval, share

@@ -37,7 +37,7 @@ from convert.dataset.assessment import INTERFACE_NAME, TASKS_NAME
 from convert.dataset.dataset_files import made_whole
 from convert.dataset.example_scope import open_examples
 from convert.dataset.selection import DatasetSelection
-from convert.encoder import linear, ngrams
+from convert.encoder import logistic_regression, ngrams
 from convert.pipeline import execution
 from convert.pipeline.stage import Progress
 from edge_agent.durable import atomic_files
@@ -145,7 +145,7 @@ def _out_of_fold(vectors: Floats, truth: Integers, folds: Integers, labels: int)
     chances = np.zeros((len(truth), labels))
     for fold in range(FOLDS):
         asked = folds == fold
-        fitted = linear.fit(vectors[~asked], truth[~asked], labels, DECAY)
+        fitted = logistic_regression.fit(vectors[~asked], truth[~asked], labels, DECAY)
         chances[asked] = np.exp(fitted.log_probabilities(vectors[asked]))
     return chances
 
@@ -298,7 +298,8 @@ def _ranked(rows: list[LabelledExample], found: LabelErrors) -> Iterator[RankedR
 def _vectors(texts: list[str], encoder: Path | None, progress: Progress) -> npt.ArrayLike:
     if encoder is None:
         return ngrams.vectors(texts)
-    made: npt.ArrayLike = execution.load_module("convert.encoder.sentences").sentence_vectors(encoder, texts, progress)
+    embeddings = execution.load_module("convert.encoder.sentence_embeddings")
+    made: npt.ArrayLike = embeddings.sentence_vectors(encoder, texts, progress)
     return made
 
 

@@ -140,17 +140,25 @@ class AnswerOutcomes:
     families: Numbers
     labels: Sequence[str] = ()
     """classify: the true labels."""
+    held_up: Flags | None = None
+    """By the gate; None = the version has no gate."""
 
     def only(self, rows: Flags) -> AnswerOutcomes:
         """Return the answers of some rows."""
         labels = [label for label, kept in zip(self.labels, rows.tolist(), strict=True) if kept] if self.labels else ()
         return AnswerOutcomes(
-            self.right[rows], self.confident[rows], self.confidence[rows], self.families[rows], labels
+            self.right[rows],
+            self.confident[rows],
+            self.confidence[rows],
+            self.families[rows],
+            labels,
+            None if self.held_up is None else self.held_up[rows],
         )
 
 
 def headline(outcomes: AnswerOutcomes) -> dict[str, Any]:
-    """Return `rows`, `families`, `accuracy`, `coverage`, `wrong`, and `calibration` if answers have a confidence."""
+    """Return `rows`, `families`, `accuracy`, `coverage`, `wrong`; `held_up` if there is a gate, and `calibration` if
+    answers have a confidence."""
     known = ~np.isnan(outcomes.confidence)
     report: dict[str, Any] = {
         "rows": len(outcomes.right),
@@ -166,10 +174,13 @@ def headline(outcomes: AnswerOutcomes) -> dict[str, Any]:
 
 def _selective(outcomes: AnswerOutcomes) -> dict[str, Any]:
     confident = outcomes.confident
-    return {
+    found = {
         "coverage": clustered_share(confident, outcomes.families).plain(),
         "wrong": clustered_share(~outcomes.right[confident], outcomes.families[confident]).plain(),
     }
+    if outcomes.held_up is not None:
+        found["held_up"] = clustered_share(outcomes.held_up, outcomes.families).plain()
+    return found
 
 
 def of_label(wanted: Sequence[Place], said: Sequence[Place], families: Numbers) -> dict[str, Any]:
@@ -188,7 +199,7 @@ def of_label(wanted: Sequence[Place], said: Sequence[Place], families: Numbers) 
 
 
 def of_labels(outcomes: AnswerOutcomes, labels: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return coverage and realised risk among the rows of each label."""
+    """Return coverage, realised risk and what the gate holds up, among the rows of each label."""
     true = np.array(outcomes.labels, dtype=object)
     return {label: _selective(outcomes.only(np.asarray(true == label, dtype=np.bool_))) for label in labels}
 

@@ -126,8 +126,11 @@ def score_error(
 
 
 def summary(confidence: Confidence, found: AnswerOutcomes) -> dict[str, Any]:
-    """Return the headline figures; with a threshold, coverage and realised risk are in `sure`."""
+    """Return the headline figures; with a threshold, coverage and realised risk are in `sure`, with a gate, the share
+    that it holds up and the largest one that it promises for ordinary inputs are in `gate`."""
     plain = quality_metrics.headline(found)
+    if confidence.gate is not None and "held_up" in plain:
+        plain["gate"] = {"held_up_max": confidence.gate.held_up_max, "held_up": plain.pop("held_up")}
     selective = {"coverage": plain.pop("coverage"), "wrong": plain.pop("wrong")}
     if not isinstance(confidence, Threshold):
         return plain
@@ -140,19 +143,20 @@ def outcomes(manifest: Manifest, rows: Sequence[DataRow], predictions: Sequence[
     kind, confidence = manifest.task.kind, manifest.confidence
     answered = np.array([not each.failure for each in predictions], dtype=np.bool_)
     graded = answered & (kind not in ("generate", "redact"))
-    passed = [isinstance(confidence, Threshold) and _is_confident(confidence, each) for each in predictions]
+    gate = confidence.gate
+    scores = [gate.score_of(each.ood_score, each.label_mass) if gate else 0.0 for each in predictions]
+    passed = [
+        isinstance(confidence, Threshold) and confidence.is_confident(each.confidence, score)
+        for each, score in zip(predictions, scores, strict=True)
+    ]
     return AnswerOutcomes(
         right=np.array(list(map(partial(is_right, kind), rows, predictions)), dtype=np.bool_),
         confident=graded & np.array(passed, dtype=np.bool_),
         confidence=np.where(graded, np.array([each.confidence for each in predictions], dtype=np.float64), np.nan),
         families=family_numbers([row.family or row.key for row in rows]),
         labels=[row.label for row in rows],
+        held_up=answered & np.array(list(map(gate.holds_up, scores)), dtype=np.bool_) if gate else None,
     )
-
-
-def _is_confident(confidence: Threshold, said: ServedPrediction) -> bool:
-    score = confidence.gate.score_of(said.ood_score, said.label_mass) if confidence.gate else 0.0
-    return confidence.is_confident(said.confidence, score)
 
 
 def latency(predictions: Sequence[ServedPrediction]) -> dict[str, float]:

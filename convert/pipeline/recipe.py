@@ -98,9 +98,10 @@ class FinetuneSection(_RecipeSection):
     validation_share: Share = 0.1
     """Part of the training rows held out for early stopping."""
     patience_epochs: int = Field(default=2, ge=1, le=1000)
-    class_weights: Literal["none", "balanced"] = "none"
-    """full, head: balanced = each label of a question counts alike in the loss, however many rows it has. It raises the
-    recall of rare labels, and their probabilities above their frequency, which no temperature undoes."""
+    class_weights: Literal["none", "balanced", "logit_adjusted"] = "none"
+    """full, head: balanced = each label of a question counts alike in the loss, however many rows it has;
+    logit_adjusted = the same by priors (`encoder_objective.log_priors`). Both raise the recall of rare labels, and
+    their probabilities above their frequency, which no temperature undoes."""
     seed: int = Field(default=1, ge=0)
 
 

@@ -1,7 +1,7 @@
 """Short requests of other kinds than a task's: what the detector of a bundle contrasts the training texts with.
 
 They were composed for this project, from some sixty fields of work and life, before anything was measured on them.
-Those that resemble the training texts of a task are left out when its detector is fitted (`detector`).
+Those that resemble the training texts of a task are left out when its detector is fitted (`ood_detector`).
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from convert.calibrate.division import divided
+from convert.calibrate.calibration_split import divided
 from convert.clustered_statistics import Numbers, clustered_share, family_numbers, share
 from convert.data import row_files
 from convert.data.row_files import DataRow

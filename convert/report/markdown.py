@@ -215,6 +215,12 @@ def _quality(evaluate: Mapping[str, Any]) -> Iterator[str]:
 
 def _answer_quality(evaluate: Mapping[str, Any]) -> Iterator[str]:
     yield from _labels(evaluate.get("per_label", {}))
+    if gate := evaluate.get("gate"):
+        most, share = percent(gate["held_up_max"]), interval(gate["held_up"])
+        yield (
+            f"The gate holds up {share} of these rows. It promises at most {most} of all ordinary inputs together, and"
+            " not of each label."
+        )
     if types := evaluate.get("per_type"):
         yield "Personal values, by type; a value is found when every letter and digit of it is replaced:"
         yield table(
@@ -244,6 +250,7 @@ def _labels(per_label: Mapping[str, Any]) -> Iterator[str]:
         "f1": "F1",
         "coverage": "confident",
         "wrong": "wrong of these",
+        "held_up": "held up by the gate",
     }
     there = [name for name in names if any(name in each for each in per_label.values())]
     rows = [[label, each["rows"], *(brief(each[name]) for name in there)] for label, each in per_label.items()]

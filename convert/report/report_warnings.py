@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from convert.report.run_summary import RunSummary, by_question, interval, percent, plural, table
+from convert.report.run_summary import RunSummary, brief, by_question, interval, percent, plural, table
 
 SHOWN = {"proved": "proved", "not proved": "not proved, so the test ends", "replaces harmless texts": "skipped: a site"
          " refuses a bundle that replaces harmless texts"}  # fmt: skip
@@ -55,6 +55,7 @@ def assumptions(calibrate: Mapping[str, Any]) -> str:
 _WIDTH_MAX = 0.10
 _ROWS_MIN = 20
 _RECALL_MIN = 0.5
+_LABELS_NAMED = 5
 _COVERAGE_MIN = 0.3
 
 
@@ -121,8 +122,11 @@ def _answers(evaluate: Mapping[str, Any]) -> Iterator[str]:
     width = accuracy["high"] - accuracy["low"]
     if width > _WIDTH_MAX:
         yield f"The test split is small: the accuracy is only known to about ±{percent(width / 2)}."
-    for label, each in evaluate.get("per_label", {}).items():
+    per_label = evaluate.get("per_label", {})
+    for label, each in per_label.items():
         yield from _label(label, each["rows"], each["recall"]["value"])
+    if gate := evaluate.get("gate"):
+        yield from _gate(gate, per_label)
 
 
 def _label(label: str, rows: int, recall: float | None) -> Iterator[str]:
@@ -130,6 +134,26 @@ def _label(label: str, rows: int, recall: float | None) -> Iterator[str]:
         yield f"'{label}' has {plural(rows, 'test row')}: its figures are uncertain."
     elif recall is not None and recall < _RECALL_MIN:
         yield f"'{label}' is found in only {percent(recall)} of its rows."
+
+
+def _gate(gate: Mapping[str, Any], per_label: Mapping[str, Any]) -> Iterator[str]:
+    """Yield where the gate holds up more than it promises: of all test rows, or of some labels."""
+    most = gate["held_up_max"]
+    if gate["held_up"]["low"] > most:
+        yield (
+            f"The gate holds up {interval(gate['held_up'])} of the test rows, more than the {percent(most)} of ordinary"
+            " inputs: the test rows are unlike the calibration rows."
+        )
+    shares = {label: each["held_up"] for label, each in per_label.items() if "held_up" in each}
+    beyond = {label: share for label, share in shares.items() if share["low"] > most}
+    if beyond:
+        first = sorted(beyond, key=lambda label: -beyond[label]["value"])[:_LABELS_NAMED]
+        named = ", ".join(f"'{label}' ({brief(beyond[label])})" for label in first)
+        more = f" and {plural(len(beyond) - len(first), 'other label')}" if len(beyond) > len(first) else ""
+        yield (
+            f"The gate holds up more of the test rows of {named}{more} than the {percent(most)} of all ordinary inputs:"
+            " such inputs may be of more kinds than the training rows of the label show."
+        )
 
 
 def _weights(chosen: Mapping[str, Any]) -> Iterator[str]:

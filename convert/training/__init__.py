@@ -25,7 +25,7 @@ from convert.pipeline.recipe import FinetuneSection, Recipe
 from convert.pipeline.stage import ADAPTER, CHECKPOINT, Report, StageJob
 from convert.training import checkpoint_loading, lora
 from convert.training.decoder_trainer import DecoderData, DecoderExampleEncoder, DecoderTrainer
-from convert.training.encoder_objective import balanced_weights, objective_of
+from convert.training.encoder_objective import balanced_weights, log_priors, objective_of
 from convert.training.encoder_trainer import EncoderTrainer, RowEncoder, classifier, start_head
 from convert.training.training_loop import (
     Trainer,
@@ -168,10 +168,11 @@ def _encoder(job: StageJob, settings: FinetuneSection, task: TaskSpec, kept: Tra
     sizes = [len(question.outputs) for question in task.questions_asked]
     new = checkpoint_loading.labels_of(checkpoint_loading.read_config(where)) != list(output_names(task))
     weights = balanced_weights(learn.items, sizes) if sizes and settings.class_weights == "balanced" else ()
-    started = new and start_head(model, learn, sizes, job.progress, weights)
+    priors = log_priors(learn.items, sizes) if sizes and settings.class_weights == "logit_adjusted" else ()
+    started = new and start_head(model, learn, sizes, job.progress, weights, priors)
     rate = _rate(settings, head_fitted=started)
     strangers = reading.strangers(row_files.outliers(job.recipe))
-    objective = objective_of(task, weights)
+    objective = objective_of(task, weights, priors)
     learner = EncoderTrainer(model, tokenizer, (learn, check), rate, objective, strangers)
     trained = _fitted(learner, settings, job, head_fitted=started)
     target = job.out / CHECKPOINT

@@ -17,7 +17,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
-from convert.encoder.tags import UNREAD
+from convert.encoder.bio_tags import UNREAD
 from edge_agent.formats.manifest import TaskSpec
 
 
@@ -80,20 +80,24 @@ class TagObjective:
 class QuestionObjective:
     """classify and decide: an answer to each question."""
 
-    def __init__(self, sizes: Sequence[int], weights: Sequence[float] = ()) -> None:
-        """Take the number of outputs of each question, and a weight for each output; none = all alike."""
+    def __init__(self, sizes: Sequence[int], weights: Sequence[float] = (), log_priors: Sequence[float] = ()) -> None:
+        """Take the number of outputs of each question; of each output a weight (none = all alike), and what is added to
+        its logit while it learns (none = nothing; see `log_priors`)."""
         self._sizes = list(sizes)
         self._weights = torch.tensor(list(weights) or [1.0] * sum(sizes))
+        self._log_priors = torch.tensor(list(log_priors) or [0.0] * sum(sizes))
 
     def loss(self, logits: torch.Tensor, rows: Sequence[EncodedRow]) -> torch.Tensor:
         """Return the weighted mean loss of an answer."""
         targets = self._targets(logits, rows)
         weighted = targets * self._weights.to(targets.device)
+        adjusted = logits + self._log_priors.to(logits.device)
         # A batch in which no row answers any question has the loss 0.
-        return -(weighted * self._log_probabilities(logits)).sum() / weighted.sum().clamp(min=1e-12)
+        return -(weighted * self._log_probabilities(adjusted)).sum() / weighted.sum().clamp(min=1e-12)
 
     def checked(self, logits: torch.Tensor, rows: Sequence[EncodedRow]) -> torch.Tensor:
-        """Return the sums over answers, without weights; the likeliest output of a distribution is right."""
+        """Return the sums over answers, as they are served: without weights and priors; the likeliest output of a
+        distribution is right."""
         targets = self._targets(logits, rows)
         losses = -(targets * self._log_probabilities(logits)).sum()
         right = answered = 0
@@ -117,12 +121,12 @@ class QuestionObjective:
         return torch.tensor([row.targets for row in rows], dtype=logits.dtype, device=logits.device)
 
 
-def objective_of(task: TaskSpec, weights: Sequence[float] = ()) -> EncoderObjective:
-    """Return what a task learns; `weights` of the outputs of all questions, or none."""
+def objective_of(task: TaskSpec, weights: Sequence[float] = (), log_priors: Sequence[float] = ()) -> EncoderObjective:
+    """Return what a task learns; `weights` and `log_priors` of the outputs of all questions, or none."""
     sizes = [len(question.outputs) for question in task.questions_asked]
     if not sizes:
         return TagObjective()
-    return QuestionObjective(sizes, weights)
+    return QuestionObjective(sizes, weights, log_priors)
 
 
 def uniformity(logits: torch.Tensor) -> torch.Tensor:
@@ -138,10 +142,29 @@ def balanced_weights(rows: Sequence[EncodedRow], sizes: Sequence[int]) -> list[f
 
     The weights of a question's answers have the mean 1; an output without a row has the weight 0.
     """
-    counts: Any = np.sum([row.targets for row in rows], axis=0)
     found: list[float] = []
-    for part in np.split(counts, np.cumsum(list(sizes))[:-1]):
+    for part in _counts(rows, sizes):
         seen = int((part > 0).sum())
         with np.errstate(divide="ignore", invalid="ignore"):
             found += np.where(part > 0, part.sum() / (max(1, seen) * part), 0.0).tolist()
     return found
+
+
+def log_priors(rows: Sequence[EncodedRow], sizes: Sequence[int]) -> list[float]:
+    """Return the logarithm of the share of each output among a question's answers; an output without a row counts as
+    one of one row.
+
+    A model that learns with them added to its logits, and answers without them, answers as if every output of a
+    question were equally frequent (logit-adjusted loss: Menon et al. 2021, arXiv 2007.07314). Weights hardly do that
+    for a model that gets every training row right, since these rows have no loss to be weighted.
+    """
+    found: list[float] = []
+    for part in _counts(rows, sizes):
+        found += np.log(np.maximum(part, 1.0) / max(1.0, part.sum())).tolist()
+    return found
+
+
+def _counts(rows: Sequence[EncodedRow], sizes: Sequence[int]) -> list[Any]:
+    """Return how many rows each output of a question has, a question at a time."""
+    counts: Any = np.sum([row.targets for row in rows], axis=0)
+    return np.split(counts, np.cumsum(list(sizes))[:-1])

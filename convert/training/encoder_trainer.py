@@ -29,8 +29,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from convert.data.data_row import output_names, rows_of
 from convert.data.row_files import DataRow
-from convert.encoder import linear, pooling
-from convert.encoder.tags import tagged
+from convert.encoder import logistic_regression, pooling
+from convert.encoder.bio_tags import tagged
 from convert.pipeline.stage import Progress
 from convert.training.checkpoint_loading import encoded, labels_of
 from convert.training.encoder_objective import EncodedRow, EncoderObjective
@@ -185,10 +185,15 @@ def _with_head(checkpoint: str, config: Any, task: TaskSpec) -> Any:
 
 
 def start_head(
-    model: Any, rows: EncodedRows, sizes: Sequence[int], progress: Progress, weights: Sequence[float] = ()
+    model: Any,
+    rows: EncodedRows,
+    sizes: Sequence[int],
+    progress: Progress,
+    weights: Sequence[float] = (),
+    log_priors: Sequence[float] = (),
 ) -> bool:
     """Fit a new head on mean token vectors as linear classifiers, one for each question with `sizes` outputs; return
-    whether the head is of that kind. `weights` of all outputs, or none, are those of the loss.
+    whether the head is of that kind. `weights` and `log_priors` of all outputs, or none, are those of the loss.
 
     Training then starts from the encoder's own features and distorts them less (Kumar et al. 2022, arXiv 2202.10054).
     """
@@ -202,10 +207,12 @@ def start_head(
         answering = targets[:, outputs].sum(axis=1) > 0
         if answering.any():
             counts = np.asarray(weights[outputs] or 1.0)
-            fitted = linear.fit_shares(vectors[answering], targets[answering, outputs], weights=counts)
+            fitted = logistic_regression.fit_shares(vectors[answering], targets[answering, outputs], weights=counts)
             with torch.no_grad():
                 model.classifier.weight[outputs].copy_(torch.from_numpy(fitted.weight))
-                model.classifier.bias[outputs].copy_(torch.from_numpy(fitted.bias))
+                model.classifier.bias[outputs].copy_(
+                    torch.from_numpy(fitted.bias - np.asarray(log_priors[outputs] or 0.0))
+                )
     return True
 
 

@@ -1,6 +1,7 @@
 """Data capture: answers are redacted, kept for review and training, and sealed for the central site.
 
 example_capture.py    the daemon's interface, on its event loop: queues answers, awaits everything else
+spool_calls.py        awaits the spool's thread: deferred questions for the large model, erasure
 spool_writer.py       owns the thread: gathers answers into groups, commits them, reports a stalled disk
 spool_worker.py       owns the database and the outbox, on that thread: stores, expires, seals, reports alarms
 spool.py              the database, spool.db: predictions, feedback, tombstones; what is evicted first
@@ -10,7 +11,7 @@ record_builder.py     from an answer to a redacted record
 review_streams.py     which answers people are asked to review; the random audit
 teacher_questions.py  inputs that the large model is asked about later, and its labels
 personal_values.py    the rights of the person in the database: digests, erasures, retention by task, counts
-person_erasure.py     finds and erases what concerns a person, by keyed digests of values; the key never leaves the site
+person_erasure.py     finds what concerns a person, by keyed digests of values; the key never leaves the site
 capture_values.py     answers, feedback and the review queue as callers know them
 redaction_queue.py    answers that wait for the redaction model
 text_redaction.py     redacts one text while somebody waits for it

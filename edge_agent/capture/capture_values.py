@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edge_agent.formats.manifest import Manifest
     from edge_agent.formats.redaction_section import MissedBound
     from edge_agent.formats.status_object import SiteUpdates, TaskStatus
-    from edge_agent.monitoring.bundle_figures import AlarmState
+    from edge_agent.monitoring.answer_observations import AlarmState
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,18 +6,16 @@ stalled disk: `status` reports it at once, and the other calls are refused.
 
 A site that collects nothing loads neither the spool nor the rules of redaction.
 
-
 Its status has counters, sizes and problems, also while the disk does not answer.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from edge_agent.capture.capture_values import (
     CapturedAnswer,
@@ -29,27 +27,21 @@ from edge_agent.capture.capture_values import (
     parse_review_item,
 )
 from edge_agent.capture.redaction_queue import RedactionDependencies, RedactionQueue
+from edge_agent.capture.spool_calls import DeferredQuestions, ExampleErasure, SpoolCalls
 from edge_agent.capture.spool_writer import CaptureLimits, SpoolWriter
 from edge_agent.capture.text_redaction import TextRedaction
 from edge_agent.config import Config
-from edge_agent.errors import EdgeAgentError, PredictionUnknown, SpoolStalled
+from edge_agent.errors import EdgeAgentError, SpoolStalled
 
 if TYPE_CHECKING:
     from edge_agent.capture.capture_values import SpoolWorkerDependencies
-    from edge_agent.capture.person_erasure import AnswerErasure, PersonErasure, ScanPlace, ValueSearch
     from edge_agent.capture.redaction_audit import AuditedText, AuditFigures, MarkedSpan
     from edge_agent.capture.spool_worker import PrivacyReport, SpoolWorker
-    from edge_agent.capture.teacher_questions import TeacherQuestion
     from edge_agent.formats.example_records import Consent
     from edge_agent.formats.manifest import Manifest
-    from edge_agent.monitoring.bundle_figures import BundleSeries, BundleSummary, DailySpend
+    from edge_agent.monitoring.answer_observations import BundleSeries, BundleSummary, DailySpend
 
-Result = TypeVar("Result")
 HOUSEKEEPING_SECONDS = 1.0
-STALLED_SECONDS_MAX = 10.0
-"""After which a call that needs the disk is refused at once."""
-WAIT_SECONDS_MAX = 30.0
-"""For one call; sealing everything may take longer."""
 
 
 class ExampleCapture:
@@ -92,9 +84,9 @@ class ExampleCapture:
         """Redacts texts that somebody waits for."""
         if self._enabled or _redacts(config):
             _ = self.text_redaction.rules
-        # One place is always left to callers, so one alone is none for what nobody waits for.
-        escalation = config.escalation
-        self._later = bool(escalation.url and escalation.later_questions_max and escalation.calls_max > 1)
+        self.calls = SpoolCalls(self._writer, is_enabled=self._enabled)
+        self.questions = DeferredQuestions(config.escalation, self.calls, self.text_redaction, self.collected)
+        self.erasure = ExampleErasure(self.calls, self.redaction)
 
     def _open_worker(self, worker: type[SpoolWorker] | None, around: SpoolWorkerDependencies) -> SpoolWorker:
         # Only a site that collects loads the spool.
@@ -116,16 +108,6 @@ class ExampleCapture:
         """Whether this site collects examples, or ever did."""
         return self._enabled
 
-    @property
-    def is_writable(self) -> bool:
-        """Whether feedback can be acknowledged now."""
-        return self._enabled and self._writer.problem is None and not self.is_stalled
-
-    @property
-    def is_stalled(self) -> bool:
-        """Whether the disk has stalled for so long that calls which need it are refused."""
-        return self._writer.stalled_seconds >= STALLED_SECONDS_MAX
-
     async def run(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         """Run the housekeeping periodically, until cancelled."""
         while True:
@@ -135,44 +117,6 @@ class ExampleCapture:
     def consent(self, task: str) -> Consent:
         """Return what the site allows for a task."""
         return self._config.examples.collect.get(task, "off")
-
-    def can_defer(self, task: str) -> bool:
-        """Return whether the large model can be asked later about an input of this task."""
-        return self._later and self.is_writable and task in self.collected
-
-    @property
-    def questions_waiting(self) -> int:
-        """Approximate number of questions for the large model that wait."""
-        return self._writer.questions_waiting
-
-    async def next_question(self, tasks: tuple[str, ...]) -> TeacherQuestion | None:
-        """Take the next question of these tasks, marked as asked; None = no question waits. Raises SiteError."""
-        return await self._run(lambda worker: worker.next_question(tasks), alone=True)
-
-    async def store_teacher_label(
-        self,
-        asked: TeacherQuestion,
-        said: str,
-        model: str,
-        manifest: Manifest,
-        scores: Sequence[tuple[str, float]] = (),
-    ) -> None:
-        """Store the large model's label, with its probabilities if it gave some; durable when this returns.
-
-        Raises:
-            SiteError: the disk failed.
-            RedactionHeld: the redaction model does not answer.
-        """
-        findings = await self.text_redaction.find(asked.task, answer_texts(manifest.task.kind, said))
-        await self._run(lambda worker: worker.store_teacher_label(asked, said, model, manifest, findings, scores))
-
-    async def release_question(self, asked: TeacherQuestion, *, again: bool) -> None:
-        """Drop a question; with `again`, requeue it: certainly no large model worked on it. Raises SiteError."""
-
-        def work(worker: SpoolWorker) -> None:
-            (worker.questions.put_back if again else worker.questions.give_up)(asked)
-
-        await self._run(work)
 
     async def finish_redaction(self) -> None:
         """At the end, before `stop`: let the redaction model read what waits, for a few seconds."""
@@ -190,11 +134,11 @@ class ExampleCapture:
 
     async def find_prediction(self, prediction_id: str) -> ReviewItem:
         """Return a kept prediction. Raises PredictionUnknown, StoreDamaged."""
-        return parse_review_item(await self._run(lambda worker: worker.spool.find_prediction(prediction_id)))
+        return parse_review_item(await self.calls.run(lambda worker: worker.spool.find_prediction(prediction_id)))
 
     async def review_page(self, wanted: ReviewFilter, after: ReviewCursor, count: int) -> list[ReviewItem]:
         """Return kept predictions after a cursor, the streams in turns. Raises StoreDamaged."""
-        rows = await self._run(lambda worker: worker.review_page(wanted, after, count))
+        rows = await self.calls.run(lambda worker: worker.review_page(wanted, after, count))
         return [parse_review_item(found, place) for place, found in rows]
 
     async def store_feedback(self, said: HumanFeedback, prediction: dict[str, Any], manifest: Manifest | None) -> None:
@@ -205,70 +149,19 @@ class ExampleCapture:
         def work(worker: SpoolWorker) -> None:
             worker.store_feedback(said, prediction, manifest, findings)
 
-        await self._run(work)
-
-    async def erase(self, prediction_id: str, *, all_questions: bool = False) -> AnswerErasure:
-        """Erase a prediction, or all answers to questions about its text; durable when this returns."""
-        held = 0
-        if self.redaction is not None:
-            held = self.redaction.erase(lambda answered: answered.prediction_id == prediction_id)
-
-        def work(worker: SpoolWorker) -> AnswerErasure:
-            with worker.spool.transaction():
-                done = worker.erase(prediction_id, all_questions=all_questions)
-            # What was deleted is still in the database's log until then.
-            worker.spool.shrink()
-            return done
-
-        done = await self._run(work, alone=True, seconds_max=None)
-        return replace(done, was_kept=done.was_kept or held > 0)
-
-    async def erase_values(self, values: Sequence[str], *, dry_run: bool) -> PersonErasure:
-        """Find what concerns some values, and erase it unless `dry_run`; durable when this returns.
-
-        Raises InvalidRequest for values that cannot be searched for.
-        """
-        # Only an erasure loads what searches.
-        from edge_agent.capture.person_erasure import FoundRecords, ScanPlace, describe  # noqa: PLC0415
-
-        def begin(worker: SpoolWorker) -> tuple[ValueSearch, frozenset[str]]:
-            search = worker.search(values)
-            return search, search.find_digests(worker.spool)
-
-        search, by_digest = await self._run(begin, alone=True, seconds_max=None)
-        held = 0
-        if self.redaction is not None:
-            held = self.redaction.erase(lambda answered: search.is_in_text(_spoken(answered)), dry_run=dry_run)
-        by_text: frozenset[str] = frozenset()
-        place: ScanPlace | None = ScanPlace()
-        while place is not None:
-            found, place = await self._run(functools.partial(_scan, search, place), alone=True, seconds_max=None)
-            by_text |= found
-        records = FoundRecords(by_digest, by_text)
-
-        def end(worker: SpoolWorker) -> PersonErasure:
-            if dry_run:
-                return describe(worker.spool, records)
-            with worker.spool.transaction():
-                done = worker.erase_found(records)
-            # What was deleted is still in the database's log until then.
-            worker.spool.shrink()
-            return done
-
-        done = await self._run(end, alone=True, seconds_max=None)
-        return done.with_held(held, dry_run=dry_run)
+        await self.calls.run(work)
 
     async def privacy_report(self) -> PrivacyReport:
         """Return figures about personal data, without any text or value. Raises StoreDamaged, PredictionUnknown."""
-        return await self._run(lambda worker: worker.privacy_report(), alone=True)
+        return await self.calls.run(lambda worker: worker.privacy_report(), alone=True)
 
     async def seal_all(self) -> int:
         """Seal everything that waits; return the number of new segments. Raises SiteError."""
-        return await self._run(lambda worker: worker.seal_all(), alone=True, seconds_max=None)
+        return await self.calls.run(lambda worker: worker.seal_all(), alone=True, seconds_max=None)
 
     async def read_receipts(self) -> int:
         """Apply the receipts in the folder; return the number of deleted segments. Raises ExchangeError."""
-        return await self._run(lambda worker: worker.read_receipts(), alone=True, seconds_max=None)
+        return await self.calls.run(lambda worker: worker.read_receipts(), alone=True, seconds_max=None)
 
     async def status(self) -> CaptureStatus | None:
         """Return counters and sizes, or within 2 s why there are none; None where nothing is collected."""
@@ -280,7 +173,7 @@ class ExampleCapture:
             return stalled_status(self._config, self._writer)
         try:
             # Outside the writer's transaction: a status poll each second must not cause a write each second.
-            look = self._run(self._look, alone=True, seconds_max=STATUS_SECONDS_MAX)
+            look = self.calls.run(self._look, alone=True, seconds_max=STATUS_SECONDS_MAX)
             return await look
         except SpoolStalled:
             return stalled_status(self._config, self._writer)
@@ -297,44 +190,22 @@ class ExampleCapture:
 
     async def redaction_audit(self, after: int, count: int, *, judged: bool) -> list[AuditedText]:
         """Return texts that the audit of redaction has drawn, with their originals. Raises StoreDamaged."""
-        return await self._run(lambda worker: worker.redaction_audit.page(after, count, judged=judged), alone=True)
+        return await self.calls.run(lambda worker: worker.redaction_audit.page(after, count, judged=judged), alone=True)
 
     async def judge_redaction(self, prediction_id: str, missed: Sequence[MarkedSpan], wrong: Sequence[int]) -> None:
         """Store what a person found in a drawn text; durable when this returns.
 
         Raises PredictionUnknown, InvalidRequest.
         """
-        await self._run(lambda worker: worker.redaction_audit.judge(prediction_id, missed, wrong))
+        await self.calls.run(lambda worker: worker.redaction_audit.judge(prediction_id, missed, wrong))
 
     async def monitoring_report(self, task: str = "") -> tuple[tuple[BundleSeries, ...], tuple[DailySpend, ...]]:
         """Return the production monitoring of a task's bundles, or of all tasks, and what was spent."""
         if not self._enabled:
             return (), ()
-        return await self._run(
+        return await self.calls.run(
             lambda worker: (worker.monitoring.report(task), worker.monitoring.daily_spend(task)), alone=True
         )
-
-    async def _run(
-        self,
-        work: Callable[[SpoolWorker], Result],
-        *,
-        alone: bool = False,
-        seconds_max: float | None = WAIT_SECONDS_MAX,
-    ) -> Result:
-        if not self._enabled:
-            raise PredictionUnknown(
-                "this site keeps no answers",
-                remedy="Set 'collect' under 'examples' in agent.yaml for the tasks that may be collected.",
-            )
-        if self.is_stalled:
-            raise _waited(self._writer.stalled_seconds)
-        doing: asyncio.Future[Result] = asyncio.wrap_future(self._writer.submit(work, alone=alone))
-        try:
-            async with asyncio.timeout(seconds_max):
-                return await doing
-        except TimeoutError:
-            assert seconds_max is not None, "only a limit ends the wait"
-            raise _waited(seconds_max) from None
 
 
 def _has_spool(config: Config) -> bool:
@@ -349,21 +220,6 @@ def _redacts(config: Config) -> bool:
     examples = config.examples
     own = examples.site_rules or examples.presidio_pipeline or examples.phone_regions
     return bool(own or config.escalation.url or config.redaction.task)
-
-
-def _spoken(answered: CapturedAnswer) -> str:
-    """Return all texts of an answer that waits for the redaction model."""
-    return "\n".join((answered.text, answered.local_answer or "", answered.teacher_answer or ""))
-
-
-def _scan(search: ValueSearch, place: ScanPlace, worker: SpoolWorker) -> tuple[frozenset[str], ScanPlace | None]:
-    return search.scan(worker.spool, place)
-
-
-def _waited(seconds: float) -> SpoolStalled:
-    return SpoolStalled(
-        f"the disk has not finished its work on the examples for {seconds:.0f} s", retry_seconds=5.0, seconds=seconds
-    )
 
 
 STATUS_SECONDS_MAX = 2.0

@@ -1,4 +1,4 @@
-"""Finds and erases what concerns a person, by values such as a name or a number: on the spool's thread.
+"""Finds what concerns a person, by values such as a name or a number; `SpoolWorker` erases it, on the spool's thread.
 
 A digest is the start of HMAC-SHA-256 (RFC 2104) under a key that never leaves the site, so nobody without the key can
 try values. A value has up to three forms, each with a digest, so that it is found as people write it:

@@ -36,7 +36,7 @@ from edge_agent.monitoring.monitoring_store import AuditOutcome
 if TYPE_CHECKING:
     from edge_agent.capture.capture_values import ReviewFilter
     from edge_agent.durable.sqlite_database import Database
-    from edge_agent.monitoring.bundle_figures import AnswerObservation, ShiftedInputs
+    from edge_agent.monitoring.answer_observations import AnswerObservation, ShiftedInputs
 
 STREAMS: tuple[ReviewStream, ...] = get_args(ReviewStream)
 AUDIT, UNCERTAIN, DIVERSE, NEW = STREAMS

@@ -33,7 +33,7 @@ from edge_agent.formats.example_records import question_of_key, task_of_key
 
 if TYPE_CHECKING:
     from edge_agent.capture.redaction_audit import DrawnText
-    from edge_agent.monitoring.bundle_figures import AnswerObservation, ShiftedInputs
+    from edge_agent.monitoring.answer_observations import AnswerObservation, ShiftedInputs
 
 SCHEMA_VERSION = 1
 LOCAL, UPSTREAM = 1, 2

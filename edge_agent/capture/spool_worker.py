@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from edge_agent.capture import person_erasure
 from edge_agent.capture.capture_values import HumanFeedback
 from edge_agent.capture.person_erasure import (
     AnswerErasure,
@@ -22,6 +21,7 @@ from edge_agent.capture.person_erasure import (
     PersonErasure,
     ValueDigester,
     ValueSearch,
+    describe,
     load_digest_key,
 )
 from edge_agent.capture.personal_values import Erasure, PersonalLimits, PrivacyCount
@@ -34,7 +34,7 @@ from edge_agent.capture.teacher_questions import TeacherQuestion, TeacherQuestio
 from edge_agent.durable.atomic_files import Ballast
 from edge_agent.errors import DiskFull, EdgeAgentError, ExchangeError
 from edge_agent.formats.status_object import RedactionReport
-from edge_agent.monitoring.bundle_figures import verdict
+from edge_agent.monitoring.answer_observations import verdict
 from edge_agent.monitoring.monitoring_store import Charge, HumanLabel, MonitoringStore, TeacherLabel
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from edge_agent.capture.redact.model_findings import ModelFindings
     from edge_agent.config import Config, ExamplesConfig
     from edge_agent.formats.manifest import Manifest
-    from edge_agent.monitoring.bundle_figures import AlarmState
+    from edge_agent.monitoring.answer_observations import AlarmState
 
 log = structlog.get_logger("edge_agent.capture")
 
@@ -90,6 +90,55 @@ class PrivacyReport:
     """By task."""
 
 
+class SpoolErasure:
+    """Erases from the spool, from monitoring and from the audit of redaction, and records that."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        monitoring: MonitoringStore,
+        audit: RedactionAudit,
+        recorder: RecordBuilder,
+        digester: ValueDigester,
+        now: Callable[[], float],
+    ) -> None:
+        """Erase what is in these, which share one database; `now` gives seconds since 1970."""
+        self._spool, self._monitoring, self._audit = spool, monitoring, audit
+        self._recorder, self._digester, self._now = recorder, digester, now
+
+    def erase_answer(self, prediction_id: str, *, all_questions: bool = False) -> AnswerErasure:
+        """Erase a prediction, as `Spool.erase` does, and record that; inside the spool's transaction.
+
+        `all_questions` erases also the answers to other questions about the same text.
+        """
+        same_text = self._spool.find_same_text(prediction_id)
+        here, told = self._erase(prediction_id)
+        others = {each: self._erase(each)[1] for each in same_text} if all_questions else {}
+        all_told = [each for each, is_told in {prediction_id: told, **others}.items() if is_told]
+        if here or told:
+            self._spool.personal.record_erasure(self._now(), here + len(others), all_told)
+        return AnswerErasure(here, bool(all_told), tuple(same_text))
+
+    def search(self, values: Sequence[str]) -> ValueSearch:
+        """Prepare a search for what concerns a person. Raises InvalidRequest."""
+        return ValueSearch(values, self._digester)
+
+    def erase_found(self, found: FoundRecords) -> PersonErasure:
+        """Erase what a search has found, and record that; inside the spool's transaction."""
+        said, told, here = describe(self._spool, found), list[str](), 0
+        for prediction_id in found.prediction_ids:
+            was_here, is_told = self._erase(prediction_id)
+            here += was_here
+            told += [prediction_id] if is_told else []
+        number = self._spool.personal.record_erasure(self._now(), here, told) if found.prediction_ids else 0
+        return replace(said, erased=here, told=len(told), number=number)
+
+    def _erase(self, prediction_id: str) -> tuple[bool, bool]:
+        self._monitoring.delete_input(prediction_id)
+        self._audit.erase(prediction_id)
+        return self._spool.erase(prediction_id, self._recorder.build_tombstone(prediction_id, self._now()))
+
+
 class SpoolWorker:
     """The open spool of one site, and its outbox."""
 
@@ -100,11 +149,9 @@ class SpoolWorker:
             SiteError: the spool, the key or the outbox cannot be used.
         """
         self._config, self._dependencies = config, dependencies
-        self._digester = ValueDigester(load_digest_key(config.state_dir / "value.key"))
+        digester = ValueDigester(load_digest_key(config.state_dir / "value.key"))
         site = config.site.id or LOCAL_SITE
-        self.recorder = RecordBuilder(
-            config.examples, site, redactor, config.redaction, self._digester, dependencies.drawn
-        )
+        self.recorder = RecordBuilder(config.examples, site, redactor, config.redaction, digester, dependencies.drawn)
         self._ballast = Ballast(config.state_dir / "spool.ballast")
         shares = AuditShares(config.examples.review_share, config.examples.review_shares)
         self.spool = Spool(
@@ -122,6 +169,9 @@ class SpoolWorker:
             )
         self.monitoring = MonitoringStore(self.spool.db, config.examples.new_inputs_level)
         self.questions = TeacherQuestionQueue(self.spool, config.escalation)
+        self.erasure = SpoolErasure(
+            self.spool, self.monitoring, self.redaction_audit, self.recorder, digester, dependencies.now
+        )
         self.outbox: Outbox | None = None
         self.problems: dict[str, EdgeAgentError] = {}
         self._last_run: dict[str, float] = {}
@@ -194,33 +244,6 @@ class SpoolWorker:
         with self.spool.transaction():
             self.monitoring.count_charges(paid)
 
-    def erase(self, prediction_id: str, *, all_questions: bool = False) -> AnswerErasure:
-        """Erase a prediction, as `Spool.erase` does, and record that; inside the spool's transaction.
-
-        `all_questions` erases also the answers to other questions about the same text.
-        """
-        same_text = self.spool.find_same_text(prediction_id)
-        here, told = self._erase(prediction_id)
-        others = {each: self._erase(each)[1] for each in same_text} if all_questions else {}
-        all_told = [each for each, is_told in {prediction_id: told, **others}.items() if is_told]
-        if here or told:
-            self.spool.personal.record_erasure(self.now(), here + len(others), all_told)
-        return AnswerErasure(here, bool(all_told), tuple(same_text))
-
-    def search(self, values: Sequence[str]) -> ValueSearch:
-        """Prepare a search for what concerns a person. Raises InvalidRequest."""
-        return ValueSearch(values, self._digester)
-
-    def erase_found(self, found: FoundRecords) -> PersonErasure:
-        """Erase what a search has found, and record that; inside the spool's transaction."""
-        said, told, here = person_erasure.describe(self.spool, found), list[str](), 0
-        for prediction_id in found.prediction_ids:
-            was_here, is_told = self._erase(prediction_id)
-            here += was_here
-            told += [prediction_id] if is_told else []
-        number = self.spool.personal.record_erasure(self.now(), here, told) if found.prediction_ids else 0
-        return replace(said, erased=here, told=len(told), number=number)
-
     def privacy_report(self) -> PrivacyReport:
         """Return what was captured, replaced, sent and erased, and what is kept; no text, no value."""
         query = (
@@ -237,11 +260,6 @@ class SpoolWorker:
             examples.value_digest_days,
             dict(examples.retention_days),
         )
-
-    def _erase(self, prediction_id: str) -> tuple[bool, bool]:
-        self.monitoring.delete_input(prediction_id)
-        self.redaction_audit.erase(prediction_id)
-        return self.spool.erase(prediction_id, self.recorder.build_tombstone(prediction_id, self.now()))
 
     def next_question(self, tasks: tuple[str, ...]) -> TeacherQuestion | None:
         """Return the next question of these tasks, marked as asked on the disk; None = no question waits.

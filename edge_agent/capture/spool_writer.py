@@ -19,7 +19,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import structlog
 
@@ -76,6 +76,10 @@ class _SpoolJob:
         self.done, self.result, self.error = True, result, error
 
 
+_QueuedAnswer: TypeAlias = "tuple[CapturedAnswer, float]"
+"""With when it came, in seconds since 1970."""
+
+
 class PendingCharges:
     """Charges for questions to the large model that are not in the database yet. One thread adds, another one writes.
 
@@ -105,8 +109,212 @@ class PendingCharges:
             raise
 
 
+class SpoolQueue:
+    """Answers and jobs in their order, until they are written: one thread puts them, the spool's takes them."""
+
+    def __init__(self, limits: CaptureLimits) -> None:
+        """Start empty."""
+        self._limits = limits
+        self._items: deque[_QueuedAnswer | _SpoolJob] = deque()
+        # Each is written by one thread only.
+        self._put, self._put_bytes, self._taken, self._taken_bytes = 0, 0, 0, 0
+        self._jobs_put, self._jobs_taken = 0, 0
+        self.dropped: Counter[str] = Counter()
+        """Answers that were not queued, by the spool's counter of them."""
+
+    def __len__(self) -> int:
+        """Count what was not taken yet."""
+        return len(self._items)
+
+    @property
+    def answers(self) -> int:
+        """Number of answers that are not written yet."""
+        return self._put - self._taken
+
+    def put_answer(self, answered: CapturedAnswer) -> bool:
+        """Queue an answer if it fits; return whether it did. The audit has twice the room, so load does not bias it."""
+        size, room = len(answered.text), 2 if answered.later == "audit" else 1
+        if size > self._limits.characters_max:
+            self.dropped["dropped_too_long"] += 1
+            return False
+        waiting = self._put_bytes + size - self._taken_bytes
+        if self.answers >= room * self._limits.examples_max or waiting > room * self._limits.bytes_max:
+            self.dropped["dropped_queue_full"] += 1
+            return False
+        self._put += 1
+        self._put_bytes += size
+        self._items.append((answered, time.time()))
+        return True
+
+    def put_job(self, job: _SpoolJob) -> None:
+        """Queue a job. Raises SpoolStalled if too many wait already."""
+        if (waiting := self._jobs_put - self._jobs_taken) >= JOBS_MAX:
+            raise SpoolStalled(f"{waiting} calls wait for the disk already", retry_seconds=5.0, waiting=waiting)
+        self._jobs_put += 1
+        self._items.append(job)
+
+    def take_group(self) -> tuple[list[_QueuedAnswer], list[_SpoolJob]]:
+        """Take the next group; `record_written` frees its room."""
+        group = [self._items.popleft() for _ in range(min(len(self._items), self._limits.group_max))]
+        jobs = [item for item in group if isinstance(item, _SpoolJob)]
+        return [item for item in group if not isinstance(item, _SpoolJob)], jobs
+
+    def record_written(self, answers: list[_QueuedAnswer], jobs: list[_SpoolJob]) -> None:
+        """Free the room of a group, whatever came of it."""
+        self._jobs_taken += len(jobs)
+        self._taken += len(answers)
+        self._taken_bytes += sum(len(answered.text) for answered, _ in answers)
+
+
+class GroupCommit:
+    """Commits groups of answers and jobs, on the spool's thread, and owns the `SpoolWorker`, which it opens there.
+
+    A group is one transaction. If it fails, answers are lost before jobs are, and a job that raises harms no other.
+    """
+
+    def __init__(self, open_worker: Callable[[], SpoolWorker], dropped: Counter[str]) -> None:
+        """Prepare; `dropped` are the answers that did not come so far, which the spool counts, too."""
+        self._open_worker, self._dropped = open_worker, dropped
+        self._failed: Counter[str] = Counter()
+        self._counted: Counter[str] = Counter()
+        self.worker: SpoolWorker | None = None
+        """None before it was opened, and after the disk failed."""
+        self.problem: EdgeAgentError | None = None
+        """Why nothing can be stored now; None = it can."""
+
+    def opened(self) -> SpoolWorker | None:
+        """Return the worker, opening it if need be; None = that is not possible now, see `problem`."""
+        if self.worker is None:
+            try:
+                self.worker = self._open_worker()
+                self.problem = None
+            except EdgeAgentError as error:
+                if self.problem is None:
+                    log.error("examples_not_kept", reason=error.reason, message=error.message)
+                self.problem = error
+        return self.worker
+
+    def count_drops(self, worker: SpoolWorker) -> None:
+        """Add the drops since the last time to the spool's counters; the next commit writes them."""
+        total = Counter(self._dropped) + self._failed
+        worker.spool.counters.update(total - self._counted)
+        self._counted = total
+
+    def write(self, answers: list[_QueuedAnswer], jobs: list[_SpoolJob]) -> None:
+        """Write a group. Whatever is raised, each of its jobs is done afterwards."""
+        try:
+            self._write(answers, [job for job in jobs if not job.left])
+        except Exception as error:
+            log.exception("examples_group_failed", error=type(error).__name__)
+            for job in jobs:
+                if not job.done:
+                    job.end(error=error)
+
+    def close(self) -> None:
+        """Close the spool."""
+        if self.worker:
+            self.worker.close()
+
+    def _write(self, answers: list[_QueuedAnswer], jobs: list[_SpoolJob]) -> None:
+        worker = self.opened()
+        if worker is None:
+            self._give_up(jobs, answers, self.problem)
+            return
+        kept = self._records(worker, answers)
+        self.count_drops(worker)
+        self._commit(worker, kept, [job for job in jobs if not job.alone])
+        for job in jobs:
+            if job.alone:
+                _end_jobs([(job, _outcome(job, worker))])
+
+    def _records(self, worker: SpoolWorker, answers: list[_QueuedAnswer]) -> list[PredictionRecord]:
+        kept = []
+        for answered, seconds in answers:
+            try:
+                kept.append(worker.recorder.build_prediction(answered, seconds))
+            except Exception as error:  # noqa: BLE001 - one example must not stop all others
+                log.error("example_dropped", error=type(error).__name__, task=answered.manifest.task.name)
+                self._failed["dropped_failed"] += 1
+        return kept
+
+    def _commit(self, worker: SpoolWorker, kept: list[PredictionRecord], jobs: list[_SpoolJob]) -> None:
+        """Commit a group; if the disk fails, try again without the answers; if that fails, fail the jobs."""
+        if not kept and not jobs:
+            return
+        try:
+            _commit_together(worker, kept, jobs)
+        except EdgeAgentError as error:
+            self._failed["dropped_disk"] += len(kept)
+            self._after_failure(worker, error)
+            self._retry_jobs(worker, jobs, error)
+        except Exception as error:
+            log.exception("examples_group_failed", error=type(error).__name__)
+            self._commit_apart(worker, kept, jobs)
+
+    def _commit_apart(self, worker: SpoolWorker, kept: list[PredictionRecord], jobs: list[_SpoolJob]) -> None:
+        """Commit the answers and each job separately, so that only what raises again is lost."""
+        try:
+            _commit_together(worker, kept, [])
+        except Exception:  # noqa: BLE001 - logged when it was raised first
+            self._failed["dropped_failed"] += len(kept)
+        for job in jobs:
+            try:
+                _commit_together(worker, [], [job])
+            except Exception as error:  # noqa: BLE001 - its caller is told
+                job.end(error=error)
+
+    def _retry_jobs(self, worker: SpoolWorker, jobs: list[_SpoolJob], error: EdgeAgentError) -> None:
+        worker = self.opened() or worker
+        if self.worker is None:
+            self._give_up(jobs, [], error)
+        elif jobs:
+            try:
+                _commit_together(worker, [], jobs)
+            except EdgeAgentError as again:
+                self._after_failure(worker, again)
+                self._give_up(jobs, [], again)
+
+    def _after_failure(self, worker: SpoolWorker, error: EdgeAgentError) -> None:
+        log.error("examples_not_written", reason=error.reason, message=error.message)
+        if isinstance(error, DiskFull):
+            _log_site_errors(worker.free_disk_space)
+        else:
+            # After a failed sync the disk's content is unknown: read it again instead of trusting memory.
+            self.worker = None
+            _log_site_errors(worker.close)
+
+    def _give_up(self, jobs: list[_SpoolJob], answers: list[_QueuedAnswer], error: EdgeAgentError | None) -> None:
+        self._failed["dropped_disk"] += len(answers)
+        _end_jobs([(job, error or EdgeAgentError("examples are not kept here")) for job in jobs])
+
+
+def _commit_together(worker: SpoolWorker, kept: list[PredictionRecord], jobs: list[_SpoolJob]) -> None:
+    with worker.spool.transaction():
+        worker.store_predictions(kept)
+        outcomes = [(job, _outcome(job, worker)) for job in jobs]
+    _end_jobs(outcomes)
+
+
+def _outcome(job: _SpoolJob, worker: SpoolWorker) -> Any:
+    """Run a job; an error that it raises is its outcome. A failing disk ends the whole transaction instead."""
+    try:
+        return job.work(worker)
+    except EdgeAgentError as error:
+        if isinstance(error, SiteError) and worker.spool.db.in_transaction:
+            raise
+        return error
+
+
+def _end_jobs(outcomes: list[tuple[_SpoolJob, Any]]) -> None:
+    for job, outcome in outcomes:
+        if isinstance(outcome, EdgeAgentError):
+            job.end(error=outcome)
+        else:
+            job.end(outcome)
+
+
 class SpoolWriter:
-    """Owns the thread, the queue of answers and jobs, and the `SpoolWorker`, which it creates on the thread."""
+    """Owns the thread: when a group is complete it writes the queue, and it does the housekeeping between groups."""
 
     def __init__(
         self,
@@ -115,20 +323,12 @@ class SpoolWriter:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare; `start` starts the thread."""
-        self._open_worker, self._limits, self._monotonic = open_worker, limits, monotonic
-        self._queue: deque[tuple[CapturedAnswer, float] | _SpoolJob] = deque()
+        self._group_seconds, self._monotonic = limits.group_seconds, monotonic
+        self._queue = SpoolQueue(limits)
+        self._groups = GroupCommit(open_worker, self._queue.dropped)
         self._wake = threading.Event()
         self._gathering = False
-        # Each is written by one thread only.
-        self._put, self._put_bytes, self._taken, self._taken_bytes = 0, 0, 0, 0
-        self._jobs_put, self._jobs_taken = 0, 0
-        self._dropped: Counter[str] = Counter()  # by the callers' thread
-        self._failed: Counter[str] = Counter()  # by the writer's
-        self._counted: Counter[str] = Counter()
-        self._worker: SpoolWorker | None = None
         self.charges = PendingCharges()
-        self.problem: EdgeAgentError | None = None
-        """Why nothing can be stored now; None = it can."""
         self._thread: DiskThread | None = None
 
     def start(self) -> None:
@@ -151,24 +351,10 @@ class SpoolWriter:
 
     def queue_answer(self, answered: CapturedAnswer) -> None:
         """Queue an answer; only one thread calls this. Never waits, never fails."""
-        size = len(answered.text)
-        if size > self._limits.characters_max:
-            self._dropped["dropped_too_long"] += 1
-        elif self._full(size, room=2 if answered.later == "audit" else 1):
-            self._dropped["dropped_queue_full"] += 1
-        else:
-            self._put += 1
-            self._put_bytes += size
-            self._queue.append((answered, time.time()))
-            # Only now: an answer that the ending round no longer sees is taken by the next one.
-            if not self._gathering and self._thread is not None:
-                self._gathering = True
-                self._submit_unawaited(self._gather)
-
-    def _full(self, size: int, room: int) -> bool:
-        """Return whether so many more characters do not fit. The audit has twice the room, so load does not bias it."""
-        count, waiting = self._put - self._taken, self._put_bytes + size - self._taken_bytes
-        return count >= room * self._limits.examples_max or waiting > room * self._limits.bytes_max
+        # Looked at only when it is queued: an answer that the ending round no longer sees is taken by the next one.
+        if self._queue.put_answer(answered) and not self._gathering and self._thread is not None:
+            self._gathering = True
+            self._submit_unawaited(self._gather)
 
     def submit(self, work: Callable[[SpoolWorker], Any], *, alone: bool = False) -> Future[Any]:
         """Run work on the spool as soon as possible; its result comes when it is on the disk.
@@ -179,24 +365,26 @@ class SpoolWriter:
         """
         if self._thread is None:
             raise Draining("the daemon is stopping, so examples are not kept or shown any more")
-        if (waiting := self._jobs_put - self._jobs_taken) >= JOBS_MAX:
-            raise SpoolStalled(f"{waiting} calls wait for the disk already", retry_seconds=5.0, waiting=waiting)
         job = _SpoolJob(work, alone)
-        self._jobs_put += 1
-        self._queue.append(job)
+        self._queue.put_job(job)
         self._wake.set()
         job.future = self._thread.submit(self._finished, job)
         return job.future
 
     @property
+    def problem(self) -> EdgeAgentError | None:
+        """Why nothing can be stored now; None = it can."""
+        return self._groups.problem
+
+    @property
     def queued_answers(self) -> int:
         """Number of answers in the queue."""
-        return self._put - self._taken
+        return self._queue.answers
 
     @property
     def dropped_answers(self) -> int:
         """Number of answers since the start that did not fit into the queue."""
-        return self._dropped["dropped_queue_full"]
+        return self._queue.dropped["dropped_queue_full"]
 
     @property
     def stalled_seconds(self) -> float:
@@ -206,7 +394,7 @@ class SpoolWriter:
     @property
     def questions_waiting(self) -> int:
         """Approximate number of questions for the large model in the spool."""
-        worker = self._worker
+        worker = self._groups.worker
         return worker.questions.count if worker else 0
 
     def run_housekeeping(self) -> Future[None]:
@@ -228,7 +416,7 @@ class SpoolWriter:
         """Wait until a group is complete, and write everything that is queued."""
         thread = self._thread
         with thread.resting() if thread else contextlib.nullcontext():
-            self._wake.wait(self._limits.group_seconds)
+            self._wake.wait(self._group_seconds)
         self._wake.clear()
         self._gathering = False
         left = len(self._queue)
@@ -245,13 +433,22 @@ class SpoolWriter:
             raise job.error
         return job.result
 
+    def _write_next(self) -> int:
+        """Write the group at the head of the queue; return its length."""
+        answers, jobs = self._queue.take_group()
+        try:
+            self._groups.write(answers, jobs)
+        finally:
+            self._queue.record_written(answers, jobs)
+        return len(answers) + len(jobs)
+
     def _do_housekeeping(self) -> None:
         """Do what is due between groups. An error that is not the disk's is raised: it is a bug."""
-        worker = self._opened()
+        worker = self._groups.opened()
         if worker:
-            self._count(worker)
-            self._log_site_errors(lambda: self.charges.settle(worker.store_charges))
-            self._log_site_errors(worker.do_housekeeping)
+            self._groups.count_drops(worker)
+            _log_site_errors(lambda: self.charges.settle(worker.store_charges))
+            _log_site_errors(worker.do_housekeeping)
 
     def _close(self) -> None:
         while self._queue:
@@ -259,149 +456,14 @@ class SpoolWriter:
         try:
             self._do_housekeeping()
         finally:
-            if self._worker:
-                self._worker.close()
+            self._groups.close()
 
-    def _opened(self) -> SpoolWorker | None:
-        if self._worker is None:
-            try:
-                self._worker = self._open_worker()
-                self.problem = None
-            except EdgeAgentError as error:
-                if self.problem is None:
-                    log.error("examples_not_kept", reason=error.reason, message=error.message)
-                self.problem = error
-        return self._worker
 
-    def _write_next(self) -> int:
-        """Write the group at the head of the queue; return its length.
-
-        Whatever is raised, each job of the group is done afterwards.
-        """
-        group = [self._queue.popleft() for _ in range(min(len(self._queue), self._limits.group_max))]
-        jobs = [item for item in group if isinstance(item, _SpoolJob)]
-        answers = [item for item in group if not isinstance(item, _SpoolJob)]
-        try:
-            self._write(answers, [job for job in jobs if not job.left])
-        except Exception as error:
-            log.exception("examples_group_failed", error=type(error).__name__)
-            for job in jobs:
-                if not job.done:
-                    job.end(error=error)
-        finally:
-            self._jobs_taken += len(jobs)
-            self._taken += len(answers)
-            self._taken_bytes += sum(len(answered.text) for answered, _ in answers)
-        return len(group)
-
-    def _write(self, answers: list[tuple[CapturedAnswer, float]], jobs: list[_SpoolJob]) -> None:
-        worker = self._opened()
-        if worker is None:
-            self._give_up(jobs, answers, self.problem)
-            return
-        kept = self._records(worker, answers)
-        self._count(worker)
-        self._commit(worker, kept, [job for job in jobs if not job.alone])
-        for job in jobs:
-            if job.alone:
-                self._end_jobs([(job, self._outcome(job, worker))])
-
-    def _count(self, worker: SpoolWorker) -> None:
-        """Add the drops since the last time to the counters; the next commit writes them."""
-        total = Counter(self._dropped) + self._failed
-        worker.spool.counters.update(total - self._counted)
-        self._counted = total
-
-    def _records(self, worker: SpoolWorker, answers: list[tuple[CapturedAnswer, float]]) -> list[PredictionRecord]:
-        kept = []
-        for answered, seconds in answers:
-            try:
-                kept.append(worker.recorder.build_prediction(answered, seconds))
-            except Exception as error:  # noqa: BLE001 - one example must not stop all others
-                log.error("example_dropped", error=type(error).__name__, task=answered.manifest.task.name)
-                self._failed["dropped_failed"] += 1
-        return kept
-
-    def _commit(self, worker: SpoolWorker, kept: list[PredictionRecord], jobs: list[_SpoolJob]) -> None:
-        """Commit a group; if the disk fails, try again without the answers; if that fails, fail the jobs."""
-        if not kept and not jobs:
-            return
-        try:
-            self._end_jobs(self._group(worker, kept, jobs))
-        except EdgeAgentError as error:
-            self._failed["dropped_disk"] += len(kept)
-            self._after_failure(worker, error)
-            self._retry_jobs(worker, jobs, error)
-        except Exception as error:
-            log.exception("examples_group_failed", error=type(error).__name__)
-            self._commit_apart(worker, kept, jobs)
-
-    def _commit_apart(self, worker: SpoolWorker, kept: list[PredictionRecord], jobs: list[_SpoolJob]) -> None:
-        """Commit the answers and each job separately, so that only what raises again is lost."""
-        try:
-            self._group(worker, kept, [])
-        except Exception:  # noqa: BLE001 - logged when it was raised first
-            self._failed["dropped_failed"] += len(kept)
-        for job in jobs:
-            try:
-                self._end_jobs(self._group(worker, [], [job]))
-            except Exception as error:  # noqa: BLE001 - its caller is told
-                job.end(error=error)
-
-    def _retry_jobs(self, worker: SpoolWorker, jobs: list[_SpoolJob], error: EdgeAgentError) -> None:
-        worker = self._opened() or worker
-        if self._worker is None:
-            self._give_up(jobs, [], error)
-        elif jobs:
-            try:
-                self._end_jobs(self._group(worker, [], jobs))
-            except EdgeAgentError as again:
-                self._after_failure(worker, again)
-                self._give_up(jobs, [], again)
-
-    def _after_failure(self, worker: SpoolWorker, error: EdgeAgentError) -> None:
-        log.error("examples_not_written", reason=error.reason, message=error.message)
-        if isinstance(error, DiskFull):
-            self._log_site_errors(worker.free_disk_space)
-        else:
-            # After a failed sync the disk's content is unknown: read it again instead of trusting memory.
-            self._worker = None
-            self._log_site_errors(worker.close)
-
-    def _group(
-        self, worker: SpoolWorker, kept: list[PredictionRecord], jobs: list[_SpoolJob]
-    ) -> list[tuple[_SpoolJob, Any]]:
-        with worker.spool.transaction():
-            worker.store_predictions(kept)
-            return [(job, self._outcome(job, worker)) for job in jobs]
-
-    def _outcome(self, job: _SpoolJob, worker: SpoolWorker) -> Any:
-        """Run a job; an error that it raises is its outcome. A failing disk ends the whole transaction instead."""
-        try:
-            return job.work(worker)
-        except EdgeAgentError as error:
-            if isinstance(error, SiteError) and worker.spool.db.in_transaction:
-                raise
-            return error
-
-    def _end_jobs(self, outcomes: list[tuple[_SpoolJob, Any]]) -> None:
-        for job, outcome in outcomes:
-            if isinstance(outcome, EdgeAgentError):
-                job.end(error=outcome)
-            else:
-                job.end(outcome)
-
-    def _give_up(
-        self, jobs: list[_SpoolJob], answers: list[tuple[CapturedAnswer, float]], error: EdgeAgentError | None
-    ) -> None:
-        self._failed["dropped_disk"] += len(answers)
-        self._end_jobs([(job, error or EdgeAgentError("examples are not kept here")) for job in jobs])
-
-    def _log_site_errors(self, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except EdgeAgentError as error:
-            log.error("examples_housekeeping_failed", reason=error.reason, message=error.message)
+def _log_site_errors(work: Callable[[], None]) -> None:
+    try:
+        work()
+    except EdgeAgentError as error:
+        log.error("examples_housekeeping_failed", reason=error.reason, message=error.message)
 
 
 def _log_failure(done: Future[None]) -> None:

@@ -16,8 +16,8 @@ from rich.text import Text
 from edge_agent.cli.daemon_target import target_of
 from edge_agent.cli.output import AsJson, err, out, print_facts, print_json, print_trimmed
 from edge_agent.config import Config, ConfigFiles
-from edge_agent.enrolment import procedure, unit_drop_ins
-from edge_agent.enrolment.procedure import CompletedEnrolment, EnrolmentRequest, PreparedEnrolment, PreviousSite
+from edge_agent.enrolment import site_enrolment, unit_drop_ins
+from edge_agent.enrolment.site_enrolment import CompletedEnrolment, EnrolmentRequest, PreparedEnrolment, PreviousSite
 from edge_agent.enrolment.site_files import SystemPaths
 from edge_agent.errors import ConfigInvalid, EnrolmentFileRefused, ExchangeError, InvalidRequest
 from edge_agent.formats import enrolment_file, segment, status_object
@@ -70,7 +70,7 @@ def show_identity(ctx: typer.Context, as_json: AsJson = False) -> None:
         raise ConfigInvalid(
             said, remedy="Enrol it with the enrolment file of the central team: 'sudo edge-agent enrol FILE'."
         )
-    found = read_identity(config, procedure.load_record(site.files().agent[0].with_name(RECORD_FILE_NAME)))
+    found = read_identity(config, site_enrolment.load_record(site.files().agent[0].with_name(RECORD_FILE_NAME)))
     if as_json:
         plain = asdict(found) | {"enrolment": found.enrolment and found.enrolment.model_dump(by_alias=True)}
         print_json(plain, indent=2)
@@ -218,7 +218,7 @@ class EnrolCommand:
             target_of(self.ctx).overrides,
             unit_drop_ins.read_attached_networks(),
         )
-        prepared = procedure.prepare(request)
+        prepared = site_enrolment.prepare(request)
         _describe(prepared)
         self._warn_of_folders(prepared)
         if prepared.kind == "same":
@@ -238,7 +238,7 @@ class EnrolCommand:
                 out().print(f"  $ {command}", soft_wrap=True, markup=False)
 
     def _open(self) -> tuple[EnrolmentFile, str, bool]:
-        raw = procedure.read_enrolment_file(self.file)
+        raw = site_enrolment.read_enrolment_file(self.file)
         sealed = enrolment_file.is_sealed(raw)
         if sealed:
             raw = enrolment_file.unseal(raw, self._passphrase())
@@ -247,7 +247,7 @@ class EnrolCommand:
     def _passphrase(self) -> str:
         if self.passphrase_file is not None:
             return (
-                procedure.read_enrolment_file(self.passphrase_file)
+                site_enrolment.read_enrolment_file(self.passphrase_file)
                 .decode(errors="replace")
                 .split("\n", 1)[0]
                 .removesuffix("\r")
@@ -273,7 +273,7 @@ class EnrolCommand:
     def _apply(self, prepared: PreparedEnrolment) -> None:
         if prepared.kind == "replacement" and self._systemd:
             unit_drop_ins.stop_services()
-        done = procedure.apply(prepared)
+        done = site_enrolment.apply(prepared)
         _report(prepared, done)
         if self._systemd:
             _start(prepared)

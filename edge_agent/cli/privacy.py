@@ -24,7 +24,7 @@ from edge_agent.cli.output import (
     table,
 )
 from edge_agent.client import AdminClient
-from edge_agent.client.operator_results import ErasedValues, SitePrivacy
+from edge_agent.client.operator_reports import ErasedValues, SitePrivacy
 from edge_agent.formatting import counted
 
 app = typer.Typer(no_args_is_help=True, help="Show figures about personal data, without any text.")

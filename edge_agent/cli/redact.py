@@ -22,7 +22,7 @@ from edge_agent.cli.daemon_target import target_of
 from edge_agent.cli.inputs import as_text
 from edge_agent.cli.output import AsJson, out, print_json, table
 from edge_agent.client import AdminClient, RedactionTrial
-from edge_agent.client.operator_results import (
+from edge_agent.client.operator_reports import (
     DEFAULT_TYPE,
     SEPARATOR,
     MissedSpan,

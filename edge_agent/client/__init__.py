@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from edge_agent.client.admin_client import AdminClient, AsyncAdminClient
     from edge_agent.client.answer_translation import GenerateOptions, OnLowConfidence
     from edge_agent.client.call_failed import CallFailed, Tls
+    from edge_agent.client.canonical_json import render_state
     from edge_agent.client.inference_client import AsyncClient, AsyncGenerateStream, Client, GenerateStream
-    from edge_agent.client.operator_results import (
+    from edge_agent.client.operator_reports import (
         FieldAgreement,
         FieldConfidence,
         FieldDay,
@@ -77,7 +78,6 @@ if TYPE_CHECKING:
         UplinkProblem,
         UplinkStatus,
     )
-    from edge_agent.client.state_text import render_state
     from edge_agent.client.task_description import BundleRef, QuestionOption, Task, TaskQuestion
     from edge_agent.client.translation import Mode
 
@@ -87,7 +87,7 @@ _NAMES = {
     "call_failed": "CallFailed Tls",
     "retry": "Retry",
     "inference_client": "AsyncClient AsyncGenerateStream Client GenerateStream",
-    "operator_results": (
+    "operator_reports": (
         "FieldAgreement FieldConfidence FieldDay FieldDisagreement FieldEvent FieldReport FieldSeries "
         "FieldStream FieldTest RedactionTrial ReplacedSpan Share"
     ),
@@ -101,7 +101,7 @@ _NAMES = {
         "RedactionAuditState RedactionState ReviewAudit SealedExamples Status TaskCounts TaskUpdate "
         "UpdatesStatus UplinkDownloads UplinkProblem UplinkStatus"
     ),
-    "state_text": "render_state",
+    "canonical_json": "render_state",
     "task_description": "BundleRef QuestionOption Task TaskQuestion",
     "translation": "Mode",
 }

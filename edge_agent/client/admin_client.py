@@ -24,7 +24,7 @@ from edge_agent.v1 import admin_pb2
 from edge_agent.v1.admin_pb2_grpc import AdminServiceStub
 
 if TYPE_CHECKING:
-    from edge_agent.client.operator_results import (
+    from edge_agent.client.operator_reports import (
         ErasedValues,
         FieldReport,
         MissedSpan,
@@ -59,7 +59,7 @@ class _SharedCalls:
 
     async def privacy_report(self, *, timeout_seconds: float = 30) -> SitePrivacy:
         """Show what was captured, replaced, kept, sent and erased, in numbers."""
-        from edge_agent.client.operator_results import SitePrivacy  # noqa: PLC0415
+        from edge_agent.client.operator_reports import SitePrivacy  # noqa: PLC0415
 
         request = admin_pb2.GetPrivacyReportRequest()
         return translation.value_of(
@@ -68,15 +68,15 @@ class _SharedCalls:
 
     async def field_report(self, task: str = "", *, timeout_seconds: float = 30) -> FieldReport:
         """Show how the bundles of a task, or of all, do in production."""
-        from edge_agent.client import operator_results  # noqa: PLC0415 - see LATE_IMPORTS in tests/architecture
+        from edge_agent.client import operator_reports  # noqa: PLC0415 - see LATE_IMPORTS in tests/architecture
 
         request = admin_pb2.GetFieldReportRequest(task=task)
         answer = await self.unary(self._stub.GetFieldReport, request, timeout_seconds)
-        return translation.value_of(operator_results.FieldReport, answer)
+        return translation.value_of(operator_reports.FieldReport, answer)
 
     async def try_redaction(self, text: str, *, timeout_seconds: float = 30) -> RedactionTrial:
         """Redact a text as an example would be redacted; nothing of it is kept."""
-        from edge_agent.client.operator_results import RedactionTrial  # noqa: PLC0415
+        from edge_agent.client.operator_reports import RedactionTrial  # noqa: PLC0415
 
         request = admin_pb2.TryRedactionRequest(text=text)
         answer = await self.unary(self._stub.TryRedaction, request, timeout_seconds)
@@ -86,7 +86,7 @@ class _SharedCalls:
         self, *, judged: bool = False, after: int = 0, count: int = 0, timeout_seconds: float = 30
     ) -> tuple[RedactionAuditText, ...]:
         """List texts of the audit of redaction behind a row: those that wait for a person, or judged ones."""
-        from edge_agent.client.operator_results import RedactionAuditText  # noqa: PLC0415
+        from edge_agent.client.operator_reports import RedactionAuditText  # noqa: PLC0415
 
         request = admin_pb2.ListRedactionAuditRequest(judged=judged, after=after, count=count)
         answer = await self.unary(self._stub.ListRedactionAudit, request, timeout_seconds)
@@ -189,7 +189,7 @@ class AdminClient(Connection):
         self, values: Sequence[str], *, dry_run: bool = False, timeout_seconds: float = 600
     ) -> ErasedValues:
         """Find what concerns a person by values, and erase it unless `dry_run`."""
-        from edge_agent.client.operator_results import ErasedValues  # noqa: PLC0415
+        from edge_agent.client.operator_reports import ErasedValues  # noqa: PLC0415
 
         request = admin_pb2.EraseValuesRequest(values=values, dry_run=dry_run)
         return translation.value_of(ErasedValues, self.call(self._stub.EraseValues, request, timeout_seconds))

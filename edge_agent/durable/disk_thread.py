@@ -6,6 +6,7 @@ dropped, what runs comes to its end, and the thread goes on whatever a piece of 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 import time
@@ -46,6 +47,10 @@ class DiskThread:
             raise
         future.add_done_callback(self._ended)
         return future
+
+    async def run(self, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        """Await a piece of work; a caller that is cancelled does not stop work that has begun."""
+        return await asyncio.wrap_future(self.submit(work, *args, **kwargs))
 
     @property
     def stalled_seconds(self) -> float:

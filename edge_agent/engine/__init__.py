@@ -6,7 +6,9 @@ job_dispatch.py         a job from the caller to the child and back
 job_requests.py         golden cases and questions as jobs
 attached_bundles.py     which bundles the present child has, and how attaching ended
 child_supervisor.py     starts each child, loads the base, attaches bundles, watches
-child_process.py        one process, the socketpair to it, and whether it is alive
+child_run.py            one child from its start to its end: what it is told, its memory, its exit
+child_process.py        one process, and the socketpair to it
+child_liveness.py       whether it is alive and computes; kills a child that hangs
 child_failures.py       what follows when a child fails
 child.py, protocol.py   the child's side, and what both sides say to each other
 confinement.py          what a child gives up: limits, Landlock, seccomp

@@ -1,15 +1,9 @@
-"""One child process, the socketpair to it, and whether it is alive and computes.
+"""One child process, and the socketpair to it.
 
 The child is spawned and never forked: a fork after gRPC has started is not safe. `subprocess.Popen` starts it by vfork
 and exec, which run no fork handlers of gRPC; asyncio's subprocesses under uvloop fork. The end of the child is read
 from a pidfd (pidfd_open(2), Linux 5.3). `on_message` is called for every message in order, then `on_exit` exactly once
 with the return code (negative = killed by that signal).
-
-`ChildWatch` kills a child that has sent nothing for `heartbeat_seconds_max` while work was pending. A child that loads
-weights sends nothing for long, so there it is enough that the process uses the processor (`CpuActivity`).
-`LivenessProbe` tells the daemon's watchdog whether an engine computes: after a while without work it requests a small
-piece of work, and an engine that owes one for longer than its patience is stuck. Times are those of the event loop, in
-seconds.
 """
 
 from __future__ import annotations
@@ -24,18 +18,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 import structlog
 
-from edge_agent.config import EngineConfig
 from edge_agent.engine.protocol import (
     IGNORED_SIGNALS,
     ChildMessage,
     FrameSplitter,
     FromChild,
-    Ping,
     StopRequest,
     decode_from_child,
     frame,
@@ -79,9 +71,6 @@ INHERITED = (
 )
 
 LAST_MESSAGES_SECONDS_MAX = 1.0
-# More than it takes until a silent child is killed: a child's fault is the engine's to fix, not the watchdog's.
-PATIENCE_HEARTBEATS = 1.5
-PATIENCE_SECONDS_MIN = 2.0
 _BYTES_IN_KIB = 1024
 
 log = structlog.get_logger("edge_agent.engine")
@@ -285,90 +274,3 @@ class ChildProcess:
                 await self._pipe.lost.wait()
         self._pipe.abort()
         on_exit(code)
-
-
-class ChildWatch:
-    """Watches one child of an engine after the other."""
-
-    def __init__(self, name: str, config: EngineConfig) -> None:
-        """Watch the children of the engine of that name."""
-        self._name = name
-        self._silence_seconds_max, self._load_seconds_max = config.heartbeat_seconds_max, config.load_seconds_max
-        self._activity = CpuActivity(config.heartbeat_seconds_max)
-        self.killed = False
-        """Whether the present child was killed for its silence; the supervisor clears it for the next child."""
-
-    async def until_done(
-        self, child: ChildProcess, ended: asyncio.Future[int], future: asyncio.Future[Any], seconds: float
-    ) -> None:
-        """Wait until a future is done, the child is gone, or it has loaded for that many seconds."""
-        until = loop_time() + seconds
-        while not (future.done() or ended.done() or loop_time() > until):
-            await self.check_silence(child, ended, [future, ended], loads=True)
-
-    async def check_silence(
-        self, child: ChildProcess, ended: asyncio.Future[int], awaited: list[asyncio.Future[Any]], *, loads: bool
-    ) -> None:
-        """Wait for one of `awaited` for a part of the silence limit; then kill a child that was silent for too long.
-
-        A child that `loads` may compute for `load_seconds_max` more. `ended` is done when the child is gone.
-        """
-        limit = self._silence_seconds_max
-        done, _ = await asyncio.wait(awaited, timeout=limit / 4, return_when=asyncio.FIRST_COMPLETED)
-        if done:
-            return
-        now = loop_time()
-        silence, computes = now - child.last_heartbeat, self._activity.is_recent(child.processor_seconds, now)
-        if silence > limit + (self._load_seconds_max if loads and computes else 0.0):
-            log.error("engine_silent", engine=self._name, pid=child.pid, seconds=round(silence, 1))
-            self.killed = True
-            child.kill()
-            await asyncio.wait([ended])
-        elif silence > limit / 2:
-            child.send(Ping())
-
-
-class CpuActivity:
-    """Whether a silent process uses the processor. Pure."""
-
-    def __init__(self, patience_seconds: float) -> None:
-        """Start without a sample."""
-        self._patience = patience_seconds
-        self._spent, self._spent_at = -1.0, 0.0
-
-    def is_recent(self, spent_seconds: float, now: float) -> bool:
-        """Take a sample of its total processor time; tell whether that has grown within the patience."""
-        if spent_seconds != self._spent:
-            self._spent, self._spent_at = spent_seconds, now
-        return now - self._spent_at <= self._patience
-
-
-class LivenessProbe:
-    """Whether an engine computes. Pure."""
-
-    def __init__(self, patience_seconds: float) -> None:
-        """Start with nothing owed."""
-        self._patience = patience_seconds
-        self._worked_at = 0.0
-        self._owed_since: float | None = None
-
-    def record_work(self, now: float) -> None:
-        """Note a piece of work, or that none can be expected."""
-        self._worked_at, self._owed_since = now, None
-
-    def is_due(self, now: float, every_seconds: float, *, exempt: bool = False) -> bool:
-        """Tell whether the engine owes work: it did none for that long, or owed it before; never while `exempt`."""
-        if exempt:
-            self.record_work(now)
-        elif self._owed_since is None and now - self._worked_at >= every_seconds:
-            self._owed_since = now
-        return self._owed_since is not None
-
-    def is_stuck(self, now: float) -> bool:
-        """Tell whether it has owed work for longer than its patience."""
-        return self._owed_since is not None and now - self._owed_since > self._patience
-
-
-def patience_seconds(heartbeat_seconds_max: float) -> float:
-    """Return for how long an engine may owe a piece of work."""
-    return PATIENCE_HEARTBEATS * heartbeat_seconds_max + PATIENCE_SECONDS_MIN

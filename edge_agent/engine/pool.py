@@ -250,7 +250,7 @@ class EnginePool:
         What is granted to one that loads is not available to another that loads at the same time.
         """
         pools = (self, self._parent, self._sandbox)
-        children = [each.child for pool in pools if pool for each in (*pool._engines.values(), *pool._leaving)]
+        children = [each for pool in pools if pool for each in pool.children]
         uses = [EngineMemoryUse(resident_bytes(each.pid), each.granted_bytes) for each in children if each is not child]
         limits = self._config.memory_reserve_bytes, self._config.memory_bytes_max
         return available_memory(*limits, resident_bytes(child.pid), uses)
@@ -287,28 +287,29 @@ class EnginePool:
             await pool.stop()
 
     @property
-    def pids(self) -> list[int]:
-        """The process ids of the engines, those that are ending included; 0 for one that has none."""
-        return [engine.child.pid for engine in (*self._engines.values(), *self._leaving)]
+    def children(self) -> list[ChildSupervisor]:
+        """The supervised children of all engines, those that are ending included."""
+        return [engine.child for engine in (*self._engines.values(), *self._leaving)]
 
     def stats(self, digest: str) -> BundleStats:
         """Return the counts of the inputs of a bundle since it was attached."""
         engine = self._by_digest.get(digest)
         return engine.jobs.stats.get(digest, BundleStats()) if engine else BundleStats()
 
-    def failure(self, digest: str) -> str:
-        """Return why a bundle does not answer, and will not without intervention; empty = it does, or may yet."""
+    def failure(self, digest: str) -> str | None:
+        """Return why a bundle does not answer, and will not without intervention; empty = it does, or may yet.
+
+        None = it was not attached.
+        """
         engine = self._by_digest.get(digest)
-        return engine.failure(digest) if engine else ""
+        if engine is None:
+            return "" if digest in self._without_model else None
+        return engine.failure(digest)
 
     def score_variance(self, digest: str) -> str:
         """Return why scores of a bundle depend on what else is computed; empty = they do not, as far as is known."""
         engine = self._by_digest.get(digest)
         return engine.jobs.score_variances.get(digest, "") if engine else ""
-
-    def holds(self, digest: str) -> bool:
-        """Tell whether a bundle was attached, ready or not."""
-        return digest in self._by_digest or digest in self._without_model
 
     def resident_bytes(self, digest: str) -> int:
         """Return the memory of the engine behind a bundle, in bytes; 0 without one."""
@@ -356,10 +357,6 @@ class EnginePool:
         """Compute one input of a task that writes no chunks; see Engine.answer."""
         return self._engine_of(run.digest).answer(run, deadline, priority, client, reservation)
 
-    def in_flight(self, digest: str) -> int:
-        """Return how many inputs the child behind a bundle is computing."""
-        return self._engine_of(digest).jobs.in_flight
-
     def request_figures(self) -> None:
         """Let the children report the use of their caches; `statuses` has it when they have answered."""
         for engine in self._engines.values():
@@ -382,7 +379,7 @@ class EnginePool:
     async def stop(self) -> None:
         """Stop every engine, for good."""
         self._stopped = True
-        await asyncio.gather(*(engine.child.stop() for engine in (*self._engines.values(), *self._leaving)))
+        await asyncio.gather(*(child.stop() for child in self.children))
 
     def _engine_of(self, digest: str) -> Engine:
         engine = self._by_digest.get(digest)

@@ -10,7 +10,7 @@ from itertools import accumulate
 from typing import NamedTuple, cast
 
 from edge_agent.client import Bundle, Durations, Status, Task
-from edge_agent.client.operator_results import FieldReport, FieldSeries, Share
+from edge_agent.client.operator_reports import FieldReport, FieldSeries, Share
 from edge_agent.report import task_figures
 from edge_agent.report.task_figures import (
     ComparisonCount,

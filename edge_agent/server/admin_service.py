@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from edge_agent.capture.example_capture import CaptureStatus, ExampleCapture
     from edge_agent.capture.redaction_audit import AuditFigures
     from edge_agent.config import Config
+    from edge_agent.durable.disk_thread import DiskThread
     from edge_agent.engine.engine import EngineStatus
     from edge_agent.engine.pool import EnginePool
     from edge_agent.metrics.answer_counts import AnswerCounts
-    from edge_agent.monitoring.bundle_figures import BundleSeries
+    from edge_agent.monitoring.answer_observations import BundleSeries
     from edge_agent.server.admission_control import AdmissionControl
     from edge_agent.server.grpc_servers import GrpcServers
     from edge_agent.server.interceptor import CallContext
@@ -59,6 +60,7 @@ class AdminDependencies:
 
     config: Config
     activation: Activation
+    store_thread: DiskThread
     engines: EnginePool
     admission: AdmissionControl
     capture: ExampleCapture
@@ -230,7 +232,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         if bundle.manifest.runtime == "upstream" and wanted not in (None, "bootstrap"):
             said = f"task {request.task!r} has no model of its own, so only the large one can answer it"
             raise InvalidRequest(said, remedy="Install a bundle with a model first; the mode holds from then on.")
-        await self._components.activation.on_store(self._components.task_modes.set_by_operator, request.task, wanted)
+        await self._components.store_thread.run(self._components.task_modes.set_by_operator, request.task, wanted)
         return pb.SetModeResponse(task=self._task(bundle))
 
     async def GetFieldReport(
@@ -253,7 +255,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
 
     async def EraseValues(self, request: pb.EraseValuesRequest, context: CallContext) -> pb.EraseValuesResponse:
         """Find what concerns a person, and erase it."""
-        done = await self._components.capture.erase_values(tuple(request.values), dry_run=request.dry_run)
+        done = await self._components.capture.erasure.erase_values(tuple(request.values), dry_run=request.dry_run)
         return messages.erasure_response(done)
 
     async def GetPrivacyReport(
@@ -336,7 +338,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             *task_warnings(components.activation, components.engines),
             *server_warnings(components.servers),
             *component_warnings(components.supervisor, components.engines.owner),
-            *store_warnings(components.activation, components.config.state_dir),
+            *store_warnings(components.store_thread, components.config.state_dir),
             *(example_warnings(examples) if examples else ()),
             *redaction_warnings(components.capture, examples.redaction_audit if examples else None),
         ]
@@ -447,9 +449,9 @@ def component_warnings(*supervisors: Supervisor) -> Iterator[pb.StatusWarning]:
             yield _warning(pb.WARNING_KIND_COMPONENT, message, name)
 
 
-def store_warnings(activation: Activation, state_dir: Path) -> Iterator[pb.StatusWarning]:
+def store_warnings(thread: DiskThread, state_dir: Path) -> Iterator[pb.StatusWarning]:
     """Report a disk that does not finish a step of an install or update."""
-    if (seconds := activation.stalled_seconds) >= STORE_STALLED_SECONDS:
+    if (seconds := thread.stalled_seconds) >= STORE_STALLED_SECONDS:
         message = f"The disk of {state_dir} has worked on one step of an install or update for {seconds:.0f} s."
         message += " What answers continues; installs and updates wait. Check the disk ('dmesg')."
         yield _warning(pb.WARNING_KIND_STORE_STALLED, message)

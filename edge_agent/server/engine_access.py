@@ -181,7 +181,9 @@ def update_engines(
 
     def seen(digest: str) -> BundleActivity:
         tally = engines.stats(digest)
-        problem = engines.failure(digest) if engines.holds(digest) else _not_loaded(activation, digest)
+        problem = engines.failure(digest)
+        if problem is None:
+            problem = _not_loaded(activation, digest)
         return BundleActivity(tally.calls, tally.failures, tally.crashes, tally.timed, tally.median_ms, problem)
 
     return UpdaterDependencies(

@@ -83,7 +83,7 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
     ) -> pb.ErasePredictionResponse:
         """Erase one answer."""
         _check_id(request.prediction_id)
-        done = await self._capture.erase(request.prediction_id, all_questions=request.all_questions)
+        done = await self._capture.erasure.erase_answer(request.prediction_id, all_questions=request.all_questions)
         return pb.ErasePredictionResponse(
             was_kept=done.was_kept, tombstoned=done.tombstoned, same_text_ids=done.same_text_ids
         )

@@ -60,7 +60,7 @@ ROUTES = {
     "abstained": task_pb2.ROUTE_ABSTAINED,
     "deferred": task_pb2.ROUTE_DEFERRED,
 }
-MODES = {
+MODES: dict[Mode, task_pb2.Mode] = {
     "bootstrap": task_pb2.MODE_BOOTSTRAP,
     "shadow": task_pb2.MODE_SHADOW,
     "hybrid": task_pb2.MODE_HYBRID,

@@ -118,7 +118,7 @@ class ModelRouter:
             return EscalationContext(mode, low_confidence)  # the large model is not asked, now or later
         task, seconds_left = manifest.task.name, deadline - MARGIN_SECONDS - asyncio.get_running_loop().time()
         blocker = policy.escalation_blocker(self._uplink.availability(task), seconds_left)
-        return EscalationContext(mode, low_confidence, blocker, self._capture.can_defer(task))
+        return EscalationContext(mode, low_confidence, blocker, self._capture.questions.can_defer(task))
 
     async def answer(self, item: RoutedInput, context: EscalationContext, compute: Compute) -> list[FinishedAnswer]:
         """Answer an input of a task whose local answers have a confidence; `compute` asks the local model.
@@ -429,10 +429,10 @@ class DeferredEscalations:
         Raises:
             SiteError: the disk failed.
         """
-        if not self._uplink.spare or not self._capture.questions_waiting:
+        if not self._uplink.spare or not self._capture.questions.waiting:
             return False
         asking = {task: manifest for task in self._tasks if (manifest := self._askable(task))}
-        waiting = await self._capture.next_question(tuple(asking)) if asking else None
+        waiting = await self._capture.questions.next(tuple(asking)) if asking else None
         if waiting is None:
             return False
         return await self._ask(waiting, asking[waiting.task])
@@ -456,7 +456,7 @@ class DeferredEscalations:
         model = finish.model or self._uplink.model
         reply = next(iter(reply.answers.values()), reply)  # of a decide task: the answer to the only question asked
         try:
-            await self._capture.store_teacher_label(waiting, reply.value, model, manifest, reply.probabilities)
+            await self._capture.questions.store_label(waiting, reply.value, model, manifest, reply.probabilities)
         except RedactionHeld as error:
             await self._unanswered(waiting, error, answers=conversation.answers)
         return True
@@ -468,7 +468,7 @@ class DeferredEscalations:
             self._refused_in_a_row += 1
         else:
             log.info("question_unanswered", task=waiting.task, reason=error.reason, message=error.message)
-        await self._capture.release_question(waiting, again=again)
+        await self._capture.questions.release(waiting, again=again)
 
 
 def _question(waiting: TeacherQuestion, manifest: Manifest) -> large_model_questions.LargeModelQuestion:

@@ -15,7 +15,7 @@ from edge_agent.v1 import field_pb2 as pb
 from edge_agent.v1 import task_pb2
 
 if TYPE_CHECKING:
-    from edge_agent.monitoring.bundle_figures import (
+    from edge_agent.monitoring.answer_observations import (
         AgreementCount,
         AlarmState,
         BundleSeries,

@@ -22,9 +22,10 @@ from edge_agent.store.state_database import Demotion
 if TYPE_CHECKING:
     from edge_agent.capture.example_capture import ExampleCapture
     from edge_agent.config import Config
+    from edge_agent.durable.disk_thread import DiskThread
     from edge_agent.engine.pool import EnginePool
     from edge_agent.formats.plan import Mode, TaskPlan
-    from edge_agent.monitoring.bundle_figures import AlarmState
+    from edge_agent.monitoring.answer_observations import AlarmState
     from edge_agent.server.uplink_client import UplinkClient
     from edge_agent.store.bundle_store import Store
     from edge_agent.store.state_database import UpdateProgress
@@ -112,9 +113,9 @@ class TaskModes:
 class MonitoringAlarms:
     """The raised alarms. They are set on the spool's thread, and read on any."""
 
-    def __init__(self, activation: Activation, modes: TaskModes) -> None:
-        """Begin without alarms."""
-        self._activation, self._modes = activation, modes
+    def __init__(self, activation: Activation, modes: TaskModes, store_thread: DiskThread) -> None:
+        """Begin without alarms; what they demote is stored on `store_thread`."""
+        self._activation, self._modes, self._store_thread = activation, modes, store_thread
         self._alarms: tuple[AlarmState, ...] = ()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
@@ -161,7 +162,7 @@ class MonitoringAlarms:
         self._loop = asyncio.get_running_loop()
         while True:
             self._changed.clear()
-            if await self._activation.on_store(self._modes.demote, self._alarms, uplink):
+            if await self._store_thread.run(self._modes.demote, self._alarms, uplink):
                 changed()
             await self._changed.wait()
 

@@ -15,7 +15,8 @@ can be removed, and explains why it is of no use when it is asked for. The other
 Nothing depends on settings.json: what cannot be read is measured again. It is a file of its own, because engines report
 while state.db is in other hands, and an agent to which a site may go back does not look at it.
 
-Synchronous: calls block on the disk. One process owns a store, and one thread at a time uses it.
+Synchronous: calls block on the disk. One process owns a store, and one thread at a time uses it: in a daemon that is
+`Store.thread`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from pathlib import Path
 
 import edge_agent
 from edge_agent.durable.atomic_files import Ballast, disk_errors, write_durably
+from edge_agent.durable.disk_thread import DiskThread
 from edge_agent.errors import (
     AmbiguousBundle,
     BundleInUse,
@@ -114,6 +116,8 @@ class Store:
         self.journal, self.trusted = state.journal, state.trusted
         self.modes, self.demotions = state.modes, state.demotions
         self.settings = TuningFile(state.path.with_name("settings.json"))
+        self.thread = DiskThread("store")
+        """Where a daemon calls these methods, one after the other; `Activation` stops it."""
 
     @classmethod
     def open(cls, state_dir: Path, limits: StoreLimits, now: Callable[[], float] = time.time) -> Store:
@@ -244,14 +248,9 @@ class Store:
         found = {bundle.digest: bundle for bundle in self._state.bundles()}
         return {task: found[active] for task, (active, _) in self._state.pointers().items() if active in found}
 
-    def pointed_at(self) -> tuple[frozenset[str], frozenset[str]]:
-        """Return the digests of all active and of all previous bundles, readable or not."""
-        pointers = self._state.pointers().values()
-        return frozenset(active for active, _ in pointers), frozenset(previous for _, previous in pointers if previous)
-
-    def rollbacks(self) -> dict[str, str]:
-        """Return the digest of the previous bundle, readable or not, of each task that has one."""
-        return {task: previous for task, (_, previous) in self._state.pointers().items() if previous}
+    def pointers(self) -> dict[str, tuple[str, str]]:
+        """Return the digests of the active and of the previous bundle, readable or not, by task; empty = none."""
+        return self._state.pointers()
 
     def previous(self, task: str) -> InstalledBundle | None:
         """Return the bundle that answered before the active one. Raises StoreDamaged if it cannot be read."""

@@ -4,23 +4,20 @@ A new bundle is ready in its engine before the pointer in state.db moves; only t
 A bundle that does not load is never activated: the task goes on with what it had. With `swap: pause` the old one stops
 before the new one loads, if both would need an engine of their own: half the memory, and a gap, in which health says
 NOT_SERVING. One change of a task at a time; those of other tasks do not wait for it. The engines are handed in as
-callables, so this room knows nothing of processes.
+callables, so this module knows nothing of processes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
-import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
 
-from edge_agent.durable.disk_thread import DiskThread
 from edge_agent.errors import (
     EdgeAgentError,
     MemoryShort,
@@ -100,7 +97,7 @@ class BundleSwap:
 class Activation:
     """Owns the store and the table of serving bundles.
 
-    The store is used on one thread, one call after the other. A change runs to its end even when its caller goes away:
+    The store is used on its thread, one call after the other. A change runs to its end even when its caller goes away:
     half a change would leave the pointer and the table apart.
     """
 
@@ -112,19 +109,16 @@ class Activation:
         allow_unsigned: bool,
         drain_seconds: float,
         swap: str = "overlap",
-        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Serve nothing yet; `resume` serves what was active."""
         self._swap = swap
         self._store = store
-        self._store_thread = DiskThread("store", monotonic)
         self._engines = engines
         self._allow_unsigned = allow_unsigned
         self._drain_seconds = drain_seconds
         self.serving: dict[str, InstalledBundle] = {}
         """The bundle that answers each task; only this class changes it."""
-        self._turns = TaskLocks()
-        self._changes: set[asyncio.Task[object]] = set()
+        self._changes = TaskChanges(self._changed)
         self._loading: set[asyncio.Task[None]] = set()
         self.problems: dict[str, EdgeAgentError] = {}
         """Why a task did not become ready, for those that the last try failed, or whose bundle cannot be read."""
@@ -149,9 +143,9 @@ class Activation:
     async def resume(self) -> None:
         """Serve what was active when the daemon stopped. Models load in the background; a broken one stays a problem
         of its own task."""
-        self.serving = dict(await self.on_store(self._store.active))
-        self.inventory = await self.on_store(self._take_inventory)
-        active, _ = await self.on_store(self._store.pointed_at)
+        self.serving = dict(await self._store.thread.run(self._store.active))
+        self.inventory = await self._store.thread.run(self._take_inventory)
+        active = {digest for digest, _ in (await self._store.thread.run(self._store.pointers)).values()}
         for broken in self.inventory.unreadable:
             log.error("bundle_unreadable", bundle=str(broken.name), message=broken.error.message)
             if broken.name.digest in active:
@@ -171,47 +165,47 @@ class Activation:
         """
 
         async def change(task: str) -> tuple[InstalledBundle, bool]:
-            bundle, new = await self.on_store(self._store.install, path, self._allow_unsigned, task)
+            bundle, new = await self._store.thread.run(self._store.install, path, self._allow_unsigned, task)
             log.info("bundle_verified", task=bundle.manifest.task.name, digest=bundle.digest, new=new)
             if activate:
                 try:
                     await self._activate(bundle, BundleSwap(None, self._drain_seconds, left=left))
                 except EdgeAgentError as error:
                     if new:
-                        await self.on_store(self._store.remove, bundle.digest)
+                        await self._store.thread.run(self._store.remove, bundle.digest)
                     raise _naming(bundle, error) from None
             for each in self.problems.keys() & self.serving.keys():  # what was damaged may be whole again
                 self._load_in_background(self.serving[each])
             return bundle, new
 
         async def installed() -> tuple[InstalledBundle, bool]:
-            task = await self.on_store(self._store.task_of, path)
-            return await self._locked(task, functools.partial(change, task))
+            task = await self._store.thread.run(self._store.task_of, path)
+            return await self._changes.in_turn(task, functools.partial(change, task))
 
-        return await self._to_the_end(installed())
+        return await self._changes.to_the_end(installed())
 
     async def activate(self, task: str, wanted: str, left: asyncio.Event | None = None) -> InstalledBundle:
         """Let an installed bundle answer. Raises UnknownBundle, AmbiguousBundle, ModelError, RequestCancelled."""
 
         async def change() -> InstalledBundle:
-            bundle = await self.on_store(self._store.find, task, wanted)
+            bundle = await self._store.thread.run(self._store.find, task, wanted)
             await self._activate(bundle, BundleSwap(None, self._drain_seconds, left=left))
             return bundle
 
-        return await self._alone(task, change)
+        return await self._changes.run(task, change)
 
     async def rollback(self, task: str, left: asyncio.Event | None = None) -> InstalledBundle:
         """Let the bundle before answer again. Raises UnknownTask, NothingToRollBack, ModelError, RequestCancelled."""
 
         async def change() -> InstalledBundle:
-            previous = await self.on_store(self._store.previous, task)
+            previous = await self._store.thread.run(self._store.previous, task)
             if previous is None:
                 active = self.bundle_of(task)
                 raise NothingToRollBack(f"task {task!r} has no bundle before {active.manifest.version}", task=task)
             await self._activate(previous, BundleSwap(None, self._drain_seconds, left=left))
             return previous
 
-        return await self._alone(task, change)
+        return await self._changes.run(task, change)
 
     async def switch(self, progress: UpdateProgress, digest: str, expected: str, first: First | None = None) -> bool:
         """Let an installed bundle answer, and write `progress` to the journal in the same moment.
@@ -232,15 +226,15 @@ class Activation:
             active = self.serving.get(progress.task)
             if expected != (active.digest if active else ""):
                 return False
-            bundle = await self.on_store(self._store.find, progress.task, digest)
+            bundle = await self._store.thread.run(self._store.find, progress.task, digest)
             await self._activate(bundle, BundleSwap(progress, max(self._drain_seconds, SWITCH_DRAIN_SECONDS), first))
             return True
 
-        return await self._alone(progress.task, change)
+        return await self._changes.run(progress.task, change)
 
     async def admit(self, task: str, take: Callable[..., InstalledBundle], *args: object) -> InstalledBundle:
         """Let a function put a bundle of a task into the store, on its thread. It does not answer yet."""
-        return await self._alone(task, lambda: self.on_store(take, *args))
+        return await self._changes.run(task, lambda: self._store.thread.run(take, *args))
 
     def pauses(self, bundle: InstalledBundle) -> bool:
         """Tell whether what answers now stops before a bundle loads, to make room for it."""
@@ -257,65 +251,36 @@ class Activation:
 
         async def change() -> int:
             if wanted:
-                name = await self.on_store(self._store.resolve, task, wanted)
-                return await self.on_store(self._store.remove, name.digest)
+                name = await self._store.thread.run(self._store.resolve, task, wanted)
+                return await self._store.thread.run(self._store.remove, name.digest)
             # The disk first: if it refuses, the task goes on. A model that is loaded does not need its name any more.
-            freed = await self.on_store(self._store.remove_task, task)
+            freed = await self._store.thread.run(self._store.remove_task, task)
             gone = self.serving.pop(task, None)
             self.problems.pop(task, None)
             if gone is not None:
                 await self._engines.detach(gone.digest, self._drain_seconds)
             return freed
 
-        return await self._alone(task, change)
+        return await self._changes.run(task, change)
 
     async def stop(self) -> bool:
         """Let a change that is under way come to its end; stop the loading that `resume` began.
 
         Returns whether the disk has finished what it was given, for which it gets a moment.
         """
-        await asyncio.gather(*self._changes, return_exceptions=True)
+        await self._changes.ended()
         for loading in self._loading:
             loading.cancel()
         await asyncio.gather(*self._loading, return_exceptions=True)
-        return await asyncio.to_thread(self._store_thread.stop, STOP_SECONDS_MAX)
+        return await asyncio.to_thread(self._store.thread.stop, STOP_SECONDS_MAX)
 
-    async def on_store(self, function: Callable[..., Result], *args: object) -> Result:
-        """Call a function on the thread that uses the store, after the calls before it."""
-        return await asyncio.wrap_future(self._store_thread.submit(function, *args))
-
-    @property
-    def stalled_seconds(self) -> float:
-        """How long the thread that uses the store has worked on one call; 0 = on none. A large copy takes its time."""
-        return self._store_thread.stalled_seconds
-
-    async def _alone(self, task: str, change: Callable[[], Awaitable[Result]]) -> Result:
-        """Make a change when those of the same task that came before have ended."""
-        return await self._to_the_end(self._locked(task, change))
-
-    async def _to_the_end(self, change: Coroutine[Any, Any, Result]) -> Result:
-        """Let a change run to its end, whoever waits for it."""
-        running = asyncio.create_task(change)
-        self._changes.add(running)
-        running.add_done_callback(self._changed)
-        return await asyncio.shield(running)
-
-    def _changed(self, task: asyncio.Task[Result]) -> None:
-        self._changes.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            mistake = None if isinstance(error, EdgeAgentError) else error  # with its traceback: it is one of ours
-            log.warning("change_refused", error=type(error).__name__, message=str(error), exc_info=mistake)
-
-    async def _locked(self, task: str, change: Callable[[], Awaitable[Result]]) -> Result:
-        async with self._turns.held(task):
-            try:
-                return await change()
-            finally:
-                self.inventory = await self.on_store(self._take_inventory)
-                await self._engines.report()
+    async def _changed(self) -> None:
+        """Report a change, made or refused, to those who read the inventory, and to health."""
+        self.inventory = await self._store.thread.run(self._take_inventory)
+        await self._engines.report()
 
     def _take_inventory(self) -> BundleInventory:
-        rollbacks = self._store.rollbacks()
+        rollbacks = {task: previous for task, (_, previous) in self._store.pointers().items() if previous}
         return BundleInventory(
             bundles=tuple(self._store.bundles()),
             previous=frozenset(rollbacks.values()),
@@ -366,7 +331,7 @@ class Activation:
         if not (same and self._engines.ready(bundle.digest)):
             await run_unless_left(change.left, self._attach(bundle, keep=same))
         try:
-            await self.on_store(self._store.set_active, bundle.digest, change.progress)
+            await self._store.thread.run(self._store.set_active, bundle.digest, change.progress)
         except EdgeAgentError:
             if not same:
                 await self._engines.detach(bundle.digest, 0)
@@ -393,7 +358,7 @@ class Activation:
     async def _load(self, bundle: InstalledBundle) -> None:
         task = bundle.manifest.task.name
         try:
-            paths = await self.on_store(self._store.paths, bundle)
+            paths = await self._store.thread.run(self._store.paths, bundle)
             if self.serving.get(task) is bundle:  # the operator may have been faster
                 await self._engines.attach(bundle.digest, bundle.manifest, bundle.manifest_bytes, paths, True)
                 self.problems.pop(task, None)
@@ -402,7 +367,7 @@ class Activation:
             log.error("task_not_ready", task=task, reason=error.reason, message=error.message)
 
     async def _attach(self, bundle: InstalledBundle, *, keep: bool) -> None:
-        paths = await self.on_store(self._store.paths, bundle)
+        paths = await self._store.thread.run(self._store.paths, bundle)
         await self._engines.attach(bundle.digest, bundle.manifest, bundle.manifest_bytes, paths, keep)
 
 
@@ -412,26 +377,54 @@ def _naming(bundle: InstalledBundle, error: EdgeAgentError) -> EdgeAgentError:
     return from_wire(error.reason, said, error.remedy, error.metadata)
 
 
-class TaskLocks:
-    """A lock for each task that is being changed: what takes long in one keeps no other waiting."""
+class TaskChanges:
+    """The changes under way: those of one task take turns, and no task waits for another.
 
-    def __init__(self) -> None:
-        """Begin with none."""
+    What has begun runs to its end, also where its caller is cancelled.
+    """
+
+    def __init__(self, changed: Callable[[], Awaitable[None]]) -> None:
+        """Begin with none; `changed` is awaited at the end of each, made or refused, in its turn."""
+        self._changed = changed
+        self._running: set[asyncio.Task[Any]] = set()
         self._locks: dict[str, asyncio.Lock] = {}
         self._users: dict[str, int] = {}
 
-    @contextlib.asynccontextmanager
-    async def held(self, task: str) -> AsyncGenerator[None, None]:
-        """Hold the lock of a task inside the block."""
+    async def run(self, task: str, change: Callable[[], Awaitable[Result]]) -> Result:
+        """Make a change when those of the same task that came before have ended."""
+        return await self.to_the_end(self.in_turn(task, change))
+
+    async def to_the_end(self, change: Coroutine[Any, Any, Result]) -> Result:
+        """Let a change run to its end, whoever waits for it."""
+        running = asyncio.create_task(change)
+        self._running.add(running)
+        running.add_done_callback(self._ended)
+        return await asyncio.shield(running)
+
+    async def in_turn(self, task: str, change: Callable[[], Awaitable[Result]]) -> Result:
+        """Make a change while no other change of the task runs."""
         lock = self._locks.setdefault(task, asyncio.Lock())
         self._users[task] = self._users.get(task, 0) + 1
         try:
             async with lock:
-                yield
+                try:
+                    return await change()
+                finally:
+                    await self._changed()
         finally:
             self._users[task] -= 1
             if not self._users[task]:
                 del self._users[task], self._locks[task]
+
+    async def ended(self) -> None:
+        """Wait for the end of what is under way."""
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    def _ended(self, change: asyncio.Task[Any]) -> None:
+        self._running.discard(change)
+        if not change.cancelled() and (error := change.exception()) is not None:
+            mistake = None if isinstance(error, EdgeAgentError) else error  # with its traceback: it is one of ours
+            log.warning("change_refused", error=type(error).__name__, message=str(error), exc_info=mistake)
 
 
 async def run_unless_left(left: asyncio.Event | None, work: Coroutine[Any, Any, Result]) -> Result:

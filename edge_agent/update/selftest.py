@@ -118,7 +118,7 @@ class SelfTestRunner:
             return classify_error(error)
 
     async def _run(self, bundle: InstalledBundle, plan: TaskPlan) -> StepOutcome:
-        paths = await self._activation.on_store(self._store.paths, bundle)
+        paths = await self._store.thread.run(self._store.paths, bundle)
         golden = paths.get("golden")
         test = SelfTest(
             cases=await asyncio.to_thread(_read_cases, golden) if golden else (),

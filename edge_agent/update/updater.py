@@ -183,7 +183,7 @@ class Updater:
         plan = verified.plan if verified else None
         fleet = plan.for_site(self._config.site.id, self._config.update.channel) if plan else FleetPlan()
         if plan:
-            await self._activation.on_store(self._dependencies.planned, fleet.tasks)
+            await self._store.thread.run(self._dependencies.planned, fleet.tasks)
         now = max(self._dependencies.now(), verified.issued_at if verified else 0.0)
         desired = desired_states(fleet, self._config.site.id, self._dependencies.machine, now)
         context = UpdateContext(folder, verified, self._overview.plan_version)
@@ -194,20 +194,16 @@ class Updater:
                 await self._tasks.advance(task, desired.get(task), context)
         if self._ingest is not None:
             wanted = self._tasks.unfinished_candidates()
-            await self._activation.on_store(
-                self._ingest.request_downloads, verified, wanted, fleet.bytes_per_second_max
-            )
+            await self._store.thread.run(self._ingest.request_downloads, verified, wanted, fleet.bytes_per_second_max)
         return problem
 
     async def _verify(self, folder: Path) -> tuple[VerifiedRepository | None, EdgeAgentError | None]:
         if self._ingest is None:
             return None, None
         try:
-            verified = await self._activation.on_store(self._ingest.refresh, folder)
+            verified = await self._store.thread.run(self._ingest.refresh, folder)
         except (UpdateError, SiteError) as error:
-            if isinstance(error, UpdateIncomplete) and await self._activation.on_store(
-                self._ingest.awaits_first, folder
-            ):
+            if isinstance(error, UpdateIncomplete) and await self._store.thread.run(self._ingest.awaits_first, folder):
                 return None, None  # that nothing has arrived yet is no problem of what arrived
             before = self._overview.problem
             if before is None or before.message != error.message:
@@ -274,11 +270,11 @@ class TaskUpdates:
 
     async def read_journal(self) -> None:
         """Read the rows from the disk."""
-        self.rows = await self._activation.on_store(self._store.journal.rows)
+        self.rows = await self._store.thread.run(self._store.journal.rows)
 
     async def forget(self, task: str) -> None:
         """Delete the row of a task that the plan no longer names."""
-        await self._activation.on_store(self._store.journal.forget, task)
+        await self._store.thread.run(self._store.journal.forget, task)
         self.rows = {name: row for name, row in self.rows.items() if name != task}
 
     async def allow(self, task: str) -> bool:
@@ -364,7 +360,7 @@ class TaskUpdates:
         assert context.verified is not None, "only an accepted plan names a bundle"
         describe, download = self._ingest.describe_missing, self._dependencies.download_blocker()
         try:
-            missing = await self._activation.on_store(describe, context.folder, context.verified, digest)
+            missing = await self._store.thread.run(describe, context.folder, context.verified, digest)
         except MediaFailed as error:
             return replace(facts, missing=error.message, drive_failed=True, download=download)
         if missing is None:
@@ -425,7 +421,7 @@ class TaskUpdates:
 
     async def _test_and_switch(self, row: UpdateProgress, plan: TaskPlan) -> None:
         try:
-            bundle = await self._activation.on_store(self._store.find, row.task, row.candidate)
+            bundle = await self._store.thread.run(self._store.find, row.task, row.candidate)
         except EdgeAgentError as error:  # removed or damaged since it came
             outcome = classify_error(error)
             await self._record_failure(update_state_machine.after_test(row, outcome, self._dependencies.now()))
@@ -475,7 +471,7 @@ class TaskUpdates:
     async def _record(self, row: UpdateProgress) -> None:
         """Write a row, if it differs from the one on the disk."""
         if row != self.rows.get(row.task):
-            await self._activation.on_store(self._store.journal.record, row)
+            await self._store.thread.run(self._store.journal.record, row)
             self._show(row)
 
     async def _record_failure(self, row: UpdateProgress) -> None:

@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from edge_agent.client import AsyncAdminClient, ReplacedSpan
-from edge_agent.client.operator_results import DEFAULT_TYPE, RedactionAuditText, missed_values, named_values
+from edge_agent.client.operator_reports import DEFAULT_TYPE, RedactionAuditText, missed_values, named_values
 from edge_agent.web.rendering import daemon_of, read_fields, read_form, render_page
 
 EXAMPLE = (

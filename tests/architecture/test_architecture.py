@@ -96,19 +96,19 @@ PURE = (
     "edge_agent.config.folder_access",
     "edge_agent.doctor.findings",
     "edge_agent.formatting",
-    *(f"edge_agent.monitoring.{name}" for name in ("bundle_figures", "risk_and_drift")),
+    *(f"edge_agent.monitoring.{name}" for name in ("answer_observations", "risk_and_drift")),
     *(f"edge_agent.report.{name}" for name in ("charts", "judgement", "mode_recommendation", "number_format")),
     *(f"edge_agent.web.{name}" for name in ("authentication", "health_summary")),
     *(f"edge_agent.web.gateway.{name}" for name in ("request_json",)),
     *(f"edge_agent.web.gateway.{name}" for name in ("chat_request", "openai_responses")),
     "edge_agent.client.retry",
-    "edge_agent.client.state_text",
+    "edge_agent.client.canonical_json",
     *(f"edge_agent.report.{name}" for name in ("readiness", "suitability", "task_figures")),
 )
 
 # Definitions that only decide, in modules that also act on what was decided.
 PURE_DEFINITIONS = {
-    "edge_agent.enrolment.procedure": ("classify_enrolment",),
+    "edge_agent.enrolment.site_enrolment": ("classify_enrolment",),
     "edge_agent.uplink.escalation.spend_ledger": ("TokenPrices", "SpendCaps", "SpendByDay", "encode", "parse"),
 }
 
@@ -119,7 +119,7 @@ ENTRIES = {
     "convert.training": "a stage: see convert/pipeline/execution.py",
     "convert.package.question_calibration": "loaded by the command that uses it",
     "convert.data.chat_endpoint": "loaded by the command that uses it",
-    "convert.encoder.sentences": "loaded by the command that uses it",
+    "convert.encoder.sentence_embeddings": "loaded by the command that uses it",
     "convert.collect.purge": "loaded by the command that uses it",
     "convert.prepare": "a stage: see convert/pipeline/execution.py",
     "convert.export": "a stage: see convert/pipeline/execution.py",
@@ -154,6 +154,7 @@ LATE_IMPORTS: dict[str, str] = {
     "edge_agent.client.admin_client": "status and installs read no report of the field, of privacy or of redaction",
     "edge_agent.daemon": "a site without a root of trust does not load the libraries that verify",
     "edge_agent.capture.example_capture": "a site that collects nothing does not load the spool",
+    "edge_agent.capture.spool_calls": "only an erasure loads what searches",
     "edge_agent.capture.text_redaction": "rules load with the first text, and detectors where a site has any",
     "edge_agent.capture.spool_worker": "a site that sends no examples loads no outbox",
     "edge_agent.capture.capture_values": "a site that collects nothing writes no status document",

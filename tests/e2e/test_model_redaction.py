@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from edge_agent.cli import app
 from edge_agent.cli.redact import export_rows
 from edge_agent.client import CallFailed, ReviewClient
-from edge_agent.client.operator_results import missed_values
+from edge_agent.client.operator_reports import missed_values
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync

@@ -53,7 +53,7 @@ class Uplink:
 
     points: Points
     stub: Any
-    desk: EscalationBroker
+    broker: EscalationBroker
     servicer: EscalationServicer
     folder: Path
     paid: int = 0
@@ -97,7 +97,7 @@ class Uplink:
 
     async def rest(self) -> None:
         """Wait until no call is in progress: a caller who leaves is heard of later, and gives the only place back."""
-        await eventually(lambda: self.desk.standing().free and not self.look().tasks.keys() & OF_A_CALL)
+        await eventually(lambda: self.broker.standing().free and not self.look().tasks.keys() & OF_A_CALL)
 
     async def faults(self, before: Held) -> list[str]:
         """Make every call once more; say what is not answered, what is lost, and what is left over."""
@@ -107,7 +107,7 @@ class Uplink:
             said.append("Ask is not answered")
         if [answer.online for answer in await self.call("Watch")] != [True]:
             said.append("Watch is not answered")
-        if (spent := self.desk.purse.spent.on(self.desk.purse.today)) < self.paid:
+        if (spent := self.broker.ledger.spent.on(self.broker.ledger.today)) < self.paid:
             said.append(f"{self.paid} were paid, and {spent} are in the books")
         with suppress(AssertionError):
             await eventually(lambda: not self.look().beyond(before))
@@ -120,21 +120,21 @@ async def _uplink(folder: Path) -> AsyncIterator[Uplink]:
     with LargeModel(lambda _: "hello there") as oracle, TemporaryDirectory(prefix="ea-") as short:
         config = EscalationConfig(url=oracle.url, model="m", tasks=(TASK,), calls_max=1, **prices)
         model = LargeModelClient(config, KEY)
-        desk = EscalationBroker(config, model, SpendLedger(folder, config, lambda: NOON))
+        broker = EscalationBroker(config, model, SpendLedger(folder, config, lambda: NOON))
         servicer, server, points = (
-            EscalationServicer(config, desk),
+            EscalationServicer(config, broker),
             grpc.aio.server(),
             Points(asyncio.get_running_loop()),
         )
         add_EscalationServiceServicer_to_server(servicer, server)
         socket = Path(short) / "escalation.sock"
         server.add_insecure_port(f"unix:{socket}")
-        running = asyncio.ensure_future(desk.run())
+        running = asyncio.ensure_future(broker.run())
         await server.start()
         try:
             async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
-                await eventually(lambda: desk.standing().online)
-                yield Uplink(points, EscalationServiceStub(channel), desk, servicer, folder)
+                await eventually(lambda: broker.standing().online)
+                yield Uplink(points, EscalationServiceStub(channel), broker, servicer, folder)
         finally:
             running.cancel()
             await server.stop(0)

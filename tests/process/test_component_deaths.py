@@ -330,7 +330,7 @@ async def test_while_the_disk_stands_status_metrics_and_answers_go_on(tmp_path, 
         with pytest.raises(CallFailed), ReviewClient(f"unix:{site.config.review_socket}") as client:
             await asyncio.to_thread(client.prediction, asked, timeout_seconds=0.5)
         blocked.works.set()
-        await eventually(lambda: site.daemon._capture.is_writable)
+        await eventually(lambda: site.daemon._capture.calls.is_writable)
         await asyncio.to_thread(site.review, asked)
         assert [] == [each for each in await asyncio.to_thread(site.warnings) if "figures" in each]
     assert site.daemon.closed
@@ -346,7 +346,7 @@ async def test_health_tells_that_the_disk_stands(tmp_path, run_dir, blocked):
             await asyncio.to_thread(site.ask)
             await eventually(blocked.entered.is_set)
             await asyncio.to_thread(eventually_sync, lambda: not client.serving(FEEDBACK))
-            assert site.daemon._capture.is_stalled
+            assert site.daemon._capture.calls.is_stalled
             await asyncio.to_thread(site.ask)
             assert [True, True] == [await asyncio.to_thread(client.serving, name) for name in ("", TASK)]
             blocked.works.set()

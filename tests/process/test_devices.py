@@ -24,6 +24,7 @@ from edge_agent.errors import EngineCrashed, RequirementUnmet
 from edge_agent.formats.golden_cases import GoldenCase
 from edge_agent.formats.golden_cases import encode as encode_golden
 from edge_agent.formats.manifest import Manifest, Requires, TaskSpec, encode
+from tests.process.test_engine import running
 from tests.support import bundles
 from tests.support.eventually import eventually
 
@@ -133,7 +134,7 @@ async def test_a_device_under_which_children_die_is_left() -> None:
         await eventually(lambda: pool.ready("intent") and engine(pool).pid not in (0, first))
         assert ("vulkan:0", "") == (engine(pool).device, fallback(pool))
         slow = asyncio.create_task(answer(pool, "!slow 400 refund"))
-        await eventually(lambda: pool.in_flight("intent") == 1)
+        await eventually(lambda: running(pool, "intent") == 1)
         os.kill(engine(pool).pid, signal.SIGABRT)
         assert ComputeInfo("cpu", ("DEVICE_FALLBACK",)) == (await slow).computed
         assert "2 failures, the last: the model's process died: killed by signal 6" in fallback(pool)

@@ -25,7 +25,7 @@ from edge_agent.engine.protocol import FRAME_BYTES_MAX, AttachRequest, LoadReque
 from edge_agent.errors import EngineNotReady, InputTooLong, RequirementUnmet
 from edge_agent.formats.manifest import Manifest, Requires, TaskSpec, encode
 from edge_agent.process_memory import resident_bytes
-from tests.process.test_engine import CLASSIFY, CONFIG, GENERATE, answer, run
+from tests.process.test_engine import CLASSIFY, CONFIG, GENERATE, answer, child, run
 from tests.support.eventually import eventually
 from tests.support.lone_engine import lone_engine
 
@@ -84,11 +84,6 @@ async def pool_of(
         await pool.stop()
     assert [] == children()
     await eventually(lambda: descriptors() <= before)
-
-
-def child(pool: EnginePool) -> int:
-    (status,) = pool.statuses()
-    return status.pid
 
 
 @contextlib.asynccontextmanager
@@ -215,8 +210,8 @@ async def test_an_engine_that_ends_is_counted_until_its_child_is_gone() -> None:
             await eventually(lambda: [] == pool.statuses())
             detaching.cancel()
             await asyncio.wait([detaching])
-            assert [old] == pool.pids
-        await eventually(lambda: not any(pool.pids))
+            assert [old] == [child.pid for child in pool.children]
+        await eventually(lambda: not any(child.pid for child in pool.children))
 
 
 class CancelledAt:

@@ -12,7 +12,7 @@ import pytest
 
 from convert.calibrate import calibrate
 from convert.calibrate.calibration_answers import Answers
-from convert.calibrate.division import divided
+from convert.calibrate.calibration_split import divided
 from convert.calibrate.threshold import Risk
 from convert.data.row_files import DataRow, TextSpan
 from convert.evaluate import compare, evaluate, predict

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.engine.child_process import patience_seconds
 from edge_agent.engine.child_supervisor import EngineState
+from edge_agent.engine.engine import patience_seconds
 from edge_agent.engine.pool import EnginePool
 from edge_agent.errors import ModelLoadFailed
 from edge_agent.formats.manifest import Manifest, PromptTemplate, TaskSpec, encode
-from tests.process.test_engine import CLASSIFY, CONFIG, answer, child, pool_of, run
+from tests.process.test_engine import CLASSIFY, CONFIG, answer, child, pool_of, run, running
 from tests.support.eventually import eventually
 
 # Patience is then a tenth of a second and what PATIENCE_SECONDS_MIN adds.
@@ -48,7 +48,7 @@ async def test_an_idle_engine_is_asked_and_answers() -> None:
         await ready(pool)
         for _ in range(5):
             assert [] == pool.stuck(0.0)
-            await eventually(lambda: pool.in_flight("classify") == 0)
+            await eventually(lambda: running(pool, "classify") == 0)
         assert 0 == pool.statuses()[0].restarts
 
 
@@ -57,8 +57,8 @@ async def test_what_the_watchdog_asks_counts_nowhere() -> None:
     async with pool_of() as pool:
         await alone(pool, told_to("!slow 50"))
         assert [] == pool.stuck(0.0)
-        await eventually(lambda: pool.in_flight("only") == 1)
-        await eventually(lambda: pool.in_flight("only") == 0)
+        await eventually(lambda: running(pool, "only") == 1)
+        await eventually(lambda: running(pool, "only") == 0)
         assert (0, 0) == (pool.stats("only").calls, pool.stats("only").timed)
 
 
@@ -67,12 +67,12 @@ async def test_an_engine_that_works_is_not_asked() -> None:
     async with pool_of() as pool:
         await ready(pool)
         busy = asyncio.create_task(answer(pool, run("!slow 300")))
-        await eventually(lambda: pool.in_flight("classify") == 1)
+        await eventually(lambda: running(pool, "classify") == 1)
         assert [] == pool.stuck(0.0)
-        assert 1 == pool.in_flight("classify")
+        assert 1 == running(pool, "classify")
         await busy
         assert [] == pool.stuck(60.0)
-        assert 0 == pool.in_flight("classify")
+        assert 0 == running(pool, "classify")
 
 
 @pytest.mark.slow
@@ -91,7 +91,7 @@ async def test_an_error_is_an_answer() -> None:
         await alone(pool, told_to("!fail"))
         for _ in range(3):
             assert [] == pool.stuck(0.0)
-            await eventually(lambda: pool.in_flight("only") == 0)
+            await eventually(lambda: running(pool, "only") == 0)
 
 
 @pytest.mark.slow
@@ -108,7 +108,7 @@ async def test_a_child_at_fault_is_its_engines_to_mend(signum: signal.Signals) -
             return child(pool) not in (0, before) and pool.ready("classify")
 
         await eventually(replaced)
-        await eventually(lambda: pool.stuck(0.0) == [] and pool.in_flight("classify") == 0)
+        await eventually(lambda: pool.stuck(0.0) == [] and running(pool, "classify") == 0)
         assert set() == seen
 
 
@@ -138,7 +138,7 @@ async def test_a_request_that_is_called_off_leaves_no_debt() -> None:
     async with pool_of() as pool:
         await alone(pool, told_to("!slow 50"))
         lost = asyncio.create_task(answer(pool, run("!lose", digest="only"), 30))
-        await eventually(lambda: pool.in_flight("only") == 1)
+        await eventually(lambda: running(pool, "only") == 1)
         assert [] == pool.stuck(0.0)
         lost.cancel()
         await asyncio.gather(lost, return_exceptions=True)

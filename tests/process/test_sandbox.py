@@ -142,7 +142,7 @@ async def test_the_child_ends_with_the_block_whatever_happens(pool: EnginePool):
     async def hanging() -> None:
         async with open_sandbox(pool, "new", loadable(manifest("!slow 60000 {input}")), 60) as asked:
             assert pool._sandbox is not None
-            pids.extend(pool._sandbox.pids)
+            pids.extend(child.pid for child in pool._sandbox.children)
             await asked.answer("x", 60)
 
     task = asyncio.create_task(hanging())

@@ -75,8 +75,6 @@ class Notebook:
 class Site:
     """One state directory, its activation, and bundles to install."""
 
-    kind: type[Activation] = Activation
-
     def __init__(self, tmp_path: Path) -> None:
         self.tmp_path = tmp_path
         self.start()
@@ -85,7 +83,7 @@ class Site:
         """Start the daemon's part of it."""
         self.store = Store.open(self.tmp_path / "state", StoreLimits(disk_reserve_bytes=0))
         self.engines = Notebook(self.store)
-        self.activation = self.kind(
+        self.activation = Activation(
             self.store,
             self.engines.engines(),
             allow_unsigned=allow_unsigned,

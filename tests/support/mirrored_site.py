@@ -11,10 +11,10 @@ import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from edge_agent.config import Config
-from edge_agent.update.activation import Activation
+from edge_agent.durable.disk_thread import DiskThread
 from edge_agent.update.ingest import BundleIngest
 from edge_agent.update.probation import BundleActivity
 from edge_agent.update.repository_acceptance import RepositoryTrust
@@ -22,21 +22,23 @@ from edge_agent.update.update_state_machine import PAUSE_SECONDS_MAX
 from tests.support.updating_site import TASK, UpdatingSite
 
 LOOKS = 4
-Result = TypeVar("Result")
 
 
-class OneThread(Activation):
-    """Uses the store on the thread of its caller."""
+class CallingThread(DiskThread):
+    """The thread of its caller in place of the store's."""
 
-    async def on_store(self, function: Callable[..., Result], *args: object) -> Result:
-        """Call a function now."""
-        return function(*args)
+    async def run(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Do the work now."""
+        return work(*args, **kwargs)
 
 
 class MirroredSite(UpdatingSite):
     """See the module. Engines and self-tests do as they are told; they write nothing."""
 
-    kind = OneThread
+    def start(self, allow_unsigned: bool = True, swap: str = "overlap") -> None:
+        """Start, with a store that is used on the thread of the caller."""
+        super().start(allow_unsigned, swap)
+        self.store.thread = CallingThread("store")
 
     def config(self, **update: object) -> Config:
         """Return what agent.yaml would say: with a root of trust."""

@@ -31,7 +31,7 @@ OTHER_CALLS = {
     "edge_agent.client.results",
     "edge_agent.client.inference_client",
     "edge_agent.client.review_client",
-    "edge_agent.client.operator_results",
+    "edge_agent.client.operator_reports",
 }
 """Of the client, what other commands call."""
 SELDOM = {"google.rpc", "grpc_status", "grpc_health.v1", "secrets", "hashlib"}

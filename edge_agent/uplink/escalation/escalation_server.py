@@ -40,13 +40,13 @@ BUDGET = "UPSTREAM_BUDGET_SPENT"
 
 
 class EscalationServicer(escalation_pb2_grpc.EscalationServiceServicer):
-    """Translates; the desk decides."""
+    """Translates; the broker decides."""
 
     def __init__(
-        self, config: EscalationConfig, desk: EscalationBroker, deaths: Callable[[], list[str]] = list
+        self, config: EscalationConfig, broker: EscalationBroker, deaths: Callable[[], list[str]] = list
     ) -> None:
         """Serve questions of the allowed tasks; `deaths` says what of this daemon has died."""
-        self._config, self._desk, self._deaths = config, desk, deaths
+        self._config, self._broker, self._deaths = config, broker, deaths
         self._watches = 0
 
     async def Watch(self, request: pb.WatchRequest, context: Any) -> None:
@@ -56,7 +56,7 @@ class EscalationServicer(escalation_pb2_grpc.EscalationServiceServicer):
         self._watches += 1
         said, due = None, 0.0
         try:
-            with self._desk.watching() as changed:
+            with self._broker.watching() as changed:
                 while True:
                     changed.clear()
                     if (now := self._standing()) != said or time.monotonic() >= due:
@@ -75,7 +75,7 @@ class EscalationServicer(escalation_pb2_grpc.EscalationServiceServicer):
             if request.task not in self._config.tasks:
                 raise InvalidRequest(f"task {request.task!r} is not in 'tasks' under 'escalation' in agent.yaml")
             question = parse_question(request, self._config)
-            asking = self._desk.ask(question, self._config.seconds_max if left is None else left)
+            asking = self._broker.ask(question, self._config.seconds_max if left is None else left)
             async with contextlib.aclosing(asking) as events:
                 async for event in events:
                     await context.write(_message(event))
@@ -83,7 +83,7 @@ class EscalationServicer(escalation_pb2_grpc.EscalationServiceServicer):
             await context.write(failure_response(error))
 
     def _standing(self) -> pb.WatchResponse:
-        standing, purse = self._desk.standing(), self._desk.purse
+        standing, ledger = self._broker.standing(), self._broker.ledger
         problem = standing.problem or next(map(EdgeAgentError, self._deaths()), None)
         return pb.WatchResponse(
             online=standing.online,
@@ -94,10 +94,10 @@ class EscalationServicer(escalation_pb2_grpc.EscalationServiceServicer):
             model=self._config.model,
             problem_reason=problem.reason if problem else "" if standing.affordable else BUDGET,
             problem=problem.message if problem else "",
-            day_micros=purse.spent.on(purse.today),
-            month_micros=purse.spent.in_month(purse.today),
-            day_micros_max=purse.caps.day_micros,
-            month_micros_max=purse.caps.month_micros,
+            day_micros=ledger.spent.on(ledger.today),
+            month_micros=ledger.spent.in_month(ledger.today),
+            day_micros_max=ledger.caps.day_micros,
+            month_micros_max=ledger.caps.month_micros,
             tasks=self._config.tasks,
         )
 
@@ -135,17 +135,17 @@ async def serve_escalations(config: Config, now: Callable[[], float], supervisor
     """
     settings = config.escalation
     model = LargeModelClient(settings, read_key(settings))
-    desk = EscalationBroker(settings, model, SpendLedger(config.uplink_notes, settings, now))
+    broker = EscalationBroker(settings, model, SpendLedger(config.uplink_notes, settings, now))
     server = grpc.aio.server(
         options=[("grpc.max_receive_message_length", MESSAGE_BYTES_MAX)],
         maximum_concurrent_rpcs=settings.calls_max * 2 + WATCHES_MAX,
     )
     escalation_pb2_grpc.add_EscalationServiceServicer_to_server(
-        EscalationServicer(settings, desk, lambda: supervisor.problems), server
+        EscalationServicer(settings, broker, lambda: supervisor.problems), server
     )
     _bind(server, config.escalation_socket)
     why = "questions are asked and answered without it; only a large model that was lost is not found again"
-    supervisor.add(Component("large-model", desk.run, DeathPolicy.RESTART, why))
+    supervisor.add(Component("large-model", broker.run, DeathPolicy.RESTART, why))
     await server.start()
     try:
         yield

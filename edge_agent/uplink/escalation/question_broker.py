@@ -101,10 +101,10 @@ class _PendingQuestion:
 class EscalationBroker:
     """See the module. One event loop owns it."""
 
-    def __init__(self, config: EscalationConfig, model: LargeModelClient, purse: SpendLedger) -> None:
+    def __init__(self, config: EscalationConfig, model: LargeModelClient, ledger: SpendLedger) -> None:
         """Begin; whether anybody is there is not known before `run` has tried."""
-        self._config, self._model, self.purse = config, model, purse
-        self._books = ThreadPoolExecutor(1, thread_name_prefix="purse")
+        self._config, self._model, self.ledger = config, model, ledger
+        self._books = ThreadPoolExecutor(1, thread_name_prefix="spend-ledger")
         self._hard = Backoff(config.retry_seconds_first, config.retry_seconds_max, failures_max=1)
         self._soft = Backoff(config.retry_seconds_first, config.retry_seconds_max, SOFT_FAILURES_MAX)
         self._link = connectivity.initial_connectivity(time.monotonic())
@@ -121,7 +121,7 @@ class EscalationBroker:
         patience = isinstance(self._problem, LargeModelBusy)  # it is there, and takes nothing for a while
         return TeacherStatus(
             online=patience or self._online,
-            affordable=self.purse.affords(*USUAL_TOKENS),
+            affordable=self.ledger.affords(*USUAL_TOKENS),
             free=not patience and self._under_way < self._config.calls_max,
             spare=self._spare(USUAL_TOKENS),
             usual_ms=1000 * statistics.median(seconds) if seconds else 0.0,
@@ -162,7 +162,7 @@ class EscalationBroker:
         under_way = _PendingQuestion(question, time.monotonic(), min(seconds, self._config.seconds_max), cost=0)
         self._under_way += 1
         self._tell()
-        reserving = self._books.submit(self.purse.reserve, *size, share)
+        reserving = self._books.submit(self.ledger.reserve, *size, share)
         try:
             reserved = await asyncio.shield(asyncio.wrap_future(reserving))
             if under_way.seconds_left() <= 0:
@@ -182,7 +182,7 @@ class EscalationBroker:
     def _settle(self, reserving: Future[CostReservation], micros: int) -> None:
         """Put the price in the place of what was set aside, if anything was; in the thread that did."""
         with contextlib.suppress(EdgeAgentError):  # then what was set aside stays spent
-            self.purse.settle(reserving.result(), micros)
+            self.ledger.settle(reserving.result(), micros)
 
     @property
     def _online(self) -> bool:
@@ -191,7 +191,7 @@ class EscalationBroker:
     def _spare(self, tokens: tuple[int, int]) -> bool:
         """Tell whether a place and enough of the caps stay when one more of that size is asked."""
         room = self._online and self._under_way + 1 < self._config.calls_max
-        return room and self.purse.affords(*tokens, self._config.later_cost_share)
+        return room and self.ledger.affords(*tokens, self._config.later_cost_share)
 
     def _admit(self, question: EscalationQuestion) -> None:
         standing = self.standing()
@@ -200,7 +200,7 @@ class EscalationBroker:
         self._reach()
         if not standing.free:
             raise UpstreamBusy(f"{self._under_way} questions are under way; the limit is {self._config.calls_max}")
-        if not self.purse.affords(question.input_tokens_max, question.output_tokens_max):
+        if not self.ledger.affords(question.input_tokens_max, question.output_tokens_max):
             raise UpstreamBusy(NO_ROOM)
 
     def _reach(self) -> None:
@@ -278,7 +278,7 @@ class EscalationBroker:
     ) -> AsyncIterator[PricedEvent]:
         async for event in events:
             if isinstance(event, AnswerEnd):
-                under_way.cost = self.purse.prices.of(event.input_tokens, event.output_tokens)
+                under_way.cost = self.ledger.prices.of(event.input_tokens, event.output_tokens)
                 self._succeeded(time.monotonic() - under_way.start)
                 yield PricedAnswer(event, under_way.cost)
             else:

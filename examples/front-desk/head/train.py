@@ -27,7 +27,7 @@ import yaml
 from convert.calibrate import calibrate
 from convert.calibrate.threshold import Risk
 from convert.data.row_files import read_for_task
-from convert.encoder import bert_graph, head, linear
+from convert.encoder import bert_graph, head, logistic_regression
 from convert.encoder.bert_graph import LayerPooling
 from convert.evaluate.serving import BundleFolder, open_bundle, predict
 from convert.package.bundle_assembly import AssembleRequest, assemble
@@ -86,7 +86,7 @@ def fitted(features: np.ndarray, rows: Sequence[Row], question: QuestionSpec, de
     truth = np.array([question.outputs.index(answer) for answer in answers if answer is not None])
     centre, spread = features[answering].mean(axis=0), features[answering].std(axis=0)
     spread = np.maximum(spread, SPREAD_MIN * spread.mean())
-    found = linear.fit((features[answering] - centre) / spread, truth, len(question.outputs), decay)
+    found = logistic_regression.fit((features[answering] - centre) / spread, truth, len(question.outputs), decay)
     weight = (found.weight / spread).astype(np.float16)
     return weight, (found.bias - weight.astype(np.float64) @ centre).astype(np.float32)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.capture.redact import RULES_VERSION
-from edge_agent.client.operator_results import missed_values
+from edge_agent.client.operator_reports import missed_values
 from tests.support.bundles import echo_bundle
 from tests.support.eventually import eventually_sync
 from tests.support.finding_cases.case import made

@@ -24,7 +24,7 @@ from convert.package import bundle_assembly
 from convert.pipeline.recipe import read
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.client import FieldAlarm, FieldSeries
-from edge_agent.client.operator_results import FieldAgreement, Share
+from edge_agent.client.operator_reports import FieldAgreement, Share
 from edge_agent.formats.manifest import parse
 
 ROWS = [Row(f"text {number}", ("fish", "bread", "fruit")[number % 3]) for number in range(2000)]

@@ -105,7 +105,7 @@ def site(tmp_path: Path) -> ASite:
 
 def found(site: ASite, *values: str) -> FoundRecords:
     """Search as a call does, piece by piece."""
-    search, place = site.worker.search(values), ScanPlace()
+    search, place = site.worker.erasure.search(values), ScanPlace()
     by_digest, by_text = search.find_digests(site.worker.spool), frozenset[str]()
     while place is not None:
         some, place = search.scan(site.worker.spool, place)
@@ -116,7 +116,7 @@ def found(site: ASite, *values: str) -> FoundRecords:
 def erased(site: ASite, *values: str) -> PersonErasure:
     records = found(site, *values)
     with site.worker.spool.transaction():
-        return site.worker.erase_found(records)
+        return site.worker.erasure.erase_found(records)
 
 
 def tables(site: ASite) -> list[str]:
@@ -209,7 +209,7 @@ def test_digests_have_limits(tmp_path: Path):
 def test_values_that_cannot_be_searched_for_are_refused(site: ASite, values: list[str]):
     """The message says what is wrong without the value."""
     with pytest.raises(InvalidRequest) as caught:
-        site.worker.search(values)
+        site.worker.erasure.search(values)
     assert not values or values[0] not in caught.value.message
 
 

@@ -98,22 +98,22 @@ def test_erasing_one_answer_names_those_that_hold_the_same_text(site: ASite) -> 
         *(of_question(3, text="I want it"), of_question(4, text='"I want it back"')),
     )
     with site.worker.spool.transaction():
-        assert AnswerErasure(True, False, ("p-2",)) == site.worker.erase("p-1")
+        assert AnswerErasure(True, False, ("p-2",)) == site.worker.erasure.erase_answer("p-1")
     site.keep(of_question(5, text="I want it back"))
     with site.worker.spool.transaction():
-        assert AnswerErasure(True, False, ("p-5",)) == site.worker.erase("p-2", all_questions=True)
+        assert AnswerErasure(True, False, ("p-5",)) == site.worker.erasure.erase_answer("p-2", all_questions=True)
     left = [row[0] for row in site.worker.spool.db.rows("SELECT prediction_id FROM predictions ORDER BY row")]
     assert ["p-3", "p-4"] == left
     site.clock.running += 301
     site.keep(of_question(6, text="I want it"))
     with site.worker.spool.transaction():
-        assert AnswerErasure(False, False) == site.worker.erase("p-1", all_questions=True)
-        assert AnswerErasure(True, False) == site.worker.erase("p-3", all_questions=True)
+        assert AnswerErasure(False, False) == site.worker.erasure.erase_answer("p-1", all_questions=True)
+        assert AnswerErasure(True, False) == site.worker.erasure.erase_answer("p-3", all_questions=True)
 
 
 def test_an_answer_of_a_task_without_questions_has_no_other_answers(site: ASite) -> None:
     """The same text in two calls: each answer is erased for itself."""
     site.keep(answered(1, text="refund"), answered(2, text="refund"))
     with site.worker.spool.transaction():
-        assert AnswerErasure(True, False) == site.worker.erase("p-1", all_questions=True)
+        assert AnswerErasure(True, False) == site.worker.erasure.erase_answer("p-1", all_questions=True)
     assert 1 == len(site.worker.spool.db.rows("SELECT 1 FROM predictions"))

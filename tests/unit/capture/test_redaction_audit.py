@@ -149,14 +149,14 @@ def test_erasing_reaches_the_original(site):
     keep(site, "p-1")
     keep(site, "p-2", "Anna from Zwickau")
     with site.worker.spool.transaction():
-        site.worker.erase("p-1")
+        site.worker.erasure.erase_answer("p-1")
     assert ["p-2"] == waiting(site)
-    search, found = site.worker.search(["Zwickau"]), frozenset[str]()
+    search, found = site.worker.erasure.search(["Zwickau"]), frozenset[str]()
     for table in ("predictions", "redaction_audit"):
         found |= search.scan(site.worker.spool, ScanPlace(table))[0]
     assert {"p-2"} == found
     with site.worker.spool.transaction():
-        site.worker.erase("p-2")
+        site.worker.erasure.erase_answer("p-2")
     assert [] == waiting(site)
 
 

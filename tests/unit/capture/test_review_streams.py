@@ -196,7 +196,7 @@ def test_what_becomes_of_the_audit_is_known(tmp_path):
     site.keep(*map(labelled, range(4)))
     site.judge(judgement(3))
     with site.worker.spool.transaction():
-        site.worker.erase("p-1")
+        site.worker.erasure.erase_answer("p-1")
     counters, waiting = site.worker.spool.counters, site.worker.spool.streams.count_waiting()
     assert (4, 1, 2) == (counters["audit_drawn"], counters["audit_reviewed"], waiting["audit"])
     rows = site.worker.spool.db.rows("SELECT prediction_id, outcome FROM review_audit ORDER BY row")

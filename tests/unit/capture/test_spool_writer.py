@@ -11,8 +11,9 @@ from concurrent.futures import Future
 import pytest
 
 from edge_agent.capture.capture_values import ReviewCursor, ReviewFilter, SpoolWorkerDependencies
-from edge_agent.capture.example_capture import STALLED_SECONDS_MAX, ExampleCapture
+from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.capture.person_erasure import AnswerErasure
+from edge_agent.capture.spool_calls import STALLED_SECONDS_MAX
 from edge_agent.capture.spool_worker import SpoolWorker
 from edge_agent.capture.spool_writer import JOBS_MAX, CaptureLimits, SpoolWriter
 from edge_agent.config import UpdateConfig
@@ -358,7 +359,7 @@ async def test_a_site_that_stopped_collecting_still_serves_what_it_has(tmp_path)
     assert [True] == [
         each.reviewed for each in await second.review_page(ReviewFilter(include_reviewed=True), ReviewCursor(), 5)
     ]
-    assert AnswerErasure(was_kept=True, tombstoned=False) == await second.erase("p-1")
+    assert AnswerErasure(was_kept=True, tombstoned=False) == await second.erasure.erase_answer("p-1")
     status = await second.status()
     assert (1, 1) == (status.counters["captured"], status.counters["erased"])
     second.stop()
@@ -386,13 +387,13 @@ async def test_while_the_disk_stands_nobody_waits_for_it(tmp_path):
     await eventually(cls.entered.is_set)
     clock[0] = STALLED_SECONDS_MAX
     status = await collection.status()
-    assert (STALLED_SECONDS_MAX, True) == (status.stalled_seconds, collection.is_stalled)
+    assert (STALLED_SECONDS_MAX, True) == (status.stalled_seconds, collection.calls.is_stalled)
     assert "has worked on one write for 10 s. 1 answers wait in memory, 0 did not fit" in status.problems[0]
     with pytest.raises(SpoolStalled, match="for 10 s") as caught:
         await collection.find_prediction("p-1")
     assert caught.value.retry_seconds > 0
     cls.works.set()
-    await eventually(lambda: not collection.is_stalled)
+    await eventually(lambda: not collection.calls.is_stalled)
     assert "p-1" == (await collection.find_prediction("p-1")).record["prediction_id"]
     assert 0.0 == (await collection.status()).stalled_seconds
     assert collection.stop()

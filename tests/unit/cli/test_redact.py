@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.cli.redact import export_rows, training_row
-from edge_agent.client.operator_results import MissedSpan, RedactionAuditText, ReplacedSpan, missed_values
+from edge_agent.client.operator_reports import MissedSpan, RedactionAuditText, ReplacedSpan, missed_values
 from edge_agent.errors import InvalidRequest
 
 NAME = ReplacedSpan(0, 4, "[NAME_1]", "model:name", by_rules=False, by_model=True, score=0.9)

@@ -16,7 +16,7 @@ from edge_agent.client import (
     UplinkStatus,
     translation,
 )
-from edge_agent.client.operator_results import (
+from edge_agent.client.operator_reports import (
     ErasedValues,
     ErasureRecord,
     FieldReport,

@@ -25,6 +25,16 @@ from edge_agent.durable.atomic_files import (
     write_durably,
 )
 from edge_agent.errors import StateDirUnwritable, StoreDamaged
+from tests.support.power_cut import TRACER, PowerCut
+from tests.support.strace import needs_strace
+
+OLD, NEW = b"old" * 1000, b"new" * 1000
+WRITE = """
+import pathlib, sys
+from edge_agent.durable.atomic_files import write_atomically
+write_atomically(pathlib.Path(sys.argv[1]), b"new" * 1000)
+print("written", flush=True)
+"""
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path):
@@ -35,6 +45,27 @@ def test_a_file_is_replaced_whole(tmp_path: Path):
     assert b"new" * 100_000 == path.read_bytes()
     assert 0o640 == path.stat().st_mode & 0o777
     assert [path] == list(tmp_path.iterdir())
+
+
+@needs_strace
+def test_a_power_cut_leaves_the_old_file_or_the_new_one(tmp_path: Path):
+    """After any call, whether names or bytes reach the disk first; once the write has returned it is the new one."""
+    site, log = tmp_path / "site", tmp_path / "log"
+    site.mkdir()
+    (site / "status.json").write_bytes(OLD)
+    cut, left = PowerCut(site), []
+    subprocess.run(
+        [*TRACER, "-o", str(log), sys.executable, "-B", "-c", WRITE, str(site / "status.json")],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    for number, _ in enumerate(cut.replay(log)):
+        for names_first in (False, True):
+            place = tmp_path / f"{number}-{names_first}"
+            cut.lay(place, names_first=names_first)
+            left.append((place / "status.json").read_bytes())
+    assert {OLD, NEW} == set(left)
+    assert [NEW, NEW] == left[-2:]
 
 
 def test_what_was_left_of_a_write_is_overwritten(tmp_path: Path):

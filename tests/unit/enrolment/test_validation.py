@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from edge_agent.enrolment.procedure import EnrolmentKind, classify_enrolment
+from edge_agent.enrolment.site_enrolment import EnrolmentKind, classify_enrolment
 from edge_agent.errors import EnrolmentFileRefused
 from edge_agent.formats.enrolment_file import SiteEnrolment
 from edge_agent.formats.signed_document import format_timestamp

@@ -15,7 +15,7 @@ from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.formats.status_object import REMEDIES, RaisedAlarm
 from edge_agent.metrics import site_metrics as metrics
 from edge_agent.metrics.metric_catalogue import CATALOGUE, page
-from edge_agent.monitoring.bundle_figures import AlarmState, BundleSummary
+from edge_agent.monitoring.answer_observations import AlarmState, BundleSummary
 from edge_agent.monitoring.risk_and_drift import RiskEvidence, RiskGuarantee
 from tests.support.doctor_cases import told
 from tests.support.examples import NOW

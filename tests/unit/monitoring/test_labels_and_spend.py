@@ -3,7 +3,7 @@
 import pytest
 
 from edge_agent.capture.spool_writer import PENDING_CHARGES_MAX, PendingCharges
-from edge_agent.monitoring.bundle_figures import DailySpend, LabelCount
+from edge_agent.monitoring.answer_observations import DailySpend, LabelCount
 from edge_agent.monitoring.monitoring_store import Charge
 from edge_agent.monitoring.monitoring_tables import DAYS_MAX
 from tests.support.site_cases import ASite, answered, judgement

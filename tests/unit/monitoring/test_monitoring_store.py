@@ -441,7 +441,7 @@ def test_what_is_erased_is_not_shown_among_disagreements(site):
     """Counts stay, for they hold nothing of an input; the list of inputs does not."""
     site.keep(shadowed(1, "price"))
     with site.worker.spool.transaction():
-        site.worker.erase("p-1")
+        site.worker.erasure.erase_answer("p-1")
     assert ((), 1) == (only(site).disagreements, only(site).agreement[0].pairs)
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from edge_agent.client import Bundle, BundleRef, LargeModel, Task
-from edge_agent.client.operator_results import (
+from edge_agent.client.operator_reports import (
     FieldAgreement,
     FieldAlarm,
     FieldConfidence,

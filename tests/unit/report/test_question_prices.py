@@ -5,9 +5,15 @@ import sqlite3
 import pytest
 
 from edge_agent.capture.example_capture import ExampleCapture
-from edge_agent.client import operator_results
+from edge_agent.client import operator_reports
 from edge_agent.client.translation import value_of
-from edge_agent.monitoring.bundle_figures import AgreementCount, BundleSeries, ConfidenceCount, DailySpend, LabelCount
+from edge_agent.monitoring.answer_observations import (
+    AgreementCount,
+    BundleSeries,
+    ConfidenceCount,
+    DailySpend,
+    LabelCount,
+)
 from edge_agent.server.monitoring_messages import money_message, series_message
 from edge_agent.v1 import admin_pb2
 from tests.support.site_cases import ASite, answered, config_of
@@ -65,7 +71,7 @@ def test_an_erased_answer_stays_counted(tmp_path):
     site = ASite(tmp_path)
     site.keep(answered(1))
     with site.worker.spool.transaction():
-        site.worker.erase("p-1")
+        site.worker.erasure.erase_answer("p-1")
     assert (LabelCount("refund", 1, 0),) == site.worker.monitoring.report("pos-intent")[0].labels
 
 
@@ -73,8 +79,8 @@ def test_an_erased_answer_stays_counted(tmp_path):
 def test_money_reaches_the_client(day, number):
     """Days since 1970 become dates; amounts stay what they are."""
     message = admin_pb2.GetFieldReportResponse(money=[money_message(DailySpend("pos-intent", number, 3, 900))])
-    assert (operator_results.FieldMoney("pos-intent", day, 3, 900),) == value_of(
-        operator_results.FieldReport, message
+    assert (operator_reports.FieldMoney("pos-intent", day, 3, 900),) == value_of(
+        operator_reports.FieldReport, message
     ).money
 
 
@@ -84,8 +90,8 @@ def test_labels_reach_the_client():
         "pos-intent", "ab" * 32, "1.0.0", 0.0, 0.0, {}, (), (), None, {}, {}, (), (), (LabelCount("price", 5, 2),)
     )
     message = series_message(known, None, active=True, demoted=lambda _: False)
-    (series,) = value_of(operator_results.FieldReport, admin_pb2.GetFieldReportResponse(series=[message])).series
-    assert (operator_results.FieldLabel("price", 5, 2),) == series.labels
+    (series,) = value_of(operator_reports.FieldReport, admin_pb2.GetFieldReportResponse(series=[message])).series
+    assert (operator_reports.FieldLabel("price", 5, 2),) == series.labels
     assert series.active
 
 
@@ -94,7 +100,7 @@ def told(**known):
     plain = {"task": "pos-intent", "digest": "ab" * 32, "version": "1.0.0", "first": 0.0, "last": 0.0, "days": {}}
     nothing = {"agreement": (), "confidences": (), "promise": None, "evidence": {}, "streams": {}, "alarms": ()}
     message = series_message(BundleSeries(**{**plain, **nothing, **known}), None, active=True, demoted=lambda _: False)
-    (series,) = value_of(operator_results.FieldReport, admin_pb2.GetFieldReportResponse(series=[message])).series
+    (series,) = value_of(operator_reports.FieldReport, admin_pb2.GetFieldReportResponse(series=[message])).series
     return series
 
 

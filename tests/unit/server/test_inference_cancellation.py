@@ -127,6 +127,10 @@ class Nothing:
     def text_redaction(self) -> Nothing:
         return self
 
+    @property
+    def questions(self) -> Nothing:
+        return self
+
     async def start(self, task: str, text: str, seconds: float) -> Any:
         return Redactor().start()
 

@@ -56,7 +56,7 @@ class Captures:
 
     def __init__(self, redaction, *, defers: bool = False) -> None:
         self._redaction, self._defers = redaction, defers
-        self.text_redaction = self
+        self.text_redaction = self.questions = self
 
     async def start(self, task: str, text: str, seconds: float):
         return self._redaction()

@@ -67,7 +67,7 @@ async def asking(folder, *answers, numbers=(1,), text=None, **more):
     try:
         for number in numbers:
             site.collection.queue_answer(answered(number, later="deferred", **({"text": text} if text else {})))
-        await eventually(lambda: site.collection.questions_waiting == len(numbers))
+        await eventually(lambda: site.collection.questions.waiting == len(numbers))
         yield site
     finally:
         await asyncio.to_thread(site.collection.stop)
@@ -158,7 +158,7 @@ async def test_it_asks_by_itself_one_after_the_other(tmp_path):
     """As long as some wait, each as soon as the one before is answered."""
     async with asking(tmp_path, PRICE, PRICE, PRICE, numbers=(1, 2, 3)) as site:
         running = asyncio.create_task(site.later.run())
-        await eventually(lambda: site.collection.questions_waiting == 0)
+        await eventually(lambda: site.collection.questions.waiting == 0)
         running.cancel()
         assert (0, {"opinions": 3}) == await site.status()
 
@@ -176,4 +176,4 @@ async def test_it_asks_by_itself_one_after_the_other(tmp_path):
 def test_what_is_put_off_can_be_kept_and_asked(tmp_path, settings, task, expected):
     """Only with consent, room for questions, and a place that is not always a caller's."""
     site = Asked(tmp_path, Says(), **settings)
-    assert expected is site.collection.can_defer(task)
+    assert expected is site.collection.questions.can_defer(task)

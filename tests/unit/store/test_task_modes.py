@@ -8,7 +8,7 @@ import pytest
 
 from edge_agent.config import Config
 from edge_agent.formats.plan import BundleOffer, TaskPlan
-from edge_agent.monitoring.bundle_figures import AlarmState
+from edge_agent.monitoring.answer_observations import AlarmState
 from edge_agent.server.task_modes import TaskModes
 from edge_agent.store.bundle_archive import StoreLimits
 from edge_agent.store.bundle_store import Store

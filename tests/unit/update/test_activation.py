@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from edge_agent.durable.disk_thread import DiskThread
 from edge_agent.errors import (
     BundleInUse,
     BundleUnreadable,
@@ -23,7 +24,6 @@ from edge_agent.errors import (
     UnknownTask,
 )
 from edge_agent.formats.manifest import MANIFEST_NAME
-from edge_agent.update.activation import Activation
 from tests.support.activation_cases import DRAIN_SECONDS, Site
 from tests.support.bundles import echo_bundle
 from tests.support.eventually import eventually
@@ -312,24 +312,22 @@ async def test_a_disk_that_stands_is_seen_and_bounds_the_end(tmp_path):
     """It is said for how long; callers who leave are dropped and harm none; what was begun is done when it answers."""
     seconds, works, entered, done = [0.0], threading.Event(), threading.Event(), []
     site = Site(tmp_path)
-    activation = Activation(
-        site.store, site.engines.engines(), allow_unsigned=True, drain_seconds=0.0, monotonic=lambda: seconds[0]
-    )
+    thread = site.store.thread = DiskThread("store", lambda: seconds[0])
 
     def stands() -> None:
         entered.set()
         assert works.wait(60.0)
 
-    standing = asyncio.create_task(activation.on_store(stands))
-    left, later = (asyncio.create_task(activation.on_store(done.append, number)) for number in range(2))
+    standing = asyncio.create_task(thread.run(stands))
+    left, later = (asyncio.create_task(thread.run(done.append, number)) for number in range(2))
     await eventually(entered.is_set)
     seconds[0] = 7.0
-    assert 7.0 == activation.stalled_seconds
+    assert 7.0 == thread.stalled_seconds
     left.cancel()
     await asyncio.gather(left, return_exceptions=True)
     works.set()
     await asyncio.gather(standing, later)
-    assert ([1], True, 0.0) == (done, await activation.stop(), activation.stalled_seconds)
+    assert ([1], True, 0.0) == (done, await site.activation.stop(), thread.stalled_seconds)
     await site.stop()
 
 

@@ -1,4 +1,4 @@
-"""The uplink's desk for questions: caps, places, retries and what is remembered, against a real server."""
+"""The uplink's broker for questions: caps, places, retries and what is remembered, against a real server."""
 
 import asyncio
 import contextlib
@@ -43,32 +43,32 @@ def oracle():
 
 
 @contextlib.asynccontextmanager
-async def desk_for(oracle, folder, now=lambda: NOON, key=KEY, **settings):
-    """Open a desk and wait until it has seen the server."""
+async def broker_for(oracle, folder, now=lambda: NOON, key=KEY, **settings):
+    """Open a broker and wait until it has seen the server."""
     fast = {"retry_seconds_first": 0.01, "retry_seconds_max": 0.02}
     config = EscalationConfig(url=oracle.url, model="m", tasks=("t",), **{**fast, **settings})
     endpoint = Endpoint(config, key)
-    desk = EscalationBroker(config, endpoint, SpendLedger(folder, config, now))
-    running = asyncio.create_task(desk.run())
+    broker = EscalationBroker(config, endpoint, SpendLedger(folder, config, now))
+    running = asyncio.create_task(broker.run())
     try:
-        await eventually(lambda: desk.standing().online or desk.standing().problem is not None)
-        yield desk
+        await eventually(lambda: broker.standing().online or broker.standing().problem is not None)
+        yield broker
     finally:
         running.cancel()
         await endpoint.close()
 
 
-async def said(desk, question=QUESTION, seconds=5.0):
+async def said(broker, question=QUESTION, seconds=5.0):
     """Ask; return the text and the end."""
-    async with contextlib.aclosing(desk.ask(question, seconds)) as events:
+    async with contextlib.aclosing(broker.ask(question, seconds)) as events:
         parts = [event async for event in events]
     return "".join(parts[:-1]), parts[-1]
 
 
 async def test_an_answer_costs_what_was_counted(oracle, tmp_path):
     """The price of the tokens that the server counted is on the disk afterwards, and no more."""
-    async with desk_for(oracle, tmp_path, **PRICES) as desk:
-        text, end = await said(desk)
+    async with broker_for(oracle, tmp_path, **PRICES) as broker:
+        text, end = await said(broker)
     assert ("hello there", TOKENS[0] + 2 * TOKENS[1]) == (text, end.cost_micros)
     assert {"2026-11-26": end.cost_micros} == json.loads((tmp_path / "spending.json").read_text())["days"]
     assert isinstance(end, PricedAnswer)
@@ -77,17 +77,17 @@ async def test_an_answer_costs_what_was_counted(oracle, tmp_path):
 async def test_no_question_is_sent_beyond_the_cap(oracle, tmp_path):
     """The dearest answer must fit under the cap; what does not is not sent, and the next day is another."""
     today = [NOON]
-    async with desk_for(oracle, tmp_path, lambda: today[0], day_cost_max=0.0004, **PRICES) as desk:
-        await said(desk)
-        while desk.purse.affords(QUESTION.input_tokens_max, 100):
-            await said(desk)
+    async with broker_for(oracle, tmp_path, lambda: today[0], day_cost_max=0.0004, **PRICES) as broker:
+        await said(broker)
+        while broker.ledger.affords(QUESTION.input_tokens_max, 100):
+            await said(broker)
         with pytest.raises(UpstreamBusy, match="cap of the day"):
-            await said(desk)
+            await said(broker)
         sent = len(oracle.asked)
         assert sent * (TOKENS[0] + 2 * TOKENS[1]) <= 400
-        assert not desk.standing().affordable
+        assert not broker.standing().affordable
         today[0] += 86_400
-        await said(desk)
+        await said(broker)
     assert sent + 1 == len(oracle.asked)
 
 
@@ -95,10 +95,10 @@ async def test_no_question_is_sent_beyond_the_cap(oracle, tmp_path):
 async def test_what_was_cut_off_counts_as_spent(oracle, tmp_path, way):
     """Nobody knows what a broken answer cost: what was set aside stays spent."""
     oracle.way = way
-    async with desk_for(oracle, tmp_path, **PRICES) as desk:
+    async with broker_for(oracle, tmp_path, **PRICES) as broker:
         with pytest.raises((UpstreamFailed, UpstreamUnreachable)):
-            await said(desk, seconds=0.4)
-        assert QUESTION.input_tokens_max + 200 == desk.purse.spent.on("2026-11-26")
+            await said(broker, seconds=0.4)
+        assert QUESTION.input_tokens_max + 200 == broker.ledger.spent.on("2026-11-26")
 
 
 @pytest.mark.parametrize(
@@ -106,83 +106,87 @@ async def test_what_was_cut_off_counts_as_spent(oracle, tmp_path, way):
 )
 async def test_what_was_refused_costs_nothing(oracle, tmp_path, way, error):
     """A server that did no work is owed nothing; its own words are shown to nobody."""
-    async with desk_for(oracle, tmp_path, **PRICES) as desk:
+    async with broker_for(oracle, tmp_path, **PRICES) as broker:
         oracle.way = way
         with pytest.raises(error) as raised:
-            await said(desk)
+            await said(broker)
         assert "SECRET" not in raised.value.message + raised.value.remedy
-        assert 0 == desk.purse.spent.on("2026-11-26")
-        assert 0.0 == desk.standing().usual_ms, "how fast it refuses says nothing of how long an answer takes"
+        assert 0 == broker.ledger.spent.on("2026-11-26")
+        assert 0.0 == broker.standing().usual_ms, "how fast it refuses says nothing of how long an answer takes"
 
 
 @pytest.mark.parametrize("way", ["400", "413", "422"])
 async def test_a_refused_question_leaves_the_large_model_online_for_others(oracle, tmp_path, way):
     """It costs nothing and is not asked again; the next question is asked at once, and its answer ends the message."""
-    async with desk_for(oracle, tmp_path, retry_seconds_first=30, retry_seconds_max=30, **PRICES) as desk:
+    async with broker_for(oracle, tmp_path, retry_seconds_first=30, retry_seconds_max=30, **PRICES) as broker:
         for _ in range(4):
             oracle.way = way
             with pytest.raises(QuestionRefused, match=rf"refuses one question \(HTTP {way}\)") as raised:
-                await said(desk)
+                await said(broker)
             assert "SECRET" not in raised.value.message + raised.value.remedy
-            assert (True, True, raised.value) == (desk.standing().online, desk.standing().free, desk.standing().problem)
+            assert (True, True, raised.value) == (
+                broker.standing().online,
+                broker.standing().free,
+                broker.standing().problem,
+            )
         oracle.way = "well"
-        assert 0 == desk.purse.spent.on("2026-11-26")
-        assert 0.0 == desk.standing().usual_ms
-        assert "hello there" == (await said(desk))[0]
-        assert desk.standing().problem is None
+        assert 0 == broker.ledger.spent.on("2026-11-26")
+        assert 0.0 == broker.standing().usual_ms
+        assert "hello there" == (await said(broker))[0]
+        assert broker.standing().problem is None
     assert 5 == len(oracle.asked)
 
 
 async def test_a_model_that_is_missing_for_one_task_leaves_the_others_alone(oracle, tmp_path):
     """A 404 is that of the model which `task_models` gives to the task; of the model of all tasks it closes the way."""
-    async with desk_for(oracle, tmp_path, task_models={"t": "gone"}, retry_seconds_first=30) as desk:
+    async with broker_for(oracle, tmp_path, task_models={"t": "gone"}, retry_seconds_first=30) as broker:
         oracle.way = "404"
         with pytest.raises(QuestionRefused, match="for the model 'gone'"):
-            await said(desk, replace(QUESTION, task="t"))
-        assert desk.standing().online
+            await said(broker, replace(QUESTION, task="t"))
+        assert broker.standing().online
         with pytest.raises(UpstreamMissing):
-            await said(desk, replace(QUESTION, task="another"))
-        assert not desk.standing().online
+            await said(broker, replace(QUESTION, task="another"))
+        assert not broker.standing().online
 
 
 @pytest.mark.slow
 async def test_patience_is_tried_once(oracle, tmp_path):
     """A question that was refused unworked is sent once more, and then the server is left alone: there, not free."""
-    async with desk_for(oracle, tmp_path) as desk:
+    async with broker_for(oracle, tmp_path) as broker:
         oracle.way = "503"
         with pytest.raises(UpstreamBusy):
-            await said(desk)
+            await said(broker)
         assert 2 == len(oracle.asked)
-        assert isinstance(desk.standing().problem, UpstreamBusy)
-        assert (True, False) == (desk.standing().online, desk.standing().free)
+        assert isinstance(broker.standing().problem, UpstreamBusy)
+        assert (True, False) == (broker.standing().online, broker.standing().free)
         oracle.way = "well"
-        await eventually(lambda: desk.standing().free)
-        assert "hello there" == (await said(desk))[0]
+        await eventually(lambda: broker.standing().free)
+        assert "hello there" == (await said(broker))[0]
 
 
 async def test_who_has_no_time_for_patience_does_not_wait(oracle, tmp_path):
     """A pause that ends after the caller's deadline is not begun: the refusal comes long before, and costs nothing."""
     oracle.way, oracle.retry_after = "429", "90"
-    async with desk_for(oracle, tmp_path, **PRICES) as desk:
-        asking = asyncio.create_task(said(desk, seconds=60))
+    async with broker_for(oracle, tmp_path, **PRICES) as broker:
+        asking = asyncio.create_task(said(broker, seconds=60))
         await eventually(asking.done)
         with pytest.raises(LargeModelBusy):
             await asking
         with pytest.raises(LargeModelBusy):
-            await said(desk)
-        assert (1, 0) == (len(oracle.asked), desk.purse.spent.on("2026-11-26"))
+            await said(broker)
+        assert (1, 0) == (len(oracle.asked), broker.ledger.spent.on("2026-11-26"))
 
 
 @pytest.mark.slow
 async def test_a_server_that_asks_for_patience_is_left_alone_by_all(oracle, tmp_path):
     """While one question waits for the time that the server named, no other is sent."""
     oracle.way, oracle.retry_after = "429", "1"
-    async with desk_for(oracle, tmp_path) as desk:
-        waiting = asyncio.create_task(said(desk))
-        await eventually(lambda: not desk.standing().free and isinstance(desk.standing().problem, LargeModelBusy))
+    async with broker_for(oracle, tmp_path) as broker:
+        waiting = asyncio.create_task(said(broker))
+        await eventually(lambda: not broker.standing().free and isinstance(broker.standing().problem, LargeModelBusy))
         for _ in range(5):
             with pytest.raises(LargeModelBusy):
-                await said(desk)
+                await said(broker)
         assert 1 == len(oracle.asked)
         oracle.way = "well"
         assert "hello there" == (await waiting)[0]
@@ -194,11 +198,11 @@ async def test_a_server_that_asks_for_patience_is_left_alone_by_all(oracle, tmp_
 async def test_a_hostile_answer_is_a_failure_with_a_name(oracle, tmp_path, way):
     """Ten megabytes in one line, in an error or packed into a few: none is read to its end, and it may have cost."""
     oracle.way = way
-    async with desk_for(oracle, tmp_path, **PRICES) as desk:
+    async with broker_for(oracle, tmp_path, **PRICES) as broker:
         with pytest.raises((UpstreamFailed, UpstreamUnreachable)):
-            await said(desk)
+            await said(broker)
         assert 1 == len(oracle.asked)
-        assert QUESTION.input_tokens_max + 200 == desk.purse.spent.on("2026-11-26")
+        assert QUESTION.input_tokens_max + 200 == broker.ledger.spent.on("2026-11-26")
 
 
 @pytest.mark.slow
@@ -206,46 +210,46 @@ async def test_a_hostile_answer_is_a_failure_with_a_name(oracle, tmp_path, way):
 async def test_a_hostile_list_of_models_ends_no_looking(oracle, tmp_path, listing):
     """Whatever comes of the look whether the large model is there, the next look follows."""
     oracle.listing = listing
-    async with desk_for(oracle, tmp_path) as desk:
+    async with broker_for(oracle, tmp_path) as broker:
         looks = len(oracle.received)
-        await eventually(lambda: desk.standing().online or len(oracle.received) > looks + 1)
+        await eventually(lambda: broker.standing().online or len(oracle.received) > looks + 1)
         oracle.listing = "well"
-        await eventually(lambda: desk.standing().online)
-        assert "hello there" == (await said(desk))[0]
+        await eventually(lambda: broker.standing().online)
+        assert "hello there" == (await said(broker))[0]
 
 
 async def test_an_answer_that_is_never_waited_for_is_not_asked_for_again(oracle, tmp_path):
     """Whoever was cut off has learnt that it takes longer than that: the next with as much time knows it before."""
     oracle.seconds = 30
-    async with desk_for(oracle, tmp_path) as desk:
+    async with broker_for(oracle, tmp_path) as broker:
         with pytest.raises(UpstreamUnreachable):
-            await said(desk, seconds=0.3)
-        assert desk.standing().usual_ms > 500
+            await said(broker, seconds=0.3)
+        assert broker.standing().usual_ms > 500
 
 
 async def test_an_answer_that_was_given_up_a_moment_before_its_deadline_counts_as_late(oracle, tmp_path):
     """It is the caller's clock that ends it, or this one's: three of them close the way either way."""
     oracle.seconds = 30
-    async with desk_for(oracle, tmp_path, retry_seconds_first=30, retry_seconds_max=30) as desk:
+    async with broker_for(oracle, tmp_path, retry_seconds_first=30, retry_seconds_max=30) as broker:
         for _ in range(3):
-            asking = asyncio.create_task(said(desk, seconds=0.3))
+            asking = asyncio.create_task(said(broker, seconds=0.3))
             await asyncio.wait([asking], timeout=0.27)
             asking.cancel()
             await asyncio.wait([asking])
-        assert not desk.standing().online
+        assert not broker.standing().online
 
 
 async def test_one_more_than_may_be_under_way_is_refused(oracle, tmp_path):
-    """Places are counted; a full desk says so beforehand, and a place is free again when its question ends."""
-    async with desk_for(oracle, tmp_path, calls_max=2) as desk:
+    """Places are counted; a full broker says so beforehand, and a place is free again when its question ends."""
+    async with broker_for(oracle, tmp_path, calls_max=2) as broker:
         oracle.seconds = 0.5
-        asking = [asyncio.create_task(said(desk)) for _ in range(2)]
-        await eventually(lambda: not desk.standing().free)
+        asking = [asyncio.create_task(said(broker)) for _ in range(2)]
+        await eventually(lambda: not broker.standing().free)
         with pytest.raises(UpstreamBusy, match="2 questions are under way"):
-            await said(desk)
+            await said(broker)
         assert ["hello there"] * 2 == [text for text, _ in await asyncio.gather(*asking)]
-        assert desk.standing().free
-        assert desk.standing().usual_ms > 400
+        assert broker.standing().free
+        assert broker.standing().usual_ms > 400
 
 
 UNHURRIED = replace(QUESTION, background=True)
@@ -253,67 +257,67 @@ UNHURRIED = replace(QUESTION, background=True)
 
 async def test_who_is_waited_for_goes_first(oracle, tmp_path):
     """A question that nobody waits for takes no last place: one is always free for a caller."""
-    async with desk_for(oracle, tmp_path, calls_max=2) as desk:
-        assert desk.standing().spare
+    async with broker_for(oracle, tmp_path, calls_max=2) as broker:
+        assert broker.standing().spare
         oracle.seconds = 0.5
-        asking = asyncio.create_task(said(desk, UNHURRIED))
-        await eventually(lambda: not desk.standing().spare)
-        assert desk.standing().free
+        asking = asyncio.create_task(said(broker, UNHURRIED))
+        await eventually(lambda: not broker.standing().spare)
+        assert broker.standing().free
         with pytest.raises(UpstreamBusy, match="kept for those who wait"):
-            await said(desk, UNHURRIED)
-        assert ["hello there"] * 2 == [text for text, _ in await asyncio.gather(asking, said(desk))]
-        assert desk.standing().spare
-    async with desk_for(oracle, tmp_path, calls_max=1) as desk:
-        assert not desk.standing().spare
+            await said(broker, UNHURRIED)
+        assert ["hello there"] * 2 == [text for text, _ in await asyncio.gather(asking, said(broker))]
+        assert broker.standing().spare
+    async with broker_for(oracle, tmp_path, calls_max=1) as broker:
+        assert not broker.standing().spare
 
 
 async def test_who_is_waited_for_has_money_left(oracle, tmp_path):
     """Beyond their share of a cap questions that nobody waits for are not sent; a caller's are."""
-    async with desk_for(oracle, tmp_path, day_cost_max=0.004, later_cost_share=0.25, **PRICES) as desk:
-        while desk.purse.affords(QUESTION.input_tokens_max, 100, 0.25):
-            await said(desk, UNHURRIED)
+    async with broker_for(oracle, tmp_path, day_cost_max=0.004, later_cost_share=0.25, **PRICES) as broker:
+        while broker.ledger.affords(QUESTION.input_tokens_max, 100, 0.25):
+            await said(broker, UNHURRIED)
         sent = len(oracle.asked)
         assert sent > 1
         with pytest.raises(UpstreamBusy, match="kept for those who wait"):
-            await said(desk, UNHURRIED)
-        assert desk.standing().affordable
-        await said(desk)
+            await said(broker, UNHURRIED)
+        assert broker.standing().affordable
+        await said(broker)
     assert sent + 1 == len(oracle.asked)
 
 
 async def test_nobody_who_can_wait_finds_out_that_nobody_is_there(oracle, tmp_path):
     """While the large model is offline, a question that nobody waits for is refused unsent, so that it can wait."""
-    async with desk_for(oracle, tmp_path, key="sk-wrong") as desk:
-        assert not desk.standing().spare
+    async with broker_for(oracle, tmp_path, key="sk-wrong") as broker:
+        assert not broker.standing().spare
         with pytest.raises(UpstreamBusy):
-            await said(desk, UNHURRIED)
+            await said(broker, UNHURRIED)
 
 
 async def test_a_wrong_key_is_found_without_a_question(oracle, tmp_path):
     """The key is tried on what costs nothing; the problem says what to do."""
-    async with desk_for(oracle, tmp_path, key="sk-wrong") as desk:
-        assert isinstance(desk.standing().problem, UpstreamRefused)
+    async with broker_for(oracle, tmp_path, key="sk-wrong") as broker:
+        assert isinstance(broker.standing().problem, UpstreamRefused)
         with pytest.raises(UpstreamRefused, match="refuses the key"):
-            await said(desk)
+            await said(broker)
     assert [] == oracle.asked
 
 
 async def test_a_slow_disk_holds_up_nobody_who_does_not_wait_for_it(oracle, tmp_path):
     """While a price cannot be set aside, an answer under way comes in, and who watches is told; then it is refused."""
-    async with desk_for(oracle, tmp_path, **PRICES) as desk:
+    async with broker_for(oracle, tmp_path, **PRICES) as broker:
         oracle.seconds = 0.3
-        coming = desk.ask(QUESTION, 5.0)
+        coming = broker.ask(QUESTION, 5.0)
         first = asyncio.ensure_future(anext(coming))
         await eventually(lambda: len(oracle.asked) == 1)
         pipe = tmp_path / ".spending.json.partial"
         os.mkfifo(pipe)  # whoever opens it to write waits for a reader, as for a disk that does not answer
         with slow(pipe):
-            stuck = asyncio.create_task(said(desk))
-            hasty = asyncio.create_task(said(desk, seconds=0.2))
+            stuck = asyncio.create_task(said(broker))
+            hasty = asyncio.create_task(said(broker, seconds=0.2))
             events = [await first, *[await anext(coming) for _ in range(4)]]
             assert ("hello there", True) == ("".join(events[:-1]), isinstance(events[-1], PricedAnswer))
             assert not stuck.done()
-            assert desk.standing().online
+            assert broker.standing().online
         with pytest.raises(SiteError, match=r"spending\.json"):  # a pipe cannot be synced
             await stuck
         with pytest.raises(UpstreamBusy, match="disk took longer"):
@@ -343,23 +347,23 @@ def slow(pipe):
 
 async def test_who_goes_away_while_the_disk_is_slow_is_not_asked_for_and_owes_nothing(oracle, tmp_path):
     """The price that was set aside for a caller who has gone is given back, and a cap is not eaten by nothing."""
-    async with desk_for(oracle, tmp_path, **PRICES) as desk:
-        gone = [asyncio.create_task(said(desk)) for _ in range(3)]
+    async with broker_for(oracle, tmp_path, **PRICES) as broker:
+        gone = [asyncio.create_task(said(broker)) for _ in range(3)]
         await asyncio.wait(gone, timeout=0)  # until each has asked for its price to be set aside
         for each in gone:
             each.cancel()
         await asyncio.wait(gone)
-        await eventually(lambda: desk.purse.spent.on("2026-11-26") == 0)
-        assert "hello there" == (await said(desk))[0]
+        await eventually(lambda: broker.ledger.spent.on("2026-11-26") == 0)
+        assert "hello there" == (await said(broker))[0]
     assert 1 == len(oracle.asked)
 
 
 async def test_many_at_once_do_not_break_a_cap(oracle, tmp_path):
     """All find room before any has taken it: who comes too late on the disk is refused."""
-    async with desk_for(oracle, tmp_path, calls_max=20, day_cost_max=0.0006, **PRICES) as desk:
-        came = await asyncio.gather(*(said(desk) for _ in range(20)), return_exceptions=True)
+    async with broker_for(oracle, tmp_path, calls_max=20, day_cost_max=0.0006, **PRICES) as broker:
+        came = await asyncio.gather(*(said(broker) for _ in range(20)), return_exceptions=True)
         assert {tuple, UpstreamBusy} == {type(each) for each in came}
-        assert 1e6 * 0.0006 >= desk.purse.spent.on("2026-11-26")
+        assert 1e6 * 0.0006 >= broker.ledger.spent.on("2026-11-26")
 
 
 def test_a_damaged_purse_is_not_an_empty_one(tmp_path):
@@ -395,7 +399,10 @@ async def test_typed_questions_are_asked_by_their_protocol_and_priced(oracle, tm
     counted = {"input_tokens": 7, "output_tokens": 0}
     oracle.typed = json.dumps({"model": "big-1", "answers": {"t": ANSWERED}, "usage": counted}).encode()
     settings = {"protocol": "systemone", "task_models": {"t": "other"}, **PRICES}
-    async with desk_for(oracle, tmp_path, **settings) as desk, contextlib.aclosing(desk.ask(TYPED, 5.0)) as events:
+    async with (
+        broker_for(oracle, tmp_path, **settings) as broker,
+        contextlib.aclosing(broker.ask(TYPED, 5.0)) as events,
+    ):
         typed, end = [event async for event in events]
     assert (TypedAnswer("t", (("refund", 0.75), ("price", 0.25))),) == typed
     assert ("big-1", 7, 7) == (end.ended.model, end.ended.input_tokens, end.cost_micros)
@@ -410,15 +417,15 @@ async def test_typed_questions_are_asked_by_their_protocol_and_priced(oracle, tm
 async def test_an_answer_of_another_format_is_a_named_failure(oracle, tmp_path):
     """It is counted as a broken answer; nothing that the server wrote is in the message."""
     oracle.typed = b'{"answers": {"t": {"type": "choice", "probabilities": {"SECRET": NaN}}}}'
-    async with desk_for(oracle, tmp_path, protocol="systemone") as desk:
+    async with broker_for(oracle, tmp_path, protocol="systemone") as broker:
         with pytest.raises(UpstreamFailed, match="it is not JSON, or it holds NaN") as raised:
-            await said(desk, TYPED)
-        assert desk.standing().problem is raised.value
+            await said(broker, TYPED)
+        assert broker.standing().problem is raised.value
     assert "SECRET" not in raised.value.message
 
 
 async def test_where_the_large_model_is_asked_by_chat_a_text_answers_typed_questions(oracle, tmp_path):
     """Also a question that has a typed form."""
-    async with desk_for(oracle, tmp_path) as desk:
-        text, _ = await said(desk, TYPED)
+    async with broker_for(oracle, tmp_path) as broker:
+        text, _ = await said(broker, TYPED)
     assert "hello there" == text

@@ -111,17 +111,14 @@ def turn_time(since: float, priority: int) -> float:
     return since + priority * PRIORITY_SECONDS
 
 
-class StepScheduler:
-    """Plans one step after the other."""
+class TurnOrder:
+    """Whose turn it is: who has waited longest comes first, and a large job stands behind smaller ones."""
 
-    def __init__(self, bulk_rows: int = BULK_ROWS, logits_rows: float = 0.0) -> None:
-        """Take the most rows of a step without exact work items; at most EXACT_ROWS_MAX = there are no bulk steps.
-
-        The logits of a row cost as much as `logits_rows` rows of a prompt.
-        """
-        self.costs = StepCosts(logits_rows)
-        self._bulk_rows = max(bulk_rows, EXACT_ROWS_MAX)
-        self._now = 0.0
+    def __init__(self, costs: StepCosts) -> None:
+        """Measure rows and rounds by `costs`."""
+        self._costs = costs
+        self.now = 0.0
+        """When the last step was planned."""
         self._since: dict[str, float] = {}
         """Since when each work item waits, later by what its priority costs."""
         self._behind: dict[str, float] = {}
@@ -135,6 +132,72 @@ class StepScheduler:
         """The work items of the last step."""
         self._served: dict[str, float] = {}
         """Rows that each work item which reads has had, likewise."""
+
+    def arrive(self, items: Sequence[WorkItem], now: float) -> None:
+        """Note who waits since when; those of the last step since now."""
+        now = max(now, self.now + _TICK)
+        here = {item.key for item in items}
+        ended = (size for key, size in self._sizes.items() if key in self._moved and key not in here)
+        self._ended = min(ended, default=0.0)
+        before, since = self._since, {}
+        for item in items:
+            key = item.key
+            if key not in self._moved and key in before:
+                since[key] = before[key]
+                continue
+            came = min(max(item.came_at or self.now, now - PRIORITY_SECONDS), now)
+            since[key] = turn_time(now if key in self._moved else came, item.priority)
+        self._since, self.now = since, now
+        self._line_up([item for item in items if not item.decoding], LARGE_ROUNDS * self.round_seconds(len(items)))
+
+    def move(self, plan: StepPlan) -> None:
+        """Note the step that is computed next."""
+        self._moved = {item.key: rows for item, rows in plan}
+        for item, rows in plan:
+            if not item.decoding:
+                self._served[item.key] += rows * self.weight(item)
+
+    @property
+    def ended_before_large(self) -> float:
+        """Rows of the smallest job that ended with the last step, if only large ones are left; otherwise 0."""
+        return self._ended if min(self._sizes.values(), default=0) > LARGE * max(self._ended, ROWS_MIN) else 0.0
+
+    def _line_up(self, reading: Sequence[WorkItem], seconds: float) -> None:
+        """Let large work items stand behind smaller ones, by so many seconds at most."""
+        self._served = {item.key: self._served.get(item.key, 0.0) for item in reading}
+        sizes = self._sizes = {
+            item.key: self._served[item.key] + item.rows * self.weight(item) + item.ahead for item in reading
+        }
+        small = max(min(sizes.values(), default=0), ROWS_MIN)
+        self._behind = {
+            key: seconds * min(max(size / small - 1, 0.0) / (LARGE - 1), 1.0) for key, size in sizes.items()
+        }
+
+    def round_seconds(self, items: int) -> float:
+        """Return the seconds in which each of so many work items has a step of exact rows, as long as one may be."""
+        small = self._costs.small
+        return items * min(small.cost(EXACT_ROWS_MAX, 0.0), small.base + small.left(STEP_SECONDS, 0, 0.0))
+
+    def weight(self, item: WorkItem) -> float:
+        """Return what a row of a work item counts, in rows of a prompt."""
+        return self._costs.row_weight(logits=item.logits)
+
+    def turn(self, item: WorkItem) -> float:
+        """Return when a work item's turn is: the smallest is first."""
+        return self._since[item.key] + self._behind.get(item.key, 0.0)
+
+
+class StepScheduler:
+    """Plans one step after the other."""
+
+    def __init__(self, bulk_rows: int = BULK_ROWS, logits_rows: float = 0.0) -> None:
+        """Take the most rows of a step without exact work items; at most EXACT_ROWS_MAX = there are no bulk steps.
+
+        The logits of a row cost as much as `logits_rows` rows of a prompt.
+        """
+        self.costs = StepCosts(logits_rows)
+        self.order = TurnOrder(self.costs)
+        self._bulk_rows = max(bulk_rows, EXACT_ROWS_MAX)
         self._was_bulk = False
         self._group: str | None = None
         self._group_until = 0.0
@@ -146,12 +209,9 @@ class StepScheduler:
         """Return work items of one group with their rows, `least` to `rows` each; empty only without work items."""
         if not items:
             return []
-        self._arrive(items, max(now, self._now + _TICK))
+        self.order.arrive(items, now)
         plan = self._share(self._of_one_group(items), lone=len(items) == 1)
-        self._moved = {item.key: rows for item, rows in plan}
-        for item, rows in plan:
-            if not item.decoding:
-                self._served[item.key] += rows * self._weight(item)
+        self.order.move(plan)
         self._was_bulk = _rows_of(plan) >= BULK_ROWS_MIN
         return plan
 
@@ -166,12 +226,12 @@ class StepScheduler:
         else:
             self.costs.learn(work, seconds)
             if _reads(plan):
-                self.costs.confirm(work, seconds, self._now + seconds)
+                self.costs.confirm(work, seconds, self.order.now + seconds)
 
     def cut_off(self, plan: StepPlan, seconds: float) -> None:
         """Take note that the planned step was ended after so long, before it was done."""
         if _reads(plan):
-            self.costs.cut_off(_work_of(plan), seconds, self._now + seconds)
+            self.costs.cut_off(_work_of(plan), seconds, self.order.now + seconds)
 
     def expected(self, plan: StepPlan) -> float:
         """Return the seconds that the planned step takes."""
@@ -204,45 +264,6 @@ class StepScheduler:
         """Return the rows of the step that would be planned for a work item alone, if it may take so long."""
         return _rows_of(self._read([], [item], seconds))
 
-    def _arrive(self, items: Sequence[WorkItem], now: float) -> None:
-        """Note who waits since when; those of the last step since now."""
-        here = {item.key for item in items}
-        ended = (size for key, size in self._sizes.items() if key in self._moved and key not in here)
-        self._ended = min(ended, default=0.0)
-        before, since = self._since, {}
-        for item in items:
-            key = item.key
-            if key not in self._moved and key in before:
-                since[key] = before[key]
-                continue
-            came = min(max(item.came_at or self._now, now - PRIORITY_SECONDS), now)
-            since[key] = turn_time(now if key in self._moved else came, item.priority)
-        self._since, self._now = since, now
-        self._line_up([item for item in items if not item.decoding], LARGE_ROUNDS * self.round_seconds(len(items)))
-
-    def _line_up(self, reading: Sequence[WorkItem], seconds: float) -> None:
-        """Let large work items stand behind smaller ones, by so many seconds at most."""
-        self._served = {item.key: self._served.get(item.key, 0.0) for item in reading}
-        sizes = self._sizes = {
-            item.key: self._served[item.key] + item.rows * self._weight(item) + item.ahead for item in reading
-        }
-        small = max(min(sizes.values(), default=0), ROWS_MIN)
-        self._behind = {
-            key: seconds * min(max(size / small - 1, 0.0) / (LARGE - 1), 1.0) for key, size in sizes.items()
-        }
-
-    def round_seconds(self, items: int) -> float:
-        """Return the seconds in which each of so many work items has a step of exact rows, as long as one may be."""
-        small = self.costs.small
-        return items * min(small.cost(EXACT_ROWS_MAX, 0.0), small.base + small.left(STEP_SECONDS, 0, 0.0))
-
-    def _weight(self, item: WorkItem) -> float:
-        return self.costs.row_weight(logits=item.logits)
-
-    def _turn(self, item: WorkItem) -> float:
-        """Return when a work item's turn is: the smallest is first."""
-        return self._since[item.key] + self._behind.get(item.key, 0.0)
-
     def _of_one_group(self, items: Sequence[WorkItem]) -> Sequence[WorkItem]:
         """Return the work items whose adapter computes now."""
         here = [item for item in items if item.group == self._group]
@@ -250,10 +271,10 @@ class StepScheduler:
         self._group_steps += 1
         if len(here) == len(items):
             return here
-        if not here or self._now >= self._group_until or self._group_steps > QUANTUM_STEPS:
-            group = min(items, key=self._turn).group
+        if not here or self.order.now >= self._group_until or self._group_steps > QUANTUM_STEPS:
+            group = min(items, key=self.order.turn).group
             least, most = QUANTUM_SECONDS
-            self._group_until = self._now + min(max(self._change_seconds / CHANGES_SHARE, least), most)
+            self._group_until = self.order.now + min(max(self._change_seconds / CHANGES_SHARE, least), most)
             self._group_steps = 1
             if group != self._group:
                 self._group, self._changed, self._was_bulk = group, True, False
@@ -265,15 +286,15 @@ class StepScheduler:
         writing = [item for item in items if item.decoding]
         if len(writing) == len(items):
             return [(item, 1) for item in self._oldest(writing, EXACT_ROWS_MAX)]
-        prompts = self._with_bulk_batch(sorted((item for item in items if not item.decoding), key=self._turn))
+        prompts = self._with_bulk_batch(sorted((item for item in items if not item.decoding), key=self.order.turn))
         if not self.costs.known:
             return self._small(writing, prompts, 0.0)
         return self._read(writing, prompts, ALONE_SECONDS if lone else STEP_SECONDS)
 
     def _read(self, writing: Sequence[WorkItem], prompts: Sequence[WorkItem], seconds: float) -> StepPlan:
         """Return a step with as much of the prompts, oldest first, as fits into the time."""
-        if self._ended and min(self._sizes.values(), default=0) > LARGE * max(self._ended, ROWS_MIN):
-            seconds = min(seconds, self.costs.small.cost(self._ended, 0.0))
+        if ended := self.order.ended_before_large:
+            seconds = min(seconds, self.costs.small.cost(ended, 0.0))
         long = self._worth_bulk(prompts)
         if self._bulk_is_due([*writing, *prompts], long):
             plan = self._bulk(writing, prompts, self._bulk_rows, seconds)
@@ -306,7 +327,7 @@ class StepScheduler:
         taken = fit.cost(rows_taken, depths)
         seconds = fit.left(seconds, rows_taken, depths) if seconds else 0.0
         for item in prompts:
-            weight, least = self._weight(item), max(item.least, min(item.rows, ROWS_MIN))
+            weight, least = self.order.weight(item), max(item.least, min(item.rows, ROWS_MIN))
             rows = min(item.rows, left, fit.affordable(seconds, item.depth, weight))
             if len(plan) == len(writing):
                 whole = item.rows if not writing and item.rows <= SMALL_ROWS else least
@@ -355,10 +376,10 @@ class StepScheduler:
             return bool(long)
         if self._was_bulk and any(item.decoding for item in exact):
             return False
-        return self._turn(long[0]) < min(map(self._turn, exact))
+        return self.order.turn(long[0]) < min(map(self.order.turn, exact))
 
     def _oldest(self, items: Sequence[WorkItem], most: int) -> Sequence[WorkItem]:
-        return items if len(items) <= most else sorted(items, key=self._turn)[:most]
+        return items if len(items) <= most else sorted(items, key=self.order.turn)[:most]
 
 
 def _work_of(plan: StepPlan) -> StepWork:

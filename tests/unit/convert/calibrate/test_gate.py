@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convert.calibrate.calibration_answers import Answers, CalibrationAnswers
-from convert.calibrate.division import hashed
+from convert.calibrate.calibration_split import hashed
 from convert.calibrate.gate import OUTSIDE, Conditions, calibrated, holding, why_none
 from convert.calibrate.threshold import Risk, choose
 from convert.data.row_files import DataRow

@@ -71,7 +71,7 @@ def test_a_saved_head_names_its_encoder(tmp_path):
 @pytest.mark.slow
 def test_the_vectors_of_texts_can_be_imported_first():
     """`dataset --label-errors --encoder` loads this module before any other that needs torch."""
-    subprocess.run([sys.executable, "-c", "import convert.encoder.sentences"], check=True)
+    subprocess.run([sys.executable, "-c", "import convert.encoder.sentence_embeddings"], check=True)
 
 
 def test_a_package_that_is_not_there_is_named():

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from convert.encoder import linear
+from convert.encoder import logistic_regression
 from tests.support import models, tiny_encoder
 
 SENTENCES = {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}
@@ -105,7 +105,7 @@ def test_a_linear_classifier_finds_what_separates() -> None:
     rng = np.random.default_rng(1)
     truth = np.repeat(np.arange(3), 40)
     vectors = 100.0 + 5.0 * rng.standard_normal((3, 8))[truth] + 0.5 * rng.standard_normal((120, 8))
-    fitted = linear.fit(vectors, truth, 4)
+    fitted = logistic_regression.fit(vectors, truth, 4)
     chances = np.exp(fitted.log_probabilities(vectors))
     assert truth.tolist() == chances.argmax(axis=1).tolist()
     assert pytest.approx(np.ones(120)) == chances.sum(axis=1)

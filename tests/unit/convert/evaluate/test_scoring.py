@@ -14,7 +14,7 @@ from convert.evaluate import paired_comparison
 from convert.evaluate.predictions import FoundEntity, ServedPrediction, at_one
 from convert.evaluate.scoring import FAILED, expected, is_right, latency, measure
 from convert.report import comparison
-from edge_agent.formats.calibration import Threshold
+from edge_agent.formats.calibration import OodGate, Threshold
 from edge_agent.formats.manifest import Manifest, TaskSpec
 
 CLASSIFY = TaskSpec(name="intent", kind="classify", labels=("refund", "price", "hours"))
@@ -99,6 +99,18 @@ def test_sure_answers_are_counted_on_their_own():
     sure = measure(manifest(CLASSIFY, confidence=at), rows, answers)["sure"]
     assert (0.8, 0.5, 0.5) == (sure["threshold"], sure["coverage"]["value"], sure["wrong"]["value"])
     assert "sure" not in measure(manifest(CLASSIFY), rows, answers)
+
+
+def test_what_the_gate_holds_up_is_counted_by_label():
+    """Of all rows and of those of each label; an answer that failed is not held up, and its row counts."""
+    gate = OodGate(score="label_mass", held_up_max=0.2, scores=(1.0, 2.0, 3.0, 4.0))
+    rows = labelled("refund", "price", "price", "hours")
+    answered = [ServedPrediction("price", 0.9, label_mass=math.exp(-score)) for score in (5.0, 3.5, 9.0)]
+    answers = [*answered, ServedPrediction(failure="X", label_mass=0.0)]
+    report = measure(manifest(CLASSIFY, confidence=SURE_FROM.model_copy(update={"gate": gate})), rows, answers)
+    assert (0.2, 0.5) == (report["gate"]["held_up_max"], report["gate"]["held_up"]["value"])
+    assert [1.0, 0.5, 0.0] == [report["per_label"][label]["held_up"]["value"] for label in CLASSIFY.labels]
+    assert "gate" not in measure(AT_08, rows, answers)
 
 
 @given(st.lists(st.tuples(st.sampled_from(CLASSIFY.labels), st.sampled_from([*CLASSIFY.labels, ""])), max_size=60))

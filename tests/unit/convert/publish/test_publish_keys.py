@@ -74,7 +74,7 @@ def test_a_wrong_passphrase_opens_nothing(tmp_path: Path):
     """The message names the key, and the passphrase first among the causes."""
     key_rotation.create(tmp_path / "keys", time.time(), ONE, ONE, PASSPHRASE)
     wrong = Publisher(FolderStorage(tmp_path / "other"), Keyring([tmp_path / "keys"], lambda _: "another passphrase"))
-    with pytest.raises(InvalidRequest, match="does not open") as caught:
+    with pytest.raises(InvalidRequest, match="cannot be opened") as caught:
         wrong.create()
     assert "passphrase" in caught.value.remedy
 
@@ -96,7 +96,7 @@ def test_a_key_that_is_made_later_is_under_the_same_passphrase(tmp_path: Path):
     key_rotation.create(tmp_path / "keys", time.time(), ONE, ONE, PASSPHRASE)
     (tmp_path / "anna").mkdir()
     shutil.copy(tmp_path / "keys" / "unlock.age", tmp_path / "anna")
-    with pytest.raises(InvalidRequest, match="does not open"):
+    with pytest.raises(InvalidRequest, match="cannot be opened"):
         Keyring([tmp_path / "anna"], lambda _: "another passphrase").make("anna", "targets")
     for folder in (tmp_path / "keys", tmp_path / "anna"):
         made = Keyring([folder], lambda _: PASSPHRASE).make("later", "targets")

@@ -67,6 +67,26 @@ def test_what_each_check_of_a_confident_answer_holds_up_is_shown():
     assert [line for line in doubts(made(calibrate=bare)) if line.startswith("The bundle has no gate")]
 
 
+def test_a_label_that_the_gate_holds_up_more_often_than_it_promises_is_named():
+    """The gate promises a share of all inputs together; labels are named where the interval is above it, five at most.
+
+    The table has a column for it, and the rows as a whole are in a sentence.
+    """
+    labels = {f"label-{n}": EVALUATE["per_label"]["other"] | {"held_up": share(0.05 * n, 0.03)} for n in range(8)}
+    evaluate = EVALUATE | {"per_label": labels, "gate": {"held_up_max": 0.03, "held_up": share(0.06, 0.02)}}
+    text, said = markdown(made(evaluate=evaluate), []), list(doubts(made(evaluate=evaluate)))
+    assert "held up by the gate |" in text
+    assert "The gate holds up 6.0% (95% interval 4.0% to 8.0%) of these rows. It promises at most 3.0% of all" in text
+    assert any(
+        line.startswith("The gate holds up 6.0% (95% interval 4.0% to 8.0%) of the test rows, more") for line in said
+    )
+    (named,) = (line for line in said if line.startswith("The gate holds up more of the test rows of 'label-7' (35.0%"))
+    assert "'label-3'" in named
+    assert "and 1 other label than the 3.0% of all ordinary inputs" in named
+    usual = evaluate | {"gate": {"held_up_max": 0.03, "held_up": share(0.03, 0.02)}, "per_label": {}}
+    assert not [line for line in doubts(made(evaluate=usual)) if "gate holds up" in line]
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [

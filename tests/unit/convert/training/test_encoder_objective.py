@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from convert.data.data_row import DataRow, RowAnswer
-from convert.encoder import linear
+from convert.encoder import logistic_regression
 from convert.training.encoder_objective import (
     EncodedRow,
     QuestionObjective,
     TagObjective,
     balanced_weights,
+    log_priors,
     objective_of,
     uniformity,
 )
@@ -88,6 +89,19 @@ def test_balanced_weights_let_each_answer_count_alike():
     assert pytest.approx(math.log(2)) == float(objective_of(TASK, weights).loss(even, rows))
 
 
+def test_log_priors_leave_even_outputs_to_rows_that_nothing_tells_apart():
+    """Nine rows of one answer and one of the other: with the priors, equal logits have the least loss, and without them
+    logits that are the priors."""
+    rows = [encoded(0, 0, 0, 1, 0)] * 9 + [encoded(0, 0, 0, 0, 1)]
+    priors = log_priors(rows, SIZES)
+    assert [0.0, 0.0, 0.0, pytest.approx(math.log(0.9)), pytest.approx(math.log(0.1))] == priors
+    entropy = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1))
+    even, own = torch.zeros(10, 5), torch.tensor(priors).expand(10, 5)
+    assert pytest.approx(entropy) == float(objective_of(TASK, (), priors).loss(even, rows))
+    assert pytest.approx(entropy) == float(objective_of(TASK).loss(own, rows))
+    assert float(objective_of(TASK, (), priors).loss(own, rows)) > entropy + 0.1
+
+
 def test_outliers_should_answer_every_question_evenly():
     """The loss of an outlier is the mean over questions."""
     expected = (float(uniformity(LOGITS[:, :3])) + float(uniformity(LOGITS[:, 3:]))) / 2
@@ -96,7 +110,7 @@ def test_outliers_should_answer_every_question_evenly():
 
 def test_a_linear_classifier_learns_distributions():
     """On vectors that cannot tell rows apart it gives the mean distribution."""
-    fitted = linear.fit_shares(np.zeros((2, 3)), np.array([[0.9, 0.1], [0.5, 0.5]]))
+    fitted = logistic_regression.fit_shares(np.zeros((2, 3)), np.array([[0.9, 0.1], [0.5, 0.5]]))
     assert pytest.approx(np.log([[0.7, 0.3]]), abs=1e-3) == fitted.log_probabilities(np.zeros((1, 3)))
 
 
@@ -104,7 +118,7 @@ def test_a_linear_classifier_can_count_labels_alike():
     """On vectors that cannot tell rows apart, nine rows of one label and one of another are even with their weights."""
     wanted = np.eye(2)[[0] * 9 + [1]]
     plain, even = (
-        linear.fit_shares(np.zeros((10, 3)), wanted, weights=weights).log_probabilities(np.zeros((1, 3)))
+        logistic_regression.fit_shares(np.zeros((10, 3)), wanted, weights=weights).log_probabilities(np.zeros((1, 3)))
         for weights in (1.0, [1 / 9, 1])
     )
     assert pytest.approx(np.log([[0.9, 0.1]]), abs=1e-3) == plain

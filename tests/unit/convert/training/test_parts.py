@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from convert.data.row_files import ChatMessage, DataRow, TextSpan
 from convert.decoder.tokens import task_tokens, tokenize
-from convert.encoder.tags import UNREAD, tagged
+from convert.encoder.bio_tags import UNREAD, tagged
 from convert.training import decoder_trainer, training_loop
 from convert.training.decoder_trainer import AnswerTarget, DecoderExampleEncoder, label_answers, targets
 from convert.training.encoder_objective import EncodedRow, uniformity

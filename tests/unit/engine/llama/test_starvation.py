@@ -96,7 +96,7 @@ class Site:
 
     def _note(self, key: str) -> None:
         # What a work item of many rows stands back by; what a step costs may have been learnt since.
-        self.behind_seconds = max(self.behind_seconds, LARGE_ROUNDS * self.scheduler.round_seconds(LANES_MAX))
+        self.behind_seconds = max(self.behind_seconds, LARGE_ROUNDS * self.scheduler.order.round_seconds(LANES_MAX))
         self.due_at[key] = self.now + (self.waiting[key].priority + 1) * PRIORITY_SECONDS + self.behind_seconds
         self.due_steps[key] = 0
 

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 
 import pytest
 
 from edge_agent.errors import ModelLoadFailed, RequestCancelled
-from edge_agent.update.activation import TaskLocks, run_unless_left
+from edge_agent.update.activation import TaskChanges, run_unless_left
 from tests.support.eventually import turns
 
 
 async def test_only_changes_of_the_same_task_wait() -> None:
     """The second of a task waits for the first, that of another begins at once; nothing is kept of them."""
-    locks, may_end, began = TaskLocks(), asyncio.Event(), list[str]()
+    may_end, began, reported = asyncio.Event(), list[str](), list[int]()
+
+    async def report() -> None:
+        reported.append(len(began))
+
+    changes = TaskChanges(report)
 
     async def change(task: str) -> None:
-        async with locks.held(task):
-            began.append(task)
-            await may_end.wait()
+        began.append(task)
+        await may_end.wait()
 
     async with asyncio.TaskGroup() as group:
         for task in ("a", "a", "b"):
-            group.create_task(change(task))
-        await turns()
-        assert ["a", "b"] == began
+            group.create_task(changes.run(task, functools.partial(change, task)))
+        await turns(2)
+        assert (["a", "b"], []) == (began, reported)
         may_end.set()
-    assert ["a", "b", "a"] == began
-    assert {} == locks._locks == locks._users
+    assert (["a", "b", "a"], [2, 2, 3]) == (began, reported)
+    assert {} == changes._locks == changes._users
 
 
 async def test_work_goes_on_while_its_caller_is_there() -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convert.collect import minhash, segment_chain
+from convert.collect import receipts, segment_chain
 from convert.collect.record_files import SegmentEntry
-from convert.data.data_row import normalised
 from edge_agent.formats.segment import RefusedSegment
 
 EPOCH = "0123456789abcdef"
@@ -51,7 +50,7 @@ def test_every_number_is_held_or_named(held: set[int], highest: int, known: dict
 @given(held=some_numbers)
 def test_receipts_name_what_is_held(held: set[int]):
     """The ranges are exactly the held numbers, each named by the manifest of its last one."""
-    made = segment_chain.receipts(EPOCH, [entry(number) for number in held], [])
+    made = receipts.of_epoch(EPOCH, [entry(number) for number in held], [])
     assert held == {number for each in made.received for number in numbers_of(each.first, each.last)}
     assert all(each.manifest_sha256 == named("a", each.last) for each in made.received)
     assert all(each.last + 1 not in held for each in made.received)
@@ -61,7 +60,7 @@ def test_a_fork_has_a_range_for_each_branch():
     """Both branches vouch for the trunk; a site knows its own by the last manifest."""
     trunk = [entry(1), entry(2)]
     other = [entry(3, "b", previous=named("a", 2)), entry(4, "b")]
-    made = segment_chain.receipts(EPOCH, [*trunk, entry(3), *other], [])
+    made = receipts.of_epoch(EPOCH, [*trunk, entry(3), *other], [])
     assert [(1, 3, named("a", 3)), (1, 4, named("b", 4))] == [
         (each.first, each.last, each.manifest_sha256) for each in made.received
     ]
@@ -85,38 +84,4 @@ def test_a_first_segment_has_none_before_it():
 def test_receipts_list_what_was_damaged():
     """In the order of the numbers."""
     told = [RefusedSegment(sequence=number, manifest_sha256="ab" * 32, why="is damaged") for number in (5, 3)]
-    assert [3, 5] == [each.sequence for each in segment_chain.receipts(EPOCH, [], told).refused]
-
-
-# --- sketches ---------------------------------------------------------------------------------------------------------
-
-SKETCH = ["55a27bc71cd40be2", "b76d8b1ee3070af8"]
-letters = st.text("abcdefgh ", min_size=40, max_size=200)
-
-
-def common(left: str, right: str) -> int:
-    return int(minhash.common_hashes(minhash.sketch(normalised(left)), minhash.sketch(normalised(right)))[0])
-
-
-@given(text=st.text())
-def test_any_text_has_one_sketch(text: str):
-    """Whatever the letters, the same text has the same sketch, also if case and spaces differ."""
-    assert minhash.HASHES == common(text, text) == common(f"  {text}", text)
-
-
-def pieces(text: str) -> set[str]:
-    return {text[place : place + 5] for place in range(max(1, len(text) - 4))}
-
-
-@given(left=letters, right=letters, shared=letters)
-def test_sketches_are_as_alike_as_the_texts(left: str, right: str, shared: str):
-    """The share of equal hashes is the share of common pieces, give or take what 64 hashes can tell."""
-    one, other = normalised(shared + left), normalised(shared + right)
-    share = len(pieces(one) & pieces(other)) / len(pieces(one) | pieces(other))
-    assert abs(common(one, other) / minhash.HASHES - share) < 0.35
-
-
-def test_sketches_stay_the_same():
-    """They are stored, so they must come out alike in every version."""
-    assert "550a14a779cf07fc" == f"{minhash.text_key('refund number 1'):016x}"
-    assert SKETCH == [f"{band:016x}" for band in minhash.sketch("refund number 1")[:2]]
+    assert [3, 5] == [each.sequence for each in receipts.of_epoch(EPOCH, [], told).refused]

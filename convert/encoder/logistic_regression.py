@@ -1,7 +1,7 @@
 """A linear classifier on vectors: multinomial logistic regression with weight decay. Pure.
 
 Ten thousand rows take seconds. It initializes a new classification head (Kumar et al. 2022, arXiv 2202.10054), finds
-likely label errors in `dataset.label_errors`, and is the baseline for a fine-tuned encoder.
+likely label errors in `dataset.label_review`, and is the baseline for a fine-tuned encoder.
 """
 
 from __future__ import annotations
