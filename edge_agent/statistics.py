@@ -1,4 +1,5 @@
-"""The interval of a share, from counts: one rule for sites and the toolkit. Pure, and without a library.
+"""Intervals of a share, binomial tests and the capital of a test by betting, for sites and the toolkit alike. Pure, and
+without a library.
 
 Clopper and Pearson 1934. The bound of k among n is a quantile of a beta distribution; its distribution function is
 the continued fraction of Lentz (Press et al., Numerical Recipes, 6.4), the quantile is found by Newton's steps inside

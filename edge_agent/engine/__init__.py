@@ -6,6 +6,7 @@ job_dispatch.py         a job from the caller to the child and back
 job_requests.py         golden cases and questions as jobs
 attached_bundles.py     which bundles the present child has, and how attaching ended
 child_supervisor.py     starts each child, loads the base, attaches bundles, watches
+child_run.py            one child from its start to its end: what it is told, its memory, its exit
 child_process.py        one process, and the socketpair to it
 child_liveness.py       whether it is alive and computes; kills a child that hangs
 child_failures.py       what follows when a child fails

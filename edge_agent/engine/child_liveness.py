@@ -2,9 +2,7 @@
 
 `ChildWatch` kills a child that has sent nothing for `heartbeat_seconds_max` while work was pending. A child that loads
 weights sends nothing for long, so there it is enough that the process uses the processor (`CpuActivity`).
-`LivenessProbe` tells the daemon's watchdog whether an engine computes: after a while without work it requests a small
-piece of work, and an engine that owes one for longer than its patience is stuck. Times are those of the event loop, in
-seconds.
+`LivenessProbe` in engine.py tells whether an engine computes. Times are those of the event loop, in seconds.
 """
 
 from __future__ import annotations
@@ -18,23 +16,19 @@ from edge_agent.config import EngineConfig
 from edge_agent.engine.child_process import ChildProcess, loop_time
 from edge_agent.engine.protocol import Ping
 
-# More than it takes until a silent child is killed: a child's fault is the engine's to fix, not the watchdog's.
-PATIENCE_HEARTBEATS = 1.5
-PATIENCE_SECONDS_MIN = 2.0
-
 log = structlog.get_logger("edge_agent.engine")
 
 
 class ChildWatch:
-    """Watches one child of an engine after the other."""
+    """Watches one child of an engine."""
 
     def __init__(self, name: str, config: EngineConfig) -> None:
-        """Watch the children of the engine of that name."""
+        """Watch a child of the engine of that name."""
         self._name = name
         self._silence_seconds_max, self._load_seconds_max = config.heartbeat_seconds_max, config.load_seconds_max
         self._activity = CpuActivity(config.heartbeat_seconds_max)
         self.killed = False
-        """Whether the present child was killed for its silence; the supervisor clears it for the next child."""
+        """Whether it was killed for its silence."""
 
     async def until_done(
         self, child: ChildProcess, ended: asyncio.Future[int], future: asyncio.Future[Any], seconds: float
@@ -79,34 +73,3 @@ class CpuActivity:
         if spent_seconds != self._spent:
             self._spent, self._spent_at = spent_seconds, now
         return now - self._spent_at <= self._patience
-
-
-class LivenessProbe:
-    """Whether an engine computes. Pure."""
-
-    def __init__(self, patience_seconds: float) -> None:
-        """Start with nothing owed."""
-        self._patience = patience_seconds
-        self._worked_at = 0.0
-        self._owed_since: float | None = None
-
-    def record_work(self, now: float) -> None:
-        """Note a piece of work, or that none can be expected."""
-        self._worked_at, self._owed_since = now, None
-
-    def is_due(self, now: float, every_seconds: float, *, exempt: bool = False) -> bool:
-        """Tell whether the engine owes work: it did none for that long, or owed it before; never while `exempt`."""
-        if exempt:
-            self.record_work(now)
-        elif self._owed_since is None and now - self._worked_at >= every_seconds:
-            self._owed_since = now
-        return self._owed_since is not None
-
-    def is_stuck(self, now: float) -> bool:
-        """Tell whether it has owed work for longer than its patience."""
-        return self._owed_since is not None and now - self._owed_since > self._patience
-
-
-def patience_seconds(heartbeat_seconds_max: float) -> float:
-    """Return for how long an engine may owe a piece of work."""
-    return PATIENCE_HEARTBEATS * heartbeat_seconds_max + PATIENCE_SECONDS_MIN

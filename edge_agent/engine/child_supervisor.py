@@ -24,22 +24,18 @@ from edge_agent.engine import protocol
 from edge_agent.engine.accelerator_policy import CPU, DEVICE_FALLBACK, DEVICE_PARTIAL, AcceleratorPolicy
 from edge_agent.engine.attached_bundles import AttachedBundle, AttachedBundles, resolve
 from edge_agent.engine.child_failures import (
-    ALARM_SECONDS,
     RestartPolicy,
     describe_exit,
     is_to_blame,
     load_exit_error,
     start_error,
-    time_limit_seconds,
 )
-from edge_agent.engine.child_liveness import ChildWatch
-from edge_agent.engine.child_process import ChildProcess, loop_time
+from edge_agent.engine.child_process import loop_time
+from edge_agent.engine.child_run import ChildRun
 from edge_agent.engine.job_dispatch import ComputeInfo, JobDispatcher
-from edge_agent.engine.memory_cap import MemoryCap
 from edge_agent.errors import DeviceUnusable, EdgeAgentError, EngineCrashed, EngineNotReady, ModelLoadFailed, from_wire
 from edge_agent.supervision import Component, DeathPolicy, Supervisor
 
-STOP_SECONDS_MAX = 1.0  # a child holds nothing worth waiting longer for
 STOPPING = "the engine is stopping"
 WHY_RESTARTED = "the child that it watched has ended with it; the other engines continue"
 
@@ -146,24 +142,18 @@ class ChildSupervisor:
         """What the next child is told to load."""
         self.loaded = load
         """What the child was told whose `details` these are."""
-        self._requested = load
-        """What the present child was told, which may not have loaded it yet."""
         self.state = EngineState.STARTING
         self.problem, self.device = "", ""
         self.details: dict[str, str] = {}
         self.restarts, self.loads, self.load_failures = 0, 0, 0
         self.cache: protocol.CacheUse | None = None
         """As the child reported it last."""
-        self.cap = MemoryCap()
-        """Of the present child."""
         self.restart_policy = RestartPolicy(config)
         self._config = config
         self._accelerators = accelerators
         self._jobs, self._bundles, self._receive = jobs, bundles, receive
-        self._child: ChildProcess | None = None
-        self._exit: asyncio.Future[int] = asyncio.Future()
-        self._loaded: asyncio.Future[None] = asyncio.Future()
-        self._watch = ChildWatch(name, config)
+        self._run: ChildRun | None = None
+        """The present child."""
         # The supervisor owns the child: nobody else starts, ends or awaits one, and nobody cancels the supervisor.
         self._supervisor: asyncio.Task[None] | None = None
         self._interruption = InterruptibleStep()
@@ -180,7 +170,7 @@ class ChildSupervisor:
     @property
     def pid(self) -> int:
         """Process id of the child, 0 without one."""
-        return self._child.pid if self._child else 0
+        return self._run.process.pid if self._run and self._run.process else 0
 
     def start(self) -> None:
         """Start the supervising task; also again after FAILED. Raises EngineNotReady after `stop` and `drain`."""
@@ -197,7 +187,9 @@ class ChildSupervisor:
     @property
     def granted_bytes(self) -> int | None:
         """The memory that a child which loads was granted, in bytes; None = no child loads."""
-        return self.cap.granted_bytes if self.state is EngineState.STARTING else None
+        if self.state is not EngineState.STARTING:
+            return None
+        return self._run.cap.granted_bytes if self._run else 0
 
     @property
     def is_started(self) -> bool:
@@ -246,7 +238,7 @@ class ChildSupervisor:
     def drain(self) -> None:
         """Start no further child: the one that runs finishes what it has, and a pause before one ends."""
         self._draining = True
-        if self._child is None:
+        if not self.pid:
             self._interruption.request()
             self._end_unwatched()
 
@@ -260,32 +252,35 @@ class ChildSupervisor:
 
     def send(self, message: protocol.ChildMessage) -> None:
         """Send a message to the child, if there is one."""
-        if self._child is not None:
-            self._child.send(message)
+        if self._run is not None:
+            self._run.send(message)
 
     def receive(self, message: protocol.FromChild) -> None:
         """Handle a message of the child that is not about a job."""
+        run = self._run
+        if run is None:  # the last words of a child that the supervisor has let go
+            return
         match message:
             case protocol.MemoryEstimate():
-                self.send(self.cap.grant(message, self._dependencies.available_memory(self)))
+                run.send(run.cap.grant(message, self._dependencies.available_memory(self)))
             case protocol.ChildReady():
-                self.device, self.details, self.loaded = message.device, message.details, self._requested
-                self._jobs.loaded(ComputeInfo(self.device, tuple(self.shortfalls)), self._requested, self.details)
+                self.device, self.details, self.loaded = message.device, message.details, run.requested
+                self._jobs.loaded(ComputeInfo(self.device, tuple(self.shortfalls)), run.requested, self.details)
                 self.loads, self.cache = self.loads + 1, None
-                resolve(self._loaded, None)
+                resolve(run.loaded, None)
             case protocol.BundleAttached():
                 self._settle_attach(message.digest, message.number, None, message.score_variance)
             case protocol.FailureReport():
-                self._handle_failure(message)
+                self._handle_failure(run, message)
             case protocol.Pong():  # its loop turns; that is not computing
                 self.cache = message.cache
                 if message.threads:
                     self.details = {**self.details, "threads_now": str(message.threads)}
 
-    def _handle_failure(self, message: protocol.FailureReport) -> None:
+    def _handle_failure(self, run: ChildRun, message: protocol.FailureReport) -> None:
         error = from_wire(message.reason, message.message, message.remedy, message.metadata)
-        if message.job_id == "" and not self._loaded.done():
-            resolve(self._loaded, error)
+        if message.job_id == "" and not run.loaded.done():
+            resolve(run.loaded, error)
         elif isinstance(error, DeviceUnusable):  # for all bundles on it, whichever one detected it
             self._accelerators.record_failure(error, loop_time())
             self.send(protocol.StopRequest())
@@ -338,89 +333,72 @@ class ChildSupervisor:
 
     async def _live(self) -> float | None:
         """Start one child and watch it; return the pause before the next, or None for no next."""
-        loop = asyncio.get_running_loop()
-        self._exit, self._loaded = loop.create_future(), loop.create_future()
         started = loop_time()
-        self._watch.killed, self.problem = False, ""
+        self.problem = ""
         self._bundles.begin()
         try:
             self.load = self._dependencies.prepare_load(self)
             device = self._accelerators.choose_device(started)
             fallback, limit = self._accelerators.fallback, self._config.load_seconds_max
-            self._requested = msgspec.structs.replace(self.load, device=device, fallback=fallback, seconds_max=limit)
+            requested = msgspec.structs.replace(self.load, device=device, fallback=fallback, seconds_max=limit)
             self._childless.clear()
-            child = self._child = await ChildProcess.spawn(self._receive, self._on_exit)
-            self.cap = MemoryCap.of(child.pid)
+            run = self._run = ChildRun(self.name, self._config, requested)
+            await run.start(self._receive)
         except OSError as error:
             return self._after_start_failure(str(error))
         try:
-            await self._load(child)
+            await self._load(run)
         except EdgeAgentError as error:
-            return self._after_load_failure(error)
+            return self._after_load_failure(run, error)
         self.restart_policy.record_load()
         self._set_state(EngineState.READY)
         ready = loop_time()
         log.info("engine_ready", engine=self.name, pid=self.pid, device=self.device, seconds=round(ready - started, 3))
         self._jobs.pump()
-        if not await self._until_gone(child):
+        if not await self._until_gone(run):
             return 0.0
-        self._after_crash(child, await self._exit)
+        self._after_crash(run, await run.exit)
         return self.restart_policy.pause_after_crash(loop_time() - ready)
 
-    async def _load(self, child: ChildProcess) -> None:
-        child.send(self._requested)
-        await self._await_child(child, self._loaded, "load")
+    async def _load(self, run: ChildRun) -> None:
+        run.send(run.requested)
+        await run.await_step(run.loaded, "load")
         # Not a plain loop: while one bundle is being attached others may come, or one go and come again.
         while bundle := self._bundles.unsent():
-            await self._attach_again(child, bundle)
+            await self._attach_again(run, bundle)
 
-    async def _attach_again(self, child: ChildProcess, bundle: AttachedBundle) -> None:
+    async def _attach_again(self, run: ChildRun, bundle: AttachedBundle) -> None:
         bundle.sent_at = loop_time()
-        child.send(bundle.attach)
+        run.send(bundle.attach)
         try:
-            await self._await_child(child, bundle.outcome, "attach")
+            await run.await_step(bundle.outcome, "attach")
         except EdgeAgentError as error:
-            if self._exit.done() or (self._requested.device != CPU and "limit_seconds" in error.metadata):
+            if run.exit.done() or (run.requested.device != CPU and "limit_seconds" in error.metadata):
                 raise
             # One bad bundle must not take the others on this base down.
             if self._bundles.get(bundle.attach.digest) is bundle:
                 self.problem = error.message
             bundle.settle(error)
 
-    async def _await_child(self, child: ChildProcess, future: asyncio.Future[None], step: str) -> None:
-        """Wait for the child to do as told. Raises its answer, or ModelLoadFailed when it dies or takes too long."""
-        limit = time_limit_seconds(self._config, step) + ALARM_SECONDS
-        await self._watch.until_done(child, self._exit, future, limit)
-        if not future.done():
-            code = self._exit.result() if self._exit.done() else None
-            raise load_exit_error(step, code, self._config, self.cap)
-        future.result()
-
-    async def _until_gone(self, child: ChildProcess) -> bool:
+    async def _until_gone(self, run: ChildRun) -> bool:
         """Return True when the child is gone, killed for its silence or not; False when it should move to a device."""
-        while not self._exit.done():
-            attaching = self._bundles.is_attaching(child.last_heartbeat)
-            await self._watch.check_silence(child, self._exit, [self._exit], loads=attaching)
+        while not run.exit.done():
+            await run.check_silence(loads=self._bundles.is_attaching(run.last_heartbeat))
             # A better device is tried while no job and no attach waits, but not by the last child.
             busy = self._draining or self._bundles.is_attaching() or self._jobs
             if not busy and self._accelerators.has_better_device(loop_time()):
-                return self._exit.done()
+                return run.exit.done()
         return True
 
-    def _on_exit(self, code: int) -> None:
-        self.cap.peak_bytes = self._child.peak_bytes if self._child else 0
-        if not self._exit.done():
-            self._exit.set_result(code)
-
-    def _after_crash(self, child: ChildProcess, code: int) -> None:
-        attaching = self._bundles.is_attaching(child.last_heartbeat)  # then the attach was computing, not a job
-        error: EdgeAgentError = EngineCrashed(f"the model's process died: {describe_exit(code)}{self.cap.summary}")
-        if attaching and not self._watch.killed:
-            error = load_exit_error("attach", code, self._config, self.cap)
+    def _after_crash(self, run: ChildRun, code: int) -> None:
+        attaching = self._bundles.is_attaching(run.last_heartbeat)  # then the attach was computing, not a job
+        error: EdgeAgentError = EngineCrashed(f"the model's process died: {describe_exit(code)}{run.cap.summary}")
+        if attaching and not run.watch.killed:
+            error = load_exit_error("attach", code, self._config, run.cap)
         self.problem = error.message
         self._set_state(EngineState.BACKING_OFF)
-        own_fault = is_to_blame(code, wedged=self._watch.killed)
-        if (on_device := self._requested.device != CPU) and own_fault:
+        own_fault = is_to_blame(code, wedged=run.watch.killed)
+        if (on_device := run.requested.device != CPU) and own_fault:
             self._accelerators.record_failure(EngineCrashed(self.problem), loop_time())
         to_blame = own_fault and not (on_device or attaching)  # only a crash on the CPU is evidence against an input
         running, how = self._jobs.in_flight, describe_exit(code)
@@ -431,13 +409,13 @@ class ChildSupervisor:
         if not on_device:  # else the next child attaches them, on the CPU if need be
             self._bundles.fail_all(error)
 
-    def _after_load_failure(self, error: EdgeAgentError) -> float | None:
+    def _after_load_failure(self, run: ChildRun, error: EdgeAgentError) -> float | None:
         """Return the pause before the next try: none where the CPU, or the device once more, is what is tried."""
-        if self._requested.device == CPU:
+        if run.requested.device == CPU:
             self._note_load_failure(error)
             return self.restart_policy.pause_after_load_failure()
         self._accelerators.record_failure(error, loop_time())
-        log.warning("device_failed", engine=self.name, device=self._requested.device, message=error.message)
+        log.warning("device_failed", engine=self.name, device=run.requested.device, message=error.message)
         return 0.0
 
     def _after_start_failure(self, reason: str) -> float:
@@ -454,17 +432,15 @@ class ChildSupervisor:
 
     async def _end_child(self) -> None:
         try:
-            if self._child is not None:
-                await self._child.stop(STOP_SECONDS_MAX)
+            if self._run is not None:
+                await self._run.end()
         finally:
-            self._child = None
-            self.cap.remove()
-            self.cap = MemoryCap()
+            self._run = None
             self._childless.set()
 
     def _set_state(self, state: EngineState) -> None:
         state = EngineState.STOPPING if self._stopped else state
-        self._jobs.child = self._child if state is EngineState.READY else None
+        self._jobs.child = self._run.process if self._run and state is EngineState.READY else None
         if state is not self.state:
             self.state = state
             self._report_change()

@@ -1,6 +1,8 @@
 """One engine: a loaded base in a supervised child, the bundles on it, and the jobs on their way through it.
 
-The engine owns all its state and lives on one event loop. `child_supervisor.py` runs the child.
+The engine owns all its state and lives on one event loop. `child_supervisor.py` runs the child. `LivenessProbe` tells
+the daemon's watchdog whether the engine computes: after a while without work it requests a small piece of work, and an
+engine that owes one for longer than its patience is stuck.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from edge_agent.engine import protocol
 from edge_agent.engine.accelerator_policy import AcceleratorPolicy
 from edge_agent.engine.attached_bundles import AttachedBundles
 from edge_agent.engine.child_failures import Quarantine
-from edge_agent.engine.child_liveness import LivenessProbe, patience_seconds
 from edge_agent.engine.child_process import loop_time
 from edge_agent.engine.child_supervisor import STATE_WORDS, ChildSupervisor, EngineDependencies, EngineState
 from edge_agent.engine.job_dispatch import BundleStats, EngineAnswer, JobDispatcher, JobLimits
@@ -24,6 +25,9 @@ from edge_agent.process_memory import resident_bytes
 
 ANSWERING = (EngineState.STARTING, EngineState.READY)
 """A bundle that is attached answers also while others are still being attached."""
+# More than it takes until a silent child is killed: a child's fault is the engine's to fix, not the watchdog's.
+PATIENCE_HEARTBEATS = 1.5
+PATIENCE_SECONDS_MIN = 2.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,37 @@ class EngineStatus:
     load_failures: int = 0
     threads: int = 0
     cache: protocol.CacheUse | None = None
+
+
+class LivenessProbe:
+    """Whether an engine computes. Pure."""
+
+    def __init__(self, patience_seconds: float) -> None:
+        """Start with nothing owed."""
+        self._patience = patience_seconds
+        self._worked_at = 0.0
+        self._owed_since: float | None = None
+
+    def record_work(self, now: float) -> None:
+        """Note a piece of work, or that none can be expected."""
+        self._worked_at, self._owed_since = now, None
+
+    def is_due(self, now: float, every_seconds: float, *, exempt: bool = False) -> bool:
+        """Tell whether the engine owes work: it did none for that long, or owed it before; never while `exempt`."""
+        if exempt:
+            self.record_work(now)
+        elif self._owed_since is None and now - self._worked_at >= every_seconds:
+            self._owed_since = now
+        return self._owed_since is not None
+
+    def is_stuck(self, now: float) -> bool:
+        """Tell whether it has owed work for longer than its patience."""
+        return self._owed_since is not None and now - self._owed_since > self._patience
+
+
+def patience_seconds(heartbeat_seconds_max: float) -> float:
+    """Return for how long an engine may owe a piece of work."""
+    return PATIENCE_HEARTBEATS * heartbeat_seconds_max + PATIENCE_SECONDS_MIN
 
 
 class Engine:

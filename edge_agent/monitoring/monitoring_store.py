@@ -34,7 +34,7 @@ from edge_agent.monitoring.answer_observations import (
     ShiftedInputs,
     Source,
 )
-from edge_agent.monitoring.monitoring_tables import MonitoringTables, SeriesRow
+from edge_agent.monitoring.monitoring_tables import AlarmTables, MonitoringTables, SeriesRow
 from edge_agent.monitoring.risk_and_drift import DriftFinding, DriftStream, EventSample, RiskEvidence, RiskGuarantee
 from edge_agent.statistics import upper_bound
 
@@ -94,6 +94,7 @@ class MonitoringStore:
     def __init__(self, database: Database, new_inputs_level: Mapping[str, float] | None = None) -> None:
         """Open it, in the spool's database; `new_inputs_level`: by task, the level of that test if not the usual."""
         self._tables = MonitoringTables(database)
+        self._alarms = AlarmTables(database)
         self._new_inputs_level = new_inputs_level or {}
 
     def count_answers(self, kept: Iterable[AnswerObservation]) -> None:
@@ -174,15 +175,15 @@ class MonitoringStore:
 
     def active_alarms(self) -> tuple[AlarmState, ...]:
         """Return the active alarms."""
-        return tuple(alarm for _, alarm in self._tables.alarms(standing=True))
+        return tuple(alarm for _, alarm in self._alarms.alarms(standing=True))
 
     def shifted_inputs(self) -> tuple[ShiftedInputs, ...]:
         """Return what the standing alarms `new_inputs` are about, of the bundles that answered last."""
         found = []
-        for series, alarm in self._tables.alarms(standing=True):
+        for series, alarm in self._alarms.alarms(standing=True):
             if alarm.alarm != NEW_INPUTS or series != self._tables.last_series(alarm.task):
                 continue
-            known = self._tables.states(series).get(NEW_INPUTS)
+            known = self._alarms.states(series).get(NEW_INPUTS)
             shift = risk_and_drift.InputShiftTest.of(known).found() if known else None
             found.append(ShiftedInputs(alarm.task, shift.since if shift else alarm.since))
         return tuple(found)
@@ -203,7 +204,7 @@ class MonitoringStore:
     def report(self, task: str = "") -> tuple[BundleSeries, ...]:
         """Return all that is known of the bundles of a task, or of all, the newest first."""
         alarms: dict[int, list[AlarmState]] = defaultdict(list)
-        for series, alarm in self._tables.alarms(standing=False):
+        for series, alarm in self._alarms.alarms(standing=False):
             alarms[series].append(alarm)
         return tuple(self._reported(row, alarms[row.series]) for row in self._tables.every(task))
 
@@ -277,7 +278,7 @@ class MonitoringStore:
             evidence = RiskEvidence(allowed=self._large_errs(row.task))
         for each in wrong:
             evidence = evidence.after(each, said)
-        self._tables.save(row.series, {_STATES[who]: asdict(evidence)})
+        self._alarms.save(row.series, {_STATES[who]: asdict(evidence)})
         if evidence.rejects(said):
             self._raise(row, ALARM_OF[who], at, _refuted(who, evidence, said))
 
@@ -287,12 +288,12 @@ class MonitoringStore:
         return upper_bound(self._tables.total(task, "large_wrong"), checked, ERRS_DELTA) if checked >= ERRS_MIN else 0.0
 
     def _evidence(self, series: int) -> dict[str, RiskEvidence]:
-        states = self._tables.states(series)
+        states = self._alarms.states(series)
         return {who: RiskEvidence(**states.get(_STATES[who], {})) for who in ALARM_OF}
 
     def _watch(self, row: SeriesRow, group: Sequence[AnswerObservation]) -> None:
         """Add the answers to the drift streams; judge each window that is complete."""
-        one, known = group[0], self._tables.states(row.series)
+        one, known = group[0], self._alarms.states(row.series)
         kinds = observing.kinds(one)
         streams = {
             alarm: _stream(known[alarm]) if alarm in known else observing.beginning(one.calibration, alarm)
@@ -306,14 +307,14 @@ class MonitoringStore:
                 if streams[alarm].full:
                     self._judge(row, kinds[alarm], streams[alarm], each.at)
                     streams[alarm] = streams[alarm].closed()
-        self._tables.save(row.series, {alarm: asdict(streams[alarm]) for alarm in touched})
+        self._alarms.save(row.series, {alarm: asdict(streams[alarm]) for alarm in touched})
 
     def _watch_gate(self, row: SeriesRow, group: Sequence[AnswerObservation]) -> None:
         """Test the p-values of a bundle's gate, one after the other."""
         gate = group[0].manifest.confidence.gate
         if gate is None or all(each.p_value is None for each in group):
             return
-        known = self._tables.states(row.series).get(NEW_INPUTS)
+        known = self._alarms.states(row.series).get(NEW_INPUTS)
         level = self._new_inputs_level.get(task_of_key(row.task), risk_and_drift.SHIFT_LEVEL)
         shift = (
             risk_and_drift.InputShiftTest.of(known) if known else risk_and_drift.InputShiftTest(gate.families, level)
@@ -323,9 +324,9 @@ class MonitoringStore:
             if each.p_value is not None:
                 rejected |= shift.observe(each.p_value, each.at)
         at = group[-1].at
-        self._tables.save(row.series, {NEW_INPUTS: shift.plain()})
+        self._alarms.save(row.series, {NEW_INPUTS: shift.plain()})
         if shift.log_capital <= 0.0:
-            self._tables.end_alarm(row.series, NEW_INPUTS, at)
+            self._alarms.end_alarm(row.series, NEW_INPUTS, at)
         elif rejected and (found := shift.found()):
             self._raise(row, NEW_INPUTS, at, _shifted(found))
 
@@ -334,14 +335,14 @@ class MonitoringStore:
         if found is not None:
             self._raise(row, kind.alarm, at, _drifted(kind.alarm, found, stream))
         elif not stream.differences(kind.floor):
-            self._tables.end_alarm(row.series, kind.alarm, at)
+            self._alarms.end_alarm(row.series, kind.alarm, at)
 
     def _raise(self, row: SeriesRow, alarm: Alarm, at: float, said: str) -> None:
         question = question_of_key(row.task)
-        self._tables.raise_alarm(row.series, alarm, at, f"question '{question}': {said}" if question else said)
+        self._alarms.raise_alarm(row.series, alarm, at, f"question '{question}': {said}" if question else said)
 
     def _reported(self, row: SeriesRow, alarms: Sequence[AlarmState]) -> BundleSeries:
-        tables, states = self._tables, self._tables.states(row.series)
+        tables, states = self._tables, self._alarms.states(row.series)
         return BundleSeries(
             task=row.task,
             digest=row.digest,

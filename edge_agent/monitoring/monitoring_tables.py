@@ -80,7 +80,7 @@ class SeriesRow:
 
 
 class MonitoringTables:
-    """What is in them, in an open database. One thread uses it."""
+    """The series of this site and what was counted of each, in an open database. One thread uses it."""
 
     def __init__(self, database: Database) -> None:
         """Add the tables if need be."""
@@ -274,7 +274,13 @@ class MonitoringTables:
         """Forget an input; the counts hold nothing of it but that it was."""
         self._db.execute("DELETE FROM field_disagreements WHERE prediction_id = ?", (prediction_id,))
 
-    # --- tests and alarms --------------------------------------------------------------------------------------------
+
+class AlarmTables:
+    """The states of the tests of each series, and the alarms that they raised, in the same database."""
+
+    def __init__(self, database: Database) -> None:
+        """Read and write what `MonitoringTables` has made."""
+        self._db = database
 
     def states(self, series: int) -> dict[str, Any]:
         """Return the states of the tests by name."""

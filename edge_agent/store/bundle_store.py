@@ -248,14 +248,9 @@ class Store:
         found = {bundle.digest: bundle for bundle in self._state.bundles()}
         return {task: found[active] for task, (active, _) in self._state.pointers().items() if active in found}
 
-    def pointed_at(self) -> tuple[frozenset[str], frozenset[str]]:
-        """Return the digests of all active and of all previous bundles, readable or not."""
-        pointers = self._state.pointers().values()
-        return frozenset(active for active, _ in pointers), frozenset(previous for _, previous in pointers if previous)
-
-    def rollbacks(self) -> dict[str, str]:
-        """Return the digest of the previous bundle, readable or not, of each task that has one."""
-        return {task: previous for task, (_, previous) in self._state.pointers().items() if previous}
+    def pointers(self) -> dict[str, tuple[str, str]]:
+        """Return the digests of the active and of the previous bundle, readable or not, by task; empty = none."""
+        return self._state.pointers()
 
     def previous(self, task: str) -> InstalledBundle | None:
         """Return the bundle that answered before the active one. Raises StoreDamaged if it cannot be read."""

@@ -145,7 +145,7 @@ class Activation:
         of its own task."""
         self.serving = dict(await self._store.thread.run(self._store.active))
         self.inventory = await self._store.thread.run(self._take_inventory)
-        active, _ = await self._store.thread.run(self._store.pointed_at)
+        active = {digest for digest, _ in (await self._store.thread.run(self._store.pointers)).values()}
         for broken in self.inventory.unreadable:
             log.error("bundle_unreadable", bundle=str(broken.name), message=broken.error.message)
             if broken.name.digest in active:
@@ -280,7 +280,7 @@ class Activation:
         await self._engines.report()
 
     def _take_inventory(self) -> BundleInventory:
-        rollbacks = self._store.rollbacks()
+        rollbacks = {task: previous for task, (_, previous) in self._store.pointers().items() if previous}
         return BundleInventory(
             bundles=tuple(self._store.bundles()),
             previous=frozenset(rollbacks.values()),

@@ -16,6 +16,7 @@ from edge_agent.engine.runtimes.llama.step_costs import EXACT_ROWS_MAX, ROWS_GRO
 from tests.contract.test_llama_runtime import CHAT, CONTEXT_TOKENS, LONG, SHORT, WEIGHTS, classify, finish, make
 from tests.support.attention import by_row
 from tests.support.gguf_adapter import write_adapter
+from tests.support.llama_turmoil import cells_in_use
 
 TEXTS = [
     f"How much is the {colour} lamp by the door, and can it be sent to my sister on Friday?"
@@ -126,15 +127,8 @@ def test_a_crowd_behind_an_adapter_keeps_to_small_steps(alone: LlamaRuntime, cro
 def test_steps_are_filled_up(alone: LlamaRuntime, crowd: Counted) -> None:
     """With rows that belong to nobody, move nothing and are gone when the answer is out."""
     crowd.rows.clear()
-    before = held(crowd.runtime)
+    before = cells_in_use(crowd.runtime)
     texts = [TEXTS[0][:length] for length in range(5, len(TEXTS[0]), 7)]
     assert [classify(alone, text).scores for text in texts] == [classify(crowd.runtime, text).scores for text in texts]
     assert crowd.rows == [padded_rows(rows, ROWS_GROUP) for rows in crowd.rows]
-    assert before == held(crowd.runtime)
-
-
-def held(runtime: LlamaRuntime) -> int:
-    """Return the cells that are taken."""
-    use = runtime.cache_use
-    assert use is not None
-    return use.cells_in_use
+    assert before == cells_in_use(crowd.runtime)

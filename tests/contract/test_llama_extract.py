@@ -24,6 +24,7 @@ from edge_agent.formats import record_schema
 from edge_agent.formats.manifest import Manifest
 from tests.support import record_schemas, tiny_gguf
 from tests.support.bundles import RECORD_SCHEMA, manifest_of, smollm2_bundle
+from tests.support.llama_turmoil import finish
 from tests.support.models import smollm2_path
 
 TEXTS = (
@@ -78,16 +79,6 @@ def with_schema(manifest: Manifest, schema: dict[str, Any], tokens_max: int = 64
     limits = manifest.task.limits.model_copy(update={"output_tokens_max": tokens_max})
     task = manifest.task.model_copy(update={"record_schema": schema, "limits": limits})
     return manifest.model_copy(update={"task": task})
-
-
-def finish(runtime: LlamaRuntime) -> list[Event]:
-    """Step until nothing is left to do."""
-    events: list[Event] = []
-    for _ in range(STEPS_MAX):
-        if not runtime.busy:
-            return events
-        events += runtime.step()
-    raise AssertionError(f"still busy after {STEPS_MAX} steps")
 
 
 def extract(runtime: LlamaRuntime, text: str, digest: str = "e") -> JobResult:

@@ -23,6 +23,7 @@ from edge_agent.engine.runtimes.llama.token_probabilities import log_probs
 from edge_agent.errors import EmptyInput, InputTooLong, ModelFailed, ModelLoadFailed
 from edge_agent.formats.manifest import Manifest
 from tests.support.gguf_adapter import write_adapter
+from tests.support.llama_turmoil import finish
 from tests.support.models import smollm2_path
 
 WEIGHTS = smollm2_path()
@@ -76,16 +77,6 @@ def runtime(loaded: LlamaRuntime) -> Iterator[LlamaRuntime]:
     for digest in set(loaded._bundles) - {"c", "g"}:
         loaded.detach(digest)
     assert not loaded.busy
-
-
-def finish(runtime: LlamaRuntime) -> list[Event]:
-    """Step until nothing is left to do."""
-    events: list[Event] = []
-    for _ in range(STEPS_MAX):
-        if not runtime.busy:
-            return events
-        events += runtime.step()
-    raise AssertionError(f"still busy after {STEPS_MAX} steps")
 
 
 def classify(runtime: LlamaRuntime, text: str, digest: str = "c") -> JobResult:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -11,21 +10,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_agent.engine import job_requests
-from edge_agent.engine.protocol import JobRequest, JobResult, LoadRequest
+from edge_agent.engine.protocol import JobRequest, JobResult
 from edge_agent.engine.runtimes.onnx_runtime import OnnxRuntime
-from edge_agent.errors import ModelLoadFailed
 from edge_agent.formats.golden_cases import GoldenCase, differences
 from tests.support import bundles, gated_onnx
+from tests.support.gated_onnx import opened, refused
 
 UNCALIBRATED = {"policy": "always_escalate"}
 KINDS = ("classify", "extract", "embed")
-
-
-def opened(folder: Path) -> OnnxRuntime:
-    runtime = OnnxRuntime()
-    runtime.load(LoadRequest(runtime="onnx", weights=str(folder / "model.onnx")))
-    runtime.attach("a", bundles.manifest_of(folder), bundles.paths_of(folder))
-    return runtime
 
 
 def answered(runtime: OnnxRuntime, texts: tuple[str, ...]) -> list[JobResult]:
@@ -36,12 +28,6 @@ def answered(runtime: OnnxRuntime, texts: tuple[str, ...]) -> list[JobResult]:
         found += runtime.step()
     assert all(isinstance(event, JobResult) for event in found)
     return sorted(found, key=lambda event: int(event.job_id))
-
-
-def refused(folder: Path) -> str:
-    with pytest.raises(ModelLoadFailed) as caught:
-        opened(folder)
-    return caught.value.message
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,10 +11,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from edge_agent.engine.protocol import JobRequest, JobResult, LoadRequest
+from edge_agent.engine.protocol import JobRequest, JobResult
 from edge_agent.engine.runtimes.onnx_runtime import OnnxRuntime
-from edge_agent.errors import ModelLoadFailed
 from tests.support import bert_onnx, bundles, gated_onnx
+from tests.support.gated_onnx import opened, refused
 
 CALIBRATED = {**gated_onnx.CALIBRATED, "temperature": 3.0}
 
@@ -22,13 +22,6 @@ CALIBRATED = {**gated_onnx.CALIBRATED, "temperature": 3.0}
 def written(folder: Path, model: bytes = b"", gate: dict[str, Any] | None = None, **more: Any) -> Path:
     confidence = {"policy": "always_escalate", **({"gate": gate} if gate else {})}
     return gated_onnx.write(folder, "decide", model or bundles.tiny_onnx("decide"), confidence, **more)
-
-
-def opened(folder: Path) -> OnnxRuntime:
-    runtime = OnnxRuntime()
-    runtime.load(LoadRequest(runtime="onnx", weights=str(folder / "model.onnx")))
-    runtime.attach("a", bundles.manifest_of(folder), bundles.paths_of(folder))
-    return runtime
 
 
 def answered(runtime: OnnxRuntime, text: str = "refund") -> JobResult:
@@ -39,12 +32,6 @@ def answered(runtime: OnnxRuntime, text: str = "refund") -> JobResult:
     (done,) = found
     assert isinstance(done, JobResult)
     return done
-
-
-def refused(folder: Path) -> str:
-    with pytest.raises(ModelLoadFailed) as caught:
-        opened(folder)
-    return caught.value.message
 
 
 def without_output(model: bytes, name: str) -> bytes:

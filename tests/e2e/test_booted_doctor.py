@@ -15,6 +15,7 @@ from tests.support.booted import CACHE, Machine, needs_machine, tree
 from tests.support.eventually import eventually_sync
 from tests.support.finding_cases import finding_kinds
 from tests.support.finding_cases.booted_rows import BOOTED, LONG_PAUSE, SHORT_PAUSE
+from tests.support.finding_cases.case import key_of
 from tests.support.remedy_commands import command_lines, commands_in
 
 pytestmark = [pytest.mark.release, needs_machine]
@@ -44,11 +45,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
 def reported(site: Appliance, user: str = "") -> list[dict[str, str]]:
     """Return what doctor finds as somebody, notes included, but of the uplink, which goes on trying."""
     return [each for each in site.doctor(user) if each["verdict"] not in ("ok", "unseen") and each["area"] != "uplink"]
-
-
-def key_of(finding: dict[str, str]) -> tuple[str, str, str]:
-    """Return what tells findings apart."""
-    return finding["check"], finding["verdict"], finding["about"]
 
 
 def follow(site: Appliance, finding: dict[str, str]) -> None:

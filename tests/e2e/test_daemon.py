@@ -332,22 +332,6 @@ def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_unwritable_state_directory(daemon: RunningDaemon) -> None:
-    """A state directory below a file cannot be made; the error names it."""
-    second = serve_again(daemon, "--state-dir", "/etc/hostname/state")
-    assert 3 == second.returncode
-    assert "/etc/hostname/state" in second.stderr
-
-
-@pytest.mark.slow
-def test_a_plain_port_needs_a_confession(tmp_path: Path) -> None:
-    """tcp_address without TLS is refused unless the site says insecure: true."""
-    second = serve_again(RunningDaemon(tmp_path, service={"tcp_address": "127.0.0.1:1"}))
-    assert 3 == second.returncode
-    assert "insecure: true" in second.stderr
-
-
-@pytest.mark.slow
 def test_the_daemon_also_answers_on_a_port_when_told_to(tmp_path: Path) -> None:
     """With insecure: true a device on the network is answered, and the log warns."""
     address = f"127.0.0.1:{free_port()}"

@@ -17,9 +17,6 @@ from safetensors.numpy import load_file, save_file
 from convert import probe, verify
 from convert.decoder.tokens import task_tokens
 from convert.export import gguf_export, onnx_export
-from convert.pipeline import stage
-from convert.pipeline.recipe import Recipe
-from convert.pipeline.stage import StageJob
 from convert.quantize import gguf_files, imatrix, onnx_quantizer
 from convert.training import checkpoint_loading
 from convert.verify import ExportPair, divergence, reference
@@ -227,20 +224,3 @@ def outputs(model: Path, inputs: Sequence[Sequence[int]]) -> np.ndarray:
     """Return [texts, labels]."""
     answer = probe.ask("convert.probe.onnx_probe", {"model": str(model), "inputs": inputs})
     return answer.arrays["outputs"].reshape(answer.facts["shapes"][0][0] and (len(inputs), -1))
-
-
-def test_later_stages_mean_the_tuned_checkpoint(tmp_path: Path) -> None:
-    """The fine-tuned checkpoint goes before the prepared one, an adapter of training before that of the source."""
-    for folder in ("prepare/checkpoint", "prepare/adapter", "full/checkpoint", "lora/adapter", "none"):
-        (tmp_path / folder).mkdir(parents=True)
-    recipe = Recipe.model_validate({"source": {"base": "b"}, "data": {"calibration": "c", "test": "t"}})
-
-    def meant(tuned: str) -> tuple[Path, Path | None]:
-        done = {"prepare": tmp_path / "prepare"} | ({"finetune": tmp_path / tuned} if tuned else {})
-        job = StageJob(recipe, tmp_path, done, quiet)
-        return stage.checkpoint(job), stage.adapter(job)
-
-    prepared = tmp_path / "prepare"
-    assert (prepared / "checkpoint", prepared / "adapter") == meant("") == meant("none")
-    assert (tmp_path / "full" / "checkpoint", None) == meant("full")
-    assert (prepared / "checkpoint", tmp_path / "lora" / "adapter") == meant("lora")

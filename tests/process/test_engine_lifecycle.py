@@ -25,7 +25,7 @@ from edge_agent.engine.protocol import FRAME_BYTES_MAX, AttachRequest, LoadReque
 from edge_agent.errors import EngineNotReady, InputTooLong, RequirementUnmet
 from edge_agent.formats.manifest import Manifest, Requires, TaskSpec, encode
 from edge_agent.process_memory import resident_bytes
-from tests.process.test_engine import CLASSIFY, CONFIG, GENERATE, answer, run
+from tests.process.test_engine import CLASSIFY, CONFIG, GENERATE, answer, child, run
 from tests.support.eventually import eventually
 from tests.support.lone_engine import lone_engine
 
@@ -84,11 +84,6 @@ async def pool_of(
         await pool.stop()
     assert [] == children()
     await eventually(lambda: descriptors() <= before)
-
-
-def child(pool: EnginePool) -> int:
-    (status,) = pool.statuses()
-    return status.pid
 
 
 @contextlib.asynccontextmanager

@@ -11,7 +11,6 @@ from edge_agent.config import EngineConfig
 from edge_agent.engine import memory_cap
 from edge_agent.engine.pool import EnginePool
 from edge_agent.errors import ModelLoadFailed
-from edge_agent.formats import manifest
 from tests.support import bundles, hostile_models
 
 MB = 10**6
@@ -21,22 +20,16 @@ MB = 10**6
 async def pool(tmp_path: Path) -> AsyncIterator[EnginePool]:
     """Engines of one thread each, in which a good bundle answers."""
     made = EnginePool(EngineConfig(cpu_threads=1), lambda: None, [tmp_path])
-    await attach(made, bundles.tiny_onnx_bundle(tmp_path / "good"), "good")
+    await bundles.attach_bundle(made, bundles.tiny_onnx_bundle(tmp_path / "good"), "good")
     yield made
     assert made.ready("good")
     assert [0] == [each.restarts for each in made.statuses()]
     await made.stop()
 
 
-async def attach(pool: EnginePool, folder: Path, digest: str) -> None:
-    about = bundles.manifest_of(folder)
-    paths = {role: Path(path) for role, path in bundles.paths_of(folder).items()}
-    await pool.attach(digest, about, manifest.encode(about), paths)
-
-
 async def refusal(pool: EnginePool, folder: Path) -> ModelLoadFailed:
     with pytest.raises(ModelLoadFailed) as caught:
-        await attach(pool, folder, "hostile")
+        await bundles.attach_bundle(pool, folder, "hostile")
     return caught.value
 
 

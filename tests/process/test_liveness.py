@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.engine.child_liveness import patience_seconds
 from edge_agent.engine.child_supervisor import EngineState
+from edge_agent.engine.engine import patience_seconds
 from edge_agent.engine.pool import EnginePool
 from edge_agent.errors import ModelLoadFailed
 from edge_agent.formats.manifest import Manifest, PromptTemplate, TaskSpec, encode

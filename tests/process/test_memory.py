@@ -230,12 +230,6 @@ async def test_adapters_count_too(tmp_path: Path) -> None:
         assert BundleAttached(digest="two") == await talk.next(BundleAttached)
 
 
-async def attached(pool: EnginePool, folder: Path, digest: str) -> None:
-    about = bundles.manifest_of(folder)
-    paths = {role: Path(path) for role, path in bundles.paths_of(folder).items()}
-    await pool.attach(digest, about, manifest.encode(about), paths)
-
-
 @pytest.mark.slow
 async def test_engines_share_one_cap(tmp_path: Path) -> None:
     """The cap is for all engines: what one takes is not there for the next, and comes back when it stops. Two that are
@@ -245,14 +239,14 @@ async def test_engines_share_one_cap(tmp_path: Path) -> None:
     pool = EnginePool(EngineConfig(memory_bytes_max=160 * MIB, cpu_threads=1), lambda: None, [tmp_path])
     try:
         results = await asyncio.gather(
-            attached(pool, one, "one"), attached(pool, other, "other"), return_exceptions=True
+            bundles.attach_bundle(pool, one, "one"), bundles.attach_bundle(pool, other, "other"), return_exceptions=True
         )
         assert {type(None), MemoryShort} == {type(result) for result in results}
         first, second = ("one", "other") if pool.ready("one") else ("other", "one")
         folder = {"one": one, "other": other}[second]
         assert not pool.ready(second)
         await pool.detach(first, drain_seconds=0)
-        await attached(pool, folder, second)
+        await bundles.attach_bundle(pool, folder, second)
         assert pool.ready(second)
     finally:
         await pool.stop()
@@ -270,9 +264,9 @@ async def test_what_there_is_is_measured_again_at_each_start(tmp_path: Path) -> 
         return int(pool.statuses()[0].details["memory_limit_bytes"])
 
     try:
-        await attached(pool, one, "one")
+        await bundles.attach_bundle(pool, one, "one")
         assert 400 * MIB == limit()
-        await attached(pool, other, "other")
+        await bundles.attach_bundle(pool, other, "other")
         os.kill(pool.statuses()[0].pid, signal.SIGKILL)
         await eventually(lambda: limit() < 400 * MIB, seconds=30)
         await eventually(lambda: pool.ready("one"), seconds=30)
@@ -286,7 +280,7 @@ async def test_a_bundle_may_ask_for_more(tmp_path: Path) -> None:
     pool = EnginePool(EngineConfig(), lambda: None, [tmp_path])
     try:
         with pytest.raises(MemoryShort, match=r"the bundle asks for 1125899906\.8 MB of memory"):
-            await attached(pool, folder, "a")
+            await bundles.attach_bundle(pool, folder, "a")
         assert [] == pool.statuses()
     finally:
         await pool.stop()
@@ -299,11 +293,11 @@ async def test_pausing_gives_back_what_only_one_bundle_holds(tmp_path: Path) -> 
     other = bundles.manifest_of(bundles.echo_bundle(tmp_path / "b", weights=b"other"))
     pool = EnginePool(EngineConfig(), lambda: None, [tmp_path])
     try:
-        await attached(pool, one, "one")
+        await bundles.attach_bundle(pool, one, "one")
         assert pool.replaces("one", other)
         assert not pool.replaces("one", bundles.manifest_of(one))
         assert not pool.replaces("unknown", other)
-        await attached(pool, one, "two")
+        await bundles.attach_bundle(pool, one, "two")
         assert not pool.replaces("one", other)
     finally:
         await pool.stop()

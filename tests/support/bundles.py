@@ -19,10 +19,13 @@ import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_agent.formats import manifest
 from tests.support import bert_onnx, models, pos_intents
+
+if TYPE_CHECKING:
+    from edge_agent.engine.pool import EnginePool
 
 INTENTS = pos_intents.INTENTS
 RANDOM_CUTOFF = 0.98
@@ -238,3 +241,10 @@ def minilm_onnx(head: str) -> bytes:
 def _sha256_of_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+async def attach_bundle(pool: EnginePool, folder: Path, digest: str) -> None:
+    """Attach the bundle in a folder to a pool."""
+    about = manifest_of(folder)
+    paths = {role: Path(path) for role, path in paths_of(folder).items()}
+    await pool.attach(digest, about, manifest.encode(about), paths)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
 
 POLL_SECONDS = 0.01
 SECONDS_MAX = 60.0
@@ -39,3 +42,10 @@ async def turns(count: int = 1) -> None:
     """Let the event loop go round so many times: what is ready has then run, and nothing has waited."""
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+async def given_up(call: asyncio.Task[Any]) -> None:
+    """Cancel a call and wait until it is gone."""
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call

@@ -159,10 +159,6 @@ class FleetSite:
         """Wait until the update of a task is in one of these states."""
         eventually_sync(lambda: self.state(task) in states, seconds)
 
-    def until_problem(self, said: str, seconds: float = SETTLED_SECONDS_MAX) -> None:
-        """Wait until status says this of what came last."""
-        eventually_sync(lambda: said in self.problem(), seconds)
-
 
 def comes_true(condition: Callable[[], bool], seconds: float = SETTLED_SECONDS_MAX) -> bool:
     """Tell whether something comes true in time."""

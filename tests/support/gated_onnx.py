@@ -14,9 +14,13 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 import tokenizers
 from onnx import TensorProto, helper, numpy_helper
 
+from edge_agent.engine.protocol import LoadRequest
+from edge_agent.engine.runtimes.onnx_runtime import OnnxRuntime
+from edge_agent.errors import ModelLoadFailed
 from edge_agent.formats.calibration import OUTPUT_NAME, ROWS_MAX, OodGate
 from tests.support import bert_onnx, bundles
 
@@ -103,3 +107,18 @@ def bundle(directory: Path, kind: str = "classify", **more: Any) -> Path:
     if kind == "embed":
         confidence = {"policy": "always_escalate", "gate": confidence["gate"]}
     return write(directory, kind, gated(kind), confidence, **more)
+
+
+def opened(folder: Path) -> OnnxRuntime:
+    """Return a runtime with the bundle in a folder attached as "a"."""
+    runtime = OnnxRuntime()
+    runtime.load(LoadRequest(runtime="onnx", weights=str(folder / "model.onnx")))
+    runtime.attach("a", bundles.manifest_of(folder), bundles.paths_of(folder))
+    return runtime
+
+
+def refused(folder: Path) -> str:
+    """Return the message with which the bundle in a folder is refused."""
+    with pytest.raises(ModelLoadFailed) as caught:
+        opened(folder)
+    return caught.value.message

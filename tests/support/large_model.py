@@ -24,8 +24,6 @@ WAYS = (
     *("401", "404", "429", "500", "503", "prose", "wrong-label", "truncated", "huge", "stall", "cut", "html", "lost"),
     *("huge-line", "huge-500", "packed"),
 )
-LISTINGS = ("well", "500", "html", "array", "huge", "packed", "lost")
-"""Ways of answering the question for its models, with which it is looked whether anybody is there."""
 
 
 class LargeModel:

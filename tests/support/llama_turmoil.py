@@ -18,6 +18,7 @@ CONTEXT_TOKENS = 320
 KEPT_BYTES = 48 * 2**10
 """Less than the prompts of all texts take: what is kept comes and goes."""
 STEPS_MAX = 20_000
+FEW_STEPS_MAX = 2000
 DIGITS = 4
 """Of a score that are compared; the others differ by up to 1e-7."""
 TEXTS = (
@@ -166,3 +167,13 @@ def cells_in_use(runtime: LlamaRuntime) -> int:
 def computed_together(runtime: LlamaRuntime) -> int:
     """Return how many jobs have a place."""
     return sum(job.slot is not None for job in runtime._jobs.values())
+
+
+def finish(runtime: LlamaRuntime) -> list[Event]:
+    """Step until nothing is left to do."""
+    events: list[Event] = []
+    for _ in range(FEW_STEPS_MAX):
+        if not runtime.busy:
+            return events
+        events += runtime.step()
+    raise AssertionError(f"still busy after {FEW_STEPS_MAX} steps")

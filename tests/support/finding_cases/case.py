@@ -85,9 +85,9 @@ class FindingCase:
         with FaultySite(fault.settings, has_task=fault.has_task, is_appliance=fault.is_appliance) as site:
             if fault.prepare is not None:
                 fault.prepare(site)
-            before = set(map(_key, site.everything()))
+            before = set(map(key_of, site.everything()))
             fault.make(site)
-            found = [each for each in site.everything() if _key(each) not in before]
+            found = [each for each in site.everything() if key_of(each) not in before]
             shown = sorted({each["check"] for each in found})
             own = next((each for each in found if self.kind.matches(each)), None)
             if own is None:
@@ -122,11 +122,12 @@ class FindingCase:
 def _left(fault: Fault, site: FaultySite, before: set[tuple[str, ...]]) -> list[str]:
     """Return the checks that report after the cure and did not before the fault, but for notes that it leaves."""
     noted = {(check, "note") for check in fault.leaves}
-    found = [each for each in site.everything() if _key(each) not in before]
+    found = [each for each in site.everything() if key_of(each) not in before]
     return sorted({each["check"] for each in found if (each["check"], each["verdict"]) not in noted})
 
 
-def _key(finding: Mapping[str, str]) -> tuple[str, ...]:
+def key_of(finding: Mapping[str, str]) -> tuple[str, ...]:
+    """Return what tells findings apart."""
     return finding["check"], finding["verdict"], finding["about"]
 
 

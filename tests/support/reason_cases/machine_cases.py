@@ -18,7 +18,6 @@ from tests.support.reason_cases.uplink_cases import IDENTITY, disk
 from tests.support.tls_site import TlsSite
 
 PROGRAM = [sys.executable, "-m", "edge_agent.cli"]
-MOUNTED_BYTES = 4 * 2**20
 
 
 def config(folder: Path, **sections: Any) -> Path:

@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import structlog
@@ -16,7 +15,7 @@ from edge_agent.server.audit_log import FILE_NAME, AuditLog
 from edge_agent.server.callers import Caller
 from edge_agent.server.detached_calls import CHANGES_MAX, ChangeRunner, LatestProgress, OperatorChange, caller_left
 from edge_agent.v1 import admin_pb2
-from tests.support.eventually import eventually, turns
+from tests.support.eventually import eventually, given_up, turns
 
 BOSS = Caller("tls boss", frozenset({"admin"}))
 INSTALL = OperatorChange(BOSS, "InstallBundle", admin_pb2.InstallBundleRequest(path="/bundle"))
@@ -53,12 +52,6 @@ def changes(audit: AuditLog) -> ChangeRunner:
 def outcomes(folder: Path) -> list[tuple[str, str]]:
     found = [json.loads(line) for line in (folder / FILE_NAME).read_text().splitlines()]
     return [(line["call"], line["outcome"]) for line in found]
-
-
-async def given_up(call: asyncio.Task[Any]) -> None:
-    call.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await call
 
 
 async def test_the_line_is_there_before_the_answer(changes: ChangeRunner, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from edge_agent.server.request_deduplication import (
     DeduplicationLimits,
     RequestDeduplicator,
 )
+from tests.support.eventually import given_up
 
 
 class Work:
@@ -57,13 +58,6 @@ class Window:
 def window(entries_max: int = 4, seconds_max: float = 1000.0, bytes_max: int = 2**20) -> Window:
     """Return an empty window."""
     return Window(DeduplicationLimits(entries_max, seconds_max, bytes_max))
-
-
-async def given_up(call: asyncio.Task[int]) -> None:
-    """Cancel a call and wait until it is gone."""
-    call.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await call
 
 
 async def test_a_repeated_request_runs_once(work):

@@ -75,6 +75,32 @@ def context_shape(context_tokens: int, jobs: int, kv_type: str, threads: int) ->
     return ContextShape(cells=cells, sequences=sequences, kv_type=kv_type, threads=threads, rows=BULK_ROWS)
 
 
+class BranchSequences:
+    """Copies of sequences in which the labels of a step branch off; they end with the step."""
+
+    def __init__(self, context: LlamaContext, cells: KvCells, sequences: range) -> None:
+        """Take these sequences for them."""
+        self._context, self._account, self.sequences = context, cells, sequences
+        self._taken = 0
+        self.cells: list[int] = []
+        """Of all of them together, behind what they have copied."""
+
+    def fork(self, slot: SequenceSlot | QuestionSequence) -> int:
+        """Return a sequence with the tokens of another in it, until `drop`; at most ROWS_MAX of them."""
+        branch = self.sequences[self._taken]
+        self._taken += 1
+        self._context.copy(slot.sequence, branch)
+        return branch
+
+    def drop(self) -> None:
+        """Empty the sequences that `fork` returned."""
+        for branch in self.sequences[: self._taken]:
+            self._context.drop(branch)
+        self._taken = 0
+        self._account.give(self.cells)
+        self.cells.clear()
+
+
 class KvCache:
     """The sequences of one context: jobs, pinned prefixes, branches of labels, questions, and three of its own."""
 
@@ -92,9 +118,7 @@ class KvCache:
             self.context, self._cells, range(jobs + 1, jobs + 1 + PINNED_PREFIXES_MAX), self._empty, self._give_held
         )
         first_branch = jobs + 1 + PINNED_PREFIXES_MAX
-        self._branches = range(first_branch, first_branch + ROWS_MAX)
-        self._forks = 0
-        self._fork_cells: list[int] = []
+        self.branches = BranchSequences(self.context, self._cells, range(first_branch, first_branch + ROWS_MAX))
         self._padding_sequence, self._scratch = first_branch + ROWS_MAX, first_branch + ROWS_MAX + 1
         first_question = first_branch + ROWS_MAX + 2
         self.questions = QuestionSequences(
@@ -111,7 +135,7 @@ class KvCache:
         self._compacts_streams = (
             shape.flash and not model.on_device
         )  # elsewhere what is written out is large, or far away
-        scratch = (self._scratch, self._padding_sequence, *self._branches)
+        scratch = (self._scratch, self._padding_sequence, *self.branches.sequences)
         self._alone, self._deep = probe_lone_rows(self.context, shape.cells, scratch, model.vocab_size)
         """Whether a lone row comes out the same without padding rows: among few cells, and among many."""
 
@@ -302,7 +326,7 @@ class KvCache:
         parts = parts[:-1] if padding > 0 else parts
         for part in parts:
             cells = self._cells.take(len(part.tokens))
-            grown = self._grown(part.sequence) if isinstance(part, TokenRows) else self._fork_cells
+            grown = self._grown(part.sequence) if isinstance(part, TokenRows) else self.branches.cells
             grown.extend(cells)
             self._use.computed += len(cells)
 
@@ -360,21 +384,6 @@ class KvCache:
             slot.cells += self._cells.take(count)
             slot.packed = len(slot.cells)
         self._scattered = 0
-
-    def fork(self, slot: SequenceSlot | QuestionSequence) -> int:
-        """Return a sequence with the tokens of another in it, until `drop_forks`; at most ROWS_MAX of them."""
-        branch = self._branches[self._forks]
-        self._forks += 1
-        self.context.copy(slot.sequence, branch)
-        return branch
-
-    def drop_forks(self) -> None:
-        """Empty the sequences that `fork` returned."""
-        for branch in self._branches[: self._forks]:
-            self.context.drop(branch)
-        self._forks = 0
-        self._cells.give(self._fork_cells)
-        self._fork_cells.clear()
 
     def use(self) -> CacheUse:
         """Return what is in the buffer, a prefix that several jobs share counted once, and what was counted so far."""

@@ -43,6 +43,88 @@ ENDS = (JobResult, FailureReport)
 Job = ScoringJob | GenerationJob | ExtractionJob | DecisionJob
 
 
+class BatchExecutor:
+    """Computes the rows that a step has for each job, as one batch."""
+
+    def __init__(self, cache: KvCache, adapters: LoadedAdapters, interruption: StepInterruption | None) -> None:
+        """Compute on a loaded base; without `interruption` no batch ends early."""
+        self._cache, self._adapters, self._interruption = cache, adapters, interruption
+        self.computed_at = 0.0
+        """When a batch was computed last, on the clock of `time.perf_counter`; an aborted one was not."""
+
+    def compute(self, turns: list[tuple[Job, int]], *, long: bool) -> list[Event]:
+        """Run one batch. Where it fails, its jobs are computed one by one: who fails alone has failed.
+
+        One that is `long` ends when one of its jobs is cancelled.
+        """
+        if not turns:  # nobody found a place who could be in time
+            return []
+        try:
+            return self._batch(turns, long=long)
+        except ModelFailed as error:
+            if len(turns) == 1:
+                return [failure_report(turns[0][0].run.job_id, error)]
+        return [event for turn in turns for event in self.compute([turn], long=long)]
+
+    def _batch(self, turns: list[tuple[Job, int]], *, long: bool) -> list[Event]:
+        """Run one batch. Raises ModelFailed, and the jobs stand where they stood."""
+        jobs = [job for job, _ in turns]
+        adapter = self._adapters.pointer(jobs[0].bundle.adapter)
+        self._cache.compact([job.slot for job in jobs if job.slot])
+        try:
+            parts = [job.parts(rows, self._cache.branches.fork) for job, rows in turns]
+            with self._interruptible(turns) if long else nullcontext():
+                exact = any(job.exact for job in jobs)
+                self._cache.decode([row for part in parts for row in part], adapter, exact=exact)
+        except (ModelFailed, StepAborted) as stopped:
+            self._cache.branches.drop()
+            for job in jobs:
+                job.undo()
+            if isinstance(stopped, StepAborted):
+                return []
+            raise
+        try:
+            return self._collect(turns, parts)
+        finally:
+            self._cache.branches.drop()
+            self.computed_at = time.perf_counter()
+
+    @contextmanager
+    def _interruptible(self, turns: list[tuple[Job, int]]) -> Iterator[None]:
+        """Let a step end when one of its jobs is cancelled."""
+        if self._interruption is None:
+            yield
+            return
+        try:
+            with self._interruption.during({job.run.job_id for job, _ in turns}):
+                yield
+        finally:
+            self._cache.context.forget_abort()  # it may have come too late for this step, and is not for the next
+
+    def _collect(self, turns: list[tuple[Job, int]], parts: list[list[BatchPart]]) -> list[Event]:
+        """Hand every job its logits; what is wrong with one job's logits fails that job."""
+        events: list[Event] = []
+        first = 0
+        for (job, _), part in zip(turns, parts, strict=True):
+            count = sum(len(rows.tokens) for rows in part)
+            try:
+                events += job.advance(self._cache.context, first, count)
+                if job.slot is not None and job.computed < job.slot.tokens:
+                    self._cache.truncate(job.slot, job.computed)
+                if job.computed >= job.input_tokens and job.slot is not None and not job.kept:
+                    job.kept = True
+                    self._cache.keep(job.slot, job.suffix)
+            except ModelFailed as error:
+                events.append(failure_report(job.run.job_id, error))
+            first += count
+        return events
+
+    def close(self) -> None:
+        """End the thread that waits for interruptions."""
+        if self._interruption is not None:
+            self._interruption.close()
+
+
 class LlamaRuntime:
     """One GGUF base and the bundles attached to it."""
 
@@ -61,7 +143,7 @@ class LlamaRuntime:
         self._model: LlamaModel
         self._cache: KvCache
         self._adapters: LoadedAdapters
-        self._interruption: StepInterruption | None = None
+        self._executor: BatchExecutor
         self._bundles: LlamaBundles
         self._jobs: dict[str, Job] = {}
         self._written_under = set[RecordGrammar]()
@@ -77,7 +159,6 @@ class LlamaRuntime:
         self._alike = 0
         """Steps of theirs so far."""
         self._tuner: ThreadTuner
-        self._computed_at = 0.0
 
     def load(self, spec: LoadRequest) -> dict[str, str]:
         """Load weights and allocate the context, if memory holds them.
@@ -108,9 +189,11 @@ class LlamaRuntime:
         self._tuner = ThreadTuner(counts, tuned.shape.threads, time.perf_counter())
         self.threads = tuned.shape.threads
         self._model, self._loaded, self.device = model, True, slot.name
-        if self.mailbox >= 0:
-            self._interruption = StepInterruption(self.mailbox, self.poll_cancellations, self._cache.context.abort)
         self._adapters = LoadedAdapters(model, lambda: self._cache.context.use_adapter(None))
+        interruption = None
+        if self.mailbox >= 0:
+            interruption = StepInterruption(self.mailbox, self.poll_cancellations, self._cache.context.abort)
+        self._executor = BatchExecutor(self._cache, self._adapters, interruption)
         self._bundles = LlamaBundles(model, self._adapters, need, available, slots, self.request_memory)
         described = model.describe()
         code = self._code if slot.name == "cpu" else f"{self._code} and for {slot.name}"
@@ -205,9 +288,9 @@ class LlamaRuntime:
         turns.sort(key=lambda turn: turn[0].branches)
         self._use_threads(self._tuner.present if _keeps_streams_waiting(plan) else self._tuner.threads)
         long = is_long(sum(rows for _, rows in plan), self._scheduler.expected(plan))
-        events += self._compute(turns, long=long)
-        if self._computed_at > started:  # and was not aborted
-            self._learn(plan, self._computed_at - started)
+        events += self._executor.compute(turns, long=long)
+        if self._executor.computed_at > started:  # and was not aborted
+            self._learn(plan, self._executor.computed_at - started)
             self._writers = self._all_write(plan)
         else:
             self._scheduler.cut_off(plan, time.perf_counter() - started)
@@ -302,9 +385,8 @@ class LlamaRuntime:
         for job_id in list(self._jobs):
             self._end(job_id)
         self._written_under.clear()
-        if self._interruption is not None:
-            self._interruption.close()
         if self._loaded:
+            self._executor.close()
             self._bundles.close()
             self._adapters.close()
             self._cache.close()
@@ -336,73 +418,6 @@ class LlamaRuntime:
         if entered is not None:
             job.start(*entered)
         return entered is not None
-
-    def _compute(self, turns: list[tuple[Job, int]], *, long: bool) -> list[Event]:
-        """Run one batch. Where it fails, its jobs are computed one by one: who fails alone has failed.
-
-        One that is `long` ends when one of its jobs is cancelled.
-        """
-        if not turns:  # nobody found a place who could be in time
-            return []
-        try:
-            return self._batch(turns, long=long)
-        except ModelFailed as error:
-            if len(turns) == 1:
-                return [failure_report(turns[0][0].run.job_id, error)]
-        return [event for turn in turns for event in self._compute([turn], long=long)]
-
-    def _batch(self, turns: list[tuple[Job, int]], *, long: bool) -> list[Event]:
-        """Run one batch. Raises ModelFailed, and the jobs stand where they stood."""
-        jobs = [job for job, _ in turns]
-        adapter = self._adapters.pointer(jobs[0].bundle.adapter)
-        self._cache.compact([job.slot for job in jobs if job.slot])
-        try:
-            parts = [job.parts(rows, self._cache.fork) for job, rows in turns]
-            with self._interruptible(turns) if long else nullcontext():
-                exact = any(job.exact for job in jobs)
-                self._cache.decode([row for part in parts for row in part], adapter, exact=exact)
-        except (ModelFailed, StepAborted) as stopped:
-            self._cache.drop_forks()
-            for job in jobs:
-                job.undo()
-            if isinstance(stopped, StepAborted):
-                return []
-            raise
-        try:
-            return self._collect(turns, parts)
-        finally:
-            self._cache.drop_forks()
-            self._computed_at = time.perf_counter()
-
-    @contextmanager
-    def _interruptible(self, turns: list[tuple[Job, int]]) -> Iterator[None]:
-        """Let a step end when one of its jobs is cancelled."""
-        if self._interruption is None:
-            yield
-            return
-        try:
-            with self._interruption.during({job.run.job_id for job, _ in turns}):
-                yield
-        finally:
-            self._cache.context.forget_abort()  # it may have come too late for this step, and is not for the next
-
-    def _collect(self, turns: list[tuple[Job, int]], parts: list[list[BatchPart]]) -> list[Event]:
-        """Hand every job its logits; what is wrong with one job's logits fails that job."""
-        events: list[Event] = []
-        first = 0
-        for (job, _), part in zip(turns, parts, strict=True):
-            count = sum(len(rows.tokens) for rows in part)
-            try:
-                events += job.advance(self._cache.context, first, count)
-                if job.slot is not None and job.computed < job.slot.tokens:
-                    self._cache.truncate(job.slot, job.computed)
-                if job.computed >= job.input_tokens and job.slot is not None and not job.kept:
-                    job.kept = True
-                    self._cache.keep(job.slot, job.suffix)
-            except ModelFailed as error:
-                events.append(failure_report(job.run.job_id, error))
-            first += count
-        return events
 
     def _end(self, job_id: str) -> None:
         self._writers = []

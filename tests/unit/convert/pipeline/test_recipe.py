@@ -101,6 +101,7 @@ def test_paths_are_relative_to_the_recipe_or_inside_a_package(tmp_path: Path):
     [
         (["prepare/checkpoint"], "prepare", None),
         (["prepare/checkpoint", "prepare/adapter"], "prepare", "prepare"),
+        (["prepare/checkpoint", "prepare/adapter", "finetune"], "prepare", "prepare"),
         (["prepare/checkpoint", "finetune/adapter"], "prepare", "finetune"),
         (["prepare/checkpoint", "prepare/adapter", "finetune/adapter"], "prepare", "finetune"),
         (["prepare/checkpoint", "finetune/checkpoint"], "finetune", None),

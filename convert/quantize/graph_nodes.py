@@ -1,0 +1,76 @@
+"""Adds nodes to an ONNX graph, under names of their own.
+
+nodes = GraphNodes(model.graph, "/ood")
+doubled = nodes.add("Mul", ["logits", nodes.constant(np.array(2, np.float32))])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+
+class Factor(NamedTuple):
+    """A factor of a product."""
+
+    base: str
+    """The tensor, [batch, 1]."""
+    power: float
+    least: float = 0.0
+    """Counts where the base is less: a square that rounding made negative is 0."""
+
+
+class GraphNodes:
+    """See the module."""
+
+    def __init__(self, graph: onnx.GraphProto, prefix: str) -> None:
+        """Take the graph that nodes and tensors are appended to, and what their names begin with."""
+        self._graph, self._prefix = graph, prefix
+        self._names: Iterator[str] = (f"{prefix}/{number}" for number in range(1000))
+
+    def add(self, kind: str, inputs: Sequence[str], output: str = "", **attributes: Any) -> str:
+        """Add a node; return its output."""
+        output = output or next(self._names)
+        self._append(kind, inputs, [output], attributes)
+        return output
+
+    def constant(self, values: npt.NDArray[np.generic]) -> str:
+        """Add a tensor; return its name."""
+        name = next(self._names)
+        self._graph.initializer.append(numpy_helper.from_array(values, name))
+        return name
+
+    def half(self, values: npt.NDArray[np.float32]) -> str:
+        """Add a tensor in half precision; return the name of it in single precision."""
+        return self.add("Cast", [self.constant(values.astype(np.float16))], to=TensorProto.FLOAT)
+
+    def axis(self, place: int) -> str:
+        """Add the number of an axis; return its name."""
+        return self.constant(np.array([place], np.int64))
+
+    def lowest(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
+        """Add a node that computes a matrix; return the least of each row, [batch, 1]."""
+        return self.add("ReduceMin", [self.add(kind, inputs, **attributes), self.axis(1)])
+
+    def split(self, matrix: str, columns: Sequence[int]) -> list[str]:
+        """Divide a matrix into parts of so many columns; return their names."""
+        parts = [next(self._names) for _ in columns]
+        self._append("Split", [matrix, self.constant(np.array(columns, np.int64))], parts, {"axis": 1})
+        return parts
+
+    def multiply(self, factors: Sequence[Factor], output: str) -> None:
+        """Add the product of the powers of all factors, as an output [batch]."""
+        bases, powers, least = zip(*factors, strict=True)
+        joined = self.add("Concat", bases, axis=1)
+        bounded = self.add("Max", [joined, self.constant(np.array(least, np.float32))])
+        raised = self.add("Pow", [bounded, self.constant(np.array(powers, np.float32))])
+        self.add("ReduceProd", [raised, self.axis(1)], output, keepdims=0)
+
+    def _append(self, kind: str, inputs: Sequence[str], outputs: Sequence[str], attributes: dict[str, Any]) -> None:
+        name = f"{self._prefix}/{outputs[0]}"
+        self._graph.node.append(helper.make_node(kind, inputs, outputs, name, **attributes))
