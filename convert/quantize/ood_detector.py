@@ -264,8 +264,8 @@ def _add_vector(nodes: GraphNodes, layers: Sequence[str]) -> str:
 ROWS_MAX = 8192
 ROWS_MIN = 20
 SIZE_BYTES_MAX = 1_000_000
-RANK_MAX = 256
-"""Principal components that are whitened, at most half of all directions; see docs/decisions/0063 and 0068."""
+RANK_MAX = 160
+"""Principal components that are whitened, at most half of all directions; see docs/decisions/0072, "160 directions"."""
 CENTROIDS_MAX, ROWS_A_CENTROID = 128, 8
 CONTRAST_WEIGHT = 0.15
 CONTRAST_MIN = 2 * CONTRAST_WEIGHT
