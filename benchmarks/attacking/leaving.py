@@ -40,18 +40,6 @@ PROBES = {
 }
 
 
-class _Inside(RunningDaemon):
-    """A daemon in a namespace."""
-
-    def __init__(self, network: CountedNetwork, folder: Path, **settings: Any) -> None:
-        super().__init__(folder, **settings)
-        self._network = network
-
-    def command(self) -> list[str]:
-        """Return the command line, to be run there."""
-        return [*self._network.inside, *super().command()]
-
-
 def measure(seconds: float = SECONDS) -> list[Bar]:
     """Count what leaves in so many seconds of work; where nothing can be counted, say why."""
     if reason := why_not():
@@ -88,7 +76,9 @@ def _worked(network: CountedNetwork, folder: Path, seconds: float) -> tuple[int,
     site, central = TlsSite(folder / "tls"), CentralTeam(folder / "central")
     new = central.publish(echo_bundle(folder / "new", "updated", labels=LABELS, version="2.0.0", weights=b"new"))
     central.plan(central.offering(new))
-    with _Inside(network, folder / "daemon", **_settings(site, central, folder)) as daemon:
+    running = RunningDaemon(folder / "daemon", **_settings(site, central, folder))
+    running.inside = network.inside
+    with running as daemon:
         daemon.install(
             echo_bundle(folder / "victim", "victim", labels=LABELS, weights=b"victim"),
             tiny_onnx_bundle(folder / "onnx", name="onnx"),
