@@ -142,7 +142,7 @@ def _gate(gate: Mapping[str, Any], per_label: Mapping[str, Any]) -> Iterator[str
     if gate["held_up"]["low"] > most:
         yield (
             f"The gate holds up {interval(gate['held_up'])} of the test rows, more than the {percent(most)} of ordinary"
-            " inputs: the test rows are unlike the calibration rows."
+            " inputs: they may be unlike the calibration rows, or these are few."
         )
     shares = {label: each["held_up"] for label, each in per_label.items() if "held_up" in each}
     beyond = {label: share for label, share in shares.items() if share["low"] > most}

@@ -126,11 +126,20 @@ def _rate(settings: FinetuneSection, *, head_fitted: bool = False) -> float:
     return settings.learning_rate or LEARNING_RATES["fitted" if head_fitted else settings.method]
 
 
-def _margin(model: Any, task: TaskSpec, settings: FinetuneSection) -> CosineMargin | None:
-    """Return the margin between the labels; None where nothing but a head is trained, or rows have other answers."""
-    if settings.method != "full" or task.kind != "classify" or not isinstance(model, MeanPooledBert):
+def margin_of(model: Any, task: TaskSpec, settings: FinetuneSection) -> CosineMargin | None:
+    """Return the margin between the labels, if the recipe asks for one.
+
+    Raises InvalidRequest where nothing but a head is trained, rows have other answers than labels, or the head does not
+    read mean token vectors.
+    """
+    if not settings.margin_weight:
         return None
-    return CosineMargin(model.classifier, settings.margin_weight) if settings.margin_weight else None
+    if settings.method != "full" or task.kind != "classify" or not isinstance(model, MeanPooledBert):
+        raise InvalidRequest(
+            "'finetune.margin_weight' is for a classify task and 'method: full', on an encoder with mean pooling",
+            remedy="Leave 'margin_weight' out of the recipe, or set it to 0.",
+        )
+    return CosineMargin(model.classifier, settings.margin_weight)
 
 
 def _device() -> torch.device:
@@ -182,7 +191,7 @@ def _encoder(job: StageJob, settings: FinetuneSection, task: TaskSpec, kept: Tra
     rate = _rate(settings, head_fitted=started)
     strangers = reading.strangers(row_files.outliers(job.recipe))
     objective = objective_of(task, weights, priors)
-    margin = _margin(model, task, settings)
+    margin = margin_of(model, task, settings)
     learner = EncoderTrainer(model, tokenizer, (learn, check), rate, objective, strangers, margin)
     trained = _fitted(learner, settings, job, head_fitted=started)
     target = job.out / CHECKPOINT

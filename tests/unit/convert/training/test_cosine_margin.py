@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 import transformers
 from torch.nn.functional import normalize
 
+from convert import training
 from convert.data.data_row import DataRow
+from convert.pipeline.recipe import FinetuneSection
 from convert.training.cosine_margin import MARGIN, RATE_FACTOR, SCALE, CosineMargin
 from convert.training.encoder_objective import objective_of
 from convert.training.encoder_trainer import EncoderTrainer, RowEncoder, classifier
 from convert.training.training_loop import TrainingSettings, train
-from edge_agent.formats.manifest import TaskSpec
+from edge_agent.errors import InvalidRequest
+from edge_agent.formats.manifest import Kind, TaskSpec
 from tests.support import tiny_encoder
 
 LABELS = ("refund", "price", "hours")
@@ -88,6 +91,17 @@ def test_training_brings_each_text_nearer_to_its_label(tmp_path: Path):
     train(learner, TrainingSettings(epochs=8, batch_rows=6, patience_epochs=8, seed=1), lambda *_: None)
     assert loss() < 0.7 * before
     assert learner.validate().loss < answers_before
+
+
+@pytest.mark.parametrize(("method", "kind"), [("head", "classify"), ("full", "extract")])
+def test_a_margin_that_nothing_can_have_is_refused(method: Literal["head", "full"], kind: Kind, tmp_path: Path):
+    """A recipe that asks for one is not trained without it."""
+    _, model, _ = trainer(tmp_path, 0.0)
+    task = TASK if kind == "classify" else TaskSpec(name="t", kind=kind, labels=("O", "B-item"))
+    asked = FinetuneSection(method=method, margin_weight=0.5)
+    with pytest.raises(InvalidRequest, match="margin_weight"):
+        training.margin_of(model, task, asked)
+    assert training.margin_of(model, task, FinetuneSection(method=method)) is None
 
 
 def test_the_directions_learn_faster_and_are_no_part_of_the_model(tmp_path: Path):
