@@ -5,9 +5,12 @@ A rule is made of a finder and a gate, which most texts do not pass.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+
+from edge_agent.capture.redact.indexed_text import IndexedText
 
 RULES_VERSION = "2"
 """Of the built-in rules. What a redaction model promises was proved together with rules of one version."""
@@ -22,7 +25,7 @@ _REACH = 64
 """From what its gate finds, a match and the words that announce it lie at most so many characters away."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RuleGate:
     """What a match of a rule needs at the least: cheap to look for, and missing in most texts."""
 
@@ -31,13 +34,24 @@ class RuleGate:
     """Only the text around it has to be searched; otherwise all of it."""
     reach: int = _REACH
     """How many characters around it are searched."""
+    digits: int = 0
+    """It has at least so many digits, and lies in one cluster of them, up to the next character; 0 = it may not."""
 
-    def windows(self, text: str) -> list[Span]:
+    def windows(self, text: IndexedText) -> list[Span]:
         """Return the parts of a text that may hold a match, in order and apart from each other."""
         if not self.near:
             return [(0, len(text))] if self.pattern.search(text) else []
         found: list[Span] = []
-        for match in self.pattern.finditer(text):
+        matches = (
+            itertools.chain.from_iterable(
+                self.pattern.finditer(text, start, end + 1)
+                for start, end, digits in text.clusters
+                if digits >= self.digits
+            )
+            if self.digits
+            else self.pattern.finditer(text)
+        )
+        for match in matches:
             start, end = max(0, match.start() - self.reach), match.end() + self.reach
             if found and start <= found[-1][1]:
                 start, _ = found.pop()

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from edge_agent.capture.redact import Span, bare
+from edge_agent.capture.redact.indexed_text import stands_before
 
 # https://www.swift.com/standards/data-standards/iban: letters and digits in an IBAN, by country.
 IBAN_CHARACTERS = {
@@ -173,7 +174,7 @@ _DISGUISED_RUN = re.compile(rf"{_DIGIT}(?<![\w.,].)(?:[ .\-/]{{0,3}}{_DIGIT}){{1
 _DISGUISED_GROUP = re.compile(rf"{_DIGIT}+")
 _SEPARATORS = str.maketrans("", "", " .-/")
 _CARD_WORD = re.compile(
-    r"(?i)\b(?:card|credit|debit|visa|master ?card|amex|american express|maestro|diners|jcb|discover|cc|karte"
+    r"\b(?:card|credit|debit|visa|master ?card|amex|american express|maestro|diners|jcb|discover|cc|karte"
     r"|kreditkarte|ec-karte|carte|cb|tarjeta|carta|cart[ãa]o|karta|karty|kort|kortet|kreditkort|creditcard|pinpas"
     r"|bankpas)"
     r"\b[^\d]{0,30}\Z"
@@ -199,6 +200,10 @@ def find_cards(text: str) -> Iterator[Span]:
 def _cards(text: str, groups: list[Span]) -> Iterator[Span]:
     while groups:
         start = groups[0][0]
+        # Cards are written in groups of four and more; this also spares most windows the arithmetic.
+        if not text[start : start + 4].isdigit():
+            groups = groups[1:]
+            continue
         ends = [end for _, end in reversed(groups[:_CARD_GROUPS_MAX]) if _is_card(text[start:end])]
         yield from [(start, end) for end in ends[:1]]
         groups = groups[1 + [end for _, end in groups].index(ends[0]) :] if ends else groups[1:]
@@ -206,14 +211,13 @@ def _cards(text: str, groups: list[Span]) -> Iterator[Span]:
 
 def _is_card(written: str) -> bool:
     digits = bare(written)
-    # Cards are written in groups of four and more; this also spares most windows the arithmetic.
-    return written[:4].isdigit() and 12 <= len(digits) <= 19 and card(digits)
+    return 12 <= len(digits) <= 19 and card(digits)
 
 
 def _announced_card(text: str, groups: list[Span]) -> list[Span]:
     """Return the first 12 to 19 digits in whole groups behind a word for a card, whatever their check digit."""
     start = groups[0][0]
-    if not _CARD_WORD.search(text, max(0, start - _WORD_REACH), start):
+    if not stands_before(_CARD_WORD, text, start, _WORD_REACH):
         return []
     ends = [end for _, end in groups if 12 <= len(bare(text[start:end])) <= 19]
     return [(start, ends[-1])] if ends else []
@@ -231,7 +235,7 @@ _IBAN = re.compile(
 )
 _IBAN_CHARACTER = re.compile(r"[0-9A-Za-z]")
 _IBAN_WORD = re.compile(
-    r"(?i)\biban\b[^\w]{0,4}(?:(?:number|code|is|ist|no|nr|est|es|lautet|meine|my|to|an|auf|de)\b[^\w]{1,4}){0,4}\Z"
+    r"\biban\b[^\w]{0,4}(?:(?:number|code|is|ist|no|nr|est|es|lautet|meine|my|to|an|auf|de)\b[^\w]{1,4}){0,4}\Z"
 )
 
 
@@ -239,7 +243,7 @@ def find_ibans(text: str) -> Iterator[Span]:
     """Find IBANs of the length of their country, in groups or in one piece."""
     flattened = flat(text)
     for match in _IBAN.finditer(flattened):
-        announced = bool(_IBAN_WORD.search(flattened, max(0, match.start() - _WORD_REACH), match.start()))
+        announced = stands_before(_IBAN_WORD, flattened, match.start(), _WORD_REACH)
         end = match.start() + _iban_length(match[1], announced=announced)
         if end > match.start() and not text[end : end + 1].isalnum():
             yield match.start(), end

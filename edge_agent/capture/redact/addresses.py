@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 
 from edge_agent.capture.redact import UPPER, Span
+from edge_agent.capture.redact.indexed_text import AnnouncedPattern, IndexedText, beginnings, indexed, matches_at
 
 _LOCAL = re.compile(r"[\w!#$%&*+/=?^`{|}~-][\w.!#$%&'*+/=?^`{|}~-]{0,63}\Z")
 _DOMAIN = re.compile(r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w-])")
@@ -27,6 +28,7 @@ _DOT = rf"(?: (?:{_DOT_WORD}) | ?[\(\[{{] ?(?:{_DOT_WORD}|\.) ?[\)\]}}] ?)"
 _ANY_DOT = rf"(?:{_DOT}| ?\. ?)"
 _BEFORE_AT = rf"(?i)(?<![\w.-])[a-z0-9][\w+-]{{0,40}}(?:(?:{_ANY_DOT}|_)[\w+-]{{1,30}}){{0,4}}"
 _HOST_PART = rf"[a-z0-9][\w-]{{0,40}}(?:{_ANY_DOT}[\w-]{{2,30}}){{0,3}}"
+_AT_WORDS, _DOT_WORDS = beginnings(_AT_WORD), beginnings(_DOT_WORD)
 _SPOKEN = (
     # With "at" as a word, the last dot is one, too: "look at example.com" is no address.
     re.compile(rf"{_BEFORE_AT} (?:{_AT_WORD}) {_HOST_PART}{_DOT}(?:{_TOPS})(?![\w-])"),
@@ -48,8 +50,14 @@ def find_emails(text: str) -> Iterator[Span]:
 
 def find_spoken_emails(text: str) -> Iterator[Span]:
     """Find addresses in words: "jane at example dot com", "jane (at) example.com"; a top-level domain ends them."""
-    for pattern in _SPOKEN:
-        yield from (match.span() for match in pattern.finditer(text))
+    read = indexed(text)
+    bracket = any(each in text for each in "([{<")
+    at_word = bool(read.starts(_AT_WORDS))
+    with_word, with_sign = _SPOKEN
+    if at_word and (bracket or read.starts(_DOT_WORDS)):
+        yield from (match.span() for match in with_word.finditer(text))
+    if "@ " in text or " @" in text or (bracket and (at_word or "@" in text)):
+        yield from (match.span() for match in with_sign.finditer(text))
 
 
 _GENERIC_TOPS = (
@@ -57,6 +65,7 @@ _GENERIC_TOPS = (
     "|ac\\.uk|gov\\.uk|nhs\\.uk|com\\.au|com\\.br|co\\.nz|co\\.in|co\\.jp|co\\.za"
     "|de|ch|fr|nl|be|pl|se|dk|fi|ie|uk|eu|us|ca|au|nz|jp|kr|cn|br|mx|cz|sk|hu|ro|gr|tr|ru|ua|za|lu|hr|bg|tv|pt"
 )
+DOMAIN_DOT = re.compile(r"\.[A-Za-z]{2}")
 _HOST = re.compile(
     rf"(?i)(?<![\w.@/-])(?:https?://)?(?:www\.(?:[a-z0-9-]{{1,63}}\.){{1,6}}[a-z]{{2,24}}"
     rf"|(?:[a-z0-9][a-z0-9-]{{1,62}}\.){{1,6}}(?:{_GENERIC_TOPS}))(?::\d{{1,5}})?(?:/[^\s<>\"]{{0,500}})?(?![\w@-])"
@@ -65,8 +74,14 @@ _HOST = re.compile(
 
 def find_domains(text: str) -> Iterator[Span]:
     """Find names of hosts below usual top-level domains, with the path behind them."""
-    for match in _HOST.finditer(text):
-        yield match.start(), match.end() - (len(match[0]) - len(match[0].rstrip(".,;:!?)")))
+    end = 0
+    for dot in DOMAIN_DOT.finditer(text):
+        if dot.start() < end:
+            continue
+        begin, blank = text.rfind(" ", end, dot.start()) + 1, text.find(" ", dot.end())
+        end = blank if blank >= 0 else len(text)
+        for match in _HOST.finditer(text, begin, end):
+            yield match.start(), match.end() - (len(match[0]) - len(match[0].rstrip(".,;:!?)")))
 
 
 _IP4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\d)")
@@ -128,6 +143,7 @@ _PLAIN = (
     "|terrace|trail"
 )
 """Suffixes that are looked for in lower case, too."""
+_PLAIN_SUFFIXES = beginnings(_PLAIN)
 _UNIT = (
     r"(?:,? {0,2}\n?(?:apt|apartment|suite|ste|unit|flat|fl|floor|room|rm|bldg|building|box|top|stiege|tür|app"
     r"|appt|piso|int|lok|m|bte|bus|et|[a-z]?#)"
@@ -212,56 +228,88 @@ _STREET_FIRST = re.compile(
     rf"|(?:{_NAME} ){{1,3}}(?i:{_STREET_WORDS}))"
     rf"(?:,? {{1,2}}|(?<=\.))(?:nr\.? ?|no\.? ?)?{_HOUSE}(?i:{_UNIT}){_TAIL}"
 )
+_UNIT_BEGINNINGS = beginnings("apt|apartment|suite|ste|unit|flat", whole=False)
 _UNIT_LAST = re.compile(
     rf"(?i)(?<![\w.,/$€£#-])\d{{1,6}}[a-z]?,? (?:{_STOP}[a-z0-9À-ž'\u2019.\-/,]{{1,30}} ){{1,7}}?(?:apt|apartment"
     rf"|suite"
     rf"|ste|unit|flat)\.? ?#?\d{{1,6}}[a-z]?(?!\w)(?-i:{_TAIL})"
 )
-_LOWER_STREET = re.compile(
-    rf"(?i)(?<!\w)\w{{2,30}}(?:straße|strasse|str\.|gasse|allee|platz|straat|gracht|gatan|vägen|gade|vej|gata|gaten"
-    rf"|veien|katu) {_HOUSE}"
+_LOWER_ENDINGS = (
+    *("straße", "strasse", "str.", "gasse", "allee", "platz", "straat", "gracht", "gatan", "vägen", "gade", "vej"),
+    *("gata", "gaten", "veien", "katu"),
 )
+_LOWER_STREET = re.compile(rf"(?i)(?<!\w)\w{{2,30}}(?:{'|'.join(map(re.escape, _LOWER_ENDINGS))}) {_HOUSE}")
+_PREFIX_BEGINNINGS = beginnings(_PREFIXES)
 _PREFIX_FIRST = re.compile(
     rf"(?<![\w.,/])(?:\d{{1,6}},? )?(?i:{_PREFIXES})(?: "
     rf"|(?<=[./]))(?:(?i:{_PARTICLE})){{0,2}}{_WORD}(?:[ -](?:(?i:{_PARTICLE})){{0,2}}{_WORD}){{0,4}}"
     rf",? {{0,2}}(?:n\.?[º°]? ?|nº ?|nr\.? ?|num\.? ?"
     rf"|snc\b)?(?:\d{{1,4}}(?: ?[-/] ?\d{{1,4}})?(?:/?[a-zA-Z](?!\w))?(?!\w)|s/n)(?i:{_UNIT}){_TAIL}"
 )
-_LOWER_PREFIX = re.compile(
-    rf"(?i)(?<!\w)(?:via|viale|piazza|corso|calle|avenida|avda\.?|plaza|paseo|rua|travessa|ul\."
-    rf"|ulica) (?:{_PARTICLE}){{0,2}}\w"
-    rf"[\w'\u2019.]{{2,30}}(?: \w[\w'\u2019.]{{1,30}}){{0,2}},? (?:n\.?[º°]? ?)?{_HOUSE}"
+_LOWER_PREFIXES = r"via|viale|piazza|corso|calle|avenida|avda\.?|plaza|paseo|rua|travessa|ul\.|ulica"
+_LOWER_PREFIX = AnnouncedPattern(
+    rf"(?i)(?<!\w)(?:{_LOWER_PREFIXES}) (?:{_PARTICLE}){{0,2}}\w"
+    rf"[\w'\u2019.]{{2,30}}(?: \w[\w'\u2019.]{{1,30}}){{0,2}},? (?:n\.?[º°]? ?)?{_HOUSE}",
+    _LOWER_PREFIXES,
 )
-_AT_PLACE = re.compile(
-    rf"(?<!\w)(?:Am|An der|An den|Auf der|Auf dem|Im|In der|In den|Zum|Zur|Unter den|Hinter der"
-    rf"|Vor dem) {_NAME}(?: {_NAME})? {_HOUSE},? {{0,2}}\n?(?:D-|A-|CH-)?\d{{4,5}} {_TOWN}"
+_PLACES = r"Am|An der|An den|Auf der|Auf dem|Im|In der|In den|Zum|Zur|Unter den|Hinter der|Vor dem"
+_AT_PLACE = AnnouncedPattern(
+    rf"(?<!\w)(?:{_PLACES}) {_NAME}(?: {_NAME})? {_HOUSE},? {{0,2}}\n?(?:D-|A-|CH-)?\d{{4,5}} {_TOWN}", _PLACES
 )
-_BOX = re.compile(
-    r"(?<!\w)(?:(?i:p\.? ?o\.? ?box|post office box|postfach|postbus|bo[îi]te postale|b\.?p\.?"
-    r"|apartado(?: de correos)?|casella postale|skr\. poczt\.|postboks|box) ?\d{1,6}"
-    r"|(?i:psc|unit|cmr) \d{1,5},? (?i:box) \d{1,5})"
-    rf"(?:{_BREAK}(?:(?i:apo|fpo|dpo) ?,? ?(?:AA|AE|AP)? \d{{5}}(?:-\d{{4}})?))?{_TAIL}"
-    r"|(?:(?:USNS|USNV|USS|USCGC) \w{2,20}[, \n]{1,3})?(?i:apo|fpo|dpo),? (?:AA|AE|AP) \d{5}(?:-\d{4})?"
+_BOXES = (
+    r"p\.? ?o\.? ?box|post office box|postfach|postbus|bo[îi]te postale|b\.?p\.?|apartado(?: de correos)?"
+    r"|casella postale|skr\. poczt\.|postboks|box"
 )
-_CODES = re.compile(
-    rf"(?<!\w)(?:{_UK_CODE}|{_CANADA_CODE})(?!\w)"
-    rf"|(?i:(?<!\w)(?:zip(?: ?code)?|postal ?code|post ?code|plz|postleitzahl|code postal|c[óo]digo postal|c\.?p\.?"
-    rf"|cap|kod pocztowy|postnummer|postcode|cep|psč)\b"
+_BOX = AnnouncedPattern(
+    rf"(?<!\w)(?:(?i:{_BOXES}) ?\d{{1,6}}|(?i:psc|unit|cmr) \d{{1,5}},? (?i:box) \d{{1,5}})"
+    rf"(?:{_BREAK}(?:(?i:apo|fpo|dpo) ?,? ?(?:AA|AE|AP)? \d{{5}}(?:-\d{{4}})?))?{_TAIL}",
+    rf"{_BOXES}|psc|unit|cmr",
+    whole=False,  # a number may follow at once, as in "box12"
+)
+_MILITARY = re.compile(
+    r"(?:(?:USNS|USNV|USS|USCGC) \w{2,20}[, \n]{1,3})?(?i:apo|fpo|dpo),? (?:AA|AE|AP) \d{5}(?:-\d{4})?"
+)
+_CODES = re.compile(rf"(?<!\w)(?:{_UK_CODE}|{_CANADA_CODE})(?!\w)|(?<=, )(?P<s>{_STATE},? \d{{5}}(?:-\d{{4}})?)(?!\w)")
+_CODE_WORDS = (
+    r"zip(?: ?code)?|postal ?code|post ?code|plz|postleitzahl|code postal|c[óo]digo postal|c\.?p\.?|cap|kod pocztowy"
+    r"|postnummer|postcode|cep|psč"
+)
+_ANNOUNCED_CODE = AnnouncedPattern(
+    rf"(?i:(?<!\w)(?:{_CODE_WORDS})\b"
     r"[\s:=#.\-]{0,3}(?:(?:is|number|ist|est|es|è|är|er|e|to|of"
-    r"|for)\b[\s:=]{1,3}){0,2})(?P<v>(?:[A-Z]{1,2}-)?\d{2,6}(?:[- ]?\d{2,4})?(?: ?[A-Z]{2}(?!\w))?)(?!\w)"
-    rf"|(?<=, )(?P<s>{_STATE},? \d{{5}}(?:-\d{{4}})?)(?!\w)"
+    r"|for)\b[\s:=]{1,3}){0,2})(?P<v>(?:[A-Z]{1,2}-)?\d{2,6}(?:[- ]?\d{2,4})?(?: ?[A-Z]{2}(?!\w))?)(?!\w)",
+    _CODE_WORDS,
 )
-
-_STREETS = (
-    _NUMBER_FIRST, _FRENCH, _STREET_FIRST, _PREFIX_FIRST, _UNIT_LAST, _AT_PLACE, _BOX,
-    _NUMBER_FIRST_PLAIN, _LOWER_STREET, _LOWER_PREFIX,
-)  # fmt: skip
 
 
 def find_postal_addresses(text: str) -> Iterator[Span]:
     """Find streets with a house number, with unit, postal code and town if they follow; boxes; postal codes."""
-    for pattern in _STREETS:
-        yield from (match.span() for match in pattern.finditer(text))
-    for match in _CODES.finditer(text):
-        group = "v" if match["v"] else "s" if match["s"] else 0
-        yield match.span(group)
+    read = indexed(text)
+    yield from (match.span() for match in _streets(read))
+    yield from (match.span("v") for match in _ANNOUNCED_CODE.finditer(read))
+    if _has_capitals(read):
+        yield from (match.span("s" if match["s"] else 0) for match in _CODES.finditer(read))
+
+
+def _streets(text: IndexedText) -> Iterator[re.Match[str]]:
+    yield from matches_at(_NUMBER_FIRST, text, text.numbers)
+    yield from matches_at(_FRENCH, text, text.numbers)
+    if text.starts(_PLAIN_SUFFIXES):
+        yield from matches_at(_NUMBER_FIRST_PLAIN, text, text.numbers)
+    if text.starts(_UNIT_BEGINNINGS):
+        yield from matches_at(_UNIT_LAST, text, text.numbers)
+    for announced in (_AT_PLACE, _BOX, _LOWER_PREFIX):
+        yield from announced.finditer(text)
+    if prefixes := text.starts(_PREFIX_BEGINNINGS):
+        yield from matches_at(_PREFIX_FIRST, text, sorted({*prefixes, *text.numbers}))
+    if _has_capitals(text):
+        yield from _STREET_FIRST.finditer(text)
+        if any(office in text.lowered for office in ("apo", "fpo", "dpo")):
+            yield from _MILITARY.finditer(text)
+    lowered = text.lowered
+    if any(ending in lowered for ending in _LOWER_ENDINGS):
+        yield from _LOWER_STREET.finditer(text)
+
+
+def _has_capitals(text: IndexedText) -> bool:
+    return text.lowered != text

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 
 from edge_agent.capture.redact import UPPER, Span
+from edge_agent.capture.redact.indexed_text import AnnouncedPattern, indexed
 
 _PART = (
     rf"(?:[{UPPER}](?:[\w'\u2019]{{0,30}}[a-zß-öø-ÿā-ž'\u2019][\w'\u2019]{{0,30}}|\.)(?:-[{UPPER}][\w'\u2019]{{1,30}})?"
@@ -29,21 +30,22 @@ _TITLE = (
     r"|Fru|Frøken|Fröken|Herra|Rouva|Schwester|Pfleger|Nurse|Sister|Rev|Fr\.|Sgt|Capt|Col|Lt|Sen|Rep|Gov|Sir|Lady"
     r"|Lord|Dame|Baron|Judge|Officer"
 )
-_TITLED = re.compile(
-    rf"(?<!\w)(?:{_TITLE}|frau|herrn?|mevrouw|meneer|signora?|señora?|madame|monsieur|pani|senhora?|fru)\.? (?:(?:Dr"
-    rf"|Prof|med|h\.c|Dipl|Ing)\.? ){{0,3}}(?P<v>{_NAME})(?!\w)"
+_TITLES = rf"{_TITLE}|frau|herrn?|mevrouw|meneer|signora?|señora?|madame|monsieur|pani|senhora?|fru"
+_TITLED = AnnouncedPattern(
+    rf"(?<!\w)(?:{_TITLES})\.? (?:(?:Dr|Prof|med|h\.c|Dipl|Ing)\.? ){{0,3}}(?P<v>{_NAME})(?!\w)", _TITLES
 )
 # "Pan" is also bread, and a kitchen tool: the surname has to have a Polish ending.
-_POLISH_MAN = re.compile(
-    rf"(?<!\w)[Pp]an (?P<v>(?:{_PART} )?[{UPPER}]\w{{1,30}}(?:ski|cki|dzki|wicz|czyk|czak|iak|arz))(?!\w)"
+_POLISH_MAN = AnnouncedPattern(
+    rf"(?<!\w)[Pp]an (?P<v>(?:{_PART} )?[{UPPER}]\w{{1,30}}(?:ski|cki|dzki|wicz|czyk|czak|iak|arz))(?!\w)", "pan"
 )
-_GREETED = re.compile(
-    rf"(?<!\w)(?:Hi|Hello|Hey|Dear|Liebe|Lieber|Hallo|Bonjour|Salut|Chère|Cher|Hola|Querid[oa]|Estimad[oa]|Ciao"
-    rf"|Car[oa]|Gentile|Beste|Geachte|Dzień dobry|Cześć|Drog[ia]|Hej|Kære|Hei|Olá|Oi|Thanks|Thank you|Danke|Merci"
-    rf"|Gracias|Grazie|Best|Good (?:morning|afternoon|evening)),? (?P<v>{_NAME})(?=[,!:.;]|\n|$| -| \u2013)"
+_GREETINGS = (
+    r"Hi|Hello|Hey|Dear|Liebe|Lieber|Hallo|Bonjour|Salut|Chère|Cher|Hola|Querid[oa]|Estimad[oa]|Ciao"
+    r"|Car[oa]|Gentile|Beste|Geachte|Dzień dobry|Cześć|Drog[ia]|Hej|Kære|Hei|Olá|Oi|Thanks|Thank you|Danke|Merci"
+    r"|Gracias|Grazie|Best|Good (?:morning|afternoon|evening)"
 )
-_SAID = re.compile(
-    r"(?i:(?<!\w)(?:my (?:full )?name(?:['\u2019]s| is)|name of the patient(?: is)?"
+_GREETED = AnnouncedPattern(rf"(?<!\w)(?:{_GREETINGS}),? (?P<v>{_NAME})(?=[,!:.;]|\n|$| -| \u2013)", _GREETINGS)
+_INTRODUCTIONS = (
+    r"my (?:full )?name(?:['\u2019]s| is)|name of the patient(?: is)?"
     r"|patient(?:['\u2019]?s)? name(?: is)?"
     r"|(?:full |first |last |sur|maiden |account holder |card ?holder |customer )?name ?[:=]|call me|this is"
     r"|it['\u2019]s|i am|i['\u2019]m|speaking with|spoke (?:to|with)|ask for"
@@ -56,16 +58,20 @@ _SAID = re.compile(
     r"|jeg heter|mitt navn er|navn ?:|nimeni on|o meu nome é|meu nome é|chamo-me|sou (?:o|a)"
     r"|customer|client|patient|account holder|card ?holder|(?:attn|attention|c/o|z\.? ?hd\.?|zu händen|signed"
     r"|regards|sincerely|cheers|yours|grüßen|grüße|gruß|cordialement|saludos|saluti|groeten|groet|pozdrawiam"
-    r"|hälsningar|hilsen|cumprimentos))"
-    rf"[ ]?[:,]?\s{{1,2}})(?P<v>{_NAME})(?!\w)"
+    r"|hälsningar|hilsen|cumprimentos)"
 )
-_LOWER = re.compile(
-    r"(?i)(?<!\w)(?:my (?:full )?name(?:['\u2019]s| is)|ich hei(?:ß|ss)e|mein name ist|je m['\u2019]appelle"
+_SAID = AnnouncedPattern(rf"(?i:(?<!\w)(?:{_INTRODUCTIONS})[ ]?[:,]?\s{{1,2}})(?P<v>{_NAME})(?!\w)", _INTRODUCTIONS)
+_NAMINGS = (
+    r"my (?:full )?name(?:['\u2019]s| is)|ich hei(?:ß|ss)e|mein name ist|je m['\u2019]appelle"
     r"|mon nom est"
     r"|me llamo|mi nombre es|mi chiamo|il mio nome è|ik heet|mijn naam is|nazywam się|jag heter|mitt namn är"
-    r"|jeg hedder|mit navn er|jeg heter|o meu nome é|chamo-me)"
+    r"|jeg hedder|mit navn er|jeg heter|o meu nome é|chamo-me"
+)
+_LOWER = AnnouncedPattern(
+    rf"(?i)(?<!\w)(?:{_NAMINGS})"
     r":? (?P<v>[^\W\d_]{2,20}(?:[-'\u2019][^\W\d_]{1,20})?(?: (?!(?:and|und|et|y|e|en|i|och|og|ja|on|is|not|with|from"
-    r"|aus|de|my|ich|und|je|the|a|an|at|in|to|for|please|bitte|pas|nicht|spelled|but|aber)(?!\w))[^\W\d_]{2,20})?)"
+    r"|aus|de|my|ich|und|je|the|a|an|at|in|to|for|please|bitte|pas|nicht|spelled|but|aber)(?!\w))[^\W\d_]{2,20})?)",
+    _NAMINGS,
 )
 _FIRST_WORD = re.compile(r"[\w'\u2019]+")
 _NO_NAME = re.compile(
@@ -83,8 +89,9 @@ _NO_NAME = re.compile(
 
 def find_announced_names(text: str) -> Iterator[Span]:
     """Find names of up to four parts behind a title, a greeting or an introduction, and below a closing formula."""
+    read = indexed(text)
     for pattern in (_TITLED, _POLISH_MAN, _GREETED, _SAID, _LOWER):
-        for match in pattern.finditer(text):
+        for match in pattern.finditer(read):
             first = _FIRST_WORD.match(match["v"])
             if first and not _NO_NAME.match(first[0]):
                 yield match.span("v")
@@ -139,9 +146,10 @@ _BETWEEN = (
     r"\b[\s:=#°º.,\-\u2013(\"']{0,4}){0,4}"
 )
 _VALUE = r"(?P<v>(?=[0-9A-Z\-./ ]{0,12}\d)[0-9A-Z]{1,20}(?:[ \-./]{1,2}(?=[0-9A-Z]{0,4}\d)[0-9A-Z]{1,14}){0,6})(?!\w)"
-_RECORD = re.compile(
-    rf"(?i:(?<!\w)(?:(?:{_RECORDS}|{_DOCUMENTS}"
-    rf"|{_ACCOUNTS})\b\.?{_NUMBER}?)){_BETWEEN.replace('(?:(?:is', '(?i:(?:is')}(?i:{_VALUE})"
+_ANNOUNCERS = f"{_RECORDS}|{_DOCUMENTS}|{_ACCOUNTS}"
+_RECORD = AnnouncedPattern(
+    rf"(?i:(?<!\w)(?:(?:{_ANNOUNCERS})\b\.?{_NUMBER}?)){_BETWEEN.replace('(?:(?:is', '(?i:(?:is')}(?i:{_VALUE})",
+    _ANNOUNCERS,
 )
 _PLAIN_WORD = re.compile(rf"(?i)(?:{_WITH_NUMBER})\b")
 _SECOND_WORD = re.compile(
@@ -160,14 +168,18 @@ def find_announced_numbers(text: str) -> Iterator[Span]:
             yield match.span("v")
 
 
-_PLATE = re.compile(
-    r"(?i:(?<!\w)(?:(?:licen[cs]e|number|registration) plate|plate (?:number|no)|plates?"
+_PLATES = (
+    r"(?:licen[cs]e|number|registration) plate|plate (?:number|no)|plates?"
     r"|reg(?:istration)?(?: (?:number|no))|vehicle reg\w{0,10}|kennzeichen|kfz|autokennzeichen|immatriculation"
     r"|plaque"
     r"|matr[íi]cula|targa|kenteken|nummerplaat|nummerplade|registreringsnummer|regnr|reg\.?nr\.?|tablic\w{0,3}"
-    r"|numer rejestracyjny)\b[\s:=#.\-]{0,3}"
+    r"|numer rejestracyjny"
+)
+_PLATE = AnnouncedPattern(
+    rf"(?i:(?<!\w)(?:{_PLATES})\b[\s:=#.\-]{{0,3}}"
     r"(?:(?:number|no|nummer|is|ist|est|es|è|er|är|das|le|la|il|my|mein)\b[\s:=]{1,3}){0,3})"
-    r"(?P<v>(?=[0-9A-ZÄÖÜ\- ·.]{0,10}\d)[0-9A-ZÄÖÜ]{1,8}(?:[ \-·.:]{1,2}[0-9A-ZÄÖÜ]{1,5}){0,3})(?!\w)"
+    r"(?P<v>(?=[0-9A-ZÄÖÜ\- ·.]{0,10}\d)[0-9A-ZÄÖÜ]{1,8}(?:[ \-·.:]{1,2}[0-9A-ZÄÖÜ]{1,5}){0,3})(?!\w)",
+    _PLATES,
 )
 
 
@@ -176,19 +188,24 @@ def find_plates(text: str) -> Iterator[Span]:
     yield from (match.span("v") for match in _PLATE.finditer(text))
 
 
-_SECRET = re.compile(
-    r"(?i)(?<!\w)(?:password|passwd|pwd|passphrase|passcode|passwort|kennwort|mot de passe|mdp|contrase[ñn]a"
+_SECRETS = (
+    r"password|passwd|pwd|passphrase|passcode|passwort|kennwort|mot de passe|mdp|contrase[ñn]a"
     r"|clave(?: de acceso)?|senha|palavra-passe|wachtwoord|has[łl]o|l[öo]senord|adgangskode|passord|salasana"
     r"|parola(?: d['\u2019]ordine)?"
     r"|pin(?:[- ]?(?:code|nummer|number))?|tan|puk|cvv2?|cvc2?|security code|access code|api[- _]?key"
-    r"|secret(?: key)?|access[- _]?token|token|bearer|wifi key|wlan-?schlüssel|login code|otp|one[- ]time code)"
+    r"|secret(?: key)?|access[- _]?token|token|bearer|wifi key|wlan-?schlüssel|login code|otp|one[- ]time code"
+)
+_SECRET = AnnouncedPattern(
+    rf"(?i)(?<!\w)(?:{_SECRETS})"
     r"(?: (?:for|of|für|to|de|zu|pour|voor|till?) (?:\w{1,20} ){1,3}(?=is|ist|=|:|est|es|è|är|er))?"
     r"(?: ?(?:[:=]|(?<=bearer)|\b(?:is|was|ist|lautet|est|es|è|é|är|er|to|jest|on|now|auf)\b(?: now"
-    r"| jetzt)?)[ :=]{0,3})[\"'\u201c\u201e«]?(?P<v>[^\s\"'\u201d\u201c»<>\[\]]{3,200})"
+    r"| jetzt)?)[ :=]{0,3})[\"'\u201c\u201e«]?(?P<v>[^\s\"'\u201d\u201c»<>\[\]]{3,200})",
+    _SECRETS,
 )
-_KEY = re.compile(
+_KEY = AnnouncedPattern(
     r"(?<![\w-])(?:sk-[\w-]{16,200}|gh[pousr]_\w{20,100}|xox[abpr]-[\w-]{10,100}|(?:AKIA|ASIA)[0-9A-Z]{16}"
-    r"|AIza[\w-]{35}|eyJ[\w-]{10,500}\.[\w-]{10,500}\.[\w-]{5,500}|glpat-[\w-]{20,60})(?![\w-])"
+    r"|AIza[\w-]{35}|eyJ[\w-]{10,500}\.[\w-]{10,500}\.[\w-]{5,500}|glpat-[\w-]{20,60})(?![\w-])",
+    "sk-|gh[pousr]_|xox|AKIA|ASIA|AIza|eyJ|glpat",
 )
 _NO_SECRET = re.compile(
     r"(?i)(?:wrong|incorrect|not|required|missing|expired|invalid|too|the|a|an|my|your|on|in|written|here|there"
@@ -199,8 +216,9 @@ _NO_SECRET = re.compile(
 
 def find_secrets(text: str) -> Iterator[Span]:
     """Find what stands behind "password is" and the like, and keys of services by their prefix."""
-    for match in _SECRET.finditer(text):
+    read = indexed(text)
+    for match in _SECRET.finditer(read):
         if not _NO_SECRET.match(match["v"]):
             end = match.end("v") - (len(match["v"]) - len(match["v"].rstrip(".,;!?)")))
             yield match.start("v"), end
-    yield from (match.span() for match in _KEY.finditer(text))
+    yield from (match.span() for match in _KEY.finditer(read))

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from edge_agent.capture.redact import Span, bare
+from edge_agent.capture.redact.indexed_text import AnnouncedPattern, beginnings
 
 
 @dataclass(frozen=True)
@@ -153,16 +154,20 @@ def _word_pattern(words: str) -> str:
     return rf"(?<!\w)(?:{words})(?!\w)"
 
 
+_WORDS = "|".join(sorted({number.words for number in NATIONAL_NUMBERS if number.words}, key=len, reverse=True))
+# Known before the first text is read; the patterns are compiled when one is.
+beginnings(_WORDS)
+
+
 @functools.cache
-def _announcers() -> tuple[re.Pattern[str], dict[str, re.Pattern[str]]]:
+def announcers() -> tuple[AnnouncedPattern, dict[str, re.Pattern[str]]]:
     """Return the pattern of all words that announce a number, and each entry's own."""
-    every = "|".join(sorted({number.words for number in NATIONAL_NUMBERS if number.words}, key=len, reverse=True))
     single = {
         number.words: re.compile(_word_pattern(number.words), re.IGNORECASE)
         for number in NATIONAL_NUMBERS
         if number.words
     }
-    return re.compile(_word_pattern(every), re.IGNORECASE), single
+    return AnnouncedPattern(f"(?i){_word_pattern(_WORDS)}", _WORDS), single
 
 
 _AFTER = re.compile(_CONNECTOR + _LINKS, re.IGNORECASE)
@@ -170,7 +175,7 @@ _AFTER = re.compile(_CONNECTOR + _LINKS, re.IGNORECASE)
 
 def find_announced_national_numbers(text: str) -> Iterator[Span]:
     """Find numbers behind a word that announces them, right or mistyped: the longest run of groups of a shape."""
-    every, single = _announcers()
+    every, single = announcers()
     for word in every.finditer(text):
         after = _AFTER.match(text, word.end())
         groups = _GROUPS.match(text, after.end() if after else word.end())

@@ -23,6 +23,7 @@ from typing import Any
 
 from edge_agent.capture.redact import RULES_VERSION, RedactionRule, Span
 from edge_agent.capture.redact.builtin_rules import ANNOUNCED_NAME_RULE, GATES, built_in_rules
+from edge_agent.capture.redact.indexed_text import IndexedText
 from edge_agent.capture.redact.model_findings import MODEL_RULE, FoundValue, ModelFindings, context_of
 
 _GIVEN = (
@@ -262,11 +263,13 @@ class RedactionSession:
     def _found(self, text: str) -> Iterator[tuple[int, int, str, str]]:
         for value in sorted(self._known, key=len, reverse=True):
             yield from ((*match.span(), FIELD_RULE, "") for match in re.finditer(re.escape(value), text))
-        windows = {gate: gate.windows(text) for gate in GATES}
+        read = IndexedText(text)
+        windows = {gate: gate.windows(read) for gate in GATES}
         for rule in self.rules:
             for begin, stop in windows[rule.gate] if rule.gate else ((0, len(text)),):
-                found = rule.find(text[begin:stop])
-                yield from ((begin + start, begin + end, rule.name, rule.placeholder) for start, end in found)
+                # The whole text keeps its index of words.
+                for start, end in rule.find(read if begin == 0 and stop >= len(text) else text[begin:stop]):
+                    yield begin + start, begin + end, rule.name, rule.placeholder
 
     def _make_up(self, value: str, word: str) -> str:
         if self.draw is None:

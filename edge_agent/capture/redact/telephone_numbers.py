@@ -10,14 +10,14 @@ from datetime import date
 from typing import Any
 
 from edge_agent.capture.redact import Finder, Span
+from edge_agent.capture.redact.indexed_text import stands_before
 
 _BIRTH_YEARS = range(1900, 2016)
 _BIRTH_WORD = re.compile(
     r"\b(?:born|birth|birthday|birthdate|b-?day|d\.?o\.?b|geb|geboren|geboren[er]|geburtstag|geburtsdatum"
     r"|naissance|née?|nacid[oa]|nacimiento|nat[oa]"
     r"|nascita|geboortedatum|geboren op|born on|född|födelsedatum|født|fødselsdato|fødselsdag|syntynyt|syntymäaika"
-    r"|nascid[oa]|nascimento|urodz\w{0,5}|ur|data urodzenia|szül\w{0,8})",
-    re.IGNORECASE,
+    r"|nascid[oa]|nascimento|urodz\w{0,5}|ur|data urodzenia|szül\w{0,8})"
 )
 _MONTHS = (
     r"jan(?:uary|uari|uar|vier|eiro)?|feb(?:ruary|ruari|ruar|braio|rero)?|fev(?:ereiro)?|févr(?:ier)?|mar(?:ch|s"
@@ -37,7 +37,7 @@ DATES = (
 )
 _YEAR = re.compile(r"(?:19|20)\d\d\b")
 _MONTH_AND_DAY = re.compile(rf"(?i)\b(?:{_MONTHS})\.? (?P<d>\d{{1,2}})(?:st|nd|rd|th)?,? \Z")
-_IN_ONE_PIECE = re.compile(r"(?<![\w.,/-])(?P<d>\d{2})(?P<m>\d{2})(?P<y>(?:19|20)?\d{2})(?![\w/-])")
+_IN_ONE_PIECE = re.compile(r"(?P<d>\d(?<![\w.,/-]\d)\d)(?P<m>\d{2})(?P<y>(?:19|20)?\d{2})(?![\w/-])")
 _MONTH_REACH, _WORD_REACH = 20, 40
 
 
@@ -64,7 +64,7 @@ def _is_birth(text: str, found: re.Match[str], year: int = 0) -> bool:
 
 
 def _is_announced(text: str, found: re.Match[str]) -> bool:
-    return _BIRTH_WORD.search(text, max(0, found.start() - _WORD_REACH), found.start()) is not None
+    return stands_before(_BIRTH_WORD, text, found.start(), _WORD_REACH)
 
 
 def _is_date(found: re.Match[str]) -> bool:
@@ -98,6 +98,8 @@ _PHONES = (
         r"|\d{2} \d{3} \d{2} \d{2}|\d{2,3}[ -]\d{4}[ -]\d{4}|\d{2} \d{4,5}-\d{4})(?![\w]|[ ./-]\d)"
     ),
 )
+# Of all of these: at least six digits, and what may stand between them.
+_DIGITS = re.compile(r"\d(?:[ .\-/()]{0,4}\d){5,}")
 # Shorter numbers, where a word before them announces one.
 _SHORT_PHONE = re.compile(r"\+?\d(?<!\w\d)(?:[ .\-/()]{0,2}\d){5,13}(?!\w)")
 _PHONE_WORD = re.compile(
@@ -107,10 +109,10 @@ _PHONE_WORD = re.compile(
     r"|portable|komórka|numer|mobilnummer|tlf|puh|puhelin|gsm|nummer|durchwahl|text|reach|contact|dial|llamar"
     r"|llame|llama|bel|ring[ae]?|zadzwo[ńn])\b[^\w+\n]{0,3}"
     r"(?:(?:number|nummer|num[ée]ro|número|no|nr|is|ist|est|es|è|me|us|him|her|them|back|on|at|unter|le|au|al|a|do"
-    r"|på|op|pod|mij|mich|mig|sul|w|w[ae])\b[^\w+\n]{1,3}){0,4}\Z",
-    re.IGNORECASE,
+    r"|på|op|pod|mij|mich|mig|sul|w|w[ae])\b[^\w+\n]{1,3}){0,4}\Z"
 )
 _PHONE_WORD_REACH = 40
+_X = re.compile(r"(?<=\d)[xX](?=\d{1,6}(?!\w))")
 _EXTENSION = re.compile(r" ?(?:x|ext\.?|extension|durchwahl|poste|app\.)[ .:]{0,2}\d{1,6}(?!\w)", re.IGNORECASE)
 
 
@@ -122,17 +124,20 @@ def find_phones(text: str) -> Iterator[Span]:
 
 
 def _find_written(text: str) -> Iterator[Span]:
-    for pattern in _PHONES:
-        yield from (match.span("v") for match in pattern.finditer(_without_extensions(text)) if _is_phone(match["v"]))
-    for match in _SHORT_PHONE.finditer(_without_extensions(text)):
-        announced = _PHONE_WORD.search(text, max(0, match.start() - _PHONE_WORD_REACH), match.start())
-        if announced and _is_phone(match[0]):
-            yield match.span()
+    read = _without_extensions(text)
+    for digits in _DIGITS.finditer(read):
+        # A sign or a parenthesis may stand before them, and what stands behind them tells whether the number ends.
+        begin, end = max(0, digits.start() - 3), digits.end() + 3
+        for pattern in _PHONES:
+            yield from (match.span("v") for match in pattern.finditer(read, begin, end) if _is_phone(match["v"]))
+        for match in _SHORT_PHONE.finditer(read, begin, end):
+            if stands_before(_PHONE_WORD, text, match.start(), _PHONE_WORD_REACH) and _is_phone(match[0]):
+                yield match.span()
 
 
 def _without_extensions(text: str) -> str:
     """Put a blank in place of the "x" of an extension that follows a digit at once, so that the number ends there."""
-    return re.sub(r"(?<=\d)[xX](?=\d{1,6}(?!\w))", " ", text)
+    return _X.sub(" ", text) if "x" in text or "X" in text else text
 
 
 def _is_phone(number: str) -> bool:
