@@ -262,6 +262,15 @@ def test_bad_tokenizer_is_refused(tmp_path, content):
     refuse(folder, "tokenizer tokenizer.json is no tokenizer.json")
 
 
+def test_a_tokenizer_without_its_unknown_token_is_refused(tmp_path):
+    """The library raises a plain exception at the first word that it does not know: the bundle is refused with that."""
+    bundle = bundles.tiny_onnx_bundle(tmp_path)
+    tokenizer = json.loads((bundle / "tokenizer.json").read_text())
+    tokenizer["model"]["unk_token"] = "[GONE]"
+    (bundle / "tokenizer.json").write_text(json.dumps(tokenizer))
+    refuse(bundle, "the tokenizer of the bundle cannot read a text: WordPiece error: Missing [UNK] token")
+
+
 def test_missing_tokenizer_is_refused(tmp_path):
     """A tokenizer that is not there does not attach."""
     folder = bundles.tiny_onnx_bundle(tmp_path)

@@ -293,8 +293,8 @@ def _shaped(place: int) -> Callable[[_Inputs], float]:
 
 
 def _tiled(inputs: _Inputs) -> float:
-    repeated = inputs[0] if inputs else None
-    return _product(_values(inputs, 1)) * (repeated.elements if repeated else 1)
+    repeated, repeats = inputs[0] if inputs else None, _values(inputs, 1)
+    return _product([*repeats, repeated.elements if repeated else 1]) if repeats else 0.0
 
 
 def _padded(inputs: _Inputs) -> float:
@@ -323,8 +323,13 @@ _SIZES: Mapping[str, Callable[[_Inputs], float]] = {
 }
 
 
+_ELEMENTS_MAX = 2.0**63
+"""A product of dimensions may be infinite in floating point."""
+
+
 def _product(values: Sequence[float]) -> float:
-    return math.prod((max(0.0, float(each)) for each in values), start=1.0) if values else 0.0
+    factors = [max(0.0, float(each)) for each in values]
+    return math.prod(factors) if factors and all(factors) else 0.0  # infinity times zero would be no number
 
 
 def _constant_of(node: _GraphNode) -> _KnownConstant | None:
@@ -348,7 +353,7 @@ def _tensor(tensor: _Message) -> tuple[bytes, _KnownConstant]:
     """Return the name of a tensor and what is known of it."""
     parts = list(_fields(tensor))
     dims = _numbers(parts, 1)
-    elements = int(_product(dims)) if dims else 1
+    elements = int(min(_product(dims), _ELEMENTS_MAX)) if dims else 1
     last = dict(parts)
     name = _text(last.get(8))
     if not 0 < elements <= SHAPE_ITEMS_MAX:

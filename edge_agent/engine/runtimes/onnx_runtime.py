@@ -123,7 +123,7 @@ class OnnxRuntime:
         size = onnx_graph.check_tokenizer_file(path)
         self._claim({path: size}, manifest.task.limits.input_tokens_max)
         tokenizer = next(same, None) or _opened(path)
-        encoding = tokenizer.encode(_WARM_TEXT)
+        encoding = _encoded(tokenizer, _WARM_TEXT, ModelLoadFailed)
         outputs = onnx_outputs.outputs_for(manifest, self._opened_session.outputs)
         rows_max = self._proven(manifest, outputs, (encoding.ids, encoding.type_ids))
         if manifest.task.kind == "redact":
@@ -158,7 +158,7 @@ class OnnxRuntime:
             raise ModelFailed(f"bundle {job.digest[:12]} is not attached to this engine", digest=job.digest)
         limit = bundle.manifest.task.limits.input_tokens_max
         _check_characters(job.text, limit)
-        encoding = bundle.tokenizer.encode(job.text)
+        encoding = _encoded(bundle.tokenizer, job.text, ModelFailed)
         if all(encoding.special_tokens_mask):
             raise EmptyInput("the input has no text that the tokenizer knows")
         row = encoding.ids, encoding.type_ids
@@ -251,7 +251,7 @@ class OnnxRuntime:
         """Raise ModelLoadFailed for a model that replaces texts without personal data: nothing would be left of any."""
         replaced = characters = 0
         for text in CLEAN_TEXTS:
-            encoding = tokenizer.encode(text)
+            encoding = _encoded(tokenizer, text, ModelLoadFailed)
             if len(encoding.ids) <= manifest.task.limits.input_tokens_max:
                 (row, *_) = self._probe(outputs, (encoding.ids, encoding.type_ids))
                 found = _personal(manifest, text, encoding, row)
@@ -313,6 +313,16 @@ def _opened(path: str) -> tokenizers.Tokenizer:
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True  # a text that says [SEP] has these five characters and no separator
     return tokenizer
+
+
+def _encoded(
+    tokenizer: tokenizers.Tokenizer, text: str, failure: type[ModelFailed | ModelLoadFailed]
+) -> tokenizers.Encoding:
+    """Tokenize a text; raises the failure where the tokenizer cannot, as one whose unknown token is missing."""
+    try:
+        return tokenizer.encode(text)
+    except Exception as error:  # noqa: BLE001 - the library raises plain ones
+        raise failure(f"the tokenizer of the bundle cannot read a text: {error}") from None
 
 
 def _check_characters(text: str, limit: int) -> None:

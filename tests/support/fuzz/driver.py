@@ -113,6 +113,8 @@ def _one_process(reports: Sequence[Report], folder: Path, seed: str, more: list[
             stdout=out,
             stderr=err,
             stdin=subprocess.DEVNULL,
+            # A module that a case imports first would be written as a file, which is a defect of no reader.
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
         )
         try:
             hung = _watched(process, progress)

@@ -119,6 +119,20 @@ def test_functions_that_multiply_are_counted_as_written_out(tmp_path: Path) -> N
     assert "nested" in refusal(tmp_path, model([start], [function(0, 1, 0)]))
 
 
+def test_dimensions_beyond_any_number_are_refused(tmp_path: Path) -> None:
+    """A product that is infinite in floating point is over the limit, and with a dimension of zero it is nothing."""
+    tiles = numpy_helper.from_array(np.array([1] * 21, np.int64), "tiles")
+
+    def tiled(dims: Sequence[int]) -> bytes:
+        huge = onnx.TensorProto(name="huge", data_type=onnx.TensorProto.INT64, dims=dims)
+        return helper.make_model(
+            helper.make_graph([node("Tile", "huge", "tiles")], "g", [], [], [huge, tiles])
+        ).SerializeToString()
+
+    assert f"the limit is {LIMIT}" in refusal(tmp_path, tiled([2**62] * 21))
+    check(tmp_path, tiled([2**62] * 20 + [0]))
+
+
 @pytest.mark.parametrize("kind", ["classify", "extract", "embed"])
 def test_real_encoders_pass(tmp_path: Path, kind: str) -> None:
     """The encoders of the tests."""
