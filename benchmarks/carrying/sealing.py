@@ -56,7 +56,7 @@ def _collected(root: Path, site: ASite, said: set[str]) -> Outcome:
     copying = copy_out(site.config.outbox, store / "site=site-1")
     central = CentralTeam(root / "central")
     report = central.collect(store)
-    rows = central.query("SELECT record_id FROM records WHERE type = 'feedback'")
+    rows = central.query("SELECT record_id FROM records")
     joined = central.query("SELECT prediction_id FROM examples")
     lost = len(said - {name for (name,) in rows}) + (copying.failure is not None)
     # Everything was carried there, so a segment that only "has not come" is one that nobody accounts for.

@@ -267,6 +267,7 @@ def test_a_tokenizer_without_its_unknown_token_is_refused(tmp_path):
     bundle = bundles.tiny_onnx_bundle(tmp_path)
     tokenizer = json.loads((bundle / "tokenizer.json").read_text())
     tokenizer["model"]["unk_token"] = "[GONE]"
+    del tokenizer["model"]["vocab"]["##r"]
     (bundle / "tokenizer.json").write_text(json.dumps(tokenizer))
     refuse(bundle, "the tokenizer of the bundle cannot read a text: WordPiece error: Missing [UNK] token")
 
