@@ -170,7 +170,7 @@ BROAD_EXCEPTS = {
     "benchmarks.remedies": "whatever a row of the sweep ends with is its result, and the others are played",
     "convert.publish.keyring": "signers of other libraries: whatever one raises becomes a sentence that names the key",
     "edge_agent.engine.child": "the child's loop: whatever a runtime raises becomes one failed job",
-    "edge_agent.engine.runtimes.onnx_runtime": "the tokenizers library raises plain exceptions: one becomes the failure",
+    "edge_agent.engine.runtimes.onnx_runtime": "tokenizers raises plain exceptions: each becomes a failure",
     "edge_agent.engine.child_supervisor": "its own fault is logged, and the child is started again",
     "edge_agent.capture.spool_writer": "the spool's thread: what one example raises drops that example, and is counted",
     "edge_agent.server.model_router": "rules of a site may raise anything, which must not cost the local answer",
