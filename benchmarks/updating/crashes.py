@@ -84,18 +84,23 @@ def _daemon_points(field: Field) -> list[Point]:
     with field.site() as site:
         with _traced(site, log, f"trace={','.join(CALLS)}"):
             site.start_uplink()
-            site.until_state("done")
+            assert comes_true(lambda: _is_done(site))
         site.stop_uplink()
     counts = Counter(re.findall(r"^(\d+) +(\w+)\(", log.read_text(), re.MULTILINE))
     most = {call: max((count for (_, name), count in counts.items() if name == call), default=0) for call in CALLS}
     return [(call, number) for call in CALLS for number in range(1, most[call] + 1)]
 
 
+def _is_done(site: FleetSite) -> bool:
+    """Tell whether the site has come to version 2 for good; that version 1 had is what it says before."""
+    return site.version() == NEW and site.state() == "done"
+
+
 def _update_under(call: str, injection: str) -> Fault:
     def fault(site: FleetSite) -> None:
         with _traced(site, site.folder / "trace", f"trace={call}", injection):
             site.start_uplink()
-            comes_true(lambda: site.ended() or site.state() == "done", FAULT_SECONDS_MAX)
+            comes_true(lambda: site.ended() or _is_done(site), FAULT_SECONDS_MAX)
 
     return fault
 
