@@ -108,7 +108,21 @@ def _task(recipe: Recipe, settings: FinetuneSection) -> TaskSpec:
             "questions are learned by the heads of an encoder; 'lora' trains none",
             remedy="Set 'runtime: onnx' in task.yaml and 'method: full', with an encoder as source.",
         )
+    if settings.class_weights != "none" and (settings.method == "lora" or not task.questions_asked):
+        raise InvalidRequest(
+            "'finetune.class_weights' is for classify and decide tasks that an encoder answers",
+            remedy="Leave 'class_weights' out of the recipe, or set it to none.",
+        )
+    if settings.margin_weight and (settings.method != "full" or task.kind != "classify"):
+        raise _no_margin()
     return task
+
+
+def _no_margin() -> InvalidRequest:
+    return InvalidRequest(
+        "'finetune.margin_weight' is for a classify task and 'method: full', on an encoder with mean pooling",
+        remedy="Leave 'margin_weight' out of the recipe, or set it to 0.",
+    )
 
 
 def _check_labels(rows: Sequence[row_files.DataRow], task: TaskSpec) -> None:
@@ -135,10 +149,7 @@ def margin_of(model: Any, task: TaskSpec, settings: FinetuneSection) -> CosineMa
     if not settings.margin_weight:
         return None
     if settings.method != "full" or task.kind != "classify" or not isinstance(model, MeanPooledBert):
-        raise InvalidRequest(
-            "'finetune.margin_weight' is for a classify task and 'method: full', on an encoder with mean pooling",
-            remedy="Leave 'margin_weight' out of the recipe, or set it to 0.",
-        )
+        raise _no_margin()
     return CosineMargin(model.classifier, settings.margin_weight)
 
 

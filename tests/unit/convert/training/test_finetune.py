@@ -329,6 +329,8 @@ def test_without_settings_nothing_is_trained(decoder: Path, tmp_path: Path) -> N
         ({"method": "lora", "targets": ["q_proj", "query"]}, {}, "no linear layer 'query'"),
         ({"method": "lora", "tokens_max": 8}, {}, "have more than 8 tokens"),
         ({"method": "lora"}, {"train": text_label(*EXAMPLES[:12])}, "labels have no training row, such as"),
+        ({"method": "lora", "class_weights": "balanced"}, {}, "'finetune.class_weights' is for"),
+        ({"method": "lora", "margin_weight": 0.5}, {}, "'finetune.margin_weight' is for"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(
