@@ -1,6 +1,6 @@
 """Walks the learning loop once, with real processes: from a correction at a site to a threshold that keeps its promise.
 
-    scripts/learning-loop [--work FOLDER] [--calls 2400]
+    scripts/learning-loop [--work FOLDER] [--calls 2400] [--json]
 
 A site begins without a model: a large one answers, here a scripted oracle that errs in 8% of the texts. A quarter of
 all answers is drawn at random for people (`review_share: 0.25`). A reviewer judges the audit, and corrects one answer
@@ -15,6 +15,7 @@ The messages are those of examples/pos-intent. Nothing leaves the machine.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -27,7 +28,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -37,6 +38,7 @@ import numpy as np
 import yaml
 from scipy import stats
 
+from benchmarks.bars import Bar
 from convert.calibrate import calibrate
 from convert.calibrate.threshold import Risk
 from convert.data.row_files import DataRow, equally_likely, read_for
@@ -350,15 +352,35 @@ def main() -> None:
     parser = argparse.ArgumentParser("scripts/learning-loop", description=words[0], epilog="\n\n".join(words[2:]))
     parser.add_argument("--work", type=Path, help="an empty folder to leave everything in")
     parser.add_argument("--calls", type=int, default=CALLS, help=f"calls of devices; {CALLS} unless said otherwise")
+    parser.add_argument(
+        "--json", action="store_true", help="print the figures as JSON, steps to standard error"
+    )
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with contextlib.redirect_stdout(sys.stderr if given.json else sys.stdout), tempfile.TemporaryDirectory() as folder:
         walked = walk(given.work or Path(folder), given.calls)
+        _tell(walked)
+    if given.json:
+        for bar in bars(walked):
+            print(json.dumps(asdict(bar)))  # noqa: T201 - its output
+    sys.exit(walked.threshold is None or not walked.promise_holds)
+
+
+def bars(walked: Walked) -> list[Bar]:
+    """Return its figures: whether a threshold was proved and keeps its promise, and what it lets through."""
+    return [
+        Bar("a threshold is proved", float(walked.threshold is not None), 1, "higher"),
+        Bar("its promise holds for new messages", float(walked.promise_holds), 1, "higher"),
+        Bar("confident answers to these", walked.sure, None, "higher"),
+        Bar("wrong among them", walked.wrong, None, "lower"),
+    ]
+
+
+def _tell(walked: Walked) -> None:
     _say(f"the row of the correction: {json.dumps(walked.gathered.corrected)}")
     if walked.threshold is None:
         _say("NO THRESHOLD WAS PROVED: every answer escalates, and nothing is promised")
     else:
         _say("the promise holds" if walked.promise_holds else "THE PROMISE IS BROKEN")
-    sys.exit(walked.threshold is None or not walked.promise_holds)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,9 @@ class RuleGate:
     reach: int = _REACH
     """How many characters around it are searched."""
     digits: int = 0
-    """It has at least so many digits, and lies in one cluster of them, up to the next character; 0 = it may not."""
+    """It has at least so many digits, all in one cluster of them; 0 = it may have none."""
+    margin: int = 1
+    """So many characters before and behind the cluster may belong to it, and tell where it ends."""
 
     def windows(self, text: IndexedText) -> list[Span]:
         """Return the parts of a text that may hold a match, in order and apart from each other."""
@@ -44,7 +46,7 @@ class RuleGate:
         found: list[Span] = []
         matches = (
             itertools.chain.from_iterable(
-                self.pattern.finditer(text, start, end + 1)
+                self.pattern.finditer(text, max(0, start - self.margin), end + self.margin)
                 for start, end, digits in text.clusters
                 if digits >= self.digits
             )

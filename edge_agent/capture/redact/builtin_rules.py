@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from edge_agent.capture.redact import RedactionRule, RuleGate, checked
 from edge_agent.capture.redact.account_numbers import (
@@ -54,13 +54,34 @@ _AT, _LINK = RuleGate(AT_SIGN, near=False), RuleGate(re.compile("://"), near=Fal
 # A tax code of Italy starts with letters, so its first digit stands behind one.
 _MIXED = RuleGate(re.compile(r"\d(?<=[A-Za-z].)"), digits=1)
 _NUMBER = RuleGate(re.compile(r"\d(?:[ .\-/()]{0,4}\d){5,}"), digits=6)
-# Of a number that no word far away announces.
-_ID = RuleGate(_NUMBER.pattern, reach=24, digits=6)
+# Of numbers with check digits, or a form that says enough: their patterns, and what the number has to pass.
+_NATIONAL_IDS: dict[str, tuple[str, Callable[[str], bool]]] = {
+    "us_ssn": (r"\d(?<![\w-]\d)\d{2}-\d{2}-\d{4}(?![\w-])", us_ssn),
+    "uk_nhs": (
+        r"(?i:\d(?<![\w+]\d)(?:\d\d[ -]\d{3}[ -]\d{4}|(?:(?<=nhs \d)|(?<=nhs: \d)|(?<=nhs number \d))\d{9})(?!\w))",
+        uk_nhs,
+    ),
+    "uk_nino": (
+        r"(?i:(?<!\w)(?!BG|GB|NK|KN|TN|NT|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?\d{2} ?\d{2} ?\d{2} ?[A-D](?!\w))",
+        bool,
+    ),
+    "de_tax_id": (r"[1-9](?<!\w\d)\d(?: ?\d{3}){3}(?!\w)", de_tax_id),
+    "es_dni": (
+        r"(?i:[\dXYZ](?<!\w\w)(?:\d{7}|\d\.\d{3}\.\d{3}|(?<=[XYZ])-?\d{7})[ -]?[A-HJ-NP-TV-Z](?!\w))",
+        es_dni,
+    ),
+    "fr_nir": (r"(?i:[12](?<!\w\d) ?\d{2} ?\d{2} ?(?:\d{2}|2[AB]) ?\d{3} ?\d{3} ?\d{2}(?!\w))", fr_nir),
+    "pl_pesel": (r"\d(?<!\w\d)\d{10}(?!\w)", pl_pesel),
+    "se_personnummer": (r"\d(?:(?<!\w\d)|(?<=\W19\d)|(?<=\W20\d))\d{5}[-+]\d{4}(?!\w)", se_personnummer),
+    "br_cpf": (r"\d(?<!\w\d)\d\d\.\d{3}\.\d{3}-\d{2}(?!\w)", br_cpf),
+}
+_ID = RuleGate(re.compile("|".join(pattern for pattern, _ in _NATIONAL_IDS.values())), digits=6, margin=4)
 # Numbers over line ends, spaced out, or with letters that look like digits.
 _LONG_NUMBER = RuleGate(re.compile(r"\d(?:[^0-9]{0,4}\d){7,}"), digits=8)
-_SHORT_NUMBER = RuleGate(re.compile(r"\d(?:[ .\-/]?\d){3,}"), reach=24, digits=4)
+# Six digits, or the four of an Indian PAN.
+_SHORT_NUMBER = RuleGate(re.compile(r"\d(?:(?:[ .\-/]?\d){5,}|(?<=[A-Z]\d)\d{3}[A-Z])"), reach=24, digits=4)
 # Written to start with a digit: the engine skips to the next one much faster than it tries alternatives everywhere.
-_DAY = RuleGate(re.compile(r"\d(?:(?:(?<=1)9|(?<=2)0)\d\d|[-/.] ?\d\d?[-/.]|\d{5})"), digits=2)
+_DAY = RuleGate(re.compile(r"\d(?:(?:(?<=1)9|(?<=2)0)\d\d|[-/.] ?\d\d?[-/.]|(?<!\w\d)\d{5}(?:\d\d)?(?!\w))"), digits=2)
 _DIGIT = RuleGate(re.compile(r"\d"), near=False)
 _DOT = RuleGate(DOMAIN_DOT, near=False)
 _DOTS = RuleGate(re.compile(r"[.:](?:(?<=\d\.)\d{1,3}\.\d|(?<=[0-9A-Fa-f]:)[0-9A-Fa-f:]|(?<=:):)"))
@@ -81,29 +102,10 @@ RULES = (
     RedactionRule("iban", "IBAN", find_ibans, _LONG_NUMBER),
     RedactionRule("card", "CARD", find_cards, _LONG_NUMBER),
     RedactionRule("mrz", "ID", find_machine_readable_lines, _FILLERS),
-    RedactionRule("us_ssn", "ID", checked(r"\d(?<![\w-]\d)\d{2}-\d{2}-\d{4}(?![\w-])", us_ssn), _ID),
-    RedactionRule("uk_nhs", "ID", checked(
-        r"(?i)\d(?<![\w+]\d)(?:\d\d[ -]\d{3}[ -]\d{4}|(?:(?<=nhs \d)|(?<=nhs: \d)|(?<=nhs number \d))\d{9})(?!\w)",
-        uk_nhs,
-    ), _ID),
-    RedactionRule("uk_nino", "ID", checked(
-        r"(?i)(?<!\w)(?!BG|GB|NK|KN|TN|NT|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?\d{2} ?\d{2} ?\d{2} ?[A-D](?!\w)"
-    ), _ID),
-    RedactionRule("de_tax_id", "ID", checked(r"[1-9](?<!\w\d)\d(?: ?\d{3}){3}(?!\w)", de_tax_id), _ID),
-    RedactionRule("es_dni", "ID", checked(
-        r"(?i)[\dXYZ](?<!\w\w)(?:\d{7}|\d\.\d{3}\.\d{3}|(?<=[XYZ])-?\d{7})[ -]?[A-HJ-NP-TV-Z](?!\w)", es_dni
-    ), _ID),
+    *(RedactionRule(name, "ID", checked(pattern, check), _ID) for name, (pattern, check) in _NATIONAL_IDS.items()),
     RedactionRule("it_cf", "ID", checked(
         r"(?i)(?<!\w)[A-Z]{6}[0-9LMNP-V]{2}[ABCDEHLMPRST][0-9LMNP-V]{2}[A-Z][0-9LMNP-V]{3}[A-Z](?!\w)", it_cf
     ), _MIXED),
-    RedactionRule("fr_nir", "ID", checked(
-        r"(?i)[12](?<!\w\d) ?\d{2} ?\d{2} ?(?:\d{2}|2[AB]) ?\d{3} ?\d{3} ?\d{2}(?!\w)", fr_nir
-    ), _ID),
-    RedactionRule("pl_pesel", "ID", checked(r"\d(?<!\w\d)\d{10}(?!\w)", pl_pesel), _ID),
-    RedactionRule("se_personnummer", "ID", checked(
-        r"\d(?:(?<!\w\d)|(?<=\W19\d)|(?<=\W20\d))\d{5}[-+]\d{4}(?!\w)", se_personnummer
-    ), _ID),
-    RedactionRule("br_cpf", "ID", checked(r"\d(?<!\w\d)\d\d\.\d{3}\.\d{3}-\d{2}(?!\w)", br_cpf), _ID),
     RedactionRule("announced_national_number", "RECORD", find_announced_national_numbers, _DIGIT),
     RedactionRule("national_number", "ID", find_written_national_numbers, _SHORT_NUMBER),
     RedactionRule("secret", "SECRET", find_secrets),

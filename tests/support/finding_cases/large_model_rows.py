@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ ORACLES: dict[Path, LargeModel] = {}
 PRICE = {"input_token_price": 1.0, "output_token_price": 1.0, "answer_tokens_max": 16}
 """For a million tokens: a token costs a millionth."""
 CAP = 0.04
+SETTLED_SECONDS = 5.0
 
 
 def escalating(folder: Path, **more: Any) -> Mapping[str, Any]:
@@ -130,30 +132,26 @@ def cap_nearly_reached(site: FaultySite) -> None:
     site.until_found("large-model-budget")
 
 
-def _spend(share: float) -> Callable[[FaultySite], None]:
-    """Ask until so much of the cap is spent, or none is affordable."""
-
-    def spend(site: FaultySite) -> None:
-        def is_spent() -> bool:
-            _ask(site)
-            with site.daemon.admin() as admin:
-                large = admin.status().large_model
-            assert large is not None
-            return large.day_micros >= share * CAP * 1e6 or not large.affordable
-
-        site.until(is_spent)
-        site.until_found("large-model-budget")
-
-    return spend
-
-
 @made("large-model-budget/warning/budget-spent", settings=_capped, prepare=_start, by_hand=_raise_the_cap)
 def cap_reached(site: FaultySite) -> None:
     """The questions of the day have cost what they may."""
-    _spend(1.0)(site)
+    since: float | None = None
+
+    def is_spent() -> bool:
+        nonlocal since
+        with site.daemon.admin() as admin:
+            large = admin.status().large_model
+        assert large is not None
+        if large.affordable:
+            since = None
+            _ask(site)
+        else:
+            since = since or time.monotonic()
+        # What is set aside for a question counts, too, and comes back: only what stays spent for a while is.
+        return since is not None and time.monotonic() - since > SETTLED_SECONDS
 
     def is_told() -> bool:
-        _ask(site)
         return any((each["check"], each["verdict"]) == ("large-model-budget", "warning") for each in site.everything())
 
+    site.until(is_spent)
     site.until(is_told)
