@@ -352,9 +352,7 @@ def main() -> None:
     parser = argparse.ArgumentParser("scripts/learning-loop", description=words[0], epilog="\n\n".join(words[2:]))
     parser.add_argument("--work", type=Path, help="an empty folder to leave everything in")
     parser.add_argument("--calls", type=int, default=CALLS, help=f"calls of devices; {CALLS} unless said otherwise")
-    parser.add_argument(
-        "--json", action="store_true", help="print the figures as JSON, steps to standard error"
-    )
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON, steps to standard error")
     given = parser.parse_args()
     with contextlib.redirect_stdout(sys.stderr if given.json else sys.stdout), tempfile.TemporaryDirectory() as folder:
         walked = walk(given.work or Path(folder), given.calls)
