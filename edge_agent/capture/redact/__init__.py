@@ -5,7 +5,6 @@ A rule is made of a finder and a gate, which most texts do not pass.
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -44,21 +43,19 @@ class RuleGate:
         if not self.near:
             return [(0, len(text))] if self.pattern.search(text) else []
         found: list[Span] = []
-        matches = (
-            itertools.chain.from_iterable(
-                self.pattern.finditer(text, max(0, start - self.margin), end + self.margin)
-                for start, end, digits in text.clusters
-                if digits >= self.digits
-            )
-            if self.digits
-            else self.pattern.finditer(text)
-        )
-        for match in matches:
-            start, end = max(0, match.start() - self.reach), match.end() + self.reach
-            if found and start <= found[-1][1]:
-                start, _ = found.pop()
-            found.append((start, end))
+        for begin, end in self._places(text):
+            for match in self.pattern.finditer(text, begin, end):
+                first, last = max(0, match.start() - self.reach), match.end() + self.reach
+                if found and first <= found[-1][1]:
+                    first, _ = found.pop()
+                found.append((first, last))
         return found
+
+    def _places(self, text: IndexedText) -> list[Span]:
+        if not self.digits:
+            return [(0, len(text))]
+        margin = self.margin
+        return [(max(0, begin - margin), end + margin) for begin, end, digits in text.clusters if digits >= self.digits]
 
 
 @dataclass(frozen=True)

@@ -70,8 +70,8 @@ class IndexedText(str):
 
     def starts(self, beginnings: frozenset[str]) -> list[int]:
         """Return where words begin that begin so, in order."""
-        words = self._words
-        return sorted({start for beginning in beginnings & words.keys() for start in words[beginning]})
+        found = [starts for beginning, starts in self._words.items() if beginning in beginnings]
+        return sorted(set().union(*found)) if len(found) > 1 else found[0] if found else []
 
 
 _KNOWN: set[str] = set()
