@@ -18,7 +18,7 @@ CALIBRATED = {
     **{"n": 100, "bound": 0.04, "coverage": 0.9},
 }
 UNSURE, WINDOW = "hmm", 64
-CENTRAL = "he central team"
+CENTRAL = "central team"
 
 
 def watched(folder: Path) -> Mapping[str, Any]:

@@ -19,7 +19,7 @@ from tests.support.trust_cases import damage
 from tests.support.wall_clock import WallClock
 
 TASK = "pos"
-CENTRAL = "he central team"
+CENTRAL = "central team"
 CENTRAL_TEAMS: dict[Path, CentralTeam] = {}
 """The central team of each site, by its folder."""
 
