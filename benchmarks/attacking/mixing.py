@@ -192,8 +192,10 @@ def _loaded(field: Field, seconds: float) -> int:
         threads = [threading.Thread(target=work, name=name) for name, work in _works(field, stack)]
         for thread in threads:
             thread.start()
-        field.stop.wait(seconds)
-        field.stop.set()
+        try:
+            field.stop.wait(seconds)
+        finally:
+            field.stop.set()  # also for Ctrl-C: what waits for the threads would wait for ever
         until = time.monotonic() + END_SECONDS_MAX
         for thread in threads:
             thread.join(max(0.0, until - time.monotonic()))
