@@ -112,8 +112,8 @@ def _spool_db(place: Path) -> Format:
 def _look_at(spool: Spool) -> None:
     spool.count_retained()
     for _, found in spool.review_page(ReviewFilter(include_reviewed=True), QUEUE_START, 100):
-        feedback.prediction(parse_review_item(found), None)
-    feedback.prediction(parse_review_item(spool.find_prediction("p-1")), None)
+        feedback.prediction_message(parse_review_item(found), None)
+    feedback.prediction_message(parse_review_item(spool.find_prediction("p-1")), None)
 
 
 # --- repositories -----------------------------------------------------------------------------------------------------
