@@ -15,7 +15,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from edge_agent.engine.protocol import FailureReport, JobRequest, JobResult, LoadRequest
 from edge_agent.engine.runtimes.onnx_runtime import CHARACTERS_PER_TOKEN_MAX, OnnxRuntime
-from edge_agent.errors import EmptyInput, InputTooLong, ModelLoadFailed
+from edge_agent.errors import EmptyInput, InputTooLong, ModelFailed, ModelLoadFailed
 from tests.support import bert_onnx, bundles, pos_intents
 
 
@@ -270,6 +270,18 @@ def test_a_tokenizer_without_its_unknown_token_is_refused(tmp_path):
     del tokenizer["model"]["vocab"]["##r"]
     (bundle / "tokenizer.json").write_text(json.dumps(tokenizer))
     refuse(bundle, "the tokenizer of the bundle cannot read a text: WordPiece error: Missing [UNK] token")
+
+
+def test_a_text_that_the_tokenizer_cannot_read_fails_alone(tmp_path):
+    """Where only a caller's text has a word that the tokenizer does not know, that job fails with the reason."""
+    bundle = bundles.tiny_onnx_bundle(tmp_path)
+    tokenizer = json.loads((bundle / "tokenizer.json").read_text())
+    tokenizer["model"]["unk_token"] = "[GONE]"
+    (bundle / "tokenizer.json").write_text(json.dumps(tokenizer))
+    runtime = opened(bundle)
+    with pytest.raises(ModelFailed, match="cannot read a text"):
+        submit(runtime, ["a refund \u2603"])
+    assert isinstance(answers(runtime, ["a refund"])[0], JobResult)
 
 
 def test_missing_tokenizer_is_refused(tmp_path):

@@ -30,7 +30,7 @@ class IndexedText(str):
     @cached_property
     def lowered(self) -> str:
         """The text in lower case, each character where it stands in the text."""
-        return self.lower() if self.isascii() else self.translate(_CASES).lower()
+        return _lowered(self)
 
     @cached_property
     def numbers(self) -> list[int]:
@@ -83,6 +83,10 @@ _OPEN: set[str] = set()
 def indexed(text: str) -> IndexedText:
     """Return the text with its index; one that has an index keeps it."""
     return text if isinstance(text, IndexedText) else IndexedText(text)
+
+
+def _lowered(text: str) -> str:
+    return text.lower() if text.isascii() else text.translate(_CASES).lower()
 
 
 def _is_of_word(character: str) -> bool:
@@ -208,7 +212,7 @@ def stands_before(words: re.Pattern[str], text: str, at: int, reach: int) -> boo
     r"""Return whether a pattern in lower case, which ends with \Z, matches in so many characters before a place."""
     begin = max(0, at - reach)
     before = min(begin, 1)  # for \b: whether a word goes on there
-    return words.search(text[begin - before : at].lower(), before) is not None
+    return words.search(_lowered(text[begin - before : at]), before) is not None
 
 
 def matches_at(pattern: re.Pattern[str], text: str, starts: Iterable[int]) -> Iterator[re.Match[str]]:

@@ -112,7 +112,7 @@ _PHONE_WORD = re.compile(
     r"|på|op|pod|mij|mich|mig|sul|w|w[ae])\b[^\w+\n]{1,3}){0,4}\Z"
 )
 _PHONE_WORD_REACH = 40
-_X = re.compile(r"(?<=\d)[xX](?=\d{1,6}(?!\w))")
+_X_OF_EXTENSION = re.compile(r"(?<=\d)[xX](?=\d{1,6}(?!\w))")
 _EXTENSION = re.compile(r" ?(?:x|ext\.?|extension|durchwahl|poste|app\.)[ .:]{0,2}\d{1,6}(?!\w)", re.IGNORECASE)
 
 
@@ -137,7 +137,7 @@ def _find_written(text: str) -> Iterator[Span]:
 
 def _without_extensions(text: str) -> str:
     """Put a blank in place of the "x" of an extension that follows a digit at once, so that the number ends there."""
-    return _X.sub(" ", text) if "x" in text or "X" in text else text
+    return _X_OF_EXTENSION.sub(" ", text) if "x" in text or "X" in text else text
 
 
 def _is_phone(number: str) -> bool:

@@ -17,6 +17,7 @@ PRICE = {"input_token_price": 1.0, "output_token_price": 1.0, "answer_tokens_max
 """For a million tokens: a token costs a millionth."""
 CAP = 0.04
 SETTLED_SECONDS = 5.0
+"""What is set aside for a question has come back by then, also on a busy machine."""
 
 
 def escalating(folder: Path, **more: Any) -> Mapping[str, Any]:

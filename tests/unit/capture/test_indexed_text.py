@@ -15,7 +15,13 @@ from hypothesis import strategies as st
 
 from edge_agent.capture.redact import RuleGate, addresses, announced_values
 from edge_agent.capture.redact.builtin_rules import GATES
-from edge_agent.capture.redact.indexed_text import AnnouncedPattern, IndexedText, alternatives, beginnings
+from edge_agent.capture.redact.indexed_text import (
+    AnnouncedPattern,
+    IndexedText,
+    alternatives,
+    beginnings,
+    stands_before,
+)
 from edge_agent.capture.redact.national_numbers import announcers
 
 ROWS = (Path(__file__).parents[2] / "data" / "redaction.jsonl").read_text(encoding="utf-8").splitlines()
@@ -74,6 +80,8 @@ def test_the_case_of_a_letter_changes_no_place() -> None:
     text = IndexedText("\u0130zmir, pa\u017f\u017fword")
     assert "izmir, password" == text.lowered
     assert [7] == text.starts(beginnings("password"))
+    assert stands_before(re.compile(r"\bpassword: \Z"), "\u0130zmir, pa\u017f\u017fword: ", 17, 10)
+    assert not stands_before(re.compile(r"\bpassword: \Z"), "mypassword: ", 12, 10)
 
 
 def test_the_first_text_of_a_process_is_read_like_any_other() -> None:
