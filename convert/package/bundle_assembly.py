@@ -195,7 +195,7 @@ def check_binding(kind: Kind, cases: Iterable[GoldenCase], least: int, remedy: s
 def _check_chat(prompt: PromptTemplate, weights: Path) -> None:
     """Render a prompt with the chat template of its weights, as the agent does when it installs the bundle."""
     # They read model files, which most bundles do not need.
-    from convert.decoder.prompts import check_chat  # noqa: PLC0415
+    from convert.decoder import check_chat  # noqa: PLC0415
     from convert.quantize.gguf_files import chat_template  # noqa: PLC0415
 
     try:

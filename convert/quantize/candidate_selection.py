@@ -27,9 +27,8 @@ from convert.clustered_statistics import Numbers, clustered_share, family_number
 from convert.data import row_files
 from convert.data.row_files import DataRow
 from convert.evaluate.batch_invariance import measure_batch_invariance
-from convert.evaluate.paired_comparison import answered, cosine, same_answers
 from convert.evaluate.predictions import QuestionView, ServedPrediction, matrix, views
-from convert.evaluate.scoring import is_right
+from convert.evaluate.scoring import answered, cosine, is_right, same_answers
 from convert.evaluate.serving import BundleFolder, open_bundle, serve_bundles
 from convert.pipeline.recipe import BudgetSection
 from convert.pipeline.stage import Report, StageJob
