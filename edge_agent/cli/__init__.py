@@ -106,7 +106,7 @@ COMMANDS = {
         _TASKS, "bundles", "remove", "Remove a bundle that neither answers nor is kept for rollback, or a whole task."
     ),
     "mode": _entry(
-        _TASKS, "mode", "run", "Show or set which model answers a task: the local one, the large one, or both."
+        _TASKS, "status", "mode", "Show or set which model answers a task: the local one, the large one, or both."
     ),
     "status": _entry(_OPERATE, "status", "run", "Show the tasks, their engines, and what needs attention."),
     "watch": _entry(
@@ -140,8 +140,8 @@ COMMANDS = {
     "privacy": _entry(_OPERATE, "privacy", "app", "Show figures about personal data, without any text."),
     "redact": _entry(
         _OPERATE,
+        "privacy",
         "redact",
-        "run",
         "Try what redaction finds in a text, or audit what it has missed.",
     ),
     "media": _entry(_OPERATE, "media", "app", "Exchange data with the central team on removable media."),
