@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.cli.redact import export_rows, training_row
+from edge_agent.cli.privacy import export_rows, training_row
 from edge_agent.client.operator_reports import MissedSpan, RedactionAuditText, ReplacedSpan, missed_values
 from edge_agent.errors import InvalidRequest
 

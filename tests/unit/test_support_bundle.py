@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from edge_agent import support_bundle
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.cli import app
 from edge_agent.config import ExamplesConfig
 from edge_agent.config.config_files import ConfigFiles
 from edge_agent.doctor.installation import Installation
 from edge_agent.doctor.probe_context import query_daemon
-from edge_agent.support_bundle import diagnostic_redaction
-from edge_agent.support_bundle.support_archive import (
+from edge_agent.support_bundle import (
     PART_BYTES_MAX,
     TOTAL_SECONDS_MAX,
     SupportPart,
@@ -71,14 +71,14 @@ def logged(tmp_path: Path, *entries: str) -> str:
 @pytest.mark.parametrize("kind", SECRETS)
 def test_secrets_are_taken_out_of_any_text(kind):
     """Keys, tokens, passwords, and what stands in an address in front of the host or behind the path."""
-    carried = diagnostic_redaction.text(f"before {SECRETS[kind]} after", rules)
+    carried = support_bundle.redact_text(f"before {SECRETS[kind]} after", rules)
     assert [] == [word for word in OPEN if word in carried]
     assert ("[secret]" in carried, carried.startswith("before")) == (True, True)
 
 
 def test_personal_data_are_taken_out_by_the_rules_of_redaction():
     """A card and an address of mail become placeholders."""
-    carried = diagnostic_redaction.text(f"paid with {CARD} by {MAIL}", rules)
+    carried = support_bundle.redact_text(f"paid with {CARD} by {MAIL}", rules)
     assert "paid with [CARD_1] by [EMAIL_1]" == carried
 
 
@@ -97,13 +97,13 @@ def test_values_go_by_the_name_of_their_key():
         "credentials_file": "/etc/edge-agent/uplink.yaml",
         "digest": "4111111111111111",
         "count": 7,
-    } == diagnostic_redaction.value(plain, rules)
+    } == support_bundle.redact_value(plain, rules)
 
 
 def test_settings_keep_addresses_without_what_opens_them():
     """Scheme, host and path stay."""
     plain = {"uplink": {"url": "https://joe:pw12345678@host/a?sig=abc", "options": {"region": "eu-1"}}}
-    assert {"uplink": {"url": "https://host/a", "options": {"region": "eu-1"}}} == diagnostic_redaction.settings(
+    assert {"uplink": {"url": "https://host/a", "options": {"region": "eu-1"}}} == support_bundle.redact_settings(
         plain, rules
     )
 
@@ -111,14 +111,14 @@ def test_settings_keep_addresses_without_what_opens_them():
 def test_events_of_ours_are_carried_by_their_known_keys():
     """A key that our code does not write is replaced by its length, whoever put it there."""
     event = {"event": "engine_died", "engine": "llama-12", "pid": 7, "level": "error", "prompt": PROMPT}
-    carried = json.loads(diagnostic_redaction.line(json.dumps(event), rules))
+    carried = json.loads(support_bundle.redact_line(json.dumps(event), rules))
     assert {**event, "prompt": f"[{len(PROMPT)} characters left out]"} == carried
 
 
 def test_an_event_that_is_no_word_of_ours_is_left_out():
     """An event with digits and punctuation of other kinds is text from elsewhere; so is a key with such."""
     event = {"event": f"input: {PROMPT} [1]", PROMPT + "!": "x"}
-    carried = diagnostic_redaction.line(json.dumps(event), rules)
+    carried = support_bundle.redact_line(json.dumps(event), rules)
     assert ("Miller" in carried, "characters left out" in carried) == (False, True)
 
 
@@ -136,7 +136,7 @@ def test_an_event_that_is_no_word_of_ours_is_left_out():
 )
 def test_other_lines_are_carried_where_they_can_hold_no_text_of_callers(said, carried):
     """Frames of tracebacks, names of exceptions, words of model libraries; of all else the length."""
-    assert carried == diagnostic_redaction.line(said, rules)
+    assert carried == support_bundle.redact_line(said, rules)
 
 
 def test_a_traceback_within_an_event_is_treated_like_one(tmp_path):
