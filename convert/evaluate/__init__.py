@@ -26,9 +26,9 @@ from convert.evaluate.predictions import ServedPrediction, views
 from convert.evaluate.quality_metrics import Flags
 from convert.evaluate.scoring import entity_types, expected, measure, outcomes, summary
 from convert.evaluate.serving import BundleFolder, open_bundle, predict, quiet, serve_bundles
+from convert.package.bundle_assembly import candidate_bundle, chosen_weights
 from convert.pipeline.recipe import Recipe, Split
 from convert.pipeline.stage import Progress, Report, StageJob
-from convert.quantize import candidate_bundle
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Manifest, TaskSpec
 
@@ -48,7 +48,7 @@ def run(job: StageJob) -> Report:
     sample = row_files.sample(job.recipe, "test")
     rows = sample.rows
     with tempfile.TemporaryDirectory(dir=job.out) as folder:
-        bundle = open_bundle(candidate_bundle.bundle(job, candidate_bundle.chosen(job), Path(folder, "bundle")))
+        bundle = open_bundle(candidate_bundle(job, chosen_weights(job), Path(folder, "bundle")))
         report, predictions = _measured(bundle, rows, job.progress)
     report["sampling"] = sample.plain()
     more = _without_near_copies(job.recipe, bundle.manifest, rows, predictions)

@@ -27,11 +27,11 @@ from convert.data import row_files
 from convert.decoder.label_scores import task_tokens
 from convert.export.gguf_export import ADAPTER, BASE
 from convert.export.onnx_export import MODEL, TOKENIZER
+from convert.package.bundle_assembly import CANDIDATES
 from convert.pipeline import stage, task_file
 from convert.pipeline.stage import Progress, Report, StageJob
 from convert.prepare import onnx_source
 from convert.quantize import candidate_selection, gguf_files, onnx_quantizer, ood_detector
-from convert.quantize.candidate_bundle import CANDIDATES
 from convert.quantize.candidate_selection import Candidate
 from convert.quantize.gguf_files import Importance
 from convert.quantize.ood_detector import Fitted
