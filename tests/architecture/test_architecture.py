@@ -97,20 +97,25 @@ PURE = (
     "edge_agent.doctor.findings",
     "edge_agent.formatting",
     *(f"edge_agent.monitoring.{name}" for name in ("answer_observations", "risk_and_drift")),
-    *(f"edge_agent.report.{name}" for name in ("charts", "judgement", "mode_recommendation", "number_format")),
-    *(f"edge_agent.web.{name}" for name in ("authentication", "health_summary")),
+    *(f"edge_agent.report.{name}" for name in ("charts", "judgement", "mode_recommendation")),
+    "edge_agent.web.authentication",
     *(f"edge_agent.web.gateway.{name}" for name in ("request_json",)),
     *(f"edge_agent.web.gateway.{name}" for name in ("chat_request", "openai_responses")),
     "edge_agent.client.retry",
     "edge_agent.client.canonical_json",
-    *(f"edge_agent.report.{name}" for name in ("readiness", "suitability", "task_figures")),
+    *(f"edge_agent.report.{name}" for name in ("readiness", "suitability")),
 )
 
 # Definitions that only decide, in modules that also act on what was decided.
 PURE_DEFINITIONS = {
     "edge_agent.enrolment.site_enrolment": ("classify_enrolment",),
+    "edge_agent.report.task_figures": ("TaskFigures", "LabelFigures", "ConfidenceBand", "TaskAlarm", "sum_comparisons"),
     "edge_agent.support_bundle": ("redact_text", "redact_value", "redact_settings", "redact_line"),
     "edge_agent.uplink.escalation.spend_ledger": ("TokenPrices", "SpendCaps", "SpendByDay", "encode", "parse"),
+    "edge_agent.web.overview_page": (
+        *("summarize_health", "list_hidden_sections", "task_rows", "daemon_totals"),
+        *("confidence_chart", "band_answers"),
+    ),
 }
 
 # --- exceptions, each with its reason ---------------------------------------------------------------------------------
