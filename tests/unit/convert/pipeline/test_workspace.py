@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from convert.pipeline import fingerprint
+from convert.pipeline import workspace
 from convert.pipeline.execution import STAGES, PipelineStage, inputs_of
 from convert.pipeline.workspace import StageRecord
 from edge_agent.errors import FileMissing
@@ -28,49 +28,49 @@ def folder(path: Path, **files: str) -> Path:
 
 def test_a_folder_counts_by_names_and_content(tmp_path: Path):
     """A copy elsewhere is the same; another name, content or place inside is not."""
-    first = fingerprint.of_place(folder(tmp_path / "a", config_json="{}", sub__w="1"), quiet)
-    assert fingerprint.of_place(folder(tmp_path / "b", config_json="{}", sub__w="1"), quiet) == first
+    first = workspace.fingerprint_path(folder(tmp_path / "a", config_json="{}", sub__w="1"), quiet)
+    assert workspace.fingerprint_path(folder(tmp_path / "b", config_json="{}", sub__w="1"), quiet) == first
     others = [
         folder(tmp_path / "c", config_json="{}", sub__w="2"),
         folder(tmp_path / "d", config_json="{}", sub__v="1"),
         folder(tmp_path / "e", config_json="{}", w="1"),
         folder(tmp_path / "f", config_json="{}"),
     ]
-    assert first not in {fingerprint.of_place(other, quiet) for other in others}
+    assert first not in {workspace.fingerprint_path(other, quiet) for other in others}
 
 
 def test_time_and_what_is_no_content_do_not_count(tmp_path: Path):
     """Touching a file, a version history and compiled Python change nothing; a link counts as what it leads to."""
     path = folder(tmp_path / "a", w="1")
-    first = fingerprint.of_place(path, quiet)
+    first = workspace.fingerprint_path(path, quiet)
     os.utime(path / "w", (0, 0))
     for name in (".git", "__pycache__"):
         (path / name).mkdir()
         (path / name / "x").write_text("x")
-    assert fingerprint.of_place(path, quiet) == first
+    assert workspace.fingerprint_path(path, quiet) == first
     folder(tmp_path / "b", w="1")
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "w").symlink_to(tmp_path / "b" / "w")
-    assert fingerprint.of_place(tmp_path / "linked", quiet) == first
+    assert workspace.fingerprint_path(tmp_path / "linked", quiet) == first
 
 
 def test_a_place_that_is_not_there_is_named(tmp_path: Path):
     """The error is about the recipe."""
     with pytest.raises(FileMissing, match="none does not exist") as raised:
-        fingerprint.of_place(tmp_path / "none", quiet)
+        workspace.fingerprint_path(tmp_path / "none", quiet)
     assert raised.value.remedy == "Correct the path in the recipe."
 
 
 def test_reading_is_shown(tmp_path: Path):
     """Weights take a while to hash: each file is said before it is read."""
     seen: list[str] = []
-    fingerprint.of_place(folder(tmp_path / "a", w="1", v="2"), lambda what, _done, _total: seen.append(what))
+    workspace.fingerprint_path(folder(tmp_path / "a", w="1", v="2"), lambda what, _done, _total: seen.append(what))
     assert seen == ["reading v", "reading w"]
 
 
 def test_changes_are_named():
     """What is new, gone or other is listed; what stayed is not."""
-    assert fingerprint.changed({"a": "1", "b": "1", "c": "1"}, {"b": "2", "c": "1", "d": "1"}) == ["a", "b", "d"]
+    assert workspace.changed_inputs({"a": "1", "b": "1", "c": "1"}, {"b": "2", "c": "1", "d": "1"}) == ["a", "b", "d"]
 
 
 def test_what_a_stage_left_is_its_files_and_its_report(tmp_path: Path):
@@ -78,7 +78,7 @@ def test_what_a_stage_left_is_its_files_and_its_report(tmp_path: Path):
     left = folder(tmp_path / "a", w="1")
 
     def of(where: Path, report: dict[str, Any]) -> str:
-        return fingerprint.of_output(where, report, lambda *_: None)
+        return workspace.fingerprint_output(where, report, lambda *_: None)
 
     assert of(left, {"a": 1, "b": 2}) == of(folder(tmp_path / "b", w="1"), {"b": 2, "a": 1})
     assert 3 == len({of(left, {"a": 1}), of(left, {"a": 2}), of(folder(tmp_path / "c", w="2"), {"a": 1})})
@@ -86,7 +86,7 @@ def test_what_a_stage_left_is_its_files_and_its_report(tmp_path: Path):
 
 def test_versions_are_those_installed():
     """A library that is not there counts as that, so that installing it runs its stages again."""
-    found = fingerprint.versions(["numpy", "no-such-library"])
+    found = workspace.library_versions(["numpy", "no-such-library"])
     assert found["version of no-such-library"] == "not installed"
     assert found["version of numpy"][0].isdigit()
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from convert.data.row_files import DataRow, TextSpan
 from convert.evaluate.predictions import FoundEntity, ServedPrediction
-from convert.evaluate.redaction_quality import measure, remaining
+from convert.evaluate.site_redaction import measure_redaction, remaining
 
 
 def row(text: str, *values: str) -> DataRow:
@@ -36,7 +36,7 @@ def test_figures_count_values_texts_and_characters():
     texts = ["Anna and Bo", "Cy", "12 kettles", "hello"]
     rows = [row(texts[0], "Anna", "Bo"), row(texts[1], "Cy"), row(texts[2]), row(texts[3])]
     answers = [said(texts[0], "Anna"), said(texts[1], "Cy"), said(texts[2], "12"), said(texts[3])]
-    found = measure(rows, answers, np.arange(4))
+    found = measure_redaction(rows, answers, np.arange(4))
     assert (2 / 3, 0.5, 0.5) == tuple(
         found[key]["value"] for key in ("values_found", "texts_that_leak", "clean_touched")
     )
@@ -46,5 +46,5 @@ def test_figures_count_values_texts_and_characters():
 
 def test_without_values_or_replacements_there_is_no_figure():
     """What cannot be measured is None, not a perfect score."""
-    found = measure([row("hi")], [said("hi")], np.arange(1))
+    found = measure_redaction([row("hi")], [said("hi")], np.arange(1))
     assert (None, None, None) == (found["values_found"], found["texts_that_leak"], found["precision"])
