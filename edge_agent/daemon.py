@@ -48,8 +48,8 @@ from edge_agent.update.activation import Activation
 from edge_agent.update.updater import Updater
 
 if TYPE_CHECKING:
-    from edge_agent.capture.redaction_queue import RedactionDependencies
     from edge_agent.capture.spool_worker import SpoolWorker
+    from edge_agent.capture.text_redaction import RedactionDependencies
     from edge_agent.formats.status_object import TaskStatus
     from edge_agent.update.ingest import BundleIngest
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from edge_agent.capture.redact.model_findings import FoundValue, ModelFindings, join_windows, narrower_windows, windows
-from edge_agent.capture.redaction_queue import RedactionDependencies
+from edge_agent.capture.text_redaction import RedactionDependencies
 from edge_agent.engine.child_process import loop_time
 from edge_agent.engine.job_dispatch import EngineAnswer
 from edge_agent.engine.job_requests import golden_answer, golden_job

@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from edge_agent.capture.personal_values import Erasure
     from edge_agent.capture.redact.redactor import ReplacedValue
     from edge_agent.capture.redaction_audit import AuditedText, AuditFigures
-    from edge_agent.capture.redaction_queue import RedactionQueue
     from edge_agent.capture.spool_worker import PrivacyReport
-    from edge_agent.capture.text_redaction import TriedRedaction
+    from edge_agent.capture.text_redaction import RedactionQueue, TriedRedaction
     from edge_agent.engine.engine import EngineStatus
     from edge_agent.formats.plan import Mode
     from edge_agent.formats.questions import QuestionSpec

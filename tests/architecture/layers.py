@@ -17,6 +17,7 @@ SHARED = {"edge_agent.cli.terminal", "edge_agent.cli.command_group"}  # by both 
 # Layer: the layers it may import. A layer is a package or a module; the most exact one counts.
 LAYERS: dict[str, set[str]] = {
     **{module: set() for module in GROUND},
+    "edge_agent.formatting": {"edge_agent.statistics"},
     "edge_agent.errors": set(),
     "edge_agent.config": {"edge_agent.errors"},
     "edge_agent.formats": {"edge_agent.errors"},
@@ -107,7 +108,7 @@ LAYERS: dict[str, set[str]] = {
     | {"edge_agent.client", "edge_agent.store", "edge_agent.capture"}
     | {"edge_agent.engine.confinement"},
     # Looks at a site through the client, and only reckons.
-    "edge_agent.report": {"edge_agent.client", "edge_agent.statistics"},
+    "edge_agent.report": {"edge_agent.client", "edge_agent.formatting", "edge_agent.statistics"},
     # A process of its own, and a client like any other.
     "edge_agent.web": BASE
     | {f"edge_agent.{name}" for name in ("client", "refusal_log", "report", "server.roles", "supervision", "systemd")},

@@ -84,9 +84,9 @@ PURE = (
     *(f"edge_agent.engine.{name}" for name in ("accelerator_policy", "child_failures", "job_queue", "job_requests")),
     *(f"edge_agent.{name}" for name in ("formats.certificate_files", "routing.policy", "statistics")),
     *(f"edge_agent.{name}" for name in ("formats.status_object", "server.roles")),
-    *(f"edge_agent.{name}" for name in ("formats.certificate_fields", "routing.schema_check")),
+    "edge_agent.formats.certificate_fields",
     *(f"edge_agent.{name}" for name in ("uplink.connectivity",)),
-    *(f"edge_agent.{name}" for name in ("uplink.transfer_schedule", "uplink.object_store")),
+    *(f"edge_agent.{name}" for name in ("uplink.object_store",)),
     *(
         f"edge_agent.{name}"
         for name in ("formats.enrolment_file", "formats.plan", "formats.repository_metadata", "formats.state_code")
@@ -97,20 +97,27 @@ PURE = (
     "edge_agent.doctor.findings",
     "edge_agent.formatting",
     *(f"edge_agent.monitoring.{name}" for name in ("answer_observations", "risk_and_drift")),
-    *(f"edge_agent.report.{name}" for name in ("charts", "judgement", "mode_recommendation", "number_format")),
-    *(f"edge_agent.web.{name}" for name in ("authentication", "health_summary")),
+    *(f"edge_agent.report.{name}" for name in ("charts", "judgement", "mode_recommendation")),
+    "edge_agent.web.authentication",
     *(f"edge_agent.web.gateway.{name}" for name in ("request_json",)),
     *(f"edge_agent.web.gateway.{name}" for name in ("chat_request", "openai_responses")),
     "edge_agent.client.retry",
     "edge_agent.client.canonical_json",
-    *(f"edge_agent.report.{name}" for name in ("readiness", "suitability", "task_figures")),
+    *(f"edge_agent.report.{name}" for name in ("readiness", "suitability")),
 )
 
 # Definitions that only decide, in modules that also act on what was decided.
 PURE_DEFINITIONS = {
     "edge_agent.enrolment.site_enrolment": ("classify_enrolment",),
+    "edge_agent.routing.large_model_questions": ("LargeModelTypedQuestion", "read_distribution", "broken_rule"),
+    "edge_agent.report.task_figures": ("TaskFigures", "LabelFigures", "ConfidenceBand", "TaskAlarm", "sum_comparisons"),
     "edge_agent.support_bundle": ("redact_text", "redact_value", "redact_settings", "redact_line"),
+    "edge_agent.uplink.transfer_schedule": ("next_action", "transfer_cost_seconds", "unsent_segments", "Bandwidth"),
     "edge_agent.uplink.escalation.spend_ledger": ("TokenPrices", "SpendCaps", "SpendByDay", "encode", "parse"),
+    "edge_agent.web.overview_page": (
+        *("summarize_health", "list_hidden_sections", "task_rows", "daemon_totals"),
+        *("confidence_chart", "band_answers"),
+    ),
 }
 
 # --- exceptions, each with its reason ---------------------------------------------------------------------------------
@@ -154,8 +161,7 @@ LATE_IMPORTS: dict[str, str] = {
     "edge_agent.client.daemon_connection": "few programs ask for the health of the daemon",
     "edge_agent.client.admin_client": "status and installs read no report of the field, of privacy or of redaction",
     "edge_agent.daemon": "a site without a root of trust does not load the libraries that verify",
-    "edge_agent.capture.example_capture": "a site that collects nothing does not load the spool",
-    "edge_agent.capture.spool_calls": "only an erasure loads what searches",
+    "edge_agent.capture.example_capture": "a site that collects nothing loads no spool; only an erasure what searches",
     "edge_agent.capture.text_redaction": "rules load with the first text, and detectors where a site has any",
     "edge_agent.capture.spool_worker": "a site that sends no examples loads no outbox",
     "edge_agent.capture.capture_values": "a site that collects nothing writes no status document",

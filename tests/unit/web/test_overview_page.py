@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from edge_agent.client import BundleRef, CallFailed, Durations, Status, Task, TaskCounts
-from edge_agent.web import authentication, health_summary, rendering
+from edge_agent.web import authentication, overview_page, rendering
 from edge_agent.web.daemon_access import DaemonSnapshot
-from edge_agent.web.health_summary import list_hidden_sections, summarize_health
+from edge_agent.web.overview_page import list_hidden_sections, summarize_health
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 REF = BundleRef("pos", "1.0.0", "ab" * 32)
@@ -87,11 +87,11 @@ def test_row_has_the_counts_of_its_task():
     times = Durations((0.01, 0.1), (10, 0, 0), 0.05)
     counts = TaskCounts("pos", {"local": 8, "abstained": 2}, {"QUEUE_FULL": 1}, 8, 2, 0, times, times)
     status = Status("0.1.0", NOW, True, 100, (task(),), (), (), 0, 0, counts=(counts,))
-    assert {"answers": 10, "errors": 1, "memory": 100, "kept": 0} == health_summary.daemon_totals(status)
-    [row] = health_summary.task_rows([task()], status)
+    assert {"answers": 10, "errors": 1, "memory": 100, "kept": 0} == overview_page.daemon_totals(status)
+    [row] = overview_page.task_rows([task()], status)
     assert (10, "25%", "5.0 ms") == (row.answers, row.below_threshold, row.median_time)
     assert [(0, "-", "-")] == [
-        (each.answers, each.below_threshold, each.median_time) for each in health_summary.task_rows([task()], None)
+        (each.answers, each.below_threshold, each.median_time) for each in overview_page.task_rows([task()], None)
     ]
 
 

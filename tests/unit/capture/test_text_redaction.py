@@ -12,7 +12,7 @@ from edge_agent.capture.capture_values import CapturedAnswer
 from edge_agent.capture.record_builder import RecordBuilder
 from edge_agent.capture.redact.model_findings import FoundValue, ModelFindings
 from edge_agent.capture.redact.redactor import Redactor
-from edge_agent.capture.redaction_queue import TRIES_MAX, RedactionDependencies, RedactionQueue
+from edge_agent.capture.text_redaction import TRIES_MAX, RedactionDependencies, RedactionQueue
 from edge_agent.config import ExamplesConfig, RedactionConfig
 from edge_agent.errors import RedactionHeld
 from tests.support.eventually import eventually, turns

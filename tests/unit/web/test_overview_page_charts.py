@@ -8,7 +8,7 @@ import pytest
 from edge_agent.client import BundleRef, FieldReport, Status, Task
 from edge_agent.report.task_figures import ComparisonCount, ConfidenceBand, DayFigures, TaskFigures
 from edge_agent.web.daemon_access import MonitoringSnapshot
-from edge_agent.web.task_charts import band_answers, confidence_chart, draw_tasks
+from edge_agent.web.overview_page import band_answers, confidence_chart, draw_tasks
 
 LEVELS = (
     ConfidenceBand(0.0, 5, ComparisonCount(4, 1)),

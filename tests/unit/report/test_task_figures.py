@@ -18,8 +18,14 @@ from edge_agent.client.operator_reports import (
     FieldTest,
     Share,
 )
-from edge_agent.report.daemon_figures import DAYS_MAX, DaemonReports, ReportRequest, collect_figures
-from edge_agent.report.task_figures import ComparisonCount, ConfidenceBand
+from edge_agent.report.task_figures import (
+    DAYS_MAX,
+    ComparisonCount,
+    ConfidenceBand,
+    DaemonReports,
+    ReportRequest,
+    collect_figures,
+)
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 REF = BundleRef("pos-intent", "1.2.0", "ab" * 32)
