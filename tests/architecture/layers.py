@@ -36,15 +36,13 @@ LAYERS: dict[str, set[str]] = {
     "edge_agent.metrics.site_metrics": BASE
     | MIDDLE
     | {f"edge_agent.{name}" for name in ("metrics", "server", "supervision", "v1")},
-    "edge_agent.engine.protocol": set(),
+    # Questions of a bundle as a job asks them, too.
+    "edge_agent.engine.protocol": {"edge_agent.formats"},
     "edge_agent.engine.memory_cap": {"edge_agent.errors", "edge_agent.engine.protocol"},
-    # Questions as a job asks them, for those who make jobs and for the runtimes.
-    "edge_agent.engine.job_requests": {"edge_agent.formats", "edge_agent.engine.protocol"},
     "edge_agent.engine.runtimes": {
         "edge_agent.errors",
         "edge_agent.formats",
         "edge_agent.engine.protocol",
-        "edge_agent.engine.job_requests",
         "edge_agent.engine.memory_cap",
     },
     # The child's entry point: the only way to a runtime, so that no daemon ever loads a model library.
@@ -55,14 +53,12 @@ LAYERS: dict[str, set[str]] = {
         "edge_agent.engine.memory_cap",
         "edge_agent.engine.runtimes",
         "edge_agent.engine.confinement",
-        "edge_agent.engine.job_requests",
     },
     "edge_agent.engine.confinement": set(),
     "edge_agent.engine": BASE
     | {
         "edge_agent.engine.protocol",
         "edge_agent.engine.memory_cap",
-        "edge_agent.engine.job_requests",
         "edge_agent.supervision",
     },
     "edge_agent.routing": BASE,
@@ -95,7 +91,6 @@ LAYERS: dict[str, set[str]] = {
             "refusal_log",
             "v1",
             "statistics",
-            "engine.job_requests",
             "server.roles",
             "supervision",
         )

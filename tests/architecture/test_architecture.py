@@ -81,7 +81,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
 # Modules that only decide: no clock, no waiting, no file. Time is an argument.
 PURE = (
     *(f"edge_agent.{name}" for name in ("backoff", "errors")),
-    *(f"edge_agent.engine.{name}" for name in ("accelerator_policy", "child_failures", "job_queue", "job_requests")),
+    *(f"edge_agent.engine.{name}" for name in ("child_failures", "job_queue", "protocol")),
     *(f"edge_agent.{name}" for name in ("formats.certificate_files", "routing.policy", "statistics")),
     *(f"edge_agent.{name}" for name in ("formats.status_object", "server.roles")),
     "edge_agent.formats.certificate_fields",
@@ -108,6 +108,7 @@ PURE = (
 
 # Definitions that only decide, in modules that also act on what was decided.
 PURE_DEFINITIONS = {
+    "edge_agent.engine.machine_limits": ("AcceleratorPolicy", "candidate_devices", "allowed_cores"),
     "edge_agent.enrolment.site_enrolment": ("classify_enrolment",),
     "edge_agent.routing.large_model_questions": ("LargeModelTypedQuestion", "read_distribution", "broken_rule"),
     "edge_agent.report.task_figures": ("TaskFigures", "LabelFigures", "ConfidenceBand", "TaskAlarm", "sum_comparisons"),
