@@ -21,7 +21,7 @@ from edge_agent.engine.job_dispatch import BundleStats, EngineAnswer, JobDispatc
 from edge_agent.engine.job_queue import Reservation
 from edge_agent.engine.machine_limits import AcceleratorPolicy
 from edge_agent.errors import EngineNotReady, ModelLoadFailed
-from edge_agent.process_memory import resident_bytes
+from edge_agent.process_resources import resident_bytes
 
 ANSWERING = (EngineState.STARTING, EngineState.READY)
 """A bundle that is attached answers also while others are still being attached."""

@@ -38,7 +38,7 @@ from edge_agent.engine.machine_limits import (
 from edge_agent.engine.protocol import TUNING_DETAILS, AttachRequest, JobRequest, LoadRequest, Ping, TextChunk
 from edge_agent.errors import EngineNotReady
 from edge_agent.formats.manifest import Manifest
-from edge_agent.process_memory import resident_bytes
+from edge_agent.process_resources import resident_bytes
 from edge_agent.supervision import Supervisor
 
 ENTRIES_MAX = 64
