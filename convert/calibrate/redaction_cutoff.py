@@ -29,9 +29,8 @@ from convert.calibrate.calibration_split import family, hashed
 from convert.data import row_files
 from convert.data.row_files import DataRow, TextSpan
 from convert.evaluate.predictions import FoundEntity
-from convert.evaluate.redaction_quality import redaction_figures, remaining
 from convert.evaluate.serving import BundleFolder, ServedBundles, serve_bundles
-from convert.evaluate.site_redaction import CPU_THREADS, SITE_RULES, redact_as_site
+from convert.evaluate.site_redaction import CPU_THREADS, SITE_RULES, redact_as_site, redaction_figures, remaining
 from convert.pipeline.stage import Progress, Report
 from edge_agent.errors import ModelLoadFailed
 from edge_agent.formats.redaction_section import MissedBound

@@ -114,7 +114,7 @@ class Command:
     def __post_init__(self) -> None:
         """Run the command."""
         making = execution.load_module("convert.data.synthesis")
-        endpoint = execution.load_module("convert.data.chat_endpoint").ChatEndpoint(self.base_url, self.key, self.model)
+        endpoint = execution.load_module("convert.data.synthesis").ChatEndpoint(self.base_url, self.key, self.model)
         if self.out.suffix != ".jsonl":
             said = f"--out {self.out}: rows are written as JSONL"
             raise InvalidRequest(said, remedy="Name a file that ends in .jsonl.")

@@ -25,12 +25,12 @@ from convert.evaluate.batch_invariance import sentence
 from convert.evaluate.predictions import ServedPrediction
 from convert.evaluate.serving import BundleFolder, open_bundle, serve_bundles
 from convert.package import bundle_assembly, golden_cases
+from convert.package.bundle_assembly import candidate_files, chosen_weights, confidence_sections
 from convert.package.golden_cases import GoldenOrigin
-from convert.pipeline import fingerprint
 from convert.pipeline import task_file as tasks
 from convert.pipeline.recipe import GoldenRule, Recipe
 from convert.pipeline.stage import Report, StageJob
-from convert.quantize import candidate_bundle
+from convert.pipeline.workspace import fingerprint_path, fingerprint_source, library_versions
 from convert.quantize.candidate_selection import LINE_NAME
 from edge_agent.errors import ModelFailed
 from edge_agent.formats.golden_cases import GoldenCase, differences, encode, is_binding
@@ -69,17 +69,17 @@ def _base(recipe: Recipe) -> str:
 
 def _sources(job: StageJob) -> Iterator[tuple[str, str]]:
     recipe = job.recipe
-    for name, digest in fingerprint.of_source(recipe, job.progress).items():
+    for name, digest in fingerprint_source(recipe, job.progress).items():
         yield name, f"sha256 {digest}"
     for split in SPLITS:
         written = getattr(recipe.data, split)
         if written:
             rows, path = row_files.rows(recipe, split), recipe.path(written)
-            digest = fingerprint.of_place(path, job.progress)
+            digest = fingerprint_path(path, job.progress)
             said = f"{len(rows)} rows, {_synthetic(rows)}, {_labelled(rows)}, {_imported(recipe, path)}"
             yield f"data.{split}", f"{said}, sha256 {digest}"
     if recipe.data.outliers:
-        digest = fingerprint.of_place(recipe.path(recipe.data.outliers), job.progress)
+        digest = fingerprint_path(recipe.path(recipe.data.outliers), job.progress)
         yield "data.outliers", f"{len(row_files.outliers(recipe))} rows, sha256 {digest}"
 
 
@@ -103,7 +103,7 @@ def _imported(recipe: Recipe, path: Path) -> str:
 
 
 def _versions(runtime: str) -> dict[str, str]:
-    found = fingerprint.versions(_TOOLS.get(runtime, ()))
+    found = library_versions(_TOOLS.get(runtime, ()))
     return {name.removeprefix("version of "): version for name, version in found.items() if version[:1].isdigit()}
 
 
@@ -159,7 +159,7 @@ def _keep_lineage(job: StageJob, bundle: BundleFolder, origin: GoldenOrigin) -> 
             records[split] = [
                 row.record for row in row_files.read_rows(path, data.format, text_only=True) if row.record
             ]
-            files[split] = fingerprint.of_place(path, job.progress)
+            files[split] = fingerprint_path(path, job.progress)
             collections |= {found} if (found := lineage.collection_of(path)) else set()
     manifest = bundle.manifest
     document = LineageDocument(
@@ -177,7 +177,7 @@ def _keep_lineage(job: StageJob, bundle: BundleFolder, origin: GoldenOrigin) -> 
 
 
 def _parts(job: StageJob, folder: Path) -> _BundleParts:
-    calibrated = candidate_bundle.confidence_sections(job)
+    calibrated = confidence_sections(job)
     quality = {
         "evaluate": _read(job.done["evaluate"] / QUALITY_NAME),
         "calibrate": calibrated["confidence"],
@@ -188,7 +188,7 @@ def _parts(job: StageJob, folder: Path) -> _BundleParts:
     if redaction := calibrated.get("redaction"):
         quality["calibrate_redaction"] = redaction
     (folder / "report.json").write_text(json.dumps(quality, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    files = {**candidate_bundle.files(job, candidate_bundle.chosen(job)), "report": folder / "report.json"}
+    files = {**candidate_files(job, chosen_weights(job)), "report": folder / "report.json"}
     licence = licence_file(job.recipe)
     stored = {key: quality["quantize"][key] for key in _QUANTIZATION if key in quality["quantize"]}
     origin = section(job)

@@ -18,16 +18,15 @@ import torch
 
 from convert.data import row_files
 from convert.data.data_row import output_names
-from convert.decoder.tokens import task_tokens
+from convert.decoder.label_scores import task_tokens
 from convert.encoder.pooling import MeanPooledBert
 from convert.pipeline import stage
 from convert.pipeline import task_file as tasks
 from convert.pipeline.recipe import FinetuneSection, Recipe
 from convert.pipeline.stage import ADAPTER, CHECKPOINT, Report, StageJob
 from convert.training import checkpoint_loading, lora
-from convert.training.cosine_margin import CosineMargin
 from convert.training.decoder_trainer import DecoderData, DecoderExampleEncoder, DecoderTrainer
-from convert.training.encoder_objective import balanced_weights, log_priors, objective_of
+from convert.training.encoder_objective import CosineMargin, balanced_weights, log_priors, objective_of
 from convert.training.encoder_trainer import EncoderTrainer, RowEncoder, classifier, start_head
 from convert.training.training_loop import (
     Trainer,

@@ -33,8 +33,7 @@ from convert.encoder import logistic_regression, pooling
 from convert.encoder.bio_tags import tagged
 from convert.pipeline.stage import Progress
 from convert.training.checkpoint_loading import encoded, labels_of
-from convert.training.cosine_margin import RATE_FACTOR, CosineMargin
-from convert.training.encoder_objective import EncodedRow, EncoderObjective
+from convert.training.encoder_objective import RATE_FACTOR, CosineMargin, EncodedRow, EncoderObjective
 from convert.training.training_loop import ValidationResult
 from edge_agent.errors import InvalidRequest, ModelLoadFailed
 from edge_agent.formats.manifest import TaskSpec

@@ -13,8 +13,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from edge_agent import __version__
-from edge_agent.formatting import format_bytes, format_duration
-from edge_agent.report.number_format import count, counted, percent
+from edge_agent.formatting import count, count_of, format_bytes, format_duration, percent
 from edge_agent.report.report_page import render_commands
 from edge_agent.web.authentication import Principal
 from edge_agent.web.daemon_access import DaemonConnections
@@ -43,7 +42,7 @@ _TEMPLATES = Environment(
 _TEMPLATES.filters.update(
     commands=render_commands,
     count=count,
-    counted=counted,
+    counted=count_of,
     percent=percent,
     bytes=format_bytes,
     since=duration_since,

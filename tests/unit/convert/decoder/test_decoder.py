@@ -5,8 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from convert.decoder.scores import joint_log_probabilities, left_padded
-from convert.decoder.tokens import TaskTokens, begin_token, task_tokens, tokenize
+from convert.decoder.label_scores import (
+    TaskTokens,
+    begin_token,
+    joint_log_probabilities,
+    left_padded,
+    task_tokens,
+    tokenize,
+)
 from edge_agent.errors import ModelLoadFailed
 from edge_agent.formats.manifest import PromptTemplate, TaskSpec
 from tests.support import tiny_decoder
