@@ -33,7 +33,7 @@ from convert.pipeline.workspace import (
 from convert.report.run_summary import RunSummary
 from edge_agent import __version__
 from edge_agent.errors import InvalidRequest
-from edge_agent.process_memory import resident_bytes
+from edge_agent.process_resources import resident_bytes
 
 _TORCH = ("torch", "transformers", "safetensors", "numpy")
 _SAMPLE_SECONDS = 0.05

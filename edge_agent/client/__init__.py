@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edge_agent.client.admin_client import AdminClient, AsyncAdminClient
-    from edge_agent.client.answer_translation import GenerateOptions, OnLowConfidence
     from edge_agent.client.call_failed import CallFailed, Tls
     from edge_agent.client.canonical_json import render_state
     from edge_agent.client.inference_client import AsyncClient, AsyncGenerateStream, Client, GenerateStream
@@ -51,6 +50,8 @@ if TYPE_CHECKING:
         Failure,
         Feedback,
         Finish,
+        GenerateOptions,
+        OnLowConfidence,
         Prediction,
         Timings,
         TokenLogprob,
@@ -83,7 +84,6 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "admin_client": "AdminClient AsyncAdminClient",
-    "answer_translation": "GenerateOptions OnLowConfidence",
     "call_failed": "CallFailed Tls",
     "retry": "Retry",
     "inference_client": "AsyncClient AsyncGenerateStream Client GenerateStream",
@@ -93,7 +93,7 @@ _NAMES = {
     ),
     "results": (
         "Answer Classification Decision DecisionAnswer Embedding Entity Extraction Failure Feedback Finish "
-        "Prediction Timings TokenLogprob"
+        "GenerateOptions OnLowConfidence Prediction Timings TokenLogprob"
     ),
     "review_client": "AsyncReviewClient ReviewClient",
     "site_state": (

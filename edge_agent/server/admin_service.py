@@ -15,7 +15,7 @@ from edge_agent import __version__
 from edge_agent.config.folder_access import judge_bundle_path
 from edge_agent.engine.child_supervisor import EngineState
 from edge_agent.errors import BundleUnreadable, ConfigInvalid, InvalidRequest, UnknownBundle
-from edge_agent.process_memory import resident_bytes
+from edge_agent.process_resources import resident_bytes
 from edge_agent.server import messages, monitoring_messages
 from edge_agent.server.detached_calls import caller_left
 from edge_agent.server.uplink_client import uplink_message

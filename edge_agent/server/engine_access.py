@@ -23,9 +23,8 @@ from edge_agent.capture.redact.model_findings import FoundValue, ModelFindings, 
 from edge_agent.capture.text_redaction import RedactionDependencies
 from edge_agent.engine.child_process import loop_time
 from edge_agent.engine.job_dispatch import EngineAnswer
-from edge_agent.engine.job_requests import golden_answer, golden_job
 from edge_agent.engine.pool import EnginePool, TuningCache, TuningSettings
-from edge_agent.engine.protocol import JobRequest, TextChunk
+from edge_agent.engine.protocol import JobRequest, TextChunk, golden_answer, golden_job
 from edge_agent.errors import EdgeAgentError, EmptyInput, InputQuarantined, InputTooLong, ModelFailed, RedactionHeld
 from edge_agent.formats.golden_cases import GoldenAnswer
 from edge_agent.formats.manifest import Manifest

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from edge_agent.capture.redact import RULES_VERSION
-from edge_agent.engine.accelerator_policy import DEVICE_FALLBACK, DEVICE_PARTIAL
 from edge_agent.engine.child_supervisor import EngineState
+from edge_agent.engine.machine_limits import DEVICE_FALLBACK, DEVICE_PARTIAL
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.calibration import Confidence, NoThreshold, Threshold
 from edge_agent.v1 import admin_pb2, inference_pb2, task_pb2

@@ -33,8 +33,16 @@ from edge_agent.config import Role, WebConfig, sections
 from edge_agent.errors import CertificateUnusable, SocketInUse, WebTokenUnusable
 from edge_agent.formats.certificate_files import check_key_matches, parse_certificates
 from edge_agent.refusal_log import HANDSHAKE, RefusalLog, handshake_cause
-from edge_agent.supervision import Component, DeathPolicy, RunWrapper, Supervisor, run_unwrapped
-from edge_agent.systemd import keep_alive, notify, watchdog_seconds
+from edge_agent.supervision import (
+    Component,
+    DeathPolicy,
+    RunWrapper,
+    Supervisor,
+    notify_systemd,
+    ping_watchdog,
+    run_unwrapped,
+    watchdog_seconds,
+)
 from edge_agent.web import gateway, overview_page, redaction_page, review_page
 from edge_agent.web.authentication import HTTP, SessionSigner, allowed_hosts, client_name
 from edge_agent.web.daemon_access import DaemonConnections, DaemonEndpoint
@@ -161,17 +169,17 @@ async def _serve(
         supervisor = Supervisor(stop_serving, wrap=around)
         if watchdog_seconds():
             why = "systemd kills a console without its ping; an orderly exit is better"
-            supervisor.add(Component("watchdog", lambda: keep_alive(lambda _: True), DeathPolicy.STOP, why))
+            supervisor.add(Component("watchdog", lambda: ping_watchdog(lambda _: True), DeathPolicy.STOP, why))
         why = "refusals are logged without it; only the summaries wait"
         supervisor.add(Component("refusals", guard.refusals.run, DeathPolicy.RESTART, why))
         supervisor.start()
-        notify("READY=1")
+        notify_systemd("READY=1")
         try:
             await server.serve(sockets=[sock])
         finally:
             await supervisor.stop()
             guard.refusals.close()
-        notify("STOPPING=1")
+        notify_systemd("STOPPING=1")
         return supervisor.failed
 
 

@@ -68,7 +68,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "structlog": (
         *(f"edge_agent.{name}" for name in ("uplink", "logs", "daemon", "server", "engine", "capture")),
         *("edge_agent.metrics", "edge_agent.update", "edge_agent.supervision", "convert.cli"),
-        "edge_agent.refusal_log",
+        *("edge_agent.refusal_log", "edge_agent.process_resources"),
     ),
     "uvloop": ("edge_agent.daemon",),
     "typer": SCREEN,
@@ -81,9 +81,9 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
 # Modules that only decide: no clock, no waiting, no file. Time is an argument.
 PURE = (
     *(f"edge_agent.{name}" for name in ("backoff", "errors")),
-    *(f"edge_agent.engine.{name}" for name in ("accelerator_policy", "child_failures", "job_queue", "job_requests")),
+    *(f"edge_agent.engine.{name}" for name in ("child_failures", "job_queue", "protocol")),
     *(f"edge_agent.{name}" for name in ("formats.certificate_files", "routing.policy", "statistics")),
-    *(f"edge_agent.{name}" for name in ("formats.status_object", "server.roles")),
+    *(f"edge_agent.{name}" for name in ("formats.status_object",)),
     "edge_agent.formats.certificate_fields",
     *(f"edge_agent.{name}" for name in ("uplink.connectivity",)),
     *(f"edge_agent.{name}" for name in ("uplink.object_store",)),
@@ -108,9 +108,11 @@ PURE = (
 
 # Definitions that only decide, in modules that also act on what was decided.
 PURE_DEFINITIONS = {
+    "edge_agent.engine.machine_limits": ("AcceleratorPolicy", "candidate_devices", "allowed_cores"),
     "edge_agent.enrolment.site_enrolment": ("classify_enrolment",),
     "edge_agent.routing.large_model_questions": ("LargeModelTypedQuestion", "read_distribution", "broken_rule"),
     "edge_agent.report.task_figures": ("TaskFigures", "LabelFigures", "ConfidenceBand", "TaskAlarm", "sum_comparisons"),
+    "edge_agent.server.roles": ("METHODS", "role_missing", "call_treatment", "certificate_roles"),
     "edge_agent.support_bundle": ("redact_text", "redact_value", "redact_settings", "redact_line"),
     "edge_agent.uplink.transfer_schedule": ("next_action", "transfer_cost_seconds", "unsent_segments", "Bandwidth"),
     "edge_agent.uplink.escalation.spend_ledger": ("TokenPrices", "SpendCaps", "SpendByDay", "encode", "parse"),

@@ -90,7 +90,7 @@ _NO_NAME = re.compile(
 def find_announced_names(text: str) -> Iterator[Span]:
     """Find names of up to four parts behind a title, a greeting or an introduction, and below a closing formula."""
     read = indexed(text)
-    for pattern in (_TITLED, _POLISH_MAN, _GREETED, _SAID, _LOWER):
+    for pattern in (_TITLED, _POLISH_MAN, _GREETED, _SAID, _LOWER) if read.has_capitals else (_LOWER,):
         for match in pattern.finditer(read):
             first = _FIRST_WORD.match(match["v"])
             if first and not _NO_NAME.match(first[0]):

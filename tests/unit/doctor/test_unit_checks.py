@@ -10,11 +10,11 @@ import pytest
 
 from edge_agent.config import UplinkConfig
 from edge_agent.config.folder_access import FolderFacts
-from edge_agent.doctor import unit_access_checks
+from edge_agent.doctor import unit_checks
 from edge_agent.doctor.all_checks import run_checks
 from edge_agent.doctor.findings import Finding
 from edge_agent.doctor.installation import Installation
-from edge_agent.doctor.unit_access_checks import ListenerNetworkFacts
+from edge_agent.doctor.unit_checks import ListenerNetworkFacts
 from tests.support.doctor_cases import UPLINK, place, told
 
 DENIED = ("0.0.0.0/0", "::/0")
@@ -32,7 +32,7 @@ LOOPBACK = ("127.0.0.0/8", "::1/128")
 def test_a_unit_that_lets_no_network_in_is_a_fault(verdict, denied, allowed):
     """Unless a drop-in names a network, or denies nothing."""
     facts = ListenerNetworkFacts("0.0.0.0:9443", denied, allowed)
-    found = list(unit_access_checks.judge_listener_network(facts))
+    found = list(unit_checks.judge_listener_network(facts))
     assert (verdict, verdict != "ok") == told(found, "listener-network")
 
 
@@ -40,7 +40,7 @@ def test_a_folder_that_cannot_be_used_is_a_fault():
     """With the commands of its problem; a good one is well."""
     good = FolderFacts(Path("/mnt/fleet"), "folder", written=True, managed=True, usable=True)
     for verdict, facts in (("ok", good), ("fault", replace(good, kind="")), ("fault", replace(good, usable=False))):
-        assert (verdict, verdict != "ok") == told(unit_access_checks.judge_folder_stores((facts,)), "folder-store")
+        assert (verdict, verdict != "ok") == told(unit_checks.judge_folder_stores((facts,)), "folder-store")
 
 
 def under_systemd(tmp_path: Path, shown: dict[str, str], **sections: object) -> Installation:

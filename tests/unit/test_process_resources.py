@@ -11,12 +11,11 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from edge_agent.process_memory import resident_bytes
-from edge_agent.server import process_limits
-from edge_agent.server.process_limits import trim_periodically
+from edge_agent import process_resources
+from edge_agent.process_resources import resident_bytes, trim_periodically
 from tests.support.eventually import eventually
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 PIECES, PIECE_BYTES, PIN_BYTES = 2_500, 64_000, 700
 """160 MB in pieces that malloc keeps, since something small lives on between any two."""
 GROWN_BYTES, LEFT_BYTES_MAX = 120 << 20, 40 << 20
@@ -24,7 +23,7 @@ GROWN_BYTES, LEFT_BYTES_MAX = 120 << 20, 40 << 20
 
 def test_memory_of_a_flood_goes_back_to_the_kernel() -> None:
     """Between small things that live on, malloc returns nothing by itself; a trim does. In a process without a past."""
-    code = "from tests.unit.server.test_process_limits import flooded; print(*flooded())"
+    code = "from tests.unit.test_process_resources import flooded; print(*flooded())"
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     grown, left = map(int, said.split())
     assert grown > GROWN_BYTES
@@ -74,8 +73,8 @@ def test_malloc_makes_few_arenas() -> None:
     """However many threads there are; malloc_info(3) counts the arenas."""
     code = """
 import ctypes, threading
-from edge_agent.server import process_limits
-process_limits.limit_malloc_arenas()
+from edge_agent import process_resources
+process_resources.limit_malloc_arenas()
 here = threading.Barrier(21)
 def work():
     kept = [b"x" * 5000 for _ in range(50)]
@@ -91,13 +90,13 @@ libc.fflush(out)
 here.wait()
 """
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert process_limits.ARENAS_MAX == len(re.findall("<heap nr=", said))
+    assert process_resources.ARENAS_MAX == len(re.findall("<heap nr=", said))
 
 
 def test_what_is_loaded_when_the_daemon_serves_is_not_searched_for_garbage() -> None:
     """After `freeze_startup_objects` Python skips what there is, and collects at its default thresholds."""
     code = (
-        "import gc; gc.set_threshold(100_000); from edge_agent.server import process_limits as limits;"
+        "import gc; gc.set_threshold(100_000); from edge_agent import process_resources as limits;"
         "limits.freeze_startup_objects();"
         " print(gc.get_freeze_count() > 10_000, *gc.get_threshold())"
     )

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from edge_agent import certificate_authority
 from edge_agent.errors import CertificateExpired, CertificateUnusable
-from edge_agent.server import callers
-from edge_agent.server.callers import ACCOUNT_SECONDS, AccountTable
-from edge_agent.server.roles import INFER
+from edge_agent.server import roles
+from edge_agent.server.roles import ACCOUNT_SECONDS, INFER, AccountTable
 from edge_agent.server.tls import KNOWN_MAX, CertificateIdentifier
 from tests.support.tls_site import DAY
 
@@ -48,15 +47,15 @@ def issued(name: str, *roles: str, at: float | None = None, days: int = 30) -> C
     )
 
 
-def socket(accounts_max: int = 16) -> callers.CallerIdentifier:
-    return callers.socket_caller_identifier("inference.sock", INFER, AccountTable(accounts_max))
+def socket(accounts_max: int = 16) -> roles.CallerIdentifier:
+    return roles.socket_caller_identifier("inference.sock", INFER, AccountTable(accounts_max))
 
 
 def test_all_on_a_socket_are_one_client() -> None:
     """Unless they name themselves; the name gives no role."""
     identify = socket()
     unnamed = identify(Context((("user-agent", "grpc"),)))
-    assert callers.Caller("inference.sock", INFER) == unnamed
+    assert roles.Caller("inference.sock", INFER) == unnamed
     named = identify(Context((("user-agent", "grpc"), ("edge-agent-client", "till-3"))))
     assert ("inference.sock till-3", INFER) == (named.name, named.roles)
     assert ["inference.sock", "inference.sock #1"] == [unnamed.account, named.account]
@@ -111,7 +110,7 @@ def test_what_is_no_name_is_not_taken(name: str) -> None:
 )
 def test_in_the_open_the_address_is_the_client(peer: str, name: str) -> None:
     """Whatever its port; it may infer and nothing else."""
-    assert callers.Caller(name, INFER) == callers.identify_by_address(Context(address=peer))
+    assert roles.Caller(name, INFER) == roles.identify_by_address(Context(address=peer))
 
 
 def test_a_certificate_says_who_it_is() -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.systemd import keep_alive, notify, stopping, watchdog_seconds
+from edge_agent.supervision import announce_stop, notify_systemd, ping_watchdog, watchdog_seconds
 
 
 @pytest.fixture(params=["path", "abstract"])
 def heard(request, tmp_path: Path) -> Iterator[tuple[str, socket.socket]]:
     """Listen where systemd would; return the address as the environment names it, and the socket."""
-    address = str(tmp_path / "notify") if request.param == "path" else f"@{tmp_path}/notify"
+    address = str(tmp_path / "notify_systemd") if request.param == "path" else f"@{tmp_path}/notify_systemd"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(address.replace("@", "\0", 1))
         listening.settimeout(10)
@@ -24,20 +24,20 @@ def test_states_arrive(heard):
     """Each state arrives as one datagram, at a path and at an abstract address."""
     address, listening = heard
     for state in ("READY=1", "STATUS=1 task is loading\nWATCHDOG=1", "STATUS=größer"):
-        assert notify(state, {"NOTIFY_SOCKET": address})
+        assert notify_systemd(state, {"NOTIFY_SOCKET": address})
         assert state.encode() == listening.recv(4096)
 
 
 @pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": ""}])
 def test_outside_systemd_nothing_is_said(environ):
     """Without a socket in the environment nothing is sent."""
-    assert not notify("READY=1", environ)
+    assert not notify_systemd("READY=1", environ)
 
 
 @pytest.mark.parametrize("name", ["missing", "x" * 200])
 def test_nobody_listening_is_no_error(tmp_path, name):
     """A socket that is gone, or an address that cannot be one, is said and not raised."""
-    assert not notify("READY=1", {"NOTIFY_SOCKET": str(tmp_path / name)})
+    assert not notify_systemd("READY=1", {"NOTIFY_SOCKET": str(tmp_path / name)})
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ async def test_pings_stop_with_the_proof(heard):
         return next(answers)
 
     with pytest.raises(RuntimeError):  # the third look was the last
-        await keep_alive(works, {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "40000"})
+        await ping_watchdog(works, {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "40000"})
     assert 4 * [0.01] == pauses
     listening.settimeout(0)
     assert 2 * [b"WATCHDOG=1"] == [listening.recv(100), listening.recv(100)]
@@ -75,11 +75,11 @@ async def test_pings_stop_with_the_proof(heard):
 
 async def test_without_a_watchdog_nobody_looks():
     """Outside a unit with WatchdogSec= no engine is asked anything."""
-    await keep_alive(lambda _: pytest.fail("it looked"), {})
+    await ping_watchdog(lambda _: pytest.fail("it looked"), {})
 
 
 def test_the_end_may_take_as_long_as_calls_do(heard):
     """systemd is told how long the end may take, in microseconds."""
     address, listening = heard
-    stopping(30.5, {"NOTIFY_SOCKET": address})
+    announce_stop(30.5, {"NOTIFY_SOCKET": address})
     assert [b"STOPPING=1", b"EXTEND_TIMEOUT_USEC=30500000"] == [listening.recv(4096), listening.recv(4096)]
