@@ -44,10 +44,9 @@ from edge_agent.supervision import (
     watchdog_seconds,
 )
 from edge_agent.web import gateway, overview_page, redaction_page, review_page
-from edge_agent.web.authentication import HTTP, SessionSigner, allowed_hosts, client_name
 from edge_agent.web.daemon_access import DaemonConnections, DaemonEndpoint
 from edge_agent.web.rendering import guard_settings_of, read_form, render_page
-from edge_agent.web.request_guard import GuardSettings, RequestGuard
+from edge_agent.web.request_guard import HTTP, GuardSettings, RequestGuard, SessionSigner, allowed_hosts, client_name
 
 _BYTES = 32
 _CHARS_MIN = 32

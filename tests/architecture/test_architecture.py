@@ -98,11 +98,10 @@ PURE = (
     "edge_agent.formatting",
     *(f"edge_agent.monitoring.{name}" for name in ("answer_observations", "risk_and_drift")),
     *(f"edge_agent.report.{name}" for name in ("charts", "judgement", "mode_recommendation")),
-    "edge_agent.web.authentication",
     *(f"edge_agent.web.gateway.{name}" for name in ("request_json",)),
     *(f"edge_agent.web.gateway.{name}" for name in ("chat_request", "openai_responses")),
     "edge_agent.client.retry",
-    "edge_agent.client.canonical_json",
+    "edge_agent.client.task_description",
     *(f"edge_agent.report.{name}" for name in ("readiness", "suitability")),
 )
 
@@ -116,6 +115,10 @@ PURE_DEFINITIONS = {
     "edge_agent.support_bundle": ("redact_text", "redact_value", "redact_settings", "redact_line"),
     "edge_agent.uplink.transfer_schedule": ("next_action", "transfer_cost_seconds", "unsent_segments", "Bandwidth"),
     "edge_agent.uplink.escalation.spend_ledger": ("TokenPrices", "SpendCaps", "SpendByDay", "encode", "parse"),
+    "edge_agent.web.request_guard": (
+        *("Principal", "session_principal", "token_principal", "certificate_principal", "required_role", "is_public"),
+        *("SessionSigner", "allowed_hosts", "is_same_origin"),
+    ),
     "edge_agent.web.overview_page": (
         *("summarize_health", "list_hidden_sections", "task_rows", "daemon_totals"),
         *("confidence_chart", "band_answers"),
@@ -164,6 +167,7 @@ LATE_IMPORTS: dict[str, str] = {
     "edge_agent.client.admin_client": "status and installs read no report of the field, of privacy or of redaction",
     "edge_agent.daemon": "a site without a root of trust does not load the libraries that verify",
     "edge_agent.capture.example_capture": "a site that collects nothing loads no spool; only an erasure what searches",
+    "edge_agent.capture.redact.redactor": "only a site with patterns of its own loads what runs them",
     "edge_agent.capture.text_redaction": "rules load with the first text, and detectors where a site has any",
     "edge_agent.capture.spool_worker": "a site that sends no examples loads no outbox",
     "edge_agent.capture.capture_values": "a site that collects nothing writes no status document",

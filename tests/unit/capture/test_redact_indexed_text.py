@@ -13,22 +13,24 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_agent.capture.redact import RuleGate, addresses, announced_values
-from edge_agent.capture.redact.builtin_rules import GATES
-from edge_agent.capture.redact.indexed_text import (
+from edge_agent.capture.redact import (
     AnnouncedPattern,
     IndexedText,
+    RuleGate,
+    addresses,
     alternatives,
     beginnings,
+    builtin_rules,
     stands_before,
 )
+from edge_agent.capture.redact.builtin_rules import GATES
 from edge_agent.capture.redact.national_numbers import announcers
 
 ROWS = (Path(__file__).parents[2] / "data" / "redaction.jsonl").read_text(encoding="utf-8").splitlines()
 TEXTS = [json.loads(line)["text"] for line in ROWS]
 PATTERNS = {
     name: pattern
-    for module in (addresses, announced_values)
+    for module in (addresses, builtin_rules)
     for name, pattern in vars(module).items()
     if isinstance(pattern, AnnouncedPattern)
 } | {"national": announcers()[0]}
