@@ -11,7 +11,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from edge_agent.capture.redact import Span, bare, stands_before
+from edge_agent.capture.redact import Span, bare
+from edge_agent.capture.redact.indexed_text import stands_before
 
 # https://www.swift.com/standards/data-standards/iban: letters and digits in an IBAN, by country.
 IBAN_CHARACTERS = {

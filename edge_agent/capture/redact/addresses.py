@@ -11,7 +11,8 @@ import ipaddress
 import re
 from collections.abc import Iterator
 
-from edge_agent.capture.redact import UPPER, AnnouncedPattern, IndexedText, Span, beginnings, indexed, matches_at
+from edge_agent.capture.redact import UPPER, Span
+from edge_agent.capture.redact.indexed_text import AnnouncedPattern, IndexedText, beginnings, indexed, matches_at
 
 _LOCAL = re.compile(r"[\w!#$%&*+/=?^`{|}~-][\w.!#$%&'*+/=?^`{|}~-]{0,63}\Z")
 _DOMAIN = re.compile(r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w-])")

@@ -18,7 +18,7 @@ import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from edge_agent.capture.redact import UPPER, AnnouncedPattern, RedactionRule, RuleGate, Span, checked, indexed
+from edge_agent.capture.redact import UPPER, RedactionRule, RuleGate, Span, checked
 from edge_agent.capture.redact.account_numbers import (
     br_cpf,
     de_tax_id,
@@ -42,6 +42,7 @@ from edge_agent.capture.redact.addresses import (
     find_postal_addresses,
     find_spoken_emails,
 )
+from edge_agent.capture.redact.indexed_text import AnnouncedPattern, indexed
 from edge_agent.capture.redact.national_numbers import (
     find_announced_national_numbers,
     find_machine_readable_lines,

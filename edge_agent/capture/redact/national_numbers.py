@@ -14,7 +14,8 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from edge_agent.capture.redact import AnnouncedPattern, Span, bare, beginnings
+from edge_agent.capture.redact import Span, bare
+from edge_agent.capture.redact.indexed_text import AnnouncedPattern, beginnings
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edge_agent.capture.redact import RULES_VERSION, IndexedText, RedactionRule, Span
+from edge_agent.capture.redact import RULES_VERSION, RedactionRule, Span
 from edge_agent.capture.redact.builtin_rules import ANNOUNCED_NAME_RULE, GATES, built_in_rules
+from edge_agent.capture.redact.indexed_text import IndexedText
 from edge_agent.capture.redact.model_findings import MODEL_RULE, FoundValue, ModelFindings, context_of
 from edge_agent.errors import ConfigInvalid
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from datetime import date
 from typing import Any
 
-from edge_agent.capture.redact import Finder, Span, stands_before
+from edge_agent.capture.redact import Finder, Span
+from edge_agent.capture.redact.indexed_text import stands_before
 
 _BIRTH_YEARS = range(1900, 2016)
 _BIRTH_WORD = re.compile(

@@ -13,17 +13,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_agent.capture.redact import (
+from edge_agent.capture.redact import RuleGate, addresses, builtin_rules
+from edge_agent.capture.redact.builtin_rules import GATES
+from edge_agent.capture.redact.indexed_text import (
     AnnouncedPattern,
     IndexedText,
-    RuleGate,
-    addresses,
     alternatives,
     beginnings,
-    builtin_rules,
     stands_before,
 )
-from edge_agent.capture.redact.builtin_rules import GATES
 from edge_agent.capture.redact.national_numbers import announcers
 
 ROWS = (Path(__file__).parents[2] / "data" / "redaction.jsonl").read_text(encoding="utf-8").splitlines()
