@@ -127,7 +127,7 @@ _NO_NAME = re.compile(
 def find_announced_names(text: str) -> Iterator[Span]:
     """Find names of up to four parts behind a title, a greeting or an introduction, and below a closing formula."""
     read = indexed(text)
-    for pattern in (_TITLED, _POLISH_MAN, _GREETED, _SAID, _LOWER):
+    for pattern in (_TITLED, _POLISH_MAN, _GREETED, _SAID, _LOWER) if read.has_capitals else (_LOWER,):
         for match in pattern.finditer(read):
             first = _FIRST_WORD.match(match["v"])
             if first and not _NO_NAME.match(first[0]):
@@ -264,7 +264,7 @@ def find_secrets(text: str) -> Iterator[Span]:
 ANNOUNCED_NAME_RULE = "announced_name"
 _AT, _LINK = RuleGate(AT_SIGN, near=False), RuleGate(re.compile("://"), near=False)
 # A tax code of Italy starts with letters, so its first digit stands behind one.
-_MIXED = RuleGate(re.compile(r"\d(?<=[A-Za-z].)"), digits=1)
+_MIXED = RuleGate(None, behind_letter=True)
 _NUMBER = RuleGate(re.compile(r"\d(?:[ .\-/()]{0,4}\d){5,}"), digits=6)
 # Of numbers with check digits, or a form that says enough: their patterns, and what the number has to pass.
 _NATIONAL_IDS: dict[str, tuple[str, Callable[[str], bool]]] = {
@@ -289,18 +289,23 @@ _NATIONAL_IDS: dict[str, tuple[str, Callable[[str], bool]]] = {
 }
 _ID = RuleGate(re.compile("|".join(pattern for pattern, _ in _NATIONAL_IDS.values())), digits=6, margin=4)
 # Numbers over line ends, spaced out, or with letters that look like digits.
-_LONG_NUMBER = RuleGate(re.compile(r"\d(?:[^0-9]{0,4}\d){7,}"), digits=8)
+_LONG_NUMBER = RuleGate(None, digits=8)
 # Six digits, or the four of an Indian PAN.
 _SHORT_NUMBER = RuleGate(re.compile(r"\d(?:(?:[ .\-/]?\d){5,}|(?<=[A-Z]\d)\d{3}[A-Z])"), reach=24, digits=4)
 # Written to start with a digit: the engine skips to the next one much faster than it tries alternatives everywhere.
-_DAY = RuleGate(re.compile(r"\d(?:(?:(?<=1)9|(?<=2)0)\d\d|[-/.] ?\d\d?[-/.]|(?<!\w\d)\d{5}(?:\d\d)?(?!\w))"), digits=2)
-_DIGIT = RuleGate(re.compile(r"\d"), near=False)
+_DAY = RuleGate(re.compile(r"\d(?:(?:(?<=1)9|(?<=2)0)\d\d|[-/.] ?\d\d?[-/.]|(?<!\w\d)\d{5}(?:\d\d)?(?!\w))"), digits=4)
+_DIGIT = RuleGate(None, near=False, digits=1)
 _DOT = RuleGate(DOMAIN_DOT, near=False)
-_DOTS = RuleGate(re.compile(r"[.:](?:(?<=\d\.)\d{1,3}\.\d|(?<=[0-9A-Fa-f]:)[0-9A-Fa-f:]|(?<=:):)"))
-_PAIRS = RuleGate(re.compile(r"[:.-](?<=[0-9A-Fa-f]{2}.)[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2}|[0-9A-Fa-f]{2}\.)"))
+# Of IPv4, IPv6 and MAC addresses.
+_SEPARATED = RuleGate(
+    re.compile(
+        r"[.:-](?:(?<=\d\.)\d{1,3}\.\d|(?<=[0-9A-Fa-f]:)[0-9A-Fa-f:]|(?<=:):"
+        r"|(?<=[0-9A-Fa-f]{2}.)[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2}|[0-9A-Fa-f]{2}\.))"
+    )
+)
 _FILLERS = RuleGate(re.compile("<<"))
 
-GATES = (_AT, _LINK, _MIXED, _NUMBER, _ID, _LONG_NUMBER, _SHORT_NUMBER, _DAY, _DIGIT, _DOT, _DOTS, _PAIRS, _FILLERS)
+GATES = (_AT, _LINK, _MIXED, _NUMBER, _ID, _LONG_NUMBER, _SHORT_NUMBER, _DAY, _DIGIT, _DOT, _SEPARATED, _FILLERS)
 
 _PARAMETERS = "token|access_token|api_?key|key|password|passwd|pwd|secret|sig|signature|auth|session|code"
 
@@ -325,8 +330,8 @@ RULES = (
     RedactionRule("announced_number", "RECORD", find_announced_numbers, _DIGIT),
     RedactionRule("plate", "PLATE", find_plates, _DIGIT),
     RedactionRule("address", "ADDRESS", find_postal_addresses, _DIGIT),
-    RedactionRule("ip_address", "IP", find_ip_addresses, _DOTS),
-    RedactionRule("mac_address", "MAC", find_mac_addresses, _PAIRS),
+    RedactionRule("ip_address", "IP", find_ip_addresses, _SEPARATED),
+    RedactionRule("mac_address", "MAC", find_mac_addresses, _SEPARATED),
     RedactionRule("domain", "URL", find_domains, _DOT),
     RedactionRule("phone", "PHONE", find_phones, _NUMBER),
     RedactionRule(ANNOUNCED_NAME_RULE, "NAME", find_announced_names),
