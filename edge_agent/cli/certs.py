@@ -29,8 +29,7 @@ from edge_agent.config.folder_access import is_hidden_from_services
 from edge_agent.durable.atomic_files import write_durably
 from edge_agent.enrolment import unit_drop_ins
 from edge_agent.errors import CertificateUnusable, ConfigInvalid
-from edge_agent.formats.certificate_fields import ROLE_URI, Certificate
-from edge_agent.formats.certificate_files import parse_certificates
+from edge_agent.formats.certificates import ROLE_URI, Certificate, parse_certificates
 
 FOLDER = "tls"
 CERTIFICATE = "ca.crt"

@@ -31,7 +31,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from edge_agent.client import CallFailed
 from edge_agent.config import Role, WebConfig, sections
 from edge_agent.errors import CertificateUnusable, SocketInUse, WebTokenUnusable
-from edge_agent.formats.certificate_files import check_key_matches, parse_certificates
+from edge_agent.formats.certificates import check_key_matches, parse_certificates
 from edge_agent.refusal_log import HANDSHAKE, RefusalLog, handshake_cause
 from edge_agent.supervision import (
     Component,

@@ -82,9 +82,8 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
 PURE = (
     *(f"edge_agent.{name}" for name in ("backoff", "errors")),
     *(f"edge_agent.engine.{name}" for name in ("child_failures", "job_queue", "protocol")),
-    *(f"edge_agent.{name}" for name in ("formats.certificate_files", "routing.policy", "statistics")),
+    *(f"edge_agent.{name}" for name in ("formats.certificates", "routing.policy", "statistics")),
     *(f"edge_agent.{name}" for name in ("formats.status_object",)),
-    "edge_agent.formats.certificate_fields",
     *(f"edge_agent.{name}" for name in ("uplink.connectivity",)),
     *(f"edge_agent.{name}" for name in ("uplink.object_store",)),
     *(
@@ -173,6 +172,7 @@ LATE_IMPORTS: dict[str, str] = {
     "edge_agent.capture.capture_values": "a site that collects nothing writes no status document",
     "edge_agent.capture.spool_writer": "a site that collects nothing does not load the spool",
     "edge_agent.server.admin_service": "a site without a redaction model does not load its audit",
+    "edge_agent.formats.certificates": "roles are decided without certificates, too, and without the library then",
     "edge_agent.formats.signed_document": "most who load the module read no signature, and do without the library",
     "edge_agent.routing.large_model_questions": "only a site with a large model loads the library that checks answers",
     "edge_agent.server.grpc_servers": "a daemon without certificates does not load the library that reads them",
