@@ -28,7 +28,6 @@ from benchmarks.bars import Bar
 from benchmarks.flywheel import goods
 from convert.cli import progress_output
 from convert.dataset import label_review
-from convert.encoder import ngrams
 from convert.encoder.sentence_embeddings import sentence_vectors
 from tests.support import models
 
@@ -59,7 +58,7 @@ def measure(name: str, rows: list[tuple[str, str]]) -> Iterator[Bar]:
     flipped, given = _flipped([label for _, label in rows], labels)
     with progress_output.bar() as advance:
         ways: dict[str, Callable[[], npt.ArrayLike]] = {
-            "letters and words": lambda: ngrams.vectors(texts),
+            "letters and words": lambda: label_review.ngram_vectors(texts),
             "MiniLM": lambda: sentence_vectors(models.minilm_dir(), texts, advance),
         }
         for way, vectors in ways.items():

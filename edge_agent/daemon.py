@@ -22,16 +22,16 @@ from typing import TYPE_CHECKING
 import structlog
 import uvloop
 
-from edge_agent import __version__, logs, systemd
+from edge_agent import __version__, logs, process_resources, supervision
 from edge_agent.capture.capture_values import SpoolWorkerDependencies
 from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.config import Config, StoreConfig, sections
 from edge_agent.engine.pool import EnginePool
-from edge_agent.metrics.answer_counts import AnswerCounts
+from edge_agent.metrics.metric_catalogue import AnswerCounts
 from edge_agent.metrics.metrics_listener import MetricsListener
 from edge_agent.metrics.site_metrics import SiteMetrics, SiteMetricsDependencies
 from edge_agent.refusal_log import HANDSHAKE, CoreLog
-from edge_agent.server import process_limits, task_modes
+from edge_agent.server import task_modes
 from edge_agent.server.admin_service import AdminDependencies, AdminServicer
 from edge_agent.server.admission_control import AdmissionControl
 from edge_agent.server.engine_access import ModelRedactor, activation_engines, open_tuning_cache, update_engines
@@ -48,8 +48,8 @@ from edge_agent.update.activation import Activation
 from edge_agent.update.updater import Updater
 
 if TYPE_CHECKING:
-    from edge_agent.capture.redaction_queue import RedactionDependencies
     from edge_agent.capture.spool_worker import SpoolWorker
+    from edge_agent.capture.text_redaction import RedactionDependencies
     from edge_agent.formats.status_object import TaskStatus
     from edge_agent.update.ingest import BundleIngest
 
@@ -182,11 +182,11 @@ class Daemon:
         yield Component("alarms", lambda: self._alarms.run(self._uplink, self._update_changed), restart, why)
         why = "bundles that answer continue; each look begins with the state in the journal"
         yield Component("updates", self._updater.run, restart, why, self._updater.stop)
-        if systemd.watchdog_seconds():
+        if supervision.watchdog_seconds():
             why = "without its ping systemd kills the daemon and cuts its calls, so it ends in order instead"
-            yield Component("watchdog", lambda: systemd.keep_alive(self._is_computing), DeathPolicy.STOP, why)
+            yield Component("watchdog", lambda: supervision.ping_watchdog(self._is_computing), DeathPolicy.STOP, why)
         why = "memory is returned later"
-        yield Component("memory", process_limits.trim_periodically, restart, why, may_return=True)
+        yield Component("memory", process_resources.trim_periodically, restart, why, may_return=True)
 
     def _spool_worker_dependencies(self, redactor: RedactionDependencies) -> SpoolWorkerDependencies:
         return SpoolWorkerDependencies(
@@ -214,7 +214,7 @@ class Daemon:
             alarms=self._alarms,
             servers=self._servers,
             supervisor=self._supervisor,
-            is_managed=systemd.is_managed(),
+            is_managed=supervision.is_managed_by_systemd(),
         )
 
     def _metrics_dependencies(self) -> SiteMetricsDependencies:
@@ -300,8 +300,8 @@ def serve(config: Config, wrap: RunWrapper = run_unwrapped, spool_worker: type[S
     )  # before the logs, which take standard error as it is then
     logs.configure(config.log)
     faulthandler.enable()  # the watchdog's SIGABRT then logs where every thread was
-    process_limits.limit_malloc_arenas()
-    process_limits.raise_descriptor_limit(config.access.connections_max)
+    process_resources.limit_malloc_arenas()
+    process_resources.raise_descriptor_limit(config.access.connections_max)
     store = Store.open(config.state_dir, _limits(config.store))
     try:
         ended = uvloop.run(_serve(config, store, wrap, spool_worker, core_log))
@@ -352,13 +352,13 @@ async def _serve(
     supervisor = Supervisor(stop.set, wrap=wrap)
     daemon = Daemon(config, store, supervisor, spool_worker, core_log)
     async with daemon.running():
-        systemd.notify("READY=1")
+        supervision.notify_systemd("READY=1")
         log.info("serving", version=__version__, state_dir=str(config.state_dir), run_dir=str(config.run_dir))
-        process_limits.freeze_startup_objects()
+        process_resources.freeze_startup_objects()
         if config.service.tcp_address and config.service.insecure:
             log.warning("listening_without_tls", address=config.service.tcp_address)
         await stop.wait()
-        systemd.stopping(config.service.drain_seconds + STOP_SECONDS)
+        supervision.announce_stop(config.service.drain_seconds + STOP_SECONDS)
         log.info("stopping", failed=supervisor.failed)
     log.info("stopped", failed=supervisor.failed)
     return DaemonOutcome(supervisor.failed, daemon.closed)

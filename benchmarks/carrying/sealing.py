@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks.carrying.tally import Tally
-from convert.collect.segment_chain import NOT_COME
+from convert.collect.receipts import NOT_COME
 from edge_agent.cli.media import copy_out
 from tests.support.segments import CentralTeam
 from tests.support.site_cases import ASite, answered, judgement

@@ -42,13 +42,19 @@ from convert.calibrate.redaction_cutoff import MissedTarget, calibrate_cutoff
 from convert.calibrate.threshold import Choice, Floats, Risk
 from convert.clustered_statistics import clustered_share
 from convert.data import row_files
-from convert.data.row_files import DataRow
+from convert.data.data_row import DataRow
 from convert.evaluate import quality_metrics
 from convert.evaluate.predictions import ServedPrediction
 from convert.evaluate.serving import BundleFolder, open_bundle, quiet, serve_bundles
+from convert.package.bundle_assembly import (
+    CONFIDENCE_NAME,
+    QUESTIONS_NAME,
+    REDACTION_NAME,
+    candidate_bundle,
+    chosen_weights,
+)
 from convert.pipeline import task_file as tasks
 from convert.pipeline.stage import Progress, Report, StageJob
-from convert.quantize import candidate_bundle
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.calibration import AlwaysEscalate, Confidence, Threshold, TypicalInputs
 from edge_agent.formats.manifest import SCORED_KINDS
@@ -84,7 +90,7 @@ def run(job: StageJob) -> Report:
         return _leave(job, Calibration(AlwaysEscalate(), {"verdict": said, "kind": task.kind}))
     sample = row_files.sample(job.recipe, "calibration")
     with tempfile.TemporaryDirectory(dir=job.out) as folder:
-        bundle = open_bundle(candidate_bundle.bundle(job, candidate_bundle.chosen(job), Path(folder, "bundle")))
+        bundle = open_bundle(candidate_bundle(job, chosen_weights(job), Path(folder, "bundle")))
         found = calibrate(bundle, sample.rows, risk, job.progress, wanted)
     return _leave(job, replace(found, report={**found.report, "sampling": sample.plain()}))
 
@@ -100,7 +106,7 @@ def _redaction(job: StageJob, kind: str) -> Calibration:
     sample = row_files.sample(job.recipe, "calibration")
     target = MissedTarget(asked.missed_max, asked.delta)
     with tempfile.TemporaryDirectory(dir=job.out) as folder:
-        bundle = open_bundle(candidate_bundle.bundle(job, candidate_bundle.chosen(job), Path(folder, "bundle")))
+        bundle = open_bundle(candidate_bundle(job, chosen_weights(job), Path(folder, "bundle")))
         found = calibrate_cutoff(bundle, sample.rows, target, job.progress)
     report = found.report | {"sampling": sample.plain()}
     return Calibration(AlwaysEscalate(), report, redaction=found.section)
@@ -111,7 +117,7 @@ def _gate_of_vectors(job: StageJob, wanted: CalibrationSettings) -> Calibration:
     prove."""
     rows = one_of_each(row_files.rows(job.recipe, "calibration"))[:GATE_ROWS_MAX]
     with tempfile.TemporaryDirectory(dir=job.out) as folder:
-        bundle = open_bundle(candidate_bundle.bundle(job, candidate_bundle.chosen(job), Path(folder, "bundle")))
+        bundle = open_bundle(candidate_bundle(job, chosen_weights(job), Path(folder, "bundle")))
         with serve_bundles([bundle]) as served:
             said = served.predict(bundle, [row.text for row in rows], job.progress)
     answered = [each for each in said if not each.failure]
@@ -329,12 +335,12 @@ def _section(
 
 
 def _leave(job: StageJob, found: Calibration) -> Report:
-    _write(job.out / candidate_bundle.CONFIDENCE_NAME, found.confidence.model_dump(mode="json"))
+    _write(job.out / CONFIDENCE_NAME, found.confidence.model_dump(mode="json"))
     if found.redaction:
-        _write(job.out / candidate_bundle.REDACTION_NAME, found.redaction)
+        _write(job.out / REDACTION_NAME, found.redaction)
     if found.questions:
         plain = {name: each.model_dump(mode="json") for name, each in found.questions.items()}
-        _write(job.out / candidate_bundle.QUESTIONS_NAME, plain)
+        _write(job.out / QUESTIONS_NAME, plain)
     return found.report
 
 

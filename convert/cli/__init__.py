@@ -1,4 +1,4 @@
-"""The command `edge-convert`: one module for each subcommand, registered here.
+"""The command `edge-convert`: a module for the subcommands of one subject, registered here.
 
 Ctrl-C is handled even while a library computes. Python raises KeyboardInterrupt between two of its own steps, and one
 step of training, quantizing or exporting can take half a minute. So a thread listens as well: it reports the first
@@ -25,25 +25,7 @@ from typing import Annotated, Any, NoReturn
 import structlog
 import typer
 
-from convert.cli import (
-    assemble,
-    assess,
-    calibrate,
-    collect,
-    dataset,
-    enrolment,
-    fleet,
-    init,
-    keys,
-    media,
-    plan,
-    privacy,
-    publish,
-    run,
-    signing,
-    sites,
-    split,
-)
+from convert.cli import assess, collect, dataset, fleet, init, keys, media, plan, privacy, publish, run, sites, split
 from convert.pipeline.execution import STAGES
 from edge_agent import __version__
 from edge_agent.cli.command_group import PrintableGroup, flush_output
@@ -175,9 +157,9 @@ app.command("split")(split.run)
 app.command("run")(run.run)
 _OWN: dict[str, Callable[..., Any]] = {
     "setup": init.run_setup,
-    "quantize": run.Command,
-    "calibrate": calibrate.Command,
-    "assemble": assemble.Command,
+    "quantize": run.QuantizeCommand,
+    "calibrate": run.CalibrateCommand,
+    "assemble": run.AssembleCommand,
     "evaluate": run.evaluate,
     "compare": run.compare,
 }
@@ -191,17 +173,17 @@ app.command("collect")(collect.Command)
 app.command("dataset")(dataset.Command)
 app.command("fleet")(fleet.Command)
 app.add_typer(keys.app, name="keys")
-app.command("enrolment-file")(enrolment.Command)
-app.command("site-kit", hidden=True)(enrolment.Command)
+app.command("enrolment-file")(sites.EnrolmentCommand)
+app.command("site-kit", hidden=True)(sites.EnrolmentCommand)
 app.add_typer(sites.app, name="sites")
 app.add_typer(privacy.app, name="privacy")
 _UPDATES_PANEL = "Signed updates"
 _UPDATES: dict[str, Callable[..., Any]] = {
-    "publish": publish.Command,
-    "sign": signing.sign,
-    "revoke": signing.RevokeCommand,
-    "renew": signing.RenewCommand,
-    "rotate": signing.RotateCommand,
+    "publish": publish.PublishCommand,
+    "sign": publish.sign,
+    "revoke": publish.RevokeCommand,
+    "renew": publish.RenewCommand,
+    "rotate": publish.RotateCommand,
     "verify-repo": media.VerifyCommand,
     "media": media.Command,
 }

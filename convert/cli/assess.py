@@ -9,9 +9,9 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from convert.cli import example_options, progress_output
-from convert.cli.example_options import Encoder, RankLabels
-from convert.pipeline import execution
+from convert.cli import dataset, progress_output
+from convert.cli.dataset import Encoder, RankLabels
+from convert.pipeline.stage import load_module
 from convert.report.run_summary import plural
 from edge_agent.cli.terminal import EscapedTable, errors, write_exactly
 
@@ -49,18 +49,18 @@ class Command:
         float,
         typer.Option(min=0.0001, max=0.9999, help="Accepted probability that the risk is above the target after all."),
     ] = 0.1
-    version: example_options.Version = ""
-    site: example_options.Sites = None
-    since: example_options.Since = None
-    until: example_options.Until = None
-    new_label: example_options.NewLabels = None
+    version: dataset.Version = ""
+    site: dataset.Sites = None
+    since: dataset.Since = None
+    until: dataset.Until = None
+    new_label: dataset.NewLabels = None
     label_errors: RankLabels = True
     encoder: Encoder = None
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False
 
     def __post_init__(self) -> None:
         """Run the command."""
-        scopes = execution.load_module("convert.dataset.example_scope")  # needs the extra, unlike other commands
+        scopes = load_module("convert.dataset.example_scope")  # needs the extra, unlike other commands
         names = scopes.questions_of(self.collected, self.task.partition("/")[0])
         asked = [self.task] if "/" in self.task else names
         # Like `calibrate`: delta is divided among the questions of a task.
@@ -71,8 +71,8 @@ class Command:
 
     def _assess(self, task: str, delta: float) -> dict[str, Any]:
         """Assess a task, or one question; print it, or return it for JSON."""
-        assess = execution.load_module("convert.dataset.assessment")  # likewise
-        scope = example_options.scope_of(self.version, self.site, self.since, self.until, self.new_label)
+        assess = load_module("convert.dataset.assessment")  # likewise
+        scope = dataset.scope_of(self.version, self.site, self.since, self.until, self.new_label)
         found = assess.assess(self.collected, task, assess.Risk(self.target, delta), scope)
         labels = _ranked(self.collected, task, scope, self.encoder) if self.label_errors else None
         if self.as_json:
@@ -80,16 +80,16 @@ class Command:
             return {**found.plain(), "label_errors": ranked}
         _print(progress_output.out(), found, assess.MARKS, assess.READY_ROWS_MIN)
         if labels:
-            example_options.show(labels)
+            dataset.print_label_errors(labels)
         return {}
 
 
 def _ranked(collected: Path, task: str, scope: Any, encoder: Path | None) -> Any:
-    choice = execution.load_module("convert.dataset.selection").DatasetSelection(
+    choice = load_module("convert.dataset.selection").DatasetSelection(
         collected, task, "reviewed", shares={"all": 1.0}, scope=scope
     )
     with progress_output.bar() as advance:
-        return execution.load_module("convert.dataset.label_review").rank(choice, encoder, advance)
+        return load_module("convert.dataset.label_review").rank(choice, encoder, advance)
 
 
 def _print(console: Console, found: Any, marks: dict[int, str], rows_min: int) -> None:
@@ -107,7 +107,7 @@ def _print(console: Console, found: Any, marks: dict[int, str], rows_min: int) -
     _print_labels(console, found)
     _print_reviewers(console, found)
     _print_bundles(console, found.scope)
-    for said in example_options.rejected(found.scope):
+    for said in dataset.rejected_reasons(found.scope):
         console.print(said, markup=False)
     console.print(_promised(found))
     if found.unjudged:
@@ -118,7 +118,7 @@ def _print(console: Console, found: Any, marks: dict[int, str], rows_min: int) -
     if found.audit.answers:
         console.print(_audited(found))
     console.print(_verdict(found, rows_min))
-    for said in example_options.clocks(found.scope):
+    for said in dataset.wrong_clocks(found.scope):
         errors().print(Text.assemble(("warning: ", "yellow"), said))
 
 

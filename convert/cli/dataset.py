@@ -1,9 +1,12 @@
-"""`edge-convert dataset`."""
+"""`edge-convert dataset`; and what `assess` shares: the scope of examples, and the ranking of label errors."""
+
+from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,13 +14,136 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from convert.cli import example_options, progress_output
-from convert.cli.example_options import Encoder, RankLabels
+from convert.cli import progress_output
 from convert.dataset import row_formats
-from convert.pipeline import execution
-from convert.report.run_summary import plural
-from edge_agent.cli.terminal import errors, say
+from convert.pipeline.stage import load_module
+from convert.report.run_summary import percent, plural
+from edge_agent.cli.terminal import EscapedTable, errors, say
 from edge_agent.errors import InvalidRequest
+
+_DAY = ["%Y-%m-%d"]
+_CLOCKS_SHOWN_MAX = 5
+
+Version = Annotated[
+    str,
+    typer.Option(
+        "--version",
+        metavar="VERSION",
+        help="Only answers of this bundle: a version, the start of a digest, or 'all' for every bundle.",
+    ),
+]
+Sites = Annotated[list[str] | None, typer.Option("--site", metavar="NAME", help="Only this site. Repeatable.")]
+Since = Annotated[
+    datetime | None, typer.Option(metavar="YYYY-MM-DD", formats=_DAY, help="Only answers from this day on, UTC.")
+]
+Until = Annotated[
+    datetime | None,
+    typer.Option(metavar="YYYY-MM-DD", formats=_DAY, help="Only answers up to and including this day, UTC."),
+]
+NewLabels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--new-label",
+        metavar="LABEL[=REASON]",
+        help="A label that the bundle does not have: it is right for answers that people rejected with this reason, or"
+        " with the label as the reason. Repeatable.",
+    ),
+]
+RankLabels = Annotated[
+    bool, typer.Option("--label-errors/--no-label-errors", help="Rank labels that are likely wrong.")
+]
+Encoder = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Compare texts by the vectors of this checkpoint, instead of by letters and words."
+    ),
+]
+_LABELS_SHOWN_MAX = 10
+_REASONS_SHOWN_MAX = 10
+_TEXT_CHARACTERS_MAX = 60
+
+
+def scope_of(
+    version: str,
+    sites: list[str] | None,
+    since: datetime | None,
+    until: datetime | None,
+    new_labels: list[str] | None = None,
+) -> Any:
+    """Return the scope that those options mean."""
+    scope = load_module("convert.dataset.example_scope")  # needs the extra, unlike other commands
+    days = (each.date() if each else None for each in (since, until))
+    return scope.ExampleScope(version, tuple(sites or ()), *days, tuple(map(_new_label, new_labels or ())))
+
+
+def _new_label(written: str) -> tuple[str, str]:
+    """Return the reason of rejections, and the label that is right for them."""
+    label, _, reason = written.partition("=")
+    label = label.strip()
+    if not label:
+        raise InvalidRequest(f"--new-label {written} names no label", remedy="Write LABEL, or LABEL=REASON.")
+    return reason.strip() or label, label
+
+
+def wrong_clocks(scoped: Any) -> Iterator[str]:
+    """Say which sites have a wrong clock, and what that changes."""
+    for each in scoped.clocks[:_CLOCKS_SHOWN_MAX]:
+        yield (
+            f"the clock of {each.site} is wrong: {plural(each.examples, 'example')} up to {plural(each.days, 'day')}"
+            " newer than the time when they were taken in. They count as the oldest; --since and --until exclude them"
+        )
+    if len(scoped.clocks) > _CLOCKS_SHOWN_MAX:
+        yield f"the clocks of {len(scoped.clocks) - _CLOCKS_SHOWN_MAX} more sites are wrong as well; --json names them"
+
+
+def rejected_reasons(scoped: Any) -> Iterator[str]:
+    """Say why people rejected answers, for those that have no right answer yet."""
+    if not scoped.reject_reasons:
+        return
+    shown = list(scoped.reject_reasons.items())[:_REASONS_SHOWN_MAX]
+    more = len(scoped.reject_reasons) - len(shown)
+    listed = ", ".join(f"{reason[:_TEXT_CHARACTERS_MAX]!r} {count}" for reason, count in shown)
+    yield (
+        f"rejected without a right answer, by reason: {listed}{f', and {more} other reasons' if more else ''}."
+        " --new-label LABEL=REASON makes them rows of a label that the bundle does not have"
+    )
+
+
+def versions_counted(bundles: Sequence[Any]) -> str:
+    """Name bundles with their number of examples; a digest only where a version has several."""
+    versions = Counter(bundle.version for bundle in bundles)
+    return ", ".join(
+        f"{each.version}{f' {each.digest[:12]}' if versions[each.version] > 1 else ''} ({each.examples})"
+        for each in bundles
+    )
+
+
+def print_label_errors(found: Any) -> None:
+    """Print the estimate, the first rows, and how people come to look at them."""
+    console = progress_output.out()
+    unjudged = f"; {found.unjudged} of rare labels cannot be judged" if found.unjudged else ""
+    console.print(
+        f"labels: about {found.estimated} of {found.judged} are likely wrong, by {_by(found.vectors)} out of fold,"
+        f" which agrees with {percent(found.agreement)}{unjudged}"
+    )
+    if not found.rows:
+        return
+    table = EscapedTable(
+        "text", "label", "", "more likely", "", title="an estimate: each is a question, not a correction"
+    )
+    for row in found.rows[:_LABELS_SHOWN_MAX]:
+        cut = len(row.text) > _TEXT_CHARACTERS_MAX
+        text = f"{row.text[:_TEXT_CHARACTERS_MAX]}{'…' if cut else ''}"
+        own, other = percent(row.given_probability, 0), percent(row.suggested_probability, 0)
+        table.add_row(text, row.given, own, row.suggested, other)
+    console.print(table)
+    more = f"{plural(len(found.rows), 'row')} in all; " if len(found.rows) > _LABELS_SHOWN_MAX else ""
+    console.print(f"{more}to have people look: 'edge-convert dataset --format label-studio --which label-errors'")
+
+
+def _by(vectors: str) -> str:
+    return "a linear classifier on " + ("letters and words" if vectors == "n-grams" else f"the vectors of {vectors}")
+
 
 Form = Enum("Form", {form: form for form in (*row_formats.FORMATS, "label-studio")})  # type: ignore[misc]
 Answers = Enum("Answers", {"reviewed": "reviewed", "sure": "sure", "opinions": "opinions"})
@@ -69,11 +195,11 @@ class Command:
     task: Annotated[str, typer.Option(metavar="NAME", help="The task.")]
     form: Annotated[Form, typer.Option("--format", help="docs/training-data.md shows an example of each.")]
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to create.")]
-    version: example_options.Version = ""
-    site: example_options.Sites = None
-    since: example_options.Since = None
-    until: example_options.Until = None
-    new_label: example_options.NewLabels = None
+    version: Version = ""
+    site: Sites = None
+    since: Since = None
+    until: Until = None
+    new_label: NewLabels = None
     answers: Annotated[
         Answers,
         typer.Option(
@@ -118,7 +244,7 @@ class Command:
         if self.which.value == "label-errors":
             self._ask_about_labels()
             return
-        review = execution.load_module("convert.dataset.assessment")  # needs the extra, unlike other commands
+        review = load_module("convert.dataset.assessment")  # needs the extra, unlike other commands
         asking = review.ReviewSelection(self.collected, self.task, self.which.value, self.rows_max, self._scope())
         count = review.write(asking, self.out, force=self.force)
         say(
@@ -127,10 +253,10 @@ class Command:
         )
 
     def _ask_about_labels(self) -> None:
-        choice = execution.load_module("convert.dataset.selection").DatasetSelection(
+        choice = load_module("convert.dataset.selection").DatasetSelection(
             self.collected, self.task, self.answers.value, scope=self._scope()
         )
-        review = execution.load_module("convert.dataset.label_review")
+        review = load_module("convert.dataset.label_review")
         count = review.write_tasks(_ranked(choice, self.encoder), self.out, self.rows_max, force=self.force)
         say(
             f"{plural(count, 'task')} in {self.out / review.TASKS_NAME}, the least probable label first; the"
@@ -138,7 +264,7 @@ class Command:
         )
 
     def _write(self) -> None:
-        write = execution.load_module("convert.dataset.dataset_files")  # likewise
+        write = load_module("convert.dataset.dataset_files")  # likewise
         purpose = write.purpose_of(self.form.value, self.answers.value)
         shares = _shares(self.shares)
         scope = self._scope()
@@ -151,10 +277,9 @@ class Command:
         say(_left_out(asdict(written.left_out)))
         for line in (*_span_lines(written.spans), *_surrogate_lines(written.surrogates)):
             say(line)
-        rejected = example_options.rejected(written.scope)
-        for said in (*_sources(written.label_sources), *_bundles(written), *rejected):
+        for said in (*_sources(written.label_sources), *_bundles(written), *rejected_reasons(written.scope)):
             say(said)
-        clocks, unknown = example_options.clocks(written.scope), _unknown_types(written.surrogates)
+        clocks, unknown = wrong_clocks(written.scope), _unknown_types(written.surrogates)
         for said in (*clocks, *unknown, *_audit(written.audit, written.sites)):
             _warn(said)
         if self.label_errors:
@@ -166,7 +291,7 @@ class Command:
             )
 
     def _scope(self) -> Any:
-        return example_options.scope_of(self.version, self.site, self.since, self.until, self.new_label)
+        return scope_of(self.version, self.site, self.since, self.until, self.new_label)
 
 
 def _warn(said: str) -> None:
@@ -194,15 +319,15 @@ def _bundles(written: Any) -> Iterator[str]:
     if len(found.bundles) < 2:
         return
     if found.judged_by_default or not found.passed_over:
-        counted = example_options.counted(found.bundles)
-        yield f"answered by {len(found.bundles)} versions: {counted}; --version selects one"
+        answered = versions_counted(found.bundles)
+        yield f"answered by {len(found.bundles)} versions: {answered}; --version selects one"
     if written.purpose == "sure" and found.judged_by_default:
-        newest = example_options.counted(found.judged)
+        newest = versions_counted(found.judged)
         yield f"of answers that nobody reviewed only those of the newest, {newest}, are taken; --version all takes more"
 
 
 def _ranked(choice: Any, encoder: Path | None) -> Any:
-    review = execution.load_module("convert.dataset.label_review")
+    review = load_module("convert.dataset.label_review")
     with progress_output.bar() as advance:
         return review.rank(choice, encoder, advance)
 
@@ -211,9 +336,9 @@ def _report_label_errors(choice: Any, encoder: Path | None, out: Path) -> None:
     """Write label-errors.json beside the splits, and show the first rows."""
     found = _ranked(choice, encoder)
     if found is not None:
-        review = execution.load_module("convert.dataset.label_review")
+        review = load_module("convert.dataset.label_review")
         review.write_report(found, out / review.REPORT_NAME, LABEL_ERRORS_MAX)
-        example_options.show(found)
+        print_label_errors(found)
 
 
 def _left_out(counts: dict[str, int]) -> str:

@@ -1,28 +1,34 @@
-"""`edge-convert run`, a command for each stage, `quantize` of one file, and `evaluate` and `compare` of any bundle."""
+"""`edge-convert run` and a command for each stage; without a recipe, `quantize` makes one file, `assemble` a bundle of
+files, `calibrate` proves the questions of a finished bundle, and `evaluate` and `compare` measure any bundle."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.filesize import decimal
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.text import Text
 
 from convert.cli import progress_output
 from convert.data import row_files
+from convert.data.data_row import DataRow
+from convert.package import bundle_assembly
 from convert.pipeline import execution, recipe
-from convert.pipeline.recipe import DataFormat
+from convert.pipeline.recipe import RECIPE_NAME, DataFormat, GoldenRule, PrivacySection
+from convert.pipeline.stage import load_module
 from convert.pipeline.workspace import StageRecord
 from convert.report import comparison, markdown
 from convert.report.markdown import headline
 from convert.report.run_summary import TEXT_NAME, duration, plural
-from edge_agent.cli.terminal import errors, write_exactly
+from edge_agent.cli.terminal import Terminal, errors, write_exactly
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.manifest import TaskSpec
+from edge_agent.formats.manifest import Role, TaskSpec
 from edge_agent.formatting import format_bytes
 
 RecipeArgument = Annotated[
@@ -93,7 +99,7 @@ def _total(records: list[StageRecord]) -> str:
 
 
 @dataclass
-class Command:
+class QuantizeCommand:
     """Quantize a GGUF file; or make and measure the candidates of a recipe, and choose the fastest inside its budget.
 
     Reports the real bits per weight, and which tensors got another type than requested. Needs no torch.
@@ -123,7 +129,7 @@ class Command:
 
 
 def _quantize(source: Path, type_: str, out: Path, requantize: bool) -> None:
-    gguf = execution.load_module("convert.quantize.gguf_files")
+    gguf = load_module("convert.quantize.gguf_files")
     made = gguf.quantize(gguf.QuantizeRequest(source, out, type_, requantize=requantize))
     held = ", ".join(f"{count} {name}" for name, count in made.contents.types.items())
     said = f"Made {out}: {made.type}, {decimal(made.contents.size_bytes)}, {made.contents.bits_per_weight:.2f} bits per"
@@ -156,8 +162,8 @@ def evaluate(
     if rows is None:
         bring(what, "evaluate", again, work)
         return
-    measuring = execution.load_module("convert.evaluate")
-    bundle = execution.load_module("convert.evaluate.serving").open_bundle(what)
+    measuring = load_module("convert.evaluate")
+    bundle = load_module("convert.evaluate.serving").open_bundle(what)
     with progress_output.bar() as advance:
         report, _ = measuring.evaluate(what, _read(rows, bundle.manifest.task, format_), advance)
     _show(markdown.measured(bundle.name, report), report, as_json)
@@ -174,14 +180,14 @@ def compare(
 
     Example: [bold]edge-convert compare old/bundle new/bundle field.jsonl[/bold]
     """
-    measuring = execution.load_module("convert.evaluate")
-    task = execution.load_module("convert.evaluate.serving").open_bundle(first).manifest.task
+    measuring = load_module("convert.evaluate")
+    task = load_module("convert.evaluate.serving").open_bundle(first).manifest.task
     with progress_output.bar() as advance:
         report = measuring.compare(first, second, _read(rows, task, format_), advance)
     _show(comparison.compared(report), report, as_json)
 
 
-def _read(path: Path, task: TaskSpec, format_: DataFormat | None) -> list[row_files.DataRow]:
+def _read(path: Path, task: TaskSpec, format_: DataFormat | None) -> list[DataRow]:
     """Read rows to measure on, and warn of labels that no person gave."""
     found = row_files.read_for_task(path, task, format_)
     machine = row_files.labelled_by_machine(found)
@@ -196,3 +202,187 @@ def _show(markdown: str, report: dict[str, Any], as_json: bool) -> None:
         write_exactly(json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False))
     else:
         progress_output.show(markdown)
+
+
+_NO_GOLDEN = (
+    "It has no golden answers: a site can load it, and cannot check that the model computes there what it computes"
+    " here. A bundle that a recipe makes has them ('edge-convert run')."
+)
+
+
+@dataclass
+class AssembleCommand:
+    """Assemble a bundle from a task.yaml and model files: hash them, write the manifest, check it.
+
+    With a recipe instead of a task and no other option: run this stage of the recipe and the stages before it.
+
+    A samples.txt next to the task.yaml, with one input per line, becomes part of the bundle for 'edge-agent demo'.
+
+    Files are hard-linked if the disk allows it. The same input gives the same bytes.
+
+    A site compares a bundle's answers with its golden cases. A recipe records them ('edge-convert run'); from files,
+    they come with --golden.
+
+    Example: [bold]edge-convert assemble examples/assistant --weights model.gguf --out build/assistant[/bold]
+    """
+
+    # The fields are the command's arguments and options: typer reads them like a function's parameters.
+    task: Annotated[Path, typer.Argument(metavar="TASK", help="A task.yaml, or the directory that holds it.")]
+    out: Annotated[Path | None, typer.Option(metavar="PATH", help="Directory or .tar file to create.")] = None
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="GGUF or ONNX file; not needed for runtime echo.")
+    ] = None
+    adapter: Annotated[Path | None, typer.Option(metavar="FILE", help="LoRA adapter as GGUF.")] = None
+    tokenizer: Annotated[Path | None, typer.Option(metavar="FILE", help="tokenizer.json, for ONNX.")] = None
+    golden: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Golden file: inputs and the answers expected on every site.")
+    ] = None
+    golden_cases_min: Annotated[
+        int, typer.Option(min=0, help="Fewest binding golden cases. With 0, no site can check the bundle's answers.")
+    ] = bundle_assembly.BINDING_MIN
+    version: Annotated[str, typer.Option(metavar="X.Y.Z", help="Overrides the version in task.yaml.")] = ""
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False
+    again: Again = False
+    work: Work = None
+
+    def __post_init__(self) -> None:
+        """Run the command."""
+        if self.out is not None:
+            self._by_hand(self.out)
+        elif (self.task / RECIPE_NAME).is_file() or self.task.name == RECIPE_NAME:
+            bring(self.task, "assemble", self.again, self.work)
+        else:
+            remedy = f"Name a folder or a .tar with --out. To run a recipe, name a folder with a {RECIPE_NAME}."
+            raise InvalidRequest("--out is missing: the bundle needs a folder or a .tar file", remedy=remedy)
+
+    def _by_hand(self, out: Path) -> None:
+        given: dict[Role, Path | None] = {
+            "weights": self.weights,
+            "adapter": self.adapter,
+            "tokenizer": self.tokenizer,
+            "golden": self.golden,
+        }
+        files = {role: path for role, path in given.items() if path is not None}
+        request = bundle_assembly.AssembleRequest(
+            self.task, files, out, self.version or None, self.force, self.golden_cases_min
+        )
+        with _hashing() as progress:
+            made = bundle_assembly.assemble(request, progress)
+        manifest = made.manifest
+        progress_output.out().print(
+            f"Made {made.path}: {manifest.task.name} {manifest.version}, {manifest.runtime},"
+            f" {len(manifest.artifacts)} files, {decimal(manifest.size_bytes)}, digest {made.digest[:12]}"
+        )
+        unchecked = not self.golden and manifest.runtime in bundle_assembly.COMPUTED
+        if unchecked and manifest.task.kind != "generate":
+            progress_output.out().print(_NO_GOLDEN)
+
+
+@contextmanager
+def _hashing() -> Iterator[bundle_assembly.Progress]:
+    """Yield a callback that draws a progress bar on a terminal and does nothing elsewhere."""
+    columns = (TextColumn("hashing {task.description}"), BarColumn(), DownloadColumn())
+    console = Terminal(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        ids: dict[str, int] = {}
+
+        def show(name: str, done: int, size: int) -> None:
+            if name not in ids:
+                ids[name] = bars.add_task(name, total=size)
+            bars.update(bars.task_ids[ids[name]], completed=done)
+
+        yield show
+
+
+TARGET, DELTA, FLOOR = 0.05, 0.1, 0.5
+
+
+@dataclass
+class CalibrateCommand:
+    """Prove a threshold for questions of a finished bundle; or run this stage of a recipe.
+
+    Each question that DATA answers gets a temperature and, if enough answers are right, a threshold. The weights stay
+    the same, so the new bundle is a small update. Questions without an answer in DATA keep what they have.
+
+    Example: [bold]edge-convert calibrate build/desk reviewed.jsonl --version 1.1.0 --out build/desk-1.1.0[/bold]
+    """
+
+    # The fields are the command's arguments and options: typer reads them like a function's parameters.
+    what: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A decide bundle; or a recipe, without DATA.")]
+    rows: Annotated[Path | None, typer.Argument(metavar="DATA", help="JSONL with reviewed answers by question.")] = None
+    out: Annotated[Path | None, typer.Option(metavar="PATH", help="Directory or .tar file to create.")] = None
+    version: Annotated[str, typer.Option(metavar="X.Y.Z", help="Version of the new bundle.")] = ""
+    questions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="YAML list of questions to add, or to replace by name.")
+    ] = None
+    target: Annotated[
+        float, typer.Option(min=0.001, max=0.5, help="Largest share of wrong answers among the confident ones.")
+    ] = TARGET
+    delta: Annotated[
+        float,
+        typer.Option(min=0.001, max=0.5, help="Probability that a threshold violates it; divided among the questions."),
+    ] = DELTA
+    floor: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Least probability of a confident answer on its own.")
+    ] = FLOOR
+    golden_cases: Annotated[
+        GoldenRule,
+        typer.Option(
+            help="Rows of DATA whose texts may travel in the bundle as golden cases. surrogates: all, made-up values in"
+            " place of what the rules of redaction find. composed, consented: rows so marked, as they are."
+        ),
+    ] = "surrogates"
+    redaction_bundle: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="A redaction bundle, which finds values in them beside the rules."),
+    ] = None
+    locale: Annotated[
+        str, typer.Option(metavar="LOCALE,…", help="Locales of the made-up values; one is drawn for each row.")
+    ] = "en_US"
+    golden_cases_min: Annotated[
+        int, typer.Option(min=0, help="Fewest binding golden cases, with which a site checks the bundle's answers.")
+    ] = bundle_assembly.BINDING_MIN
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False
+    again: Again = False
+    work: Work = None
+
+    def __post_init__(self) -> None:
+        """Run the command."""
+        if self.rows is None:
+            bring(self.what, "calibrate", self.again, self.work)
+            return
+        if self.out is None or not self.version:
+            missing = "--out" if self.out is None else "--version"
+            remedy = "Name a folder or a .tar with --out, and a new --version."
+            raise InvalidRequest(f"{missing} is missing", remedy=remedy)
+        self._calibrate(self.rows, self.out)
+
+    def _calibrate(self, rows: Path, out: Path) -> None:
+        locales = tuple(name.strip() for name in self.locale.split(","))
+        calibration = load_module("convert.package.question_calibration")
+        wanted = calibration.QuestionCalibration(
+            bundle=load_module("convert.evaluate.serving").open_bundle(self.what),
+            rows=rows,
+            out=out,
+            version=self.version,
+            risk=load_module("convert.calibrate.threshold").Risk(self.target, self.delta),
+            questions=self.questions,
+            settings=load_module("convert.calibrate").CalibrationSettings(self.floor),
+            privacy=PrivacySection(golden_cases=self.golden_cases, locales=locales),
+            redaction_bundle=self.redaction_bundle,
+            golden_cases_min=self.golden_cases_min,
+            force=self.force,
+        )
+        with progress_output.bar() as advance:
+            made, report = calibration.calibrated_bundle(wanted, advance)
+        shown = progress_output.out()
+        for name, each in report["questions"].items():
+            shown.print(f"{name}: {each['verdict']}")
+        shown.print(report["verdict"])
+        shown.print(report["sampling"]["said"])
+        shown.print(f"Golden cases: {report['golden']['origin']['sentence']}.")
+        new = sum(each.size_bytes for each in made.manifest.artifacts if each.role in ("golden", "report"))
+        shown.print(
+            f"Made {made.path}: {made.manifest.task.name} {made.manifest.version}, digest {made.digest[:12]}."
+            f" Besides the manifest, {decimal(new)} differ from {wanted.bundle.manifest.version}."
+        )

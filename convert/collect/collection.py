@@ -2,6 +2,12 @@
 
 A run can be killed at any point. The next run continues from what was synced and reads the rest again. Running twice
 changes nothing.
+
+`purge` deletes examples whose time is over, by site and task. A prediction goes with its reviews and its teacher label.
+The raw files still list its segment, so that it is not collected again; tombstones stay. Datasets made earlier keep
+their rows: convert/dataset/lineage.py lists them. The age is that of the answer by the site's clock, unless that is
+later than the collection or more than a year before it: then the clock was wrong, and the age is that of the
+collection.
 """
 
 from __future__ import annotations
@@ -9,17 +15,19 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from convert.collect import database, derived_examples, receipts, record_files, segment_chain
+from convert.collect import derived_examples, receipts, record_files
 from convert.collect.example_files import TaskExampleCounts
+from convert.collect.receipts import ChainBreak, SequenceGap
 from convert.collect.record_files import REVIEWED_CENTRALLY, SegmentOrigin
-from convert.collect.segment_chain import ChainBreak, SequenceGap
 from convert.collect.segment_intake import AcceptedSegment, RefusedDocument, SegmentIntake, SiteKeyTrust
 from convert.collect.sources import SegmentSource, SiteListing, SourceFailed, listings
 from convert.collect.status_folder import FOLDER as STATUS_FOLDER
@@ -31,7 +39,7 @@ from convert.fleet.site_registry import SiteRegistry
 from convert.publish.central_keys import CentralKeys
 from edge_agent.durable import atomic_files
 from edge_agent.durable.atomic_files import private_folder
-from edge_agent.errors import InvalidRequest
+from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats.example_records import ExampleFeedback
 from edge_agent.formats.segment import EpochReceipts, RefusedSegment, parse_name
 
@@ -107,7 +115,7 @@ class CollectRequest:
     registered_only: bool = False
     reviews: Sequence[ExampleFeedback] = ()
     """Reviews by the central team."""
-    memory_bytes: int = database.MEMORY_BYTES_DEFAULT
+    memory_bytes: int = derived_examples.MEMORY_BYTES_DEFAULT
     progress: Progress = lambda _what, _done, _size: None
 
 
@@ -119,8 +127,8 @@ def collect(request: CollectRequest) -> CollectReport:
         ManifestInvalid: the registry of sites breaks a rule.
         OSError: the disk of `out` is full or not writable.
     """
-    if request.memory_bytes < database.MEMORY_BYTES_MIN:
-        least = database.MEMORY_BYTES_MIN // 1024**2
+    if request.memory_bytes < derived_examples.MEMORY_BYTES_MIN:
+        least = derived_examples.MEMORY_BYTES_MIN // 1024**2
         raise InvalidRequest(f"at least {least} MiB of memory are needed", remedy="Allow more with --memory-mib.")
     with locked(request.out):
         return _CollectRun(request).run()
@@ -282,8 +290,8 @@ class _CollectRun:
             entries = seen.entries((site, epoch))
             highest = self._statuses.highest(site).get(epoch, 0)
             lost = dict.fromkeys(self._statuses.lost(site, epoch), "the site lost it")
-            report.gaps += segment_chain.gaps(site, epoch, entries, highest, lost | seen.absent.get((site, epoch), {}))
-            report.breaks += segment_chain.breaks(entries)
+            report.gaps += receipts.gaps(site, epoch, entries, highest, lost | seen.absent.get((site, epoch), {}))
+            report.breaks += receipts.breaks(entries)
             report.segments_held += len(entries)
         report.pinned = self._trust.pinned
         report.waiting = [PendingKey(*of, count) for of, count in sorted(self._trust.waiting.items())]
@@ -296,8 +304,8 @@ class _CollectRun:
             told[life].append(refused)
         epochs: dict[str, list[EpochReceipts]] = defaultdict(list)
         for life in sorted({*self._seen.held, *told}):
-            epochs[life[0]].append(receipts.of_epoch(life[1], self._seen.entries(life), told[life]))
-        folder, key = self._request.out / receipts.FOLDER, self._request.keys.receipts
+            epochs[life[0]].append(receipts.epoch_receipts(life[1], self._seen.entries(life), told[life]))
+        folder, key = self._request.out / receipts.RECEIPTS_FOLDER, self._request.keys.receipts
         signed = {site: receipts.sign_receipts(folder, site, epochs[site], key, self._request.now) for site in epochs}
         for source, listing in places:
             with self._failures(source):
@@ -322,3 +330,102 @@ def _lock(fd: int, out: Path) -> None:
     except BlockingIOError:
         said = f"another run of collect uses {out}"
         raise InvalidRequest(said, remedy="Wait until it is done, or collect to another folder.") from None
+
+
+_ERASED = "SELECT DISTINCT site || '/' || prediction_id FROM records WHERE type = 'tombstone' ORDER BY 1"
+
+
+def erased_records(collected: Path) -> list[str]:
+    """Return the erased records of a collection, as SITE/PREDICTION_ID."""
+    folder = collected / record_files.FOLDER
+    memory = derived_examples.MEMORY_BYTES_DEFAULT
+    with derived_examples.open_database(folder, collected / ".erased", memory) as connection:
+        return [name for (name,) in connection.execute(_ERASED).fetchall()]
+
+
+_RULE = re.compile(r"(?P<site>\*|[a-z0-9-]+)/(?P<task>\*|[a-z0-9-]+)=(?P<days>\d+(\.\d+)?)")
+_DUE = """
+    WITH aged AS (
+        SELECT filename, site, prediction_id, task, type,
+               CASE WHEN collected_at IS NULL OR recorded_at BETWEEN collected_at - INTERVAL 366 DAY AND collected_at
+                    THEN recorded_at ELSE collected_at END AS moment
+        FROM records WHERE type <> 'tombstone'
+    ), due AS (
+        SELECT site, prediction_id FROM aged
+        WHERE ($site = '*' OR site = $site) AND ($task = '*' OR task = $task)
+        GROUP BY site, prediction_id
+        HAVING coalesce(min(moment) FILTER (type = 'prediction'), max(moment)) < $before
+    )
+    SELECT DISTINCT filename, site, prediction_id, task FROM aged SEMI JOIN due USING (site, prediction_id)
+    ORDER BY ALL
+"""
+
+
+@dataclass(frozen=True)
+class RetentionRule:
+    """How long the examples of a site and a task are kept."""
+
+    site: str
+    """* = every site."""
+    task: str
+    """* = every task."""
+    days: float
+
+
+@dataclass(frozen=True)
+class PurgeReport:
+    """What was deleted, or would be."""
+
+    predictions: int
+    records: int
+    """Lines of the raw files; 0 where nothing was deleted."""
+    by_site_and_task: dict[str, int]
+    """Predictions by SITE/TASK."""
+
+
+def parse_retention_rule(written: str) -> RetentionRule:
+    """Read SITE/TASK=DAYS, where `*` stands for every site or task. Raises InvalidRequest."""
+    match = _RULE.fullmatch(written)
+    if not match:
+        remedy = "Write SITE/TASK=DAYS, such as 'clinic-1/*=90' or '*/reception=30'."
+        raise InvalidRequest(f"--keep {written!r} is not understood", remedy=remedy)
+    return RetentionRule(match["site"], match["task"], float(match["days"]))
+
+
+def purge(
+    out: Path,
+    rules: Sequence[RetentionRule],
+    now: float,
+    *,
+    dry_run: bool,
+) -> PurgeReport:
+    """Delete what is older than a rule allows, and join the examples again; with `dry_run` only count.
+
+    Raises:
+        FileMissing: nothing was collected there.
+        InvalidRequest: a run of collect uses the folder, or the memory is not enough.
+        OSError: a file cannot be written; files already rewritten stay so.
+    """
+    memory, folder = derived_examples.MEMORY_BYTES_DEFAULT, out / record_files.FOLDER
+    if not record_files.files(folder):
+        raise FileMissing(
+            f"nothing is collected in {out}", remedy="Name the folder that 'edge-convert collect' writes."
+        )
+    with locked(out):
+        due: dict[str, set[tuple[str, str]]] = {}
+        found: dict[tuple[str, str], str] = {}
+        with derived_examples.open_database(folder, out / ".purge", memory) as connection:
+            for rule in rules:
+                before = datetime.fromtimestamp(now, UTC).replace(tzinfo=None) - timedelta(days=rule.days)
+                values = {"site": rule.site, "task": rule.task, "before": before}
+                for filename, site, prediction_id, task in connection.execute(_DUE, values).fetchall():
+                    due.setdefault(filename, set()).add((site, prediction_id))
+                    found[site, prediction_id] = f"{site}/{task}"
+        records = 0
+        if found and not dry_run:
+            records = sum(record_files.forget(Path(filename), names) for filename, names in due.items())
+            derived_examples.derive(out, memory, lambda _: None)
+    counted: dict[str, int] = {}
+    for place in found.values():
+        counted[place] = counted.get(place, 0) + 1
+    return PurgeReport(len(found), records, dict(sorted(counted.items())))

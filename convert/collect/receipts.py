@@ -1,8 +1,14 @@
-"""Makes the signed receipts: which segments of a site are stored, so that it can delete them, and which are refused."""
+"""Which segments of a site have arrived: gaps and breaks by their numbers and the chain of manifests; signed receipts.
+
+A receipt names the segments of a site that are stored, so that it can delete them, and those that are refused.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -16,16 +22,123 @@ from edge_agent.formats.segment import (
     ReceiptRange,
     Receipts,
     RefusedSegment,
+    name_of,
     verify_receipts,
 )
 from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX, format_timestamp, public_key_hex, sign
 
-FOLDER = "receipts"
+NOT_COME = "has not arrived"
+
+
+@dataclass(frozen=True, order=True)
+class SequenceGap:
+    """Segments of one epoch that exist but have not arrived."""
+
+    site: str
+    epoch: str
+    first: int
+    last: int
+    why: str
+
+    @property
+    def name(self) -> str:
+        """The segments' names for people."""
+        first, count = f"{self.site}/{name_of(self.epoch, self.first)}", self.last - self.first + 1
+        return first if count == 1 else f"{first} to {self.last:010d} ({count} segments)"
+
+
+@dataclass(frozen=True, order=True)
+class ChainBreak:
+    """A segment that does not continue the one before it, or one of two with the same number."""
+
+    site: str
+    epoch: str
+    sequence: int
+    why: str
+
+    @property
+    def name(self) -> str:
+        """The segment's name for people."""
+        return f"{self.site}/{name_of(self.epoch, self.sequence)}"
+
+
+def gaps(
+    site: str, epoch: str, held: Collection[SegmentEntry], highest: int, why: Mapping[int, str]
+) -> list[SequenceGap]:
+    """Return the missing segments up to `highest` as ranges; `why` has the reasons for single numbers.
+
+    A segment whose records arrived in a later one is not missing. A number above the highest is reported alone, because
+    anyone can write a file with any number.
+    """
+    known = {entry.sequence for entry in held}.union(*(entry.reseals for entry in held))
+    last = max([highest, *(entry.sequence for entry in held)])
+    beyond = sorted(number for number in why.keys() - known if number > last)
+    holes = [*_holes(sorted(known), last), *zip(beyond, beyond, strict=True)]
+    found: list[SequenceGap] = []
+    for first, end, said in itertools.chain.from_iterable(_told_apart(*hole, why) for hole in holes):
+        _add(found, SequenceGap(site, epoch, first, end, said))
+    return found
+
+
+def _add(found: list[SequenceGap], gap: SequenceGap) -> None:
+    """Append a gap, or extend the one before it if that has the same reason."""
+    before = found[-1] if found else None
+    if before and (before.last, before.why) == (gap.first - 1, gap.why):
+        gap = replace(before, last=gap.last)
+        found.pop()
+    found.append(gap)
+
+
+def breaks(held: Collection[SegmentEntry]) -> Iterator[ChainBreak]:
+    """Yield the contradictions between segments of one epoch: the site was restored from a backup, or its disk was
+    copied."""
+    manifests: dict[int, set[str]] = defaultdict(set)
+    for entry in held:
+        manifests[entry.sequence].add(entry.manifest_sha256)
+    for entry in held:
+        if not _continues(entry, manifests):
+            yield ChainBreak(entry.site, entry.epoch, entry.sequence, "does not continue the segment before it")
+        others = manifests[entry.sequence]
+        if len(others) > 1 and entry.manifest_sha256 == max(others):
+            said = f"arrived {len(others)} times with different content"
+            yield ChainBreak(entry.site, entry.epoch, entry.sequence, said)
+
+
+def _continues(entry: SegmentEntry, manifests: Mapping[int, set[str]]) -> bool:
+    if entry.sequence == 1:
+        return not entry.previous
+    before = manifests.get(entry.sequence - 1)
+    return before is None or entry.previous in before
+
+
+def _holes(known: list[int], last: int) -> Iterator[tuple[int, int]]:
+    """Yield the stretches between the sorted numbers, from 1 to `last`."""
+    expected = 1
+    for number in known:
+        if number > expected:
+            yield expected, number - 1
+        expected = number + 1
+    if expected <= last:
+        yield expected, last
+
+
+def _told_apart(first: int, last: int, why: Mapping[int, str]) -> Iterator[tuple[int, int, str]]:
+    """Split a range at numbers that have a reason."""
+    for number in sorted(number for number in why if first <= number <= last):
+        if number > first:
+            yield first, number - 1, NOT_COME
+        yield number, number, why[number]
+        first = number + 1
+    if first <= last:
+        yield first, last, NOT_COME
+
+
+RECEIPTS_FOLDER = "receipts"
 _RANGES_MAX = 10_000
 _REFUSED_MAX = 1000
 
 
-def of_epoch(epoch: str, held: Collection[SegmentEntry], refused: Collection[RefusedSegment]) -> EpochReceipts:
+def epoch_receipts(epoch: str, held: Collection[SegmentEntry], refused: Collection[RefusedSegment]) -> EpochReceipts:
     """Return the chains of one epoch for a receipt: each unbroken chain, named by its last manifest."""
     before = {entry.manifest_sha256: entry for entry in held}
     continued = {entry.previous for entry in held}

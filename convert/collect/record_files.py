@@ -90,7 +90,7 @@ LATER_COLUMNS = {
     "teacher_scores": "STRUCT(label VARCHAR, score DOUBLE)[]",
     "question": "VARCHAR",
 }
-"""Columns that files of version 0.1 may lack, with their SQL type; `database.py` derives them for such rows."""
+"""Columns that files of version 0.1 may lack, with their SQL type; `derived_examples.py` derives them for such rows."""
 
 
 @dataclass(frozen=True)

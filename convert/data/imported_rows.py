@@ -19,7 +19,7 @@ from convert.pipeline.stage import load_module
 from edge_agent.formats.manifest import Kind
 
 if TYPE_CHECKING:
-    from convert.dataset.row_redaction import FindsValues, RowRedactor
+    from convert.dataset.surrogates import FindsValues, RowRedactor
     from convert.evaluate.site_redaction import ValueReader
 
 _SEED = "imported rows"
@@ -80,7 +80,7 @@ def _redacted(row: DataRow, locales: tuple[str, ...], bundle: Path | None) -> Da
 @lru_cache(4)
 def _redactor(locales: tuple[str, ...], bundle: Path | None) -> RowRedactor:
     # What makes values takes a moment to load, which commands that read no rows do not spend.
-    module = load_module("convert.dataset.row_redaction")
+    module = load_module("convert.dataset.surrogates")
     made: RowRedactor = module.RowRedactor(module.SurrogateSettings(locales=locales), _SEED, finder(bundle))
     return made
 
@@ -92,7 +92,7 @@ def finder(bundle: Path | None) -> FindsValues | None:
 
 def finders(bundle: Path | None) -> str:
     """Return in words what finds values: the rules, and a bundle."""
-    rules: str = load_module("convert.dataset.row_redaction").RULE_SET
+    rules: str = load_module("convert.dataset.surrogates").RULE_SET
     return rules if bundle is None else f"{rules} and {_reader(bundle).name}"
 
 

@@ -16,42 +16,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
-from convert.data import imported_rows, probability_sampling, split_leakage
+from convert.data import imported_rows, probability_sampling, splits
 from convert.data.data_row import (
     LABEL_SOURCES,
-    LABELED_BY_CHARS_MAX,
     MACHINES,
-    ChatMessage,
     DataRow,
     LabelSource,
-    RowAnswer,
-    TextSpan,
     labels_of,
     output_names,
     rows_of,
 )
 from convert.data.probability_sampling import ProbabilitySample, RowSampling, equal_probability
-from convert.data.row_lines import LINE_BYTES_MAX, format_of, read_rows
 from convert.data.row_lines import SEE as _SEE
-from convert.data.split_leakage import NearDuplicates
+from convert.data.row_lines import format_of, read_rows
+from convert.data.splits import NearDuplicates
 from convert.pipeline import task_file as tasks
 from convert.pipeline.recipe import DataFormat, Recipe, Split
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Kind, TaskSpec
 from edge_agent.formats.questions import QuestionSpec
-
-__all__ = [
-    "LABELED_BY_CHARS_MAX",
-    "LABEL_SOURCES",
-    "LINE_BYTES_MAX",
-    "MACHINES",
-    "ChatMessage",
-    "DataRow",
-    "LabelSource",
-    "RowAnswer",
-    "TextSpan",
-    "read_rows",
-]
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 MEASURED: tuple[Split, ...] = ("calibration", "test")
@@ -215,7 +198,7 @@ def check(recipe: Recipe) -> DataSummary:
             *_families(found),
             *_absent(counts, known),
             *_few(_proving(task, found["calibration"]), recipe),
-            *split_leakage.accepted(copies),
+            *splits.accepted_copies(copies),
         ),
         near_copies=copies,
     )
@@ -223,8 +206,8 @@ def check(recipe: Recipe) -> DataSummary:
 
 def _near_copies(found: dict[Split, list[DataRow]], recipe: Recipe) -> tuple[NearDuplicates, ...]:
     """Count near duplicates between splits. Raises InvalidRequest for more than the recipe accepts."""
-    copies = split_leakage.between({split: [row.asked for row in members] for split, members in found.items()})
-    split_leakage.require_few(copies, recipe.data.near_copies_max)
+    copies = splits.copies_between({split: [row.asked for row in members] for split, members in found.items()})
+    splits.require_few_copies(copies, recipe.data.near_copies_max)
     return copies
 
 

@@ -17,15 +17,18 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
+import openai
 from pydantic import BaseModel, StringConstraints, ValidationError
 
 from convert.data import row_files
-from convert.data.row_files import DataRow, known_labels
+from convert.data.data_row import LABELED_BY_CHARS_MAX, DataRow
+from convert.data.row_files import known_labels
 from convert.pipeline import task_file as tasks
 from convert.pipeline.recipe import DataFormat, Recipe
 from convert.pipeline.stage import Progress
+from edge_agent.errors import EdgeAgentError, EngineNotReady, InvalidRequest
 from edge_agent.formats.manifest import TaskSpec
 
 SHARE_MAX = 0.7
@@ -336,7 +339,7 @@ def _take(found: SynthesisResult, request: GenerationRequest, reply: ModelReply,
         elif not known.add(row.text):
             found.dropped["resembles an existing row"] += 1
         else:
-            by = {"label_source": "teacher", "labeled_by": found.model[: row_files.LABELED_BY_CHARS_MAX]}
+            by = {"label_source": "teacher", "labeled_by": found.model[:LABELED_BY_CHARS_MAX]}
             found.rows.append({**row.plain, "synthetic": True, "model": found.model, **by})
     found.fruitless = 0 if len(found.rows) > before else found.fruitless + 1
 
@@ -354,3 +357,57 @@ def summary(found: SynthesisResult, wanted: SynthesisRequest, where: str) -> lis
 def line(row: dict[str, Any]) -> str:
     """Return a row as a line of JSONL."""
     return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+REQUEST_SECONDS_MAX = 300.0
+ANSWER_TOKENS_MAX = 4096
+_CHARACTERS_PER_TOKEN = 4
+
+
+@dataclass(frozen=True)
+class ChatEndpoint:
+    """Where to ask, and which model."""
+
+    base_url: str
+    key: str
+    model: str
+
+    def ask(self, messages: list[dict[str, str]], seed: int) -> ModelReply:
+        """Return the model's answer.
+
+        For a server that does not count tokens they are estimated from the characters, so that the limit holds there
+        too.
+
+        Raises:
+            InvalidRequest: the server refuses the key, the model or the request.
+            EngineNotReady: it cannot be reached, is busy, or failed three times.
+        """
+        with openai.OpenAI(
+            base_url=self.base_url, api_key=self.key, timeout=REQUEST_SECONDS_MAX, max_retries=2
+        ) as client:
+            try:
+                answer = client.chat.completions.create(
+                    model=self.model,
+                    messages=cast(Any, messages),
+                    temperature=1.0,
+                    max_tokens=ANSWER_TOKENS_MAX,
+                    seed=seed,
+                )
+            except openai.OpenAIError as error:
+                raise self._said(error) from None
+        text = answer.choices[0].message.content or "" if answer.choices else ""
+        characters = len(text) + sum(len(message["content"]) for message in messages)
+        tokens = answer.usage.total_tokens if answer.usage else characters // _CHARACTERS_PER_TOKEN
+        return ModelReply(text, tokens)
+
+    def _said(self, error: Exception) -> EdgeAgentError:
+        """Turn an error of the library into ours; its texts do not contain the key."""
+        status = getattr(error, "status_code", 0)
+        said = " ".join(str(error).split())[:300]
+        if status in (401, 403):
+            return InvalidRequest(f"{self.base_url} refused the key: {said}", remedy="Correct OPENAI_API_KEY.")
+        if 400 <= status < 500 and status not in (408, 409, 429):
+            remedy = "Check the model's name and OPENAI_BASE_URL, which usually ends in /v1."
+            return InvalidRequest(f"{self.base_url} refused the request for {self.model}: {said}", remedy=remedy)
+        remedy = "Check OPENAI_BASE_URL and the server, then run the command again; rows already written are kept."
+        return EngineNotReady(f"{self.base_url} did not answer: {said}", remedy=remedy)

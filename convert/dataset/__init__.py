@@ -5,8 +5,8 @@ selection.py         those that teach something, each text once, dealt out to sp
 row_builder.py       an example to rows: the values of a record in its text, placeholders filled
 row_formats.py       one example as a row of each format; pure
 dataset_files.py     files of rows, whole or not at all, with a report
-surrogates.py        made-up values in place of placeholders; surrogate_values.py draws them
-row_redaction.py     redacts rows that no site sent, as a site does
+surrogates.py        made-up values in place of placeholders, and of values in rows that no site sent;
+                     surrogate_values.py draws them
 lineage.py           which datasets and bundles learned from a record
 assessment.py        whether what was collected suffices
 label_review.py      labels that are likely wrong

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import duckdb
 
-from convert.collect import database, example_files
+from convert.collect import derived_examples, example_files
 from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats.manifest import LABEL_KINDS
 
@@ -245,7 +245,7 @@ def _open(connection: duckdb.DuckDBPyConnection, collected: Path, task: str) -> 
         raise InvalidRequest(
             said, remedy="Run 'edge-convert collect' again, which joins them again from the stored segments."
         )
-    database.split_answers(found, _LATER_COLUMNS).create_view("collected_task")
+    derived_examples.split_answers(found, _LATER_COLUMNS).create_view("collected_task")
     connection.execute("CREATE OR REPLACE TEMP VIEW collected AS SELECT * FROM collected_task")
 
 

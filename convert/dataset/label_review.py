@@ -14,12 +14,15 @@ It assumes that a label is confused with another one independently of the text, 
 is for review by an expert: it contains rare wordings of right labels, and misses errors in most rows of a kind.
 
 It ranks the selected examples (`selection.choose`) of every label source: at most ROWS_MAX, the newest. Their texts
-become vectors by an encoder's checkpoint, or by letters and words without one.
+become vectors by an encoder's checkpoint, or by letters and words without one (`ngram_vectors`).
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -30,6 +33,7 @@ from typing import Any, NamedTuple
 import duckdb
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 
 from convert.data import splits
 from convert.dataset import label_studio, selection
@@ -37,9 +41,8 @@ from convert.dataset.assessment import INTERFACE_NAME, TASKS_NAME
 from convert.dataset.dataset_files import made_whole
 from convert.dataset.example_scope import open_examples
 from convert.dataset.selection import DatasetSelection
-from convert.encoder import logistic_regression, ngrams
-from convert.pipeline import execution
-from convert.pipeline.stage import Progress
+from convert.encoder import logistic_regression
+from convert.pipeline.stage import Progress, load_module
 from edge_agent.durable import atomic_files
 from edge_agent.durable.atomic_files import FILE_MODE
 from edge_agent.errors import InvalidRequest
@@ -297,8 +300,8 @@ def _ranked(rows: list[LabelledExample], found: LabelErrors) -> Iterator[RankedR
 
 def _vectors(texts: list[str], encoder: Path | None, progress: Progress) -> npt.ArrayLike:
     if encoder is None:
-        return ngrams.vectors(texts)
-    embeddings = execution.load_module("convert.encoder.sentence_embeddings")
+        return ngram_vectors(texts)
+    embeddings = load_module("convert.encoder.sentence_embeddings")
     made: npt.ArrayLike = embeddings.sentence_vectors(encoder, texts, progress)
     return made
 
@@ -318,3 +321,66 @@ def _task(row: RankedRow, task: str) -> dict[str, Any]:
         "suggested_probability": row.suggested_probability,
     }
     return label_studio.label_task_of(data, row.given, row.given_probability)
+
+
+VECTOR_SIZE = 192
+TEXT_CHARACTERS_MAX = 2000
+_BUCKETS = 2**17
+_PASSES, _SPARE, _SEED = 2, 16, 1
+_WORD = re.compile(r"\w+")
+
+
+def ngram_vectors(texts: Sequence[str]) -> npt.NDArray[np.float64]:
+    """Turn texts into vectors without a model: hashed pieces of words and pairs of words, weighted and reduced.
+
+    Pieces of two to four letters inside words, words, and pairs of neighbouring words are counted by a hash; rare ones
+    weigh more (tf-idf), and a truncated singular value decomposition (Halko, Martinsson & Tropp 2011, by random
+    projection) leaves VECTOR_SIZE numbers. It ignores meaning, so an encoder's vectors are better if there is one.
+
+    Returns:
+        [texts, VECTOR_SIZE or fewer], of length one; a text without a letter or digit is all zeros.
+    """
+    counts = _weighed(_counted(texts))
+    size = min(VECTOR_SIZE, *counts.shape)
+    return _unit(counts @ _directions(counts, size))
+
+
+def _counted(texts: Sequence[str]) -> sparse.csr_array:
+    starts, buckets, counts = [0], list[int](), list[float]()
+    for text in texts:
+        found = Counter(zlib.crc32(piece.encode("utf-8", "surrogatepass")) % _BUCKETS for piece in _pieces(text))
+        buckets += found.keys()
+        counts += found.values()
+        starts.append(len(buckets))
+    made = sparse.csr_array((np.log1p(counts), buckets, starts), shape=(len(texts), _BUCKETS))
+    return made[:, np.unique(made.indices)]
+
+
+def _pieces(text: str) -> Iterator[str]:
+    words = _WORD.findall(text[:TEXT_CHARACTERS_MAX].casefold())
+    yield from words
+    yield from map(" ".join, itertools.pairwise(words))
+    for word in words:
+        marked = f"<{word}>"
+        yield from (marked[at : at + size] for size in (2, 3, 4) for at in range(len(marked) - size + 1))
+
+
+def _weighed(counts: sparse.csr_array) -> sparse.csr_array:
+    seen = np.bincount(counts.indices, minlength=counts.shape[1])
+    weighed = counts * np.log((1 + counts.shape[0]) / (1 + seen))
+    lengths = np.sqrt(np.asarray((weighed * weighed).sum(axis=1)).ravel())
+    return sparse.csr_array(sparse.diags_array(1 / np.maximum(lengths, 1e-12)) @ weighed)
+
+
+def _directions(counts: sparse.csr_array, size: int) -> npt.NDArray[np.float64]:
+    """Return [buckets, size]: about the right singular vectors of the largest singular values."""
+    width = min(size + _SPARE, *counts.shape)
+    basis = np.random.default_rng(_SEED).standard_normal((counts.shape[1], width))
+    for _ in range(_PASSES):
+        basis = np.linalg.qr(counts.T @ np.linalg.qr(counts @ basis)[0])[0]
+    values, turned = np.linalg.eigh((counts @ basis).T @ (counts @ basis))
+    return np.asarray(basis @ turned[:, np.argsort(-values)[:size]])
+
+
+def _unit(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12))

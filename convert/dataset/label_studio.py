@@ -23,7 +23,7 @@ from edge_agent.formats import strict_json
 from edge_agent.formats.example_records import ExampleFeedback
 
 if TYPE_CHECKING:
-    from convert.dataset.row_redaction import FindsValues
+    from convert.dataset.surrogates import FindsValues
 
 EXPORT_BYTES_MAX = 1024 * 1024 * 1024
 _REDACTOR = Redactor()

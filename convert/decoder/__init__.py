@@ -1,1 +1,12 @@
-"""Decoders as the agent serves them: prompt rule and label scores, on checkpoints in PyTorch."""
+"""Decoders as the agent serves them: the rule of their prompts, which needs no tokenizer, and in label_scores.py tokens
+and label scores, on checkpoints in PyTorch."""
+
+from __future__ import annotations
+
+from edge_agent.engine.runtimes.llama.question_prompts import ChatTemplate, split_prompt
+from edge_agent.formats.manifest import PromptTemplate
+
+
+def check_chat(prompt: PromptTemplate, template: str, special_texts: dict[str, str]) -> None:
+    """Render a prompt as the agent will when the bundle is installed. Raises ModelLoadFailed."""
+    split_prompt(prompt, ChatTemplate(template, special_texts))

@@ -2,10 +2,9 @@
 
 serving.py            runs bundles as on a site
 predictions.py        the answer of a bundle to one text, and the file of answers
-scoring.py            which answers are right, and the report of a version
+scoring.py            which answers are right, the report of a version, and the comparison of two
 quality_metrics.py    accuracy, coverage, risk and calibration error, each with its interval
-redaction_quality.py  how well a redact bundle finds personal values; site_redaction.py reads texts as a site does
-paired_comparison.py  two bundles on the same rows
+site_redaction.py     reads texts as a site does, and measures how well that finds personal values
 batch_invariance.py   whether answers depend on other texts in a batch
 
 Only this package of convert may import the engine, so that figures are those of a site.
@@ -19,21 +18,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from convert.data import row_files, split_leakage
-from convert.data.row_files import DataRow
-from convert.evaluate import paired_comparison
+from convert.data import row_files, splits
+from convert.data.data_row import DataRow
+from convert.evaluate import scoring
 from convert.evaluate.batch_invariance import measure_batch_invariance
 from convert.evaluate.predictions import ServedPrediction, views
 from convert.evaluate.quality_metrics import Flags
 from convert.evaluate.scoring import entity_types, expected, measure, outcomes, summary
-from convert.evaluate.serving import BundleFolder, open_bundle, predict, quiet, serve_bundles
+from convert.evaluate.serving import BundleFolder, open_bundle, quiet, serve_bundles
+from convert.package.bundle_assembly import candidate_bundle, chosen_weights
 from convert.pipeline.recipe import Recipe, Split
 from convert.pipeline.stage import Progress, Report, StageJob
-from convert.quantize import candidate_bundle
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Manifest, TaskSpec
-
-__all__ = ["compare", "evaluate", "predict", "run"]
 
 PREDICTIONS_NAME = "predictions.jsonl"
 QUALITY_NAME = "quality.json"
@@ -49,7 +46,7 @@ def run(job: StageJob) -> Report:
     sample = row_files.sample(job.recipe, "test")
     rows = sample.rows
     with tempfile.TemporaryDirectory(dir=job.out) as folder:
-        bundle = open_bundle(candidate_bundle.bundle(job, candidate_bundle.chosen(job), Path(folder, "bundle")))
+        bundle = open_bundle(candidate_bundle(job, chosen_weights(job), Path(folder, "bundle")))
         report, predictions = _measured(bundle, rows, job.progress)
     report["sampling"] = sample.plain()
     more = _without_near_copies(job.recipe, bundle.manifest, rows, predictions)
@@ -68,7 +65,7 @@ def _without_near_copies(
     texts = {
         split: [row.asked for row in row_files.rows(recipe, split)] for split in KNOWN if getattr(recipe.data, split)
     }
-    copies = split_leakage.any_of([row.asked for row in rows], texts)
+    copies = splits.copies_of_any([row.asked for row in rows], texts)
     report: Report = {"near_copies": {"rows": int(copies.sum()), "splits": list(texts)}}
     if manifest.task.kind == "embed" or not copies.any() or copies.all():
         return report
@@ -117,7 +114,7 @@ def evaluate(
 
 
 def compare(first: Path, second: Path, rows: Sequence[DataRow], progress: Progress = quiet) -> Report:
-    """Measure two bundle directories on the same rows; see `paired_comparison.compare` for the report.
+    """Measure two bundle directories on the same rows; see `scoring.compare` for the report.
 
     They take turns, a few rows each, so that other load of the machine affects both.
 
@@ -129,7 +126,7 @@ def compare(first: Path, second: Path, rows: Sequence[DataRow], progress: Progre
         _check_labels(bundle, rows)
     said = _in_turns(bundles, [row.text for row in rows], progress)
     names: dict[str, Any] = {"bundles": [f"{bundle.name} {bundle.digest[:12]}" for bundle in bundles]}
-    return names | paired_comparison.compare((bundles[0].manifest, bundles[1].manifest), rows, *said)
+    return names | scoring.compare((bundles[0].manifest, bundles[1].manifest), rows, *said)
 
 
 def _check_comparable(bundles: tuple[BundleFolder, BundleFolder]) -> None:
@@ -139,7 +136,7 @@ def _check_comparable(bundles: tuple[BundleFolder, BundleFolder]) -> None:
             f"the bundles are of kind {' and '.join(sorted(task.kind for task in tasks))}",
             remedy="Compare two bundles of one kind.",
         )
-    if tasks[0].kind == "decide" and not paired_comparison.common_questions(*tasks):
+    if tasks[0].kind == "decide" and not scoring.common_questions(*tasks):
         listed = [", ".join(question.name for question in task.questions) for task in tasks]
         raise InvalidRequest(
             f"the bundles have no question in common: {listed[0][:200]} and {listed[1][:200]}",

@@ -17,8 +17,8 @@ from typing import Any
 
 from convert.evaluate.predictions import ServedPrediction
 from convert.evaluate.serving import BundleFolder, quiet, serve_bundles
-from convert.pipeline import fingerprint
 from convert.pipeline.stage import Progress
+from convert.pipeline.workspace import library_versions
 from edge_agent.formats.manifest import SCORED_KINDS
 
 TEXTS_MAX = 32
@@ -114,7 +114,7 @@ def _numbers(first: ServedPrediction, second: ServedPrediction) -> Iterator[tupl
 
 
 def _build(bundle: BundleFolder, details: dict[str, str]) -> str:
-    versions = fingerprint.versions(filter(None, [_LIBRARIES.get(bundle.manifest.runtime)]))
+    versions = library_versions(filter(None, [_LIBRARIES.get(bundle.manifest.runtime)]))
     library = ", ".join(f"{name.removeprefix('version of ')} {version}" for name, version in versions.items())
     code = details.get("cpu_variant", "")
     return "; ".join(filter(None, [library, f"code for {code} processors" if code else "", _processor()]))

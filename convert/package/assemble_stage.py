@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from convert.data import imported_rows, row_files
-from convert.data.data_row import labels_of, output_names
-from convert.data.row_files import SPLITS, DataRow
+from convert.data.data_row import DataRow, labels_of, output_names
+from convert.data.row_files import SPLITS
+from convert.data.row_lines import read_rows
 from convert.dataset import lineage
 from convert.dataset.lineage import LineageDocument
 from convert.evaluate import QUALITY_NAME
@@ -25,12 +26,12 @@ from convert.evaluate.batch_invariance import sentence
 from convert.evaluate.predictions import ServedPrediction
 from convert.evaluate.serving import BundleFolder, open_bundle, serve_bundles
 from convert.package import bundle_assembly, golden_cases
+from convert.package.bundle_assembly import candidate_files, chosen_weights, confidence_sections
 from convert.package.golden_cases import GoldenOrigin
-from convert.pipeline import fingerprint
 from convert.pipeline import task_file as tasks
 from convert.pipeline.recipe import GoldenRule, Recipe
 from convert.pipeline.stage import Report, StageJob
-from convert.quantize import candidate_bundle
+from convert.pipeline.workspace import fingerprint_path, fingerprint_source, library_versions
 from convert.quantize.candidate_selection import LINE_NAME
 from edge_agent.errors import ModelFailed
 from edge_agent.formats.golden_cases import GoldenCase, differences, encode, is_binding
@@ -69,17 +70,17 @@ def _base(recipe: Recipe) -> str:
 
 def _sources(job: StageJob) -> Iterator[tuple[str, str]]:
     recipe = job.recipe
-    for name, digest in fingerprint.of_source(recipe, job.progress).items():
+    for name, digest in fingerprint_source(recipe, job.progress).items():
         yield name, f"sha256 {digest}"
     for split in SPLITS:
         written = getattr(recipe.data, split)
         if written:
             rows, path = row_files.rows(recipe, split), recipe.path(written)
-            digest = fingerprint.of_place(path, job.progress)
+            digest = fingerprint_path(path, job.progress)
             said = f"{len(rows)} rows, {_synthetic(rows)}, {_labelled(rows)}, {_imported(recipe, path)}"
             yield f"data.{split}", f"{said}, sha256 {digest}"
     if recipe.data.outliers:
-        digest = fingerprint.of_place(recipe.path(recipe.data.outliers), job.progress)
+        digest = fingerprint_path(recipe.path(recipe.data.outliers), job.progress)
         yield "data.outliers", f"{len(row_files.outliers(recipe))} rows, sha256 {digest}"
 
 
@@ -97,13 +98,13 @@ def _labelled(rows: list[DataRow]) -> str:
 
 def _imported(recipe: Recipe, path: Path) -> str:
     """Return what was done with rows that no site had redacted."""
-    raw = row_files.read_rows(path, recipe.data.format, text_only=True)
+    raw = read_rows(path, recipe.data.format, text_only=True)
     kind = tasks.of(recipe.path(recipe.task)).kind
     return imported_rows.sentence(raw, recipe.privacy, kind, recipe.redaction_bundle)
 
 
 def _versions(runtime: str) -> dict[str, str]:
-    found = fingerprint.versions(_TOOLS.get(runtime, ()))
+    found = library_versions(_TOOLS.get(runtime, ()))
     return {name.removeprefix("version of "): version for name, version in found.items() if version[:1].isdigit()}
 
 
@@ -156,10 +157,8 @@ def _keep_lineage(job: StageJob, bundle: BundleFolder, origin: GoldenOrigin) -> 
     for split in row_files.SPLITS:
         if written := getattr(data, split):
             path = job.recipe.path(written)
-            records[split] = [
-                row.record for row in row_files.read_rows(path, data.format, text_only=True) if row.record
-            ]
-            files[split] = fingerprint.of_place(path, job.progress)
+            records[split] = [row.record for row in read_rows(path, data.format, text_only=True) if row.record]
+            files[split] = fingerprint_path(path, job.progress)
             collections |= {found} if (found := lineage.collection_of(path)) else set()
     manifest = bundle.manifest
     document = LineageDocument(
@@ -177,7 +176,7 @@ def _keep_lineage(job: StageJob, bundle: BundleFolder, origin: GoldenOrigin) -> 
 
 
 def _parts(job: StageJob, folder: Path) -> _BundleParts:
-    calibrated = candidate_bundle.confidence_sections(job)
+    calibrated = confidence_sections(job)
     quality = {
         "evaluate": _read(job.done["evaluate"] / QUALITY_NAME),
         "calibrate": calibrated["confidence"],
@@ -188,7 +187,7 @@ def _parts(job: StageJob, folder: Path) -> _BundleParts:
     if redaction := calibrated.get("redaction"):
         quality["calibrate_redaction"] = redaction
     (folder / "report.json").write_text(json.dumps(quality, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    files = {**candidate_bundle.files(job, candidate_bundle.chosen(job)), "report": folder / "report.json"}
+    files = {**candidate_files(job, chosen_weights(job)), "report": folder / "report.json"}
     licence = licence_file(job.recipe)
     stored = {key: quality["quantize"][key] for key in _QUANTIZATION if key in quality["quantize"]}
     origin = section(job)

@@ -3,12 +3,16 @@
 The same input gives the same bytes: files are named by role, the tar has no times and no owners. The output is made
 next to its final place and moved there at the end, so it is never incomplete. Files are hard-linked if the disk allows
 it.
+
+Until a recipe's bundle is finished, its stages run temporary ones: the files of a candidate with a manifest
+(`candidate_bundle`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import tarfile
@@ -20,6 +24,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from convert.pipeline import task_file as tasks
+from convert.pipeline.stage import StageJob
 from edge_agent import __version__
 from edge_agent.errors import FileMissing, InvalidRequest, ManifestInvalid, ModelFailed, ModelLoadFailed
 from edge_agent.formats import golden_cases
@@ -195,7 +200,7 @@ def check_binding(kind: Kind, cases: Iterable[GoldenCase], least: int, remedy: s
 def _check_chat(prompt: PromptTemplate, weights: Path) -> None:
     """Render a prompt with the chat template of its weights, as the agent does when it installs the bundle."""
     # They read model files, which most bundles do not need.
-    from convert.decoder.prompts import check_chat  # noqa: PLC0415
+    from convert.decoder import check_chat  # noqa: PLC0415
     from convert.quantize.gguf_files import chat_template  # noqa: PLC0415
 
     try:
@@ -275,3 +280,62 @@ def _move(made: Path, out: Path, aside: Path) -> None:
     if made.is_dir() and out.exists():
         out.rename(aside)
     made.replace(out)
+
+
+CHOSEN_NAME = "chosen"
+CONFIDENCE_NAME, QUESTIONS_NAME = "confidence.json", "question_confidence.json"
+"""Written by the calibrate stage: sections of the manifest; the second one for decide only."""
+REDACTION_NAME = "redaction.json"
+"""Written by the calibrate stage if it proved a cut-off: keys of the manifest's section `redaction`."""
+CANDIDATES = "candidates"
+_UNCALIBRATED = {"policy": "always_escalate"}
+# Written by the export stage next to the weights.
+_BESIDE: dict[Role, str] = {"adapter": "adapter.gguf", "tokenizer": "tokenizer.json"}
+
+
+def candidate_files(job: StageJob, weights: Path) -> dict[Role, Path]:
+    """Return the files of a bundle with these weights, by role."""
+    export = job.done["export"]
+    beside = {role: export / name for role, name in _BESIDE.items() if (export / name).is_file()}
+    return {"weights": weights, **beside}
+
+
+def candidate_bundle(job: StageJob, weights: Path, out: Path) -> Path:
+    """Make a bundle in a new folder, and return it.
+
+    Its confidence section is that of the calibrate stage; before that stage, temperature 1 and no threshold.
+
+    Raises what `assemble` raises.
+    """
+    sections = confidence_sections(job)
+    task = job.recipe.path(job.recipe.task)
+    return assemble(AssembleRequest(task, candidate_files(job, weights), out, sections=sections)).path
+
+
+def confidence_sections(job: StageJob) -> dict[str, Any]:
+    """Return the sections of the manifest with the confidence: those of the calibrate stage, or uncalibrated ones
+    before it. A decide task has a second one, `question_confidence`, and a redact task can have `redaction`."""
+    task, folder = tasks.of(job.recipe.path(job.recipe.task)), job.done.get("calibrate")
+    if folder is None:
+        found: dict[str, Any] = {"confidence": _UNCALIBRATED}
+        if task.kind == "decide":
+            found["question_confidence"] = {question.name: _UNCALIBRATED for question in task.questions_asked}
+        return found
+    names = {"confidence": CONFIDENCE_NAME, "question_confidence": QUESTIONS_NAME, "redaction": REDACTION_NAME}
+    files = {section: folder / name for section, name in names.items() if (folder / name).is_file()}
+    return {section: json.loads(path.read_text(encoding="utf-8")) for section, path in files.items()}
+
+
+def chosen_weights(job: StageJob) -> Path:
+    """Return the weights that the quantize stage chose. Raises FileMissing."""
+    folder = job.done["quantize"]
+    name = (folder / CHOSEN_NAME).read_text(encoding="utf-8").strip()
+    return candidate_weights(folder / CANDIDATES / name)
+
+
+def candidate_weights(candidate: Path) -> Path:
+    """Return the model file of a candidate's folder. Raises FileMissing."""
+    found = sorted(candidate.glob("model.*"))
+    if not found:
+        raise FileMissing(f"{candidate} has no model file", remedy="Run 'edge-convert quantize' again.")
+    return found[0]

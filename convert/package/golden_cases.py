@@ -18,8 +18,7 @@ from typing import Any
 
 from convert.data import imported_rows
 from convert.data.data_row import DataRow, output_names, rows_of
-from convert.dataset.row_redaction import RULE_SET, RowRedactor
-from convert.dataset.surrogates import SurrogateSettings
+from convert.dataset.surrogates import RULE_SET, RowRedactor, SurrogateSettings
 from convert.evaluate.predictions import QuestionView, ServedPrediction, views
 from convert.evaluate.scoring import is_right
 from convert.pipeline.recipe import GoldenRule, PrivacySection

@@ -18,17 +18,23 @@ from types import TracebackType
 from typing import Any, cast
 
 from convert.data import row_files
-from convert.pipeline import fingerprint
 from convert.pipeline import task_file as tasks
 from convert.pipeline.recipe import PrivacySection, Recipe
 from convert.pipeline.stage import Progress, Stage, StageJob, load_module
-from convert.pipeline.workspace import StageRecord, Workspace
+from convert.pipeline.workspace import (
+    StageRecord,
+    Workspace,
+    changed_inputs,
+    fingerprint_output,
+    fingerprint_path,
+    fingerprint_source,
+    library_versions,
+)
 from convert.report.run_summary import RunSummary
 from edge_agent import __version__
 from edge_agent.errors import InvalidRequest
-from edge_agent.process_memory import resident_bytes
+from edge_agent.process_resources import resident_bytes
 
-__all__ = ["load_module"]
 _TORCH = ("torch", "transformers", "safetensors", "numpy")
 _SAMPLE_SECONDS = 0.05
 _SERVING = ("onnxruntime", "llama-cpp-python", "scipy", "numpy")
@@ -170,7 +176,7 @@ def inputs_of(
     step: PipelineStage, recipe: Recipe, before: Mapping[str, StageRecord], progress: Progress
 ) -> dict[str, str]:
     """Return everything that a stage reads, by name and hash. Raises FileMissing, ManifestInvalid."""
-    found = {"version of edge-convert": __version__, **fingerprint.versions(step.libraries)}
+    found = {"version of edge-convert": __version__, **library_versions(step.libraries)}
     for section in step.sections:
         value = getattr(recipe, section)
         plain = value.model_dump(mode="json") if value is not None else None
@@ -207,7 +213,7 @@ def _bring(turn: _StageRun, before: Mapping[str, StageRecord], *, force: bool) -
         done = {stage: workspace.folder(stage) for stage in before}
         with ResourceMeter() as meter:
             report = stage(StageJob(turn.recipe, out, done, screen.progress))
-        output = fingerprint.of_output(out, report, screen.progress)
+        output = fingerprint_output(out, report, screen.progress)
         record = StageRecord(name, inputs, round(meter.seconds, 3), meter.memory_peak_bytes, report, output)
         workspace.keep(record, out)
     screen.note(name, f"done in {record.seconds:.1f} s, peak memory {record.memory_peak_bytes / 1e6:.0f} MB")
@@ -215,21 +221,21 @@ def _bring(turn: _StageRun, before: Mapping[str, StageRecord], *, force: bool) -
 
 
 def _why(old: StageRecord | None, inputs: Mapping[str, str]) -> str:
-    changed = fingerprint.changed(old.inputs, inputs) if old else []
+    changed = changed_inputs(old.inputs, inputs) if old else []
     return f"runs again because of changes: {', '.join(changed)}" if changed else "runs"
 
 
 def _file_inputs(file: str, recipe: Recipe, progress: Progress) -> dict[str, str]:
     task = tasks.find(recipe.path(recipe.task))
     if file == "source":
-        return fingerprint.of_source(recipe, progress)
+        return fingerprint_source(recipe, progress)
     if file in ("task", "cutoff"):
         return _of_task(file, tasks.read(task))
     if file == "task.yaml":
         beside = [path for path in (task, task.with_name("samples.txt")) if path.is_file()]
-        return {path.name: fingerprint.of_place(path, progress) for path in beside}
+        return {path.name: fingerprint_path(path, progress) for path in beside}
     written = getattr(recipe.data, file) or (recipe.data.train if file == "importance" else "")
-    read = fingerprint.of_place(recipe.path(written), progress) if written else "none"
+    read = fingerprint_path(recipe.path(written), progress) if written else "none"
     return {f"data.{file}": f"{recipe.data.format} {read}{_imported(recipe, progress)}"}
 
 
@@ -247,7 +253,7 @@ def _imported(recipe: Recipe, progress: Progress) -> str:
     said = (privacy.imported_data, privacy.locales)
     found = "" if said == (default.imported_data, default.locales) else f" {privacy.imported_data} {privacy.locales}"
     if recipe.redaction_bundle is not None:
-        found += f" redacted by {fingerprint.of_place(recipe.redaction_bundle, progress)}"
+        found += f" redacted by {fingerprint_path(recipe.redaction_bundle, progress)}"
     return found
 
 

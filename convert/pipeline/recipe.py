@@ -104,7 +104,7 @@ class FinetuneSection(_RecipeSection):
     their probabilities above their frequency, which no temperature undoes."""
     margin_weight: float = Field(default=0.0, ge=0.0, le=10.0)
     """full, of a classify task on an encoder with mean pooling: the weight of a second loss, which keeps the texts of
-    different labels apart (`training.cosine_margin`); 0 = none."""
+    different labels apart (`training.encoder_objective`); 0 = none."""
     seed: int = Field(default=1, ge=0)
 
 

@@ -2,32 +2,41 @@
 
 A type is a choice of speed as much as of size, and its name does not show its contents: see
 `convert/quantize/gguf_files.py`.
+
+A GGUF file is quantized with an importance matrix if the recipe wants one: the mean square of each input column of a
+linear layer, measured in PyTorch. It is the mean of x^2 over all inputs x, as llama.cpp's own tool collects it, and
+llama.cpp makes the same file from it. It depends on the texts, so these are the task's own, in its own prompt, and
+never texts that are used to measure something later.
 """
 
 from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from convert import probe
 from convert.data import row_files
-from convert.decoder.tokens import task_tokens
+from convert.decoder.label_scores import task_tokens
 from convert.export.gguf_export import ADAPTER, BASE
 from convert.export.onnx_export import MODEL, TOKENIZER
+from convert.package.bundle_assembly import CANDIDATES
 from convert.pipeline import stage, task_file
-from convert.pipeline.stage import Report, StageJob
+from convert.pipeline.stage import Progress, Report, StageJob
 from convert.prepare import onnx_source
-from convert.quantize import candidate_selection, gguf_files, imatrix, onnx_quantizer, ood_detector
-from convert.quantize.candidate_bundle import CANDIDATES
+from convert.quantize import candidate_selection, gguf_files, onnx_quantizer, ood_detector
 from convert.quantize.candidate_selection import Candidate
+from convert.quantize.gguf_files import Importance
 from convert.quantize.ood_detector import Fitted
 from convert.training import checkpoint_loading
-from convert.verify import reference
+from convert.verify import divergence
 from convert.verify.divergence import ArtefactLoss, measure_loss
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import TaskSpec
@@ -54,7 +63,7 @@ def run(job: StageJob) -> Report:
     checkpoint, adapter = stage.checkpoint(job), stage.adapter(job)
 
     def at_full_precision(texts: Any) -> Any:
-        return reference.question_log_probabilities(checkpoint, adapter, what, texts)
+        return divergence.question_log_probabilities(checkpoint, adapter, what, texts)
 
     heads = what.kind == "decide" and runtime == "onnx"
     asked = at_full_precision if what.kind == "classify" or heads else None
@@ -132,7 +141,7 @@ def _importance(job: StageJob, what: TaskSpec, fields: dict[str, Any]) -> tuple[
     prompts = [tokens.prompt(row.text) for row in rows]
     model = checkpoint_loading.open_model(checkpoint, stage.adapter(job), "causal")
     architecture, layers = fields["general.architecture"], model.config.get_text_config().num_hidden_layers
-    matrix = imatrix.measure(model, prompts, imatrix.names(architecture, layers), job.progress)
+    matrix = measure_importance(model, prompts, tensor_names(architecture, layers), job.progress)
     return matrix, {"importance": {"rows": len(rows), "tokens": sum(map(len, prompts)), "tensors": len(matrix)}}
 
 
@@ -160,3 +169,62 @@ def _check(types: tuple[str, ...], known: set[str], runtime: str) -> None:
     if strange:
         said = f"quantize.types: {', '.join(strange)} is not a type for runtime {runtime}"
         raise InvalidRequest(said, remedy=f"Known: {', '.join(sorted(known))}.")
+
+
+TensorNames = Callable[[str], str | None]
+
+
+def tensor_names(architecture: str, layers: int) -> TensorNames:
+    """Return the map from a layer's name in transformers to its tensor in a GGUF file. Raises InvalidRequest."""
+    found = [key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture]
+    if not found:
+        remedy = "Set 'importance_matrix: false' in the recipe."
+        raise InvalidRequest(f"gguf has no tensor names for the architecture {architecture!r}", remedy=remedy)
+    table = gguf.get_tensor_name_map(found[0], layers)
+    return lambda name: table.get_name(f"{name}.weight", try_suffixes=(".weight",))
+
+
+def measure_importance(
+    model: Any, prompts: Sequence[Sequence[int]], named: TensorNames, progress: Progress
+) -> Importance:
+    """Return the mean square of each input column, [columns] by GGUF name, over all tokens of the prompts.
+
+    The output layer is left out: it is quantized separately, or shares the embedding's weights.
+    """
+    found: dict[str, _ColumnMeans] = {}
+    hooks = []
+    for name, layer in model.named_modules():
+        tensor = named(name) or ""
+        if isinstance(layer, torch.nn.Linear) and tensor.startswith("blk."):
+            found[tensor] = _ColumnMeans(layer.in_features)
+            hooks.append(layer.register_forward_pre_hook(found[tensor].add))
+    try:
+        _read(model, prompts, progress)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {tensor: columns.mean() for tensor, columns in found.items()}
+
+
+class _ColumnMeans:
+    """Adds up the squares of the inputs of one layer."""
+
+    def __init__(self, width: int) -> None:
+        self._sum = torch.zeros(width, dtype=torch.float64)
+        self._rows = 0
+
+    def add(self, _layer: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        values = inputs[0].detach().reshape(-1, len(self._sum)).double()
+        self._sum += values.square().sum(0)
+        self._rows += len(values)
+
+    def mean(self) -> NDArray[np.float32]:
+        mean: NDArray[np.float32] = (self._sum / self._rows).numpy().astype(np.float32)
+        return mean
+
+
+def _read(model: Any, prompts: Sequence[Sequence[int]], progress: Progress) -> None:
+    with torch.inference_mode():
+        for count, prompt in enumerate(prompts):
+            progress("measuring the importance of columns", count, len(prompts))
+            model(torch.tensor([list(prompt)]))

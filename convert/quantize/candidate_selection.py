@@ -25,15 +25,14 @@ import numpy.typing as npt
 from convert.calibrate.calibration_split import divided
 from convert.clustered_statistics import Numbers, clustered_share, family_numbers, share
 from convert.data import row_files
-from convert.data.row_files import DataRow
+from convert.data.data_row import DataRow
 from convert.evaluate.batch_invariance import measure_batch_invariance
-from convert.evaluate.paired_comparison import answered, cosine, same_answers
 from convert.evaluate.predictions import QuestionView, ServedPrediction, matrix, views
-from convert.evaluate.scoring import is_right
+from convert.evaluate.scoring import answered, cosine, is_right, same_answers
 from convert.evaluate.serving import BundleFolder, open_bundle, serve_bundles
+from convert.package.bundle_assembly import CHOSEN_NAME, candidate_bundle
 from convert.pipeline.recipe import BudgetSection
 from convert.pipeline.stage import Report, StageJob
-from convert.quantize import candidate_bundle
 from edge_agent.errors import ModelFailed
 from edge_agent.formats.manifest import Manifest, TaskSpec
 
@@ -119,9 +118,7 @@ def choose(
         ModelFailed: no candidate is inside the budget; the message has the table.
     """
     with tempfile.TemporaryDirectory(dir=job.out) as folder:
-        bundles = [
-            open_bundle(candidate_bundle.bundle(job, each.weights, Path(folder, each.name))) for each in candidates
-        ]
+        bundles = [open_bundle(candidate_bundle(job, each.weights, Path(folder, each.name))) for each in candidates]
         ground = _grounded(job, bundles[0].manifest, full, reference, Path(folder))
         if scored:
             ground = replace(ground, scores=_scores(_full(job, ground, full, None, Path(folder, "scored"))))
@@ -138,7 +135,7 @@ def choose(
 def _leave(out: Path, best: Mapping[str, Any]) -> None:
     lasting = {**best}
     del lasting["latency_ms"]
-    (out / candidate_bundle.CHOSEN_NAME).write_text(best["name"] + "\n", encoding="utf-8")
+    (out / CHOSEN_NAME).write_text(best["name"] + "\n", encoding="utf-8")
     (out / LINE_NAME).write_text(json.dumps(lasting, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -216,7 +213,7 @@ def _full(
     job: StageJob, ground: _Baseline, full: Path, reference: Reference | None, folder: Path
 ) -> list[ServedPrediction]:
     if reference is None:
-        return _said(open_bundle(candidate_bundle.bundle(job, full, folder / "full")), ground.texts, job)
+        return _said(open_bundle(candidate_bundle(job, full, folder / "full")), ground.texts, job)
     return [_as_served(ground.manifest.task, line) for line in zip(*reference(ground.texts), strict=True)]
 
 

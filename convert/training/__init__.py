@@ -17,17 +17,16 @@ from typing import Any
 import torch
 
 from convert.data import row_files
-from convert.data.data_row import output_names
-from convert.decoder.tokens import task_tokens
+from convert.data.data_row import DataRow, output_names
+from convert.decoder.label_scores import task_tokens
 from convert.encoder.pooling import MeanPooledBert
 from convert.pipeline import stage
 from convert.pipeline import task_file as tasks
 from convert.pipeline.recipe import FinetuneSection, Recipe
 from convert.pipeline.stage import ADAPTER, CHECKPOINT, Report, StageJob
 from convert.training import checkpoint_loading, lora
-from convert.training.cosine_margin import CosineMargin
 from convert.training.decoder_trainer import DecoderData, DecoderExampleEncoder, DecoderTrainer
-from convert.training.encoder_objective import balanced_weights, log_priors, objective_of
+from convert.training.encoder_objective import CosineMargin, balanced_weights, log_priors, objective_of
 from convert.training.encoder_trainer import EncoderTrainer, RowEncoder, classifier, start_head
 from convert.training.training_loop import (
     Trainer,
@@ -125,7 +124,7 @@ def _no_margin() -> InvalidRequest:
     )
 
 
-def _check_labels(rows: Sequence[row_files.DataRow], task: TaskSpec) -> None:
+def _check_labels(rows: Sequence[DataRow], task: TaskSpec) -> None:
     known, seen = row_files.known_labels(task), set(row_files.labels(rows))
     unseen = [label for label in known if label not in seen]
     # An extract task can be learnt from completions, which name no label.

@@ -27,14 +27,12 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from convert.data.data_row import output_names, rows_of
-from convert.data.row_files import DataRow
+from convert.data.data_row import DataRow, output_names, rows_of
 from convert.encoder import logistic_regression, pooling
 from convert.encoder.bio_tags import tagged
 from convert.pipeline.stage import Progress
 from convert.training.checkpoint_loading import encoded, labels_of
-from convert.training.cosine_margin import RATE_FACTOR, CosineMargin
-from convert.training.encoder_objective import EncodedRow, EncoderObjective
+from convert.training.encoder_objective import RATE_FACTOR, CosineMargin, EncodedRow, EncoderObjective
 from convert.training.training_loop import ValidationResult
 from edge_agent.errors import InvalidRequest, ModelLoadFailed
 from edge_agent.formats.manifest import TaskSpec

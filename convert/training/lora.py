@@ -19,8 +19,7 @@ import numpy.typing as npt
 import peft
 import torch
 
-from convert.decoder.scores import left_padded
-from convert.decoder.tokens import Tokens
+from convert.decoder.label_scores import Tokens, left_padded
 from convert.pipeline.recipe import FinetuneSection
 from edge_agent.errors import InvalidRequest
 

@@ -16,14 +16,14 @@ from tokenizers import Tokenizer
 
 from convert import probe
 from convert.data import row_files
-from convert.decoder.tokens import task_tokens
+from convert.decoder.label_scores import task_tokens
 from convert.export.gguf_export import ADAPTER, BASE
 from convert.export.onnx_export import MODEL, TOKENIZER, output_of
 from convert.pipeline import stage, task_file
 from convert.pipeline.stage import Report, StageJob
 from convert.prepare import onnx_source
 from convert.training import checkpoint_loading
-from convert.verify import divergence, reference
+from convert.verify import divergence
 from convert.verify.divergence import DistributionGap, Rows
 from edge_agent.errors import ModelFailed
 from edge_agent.formats.manifest import Kind, TaskSpec
@@ -139,7 +139,7 @@ def _inputs(pair: ExportPair, texts: Sequence[str]) -> list[list[int]]:
     tokenizer = checkpoint_loading.open_tokenizer(pair.checkpoint)
     inputs = [list(served.encode(text).ids) for text in texts]
     for text, ids in zip(texts, inputs, strict=True):
-        if ids != reference.encode(tokenizer, text):
+        if ids != divergence.encode(tokenizer, text):
             said = f"the exported tokenizer splits {text!r} into {ids}, unlike the checkpoint's"
             raise ModelFailed(said, remedy=_REMEDY)
     return inputs
@@ -147,7 +147,7 @@ def _inputs(pair: ExportPair, texts: Sequence[str]) -> list[list[int]]:
 
 def _reference(pair: ExportPair, kind: Kind, texts: Sequence[str]) -> list[NDArray[np.float32]]:
     head = checkpoint_loading.head_of("onnx", kind)
-    return reference.encoder_rows(pair.checkpoint, pair.adapter, head, texts)
+    return divergence.encoder_rows(pair.checkpoint, pair.adapter, head, texts)
 
 
 def _outputs(model: Path, inputs: Sequence[Sequence[int]], names: Sequence[str] = ()) -> list[NDArray[np.float32]]:

@@ -1,4 +1,5 @@
-"""Measures how far two implementations of one model diverge: probe texts, comparisons of logits, and bounds.
+"""Measures how far two implementations of one model diverge: probe texts, comparisons of logits, and bounds; and
+computes the reference, the model at full precision in PyTorch.
 
 The bounds hold between a model in PyTorch and its float export (F32, F16); measured differences are 1e-8 to 7e-6 for
 F32. They do not apply to a quantized artefact, whose loss is measured and bounded by the recipe's budget.
@@ -9,6 +10,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,10 @@ import torch
 from numpy.typing import NDArray
 from tokenizers.normalizers import NFC
 
-from convert.decoder.tokens import begin_token, tokenize
+from convert.decoder.label_scores import begin_token, joint_log_probabilities, task_tokens, tokenize
+from convert.training import checkpoint_loading
+from edge_agent.errors import InvalidRequest
+from edge_agent.formats.manifest import TaskSpec
 
 KL_MAX = 1e-4
 """Nats."""
@@ -186,3 +191,66 @@ def measure_loss(reference: NDArray[np.floating], other: NDArray[np.floating]) -
     kl = np.concatenate([divergences(reference[at : at + 64], other[at : at + 64]) for at in range(0, len(other), 64)])
     same = reference.argmax(axis=-1) == other.argmax(axis=-1)
     return ArtefactLoss(float(kl.mean()), float(np.quantile(kl, 0.999, method="higher")), float(same.mean()), len(kl))
+
+
+LogProbabilities = NDArray[np.float64]
+"""Natural logarithms; of each text they sum to 1 over the labels of a question."""
+
+
+def question_log_probabilities(
+    checkpoint: Path, adapter: Path | None, task: TaskSpec, texts: Sequence[str]
+) -> list[LogProbabilities]:
+    """Return [texts, outputs] for each question of an encoder's task, as the agent computes them at temperature 1; a
+    classify task is one question, for which a decoder can be the model, too.
+
+    Raises what `label_log_probabilities` raises.
+    """
+    if task.kind != "decide":
+        return [label_log_probabilities(checkpoint, adapter, task, texts)]
+    logits = np.stack(encoder_rows(checkpoint, adapter, "sequence", texts))
+    ends = np.cumsum([len(question.outputs) for question in task.questions_asked])[:-1]
+    return [log_softmax(part) for part in np.split(logits, ends, axis=1)]
+
+
+def label_log_probabilities(
+    checkpoint: Path, adapter: Path | None, task: TaskSpec, texts: Sequence[str]
+) -> LogProbabilities:
+    """Return [texts, labels]: log-probabilities over the task's labels, as the agent computes them at temperature 1.
+
+    A decoder's are the joint log-probabilities of each label behind the task's prompt, renormalised over the labels; an
+    encoder's the log-softmax of its logits.
+
+    Raises:
+        InvalidRequest: the task does not classify.
+        ModelLoadFailed: the checkpoint does not open.
+    """
+    if task.kind != "classify":
+        raise InvalidRequest(f"a task of kind {task.kind} has no label probabilities", remedy="Compare its answers.")
+    if checkpoint_loading.is_decoder(checkpoint_loading.read_config(checkpoint)):
+        model = checkpoint_loading.open_model(checkpoint, adapter, "causal")
+        tokens = task_tokens(task, checkpoint_loading.open_tokenizer(checkpoint))
+        return log_softmax(joint_log_probabilities(model, tokens, texts))
+    return log_softmax(np.stack(encoder_rows(checkpoint, adapter, "sequence", texts)))
+
+
+def encode(tokenizer: Any, text: str) -> list[int]:
+    """Return an encoder's tokens for a text as the agent splits it: not truncated, and "[SEP]" in it is five
+    characters."""
+    return list(checkpoint_loading.encoded(tokenizer, text)["input_ids"])
+
+
+def encoder_rows(
+    checkpoint: Path, adapter: Path | None, head: checkpoint_loading.Head, texts: Sequence[str]
+) -> list[NDArray[np.float32]]:
+    """Return the model's first output for each text, in float32: logits, or the last hidden state [tokens, width].
+
+    Texts are computed one at a time, so padding cannot change the result. Raises ModelLoadFailed.
+    """
+    model = checkpoint_loading.open_model(checkpoint, adapter, head)
+    tokenizer = checkpoint_loading.open_tokenizer(checkpoint)
+    rows = []
+    with torch.inference_mode():
+        for text in texts:
+            output = model(torch.tensor([encode(tokenizer, text)]))
+            rows.append((output.last_hidden_state if head == "none" else output.logits)[0].numpy())
+    return rows

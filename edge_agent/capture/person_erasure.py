@@ -39,13 +39,14 @@ VALUE_CHARS_MAX = 1000
 """Longest value that can be searched for."""
 _TAIL_DIGITS = 9
 _SEARCH_CHARS_MIN = 3
+_BETWEEN_WORDS = re.compile(r"[\s,;]+")
 _BEGIN, _BETWEEN, _END = r"(?<!\w)", r"[\W_]{0,3}", r"(?!\w)"
 
 
 def forms_of(value: str) -> frozenset[str]:
     """Return the forms by which a value is found; empty for a value without letters and digits."""
-    words = ["".join(filter(str.isalnum, word)) for word in re.split(r"[\s,;]+", fold(value))]
-    words = [word for word in words if word]
+    parts = _BETWEEN_WORDS.split(fold(value))
+    words = [word for part in parts if (word := part if part.isalnum() else "".join(filter(str.isalnum, part)))]
     compact = "".join(words)
     if not compact:
         return frozenset()
@@ -70,6 +71,8 @@ def text_pattern(value: str) -> re.Pattern[str] | None:
 
 def fold(text: str) -> str:
     """Return a text without differences of case, of compatibility forms (NFKC) and of the script of its digits."""
+    if text.isascii():
+        return text.lower()
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     if folded.isascii():
         return folded

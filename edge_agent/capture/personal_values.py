@@ -117,9 +117,9 @@ class PersonalValues:
                 "INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, value)
             )
 
-    def add(self, prediction_id: str, digests: Iterable[bytes], clock: float) -> None:
-        """Store the digests of the values that were replaced in a record of a prediction."""
-        rows = [(digest, prediction_id, clock) for digest in sorted(digests)]
+    def add(self, replaced: Iterable[tuple[str, Iterable[bytes]]], clock: float) -> None:
+        """Store the digests of the values that were replaced in records, each with the id of its prediction."""
+        rows = [(digest, prediction_id, clock) for prediction_id, digests in replaced for digest in sorted(digests)]
         self._db.executemany(
             "INSERT INTO value_digests (digest, prediction_id, kept_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", rows
         )

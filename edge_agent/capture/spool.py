@@ -227,9 +227,9 @@ class Spool:
             if self.db.execute(_INSERT, row).rowcount:
                 self.used_bytes += size
                 self.counters["captured"] += 1
-                self.personal.add(each.prediction_id, each.digests, now)
                 self.personal.begin_retention(each.prediction_id, each.task, now)
                 new.append(each)
+        self.personal.add(((each.prediction_id, each.digests) for each in new), now)
         self.personal.count_captured((each.task, each.replaced) for each in new)
         if drawn := self.streams.assign((each.prediction_id, each.task, each.observed) for each in new):
             self.counters["audit_drawn"] += drawn
@@ -279,7 +279,7 @@ class Spool:
         )
         self.used_bytes += size
         self.counters["feedback"] += 1
-        self.personal.add(judged.prediction_id, judged.digests, self.clock)
+        self.personal.add([(judged.prediction_id, judged.digests)], self.clock)
         ((number,),) = self.db.rows("SELECT count(*) FROM feedback WHERE prediction_id = ?", (judged.prediction_id,))
         return int(number)
 

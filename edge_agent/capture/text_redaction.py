@@ -1,25 +1,40 @@
-"""Redacts one text while somebody waits for it: a text that leaves the site now, a correction, or a trial.
+"""Asks the redaction model: about a text for which somebody waits, and about answers that are to be kept.
 
-The rules and the model are those for kept examples. A model that does not answer in time is an error where the site
-holds what rules alone would let pass.
+A text that leaves the site now, a correction and a trial are redacted at once. A model that does not answer in time is
+an error where the site holds what rules alone would let pass.
+
+A call only puts its answer into the queue, which takes microseconds. A few workers ask the model about the texts of one
+answer each and hand it to the spool with the findings. While the model cannot run, the policy of the task decides:
+`hold` keeps the answer in memory until the model is back, and nothing of it is written or sent; `rules` lets it pass
+with what the rules find. The queue is bounded: an answer that does not fit is dropped and counted, and so is one whose
+text makes the model fail again and again.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import structlog
+
+from edge_agent.backoff import backoff_seconds
+from edge_agent.capture.capture_values import CapturedAnswer, texts_to_read
 from edge_agent.config import Config
 from edge_agent.errors import ConfigInvalid, RedactionHeld
 
 if TYPE_CHECKING:
     from edge_agent.capture.redact.model_findings import ModelFindings
     from edge_agent.capture.redact.redactor import RedactionSession, Redactor, ReplacedValue
-    from edge_agent.capture.redaction_queue import RedactionDependencies, RedactionQueue
+    from edge_agent.config import ExamplesConfig, RedactionConfig
+    from edge_agent.formats.calibration import MissedBound
 
 
 @dataclass(frozen=True)
@@ -92,7 +107,7 @@ def build_redactor(config: Config) -> Redactor:
         ConfigInvalid: a pattern of the site is invalid, a region of telephone numbers is unknown, or the pipeline of
             names cannot be loaded.
     """
-    from edge_agent.capture.redact.redactor import Redactor  # noqa: PLC0415
+    from edge_agent.capture.redact.redactor import Redactor, compile_site_rules, name_detector  # noqa: PLC0415
     from edge_agent.capture.redact.telephone_numbers import is_known_region  # noqa: PLC0415
 
     patterns, pipeline = config.examples.site_rules, config.examples.presidio_pipeline
@@ -103,9 +118,211 @@ def build_redactor(config: Config) -> Redactor:
                 f"examples.phone_regions: there is no telephone numbering plan of {region}",
                 remedy="Use the code of a country of ISO 3166-1, such as GB, DE or US.",
             )
-    if not patterns and not pipeline:
-        return Redactor(phone_regions=regions)
-    # Only a site with detectors of its own loads what runs them.
-    from edge_agent.capture.redact.site_detectors import name_detector, site_rules  # noqa: PLC0415
+    return Redactor(compile_site_rules(patterns), name_detector(Path(pipeline)) if pipeline else None, regions)
 
-    return Redactor(site_rules(patterns), name_detector(Path(pipeline)) if pipeline else None, regions)
+
+log = structlog.get_logger("edge_agent.capture")
+
+WORKERS = 2
+TRIES_MAX = 5
+"""How often the model may fail on one answer, while it answers others, before that answer is dropped."""
+PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX = 0.5, 15.0
+FINISH_SECONDS_MAX = 5.0
+ALARM_SECONDS = 30.0
+"""An answer that has waited so long is reported to the operator."""
+
+
+@dataclass(frozen=True)
+class RedactionDependencies:
+    """What asks the redaction model of the site."""
+
+    find: Callable[[Iterable[str], float], Awaitable[ModelFindings]]
+    """Returns what is personal in each text, within so many seconds. Raises RedactionHeld; `permanent` in its metadata
+    is "True" where the model fails on these texts alone."""
+    model: Callable[[], str]
+    """Returns the bundle that answers, task@version; empty = none does."""
+    bound: Callable[[], MissedBound | None] = lambda: None
+    """Returns what that bundle promises of what it misses; None = nothing."""
+
+
+class RedactionQueue:
+    """See the module. One event loop owns it."""
+
+    def __init__(
+        self,
+        reader: RedactionDependencies,
+        config: RedactionConfig,
+        limits: ExamplesConfig,
+        store: Callable[[CapturedAnswer], None],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Hand answers that may be redacted to `store`; the bounds are those of the writer's queue."""
+        self._reader, self._config, self._limits, self._store = reader, config, limits, store
+        self._sleep, self._monotonic = sleep, monotonic
+        self._queue: deque[tuple[CapturedAnswer, float]] = deque()
+        self._bytes = self._working = 0
+        self._started: dict[int, float] = {}
+        self._read: dict[int, CapturedAnswer] = {}
+        self._erased: set[int] = set()
+        """Workers whose answer is to be dropped."""
+        self._arrived, self._idle = asyncio.Event(), asyncio.Event()
+        self._idle.set()
+        self._failures = 0
+        self.held_because = ""
+        """Why the model does not answer now; empty = it does, as far as is known."""
+        self.counts: Counter[str] = Counter()
+        """Since the start: read_by_model, passed_by_rules, dropped_unredacted, erased_unredacted."""
+
+    @property
+    def task(self) -> str:
+        """The task whose bundle reads."""
+        return self._config.task
+
+    @property
+    def model(self) -> str:
+        """The bundle that reads, task@version; empty = none does now."""
+        return self._reader.model()
+
+    @property
+    def bound(self) -> MissedBound | None:
+        """What the bundle that reads promises of what it misses; None = nothing."""
+        return self._reader.bound()
+
+    @property
+    def problem(self) -> str:
+        """What an operator should know, as a sentence; empty = nothing."""
+        if not self.model:
+            why = self.held_because or f"no bundle of the task '{self.task}' answers"
+        elif self.waiting_seconds >= ALARM_SECONDS:
+            why = (
+                self.held_because
+                or f"it is slower than answers come; the oldest has waited {self.waiting_seconds:.0f} s"
+            )
+        else:
+            return ""
+        return f"The redaction model does not read what should be captured or sent: {why}. {self.waiting} answers wait."
+
+    @property
+    def waiting(self) -> int:
+        """Number of answers that wait for the model."""
+        return len(self._queue) + self._working
+
+    @property
+    def waiting_seconds(self) -> float:
+        """How long the oldest of them has waited, in seconds; 0 = none waits."""
+        began = [*self._started.values(), *([self._queue[0][1]] if self._queue else [])]
+        return self._monotonic() - min(began) if began else 0.0
+
+    def put(self, answered: CapturedAnswer) -> None:
+        """Queue an answer. Never waits, never fails."""
+        size = len(answered.text)
+        # The audit has twice the room, so that load does not bias it.
+        room = 2 if answered.later == "audit" else 1
+        full = self.waiting >= room * self._limits.queue_examples_max
+        if full or self._bytes + size > room * self._limits.queue_bytes_max or size > self._limits.input_characters_max:
+            self.counts["dropped_unredacted"] += 1
+            return
+        self._queue.append((answered, self._monotonic()))
+        self._bytes += size
+        self._idle.clear()
+        self._arrived.set()
+
+    def erase(self, concerns: Callable[[CapturedAnswer], bool], *, dry_run: bool = False) -> int:
+        """Drop the answers that wait and concern somebody, also those that the model reads now; return how many."""
+        reading = [number for number, answered in self._read.items() if concerns(answered)]
+        gone = [waiting for waiting in self._queue if concerns(waiting[0])]
+        if not dry_run:
+            self._erased.update(reading)
+            self._bytes -= sum(len(answered.text) for answered, _ in gone)
+            self._queue = deque(waiting for waiting in self._queue if not any(waiting is each for each in gone))
+            self.counts["erased_unredacted"] += len(gone) + len(reading)
+        return len(gone) + len(reading)
+
+    async def run(self) -> None:
+        """Read answers until cancelled; what waits then keeps waiting."""
+        async with asyncio.TaskGroup() as group:
+            for number in range(WORKERS):
+                group.create_task(self._work(number))
+
+    async def finish(self, seconds_max: float = FINISH_SECONDS_MAX) -> None:
+        """At the end of the daemon, after `run`: store what the model reads within that time, and drop the rest."""
+        if not self.held_because:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds_max), asyncio.TaskGroup() as group:
+                    workers = [group.create_task(self._work(number)) for number in range(WORKERS)]
+                    await self._idle.wait()
+                    for worker in workers:
+                        worker.cancel()
+        if self._queue:
+            log.error("examples_not_redacted", answers=len(self._queue))
+        self.counts["dropped_unredacted"] += len(self._queue)
+        self._queue.clear()
+
+    async def _work(self, number: int) -> None:
+        while True:
+            while self._queue:
+                answered, since = self._queue.popleft()
+                with self._counted(number, answered, since):
+                    await self._pass(number, answered)
+            if not self.waiting:
+                self._idle.set()
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    @contextlib.contextmanager
+    def _counted(self, number: int, answered: CapturedAnswer, since: float) -> Iterator[None]:
+        """Count an answer as waiting while a worker has it; cancelled, the worker puts it back."""
+        self._working += 1
+        self._started[number], self._read[number] = since, answered
+        try:
+            yield
+        except asyncio.CancelledError:
+            if number not in self._erased:
+                self._queue.appendleft((answered, since))
+                self._bytes += len(answered.text)
+            raise
+        finally:
+            self._working -= 1
+            self._erased.discard(number)
+            del self._started[number], self._read[number]
+            self._bytes -= len(answered.text)
+
+    async def _pass(self, number: int, answered: CapturedAnswer) -> None:
+        """Ask the model about an answer until it is stored, dropped, erased, or passed by the rules."""
+        failed, held = 0, self._config.holds(answered.manifest.task.name)
+        while number not in self._erased:
+            try:
+                findings = await self._reader.find(texts_to_read(answered), self._config.seconds_max)
+            except RedactionHeld as error:
+                if number in self._erased:
+                    return
+                failed += error.metadata.get("permanent") == "True"
+                if not held:
+                    self.counts["passed_by_rules"] += 1
+                    self._store(replace(answered, findings=None, rules_suffice=True))
+                    return
+                if failed >= TRIES_MAX:
+                    log.error("example_dropped", task=answered.manifest.task.name, message=error.message)
+                    self.counts["dropped_unredacted"] += 1
+                    return
+                await self._pause(error)
+            else:
+                self._answered()
+                self.counts["read_by_model"] += 1
+                if number in self._erased:
+                    return
+                self._store(replace(answered, findings=findings))
+                return
+
+    def _answered(self) -> None:
+        if self.held_because:
+            log.info("redaction_resumed", count=self.waiting)
+        self.held_because, self._failures = "", 0
+
+    async def _pause(self, error: RedactionHeld) -> None:
+        if not self.held_because:
+            log.warning("redaction_held", message=error.message, count=self.waiting)
+        self.held_because = error.message
+        self._failures += 1
+        await self._sleep(backoff_seconds(self._failures, PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX))

@@ -106,7 +106,7 @@ COMMANDS = {
         _TASKS, "bundles", "remove", "Remove a bundle that neither answers nor is kept for rollback, or a whole task."
     ),
     "mode": _entry(
-        _TASKS, "mode", "run", "Show or set which model answers a task: the local one, the large one, or both."
+        _TASKS, "status", "mode", "Show or set which model answers a task: the local one, the large one, or both."
     ),
     "status": _entry(_OPERATE, "status", "run", "Show the tasks, their engines, and what needs attention."),
     "watch": _entry(
@@ -140,14 +140,14 @@ COMMANDS = {
     "privacy": _entry(_OPERATE, "privacy", "app", "Show figures about personal data, without any text."),
     "redact": _entry(
         _OPERATE,
+        "privacy",
         "redact",
-        "run",
         "Try what redaction finds in a text, or audit what it has missed.",
     ),
     "media": _entry(_OPERATE, "media", "app", "Exchange data with the central team on removable media."),
-    "logs": _entry(_OPERATE, "journal_logs", "run", "Show the log of the daemon, from the journal of systemd."),
+    "logs": _entry(_OPERATE, "services", "logs", "Show the log of the daemon, from the journal of systemd."),
     "support-bundle": _entry(
-        _OPERATE, "support_bundle", "run", "Put what support needs into one file; show its contents first."
+        _OPERATE, "doctor", "support_bundle", "Put what support needs into one file; show its contents first."
     ),
     "serve": _entry(_SET_UP, "services", "app", "Run the daemon in the foreground, until SIGTERM or Ctrl-C."),
     "enrol": _entry(
@@ -162,7 +162,7 @@ COMMANDS = {
     "limits": _entry(
         _SET_UP, "config", "show_limits", "Show the memory limit of the daemon and its engines, and its parts."
     ),
-    "version": _entry(_SET_UP, "version", "run", "Show the version of the program and of what it runs on."),
+    "version": _entry(_SET_UP, "help", "version", "Show the version of the program and of what it runs on."),
 }
 """Every command, in the order of the help; the summary is the first line of the command's own help."""
 

@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Annotated
+from types import TracebackType
+from typing import Annotated, Self
 
 import typer
 from rich.console import Console
 from rich.status import Status
-from rich.table import Table
 from rich.text import Text
 
 from edge_agent.cli import demo_questions, status
 from edge_agent.cli.batch_inference import decision_table
-from edge_agent.cli.demo_daemon import DemoDaemon
-from edge_agent.cli.demo_questions import (
-    DemoAnswer,
-    DemoScore,
-    LabelledMessage,
-    format_milliseconds,
-    plus_minus,
-    read_labelled,
-    sample,
-    score,
-)
+from edge_agent.cli.demo_questions import LabelledMessage, read_labelled, sample
 from edge_agent.cli.output import no_threshold, out, print_trimmed, table
 from edge_agent.cli.terminal import write_answer
-from edge_agent.client import Classification, Client, Failure
-from edge_agent.errors import BundleUnreadable, FileMissing
+from edge_agent.client import AdminClient, CallFailed, Client, Failure
+from edge_agent.config import SOCKET_PATH_BYTES_MAX
+from edge_agent.errors import BundleUnreadable, EdgeAgentError, FileMissing
 from edge_agent.formats import golden_cases
 from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, parse
 from edge_agent.formatting import counted, format_bytes
@@ -45,9 +39,6 @@ STRANGE = (
     "asdf jkl qwertz",
 )
 """Another language, another task, a keyboard: what a till sees, too."""
-SHOWN_ROWS = 8
-NARROWEST = {"model": len("encoder,"), "right if confident": len("confident"), "median call": len("12.3 ms")}
-"""Columns that give way on a narrow terminal, down to so many characters."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +132,7 @@ def _show_labelled(
     rows_max: int,
 ) -> list[DemoBundle]:
     """Ask the bundles that can answer labelled messages; return these."""
-    compared = [show for show in shows if has_labels_for(show.manifest, messages)]
+    compared = [show for show in shows if demo_questions.has_labels_for(show.manifest, messages)]
     if compared:
         _compare(console, client, compared, messages, rows_max)
     for show in compared:
@@ -179,8 +170,8 @@ def _compare(
     for show in shows:
         name = show.manifest.task.name
         with console.status(f"Asking {name}") as line:
-            said.append(classify_rows(client, name, rows, partial(_update, line, name)))
-    show_comparison(console, [show.manifest for show in shows], rows, said)
+            said.append(demo_questions.classify_rows(client, name, rows, partial(_update, line, name)))
+    demo_questions.show_comparison(console, [show.manifest for show in shows], rows, said)
     console.print("each message one call, one after the other; ± is a 95% interval", style="dim")
 
 
@@ -285,106 +276,126 @@ def _honest(console: Console, manifest: Manifest) -> None:
         console.print(f"{said}: no answer counts as sure", style="dim")
 
 
-def has_labels_for(manifest: Manifest, rows: Sequence[LabelledMessage]) -> bool:
-    """Tell whether a bundle can be right about every row."""
-    return manifest.task.kind == "classify" and {row.label for row in rows} <= set(manifest.task.labels)
-
-
-def classify_rows(
-    client: Client, task: str, rows: Sequence[LabelledMessage], done: Callable[[int], None]
-) -> list[DemoAnswer]:
-    """Classify the rows one call at a time, as a till would; a failure is an answer that is wrong."""
-    client.classify(
-        task, [rows[0].text], top_k=1, timeout_seconds=demo_questions.CALL_SECONDS_MAX
-    )  # The first call warms the connection up.
-    said = []
-    for row in rows:
-        started = time.monotonic()
-        (result,) = client.classify(task, [row.text], top_k=1, timeout_seconds=demo_questions.CALL_SECONDS_MAX)
-        said.append(_demo_answer(result, (time.monotonic() - started) * 1000))
-        done(len(said))
-    return said
-
-
-def _demo_answer(result: Classification | Failure, milliseconds: float) -> DemoAnswer:
-    if isinstance(result, Failure):
-        return DemoAnswer(result.reason, False, milliseconds)
-    return DemoAnswer(result.label, not result.below_threshold, milliseconds)
-
-
-def show_comparison(
-    console: Console, manifests: Sequence[Manifest], rows: Sequence[LabelledMessage], said: Sequence[list[DemoAnswer]]
-) -> None:
-    """Print a few messages with every bundle's answer, then the figures."""
-    print_trimmed(console, _answer_table(manifests, rows, said))
-    console.print()
-    print_trimmed(console, _score_table(manifests, rows, said))
-
-
-def _answer_table(
-    manifests: Sequence[Manifest], rows: Sequence[LabelledMessage], said: Sequence[list[DemoAnswer]]
-) -> Table:
-    names = _short_names([manifest.task.name for manifest in manifests])
-    made = table("message", "wants", *names, wrap=("message",))
-    for row, *answers in list(zip(rows, *said, strict=True))[:: _step(rows)][:SHOWN_ROWS]:
-        made.add_row(Text(row.text), Text(row.label, style="bold"), *_marks(answers, row.label))
-    return made
-
-
-def _step(rows: Sequence[LabelledMessage]) -> int:
-    return max(1, len(rows) // SHOWN_ROWS)
-
-
-def _marks(answers: Sequence[DemoAnswer], wanted: str) -> list[Text]:
-    return [_marked_label(answer, wanted) for answer in answers]
-
-
-def _marked_label(answer: DemoAnswer, wanted: str) -> Text:
-    right = answer.label == wanted
-    return Text(f"{'✓' if right else '✗'} {answer.label}", style="green" if right else "red")
-
-
-def _short_names(names: Sequence[str]) -> list[str]:
-    """Return what tells the names apart: without the beginning that all share, but for a name that is just that."""
-    shortest = min(names, key=len)
-    return [name.removeprefix(f"{shortest}-") for name in names]
-
-
-def _score_table(
-    manifests: Sequence[Manifest], rows: Sequence[LabelledMessage], said: Sequence[list[DemoAnswer]]
-) -> Table:
-    numbers = ("right", "confident", "right if confident", "median call", "own files")
-    made = table("task", "model", *numbers, right=numbers, wrap=tuple(NARROWEST))
-    for column in made.columns:
-        column.min_width = NARROWEST.get(str(column.header))
-    shared = _shared_artifacts(manifests)
-    for manifest, answers in zip(manifests, said, strict=True):
-        found = score(rows, answers)
-        name, model = Text(manifest.task.name, style="bold"), Text(manifest.provenance.base)
-        cells = (plus_minus(found.right), *_confident_cells(manifest, found), format_milliseconds(found.milliseconds))
-        made.add_row(name, model, *cells, format_bytes(_own_bytes(manifest, shared)))
-    return made
-
-
-def _confident_cells(manifest: Manifest, found: DemoScore) -> tuple[str, str]:
-    """Return the share of sure answers, and how many of them are right; nothing where nothing is calibrated."""
-    if manifest.confidence.policy != "threshold":
-        return "-", "-"
-    return f"{found.sure / found.rows:.0%}", plus_minus(found.sure_right)
-
-
-def _own_bytes(manifest: Manifest, shared: set[str]) -> int:
-    return sum(artifact.size_bytes for artifact in manifest.artifacts if artifact.sha256 not in shared)
-
-
-def _shared_artifacts(manifests: Sequence[Manifest]) -> set[str]:
-    """Return the files that more than one of the bundles has: they are on the disk and in memory once."""
-    every = [artifact.sha256 for manifest in manifests for artifact in manifest.artifacts]
-    return {sha256 for sha256 in every if every.count(sha256) > 1}
-
-
 _KINDS: dict[str, Callable[[Console, Client, DemoBundle], None]] = {
     "classify": _classify,
     "decide": _decide,
     "generate": _generate,
 }
+
+
+START_SECONDS_MAX = 30.0
+READY_SECONDS_MAX = 120.0
+STOP_SECONDS_MAX = 30.0
+_PAUSE_SECONDS_MAX = 0.5
+_LOG_LINES_SHOWN = 15
+# A call that Ctrl-C has torn is not worth the usual wait.
+_CONFIG = "store: {allow_unsigned: true}\nlog: {format: json}\nmetrics: {address: ''}\nservice: {drain_seconds: 2}\n"
+_RUN_DIR_BYTES_MAX = SOCKET_PATH_BYTES_MAX - len("/inference.sock")
+
+
+class DemoFailed(EdgeAgentError):
+    """The demo's daemon did not do what it should."""
+
+    reason = "DEMO_FAILED"
+    remedy_default = "'edge-agent doctor' checks this machine."
+
+
+class DemoDaemon:
+    """A context manager: started at its begin, killed at its end unless `stop` ended it before."""
+
+    def __init__(self) -> None:
+        """Make the directory and start the process, without waiting for it."""
+        self._folder = tempfile.TemporaryDirectory(prefix="edge-demo-", dir=_short_folder(), ignore_cleanup_errors=True)
+        folder = Path(self._folder.name)
+        (folder / "agent.yaml").write_text(_CONFIG, encoding="utf-8")
+        self._log = folder / "daemon.log"
+        self._inference = f"unix:{folder}/run/inference.sock"
+        self._admin = f"unix:{folder}/run/admin.sock"
+        options = ["--config", folder / "agent.yaml", "--state-dir", folder / "state", "--run-dir", folder / "run"]
+        with self._log.open("wb") as log:
+            # A process group of its own: Ctrl-C reaches the demo alone, which then stops the daemon in order.
+            self._process = subprocess.Popen(  # noqa: S603 our own program
+                [sys.executable, "-m", "edge_agent.cli", *map(str, options), "serve"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=0,
+            )
+
+    def __enter__(self) -> Self:
+        """Use as a block."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the process, whatever happened, and remove the directory."""
+        try:
+            self._end()
+        finally:
+            self._folder.cleanup()
+
+    def client(self) -> Client:
+        """Return a device's client."""
+        return Client(self._inference)
+
+    def admin(self) -> AdminClient:
+        """Return an operator's client."""
+        return AdminClient(self._admin)
+
+    def wait_serving(self, client: Client) -> float:
+        """Return the seconds until the daemon's health was SERVING. Raises DemoFailed."""
+        return self._wait(lambda: client.serving(timeout_seconds=1), "serving", START_SECONDS_MAX)
+
+    def wait_ready(self, client: Client, task: str) -> float:
+        """Return the seconds until the task's engine was ready. Raises DemoFailed."""
+        return self._wait(lambda: client.task(task).ready, f"ready for {task}", READY_SECONDS_MAX)
+
+    def stop(self) -> float:
+        """Send SIGTERM and return the seconds until the process had ended with exit code 0. Raises DemoFailed."""
+        started = time.monotonic()
+        code = self._end()
+        if code != 0:
+            raise self._failure(f"the daemon ended with exit code {code}, not 0; its log ends so:")
+        return time.monotonic() - started
+
+    def _end(self) -> int:
+        if self._process.poll() is None:
+            self._process.terminate()
+        try:
+            return self._process.wait(STOP_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            said = f"the daemon did not stop within {STOP_SECONDS_MAX:.0f} s; its log ends so:"
+            raise self._failure(said) from None
+        finally:  # Also after a second Ctrl-C: nothing of the demo may stay behind.
+            if self._process.poll() is None:
+                self._process.kill()
+                self._process.wait()
+
+    def _wait(self, met: Callable[[], bool], what: str, seconds_max: float) -> float:
+        started, pause = time.monotonic(), 0.05
+        while time.monotonic() - started < seconds_max:
+            if self._process.poll() is not None:
+                raise self._failure("the daemon ended too early; its log ends so:")
+            try:
+                if met():
+                    return time.monotonic() - started
+            except CallFailed as error:
+                if error.code not in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
+                    raise
+            time.sleep(pause)
+            pause = min(pause * 1.5, _PAUSE_SECONDS_MAX)
+        raise self._failure(f"the daemon was not {what} after {seconds_max:.0f} s; its log ends so:")
+
+    def _failure(self, said: str) -> DemoFailed:
+        failure = DemoFailed(said)
+        failure.details = tuple(
+            self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES_SHOWN:]
+        )
+        return failure
+
+
+def _short_folder() -> str | None:
+    """Return where to make the directory: a long TMPDIR would not leave room for the name of a socket."""
+    too_long = len(tempfile.gettempdir().encode()) > _RUN_DIR_BYTES_MAX - len("/edge-demo-xxxxxxxx/run")
+    return "/tmp" if too_long else None  # noqa: S108 mkdtemp below it makes a private directory

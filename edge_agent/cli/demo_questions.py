@@ -1,4 +1,7 @@
-"""The part of `edge-agent demo` that asks about labelled messages, and counts which answers are right and confident."""
+"""The part of `edge-agent demo` that asks about labelled messages, and counts which answers are right and confident.
+
+Bundles that classify are compared on the same messages; a bundle with several questions is asked all of them at once.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,11 @@ from rich.table import Table
 from rich.text import Text
 
 from edge_agent.cli.output import print_trimmed, table
-from edge_agent.client import Client, Failure
+from edge_agent.client import Classification, Client, Failure
 from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.questions import QuestionSpec
+from edge_agent.formatting import format_bytes
 from edge_agent.statistics import Interval, share_of_families
 
 _REMEDY = "Write one JSON object a line, with 'text', and 'label' or 'answers' by question."
@@ -216,3 +220,100 @@ def _score_table(manifest: Manifest, said: Sequence[MessageAnswers]) -> Table:
                 cells = (cells[0], f"{found.sure / found.rows:.0%}", plus_minus(found.sure_right))
         made.add_row(Text(question.name, style="bold"), str(len(question.outputs)), *cells)
     return made
+
+
+SHOWN_ROWS = 8
+NARROWEST = {"model": len("encoder,"), "right if confident": len("confident"), "median call": len("12.3 ms")}
+"""Columns that give way on a narrow terminal, down to so many characters."""
+
+
+def has_labels_for(manifest: Manifest, rows: Sequence[LabelledMessage]) -> bool:
+    """Tell whether a bundle can be right about every row."""
+    return manifest.task.kind == "classify" and {row.label for row in rows} <= set(manifest.task.labels)
+
+
+def classify_rows(
+    client: Client, task: str, rows: Sequence[LabelledMessage], done: Callable[[int], None]
+) -> list[DemoAnswer]:
+    """Classify the rows one call at a time, as a till would; a failure is an answer that is wrong."""
+    client.classify(
+        task, [rows[0].text], top_k=1, timeout_seconds=CALL_SECONDS_MAX
+    )  # The first call warms the connection up.
+    said = []
+    for row in rows:
+        started = time.monotonic()
+        (result,) = client.classify(task, [row.text], top_k=1, timeout_seconds=CALL_SECONDS_MAX)
+        said.append(_demo_answer(result, (time.monotonic() - started) * 1000))
+        done(len(said))
+    return said
+
+
+def _demo_answer(result: Classification | Failure, milliseconds: float) -> DemoAnswer:
+    if isinstance(result, Failure):
+        return DemoAnswer(result.reason, False, milliseconds)
+    return DemoAnswer(result.label, not result.below_threshold, milliseconds)
+
+
+def show_comparison(
+    console: Console, manifests: Sequence[Manifest], rows: Sequence[LabelledMessage], said: Sequence[list[DemoAnswer]]
+) -> None:
+    """Print a few messages with every bundle's answer, then the figures."""
+    print_trimmed(console, _answer_table(manifests, rows, said))
+    console.print()
+    print_trimmed(console, _comparison_table(manifests, rows, said))
+
+
+def _answer_table(
+    manifests: Sequence[Manifest], rows: Sequence[LabelledMessage], said: Sequence[list[DemoAnswer]]
+) -> Table:
+    names = _short_names([manifest.task.name for manifest in manifests])
+    made = table("message", "wants", *names, wrap=("message",))
+    step = max(1, len(rows) // SHOWN_ROWS)
+    for row, *answers in list(zip(rows, *said, strict=True))[::step][:SHOWN_ROWS]:
+        marks = (_marked_label(answer, row.label) for answer in answers)
+        made.add_row(Text(row.text), Text(row.label, style="bold"), *marks)
+    return made
+
+
+def _marked_label(answer: DemoAnswer, wanted: str) -> Text:
+    right = answer.label == wanted
+    return Text(f"{'✓' if right else '✗'} {answer.label}", style="green" if right else "red")
+
+
+def _short_names(names: Sequence[str]) -> list[str]:
+    """Return what tells the names apart: without the beginning that all share, but for a name that is just that."""
+    shortest = min(names, key=len)
+    return [name.removeprefix(f"{shortest}-") for name in names]
+
+
+def _comparison_table(
+    manifests: Sequence[Manifest], rows: Sequence[LabelledMessage], said: Sequence[list[DemoAnswer]]
+) -> Table:
+    numbers = ("right", "confident", "right if confident", "median call", "own files")
+    made = table("task", "model", *numbers, right=numbers, wrap=tuple(NARROWEST))
+    for column in made.columns:
+        column.min_width = NARROWEST.get(str(column.header))
+    shared = _shared_artifacts(manifests)
+    for manifest, answers in zip(manifests, said, strict=True):
+        found = score(rows, answers)
+        name, model = Text(manifest.task.name, style="bold"), Text(manifest.provenance.base)
+        cells = (plus_minus(found.right), *_confident_cells(manifest, found), format_milliseconds(found.milliseconds))
+        made.add_row(name, model, *cells, format_bytes(_own_bytes(manifest, shared)))
+    return made
+
+
+def _confident_cells(manifest: Manifest, found: DemoScore) -> tuple[str, str]:
+    """Return the share of sure answers, and how many of them are right; nothing where nothing is calibrated."""
+    if manifest.confidence.policy != "threshold":
+        return "-", "-"
+    return f"{found.sure / found.rows:.0%}", plus_minus(found.sure_right)
+
+
+def _own_bytes(manifest: Manifest, shared: set[str]) -> int:
+    return sum(artifact.size_bytes for artifact in manifest.artifacts if artifact.sha256 not in shared)
+
+
+def _shared_artifacts(manifests: Sequence[Manifest]) -> set[str]:
+    """Return the files that more than one of the bundles has: they are on the disk and in memory once."""
+    every = [artifact.sha256 for manifest in manifests for artifact in manifest.artifacts]
+    return {sha256 for sha256 in every if every.count(sha256) > 1}

@@ -1,14 +1,18 @@
-"""`edge-agent doctor`: the findings of package doctor, printed."""
+"""`edge-agent doctor`: the findings of package doctor, printed; `edge-agent support-bundle`: all that support needs."""
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import platform
+import re
 import shlex
 import textwrap
+import time
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,14 +21,31 @@ from rich.text import Text
 from edge_agent import __version__
 from edge_agent.cli.daemon_target import DaemonTarget, target_of
 from edge_agent.cli.exits import ExitCode
-from edge_agent.cli.output import AsJson, out, plain, print_json
-from edge_agent.config import config_paths, load_without_agent_yaml, read_files, validate_files
-from edge_agent.doctor.all_checks import run_checks, unchecked
+from edge_agent.cli.output import (
+    AsJson,
+    YesOption,
+    confirm,
+    err,
+    out,
+    plain,
+    print_done,
+    print_json,
+    print_trimmed,
+    table,
+)
+from edge_agent.config import ConfigFiles, config_paths, load_without_agent_yaml, read_files, validate_files
+from edge_agent.doctor.all_checks import evaluate, run_checks, unchecked
 from edge_agent.doctor.findings import VERDICTS, Finding, Verdict, worst
 from edge_agent.doctor.installation import Installation, current_user
-from edge_agent.errors import EdgeAgentError
+from edge_agent.doctor.probe_context import query_daemon
+from edge_agent.durable.atomic_files import create
+from edge_agent.errors import ConfigInvalid, EdgeAgentError, MediaFailed
 from edge_agent.errors.base import works_by_sudo
-from edge_agent.formatting import counted, shorten_digests
+from edge_agent.formatting import counted, format_bytes, shorten_digests
+
+if TYPE_CHECKING:
+    from edge_agent.support_bundle import SupportPart
+
 
 WIDTH_MAX = 100
 _STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "unseen": "magenta", "fault": "bold red"}
@@ -171,3 +192,96 @@ def _count(found: list[Finding], verdict: Verdict) -> int:
     if verdict != "unseen":
         return sum(finding.verdict == verdict for finding in found)
     return len({*unchecked(found), *(finding.check for finding in found if finding.verdict == "unseen")})
+
+
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="FILE", help="Without it a name with site and time, in this folder."),
+]
+OnlyList = Annotated[bool, typer.Option("--list", help="Show the contents, and write nothing.")]
+
+
+def support_bundle(
+    ctx: typer.Context, output: Output = None, yes: YesOption = False, only_list: OnlyList = False
+) -> None:
+    """Put what support needs into one file; show its contents first.
+
+    It holds settings without secrets, findings of doctor, status, logs, counters, names and sizes of files; no inputs,
+    answers, examples, keys or credentials. Works without a daemon; run by an ordinary user it holds less.
+
+    Example: [bold]sudo edge-agent support-bundle[/bold]
+    """
+    from edge_agent.support_bundle import (  # noqa: PLC0415
+        ARCHIVE_MODE,
+        SupportSources,
+        gather_parts,
+        pack_archive,
+    )
+
+    site, at = target_of(ctx), time.time()
+    place = place_of(site)
+    name = f"edge-support-{_named(place.config.site.id)}-{datetime.fromtimestamp(at, UTC):%Y%m%dT%H%M%SZ}"
+    path = output or Path(f"{name}.tar.gz")
+    if not only_list:
+        _check_target(path)
+    with err().status("Gathering"):
+        case = query_daemon(place)
+        parts = gather_parts(SupportSources(case, _files(site), as_document(evaluate(case))))
+    content = pack_archive(parts, name, at)
+    show_parts(out(), parts)
+    if only_list:
+        return
+    confirm(f"Write {path} ({format_bytes(len(content))})?", "The list above is what the file holds.", yes=yes)
+    try:
+        create(path, content, ARCHIVE_MODE)
+        _give_to_person(path)
+    except OSError as error:
+        raise _unwritable(path, error.strerror) from None
+    print_done(ctx, f"{path.absolute()} ({format_bytes(len(content))}); only you can read it. Send it to support.")
+
+
+def _check_target(path: Path) -> None:
+    """Refuse a file that cannot be written, before the work. Raises MediaFailed."""
+    folder = path.absolute().parent
+    if os.path.lexists(path):
+        raise _unwritable(path, os.strerror(errno.EEXIST))
+    if not folder.is_dir():
+        raise _unwritable(path, f"there is no folder {folder}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise _unwritable(path, f"this user may not write in {folder}")
+
+
+def _unwritable(path: Path, why: str | None) -> MediaFailed:
+    return MediaFailed(f"{path} cannot be written: {why}", remedy="Name another file with --output.")
+
+
+def _give_to_person(path: Path) -> None:
+    """Make the person who works through sudo the owner: it is for them to send."""
+    if works_by_sudo(os.environ, os.geteuid()):
+        os.chown(path, int(os.environ["SUDO_UID"]), int(os.environ.get("SUDO_GID", "-1")))
+
+
+def _files(site: DaemonTarget) -> ConfigFiles | None:
+    try:
+        return read_files(site.config_path)
+    except ConfigInvalid:
+        return None
+
+
+def _named(site: str) -> str:
+    return site or re.sub(r"[^a-z0-9-]", "", platform.node().lower()) or "site"
+
+
+def show_parts(console: Console, parts: list[SupportPart]) -> None:
+    """Print the parts of the file, and those that are missing with the reason."""
+    made = table("file", "size", "what", right=("size",), wrap=("what",))
+    for part in parts:
+        if part.content:
+            made.add_row(
+                part.name, format_bytes(len(part.content)), f"{part.what}{f'; {part.why}' if part.why else ''}"
+            )
+    print_trimmed(console, made)
+    console.print("Not in it: inputs, answers, examples, keys, credentials.")
+    for part in parts:
+        if not part.content:
+            print_trimmed(console, Text(f"left out: {part.name}: {part.why}", style="dim"))

@@ -19,7 +19,7 @@ from edge_agent.client import AdminClient
 from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import EdgeAgentError, MediaFailed, SiteError, UnknownTask
 from edge_agent.errors.base import first_task_remedy
-from edge_agent.report.daemon_figures import DaemonReports, ReportRequest, collect_figures, usual_local_ms
+from edge_agent.formatting import MICROS, amount, count, percent
 from edge_agent.report.judgement import (
     VERDICTS,
     ReportHeader,
@@ -30,9 +30,9 @@ from edge_agent.report.judgement import (
     report_json,
     summary,
 )
-from edge_agent.report.number_format import MICROS, amount, count, percent
 from edge_agent.report.report_page import render_page
 from edge_agent.report.suitability import CostAssumptions
+from edge_agent.report.task_figures import DaemonReports, ReportRequest, collect_figures, usual_local_ms
 
 _STYLES = {"yes": "green", "partly": "yellow", "no": "red", "unknown": "dim"}
 

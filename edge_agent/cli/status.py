@@ -1,18 +1,17 @@
-"""`edge-agent status`: what the daemon reports of itself, as a page of text."""
+"""`edge-agent status`: what the daemon reports of itself, as a page of text; `edge-agent mode`: who answers a task."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from edge_agent.cli.daemon_target import target_of
-from edge_agent.cli.mode import AS_PLANNED
+from edge_agent.cli.daemon_target import TaskArgument, target_of
 from edge_agent.cli.output import (
     ENGINE_STYLES,
     LINK_STYLES,
@@ -30,6 +29,7 @@ from edge_agent.client import (
     ExamplesStatus,
     FieldAlarm,
     LargeModel,
+    Mode,
     RedactionAuditState,
     RedactionState,
     Status,
@@ -364,3 +364,59 @@ def _dropped_questions(large: LargeModel) -> str:
 
 def _amount(micros: int, cap: int) -> str:
     return f"{micros / _MICROS:.2f}" + (f" of {cap / _MICROS:.2f}" if cap else "")
+
+
+AS_PLANNED = "planned"
+_MODE_MEANINGS = {
+    "LOCAL": "the local model answers, and no other",
+    "HYBRID": "the local model answers where it is confident, and the large one elsewhere",
+    "SHADOW": "the large model answers; the local one runs next to it for comparison",
+    "BOOTSTRAP": "the large model answers; the local one is not asked",
+}
+_MODE_ORIGINS = {
+    "operator": "set by hand",
+    "plan": "set by the plan",
+    "configuration": "set in agent.yaml",
+    "bundle": "its bundle has no local model",
+    "alarm": "set by an alarm, as the plan allows: 'edge-agent status' shows which, and how to undo it",
+}
+
+
+def mode(
+    ctx: typer.Context,
+    task: TaskArgument,
+    chosen: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODE", help=f"One of {', '.join(get_args(Mode))}; {AS_PLANNED} = the mode in the plan."
+        ),
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show or set which model answers a task: the local one, the large one, or both.
+
+    A mode that you set holds until the plan names another mode than it does now. The large model is asked only about
+    the tasks that 'tasks' under 'escalation' in agent.yaml names.
+
+    Example: [bold]edge-agent mode pos-intent hybrid[/bold]
+    """
+    with target_of(ctx).admin() as admin:
+        if chosen:
+            known: dict[str, Mode | None] = {**{each: each for each in get_args(Mode)}, AS_PLANNED: None}
+            if chosen not in known:
+                raise typer.BadParameter(f"{chosen!r} is not one of {', '.join(known)}", param_hint="MODE")
+            found = admin.set_mode(task, known[chosen])
+        else:
+            tasks = {each.name: each for each in admin.status().tasks}
+            if task not in tasks:
+                raise typer.BadParameter(f"there is no task {task!r}; there are: {', '.join(tasks) or 'none'}")
+            found = tasks[task]
+    if as_json:
+        print_json({"task": task, "mode": found.mode, "set_by": found.mode_by}, indent=2)
+        return
+    out().print(f"'{task}' is in mode {found.mode.lower()}: {_MODE_MEANINGS.get(found.mode, '')}{_mode_origin(found)}.")
+
+
+def _mode_origin(task: Task) -> str:
+    by = _MODE_ORIGINS.get(task.mode_by)
+    return f"; {by}" if by else ""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from edge_agent.client import Durations, Status, TaskCounts
-from edge_agent.report.daemon_figures import histogram_quantile
+from edge_agent.report.task_figures import histogram_quantile
 
 WINDOW_SECONDS = 10.0
 CURVE_SECONDS, CURVE_CELLS = 60.0, 8

@@ -22,9 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edge_agent.client.admin_client import AdminClient, AsyncAdminClient
-    from edge_agent.client.answer_translation import GenerateOptions, OnLowConfidence
     from edge_agent.client.call_failed import CallFailed, Tls
-    from edge_agent.client.canonical_json import render_state
     from edge_agent.client.inference_client import AsyncClient, AsyncGenerateStream, Client, GenerateStream
     from edge_agent.client.operator_reports import (
         FieldAgreement,
@@ -51,6 +49,8 @@ if TYPE_CHECKING:
         Failure,
         Feedback,
         Finish,
+        GenerateOptions,
+        OnLowConfidence,
         Prediction,
         Timings,
         TokenLogprob,
@@ -78,12 +78,11 @@ if TYPE_CHECKING:
         UplinkProblem,
         UplinkStatus,
     )
-    from edge_agent.client.task_description import BundleRef, QuestionOption, Task, TaskQuestion
+    from edge_agent.client.task_description import BundleRef, QuestionOption, Task, TaskQuestion, render_state
     from edge_agent.client.translation import Mode
 
 _NAMES = {
     "admin_client": "AdminClient AsyncAdminClient",
-    "answer_translation": "GenerateOptions OnLowConfidence",
     "call_failed": "CallFailed Tls",
     "retry": "Retry",
     "inference_client": "AsyncClient AsyncGenerateStream Client GenerateStream",
@@ -93,7 +92,7 @@ _NAMES = {
     ),
     "results": (
         "Answer Classification Decision DecisionAnswer Embedding Entity Extraction Failure Feedback Finish "
-        "Prediction Timings TokenLogprob"
+        "GenerateOptions OnLowConfidence Prediction Timings TokenLogprob"
     ),
     "review_client": "AsyncReviewClient ReviewClient",
     "site_state": (
@@ -101,8 +100,7 @@ _NAMES = {
         "RedactionAuditState RedactionState ReviewAudit SealedExamples Status TaskCounts TaskUpdate "
         "UpdatesStatus UplinkDownloads UplinkProblem UplinkStatus"
     ),
-    "canonical_json": "render_state",
-    "task_description": "BundleRef QuestionOption Task TaskQuestion",
+    "task_description": "BundleRef QuestionOption Task TaskQuestion render_state",
     "translation": "Mode",
 }
 """By module. Each is imported when a name of it is first used (PEP 562): a program loads what it calls."""

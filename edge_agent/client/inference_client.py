@@ -12,8 +12,7 @@ from typing import Any, Generic, Self, TypeVar, Unpack
 
 import grpc
 
-from edge_agent.client import answer_translation, translation
-from edge_agent.client.answer_translation import GenerateOptions, OnLowConfidence
+from edge_agent.client import results, translation
 from edge_agent.client.call_failed import CallFailed, Tls
 from edge_agent.client.daemon_connection import (
     PAGE_SIZE,
@@ -32,6 +31,8 @@ from edge_agent.client.results import (
     Extraction,
     Failure,
     Finish,
+    GenerateOptions,
+    OnLowConfidence,
 )
 from edge_agent.client.retry import Retry
 from edge_agent.client.task_description import Task, TaskQuestion
@@ -68,10 +69,10 @@ class _InferenceCalls:
             task=task,
             texts=require_texts(texts),
             request_id=self.request_id(request_id),
-            on_low_confidence=answer_translation.on_low_confidence(on_low_confidence),
+            on_low_confidence=results.on_low_confidence(on_low_confidence),
             top_k=top_k,
         )
-        return answer_translation.classifications(await self.unary(self._stub.Classify, request, timeout_seconds))
+        return results.classifications(await self.unary(self._stub.Classify, request, timeout_seconds))
 
     async def decide(
         self,
@@ -99,11 +100,11 @@ class _InferenceCalls:
             task=task,
             texts=require_texts(texts),
             request_id=self.request_id(request_id),
-            on_low_confidence=answer_translation.on_low_confidence(on_low_confidence),
+            on_low_confidence=results.on_low_confidence(on_low_confidence),
             questions=questions,
-            open_questions=map(answer_translation.question, open_questions),
+            open_questions=map(results.question, open_questions),
         )
-        return answer_translation.decisions(await self.unary(self._stub.Decide, request, timeout_seconds))
+        return results.decisions(await self.unary(self._stub.Decide, request, timeout_seconds))
 
     async def extract(
         self,
@@ -119,9 +120,9 @@ class _InferenceCalls:
             task=task,
             texts=require_texts(texts),
             request_id=self.request_id(request_id),
-            on_low_confidence=answer_translation.on_low_confidence(on_low_confidence),
+            on_low_confidence=results.on_low_confidence(on_low_confidence),
         )
-        return answer_translation.extractions(await self.unary(self._stub.Extract, request, timeout_seconds))
+        return results.extractions(await self.unary(self._stub.Extract, request, timeout_seconds))
 
     async def embed(
         self, task: str, texts: Sequence[str], *, request_id: str = "", timeout_seconds: float = 10
@@ -130,7 +131,7 @@ class _InferenceCalls:
         request = inference_pb2.EmbedRequest(
             task=task, texts=require_texts(texts), request_id=self.request_id(request_id)
         )
-        return answer_translation.embeddings(await self.unary(self._stub.Embed, request, timeout_seconds))
+        return results.embeddings(await self.unary(self._stub.Embed, request, timeout_seconds))
 
     async def tasks(self, *, timeout_seconds: float = 10) -> list[Task]:
         """List the installed tasks, by name."""
@@ -207,7 +208,7 @@ class GenerateStream(_Generation[Connection]):
                 try:
                     for message in self._call:
                         if message.HasField("finish"):
-                            self.finish = answer_translation.finish(message.finish)
+                            self.finish = results.finish(message.finish)
                         else:
                             begun = True
                             yield message.text
@@ -251,7 +252,7 @@ class AsyncGenerateStream(_Generation[AsyncConnection]):
                 try:
                     async for message in self._call:
                         if message.HasField("finish"):
-                            self.finish = answer_translation.finish(message.finish)
+                            self.finish = results.finish(message.finish)
                         else:
                             begun = True
                             yield message.text

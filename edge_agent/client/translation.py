@@ -1,7 +1,7 @@
 """Translation between the API's messages and the client's values. Pure.
 
 The values of a status or a report have the fields of their messages, so `value_of` translates by name. The answers of a
-device are on the path of every call, and are translated field by field: answer_translation.py.
+device are on the path of every call, and are translated field by field: results.py.
 """
 
 from __future__ import annotations
@@ -154,4 +154,4 @@ SPECIAL: dict[type, Callable[[Any], Any]] = {
     BundleRef: bundle_ref,
     Task: task,
 }
-"""Values with a field that is not a field of their message; answer_translation.py adds its own."""
+"""Values with a field that is not a field of their message; results.py adds its own."""

@@ -21,7 +21,6 @@ from edge_agent.doctor import (
     program_checks,
     socket_checks,
     state_checks,
-    unit_access_checks,
     unit_checks,
     update_checks,
     uplink_checks,
@@ -102,23 +101,22 @@ def _programs(part: str) -> Iterator[str]:
     return (word for word in part.split() if word != "sudo")
 
 
-MODULES = (
-    program_checks,
-    machine_checks,
-    configuration_checks,
-    enrolment_checks,
-    unit_checks,
-    state_checks,
-    socket_checks,
-    certificate_checks,
-    unit_access_checks,
-    daemon_checks,
-    update_checks,
-    capture_checks,
-    uplink_checks,
-    console_checks,
+CHECK_GROUPS: tuple[CheckGroup, ...] = (
+    *program_checks.GROUPS,
+    *machine_checks.GROUPS,
+    *configuration_checks.GROUPS,
+    *enrolment_checks.GROUPS,
+    *unit_checks.GROUPS,
+    *state_checks.GROUPS,
+    *socket_checks.GROUPS,
+    *certificate_checks.GROUPS,
+    *unit_checks.ACCESS_GROUPS,
+    *daemon_checks.GROUPS,
+    *update_checks.GROUPS,
+    *capture_checks.GROUPS,
+    *uplink_checks.GROUPS,
+    *console_checks.GROUPS,
 )
-CHECK_GROUPS: tuple[CheckGroup, ...] = tuple(group for module in MODULES for group in module.GROUPS)
 CHECKS: dict[str, Check] = {check.name: check for group in CHECK_GROUPS for check in group.checks}
 
 

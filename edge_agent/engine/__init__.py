@@ -3,17 +3,14 @@
 pool.py, engine.py      all engines of the daemon; one of them, with its bundles
 job_queue.py            how many inputs may wait, and the share of each client; refuses more
 job_dispatch.py         a job from the caller to the child and back
-job_requests.py         golden cases and questions as jobs
 attached_bundles.py     which bundles the present child has, and how attaching ended
 child_supervisor.py     starts each child, loads the base, attaches bundles, watches
-child_run.py            one child from its start to its end: what it is told, its memory, its exit
 child_process.py        one process, and the socketpair to it
-child_liveness.py       whether it is alive and computes; kills a child that hangs
+child_liveness.py       one child from its start to its end; whether it is alive and computes; kills one that hangs
 child_failures.py       what follows when a child fails
-child.py, protocol.py   the child's side, and what both sides say to each other
+child.py, protocol.py   the child's side, and what both sides say to each other; golden cases and questions as jobs
 confinement.py          what a child gives up: limits, Landlock, seccomp
 memory_cap.py           what a model needs in memory, and what a child may take
-machine_limits.py       threads, memory and devices of this machine
-accelerator_policy.py   on which device the next child computes
+machine_limits.py       threads, memory and devices of this machine; on which device the next child computes
 runtimes/               what runs in the child
 """

@@ -30,9 +30,8 @@ import msgspec
 
 from edge_agent.engine import protocol, runtimes
 from edge_agent.engine.confinement import confine
-from edge_agent.engine.job_requests import golden_answer, golden_job
 from edge_agent.engine.memory_cap import MemoryNeed
-from edge_agent.engine.protocol import Event, FailureReport, JobRequest, JobResult, TextChunk
+from edge_agent.engine.protocol import Event, FailureReport, JobRequest, JobResult, TextChunk, golden_answer, golden_job
 from edge_agent.engine.runtimes import DeviceLost, Runtime, failure_report
 from edge_agent.errors import (
     BundleUnreadable,

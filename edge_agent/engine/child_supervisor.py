@@ -21,7 +21,6 @@ import structlog
 
 from edge_agent.config import EngineConfig
 from edge_agent.engine import protocol
-from edge_agent.engine.accelerator_policy import CPU, DEVICE_FALLBACK, DEVICE_PARTIAL, AcceleratorPolicy
 from edge_agent.engine.attached_bundles import AttachedBundle, AttachedBundles, resolve
 from edge_agent.engine.child_failures import (
     RestartPolicy,
@@ -30,9 +29,10 @@ from edge_agent.engine.child_failures import (
     load_exit_error,
     start_error,
 )
+from edge_agent.engine.child_liveness import ChildRun
 from edge_agent.engine.child_process import loop_time
-from edge_agent.engine.child_run import ChildRun
 from edge_agent.engine.job_dispatch import ComputeInfo, JobDispatcher
+from edge_agent.engine.machine_limits import CPU, DEVICE_FALLBACK, DEVICE_PARTIAL, AcceleratorPolicy
 from edge_agent.errors import DeviceUnusable, EdgeAgentError, EngineCrashed, EngineNotReady, ModelLoadFailed, from_wire
 from edge_agent.supervision import Component, DeathPolicy, Supervisor
 

@@ -20,17 +20,25 @@ import structlog
 
 from edge_agent.config import EngineConfig
 from edge_agent.engine import machine_limits
-from edge_agent.engine.accelerator_policy import CPU, AcceleratorPolicy, DeviceSupport, candidate_devices
 from edge_agent.engine.child_failures import Quarantine
 from edge_agent.engine.child_supervisor import ChildSupervisor, EngineDependencies, EngineState
 from edge_agent.engine.engine import Engine, EngineStatus
 from edge_agent.engine.job_dispatch import BundleStats, EngineAnswer
 from edge_agent.engine.job_queue import Reservation
-from edge_agent.engine.machine_limits import EngineMemoryUse, available_cores, available_memory, threads_per_engine
+from edge_agent.engine.machine_limits import (
+    CPU,
+    AcceleratorPolicy,
+    DeviceSupport,
+    EngineMemoryUse,
+    available_cores,
+    available_memory,
+    candidate_devices,
+    threads_per_engine,
+)
 from edge_agent.engine.protocol import TUNING_DETAILS, AttachRequest, JobRequest, LoadRequest, Ping, TextChunk
 from edge_agent.errors import EngineNotReady
 from edge_agent.formats.manifest import Manifest
-from edge_agent.process_memory import resident_bytes
+from edge_agent.process_resources import resident_bytes
 from edge_agent.supervision import Supervisor
 
 ENTRIES_MAX = 64

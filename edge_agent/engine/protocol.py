@@ -10,15 +10,22 @@ wedged. Only an attach that has begun may be silent for longer, as long as it co
 A child that loads or attaches sends `MemoryEstimate` before it gives a file to a library, and waits for `MemoryGrant`.
 
 A frame is a 4-byte little-endian length and that many bytes of one msgpack map with its type in `t`.
+
+Golden cases and questions of a manifest become jobs here, and answers words of the case. Pure.
 """
 
 from __future__ import annotations
 
+import json
 import signal
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
+
+from edge_agent.formats.golden_cases import GoldenAnswer
+from edge_agent.formats.manifest import Manifest
+from edge_agent.formats.questions import QuestionSpec
 
 FRAME_BYTES_MAX = 65 * 2**20
 """Takes the largest text that `service.message_bytes_max` allows, 64 MiB, with what else a Run says."""
@@ -339,3 +346,67 @@ class FrameSplitter:
             start = body_start + length
             yield bytes(self._buffer[body_start:start])
         del self._buffer[:start]
+
+
+SEED = 1
+
+
+def golden_job(manifest: Manifest, digest: str, text: str, job_id: str) -> JobRequest:
+    """Return the job that asks a bundle what a golden file asks it."""
+    task = manifest.task
+    return JobRequest(
+        job_id=job_id,
+        digest=digest,
+        text=text,
+        output_tokens_max=task.written_tokens_max,
+        temperature=task.prompt.temperature,
+        seed=SEED,
+        stops=task.prompt.stops,
+    )
+
+
+def golden_answer(manifest: Manifest, written: str, done: JobResult) -> GoldenAnswer:
+    """Put an answer, and the text of its chunks, in the words of a golden case."""
+    strangeness = ood_score(manifest, done)
+    match manifest.task.kind:
+        case "classify":
+            return GoldenAnswer(manifest.task.labels[argmax(done.scores)], done.scores, strangeness)
+        case "decide":
+            questions, scores = manifest.task.questions, done.question_scores
+            by_name = {question.name: each for question, each in zip(questions, scores, strict=True)}
+            labels = {each.name: each.outputs[argmax(by_name[each.name])] for each in questions}
+            return GoldenAnswer("", (), strangeness, labels, by_name)
+        case "extract" | "redact":
+            found = [[each.label, each.start, each.end] for each in done.entities]
+            return GoldenAnswer(done.record or json.dumps(found), (done.confidence,), strangeness)
+        case "embed":
+            return GoldenAnswer("", struct.unpack(f"<{len(done.vector) // 4}f", done.vector), strangeness)
+        case _:
+            return GoldenAnswer(written)
+
+
+def argmax(scores: Sequence[float]) -> int:
+    """Return the place of the largest score, the first one of several."""
+    return scores.index(max(scores))
+
+
+def ood_score(manifest: Manifest, done: JobResult) -> float | None:
+    """Return how strange an input is by the score of the bundle's gate; None = the bundle has no gate."""
+    gate = manifest.confidence.gate
+    return gate.score_of(done.ood_score, done.label_mass) if gate else None
+
+
+def own_questions(manifest: Manifest) -> tuple[AskedQuestion, ...]:
+    """Return the questions that a bundle defines; of a classify task its only one."""
+    return as_asked(manifest, manifest.task.questions_asked)
+
+
+def as_asked(manifest: Manifest, questions: Iterable[QuestionSpec]) -> tuple[AskedQuestion, ...]:
+    """Return questions of a bundle, or of a call, each with the temperature that the bundle has for it."""
+    return tuple(
+        AskedQuestion(
+            *(each.name, each.type, each.instructions, each.outputs, each.descriptions),
+            temperature=manifest.confidence_of(each.name).temperature,
+        )
+        for each in questions
+    )

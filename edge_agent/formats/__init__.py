@@ -1,7 +1,8 @@
 """Pure data formats that the toolkit and the appliance both read and write.
 
-manifest.py             manifest.json of a bundle; its sections questions.py, record_schema.py, redaction_section.py
-calibration.py          temperature, threshold with its proof, and the gate: sections of the manifest, and their rule
+manifest.py             manifest.json of a bundle; its sections questions.py, record_schema.py
+calibration.py          temperature, threshold with its proof, the gate, and the cut-off of redaction: sections of the
+                        manifest, and their rule
 golden_cases.py         inputs of a bundle, and what it answered where it was made
 plan.py                 which bundle each site should run, from when, and under which conditions
 repository_metadata.py  what a mirror reads in a repository, and what the daemon requests of it

@@ -30,11 +30,11 @@ from edge_agent.server.uplink_client import read_uplink_report
 if TYPE_CHECKING:
     from edge_agent.capture.example_capture import CaptureStatus, ExampleCapture
     from edge_agent.capture.redaction_audit import AuditFigures
-    from edge_agent.capture.redaction_queue import RedactionQueue
+    from edge_agent.capture.text_redaction import RedactionQueue
     from edge_agent.config import Config
     from edge_agent.engine.engine import EngineStatus
     from edge_agent.engine.pool import EnginePool
-    from edge_agent.metrics.answer_counts import AnswerCounts, TaskCounters
+    from edge_agent.metrics.metric_catalogue import AnswerCounts, TaskCounters
     from edge_agent.monitoring.answer_observations import AlarmState, BundleSummary
     from edge_agent.server.admission_control import AdmissionControl
     from edge_agent.server.grpc_servers import GrpcServers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -133,7 +134,12 @@ class AnswerObservation:
 
 
 def _up_to(bounds: tuple[float, ...], value: float) -> tuple[str, ...]:
-    return tuple(f"{bound:g}" for bound in bounds[bisect.bisect_left(bounds, value) :])
+    return _names_from(bounds, bisect.bisect_left(bounds, value))
+
+
+@functools.cache
+def _names_from(bounds: tuple[float, ...], first: int) -> tuple[str, ...]:
+    return tuple(f"{bound:g}" for bound in bounds[first:])
 
 
 def risk_guarantee(said: Confidence) -> RiskGuarantee | None:

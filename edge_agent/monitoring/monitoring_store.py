@@ -295,19 +295,33 @@ class MonitoringStore:
         """Add the answers to the drift streams; judge each window that is complete."""
         one, known = group[0], self._alarms.states(row.series)
         kinds = observing.kinds(one)
-        streams = {
-            alarm: _stream(known[alarm]) if alarm in known else observing.beginning(one.calibration, alarm)
-            for alarm in kinds
-        }
-        touched = set()
+        came: dict[Alarm, list[tuple[tuple[str, ...], float]]] = defaultdict(list)
         for each in group:
             for alarm, events in each.events().items():
-                streams[alarm] = streams[alarm].after(events)
-                touched.add(alarm)
-                if streams[alarm].full:
-                    self._judge(row, kinds[alarm], streams[alarm], each.at)
-                    streams[alarm] = streams[alarm].closed()
-        self._alarms.save(row.series, {alarm: asdict(streams[alarm]) for alarm in touched})
+                came[alarm].append((events, each.at))
+        streams = {}
+        for alarm, rows in came.items():
+            stream = _stream(known[alarm]) if alarm in known else observing.beginning(one.calibration, alarm)
+            streams[alarm] = self._advance(row, kinds[alarm], stream, rows)
+        self._alarms.save(row.series, {alarm: asdict(stream) for alarm, stream in streams.items()})
+
+    def _advance(
+        self,
+        row: SeriesRow,
+        kind: observing.DriftKind,
+        stream: DriftStream,
+        came: Sequence[tuple[tuple[str, ...], float]],
+    ) -> DriftStream:
+        """Return a stream after answers came, each its events and its time; judge each window that is complete."""
+        begin = 0
+        while begin < len(came):
+            taken = came[begin : begin + stream.room]
+            begin += len(taken)
+            stream = stream.after([events for events, _ in taken])
+            if stream.full:
+                self._judge(row, kind, stream, taken[-1][1])
+                stream = stream.closed()
+        return stream
 
     def _watch_gate(self, row: SeriesRow, group: Sequence[AnswerObservation]) -> None:
         """Test the p-values of a bundle's gate, one after the other."""

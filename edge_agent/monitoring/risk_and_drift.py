@@ -27,8 +27,10 @@ All three assume that inputs are independent of each other. One text that a devi
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -274,12 +276,11 @@ class EventSample:
     rows: int = 0
     counts: Mapping[str, int] = field(default_factory=dict)
 
-    def plus(self, events: Iterable[str]) -> EventSample:
-        """Return it with one more row, in which these events happened."""
-        counts = dict(self.counts)
-        for event in events:
-            counts[event] = counts.get(event, 0) + 1
-        return EventSample(self.rows + 1, counts)
+    def plus(self, rows: Sequence[Iterable[str]]) -> EventSample:
+        """Return it with more rows, each the events that happened in it."""
+        counts = Counter(self.counts)
+        counts.update(itertools.chain.from_iterable(rows))
+        return EventSample(self.rows + len(rows), dict(counts))
 
     def share(self, event: str) -> float:
         """Return the share of an event; 0 without rows."""
@@ -299,11 +300,19 @@ class DriftStream:
     calibrated: bool = False
     """The reference is the bundle's own calibration, not the first answers here."""
 
-    def after(self, events: Iterable[str]) -> DriftStream:
-        """Return it with one more row; `full` says when there is something to compare."""
-        if self.reference.rows < REFERENCE_ROWS and not self.calibrated:
-            return replace(self, reference=self.reference.plus(events))
-        return replace(self, window=self.window.plus(events))
+    @property
+    def room(self) -> int:
+        """Rows until the reference or, behind it, the window is whole; one that is not `full` has room."""
+        return max(self.reference_rows_missing, 0) or WINDOW_ROWS - self.window.rows
+
+    def after(self, rows: Sequence[Iterable[str]]) -> DriftStream:
+        """Return it with more rows, at most `room`, each the events that happened in it.
+
+        `full` says when there is something to compare.
+        """
+        if self.reference_rows_missing > 0:
+            return replace(self, reference=self.reference.plus(rows))
+        return replace(self, window=self.window.plus(rows))
 
     @property
     def reference_rows_missing(self) -> int:

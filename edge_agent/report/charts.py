@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from edge_agent.formatting import MICROS, amount, count, count_of, interval, percent
 from edge_agent.report.judgement import TaskJudgement, could_take
-from edge_agent.report.number_format import MICROS, amount, count, counted, interval, percent
 from edge_agent.report.readiness import STEPS, CoverageLevel, LabelState
 from edge_agent.report.task_figures import DayFigures
 from edge_agent.statistics import CountedShare
@@ -209,7 +209,7 @@ def _examples(judged: TaskJudgement, name: str) -> Chart:
     rows = tuple(
         (count(each.examples), each.buys, count(each.missing) if each.missing else "reached") for each in judged.steps
     )
-    sentence = f"{counted(examples, 'example')}: {wanting}."
+    sentence = f"{count_of(examples, 'example')}: {wanting}."
     said = ChartText("Examples", sentence, (), ("step", "enough to", "missing"), rows, frozenset({1}), at_once=True)
     return compose_chart(name, said, sheet, drawn)
 
@@ -234,7 +234,7 @@ def _answers(judged: TaskJudgement, name: str) -> Chart | None:
     here = percent(figures.routed("local") / figures.calls)
     said = ChartText(
         "Who answered",
-        f"Of {counted(figures.calls, 'answer')} in {counted(len(days), 'day')} {here} were local.",
+        f"Of {count_of(figures.calls, 'answer')} in {count_of(len(days), 'day')} {here} were local.",
         tuple((route, ROUTES[route]) for route in routes),
         ("day (UTC)", *(ROUTES[route] for route in routes)),
         tuple((day.date, *(count(day.answers.get(route, 0)) for route in routes)) for day in days),
@@ -326,7 +326,7 @@ def agreement_chart(judged: TaskJudgement, name: str) -> Chart | None:
     drawn += below(sheet, [(x, month_and_day(date)) for x, date in zip(at, dates, strict=True)])
     said = ChartText(
         "Agreement with the large model",
-        f"Both models agreed on {interval(judged.agreement)} of {counted(judged.agreement.rows, 'input')}.",
+        f"Both models agreed on {interval(judged.agreement)} of {count_of(judged.agreement.rows, 'input')}.",
         (("a", "agreed"), ("band", "95% interval")),
         ("from (UTC)", "compared", "agreed", "95% interval"),
         tuple((date, *_shares(share)) for date, share in found),

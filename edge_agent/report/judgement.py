@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from edge_agent.formatting import amount, count, count_of, interval, percent
 from edge_agent.report import mode_recommendation, readiness, suitability
 from edge_agent.report.mode_recommendation import ModeRecommendation, RecommendationReason
-from edge_agent.report.number_format import amount, count, counted, interval, percent
 from edge_agent.report.readiness import AchievableCoverage, CoverageLevel, LabelState, ReadinessStep
 from edge_agent.report.suitability import NO_ASSUMPTIONS, CostAssumptions, CostFigures, SuitabilityAnswer
 from edge_agent.report.task_figures import TaskAlarm, TaskFigures
@@ -110,7 +110,7 @@ def could_take(judged: TaskJudgement) -> str:
         return (
             f"Nothing is proved {wanted}, and more examples of the same kind would not help: the model has to improve."
         )
-    return f"Nothing is proved {wanted} yet: about {counted(found.more, 'more input')} to compare."
+    return f"Nothing is proved {wanted} yet: about {count_of(found.more, 'more input')} to compare."
 
 
 def measured_by(coverage_chart: AchievableCoverage) -> str:
@@ -125,8 +125,8 @@ def measured_by(coverage_chart: AchievableCoverage) -> str:
         )
     rest = level.rows - level.reviewed
     return (
-        f"For {counted(level.reviewed, 'answer')} the judgement of people counts; for the other {count(rest)} it is the"
-        " large model's, which makes errors itself."
+        f"For {count_of(level.reviewed, 'answer')} the judgement of people counts; for the other {count(rest)} it is"
+        " the large model's, which makes errors itself."
     )
 
 
@@ -213,7 +213,7 @@ def other_alarms(judged: TaskJudgement) -> list[TaskAlarm]:
 def summary(judged: Sequence[TaskJudgement]) -> str:
     """Say what all tasks come to, of what is counted: captured answers."""
     every, currency = sum_costs(judged), judged[0].currency
-    tasks = counted(len({each.figures.task for each in judged}), "task")
+    tasks = count_of(len({each.figures.task for each in judged}), "task")
     left_out = dict.fromkeys(each.figures.task for each in judged if not each.figures.collected)
     note = f" Not collected, so not counted: {', '.join(left_out)}." if left_out else ""
     if not every.calls:
@@ -221,7 +221,7 @@ def summary(judged: Sequence[TaskJudgement]) -> str:
     here = percent(every.answered_here / every.calls)
     saved = "not known yet" if every.saved_micros is None else amount(every.saved_micros, currency)
     spent = f"Spent on the large model: {amount(every.spent_micros, currency)}; saved: {saved}."
-    return f"{tasks}, {counted(every.calls, 'captured answer')}, {here} of them local. {spent}{note}"
+    return f"{tasks}, {count_of(every.calls, 'captured answer')}, {here} of them local. {spent}{note}"
 
 
 def summary_tiles(judged: TaskJudgement) -> list[tuple[str, str, str]]:
@@ -233,8 +233,8 @@ def summary_tiles(judged: TaskJudgement) -> list[tuple[str, str, str]]:
     here = money.answered_here / money.calls if money.calls else None
     return [
         *graded,
-        ("Answered locally", percent(here), f"of {counted(money.calls, 'answer')}"),
-        ("Spent", amount(money.spent_micros, judged.currency), f"on {counted(money.priced, 'question')}"),
+        ("Answered locally", percent(here), f"of {count_of(money.calls, 'answer')}"),
+        ("Spent", amount(money.spent_micros, judged.currency), f"on {count_of(money.priced, 'question')}"),
         _saved(judged),
         ("Examples", count(figures.examples), f"{count(1000)} are enough for every step"),
     ]
@@ -264,7 +264,7 @@ def _held_up(figures: TaskFigures) -> tuple[str, str, str]:
     if figures.gate == "none":
         parts.append("no gate: an input unlike the training data can get a confident answer")
     share = percent(sum(day.unsure for day in figures.recent) / graded) if graded else "not yet"
-    return "Not confident", share, "; ".join(parts) or f"of {counted(graded, 'answer')}"
+    return "Not confident", share, "; ".join(parts) or f"of {count_of(graded, 'answer')}"
 
 
 def _same(judged: TaskJudgement) -> tuple[str, str, str]:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from edge_agent.formatting import count, count_of, in_days, percent
 from edge_agent.report import readiness
-from edge_agent.report.number_format import count, counted, in_days, percent
 from edge_agent.report.readiness import AchievableCoverage, CoverageLevel, LabelState
 from edge_agent.report.task_figures import Mode, TaskFigures
 from edge_agent.statistics import CountedShare, counted_share, rows_min
@@ -77,7 +77,7 @@ def _without_model(figures: TaskFigures) -> ModeRecommendation:
     for step in readiness.steps(figures)[:2]:
         if step.missing:
             said = f"There {_are(reached)}; {count(step.examples)} are enough to {step.buys}"
-            then = f"Wait for {counted(step.missing, 'more example')}: {in_days(step.days)}."
+            then = f"Wait for {count_of(step.missing, 'more example')}: {in_days(step.days)}."
             return ModeRecommendation("bootstrap", RecommendationReason.NEEDS_EXAMPLES, f"{said}.", then, step.missing)
     short = [label for label in readiness.labels(figures) if label.short]
     if short:
@@ -94,10 +94,10 @@ def _short(short: list[LabelState]) -> ModeRecommendation:
     worst = min(short, key=lambda label: label.examples)
     least, missing = readiness.LABEL_EXAMPLES_MIN, sum(readiness.LABEL_EXAMPLES_MIN - each.examples for each in short)
     said = (
-        f"{counted(len(short), 'label')} {_have(len(short))} fewer than {least} examples; '{worst.name}' has"
+        f"{count_of(len(short), 'label')} {_have(len(short))} fewer than {least} examples; '{worst.name}' has"
         f" {count(worst.examples)}."
     )
-    then = f"Wait for {counted(missing, 'example')} of these labels, write some, or merge rare labels."
+    then = f"Wait for {count_of(missing, 'example')} of these labels, write some, or merge rare labels."
     return ModeRecommendation("bootstrap", RecommendationReason.NEEDS_LABELS, said, then, missing)
 
 
@@ -123,7 +123,7 @@ def _shadow(figures: TaskFigures) -> ModeRecommendation:
             "shadow",
             RecommendationReason.NEEDS_COMPARISONS,
             said,
-            f"Wait for about {counted(more, 'more input')}.",
+            f"Wait for about {count_of(more, 'more input')}.",
             more,
         )
     if not figures.alarmed(*BROKEN) and level.holds:
@@ -158,7 +158,7 @@ def _uncalibrated(takes: AchievableCoverage) -> ModeRecommendation:
 
 def _unproved(figures: TaskFigures, level: CoverageLevel) -> ModeRecommendation:
     judges = level.judges[:1].upper() + level.judges[1:]
-    seen = f"{judges} with {percent(level.risk)} of its {counted(level.rows, 'confident answer')}"
+    seen = f"{judges} with {percent(level.risk)} of its {count_of(level.rows, 'confident answer')}"
     more = readiness.more_at(level, figures)
     if more is not None and not figures.alarmed(*BROKEN):
         said = f"{seen}, which does not yet prove that it is {_at_most(figures)}."
@@ -166,7 +166,7 @@ def _unproved(figures: TaskFigures, level: CoverageLevel) -> ModeRecommendation:
             "shadow",
             RecommendationReason.NEEDS_COMPARISONS,
             said,
-            f"Wait for about {counted(more, 'more input')}.",
+            f"Wait for about {count_of(more, 'more input')}.",
             more,
         )
     then = "Train it again with the collected examples, or calibrate it for a higher threshold."
@@ -243,7 +243,7 @@ def _command(figures: TaskFigures, mode: Mode) -> str:
 
 
 def _are(number: int) -> str:
-    return f"{'is' if number == 1 else 'are'} {counted(number, 'example')}"
+    return f"{'is' if number == 1 else 'are'} {count_of(number, 'example')}"
 
 
 def _have(number: int) -> str:

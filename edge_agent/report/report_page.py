@@ -12,6 +12,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from edge_agent.formatting import count_of
 from edge_agent.report import charts
 from edge_agent.report.charts import Chart
 from edge_agent.report.judgement import (
@@ -25,7 +26,6 @@ from edge_agent.report.judgement import (
     summary_tiles,
 )
 from edge_agent.report.mode_recommendation import RecommendationReason
-from edge_agent.report.number_format import counted
 
 TEMPLATES = Path(__file__).parent / "templates"
 _TONES = {
@@ -48,7 +48,7 @@ def render_page(judged: Sequence[TaskJudgement], about: ReportHeader, first_step
             judged=judged,
             summary=summary(judged) if judged else "",
             first_steps=render_commands(first_steps),
-            days=counted(days, "day") if days else "",
+            days=count_of(days, "day") if days else "",
         )
     )
 

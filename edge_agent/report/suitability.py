@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from edge_agent.formatting import amount, count, count_of, in_days, milliseconds, percent
 from edge_agent.report import readiness
-from edge_agent.report.number_format import amount, count, counted, in_days, milliseconds, percent
 from edge_agent.report.readiness import AchievableCoverage, LabelState
 from edge_agent.report.task_figures import TaskFigures
 from edge_agent.statistics import counted_share
@@ -140,10 +140,10 @@ def _narrow(figures: TaskFigures) -> tuple[Verdict, str, str]:
         fields = f"{percent(agreed.value)} of whole records are the same" if agreed.rows else "a fixed record"
         return "yes", fields, "Its answer is a record of fixed fields, which is either right or not."
     if not figures.calls:
-        return "unknown", counted(len(known), "label"), readiness.without_answers(figures, _UNJUDGED)
+        return "unknown", count_of(len(known), "label"), readiness.without_answers(figures, _UNJUDGED)
     if len(known) > LABELS_NARROW_MAX:
         said = f"Many labels need many examples; up to {LABELS_NARROW_MAX} are easy. Can some be merged?"
-        return "partly", counted(len(known), "label"), said
+        return "partly", count_of(len(known), "label"), said
     return _learnable(figures, known)
 
 
@@ -151,11 +151,11 @@ def _learnable(figures: TaskFigures, known: tuple[LabelState, ...]) -> tuple[Ver
     answers = sum(label.answers for label in known)
     usual = max((label.answers for label in known), default=0) / answers if answers else 0.0
     number = (
-        f"{counted(len(known), 'label')}, as varied as {effective_label_count(known):.1f} equally frequent ones"
+        f"{count_of(len(known), 'label')}, as varied as {effective_label_count(known):.1f} equally frequent ones"
         if answers
         else ""
     )
-    number = number or counted(len(known), "label")
+    number = number or count_of(len(known), "label")
     agreed = readiness.agreement(figures.alike)
     if agreed.rows < PAIRS_MIN:
         said = "The answers are a closed set. Whether a small model learns it shows once both models are compared."
@@ -174,9 +174,8 @@ def effective_label_count(known: tuple[LabelState, ...]) -> float:
 
 
 def _data(figures: TaskFigures) -> SuitabilityAnswer:
-    number = (
-        f"{counted(figures.examples, 'example')}, {count(sum(day.reviewed for day in figures.days))} reviewed by people"
-    )
+    reviewed = sum(day.reviewed for day in figures.days)
+    number = f"{count_of(figures.examples, 'example')}, {count(reviewed)} reviewed by people"
     return SuitabilityAnswer("data", "Is there enough to learn from?", *_enough(figures, number))
 
 
@@ -186,7 +185,7 @@ def _enough(figures: TaskFigures, number: str) -> tuple[Verdict, str, str]:
     rare = [label for label in readiness.labels(figures) if label.short]
     if len(reached) > 1 and rare:
         least = min(rare, key=lambda label: label.examples)
-        said = f"{counted(len(rare), 'label')} of {count(len(figures.labels))} below {readiness.LABEL_EXAMPLES_MIN}"
+        said = f"{count_of(len(rare), 'label')} of {count(len(figures.labels))} below {readiness.LABEL_EXAMPLES_MIN}"
         return "partly", number, f"{said}: '{least.name}' has {count(least.examples)}."
     bought = f"Enough to {reached[-1].buys}. " if reached else ""
     if len(reached) == len(every):
@@ -200,7 +199,7 @@ def _pays(money: CostFigures, wish: CostAssumptions) -> tuple[Verdict, str, str]
     currency = wish.currency
     number = f"{count(money.calls_a_day)} calls a day"
     if money.calls < CALLS_MIN:
-        return "unknown", number, f"Not enough data yet: {counted(CALLS_MIN - money.calls, 'more call')} are needed."
+        return "unknown", number, f"Not enough data yet: {count_of(CALLS_MIN - money.calls, 'more call')} are needed."
     if money.price_micros is None or money.month_all_large_micros is None:
         return "unknown", number, _no_price(money)
     month = amount(money.month_all_large_micros, currency)
@@ -254,7 +253,7 @@ def _asks(figures: TaskFigures) -> tuple[Verdict, str, str]:
     slower = figures.large_ms / figures.local_ms if figures.local_ms else 0.0
     there = f"; {milliseconds(figures.large_ms)} there" if figures.large_ms else ""
     here = f"; {milliseconds(figures.local_ms)} here" if figures.local_ms else ""
-    number = f"not available for {percent(blocked.value)} of {counted(figures.calls, 'answer')}{there}{here}"
+    number = f"not available for {percent(blocked.value)} of {count_of(figures.calls, 'answer')}{there}{here}"
     if blocked.low >= BLOCKED_SHARE_MIN:
         return "yes", number, "The large model is not always reachable; a local model answers anyway."
     if slower >= SLOWER_MIN:

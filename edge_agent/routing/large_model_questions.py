@@ -11,9 +11,10 @@ train better than a label alone, so only a complete, finite distribution over th
 
 from __future__ import annotations
 
+import functools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from edge_agent.formats import record_schema
 from edge_agent.formats.manifest import Manifest, TaskSpec
 from edge_agent.formats.questions import QuestionSpec
 
+PROBLEM_CHARACTERS_MAX = 300
 SUM_ERROR_MAX = 1e-3
 """How far from 1 the probabilities of an answer can add up: servers round them."""
 
@@ -182,9 +184,6 @@ def parse_reply(task: TaskSpec, said: str, asked: Sequence[LargeModelTypedQuesti
         return _parse_answers(asked, plain)
     schema = answer_schema(task)
     assert schema is not None, "generate and embed are answered elsewhere"
-    # Only a site that asks a large model loads the library that checks its answers.
-    from edge_agent.routing.schema_check import broken_rule  # noqa: PLC0415
-
     if problem := broken_rule(schema, plain):
         return LargeModelReply(problem=problem)
     return LargeModelReply(plain[_KEY] if task.kind == "classify" else json.dumps(plain, ensure_ascii=False))
@@ -283,3 +282,38 @@ def _without_fence(said: str) -> str:
     if text.startswith(_FENCE) and text.endswith(_FENCE) and len(text) > 2 * len(_FENCE):
         return text.removeprefix(_FENCE).removesuffix(_FENCE).removeprefix("json")
     return text
+
+
+def broken_rule(schema: Mapping[str, Any], answer: object) -> str:
+    """Say which rule of the schema an answer breaks, and where; empty = none."""
+    # Only a site that asks a large model loads the library that checks its answers.
+    from jsonschema import ValidationError  # noqa: PLC0415
+
+    try:
+        _load_validator()(schema).validate(answer)
+    except ValidationError as error:
+        where = "/".join(str(part) for part in error.absolute_path)
+        return f"{where or 'the answer'} breaks the rule {error.validator!r}"[:PROBLEM_CHARACTERS_MAX]
+    return ""
+
+
+@functools.cache
+def _load_validator() -> Callable[[Mapping[str, Any]], Any]:
+    """Return what makes the validator of a schema, which takes bounded time."""
+    import re2  # noqa: PLC0415
+    from jsonschema import Draft202012Validator, FormatChecker, ValidationError  # noqa: PLC0415
+    from jsonschema.validators import extend  # noqa: PLC0415
+
+    def pattern(_validator: Any, pattern: str, instance: Any, _schema: Any) -> Any:
+        # In bounded time: the answer is hostile, and the pattern may be of a kind that Python's takes ages for.
+        if isinstance(instance, str) and not re2.search(pattern, instance):
+            yield ValidationError(f"{pattern!r} does not match")
+
+    def is_format(name: str) -> Callable[[object], bool]:
+        matches = re2.compile(record_schema.FORMATS[name]).search
+        return lambda value: not isinstance(value, str) or matches(value) is not None
+
+    formats = FormatChecker(formats=())
+    for name in record_schema.FORMATS:
+        formats.checks(name)(is_format(name))
+    return functools.partial(extend(Draft202012Validator, {"pattern": pattern}), format_checker=formats)

@@ -2,7 +2,7 @@
 
 grpc_servers.py           the listeners: one server for each socket, one for TCP
 interceptor.py            what every call passes: role, admission, audit, errors
-roles.py, callers.py      which roles may call which method; who calls; tls.py reads certificates
+roles.py                  which roles may call which method; who calls; tls.py reads certificates
 admission_control.py      calls in progress and calls per second of a client (what waits: engine/job_queue.py)
 inference.py              a Classify or Decide call, with decide_questions.py, model_router.py and finished_answers.py
 feedback.py               what reviewers say
@@ -15,5 +15,4 @@ engine_access.py          the engines, for updates and redaction
 task_modes.py             the mode of each task
 uplink_client.py          the daemon's side of the uplink's socket
 messages.py               types to messages; monitoring_messages.py has those of monitoring, error_status.py errors
-process_limits.py         file descriptors, and memory that malloc keeps
 """

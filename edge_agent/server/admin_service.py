@@ -15,7 +15,7 @@ from edge_agent import __version__
 from edge_agent.config.folder_access import judge_bundle_path
 from edge_agent.engine.child_supervisor import EngineState
 from edge_agent.errors import BundleUnreadable, ConfigInvalid, InvalidRequest, UnknownBundle
-from edge_agent.process_memory import resident_bytes
+from edge_agent.process_resources import resident_bytes
 from edge_agent.server import messages, monitoring_messages
 from edge_agent.server.detached_calls import caller_left
 from edge_agent.server.uplink_client import uplink_message
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from edge_agent.durable.disk_thread import DiskThread
     from edge_agent.engine.engine import EngineStatus
     from edge_agent.engine.pool import EnginePool
-    from edge_agent.metrics.answer_counts import AnswerCounts
+    from edge_agent.metrics.metric_catalogue import AnswerCounts
     from edge_agent.monitoring.answer_observations import BundleSeries
     from edge_agent.server.admission_control import AdmissionControl
     from edge_agent.server.grpc_servers import GrpcServers

@@ -30,7 +30,7 @@ from edge_agent.durable.atomic_files import sync_directory
 from edge_agent.durable.disk_thread import DiskThread
 from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.refusal_log import LogDeduplicator
-from edge_agent.server.callers import NOBODY, Caller
+from edge_agent.server.roles import NOBODY, Caller
 
 log = structlog.get_logger("edge_agent.server")
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from edge_agent.engine.job_requests import as_asked
-from edge_agent.engine.protocol import AskedQuestion
+from edge_agent.engine.protocol import AskedQuestion, as_asked
 from edge_agent.errors import InvalidRequest, UnknownQuestion
 from edge_agent.formats import strict_json
 from edge_agent.formats.manifest import OPEN_RUNTIMES, Manifest

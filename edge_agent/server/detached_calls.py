@@ -18,8 +18,8 @@ import structlog
 from edge_agent.errors import EdgeAgentError, RequestCancelled
 from edge_agent.server.admission_control import AdmissionControl, CallSlot
 from edge_agent.server.audit_log import AuditLog
-from edge_agent.server.callers import Caller
 from edge_agent.server.error_status import UNEXPECTED_ERROR_REASON
+from edge_agent.server.roles import Caller
 
 log = structlog.get_logger("edge_agent.server")
 

@@ -20,12 +20,11 @@ from typing import TYPE_CHECKING
 import structlog
 
 from edge_agent.capture.redact.model_findings import FoundValue, ModelFindings, join_windows, narrower_windows, windows
-from edge_agent.capture.redaction_queue import RedactionDependencies
+from edge_agent.capture.text_redaction import RedactionDependencies
 from edge_agent.engine.child_process import loop_time
 from edge_agent.engine.job_dispatch import EngineAnswer
-from edge_agent.engine.job_requests import golden_answer, golden_job
 from edge_agent.engine.pool import EnginePool, TuningCache, TuningSettings
-from edge_agent.engine.protocol import JobRequest, TextChunk
+from edge_agent.engine.protocol import JobRequest, TextChunk, golden_answer, golden_job
 from edge_agent.errors import EdgeAgentError, EmptyInput, InputQuarantined, InputTooLong, ModelFailed, RedactionHeld
 from edge_agent.formats.golden_cases import GoldenAnswer
 from edge_agent.formats.manifest import Manifest
@@ -37,8 +36,8 @@ from edge_agent.update.updater import UpdaterDependencies
 
 if TYPE_CHECKING:
     from edge_agent.config import RedactionConfig
+    from edge_agent.formats.calibration import MissedBound
     from edge_agent.formats.plan import TaskPlan
-    from edge_agent.formats.redaction_section import MissedBound
     from edge_agent.store.bundle_store import TuningFile
     from edge_agent.store.state_database import InstalledBundle
     from edge_agent.update.blocked_update_messages import DownloadBlocker

@@ -37,16 +37,16 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 from edge_agent.config import AccessConfig, Config, Role, ServiceConfig
 from edge_agent.errors import ConfigInvalid, Draining, SiteError, SocketInUse
 from edge_agent.refusal_log import RefusalLog
-from edge_agent.server import callers, roles
+from edge_agent.server import roles
 from edge_agent.server.admission_control import AdmissionControl, RateLimiter
 from edge_agent.server.audit_log import AuditLog
-from edge_agent.server.callers import AccountTable, CallerIdentifier
 from edge_agent.server.detached_calls import ChangeRunner
 from edge_agent.server.inference import InferenceDependencies, InferenceServicer
 from edge_agent.server.interceptor import REFUSAL_SECONDS, CallContext, ServerInterceptor
 from edge_agent.server.open_inference import oip_tensors
 from edge_agent.server.open_inference.oip_servicer import OpenInferenceServicer, StreamLimiter
 from edge_agent.server.request_deduplication import DeduplicationLimits, RequestDeduplicator
+from edge_agent.server.roles import AccountTable, CallerIdentifier
 from edge_agent.v1 import admin_pb2, admin_pb2_grpc, feedback_pb2, feedback_pb2_grpc, inference_pb2, inference_pb2_grpc
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # t
     async def Watch(self, request: pb.HealthCheckRequest, context: CallContext) -> None:
         """Write the state now and at every change, until the caller leaves or the daemon stops."""
         health, last = self._health, None
-        with self._places.call(callers.current_caller.get().account):
+        with self._places.call(roles.current_caller.get().account):
             while True:
                 changed, ending = health.changed, health.ending
                 status = health.status_of(request.service)
@@ -212,7 +212,7 @@ class GrpcServers:
     def _socket(self, name: str, given: frozenset[Role]) -> _Listener:
         """Return the listener of a Unix socket whose callers have the roles `given`."""
         accounts = AccountTable(self._config.access.socket_clients_max)
-        return self._listener(callers.socket_caller_identifier(name, given, accounts))
+        return self._listener(roles.socket_caller_identifier(name, given, accounts))
 
     def _listener(self, identify: CallerIdentifier, options: Options = ()) -> _Listener:
         """Return a listener with the health service."""
@@ -336,7 +336,7 @@ def _common_options(config: Config) -> Options:
 def _tls_identity(access: AccessConfig) -> tuple[TlsFiles | None, CallerIdentifier]:
     """Return the TLS files of TCP, if it has them, and what identifies its callers. Raises CertificateUnusable."""
     if not access.certificate_file:
-        return None, callers.identify_by_address
+        return None, roles.identify_by_address
     # Only a daemon with certificates loads the library that reads them.
     from edge_agent.server.tls import CertificateIdentifier, TlsFiles  # noqa: PLC0415
 

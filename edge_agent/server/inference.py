@@ -26,14 +26,14 @@ from edge_agent.errors import (
     TooManyInputs,
     WrongTaskKind,
 )
-from edge_agent.metrics.answer_counts import UNKNOWN_TASK, AnswerCounts
+from edge_agent.metrics.metric_catalogue import UNKNOWN_TASK, AnswerCounts
 from edge_agent.routing import policy
 from edge_agent.server import decide_questions, finished_answers, messages
-from edge_agent.server.callers import current_caller
 from edge_agent.server.decide_questions import WantedQuestions
 from edge_agent.server.error_status import to_input_error
 from edge_agent.server.finished_answers import FinishedAnswer
 from edge_agent.server.model_router import ModelRouter, RoutedInput
+from edge_agent.server.roles import current_caller
 from edge_agent.v1 import inference_pb2 as pb
 from edge_agent.v1 import inference_pb2_grpc, task_pb2
 

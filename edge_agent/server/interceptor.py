@@ -28,10 +28,16 @@ from edge_agent.errors import AccessError, Draining, EdgeAgentError, InvalidRequ
 from edge_agent.refusal_log import RefusalLog
 from edge_agent.server.admission_control import RateLimiter
 from edge_agent.server.audit_log import AuditLog
-from edge_agent.server.callers import CallerIdentifier, current_caller
 from edge_agent.server.detached_calls import ChangeRunner, OperatorChange
 from edge_agent.server.error_status import to_call_status
-from edge_agent.server.roles import METHODS, CallTreatment, call_treatment, role_missing
+from edge_agent.server.roles import (
+    METHODS,
+    CallerIdentifier,
+    CallTreatment,
+    call_treatment,
+    current_caller,
+    role_missing,
+)
 
 RETRY_SECONDS = 1.0
 REFUSAL_SECONDS = 1.0

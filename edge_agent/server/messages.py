@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from edge_agent.capture.redact import RULES_VERSION
-from edge_agent.engine.accelerator_policy import DEVICE_FALLBACK, DEVICE_PARTIAL
 from edge_agent.engine.child_supervisor import EngineState
+from edge_agent.engine.machine_limits import DEVICE_FALLBACK, DEVICE_PARTIAL
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.calibration import Confidence, NoThreshold, Threshold
 from edge_agent.v1 import admin_pb2, inference_pb2, task_pb2
@@ -20,14 +20,13 @@ if TYPE_CHECKING:
     from edge_agent.capture.personal_values import Erasure
     from edge_agent.capture.redact.redactor import ReplacedValue
     from edge_agent.capture.redaction_audit import AuditedText, AuditFigures
-    from edge_agent.capture.redaction_queue import RedactionQueue
     from edge_agent.capture.spool_worker import PrivacyReport
-    from edge_agent.capture.text_redaction import TriedRedaction
+    from edge_agent.capture.text_redaction import RedactionQueue, TriedRedaction
     from edge_agent.engine.engine import EngineStatus
     from edge_agent.formats.plan import Mode
     from edge_agent.formats.questions import QuestionSpec
     from edge_agent.formats.status_object import UpdateState
-    from edge_agent.metrics.answer_counts import AnswerCounts, Histogram, TaskCounters
+    from edge_agent.metrics.metric_catalogue import AnswerCounts, Histogram, TaskCounters
     from edge_agent.routing.policy import LowConfidencePolicy
     from edge_agent.store.state_database import InstalledBundle, UpdateProgress
     from edge_agent.update.activation import Activation

@@ -22,8 +22,7 @@ from edge_agent.config import AccessConfig, Role
 from edge_agent.errors import CertificateExpired, CertificateUnusable
 from edge_agent.formats.certificate_files import check_key_matches, parse_certificates
 from edge_agent.formats.signed_document import format_timestamp
-from edge_agent.server.callers import Caller, current_caller
-from edge_agent.server.roles import certificate_roles
+from edge_agent.server.roles import Caller, certificate_roles, current_caller
 
 log = structlog.get_logger("edge_agent.server")
 

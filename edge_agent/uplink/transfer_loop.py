@@ -29,9 +29,9 @@ from edge_agent.uplink.connectivity import Backoff, Connectivity
 from edge_agent.uplink.exchange_dirs import FILE_MODE, ExchangeDirs, exchange_errors
 from edge_agent.uplink.object_store import ObjectStore
 from edge_agent.uplink.store_backends import store_identities
-from edge_agent.uplink.transfer_schedule import Bandwidth
-from edge_agent.uplink.transfer_state import (
+from edge_agent.uplink.transfer_schedule import (
     SET_ASIDE_SECONDS,
+    Bandwidth,
     Clocks,
     DownloadView,
     TransferState,

@@ -16,12 +16,11 @@ from collections.abc import Iterator
 
 import structlog
 
-from edge_agent import __version__, logs, systemd
+from edge_agent import __version__, logs, supervision
 from edge_agent.config import Config
 from edge_agent.errors import ConfigInvalid
 from edge_agent.supervision import Component, DeathPolicy, RunWrapper, Supervisor, run_unwrapped
-from edge_agent.uplink.exchange_dirs import ExchangeDirs
-from edge_agent.uplink.incoming_dir import IncomingDir
+from edge_agent.uplink.exchange_dirs import ExchangeDirs, IncomingDir
 from edge_agent.uplink.store_backends import open_examples_store, open_updates_store
 from edge_agent.uplink.transfer_loop import TransferLoop, TransferTargets
 from edge_agent.uplink.update_download import UpdateDownloader
@@ -93,13 +92,13 @@ async def _serve(config: Config, mirror: TransferLoop | None, name: str, around:
         for component in components(mirror):
             supervisor.add(component)
         supervisor.start()
-        systemd.notify("READY=1")
+        supervision.notify_systemd("READY=1")
         log.info("working", version=__version__, upstream=name)
         try:
             await stop.wait()
         finally:
             await supervisor.stop()
-    systemd.stopping(STOP_SECONDS)
+    supervision.announce_stop(STOP_SECONDS)
     log.info("stopped", failed=supervisor.failed)
     return supervisor.failed
 
@@ -114,10 +113,10 @@ def components(mirror: TransferLoop | None) -> Iterator[Component]:
 
         why = "what it knows of a transfer under way may be wrong then; its notes on the disk are not"
         yield Component("mirror", lambda: mirror.run(leave), DeathPolicy.STOP, why, end)
-    if systemd.watchdog_seconds():
+    if supervision.watchdog_seconds():
         why = "without its ping systemd kills the daemon: better it ends in order"
         # That its loop turns is all that can be said.
-        yield Component("watchdog", lambda: systemd.keep_alive(lambda _: True), DeathPolicy.STOP, why)
+        yield Component("watchdog", lambda: supervision.ping_watchdog(lambda _: True), DeathPolicy.STOP, why)
 
 
 def _escalating(config: Config, supervisor: Supervisor) -> contextlib.AbstractAsyncContextManager[None]:

@@ -30,7 +30,7 @@ from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX
 from edge_agent.uplink import transfer_schedule
 from edge_agent.uplink.exchange_dirs import FILE_MODE, FOLDER_MODE, ExchangeDirs, SealedSegment, exchange_errors
 from edge_agent.uplink.object_store import ObjectMetadata, ObjectStore, SiteObjectKeys
-from edge_agent.uplink.transfer_state import SET_ASIDE_SECONDS, Clocks, TransferState
+from edge_agent.uplink.transfer_schedule import SET_ASIDE_SECONDS, Clocks, TransferState
 
 SCHEMA = "edge-agent/uplink-notes/v1"
 STALE_LINES_MAX = 1000

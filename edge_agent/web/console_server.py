@@ -1,4 +1,7 @@
-"""`edge-agent serve web`: the process that listens, with TLS where it is configured, and its token file."""
+"""`edge-agent serve web`: the process that listens, with TLS where it is configured, and its token file.
+
+The ASGI application has the routes of the pages and of the gateway under /v1, signing in, and error pages.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +12,41 @@ import secrets
 import socket
 import ssl
 import stat
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from edge_agent.client import CallFailed
 from edge_agent.config import Role, WebConfig, sections
 from edge_agent.errors import CertificateUnusable, SocketInUse, WebTokenUnusable
 from edge_agent.formats.certificate_files import check_key_matches, parse_certificates
 from edge_agent.refusal_log import HANDSHAKE, RefusalLog, handshake_cause
-from edge_agent.supervision import Component, DeathPolicy, RunWrapper, Supervisor, run_unwrapped
-from edge_agent.systemd import keep_alive, notify, watchdog_seconds
-from edge_agent.web.authentication import SessionSigner, allowed_hosts
-from edge_agent.web.console_app import application
+from edge_agent.supervision import (
+    Component,
+    DeathPolicy,
+    RunWrapper,
+    Supervisor,
+    notify_systemd,
+    ping_watchdog,
+    run_unwrapped,
+    watchdog_seconds,
+)
+from edge_agent.web import gateway, overview_page, redaction_page, review_page
 from edge_agent.web.daemon_access import DaemonConnections, DaemonEndpoint
-from edge_agent.web.request_guard import GuardSettings
+from edge_agent.web.rendering import guard_settings_of, read_form, render_page
+from edge_agent.web.request_guard import HTTP, GuardSettings, RequestGuard, SessionSigner, allowed_hosts, client_name
 
 _BYTES = 32
 _CHARS_MIN = 32
@@ -149,17 +168,17 @@ async def _serve(
         supervisor = Supervisor(stop_serving, wrap=around)
         if watchdog_seconds():
             why = "systemd kills a console without its ping; an orderly exit is better"
-            supervisor.add(Component("watchdog", lambda: keep_alive(lambda _: True), DeathPolicy.STOP, why))
+            supervisor.add(Component("watchdog", lambda: ping_watchdog(lambda _: True), DeathPolicy.STOP, why))
         why = "refusals are logged without it; only the summaries wait"
         supervisor.add(Component("refusals", guard.refusals.run, DeathPolicy.RESTART, why))
         supervisor.start()
-        notify("READY=1")
+        notify_systemd("READY=1")
         try:
             await server.serve(sockets=[sock])
         finally:
             await supervisor.stop()
             guard.refusals.close()
-        notify("STOPPING=1")
+        notify_systemd("STOPPING=1")
         return supervisor.failed
 
 
@@ -342,3 +361,82 @@ def display_address(address: str, *, secure: bool) -> str:
     host, port = sections.split_host_port(address)
     named = socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared with
     return f"{'https' if secure else 'http'}://{f'[{named}]' if ':' in named else named}:{port}"
+
+
+STATIC = Path(__file__).parent / "static"
+
+
+def application(daemon: DaemonConnections, settings: GuardSettings, session_seconds_max: float) -> ASGIApp:
+    """Build the application, inside the running event loop. The gateway needs a console that may infer."""
+    routes = [
+        Route("/healthz", show_liveness),
+        Mount("/static", StaticFiles(directory=STATIC)),
+        Route("/login", sign_in, methods=["GET", "POST"]),
+        Route("/logout", sign_out, methods=["POST"]),
+        *overview_page.ROUTES,
+        *review_page.ROUTES,
+        *redaction_page.ROUTES,
+        *(gateway.routes(daemon.devices, settings.refusals) if daemon.devices else ()),
+    ]
+    app = Starlette(
+        routes=routes, exception_handlers={CallFailed: show_daemon_failure, HTTPException: show_missing_page}
+    )
+    app.state.daemon, app.state.guard, app.state.session_seconds_max = daemon, settings, session_seconds_max
+    return RequestGuard(app, settings)
+
+
+async def show_liveness(_: Request) -> Response:
+    """Answer that this process runs; the state of the daemon is not checked."""
+    return PlainTextResponse("ok\n")
+
+
+async def sign_in(request: Request) -> Response:
+    """Start a session for a browser that sends the token, by the printed link or by the form."""
+    given = request.query_params.get("token", "")
+    if request.method == "POST":
+        given = (await read_form(request)).get("token", "").strip()
+    settings = guard_settings_of(request)
+    if settings.certified is not None:
+        return render_page(request, "login.html", {"wrong": False, "certified": True}, 401)
+    if not given:
+        return render_page(request, "login.html", {"wrong": False, "certified": False})
+    if not settings.signer.is_token(given):
+        settings.refusals.record(HTTP, client_name(request.scope), "TOKEN_WRONG")
+        return render_page(request, "login.html", {"wrong": True, "certified": False}, 401)
+    return _start_session(request)
+
+
+def _start_session(request: Request) -> Response:
+    seconds = request.app.state.session_seconds_max
+    signer = guard_settings_of(request).signer
+    cookie = signer.sign_session(time.time() + seconds, secrets.token_urlsafe(12))
+    # The redirect keeps the token out of the address bar, the history and the Referer header.
+    answer = RedirectResponse("/", 303)
+    secure = request.url.scheme == "https"
+    answer.set_cookie(signer.cookie_name, cookie, max_age=int(seconds), httponly=True, samesite="strict", secure=secure)
+    return answer
+
+
+async def sign_out(request: Request) -> Response:
+    """End the session in this browser."""
+    answer = Response(status_code=204, headers={"hx-redirect": "/login"})
+    answer.delete_cookie(guard_settings_of(request).signer.cookie_name, httponly=True, samesite="strict")
+    return answer
+
+
+async def show_daemon_failure(request: Request, problem: Exception) -> Response:
+    """Explain why a call to the daemon failed: as text for a part of a page, otherwise as a page."""
+    assert isinstance(problem, CallFailed), "it is registered for these"
+    status = 503 if problem.code == "UNAVAILABLE" else 422
+    if request.headers.get("hx-request"):
+        message = f"{problem.message[:1].upper()}{problem.message[1:]}"
+        return PlainTextResponse(f"{message}. {problem.remedy}".strip(), status)
+    facts = {"headline": "The daemon refused this request", "message": problem.message, "remedy": problem.remedy}
+    return render_page(request, "error.html", facts, status)
+
+
+async def show_missing_page(request: Request, problem: Exception) -> Response:
+    """Report that a page does not exist."""
+    assert isinstance(problem, HTTPException), "it is registered for these"
+    facts = {"headline": "Page not found", "message": str(problem.detail), "remedy": "Open the overview for all pages."}
+    return render_page(request, "error.html", facts, problem.status_code)

@@ -13,12 +13,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from edge_agent import __version__
-from edge_agent.formatting import format_bytes, format_duration
-from edge_agent.report.number_format import count, counted, percent
+from edge_agent.formatting import count, count_of, format_bytes, format_duration, percent
 from edge_agent.report.report_page import render_commands
-from edge_agent.web.authentication import Principal
 from edge_agent.web.daemon_access import DaemonConnections
-from edge_agent.web.request_guard import GuardSettings
+from edge_agent.web.request_guard import GuardSettings, Principal
 
 FORM_FIELDS_MAX = 20
 
@@ -43,7 +41,7 @@ _TEMPLATES = Environment(
 _TEMPLATES.filters.update(
     commands=render_commands,
     count=count,
-    counted=counted,
+    counted=count_of,
     percent=percent,
     bytes=format_bytes,
     since=duration_since,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-# Small pure modules, and a reader of /proc: anything may import them.
+# Small pure modules, and what a process has of memory and descriptors: anything may import them.
 GROUND = {
     "edge_agent.backoff",
     "edge_agent.formatting",
-    "edge_agent.process_memory",
+    "edge_agent.process_resources",
 }
 BASE = GROUND | {"edge_agent.errors", "edge_agent.config", "edge_agent.formats"}
 MIDDLE = {
@@ -17,6 +17,7 @@ SHARED = {"edge_agent.cli.terminal", "edge_agent.cli.command_group"}  # by both 
 # Layer: the layers it may import. A layer is a package or a module; the most exact one counts.
 LAYERS: dict[str, set[str]] = {
     **{module: set() for module in GROUND},
+    "edge_agent.formatting": {"edge_agent.statistics"},
     "edge_agent.errors": set(),
     "edge_agent.config": {"edge_agent.errors"},
     "edge_agent.formats": {"edge_agent.errors"},
@@ -24,7 +25,6 @@ LAYERS: dict[str, set[str]] = {
     "edge_agent.v1": set(),
     "edge_agent.client": {"edge_agent.backoff", "edge_agent.v1"},
     "edge_agent.logs": {"edge_agent.config", "edge_agent.errors"},
-    "edge_agent.systemd": set(),
     # Of the daemon's calls and of the console's.
     "edge_agent.refusal_log": {"edge_agent.errors"},
     # Who owns what runs in the background.
@@ -35,15 +35,13 @@ LAYERS: dict[str, set[str]] = {
     "edge_agent.metrics.site_metrics": BASE
     | MIDDLE
     | {f"edge_agent.{name}" for name in ("metrics", "server", "supervision", "v1")},
-    "edge_agent.engine.protocol": set(),
+    # Questions of a bundle as a job asks them, too.
+    "edge_agent.engine.protocol": {"edge_agent.formats"},
     "edge_agent.engine.memory_cap": {"edge_agent.errors", "edge_agent.engine.protocol"},
-    # Questions as a job asks them, for those who make jobs and for the runtimes.
-    "edge_agent.engine.job_requests": {"edge_agent.formats", "edge_agent.engine.protocol"},
     "edge_agent.engine.runtimes": {
         "edge_agent.errors",
         "edge_agent.formats",
         "edge_agent.engine.protocol",
-        "edge_agent.engine.job_requests",
         "edge_agent.engine.memory_cap",
     },
     # The child's entry point: the only way to a runtime, so that no daemon ever loads a model library.
@@ -54,14 +52,12 @@ LAYERS: dict[str, set[str]] = {
         "edge_agent.engine.memory_cap",
         "edge_agent.engine.runtimes",
         "edge_agent.engine.confinement",
-        "edge_agent.engine.job_requests",
     },
     "edge_agent.engine.confinement": set(),
     "edge_agent.engine": BASE
     | {
         "edge_agent.engine.protocol",
         "edge_agent.engine.memory_cap",
-        "edge_agent.engine.job_requests",
         "edge_agent.supervision",
     },
     "edge_agent.routing": BASE,
@@ -80,7 +76,7 @@ LAYERS: dict[str, set[str]] = {
     | {f"edge_agent.{name}" for name in ("durable", "supervision", "uplink", "v1")},
     # The other daemon's root.
     "edge_agent.uplink.uplink_daemon": BASE
-    | {f"edge_agent.{name}" for name in ("uplink", "uplink.escalation", "logs", "supervision", "systemd")},
+    | {f"edge_agent.{name}" for name in ("uplink", "uplink.escalation", "logs", "supervision")},
     # Who may do what, for the console too.
     "edge_agent.server.roles": BASE,
     # The audit log's file is durable.
@@ -94,7 +90,6 @@ LAYERS: dict[str, set[str]] = {
             "refusal_log",
             "v1",
             "statistics",
-            "engine.job_requests",
             "server.roles",
             "supervision",
         )
@@ -102,15 +97,15 @@ LAYERS: dict[str, set[str]] = {
     "edge_agent.daemon": BASE
     | MIDDLE
     | {"edge_agent.metrics", "edge_agent.metrics.site_metrics"}
-    | {f"edge_agent.{name}" for name in ("refusal_log", "server", "logs", "supervision", "systemd")},
+    | {f"edge_agent.{name}" for name in ("refusal_log", "server", "logs", "supervision")},
     "edge_agent.doctor": BASE
     | {"edge_agent.client", "edge_agent.store", "edge_agent.capture"}
     | {"edge_agent.engine.confinement"},
     # Looks at a site through the client, and only reckons.
-    "edge_agent.report": {"edge_agent.client", "edge_agent.statistics"},
+    "edge_agent.report": {"edge_agent.client", "edge_agent.formatting", "edge_agent.statistics"},
     # A process of its own, and a client like any other.
     "edge_agent.web": BASE
-    | {f"edge_agent.{name}" for name in ("client", "refusal_log", "report", "server.roles", "supervision", "systemd")},
+    | {f"edge_agent.{name}" for name in ("client", "refusal_log", "report", "server.roles", "supervision")},
     "edge_agent.support_bundle": BASE | {"edge_agent.doctor", "edge_agent.capture", "edge_agent.capture.redact"},
     # A root of its own, which runs while the daemon need not.
     "edge_agent.enrolment": BASE | {"edge_agent.durable", "edge_agent.update"},

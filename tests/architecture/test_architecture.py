@@ -36,7 +36,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "torch": ("convert",),
     "transformers": ("convert",),
     "peft": ("convert",),
-    "openai": ("convert.data.chat_endpoint", "edge_agent.uplink.escalation"),
+    "openai": ("convert.data.synthesis", "edge_agent.uplink.escalation"),
     "httpx2": ("edge_agent.uplink.escalation",),
     "safetensors": ("convert",),
     "gguf": ("convert",),
@@ -68,7 +68,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "structlog": (
         *(f"edge_agent.{name}" for name in ("uplink", "logs", "daemon", "server", "engine", "capture")),
         *("edge_agent.metrics", "edge_agent.update", "edge_agent.supervision", "convert.cli"),
-        "edge_agent.refusal_log",
+        *("edge_agent.refusal_log", "edge_agent.process_resources"),
     ),
     "uvloop": ("edge_agent.daemon",),
     "typer": SCREEN,
@@ -80,13 +80,13 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
 
 # Modules that only decide: no clock, no waiting, no file. Time is an argument.
 PURE = (
-    *(f"edge_agent.{name}" for name in ("backoff", "errors", "support_bundle.diagnostic_redaction")),
-    *(f"edge_agent.engine.{name}" for name in ("accelerator_policy", "child_failures", "job_queue", "job_requests")),
+    *(f"edge_agent.{name}" for name in ("backoff", "errors")),
+    *(f"edge_agent.engine.{name}" for name in ("child_failures", "job_queue", "protocol")),
     *(f"edge_agent.{name}" for name in ("formats.certificate_files", "routing.policy", "statistics")),
-    *(f"edge_agent.{name}" for name in ("formats.status_object", "server.roles")),
-    *(f"edge_agent.{name}" for name in ("formats.certificate_fields", "routing.schema_check")),
+    *(f"edge_agent.{name}" for name in ("formats.status_object",)),
+    "edge_agent.formats.certificate_fields",
     *(f"edge_agent.{name}" for name in ("uplink.connectivity",)),
-    *(f"edge_agent.{name}" for name in ("uplink.transfer_schedule", "uplink.object_store")),
+    *(f"edge_agent.{name}" for name in ("uplink.object_store",)),
     *(
         f"edge_agent.{name}"
         for name in ("formats.enrolment_file", "formats.plan", "formats.repository_metadata", "formats.state_code")
@@ -97,19 +97,32 @@ PURE = (
     "edge_agent.doctor.findings",
     "edge_agent.formatting",
     *(f"edge_agent.monitoring.{name}" for name in ("answer_observations", "risk_and_drift")),
-    *(f"edge_agent.report.{name}" for name in ("charts", "judgement", "mode_recommendation", "number_format")),
-    *(f"edge_agent.web.{name}" for name in ("authentication", "health_summary")),
+    *(f"edge_agent.report.{name}" for name in ("charts", "judgement", "mode_recommendation")),
     *(f"edge_agent.web.gateway.{name}" for name in ("request_json",)),
     *(f"edge_agent.web.gateway.{name}" for name in ("chat_request", "openai_responses")),
     "edge_agent.client.retry",
-    "edge_agent.client.canonical_json",
-    *(f"edge_agent.report.{name}" for name in ("readiness", "suitability", "task_figures")),
+    "edge_agent.client.task_description",
+    *(f"edge_agent.report.{name}" for name in ("readiness", "suitability")),
 )
 
 # Definitions that only decide, in modules that also act on what was decided.
 PURE_DEFINITIONS = {
+    "edge_agent.engine.machine_limits": ("AcceleratorPolicy", "candidate_devices", "allowed_cores"),
     "edge_agent.enrolment.site_enrolment": ("classify_enrolment",),
+    "edge_agent.routing.large_model_questions": ("LargeModelTypedQuestion", "read_distribution", "broken_rule"),
+    "edge_agent.report.task_figures": ("TaskFigures", "LabelFigures", "ConfidenceBand", "TaskAlarm", "sum_comparisons"),
+    "edge_agent.server.roles": ("METHODS", "role_missing", "call_treatment", "certificate_roles"),
+    "edge_agent.support_bundle": ("redact_text", "redact_value", "redact_settings", "redact_line"),
+    "edge_agent.uplink.transfer_schedule": ("next_action", "transfer_cost_seconds", "unsent_segments", "Bandwidth"),
     "edge_agent.uplink.escalation.spend_ledger": ("TokenPrices", "SpendCaps", "SpendByDay", "encode", "parse"),
+    "edge_agent.web.request_guard": (
+        *("Principal", "session_principal", "token_principal", "certificate_principal", "required_role", "is_public"),
+        *("SessionSigner", "allowed_hosts", "is_same_origin"),
+    ),
+    "edge_agent.web.overview_page": (
+        *("summarize_health", "list_hidden_sections", "task_rows", "daemon_totals"),
+        *("confidence_chart", "band_answers"),
+    ),
 }
 
 # --- exceptions, each with its reason ---------------------------------------------------------------------------------
@@ -118,9 +131,9 @@ ENTRIES = {
     "convert.data.splits": "the scripts in examples/ that make data use it",
     "convert.training": "a stage: see convert/pipeline/execution.py",
     "convert.package.question_calibration": "loaded by the command that uses it",
-    "convert.data.chat_endpoint": "loaded by the command that uses it",
+    "convert.data.synthesis": "loaded by the command that uses it",
     "convert.encoder.sentence_embeddings": "loaded by the command that uses it",
-    "convert.collect.purge": "loaded by the command that uses it",
+    "convert.collect.collection": "loaded by the command that uses it",
     "convert.prepare": "a stage: see convert/pipeline/execution.py",
     "convert.export": "a stage: see convert/pipeline/execution.py",
     "convert.verify": "a stage: see convert/pipeline/execution.py",
@@ -129,7 +142,6 @@ ENTRIES = {
     "convert.probe.onnx_probe": "started with python -m",
     "convert.probe.llama_quantizer": "started with python -m",
     "convert.dataset.assessment": "imported by its command when it runs",
-    "convert.collect.collection": "likewise",
     "convert.dataset.label_review": "likewise",
     "convert.dataset.dataset_files": "likewise",
     "convert.report.report_files": "imported by the pipeline when there is something to report, since it draws",
@@ -146,6 +158,7 @@ ENTRIES = {
 LATE_IMPORTS: dict[str, str] = {
     "convert.package.bundle_assembly": "only a prompt with 'chat: true' loads what reads a model file",
     "edge_agent.cli": "help needs nothing that a command leads to",
+    "edge_agent.cli.doctor": "only a support bundle loads the rules of redaction",
     "edge_agent.cli.exits": "the screen libraries are loaded only when there is an error to print",
     "edge_agent.cli.daemon_target": "only a daemon over the network is shown certificates",
     "edge_agent.cli.status": "drawing over and over takes more than printing once",
@@ -153,8 +166,8 @@ LATE_IMPORTS: dict[str, str] = {
     "edge_agent.client.daemon_connection": "few programs ask for the health of the daemon",
     "edge_agent.client.admin_client": "status and installs read no report of the field, of privacy or of redaction",
     "edge_agent.daemon": "a site without a root of trust does not load the libraries that verify",
-    "edge_agent.capture.example_capture": "a site that collects nothing does not load the spool",
-    "edge_agent.capture.spool_calls": "only an erasure loads what searches",
+    "edge_agent.capture.example_capture": "a site that collects nothing loads no spool; only an erasure what searches",
+    "edge_agent.capture.redact.redactor": "only a site with patterns of its own loads what runs them",
     "edge_agent.capture.text_redaction": "rules load with the first text, and detectors where a site has any",
     "edge_agent.capture.spool_worker": "a site that sends no examples loads no outbox",
     "edge_agent.capture.capture_values": "a site that collects nothing writes no status document",

@@ -14,7 +14,7 @@ from edge_agent.engine.protocol import FailureReport, JobRequest, JobResult
 from edge_agent.engine.runtimes.llama.llama_bundle import LOADED_MAX
 from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
 from edge_agent.errors import InputTooLong
-from edge_agent.process_memory import resident_bytes
+from edge_agent.process_resources import resident_bytes
 from tests.support.llama_turmoil import (
     JOBS,
     TEXTS,

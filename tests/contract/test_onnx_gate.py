@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edge_agent.engine import job_requests
+from edge_agent.engine import protocol
 from edge_agent.engine.protocol import JobRequest, JobResult
 from edge_agent.engine.runtimes.onnx_runtime import OnnxRuntime
 from edge_agent.formats.golden_cases import GoldenCase, differences
@@ -61,7 +61,7 @@ def test_a_manifest_without_a_gate_may_have_a_graph_with_one(tmp_path, confidenc
     runtime = opened(folder)
     (done,) = answered(runtime, ("refund",))
     assert done.ood_score is not None
-    assert job_requests.ood_score(bundles.manifest_of(folder), done) is None
+    assert protocol.ood_score(bundles.manifest_of(folder), done) is None
     runtime.close()
 
 
@@ -133,7 +133,7 @@ def test_a_score_that_is_no_number_is_the_strangest(tmp_path):
     folder = gated_onnx.write(tmp_path, "classify", changed(rooted), confidence)
     runtime, found = opened(folder), bundles.manifest_of(folder)
     (done,) = answered(runtime, (above[0],))
-    score = job_requests.ood_score(found, done)
+    score = protocol.ood_score(found, done)
     assert math.isnan(score)
     assert found.confidence.gate.holds_up(score)
     assert len(found.task.labels) == len(done.scores)
@@ -157,11 +157,11 @@ def test_a_golden_case_holds_the_score(tmp_path):
     folder = gated_onnx.bundle(tmp_path)
     runtime, manifest = opened(folder), bundles.manifest_of(folder)
     (done,) = answered(runtime, ("refund",))
-    said = job_requests.golden_answer(manifest, "", done)
+    said = protocol.golden_answer(manifest, "", done)
     assert said.ood_score == done.ood_score
     case = GoldenCase(input="refund", answer=said.answer, scores=said.scores, ood_score=said.ood_score)
     assert [] == differences(case, said)
     assert differences(case.model_copy(update={"ood_score": case.ood_score + 10.0}), said)
     ungated = gated_onnx.write(tmp_path / "b", "classify", gated_onnx.gated("classify"), UNCALIBRATED)
-    assert differences(case, job_requests.golden_answer(bundles.manifest_of(ungated), "", done))
+    assert differences(case, protocol.golden_answer(bundles.manifest_of(ungated), "", done))
     runtime.close()

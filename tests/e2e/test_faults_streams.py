@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from edge_agent.client import AdminClient
-from edge_agent.process_memory import resident_bytes
+from edge_agent.process_resources import resident_bytes
 from edge_agent.v1.inference_pb2 import GenerateRequest
 from edge_agent.v1.inference_pb2_grpc import InferenceServiceStub
 from tests.support.bundles import echo_bundle, smollm2_bundle

@@ -16,7 +16,7 @@ from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from grpc_health.v1 import health_pb2
 
 from edge_agent.client import AsyncClient, CallFailed
-from edge_agent.process_memory import resident_bytes
+from edge_agent.process_resources import resident_bytes
 from edge_agent.v1 import admin_pb2, inference_pb2
 from tests.support.bundles import echo_bundle
 from tests.support.callers import Callers

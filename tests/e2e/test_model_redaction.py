@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from edge_agent.cli import app
-from edge_agent.cli.redact import export_rows
+from edge_agent.cli.privacy import export_rows
 from edge_agent.client import CallFailed, ReviewClient
 from edge_agent.client.operator_reports import missed_values
 from tests.support.bundles import echo_bundle

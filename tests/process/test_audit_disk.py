@@ -18,7 +18,7 @@ PROGRAM = f"""
 import asyncio, json, sys
 from pathlib import Path
 from edge_agent.server.audit_log import AuditLog
-from edge_agent.server.callers import Caller
+from edge_agent.server.roles import Caller
 from edge_agent.v1 import admin_pb2
 
 async def main():

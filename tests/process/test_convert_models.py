@@ -14,12 +14,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.numpy import load_file, save_file
 
-from convert import probe, verify
-from convert.decoder.tokens import task_tokens
+from convert import probe, quantize, verify
+from convert.decoder.label_scores import task_tokens
 from convert.export import gguf_export, onnx_export
-from convert.quantize import gguf_files, imatrix, onnx_quantizer
+from convert.quantize import gguf_files, onnx_quantizer
 from convert.training import checkpoint_loading
-from convert.verify import ExportPair, divergence, reference
+from convert.verify import ExportPair, divergence
 from edge_agent.errors import InvalidRequest, ModelFailed
 from edge_agent.formats.manifest import TaskSpec
 from tests.support import mounts, tiny_decoder, tiny_models
@@ -97,10 +97,10 @@ def test_bert_classifier_keeps_its_pooler_as_gguf(tmp_path: Path) -> None:
     checkpoint = tiny_models.encoder(tmp_path / "m", "bert")
     gguf_export.to_gguf(gguf_export.find(), checkpoint, tmp_path / "base.gguf")
     tokenizer = checkpoint_loading.open_tokenizer(checkpoint)
-    prompts = [reference.encode(tokenizer, text) for text in TEXTS]
+    prompts = [divergence.encode(tokenizer, text) for text in TEXTS]
     asked = {"model": str(tmp_path / "base.gguf"), "prompts": prompts, "pooling": "rank"}
     answer = probe.ask("convert.probe.llama_probe", asked)
-    expected = np.stack(reference.encoder_rows(checkpoint, None, "sequence", TEXTS))
+    expected = np.stack(divergence.encoder_rows(checkpoint, None, "sequence", TEXTS))
     assert list(tiny_models.LABELS) == answer.facts["labels"]
     assert np.abs(expected - answer.arrays["logits"]).max() < 1e-2
 
@@ -138,8 +138,8 @@ def test_tags_and_vectors_are_exported_too(tmp_path: Path, kind: str) -> None:
 
 def test_reference_is_what_the_labels_get(decoder: ExportPair, encoder: ExportPair) -> None:
     """Log-probabilities over the labels add up to one; a decoder's are its joint ones, renormalised."""
-    of_decoder = reference.label_log_probabilities(decoder.checkpoint, decoder.adapter, TASK, TEXTS)
-    of_encoder = reference.label_log_probabilities(encoder.checkpoint, None, TASK, TEXTS)
+    of_decoder = divergence.label_log_probabilities(decoder.checkpoint, decoder.adapter, TASK, TEXTS)
+    of_encoder = divergence.label_log_probabilities(encoder.checkpoint, None, TASK, TEXTS)
     for rows in (of_decoder, of_encoder):
         assert (len(TEXTS), len(TASK.labels)) == rows.shape
         assert np.allclose(1.0, np.exp(rows).sum(axis=1))
@@ -155,7 +155,7 @@ def test_importance_is_the_mean_square_of_each_column(decoder: ExportPair) -> No
     """Measured by hooks, it is what the definition says; every linear layer but the output has a GGUF name."""
     model = checkpoint_loading.open_model(decoder.checkpoint, None, "causal")
     prompts = divergence.prompts(checkpoint_loading.open_tokenizer(decoder.checkpoint))[:4]
-    matrix = imatrix.measure(model, prompts, imatrix.names("llama", 2), quiet)
+    matrix = quantize.measure_importance(model, prompts, quantize.tensor_names("llama", 2), quiet)
     assert {tensor.name for tensor in library.GGUFReader(decoder.exported / "base.gguf").tensors} > set(matrix)
     assert 7 * 2 == len(matrix)
     seen = []
@@ -164,7 +164,7 @@ def test_importance_is_the_mean_square_of_each_column(decoder: ExportPair) -> No
     expected = torch.cat(seen).square().mean(0).numpy()
     assert np.allclose(expected, matrix["blk.1.ffn_down.weight"], rtol=1e-4)
     with pytest.raises(InvalidRequest, match="no tensor names"):
-        imatrix.names("nothing", 2)
+        quantize.tensor_names("nothing", 2)
 
 
 def test_quantized_decoder_loses_what_the_loss_says(decoder: ExportPair, tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_quantized_graph_is_what_its_report_says(
     assert report["fallback_tensors"] == len(report["fallbacks"])
     kinds = {node.op_type for node in graphs.load(tmp_path / "model.onnx").graph.node}
     assert ("MatMulNBits" in kinds) == (name == "matmul8-gather8")
-    inputs = [reference.encode(checkpoint_loading.open_tokenizer(encoder.checkpoint), text) for text in TEXTS]
+    inputs = [divergence.encode(checkpoint_loading.open_tokenizer(encoder.checkpoint), text) for text in TEXTS]
     lost = divergence.measure_loss(
         *(outputs(path, inputs) for path in (encoder.exported / "model.onnx", tmp_path / "model.onnx"))
     )

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert import export, prepare, probe, verify
+from convert import export, prepare, probe, quantize, verify
 from convert.export.gguf_export import BASE
 from convert.pipeline.recipe import Recipe, read
 from convert.pipeline.stage import CHECKPOINT, StageJob
-from convert.quantize import gguf_files, imatrix, onnx_quantizer
+from convert.quantize import gguf_files, onnx_quantizer
 from convert.training import checkpoint_loading
-from convert.verify import divergence, reference
+from convert.verify import divergence
 from tests.support import models as files
 from tests.support import pos_intents, recipes
 
@@ -76,7 +76,7 @@ def test_importance_lowers_the_loss_of_four_bits(
     tokenizer = checkpoint_loading.open_tokenizer(checkpoint)
     texts = [[*tokenizer.encode(f"Customer: {text}\nWants:")] for text, _ in pos_intents.train()]
     model = checkpoint_loading.open_model(checkpoint, None, "causal")
-    matrix = imatrix.measure(model, texts[::2], imatrix.names("llama", 30), quiet)
+    matrix = quantize.measure_importance(model, texts[::2], quantize.tensor_names("llama", 30), quiet)
     assert 7 * 30 == len(matrix)
     asked = {"prompts": texts[1::2][:40], "rows_max": 4}
     full = probe.ask("convert.probe.llama_probe", {"model": str(base), **asked}).arrays["logits"]
@@ -108,7 +108,7 @@ def test_minilm_is_exported_and_shrunk(tmp_path: Path) -> None:
     assert 8 <= report["bits_per_weight"] < 9
     tokenizer = checkpoint_loading.open_tokenizer(files.minilm_dir())
     for text in divergence.TEXTS[:5]:
-        asked = {"inputs": [reference.encode(tokenizer, text)]}
+        asked = {"inputs": [divergence.encode(tokenizer, text)]}
         big, small = (
             probe.ask("convert.probe.onnx_probe", {"model": str(path), **asked})
             .arrays["outputs"]

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert.evaluate import predict
+from convert.evaluate.serving import predict
 from convert.pipeline import execution
 from convert.pipeline.recipe import Recipe, read
-from convert.verify import reference
+from convert.verify import divergence
 from edge_agent.errors import InvalidRequest, ModelFailed
 from edge_agent.formats.manifest import TaskSpec
 from tests.support import tiny_models
@@ -30,7 +30,7 @@ def written(folder: Path, name: str, runtime: str, types: str) -> Recipe:
     checkpoint = make(folder / "model", name)
     prompt = {"template": "Message: {input}\nIntent:"} if runtime == "llama" else {}
     task = TaskSpec(name="tiny", kind="classify", labels=LABELS, prompt=prompt)
-    best = reference.label_log_probabilities(checkpoint, None, task, TEXTS[:300]).argmax(axis=1)
+    best = divergence.label_log_probabilities(checkpoint, None, task, TEXTS[:300]).argmax(axis=1)
     # A tiny model may give all of them the same label, and a split with one label is refused.
     labels = [LABELS[(index + (number % 5 == 0)) % len(LABELS)] for number, index in enumerate(best)]
     rows = [json.dumps({"text": text, "label": label}) for text, label in zip(TEXTS[:300], labels, strict=True)]
@@ -57,7 +57,7 @@ def test_encoder_becomes_a_bundle(tmp_path: Path) -> None:
     assert {"matmul8-gather8", "fp32"} == {each["name"] for each in reports["quantize"]["candidates"]}
     answers = predict(tmp_path / "work" / "assemble" / "bundle", TEXTS[:20])
     task = TaskSpec(name="tiny", kind="classify", labels=LABELS)
-    expected = reference.label_log_probabilities(tmp_path / "model", None, task, TEXTS[:20])
+    expected = divergence.label_log_probabilities(tmp_path / "model", None, task, TEXTS[:20])
     assert np.abs(expected - np.array([answer.log_probabilities for answer in answers])).max() < 0.2
 
 

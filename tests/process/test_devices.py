@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from edge_agent.config import EngineConfig
-from edge_agent.engine.accelerator_policy import DeviceSupport
 from edge_agent.engine.engine import EngineStatus
 from edge_agent.engine.job_dispatch import ComputeInfo, EngineAnswer
+from edge_agent.engine.machine_limits import DeviceSupport
 from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.protocol import JobRequest
 from edge_agent.errors import EngineCrashed, RequirementUnmet

@@ -34,7 +34,7 @@ from edge_agent.errors import (
     StreamBroken,
 )
 from edge_agent.formats.manifest import Manifest, PromptTemplate, Requires, TaskLimits, TaskSpec, encode
-from edge_agent.process_memory import resident_bytes
+from edge_agent.process_resources import resident_bytes
 from tests.support.eventually import SECONDS_MAX, eventually, eventually_sync, turns
 
 CONFIG = EngineConfig(

@@ -24,7 +24,7 @@ from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.protocol import FRAME_BYTES_MAX, AttachRequest, LoadRequest
 from edge_agent.errors import EngineNotReady, InputTooLong, RequirementUnmet
 from edge_agent.formats.manifest import Manifest, Requires, TaskSpec, encode
-from edge_agent.process_memory import resident_bytes
+from edge_agent.process_resources import resident_bytes
 from tests.process.test_engine import CLASSIFY, CONFIG, GENERATE, answer, child, run
 from tests.support.eventually import eventually
 from tests.support.lone_engine import lone_engine

@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 
 from convert import calibrate, evaluate
-from convert.evaluate import predict
-from convert.evaluate.serving import open_bundle
-from convert.package import assemble_stage
+from convert.evaluate.serving import open_bundle, predict
+from convert.package import assemble_stage, bundle_assembly
 from convert.pipeline import task_file as tasks
 from convert.pipeline.recipe import BudgetSection
 from convert.pipeline.stage import Report, StageJob
-from convert.quantize import candidate_bundle, onnx_quantizer, ood_detector
+from convert.quantize import onnx_quantizer, ood_detector
 from convert.quantize.candidate_selection import Candidate, choose, judge
 from edge_agent.formats import golden_cases
 from edge_agent.formats.calibration import OodGate
@@ -92,7 +91,7 @@ def test_other_encoders_have_a_gate_for_their_inputs(tmp_path: Path, kind: str):
     section = _section(job.out)
     assert isinstance(section["gate"], dict)
     gate = OodGate.model_validate_json(json.dumps(section["gate"]))
-    bundle = candidate_bundle.bundle(job, candidate_bundle.chosen(job), tmp_path / "bundle")
+    bundle = bundle_assembly.candidate_bundle(job, bundle_assembly.chosen_weights(job), tmp_path / "bundle")
     said = predict(bundle, [*STRANGE, *TEXTS[:60]])
     held_up = [gate.holds_up(gate.score_of(each.ood_score, each.label_mass)) for each in said]
     assert sum(held_up[: len(STRANGE)]) >= 4

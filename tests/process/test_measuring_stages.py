@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from convert import calibrate, evaluate
-from convert.data import split_leakage
+from convert.data import splits
 from convert.pipeline.stage import StageJob
 from convert.report.markdown import headline
 from edge_agent.formats.calibration import Threshold
@@ -94,7 +94,7 @@ def test_the_headline_is_given_without_near_copies(tmp_path):
     lines = [json.loads(line) for line in (job.out / "predictions.jsonl").read_text().splitlines()]
     right = [line["answer"] == line["expected"] for line in lines]
     known = [json.loads(line)["text"] for line in job.recipe.path("calibration.jsonl").read_text().splitlines()]
-    near = split_leakage.any_of([row["text"] for row in rows], {"calibration": known}).tolist()
+    near = splits.copies_of_any([row["text"] for row in rows], {"calibration": known}).tolist()
     assert not any(near[40:])
     assert {"rows": 35, "splits": ["calibration"]} == report["near_copies"]
     others = [good for good, copy in zip(right, near, strict=True) if not copy]

@@ -34,7 +34,7 @@ from edge_agent.engine.protocol import (
 from edge_agent.engine.runtimes.llama.memory_estimate import adapter_bytes
 from edge_agent.errors import MemoryShort
 from edge_agent.formats import manifest
-from edge_agent.process_memory import resident_bytes
+from edge_agent.process_resources import resident_bytes
 from tests.support import bundles, models
 from tests.support.children import spawned
 from tests.support.eventually import eventually

@@ -16,7 +16,7 @@ from edge_agent.engine.pool import EnginePool
 from edge_agent.errors import EdgeAgentError, EngineCrashed, MemoryShort, ModelLoadFailed
 from edge_agent.formats.golden_cases import GoldenAnswer, GoldenCase
 from edge_agent.formats.manifest import Manifest, PromptTemplate, TaskSpec, encode
-from edge_agent.process_memory import resident_bytes
+from edge_agent.process_resources import resident_bytes
 from edge_agent.server.engine_access import LoadableBundle, SandboxedBundle, open_sandbox
 from edge_agent.update.selftest import BundleUnderTest, SelfTest, run_selftest
 from edge_agent.update.update_state_machine import StepOutcome, classify_error

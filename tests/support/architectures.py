@@ -18,11 +18,11 @@ import numpy as np
 import yaml
 
 from convert import verify
-from convert.evaluate import predict
+from convert.evaluate.serving import predict
 from convert.export import gguf_export, onnx_export
 from convert.package import bundle_assembly
 from convert.training import checkpoint_loading
-from convert.verify import ExportPair, reference
+from convert.verify import ExportPair, divergence
 from edge_agent.errors import EdgeAgentError
 from edge_agent.formats.manifest import TaskSpec
 from tests.support import tiny_models
@@ -142,13 +142,13 @@ def _serve(case: Case, folder: Path) -> str:
 
 
 def _labels_near(checkpoint: Path, task: TaskSpec, answers) -> bool:
-    expected = reference.label_log_probabilities(checkpoint, None, task, TEXTS)
+    expected = divergence.label_log_probabilities(checkpoint, None, task, TEXTS)
     served = np.array([answer.log_probabilities for answer in answers])
     return bool(np.abs(expected - served).max() < SERVED_MAX)
 
 
 def _vectors_near(checkpoint: Path, _task_: TaskSpec, answers) -> bool:
-    rows = reference.encoder_rows(checkpoint, None, "none", TEXTS)
+    rows = divergence.encoder_rows(checkpoint, None, "none", TEXTS)
     for hidden, answer in zip(rows, answers, strict=True):
         mean = hidden.mean(axis=0)
         if mean @ np.array(answer.vector) / np.linalg.norm(mean) < COSINE_MIN:

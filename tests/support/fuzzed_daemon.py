@@ -17,7 +17,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from hypothesis import strategies as st
 
 from edge_agent.client import Classification
-from edge_agent.process_memory import resident_bytes
+from edge_agent.process_resources import resident_bytes
 from tests.support.bundles import digest_of, echo_bundle
 from tests.support.daemon import RunningDaemon
 from tests.support.examples import RECIPIENT

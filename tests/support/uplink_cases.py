@@ -23,7 +23,7 @@ from edge_agent.formats.signed_document import format_timestamp, sign
 from edge_agent.uplink.exchange_dirs import ExchangeDirs
 from edge_agent.uplink.store_backends import open_examples_store
 from edge_agent.uplink.transfer_loop import TransferLoop, TransferTargets
-from edge_agent.uplink.transfer_state import Clocks
+from edge_agent.uplink.transfer_schedule import Clocks
 from edge_agent.uplink.upload import UploadLog
 from tests.support.examples import CENTRAL_KEY, EPOCH, NOW, RECIPIENT, SITE_KEY, segment_manifest
 

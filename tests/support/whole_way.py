@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from convert.collect.collection import CollectReport
-from convert.collect.segment_chain import NOT_COME
+from convert.collect.receipts import NOT_COME
 from convert.collect.sources import SegmentSource, open_source
 from tests.support.segments import CentralTeam
 from tests.support.site_cases import ASite, answered, judgement

@@ -28,7 +28,8 @@ _REACH = 64
 class RuleGate:
     """What a match of a rule needs at the least: cheap to look for, and missing in most texts."""
 
-    pattern: re.Pattern[str]
+    pattern: re.Pattern[str] | None
+    """None = a cluster of `digits`, or a run of them `behind_letter`, is enough."""
     near: bool = True
     """Only the text around it has to be searched; otherwise all of it."""
     reach: int = _REACH
@@ -37,25 +38,41 @@ class RuleGate:
     """It has at least so many digits, all in one cluster of them; 0 = it may have none."""
     margin: int = 1
     """So many characters before and behind the cluster may belong to it, and tell where it ends."""
+    behind_letter: bool = False
+    """It has digits directly behind a letter of ASCII."""
 
     def windows(self, text: IndexedText) -> list[Span]:
         """Return the parts of a text that may hold a match, in order and apart from each other."""
         if not self.near:
-            return [(0, len(text))] if self.pattern.search(text) else []
+            return [(0, len(text))] if self._is_hit(text) else []
         found: list[Span] = []
-        for begin, end in self._places(text):
-            for match in self.pattern.finditer(text, begin, end):
-                first, last = max(0, match.start() - self.reach), match.end() + self.reach
-                if found and first <= found[-1][1]:
-                    first, _ = found.pop()
-                found.append((first, last))
+        for begin, end in self._hits(text):
+            first, last = max(0, begin - self.reach), end + self.reach
+            if found and first <= found[-1][1]:
+                first, _ = found.pop()
+            found.append((first, last))
         return found
 
-    def _places(self, text: IndexedText) -> list[Span]:
+    def _is_hit(self, text: IndexedText) -> bool:
+        return bool(self._hits(text) if self.pattern is None else self.pattern.search(text))
+
+    def _hits(self, text: IndexedText) -> list[Span]:
+        pattern = self.pattern
+        if self.behind_letter:
+            return [(begin, end) for begin, end in text.runs if begin and _is_letter(text[begin - 1])]
         if not self.digits:
-            return [(0, len(text))]
-        margin = self.margin
-        return [(max(0, begin - margin), end + margin) for begin, end, digits in text.clusters if digits >= self.digits]
+            return [match.span() for match in pattern.finditer(text)] if pattern else []
+        clusters = [(begin, end) for begin, end, digits in text.clusters if digits >= self.digits]
+        if pattern is None or not clusters:
+            return clusters
+        margin, found = self.margin, list[Span]()
+        for begin, end in clusters:
+            found += [match.span() for match in pattern.finditer(text, max(0, begin - margin), end + margin)]
+        return found
+
+
+def _is_letter(character: str) -> bool:
+    return character.isascii() and character.isalpha()
 
 
 @dataclass(frozen=True)
@@ -86,8 +103,11 @@ def checked(pattern: str, check: Callable[[str], bool] = bool, *, flags: int = 0
     return find
 
 
+_SEPARATOR = re.compile(r"[^0-9A-Za-z]")
+
+
 def bare(number: str) -> str:
     """Drop what stands between the characters of a number; write it in upper case, digits of any script as 0 to 9."""
     if not number.isascii():
         number = "".join(str(int(char)) if char.isdecimal() else char for char in number)
-    return re.sub(r"[^0-9A-Za-z]", "", number).upper()
+    return _SEPARATOR.sub("", number).upper()

@@ -145,6 +145,7 @@ _DASHES = "\u2010\u2011\u2012\u2013\u2014\u2212\ufe63\uff0d"
 _FLAT = str.maketrans(
     dict.fromkeys(_BLANKS, " ") | dict.fromkeys(_DASHES, "-") | {"_": "-", "\u00b7": ".", "\u2024": "."}
 )
+_UNFLAT = re.compile("[" + "".join(re.escape(chr(code)) for code in _FLAT) + "]")
 _LOOK_ALIKES = {
     "0": "OoQ\u039f\u03bf\u041e\u043e",
     "1": "Il|\u0406\u0456\u0399",
@@ -165,11 +166,14 @@ def flat(text: str) -> str:
 
     It has the length of the text, so a position in it is one in the text.
     """
-    return text.translate(_FLAT)
+    return text.translate(_FLAT) if _UNFLAT.search(text) else text
 
 
 _CARD_GROUPS_MAX = 6
+_CARD_LENGTHS = range(12, 20)
+"""Digits of a card's number; ISO/IEC 7812-1 has 19 at most."""
 _DIGIT_RUN = re.compile(r"\d(?<![\w.,]\d)(?:[ .\-/]{0,3}\d){11,40}(?!\w)")
+_DIGIT_GROUP = re.compile(r"\d+")
 _DISGUISED_RUN = re.compile(rf"{_DIGIT}(?<![\w.,].)(?:[ .\-/]{{0,3}}{_DIGIT}){{11,40}}(?!\w)")
 _DISGUISED_GROUP = re.compile(rf"{_DIGIT}+")
 _SEPARATORS = str.maketrans("", "", " .-/")
@@ -186,15 +190,15 @@ def find_cards(text: str) -> Iterator[Span]:
     """Find card numbers also between other numbers: each window of whole groups is tried, the longest first."""
     flattened = flat(text)
     for run in _DIGIT_RUN.finditer(flattened):
-        groups = [(run.start() + group.start(), run.start() + group.end()) for group in re.finditer(r"\d+", run[0])]
+        groups = [group.span() for group in _DIGIT_GROUP.finditer(flattened, *run.span())]
         found = list(_cards(flattened, groups))
         yield from found or _announced_card(flattened, groups) or _spaced_card(run)
     for run in _DISGUISED_RUN.finditer(flattened):
+        if run[0].translate(_SEPARATORS).isdigit() or sum(map(str.isdigit, run[0])) < _DIGITS_MIN:
+            continue
         # A group of letters alone is a word; with letters read as digits only the numbers of whole groups count.
         groups = [group.span() for group in _DISGUISED_GROUP.finditer(run[0]) if any(map(str.isdigit, group[0]))]
-        if not run[0].translate(_SEPARATORS).isdigit() and sum(map(str.isdigit, run[0])) >= _DIGITS_MIN:
-            read = run[0].translate(_READ)
-            yield from ((run.start() + start, run.start() + end) for start, end in _cards(read, groups))
+        yield from ((run.start() + start, run.start() + end) for start, end in _cards(run[0].translate(_READ), groups))
 
 
 def _cards(text: str, groups: list[Span]) -> Iterator[Span]:
@@ -210,8 +214,8 @@ def _cards(text: str, groups: list[Span]) -> Iterator[Span]:
 
 
 def _is_card(written: str) -> bool:
-    digits = bare(written)
-    return 12 <= len(digits) <= 19 and card(digits)
+    # Most windows are too short or too long.
+    return len(written.translate(_SEPARATORS)) in _CARD_LENGTHS and card(bare(written))
 
 
 def _announced_card(text: str, groups: list[Span]) -> list[Span]:
@@ -219,7 +223,7 @@ def _announced_card(text: str, groups: list[Span]) -> list[Span]:
     start = groups[0][0]
     if not stands_before(_CARD_WORD, text, start, _WORD_REACH):
         return []
-    ends = [end for _, end in groups if 12 <= len(bare(text[start:end])) <= 19]
+    ends = [end for _, end in groups if len(bare(text[start:end])) in _CARD_LENGTHS]
     return [(start, ends[-1])] if ends else []
 
 
@@ -231,7 +235,7 @@ def _spaced_card(run: re.Match[str]) -> list[Span]:
 
 # Looks ahead only, so that the next one is found even where it follows at once.
 _IBAN = re.compile(
-    r"(?<![0-9A-Za-z])(?=([A-Za-z]{2}[ -]?[\dOoIl][ -]?[\dOoIl](?:[ .\-]{0,3}[0-9A-Za-z]){11,30}))", re.ASCII
+    r"[A-Za-z](?<![0-9A-Za-z].)(?=([A-Za-z][ -]?[\dOoIl][ -]?[\dOoIl](?:[ .\-]{0,3}[0-9A-Za-z]){11,30}))", re.ASCII
 )
 _IBAN_CHARACTER = re.compile(r"[0-9A-Za-z]")
 _IBAN_WORD = re.compile(
@@ -244,7 +248,7 @@ def find_ibans(text: str) -> Iterator[Span]:
     flattened = flat(text)
     for match in _IBAN.finditer(flattened):
         announced = stands_before(_IBAN_WORD, flattened, match.start(), _WORD_REACH)
-        end = match.start() + _iban_length(match[1], announced=announced)
+        end = match.start() + _iban_length(match[0] + match[1], announced=announced)
         if end > match.start() and not text[end : end + 1].isalnum():
             yield match.start(), end
 

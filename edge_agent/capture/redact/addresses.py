@@ -12,7 +12,14 @@ import re
 from collections.abc import Iterator
 
 from edge_agent.capture.redact import UPPER, Span
-from edge_agent.capture.redact.indexed_text import AnnouncedPattern, IndexedText, beginnings, indexed, matches_at
+from edge_agent.capture.redact.indexed_text import (
+    AnnouncedPattern,
+    AnnouncingWords,
+    IndexedText,
+    beginnings,
+    indexed,
+    matches_at,
+)
 
 _LOCAL = re.compile(r"[\w!#$%&*+/=?^`{|}~-][\w.!#$%&'*+/=?^`{|}~-]{0,63}\Z")
 _DOMAIN = re.compile(r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w-])")
@@ -239,7 +246,7 @@ _LOWER_ENDINGS = (
     *("gata", "gaten", "veien", "katu"),
 )
 _LOWER_STREET = re.compile(rf"(?i)(?<!\w)\w{{2,30}}(?:{'|'.join(map(re.escape, _LOWER_ENDINGS))}) {_HOUSE}")
-_PREFIX_BEGINNINGS = beginnings(_PREFIXES)
+_PREFIX_WORDS = AnnouncingWords(_PREFIXES)
 _PREFIX_FIRST = re.compile(
     rf"(?<![\w.,/])(?:\d{{1,6}},? )?(?i:{_PREFIXES})(?: "
     rf"|(?<=[./]))(?:(?i:{_PARTICLE})){{0,2}}{_WORD}(?:[ -](?:(?i:{_PARTICLE})){{0,2}}{_WORD}){{0,4}}"
@@ -287,7 +294,7 @@ def find_postal_addresses(text: str) -> Iterator[Span]:
     read = indexed(text)
     yield from (match.span() for match in _streets(read))
     yield from (match.span("v") for match in _ANNOUNCED_CODE.finditer(read))
-    if _has_capitals(read):
+    if read.has_capitals:
         yield from (match.span("s" if match["s"] else 0) for match in _CODES.finditer(read))
 
 
@@ -300,16 +307,11 @@ def _streets(text: IndexedText) -> Iterator[re.Match[str]]:
         yield from matches_at(_UNIT_LAST, text, text.numbers)
     for announced in (_AT_PLACE, _BOX, _LOWER_PREFIX):
         yield from announced.finditer(text)
-    if prefixes := text.starts(_PREFIX_BEGINNINGS):
+    if prefixes := _PREFIX_WORDS.starts(text):
         yield from matches_at(_PREFIX_FIRST, text, sorted({*prefixes, *text.numbers}))
-    if _has_capitals(text):
+    if text.has_capitals:
         yield from _STREET_FIRST.finditer(text)
         if any(office in text.lowered for office in ("apo", "fpo", "dpo")):
             yield from _MILITARY.finditer(text)
-    lowered = text.lowered
-    if any(ending in lowered for ending in _LOWER_ENDINGS):
+    if any(text.lowered.endswith(_LOWER_ENDINGS, 0, start - 1) for start in text.numbers if start):
         yield from _LOWER_STREET.finditer(text)
-
-
-def _has_capitals(text: IndexedText) -> bool:
-    return text.lowered != text

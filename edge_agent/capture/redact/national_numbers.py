@@ -193,20 +193,22 @@ def _longest(text: str, groups: re.Match[str], shapes: list[str]) -> Iterator[Sp
             return
 
 
+_WITH_FORM = tuple(number for number in NATIONAL_NUMBERS if number.written)
+
+
 @functools.cache
 def _written() -> re.Pattern[str]:
     """Return the pattern of all forms that are found without a word; the group's number tells which it is."""
-    forms = (f"({number.written})" for number in NATIONAL_NUMBERS if number.written)
+    forms = (f"({number.written})" for number in _WITH_FORM)
     return re.compile(rf"(?<![\w.,/+-])(?=[0-9A-Z])(?=(?:{'|'.join(forms)})(?![\w/-]))")
 
 
 def find_written_national_numbers(text: str) -> Iterator[Span]:
     """Find numbers of a form that little else has, whose check digits are right."""
-    with_form = [number for number in NATIONAL_NUMBERS if number.written]
     end = 0
     for match in _written().finditer(text):
         # Forms of several countries may begin here; the pattern finds the first, the others are tried one by one.
-        for number, form in zip(with_form, _forms(), strict=True):
+        for number, form in zip(_WITH_FORM, _forms(), strict=True):
             found = form.match(text, match.start())
             if found and found.start() >= end and accepts(number, found[0]):
                 end = found.end()
@@ -216,7 +218,7 @@ def find_written_national_numbers(text: str) -> Iterator[Span]:
 
 @functools.cache
 def _forms() -> tuple[re.Pattern[str], ...]:
-    return tuple(re.compile(rf"(?:{number.written})(?![\w/-])") for number in NATIONAL_NUMBERS if number.written)
+    return tuple(re.compile(rf"(?:{number.written})(?![\w/-])") for number in _WITH_FORM)
 
 
 def accepts(number: NationalNumber, written: str) -> bool:

@@ -35,6 +35,7 @@ DATES = (
         rf"(?i)(?P<d>\d(?<!\w\d)\d?)(?:st|nd|rd|th|\.|er|º)? (?:of |de )?(?:{_MONTHS})\.?,? (?:de )?(?P<y>\d{{4}})\b"
     ),
 )
+_DATE_DIGITS_MAX = 8
 _YEAR = re.compile(r"(?:19|20)\d\d\b")
 _MONTH_AND_DAY = re.compile(rf"(?i)\b(?:{_MONTHS})\.? (?P<d>\d{{1,2}})(?:st|nd|rd|th)?,? \Z")
 _IN_ONE_PIECE = re.compile(r"(?P<d>\d(?<![\w.,/-]\d)\d)(?P<m>\d{2})(?P<y>(?:19|20)?\d{2})(?![\w/-])")
@@ -128,10 +129,11 @@ def _find_written(text: str) -> Iterator[Span]:
     for digits in _DIGITS.finditer(read):
         # A sign or a parenthesis may stand before them, and what stands behind them tells whether the number ends.
         begin, end = max(0, digits.start() - 3), digits.end() + 3
-        for pattern in _PHONES:
-            yield from (match.span("v") for match in pattern.finditer(read, begin, end) if _is_phone(match["v"]))
+        every = (match for pattern in _PHONES for match in pattern.finditer(read, begin, end))
+        found = {match.span("v") for match in every if _is_phone(match["v"])}
+        yield from sorted(found)
         for match in _SHORT_PHONE.finditer(read, begin, end):
-            if stands_before(_PHONE_WORD, text, match.start(), _PHONE_WORD_REACH) and _is_phone(match[0]):
+            if match.span() not in found and _is_phone(match[0]) and _is_announced_phone(text, match.start()):
                 yield match.span()
 
 
@@ -141,8 +143,12 @@ def _without_extensions(text: str) -> str:
 
 
 def _is_phone(number: str) -> bool:
-    digits = sum(char.isdigit() for char in number)
-    return 6 <= digits <= 15 and not is_written_date(number)
+    digits = sum(map(str.isdigit, number))
+    return 6 <= digits <= 15 and (digits > _DATE_DIGITS_MAX or not is_written_date(number))
+
+
+def _is_announced_phone(text: str, start: int) -> bool:
+    return stands_before(_PHONE_WORD, text, start, _PHONE_WORD_REACH)
 
 
 _CANDIDATE = re.compile(r"[(+\d](?<![\w.,:/-].)(?:[ .\-/()]{0,2}\d){5,14}(?![\w]|[.,]\d)")

@@ -25,7 +25,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edge_agent.engine.job_requests import own_questions
 from edge_agent.engine.memory_cap import MemoryNeed
 from edge_agent.engine.protocol import (
     AskedQuestion,
@@ -36,6 +35,7 @@ from edge_agent.engine.protocol import (
     JobResult,
     LoadRequest,
     TextChunk,
+    own_questions,
 )
 from edge_agent.engine.runtimes import (
     cancellation_report,
@@ -45,8 +45,8 @@ from edge_agent.engine.runtimes import (
     unlimited_memory,
 )
 from edge_agent.errors import ModelFailed, ModelLoadFailed
+from edge_agent.formats.calibration import tag_types
 from edge_agent.formats.manifest import LABEL_KINDS, SCORED_KINDS, Manifest
-from edge_agent.formats.redaction_section import tag_types
 
 VECTOR_LENGTH = 8
 _VARY = "!vary"

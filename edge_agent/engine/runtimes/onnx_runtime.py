@@ -23,9 +23,8 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
-from edge_agent.engine.job_requests import own_questions
 from edge_agent.engine.memory_cap import MemoryNeed
-from edge_agent.engine.protocol import Event, JobRequest, JobResult, LoadRequest
+from edge_agent.engine.protocol import Event, JobRequest, JobResult, LoadRequest, own_questions
 from edge_agent.engine.runtimes import (
     cancellation_report,
     check_input_length,

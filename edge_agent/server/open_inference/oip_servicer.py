@@ -22,8 +22,8 @@ from edge_agent.errors import (
     WrongTaskKind,
     from_wire,
 )
-from edge_agent.metrics.answer_counts import UNKNOWN_TASK
-from edge_agent.server import callers, finished_answers
+from edge_agent.metrics.metric_catalogue import UNKNOWN_TASK
+from edge_agent.server import finished_answers, roles
 from edge_agent.server.admission_control import AdmissionControl, CallSlot
 from edge_agent.server.inference import InferenceDependencies, InferenceServicer
 from edge_agent.server.open_inference import oip_requests, oip_tensors
@@ -127,7 +127,7 @@ class OpenInferenceServicer:
     async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: CallContext) -> None:
         """Answer one request after the other; report failures in the stream, unless the caller wants statuses."""
         statuses_wanted = STATUSES_WANTED in tuple(context.invocation_metadata() or ())
-        with self._dialogues.place(callers.current_caller.get().account):
+        with self._dialogues.place(roles.current_caller.get().account):
             async with contextlib.aclosing(self._dialogues.each(requests)) as each:
                 async for request in each:
                     try:

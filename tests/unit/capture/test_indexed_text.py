@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_agent.capture.redact import RuleGate, addresses, announced_values
-from edge_agent.capture.redact.builtin_rules import GATES
+from edge_agent.capture.redact import addresses, builtin_rules
+from edge_agent.capture.redact.builtin_rules import RULES
 from edge_agent.capture.redact.indexed_text import (
     AnnouncedPattern,
     IndexedText,
@@ -26,9 +26,21 @@ from edge_agent.capture.redact.national_numbers import announcers
 
 ROWS = (Path(__file__).parents[2] / "data" / "redaction.jsonl").read_text(encoding="utf-8").splitlines()
 TEXTS = [json.loads(line)["text"] for line in ROWS]
+PIECES = (
+    *(
+        "+49 170 1234567",
+        "4111 1111 1111 1111",
+        "DE89 3704 0044 0532 0130 00",
+        "RSSMRA85T10A562S",
+        "12.03.1981",
+        "1.1.80",
+    ),
+    *("3 jan 1990", "19810312-2392", "123-45-6789", "10.0.0.1", "::ffff:1.2.3.4", "2001:db8::1", "aa:bb:cc:dd:ee:ff"),
+    *("0123.4567.89ab", "ABCPE1234F", "call me on ", "my card ", "iban ", "born ", "nhs number ", " ", ", "),
+)
 PATTERNS = {
     name: pattern
-    for module in (addresses, announced_values)
+    for module in (addresses, builtin_rules)
     for name, pattern in vars(module).items()
     if isinstance(pattern, AnnouncedPattern)
 } | {"national": announcers()[0]}
@@ -55,21 +67,28 @@ def test_each_word_of_a_pattern_is_known_by_its_beginning(name: str, data: st.Da
         assert 0 in IndexedText(word + " 12").starts(pattern.beginnings), word
 
 
-@given(st.text("0123456789 ..--/()aZ+\n\u0663\u00e9", max_size=60))
-def test_a_gate_that_looks_at_clusters_of_digits_sees_all_that_the_text_holds(text: str) -> None:
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.one_of(st.sampled_from(PIECES), st.text("0123456789 .-/()aZ+:\n\u0663\u00e9", max_size=12)), max_size=8)
+)
+def test_a_rule_finds_behind_its_gate_what_it_finds_in_the_whole_text(pieces: list[str]) -> None:
     """A number is found by looking around digits as by looking at every character."""
-    for gate in (each for each in GATES if each.digits):
-        everywhere = RuleGate(gate.pattern, near=gate.near, reach=gate.reach)
-        assert everywhere.windows(IndexedText(text)) == gate.windows(IndexedText(text)), gate.pattern.pattern
+    text = IndexedText("".join(pieces))
+    for rule in (each for each in RULES if each.gate):
+        windows = rule.gate.windows(text)
+        found = {(begin + start, begin + end) for begin, stop in windows for start, end in rule.find(text[begin:stop])}
+        assert set(rule.find(text)) == found, rule.name
 
 
 def test_beginnings() -> None:
-    """Four letters, or a short word that ends there; letters that may be missing, and one of several, count both."""
-    assert {"num ", "núm ", "dob ", "do ", "d "} == beginnings(r"n[uú]m|d\.?o\.?b")
+    """Four characters, or a short word that ends there; what may be missing, and one of several, count both."""
+    assert {"num ", "núm ", "dob ", "do b", "d ob", "d o "} == beginnings(r"n[uú]m|d\.?o\.?b")
     assert {"full", "name"} == beginnings("(?:full )?name")
-    assert {"acc"} == beginnings("acc(?:oun)?t")
+    assert {"acco", "acct"} == beginnings("acc(?:oun)?t")
     assert {"ta"} == beginnings(r"ta\w{0,3}")
-    assert {"it "} == beginnings(r"it['\u2019]s")
+    assert {"ta", "tabb"} == beginnings(r"ta(?:[^b]|bb)")
+    assert {"no "} == beginnings(r"no\b\.?x")
+    assert {"it s"} == beginnings(r"it['\u2019]s")
     assert {"box"} == beginnings("box", whole=False)
     with pytest.raises(ValueError, match="no letter"):
         beginnings("[^a]b")

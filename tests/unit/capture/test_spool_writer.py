@@ -11,9 +11,8 @@ from concurrent.futures import Future
 import pytest
 
 from edge_agent.capture.capture_values import ReviewCursor, ReviewFilter, SpoolWorkerDependencies
-from edge_agent.capture.example_capture import ExampleCapture
+from edge_agent.capture.example_capture import STALLED_SECONDS_MAX, ExampleCapture
 from edge_agent.capture.person_erasure import AnswerErasure
-from edge_agent.capture.spool_calls import STALLED_SECONDS_MAX
 from edge_agent.capture.spool_worker import SpoolWorker
 from edge_agent.capture.spool_writer import JOBS_MAX, CaptureLimits, SpoolWriter
 from edge_agent.config import UpdateConfig

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from edge_agent.cli import demo, demo_questions
+from edge_agent.cli import demo_questions
 from edge_agent.cli.demo_questions import DemoAnswer, DemoScore, LabelledMessage
 from edge_agent.client import BundleRef, Classification, Failure, Timings
 from edge_agent.errors import FileMissing, InvalidRequest
@@ -46,7 +46,7 @@ def said(*labels: str, sure: bool = False, milliseconds: float = 2.0) -> list[De
 
 def shown(manifests: list[Manifest], answers: list[list[DemoAnswer]]) -> str:
     page = io.StringIO()
-    demo.show_comparison(Console(file=page, width=120), manifests, ROWS, answers)
+    demo_questions.show_comparison(Console(file=page, width=120), manifests, ROWS, answers)
     return page.getvalue()
 
 
@@ -76,8 +76,8 @@ def test_a_sample_is_spread_and_always_the_same():
 
 def test_a_bundle_without_one_of_the_labels_is_not_compared():
     """It could not be right."""
-    assert demo.has_labels_for(manifest("pos-intent"), ROWS)
-    assert not demo.has_labels_for(manifest("pos-intent"), [*ROWS, LabelledMessage("when", "hours")])
+    assert demo_questions.has_labels_for(manifest("pos-intent"), ROWS)
+    assert not demo_questions.has_labels_for(manifest("pos-intent"), [*ROWS, LabelledMessage("when", "hours")])
 
 
 def test_the_table_marks_answers_and_names_the_models_apart():
@@ -168,7 +168,7 @@ def test_each_message_is_a_call_of_its_own():
     """The first one is asked once more before, so that no figure holds the connection's start."""
     client = Answering({"money back": ("refund", False), "how much": ("other", True), "hello": ("other", False)})
     counted: list[int] = []
-    answers = demo.classify_rows(client, "t", ROWS, counted.append)
+    answers = demo_questions.classify_rows(client, "t", ROWS, counted.append)
     assert ["money back", "money back", "how much", "hello"] == client.asked
     assert [("refund", True), ("other", False), ("other", True)] == [(each.label, each.sure) for each in answers]
     assert [1, 2, 3] == counted
@@ -177,7 +177,7 @@ def test_each_message_is_a_call_of_its_own():
 
 def test_a_refused_message_is_wrong_and_not_sure():
     """It is shown by its reason."""
-    answers = demo.classify_rows(Answering({"money back": ("refund", False)}), "t", ROWS, lambda _done: None)
+    answers = demo_questions.classify_rows(Answering({"money back": ("refund", False)}), "t", ROWS, lambda _done: None)
     assert [("refund", True), ("INPUT_TOO_LONG", False), ("INPUT_TOO_LONG", False)] == [
         (each.label, each.sure) for each in answers
     ]
@@ -189,8 +189,8 @@ def test_no_more_than_a_screen_of_answers_is_shown():
     rows = [LabelledMessage(f"message {number:03}", "refund") for number in range(100)]
     page = io.StringIO()
     answers = [said(*["refund"] * 100)]
-    demo.show_comparison(Console(file=page, width=120), [manifest("pos-intent")], rows, answers)
-    assert demo.SHOWN_ROWS == page.getvalue().count("message 0")
+    demo_questions.show_comparison(Console(file=page, width=120), [manifest("pos-intent")], rows, answers)
+    assert demo_questions.SHOWN_ROWS == page.getvalue().count("message 0")
     assert "message 084" in page.getvalue()
     assert "100% ±2" in page.getvalue()
 
@@ -199,7 +199,7 @@ def test_the_figures_fit_a_terminal_of_eighty_columns():
     """The model's description and long headings give way, and no word is broken or cut."""
     page, bundle = io.StringIO(), manifest("pos-intent-head", calibrated=True)
     answers = [said("refund", "price", "other", sure=True)]
-    demo.show_comparison(Console(file=page, width=80), [bundle], ROWS, answers)
+    demo_questions.show_comparison(Console(file=page, width=80), [bundle], ROWS, answers)
     lines = page.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     words = page.getvalue().split()

@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from edge_agent.cli import app
+from edge_agent.cli.help import UPDATE_REASONS, parse_entries, read_entries
 from edge_agent.doctor.all_checks import CHECKS
-from edge_agent.doctor.runbook import UPDATE_REASONS, parse_entries, read_entries
 from edge_agent.errors import BY_REASON
 
 UPDATES = Path(__file__).parents[3] / "docs" / "updates.md"

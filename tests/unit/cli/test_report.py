@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 from edge_agent.cli import app
 from edge_agent.cli.report import show
 from edge_agent.client import Durations, Status, TaskCounts
-from edge_agent.report.daemon_figures import usual_local_ms
 from edge_agent.report.judgement import judge_task
 from edge_agent.report.suitability import CostAssumptions
+from edge_agent.report.task_figures import usual_local_ms
 from edge_agent.v1 import admin_pb2, field_pb2, task_pb2
 from tests.support.fake_daemon import DIGEST, FakeDaemon
 from tests.support.report_figures import STATES

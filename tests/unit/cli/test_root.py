@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from edge_agent.cli import COMMANDS, OLD_NAMES, app
-from edge_agent.cli.journal_logs import SYSTEMD_RUNS, journal_advice, journal_arguments
+from edge_agent.cli.services import SYSTEMD_RUNS, journal_advice, journal_arguments
 from edge_agent.v1 import admin_pb2
 from tests.support.fake_daemon import FakeDaemon
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_agent import support_bundle
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.doctor.all_checks import CHECK_GROUPS, CheckGroup, evaluate, run_checks
 from edge_agent.doctor.findings import ProbeFailure
@@ -35,8 +36,7 @@ from edge_agent.doctor.probe_context import (
     read_stored_state,
 )
 from edge_agent.store.state_database import StateDatabase, UpdateProgress
-from edge_agent.support_bundle import diagnostic_redaction
-from edge_agent.support_bundle.support_archive import SupportSources, gather_parts
+from edge_agent.support_bundle import SupportSources, gather_parts
 from tests.support.doctor_cases import enrolled, place
 
 ROOT = Path(__file__).parents[3]
@@ -257,7 +257,7 @@ def logged_keys() -> set[str]:
 
 def test_what_our_daemons_log_is_known_to_the_bundle():
     """A new key of an event is carried by a decision: whoever adds one says so here."""
-    assert set() == {key for key in logged_keys() if not diagnostic_redaction.KEYS.fullmatch(key)}
+    assert set() == {key for key in logged_keys() if not support_bundle.EVENT_KEYS.fullmatch(key)}
 
 
 def rules(said: str) -> str:
@@ -268,7 +268,7 @@ def rules(said: str) -> str:
 @given(st.text(max_size=300))
 def test_any_line_of_a_log_becomes_one_line_that_is_no_longer_than_needed(said):
     """Whatever is written to a log: no exception, and of what is not ours only the length."""
-    carried = diagnostic_redaction.line(said, rules)
+    carried = support_bundle.redact_line(said, rules)
     assert isinstance(carried, str)
     assert len(carried) <= max(len(said) * 3, 80)
 
@@ -278,5 +278,5 @@ def test_any_line_of_a_log_becomes_one_line_that_is_no_longer_than_needed(said):
 def test_no_value_of_an_unknown_key_is_carried(event):
     """Events with keys that nobody knows: their values are replaced by lengths."""
     unknown = {f"prompt_{key}": value for key, value in event.items()}
-    carried = json.loads(diagnostic_redaction.line(json.dumps(unknown), rules))
+    carried = json.loads(support_bundle.redact_line(json.dumps(unknown), rules))
     assert all(re.fullmatch(r"\[\d+ characters left out\]", value) for value in carried.values())

@@ -7,6 +7,7 @@ import pytest
 
 from edge_agent.client import BundleRef, TaskUpdate
 from edge_agent.doctor import (
+    all_checks,
     capture_checks,
     configuration_checks,
     daemon_checks,
@@ -19,7 +20,7 @@ from edge_agent.doctor import (
     update_checks,
     uplink_checks,
 )
-from edge_agent.doctor.all_checks import CHECK_GROUPS, CHECKS, MODULES
+from edge_agent.doctor.all_checks import CHECK_GROUPS, CHECKS
 from edge_agent.doctor.capture_checks import CaptureFacts
 from edge_agent.doctor.configuration_checks import ConfigurationFacts
 from edge_agent.doctor.daemon_checks import DaemonFacts
@@ -35,6 +36,7 @@ from edge_agent.doctor.update_checks import MetadataFacts, UpdatesFacts
 from edge_agent.doctor.uplink_checks import ReportedProblem, UplinkFacts
 from tests.support.doctor_cases import DAEMON, DAY, UPLINK, file
 
+MODULES = [module for name, module in vars(all_checks).items() if name.endswith("_checks")]
 NOW = 1_790_000_000.0
 VAR = file("/var/lib", 0o755, "folder", uid=0, gid=0)
 STATE = "/var/lib/edge-agent"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edge_agent.engine.accelerator_policy import CPU, AcceleratorPolicy, DeviceSupport, candidate_devices
+from edge_agent.engine.machine_limits import CPU, AcceleratorPolicy, DeviceSupport, candidate_devices
 from edge_agent.errors import DeviceUnusable, EngineCrashed
 
 BOTH = DeviceSupport(known=("cuda", "vulkan"), built=("vulkan", "cuda"), present=("vulkan", "cuda"))

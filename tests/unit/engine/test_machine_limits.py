@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from edge_agent.engine import machine_limits
-from edge_agent.engine.accelerator_policy import DeviceSupport
 from edge_agent.engine.machine_limits import (
+    DeviceSupport,
     EngineMemoryUse,
     allowed_cores,
     available_cores,

@@ -129,7 +129,7 @@ def test_memory_is_bounded():
     """A stream holds two counts for each event, and the rows that it needs, whatever goes by."""
     stream = DriftStream()
     for number in range(REFERENCE_ROWS + 3 * WINDOW_ROWS):
-        stream = stream.after([f"{number % 7}"])
+        stream = stream.after([[f"{number % 7}"]])
         stream = stream.closed() if stream.full else stream
     assert (REFERENCE_ROWS, 0, WINDOW_ROWS, 3) == (
         stream.reference.rows, stream.window.rows, stream.last.rows, stream.windows)  # fmt: skip
@@ -140,7 +140,7 @@ def test_a_calibrated_reference_is_not_added_to():
     """What calibration saw is compared with from the first window on."""
     stream = DriftStream(EventSample(200, {"sure": 160}), calibrated=True)
     for _ in range(risk_and_drift.WINDOW_ROWS):
-        stream = stream.after([])
+        stream = stream.after([[]])
     found = stream.judged(0.1, 1)
     assert found is not None
     assert ("sure", 0.8, 0.0) == (found.event, found.before, found.now)

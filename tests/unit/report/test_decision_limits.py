@@ -2,9 +2,9 @@
 
 import pytest
 
+from edge_agent.formatting import in_days
 from edge_agent.report.judgement import judge_task
 from edge_agent.report.mode_recommendation import RecommendationReason
-from edge_agent.report.number_format import in_days
 from edge_agent.report.suitability import LABELS_NARROW_MAX, PAIRS_MIN, PRICED_MIN, CostAssumptions
 from edge_agent.report.task_figures import ComparisonCount, ConfidenceBand, LabelFigures
 from tests.support.report_figures import day, figures

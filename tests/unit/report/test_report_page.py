@@ -5,9 +5,9 @@ import re
 
 import pytest
 
+from edge_agent.formatting import amount, count, count_of, interval, milliseconds, percent
 from edge_agent.report import charts
 from edge_agent.report.judgement import SCHEMA, ReportHeader, headline, judge_task, report_json, summary_tiles
-from edge_agent.report.number_format import amount, count, counted, interval, milliseconds, percent
 from edge_agent.report.report_page import TEMPLATES, render_page
 from edge_agent.report.suitability import CostAssumptions
 from edge_agent.report.task_figures import ComparisonCount, ConfidenceBand, LabelFigures
@@ -190,7 +190,7 @@ def test_it_is_said_whose_word_counts(people, wanted, judges):
         (percent(0.034), "3.4%"),
         (percent(0.5), "50%"),
         (count(12345), "12\u202f345"),
-        (counted(1, "label"), "1 label"),
+        (count_of(1, "label"), "1 label"),
         (amount(None), "-"),
         (amount(0, "EUR"), "0.00 EUR"),
         (amount(260), "0.00026"),

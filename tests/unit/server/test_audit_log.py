@@ -20,7 +20,7 @@ from edge_agent.server.audit_log import (
     AuditLog,
     AuditTimeouts,
 )
-from edge_agent.server.callers import Caller
+from edge_agent.server.roles import Caller
 from edge_agent.v1 import admin_pb2, feedback_pb2
 from tests.support.eventually import turns
 

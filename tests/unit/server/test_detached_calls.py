@@ -12,8 +12,8 @@ import structlog
 
 from edge_agent.errors import BundleInUse, QueueFull, RequestCancelled, ShareExceeded
 from edge_agent.server.audit_log import FILE_NAME, AuditLog
-from edge_agent.server.callers import Caller
 from edge_agent.server.detached_calls import CHANGES_MAX, ChangeRunner, LatestProgress, OperatorChange, caller_left
+from edge_agent.server.roles import Caller
 from edge_agent.v1 import admin_pb2
 from tests.support.eventually import eventually, given_up, turns
 

@@ -12,10 +12,10 @@ import pytest
 from grpc_health.v1 import health_pb2 as pb
 
 from edge_agent.errors import EdgeAgentError
-from edge_agent.server import callers
-from edge_agent.server.callers import Caller
+from edge_agent.server import roles
 from edge_agent.server.error_status import code_of
 from edge_agent.server.grpc_servers import WATCHES_MAX, HealthServicer, HealthState
+from edge_agent.server.roles import Caller
 from tests.support.eventually import eventually
 
 SERVING, NOT_SERVING = pb.HealthCheckResponse.SERVING, pb.HealthCheckResponse.NOT_SERVING
@@ -52,7 +52,7 @@ class Watch:
         self.context = Context()
         if not reads:
             self.context.reads.clear()
-        callers.current_caller.set(caller)
+        roles.current_caller.set(caller)
         self.task = asyncio.create_task(self._run(servicer, service))
 
     async def _run(self, servicer: HealthServicer, service: str) -> None:

@@ -16,10 +16,9 @@ from edge_agent.errors import EdgeAgentError, ModelFailed, QueueFull, UnknownTas
 from edge_agent.refusal_log import RefusalLog
 from edge_agent.server.admission_control import RateLimiter
 from edge_agent.server.audit_log import AuditLog
-from edge_agent.server.callers import Caller
 from edge_agent.server.detached_calls import ChangeRunner
 from edge_agent.server.interceptor import CallContext, ServerInterceptor
-from edge_agent.server.roles import INFER
+from edge_agent.server.roles import INFER, Caller
 from edge_agent.v1 import inference_pb2 as pb
 from edge_agent.v1 import inference_pb2_grpc
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from convert.collect import database
+from convert.collect import derived_examples
 from convert.collect.status_folder import StatusFolder
 from convert.publish.central_keys import CentralKeys
 from edge_agent.formats import segment
@@ -101,14 +101,19 @@ def test_nothing_at_all_is_no_error(tmp_path: Path):
     central = CentralTeam(tmp_path)
     report = central.collect(tmp_path / "store")
     assert (0, 0, [], True) == (report.segments_held, report.sites, report.tasks, report.clean)
-    with database.opened(central.out / "raw", tmp_path / "spill", database.MEMORY_BYTES_MIN) as connection:
+    with derived_examples.open_database(
+        central.out / "raw", tmp_path / "spill", derived_examples.MEMORY_BYTES_MIN
+    ) as connection:
         assert [(0,)] == connection.execute("SELECT count(filename) FROM records").fetchall()
 
 
 @pytest.mark.slow
 def test_many_examples_fit_into_little_memory(tmp_path: Path):
     """Ten thousand examples within the least memory: joined, duplicates found, nothing left of what was spilt."""
-    site, central = SealingSite(tmp_path / "store"), CentralTeam(tmp_path, memory_bytes=database.MEMORY_BYTES_MIN)
+    site, central = (
+        SealingSite(tmp_path / "store"),
+        CentralTeam(tmp_path, memory_bytes=derived_examples.MEMORY_BYTES_MIN),
+    )
     for start in range(0, 10_000, 2_500):
         texts = {number: f"{number * 7919:x} {number * 104729:x} order" for number in range(start, start + 2_500)}
         made = [prediction(number, input="again and again" if number % 2 else texts[number]) for number in texts]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from convert.collect import database, derived_examples
+from convert.collect import derived_examples
 from convert.collect.collection import CollectReport
 from convert.collect.sources import FolderSource, SourceFailed
 from convert.fleet.site_registry import SiteRegistry
@@ -388,7 +388,7 @@ def test_too_little_memory_for_what_there_is_is_said(tmp_path: Path, store: Path
     with pytest.raises(InvalidRequest, match="1 MiB of memory are not enough") as caught:
         derived_examples.derive(central.out, 1024**2, lambda _: None)
     assert "--memory-mib" in caught.value.remedy
-    assert 1 == len(derived_examples.derive(central.out, database.MEMORY_BYTES_MIN, lambda _: None).tasks)
+    assert 1 == len(derived_examples.derive(central.out, derived_examples.MEMORY_BYTES_MIN, lambda _: None).tasks)
 
 
 def test_too_little_memory_is_refused(tmp_path: Path, store: Path):

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from convert.collect import database, record_files
+from convert.collect import derived_examples, record_files
 from convert.collect.record_files import RecordWriter, SegmentEntry, SegmentOrigin
 from convert.data.data_row import normalised
 from edge_agent.durable import atomic_files
@@ -150,7 +150,9 @@ def test_files_of_before_opinions_are_read(tmp_path: Path):
         pa.Table.from_batches([record_files.table([opinion(1)], SegmentOrigin(EPOCH, 2, NOW), 1)]),
         [],
     )
-    with database.opened(tmp_path / "raw", tmp_path / "spill", database.MEMORY_BYTES_MIN) as connection:
+    with derived_examples.open_database(
+        tmp_path / "raw", tmp_path / "spill", derived_examples.MEMORY_BYTES_MIN
+    ) as connection:
         found = connection.execute("SELECT type, model FROM records ORDER BY sequence, line").fetchall()
         assert 3 == len(set(connection.execute("SELECT row_id FROM records").fetchall()))
     assert [("prediction", None), ("prediction", None), ("opinion", "oracle-1")] == found
@@ -171,7 +173,9 @@ def test_answers_of_version_0_1_are_taken_apart(tmp_path: Path):
     record_files.write(
         tmp_path / "raw" / "old.parquet", pa.Table.from_pylist(old, record_files.SCHEMA).select(columns), []
     )
-    with database.opened(tmp_path / "raw", tmp_path / "spill", database.MEMORY_BYTES_MIN) as connection:
+    with derived_examples.open_database(
+        tmp_path / "raw", tmp_path / "spill", derived_examples.MEMORY_BYTES_MIN
+    ) as connection:
         query = "SELECT local_answer, confidence, threshold, sure, teacher_answer FROM records ORDER BY line"
         found = connection.execute(query).fetchall()
     assert [

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from convert.collect import minhash
-from convert.data import row_files, split_leakage
+from convert.data import row_files
 from convert.data.data_row import normalised
-from convert.data.split_leakage import NONE, SplitSketches
+from convert.data.splits import BAND_ROWS_MAX, NO_COPY, SplitSketches, copies_between
 from edge_agent.errors import InvalidRequest
 from tests.support.recipes import CALIBRATION, TEST, recipe_of, text_label
 
@@ -26,7 +26,7 @@ def text_of(number: int, words: int = 9) -> str:
 def test_a_text_with_um_before_it_is_a_near_copy():
     """The case of the audit: 20 of 23 pieces are the same, which is over 0.85."""
     assert 20 / 23 == pytest.approx(minhash.common_share(normalised(UM), normalised(BUS)))
-    assert [0, NONE] == SplitSketches([UM, "Is there a bus at night?"]).copies_of(SplitSketches([BUS])).tolist()
+    assert [0, NO_COPY] == SplitSketches([UM, "Is there a bus at night?"]).copies_of(SplitSketches([BUS])).tolist()
 
 
 def test_near_copies_are_those_that_an_exact_count_finds():
@@ -39,7 +39,7 @@ def test_near_copies_are_those_that_an_exact_count_finds():
         for _ in range(chance.randrange(5)):
             letters[chance.randrange(len(letters))] = chance.choice(string.ascii_lowercase)
         varied.append("".join(letters))
-    found = SplitSketches(varied).copies_of(SplitSketches(sources)) != NONE
+    found = SplitSketches(varied).copies_of(SplitSketches(sources)) != NO_COPY
     shares = np.array([minhash.common_share(*map(normalised, pair)) for pair in zip(varied, sources, strict=True)])
     assert found[shares >= 0.9].all()
     assert not found[shares <= 0.75].any()
@@ -50,13 +50,13 @@ def test_the_work_grows_with_the_rows():
     """A row is compared with 8 others for each of its 16 bands at most, however many begin alike."""
     same = SplitSketches([f"{'the same beginning of a text ' * 3}{number % 50}" for number in range(500)])
     pairs, _ = same._pairs(same, 0, 500)
-    assert len(pairs) <= 500 * split_leakage.BAND_ROWS_MAX * minhash.BANDS
+    assert len(pairs) <= 500 * BAND_ROWS_MAX * minhash.BANDS
 
 
 def test_every_pair_of_splits_that_must_not_know_each_other_is_counted():
     """train against calibration and test, calibration against test; importance is not looked at; examples are shown."""
     splits = {"train": [BUS, "a b c"], "importance": [BUS], "calibration": [UM], "test": [UM + "!", "no such text"]}
-    found = split_leakage.between(splits)
+    found = copies_between(splits)
     assert [("train", "calibration", 1, 1), ("train", "test", 1, 2), ("calibration", "test", 1, 2)] == [
         (each.of, each.split, each.rows, each.all_rows) for each in found
     ]
@@ -64,7 +64,7 @@ def test_every_pair_of_splits_that_must_not_know_each_other_is_counted():
         f"1 of 2 test rows (50.0%) are near duplicates of train rows, such as {UM + '!'!r} of {BUS!r}"
         == found[1].sentence()
     )
-    assert () == split_leakage.between({"calibration": [BUS]})
+    assert () == copies_between({"calibration": [BUS]})
 
 
 def rows(*texts: str) -> str:

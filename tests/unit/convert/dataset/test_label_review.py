@@ -15,7 +15,6 @@ from convert.cli import app
 from convert.dataset import label_review, label_studio
 from convert.dataset.label_review import rank, write_tasks
 from convert.dataset.selection import DatasetSelection
-from convert.encoder import ngrams
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.signed_document import format_timestamp
 from tests.support.examples import NOW, feedback, prediction
@@ -147,10 +146,10 @@ def test_the_same_rows_give_the_same_ranking() -> None:
 def test_texts_become_vectors_of_length_one() -> None:
     """Texts that share words are nearer; a text without a letter is no direction, and no text is too long."""
     texts = ["where is my parcel", "where is my packet", "open on sunday", "...", "x" * 1_000_000]
-    made = ngrams.vectors(texts)
+    made = label_review.ngram_vectors(texts)
     assert pytest.approx([1, 1, 1, 0, 1]) == np.linalg.norm(made, axis=1)
     assert made[0] @ made[1] > made[0] @ made[2] + 0.2
-    assert np.array_equal(made, ngrams.vectors(texts))
+    assert np.array_equal(made, label_review.ngram_vectors(texts))
 
 
 @pytest.mark.slow

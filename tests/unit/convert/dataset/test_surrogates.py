@@ -12,12 +12,12 @@ from faker.config import AVAILABLE_LOCALES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from convert.data.data_row import ChatMessage, DataRow, TextSpan
 from convert.dataset.surrogate_values import KINDS, NATIONAL_NUMBERS, SurrogateSource, word_of
-from convert.dataset.surrogates import FilledTexts, PlaceholderFiller, SurrogateSettings
+from convert.dataset.surrogates import FilledTexts, PlaceholderFiller, RowRedactor, SurrogateSettings
 from edge_agent.capture.redact import account_numbers, bare
 from edge_agent.capture.redact.builtin_rules import RULES
-from edge_agent.capture.redact.redactor import Redactor
-from edge_agent.capture.redact.site_detectors import site_rules
+from edge_agent.capture.redact.redactor import Redactor, compile_site_rules
 from edge_agent.errors import InvalidRequest
 
 DATA = Path(__file__).parents[3] / "data" / "redaction.jsonl"
@@ -183,7 +183,7 @@ def test_what_the_site_replaced_by_rules_of_its_own_is_a_code_or_what_it_is_told
     )
     told = filler(kinds={"LOYALTY": "LC########", "PATIENT": "name"})
     text = told.fill("k", counts, ["[LOYALTY_1] of [PATIENT_1]"], 1).texts[0]
-    site = Redactor(site_rules({"loyalty": "LC[0-9]{8}"})).start()
+    site = Redactor(compile_site_rules({"loyalty": "LC[0-9]{8}"})).start()
     assert ("[LOYALTY_1]", {}) == (site.text(text).split(" of ")[0], told.report()["fallback"])
 
 
@@ -230,3 +230,65 @@ def test_what_cannot_be_drawn_is_refused(changes: dict[str, Any], said: str):
     """The error names the nearest locale, or the kinds that there are."""
     with pytest.raises(InvalidRequest, match=said):
         filler(**changes)
+
+
+CARD = "4111 1111 1111 1111"
+MAIL = "anna.mueller@praxis-nord.de"
+
+
+def redacted(row: DataRow) -> DataRow:
+    """Redact one row that can be redacted."""
+    found = RowRedactor().redact(row)
+    assert found is not None
+    return found.row
+
+
+def test_a_value_is_replaced_by_another_one_of_its_type():
+    """Neither the card nor the address is left; what is not personal stays, and the counts name the rules."""
+    redactor = RowRedactor()
+    found = redactor.redact(DataRow(f"charge {CARD} and write to {MAIL}", "refund"))
+    assert found is not None
+    assert found.row.text.startswith("charge ")
+    assert " and write to " in found.row.text
+    assert not {CARD, MAIL} & {found.row.text[7:26], found.row.text.split()[-1]}
+    assert {"card": 1, "email": 1} == dict(found.counts)
+    assert (1, 1, 2) == (redactor.counts.rows, redactor.counts.replaced_rows, sum(redactor.counts.rules.values()))
+
+
+def test_a_row_without_values_is_unchanged():
+    """The same object comes back."""
+    row = DataRow("two kettles, article 4711", "price")
+    assert row is redacted(row)
+
+
+def test_an_answer_repeats_the_surrogate_of_the_text():
+    """Also where the answer alone would not tell what the value is."""
+    row = redacted(DataRow(f"mail {MAIL}", completion=f'{{"to": "{MAIL}"}}'))
+    assert f'{{"to": "{row.text.removeprefix("mail ")}"}}' == row.completion
+    turns = (ChatMessage("user", f"mail {MAIL}"), ChatMessage("assistant", MAIL))
+    talk = redacted(DataRow(turns[0].content, completion=MAIL, messages=turns))
+    assert [talk.text, talk.completion] == [turn.content for turn in talk.messages]
+    assert MAIL not in talk.text + talk.completion
+
+
+def test_spans_move_with_their_text():
+    """A span of a replaced value names the surrogate, and one behind it names the same words as before."""
+    text = f"mail {MAIL} about the kettle"
+    at = text.index("kettle")
+    row = redacted(DataRow(text, spans=(TextSpan(5, 5 + len(MAIL), "to"), TextSpan(at, at + 6, "item"))))
+    first, second = (row.text[span.start : span.end] for span in row.spans)
+    assert (row.text.split()[1], "kettle") == (first, second)
+    assert MAIL != first
+
+
+def test_a_span_that_ends_inside_a_value_makes_the_row_unusable():
+    """The row is left out and counted: nobody knows what the span names then."""
+    redactor = RowRedactor()
+    assert None is redactor.redact(DataRow(f"mail {MAIL}", spans=(TextSpan(0, 8, "to"),)))
+    assert 1 == redactor.counts.unusable
+
+
+def test_the_same_row_gets_the_same_surrogates():
+    """A bundle that is made again is the same bundle."""
+    row = DataRow(f"charge {CARD}")
+    assert redacted(row) == redacted(row)

@@ -10,7 +10,7 @@ import pytest
 from convert.calibrate import shared_risk
 from convert.calibrate.threshold import Risk
 from convert.data.data_row import DataRow, RowAnswer
-from convert.evaluate import paired_comparison
+from convert.evaluate import scoring
 from convert.evaluate.predictions import ServedPrediction, views
 from convert.evaluate.scoring import expected, measure, score_error
 from convert.package import golden_cases
@@ -123,10 +123,10 @@ def test_golden_cases_cover_the_answers_of_every_question():
 def test_two_versions_are_compared_question_by_question():
     """Only questions that both have, with the same answers, are compared, and p-values count them all."""
     other = [QUESTIONS[0], QUESTIONS[2] | {"labels": ["low", "high"]}]
-    assert ["intent"] == paired_comparison.common_questions(manifest().task, manifest(other).task)
+    assert ["intent"] == scoring.common_questions(manifest().task, manifest(other).task)
     rows = [row(f"t{n}", intent="refund", severity="low") for n in range(30)]
     pair = (manifest(), manifest())
-    report = paired_comparison.compare(pair, rows, [answer(0.9, 0.5)] * 30, [answer(0.1, 0.5)] * 30)
+    report = scoring.compare(pair, rows, [answer(0.9, 0.5)] * 30, [answer(0.1, 0.5)] * 30)
     assert ["accuracy", "wrong", "calibration_error"] == report["questions"]["intent"]["worse"]
     gap = report["questions"]["intent"]["differences"]["accuracy"]
     assert gap["p_value"] * 3 < gap["p_adjusted"]

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convert.clustered_statistics import mcnemar, paired_difference, share
-from convert.data.row_files import DataRow, TextSpan
-from convert.evaluate import paired_comparison
+from convert.data.data_row import DataRow, TextSpan
+from convert.evaluate import scoring
 from convert.evaluate.predictions import FoundEntity, ServedPrediction, at_one
 from convert.evaluate.scoring import FAILED, expected, is_right, latency, measure
 from convert.report import comparison
@@ -167,7 +167,7 @@ def test_latency_is_of_answers():
 
 
 def compared(rows: list[DataRow], first: list[ServedPrediction], second: list[ServedPrediction]) -> dict[str, Any]:
-    return paired_comparison.compare((AT_08, AT_08), rows, first, second)
+    return scoring.compare((AT_08, AT_08), rows, first, second)
 
 
 def test_two_bundles_are_compared_on_the_same_rows():
@@ -229,7 +229,7 @@ def test_a_version_without_a_threshold_is_never_confident():
     """Its coverage is 0 in the comparison, its realised risk unknown and not tested."""
     rows = labelled(*["price"] * 30)
     answers = [ServedPrediction("price", 0.9)] * 30
-    report = paired_comparison.compare((AT_08, manifest(CLASSIFY)), rows, answers, answers)
+    report = scoring.compare((AT_08, manifest(CLASSIFY)), rows, answers, answers)
     assert (-1.0, None) == (report["differences"]["coverage"]["value"], report["differences"]["wrong"]["p_value"])
     assert "sure" not in report["second"]
     assert "| wrong among the confident | 0.0% (0.0 to 11.6) | none | - | - |" in comparison.compared(
@@ -245,9 +245,9 @@ def test_two_embeddings_are_compared_by_cosine():
         ServedPrediction(vector=(1.0, 1.0)),
         ServedPrediction(vector=(1.0, 1.0)),
     ]
-    report = paired_comparison.compare((manifest(EMBED), manifest(EMBED)), labelled("", "", ""), first, second)
+    report = scoring.compare((manifest(EMBED), manifest(EMBED)), labelled("", "", ""), first, second)
     assert {"mean": pytest.approx((1 + math.sqrt(0.5)) / 2), "least": pytest.approx(math.sqrt(0.5))} == report["cosine"]
-    assert {} == paired_comparison.cosine(first[2:], second[2:])
+    assert {} == scoring.cosine(first[2:], second[2:])
 
 
 @given(st.lists(st.floats(-20, 0), min_size=2, max_size=9), st.floats(0.3, 5))

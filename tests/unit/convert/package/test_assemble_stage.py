@@ -8,10 +8,9 @@ import pytest
 import yaml
 
 from convert.evaluate.serving import open_bundle, quiet
-from convert.package import assemble_stage
+from convert.package import assemble_stage, bundle_assembly
 from convert.pipeline import recipe
 from convert.pipeline.stage import StageJob
-from convert.quantize import candidate_bundle
 from edge_agent.errors import FileMissing
 from edge_agent.formats.calibration import AlwaysEscalate
 
@@ -98,7 +97,7 @@ def test_a_licence_beside_the_model_is_found(job, name):
 
 def test_a_bundle_on_the_way_is_not_calibrated(job):
     """What task.yaml says of confidence does not get into a measurement: temperature 1, no threshold."""
-    made = open_bundle(candidate_bundle.bundle(job, candidate_bundle.chosen(job), job.out / "bundle"))
+    made = open_bundle(bundle_assembly.candidate_bundle(job, bundle_assembly.chosen_weights(job), job.out / "bundle"))
     assert AlwaysEscalate() == made.manifest.confidence
     assert {"weights", "tokenizer"} == set(made.paths)
     assert b"weights" == made.paths["weights"].read_bytes()
@@ -107,20 +106,22 @@ def test_a_bundle_on_the_way_is_not_calibrated(job):
 def test_the_adapter_comes_along(job):
     """What the export stage left beside the weights is part of the bundle."""
     (job.done["export"] / "adapter.gguf").write_bytes(b"lora")
-    assert {"weights", "adapter", "tokenizer"} == set(candidate_bundle.files(job, candidate_bundle.chosen(job)))
+    assert {"weights", "adapter", "tokenizer"} == set(
+        bundle_assembly.candidate_files(job, bundle_assembly.chosen_weights(job))
+    )
 
 
 def test_a_candidate_without_a_model_says_so(job):
     """A folder that was tampered with is an error that names the stage to run again."""
     (job.done["quantize"] / "candidates" / "q8" / "model.onnx").unlink()
     with pytest.raises(FileMissing, match="has no model file") as caught:
-        candidate_bundle.chosen(job)
+        bundle_assembly.chosen_weights(job)
     assert "edge-convert quantize" in caught.value.remedy
 
 
 def test_another_temperature_is_another_digest(job):
     """The same files under another temperature are another bundle for the engine, on the same weights."""
-    made = open_bundle(candidate_bundle.bundle(job, candidate_bundle.chosen(job), job.out / "bundle"))
+    made = open_bundle(bundle_assembly.candidate_bundle(job, bundle_assembly.chosen_weights(job), job.out / "bundle"))
     hot = made.at_temperature(2.0)
     assert (2.0, True) == (hot.manifest.confidence.temperature, hot.digest != made.digest)
     assert made.manifest.engine_key() == hot.manifest.engine_key()

@@ -11,7 +11,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
-from convert.data.split_leakage import NearDuplicates
+from convert.data.splits import NearDuplicates
 from convert.report import report_files
 from convert.report.markdown import markdown
 from convert.report.report_files import write_report

@@ -13,9 +13,8 @@ import tokenizers
 import torch
 import transformers
 
-from convert.data.row_files import DataRow
-from convert.decoder.scores import joint_log_probabilities
-from convert.decoder.tokens import TaskTokens, task_tokens
+from convert.data.data_row import DataRow
+from convert.decoder.label_scores import TaskTokens, joint_log_probabilities, task_tokens
 from convert.pipeline.recipe import FinetuneSection
 from convert.training import lora
 from convert.training.decoder_trainer import DecoderData, DecoderExampleEncoder, DecoderTrainer, TrainingExample

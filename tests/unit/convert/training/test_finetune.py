@@ -22,10 +22,10 @@ from transformers import (
 )
 
 from convert import training
-from convert.data.row_files import DataRow
+from convert.data.data_row import DataRow
 from convert.dataset.dataset_files import write
 from convert.dataset.selection import DatasetSelection
-from convert.decoder.tokens import task_tokens
+from convert.decoder.label_scores import task_tokens
 from convert.pipeline.recipe import FinetuneSection
 from convert.pipeline.stage import Report, StageJob
 from convert.training import lora

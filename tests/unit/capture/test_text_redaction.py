@@ -1,0 +1,203 @@
+"""Answers that wait for the redaction model: read, held, passed by the rules, or dropped and counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from edge_agent.capture.capture_values import CapturedAnswer
+from edge_agent.capture.record_builder import RecordBuilder
+from edge_agent.capture.redact.model_findings import FoundValue, ModelFindings
+from edge_agent.capture.redact.redactor import Redactor
+from edge_agent.capture.text_redaction import TRIES_MAX, RedactionDependencies, RedactionQueue
+from edge_agent.config import ExamplesConfig, RedactionConfig
+from edge_agent.errors import RedactionHeld
+from tests.support.eventually import eventually, turns
+from tests.support.site_cases import answered, config_of, manifest
+
+HOLD = RedactionConfig(task="pii")
+RULES = RedactionConfig(task="pii", without_model={"pos-intent": "rules"})
+
+
+class Finder:
+    """Finds "Anna", unless it is broken, or not to answer about a text."""
+
+    def __init__(self) -> None:
+        self.model, self.broken, self.gate = "pii@1.0.0", "", asyncio.Event()
+        self.gate.set()
+        self.asked: list[str] = []
+
+    async def find(self, texts: Iterable[str], seconds: float) -> ModelFindings:
+        await self.gate.wait()
+        texts = list(texts)
+        self.asked += texts
+        if self.broken:
+            raise RedactionHeld("the redaction model does not answer: it is gone")
+        if any("poison" in text for text in texts):
+            raise RedactionHeld("the redaction model does not read the text", permanent=True)
+        found = {text: (FoundValue(at, at + 4, "NAME"),) if (at := text.find("Anna")) >= 0 else () for text in texts}
+        return ModelFindings(found, self.model)
+
+
+class Queue(RedactionQueue):
+    """A queue that runs, with what it has stored."""
+
+    def __init__(self, finder: Finder, config: RedactionConfig = HOLD, **limits: int) -> None:
+        self.stored: list[CapturedAnswer] = []
+        self.now = 0.0
+        settings = ExamplesConfig(**limits)
+        reader = RedactionDependencies(finder.find, lambda: finder.model)
+        super().__init__(reader, config, settings, self.stored.append, self._turn, lambda: self.now)
+
+    async def _turn(self, seconds: float) -> None:
+        self.now += seconds
+        await turns()
+
+    async def until(self, count: int) -> None:
+        """Run until so many are stored, with nothing waiting."""
+        running = asyncio.create_task(self.run())
+        await eventually(lambda: len(self.stored) == count and not self.waiting)
+        running.cancel()
+
+
+async def test_an_answer_is_stored_with_its_findings():
+    """The model reads the text of an answer; it is then redacted by both."""
+    queue = Queue(Finder())
+    queue.put(answered(1, text="Anna wants a refund"))
+    await queue.until(1)
+    assert queue.stored[0].findings is not None
+    builder = RecordBuilder(config_of(Path()).examples, "site-1", Redactor(), HOLD)
+    assert b"Anna" not in builder.build_prediction(queue.stored[0], 0.0).record
+    assert {"read_by_model": 1} == queue.counts
+
+
+async def test_the_texts_of_an_answer_are_read_too():
+    """A text that a model wrote, and every value and key of a record, are read besides the input."""
+    finder = Finder()
+    queue = Queue(finder)
+    queue.put(answered(1, manifest=manifest("talk"), local_answer="Dear Anna", text="write", scores=()))
+    queue.put(answered(2, manifest=manifest("visit"), local_answer='{"DRUG": ["x"]}', text="see", scores=()))
+    await queue.until(2)
+    assert {"write", "Dear Anna", "see", "DRUG", "DRUG: x"} == set(finder.asked)
+
+
+async def test_an_answer_waits_while_the_model_is_gone():
+    """Nothing is stored until the model answers again; the operator is told; then the answer is stored once."""
+    finder = Finder()
+    finder.broken = "gone"
+    queue = Queue(finder)
+    queue.put(answered(1, text="Anna"))
+    running = asyncio.create_task(queue.run())
+    await eventually(lambda: "it is gone" in queue.problem)
+    assert ([], 1) == (queue.stored, queue.waiting)
+    finder.broken = ""
+    await eventually(lambda: not queue.waiting)
+    assert [True] == [each.findings is not None for each in queue.stored]
+    assert "" == queue.problem
+    running.cancel()
+
+
+async def test_where_rules_suffice_an_answer_passes_by_the_rules():
+    """The policy of the task lets it pass, counted; a record builder takes it for that alone."""
+    finder = Finder()
+    finder.broken = "gone"
+    queue = Queue(finder, RULES)
+    queue.put(answered(1, text="Anna, a@example.org"))
+    await queue.until(1)
+    assert {"passed_by_rules": 1} == queue.counts
+    builder = RecordBuilder(config_of(Path()).examples, "site-1", Redactor(), RULES)
+    assert b"Anna, [EMAIL_1]" in builder.build_prediction(queue.stored[0], 0.0).record
+
+
+def test_a_record_is_not_built_from_texts_that_nobody_read():
+    """Where the site has a redaction model, an answer without findings is no record, however it came there."""
+    builder = RecordBuilder(config_of(Path()).examples, "site-1", Redactor(), HOLD)
+    with pytest.raises(RedactionHeld):
+        builder.build_prediction(answered(1), 0.0)
+
+
+async def test_an_answer_that_the_model_cannot_read_is_dropped():
+    """A text on which the model fails again and again does not stop the others; it is counted."""
+    queue = Queue(Finder())
+    queue.put(answered(1, text="poison"))
+    queue.put(answered(2, text="hi"))
+    await queue.until(1)
+    assert {"read_by_model": 1, "dropped_unredacted": 1} == queue.counts
+    assert ["p-2"] == [each.prediction_id for each in queue.stored]
+    assert TRIES_MAX > 1
+
+
+async def test_a_full_queue_drops_and_counts():
+    """What does not fit in number or bytes is dropped; the audit has twice the room."""
+    queue = Queue(Finder(), queue_examples_max=2)
+    for number in range(3):
+        queue.put(answered(number))
+    queue.put(answered(3, later="audit"))
+    assert (3, {"dropped_unredacted": 1}) == (queue.waiting, queue.counts)
+    large = Queue(Finder(), queue_bytes_max=2**16)
+    large.put(answered(1, text="x" * 32_000))
+    large.put(answered(2, text="x" * 32_000))
+    large.put(answered(3, text="x" * 32_000))
+    assert (2, {"dropped_unredacted": 1}) == (large.waiting, large.counts)
+
+
+async def test_a_cancelled_worker_puts_its_answer_back():
+    """A component that restarts loses no answer: what was under way waits again, and is read once."""
+    finder = Finder()
+    finder.gate.clear()
+    queue = Queue(finder)
+    queue.put(answered(1))
+    running = asyncio.create_task(queue.run())
+    await eventually(lambda: not queue._queue)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert 1 == queue.waiting
+    finder.gate.set()
+    await queue.until(1)
+    assert 1 == len(queue.stored)
+
+
+async def test_at_the_end_what_can_be_read_is_stored():
+    """A daemon that stops lets the model read what waits; what it cannot read is dropped and counted."""
+    queue = Queue(Finder())
+    queue.put(answered(1))
+    await queue.finish()
+    assert (1, 0) == (len(queue.stored), queue.waiting)
+    stuck = Queue(finder := Finder())
+    finder.gate.clear()
+    stuck.put(answered(1))
+    await stuck.finish(seconds_max=0.0)
+    assert ([], {"dropped_unredacted": 1}) == (stuck.stored, stuck.counts)
+
+
+async def test_a_slow_model_is_reported():
+    """An answer that has waited for half a minute is reported, with the time."""
+    finder = Finder()
+    finder.gate.clear()
+    queue = Queue(finder)
+    queue.put(answered(1))
+    assert "" == queue.problem
+    queue.now = 31.0
+    assert "the oldest has waited 31 s" in queue.problem
+
+
+async def test_what_waits_can_be_erased_also_while_the_model_is_asked():
+    """Answers that concern somebody are dropped from the queue and from the workers' hands; the others are stored."""
+    finder = Finder()
+    finder.broken = "gone"
+    queue = Queue(finder)
+    for number, text in enumerate(("Anna", "Bo", "Anna again", "Anna too", "Cy")):
+        queue.put(answered(number, text=text))
+    running = asyncio.create_task(queue.run())
+    await eventually(lambda: queue.held_because != "")
+    assert 3 == queue.erase(lambda each: "Anna" in each.text, dry_run=True)
+    assert 5 == queue.waiting
+    assert 3 == queue.erase(lambda each: "Anna" in each.text)
+    finder.broken = ""
+    await eventually(lambda: not queue.waiting)
+    assert ["p-1", "p-4"] == sorted(each.prediction_id for each in queue.stored)
+    assert 3 == queue.counts["erased_unredacted"]
+    running.cancel()

@@ -1,0 +1,85 @@
+"""The readiness protocol, heard at a real socket."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edge_agent.supervision import announce_stop, notify_systemd, ping_watchdog, watchdog_seconds
+
+
+@pytest.fixture(params=["path", "abstract"])
+def heard(request, tmp_path: Path) -> Iterator[tuple[str, socket.socket]]:
+    """Listen where systemd would; return the address as the environment names it, and the socket."""
+    address = str(tmp_path / "notify_systemd") if request.param == "path" else f"@{tmp_path}/notify_systemd"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(address.replace("@", "\0", 1))
+        listening.settimeout(10)
+        yield address, listening
+
+
+def test_states_arrive(heard):
+    """Each state arrives as one datagram, at a path and at an abstract address."""
+    address, listening = heard
+    for state in ("READY=1", "STATUS=1 task is loading\nWATCHDOG=1", "STATUS=größer"):
+        assert notify_systemd(state, {"NOTIFY_SOCKET": address})
+        assert state.encode() == listening.recv(4096)
+
+
+@pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": ""}])
+def test_outside_systemd_nothing_is_said(environ):
+    """Without a socket in the environment nothing is sent."""
+    assert not notify_systemd("READY=1", environ)
+
+
+@pytest.mark.parametrize("name", ["missing", "x" * 200])
+def test_nobody_listening_is_no_error(tmp_path, name):
+    """A socket that is gone, or an address that cannot be one, is said and not raised."""
+    assert not notify_systemd("READY=1", {"NOTIFY_SOCKET": str(tmp_path / name)})
+
+
+@pytest.mark.parametrize(
+    ("environ", "seconds"),
+    [
+        ({}, 0.0),
+        ({"WATCHDOG_USEC": "60000000"}, 60.0),
+        ({"WATCHDOG_USEC": "60000000", "WATCHDOG_PID": str(os.getpid())}, 60.0),
+        ({"WATCHDOG_USEC": "60000000", "WATCHDOG_PID": "1"}, 0.0),
+        ({"WATCHDOG_USEC": "soon"}, 0.0),
+    ],
+)
+def test_the_watchdog_is_this_process_s_or_nobody_s(environ, seconds):
+    """A time counts that is a number and meant for this process."""
+    assert seconds == watchdog_seconds(environ)
+
+
+async def test_pings_stop_with_the_proof(heard):
+    """Each look that finds everything at work sends one ping, four in the unit's time; others send none."""
+    address, listening = heard
+    answers, pauses = iter([True, False, True]), []
+
+    def works(pause):
+        pauses.append(pause)
+        return next(answers)
+
+    with pytest.raises(RuntimeError):  # the third look was the last
+        await ping_watchdog(works, {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "40000"})
+    assert 4 * [0.01] == pauses
+    listening.settimeout(0)
+    assert 2 * [b"WATCHDOG=1"] == [listening.recv(100), listening.recv(100)]
+    with pytest.raises(BlockingIOError):
+        listening.recv(100)
+
+
+async def test_without_a_watchdog_nobody_looks():
+    """Outside a unit with WatchdogSec= no engine is asked anything."""
+    await ping_watchdog(lambda _: pytest.fail("it looked"), {})
+
+
+def test_the_end_may_take_as_long_as_calls_do(heard):
+    """systemd is told how long the end may take, in microseconds."""
+    address, listening = heard
+    announce_stop(30.5, {"NOTIFY_SOCKET": address})
+    assert [b"STOPPING=1", b"EXTEND_TIMEOUT_USEC=30500000"] == [listening.recv(4096), listening.recv(4096)]

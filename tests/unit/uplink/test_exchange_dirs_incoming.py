@@ -1,0 +1,176 @@
+"""A blob on its way, and the folder that it comes into."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edge_agent.errors import DiskFull, ExchangeDirUnusable, HashMismatch
+from edge_agent.formats.repository_metadata import MetadataSet
+from edge_agent.uplink.exchange_dirs import BlobDownload, IncomingDir
+from tests.support.update_cases import CHUNK, Repository, rubbish, sha256
+
+BLOB = rubbish(3 * CHUNK + 100)
+NAME = sha256(BLOB)
+
+
+@pytest.fixture
+def incoming(tmp_path: Path) -> IncomingDir:
+    """Return an empty folder."""
+    made = IncomingDir(tmp_path / "incoming")
+    made.prepare()
+    return made
+
+
+def begun(incoming: IncomingDir, blob: bytes = BLOB) -> BlobDownload:
+    """Begin a blob, or go on with it."""
+    return incoming.begin(NAME, len(blob), CHUNK)
+
+
+@pytest.mark.parametrize("came", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, len(BLOB)])
+def test_after_a_kill_whole_chunks_are_kept(incoming: IncomingDir, came: int):
+    """Whatever had come, at most a chunk comes again, and the blob is the right one in the end."""
+    first = begun(incoming)
+    first.take(BLOB[:came])
+    first.close()
+    again = begun(incoming)
+    assert came - CHUNK < again.have <= came
+    assert 0 == again.have % CHUNK
+    assert again.resumed == (again.have > 0)
+    while again.missing():
+        again.take(BLOB[again.have : again.have + again.missing()])
+        again.sync()
+    again.finish()
+    assert {NAME: len(BLOB)} == incoming.sizes()
+    assert incoming.holds(NAME)
+    assert 0o640 == (incoming.blobs / NAME).stat().st_mode & 0o777
+
+
+def test_a_request_ends_where_a_chunk_does(incoming: IncomingDir):
+    """After a cut within a chunk the next request asks for the rest of it; the last one for the rest of the blob."""
+    arriving = begun(incoming)
+    assert CHUNK == arriving.missing()
+    arriving.take(BLOB[:100])
+    assert CHUNK - 100 == arriving.missing()
+    arriving.take(BLOB[100 : 3 * CHUNK])
+    assert 100 == arriving.missing()
+    arriving.close()
+
+
+def test_other_bytes_leave_nothing(incoming: IncomingDir):
+    """They are dropped when the last one is there, and what is kept has its own name only."""
+    arriving = begun(incoming)
+    arriving.take(BLOB[:-1] + b"?")
+    with pytest.raises(HashMismatch, match=NAME):
+        arriving.finish()
+    assert arriving.closed
+    assert [] == list(incoming.blobs.iterdir())
+
+
+def test_what_is_longer_than_wanted_begins_anew(incoming: IncomingDir):
+    """As after the daemon asked for another size under the same name."""
+    (incoming.blobs / f".{NAME}.partial").write_bytes(rubbish(10 * CHUNK))
+    assert 0 == begun(incoming).have
+
+
+def test_an_empty_blob_is_there_at_once(incoming: IncomingDir):
+    """Nothing is missing of it."""
+    arriving = BlobDownload(incoming.blobs, sha256(b""), 0, CHUNK)
+    assert 0 == arriving.missing()
+    arriving.finish()
+    assert {sha256(b""): 0} == incoming.sizes()
+
+
+def test_room_is_taken_before_the_first_byte(incoming: IncomingDir):
+    """To the end of the blob; the file's length stays what has come."""
+    arriving = incoming.begin(NAME, 10 * 2**20, CHUNK)
+    arriving.take_room(0)
+    about = (incoming.blobs / f".{NAME}.partial").stat()
+    assert (0, True) == (about.st_size, about.st_blocks * 512 >= 10 * 2**20)
+    arriving.take_room(2**62)
+    arriving.close()
+
+
+def test_a_blob_without_room_is_refused_with_the_numbers(incoming: IncomingDir):
+    """Larger than the disk, or with less left for everything else than is reserved; what has come stays."""
+    for size, reserve in ((2**60, 0), (len(BLOB), 2**60)):
+        arriving = incoming.begin(NAME, size, CHUNK)
+        with pytest.raises(DiskFull, match=str(reserve)) as caught:
+            arriving.take_room(reserve)
+        assert "disk_reserve_bytes" in caught.value.remedy
+        arriving.close()
+
+
+def test_a_link_is_not_followed(incoming: IncomingDir, tmp_path: Path):
+    """Neither out of the folder nor into it."""
+    target = tmp_path / "target"
+    target.write_bytes(b"private")
+    (incoming.blobs / f".{NAME}.partial").symlink_to(target)
+    with pytest.raises(ExchangeDirUnusable):
+        begun(incoming)
+    assert b"private" == target.read_bytes()
+    assert {} == incoming.sizes()
+
+
+def released(repository: Repository) -> MetadataSet:
+    """Return what was published last."""
+    files = {key.removeprefix("metadata/"): raw for key, raw in repository.release().items() if "metadata" in key}
+    return MetadataSet(files.pop("timestamp.json"), files, sha256(repository.plan), repository.plan)
+
+
+def test_the_set_before_stays_for_a_reader_in_the_middle_of_it(incoming: IncomingDir):
+    """Of three sets the oldest is gone; roots stay, and so does nothing half written."""
+    repository, before = Repository(), None
+    incoming.keep_root(1, repository.objects["metadata/1.root.json"])
+    (incoming.folder / "metadata" / ".9.targets.json.partial").write_bytes(b"half")
+    for _ in range(3):
+        repository.publish()
+        release = released(repository)
+        incoming.adopt(release, before)
+        before = incoming.release()
+        assert before == release
+    names = {path.name for path in (incoming.folder / "metadata").iterdir()}
+    sets = {f"{number}.{role}.json" for number in (2, 3) for role in ("snapshot", "targets", "plan")}
+    assert {"1.root.json", "timestamp.json", *sets} == names
+
+
+@pytest.mark.parametrize(
+    "gone", ["metadata/1.snapshot.json", "metadata/1.targets.json", "metadata/1.plan.json", "plan"]
+)
+def test_metadata_that_is_not_all_there_is_none(incoming: IncomingDir, gone: str):
+    """A file that is missing, or another one: it has to come anew."""
+    repository = Repository()
+    repository.publish()
+    release = released(repository)
+    incoming.adopt(release, None)
+    path = incoming.folder / (f"blobs/{release.plan_sha256}" if gone == "plan" else gone)
+    path.write_bytes(b"{}")
+    assert incoming.release() is None
+    path.unlink()
+    assert incoming.release() is None
+
+
+def test_roots_are_counted_without_a_gap(incoming: IncomingDir):
+    """From the oldest one that is here: what comes after a gap is asked for again."""
+    assert 0 == incoming.newest_root()
+    for version in (4, 5, 6, 8):
+        incoming.keep_root(version, b"{}")
+    assert 6 == incoming.newest_root()
+
+
+def test_only_blobs_that_nobody_wants_are_removed(incoming: IncomingDir):
+    """Whole and begun ones; files that are none stay."""
+    other = sha256(b"other")
+    for name in (NAME, f".{NAME}.partial", other, f".{other}.partial", "README", ".hidden"):
+        (incoming.blobs / name).write_bytes(b"x")
+    incoming.keep_blobs({NAME})
+    assert {NAME, f".{NAME}.partial", "README", ".hidden"} == {path.name for path in incoming.blobs.iterdir()}
+    assert (1, 0) == (incoming.begun(NAME), incoming.begun(other))
+
+
+def test_a_blob_that_rots_is_removed_when_it_is_read(incoming: IncomingDir):
+    """So that it comes anew."""
+    (incoming.blobs / NAME).write_bytes(BLOB[:-1] + b"?")
+    assert not incoming.holds(NAME)
+    assert {} == incoming.sizes()
