@@ -91,18 +91,19 @@ def _archives() -> None:
 
 
 def _models() -> None:
+    from convert.encoder import bert_graph  # noqa: PLC0415
     from tests.support import bert_onnx, tiny_decoder, tiny_gguf  # noqa: PLC0415
     from tests.support.fuzz.engines import gguf_heads  # noqa: PLC0415
 
     _write("gguf-head", *gguf_heads())
-    shape = bert_onnx.Config(bert_onnx.TINY.vocabulary, hidden=8, layers=1, heads=2, intermediate=8, positions=64)
+    shape = bert_graph.Config(bert_onnx.TINY.vocabulary, hidden=8, layers=1, heads=2, intermediate=8, positions=64)
     graph = bert_onnx.build(shape, bert_onnx.random_weights(shape, outputs=2), "classify")
     _write("onnx-graph", graph)
     _write("onnx-engine", graph)
     _write("tokenizer", bert_onnx.tiny_tokenizer())
     with tempfile.TemporaryDirectory() as path:
         model = tiny_decoder.model(layers=1, hidden=8, heads=1, shared=1)
-        _write("gguf-engine", tiny_gguf.write(Path(path) / "tiny.gguf", model).read_bytes())
+        _write("gguf-engine", tiny_gguf.write_model(Path(path) / "tiny.gguf", model).read_bytes())
 
 
 if __name__ == "__main__":
