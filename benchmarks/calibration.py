@@ -29,9 +29,9 @@ from benchmarks.shapes import SHAPES, Draws, from_the_strictest, with_start
 from benchmarks.shapes import measure as measure_shape
 from convert.calibrate.threshold import Risk
 from convert.encoder import logistic_regression
-from convert.evaluate import predict
 from convert.evaluate.predictions import matrix
 from convert.evaluate.scoring import vectors
+from convert.evaluate.serving import predict
 from edge_agent import logs
 from edge_agent.config import LogConfig
 from tests.support import bert_onnx, models

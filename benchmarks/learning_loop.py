@@ -41,9 +41,9 @@ from scipy import stats
 from benchmarks.bars import Bar
 from convert.calibrate import calibrate
 from convert.calibrate.threshold import Risk
-from convert.data.row_files import DataRow, equally_likely, read_for
-from convert.evaluate import predict
-from convert.evaluate.serving import open_bundle
+from convert.data.data_row import DataRow
+from convert.data.row_files import equally_likely, read_for
+from convert.evaluate.serving import open_bundle, predict
 from convert.package.bundle_assembly import AssembleRequest, assemble
 from edge_agent.client import CallFailed, Classification, ReviewAudit, ReviewClient
 from edge_agent.formats.calibration import Threshold

@@ -26,7 +26,7 @@ SITES, SEED = 10_000, 6
 NIGHT = SwitchWindow(start="22:00", end="05:00")
 ERRORS: Harm = "errors in probation"
 WRONG: Harm = "seen by people only"
-ADAPTER_BYTES, MODEL_BYTES = 1_800_000, 94_000_000
+MODEL_BYTES = 94_000_000
 REACTIONS = (0.0, 1.0, 4.0, 8.0, 12.0, 24.0, 48.0)
 
 GOOD = Scenario("six days", SIX_DAYS)

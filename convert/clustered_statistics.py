@@ -47,30 +47,27 @@ def family_numbers(families: Sequence[str]) -> Numbers:
     return np.unique(np.array(families, dtype=object).astype(str), return_inverse=True)[1].astype(np.int64)
 
 
-def clustered_share(right: Sequence[bool] | npt.NDArray[np.bool_], families: Numbers, level: float = LEVEL) -> Interval:
+def clustered_share(right: Sequence[bool] | npt.NDArray[np.bool_], families: Numbers) -> Interval:
     """Return the share of right answers with its interval, valid if rows of a family are right or wrong together.
 
     Args:
         right: [rows].
         families: [rows], as `family_numbers` gives them.
-        level: of the interval.
     """
     flags = np.asarray(right, dtype=np.int64)
     sizes, there = _sizes(families)
-    return share_of_families(
-        list(zip(np.bincount(families, flags)[there].astype(int).tolist(), sizes, strict=True)), level
-    )
+    return share_of_families(list(zip(np.bincount(families, flags)[there].astype(int).tolist(), sizes, strict=True)))
 
 
-def clustered_difference(differences: Numbers, families: Numbers, level: float = LEVEL) -> Interval:
+def clustered_difference(differences: Numbers, families: Numbers) -> Interval:
     """Return the mean of differences between two systems on the same rows, each 1, 0 or -1, with its interval."""
     rows, gained, lost = len(differences), int((differences > 0).sum()), int((differences < 0).sum())
     if not rows or _are_alone(families):
-        return paired_difference(lost, gained, rows, level)
+        return paired_difference(lost, gained, rows)
     sizes, there = _sizes(families)
     sums = np.bincount(families, differences)[there].tolist()
-    count = independent_rows(sizes, sums, float(gained + lost), (-1.0, 1.0), level)
-    return paired_difference(lost * count / rows, gained * count / rows, count, level)
+    count = independent_rows(sizes, sums, float(gained + lost), (-1.0, 1.0))
+    return paired_difference(lost * count / rows, gained * count / rows, count)
 
 
 def paired_p_value(differences: Numbers, families: Numbers) -> float:
@@ -143,14 +140,14 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return float(stats.binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
 
 
-def paired_difference(only_first: float, only_second: float, rows: float, level: float = LEVEL) -> Interval:
+def paired_difference(only_first: float, only_second: float, rows: float) -> Interval:
     """Return by how much the second system's share of right answers is higher, on the same rows."""
     if not rows:
-        return Interval(math.nan, -1.0, 1.0, level)
+        return Interval(math.nan, -1.0, 1.0)
     gained, lost = (only_second + 1) / (rows + 2), (only_first + 1) / (rows + 2)
     middle = gained - lost
-    half = float(stats.norm.ppf((1 + level) / 2)) * math.sqrt((gained + lost - middle**2) / (rows + 2))
-    return Interval((only_second - only_first) / rows, max(-1.0, middle - half), min(1.0, middle + half), level)
+    half = float(stats.norm.ppf((1 + LEVEL) / 2)) * math.sqrt((gained + lost - middle**2) / (rows + 2))
+    return Interval((only_second - only_first) / rows, max(-1.0, middle - half), min(1.0, middle + half))
 
 
 def _are_alone(families: Numbers) -> bool:

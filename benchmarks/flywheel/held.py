@@ -16,8 +16,8 @@ from benchmarks.flywheel.loop import FIGURES_NAME, UNSEEN_NAME, WORK, Loop, Size
 from benchmarks.flywheel.screen import Screen
 from benchmarks.resampling import Population, broken_max, resample
 from convert.calibrate.threshold import Risk
-from convert.evaluate import predict
 from convert.evaluate.predictions import matrix
+from convert.evaluate.serving import predict
 
 LOST_POINTS_MAX, LOCAL_SHARE_MIN = 1.0, 0.7
 _OPTION = "--flywheel"

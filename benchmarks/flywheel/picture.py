@@ -12,7 +12,7 @@ from matplotlib.ticker import PercentFormatter
 
 from benchmarks.flywheel.figures import BLOCK_CALLS, Block, Figures
 
-_INK, _GREY, _BLUE, _ORANGE, _GREEN = "#222222", "#9a9a9a", "#2b6cb0", "#dd6b20", "#2f855a"
+_INK, _BLUE, _ORANGE, _GREEN = "#222222", "#2b6cb0", "#dd6b20", "#2f855a"
 _SHADES = {"bootstrap": "#fdf3e7", "shadow": "#eef2f7", "hybrid": "#eaf5ee"}
 _SMOOTHED_BLOCKS = 3
 _DPI = 150

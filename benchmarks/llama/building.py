@@ -53,13 +53,13 @@ class Programs:
     bench: Path
 
 
-def programs(*, kernels: bool = False, cache: Path = CACHE) -> Programs:
+def programs(*, kernels: bool = False) -> Programs:
     """Return the programs, with the agent's kernels built in or not; the first time, that takes minutes."""
     of = hashlib.sha256(b"".join(header.read_bytes() for header in KERNELS)).hexdigest()[:8]
-    folder = cache / "-".join([gguf_export.VERSION, str(BUILD), *([of] if kernels else [])])
+    folder = CACHE / "-".join([gguf_export.VERSION, str(BUILD), *([of] if kernels else [])])
     if not folder.is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache, prefix=".build-") as name:
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE, prefix=".build-") as name:
             made = _build(Path(name), [f'-include "{header}"' for header in KERNELS] if kernels else [])
             made.replace(folder)
     return Programs(*(folder / program for program in PROGRAMS))

@@ -24,7 +24,6 @@ from edge_agent.engine.runtimes import onnx_outputs
 from edge_agent.engine.runtimes.onnx_outputs import TagColumns, find_personal
 
 COST_TOKENS, COST_ROUNDS, CLASSES = 32, 300, 8
-Floats = NDArray[np.float32]
 
 
 class BundleModel:

@@ -42,7 +42,7 @@ from convert.calibrate.redaction_cutoff import MissedTarget, calibrate_cutoff
 from convert.calibrate.threshold import Choice, Floats, Risk
 from convert.clustered_statistics import clustered_share
 from convert.data import row_files
-from convert.data.row_files import DataRow
+from convert.data.data_row import DataRow
 from convert.evaluate import quality_metrics
 from convert.evaluate.predictions import ServedPrediction
 from convert.evaluate.serving import BundleFolder, open_bundle, quiet, serve_bundles

@@ -15,7 +15,7 @@ from convert.calibrate.calibration_split import GATE_ROWS_MAX, Division, family,
 from convert.calibrate.temperature import Fit
 from convert.calibrate.threshold import Floats
 from convert.clustered_statistics import Numbers, family_numbers
-from convert.data.row_files import DataRow
+from convert.data.data_row import DataRow
 from convert.evaluate.predictions import QuestionView, ServedPrediction, matrix, views
 from convert.evaluate.scoring import is_right
 from convert.evaluate.serving import BundleFolder, ServedBundles

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from convert.calibrate import temperature
-from convert.data.row_files import DataRow
+from convert.data.data_row import DataRow
 
 TUNING_SHARE = 0.3
 TUNING_ROWS_MAX, GATE_ROWS_MAX = 500, 1000

@@ -27,13 +27,13 @@ from typing import Any, Literal
 
 from convert.calibrate.calibration_split import family, hashed
 from convert.data import row_files
-from convert.data.row_files import DataRow, TextSpan
+from convert.data.data_row import DataRow, TextSpan
 from convert.evaluate.predictions import FoundEntity
 from convert.evaluate.serving import BundleFolder, ServedBundles, serve_bundles
 from convert.evaluate.site_redaction import CPU_THREADS, SITE_RULES, redact_as_site, redaction_figures, remaining
 from convert.pipeline.stage import Progress, Report
 from edge_agent.errors import ModelLoadFailed
-from edge_agent.formats.redaction_section import MissedBound
+from edge_agent.formats.calibration import MissedBound
 from edge_agent.statistics import MissedValues, missed_log_capital, proof_rates
 
 CUTOFFS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -117,7 +117,6 @@ def choose_cutoff(
     documents: Sequence[MarkedDocument],
     missed_at: Callable[[float], Sequence[int] | None],
     target: MissedTarget,
-    cutoffs: Sequence[float] = CUTOFFS,
 ) -> CutoffChoice:
     """Test the cut-offs in turn.
 
@@ -126,13 +125,12 @@ def choose_cutoff(
         missed_at: for a cut-off the number of values that remain in each of them, [documents], as a site redacts; None
             = no site would load the bundle with it. It is asked only as far as the sequence goes.
         target: what is to be proved.
-        cutoffs: rising, fixed beforehand.
     """
     values_max, proving = limiting(documents)
     kept = [documents[place] for place in proving]
     tests: list[CutoffTest] = []
     is_open, lowest = True, dict[MissedValues, int]()
-    for cutoff in cutoffs:
+    for cutoff in CUTOFFS:
         missed = missed_at(cutoff) if is_open else None
         if missed is None:
             tests.append(CutoffTest(cutoff, 0, 1.0, "replaces harmless texts" if is_open else "not tested"))

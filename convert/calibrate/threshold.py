@@ -101,7 +101,7 @@ def choose(confidences: Floats, right: Flags, risk: Risk, grid: tuple[float, ...
     return _chosen(tuple(steps), len(confidences), risk)
 
 
-def start_of(confidences: Floats, tuning: tuple[Floats, Flags], risk: Risk, grid: tuple[float, ...] = GRID) -> float:
+def start_of(confidences: Floats, tuning: tuple[Floats, Flags], risk: Risk) -> float:
     """Return the threshold at which a test of rows with these confidences should start.
 
     For each threshold, the rows of `tuning` at or above it give a distribution of the risk (beta, with Jeffreys'
@@ -111,15 +111,14 @@ def start_of(confidences: Floats, tuning: tuple[Floats, Flags], risk: Risk, grid
         confidences: [rows] that are going to be tested; their labels are not known here.
         tuning: [other rows], confidence and whether the answer was right.
         risk: the target.
-        grid: thresholds, falling.
     """
-    rows = np.array([n for n, _ in counts(confidences, np.ones(len(confidences), np.bool_), grid)])
-    seen, wrong = np.array(counts(*tuning, grid)).T
+    rows = np.array([n for n, _ in counts(confidences, np.ones(len(confidences), np.bool_), GRID)])
+    seen, wrong = np.array(counts(*tuning, GRID)).T
     most = stats.binom.ppf(risk.delta, rows, risk.target)
     most -= stats.binom.cdf(most, rows, risk.target) > risk.delta
     chances = stats.betabinom.cdf(most, rows, wrong + 0.5, seen - wrong + 0.5)
     chances[(rows < risk.rows_min) | (seen == 0)] = 0.0
-    return grid[int(np.argmax(chances >= _START_CHANCE * chances.max()))] if chances.max() > 0 else 1.0
+    return GRID[int(np.argmax(chances >= _START_CHANCE * chances.max()))] if chances.max() > 0 else 1.0
 
 
 def _chosen(steps: tuple[Step, ...], rows: int, risk: Risk) -> Choice:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from convert.cli import dataset, progress_output
 from convert.cli.dataset import Encoder, RankLabels
-from convert.pipeline import execution
+from convert.pipeline.stage import load_module
 from convert.report.run_summary import plural
 from edge_agent.cli.terminal import EscapedTable, errors, write_exactly
 
@@ -60,7 +60,7 @@ class Command:
 
     def __post_init__(self) -> None:
         """Run the command."""
-        scopes = execution.load_module("convert.dataset.example_scope")  # needs the extra, unlike other commands
+        scopes = load_module("convert.dataset.example_scope")  # needs the extra, unlike other commands
         names = scopes.questions_of(self.collected, self.task.partition("/")[0])
         asked = [self.task] if "/" in self.task else names
         # Like `calibrate`: delta is divided among the questions of a task.
@@ -71,7 +71,7 @@ class Command:
 
     def _assess(self, task: str, delta: float) -> dict[str, Any]:
         """Assess a task, or one question; print it, or return it for JSON."""
-        assess = execution.load_module("convert.dataset.assessment")  # likewise
+        assess = load_module("convert.dataset.assessment")  # likewise
         scope = dataset.scope_of(self.version, self.site, self.since, self.until, self.new_label)
         found = assess.assess(self.collected, task, assess.Risk(self.target, delta), scope)
         labels = _ranked(self.collected, task, scope, self.encoder) if self.label_errors else None
@@ -85,11 +85,11 @@ class Command:
 
 
 def _ranked(collected: Path, task: str, scope: Any, encoder: Path | None) -> Any:
-    choice = execution.load_module("convert.dataset.selection").DatasetSelection(
+    choice = load_module("convert.dataset.selection").DatasetSelection(
         collected, task, "reviewed", shares={"all": 1.0}, scope=scope
     )
     with progress_output.bar() as advance:
-        return execution.load_module("convert.dataset.label_review").rank(choice, encoder, advance)
+        return load_module("convert.dataset.label_review").rank(choice, encoder, advance)
 
 
 def _print(console: Console, found: Any, marks: dict[int, str], rows_min: int) -> None:

@@ -17,8 +17,8 @@ from convert.cli import progress_output
 from convert.cli.keys import asking
 from convert.collect.sources import SegmentSource, open_source
 from convert.dataset.label_studio import EXPORT_BYTES_MAX, ReadReviews, read_reviews
-from convert.pipeline import execution
 from convert.pipeline.stage import Progress as Advance
+from convert.pipeline.stage import load_module
 from convert.publish import central_keys
 from convert.report.run_summary import plural
 from edge_agent.cli.terminal import Terminal, errors, write_exactly
@@ -84,7 +84,7 @@ class Command:
 
     def __post_init__(self) -> None:
         """Run the command."""
-        run = execution.load_module("convert.collect.collection")  # needs the extra, unlike other commands
+        run = load_module("convert.collect.collection")  # needs the extra, unlike other commands
         sources, exports = self._sources(), self._exports()
         reviews = [review for export in exports.values() for review in export.feedback]
         if not sources and not exports:
@@ -124,7 +124,7 @@ class Command:
                     "--redaction-bundle is for reviews from Label Studio, and none is named",
                     remedy="Name the export with --label-studio FILE; what sites send is redacted already.",
                 )
-            find = execution.load_module("convert.evaluate.site_redaction").ValueReader(self.redaction_bundle).findings
+            find = load_module("convert.evaluate.site_redaction").ValueReader(self.redaction_bundle).findings
         return {file: read_reviews(_read(file), find) for file in self.label_studio or ()}
 
     def _print(self, report: Any) -> None:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from convert.cli import progress_output
 from convert.dataset import row_formats
-from convert.pipeline import execution
+from convert.pipeline.stage import load_module
 from convert.report.run_summary import percent, plural
 from edge_agent.cli.terminal import EscapedTable, errors, say
 from edge_agent.errors import InvalidRequest
@@ -71,7 +71,7 @@ def scope_of(
     new_labels: list[str] | None = None,
 ) -> Any:
     """Return the scope that those options mean."""
-    scope = execution.load_module("convert.dataset.example_scope")  # needs the extra, unlike other commands
+    scope = load_module("convert.dataset.example_scope")  # needs the extra, unlike other commands
     days = (each.date() if each else None for each in (since, until))
     return scope.ExampleScope(version, tuple(sites or ()), *days, tuple(map(_new_label, new_labels or ())))
 
@@ -244,7 +244,7 @@ class Command:
         if self.which.value == "label-errors":
             self._ask_about_labels()
             return
-        review = execution.load_module("convert.dataset.assessment")  # needs the extra, unlike other commands
+        review = load_module("convert.dataset.assessment")  # needs the extra, unlike other commands
         asking = review.ReviewSelection(self.collected, self.task, self.which.value, self.rows_max, self._scope())
         count = review.write(asking, self.out, force=self.force)
         say(
@@ -253,10 +253,10 @@ class Command:
         )
 
     def _ask_about_labels(self) -> None:
-        choice = execution.load_module("convert.dataset.selection").DatasetSelection(
+        choice = load_module("convert.dataset.selection").DatasetSelection(
             self.collected, self.task, self.answers.value, scope=self._scope()
         )
-        review = execution.load_module("convert.dataset.label_review")
+        review = load_module("convert.dataset.label_review")
         count = review.write_tasks(_ranked(choice, self.encoder), self.out, self.rows_max, force=self.force)
         say(
             f"{plural(count, 'task')} in {self.out / review.TASKS_NAME}, the least probable label first; the"
@@ -264,7 +264,7 @@ class Command:
         )
 
     def _write(self) -> None:
-        write = execution.load_module("convert.dataset.dataset_files")  # likewise
+        write = load_module("convert.dataset.dataset_files")  # likewise
         purpose = write.purpose_of(self.form.value, self.answers.value)
         shares = _shares(self.shares)
         scope = self._scope()
@@ -327,7 +327,7 @@ def _bundles(written: Any) -> Iterator[str]:
 
 
 def _ranked(choice: Any, encoder: Path | None) -> Any:
-    review = execution.load_module("convert.dataset.label_review")
+    review = load_module("convert.dataset.label_review")
     with progress_output.bar() as advance:
         return review.rank(choice, encoder, advance)
 
@@ -336,7 +336,7 @@ def _report_label_errors(choice: Any, encoder: Path | None, out: Path) -> None:
     """Write label-errors.json beside the splits, and show the first rows."""
     found = _ranked(choice, encoder)
     if found is not None:
-        review = execution.load_module("convert.dataset.label_review")
+        review = load_module("convert.dataset.label_review")
         review.write_report(found, out / review.REPORT_NAME, LABEL_ERRORS_MAX)
         print_label_errors(found)
 

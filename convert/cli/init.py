@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from convert.cli import progress_output
-from convert.pipeline import execution
 from convert.pipeline.recipe import RECIPE_NAME
+from convert.pipeline.stage import load_module
 from convert.pipeline.task_file import TASK_NAME
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import RUNTIME_KINDS, Kind, RuntimeName
@@ -398,5 +398,5 @@ def run_setup(
     'export' in the recipe.
     """
     with progress_output.bar() as progress:
-        made = execution.load_module("convert.export.gguf_export").setup(cache, archive, progress)
+        made = load_module("convert.export.gguf_export").setup(cache, archive, progress)
     progress_output.out().print(f"llama.cpp's converter is in {made}.")

@@ -16,7 +16,7 @@ from convert.cli.collect import store_options
 from convert.dataset import lineage
 from convert.dataset.lineage import LineageUse
 from convert.fleet import accountability
-from convert.pipeline import execution
+from convert.pipeline.stage import load_module
 from convert.publish.publisher import Publisher
 from convert.publish.repository_storage import open_place
 from convert.report.run_summary import plural
@@ -79,7 +79,7 @@ def _wanted(collected: Path, records: list[str], erased: bool) -> frozenset[str]
     """Return the records that are asked for. Raises InvalidRequest."""
     wanted = _checked(records)
     if erased:
-        wanted += execution.load_module("convert.collect.collection").erased_records(collected)
+        wanted += load_module("convert.collect.collection").erased_records(collected)
     elif not wanted:
         raise InvalidRequest("no record is named", remedy="Name SITE/PREDICTION_ID, or --erased.")
     return frozenset(wanted)
@@ -141,7 +141,7 @@ def purge(
 
     Example: [bold]edge-convert privacy purge --collected collected --keep '*/*=365' --keep 'clinic-1/*=90'[/bold]
     """
-    module = execution.load_module("convert.collect.collection")  # needs the extra, unlike other commands
+    module = load_module("convert.collect.collection")  # needs the extra, unlike other commands
     rules = [module.parse_retention_rule(written) for written in keep]
     found = module.purge(collected, rules, time.time(), dry_run=True)
     if found.predictions and not dry_run:

@@ -14,7 +14,7 @@ from convert.cli import progress_output, repository_options
 from convert.cli.keys import described
 from convert.cli.repository_options import Keys, PassphraseFile, RepositoryCommand, Stage, Yes
 from convert.data import row_files
-from convert.pipeline import execution
+from convert.pipeline.stage import load_module
 from convert.publish import key_rotation, keyring, publishable_bundle, staged_change
 from convert.publish.key_rotation import KeyRotation
 from convert.publish.keyring import ANCHOR, PublicKeyFile
@@ -87,7 +87,7 @@ class PublishCommand(RepositoryCommand):
         if before is None:
             _say(f"No other version of {uploaded.signed.task} is signed, so there is nothing to compare with.")
             return
-        measuring = execution.load_module("convert.evaluate")
+        measuring = load_module("convert.evaluate")
         with tempfile.TemporaryDirectory() as made, progress_output.bar() as advance:
             first, second = Path(made, "before"), Path(made, "new")
             task = publishable_bundle.fetch(publisher.place, before.digest, first).manifest.task

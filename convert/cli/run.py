@@ -17,9 +17,11 @@ from rich.text import Text
 
 from convert.cli import progress_output
 from convert.data import row_files
+from convert.data.data_row import DataRow
 from convert.package import bundle_assembly
 from convert.pipeline import execution, recipe
 from convert.pipeline.recipe import RECIPE_NAME, DataFormat, GoldenRule, PrivacySection
+from convert.pipeline.stage import load_module
 from convert.pipeline.workspace import StageRecord
 from convert.report import comparison, markdown
 from convert.report.markdown import headline
@@ -127,7 +129,7 @@ class QuantizeCommand:
 
 
 def _quantize(source: Path, type_: str, out: Path, requantize: bool) -> None:
-    gguf = execution.load_module("convert.quantize.gguf_files")
+    gguf = load_module("convert.quantize.gguf_files")
     made = gguf.quantize(gguf.QuantizeRequest(source, out, type_, requantize=requantize))
     held = ", ".join(f"{count} {name}" for name, count in made.contents.types.items())
     said = f"Made {out}: {made.type}, {decimal(made.contents.size_bytes)}, {made.contents.bits_per_weight:.2f} bits per"
@@ -160,8 +162,8 @@ def evaluate(
     if rows is None:
         bring(what, "evaluate", again, work)
         return
-    measuring = execution.load_module("convert.evaluate")
-    bundle = execution.load_module("convert.evaluate.serving").open_bundle(what)
+    measuring = load_module("convert.evaluate")
+    bundle = load_module("convert.evaluate.serving").open_bundle(what)
     with progress_output.bar() as advance:
         report, _ = measuring.evaluate(what, _read(rows, bundle.manifest.task, format_), advance)
     _show(markdown.measured(bundle.name, report), report, as_json)
@@ -178,14 +180,14 @@ def compare(
 
     Example: [bold]edge-convert compare old/bundle new/bundle field.jsonl[/bold]
     """
-    measuring = execution.load_module("convert.evaluate")
-    task = execution.load_module("convert.evaluate.serving").open_bundle(first).manifest.task
+    measuring = load_module("convert.evaluate")
+    task = load_module("convert.evaluate.serving").open_bundle(first).manifest.task
     with progress_output.bar() as advance:
         report = measuring.compare(first, second, _read(rows, task, format_), advance)
     _show(comparison.compared(report), report, as_json)
 
 
-def _read(path: Path, task: TaskSpec, format_: DataFormat | None) -> list[row_files.DataRow]:
+def _read(path: Path, task: TaskSpec, format_: DataFormat | None) -> list[DataRow]:
     """Read rows to measure on, and warn of labels that no person gave."""
     found = row_files.read_for_task(path, task, format_)
     machine = row_files.labelled_by_machine(found)
@@ -357,15 +359,15 @@ class CalibrateCommand:
 
     def _calibrate(self, rows: Path, out: Path) -> None:
         locales = tuple(name.strip() for name in self.locale.split(","))
-        calibration = execution.load_module("convert.package.question_calibration")
+        calibration = load_module("convert.package.question_calibration")
         wanted = calibration.QuestionCalibration(
-            bundle=execution.load_module("convert.evaluate.serving").open_bundle(self.what),
+            bundle=load_module("convert.evaluate.serving").open_bundle(self.what),
             rows=rows,
             out=out,
             version=self.version,
-            risk=execution.load_module("convert.calibrate.threshold").Risk(self.target, self.delta),
+            risk=load_module("convert.calibrate.threshold").Risk(self.target, self.delta),
             questions=self.questions,
-            settings=execution.load_module("convert.calibrate").CalibrationSettings(self.floor),
+            settings=load_module("convert.calibrate").CalibrationSettings(self.floor),
             privacy=PrivacySection(golden_cases=self.golden_cases, locales=locales),
             redaction_bundle=self.redaction_bundle,
             golden_cases_min=self.golden_cases_min,

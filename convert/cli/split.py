@@ -13,9 +13,11 @@ import typer
 from convert.cli import progress_output
 from convert.data import row_files, splits
 from convert.data.data_row import DataRow
+from convert.data.row_lines import read_rows
 from convert.data.splits import write_splits
-from convert.pipeline import execution, recipe, task_file
+from convert.pipeline import recipe, task_file
 from convert.pipeline.recipe import RECIPE_NAME
+from convert.pipeline.stage import load_module
 from convert.report.run_summary import plural
 from edge_agent.cli.terminal import say
 from edge_agent.durable.atomic_files import open_private
@@ -113,13 +115,13 @@ class Command:
 
     def __post_init__(self) -> None:
         """Run the command."""
-        making = execution.load_module("convert.data.synthesis")
-        endpoint = execution.load_module("convert.data.synthesis").ChatEndpoint(self.base_url, self.key, self.model)
+        making = load_module("convert.data.synthesis")
+        endpoint = making.ChatEndpoint(self.base_url, self.key, self.model)
         if self.out.suffix != ".jsonl":
             said = f"--out {self.out}: rows are written as JSONL"
             raise InvalidRequest(said, remedy="Name a file that ends in .jsonl.")
         written = recipe.read(self.where)
-        there = row_files.read_rows(self.out, written.data.format) if self.out.is_file() else []
+        there = read_rows(self.out, written.data.format) if self.out.is_file() else []
         wanted = making.SynthesisRequest(
             self.about, self.rows, self.tokens_max, self.seed, tuple(row.text for row in there)
         )

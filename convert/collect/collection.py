@@ -343,7 +343,6 @@ def erased_records(collected: Path) -> list[str]:
         return [name for (name,) in connection.execute(_ERASED).fetchall()]
 
 
-ANY = "*"
 _RULE = re.compile(r"(?P<site>\*|[a-z0-9-]+)/(?P<task>\*|[a-z0-9-]+)=(?P<days>\d+(\.\d+)?)")
 _DUE = """
     WITH aged AS (
@@ -367,9 +366,9 @@ class RetentionRule:
     """How long the examples of a site and a task are kept."""
 
     site: str
-    """ANY = every site."""
+    """* = every site."""
     task: str
-    """ANY = every task."""
+    """* = every task."""
     days: float
 
 
@@ -399,8 +398,6 @@ def purge(
     now: float,
     *,
     dry_run: bool,
-    memory_bytes: int = derived_examples.MEMORY_BYTES_DEFAULT,
-    progress: Callable[[str], None] = lambda _: None,
 ) -> PurgeReport:
     """Delete what is older than a rule allows, and join the examples again; with `dry_run` only count.
 
@@ -409,7 +406,7 @@ def purge(
         InvalidRequest: a run of collect uses the folder, or the memory is not enough.
         OSError: a file cannot be written; files already rewritten stay so.
     """
-    folder = out / record_files.FOLDER
+    memory, folder = derived_examples.MEMORY_BYTES_DEFAULT, out / record_files.FOLDER
     if not record_files.files(folder):
         raise FileMissing(
             f"nothing is collected in {out}", remedy="Name the folder that 'edge-convert collect' writes."
@@ -417,7 +414,7 @@ def purge(
     with locked(out):
         due: dict[str, set[tuple[str, str]]] = {}
         found: dict[tuple[str, str], str] = {}
-        with derived_examples.open_database(folder, out / ".purge", memory_bytes) as connection:
+        with derived_examples.open_database(folder, out / ".purge", memory) as connection:
             for rule in rules:
                 before = datetime.fromtimestamp(now, UTC).replace(tzinfo=None) - timedelta(days=rule.days)
                 values = {"site": rule.site, "task": rule.task, "before": before}
@@ -427,7 +424,7 @@ def purge(
         records = 0
         if found and not dry_run:
             records = sum(record_files.forget(Path(filename), names) for filename, names in due.items())
-            derived_examples.derive(out, memory_bytes, progress)
+            derived_examples.derive(out, memory, lambda _: None)
     counted: dict[str, int] = {}
     for place in found.values():
         counted[place] = counted.get(place, 0) + 1

@@ -19,39 +19,22 @@ from typing import get_args
 from convert.data import imported_rows, probability_sampling, splits
 from convert.data.data_row import (
     LABEL_SOURCES,
-    LABELED_BY_CHARS_MAX,
     MACHINES,
-    ChatMessage,
     DataRow,
     LabelSource,
-    RowAnswer,
-    TextSpan,
     labels_of,
     output_names,
     rows_of,
 )
 from convert.data.probability_sampling import ProbabilitySample, RowSampling, equal_probability
-from convert.data.row_lines import LINE_BYTES_MAX, format_of, read_rows
 from convert.data.row_lines import SEE as _SEE
+from convert.data.row_lines import format_of, read_rows
 from convert.data.splits import NearDuplicates
 from convert.pipeline import task_file as tasks
 from convert.pipeline.recipe import DataFormat, Recipe, Split
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Kind, TaskSpec
 from edge_agent.formats.questions import QuestionSpec
-
-__all__ = [
-    "LABELED_BY_CHARS_MAX",
-    "LABEL_SOURCES",
-    "LINE_BYTES_MAX",
-    "MACHINES",
-    "ChatMessage",
-    "DataRow",
-    "LabelSource",
-    "RowAnswer",
-    "TextSpan",
-    "read_rows",
-]
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 MEASURED: tuple[Split, ...] = ("calibration", "test")

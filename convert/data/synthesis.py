@@ -23,7 +23,8 @@ import openai
 from pydantic import BaseModel, StringConstraints, ValidationError
 
 from convert.data import row_files
-from convert.data.row_files import DataRow, known_labels
+from convert.data.data_row import LABELED_BY_CHARS_MAX, DataRow
+from convert.data.row_files import known_labels
 from convert.pipeline import task_file as tasks
 from convert.pipeline.recipe import DataFormat, Recipe
 from convert.pipeline.stage import Progress
@@ -338,7 +339,7 @@ def _take(found: SynthesisResult, request: GenerationRequest, reply: ModelReply,
         elif not known.add(row.text):
             found.dropped["resembles an existing row"] += 1
         else:
-            by = {"label_source": "teacher", "labeled_by": found.model[: row_files.LABELED_BY_CHARS_MAX]}
+            by = {"label_source": "teacher", "labeled_by": found.model[:LABELED_BY_CHARS_MAX]}
             found.rows.append({**row.plain, "synthetic": True, "model": found.model, **by})
     found.fruitless = 0 if len(found.rows) > before else found.fruitless + 1
 

@@ -23,8 +23,8 @@ from convert.calibrate.calibration_split import TUNING_ROWS_MAX, TUNING_SHARE, d
 from convert.calibrate.temperature import ROWS_MIN
 from convert.calibrate.threshold import Risk
 from convert.clustered_statistics import Interval, share
+from convert.data.data_row import DataRow
 from convert.data.probability_sampling import RowSampling, equal_probability
-from convert.data.row_files import DataRow
 from convert.dataset import label_studio, selection
 from convert.dataset.dataset_files import made_whole
 from convert.dataset.example_scope import ExampleScope, ScopedExamples, open_examples

@@ -42,8 +42,7 @@ from convert.dataset.dataset_files import made_whole
 from convert.dataset.example_scope import open_examples
 from convert.dataset.selection import DatasetSelection
 from convert.encoder import logistic_regression
-from convert.pipeline import execution
-from convert.pipeline.stage import Progress
+from convert.pipeline.stage import Progress, load_module
 from edge_agent.durable import atomic_files
 from edge_agent.durable.atomic_files import FILE_MODE
 from edge_agent.errors import InvalidRequest
@@ -302,7 +301,7 @@ def _ranked(rows: list[LabelledExample], found: LabelErrors) -> Iterator[RankedR
 def _vectors(texts: list[str], encoder: Path | None, progress: Progress) -> npt.ArrayLike:
     if encoder is None:
         return ngram_vectors(texts)
-    embeddings = execution.load_module("convert.encoder.sentence_embeddings")
+    embeddings = load_module("convert.encoder.sentence_embeddings")
     made: npt.ArrayLike = embeddings.sentence_vectors(encoder, texts, progress)
     return made
 
@@ -327,11 +326,11 @@ def _task(row: RankedRow, task: str) -> dict[str, Any]:
 VECTOR_SIZE = 192
 TEXT_CHARACTERS_MAX = 2000
 _BUCKETS = 2**17
-_PASSES, _SPARE = 2, 16
+_PASSES, _SPARE, _SEED = 2, 16, 1
 _WORD = re.compile(r"\w+")
 
 
-def ngram_vectors(texts: Sequence[str], seed: int = 1) -> npt.NDArray[np.float64]:
+def ngram_vectors(texts: Sequence[str]) -> npt.NDArray[np.float64]:
     """Turn texts into vectors without a model: hashed pieces of words and pairs of words, weighted and reduced.
 
     Pieces of two to four letters inside words, words, and pairs of neighbouring words are counted by a hash; rare ones
@@ -343,7 +342,7 @@ def ngram_vectors(texts: Sequence[str], seed: int = 1) -> npt.NDArray[np.float64
     """
     counts = _weighed(_counted(texts))
     size = min(VECTOR_SIZE, *counts.shape)
-    return _unit(counts @ _directions(counts, size, seed))
+    return _unit(counts @ _directions(counts, size))
 
 
 def _counted(texts: Sequence[str]) -> sparse.csr_array:
@@ -373,10 +372,10 @@ def _weighed(counts: sparse.csr_array) -> sparse.csr_array:
     return sparse.csr_array(sparse.diags_array(1 / np.maximum(lengths, 1e-12)) @ weighed)
 
 
-def _directions(counts: sparse.csr_array, size: int, seed: int) -> npt.NDArray[np.float64]:
+def _directions(counts: sparse.csr_array, size: int) -> npt.NDArray[np.float64]:
     """Return [buckets, size]: about the right singular vectors of the largest singular values."""
     width = min(size + _SPARE, *counts.shape)
-    basis = np.random.default_rng(seed).standard_normal((counts.shape[1], width))
+    basis = np.random.default_rng(_SEED).standard_normal((counts.shape[1], width))
     for _ in range(_PASSES):
         basis = np.linalg.qr(counts.T @ np.linalg.qr(counts @ basis)[0])[0]
     values, turned = np.linalg.eigh((counts @ basis).T @ (counts @ basis))

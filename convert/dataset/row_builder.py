@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from convert.data.row_files import TextSpan
+from convert.data.data_row import TextSpan
 from convert.dataset import row_formats
 from convert.dataset.row_formats import CollectedExample, Format, Row
 from convert.dataset.surrogates import PlaceholderFiller, SurrogateSettings

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-from convert.data.row_files import LabelSource, TextSpan
+from convert.data.data_row import LabelSource, TextSpan
 
 Format = Literal["text-label", "text-answers", "text-spans", "prompt-completion", "messages", "preference", "unpaired"]
 FORMATS: tuple[Format, ...] = get_args(Format)

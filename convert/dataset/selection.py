@@ -23,7 +23,7 @@ from typing import Literal
 import duckdb
 
 from convert.data import splits
-from convert.data.row_files import LABELED_BY_CHARS_MAX, LabelSource
+from convert.data.data_row import LABELED_BY_CHARS_MAX, LabelSource
 from convert.dataset.example_scope import ExampleScope
 from edge_agent.errors import InvalidRequest
 

@@ -11,7 +11,7 @@ tokens, of log p(token | prompt, tokens before), over the whole vocabulary, not 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,13 +80,9 @@ BATCH_ROWS = 16
 """Prompts, or branches after one prompt, each with a copy of the cache."""
 
 LogProbabilities = npt.NDArray[np.float64]
-Done = Callable[[int], None]
-"""Called with the number of texts done."""
 
 
-def joint_log_probabilities(
-    model: Any, tokens: TaskTokens, texts: Sequence[str], done: Done = lambda _count: None
-) -> LogProbabilities:
+def joint_log_probabilities(model: Any, tokens: TaskTokens, texts: Sequence[str]) -> LogProbabilities:
     """Return [texts, labels] of a causal language model of transformers, with or without a PEFT adapter.
 
     The model is set to evaluation mode, and stays in it.
@@ -102,7 +98,6 @@ def joint_log_probabilities(
         rows = order[start : start + size]
         with torch.inference_mode():
             joint[rows] = _joint(model, tokens.tree, [prompts[row] for row in rows])
-        done(start + len(rows))
     return joint
 
 

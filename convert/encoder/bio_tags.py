@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from transformers import BatchEncoding
 
-from convert.data.row_files import TextSpan
+from convert.data.data_row import TextSpan
 from edge_agent.engine.runtimes.onnx_outputs import WordSpan, word_spans
 
 UNREAD = -100

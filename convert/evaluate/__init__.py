@@ -19,20 +19,18 @@ from pathlib import Path
 from typing import Any
 
 from convert.data import row_files, splits
-from convert.data.row_files import DataRow
+from convert.data.data_row import DataRow
 from convert.evaluate import scoring
 from convert.evaluate.batch_invariance import measure_batch_invariance
 from convert.evaluate.predictions import ServedPrediction, views
 from convert.evaluate.quality_metrics import Flags
 from convert.evaluate.scoring import entity_types, expected, measure, outcomes, summary
-from convert.evaluate.serving import BundleFolder, open_bundle, predict, quiet, serve_bundles
+from convert.evaluate.serving import BundleFolder, open_bundle, quiet, serve_bundles
 from convert.package.bundle_assembly import candidate_bundle, chosen_weights
 from convert.pipeline.recipe import Recipe, Split
 from convert.pipeline.stage import Progress, Report, StageJob
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Manifest, TaskSpec
-
-__all__ = ["compare", "evaluate", "predict", "run"]
 
 PREDICTIONS_NAME = "predictions.jsonl"
 QUALITY_NAME = "quality.json"

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convert.clustered_statistics import clustered_share, family_numbers
-from convert.data.row_files import DataRow, TextSpan
+from convert.data.data_row import DataRow, TextSpan
 from convert.evaluate import quality_metrics, site_redaction
 from convert.evaluate.predictions import FoundEntity, QuestionView, ServedPrediction, views
 from convert.evaluate.quality_metrics import AnswerOutcomes

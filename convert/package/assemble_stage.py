@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from convert.data import imported_rows, row_files
-from convert.data.data_row import labels_of, output_names
-from convert.data.row_files import SPLITS, DataRow
+from convert.data.data_row import DataRow, labels_of, output_names
+from convert.data.row_files import SPLITS
+from convert.data.row_lines import read_rows
 from convert.dataset import lineage
 from convert.dataset.lineage import LineageDocument
 from convert.evaluate import QUALITY_NAME
@@ -97,7 +98,7 @@ def _labelled(rows: list[DataRow]) -> str:
 
 def _imported(recipe: Recipe, path: Path) -> str:
     """Return what was done with rows that no site had redacted."""
-    raw = row_files.read_rows(path, recipe.data.format, text_only=True)
+    raw = read_rows(path, recipe.data.format, text_only=True)
     kind = tasks.of(recipe.path(recipe.task)).kind
     return imported_rows.sentence(raw, recipe.privacy, kind, recipe.redaction_bundle)
 
@@ -156,9 +157,7 @@ def _keep_lineage(job: StageJob, bundle: BundleFolder, origin: GoldenOrigin) -> 
     for split in row_files.SPLITS:
         if written := getattr(data, split):
             path = job.recipe.path(written)
-            records[split] = [
-                row.record for row in row_files.read_rows(path, data.format, text_only=True) if row.record
-            ]
+            records[split] = [row.record for row in read_rows(path, data.format, text_only=True) if row.record]
             files[split] = fingerprint_path(path, job.progress)
             collections |= {found} if (found := lineage.collection_of(path)) else set()
     manifest = bundle.manifest

@@ -20,7 +20,7 @@ from convert import yaml_file
 from convert.calibrate import ANYTHING, CalibrationSettings, calibrate
 from convert.calibrate.threshold import Risk
 from convert.data import row_files
-from convert.data.row_files import DataRow
+from convert.data.data_row import DataRow
 from convert.evaluate.serving import BundleFolder, open_bundle, quiet, serve_bundles
 from convert.package import bundle_assembly, golden_cases
 from convert.package.bundle_assembly import AssembledBundle, AssembleRequest

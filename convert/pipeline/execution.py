@@ -35,7 +35,6 @@ from edge_agent import __version__
 from edge_agent.errors import InvalidRequest
 from edge_agent.process_resources import resident_bytes
 
-__all__ = ["load_module"]
 _TORCH = ("torch", "transformers", "safetensors", "numpy")
 _SAMPLE_SECONDS = 0.05
 _SERVING = ("onnxruntime", "llama-cpp-python", "scipy", "numpy")

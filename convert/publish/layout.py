@@ -24,7 +24,6 @@ from edge_agent.formats.signed_document import format_timestamp
 ROOT, TARGETS, PLAN, SNAPSHOT, TIMESTAMP = "root", "targets", "plan", "snapshot", "timestamp"
 ONLINE = "online"
 """The name of the key of snapshot and timestamp."""
-ROLES = (ROOT, TARGETS, PLAN, SNAPSHOT, TIMESTAMP)
 METADATA, BLOBS = "metadata", "blobs"
 TIMESTAMP_PATH = f"{METADATA}/timestamp.json"
 ISSUED_AT = "x-edge-agent-issued-at"

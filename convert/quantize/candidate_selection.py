@@ -25,7 +25,7 @@ import numpy.typing as npt
 from convert.calibrate.calibration_split import divided
 from convert.clustered_statistics import Numbers, clustered_share, family_numbers, share
 from convert.data import row_files
-from convert.data.row_files import DataRow
+from convert.data.data_row import DataRow
 from convert.evaluate.batch_invariance import measure_batch_invariance
 from convert.evaluate.predictions import QuestionView, ServedPrediction, matrix, views
 from convert.evaluate.scoring import answered, cosine, is_right, same_answers

@@ -58,8 +58,6 @@ class QuantizeRequest:
     """Accept a source that is quantized already, although its lost precision cannot be restored."""
     importance: Importance = field(default_factory=dict)
     """Importance of each input column by GGUF tensor name; empty = all columns are equal."""
-    threads: int = 0
-    """0 = one for each core."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +182,7 @@ def _asked(request: QuantizeRequest, target: Path, importance: Path) -> dict[str
         "ftype": FTYPES[request.type],
         "requantize": request.requantize,
         "importance": str(importance) if request.importance else "",
-        "threads": request.threads or os.cpu_count() or 1,
+        "threads": os.cpu_count() or 1,
     }
 
 

@@ -46,8 +46,7 @@ from tokenizers import Tokenizer
 
 from convert import probe
 from convert.data import row_files
-from convert.data.data_row import main_question, rows_of
-from convert.data.row_files import DataRow
+from convert.data.data_row import DataRow, main_question, rows_of
 from convert.pipeline.stage import Report, StageJob
 from convert.quantize.background_texts import background_texts
 from convert.quantize.graph_nodes import Factor, GraphNodes

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from convert.data.row_files import DataSummary, LabelSource
+from convert.data.data_row import LabelSource
+from convert.data.row_files import DataSummary
 from convert.pipeline.recipe import Split
 from convert.report.report_warnings import doubts, missed_bound, of_quality
 from convert.report.run_summary import (

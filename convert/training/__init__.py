@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from convert.data import row_files
-from convert.data.data_row import output_names
+from convert.data.data_row import DataRow, output_names
 from convert.decoder.label_scores import task_tokens
 from convert.encoder.pooling import MeanPooledBert
 from convert.pipeline import stage
@@ -124,7 +124,7 @@ def _no_margin() -> InvalidRequest:
     )
 
 
-def _check_labels(rows: Sequence[row_files.DataRow], task: TaskSpec) -> None:
+def _check_labels(rows: Sequence[DataRow], task: TaskSpec) -> None:
     known, seen = row_files.known_labels(task), set(row_files.labels(rows))
     unseen = [label for label in known if label not in seen]
     # An extract task can be learnt from completions, which name no label.

@@ -52,27 +52,23 @@ def head_of(runtime: str, kind: Kind) -> Head:
     return _HEADS[kind]
 
 
-def open_model(checkpoint: Path, adapter: Path | None, head: Head, *, new_head: int = 0) -> Any:
+def open_model(checkpoint: Path, adapter: Path | None, head: Head) -> Any:
     """Return a torch model in float32 and evaluation mode, a PEFT adapter merged into it.
-
-    `new_head` allows the last layer to be missing, and gives it that many outputs.
 
     Raises:
         ModelLoadFailed: weights are missing, or are not finite.
     """
-    model, missing = _loaded(checkpoint, adapter, head, new_head)
-    if not new_head:
-        _refuse_gaps(checkpoint, [name for name in missing if not _is_unused(name, head)])
+    model, missing = _loaded(checkpoint, adapter, head)
+    _refuse_gaps(checkpoint, [name for name in missing if not _is_unused(name, head)])
     _refuse_broken(checkpoint, model)
     return model.eval()
 
 
-def _loaded(checkpoint: Path, adapter: Path | None, head: Head, new_head: int) -> tuple[Any, list[str]]:
+def _loaded(checkpoint: Path, adapter: Path | None, head: Head) -> tuple[Any, list[str]]:
     """Return the model, and the names of the weights that transformers initialized at random."""
-    more: dict[str, Any] = {"num_labels": new_head} if new_head else {}
     try:
         model, found = _class_of(checkpoint, head).from_pretrained(
-            checkpoint, dtype=torch.float32, output_loading_info=True, local_files_only=True, **more
+            checkpoint, dtype=torch.float32, output_loading_info=True, local_files_only=True
         )
         if adapter is not None:
             model = PeftModel.from_pretrained(model, adapter).merge_and_unload()

@@ -18,7 +18,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
-from convert.data.row_files import DataRow
+from convert.data.data_row import DataRow
 from convert.decoder.label_scores import TaskTokens, Tokens, joint_log_probabilities, tokenize
 from convert.pipeline.stage import Progress
 from convert.training.lora import FrozenPrefixCache

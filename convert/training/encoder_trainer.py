@@ -27,8 +27,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from convert.data.data_row import output_names, rows_of
-from convert.data.row_files import DataRow
+from convert.data.data_row import DataRow, output_names, rows_of
 from convert.encoder import logistic_regression, pooling
 from convert.encoder.bio_tags import tagged
 from convert.pipeline.stage import Progress

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import torch
 
-from convert.data.row_files import DataRow
+from convert.data.data_row import DataRow
 from convert.pipeline.stage import Progress
 from edge_agent.errors import InvalidRequest
 

@@ -8,7 +8,7 @@ F32. They do not apply to a quantized artefact, whose loss is measured and bound
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -195,16 +195,10 @@ def measure_loss(reference: NDArray[np.floating], other: NDArray[np.floating]) -
 
 LogProbabilities = NDArray[np.float64]
 """Natural logarithms; of each text they sum to 1 over the labels of a question."""
-Done = Callable[[int], None]
-"""Called with the number of texts done."""
-
-
-def quiet(_done: int) -> None:
-    """Tell nobody."""
 
 
 def question_log_probabilities(
-    checkpoint: Path, adapter: Path | None, task: TaskSpec, texts: Sequence[str], done: Done = quiet
+    checkpoint: Path, adapter: Path | None, task: TaskSpec, texts: Sequence[str]
 ) -> list[LogProbabilities]:
     """Return [texts, outputs] for each question of an encoder's task, as the agent computes them at temperature 1; a
     classify task is one question, for which a decoder can be the model, too.
@@ -212,14 +206,14 @@ def question_log_probabilities(
     Raises what `label_log_probabilities` raises.
     """
     if task.kind != "decide":
-        return [label_log_probabilities(checkpoint, adapter, task, texts, done)]
-    logits = np.stack(encoder_rows(checkpoint, adapter, "sequence", texts, done))
+        return [label_log_probabilities(checkpoint, adapter, task, texts)]
+    logits = np.stack(encoder_rows(checkpoint, adapter, "sequence", texts))
     ends = np.cumsum([len(question.outputs) for question in task.questions_asked])[:-1]
     return [log_softmax(part) for part in np.split(logits, ends, axis=1)]
 
 
 def label_log_probabilities(
-    checkpoint: Path, adapter: Path | None, task: TaskSpec, texts: Sequence[str], done: Done = quiet
+    checkpoint: Path, adapter: Path | None, task: TaskSpec, texts: Sequence[str]
 ) -> LogProbabilities:
     """Return [texts, labels]: log-probabilities over the task's labels, as the agent computes them at temperature 1.
 
@@ -235,9 +229,8 @@ def label_log_probabilities(
     if checkpoint_loading.is_decoder(checkpoint_loading.read_config(checkpoint)):
         model = checkpoint_loading.open_model(checkpoint, adapter, "causal")
         tokens = task_tokens(task, checkpoint_loading.open_tokenizer(checkpoint))
-        return log_softmax(joint_log_probabilities(model, tokens, texts, done))
-    rows = encoder_rows(checkpoint, adapter, "sequence", texts, done)
-    return log_softmax(np.stack(rows))
+        return log_softmax(joint_log_probabilities(model, tokens, texts))
+    return log_softmax(np.stack(encoder_rows(checkpoint, adapter, "sequence", texts)))
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
@@ -247,20 +240,17 @@ def encode(tokenizer: Any, text: str) -> list[int]:
 
 
 def encoder_rows(
-    checkpoint: Path, adapter: Path | None, head: checkpoint_loading.Head, texts: Sequence[str], done: Done = quiet
+    checkpoint: Path, adapter: Path | None, head: checkpoint_loading.Head, texts: Sequence[str]
 ) -> list[NDArray[np.float32]]:
     """Return the model's first output for each text, in float32: logits, or the last hidden state [tokens, width].
 
     Texts are computed one at a time, so padding cannot change the result. Raises ModelLoadFailed.
     """
-    model, tokenizer = (
-        checkpoint_loading.open_model(checkpoint, adapter, head),
-        checkpoint_loading.open_tokenizer(checkpoint),
-    )
+    model = checkpoint_loading.open_model(checkpoint, adapter, head)
+    tokenizer = checkpoint_loading.open_tokenizer(checkpoint)
     rows = []
     with torch.inference_mode():
-        for count, text in enumerate(texts, 1):
+        for text in texts:
             output = model(torch.tensor([encode(tokenizer, text)]))
             rows.append((output.last_hidden_state if head == "none" else output.logits)[0].numpy())
-            done(count)
     return rows

@@ -35,9 +35,9 @@ from edge_agent.report.task_figures import (
     histogram_quantile,
     usual_local_ms,
 )
-from edge_agent.web.authentication import Principal
 from edge_agent.web.daemon_access import DaemonSnapshot, MonitoringSnapshot
 from edge_agent.web.rendering import daemon_of, principal_of, render_page
+from edge_agent.web.request_guard import Principal
 
 REFRESH_SECONDS = 3
 

@@ -82,9 +82,8 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
 PURE = (
     *(f"edge_agent.{name}" for name in ("backoff", "errors")),
     *(f"edge_agent.engine.{name}" for name in ("child_failures", "job_queue", "protocol")),
-    *(f"edge_agent.{name}" for name in ("formats.certificate_files", "routing.policy", "statistics")),
+    *(f"edge_agent.{name}" for name in ("formats.certificates", "routing.policy", "statistics")),
     *(f"edge_agent.{name}" for name in ("formats.status_object",)),
-    "edge_agent.formats.certificate_fields",
     *(f"edge_agent.{name}" for name in ("uplink.connectivity",)),
     *(f"edge_agent.{name}" for name in ("uplink.object_store",)),
     *(
@@ -98,11 +97,10 @@ PURE = (
     "edge_agent.formatting",
     *(f"edge_agent.monitoring.{name}" for name in ("answer_observations", "risk_and_drift")),
     *(f"edge_agent.report.{name}" for name in ("charts", "judgement", "mode_recommendation")),
-    "edge_agent.web.authentication",
     *(f"edge_agent.web.gateway.{name}" for name in ("request_json",)),
     *(f"edge_agent.web.gateway.{name}" for name in ("chat_request", "openai_responses")),
     "edge_agent.client.retry",
-    "edge_agent.client.canonical_json",
+    "edge_agent.client.task_description",
     *(f"edge_agent.report.{name}" for name in ("readiness", "suitability")),
 )
 
@@ -116,6 +114,10 @@ PURE_DEFINITIONS = {
     "edge_agent.support_bundle": ("redact_text", "redact_value", "redact_settings", "redact_line"),
     "edge_agent.uplink.transfer_schedule": ("next_action", "transfer_cost_seconds", "unsent_segments", "Bandwidth"),
     "edge_agent.uplink.escalation.spend_ledger": ("TokenPrices", "SpendCaps", "SpendByDay", "encode", "parse"),
+    "edge_agent.web.request_guard": (
+        *("Principal", "session_principal", "token_principal", "certificate_principal", "required_role", "is_public"),
+        *("SessionSigner", "allowed_hosts", "is_same_origin"),
+    ),
     "edge_agent.web.overview_page": (
         *("summarize_health", "list_hidden_sections", "task_rows", "daemon_totals"),
         *("confidence_chart", "band_answers"),
@@ -155,6 +157,7 @@ ENTRIES = {
 LATE_IMPORTS: dict[str, str] = {
     "convert.package.bundle_assembly": "only a prompt with 'chat: true' loads what reads a model file",
     "edge_agent.cli": "help needs nothing that a command leads to",
+    "edge_agent.cli.config": "the configuration is shown without what writes units",
     "edge_agent.cli.doctor": "only a support bundle loads the rules of redaction",
     "edge_agent.cli.exits": "the screen libraries are loaded only when there is an error to print",
     "edge_agent.cli.daemon_target": "only a daemon over the network is shown certificates",
@@ -164,11 +167,13 @@ LATE_IMPORTS: dict[str, str] = {
     "edge_agent.client.admin_client": "status and installs read no report of the field, of privacy or of redaction",
     "edge_agent.daemon": "a site without a root of trust does not load the libraries that verify",
     "edge_agent.capture.example_capture": "a site that collects nothing loads no spool; only an erasure what searches",
+    "edge_agent.capture.redact.redactor": "only a site with patterns of its own loads what runs them",
     "edge_agent.capture.text_redaction": "rules load with the first text, and detectors where a site has any",
     "edge_agent.capture.spool_worker": "a site that sends no examples loads no outbox",
     "edge_agent.capture.capture_values": "a site that collects nothing writes no status document",
     "edge_agent.capture.spool_writer": "a site that collects nothing does not load the spool",
     "edge_agent.server.admin_service": "a site without a redaction model does not load its audit",
+    "edge_agent.formats.certificates": "roles are decided without certificates, too, and without the library then",
     "edge_agent.formats.signed_document": "most who load the module read no signature, and do without the library",
     "edge_agent.routing.large_model_questions": "only a site with a large model loads the library that checks answers",
     "edge_agent.server.grpc_servers": "a daemon without certificates does not load the library that reads them",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from convert.calibrate.redaction_cutoff import CUTOFFS, MissedTarget, calibrate_cutoff
-from convert.data.row_files import DataRow, TextSpan
+from convert.data.data_row import DataRow, TextSpan
 from convert.evaluate.serving import BundleFolder, open_bundle, quiet
 from tests.support.bundles import echo_bundle
 

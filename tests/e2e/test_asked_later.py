@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from convert.dataset.assessment import Risk, assess
+from convert.calibrate.threshold import Risk
+from convert.dataset.assessment import assess
 from convert.dataset.dataset_files import write
 from convert.dataset.selection import DatasetSelection
 from edge_agent.formats.signed_document import public_key_hex

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert.evaluate import predict
+from convert.evaluate.serving import predict
 from convert.pipeline import execution
 from convert.pipeline.recipe import Recipe, read
 from convert.verify import divergence

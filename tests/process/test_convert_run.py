@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from convert.calibrate.redaction_cutoff import CUTOFFS
-from convert.evaluate import predict
+from convert.evaluate.serving import predict
 from convert.pipeline.execution import STAGES
 from edge_agent.capture.redact import RULES_VERSION
 from edge_agent.formats.manifest import MANIFEST_NAME, digest_of, parse

@@ -14,11 +14,11 @@ from convert.calibrate import calibrate
 from convert.calibrate.calibration_answers import Answers
 from convert.calibrate.calibration_split import divided
 from convert.calibrate.threshold import Risk
-from convert.data.row_files import DataRow, TextSpan
-from convert.evaluate import compare, evaluate, predict
+from convert.data.data_row import DataRow, TextSpan
+from convert.evaluate import compare, evaluate
 from convert.evaluate.predictions import ServedPrediction
 from convert.evaluate.scoring import is_right
-from convert.evaluate.serving import open_bundle, serve_bundles
+from convert.evaluate.serving import open_bundle, predict, serve_bundles
 from edge_agent.errors import BundleUnreadable, FileMissing, HashMismatch, InvalidRequest, ModelLoadFailed
 from edge_agent.formats.calibration import AlwaysEscalate, Threshold
 from tests.support.bundles import INTENTS, echo_bundle, smollm2_bundle, tiny_onnx_bundle

@@ -10,7 +10,7 @@ import pytest
 
 from convert import calibrate, evaluate
 from convert.dataset import lineage
-from convert.evaluate import predict
+from convert.evaluate.serving import predict
 from convert.package import assemble_stage
 from convert.pipeline.recipe import BudgetSection
 from convert.pipeline.stage import StageJob

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from convert import calibrate, evaluate
-from convert.evaluate import predict
-from convert.evaluate.serving import open_bundle
+from convert.evaluate.serving import open_bundle, predict
 from convert.package import assemble_stage, bundle_assembly
 from convert.pipeline import task_file as tasks
 from convert.pipeline.recipe import BudgetSection

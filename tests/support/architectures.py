@@ -20,8 +20,8 @@ import numpy as np
 import yaml
 
 from convert import verify
-from convert.evaluate import predict
 from convert.evaluate.predictions import ServedPrediction
+from convert.evaluate.serving import predict
 from convert.export import gguf_export, onnx_export
 from convert.package import bundle_assembly
 from convert.training import checkpoint_loading

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from convert.data.row_files import DataRow
-from convert.evaluate import predict
-from convert.evaluate.serving import quiet
+from convert.data.data_row import DataRow
+from convert.evaluate.serving import predict, quiet
 from convert.pipeline import recipe
 from convert.pipeline.stage import StageJob
 from tests.support import bert_onnx

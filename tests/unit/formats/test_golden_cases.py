@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convert.data.row_files import DataRow, TextSpan
+from convert.data.data_row import DataRow, TextSpan
 from convert.evaluate.predictions import FoundEntity, ServedPrediction
 from convert.package import golden_cases as chosen
 from edge_agent.errors import BundleUnreadable

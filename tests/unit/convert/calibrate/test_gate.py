@@ -11,7 +11,7 @@ from convert.calibrate.calibration_answers import Answers, CalibrationAnswers
 from convert.calibrate.calibration_split import hashed
 from convert.calibrate.gate import OUTSIDE, Conditions, calibrated, holding, why_none
 from convert.calibrate.threshold import Risk, choose
-from convert.data.row_files import DataRow
+from convert.data.data_row import DataRow
 from convert.evaluate.predictions import ServedPrediction
 from edge_agent.formats.calibration import OodGate, Threshold, mass_score, rows_needed
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convert.data import row_files
-from convert.data.row_files import ChatMessage, DataRow, TextSpan, read_rows
+from convert.data.data_row import ChatMessage, DataRow, TextSpan
+from convert.data.row_lines import LINE_BYTES_MAX, read_rows
 from edge_agent.errors import EdgeAgentError, FileMissing, InvalidRequest, ManifestInvalid
 from tests.support.recipes import CALIBRATION, TEST, TRAIN, recipe_of, text_label
 
@@ -79,7 +80,7 @@ def test_each_format_is_read(tmp_path: Path):
             '{"text": "abc", "spans": [{"start": 0, "end": 2, "label": "x"}, {"start": 1, "end": 3, "label": "x"}]}',
             "overlap",
         ),
-        ("text-label", '{"text": "' + "x" * row_files.LINE_BYTES_MAX + '"}', "more than 1048576 bytes"),
+        ("text-label", '{"text": "' + "x" * LINE_BYTES_MAX + '"}', "more than 1048576 bytes"),
     ],
 )
 def test_a_broken_row_is_named_by_file_and_line(tmp_path: Path, format_, line: str, said: str):

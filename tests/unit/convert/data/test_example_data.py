@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from convert.data import row_files
+from convert.data.data_row import DataRow
 from convert.pipeline import recipe
 
 EXAMPLES = Path(__file__).parents[4] / "examples"
@@ -61,8 +62,8 @@ def test_what_was_written_afterwards_stands_in_no_split():
     afterwards = [json.loads(line) for line in lines]
     assert len(afterwards) >= 150
     assert {row["label"] for row in afterwards} == INTENTS
-    known = {row_files.DataRow(row["text"]).key for rows in rows_of(POS / "data").values() for row in rows}
-    assert [] == [row for row in afterwards if row_files.DataRow(row["text"]).key in known]
+    known = {DataRow(row["text"]).key for rows in rows_of(POS / "data").values() for row in rows}
+    assert [] == [row for row in afterwards if DataRow(row["text"]).key in known]
 
 
 @pytest.mark.parametrize("folder", [POS, POS / "encoder"])

@@ -12,7 +12,8 @@ from scipy import stats
 
 from convert.calibrate.threshold import Risk
 from convert.data import row_files
-from convert.data.row_files import DataRow, equally_likely
+from convert.data.data_row import DataRow
+from convert.data.row_files import equally_likely
 from edge_agent.errors import InvalidRequest
 from tests.support.recipes import recipe_of
 

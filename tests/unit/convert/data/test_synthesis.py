@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from convert.cli import app
 from convert.data import row_files, synthesis
-from convert.data.row_files import DataRow, TextSpan
+from convert.data.data_row import DataRow, TextSpan
 from convert.data.synthesis import (
     ChatEndpoint,
     GenerationRequest,

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from convert.cli import app
-from convert.data import row_files
 from convert.data.data_row import normalised
+from convert.data.row_lines import read_rows
 from convert.dataset.dataset_files import write
 from convert.dataset.selection import DatasetSelection
 from edge_agent.capture.redact.redactor import Redactor
@@ -166,10 +166,10 @@ def test_the_recipe_reads_them(tmp_path: Path):
     folder = everything(tmp_path, frozenset({7, 8}))
     for form in ("text-label", "prompt-completion", "messages"):
         made(tmp_path, folder, form=form)
-        rows = row_files.read_rows(tmp_path / "data" / "train.jsonl", form)
+        rows = read_rows(tmp_path / "data" / "train.jsonl", form)
         assert TEXTS[:6] == [row.text for row in rows]
         assert ["label-1", "label-0"] == [row.label or row.completion for row in rows[:2]]
-        drawn = row_files.read_rows(tmp_path / "data" / "calibration.jsonl", form)
+        drawn = read_rows(tmp_path / "data" / "calibration.jsonl", form)
         assert [("audit", 0.25)] * 2 == [(row.review_stream, row.sampling_probability) for row in drawn]
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convert.clustered_statistics import mcnemar, paired_difference, share
-from convert.data.row_files import DataRow, TextSpan
+from convert.data.data_row import DataRow, TextSpan
 from convert.evaluate import scoring
 from convert.evaluate.predictions import FoundEntity, ServedPrediction, at_one
 from convert.evaluate.scoring import FAILED, expected, is_right, latency, measure

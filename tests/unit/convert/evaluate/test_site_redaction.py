@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from convert.data.row_files import DataRow, TextSpan
+from convert.data.data_row import DataRow, TextSpan
 from convert.evaluate.predictions import FoundEntity, ServedPrediction
 from convert.evaluate.site_redaction import measure_redaction, remaining
 

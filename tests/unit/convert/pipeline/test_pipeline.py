@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from convert.pipeline.execution import ResourceMeter, RunDisplay, load_module, run, tree_resident_bytes
+from convert.pipeline.execution import ResourceMeter, RunDisplay, run, tree_resident_bytes
 from convert.pipeline.recipe import Recipe
+from convert.pipeline.stage import load_module
 from convert.pipeline.workspace import StageRecord, Workspace
 from edge_agent.errors import DiskFull, FileMissing, InvalidRequest, RequirementUnmet, StateDirInUse
 from tests.support.mounts import tmpfs

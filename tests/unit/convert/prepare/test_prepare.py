@@ -173,7 +173,6 @@ def test_model_is_never_filled_in_at_random(tmp_path: Path) -> None:
     checkpoint = tiny_decoder.checkpoint(tmp_path / "source")
     with pytest.raises(ModelLoadFailed, match=r"lacks 1 weights that the task needs, such as score\.weight"):
         checkpoint_loading.open_model(checkpoint, None, "sequence")
-    assert 3 == checkpoint_loading.open_model(checkpoint, None, "sequence", new_head=3).score.out_features
     rewritten(checkpoint, lambda tensors: tensors["model.norm.weight"].__setitem__(0, np.nan))
     with pytest.raises(ModelLoadFailed, match=r"not finite, such as model\.norm\.weight"):
         checkpoint_loading.open_model(checkpoint, None, "causal")

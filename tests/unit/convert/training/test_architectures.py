@@ -13,7 +13,7 @@ import tokenizers
 import torch
 import transformers
 
-from convert.data.row_files import DataRow
+from convert.data.data_row import DataRow
 from convert.decoder.label_scores import TaskTokens, joint_log_probabilities, task_tokens
 from convert.pipeline.recipe import FinetuneSection
 from convert.training import lora

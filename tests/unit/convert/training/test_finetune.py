@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from convert import training
-from convert.data.row_files import DataRow
+from convert.data.data_row import DataRow
 from convert.dataset.dataset_files import write
 from convert.dataset.selection import DatasetSelection
 from convert.decoder.label_scores import task_tokens

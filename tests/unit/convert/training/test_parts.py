@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from convert.data.row_files import ChatMessage, DataRow, TextSpan
+from convert.data.data_row import ChatMessage, DataRow, TextSpan
 from convert.decoder.label_scores import task_tokens, tokenize
 from convert.encoder.bio_tags import UNREAD, tagged
 from convert.training import decoder_trainer, training_loop

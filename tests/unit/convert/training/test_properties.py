@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convert.data.row_files import DataRow
+from convert.data.data_row import DataRow
 from convert.pipeline.recipe import FinetuneSection
 from convert.training import decoder_trainer, lora
 from convert.training.decoder_trainer import AnswerTarget, label_answers, targets
