@@ -27,7 +27,7 @@ from edge_agent.capture.capture_values import SpoolWorkerDependencies
 from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.config import Config, StoreConfig, sections
 from edge_agent.engine.pool import EnginePool
-from edge_agent.metrics.answer_counts import AnswerCounts
+from edge_agent.metrics.metric_catalogue import AnswerCounts
 from edge_agent.metrics.metrics_listener import MetricsListener
 from edge_agent.metrics.site_metrics import SiteMetrics, SiteMetricsDependencies
 from edge_agent.refusal_log import HANDSHAKE, CoreLog

@@ -33,7 +33,7 @@ from convert.evaluate.serving import BundleFolder, ServedBundles, serve_bundles
 from convert.evaluate.site_redaction import CPU_THREADS, SITE_RULES, redact_as_site, redaction_figures, remaining
 from convert.pipeline.stage import Progress, Report
 from edge_agent.errors import ModelLoadFailed
-from edge_agent.formats.redaction_section import MissedBound
+from edge_agent.formats.calibration import MissedBound
 from edge_agent.statistics import MissedValues, missed_log_capital, proof_rates
 
 CUTOFFS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

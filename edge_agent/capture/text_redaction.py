@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from edge_agent.capture.redact.model_findings import ModelFindings
     from edge_agent.capture.redact.redactor import RedactionSession, Redactor, ReplacedValue
     from edge_agent.config import ExamplesConfig, RedactionConfig
-    from edge_agent.formats.redaction_section import MissedBound
+    from edge_agent.formats.calibration import MissedBound
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def build_redactor(config: Config) -> Redactor:
         ConfigInvalid: a pattern of the site is invalid, a region of telephone numbers is unknown, or the pipeline of
             names cannot be loaded.
     """
-    from edge_agent.capture.redact.redactor import Redactor  # noqa: PLC0415
+    from edge_agent.capture.redact.redactor import Redactor, compile_site_rules, name_detector  # noqa: PLC0415
     from edge_agent.capture.redact.telephone_numbers import is_known_region  # noqa: PLC0415
 
     patterns, pipeline = config.examples.site_rules, config.examples.presidio_pipeline
@@ -118,12 +118,7 @@ def build_redactor(config: Config) -> Redactor:
                 f"examples.phone_regions: there is no telephone numbering plan of {region}",
                 remedy="Use the code of a country of ISO 3166-1, such as GB, DE or US.",
             )
-    if not patterns and not pipeline:
-        return Redactor(phone_regions=regions)
-    # Only a site with detectors of its own loads what runs them.
-    from edge_agent.capture.redact.site_detectors import name_detector, site_rules  # noqa: PLC0415
-
-    return Redactor(site_rules(patterns), name_detector(Path(pipeline)) if pipeline else None, regions)
+    return Redactor(compile_site_rules(patterns), name_detector(Path(pipeline)) if pipeline else None, regions)
 
 
 log = structlog.get_logger("edge_agent.capture")

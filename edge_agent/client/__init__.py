@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edge_agent.client.admin_client import AdminClient, AsyncAdminClient
     from edge_agent.client.call_failed import CallFailed, Tls
-    from edge_agent.client.canonical_json import render_state
     from edge_agent.client.inference_client import AsyncClient, AsyncGenerateStream, Client, GenerateStream
     from edge_agent.client.operator_reports import (
         FieldAgreement,
@@ -79,7 +78,7 @@ if TYPE_CHECKING:
         UplinkProblem,
         UplinkStatus,
     )
-    from edge_agent.client.task_description import BundleRef, QuestionOption, Task, TaskQuestion
+    from edge_agent.client.task_description import BundleRef, QuestionOption, Task, TaskQuestion, render_state
     from edge_agent.client.translation import Mode
 
 _NAMES = {
@@ -101,8 +100,7 @@ _NAMES = {
         "RedactionAuditState RedactionState ReviewAudit SealedExamples Status TaskCounts TaskUpdate "
         "UpdatesStatus UplinkDownloads UplinkProblem UplinkStatus"
     ),
-    "canonical_json": "render_state",
-    "task_description": "BundleRef QuestionOption Task TaskQuestion",
+    "task_description": "BundleRef QuestionOption Task TaskQuestion render_state",
     "translation": "Mode",
 }
 """By module. Each is imported when a name of it is first used (PEP 562): a program loads what it calls."""

@@ -1,7 +1,8 @@
 """Pure data formats that the toolkit and the appliance both read and write.
 
-manifest.py             manifest.json of a bundle; its sections questions.py, record_schema.py, redaction_section.py
-calibration.py          temperature, threshold with its proof, and the gate: sections of the manifest, and their rule
+manifest.py             manifest.json of a bundle; its sections questions.py, record_schema.py
+calibration.py          temperature, threshold with its proof, the gate, and the cut-off of redaction: sections of the
+                        manifest, and their rule
 golden_cases.py         inputs of a bundle, and what it answered where it was made
 plan.py                 which bundle each site should run, from when, and under which conditions
 repository_metadata.py  what a mirror reads in a repository, and what the daemon requests of it
@@ -13,5 +14,5 @@ uplink_state.py         uplink.json, what the uplink reports to the programs nex
 signed_document.py      how documents of site and central team are read and signed
 strict_json.py          one strict reader of JSON that others wrote
 compression.py          bounded decompression
-certificate_files.py    X.509 certificates in PEM; certificate_fields.py is what is read of one
+certificates.py         X.509 certificates in PEM, and what is read of one
 """

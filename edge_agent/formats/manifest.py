@@ -25,11 +25,13 @@ from edge_agent.formats.calibration import (
     AlwaysEscalate,
     Confidence,
     NoThreshold,
+    RedactionSection,
     Threshold,
     check_gate_size,
+    tag_types,
+    tags_problem,
 )
 from edge_agent.formats.questions import QUESTIONS_MAX, Label, ManifestSection, QuestionSpec, duplicates, single_choice
-from edge_agent.formats.redaction_section import RedactionSection, tag_types, tags_problem
 
 SCHEMA = "edge-agent/bundle/v1"
 MANIFEST_NAME = "manifest.json"

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from edge_agent.durable.disk_thread import DiskThread
     from edge_agent.engine.engine import EngineStatus
     from edge_agent.engine.pool import EnginePool
-    from edge_agent.metrics.answer_counts import AnswerCounts
+    from edge_agent.metrics.metric_catalogue import AnswerCounts
     from edge_agent.monitoring.answer_observations import BundleSeries
     from edge_agent.server.admission_control import AdmissionControl
     from edge_agent.server.grpc_servers import GrpcServers

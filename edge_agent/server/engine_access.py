@@ -36,8 +36,8 @@ from edge_agent.update.updater import UpdaterDependencies
 
 if TYPE_CHECKING:
     from edge_agent.config import RedactionConfig
+    from edge_agent.formats.calibration import MissedBound
     from edge_agent.formats.plan import TaskPlan
-    from edge_agent.formats.redaction_section import MissedBound
     from edge_agent.store.bundle_store import TuningFile
     from edge_agent.store.state_database import InstalledBundle
     from edge_agent.update.blocked_update_messages import DownloadBlocker

@@ -26,7 +26,7 @@ from edge_agent.errors import (
     TooManyInputs,
     WrongTaskKind,
 )
-from edge_agent.metrics.answer_counts import UNKNOWN_TASK, AnswerCounts
+from edge_agent.metrics.metric_catalogue import UNKNOWN_TASK, AnswerCounts
 from edge_agent.routing import policy
 from edge_agent.server import decide_questions, finished_answers, messages
 from edge_agent.server.decide_questions import WantedQuestions

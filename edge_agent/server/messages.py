@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from edge_agent.formats.plan import Mode
     from edge_agent.formats.questions import QuestionSpec
     from edge_agent.formats.status_object import UpdateState
-    from edge_agent.metrics.answer_counts import AnswerCounts, Histogram, TaskCounters
+    from edge_agent.metrics.metric_catalogue import AnswerCounts, Histogram, TaskCounters
     from edge_agent.routing.policy import LowConfidencePolicy
     from edge_agent.store.state_database import InstalledBundle, UpdateProgress
     from edge_agent.update.activation import Activation

@@ -6,8 +6,7 @@ transfer_schedule.py  which transfer is next, when the bandwidth cap allows it, 
 connectivity.py       when a store that did not answer is tried again
 upload.py             sealed segments up: at most once, never over something else
 update_download.py    metadata and blobs down
-exchange_dirs.py      reads outbox/, writes receipts/
-incoming_dir.py       writes incoming/, each blob checked by its hash
+exchange_dirs.py      reads outbox/, writes receipts/ and incoming/, each blob checked by its hash
 object_store.py       what an object store is to the uplink; store_backends.py has S3, GCS, Azure, HTTP and folders
 escalation/           questions to the large model, and what they may cost
 """

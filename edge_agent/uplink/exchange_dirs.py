@@ -1,18 +1,45 @@
-"""The exchange directories as the uplink sees them: reads the outbox, writes receipts, touches nothing else."""
+"""The exchange directories as the uplink sees them: it reads `outbox/`, writes `receipts/` and `incoming/`, no other.
+
+`incoming/` holds what the mirror has brought, laid out like the repository, and the blobs on their way into it:
+
+    incoming/blobs/.<sha256>.partial    the bytes so far; disk space for all of them is allocated
+    incoming/blobs/<sha256>             all bytes, with the right hash
+
+A blob is hashed as it arrives, kept over a cut, a kill and a reboot, and deleted if it is wrong. Bytes are synced at
+the end of each chunk and when a request ends. A download that resumes after a kill trusts whole chunks only, so at most
+one chunk is fetched again. Disk space is allocated before the first byte, so that no download begins that cannot end.
+
+Files that belong together come together: they are written first, and `timestamp.json`, which leads to all of them, is
+renamed into its place last. The set before stays, for a reader that is in the middle of it.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import hashlib
 import os
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
-from edge_agent.durable.atomic_files import disk_errors, write_durably
-from edge_agent.errors import DocumentInvalid, ExchangeDirUnusable, SegmentDamaged, StateDirUnwritable, StoreDamaged
-from edge_agent.formats import segment, signed_document, status_object
+from edge_agent.durable.atomic_files import disk_errors, sync_directory, write_durably
+from edge_agent.errors import (
+    DiskFull,
+    DocumentInvalid,
+    EdgeAgentError,
+    ExchangeDirUnusable,
+    HashMismatch,
+    SegmentDamaged,
+    StateDirUnwritable,
+    StoreDamaged,
+)
+from edge_agent.formats import repository_metadata, segment, signed_document, status_object
+from edge_agent.formats.repository_metadata import MetadataFile, MetadataSet
 from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX
 
 FILE_MODE, FOLDER_MODE = 0o640, 0o750
@@ -138,3 +165,325 @@ def read_bounded(path: Path, bytes_max: int) -> bytes | None:
             return None
         with open(fd, "rb") as file:  # noqa: PTH123 - from a descriptor
             return file.read(bytes_max + 1)
+
+
+REPOSITORY_REMEDY = (
+    "Have the central team check its repository: 'edge-convert verify-repo'. It is retried automatically."
+)
+_READ_BYTES = 1024 * 1024
+
+
+def partial_name(sha256: str) -> str:
+    """Return the name of a blob that is not there whole."""
+    return f".{sha256}.partial"
+
+
+class BlobDownload:
+    """A blob that is being written. Close it."""
+
+    def __init__(self, folder: Path, sha256: str, size_bytes: int, chunk_bytes: int) -> None:
+        """Open what is there of it and read that to its last whole chunk; what follows is cut off.
+
+        Raises:
+            DiskFull, ExchangeDirUnusable: the disk failed.
+        """
+        self.sha256, self.size_bytes = sha256, size_bytes
+        self._path = folder / partial_name(sha256)
+        self._hash = hashlib.sha256()
+        self.have = 0
+        """Bytes so far."""
+        self.resumed = False
+        """Some of them are from an earlier process, perhaps from before a power cut."""
+        self._chunk_bytes = chunk_bytes
+        self._fd = -1
+        with self._or_drop():
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
+            self._go_on()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed, dropped or finished."""
+        return self._fd < 0
+
+    def missing(self) -> int:
+        """Return how many bytes to ask for next: up to the end of the chunk, or of the blob."""
+        return min(self._chunk_bytes - self.have % self._chunk_bytes, self.size_bytes - self.have)
+
+    def take_room(self, reserve_bytes: int) -> None:
+        """Take the room for what is missing.
+
+        Raises:
+            DiskFull, ExchangeDirUnusable: there is none, or the disk failed; what has come stays.
+        """
+        with exchange_errors(self._path):
+            take_room(self._fd, self.size_bytes, reserve_bytes)
+
+    def take(self, piece: bytes) -> None:
+        """Write what has come.
+
+        Raises:
+            DiskFull, ExchangeDirUnusable: the disk failed; the blob is dropped.
+        """
+        with self._or_drop():
+            rest = memoryview(piece)
+            while rest:
+                rest = rest[os.pwrite(self._fd, rest, self.have + len(piece) - len(rest)) :]
+        self._hash.update(piece)
+        self.have += len(piece)
+
+    def sync(self) -> None:
+        """Make durable what has come.
+
+        Raises:
+            DiskFull, ExchangeDirUnusable: the disk failed. What of it is there nobody knows: the blob is dropped.
+        """
+        if not self.closed:
+            with self._or_drop():
+                os.fdatasync(self._fd)
+
+    def finish(self) -> None:
+        """Give it its name, now that all of it is there.
+
+        Raises:
+            HashMismatch: these are other bytes; they are dropped.
+            DiskFull, ExchangeDirUnusable: the disk failed; the blob is dropped.
+        """
+        if self._hash.hexdigest() != self.sha256:
+            self.drop()
+            raise HashMismatch(f"blobs/{self.sha256} holds other bytes than its name says", remedy=REPOSITORY_REMEDY)
+        with self._or_drop():
+            os.fchmod(self._fd, FILE_MODE)
+            os.fsync(self._fd)
+            self._path.rename(self._path.with_name(self.sha256))
+            sync_directory(self._path.parent)
+        self.close()
+
+    def drop(self) -> None:
+        """Remove what has come, and close it.
+
+        Raises:
+            ExchangeDirUnusable: the disk failed.
+        """
+        self.close()
+        with exchange_errors(self._path):
+            self._path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Leave it as it is."""
+        if not self.closed:
+            os.close(self._fd)
+        self._fd = -1
+
+    def _go_on(self) -> None:
+        found = os.fstat(self._fd).st_size
+        kept = found // self._chunk_bytes * self._chunk_bytes if found <= self.size_bytes else 0
+        if found != kept:
+            os.ftruncate(self._fd, kept)
+        while self.have < kept:
+            piece = os.pread(self._fd, min(_READ_BYTES, kept - self.have), self.have)
+            if not piece:
+                raise OSError(errno.EIO, "it ends before its end")
+            self._hash.update(piece)
+            self.have += len(piece)
+        self.resumed = kept > 0
+
+    @contextmanager
+    def _or_drop(self) -> Iterator[None]:
+        try:
+            with exchange_errors(self._path):
+                yield
+        except EdgeAgentError:
+            self.drop()
+            raise
+
+
+_KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE of fallocate(2): blocks behind the end of the file, which stays where it is
+_UNKNOWN = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+_BLOCK_BYTES = 512  # of st_blocks, on every file system: inode(7)
+
+_fallocate = ctypes.CDLL(None, use_errno=True).fallocate64
+_fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+def take_room(fd: int, size_bytes: int, reserve_bytes: int) -> None:
+    """Take blocks for a file of that size; of a disk that cannot promise them, only ask whether they are free.
+
+    Raises:
+        DiskFull: fewer than `reserve_bytes` would stay free for everything else.
+        OSError: the disk failed.
+    """
+    lacking = size_bytes - os.fstat(fd).st_blocks * _BLOCK_BYTES
+    if lacking <= 0:
+        return
+    disk = os.fstatvfs(fd)
+    free = disk.f_bavail * disk.f_frsize
+    if free - lacking < reserve_bytes:
+        said = f"a download needs {lacking} more bytes and must leave {reserve_bytes} free, and there are {free}"
+        raise DiskFull(
+            said,
+            remedy="Free some space on the disk of 'incoming_dir', or lower 'disk_reserve_bytes' under 'uplink' in "
+            "agent.yaml; it is retried automatically.",
+        )
+    if _fallocate(fd, _KEEP_SIZE, 0, size_bytes) != 0:
+        code = ctypes.get_errno()
+        if code not in _UNKNOWN:
+            raise OSError(code, os.strerror(code))
+
+
+_BLOB = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{64}\.partial")
+
+
+class IncomingDir:
+    """The folder of one site. It is made when there is something to write."""
+
+    def __init__(self, folder: Path) -> None:
+        """Note where."""
+        self.folder = folder
+        self.blobs = folder / "blobs"
+        self._metadata = folder / "metadata"
+
+    def prepare(self) -> None:
+        """Make the folders.
+
+        Raises:
+            DiskFull, ExchangeDirUnusable: they cannot be made.
+        """
+        for each in (self._metadata, self.blobs):
+            with exchange_errors(each):
+                each.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+
+    def release(self) -> MetadataSet | None:
+        """Return the metadata that lies here; None = it is not all there, or does not fit together.
+
+        Raises:
+            ExchangeDirUnusable: it cannot be read.
+        """
+        timestamp = self.read(MetadataFile(repository_metadata.TIMESTAMP, repository_metadata.TIMESTAMP_BYTES_MAX))
+        if timestamp is None:
+            return None
+        following = repository_metadata.follow_metadata(timestamp)
+        try:
+            raw = self.read(next(following))
+            while raw is not None:
+                raw = self.read(following.send(raw))
+        except StopIteration as end:
+            return cast("MetadataSet", end.value)
+        except DocumentInvalid:
+            pass
+        return None
+
+    def read(self, named: MetadataFile) -> bytes | None:
+        """Return a file if it is the one that is named.
+
+        Raises:
+            ExchangeDirUnusable: it cannot be read.
+        """
+        raw = read_bounded(self.folder / named.key, named.bytes_max)
+        return raw if raw is not None and named.is_this(raw) else None
+
+    def newest_root(self) -> int:
+        """Return the version up to which no root is missing, from the oldest one here on; 0 = none is here.
+
+        Raises:
+            ExchangeDirUnusable: the folder cannot be read.
+        """
+        found = {repository_metadata.root_version(name) for name in _files(self._metadata)} - {0}
+        newest = min(found, default=0)
+        while newest + 1 in found:
+            newest += 1
+        return newest
+
+    def keep_root(self, version: int, raw: bytes) -> None:
+        """Write a root.
+
+        Raises:
+            DiskFull, ExchangeDirUnusable: it cannot be written.
+        """
+        with exchange_errors(self._metadata):
+            write_durably(self._metadata / repository_metadata.root_name(version), raw, FILE_MODE)
+
+    def adopt(self, release: MetadataSet, before: MetadataSet | None) -> None:
+        """Write metadata that belongs together; what is neither in it nor in the set before is removed.
+
+        Raises:
+            DiskFull, ExchangeDirUnusable: it cannot be written; the set before is still there.
+        """
+        if release.plan_sha256:
+            self._write(self.blobs / release.plan_sha256, release.plan)
+        for name, raw in release.metadata.items():
+            self._write(self._metadata / name, raw)
+        self._write(self._metadata / repository_metadata.TIMESTAMP, release.timestamp)
+        kept = {repository_metadata.TIMESTAMP, *release.metadata, *(before.metadata if before else ())}
+        with exchange_errors(self._metadata):
+            for name in _files(self._metadata):
+                if name not in kept and not repository_metadata.root_version(name):
+                    (self._metadata / name).unlink(missing_ok=True)
+
+    def sizes(self) -> dict[str, int]:
+        """Return the blobs that are there whole, with their bytes.
+
+        Raises:
+            ExchangeDirUnusable: the folder cannot be read.
+        """
+        return {name: size for name, size in _files(self.blobs).items() if not name.startswith(".")}
+
+    def begun(self, sha256: str) -> int:
+        """Return how many bytes of a blob have come that is not there whole."""
+        try:
+            return (self.blobs / partial_name(sha256)).stat(follow_symlinks=False).st_size
+        except OSError:
+            return 0
+
+    def holds(self, sha256: str) -> bool:
+        """Read a blob that is there whole, and remove it if it is another one; tell which it was.
+
+        Raises:
+            ExchangeDirUnusable: it cannot be read.
+        """
+        path = self.blobs / sha256
+        with exchange_errors(path):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            with open(fd, "rb") as file:  # noqa: PTH123 - from a descriptor
+                right = hashlib.file_digest(file, "sha256").hexdigest() == sha256
+            if not right:
+                path.unlink()
+        return right
+
+    def begin(self, sha256: str, size_bytes: int, chunk_bytes: int) -> BlobDownload:
+        """Go on with a blob, or begin it.
+
+        Raises:
+            DiskFull, ExchangeDirUnusable: the disk failed.
+        """
+        return BlobDownload(self.blobs, sha256, size_bytes, chunk_bytes)
+
+    def keep_blobs(self, wanted: Collection[str]) -> None:
+        """Remove all other blobs, whole or begun. Files that are none stay.
+
+        Raises:
+            ExchangeDirUnusable: they cannot be removed.
+        """
+        kept = {name for sha256 in wanted for name in (sha256, partial_name(sha256))}
+        with exchange_errors(self.blobs):
+            for name in _files(self.blobs):
+                if name not in kept and _BLOB.fullmatch(name):
+                    (self.blobs / name).unlink(missing_ok=True)
+
+    def _write(self, path: Path, content: bytes) -> None:
+        with exchange_errors(path):
+            write_durably(path, content, FILE_MODE)
+
+
+def _files(folder: Path) -> dict[str, int]:
+    """Return names and bytes of the plain files in a folder; one that is not there is empty."""
+    found = {}
+    with exchange_errors(folder):
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    about = entry.stat(follow_symlinks=False)
+                    if stat.S_ISREG(about.st_mode):
+                        found[entry.name] = about.st_size
+        except FileNotFoundError:
+            return {}
+    return found

@@ -15,8 +15,7 @@ from edge_agent.config import UplinkConfig
 from edge_agent.errors import DocumentInvalid, HashMismatch, UpdateIncomplete, UpstreamFailed
 from edge_agent.formats import repository_metadata
 from edge_agent.formats.repository_metadata import DownloadRequests, MetadataFile, MetadataSet
-from edge_agent.uplink.exchange_dirs import read_bounded
-from edge_agent.uplink.incoming_dir import REPOSITORY_REMEDY, BlobDownload, IncomingDir
+from edge_agent.uplink.exchange_dirs import REPOSITORY_REMEDY, BlobDownload, IncomingDir, read_bounded
 from edge_agent.uplink.object_store import ByteRange, ObjectStore
 
 ROOTS_ASKED_MAX = 64

@@ -20,8 +20,7 @@ from edge_agent import __version__, logs, supervision
 from edge_agent.config import Config
 from edge_agent.errors import ConfigInvalid
 from edge_agent.supervision import Component, DeathPolicy, RunWrapper, Supervisor, run_unwrapped
-from edge_agent.uplink.exchange_dirs import ExchangeDirs
-from edge_agent.uplink.incoming_dir import IncomingDir
+from edge_agent.uplink.exchange_dirs import ExchangeDirs, IncomingDir
 from edge_agent.uplink.store_backends import open_examples_store, open_updates_store
 from edge_agent.uplink.transfer_loop import TransferLoop, TransferTargets
 from edge_agent.uplink.update_download import UpdateDownloader

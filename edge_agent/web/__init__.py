@@ -1,8 +1,7 @@
 """The web console and the HTTP gateway: a process of its own, and a gRPC client of the daemon like any other.
 
 console_server.py   the process that listens, with TLS, its access token, its routes, signing in
-request_guard.py    what every request passes
-authentication.py   who sends a request, what proves it, what it may do
+request_guard.py    what every request passes: who sends it, what proves that, what it may do
 overview_page.py    the first page: the daemon's health in one sentence, the figures and charts of each task
 review_page.py      people confirm or correct answers
 redaction_page.py   people try redaction, and judge what it missed

@@ -31,7 +31,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from edge_agent.client import CallFailed
 from edge_agent.config import Role, WebConfig, sections
 from edge_agent.errors import CertificateUnusable, SocketInUse, WebTokenUnusable
-from edge_agent.formats.certificate_files import check_key_matches, parse_certificates
+from edge_agent.formats.certificates import check_key_matches, parse_certificates
 from edge_agent.refusal_log import HANDSHAKE, RefusalLog, handshake_cause
 from edge_agent.supervision import (
     Component,
@@ -44,10 +44,9 @@ from edge_agent.supervision import (
     watchdog_seconds,
 )
 from edge_agent.web import gateway, overview_page, redaction_page, review_page
-from edge_agent.web.authentication import HTTP, SessionSigner, allowed_hosts, client_name
 from edge_agent.web.daemon_access import DaemonConnections, DaemonEndpoint
 from edge_agent.web.rendering import guard_settings_of, read_form, render_page
-from edge_agent.web.request_guard import GuardSettings, RequestGuard
+from edge_agent.web.request_guard import HTTP, GuardSettings, RequestGuard, SessionSigner, allowed_hosts, client_name
 
 _BYTES = 32
 _CHARS_MIN = 32

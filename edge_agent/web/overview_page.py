@@ -35,9 +35,9 @@ from edge_agent.report.task_figures import (
     histogram_quantile,
     usual_local_ms,
 )
-from edge_agent.web.authentication import Principal
 from edge_agent.web.daemon_access import DaemonSnapshot, MonitoringSnapshot
 from edge_agent.web.rendering import daemon_of, principal_of, render_page
+from edge_agent.web.request_guard import Principal
 
 REFRESH_SECONDS = 3
 
@@ -157,12 +157,8 @@ def summarize_health(snapshot: DaemonSnapshot, tasks: Sequence[Task] | None, sta
     if tasks is None:
         return HealthSummary("good", "The daemon answers", "Other roles see more.")
     if not tasks:
-        return HealthSummary("warn", "No tasks yet", _first_steps(status))
+        return HealthSummary("warn", "No tasks yet", first_task_remedy(status.site) if status else _ASK_STATUS)
     return HealthSummary("good", "Healthy", f"{count_of(len(tasks), 'task')}, all ready.")
-
-
-def _first_steps(status: Status | None) -> str:
-    return first_task_remedy(status.site) if status else _ASK_STATUS
 
 
 def _summarize_silence(snapshot: DaemonSnapshot, *, known: bool) -> HealthSummary:

@@ -15,9 +15,8 @@ from starlette.responses import HTMLResponse
 from edge_agent import __version__
 from edge_agent.formatting import count, count_of, format_bytes, format_duration, percent
 from edge_agent.report.report_page import render_commands
-from edge_agent.web.authentication import Principal
 from edge_agent.web.daemon_access import DaemonConnections
-from edge_agent.web.request_guard import GuardSettings
+from edge_agent.web.request_guard import GuardSettings, Principal
 
 FORM_FIELDS_MAX = 20
 

@@ -72,6 +72,16 @@ def test_the_corpus_is_small_and_every_target_has_one() -> None:
     assert {path.name for path in corpus.FOLDER.iterdir()} <= set(TARGETS)
 
 
+@pytest.mark.slow
+def test_the_sound_files_can_be_written_again(tmp_path: Path) -> None:
+    """Of every target that keeps some, as many: only so can the corpus follow a format that changes."""
+    corpus.write_sound(tmp_path)
+    kept, written = (
+        {str(path.relative_to(folder)) for path in folder.rglob("sound*")} for folder in (corpus.FOLDER, tmp_path)
+    )
+    assert kept == written
+
+
 def opens_a_file(_: bytes) -> None:
     os.open("/dev/null", os.O_RDONLY)
 

@@ -17,12 +17,12 @@ from edge_agent.capture.spool_worker import SpoolWorker
 from edge_agent.capture.text_redaction import build_redactor
 from edge_agent.config import Config
 from edge_agent.formats import segment
+from edge_agent.formats.calibration import MissedBound
 from edge_agent.formats.manifest import Manifest
-from edge_agent.formats.redaction_section import MissedBound
 from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
 from tests.support.examples import CENTRAL_KEY, DIGEST, IDENTITY, NOW, RECIPIENT, records_of
 
-TASKS = {
+TASKS: dict[str, dict[str, Any]] = {
     "pos-intent": {"kind": "classify", "labels": ["refund", "price"]},
     "visit": {"kind": "extract", "labels": ["O", "B-PATIENT", "B-DRUG"], "pii_fields": ["PATIENT"]},
     "talk": {"kind": "generate"},
@@ -169,7 +169,8 @@ class ASite:
 
 def read_outbox(outbox: Path, epoch: str) -> dict[int, list[Any]]:
     """Verify and open the segments of an epoch; return their records by sequence."""
-    found, hashes = {}, {}
+    found: dict[int, list[Any]] = {}
+    hashes: dict[int, str] = {}
     for path in sorted((outbox / "segments").glob(f"{epoch}-*.json")):
         signed = segment.verify(path.read_bytes(), path.stem, None)
         sealed = path.with_suffix(".age").read_bytes()

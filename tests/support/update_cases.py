@@ -20,7 +20,7 @@ from typing import Any
 from edge_agent.errors import EdgeAgentError
 from edge_agent.formats import repository_metadata
 from edge_agent.formats.signed_document import format_timestamp
-from edge_agent.uplink.incoming_dir import IncomingDir
+from edge_agent.uplink.exchange_dirs import IncomingDir
 from edge_agent.uplink.store_backends import open_examples_store, open_updates_store
 from edge_agent.uplink.transfer_loop import TransferLoop, TransferTargets
 from edge_agent.uplink.update_download import UpdateDownloader

@@ -8,10 +8,17 @@ Made-up names are for a large model that writes better about Maria than about [G
 them: an answer that reformats a made-up number would bring a number back that looks real, so numbers, addresses of
 e-mail and all else keep their placeholders. A made-up name never stands in the text already, and none is given twice in
 one example.
+
+A site adds patterns of its own, for loyalty cards, file numbers and the like (`compile_site_rules`), and a pipeline
+that finds names (`name_detector`). Its patterns run in RE2 (https://github.com/google/re2), which takes time linear in
+the text for every pattern it accepts, and refuses what it could not bound: look-around, back references, repetitions of
+repetitions beyond a size. So no pattern and no text can stop the thread that redacts. Texts are cut off above
+`input_characters_max` before they come here.
 """
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import re
@@ -19,12 +26,14 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from edge_agent.capture.redact import RULES_VERSION, RedactionRule, Span
 from edge_agent.capture.redact.builtin_rules import ANNOUNCED_NAME_RULE, GATES, built_in_rules
 from edge_agent.capture.redact.indexed_text import IndexedText
 from edge_agent.capture.redact.model_findings import MODEL_RULE, FoundValue, ModelFindings, context_of
+from edge_agent.errors import ConfigInvalid
 
 _GIVEN = (
     *("Maria", "Jonas", "Elena", "Lukas", "Sofia", "Martin", "Clara", "Felix", "Nina", "Oscar", "Julia", "Simon"),
@@ -366,3 +375,94 @@ def _without(text: str, taken: Sequence[tuple[int, int]]) -> str:
     ends = [0, *(end for _, end in taken)]
     starts = [*(start for start, _ in taken), len(text)]
     return "".join(text[begin:stop] for begin, stop in zip(ends, starts, strict=True))
+
+
+PATTERN_BYTES_MAX = 64 * 1024
+"""Memory of one compiled pattern; RE2 derives its bound on time per character from it."""
+PATTERN_CHARACTERS_MAX = 1000
+PIPELINE_ENTITIES = ("PERSON", "LOCATION", "NRP", "MEDICAL_LICENSE", "IP_ADDRESS", "CRYPTO")
+NEEDS_NETWORK = ("EmailRecognizer", "UrlRecognizer")
+NAME_SCORE_MIN = 0.5
+PIPELINE_LANGUAGE = "en"
+"""As presidio names it: a pipeline of any language runs under it."""
+
+
+def compile_site_rules(patterns: Mapping[str, str]) -> list[RedactionRule]:
+    """Compile the site's patterns, by name.
+
+    Raises:
+        ConfigInvalid: a pattern is none, is too large, or matches the empty text.
+    """
+    return [_site_rule(name, pattern) for name, pattern in patterns.items()]
+
+
+def _site_rule(name: str, pattern: str) -> RedactionRule:
+    compiled = _compile_site_pattern(name, pattern)
+
+    def find(text: str) -> Iterator[Span]:
+        for match in compiled.finditer(text):
+            if match.end() > match.start():
+                yield match.span()
+
+    return RedactionRule(name, name.upper(), find)
+
+
+def _compile_site_pattern(name: str, pattern: str) -> Any:
+    where = f"examples.site_rules.{name}"
+    if len(pattern) > PATTERN_CHARACTERS_MAX:
+        raise ConfigInvalid(f"{where} has {len(pattern)} characters; the limit is {PATTERN_CHARACTERS_MAX}")
+    # Only a site with patterns of its own loads what runs them.
+    import re2  # noqa: PLC0415
+
+    options = re2.Options()
+    options.max_mem, options.log_errors = PATTERN_BYTES_MAX, False
+    try:
+        compiled = re2.compile(pattern, options)
+    except re2.error as error:
+        said = error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else str(error)
+        remedy = (
+            "Use the syntax of RE2 (https://github.com/google/re2/wiki/Syntax): no look-around, no back references."
+        )
+        raise ConfigInvalid(f"{where} is no pattern: {said}", remedy=remedy) from None
+    if compiled.fullmatch(""):
+        raise ConfigInvalid(f"{where} matches the empty text", remedy="Let it match at least one character.")
+    return compiled
+
+
+def name_detector(pipeline: Path) -> Callable[[str], Iterator[Span]]:
+    """Load a pipeline; return a finder of names.
+
+    Raises:
+        ConfigInvalid: presidio is not installed, or the directory holds no pipeline.
+    """
+    try:
+        # Only where the site asks for it: it takes a second and 120 MB.
+        presidio: Any = importlib.import_module("presidio_analyzer")
+        engines: Any = importlib.import_module("presidio_analyzer.nlp_engine")
+        spacy: Any = importlib.import_module("spacy")
+    except ImportError as error:
+        remedy = "Install it, in your clone: pip install '.[presidio]'; or remove examples.presidio_pipeline."
+        raise ConfigInvalid(f"examples.presidio_pipeline needs {error.name}", remedy=remedy) from None
+    try:
+        loaded = spacy.load(pipeline)
+    except (OSError, ValueError) as error:
+        raise ConfigInvalid(
+            f"examples.presidio_pipeline: {pipeline} holds no spaCy pipeline: {error}",
+            remedy="Give a directory that spaCy's nlp.to_disk() wrote, with the same version of spaCy.",
+        ) from None
+    engine = engines.SpacyNlpEngine(models=[{"lang_code": PIPELINE_LANGUAGE, "model_name": str(pipeline)}])
+    engine.nlp = {PIPELINE_LANGUAGE: loaded}
+    registry = presidio.RecognizerRegistry(supported_languages=[PIPELINE_LANGUAGE])
+    registry.load_predefined_recognizers(languages=[PIPELINE_LANGUAGE], nlp_engine=engine)
+    for recognizer in NEEDS_NETWORK:
+        registry.remove_recognizer(recognizer)
+    analyzer = presidio.AnalyzerEngine(registry=registry, nlp_engine=engine, supported_languages=[PIPELINE_LANGUAGE])
+
+    def find(text: str) -> Iterator[Span]:
+        results = analyzer.analyze(
+            text, language=PIPELINE_LANGUAGE, entities=list(PIPELINE_ENTITIES), score_threshold=NAME_SCORE_MIN
+        )
+        for result in sorted(results, key=lambda found: found.start):
+            yield result.start, result.end
+
+    return find

@@ -45,8 +45,8 @@ from edge_agent.engine.runtimes import (
     unlimited_memory,
 )
 from edge_agent.errors import ModelFailed, ModelLoadFailed
+from edge_agent.formats.calibration import tag_types
 from edge_agent.formats.manifest import LABEL_KINDS, SCORED_KINDS, Manifest
-from edge_agent.formats.redaction_section import tag_types
 
 VECTOR_LENGTH = 8
 _VARY = "!vary"

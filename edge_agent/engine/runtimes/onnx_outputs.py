@@ -22,9 +22,9 @@ import numpy.typing as npt
 from edge_agent.engine.protocol import EntitySpan
 from edge_agent.errors import ModelLoadFailed
 from edge_agent.formats import calibration
+from edge_agent.formats.calibration import RedactionSection
 from edge_agent.formats.manifest import Manifest, TaskSpec
 from edge_agent.formats.questions import QUESTION_OUTPUT
-from edge_agent.formats.redaction_section import RedactionSection
 
 Floats = npt.NDArray[np.float32]
 

@@ -22,7 +22,7 @@ from edge_agent.errors import (
     WrongTaskKind,
     from_wire,
 )
-from edge_agent.metrics.answer_counts import UNKNOWN_TASK
+from edge_agent.metrics.metric_catalogue import UNKNOWN_TASK
 from edge_agent.server import finished_answers, roles
 from edge_agent.server.admission_control import AdmissionControl, CallSlot
 from edge_agent.server.inference import InferenceDependencies, InferenceServicer

@@ -31,7 +31,7 @@ from edge_agent.server.open_inference import oip_requests
 if TYPE_CHECKING:
     from edge_agent.formats.manifest import Manifest, TaskSpec
     from edge_agent.formats.plan import Mode
-    from edge_agent.metrics.answer_counts import AnswerCounts, Histogram
+    from edge_agent.metrics.metric_catalogue import AnswerCounts, Histogram
     from edge_agent.store.state_database import InstalledBundle
 
 

@@ -17,9 +17,9 @@ from edge_agent.client import CallFailed
 from edge_agent.errors import DocumentInvalid
 from edge_agent.formats import compression
 from edge_agent.refusal_log import RefusalLog
-from edge_agent.web.authentication import HTTP, client_name
 from edge_agent.web.gateway import openai_responses, request_json
 from edge_agent.web.gateway.openai_responses import MESSAGE_TOO_LARGE, QUEUE_FULL, GatewayError
+from edge_agent.web.request_guard import HTTP, client_name
 
 TIMEOUT_SECONDS_DEFAULT = 60.0
 """The daemon's default deadline (service.deadline_seconds_default)."""

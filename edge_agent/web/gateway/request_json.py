@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, TypeVar
 
-from edge_agent.client.canonical_json import render_state
+from edge_agent.client.task_description import render_state
 from edge_agent.web.gateway.openai_responses import GatewayError
 
 SHOWN_CHARS_MAX = 80

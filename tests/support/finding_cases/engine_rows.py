@@ -205,9 +205,9 @@ made("device/warning/computes-on", has_task=False, prepare=_install_encoder, by_
 def _two_tasks_on_one_base(site: FaultySite) -> None:
     """Install a task whose two versions share the weights of the first task; the newer one has an adapter."""
     _kill_engine(site)  # that an engine was restarted is another finding
-    for version, more in (("1.0.0", {}), ("1.1.0", {"adapter": ADAPTER})):
+    for version, adapter in (("1.0.0", b""), ("1.1.0", ADAPTER)):
         bundle = site.folder / f"other-{version}"
-        site.daemon.install(echo_bundle(bundle, OTHER, version=version, weights=WEIGHTS, **more))
+        site.daemon.install(echo_bundle(bundle, OTHER, version=version, weights=WEIGHTS, adapter=adapter))
 
 
 @made(

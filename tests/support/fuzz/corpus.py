@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 PASSPHRASE = "correct horse battery staple"
@@ -26,8 +27,13 @@ def sound(target: str) -> bytes:
     return min((FOLDER / target).glob("sound*")).read_bytes()
 
 
-def _write(target: str, *sound_files: bytes) -> None:
-    folder = FOLDER / target
+def write_sound(folder: Path) -> None:
+    """Write the sound files of every target that keeps some, in a folder of its own."""
+    for target, sound_files in (_documents() | _archives() | _models()).items():
+        _write(folder / target, sound_files)
+
+
+def _write(folder: Path, sound_files: Sequence[bytes]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("sound*"):
         old.unlink()
@@ -35,7 +41,7 @@ def _write(target: str, *sound_files: bytes) -> None:
         (folder / f"sound-{number}").write_bytes(raw)
 
 
-def _documents() -> None:
+def _documents() -> dict[str, Sequence[bytes]]:
     # Imported here: whoever only reads the corpus needs none of it.
     from edge_agent.formats import enrolment_file, golden_cases  # noqa: PLC0415
     from edge_agent.formats.signed_document import sign  # noqa: PLC0415
@@ -48,15 +54,19 @@ def _documents() -> None:
         golden_cases.GoldenCase(input="a refund", answer="refund", scores=(0.9, 0.1), tolerance=0.1, report_only=True),
         golden_cases.GoldenCase(input="the price", answer="price", scores=(0.2, 0.8)),
     )
-    _write("manifest", *(json.dumps(each).encode() for each in manifests()))
-    _write("golden", golden_cases.encode(cases))
-    _write("plan", json.dumps(a_plan()).encode())
-    _write("receipts", sign(some_receipts(), CENTRAL_KEY))
-    _write("segment", sign(segment_manifest(), SITE_KEY))
-    _write("kit", enrolment_file.encode(a_enrolment()))
+    enrolment = enrolment_file.encode(a_enrolment())
     with tempfile.TemporaryDirectory() as path:
-        _write("root", CentralTeam(Path(path) / "central").root_bytes)
-    _write("sealed-kit", sealed_quickly(enrolment_file.encode(a_enrolment())))
+        root = CentralTeam(Path(path) / "central").root_bytes
+    return {
+        "manifest": [json.dumps(each).encode() for each in manifests()],
+        "golden": [golden_cases.encode(cases)],
+        "plan": [json.dumps(a_plan()).encode()],
+        "receipts": [sign(some_receipts(), CENTRAL_KEY)],
+        "segment": [sign(segment_manifest(), SITE_KEY)],
+        "kit": [enrolment],
+        "root": [root],
+        "sealed-kit": [sealed_quickly(enrolment)],
+    }
 
 
 def sealed_quickly(raw: bytes) -> bytes:
@@ -82,30 +92,32 @@ def sealed_quickly(raw: bytes) -> bytes:
     return head + b" " + text(mac.finalize()) + b"\n" + nonce + payload
 
 
-def _archives() -> None:
+def _archives() -> dict[str, Sequence[bytes]]:
     from tests.support.store_cases import bundle, tar_of  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory() as path:
         folder = bundle(Path(path) / "bundle", weights=b"w" * 600, golden=b'{"input": "a refund"}\n')
-        _write("bundle-tar", tar_of(folder, Path(path) / "bundle.tar").read_bytes())
+        return {"bundle-tar": [tar_of(folder, Path(path) / "bundle.tar").read_bytes()]}
 
 
-def _models() -> None:
+def _models() -> dict[str, Sequence[bytes]]:
+    from convert.encoder import bert_graph  # noqa: PLC0415
     from tests.support import bert_onnx, tiny_decoder, tiny_gguf  # noqa: PLC0415
     from tests.support.fuzz.engines import gguf_heads  # noqa: PLC0415
 
-    _write("gguf-head", *gguf_heads())
-    shape = bert_onnx.Config(bert_onnx.TINY.vocabulary, hidden=8, layers=1, heads=2, intermediate=8, positions=64)
+    shape = bert_graph.Config(bert_onnx.TINY.vocabulary, hidden=8, layers=1, heads=2, intermediate=8, positions=64)
     graph = bert_onnx.build(shape, bert_onnx.random_weights(shape, outputs=2), "classify")
-    _write("onnx-graph", graph)
-    _write("onnx-engine", graph)
-    _write("tokenizer", bert_onnx.tiny_tokenizer())
     with tempfile.TemporaryDirectory() as path:
         model = tiny_decoder.model(layers=1, hidden=8, heads=1, shared=1)
-        _write("gguf-engine", tiny_gguf.write(Path(path) / "tiny.gguf", model).read_bytes())
+        decoder = tiny_gguf.write_model(Path(path) / "tiny.gguf", model).read_bytes()
+    return {
+        "gguf-head": gguf_heads(),
+        "gguf-engine": [decoder],
+        "onnx-graph": [graph],
+        "onnx-engine": [graph],
+        "tokenizer": [bert_onnx.tiny_tokenizer()],
+    }
 
 
 if __name__ == "__main__":
-    _documents()
-    _archives()
-    _models()
+    write_sound(FOLDER)

@@ -11,8 +11,7 @@ import pytest
 
 from edge_agent.capture.redact import account_numbers
 from edge_agent.capture.redact.builtin_rules import RULES
-from edge_agent.capture.redact.redactor import Redactor
-from edge_agent.capture.redact.site_detectors import site_rules
+from edge_agent.capture.redact.redactor import Redactor, compile_site_rules
 from edge_agent.errors import ConfigInvalid
 
 DATA = Path(__file__).parents[2] / "data" / "redaction.jsonl"
@@ -129,7 +128,7 @@ def test_no_text_makes_the_rules_slow(unit):
 
 def test_no_pattern_of_the_site_is_slow():
     """What hangs a backtracking engine for years costs what the length of the text does."""
-    rules = site_rules(
+    rules = compile_site_rules(
         {"nested": "(a+)+$", "twice": "(a|aa)+$", "wide": "(.*)(.*)(.*)[0-9]x", "many": "(a?){200}a{200}"}
     )
     few, many = ("a" * length + "!" for length in (CHARACTERS // PART, CHARACTERS))
@@ -151,13 +150,13 @@ def test_no_pattern_of_the_site_is_slow():
 def test_a_pattern_that_cannot_be_bounded_is_refused_at_the_start(said, pattern):
     """The error names the rule, and what can be done."""
     with pytest.raises(ConfigInvalid, match=f"examples.site_rules.bad .*{said}") as caught:
-        site_rules({"bad": pattern})
+        compile_site_rules({"bad": pattern})
     assert said == "the limit is" or caught.value.remedy
 
 
 def test_a_rule_of_the_site_comes_first():
     """A loyalty number that looks like a telephone number is what the site says it is."""
-    redaction = Redactor(site_rules({"loyalty": "0171[0-9]{7}"})).start()
+    redaction = Redactor(compile_site_rules({"loyalty": "0171[0-9]{7}"})).start()
     assert "für [LOYALTY_1], nicht [PHONE_1]" == redaction.text("für 01711234567, nicht 0301234567")
     assert {"loyalty": 1, "phone": 1} == redaction.counts
 

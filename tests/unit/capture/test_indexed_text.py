@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_agent.capture.redact import addresses, announced_values
+from edge_agent.capture.redact import addresses, builtin_rules
 from edge_agent.capture.redact.builtin_rules import RULES
 from edge_agent.capture.redact.indexed_text import (
     AnnouncedPattern,
@@ -40,7 +40,7 @@ PIECES = (
 )
 PATTERNS = {
     name: pattern
-    for module in (addresses, announced_values)
+    for module in (addresses, builtin_rules)
     for name, pattern in vars(module).items()
     if isinstance(pattern, AnnouncedPattern)
 } | {"national": announcers()[0]}

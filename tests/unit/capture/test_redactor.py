@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 
 from edge_agent.capture.redact import RedactionRule
 from edge_agent.capture.redact.model_findings import FoundValue, ModelFindings
-from edge_agent.capture.redact.redactor import RedactionSession, Redactor, made_up, unfinished
-from edge_agent.capture.redact.site_detectors import name_detector
+from edge_agent.capture.redact.redactor import RedactionSession, Redactor, made_up, name_detector, unfinished
 from edge_agent.errors import ConfigInvalid
 
 

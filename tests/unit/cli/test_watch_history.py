@@ -31,7 +31,7 @@ from edge_agent.client import (
     UplinkDownloads,
     UplinkStatus,
 )
-from edge_agent.metrics.answer_counts import SECONDS, Histogram
+from edge_agent.metrics.metric_catalogue import SECONDS, Histogram
 from edge_agent.report.task_figures import histogram_quantile
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

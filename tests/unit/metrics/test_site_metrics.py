@@ -11,7 +11,9 @@ import yaml
 
 from edge_agent.errors import BY_REASON, EngineCrashed
 from edge_agent.metrics import site_metrics
-from edge_agent.metrics.answer_counts import (
+from edge_agent.metrics.metric_catalogue import (
+    CATALOGUE,
+    LABEL_CHARACTERS_MAX,
     OTHER_TASKS,
     RATIOS,
     SECONDS,
@@ -19,13 +21,9 @@ from edge_agent.metrics.answer_counts import (
     UNKNOWN_TASK,
     AnswerCounts,
     Histogram,
-    UnansweredInput,
-)
-from edge_agent.metrics.metric_catalogue import (
-    CATALOGUE,
-    LABEL_CHARACTERS_MAX,
     MetricDefinition,
     MetricSample,
+    UnansweredInput,
     document,
     page,
 )

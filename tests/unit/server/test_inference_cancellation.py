@@ -14,7 +14,7 @@ from edge_agent.config import ServiceConfig
 from edge_agent.engine.job_dispatch import EngineAnswer
 from edge_agent.engine.job_queue import JobQueue, Reservation
 from edge_agent.engine.protocol import JobResult, TextChunk
-from edge_agent.metrics.answer_counts import AnswerCounts
+from edge_agent.metrics.metric_catalogue import AnswerCounts
 from edge_agent.routing.policy import LargeModelAvailability
 from edge_agent.server.admission_control import AdmissionControl
 from edge_agent.server.inference import InferenceDependencies, InferenceServicer

@@ -17,7 +17,7 @@ import pytest
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FieldDescriptor
 
-from edge_agent.metrics.answer_counts import AnswerCounts
+from edge_agent.metrics.metric_catalogue import AnswerCounts
 from edge_agent.server.open_inference import oip_requests, oip_tensors
 from edge_agent.server.open_inference.oip_tensors import SERVICE, GeneratedText, pb, pool_with
 from edge_agent.server.roles import METHODS

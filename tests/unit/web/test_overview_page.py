@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from edge_agent.client import BundleRef, CallFailed, Durations, Status, Task, TaskCounts
-from edge_agent.web import authentication, overview_page, rendering
+from edge_agent.web import overview_page, rendering, request_guard
 from edge_agent.web.daemon_access import DaemonSnapshot
 from edge_agent.web.overview_page import list_hidden_sections, summarize_health
 
@@ -65,8 +65,8 @@ def test_banner_of_a_silent_daemon_has_its_remedy():
 def test_hidden_sections_have_a_reason():
     """What a visitor lacks, what this console does not use and what the daemon refuses are told apart."""
     anyone, reviewer = (
-        authentication.token_principal(),
-        authentication.Principal("anna", frozenset({"feedback"}), "certificate", "f"),
+        request_guard.token_principal(),
+        request_guard.Principal("anna", frozenset({"feedback"}), "certificate", "f"),
     )
     every = frozenset({"infer", "feedback", "admin"})
     whole = DaemonSnapshot(answers=True, serving=True)

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from edge_agent.formats.certificate_fields import Certificate
-from edge_agent.web.authentication import Principal, SessionSigner, allowed_hosts
-from edge_agent.web.request_guard import PAGE_KEY, GuardSettings, RequestGuard
+from edge_agent.formats.certificates import Certificate
+from edge_agent.web.request_guard import PAGE_KEY, GuardSettings, Principal, RequestGuard, SessionSigner, allowed_hosts
 from tests.support.asgi import HOST, Answered, ask, never
 
 NOW = 1_800_000_000.0

@@ -17,8 +17,7 @@ from convert.dataset.surrogate_values import KINDS, NATIONAL_NUMBERS, SurrogateS
 from convert.dataset.surrogates import FilledTexts, PlaceholderFiller, RowRedactor, SurrogateSettings
 from edge_agent.capture.redact import account_numbers, bare
 from edge_agent.capture.redact.builtin_rules import RULES
-from edge_agent.capture.redact.redactor import Redactor
-from edge_agent.capture.redact.site_detectors import site_rules
+from edge_agent.capture.redact.redactor import Redactor, compile_site_rules
 from edge_agent.errors import InvalidRequest
 
 DATA = Path(__file__).parents[3] / "data" / "redaction.jsonl"
@@ -184,7 +183,7 @@ def test_what_the_site_replaced_by_rules_of_its_own_is_a_code_or_what_it_is_told
     )
     told = filler(kinds={"LOYALTY": "LC########", "PATIENT": "name"})
     text = told.fill("k", counts, ["[LOYALTY_1] of [PATIENT_1]"], 1).texts[0]
-    site = Redactor(site_rules({"loyalty": "LC[0-9]{8}"})).start()
+    site = Redactor(compile_site_rules({"loyalty": "LC[0-9]{8}"})).start()
     assert ("[LOYALTY_1]", {}) == (site.text(text).split(" of ")[0], told.report()["fallback"])
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from edge_agent.errors import DiskFull, ExchangeDirUnusable, HashMismatch
 from edge_agent.formats.repository_metadata import MetadataSet
-from edge_agent.uplink.incoming_dir import BlobDownload, IncomingDir
+from edge_agent.uplink.exchange_dirs import BlobDownload, IncomingDir
 from tests.support.update_cases import CHUNK, Repository, rubbish, sha256
 
 BLOB = rubbish(3 * CHUNK + 100)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from edge_agent.web import authentication
-from edge_agent.web.authentication import SessionSigner, allowed_hosts
+from edge_agent.web import request_guard
+from edge_agent.web.request_guard import SessionSigner, allowed_hosts
 
 CERTIFICATES = {"certificate_file": "a.crt", "key_file": "a.key", "client_ca_file": "ca.crt"}
 
@@ -58,8 +58,8 @@ def test_paths_have_roles():
     """Every page that shows or changes something of one role needs that role; the way in needs none."""
     paths = ("/", "/live", "/charts", "/tasks/x", "/review", "/review/judge", "/v1/models", "/logout")
     assert [None, None, "admin", "admin", "feedback", "feedback", "infer", None] == [
-        *map(authentication.required_role, paths)
+        *map(request_guard.required_role, paths)
     ]
     assert [True, True, True, False] == [
-        *map(authentication.is_public, ("/login", "/static/x.css", "/healthz", "/loginx"))
+        *map(request_guard.is_public, ("/login", "/static/x.css", "/healthz", "/loginx"))
     ]
