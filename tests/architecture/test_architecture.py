@@ -161,6 +161,7 @@ LATE_IMPORTS: dict[str, str] = {
     "edge_agent.cli.doctor": "only a support bundle loads the rules of redaction",
     "edge_agent.cli.exits": "the screen libraries are loaded only when there is an error to print",
     "edge_agent.cli.daemon_target": "only a daemon over the network is shown certificates",
+    "edge_agent.cli.privacy": "only a text from standard input loads what reads and shows inputs",
     "edge_agent.cli.status": "drawing over and over takes more than printing once",
     "edge_agent.client.call_failed": "only a failed call is read; and Windows has no modules of Unix sockets",
     "edge_agent.client.daemon_connection": "few programs ask for the health of the daemon",
