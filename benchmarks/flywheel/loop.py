@@ -13,11 +13,10 @@ from typing import Any
 
 from benchmarks.flywheel import goods, oracle
 from benchmarks.flywheel.central import CentralTeam
-from benchmarks.flywheel.commands import Commands, StepFailed
+from benchmarks.flywheel.commands import Commands, Screen, StepFailed
 from benchmarks.flywheel.figures import BLOCK_CALLS, Call, Figures, advised, block, sum_up, told
 from benchmarks.flywheel.goods import Row
 from benchmarks.flywheel.oracle import Oracle
-from benchmarks.flywheel.screen import Screen
 from benchmarks.flywheel.site import Answered, Site
 
 WRONG_SHARE = 0.06
