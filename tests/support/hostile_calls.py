@@ -61,8 +61,8 @@ def call(channel: grpc.Channel, method: MethodDescriptor, *messages: bytes) -> E
 
 def ended(error: grpc.RpcError) -> Ended:
     info = error_details_pb2.ErrorInfo()
-    assert isinstance(error, grpc.Call)
-    status = rpc_status.from_call(error)
+    raised: Any = error  # an error has what it needs of a call, that of grpc.aio too
+    status = rpc_status.from_call(raised)
     for detail in status.details if status else ():
         if detail.Unpack(info):
             break
