@@ -81,7 +81,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
 # Modules that only decide: no clock, no waiting, no file. Time is an argument.
 PURE = (
     *(f"edge_agent.{name}" for name in ("backoff", "errors")),
-    *(f"edge_agent.engine.{name}" for name in ("child_failures", "job_queue", "protocol")),
+    *(f"edge_agent.engine.{name}" for name in ("job_queue", "protocol", "restart_policy")),
     *(f"edge_agent.{name}" for name in ("formats.certificates", "routing.policy", "statistics")),
     *(f"edge_agent.{name}" for name in ("formats.status_object",)),
     *(f"edge_agent.{name}" for name in ("uplink.connectivity",)),

@@ -293,11 +293,6 @@ class Site:
         outcome = await self.admin("ListBundles", page_size=1000)
         return {each.ref.digest for each in admin_pb2.ListBundlesResponse.FromString(outcome.answers[0]).bundles}
 
-    async def engines(self) -> Sequence[Any]:
-        """Return what GetStatus says of the engines."""
-        outcome = await self.admin("GetStatus")
-        return list(admin_pb2.GetStatusResponse.FromString(outcome.answers[0]).engines)
-
     async def active(self) -> dict[str, str]:
         """Return the digest that answers each task."""
         outcome = await self.admin("GetStatus")

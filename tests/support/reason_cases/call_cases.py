@@ -122,18 +122,20 @@ def too_many_inputs(folder: Path) -> Played:
 def prediction_unknown(folder: Path) -> Played:
     """A reviewer judges an answer that nothing collected; with 'collect' in agent.yaml the next one can be judged."""
     with serving(folder) as daemon:
-        [answer] = _classified(daemon)
+        answer = _classified(daemon)
         failed = failure(lambda: _accept(daemon, answer.prediction_id))
     with serving(folder / "collecting", examples={"collect": {TASK: "local"}, "commit_seconds": 0.05}) as daemon:
-        [answer] = _classified(daemon)
+        answer = _classified(daemon)
         unknown = failure(lambda: _accept(daemon, "another"))
         _accept(daemon, answer.prediction_id)
         return Played(tuple({failed.reason, unknown.reason}), "'collect'" in failed.remedy)
 
 
-def _classified(daemon: RunningDaemon) -> list[Any]:
+def _classified(daemon: RunningDaemon) -> Classification:
     with daemon.client() as client:
-        return list(client.classify(TASK, [TEXT]))
+        [answer] = client.classify(TASK, [TEXT])
+    assert isinstance(answer, Classification), answer
+    return answer
 
 
 def _read_by_model(state: RedactionState | None) -> int:
@@ -161,7 +163,7 @@ def redaction_held(folder: Path) -> Played:
 
     with serving(folder, examples=examples, redaction={"task": "pii"}) as daemon:
         daemon.install(redactor("1.0.0", "!fail after 1 "))
-        [answer] = _classified(daemon)
+        answer = _classified(daemon)
         with daemon.admin() as admin:
             eventually_sync(lambda: _read_by_model(admin.status().redaction) == 1)
         failed = failure(lambda: reject(answer.prediction_id))
@@ -300,10 +302,10 @@ def _stalled(daemon: RunningDaemon) -> Iterator[None]:
 def spool_stalled(folder: Path) -> Played:
     """A reviewer's feedback meets a disk that takes no writes; doctor shows for how long, and later it is stored."""
     with serving(folder, examples={"collect": {TASK: "local"}, "commit_seconds": 0.05}) as daemon:
-        [kept] = _classified(daemon)
+        kept = _classified(daemon)
         _accept(daemon, kept.prediction_id)
         with _stalled(daemon):
-            [answer] = _classified(daemon)
+            answer = _classified(daemon)
             eventually_sync(lambda: not _has_feedback(daemon))
             failed = failure(lambda: _accept(daemon, answer.prediction_id))
             [shown] = follow(daemon, folder, failed.remedy)
