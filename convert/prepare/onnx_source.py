@@ -200,7 +200,7 @@ def _weights(model: onnx.ModelProto) -> Iterator[tuple[str, Array]]:
     held = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
     yield from _named(held)
     makers = {output: node for node in model.graph.node for output in node.output}
-    for node in (each for each in model.graph.node if each.op_type == "Add"):
+    for node in filter(_is_add, model.graph.node):
         bias = next((name for name in node.input if name.endswith(".bias") and name in held), "")
         matrix = _matrix(_product_before(node, makers), held)
         if bias and matrix is not None:
@@ -221,6 +221,10 @@ def _named(held: Mapping[str, NDArray[Any]]) -> Iterator[tuple[str, Array]]:
             yield stem, np.asarray((array.astype(np.float32) - zero) * held[f"{stem}_scale"], np.float32)
         elif array.dtype == np.float32:
             yield name, array
+
+
+def _is_add(node: onnx.NodeProto) -> bool:
+    return bool(node.op_type == "Add")
 
 
 def _matrix(product: onnx.NodeProto, held: Mapping[str, NDArray[Any]]) -> Array | None:

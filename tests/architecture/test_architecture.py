@@ -332,7 +332,7 @@ def test_factory_commands_start_light():
         "faker"
     }
     require_none(
-        sorted(heavy & set(loaded)), "Import it through convert.pipeline.execution.load, when the command runs."
+        sorted(heavy & set(loaded)), "Import it through convert.pipeline.stage.load_module, when the command runs."
     )
 
 
