@@ -57,22 +57,19 @@ class RuleGate:
         return bool(self._hits(text) if self.pattern is None else self.pattern.search(text))
 
     def _hits(self, text: IndexedText) -> list[Span]:
-        pattern = self.pattern
         if self.behind_letter:
-            return [(begin, end) for begin, end in text.runs if begin and _is_letter(text[begin - 1])]
-        if not self.digits:
-            return [match.span() for match in pattern.finditer(text)] if pattern else []
+            return text.runs_behind_letters
+        if self.digits:
+            return self._hits_in_clusters(text)
+        return [match.span() for match in self.pattern.finditer(text)] if self.pattern else []
+
+    def _hits_in_clusters(self, text: IndexedText) -> list[Span]:
         clusters = [(begin, end) for begin, end, digits in text.clusters if digits >= self.digits]
-        if pattern is None or not clusters:
+        pattern, margin = self.pattern, self.margin
+        if pattern is None:
             return clusters
-        margin, found = self.margin, list[Span]()
-        for begin, end in clusters:
-            found += [match.span() for match in pattern.finditer(text, max(0, begin - margin), end + margin)]
-        return found
-
-
-def _is_letter(character: str) -> bool:
-    return character.isascii() and character.isalpha()
+        around = [(max(0, begin - margin), end + margin) for begin, end in clusters]
+        return [match.span() for begin, end in around for match in pattern.finditer(text, begin, end)]
 
 
 @dataclass(frozen=True)

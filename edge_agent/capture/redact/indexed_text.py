@@ -48,6 +48,12 @@ class IndexedText(str):
         """Start and end of all runs of digits."""
         return [match.span() for match in _NUMBER.finditer(self)]
 
+    @property
+    def runs_behind_letters(self) -> list[tuple[int, int]]:
+        """Start and end of the runs of digits that stand directly behind a letter of ASCII."""
+        before = ((start, end, self[start - 1]) for start, end in self.runs if start)
+        return [(start, end) for start, end, letter in before if letter.isascii() and letter.isalpha()]
+
     @cached_property
     def clusters(self) -> list[tuple[int, int, int]]:
         """Start, end and digits of all runs of digits that stand at most four characters apart."""
