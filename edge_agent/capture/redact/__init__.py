@@ -61,7 +61,7 @@ class RuleGate:
         if self.behind_letter:
             return [(begin, end) for begin, end in text.runs if begin and _is_letter(text[begin - 1])]
         if not self.digits:
-            return [match.span() for match in pattern.finditer(text)] if pattern else []
+            return _spans(pattern, text)
         clusters = [(begin, end) for begin, end, digits in text.clusters if digits >= self.digits]
         if pattern is None or not clusters:
             return clusters
@@ -69,6 +69,10 @@ class RuleGate:
         for begin, end in clusters:
             found += [match.span() for match in pattern.finditer(text, max(0, begin - margin), end + margin)]
         return found
+
+
+def _spans(pattern: re.Pattern[str] | None, text: IndexedText) -> list[Span]:
+    return [match.span() for match in pattern.finditer(text)] if pattern else []
 
 
 def _is_letter(character: str) -> bool:
