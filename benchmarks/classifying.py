@@ -7,13 +7,17 @@ the limits: 1.0 of what the prototype adds, and 0.85 of the throughput.
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import cycle, pairwise
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from benchmarks.bare.encoder import Encoder
-from benchmarks.bare.prototype import Prototype
 from benchmarks.bars import Bar, median
 from edge_agent.client import CallFailed
 from edge_agent.client.inference_client import AsyncClient
@@ -120,3 +124,29 @@ async def _rate(call: Call, clients: int, texts: Sequence[str]) -> float:
 
     await asyncio.gather(*(client() for _ in range(clients)))
     return done / (time.perf_counter() - started)
+
+
+class Prototype:
+    """A running server.py with its child."""
+
+    def __init__(self, folder: Path) -> None:
+        """Note the bundle directory."""
+        self._folder = folder
+        self._run_dir = tempfile.TemporaryDirectory(prefix="ea-", dir="/tmp")  # socket paths are short
+        self.target = f"unix:{self._run_dir.name}/prototype.sock"
+
+    def __enter__(self) -> Self:
+        """Start, and wait until it listens."""
+        command = [sys.executable, "-m", "benchmarks.bare.server", self.target, str(self._folder)]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe)  # noqa: S603 - our own module
+        assert self._process.stdout is not None
+        self._process.stdout.readline()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End."""
+        self._process.communicate()
+        self._run_dir.cleanup()

@@ -36,7 +36,17 @@ import yaml
 
 from benchmarks.bars import Bar, main
 from benchmarks.strangers import texts, topic
-from benchmarks.strangers.asking import ask
+from benchmarks.strangers.answers import (
+    Asked,
+    accuracy,
+    ask,
+    auroc,
+    confident,
+    held_up,
+    p_values,
+    share,
+    standard_error,
+)
 from benchmarks.strangers.bundles import (
     CALIBRATION_SHARE,
     HELD_UP_MAX,
@@ -47,16 +57,6 @@ from benchmarks.strangers.bundles import (
     parted,
     read,
     with_gate,
-)
-from benchmarks.strangers.figures import (
-    Asked,
-    accuracy,
-    auroc,
-    confident,
-    held_up,
-    p_values,
-    share,
-    standard_error,
 )
 from convert.pipeline.recipe import RiskSection
 

@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.bars import Bar, main
-from benchmarks.fleet import traffic
 from benchmarks.fleet.picture import Shown, draw
 from benchmarks.fleet.simulation import AT_ONCE, ONE_DAY, SIX_DAYS, Harm, Outcome, Scenario, Simulation
 from benchmarks.fleet.sites import Site, population
-from benchmarks.fleet.traffic import LOOK_REQUESTS, Traffic
-from edge_agent.formats.plan import SwitchWindow
+from edge_agent.formats import plan as plans
+from edge_agent.formats.plan import FleetPlan, RolloutPlan, SwitchWindow
+from tests.support.bundles import echo_bundle
+from tests.support.fleet_cases import CentralTeam
 
 SITES, SEED = 10_000, 6
 NIGHT = SwitchWindow(start="22:00", end="05:00")
@@ -52,7 +53,7 @@ class Runs:
         self.reachable = sum(site.kind != "away" for site in self.sites)
         self.good, self.by_night, self.fast = (self.run(each) for each in (GOOD, GOOD_BY_NIGHT, GOOD_FAST))
         self.bad = [self.run(each) for each in BAD]
-        self.traffic = traffic.measure(root)
+        self.traffic = measure_traffic(root)
 
     def run(self, scenario: Scenario) -> Outcome:
         """Run one."""
@@ -120,6 +121,49 @@ def measure() -> list[Bar]:
     if "--draw" in sys.argv:
         draw(Path(sys.argv[sys.argv.index("--draw") + 1]), runs.shown())
     return bars(runs)
+
+
+TASKS = 10
+HEADER_BYTES = 800
+"""Of a request and its answer, both ways, as they are of an S3 GET."""
+LOOK_REQUESTS, CHANGE_REQUESTS = 2, 3
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes for one site."""
+
+    look_bytes: int
+    """A look with nothing new."""
+    change_bytes: int
+    """What a new plan adds to a look."""
+
+    def bytes_by_day(self, outcome: Outcome, sites: list[Site], days: int) -> list[float]:
+        """Return the mean bytes of a site on each day."""
+        looks = self.look_bytes * sum(site.contacts_per_day() for site in sites)
+        changed, blobs = outcome.changed_by_day, outcome.blob_bytes_by_day
+        return [
+            (looks + self.change_bytes * changed.get(day, 0) + blobs.get(day, 0)) / len(sites) for day in range(days)
+        ]
+
+
+def measure_traffic(root: Path) -> Traffic:
+    """Return what an uplink moves for updates: publish, and take the sizes of the files that a site reads.
+
+    The fleet has ten tasks, and its plan six waves. A look with nothing new asks for the next root, which is not there,
+    and for the timestamp. One that finds a new plan fetches snapshot, the plan's metadata and the plan as well.
+    """
+    central = CentralTeam(root)
+    bundles = [echo_bundle(root / f"bundle-{number}", name=f"task-{number}") for number in range(TASKS)]
+    digests = [central.publish(bundle) for bundle in bundles]
+    wanted = Scenario("", SIX_DAYS).plan(1).channels["stable"].tasks["pos-intent"]
+    plain = central.offering(*digests, waves=wanted.waves, probation=wanted.probation)
+    plan = central.plan(RolloutPlan.model_validate(plain.model_copy(update={"sites": {"shop-1": FleetPlan()}})))
+    sizes = {role: central.metadata(role).stat().st_size for role in ("timestamp", "snapshot", "plan")}
+    return Traffic(
+        look_bytes=sizes["timestamp"] + LOOK_REQUESTS * HEADER_BYTES,
+        change_bytes=sizes["snapshot"] + sizes["plan"] + len(plans.encode(plan)) + CHANGE_REQUESTS * HEADER_BYTES,
+    )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ it cannot explain. The whole sweeps are tests: scripts/test --release tests/proc
 
 from __future__ import annotations
 
+import filecmp
 import logging
 import sys
 import tempfile
@@ -19,8 +20,12 @@ from pathlib import Path
 import structlog
 
 from benchmarks.bars import Bar, main
-from benchmarks.carrying import lives, sealing, uploading, volume
+from benchmarks.carrying import lives, sealing, uploading
 from benchmarks.carrying.tally import Tally
+from tests.support.queued_examples import GROWTH_MIB_MAX, fill
+from tests.support.uplink_cases import UplinkCase
+from tests.support.uplink_process import BACKLOG_BYTES_EACH, BACKLOG_SEGMENTS, RESIDENT_BYTES_MAX, Process
+from tests.support.whole_way import Outcome
 
 POINTS = 24
 EXAMPLES = 1_000_000
@@ -34,12 +39,29 @@ def measure(points: int = POINTS, examples: int = EXAMPLES) -> list[Bar]:
         sealing.measure(root / "sealing", points, tally)
         uploading.measure(root / "uploading", points, tally)
         lives.measure(root / "lives", tally)
-        volume.measure(root / "volume", examples, tally)
+        measure_volume(root / "volume", examples, tally)
     return tally.bars()
 
 
 def _given(option: str, default: int) -> int:
     return int(sys.argv[sys.argv.index(option) + 1]) if option in sys.argv else default
+
+
+def measure_volume(root: Path, examples: int, tally: Tally) -> None:
+    """Queue that many examples, which nobody fetches; then bring up what 30 days offline leave, 1 GiB."""
+    filled = fill(root / "queued", examples)
+    tally.add(f"{examples} examples queued", 1, Outcome(examples - filled.kept), wanted=1)
+    tally.measured(Bar("MiB more for all but the first 20000", filled.growth_mib, GROWTH_MIB_MAX, "lower"))
+    (root / "backlog" / "upstream").mkdir(parents=True)
+    case = UplinkCase(root / "backlog", str(root / "backlog" / "upstream"))
+    case.seal(BACKLOG_SEGMENTS, BACKLOG_BYTES_EACH)
+    code, resident_bytes = Process(case, case.config.url).once_measured()
+    assert code == 0, code
+    here, there = case.outbox / "segments", Path(case.config.url, "site=site-1", "segments")
+    names = [path.name for path in here.iterdir()]
+    same, *_ = filecmp.cmpfiles(here, there, names, shallow=False)
+    tally.add("1 GiB after 30 days offline", 1, Outcome(len(names) - len(same)), wanted=1)
+    tally.measured(Bar("MiB resident of its uplink", resident_bytes / 2**20, RESIDENT_BYTES_MAX / 2**20, "lower"))
 
 
 if __name__ == "__main__":

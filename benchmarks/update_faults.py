@@ -14,8 +14,9 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.bars import Bar, main
-from benchmarks.updating import attacks, bad_bundles, crashes, downloads, memory, switching
+from benchmarks.updating import bad_offers, crashes, memory
 from benchmarks.updating.tally import Tally
+from tests.support.steady_load import to_and_fro
 from tests.support.update_field import Field
 
 POINTS = 5
@@ -27,11 +28,11 @@ def measure(points: int = POINTS) -> list[Bar]:
     with tempfile.TemporaryDirectory() as folder:
         field, faults, hostile = Field(Path(folder)), Tally(), Tally()
         crashes.measure(field, points, faults)
-        downloads.measure(field, faults)
-        bad_bundles.measure(field, faults)
+        bad_offers.measure_downloads(field, faults)
+        bad_offers.measure_bad_bundles(field, faults)
         memory.measure_clock(field, faults)
         memory.measure(field, hostile)
-        attacks.measure(field, hostile)
+        bad_offers.measure_attacks(field, hostile)
         for trouble in (*faults.troubles, *hostile.troubles):
             print(trouble, file=sys.stderr)  # noqa: T201
         return [
@@ -41,8 +42,23 @@ def measure(points: int = POINTS) -> list[Bar]:
             Bar("attacks made", hostile.injected, 35, "higher"),
             Bar("attacks refused", hostile.served / hostile.injected, 1.0, "higher"),
             Bar("attacks: took the honest copy afterwards", hostile.converged / hostile.injected, 1.0, "higher"),
-            *switching.measure(field),
+            *measure_switches(field),
         ]
+
+
+SWITCHES = 20
+
+
+def measure_switches(field: Field) -> list[Bar]:
+    """Update to and fro under a steady load: failed calls, missed deadlines, and the most memory at once."""
+    with field.site() as site:
+        seen = to_and_fro(field, site, SWITCHES)
+    return [
+        Bar(f"calls answered during {SWITCHES} switches", seen.answered, 20 * SWITCHES, "higher"),
+        Bar(f"calls failed during {SWITCHES} switches", len(seen.failed), 0, "lower"),
+        Bar("deadlines of 1 s missed", seen.missed, 0, "lower"),
+        Bar("most memory of all engines, over old + new", seen.peak_bytes / (2 * seen.one_bytes), 1.0, "lower"),
+    ]
 
 
 if __name__ == "__main__":

@@ -28,8 +28,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import CertificateUnusable
-from edge_agent.formats.certificate_fields import ROLE_URI
-from edge_agent.formats.certificate_files import check_key_matches
+from edge_agent.formats.certificates import ROLE_URI, check_key_matches
 
 AUTHORITY_DAYS = 3650
 SERVER_DAYS = 730

@@ -55,7 +55,7 @@ def _apart(run: Callable[..., Any]) -> Callable[..., Any]:
     return apart
 
 
-onnxruntime.InferenceSession.run = _apart(onnxruntime.InferenceSession.run)  # type: ignore[method-assign]
+onnxruntime.InferenceSession.run = _apart(onnxruntime.InferenceSession.run)
 
 
 def _uncached(configure: Callable[..., None]) -> Callable[..., None]:

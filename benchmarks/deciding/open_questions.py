@@ -27,7 +27,7 @@ from benchmarks.llama import building
 from benchmarks.llama.comparing import Figure, Goal, Pair, compared
 from benchmarks.llama.http import Pool
 from benchmarks.llama.running import LlamaServer, Settings
-from benchmarks.llama.texts import Texts
+from benchmarks.llama.tasks import Texts
 from benchmarks.llama.turns import take_turns
 from edge_agent.config import EngineConfig
 from edge_agent.engine.pool import EnginePool

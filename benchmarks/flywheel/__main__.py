@@ -19,11 +19,10 @@ import signal
 import sys
 from pathlib import Path
 
-from benchmarks.flywheel.commands import StepFailed
+from benchmarks.flywheel.commands import Screen, StepFailed
 from benchmarks.flywheel.figures import Figures, parse
 from benchmarks.flywheel.loop import FIGURES_NAME, WORK, Loop, Size, fresh
 from benchmarks.flywheel.picture import draw
-from benchmarks.flywheel.screen import Screen
 from edge_agent.client import CallFailed
 
 SMALL = Size(round_calls=1150, shadow_calls=100, hybrid_calls=200)

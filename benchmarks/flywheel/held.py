@@ -12,8 +12,8 @@ import numpy as np
 
 from benchmarks.bars import Bar
 from benchmarks.flywheel.central import BUNDLE, RISK_DELTA, RISK_TARGET
+from benchmarks.flywheel.commands import Screen
 from benchmarks.flywheel.loop import FIGURES_NAME, UNSEEN_NAME, WORK, Loop, Size, fresh
-from benchmarks.flywheel.screen import Screen
 from benchmarks.resampling import Population, broken_max, resample
 from convert.calibrate.threshold import Risk
 from convert.evaluate.predictions import matrix

@@ -13,11 +13,10 @@ from typing import Any
 
 from benchmarks.flywheel import goods, oracle
 from benchmarks.flywheel.central import CentralTeam
-from benchmarks.flywheel.commands import Commands, StepFailed
-from benchmarks.flywheel.figures import BLOCK_CALLS, Call, Figures, advised, block, sum_up, told
+from benchmarks.flywheel.commands import Commands, Screen, StepFailed
+from benchmarks.flywheel.figures import BLOCK_CALLS, Call, Figures, Sum, advised, block, sum_up, told
 from benchmarks.flywheel.goods import Row
 from benchmarks.flywheel.oracle import Oracle
-from benchmarks.flywheel.screen import Screen
 from benchmarks.flywheel.site import Answered, Site
 
 WRONG_SHARE = 0.06
@@ -200,7 +199,7 @@ def _blocks(rows: Sequence[Row]) -> list[Sequence[Row]]:
     return [rows[at : at + BLOCK_CALLS] for at in range(0, len(rows), BLOCK_CALLS)]
 
 
-def _said(mode: str, found: Any) -> str:
+def _said(mode: str, found: Sum) -> str:
     said = f"{found.calls} calls: {found.accuracy:.1%} right, the large model alone {found.large_accuracy:.1%}"
     if mode == "shadow":
         said += f"; the small one says the same in {found.agreed / found.calls:.1%}"

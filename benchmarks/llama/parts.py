@@ -16,8 +16,7 @@ from benchmarks.llama.bare import BareScorer
 from benchmarks.llama.comparing import Comparison, Figure, Goal, Pair, compared
 from benchmarks.llama.sides import Side, Watch
 from benchmarks.llama.streams import EndedSooner, Written, rate, short, stall
-from benchmarks.llama.tasks import Task
-from benchmarks.llama.texts import Texts
+from benchmarks.llama.tasks import Task, Texts
 from benchmarks.llama.turns import calls_per_second, p50_ms, take_turns
 
 ROUNDS, STALL_ROUNDS = 12, 5

@@ -18,7 +18,7 @@ from benchmarks.llama.http import Pool
 from benchmarks.llama.parts import Match, Part
 from benchmarks.llama.running import LlamaServer, Settings
 from benchmarks.llama.sides import Ours, Theirs
-from benchmarks.llama.texts import Texts
+from benchmarks.llama.tasks import Texts
 from edge_agent.client.inference_client import AsyncClient
 from tests.support import pos_intents
 from tests.support.daemon import RunningDaemon

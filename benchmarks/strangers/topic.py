@@ -23,9 +23,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks.bars import Bar
-from benchmarks.strangers.asking import ask
+from benchmarks.strangers.answers import Asked, accuracy, ask, confident, share
 from benchmarks.strangers.bundles import CALIBRATION_SHARE, HELD_UP_MAX, Row, Wanted, parted
-from benchmarks.strangers.figures import Asked, accuracy, confident, share
 from edge_agent.client import AdminClient, Classification, Client, FieldSeries, ReviewClient
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync

@@ -29,6 +29,11 @@ _MIB = 1024**2
 _SHOWN_MAX = 20
 _INCOMPLETE = 1
 
+StoreOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="For object stores: endpoint=…, region=…, allow_http=true. Repeatable."),
+]
+
 
 @dataclass
 class Command:
@@ -63,10 +68,7 @@ class Command:
             help="Refuse every site that is not registered; without this the first key of a new site is trusted.",
         ),
     ] = False
-    store_option: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="For object stores: endpoint=…, region=…, allow_http=true. Repeatable."),
-    ] = None
+    store_option: StoreOption = None
     label_studio: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="Reviews from Label Studio: its JSON export. Repeatable.")
     ] = None

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from convert.cli import progress_output
-from convert.cli.collect import store_options
+from convert.cli.collect import StoreOption, store_options
 from convert.collect.sources import open_source
 from convert.fleet import rollout_progress
 from convert.fleet.rollout_progress import FailureReason, FleetReport, SiteAlarm, SiteRedaction, Stand, TaskProgress
@@ -57,10 +57,7 @@ class Command:
     silent_hours: Annotated[
         int, typer.Option(min=1, metavar="N", help="List sites without a status for this many hours.")
     ] = 48
-    store_option: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="For object stores: endpoint=…, region=…, allow_http=true. Repeatable."),
-    ] = None
+    store_option: StoreOption = None
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False
 
     def __post_init__(self) -> None:

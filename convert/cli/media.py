@@ -11,8 +11,8 @@ import typer
 from rich.text import Text
 
 from convert.cli import progress_output, repository_options
-from convert.cli.collect import store_options
-from convert.cli.repository_options import RepositoryCommand, StoreOption
+from convert.cli.collect import StoreOption, store_options
+from convert.cli.repository_options import RepositoryCommand
 from convert.publish import media_writer, repository_check
 from convert.publish.repository_check import CheckScope
 from convert.publish.repository_reader import RepositoryState

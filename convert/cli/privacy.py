@@ -12,7 +12,7 @@ import typer
 from rich.text import Text
 
 from convert.cli import progress_output, repository_options
-from convert.cli.collect import store_options
+from convert.cli.collect import StoreOption, store_options
 from convert.dataset import lineage
 from convert.dataset.lineage import LineageUse
 from convert.fleet import accountability
@@ -51,7 +51,7 @@ def show_lineage(
     keys: Annotated[
         list[Path] | None, typer.Option(metavar="FOLDER", help="--repo: the folder with the fleet's root.json.")
     ] = None,
-    store_option: repository_options.StoreOption = None,
+    store_option: StoreOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Show which datasets and bundles learned from records, and which bundles to retire.

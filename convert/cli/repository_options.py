@@ -12,7 +12,7 @@ import typer
 from rich.text import Text
 
 from convert.cli import progress_output
-from convert.cli.collect import store_options
+from convert.cli.collect import StoreOption, store_options
 from convert.publish import central_keys as collecting
 from convert.publish import staged_change
 from convert.publish.commit import ChangeDraft
@@ -37,10 +37,6 @@ PassphraseFile = Annotated[
         metavar="FILE",
         help="File whose first line is the passphrase of the keys. Without it the command prompts for it.",
     ),
-]
-StoreOption = Annotated[
-    list[str] | None,
-    typer.Option(metavar="KEY=VALUE", help="For object stores: endpoint=…, region=…, allow_http=true. Repeatable."),
 ]
 Stage = Annotated[
     Path | None,

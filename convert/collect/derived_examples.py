@@ -186,7 +186,7 @@ def _write(out: Path, done: dict[str, Any]) -> None:
 
 
 def erase(
-    connection: duckdb.DuckDBPyConnection, erasing: Callable[[Sequence[str]], None] = lambda _: None
+    connection: duckdb.DuckDBPyConnection, erasing: Callable[[Sequence[str]], None]
 ) -> tuple[int, tuple[str, ...]]:
     """Rewrite every file that still holds an erased prediction; return the number of removed records, and whose.
 

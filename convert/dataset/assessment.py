@@ -223,6 +223,7 @@ def assess(collected: Path, task: str, risk: Risk, scope: ExampleScope = Example
         drawn = equal_probability(reviews, lambda each: RowSampling(each.key, each.probability)).rows
         judged = [(each.confidence, each.right, each.cluster, each.key) for each in drawn]
         unreviewed = selection.audit_of(connection).unreviewed
+        answers, by_people, right = connection.execute(_AUDIT).fetchall()[0]
         return TaskAssessment(
             task=task,
             examples=examples,
@@ -242,13 +243,9 @@ def assess(collected: Path, task: str, risk: Risk, scope: ExampleScope = Example
             audit_reviews=len(judged),
             audit_unreviewed=unreviewed,
             promise=_promise(judged, risk),
-            audit=_audit(*connection.execute(_AUDIT).fetchall()[0]),
+            audit=AuditAccuracy(answers, by_people, share(right, answers)),
             scope=scoped,
         )
-
-
-def _audit(answers: int, by_people: int, right: int) -> AuditAccuracy:
-    return AuditAccuracy(answers, by_people, share(right, answers))
 
 
 def _usable(connection: duckdb.DuckDBPyConnection, choice: DatasetSelection) -> Counter[str]:

@@ -121,17 +121,13 @@ def _read_block(
             values = found[place] if narrower or _is_read(answer) else None
             found[place] = None if values is None else [*values, *_moved(answer, start)]
             waiting += [(place, first, last) for first, last in narrower]
-    return list(map(_joined, found))
+    return [None if values is None else join_windows(values) for values in found]
 
 
 def _windows(texts: Sequence[str]) -> list[tuple[int, int, int]]:
     """Return the windows that have a text, each with the place of its text: place, start, end."""
     every = ((place, start, end) for place, text in enumerate(texts) for start, end in windows(text))
     return [(place, start, end) for place, start, end in every if texts[place][start:end].strip()]
-
-
-def _joined(values: list[FoundValue] | None) -> tuple[FoundValue, ...] | None:
-    return None if values is None else join_windows(values)
 
 
 def _is_read(answer: ServedPrediction) -> bool:

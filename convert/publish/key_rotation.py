@@ -71,7 +71,10 @@ def _fill(folder: Path, now: float, quorums: dict[str, RoleQuorum], passphrase: 
     if passphrase:
         keyring.lock(folder, passphrase)
     every = {**quorums, layout.PLAN: RoleQuorum(1, 1), layout.ONLINE: RoleQuorum(1, 1)}
-    made = {role: _made(folder, role, quorum.keys) for role, quorum in every.items()}
+    made = {
+        role: [keyring.make(folder, f"{role}-{number}", role) for number in range(1, quorum.keys + 1)]
+        for role, quorum in every.items()
+    }
     root, targets = _root(made, quorums), _targets(made[layout.PLAN][0])
     keys = Keyring([folder], lambda _: passphrase)
     for role, metadata in ((layout.ROOT, root), (layout.TARGETS, targets)):
@@ -79,10 +82,6 @@ def _fill(folder: Path, now: float, quorums: dict[str, RoleQuorum], passphrase: 
         keys.sign(metadata, [named.key.keyid for named in made[role][: quorums[role].threshold]])
     atomic_files.write_atomically(folder / keyring.ANCHOR, layout.encode(root))
     atomic_files.write_atomically(folder / keyring.FIRST_TARGETS, layout.encode(targets))
-
-
-def _made(folder: Path, role: str, count: int) -> list[PublicKeyFile]:
-    return [keyring.make(folder, f"{role}-{number}", role) for number in range(1, count + 1)]
 
 
 def _root(made: dict[str, list[PublicKeyFile]], quorums: dict[str, RoleQuorum]) -> Metadata[Root]:

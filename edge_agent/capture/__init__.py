@@ -8,7 +8,7 @@ spool.py              the database, spool.db: predictions, feedback, tombstones;
 segment_ledger.py     which records are in which segment, in the same database
 outbox.py             the files that leave the site, and the receipts that come back
 record_builder.py     from an answer to a redacted record
-review_streams.py     which answers people are asked to review; the random audit
+review_queue.py     which answers people are asked to review; the random audit
 teacher_questions.py  inputs that the large model is asked about later, and its labels
 personal_values.py    the rights of the person in the database: digests, erasures, retention by task, counts
 person_erasure.py     finds what concerns a person, by keyed digests of values; the key never leaves the site

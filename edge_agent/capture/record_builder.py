@@ -71,6 +71,7 @@ class RecordBuilder:
         redaction = self._redactor.start(findings=answered.findings)
         answers = self._answers(redaction, answered)
         stored, audited = self._read_input(redaction, answered)
+        answers = self._read_again(redaction, answered.manifest, answers)
         record = {
             "schema": SCHEMA,
             "type": "prediction",
@@ -234,6 +235,22 @@ class RecordBuilder:
         if answered.manifest.task.kind == "extract":
             output = _like(output, local)
         return {"output": output, **given, "local": {"answer": local, **grades}}
+
+    def _read_again(self, redaction: RedactionSession, manifest: Manifest, answers: dict[str, Any]) -> dict[str, Any]:
+        """Replace in answers what the input alone tells, as "my name is Anna" does of an "Anna" in the answer."""
+        if not redaction.replaced or manifest.task.kind not in ("extract", "generate"):
+            return answers
+        again: dict[str, Any] = {"output": self._answer_again(redaction, manifest, answers["output"])}
+        if "local" in answers:
+            local = answers["local"]
+            again["local"] = {**local, "answer": self._answer_again(redaction, manifest, local["answer"])}
+        return {**answers, **again}
+
+    def _answer_again(self, redaction: RedactionSession, manifest: Manifest, answer: str) -> str:
+        if manifest.task.kind == "generate" or not answer:
+            return str(redaction.again(answer))
+        record, kept = json.loads(answer), self._config.keep_fields.get(manifest.task.name, ())
+        return _write({name: each if name in kept else redaction.again(each) for name, each in record.items()})
 
     def _answer(self, redaction: RedactionSession, answered: CapturedAnswer, answer: str) -> str:
         kind = answered.manifest.task.kind

@@ -23,10 +23,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_agent.capture import review_streams
+from edge_agent.capture import review_queue
 from edge_agent.capture.capture_values import ReviewCursor, ReviewFilter, SpooledPrediction
 from edge_agent.capture.personal_values import ERASED, RETIRED, PersonalLimits, PersonalValues
-from edge_agent.capture.review_streams import NAMES, AuditShares, ReviewStreams
+from edge_agent.capture.review_queue import NAMES, AuditShares, ReviewStreams
 from edge_agent.durable.sqlite_database import Database, DatabaseSchema
 from edge_agent.errors import InvalidRequest, PredictionUnknown
 from edge_agent.formats.example_records import question_of_key, task_of_key
@@ -195,7 +195,7 @@ class Spool:
         with self.transaction():
             for statement in _TEACHER_LABEL_STATEMENTS:
                 self.db.execute(statement)
-            review_streams.prepare(self.db)
+            review_queue.prepare(self.db)
             self.personal = PersonalValues(self.db, personal, now, self._clock)
             self.incarnation = str(self._meta("epoch", "") or self.set_meta("epoch", secrets.token_hex(8)))
 
@@ -291,7 +291,7 @@ class Spool:
     def review_page(
         self, wanted: ReviewFilter, after: ReviewCursor, count: int, shifted: Sequence[ShiftedInputs] = ()
     ) -> list[tuple[ReviewCursor, SpooledPrediction]]:
-        """Return predictions behind a place of the review queue, each with its place (review_streams.py)."""
+        """Return predictions behind a place of the review queue, each with its place (review_queue.py)."""
         rows: Iterable[tuple[ReviewCursor, tuple[Any, ...]]] = self.streams.page(wanted, after, count, shifted)
         return [
             (place, SpooledPrediction(record, task, bool(seen), (), NAMES[stream], probability))

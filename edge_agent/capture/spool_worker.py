@@ -28,7 +28,7 @@ from edge_agent.capture.personal_values import Erasure, PersonalLimits, PrivacyC
 from edge_agent.capture.record_builder import RecordBuilder
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.capture.redaction_audit import AuditLimits, RedactionAudit
-from edge_agent.capture.review_streams import AuditShares, ReviewStreams
+from edge_agent.capture.review_queue import AuditShares, ReviewStreams
 from edge_agent.capture.spool import PredictionRecord, Spool
 from edge_agent.capture.teacher_questions import TeacherQuestion, TeacherQuestionQueue
 from edge_agent.durable.atomic_files import Ballast

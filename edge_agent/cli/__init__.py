@@ -157,7 +157,7 @@ COMMANDS = {
     "config": _entry(_SET_UP, "config", "app", "Show and check the configuration."),
     "certs": _entry(_SET_UP, "certs", "app", "Make and show certificates for TCP, for sites without an authority."),
     "drop-ins": _entry(
-        _SET_UP, "drop_ins", "Command", "Give the systemd units the networks and folders that agent.yaml needs."
+        _SET_UP, "config", "DropInsCommand", "Give the systemd units the networks and folders that agent.yaml needs."
     ),
     "limits": _entry(
         _SET_UP, "config", "show_limits", "Show the memory limit of the daemon and its engines, and its parts."

@@ -20,7 +20,15 @@ from rich.text import Text
 
 from edge_agent import certificate_authority
 from edge_agent.certificate_authority import CertificateKeyPair
-from edge_agent.cli import drop_ins
+from edge_agent.cli.config import (
+    SYSTEM,
+    UNITS,
+    Networks,
+    needed_drop_ins,
+    print_in_place,
+    show_drop_ins,
+    write_and_reload,
+)
 from edge_agent.cli.daemon_target import target_of
 from edge_agent.cli.output import AsJson, YesOption, err, out, print_json
 from edge_agent.config import Config, Role, ServiceConfig, config_files, config_paths
@@ -29,8 +37,7 @@ from edge_agent.config.folder_access import is_hidden_from_services
 from edge_agent.durable.atomic_files import write_durably
 from edge_agent.enrolment import unit_drop_ins
 from edge_agent.errors import CertificateUnusable, ConfigInvalid
-from edge_agent.formats.certificate_fields import ROLE_URI, Certificate
-from edge_agent.formats.certificate_files import parse_certificates
+from edge_agent.formats.certificates import ROLE_URI, Certificate, parse_certificates
 
 FOLDER = "tls"
 CERTIFICATE = "ca.crt"
@@ -166,7 +173,7 @@ def init(
         bool,
         typer.Option("--new-authority", help="Make one although this site has one: its clients need new certificates."),
     ] = False,
-    allow: drop_ins.Networks = None,
+    allow: Networks = None,
     yes: YesOption = False,
 ) -> None:
     """Make the site's authority and the server's certificate; let clients through to the daemon; print the next steps.
@@ -365,8 +372,8 @@ def _make_folder(folder: Path, mode: int) -> None:
 
 def _open_listener(ctx: typer.Context, folder: Path, allow: list[str], *, yes: bool) -> None:
     """Let clients through to a daemon that systemd runs: its unit accepts connections from this machine only."""
-    etc = drop_ins.SYSTEM
-    managed = (etc / drop_ins.UNITS / unit_drop_ins.DAEMON_UNIT).exists()
+    etc = SYSTEM
+    managed = (etc / UNITS / unit_drop_ins.DAEMON_UNIT).exists()
     if not managed or _config_path(ctx) is not None:
         _say("Then start the daemon again.", "")
         return
@@ -374,18 +381,18 @@ def _open_listener(ctx: typer.Context, folder: Path, allow: list[str], *, yes: b
         _say(f"The service cannot see {folder}: move the files to /etc/edge-agent/tls.", "")
     listening = Config(service=ServiceConfig(tcp_address=f"0.0.0.0:{PORT}"))
     try:
-        needed = drop_ins.needed_drop_ins(listening, etc, allow)[:1]
+        needed = needed_drop_ins(listening, etc, allow)[:1]
     except ConfigInvalid as error:
         _say(f"The unit of the daemon accepts connections from this machine only. {error.remedy}", "")
         return
     missing = [each for each in needed if not each.is_in_place()]
     if not missing:
-        drop_ins.print_in_place(needed)
+        print_in_place(needed)
     else:
         _say("The unit of the daemon accepts connections from this machine only. This lets the network in:", "")
-        drop_ins.show_drop_ins(missing)
+        show_drop_ins(missing)
         if yes or (sys.stdin.isatty() and typer.confirm("Write this?", err=True)):
-            drop_ins.write_and_reload(missing, etc)
+            write_and_reload(missing, etc)
         else:
             _say("", "Once agent.yaml has the lines above, 'sudo edge-agent drop-ins' writes it.")
     _say("Then: sudo systemctl restart edge-agent", "")
@@ -449,7 +456,7 @@ def _dir_option(ctx: typer.Context, folder: Path) -> str:
 
 
 def _sudo(folder: Path) -> str:
-    return "sudo " if folder.is_relative_to(drop_ins.SYSTEM) else ""
+    return "sudo " if folder.is_relative_to(SYSTEM) else ""
 
 
 def _until(pair: CertificateKeyPair) -> str:

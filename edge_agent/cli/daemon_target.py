@@ -82,7 +82,7 @@ def target_of(ctx: typer.Context) -> DaemonTarget:
 def _read_tls(remote: RemoteDaemonConfig) -> Tls:
     """Check the files here, once: gRPC does not report a key that belongs to another certificate."""
     # Only a daemon over the network is shown certificates.
-    from edge_agent.formats.certificate_files import check_key_matches, parse_certificates  # noqa: PLC0415
+    from edge_agent.formats.certificates import check_key_matches, parse_certificates  # noqa: PLC0415
 
     own = Path(remote.certificate).read_bytes()
     check_key_matches(own, Path(remote.key).read_bytes(), remote.certificate)

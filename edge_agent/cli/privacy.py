@@ -21,7 +21,6 @@ from rich.console import Console
 from rich.text import Text
 
 from edge_agent.cli.daemon_target import target_of
-from edge_agent.cli.inputs import as_text
 from edge_agent.cli.output import (
     AsJson,
     YesOption,
@@ -413,6 +412,8 @@ def redact(
                 f"Wrote {counted(written, 'row')} to {export}. These are original texts: keep them at the site."
             )
         else:
+            from edge_agent.cli.inputs import as_text  # noqa: PLC0415
+
             given = as_text(sys.stdin.buffer.read(), "standard input") if text == "-" else text or ""
             _show_trial(admin.try_redaction(given), given, as_json=as_json)
 

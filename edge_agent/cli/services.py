@@ -15,14 +15,15 @@ import subprocess
 import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from edge_agent.cli.command_group import global_options
-from edge_agent.config import Config, Overrides, load
-from edge_agent.config.optional_sections import token_path
 from edge_agent.errors import ConfigInvalid, SystemdFailed
+
+if TYPE_CHECKING:
+    from edge_agent.config import Config
 
 SCREEN_LIBRARIES = ("rich", "better_exceptions")
 """structlog imports them for tracebacks on a terminal. Ours are plain, since theirs show the values of variables."""
@@ -91,6 +92,7 @@ def serve_web(ctx: typer.Context, link: LinkOption = False) -> None:
     from edge_agent import logs  # noqa: PLC0415
     from edge_agent.cli.daemon_target import target_of  # noqa: PLC0415
     from edge_agent.cli.terminal import say  # noqa: PLC0415
+    from edge_agent.config.optional_sections import token_path  # noqa: PLC0415
     from edge_agent.web import console_server  # noqa: PLC0415
     from edge_agent.web.daemon_access import DaemonEndpoint  # noqa: PLC0415
 
@@ -115,6 +117,9 @@ def serve_web(ctx: typer.Context, link: LinkOption = False) -> None:
 
 def _config_of(ctx: typer.Context) -> Config:
     """Read the configuration. Raises ConfigInvalid, SocketPathTooLong."""
+    # The journal is read without it.
+    from edge_agent.config import Overrides, load  # noqa: PLC0415
+
     given = global_options(ctx)
     return load(given.config, Overrides(given.state_dir, given.run_dir))
 

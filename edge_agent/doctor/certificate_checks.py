@@ -11,7 +11,7 @@ from edge_agent.doctor.findings import Check, Finding, FindingRule, first_match,
 from edge_agent.doctor.installation import READ, FileInfo, can_reach, read_bytes, stat_file, stat_parents
 from edge_agent.doctor.probe_context import CheckGroup, ProbeContext
 from edge_agent.errors import CertificateUnusable
-from edge_agent.formats.certificate_files import check_key_matches, parse_certificates
+from edge_agent.formats.certificates import check_key_matches, parse_certificates
 from edge_agent.formatting import format_duration
 
 CERTIFICATE = Check("certificate", "sockets")

@@ -18,7 +18,7 @@ from edge_agent.doctor.probe_context import CheckGroup, ProbeContext, parse_phas
 from edge_agent.doctor.socket_checks import check_port
 from edge_agent.doctor.unit_checks import UnitFacts, show_unit
 from edge_agent.errors import CertificateUnusable
-from edge_agent.formats.certificate_files import check_key_matches, parse_certificates
+from edge_agent.formats.certificates import check_key_matches, parse_certificates
 from edge_agent.formatting import format_duration
 
 CONSOLE = Check("console", "console")

@@ -7,7 +7,7 @@ attached_bundles.py     which bundles the present child has, and how attaching e
 child_supervisor.py     starts each child, loads the base, attaches bundles, watches
 child_process.py        one process, and the socketpair to it
 child_liveness.py       one child from its start to its end; whether it is alive and computes; kills one that hangs
-child_failures.py       what follows when a child fails
+restart_policy.py       what follows when a child fails
 child.py, protocol.py   the child's side, and what both sides say to each other; golden cases and questions as jobs
 confinement.py          what a child gives up: limits, Landlock, seccomp
 memory_cap.py           what a model needs in memory, and what a child may take

@@ -15,10 +15,10 @@ from typing import Any
 import structlog
 
 from edge_agent.config import EngineConfig
-from edge_agent.engine.child_failures import ALARM_SECONDS, load_exit_error, time_limit_seconds
 from edge_agent.engine.child_process import ChildProcess, loop_time
 from edge_agent.engine.memory_cap import MemoryCap
 from edge_agent.engine.protocol import ChildMessage, FromChild, LoadRequest, Ping
+from edge_agent.engine.restart_policy import ALARM_SECONDS, load_exit_error, time_limit_seconds
 
 log = structlog.get_logger("edge_agent.engine")
 

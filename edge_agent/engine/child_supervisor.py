@@ -5,7 +5,7 @@
 
 When a child dies, streams that had begun end with StreamBroken; every other job in flight is tried once more, alone; a
 job that was alone and kills the child again ends with EngineCrashed and is quarantined. Waiting jobs wait for the next
-child. `job_dispatch.py` stores them, and `child_failures.py` decides which deaths count.
+child. `job_dispatch.py` stores them, and `restart_policy.py` decides which deaths count.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ import structlog
 from edge_agent.config import EngineConfig
 from edge_agent.engine import protocol
 from edge_agent.engine.attached_bundles import AttachedBundle, AttachedBundles, resolve
-from edge_agent.engine.child_failures import (
+from edge_agent.engine.child_liveness import ChildRun
+from edge_agent.engine.child_process import loop_time
+from edge_agent.engine.job_dispatch import ComputeInfo, JobDispatcher
+from edge_agent.engine.machine_limits import CPU, DEVICE_FALLBACK, DEVICE_PARTIAL, AcceleratorPolicy
+from edge_agent.engine.restart_policy import (
     RestartPolicy,
     describe_exit,
     is_to_blame,
     load_exit_error,
     start_error,
 )
-from edge_agent.engine.child_liveness import ChildRun
-from edge_agent.engine.child_process import loop_time
-from edge_agent.engine.job_dispatch import ComputeInfo, JobDispatcher
-from edge_agent.engine.machine_limits import CPU, DEVICE_FALLBACK, DEVICE_PARTIAL, AcceleratorPolicy
 from edge_agent.errors import DeviceUnusable, EdgeAgentError, EngineCrashed, EngineNotReady, ModelLoadFailed, from_wire
 from edge_agent.supervision import Component, DeathPolicy, Supervisor
 

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from edge_agent.config import EngineConfig
 from edge_agent.engine import protocol
 from edge_agent.engine.attached_bundles import AttachedBundles
-from edge_agent.engine.child_failures import Quarantine
 from edge_agent.engine.child_process import loop_time
 from edge_agent.engine.child_supervisor import STATE_WORDS, ChildSupervisor, EngineDependencies, EngineState
 from edge_agent.engine.job_dispatch import BundleStats, EngineAnswer, JobDispatcher, JobLimits
 from edge_agent.engine.job_queue import Reservation
 from edge_agent.engine.machine_limits import AcceleratorPolicy
+from edge_agent.engine.restart_policy import Quarantine
 from edge_agent.errors import EngineNotReady, ModelLoadFailed
 from edge_agent.process_resources import resident_bytes
 

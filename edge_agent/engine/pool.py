@@ -20,7 +20,6 @@ import structlog
 
 from edge_agent.config import EngineConfig
 from edge_agent.engine import machine_limits
-from edge_agent.engine.child_failures import Quarantine
 from edge_agent.engine.child_supervisor import ChildSupervisor, EngineDependencies, EngineState
 from edge_agent.engine.engine import Engine, EngineStatus
 from edge_agent.engine.job_dispatch import BundleStats, EngineAnswer
@@ -36,6 +35,7 @@ from edge_agent.engine.machine_limits import (
     threads_per_engine,
 )
 from edge_agent.engine.protocol import TUNING_DETAILS, AttachRequest, JobRequest, LoadRequest, Ping, TextChunk
+from edge_agent.engine.restart_policy import Quarantine
 from edge_agent.errors import EngineNotReady
 from edge_agent.formats.manifest import Manifest
 from edge_agent.process_resources import resident_bytes

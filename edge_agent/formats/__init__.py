@@ -14,5 +14,5 @@ uplink_state.py         uplink.json, what the uplink reports to the programs nex
 signed_document.py      how documents of site and central team are read and signed
 strict_json.py          one strict reader of JSON that others wrote
 compression.py          bounded decompression
-certificate_files.py    X.509 certificates in PEM; certificate_fields.py is what is read of one
+certificates.py         X.509 certificates in PEM, and what is read of one
 """

@@ -24,7 +24,9 @@ from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from edge_agent.formats.strict_json import StrictModel
 
 OUTPUT_NAME = "ood_score"
 """The output of an ONNX graph that holds the score: float32, [batch], larger for a stranger input."""
@@ -35,10 +37,8 @@ GateScore = Literal["ood_score", "label_mass"]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class OodGate(BaseModel):
+class OodGate(StrictModel):
     """The section `confidence.gate` of a manifest; without it a bundle has no gate."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     score: GateScore
     """ood_score: the output of that name of an ONNX graph. label_mass: -log of what a decoder gave to all labels."""
@@ -99,11 +99,7 @@ def rows_needed(held_up_max: float) -> int:
     return math.ceil(1 / held_up_max - 1e-9) - 1
 
 
-class _CalibrationSection(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
-
-
-class TypicalInputs(_CalibrationSection):
+class TypicalInputs(StrictModel):
     """What inputs usually look like: an input outside is unlike those that the bundle was calibrated with."""
 
     label_mass_min: float = Field(default=0.0, ge=0.0, le=1.0)
@@ -119,7 +115,7 @@ class TypicalInputs(_CalibrationSection):
         return mass if inside else (*mass, "INPUT_LENGTH_UNUSUAL")
 
 
-class Threshold(_CalibrationSection):
+class Threshold(StrictModel):
     """Calibrated confidence: see Angelopoulos et al., Learn then Test (arXiv 2110.01052)."""
 
     policy: Literal["threshold"] = "threshold"
@@ -167,7 +163,7 @@ def check_gate_size(gate: OodGate) -> None:
         )
 
 
-class AlwaysEscalate(_CalibrationSection):
+class AlwaysEscalate(StrictModel):
     """No threshold: no answer counts as sure. Where calibration proved none, its temperature and gate are here."""
 
     policy: Literal["always_escalate"] = "always_escalate"
@@ -194,15 +190,13 @@ OUTSIDE = "O"
 _Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
-class MissedBound(BaseModel):
+class MissedBound(StrictModel):
     """The share of personal values that remain: a fixed-sequence test of cut-offs, arXiv 2110.01052.
 
     With probability 1 - `delta` over the calibration documents, at most `bound` of the values in documents like these
     remain. A value remains if a letter or digit of it does, after the model and the built-in rules have read the
     document. One document, or one family of alike ones, is one unit, because its values are not independent.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     target: _Share
     """Largest accepted share of values that remain, 0 to 1."""
@@ -224,10 +218,8 @@ class MissedBound(BaseModel):
     """Where the labels of the documents come from, in words."""
 
 
-class RedactionSection(BaseModel):
+class RedactionSection(StrictModel):
     """What counts as personal."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     cutoff: _Share = 0.5
     """A word is personal at this probability or above."""

@@ -23,12 +23,13 @@ import re
 from typing import Annotated, Any, Literal
 
 import pyrage
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from edge_agent.errors import DocumentInvalid, EnrolmentFileInvalid
 from edge_agent.formats import strict_json
 from edge_agent.formats.manifest import Sha256, TaskName
 from edge_agent.formats.signed_document import At, ExchangedModel, SiteId, canonical
+from edge_agent.formats.strict_json import StrictModel
 
 SCHEMA = "edge-agent/kit/v1"
 ENROLMENT_FILE_BYTES_MAX = 2 * 1024 * 1024
@@ -73,22 +74,18 @@ Key = Annotated[str, Field(max_length=4096, pattern=r"^[!-~]*$")]
 NamedValues = Annotated[dict[Name, Value], Field(max_length=50)]
 
 
-class _EnrolmentSection(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
-
-
-class StoreLocation(_EnrolmentSection):
+class StoreLocation(StrictModel):
     """An object store or a folder, and what opens it."""
 
     url: Url = ""
     """Empty = there is none."""
-    options: NamedValues = {}
+    options: NamedValues = Field(default={})
     """Nothing secret."""
     credential: NamedValues = Field(default={}, repr=False)
     """Secret: names and values as obstore has them."""
 
 
-class EnrolmentTls(_EnrolmentSection):
+class EnrolmentTls(StrictModel):
     """What the site's TCP listener shows, and whom it trusts. All of it, or nothing."""
 
     certificate: Pem = ""
@@ -107,7 +104,7 @@ class EnrolmentTls(_EnrolmentSection):
         return self
 
 
-class LargeModelAccess(_EnrolmentSection):
+class LargeModelAccess(StrictModel):
     """A large model that the site may ask, what it may cost there, and what opens it."""
 
     url: Annotated[str, Field(max_length=1000, pattern=r"^https?://[!-~]+$")]
@@ -128,7 +125,7 @@ class LargeModelAccess(_EnrolmentSection):
     """Cap for a month; 0 = none."""
 
 
-class EnrolmentFile(_EnrolmentSection):
+class EnrolmentFile(StrictModel):
     """All that a box needs to become a site."""
 
     schema_: Literal["edge-agent/kit/v1"] = Field(default="edge-agent/kit/v1", alias="schema")

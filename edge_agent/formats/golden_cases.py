@@ -18,10 +18,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from edge_agent.errors import BundleUnreadable
 from edge_agent.formats import strict_json
+from edge_agent.formats.strict_json import StrictModel
 
 TOLERANCE = 0.05
 SCORE_TOLERANCE = 0.05
@@ -30,10 +31,8 @@ CASES_MAX = 10_000
 LINE_BYTES_MAX = 4 * 1024 * 1024
 
 
-class GoldenCase(BaseModel):
+class GoldenCase(StrictModel):
     """One line."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     input: str = Field(min_length=1)
     """What a device would send."""

@@ -31,7 +31,8 @@ from edge_agent.formats.calibration import (
     tag_types,
     tags_problem,
 )
-from edge_agent.formats.questions import QUESTIONS_MAX, Label, ManifestSection, QuestionSpec, duplicates, single_choice
+from edge_agent.formats.questions import QUESTIONS_MAX, Label, QuestionSpec, duplicates, single_choice
+from edge_agent.formats.strict_json import StrictModel
 
 SCHEMA = "edge-agent/bundle/v1"
 MANIFEST_NAME = "manifest.json"
@@ -79,7 +80,7 @@ _IN_WORDS = {
 }
 
 
-class PromptTemplate(ManifestSection):
+class PromptTemplate(StrictModel):
     """How an input becomes the text that a decoder model reads."""
 
     template: str = Field(default="{input}", max_length=200_000)
@@ -108,7 +109,7 @@ class PromptTemplate(ManifestSection):
         return self
 
 
-class TaskLimits(ManifestSection):
+class TaskLimits(StrictModel):
     """Limits of one task."""
 
     input_tokens_max: int = Field(default=512, ge=1, le=131_072)
@@ -116,7 +117,7 @@ class TaskLimits(ManifestSection):
     inputs_max: int = Field(default=64, ge=1, le=1024)
 
 
-class TaskSpec(ManifestSection):
+class TaskSpec(StrictModel):
     """What devices call."""
 
     name: TaskName
@@ -197,7 +198,7 @@ class TaskSpec(ManifestSection):
         return self
 
 
-class Artifact(ManifestSection):
+class Artifact(StrictModel):
     """One file of the bundle."""
 
     role: Role
@@ -213,7 +214,7 @@ class Artifact(ManifestSection):
         return path
 
 
-class Quantization(ManifestSection):
+class Quantization(StrictModel):
     """What the weights really hold, not what the file is called."""
 
     type: str = Field(max_length=32)
@@ -221,7 +222,7 @@ class Quantization(ManifestSection):
     fallback_tensors: int = Field(default=0, ge=0)
 
 
-class EngineSettings(ManifestSection):
+class EngineSettings(StrictModel):
     """How the weights are loaded. Bundles with the same weights and the same settings share one engine."""
 
     context_tokens: int = Field(default=1024, ge=16, le=131_072)
@@ -235,7 +236,7 @@ class EngineSettings(ManifestSection):
     quantization: Quantization | None = None
 
 
-class Provenance(ManifestSection):
+class Provenance(StrictModel):
     """Where the bundle comes from. Free text, shown and carried, never interpreted."""
 
     base: str = Field(default="", max_length=500)
@@ -244,7 +245,7 @@ class Provenance(ManifestSection):
     converter: dict[str, str] = Field(default_factory=dict, max_length=100)
 
 
-class Requires(ManifestSection):
+class Requires(StrictModel):
     """What the machine must have."""
 
     agent: str = Field(default="0.1.0", max_length=64, pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")
@@ -253,7 +254,7 @@ class Requires(ManifestSection):
     device: Literal["any", "cuda", "vulkan"] = "any"
 
 
-class Manifest(ManifestSection):
+class Manifest(StrictModel):
     """`manifest.json`."""
 
     schema_: Literal["edge-agent/bundle/v1"] = Field(default="edge-agent/bundle/v1", alias="schema")

@@ -21,13 +21,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from edge_agent.errors import PlanInvalid
 from edge_agent.formats import strict_json
 from edge_agent.formats.manifest import Sha256, TaskName, Version
 from edge_agent.formats.signed_document import At, SiteId, parse_timestamp
 from edge_agent.formats.status_object import Alarm
+from edge_agent.formats.strict_json import StrictModel
 
 SCHEMA = "edge-agent/plan/v1"
 FILE_NAME = "plan.json"
@@ -38,11 +39,7 @@ Clock = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
 Mode = Literal["bootstrap", "shadow", "hybrid", "local"]
 
 
-class _PlanSection(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
-
-
-class HardwareRequirements(_PlanSection):
+class HardwareRequirements(StrictModel):
     """What a machine must have. Nothing said = any machine."""
 
     memory_bytes_min: int = Field(default=0, ge=0, le=2**62)
@@ -53,7 +50,7 @@ class HardwareRequirements(_PlanSection):
     """All of them, as /proc/cpuinfo spells them."""
 
 
-class BundleOffer(_PlanSection):
+class BundleOffer(StrictModel):
     """A bundle for the machines that it suits."""
 
     bundle: Sha256
@@ -63,14 +60,14 @@ class BundleOffer(_PlanSection):
     requires: HardwareRequirements = HardwareRequirements()
 
 
-class RolloutWave(_PlanSection):
+class RolloutWave(StrictModel):
     """From `start` on, `percent` of the sites, those of earlier waves included."""
 
     start: At
     percent: int = Field(ge=1, le=100)
 
 
-class SwitchWindow(_PlanSection):
+class SwitchWindow(StrictModel):
     """When a site may switch, by its local time; `end` before `start` = over midnight."""
 
     start: Clock
@@ -83,7 +80,7 @@ class SwitchWindow(_PlanSection):
         return self
 
 
-class ProbationRules(_PlanSection):
+class ProbationRules(StrictModel):
     """How long a bundle that has just been switched to is watched, and what sends it back.
 
     It is over after `calls` calls or `hours` hours, whichever comes first.
@@ -97,7 +94,7 @@ class ProbationRules(_PlanSection):
     """Median latency in percent of what it was before."""
 
 
-class TaskPlan(_PlanSection):
+class TaskPlan(StrictModel):
     """What is wanted of one task."""
 
     offers: tuple[BundleOffer, ...] = Field(min_length=1, max_length=16)
@@ -125,7 +122,7 @@ class TaskPlan(_PlanSection):
         return self
 
 
-class FleetPlan(_PlanSection):
+class FleetPlan(StrictModel):
     """The tasks of a channel, or of one site."""
 
     tasks: dict[TaskName, TaskPlan] = Field(default_factory=dict, max_length=1000)
@@ -133,7 +130,7 @@ class FleetPlan(_PlanSection):
     """For downloads; None = as the site has it. The smaller of the two holds."""
 
 
-class RolloutPlan(_PlanSection):
+class RolloutPlan(StrictModel):
     """`plan.json`."""
 
     schema_: Literal["edge-agent/plan/v1"] = Field(default="edge-agent/plan/v1", alias="schema")

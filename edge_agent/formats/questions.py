@@ -8,11 +8,13 @@ the level's place, counted from 0. A classify task is the special case of a sing
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property, lru_cache
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from edge_agent.formats.strict_json import StrictModel
 
 QuestionType = Literal["predicate", "choice", "score"]
 QuestionName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?$")]
@@ -29,21 +31,7 @@ OPTIONS = {"choice": (2, 255), "score": (2, 10)}
 """The fewest and the most labels of a question, by its type."""
 
 
-class ManifestSection(BaseModel):
-    """A part of the manifest: a value, which may keep what it has computed of itself."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Return a copy with other values; pydantic would copy what was computed of the old ones, too."""
-        copied = super().model_copy(update=update, deep=deep)
-        for name, value in vars(type(self)).items():
-            if isinstance(value, cached_property):
-                copied.__dict__.pop(name, None)
-        return copied
-
-
-class QuestionSpec(ManifestSection):
+class QuestionSpec(StrictModel):
     """One question."""
 
     name: QuestionName

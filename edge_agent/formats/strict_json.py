@@ -1,8 +1,9 @@
-"""JSON that others wrote: one reader, and one check against a model that converts nothing.
+"""JSON that others wrote: one reader, one kind of model, and one check against it that converts nothing.
 
 `decode` takes JSON as RFC 8259 has it, in UTF-8, and refuses what two readers may read differently: a key that occurs
 twice in an object, NaN and Infinity, a number out of range. `validate` takes a value only in the type that the model
-names: `true`, `"64"` and `1e3` are not whole numbers. A whole number is taken where a fraction may be.
+names: `true`, `"64"` and `1e3` are not whole numbers. A whole number is taken where a fraction may be. A key that a
+`StrictModel` does not know is refused.
 
 Both raise a ValueError; `first_problem` turns that of `validate` into a sentence.
 """
@@ -12,9 +13,11 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 DIGITS_MAX = 40
 """Of a whole number; the largest that any field takes has 19."""
@@ -36,6 +39,21 @@ _TYPES = {
     "model_type": "an object",
 }
 _ABSENT = {"missing", "extra_forbidden", "value_error", "json_invalid", "union_tag_not_found"}
+
+
+class StrictModel(BaseModel):
+    """A part of a document: a value whose keys are all known, and which may keep what it has computed of itself."""
+
+    # Compiled with the document where that is first read, not by itself.
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with other values; pydantic would copy what was computed of the old ones, too."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name, value in vars(type(self)).items():
+            if isinstance(value, cached_property):
+                copied.__dict__.pop(name, None)
+        return copied
 
 
 def decode(raw: bytes | str, *, fractions: bool = True) -> Any:

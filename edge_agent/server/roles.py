@@ -24,7 +24,7 @@ from typing import Any, Literal, get_args
 
 from edge_agent.config import Role
 from edge_agent.errors import RoleMissing
-from edge_agent.formats.certificate_fields import ROLE_URI, Certificate
+from edge_agent.formats.certificates import ROLE_URI, Certificate
 
 ROLES: frozenset[Role] = frozenset(get_args(Role))
 INFER: frozenset[Role] = frozenset({"infer"})

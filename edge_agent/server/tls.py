@@ -20,7 +20,7 @@ import structlog
 
 from edge_agent.config import AccessConfig, Role
 from edge_agent.errors import CertificateExpired, CertificateUnusable
-from edge_agent.formats.certificate_files import check_key_matches, parse_certificates
+from edge_agent.formats.certificates import check_key_matches, parse_certificates
 from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.server.roles import Caller, certificate_roles, current_caller
 

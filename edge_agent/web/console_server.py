@@ -31,7 +31,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from edge_agent.client import CallFailed
 from edge_agent.config import Role, WebConfig, sections
 from edge_agent.errors import CertificateUnusable, SocketInUse, WebTokenUnusable
-from edge_agent.formats.certificate_files import check_key_matches, parse_certificates
+from edge_agent.formats.certificates import check_key_matches, parse_certificates
 from edge_agent.refusal_log import HANDSHAKE, RefusalLog, handshake_cause
 from edge_agent.supervision import (
     Component,
@@ -43,8 +43,9 @@ from edge_agent.supervision import (
     run_unwrapped,
     watchdog_seconds,
 )
-from edge_agent.web import gateway, overview_page, redaction_page, review_page
+from edge_agent.web import overview_page, redaction_page, review_page
 from edge_agent.web.daemon_access import DaemonConnections, DaemonEndpoint
+from edge_agent.web.gateway import endpoints
 from edge_agent.web.rendering import guard_settings_of, read_form, render_page
 from edge_agent.web.request_guard import HTTP, GuardSettings, RequestGuard, SessionSigner, allowed_hosts, client_name
 
@@ -376,7 +377,7 @@ def application(daemon: DaemonConnections, settings: GuardSettings, session_seco
         *overview_page.ROUTES,
         *review_page.ROUTES,
         *redaction_page.ROUTES,
-        *(gateway.routes(daemon.devices, settings.refusals) if daemon.devices else ()),
+        *(endpoints.routes(daemon.devices, settings.refusals) if daemon.devices else ()),
     ]
     app = Starlette(
         routes=routes, exception_handlers={CallFailed: show_daemon_failure, HTTPException: show_missing_page}

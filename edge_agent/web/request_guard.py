@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge_agent.config import Role, sections
-from edge_agent.formats.certificate_fields import Certificate
+from edge_agent.formats.certificates import Certificate
 from edge_agent.refusal_log import RefusalLog
 from edge_agent.server.roles import ROLES, certificate_roles
 from edge_agent.web.gateway import openai_responses

@@ -81,10 +81,9 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
 # Modules that only decide: no clock, no waiting, no file. Time is an argument.
 PURE = (
     *(f"edge_agent.{name}" for name in ("backoff", "errors")),
-    *(f"edge_agent.engine.{name}" for name in ("child_failures", "job_queue", "protocol")),
-    *(f"edge_agent.{name}" for name in ("formats.certificate_files", "routing.policy", "statistics")),
+    *(f"edge_agent.engine.{name}" for name in ("job_queue", "protocol", "restart_policy")),
+    *(f"edge_agent.{name}" for name in ("formats.certificates", "routing.policy", "statistics")),
     *(f"edge_agent.{name}" for name in ("formats.status_object",)),
-    "edge_agent.formats.certificate_fields",
     *(f"edge_agent.{name}" for name in ("uplink.connectivity",)),
     *(f"edge_agent.{name}" for name in ("uplink.object_store",)),
     *(
@@ -158,9 +157,11 @@ ENTRIES = {
 LATE_IMPORTS: dict[str, str] = {
     "convert.package.bundle_assembly": "only a prompt with 'chat: true' loads what reads a model file",
     "edge_agent.cli": "help needs nothing that a command leads to",
+    "edge_agent.cli.config": "the configuration is shown without what writes units",
     "edge_agent.cli.doctor": "only a support bundle loads the rules of redaction",
     "edge_agent.cli.exits": "the screen libraries are loaded only when there is an error to print",
     "edge_agent.cli.daemon_target": "only a daemon over the network is shown certificates",
+    "edge_agent.cli.privacy": "only a text from standard input loads what reads and shows inputs",
     "edge_agent.cli.status": "drawing over and over takes more than printing once",
     "edge_agent.client.call_failed": "only a failed call is read; and Windows has no modules of Unix sockets",
     "edge_agent.client.daemon_connection": "few programs ask for the health of the daemon",
@@ -173,6 +174,7 @@ LATE_IMPORTS: dict[str, str] = {
     "edge_agent.capture.capture_values": "a site that collects nothing writes no status document",
     "edge_agent.capture.spool_writer": "a site that collects nothing does not load the spool",
     "edge_agent.server.admin_service": "a site without a redaction model does not load its audit",
+    "edge_agent.formats.certificates": "roles are decided without certificates, too, and without the library then",
     "edge_agent.formats.signed_document": "most who load the module read no signature, and do without the library",
     "edge_agent.routing.large_model_questions": "only a site with a large model loads the library that checks answers",
     "edge_agent.server.grpc_servers": "a daemon without certificates does not load the library that reads them",
@@ -330,7 +332,7 @@ def test_factory_commands_start_light():
         "faker"
     }
     require_none(
-        sorted(heavy & set(loaded)), "Import it through convert.pipeline.execution.load, when the command runs."
+        sorted(heavy & set(loaded)), "Import it through convert.pipeline.stage.load_module, when the command runs."
     )
 
 

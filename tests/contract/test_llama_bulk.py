@@ -13,10 +13,10 @@ from edge_agent.engine.protocol import Event, JobRequest, JobResult, LoadRequest
 from edge_agent.engine.runtimes.llama.autotune import OTHERS, SAME
 from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
 from edge_agent.engine.runtimes.llama.step_costs import EXACT_ROWS_MAX, ROWS_GROUP, padded_rows
-from tests.contract.test_llama_runtime import CHAT, CONTEXT_TOKENS, LONG, SHORT, WEIGHTS, classify, finish, make
+from tests.contract.test_llama_runtime import CHAT, CONTEXT_TOKENS, LONG, SHORT, WEIGHTS, classify, make
 from tests.support.attention import by_row
 from tests.support.gguf_adapter import write_adapter
-from tests.support.llama_turmoil import cells_in_use
+from tests.support.llama_turmoil import cells_in_use, finish
 
 TEXTS = [
     f"How much is the {colour} lamp by the door, and can it be sent to my sister on Friday?"
@@ -47,7 +47,7 @@ class Counted:
             self.rows.append(sum(len(part.tokens) for part in parts))
             decode(parts)
 
-        self.runtime._cache.context.decode = counted  # type: ignore[method-assign] - to look at what it is given
+        self.runtime._cache.context.decode = counted  # type: ignore[method-assign]  # to look at what it is given
         self.runtime.attach("c", make(), {})
         self.runtime.attach("g", CHAT, {})
         for _ in range(2):  # it learns what steps cost

@@ -15,7 +15,8 @@ from edge_agent.engine.protocol import FailureReport, JobRequest, JobResult, Loa
 from edge_agent.engine.runtimes.llama.llama_context import StepInterruption, is_long
 from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
 from edge_agent.engine.runtimes.llama.step_costs import TRUSTED_STEPS, StepWork
-from tests.contract.test_llama_runtime import CHAT, CONTEXT_TOKENS, LONG, SHORT, WEIGHTS, finish, make
+from tests.contract.test_llama_runtime import CHAT, CONTEXT_TOKENS, LONG, SHORT, WEIGHTS, make
+from tests.support.llama_turmoil import finish
 
 
 class Talker:

@@ -33,7 +33,7 @@ class Opened:
             self.rows.append(sum(len(part.tokens) for part in parts))
             decode(parts)
 
-        self.cache.context.decode = counted  # type: ignore[method-assign] - to look at what it is given
+        self.cache.context.decode = counted  # type: ignore[method-assign]  # to look at what it is given
 
     def row(self, depth: int, *, alone: bool) -> bytes:
         """Return the logits behind so many tokens and one more, computed alone or with the one before it."""

@@ -19,10 +19,11 @@ from edge_agent.engine.runtimes.llama.llama_context import ROWS_MAX, ContextShap
 from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
 from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
 from tests.contract.test_llama_attention import ASKED, FEW, cut
-from tests.contract.test_llama_runtime import finish, make
+from tests.contract.test_llama_runtime import make
 from tests.support import llama_builds, pos_intents, products, tiny_decoder, tiny_gguf
 from tests.support.attention import by_row
 from tests.support.gguf_adapter import write_adapter
+from tests.support.llama_turmoil import finish
 from tests.support.models import smollm2_path
 
 FORMATS = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "Q5_0", "Q4_K_M", "Q4_1", "Q4_0", "IQ4_NL")
@@ -177,7 +178,7 @@ class Company:
             self.rows.append(sum(len(part.tokens) for part in parts))
             decode(parts)
 
-        self.runtime._cache.context.decode = counted  # type: ignore[method-assign] - to look at what it is given
+        self.runtime._cache.context.decode = counted  # type: ignore[method-assign]  # to look at what it is given
         limits = {"input_tokens_max": CONTEXT_TOKENS - 30, "output_tokens_max": 24}
         sort = {"prompt": {"template": "{input}\nWants:"}, "labels": LABELS, "limits": limits}
         adapter = {"adapter": str(write_adapter(folder / "tuned.gguf", 1, model=(WIDTH, LAYERS)))}

@@ -89,7 +89,7 @@ def test_no_stream_waits_for_a_try() -> None:
             steps.add(("writes", runtime.threads))
             write_on(*given)
 
-        context.decode, context.write_on = reads, writes  # type: ignore[method-assign] - to see what computes
+        context.decode, context.write_on = reads, writes  # type: ignore[method-assign]  # to see what computes
         runtime.submit(JobRequest(job_id="stream", digest="g", text=TEXTS[0], output_tokens_max=40))
         for step in range(400):
             if step == 8:

@@ -182,7 +182,7 @@ def test_several_questions_are_answered_in_one_call(site: GatewaySite, client: o
     )
     assert 3 == len({each.model_dump()["edge_agent"]["prediction_id"] for each in decision.answers})
     [alone] = client.decisions.create(model="desk", input="my kettle burns", questions=DESK[1:2]).answers
-    assert ("urgent", odds["urgent"]["yes"]) == (alone.name, alone.probability)  # type: ignore[union-attr]
+    assert ("urgent", odds["urgent"]["yes"]) == (alone.name, alone.probability)
 
 
 def test_system_one_asks_several_questions(site: GatewaySite) -> None:

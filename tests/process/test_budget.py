@@ -77,7 +77,7 @@ async def test_what_an_engine_has_measured_holds_for_the_threads_that_it_measure
     """Another engine that comes changes the share for the next child, and nothing of what the running one was told."""
     async with pool_on(tmp_path, cpu_threads=4) as pool:
         first = await attach(pool, tmp_path, "first", 512)
-        pool.statuses()[0].details["tuned"] = "measured"  # type: ignore[index] - as if it had
+        pool.statuses()[0].details["tuned"] = "measured"  # type: ignore[index]  # as if it had
         await attach(pool, tmp_path, "second", 256)
         assert [4, 2] == [status.threads for status in pool.statuses()]
         told = LoadRequest(runtime="onnx", weights=bundles.paths_of(tmp_path / first)["weights"])

@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from edge_agent.engine.child_failures import Quarantine
 from edge_agent.engine.child_process import loop_time
 from edge_agent.engine.child_supervisor import ChildSupervisor, EngineState
 from edge_agent.engine.engine import Engine
 from edge_agent.engine.protocol import AttachRequest, LoadRequest
+from edge_agent.engine.restart_policy import Quarantine
 from edge_agent.errors import EngineNotReady
 from edge_agent.formats.manifest import encode
 from edge_agent.supervision import Supervisor

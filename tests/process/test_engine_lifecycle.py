@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 
 from edge_agent.config import EngineConfig
-from edge_agent.engine.child_failures import Quarantine
 from edge_agent.engine.child_process import ChildProcess, loop_time
 from edge_agent.engine.child_supervisor import EngineState
 from edge_agent.engine.engine import Engine
 from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.protocol import FRAME_BYTES_MAX, AttachRequest, LoadRequest
+from edge_agent.engine.restart_policy import Quarantine
 from edge_agent.errors import EngineNotReady, InputTooLong, RequirementUnmet
 from edge_agent.formats.manifest import Manifest, Requires, TaskSpec, encode
 from edge_agent.process_resources import resident_bytes

@@ -7,9 +7,9 @@ import asyncio
 import structlog
 
 from edge_agent.config import EngineConfig
-from edge_agent.engine.child_failures import Quarantine
 from edge_agent.engine.engine import Engine
 from edge_agent.engine.protocol import AttachRequest, LoadRequest
+from edge_agent.engine.restart_policy import Quarantine
 from edge_agent.formats.manifest import Manifest, TaskSpec, encode
 from edge_agent.supervision import Supervisor
 from tests.support.eventually import eventually

@@ -109,9 +109,9 @@ class AccessMatrix:
             return not client.serving()
 
     def _callers(self) -> Iterator[_Caller]:
-        for name, roles in SOCKETS.items():
+        for name, served in SOCKETS.items():
             channel = self._opened(grpc.insecure_channel(f"unix:{self._daemon.run_dir}/{name}"))
-            yield _Caller(name, channel, frozenset(roles), "socket")
+            yield _Caller(name, channel, frozenset(served), "socket")
         for roles in ((), *((role,) for role in ROLES), ROLES):
             tls = self._site.client("-".join(("holder", *roles)), *roles)
             name = f"a certificate for {' and '.join(roles) or 'nothing'}"

@@ -67,7 +67,7 @@ def installer(version: str = __version__) -> Path:
 def _content() -> str:
     """Name what goes into an installer."""
     content = hashlib.sha256()
-    listed = ["git", "-C", ROOT, "ls-files", "edge_agent", "installer", "systemd", "pyproject.toml"]
+    listed = ["git", "-C", str(ROOT), "ls-files", "edge_agent", "installer", "systemd", "pyproject.toml"]
     for name in subprocess.check_output(listed, text=True).splitlines():
         content.update((ROOT / name).read_bytes())
     return content.hexdigest()[:12]

@@ -11,20 +11,23 @@ from __future__ import annotations
 import contextlib
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 
 from convert import verify
+from convert.evaluate.predictions import ServedPrediction
 from convert.evaluate.serving import predict
 from convert.export import gguf_export, onnx_export
 from convert.package import bundle_assembly
 from convert.training import checkpoint_loading
 from convert.verify import ExportPair, divergence
 from edge_agent.errors import EdgeAgentError
-from edge_agent.formats.manifest import TaskSpec
+from edge_agent.formats.manifest import Kind, Role, TaskSpec
 from tests.support import tiny_models
 
 PAGE = Path(__file__).parents[2] / "docs" / "architectures.md"
@@ -52,7 +55,7 @@ class Case:
     """One row to find out."""
 
     name: str
-    kind: str
+    kind: Kind
     runtime: str
 
     @property
@@ -61,9 +64,10 @@ class Case:
         return f"| {self.name} | {self.kind} | {self.runtime} |"
 
 
+KINDS: tuple[Kind, ...] = ("classify", "extract", "embed")
 CASES = [
     *(Case(name, "classify", "llama") for name in tiny_models.DECODERS),
-    *(Case(name, kind, "onnx") for name in tiny_models.ENCODERS for kind in ("classify", "extract", "embed")),
+    *(Case(name, kind, "onnx") for name in tiny_models.ENCODERS for kind in KINDS),
     *(Case(name, "classify", "llama") for name in tiny_models.ENCODERS),
 ]
 
@@ -82,7 +86,7 @@ class _Stopped(Exception):
     """A step failed; what comes after it has nothing to work on."""
 
 
-def _tried(step, case: Case, folder: Path, done: list[str]) -> str:
+def _tried(step: Callable[[Case, Path], str], case: Case, folder: Path, done: list[str]) -> str:
     try:
         return step(case, folder)
     except EdgeAgentError as error:
@@ -113,16 +117,18 @@ def _verify(case: Case, folder: Path) -> str:
 
 
 def _task(case: Case) -> TaskSpec:
-    labels = {"classify": tiny_models.LABELS, "extract": TAGS, "embed": ()}[case.kind]
-    prompt = {"template": "Message: {input}\nIntent:"} if case.runtime == "llama" else {}
-    return TaskSpec(name="tiny", kind=case.kind, labels=labels, prompt=prompt, limits={"input_tokens_max": 128})
+    task: dict[str, Any] = {"name": "tiny", "kind": case.kind, "limits": {"input_tokens_max": 128}}
+    task["labels"] = {"classify": tiny_models.LABELS, "extract": TAGS}.get(case.kind, ())
+    if case.runtime == "llama":
+        task["prompt"] = {"template": "Message: {input}\nIntent:"}
+    return TaskSpec.model_validate(task)
 
 
 def _serve(case: Case, folder: Path) -> str:
     task = _task(case)
     whole = {"version": "1.0.0", "runtime": case.runtime, "task": task.model_dump(mode="json"), "engine": {}}
     (folder / "task.yaml").write_text(yaml.safe_dump(whole))
-    names = (
+    names: dict[Role, str] = (
         {"weights": "base.gguf"}
         if case.runtime == "llama"
         else {"weights": "model.onnx", "tokenizer": "tokenizer.json"}
@@ -141,13 +147,13 @@ def _serve(case: Case, folder: Path) -> str:
     return "works" if near(folder / "checkpoint", task, answers) else "answers differ from PyTorch"
 
 
-def _labels_near(checkpoint: Path, task: TaskSpec, answers) -> bool:
+def _labels_near(checkpoint: Path, task: TaskSpec, answers: Sequence[ServedPrediction]) -> bool:
     expected = divergence.label_log_probabilities(checkpoint, None, task, TEXTS)
     served = np.array([answer.log_probabilities for answer in answers])
     return bool(np.abs(expected - served).max() < SERVED_MAX)
 
 
-def _vectors_near(checkpoint: Path, _task_: TaskSpec, answers) -> bool:
+def _vectors_near(checkpoint: Path, _task_: TaskSpec, answers: Sequence[ServedPrediction]) -> bool:
     rows = divergence.encoder_rows(checkpoint, None, "none", TEXTS)
     for hidden, answer in zip(rows, answers, strict=True):
         mean = hidden.mean(axis=0)

@@ -33,7 +33,8 @@ def tiny_tokenizer() -> bytes:
     )
     tokenizer.enable_truncation(16)
     tokenizer.enable_padding(length=16)
-    return tokenizer.to_str().encode()
+    written: str = tokenizer.to_str()
+    return written.encode()
 
 
 def random_weights(config: Config, outputs: int, seed: int = 7) -> Weights:

@@ -115,7 +115,8 @@ class Chromium:
     def ask(self, method: str, session: str = "", **parameters: Any) -> dict[str, Any]:
         """Have the browser do something; return what it says."""
         number = next(self._numbers)
-        self._answers[number] = waiting = queue.Queue()
+        waiting: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._answers[number] = waiting
         message: dict[str, Any] = {"id": number, "method": method, "params": parameters}
         if session:
             message["sessionId"] = session

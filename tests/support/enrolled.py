@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from edge_agent.client import ReviewClient
+from edge_agent.client import Classification, ReviewClient
 from edge_agent.formats import enrolment_file
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
@@ -149,6 +149,7 @@ class Box:
         self.answered += count
         with self.daemon.client() as client, ReviewClient(f"unix:{self.daemon.run_dir}/review.sock") as reviewer:
             for answer in client.classify(TASK, texts):
+                assert isinstance(answer, Classification), answer
                 reviewer.correct(answer.prediction_id, "price", reviewer="anna")
         with self.daemon.admin() as admin:
             admin.seal_examples()

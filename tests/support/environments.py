@@ -59,7 +59,7 @@ def _make(folder: Path, wanted: str) -> None:
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     requirements = folder / "requirements.txt"
     requirements.write_text(wanted, encoding="utf-8")
-    options = ["--quiet", "--disable-pip-version-check", "--no-compile", "--find-links", WHEELS]
+    options = ["--quiet", "--disable-pip-version-check", "--no-compile", "--find-links", str(WHEELS)]
     options += ["--no-deps"] if WITHOUT_DEPENDENCIES in wanted else []
     subprocess.run([folder / "bin" / "pip", "install", *options, "--requirement", requirements], check=True)
     (folder / STAMP).touch()

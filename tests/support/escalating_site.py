@@ -19,6 +19,7 @@ from typing import Any, Self
 import yaml
 
 from edge_agent.client import AdminClient, Client
+from edge_agent.client import LargeModel as LargeModelState
 from tests.support.daemon import STOP_SECONDS_MAX, RunningDaemon
 from tests.support.eventually import eventually_sync
 from tests.support.large_model import KEY, LargeModel
@@ -95,9 +96,11 @@ class EscalatingSite:
         """Return what the uplink's notes say was spent."""
         return sum(json.loads((self.notes / "spending.json").read_text())["days"].values())
 
-    def large_model(self) -> Any:
+    def large_model(self) -> LargeModelState:
         """Return what status says of it."""
-        return self.admin.status().large_model
+        state = self.admin.status().large_model
+        assert state is not None, "no large model is configured"
+        return state
 
     def stop_uplink(self, signum: int = signal.SIGTERM) -> None:
         """End the uplink."""

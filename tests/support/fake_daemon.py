@@ -111,11 +111,15 @@ class FakeInference(inference_pb2_grpc.InferenceServiceServicer):
         if request.task == "lone" and list(getattr(request, "texts", [])) == ["bad"]:
             abort(context, grpc.StatusCode.INVALID_ARGUMENT, "INPUT_TOO_LONG", "9 tokens; the limit is 4")
 
-    def Classify(self, request: Any, context: grpc.ServicerContext) -> inference_pb2.ClassifyResponse:
+    def Classify(
+        self, request: inference_pb2.ClassifyRequest, context: grpc.ServicerContext
+    ) -> inference_pb2.ClassifyResponse:
         self._begin(request, context)
         return inference_pb2.ClassifyResponse(results=[_classify(request, text) for text in request.texts])
 
-    def Extract(self, request: Any, context: grpc.ServicerContext) -> inference_pb2.ExtractResponse:
+    def Extract(
+        self, request: inference_pb2.ExtractRequest, context: grpc.ServicerContext
+    ) -> inference_pb2.ExtractResponse:
         self._begin(request, context)
         found = inference_pb2.Extraction(
             json='{"price":"5"}',
@@ -126,7 +130,7 @@ class FakeInference(inference_pb2_grpc.InferenceServiceServicer):
         )
         return inference_pb2.ExtractResponse(results=[inference_pb2.ExtractResult(extraction=found)])
 
-    def Embed(self, request: Any, context: grpc.ServicerContext) -> inference_pb2.EmbedResponse:
+    def Embed(self, request: inference_pb2.EmbedRequest, context: grpc.ServicerContext) -> inference_pb2.EmbedResponse:
         self._begin(request, context)
         vector = inference_pb2.Embedding(values=[0.5, -0.25], provenance=provenance(request.task))
         results = [
@@ -135,7 +139,9 @@ class FakeInference(inference_pb2_grpc.InferenceServiceServicer):
         ]
         return inference_pb2.EmbedResponse(results=results)
 
-    def Generate(self, request: Any, context: grpc.ServicerContext) -> Iterator[inference_pb2.GenerateResponse]:
+    def Generate(
+        self, request: inference_pb2.GenerateRequest, context: grpc.ServicerContext
+    ) -> Iterator[inference_pb2.GenerateResponse]:
         self._begin(request, context)
         if request.output_tokens_max > 4096:
             abort(
@@ -162,13 +168,17 @@ class FakeInference(inference_pb2_grpc.InferenceServiceServicer):
             finish.provenance.reason = "UPSTREAM_OFFLINE"
         yield inference_pb2.GenerateResponse(finish=finish)
 
-    def ListTasks(self, request: Any, context: grpc.ServicerContext) -> inference_pb2.ListTasksResponse:
+    def ListTasks(
+        self, request: inference_pb2.ListTasksRequest, context: grpc.ServicerContext
+    ) -> inference_pb2.ListTasksResponse:
         start = int(request.page_token or 0)
         end = start + self.page_size
         more = str(end) if end < len(self.tasks) else ""
         return inference_pb2.ListTasksResponse(tasks=self.tasks[start:end], next_page_token=more)
 
-    def GetTask(self, request: Any, context: grpc.ServicerContext) -> inference_pb2.GetTaskResponse:
+    def GetTask(
+        self, request: inference_pb2.GetTaskRequest, context: grpc.ServicerContext
+    ) -> inference_pb2.GetTaskResponse:
         if request.task not in WAITING:
             self._begin(request, context)
         task = task_message(request.task)
@@ -184,7 +194,7 @@ def _bad() -> task_pb2.InputError:
     return task_pb2.InputError(reason="INPUT_TOO_LONG", message="9 tokens; the limit is 4", metadata=metadata)
 
 
-def _classify(request: Any, text: str) -> inference_pb2.ClassifyResult:
+def _classify(request: inference_pb2.ClassifyRequest, text: str) -> inference_pb2.ClassifyResult:
     if text == "bad":
         return inference_pb2.ClassifyResult(error=_bad())
     if request.task == "bootstrapped":  # only a large model answers: no confidence, no scores
@@ -264,11 +274,15 @@ class FakeAdmin(admin_pb2_grpc.AdminServiceServicer):
         made.install_time.FromJsonString("2026-01-02T03:04:05Z")
         return made
 
-    def GetStatus(self, request: Any, context: grpc.ServicerContext) -> admin_pb2.GetStatusResponse:
+    def GetStatus(
+        self, request: admin_pb2.GetStatusRequest, context: grpc.ServicerContext
+    ) -> admin_pb2.GetStatusResponse:
         self.status_calls += 1
         return self.status
 
-    def ListBundles(self, request: Any, context: grpc.ServicerContext) -> admin_pb2.ListBundlesResponse:
+    def ListBundles(
+        self, request: admin_pb2.ListBundlesRequest, context: grpc.ServicerContext
+    ) -> admin_pb2.ListBundlesResponse:
         self.requests.append(request)
         if request.task not in ("", "pos-intent"):
             return admin_pb2.ListBundlesResponse()
@@ -277,29 +291,39 @@ class FakeAdmin(admin_pb2_grpc.AdminServiceServicer):
             bundles=[self.bundle(digest=digest)], next_page_token="" if request.page_token else "next"
         )
 
-    def GetFieldReport(self, request: Any, context: grpc.ServicerContext) -> admin_pb2.GetFieldReportResponse:
+    def GetFieldReport(
+        self, request: admin_pb2.GetFieldReportRequest, context: grpc.ServicerContext
+    ) -> admin_pb2.GetFieldReportResponse:
         return self.field
 
-    def InstallBundle(self, request: Any, context: grpc.ServicerContext) -> admin_pb2.InstallBundleResponse:
+    def InstallBundle(
+        self, request: admin_pb2.InstallBundleRequest, context: grpc.ServicerContext
+    ) -> admin_pb2.InstallBundleResponse:
         self.requests.append(request)
         if request.path.endswith("hostile"):
             abort(context, grpc.StatusCode.FAILED_PRECONDITION, "BUNDLE_UNSIGNED", "the bundle has no signature")
         return admin_pb2.InstallBundleResponse(bundle=self.bundle(not request.no_activate), newly_installed=True)
 
-    def ActivateBundle(self, request: Any, context: grpc.ServicerContext) -> admin_pb2.ActivateBundleResponse:
+    def ActivateBundle(
+        self, request: admin_pb2.ActivateBundleRequest, context: grpc.ServicerContext
+    ) -> admin_pb2.ActivateBundleResponse:
         self.requests.append(request)
         return admin_pb2.ActivateBundleResponse(bundle=self.bundle())
 
-    def RollbackTask(self, request: Any, context: grpc.ServicerContext) -> admin_pb2.RollbackTaskResponse:
+    def RollbackTask(
+        self, request: admin_pb2.RollbackTaskRequest, context: grpc.ServicerContext
+    ) -> admin_pb2.RollbackTaskResponse:
         if request.task == "young":
             abort(context, grpc.StatusCode.FAILED_PRECONDITION, "NOTHING_TO_ROLL_BACK", "no bundle before")
         return admin_pb2.RollbackTaskResponse(bundle=self.bundle())
 
-    def RemoveBundle(self, request: Any, context: grpc.ServicerContext) -> admin_pb2.RemoveBundleResponse:
+    def RemoveBundle(
+        self, request: admin_pb2.RemoveBundleRequest, context: grpc.ServicerContext
+    ) -> admin_pb2.RemoveBundleResponse:
         self.requests.append(request)
         return admin_pb2.RemoveBundleResponse(freed_bytes=98_000_000)
 
-    def Drain(self, request: Any, context: grpc.ServicerContext) -> admin_pb2.DrainResponse:
+    def Drain(self, request: admin_pb2.DrainRequest, context: grpc.ServicerContext) -> admin_pb2.DrainResponse:
         self.requests.append(request)
         return admin_pb2.DrainResponse()
 

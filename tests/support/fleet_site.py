@@ -44,7 +44,7 @@ class FleetSite:
         self.store.mkdir(parents=True, exist_ok=True)
         anchor = folder / "root.json"
         anchor.write_bytes(central.root_bytes)
-        given = {
+        given: dict[str, dict[str, Any]] = {
             "store": {"allow_unsigned": False},
             "site": {"id": SITE, "recipients": [RECIPIENT]},
             "update": {"root_file": str(anchor), "check_seconds": LOOK_SECONDS},

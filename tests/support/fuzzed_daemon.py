@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
@@ -33,7 +34,7 @@ LABELS = ("refund", "price")
 LIMITS = {"limits": {"input_tokens_max": 1000, "output_tokens_max": 50}}
 FEEDBACK = "edge_agent.v1.FeedbackService"
 KINDS = ("classify", "extract", "generate", "embed")
-TASKS = {
+TASKS: dict[str, Hints] = {
     **{kind.title(): {"task": [kind, kind, kind, "steady"]} for kind in KINDS},
     "RemoveBundle": {"task": ["victim", "nobody"]},
     **{f"Model{what}": {"name": KINDS, "version": ["", "1000000"]} for what in ("Ready", "Metadata", "Config")},
@@ -153,7 +154,7 @@ def fuzz(at: Fuzzed, method: MethodDescriptor, cases: int, begin: int, found: Fo
     each_of(st.lists(message, min_size=1, max_size=most), cases, begin, one)
 
 
-def _more(kind: str) -> dict[str, object]:
+def _more(kind: str) -> dict[str, Any]:
     return {"task": LIMITS} if kind == "generate" else {}
 
 

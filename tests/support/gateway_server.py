@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 
 from edge_agent.client import AsyncClient
 from edge_agent.refusal_log import RefusalLog
-from edge_agent.web.gateway import CALLS_MAX, routes
+from edge_agent.web.gateway.endpoints import CALLS_MAX, routes
 from tests.support.eventually import eventually
 
 

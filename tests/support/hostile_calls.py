@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
@@ -44,11 +45,11 @@ class Ended:
 def call(channel: grpc.Channel, method: MethodDescriptor, *messages: bytes) -> Ended:
     """Send bytes as the messages of a call, and read what comes. Several are for a call that takes several."""
     if method.client_streaming:
-        answers = channel.stream_stream(path_of(method))(iter(messages), timeout=CALL_SECONDS_MAX)
+        answers: Any = channel.stream_stream(path_of(method), None, None)(iter(messages), timeout=CALL_SECONDS_MAX)
     else:
         # As a stream all calls look the same.
         [raw] = messages
-        answers = channel.unary_stream(path_of(method))(raw, timeout=CALL_SECONDS_MAX)
+        answers = channel.unary_stream(path_of(method), None, None)(raw, timeout=CALL_SECONDS_MAX)
     try:
         for _ in itertools.islice(answers, 1 if method.name == "Watch" else ANSWERS_MAX):
             pass
@@ -60,7 +61,8 @@ def call(channel: grpc.Channel, method: MethodDescriptor, *messages: bytes) -> E
 
 def ended(error: grpc.RpcError) -> Ended:
     info = error_details_pb2.ErrorInfo()
-    status = rpc_status.from_call(error)
+    raised: Any = error  # an error has what it needs of a call, that of grpc.aio too
+    status = rpc_status.from_call(raised)
     for detail in status.details if status else ():
         if detail.Unpack(info):
             break

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from edge_agent import certificate_authority
 from edge_agent.formats import enrolment_file
-from edge_agent.formats.certificate_files import check_key_matches, parse_certificates
+from edge_agent.formats.certificates import check_key_matches, parse_certificates
 from edge_agent.formats.signed_document import canonical
 from tests.support.enrolment_files import a_enrolment
 from tests.support.hostile_bytes import documents, edits, torn

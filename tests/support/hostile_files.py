@@ -353,11 +353,12 @@ def _put(path: Path, kind: str) -> None:
     if path.is_dir() and not path.is_symlink():
         return
     path.unlink(missing_ok=True)
-    {
+    makers: dict[str, Callable[[], object]] = {
         "file": path.touch,
         "link": lambda: path.symlink_to("/etc/passwd"),
         "dangling link": lambda: path.symlink_to("/nowhere"),
         "folder": path.mkdir,
         "pipe": lambda: os.mkfifo(path),
         "hard link": lambda: path.hardlink_to(path.with_name("weights.bin")),
-    }[kind]()
+    }
+    makers[kind]()

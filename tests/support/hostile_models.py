@@ -92,4 +92,5 @@ def _ended(model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> bytes:
     for node in model.graph.node:
         node.output[:] = ["before" if each == output else each for each in node.output]
     model.graph.node.extend([*nodes, helper.make_node("Add", ["before", "more"], [output])])
-    return model.SerializeToString()
+    written: bytes = model.SerializeToString()
+    return written

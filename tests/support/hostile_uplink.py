@@ -66,7 +66,8 @@ class World:
 
     def doubled(self) -> int:
         """Return how many rows are too many."""
-        return self.central.query("SELECT count(*) - count(DISTINCT prediction_id) FROM examples")[0][0]
+        [(rows,)] = self.central.query("SELECT count(*) - count(DISTINCT prediction_id) FROM examples")
+        return int(rows)
 
     # --- the site -----------------------------------------------------------------------------------------------------
 

@@ -87,7 +87,8 @@ class _Steps:
 
     def __await__(self) -> Generator[Any, Any, None]:
         steps = self._awaited.__await__()
-        first, thrown = True, None
+        thrown: BaseException | None = None
+        first = True
         while True:
             if self._faults.due(self._name, first=first):
                 if thrown is not None:

@@ -29,7 +29,7 @@ def opened(target: str) -> Iterator[Calls]:
 
         def call(name: str, request: Any = None, **more: Any) -> Any:
             method = SERVICE.methods_by_name[name]
-            make = channel.stream_stream if method.client_streaming else channel.unary_unary
+            make: Any = channel.stream_stream if method.client_streaming else channel.unary_unary
             answers = message_factory.GetMessageClass(method.output_type).FromString
             path = f"/{SERVICE.full_name}/{name}"
             asked = message_factory.GetMessageClass(method.input_type)() if request is None else request

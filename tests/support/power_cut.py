@@ -122,7 +122,8 @@ class PowerCut:
         """Make, move or remove a name."""
         if not paths[-1].is_relative_to(self._folder):
             return False
-        file = _File() if call == "mkdir" else self._names.pop(paths[0], None)
+        moved = self._names.pop(paths[0], None) if call != "mkdir" else None
+        file = _File() if call == "mkdir" else moved
         if file is not None and call in ("mkdir", "rename"):
             self._names[paths[-1]] = file
         if call == "mkdir":

@@ -139,11 +139,11 @@ def _read(kind: int, packed: bytes, shape: tuple[int, ...]) -> Array:
 def exact(matrix: Weights, given: Array) -> Floats:
     """Return the products, in double precision, of what a kernel is given: rounded weights, rounded activations."""
     kind = _cpu().ggml_get_type_traits_cpu(TYPES[matrix.type]).contents.vec_dot_type
-    rounded, more = given, np.zeros((len(given), 1))
+    rounded, more = given.astype(np.float64), np.zeros((len(given), 1))
     if kind != 0:
         found = [_rounded(row, kind) for row in np.ascontiguousarray(given)]
         rounded, more = (np.array([each[part] for each in found], np.float64) for part in (0, 1))
-    products = rounded.astype(np.float64) @ matrix.values.astype(np.float64).T
+    products: Floats = rounded @ matrix.values.astype(np.float64).T
     if kind == _Q8_1:  # each block's sum is rounded once more, and multiplied with the block's least weight
         blocks = np.frombuffer(matrix.packed, np.dtype((np.void, len(matrix.packed) * 32 // matrix.values.size)))
         heads = np.frombuffer(b"".join(bytes(block)[:4] for block in blocks), "<f2").reshape(matrix.columns, -1, 2)
@@ -151,7 +151,7 @@ def exact(matrix: Weights, given: Array) -> Floats:
     return products
 
 
-def _rounded(row: Array, kind: int) -> tuple[Array, Floats]:
+def _rounded(row: Array, kind: int) -> tuple[Array | Floats, Floats]:
     """Return a row as it is rounded to a type; and by how much the sums that are kept of its blocks are off."""
     packed = ctypes.create_string_buffer(_base().ggml_row_size(kind, ctypes.c_int64(row.size)))
     _cpu().ggml_get_type_traits_cpu(kind).contents.from_float(row.ctypes.data, ctypes.addressof(packed), row.size)

@@ -125,7 +125,7 @@ def _wide(dice: random.Random) -> dict[str, Any]:
 def _deep(dice: random.Random) -> dict[str, Any]:
     part: dict[str, Any] = {"type": "string", "maxLength": 1000}
     for _ in range(dice.randrange(4, 7)):
-        branch = {"type": "array", "items": part, "minItems": dice.choice((0, 1, 100)), "maxItems": 100}
+        branch: dict[str, Any] = {"type": "array", "items": part, "minItems": dice.choice((0, 1, 100)), "maxItems": 100}
         part = branch if dice.random() < 0.6 else {"anyOf": [part, branch]}
     return _record(a=part)
 

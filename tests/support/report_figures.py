@@ -158,26 +158,26 @@ class Outline(HTMLParser):
         self.feed(written)
         assert [] == self._open
 
-    def handle_starttag(self, tag, attrs):
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
         if tag not in VOID:
             self._open.append(tag)
 
-    def handle_startendtag(self, tag, attrs):
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
 
-    def handle_endtag(self, tag):
+    def handle_endtag(self, tag: str) -> None:
         assert tag == self._open.pop()
 
-    def handle_data(self, data):
+    def handle_data(self, data: str) -> None:
         if self._open and self._open[-1] != "style":
             self.words.append(data)
 
-    def count(self, *tags):
+    def count(self, *tags: str) -> int:
         """Count elements."""
         return sum(tag in tags for tag, _ in self.elements)
 
-    def values(self, name):
+    def values(self, name: str) -> list[str | None]:
         """Return all values of an attribute."""
         return [attributes[name] for _, attributes in self.elements if name in attributes]
 

@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterator
 
-from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
@@ -14,7 +14,7 @@ import edge_agent.v1
 from edge_agent.server.open_inference import oip_tensors
 
 
-def _files() -> Iterator[object]:
+def _files() -> Iterator[FileDescriptor]:
     for module in pkgutil.iter_modules(edge_agent.v1.__path__):
         # What the uplink serves to the daemon is no call of the daemon.
         if module.name.endswith("_pb2") and module.name != "escalation_pb2":

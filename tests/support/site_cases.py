@@ -18,11 +18,12 @@ from edge_agent.capture.text_redaction import build_redactor
 from edge_agent.config import Config
 from edge_agent.formats import segment
 from edge_agent.formats.calibration import MissedBound
+from edge_agent.formats.example_records import AnyRecord
 from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
 from tests.support.examples import CENTRAL_KEY, DIGEST, IDENTITY, NOW, RECIPIENT, records_of
 
-TASKS = {
+TASKS: dict[str, dict[str, Any]] = {
     "pos-intent": {"kind": "classify", "labels": ["refund", "price"]},
     "visit": {"kind": "extract", "labels": ["O", "B-PATIENT", "B-DRUG"], "pii_fields": ["PATIENT"]},
     "talk": {"kind": "generate"},
@@ -145,11 +146,11 @@ class ASite:
         """Return the names in the outbox's folder of segments."""
         return sorted(path.name for path in (self.config.outbox / "segments").iterdir())
 
-    def segments(self) -> dict[int, list[Any]]:
+    def segments(self) -> dict[int, list[AnyRecord]]:
         """Open every segment of the present epoch as the central team would, chain and all; return its records."""
         return read_outbox(self.config.outbox, self.worker.spool.incarnation)
 
-    def records(self) -> dict[str, Any]:
+    def records(self) -> dict[str, AnyRecord]:
         """Return all sealed records by their id, the last one of each."""
         return {record.record_id: record for records in self.segments().values() for record in records}
 
@@ -167,9 +168,10 @@ class ASite:
         (self.config.receipts / segment.RECEIPTS_FILE_NAME).write_bytes(sign(said, key))
 
 
-def read_outbox(outbox: Path, epoch: str) -> dict[int, list[Any]]:
+def read_outbox(outbox: Path, epoch: str) -> dict[int, list[AnyRecord]]:
     """Verify and open the segments of an epoch; return their records by sequence."""
-    found, hashes = {}, {}
+    found: dict[int, list[AnyRecord]] = {}
+    hashes: dict[int, str] = {}
     for path in sorted((outbox / "segments").glob(f"{epoch}-*.json")):
         signed = segment.verify(path.read_bytes(), path.stem, None)
         sealed = path.with_suffix(".age").read_bytes()

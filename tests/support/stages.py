@@ -37,7 +37,7 @@ def stage_job(
     """
     folder.mkdir(parents=True, exist_ok=True)
     labels = list(DEFAULT_LABELS[kind])
-    task = {"name": "tiny", "kind": kind, "labels": labels, "limits": {"input_tokens_max": 64}}
+    task: dict[str, Any] = {"name": "tiny", "kind": kind, "labels": labels, "limits": {"input_tokens_max": 64}}
     if kind == "decide":
         task["questions"] = QUESTIONS
     plain = {"version": "1.0.0", "runtime": "onnx", "task": task, "provenance": {"licence": "Apache-2.0"}}

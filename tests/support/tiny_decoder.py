@@ -37,7 +37,8 @@ def _trained() -> str:
     )
     sentences = [text for text, _ in pos_intents.train()]
     bpe.train_from_iterator([*sentences, *(f" {intent}" for intent in pos_intents.INTENTS)] * 2, trainer)
-    return bpe.to_str()
+    trained: str = bpe.to_str()
+    return trained
 
 
 def vocabulary() -> dict[str, Any]:

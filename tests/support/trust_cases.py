@@ -44,7 +44,7 @@ class TrustingSite:
         """Open the same directory anew."""
         if hasattr(self, "store"):
             self.store.close()
-        self.store = Store.open(self.config.state_dir, limits)
+        self.store: Store = Store.open(self.config.state_dir, limits)
         self.trust = RepositoryTrust(self.config, self.store.trusted, lambda: self.now())
         self.ingest = BundleIngest(self.config, self.store, self.trust, lambda: self.now())
         return self

@@ -20,6 +20,7 @@ from edge_agent.errors import EdgeAgentError
 from edge_agent.formats.golden_cases import GoldenAnswer
 from edge_agent.formats.plan import BundleOffer, FleetPlan, MachineCapabilities, RolloutPlan, TaskPlan
 from edge_agent.formats.signed_document import format_timestamp
+from edge_agent.store.bundle_store import Store
 from edge_agent.store.state_database import InstalledBundle, UpdateProgress
 from edge_agent.update.blocked_update_messages import CopyProgress, DownloadBlocker, VerifiedRepository
 from edge_agent.update.ingest import MissingFiles
@@ -40,7 +41,7 @@ Answering = Callable[[str], GoldenAnswer]
 class Published:
     """What the central team has published, and how much of it has arrived."""
 
-    def __init__(self, store: Callable[[], object]) -> None:
+    def __init__(self, store: Callable[[], Store]) -> None:
         self.store = store
         self.verified = VerifiedRepository()
         self.folders: dict[str, Path] = {}
@@ -69,7 +70,7 @@ class Published:
     def admit(self, folder: Path, digest: str) -> InstalledBundle:
         if self.cannot_admit:
             raise self.cannot_admit
-        return self.store().install(self.folders[digest], True)[0]  # type: ignore[attr-defined]
+        return self.store().install(self.folders[digest], True)[0]
 
     def request_downloads(
         self, verified: VerifiedRepository | None, digests: Collection[str], bytes_per_second_max: int | None
@@ -162,7 +163,7 @@ class UpdatingSite(Site):
         assert self.updater.overview.rows == self.store.journal.rows()
         return self.updater.overview.rows[TASK]
 
-    async def switched(self, **more: object) -> str:
+    async def switched(self, **more: Any) -> str:
         """Bring the site to 2.0.0, in probation; return its digest."""
         new = self.publish("2.0.0")
         self.want(new, "2.0.0", **more)
@@ -184,6 +185,7 @@ class UpdatingSite(Site):
         async def answer(text: str, seconds: float) -> tuple[GoldenAnswer, float]:
             self.tries.set()
             await self.may_answer.wait()
-            return self.answers.get(tried.digest, lambda _: RIGHT)(text), 1.0
+            given = self.answers.get(tried.digest)
+            return given(text) if given else RIGHT, 1.0
 
         yield BundleUnderTest(answer, lambda: 10**6, lambda: 0, lambda: 0)

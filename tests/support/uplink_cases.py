@@ -21,7 +21,7 @@ from edge_agent.config import UplinkConfig
 from edge_agent.formats import segment, status_object, uplink_state
 from edge_agent.formats.signed_document import format_timestamp, sign
 from edge_agent.uplink.exchange_dirs import ExchangeDirs
-from edge_agent.uplink.store_backends import open_examples_store
+from edge_agent.uplink.store_backends import BucketStore, open_examples_store
 from edge_agent.uplink.transfer_loop import TransferLoop, TransferTargets
 from edge_agent.uplink.transfer_schedule import Clocks
 from edge_agent.uplink.upload import UploadLog
@@ -118,7 +118,7 @@ class UplinkCase:
     def put(self, key: str, content: bytes) -> None:
         """Lay something upstream, as somebody else does."""
         if "://" in self.config.url:
-            obstore.put(open_examples_store(self.config)._store, key, content, use_multipart=False)  # type: ignore[attr-defined]
+            obstore.put(self._bucket(), key, content, use_multipart=False)
             return
         path = Path(self.config.url, key)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,7 @@ class UplinkCase:
     def remove(self, key: str) -> None:
         """Let something vanish upstream."""
         if "://" in self.config.url:
-            obstore.delete(open_examples_store(self.config)._store, key)  # type: ignore[attr-defined]
+            obstore.delete(self._bucket(), key)
         else:
             Path(self.config.url, key).unlink()
 
@@ -144,6 +144,12 @@ class UplinkCase:
         stems = [json.loads(line)["segment"] for line in (self.notes / "uploaded.jsonl").read_text().splitlines()[1:]]
         return {f"{PREFIX}segments/{stem}.{suffix}" for stem in stems for suffix in ("age", "json")}
 
+    def _bucket(self) -> Any:
+        """Return the library's store, beneath the uplink's own."""
+        opened = open_examples_store(self.config)
+        assert isinstance(opened, BucketStore)
+        return opened._store
+
     def _everything(self) -> dict[str, bytes]:
         if "://" not in self.config.url:
             root, found = Path(self.config.url), {}
@@ -152,7 +158,7 @@ class UplinkCase:
                 with contextlib.suppress(FileNotFoundError):
                     found[path.relative_to(root).as_posix()] = path.read_bytes()
             return found
-        store: Any = open_examples_store(self.config)._store  # type: ignore[attr-defined]
+        store = self._bucket()
         keys = [each["path"] for page in obstore.list(store) for each in page]
         return {key: bytes(obstore.get(store, key).bytes()) for key in keys}
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from edge_agent import certificate_authority
 from edge_agent.errors import CertificateUnusable
-from edge_agent.formats.certificate_files import check_key_matches, parse_certificates
+from edge_agent.formats.certificates import check_key_matches, parse_certificates
 from tests.support.tls_site import DAY
 
 NOW = time.time()

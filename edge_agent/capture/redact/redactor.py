@@ -145,7 +145,7 @@ class RedactionSession:
     """Replacements by the name of the rule."""
     _placeholders: dict[str, str] = field(default_factory=dict)
     _numbers: Counter[str] = field(default_factory=Counter)
-    _known: dict[str, None] = field(default_factory=dict)
+    _known: dict[str, str] = field(default_factory=dict)
     findings: ModelFindings | None = None
     """What a redaction model found in the texts of the example; None = rules alone."""
     draw: Draw | None = None
@@ -162,16 +162,13 @@ class RedactionSession:
         if self.draw is not None:
             self._read.append(text)
         spans = self.found(text, context)
-        if not spans:
-            return text
-        parts, end = [], 0
-        for start, stop, rule, word in spans:
-            if context:
-                self._known[text[start:stop]] = None  # another text may hold it without what tells what it is
-            parts += [text[end:start], self._placeholder(text[start:stop], word)]
-            self.counts[rule] += 1
-            end = stop
-        return "".join([*parts, text[end:]])
+        for start, stop, rule, _ in spans:  # another text may hold it without what tells what it is
+            self._known.setdefault(text[start:stop], FIELD_RULE if context else rule)
+        return self._replaced(text, spans)
+
+    def again(self, value: Any) -> Any:
+        """Replace in a JSON value that was redacted what later texts of the example have told."""
+        return _mapped(value, "", lambda text, _: self._replaced(text, _united(self._found_known(text))))
 
     def trace(self, text: str) -> tuple[str, list[ReplacedValue]]:
         """Replace as `text` does; return also what was replaced, and by which of rules and model it was found."""
@@ -195,18 +192,7 @@ class RedactionSession:
 
         A number in which something is found becomes the placeholder, a string. `key` is where the value stands.
         """
-        if isinstance(value, dict):
-            return {self.text(name): self.value(each, name) for name, each in value.items()}
-        if isinstance(value, list):
-            return [self.value(each, key) for each in value]
-        context = context_of(key)
-        if isinstance(value, str):
-            return self.text(value, context)
-        if value is None or isinstance(value, bool):
-            return value
-        said = json.dumps(value)
-        replaced = self.text(said, context)
-        return value if replaced == said else replaced
+        return _mapped(value, key, lambda text, key: self.text(text, context_of(key)))
 
     @property
     def replaced(self) -> Mapping[str, str]:
@@ -234,7 +220,7 @@ class RedactionSession:
             return value
         said = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         self.counts[FIELD_RULE] += 1
-        self._known[said] = None
+        self._known[said] = FIELD_RULE
         return self._placeholder(said, _word(name))
 
     def found(self, text: str, context: str = "") -> list[tuple[int, int, str, str]]:
@@ -270,8 +256,7 @@ class RedactionSession:
                 yield max(start - before, 0), end - before, rule, word
 
     def _found(self, text: str) -> Iterator[tuple[int, int, str, str]]:
-        for value in sorted(self._known, key=len, reverse=True):
-            yield from ((*match.span(), FIELD_RULE, "") for match in re.finditer(re.escape(value), text))
+        yield from self._found_known(text)
         read = IndexedText(text)
         windows = {gate: gate.windows(read) for gate in GATES}
         for rule in self.rules:
@@ -279,6 +264,22 @@ class RedactionSession:
                 # The whole text keeps its index of words.
                 for start, end in rule.find(read if begin == 0 and stop >= len(text) else text[begin:stop]):
                     yield begin + start, begin + end, rule.name, rule.placeholder
+
+    def _found_known(self, text: str) -> Iterator[tuple[int, int, str, str]]:
+        """Yield where values of earlier texts stand: as whole words, but those of fields also inside of words."""
+        for value in sorted(self._known, key=len, reverse=True):
+            if value in text:
+                rule, escaped = self._known[value], re.escape(value)
+                pattern = escaped if rule == FIELD_RULE else rf"(?<!\w){escaped}(?!\w)"
+                yield from ((*match.span(), rule, "") for match in re.finditer(pattern, text))
+
+    def _replaced(self, text: str, spans: Sequence[tuple[int, int, str, str]]) -> str:
+        parts, end = [], 0
+        for start, stop, rule, word in spans:
+            parts += [text[end:start], self._placeholder(text[start:stop], word)]
+            self.counts[rule] += 1
+            end = stop
+        return "".join([*parts, text[end:]])
 
     def _make_up(self, value: str, word: str) -> str:
         if self.draw is None:
@@ -296,6 +297,19 @@ class RedactionSession:
             self._numbers[word] = int(chosen[len(word) + 2 : -1])
             self._placeholders[value] = chosen
         return self._placeholders[value]
+
+
+def _mapped(value: Any, key: str, redact: Callable[[str, str], str]) -> Any:
+    """Redact the strings, the numbers and the keys of a JSON value; `redact` gets each with the key where it stands."""
+    if isinstance(value, dict):
+        return {redact(name, ""): _mapped(each, name, redact) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_mapped(each, key, redact) for each in value]
+    if value is None or isinstance(value, bool):
+        return value
+    said = value if isinstance(value, str) else json.dumps(value)
+    redacted = redact(said, key)
+    return value if redacted == said else redacted
 
 
 def _word(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The calls of the gateway: chat completions (whole or streamed), embeddings, models, classification, and decisions.
+"""The routes of the gateway: chat completions (whole or streamed), embeddings, models, classification, and decisions.
 
 A classify task is the case of one question: a choice among its labels, or a predicate where its labels are yes and no.
 """
@@ -8,9 +8,10 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from edge_agent.client import (
     Answer,
@@ -26,6 +27,7 @@ from edge_agent.client import (
     Finish,
     Task,
 )
+from edge_agent.refusal_log import RefusalLog
 from edge_agent.web.gateway import chat_request, decision_requests, openai_responses, request_json
 from edge_agent.web.gateway.chat_request import MESSAGES, ChatRequest
 from edge_agent.web.gateway.decision_requests import (
@@ -36,12 +38,31 @@ from edge_agent.web.gateway.decision_requests import (
     match_questions,
     own_questions,
 )
-from edge_agent.web.gateway.http_calls import EventStream, GatewayCall
-from edge_agent.web.gateway.openai_responses import EXTENSION, CompletionHead, GatewayError, JsonObject, answer_details
+from edge_agent.web.gateway.http_calls import CallSlots, EventStream, GatewayCall, GatewayEndpoint
+from edge_agent.web.gateway.openai_responses import (
+    EXTENSION,
+    NOT_FOUND,
+    CompletionHead,
+    GatewayError,
+    JsonObject,
+    answer_details,
+)
+from edge_agent.web.gateway.request_json import SHOWN_CHARS_MAX
 
 _UNKNOWN_DATE = "1970-01-01"
 """When a bundle was made is not known here, and the format needs a date."""
 _DECIDING = ("CLASSIFY", "DECIDE")
+CALLS_MAX = 32
+"""Calls in progress, streams included: half of the console's connections, so that programs do not lock people out."""
+PATHS = (
+    "POST /v1/chat/completions",
+    "POST /v1/decisions",
+    "POST /v1/embeddings",
+    "POST /v1/systemone",
+    "GET /v1/models",
+    "GET /v1/models/TASK",
+    "POST /v1/tasks/TASK:classify",
+)
 
 
 class DecisionEndpoints:
@@ -371,3 +392,37 @@ def _result(found: Classification | Failure) -> dict[str, Any]:
         if isinstance(found, Classification)
         else openai_responses.from_input_failure(found, "texts").as_json()
     )
+
+
+def routes(client: AsyncClient, refusals: RefusalLog, calls_max: int = CALLS_MAX) -> list[Route]:
+    """Return the routes below /v1, which use a daemon's client for devices."""
+    slots, tasks, decisions = CallSlots(calls_max), TaskEndpoints(client), DecisionEndpoints(client)
+    return [
+        Route(
+            "/v1/chat/completions",
+            GatewayEndpoint(ChatCompletionEndpoint(client).complete, slots, refusals, MESSAGES),
+            methods=["POST"],
+        ),
+        Route(
+            "/v1/decisions",
+            GatewayEndpoint(decisions.decide, slots, refusals, INPUT),
+            methods=["POST"],
+        ),
+        Route(
+            "/v1/systemone",
+            GatewayEndpoint(decisions.system_one, slots, refusals, STATE, detailed=True),
+            methods=["POST"],
+        ),
+        Route("/v1/embeddings", GatewayEndpoint(tasks.embed, slots, refusals, "input"), methods=["POST"]),
+        Route("/v1/models", GatewayEndpoint(tasks.models, slots, refusals), methods=["GET"]),
+        Route("/v1/models/{task}", GatewayEndpoint(tasks.model, slots, refusals), methods=["GET"]),
+        Route("/v1/tasks/{task}:classify", GatewayEndpoint(tasks.classify, slots, refusals, "texts"), methods=["POST"]),
+        Route("/v1/{path:path}", GatewayEndpoint(_refuse_path, slots, refusals)),
+    ]
+
+
+async def _refuse_path(call: GatewayCall) -> NoReturn:
+    message = f"this gateway has no call /v1/{call.path['path'][:SHOWN_CHARS_MAX]} by that method"
+    error = GatewayError(message, remedy=f"It has {', '.join(PATHS)}.", reason="PATH_UNKNOWN")
+    error.status = NOT_FOUND
+    raise error

@@ -17,7 +17,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from grpc_reflection.v1alpha import reflection_pb2
 
 from edge_agent.server.open_inference.oip_tensors import SERVICE as OPEN_INFERENCE
-from edge_agent.v1 import inference_pb2, task_pb2
+from edge_agent.v1 import feedback_pb2, inference_pb2, task_pb2
 from tests.support.bundles import digest_of, echo_bundle
 from tests.support.cancelling.site import (
     ADMIN,
@@ -122,7 +122,7 @@ async def _new_id(site: Site) -> str:
 async def _begun(site: Site, calls: Sequence[Coroutine[Any, Any, Outcome]]) -> list[asyncio.Future[Outcome]]:
     """Begin calls of others and return when all have reached the daemon: from then on none is taken for ours."""
     expected = site.points.arrived + len(calls)
-    begun = [asyncio.ensure_future(call) for call in calls]
+    begun: list[asyncio.Future[Outcome]] = [asyncio.ensure_future(call) for call in calls]
     async with asyncio.timeout(CALL_SECONDS_MAX):
         while site.points.arrived < expected:
             await site.points.arrival()
@@ -220,15 +220,15 @@ async def _judged(site: Site) -> Sequence[bytes]:
 
 async def _judgement_kept(site: Site, messages: Sequence[bytes], outcome: Outcome) -> str:
     """Count the second judgement, too, if it was acknowledged; `Site.lost` looks for it."""
-    make = message_factory.GetMessageClass(METHOD[f"{FEEDBACK}.SubmitFeedback"].input_type)
-    site.acknowledged[make.FromString(messages[0]).prediction_id] += 1
+    judged = feedback_pb2.SubmitFeedbackRequest.FromString(messages[0])
+    site.acknowledged[judged.prediction_id] += 1
     return ""
 
 
 async def _forgotten(site: Site, messages: Sequence[bytes], outcome: Outcome) -> str:
-    make = message_factory.GetMessageClass(METHOD[f"{FEEDBACK}.ErasePrediction"].input_type)
+    erased = feedback_pb2.ErasePredictionRequest.FromString(messages[0])
     found = await site.call(f"{FEEDBACK}.GetPrediction", messages[0])
-    return "" if found.code != "OK" else f"{make.FromString(messages[0]).prediction_id} was erased and is there"
+    return "" if found.code != "OK" else f"{erased.prediction_id} was erased and is there"
 
 
 def _feedback() -> list[Call]:

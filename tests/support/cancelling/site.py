@@ -12,7 +12,7 @@ import logging
 import secrets
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, closing, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -252,9 +252,9 @@ class Site:
     def _begun(self, method: MethodDescriptor, messages: Sequence[bytes]) -> Any:
         channel = self._channels[SOCKETS.get(method.containing_service.full_name, "admin.sock")]
         if method.client_streaming:
-            return channel.stream_stream(path_of(method))(_each(messages), timeout=CALL_SECONDS_MAX)
+            return channel.stream_stream(path_of(method), None, None)(_each(messages), timeout=CALL_SECONDS_MAX)
         # As a stream all calls look the same.
-        return channel.unary_stream(path_of(method))(messages[0], timeout=CALL_SECONDS_MAX)
+        return channel.unary_stream(path_of(method), None, None)(messages[0], timeout=CALL_SECONDS_MAX)
 
     async def _read(self, call: Any, answers_max: int) -> Outcome:
         answers: list[bytes] = []
@@ -292,11 +292,6 @@ class Site:
         """Return the digests of all installed bundles."""
         outcome = await self.admin("ListBundles", page_size=1000)
         return {each.ref.digest for each in admin_pb2.ListBundlesResponse.FromString(outcome.answers[0]).bundles}
-
-    async def engines(self) -> Sequence[Any]:
-        """Return what GetStatus says of the engines."""
-        outcome = await self.admin("GetStatus")
-        return list(admin_pb2.GetStatusResponse.FromString(outcome.answers[0]).engines)
 
     async def active(self) -> dict[str, str]:
         """Return the digest that answers each task."""
@@ -336,7 +331,7 @@ class Site:
         """Take in errors of the daemon, of gRPC, and of tasks and futures that nobody awaited."""
         complaints = self._complaints_of
 
-        def noted(_logger: Any, method: str, event: dict[str, Any]) -> Any:
+        def noted(_logger: Any, method: str, event: MutableMapping[str, Any]) -> Any:
             if method in ("error", "critical", "exception"):
                 complaints(f"log {event['event']}: {event}")
             raise structlog.DropEvent

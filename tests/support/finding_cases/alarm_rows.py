@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edge_agent.client import ReviewClient
+from edge_agent.client import Classification, ReviewClient
 from tests.support.bundles import INTENTS, echo_bundle
 from tests.support.finding_cases.case import made
 from tests.support.finding_cases.large_model_rows import ORACLES, escalating
@@ -65,6 +65,7 @@ def people_contradict(site: FaultySite) -> None:
             ReviewClient(f"unix:{site.daemon.run_dir}/review.sock") as expert,
         ):
             for label, answer in zip(labels, client.classify(TASK, [f"{each} please" for each in labels]), strict=True):
+                assert isinstance(answer, Classification), answer
                 expert.correct(answer.prediction_id, next(each for each in labels if each != label), reviewer="anna")
             return bool(admin.status().alarms)
 

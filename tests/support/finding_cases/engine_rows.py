@@ -6,11 +6,12 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import edge_agent
+from edge_agent.client import Engine
 from tests.support.bundles import echo_bundle, tiny_onnx_bundle
 from tests.support.finding_cases.case import made
 from tests.support.finding_cases.site import TASK, WEIGHTS, FaultySite
@@ -31,30 +32,31 @@ SURE = {
 }
 
 
-def _engine(site: FaultySite) -> Any:
+def _engines(site: FaultySite) -> Sequence[Engine]:
     with site.daemon.admin() as admin:
-        return next(iter(admin.status().engines), None)
+        return admin.status().engines[:1]
 
 
 def _child(site: FaultySite) -> int:
     """Return the process of the only engine."""
-    site.until(lambda: bool(_engine(site) and _engine(site).pid))
-    return int(_engine(site).pid)
+    site.until(lambda: any(engine.pid for engine in _engines(site)))
+    [engine] = _engines(site)
+    return engine.pid
 
 
-def _await_ready(site: FaultySite) -> None:
-    site.until(lambda: _engine(site) is not None and _engine(site).state == "READY")
+def _await_state(site: FaultySite, state: str) -> None:
+    site.until(lambda: any(engine.state == state for engine in _engines(site)))
 
 
 def _kill_engine(site: FaultySite) -> None:
     os.kill(_child(site), signal.SIGKILL)
-    site.until(lambda: _engine(site).restarts > 0)
-    _await_ready(site)
+    site.until(lambda: any(engine.restarts for engine in _engines(site)))
+    _await_state(site, "READY")
 
 
 def _restart(site: FaultySite) -> None:
     site.restart()
-    _await_ready(site)
+    _await_state(site, "READY")
 
 
 made("engine-restarts/warning/seen", by_hand=_restart)(_kill_engine)
@@ -81,7 +83,7 @@ def hold_while_starting(site: FaultySite) -> None:
 
 def let_start(site: FaultySite) -> None:
     os.kill(_child(site), signal.SIGCONT)
-    _await_ready(site)
+    _await_state(site, "READY")
     site.until(lambda: "tasks" not in {each["check"] for each in site.everything()})
 
 
@@ -109,7 +111,7 @@ def _lose(site: FaultySite, state: str) -> None:
     path.rename(site.folder / "weights-away")
     (site.folder / "weights-place").write_text(str(path))
     os.kill(_child(site), signal.SIGKILL)
-    site.until(lambda: _engine(site) is not None and _engine(site).state == state)
+    _await_state(site, state)
 
 
 def _bring_weights(site: FaultySite) -> None:
@@ -185,14 +187,14 @@ made("daemon-version/warning/seen")(_older_program)
 
 def _install_encoder(site: FaultySite) -> None:
     site.daemon.install(tiny_onnx_bundle(site.folder / "tags", "extract"))
-    _await_ready(site)
+    _await_state(site, "READY")
 
 
 def _compute_on(device: str | None) -> Callable[[FaultySite], None]:
     def choose(site: FaultySite) -> None:
         site.edit(engine={"device": device})
         site.restart()
-        _await_ready(site)
+        _await_state(site, "READY")
 
     return choose
 
@@ -205,9 +207,9 @@ made("device/warning/computes-on", has_task=False, prepare=_install_encoder, by_
 def _two_tasks_on_one_base(site: FaultySite) -> None:
     """Install a task whose two versions share the weights of the first task; the newer one has an adapter."""
     _kill_engine(site)  # that an engine was restarted is another finding
-    for version, more in (("1.0.0", {}), ("1.1.0", {"adapter": ADAPTER})):
+    for version, adapter in (("1.0.0", b""), ("1.1.0", ADAPTER)):
         bundle = site.folder / f"other-{version}"
-        site.daemon.install(echo_bundle(bundle, OTHER, version=version, weights=WEIGHTS, **more))
+        site.daemon.install(echo_bundle(bundle, OTHER, version=version, weights=WEIGHTS, adapter=adapter))
 
 
 @made(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from tests.support.finding_cases.case import made
 from tests.support.finding_cases.disk_rows import fill, free, own_disk
 from tests.support.finding_cases.site import FaultySite
 from tests.support.fleet_cases import CentralTeam
+from tests.support.remedy_commands import Control
 from tests.support.store_cases import bundle
 from tests.support.trust_cases import damage
 from tests.support.wall_clock import WallClock
@@ -284,10 +285,10 @@ def with_clock(then: Callable[[FaultySite], None] | None = None) -> Callable[[Fa
     return prepare
 
 
-def _setting(site: FaultySite) -> Callable[[Any], int]:
+def _setting(site: FaultySite) -> Control:
     """Stand in for the programs that set the clock: it shows the right time afterwards."""
 
-    def set_clock(_: Any) -> int:
+    def set_clock(_: Sequence[str]) -> int:
         CLOCKS[site.folder].jump(0)
         return 0
 

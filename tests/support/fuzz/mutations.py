@@ -188,7 +188,8 @@ def _inflate(rng: Random, graph: onnx.GraphProto) -> None:
 def _change(rng: Random, message: Message, depth: int = 0) -> None:
     present: list[tuple[FieldDescriptor, Any]] = list(message.ListFields())
     if not present or (depth and rng.randrange(12) == 0):
-        _set(rng, message, rng.choice(message.DESCRIPTOR.fields))
+        declared: Any = message.DESCRIPTOR.fields  # of the class in C or of that in Python
+        _set(rng, message, rng.choice(declared))
         return
     field, value = rng.choice(present)
     if field.message_type is None or depth > _DEPTH_MAX:

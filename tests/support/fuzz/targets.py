@@ -21,7 +21,7 @@ from edge_agent.errors import EdgeAgentError
 from edge_agent.formats import enrolment_file, golden_cases, manifest, plan, record_schema, segment
 from edge_agent.formats.signed_document import sign
 from edge_agent.store.bundle_store import Store
-from tests.support import hostile_state
+from tests.support import hostile_state, repository_attacks
 from tests.support.bundles import echo_bundle
 from tests.support.examples import CENTRAL_KEY, EPOCH
 from tests.support.fleet_cases import CentralTeam
@@ -210,7 +210,7 @@ def _repository(folder: Path) -> Read:
 def _repository_seeds(folder: Path) -> list[bytes]:
     """Return each file of the repository as it is: its signatures and dates are of today."""
     central = CentralTeam.of(folder / "central")
-    sound = hostile_state.Hostile(central, central.folder, central.folder)
+    sound = repository_attacks.Hostile(central, central.folder, central.folder)
     paths = {role: sound.plan_blob() if role == plan.FILE_NAME else sound.path(role) for role in hostile_state.ROLES}
     return [repository_case(role, False, True, path.read_bytes()) for role, path in paths.items()]
 

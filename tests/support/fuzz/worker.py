@@ -142,16 +142,16 @@ class Worker:
             # What is spoilt again and again is refused at its first byte: half begin with a file that is sound.
             return self.target.mutate(rng, rng.choice((bytes(case), rng.choice(self.cases))))[:most]
 
-        options = (
+        options = [
             "-timeout=1000000",
             "-rss_limit_mb=0",
             "-detect_leaks=0",
             "-verbosity=0",
             f"-max_len={GUIDED_BYTES_MAX}",
-        )
+            f"-artifact_prefix={self._told.folder}/",
+        ]
         seed = f"-seed={Random(self._told.seed).randrange(1, 2**31)}"
         quiet = ("-handle_segv=0", "-handle_abrt=0", "-handle_bus=0", "-handle_fpe=0", "-handle_ill=0")
-        options += (f"-artifact_prefix={self._told.folder}/",)
         given = [sys.argv[0], *options, *quiet, seed, str(corpus_folder), str(kept)]
         atheris.Setup(given, one, custom_mutator=mutated)
         atheris.Fuzz()
@@ -165,7 +165,8 @@ def _instrumented(guided: str) -> contextlib.AbstractContextManager[object]:
 
     for name in [name for name in sys.modules if name.startswith(INSTRUMENTED)]:
         del sys.modules[name]
-    return atheris.instrument_imports(include=list(INSTRUMENTED))
+    instrumenting: contextlib.AbstractContextManager[object] = atheris.instrument_imports(include=list(INSTRUMENTED))
+    return instrumenting
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.support.bundles import digest_of, echo_bundle
 from tests.support.daemon import RunningDaemon
 from tests.support.reason_cases.call_cases import LABELS, TASK, answers, serving
-from tests.support.reason_cases.case import Met, Played, case, edge_agent, follow, worked
+from tests.support.reason_cases.case import Met, Played, case, edge_agent, follow
 
 WEIGHTS = b"w" * 5000
 CENTRAL = "the central team"
@@ -38,13 +38,12 @@ def spoilt(folder: Path, spoil: Callable[[Path], object]) -> Played:
         met = edge_agent(daemon, "install", bad)
         assert met.code == 5, met.text
         assert answers(daemon), "the bundle before answers on"
-        worked([_outcome(edge_agent(daemon, "install", whole))])
+        _succeeded(edge_agent(daemon, "install", whole))
         return Played(met.reasons, answers(daemon), person_of(met.remedy))
 
 
-def _outcome(met: Met) -> object:
+def _succeeded(met: Met) -> None:
     assert met.code == 0, met.text
-    return met
 
 
 def change_manifest(**changes: object) -> Callable[[Path], object]:
@@ -68,7 +67,7 @@ def bundle_unreadable(folder: Path) -> Played:
     with serving(folder) as daemon:
         whole = version(folder, "2.0.0")
         met = edge_agent(daemon, "install", weights_of(whole))
-        _outcome(edge_agent(daemon, "install", whole))
+        _succeeded(edge_agent(daemon, "install", whole))
         return Played(met.reasons, met.code == 5 and answers(daemon))
 
 
@@ -117,7 +116,7 @@ def _after_setting(folder: Path, settings: dict[str, object], key: str) -> Playe
         met = edge_agent(daemon, "install", whole)
         assert (met.code, True) == (5, key in met.remedy + met.text), met.text
     with RunningDaemon(folder / "site") as daemon:  # which allows it
-        _outcome(edge_agent(daemon, "install", whole))
+        _succeeded(edge_agent(daemon, "install", whole))
         return Played(met.reasons, answers(daemon))
 
 
@@ -147,7 +146,7 @@ def model_load_failed(folder: Path) -> Played:
         change_manifest(runtime="llama")(bad)
         met = edge_agent(daemon, "install", bad)
         assert answers(daemon), "the bundle before answers on"
-        _outcome(edge_agent(daemon, "install", version(folder, "3.0.0")))
+        _succeeded(edge_agent(daemon, "install", version(folder, "3.0.0")))
         [back] = follow(daemon, folder, met.remedy, TASK=TASK)
         return Played(met.reasons, not back.code and answers(daemon), person_of(met.remedy))
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import grpc
 
-from edge_agent.client import CallFailed, Classification, Client, ReviewClient
+from edge_agent.client import CallFailed, Classification, Client, Decision, RedactionState, ReviewClient
 from edge_agent.v1 import inference_pb2, inference_pb2_grpc
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
@@ -77,6 +77,7 @@ def question_unknown(folder: Path) -> Played:
         failed = failure(lambda: client.decide(TASK, [TEXT], questions=["colour"]))
         names = failed.message.partition("its questions are: ")[2].split(", ")
         [decision] = client.decide(TASK, [TEXT], questions=names)
+        assert isinstance(decision, Decision), decision
         return Played((failed.reason,), names == [each.question for each in decision.answers])
 
 
@@ -121,18 +122,24 @@ def too_many_inputs(folder: Path) -> Played:
 def prediction_unknown(folder: Path) -> Played:
     """A reviewer judges an answer that nothing collected; with 'collect' in agent.yaml the next one can be judged."""
     with serving(folder) as daemon:
-        [answer] = _classified(daemon)
+        answer = _classified(daemon)
         failed = failure(lambda: _accept(daemon, answer.prediction_id))
     with serving(folder / "collecting", examples={"collect": {TASK: "local"}, "commit_seconds": 0.05}) as daemon:
-        [answer] = _classified(daemon)
+        answer = _classified(daemon)
         unknown = failure(lambda: _accept(daemon, "another"))
         _accept(daemon, answer.prediction_id)
         return Played(tuple({failed.reason, unknown.reason}), "'collect'" in failed.remedy)
 
 
-def _classified(daemon: RunningDaemon) -> list[Any]:
+def _classified(daemon: RunningDaemon) -> Classification:
     with daemon.client() as client:
-        return list(client.classify(TASK, [TEXT]))
+        [answer] = client.classify(TASK, [TEXT])
+    assert isinstance(answer, Classification), answer
+    return answer
+
+
+def _read_by_model(state: RedactionState | None) -> int:
+    return state.counts.get("read_by_model", 0) if state else 0
 
 
 def _accept(daemon: RunningDaemon, prediction: str) -> None:
@@ -143,7 +150,7 @@ def _accept(daemon: RunningDaemon, prediction: str) -> None:
 @case("REDACTION_HELD", "reviewer")
 def redaction_held(folder: Path) -> Played:
     """A reviewer's words wait for a redaction model that fails; status names the task, whose next bundle reads."""
-    settings = {"examples": {"collect": {TASK: "local"}, "commit_seconds": 0.05}, "redaction": {"task": "pii"}}
+    examples = {"collect": {TASK: "local"}, "commit_seconds": 0.05}
 
     def redactor(version: str, order: str) -> Path:
         prompt = {"prompt": {"template": f"{order}{{input}}"}}
@@ -154,11 +161,11 @@ def redaction_held(folder: Path) -> Played:
         with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as reviewer:
             reviewer.reject(prediction, reviewer="anna", reason="it is room 4", timeout_seconds=PATIENT_SECONDS)
 
-    with serving(folder, **settings) as daemon:
+    with serving(folder, examples=examples, redaction={"task": "pii"}) as daemon:
         daemon.install(redactor("1.0.0", "!fail after 1 "))
-        [answer] = _classified(daemon)
+        answer = _classified(daemon)
         with daemon.admin() as admin:
-            eventually_sync(lambda: admin.status().redaction.counts.get("read_by_model") == 1)
+            eventually_sync(lambda: _read_by_model(admin.status().redaction) == 1)
         failed = failure(lambda: reject(answer.prediction_id))
         daemon.install(redactor("1.0.1", ""))
         wait_as_told(failed)
@@ -295,10 +302,10 @@ def _stalled(daemon: RunningDaemon) -> Iterator[None]:
 def spool_stalled(folder: Path) -> Played:
     """A reviewer's feedback meets a disk that takes no writes; doctor shows for how long, and later it is stored."""
     with serving(folder, examples={"collect": {TASK: "local"}, "commit_seconds": 0.05}) as daemon:
-        [kept] = _classified(daemon)
+        kept = _classified(daemon)
         _accept(daemon, kept.prediction_id)
         with _stalled(daemon):
-            [answer] = _classified(daemon)
+            answer = _classified(daemon)
             eventually_sync(lambda: not _has_feedback(daemon))
             failed = failure(lambda: _accept(daemon, answer.prediction_id))
             [shown] = follow(daemon, folder, failed.remedy)

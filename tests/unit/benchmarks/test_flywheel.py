@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 
 from benchmarks.flywheel import figures, goods, oracle
-from benchmarks.flywheel.commands import Commands, StepFailed
+from benchmarks.flywheel.commands import Commands, Screen, StepFailed
 from benchmarks.flywheel.figures import Call, Figures, block, sum_up
 from benchmarks.flywheel.goods import Row
 from benchmarks.flywheel.oracle import Oracle
 from benchmarks.flywheel.picture import draw, spans
-from benchmarks.flywheel.screen import Screen
 from benchmarks.resampling import RESAMPLES, Population, broken_max, resample
 from convert.calibrate.threshold import Risk
 from convert.package import bundle_assembly

@@ -16,7 +16,7 @@ from benchmarks.llama.comparing import Goal, Pair, compared, ratio
 from benchmarks.llama.goals import LABELS
 from benchmarks.llama.sides import Watch
 from benchmarks.llama.streams import EndedSooner, Written, pace, rate, short, stall
-from benchmarks.llama.texts import Texts
+from benchmarks.llama.tasks import Texts
 from benchmarks.llama.turns import calls_per_second, order, p50_ms, take_turns
 from edge_agent.formats import record_schema
 

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from benchmarks.attacking.slope import BLOCKS, blocks, slope
+from benchmarks.attacking.mixing import BLOCKS, blocks, slope
 
 HOUR = 3600.0
 

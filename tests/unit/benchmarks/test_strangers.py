@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from benchmarks.strangers.answers import Asked, auroc, confident, held_up
 from benchmarks.strangers.bundles import Row, parted
-from benchmarks.strangers.figures import Asked, auroc, confident, held_up
 from benchmarks.strangers.topic import SHARE, Unread
 
 

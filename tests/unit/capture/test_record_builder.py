@@ -103,6 +103,26 @@ def test_fields_that_the_bundle_marks_are_hidden_unless_the_site_keeps_them(tmp_
     assert ("Anna Meyer takes ibuprofen", '{"PATIENT":["Anna Meyer"]}') == (kept.input, kept.output)
 
 
+def test_what_the_inputs_words_tell_is_replaced_in_the_answer(tmp_path):
+    """The answer repeats a name and a date without the words before them; a field that the site keeps stays."""
+    text = "my name is Anna Meyer, date of birth 14.03.2024"
+    talk = answered(1, manifest=manifest("talk"), text=text, local_answer="Anna Meyer is here", scores=())
+    record = read(recorder(tmp_path).build_prediction(talk, NOW).record)
+    assert ("my name is [NAME_1], date of birth [DATE_1]", "[NAME_1] is here") == (record.input, record.output)
+    said = answered(
+        1,
+        manifest=manifest("visit"),
+        text=text,
+        local_answer='{"DRUG": ["14.03.2024"], "PATIENT": ["Anna Meyer"]}',
+        teacher_answer='{"DRUG": [], "PATIENT": ["Anna Meyer"]}',
+        **{**SHADOW, "scores": ()},
+    )
+    kept = recorder(tmp_path, keep_fields={"visit": ["PATIENT"]}).build_prediction(said, NOW)
+    plain = json.loads(kept.record)
+    assert '{"DRUG":["[DATE_1]"],"PATIENT":["Anna Meyer"]}' == plain["local"]["answer"]
+    assert '{"DRUG":[],"PATIENT":["Anna Meyer"]}' == plain["output"]
+
+
 def test_numbers_of_a_record_are_redacted(tmp_path):
     """A telephone number that a model writes as a number is not stored, in the record nor in the input."""
     said = answered(

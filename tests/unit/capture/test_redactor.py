@@ -100,6 +100,25 @@ def test_an_answer_shares_the_placeholders_of_its_input():
     assert "[CARD_2] and [CARD_1]" == redaction.text(f"{OTHER} and {CARD}")
 
 
+def test_what_one_text_tells_is_replaced_in_the_next():
+    """A value that needs words before it to be found is found without them in a later text, as a whole word."""
+    redaction = Redactor().start()
+    assert "my name is [NAME_1], born [DATE_1]" == redaction.text("my name is Anna, born 14.03.2024")
+    assert "for [NAME_1], Annabel, [DATE_1]: 2" == redaction.text("for Anna, Annabel, 14.03.2024: 2")
+    assert {"announced_name": 2, "birth_date": 2} == redaction.counts
+
+
+def test_a_redacted_answer_is_read_again_when_its_input_has_told_more():
+    """Strings, numbers and keys, and no placeholder that is there already; what was replaced is counted once more."""
+    redaction = Redactor().start()
+    answer = redaction.value({"Anna": ["for Anna", 87654321], "card": CARD, "paid": True, "open": None})
+    assert "Anna" in answer
+    redaction.text("my name is Anna, customer number 87654321")
+    expected = {"[NAME_1]": ["for [NAME_1]", "[RECORD_1]"], "card": "[CARD_1]", "paid": True, "open": None}
+    assert expected == redaction.again(answer) == redaction.again(expected)
+    assert {"card": 1, "announced_name": 3, "announced_number": 2} == redaction.counts
+
+
 def test_an_answer_that_comes_back_is_restored():
     """What a large model says about placeholders becomes the real values, in memory."""
     redaction = Redactor().start()

@@ -18,7 +18,7 @@ from edge_agent.cli import app
 from edge_agent.cli.certs import place_new_authority
 from edge_agent.config.config_files import load_remote
 from edge_agent.errors import CertificateUnusable, ConfigInvalid
-from edge_agent.formats.certificate_files import check_key_matches, parse_certificates
+from edge_agent.formats.certificates import check_key_matches, parse_certificates
 from edge_agent.server.roles import certificate_roles
 
 OLD = 0.0

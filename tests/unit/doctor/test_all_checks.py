@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from edge_agent import support_bundle
 from edge_agent.capture.redact.redactor import Redactor
-from edge_agent.doctor.all_checks import CHECK_GROUPS, CheckGroup, evaluate, run_checks
+from edge_agent.doctor.all_checks import CHECK_GROUPS, evaluate, run_checks
 from edge_agent.doctor.findings import ProbeFailure
 from edge_agent.doctor.installation import (
     Installation,
@@ -30,6 +30,7 @@ from edge_agent.doctor.installation import (
 )
 from edge_agent.doctor.probe_context import (
     DATABASE_BYTES_MAX,
+    CheckGroup,
     find_damage,
     is_listening,
     query_daemon,

@@ -14,9 +14,8 @@ from edge_agent.client import AdminClient, BundleRef, OperatorWarning, Status, T
 from edge_agent.config import Config
 from edge_agent.doctor import capture_checks, daemon_checks, update_checks, uplink_checks
 from edge_agent.doctor.capture_checks import CaptureFacts
-from edge_agent.doctor.daemon_checks import DaemonFacts
 from edge_agent.doctor.installation import Installation
-from edge_agent.doctor.probe_context import ProbeContext, StoredState, UnitPhase
+from edge_agent.doctor.probe_context import DaemonFacts, ProbeContext, StoredState, UnitPhase
 from edge_agent.doctor.update_checks import MetadataFacts, UpdatesFacts
 from edge_agent.doctor.uplink_checks import ReportedProblem, UplinkFacts
 from edge_agent.store.state_database import StateDatabase, UpdateProgress

@@ -23,11 +23,11 @@ from edge_agent.doctor import (
 from edge_agent.doctor.all_checks import CHECK_GROUPS, CHECKS
 from edge_agent.doctor.capture_checks import CaptureFacts
 from edge_agent.doctor.configuration_checks import ConfigurationFacts
-from edge_agent.doctor.daemon_checks import DaemonFacts
 from edge_agent.doctor.enrolment_checks import EnrolmentFacts, RootFacts, SiteKeyFacts
 from edge_agent.doctor.findings import Check, Finding, FindingRule, first_match, otherwise
 from edge_agent.doctor.installation import ENTER, READ, WRITE
 from edge_agent.doctor.machine_checks import ClockFacts, KernelFacts, MemoryFacts, Volume
+from edge_agent.doctor.probe_context import DaemonFacts
 from edge_agent.doctor.program_checks import ProgramFacts, ProgramLink
 from edge_agent.doctor.socket_checks import ListeningSocket, PortFacts, SocketFacts, TcpPort
 from edge_agent.doctor.state_checks import DatabaseFacts, ExchangeFolder, StateFacts

@@ -9,9 +9,8 @@ import pytest
 from edge_agent.config import Config
 from edge_agent.doctor import socket_checks
 from edge_agent.doctor.all_checks import run_checks
-from edge_agent.doctor.daemon_checks import DaemonFacts
 from edge_agent.doctor.installation import Installation, SystemUser
-from edge_agent.doctor.probe_context import ProbeContext, StoredState, parse_phase
+from edge_agent.doctor.probe_context import DaemonFacts, ProbeContext, StoredState, parse_phase
 from edge_agent.doctor.socket_checks import ListeningSocket, PortFacts, PortHolder, SocketFacts, TcpPort
 from tests.support.doctor_cases import file, looked, only, place, told, verdicts
 

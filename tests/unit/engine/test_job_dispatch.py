@@ -7,7 +7,6 @@ import asyncio
 import pytest
 
 from edge_agent.engine import protocol
-from edge_agent.engine.child_failures import Quarantine
 from edge_agent.engine.job_dispatch import (
     BY_CPU,
     LATENCIES_MAX,
@@ -16,6 +15,7 @@ from edge_agent.engine.job_dispatch import (
     JobLimits,
 )
 from edge_agent.engine.protocol import FailureReport, JobResult
+from edge_agent.engine.restart_policy import Quarantine
 from edge_agent.errors import EngineNotReady
 from tests.support.call_counting import calls_of
 from tests.support.eventually import turns

@@ -8,7 +8,6 @@ import pytest
 from edge_agent.client import Bundle, BundleRef, LargeModel, Task
 from edge_agent.client.operator_reports import (
     FieldAgreement,
-    FieldAlarm,
     FieldConfidence,
     FieldDay,
     FieldLabel,
@@ -18,6 +17,7 @@ from edge_agent.client.operator_reports import (
     FieldTest,
     Share,
 )
+from edge_agent.client.site_state import FieldAlarm
 from edge_agent.report.task_figures import (
     DAYS_MAX,
     ComparisonCount,

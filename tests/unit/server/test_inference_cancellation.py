@@ -170,8 +170,13 @@ class Site:
         self.remembered = RequestDeduplicator(DeduplicationLimits(16, 300.0, 2**20))
         router = ModelRouter(self.large, Modes(mode), Nothing())  # type: ignore[arg-type]
         rooms: Any = InferenceDependencies(
-            Serving(kind), self.engines, self.admission, Nothing(), AnswerCounts(), router
-        )  # type: ignore[arg-type]
+            Serving(kind),
+            self.engines,
+            self.admission,
+            Nothing(),
+            AnswerCounts(),
+            router,  # type: ignore[arg-type]
+        )
         self.servicer = InferenceServicer(rooms, ServiceConfig(), 0, self.remembered)
 
     @property

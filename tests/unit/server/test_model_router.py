@@ -292,7 +292,7 @@ async def test_who_goes_away_leaves_nothing_running():
             finally:
                 ended.append("large")
 
-    async def local() -> FinishedAnswer:
+    async def local() -> list[FinishedAnswer]:
         try:
             await asyncio.Event().wait()
         finally:

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from edge_agent import certificate_authority
 from edge_agent.config import Role
-from edge_agent.formats.certificate_fields import Certificate
-from edge_agent.formats.certificate_files import parse_certificates
+from edge_agent.formats.certificates import Certificate, parse_certificates
 from edge_agent.server import roles
 from edge_agent.server.open_inference import oip_tensors
 from edge_agent.v1 import admin_pb2, feedback_pb2, inference_pb2

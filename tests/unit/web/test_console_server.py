@@ -8,9 +8,9 @@ import stat
 
 import pytest
 
-from edge_agent.config import ConfigInvalid, WebConfig, load
+from edge_agent.config import WebConfig, load
 from edge_agent.config.optional_sections import token_path
-from edge_agent.errors import SocketInUse, WebTokenUnusable
+from edge_agent.errors import ConfigInvalid, SocketInUse, WebTokenUnusable
 from edge_agent.web import console_server
 from edge_agent.web.console_server import display_address, open_listener
 from tests.support.free_ports import free_port

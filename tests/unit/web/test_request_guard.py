@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edge_agent.formats.certificate_fields import Certificate
+from edge_agent.formats.certificates import Certificate
 from edge_agent.web.request_guard import PAGE_KEY, GuardSettings, Principal, RequestGuard, SessionSigner, allowed_hosts
 from tests.support.asgi import HOST, Answered, ask, never
 

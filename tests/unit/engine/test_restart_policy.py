@@ -1,4 +1,4 @@
-"""edge_agent/engine/child_failures.py: how a child ended, which input is to blame, and when the next one starts."""
+"""edge_agent/engine/restart_policy.py: how a child ended, which input is to blame, and when the next one starts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import signal
 import pytest
 
 from edge_agent.config import EngineConfig
-from edge_agent.engine.child_failures import (
+from edge_agent.engine.protocol import EXIT_OUT_OF_MEMORY, JobRequest
+from edge_agent.engine.restart_policy import (
     QUARANTINED_MAX,
     Quarantine,
     RestartPolicy,
@@ -15,7 +16,6 @@ from edge_agent.engine.child_failures import (
     fingerprint,
     is_to_blame,
 )
-from edge_agent.engine.protocol import EXIT_OUT_OF_MEMORY, JobRequest
 from edge_agent.errors import InputQuarantined
 
 

@@ -1,14 +1,20 @@
-"""What the answers to ordinary and to strange inputs come to. Pure."""
+"""Asks a daemon over gRPC, as a device would, and figures of its answers to ordinary and to strange inputs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
+
+from benchmarks.strangers.bundles import Row
+from edge_agent.client import Classification, Failure
+from tests.support.daemon import RunningDaemon
 
 Floats = npt.NDArray[np.float64]
 
@@ -75,3 +81,34 @@ def held_up(scores: Floats, held_up_max: float, resamples: int, rows: int) -> tu
         stranger = len(gate) - np.searchsorted(gate, others, side="left")
         shares.append(float(((1 + stranger) / (rows + 1) <= held_up_max).mean()))
     return float(np.mean(shares)), float(np.std(shares) / math.sqrt(resamples))
+
+
+_AT_ONCE = 32
+
+
+def ask(bundle: Path, task: str, sets: Mapping[str, Sequence[Row]]) -> dict[str, list[Asked]]:
+    """Serve a bundle in a daemon of its own, and return what it answers to each set of rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        daemon = RunningDaemon(Path(folder))
+        daemon.start_seconds_max = 300.0
+        with daemon:
+            daemon.install(bundle)
+            return {name: _answers(daemon, task, rows) for name, rows in sets.items()}
+
+
+def _answers(daemon: RunningDaemon, task: str, rows: Sequence[Row]) -> list[Asked]:
+    found: list[Asked] = []
+    with daemon.client() as client:
+        for at in range(0, len(rows), _AT_ONCE):
+            some = rows[at : at + _AT_ONCE]
+            said = client.classify(task, [row.text for row in some], timeout_seconds=120.0)
+            found += [_asked(*pair) for pair in zip(some, said, strict=True)]
+    return found
+
+
+def _asked(row: Row, said: Classification | Failure) -> Asked:
+    if isinstance(said, Failure):  # a letter that the tokenizer does not know: no answer, so none that is confident
+        return Asked(row.text, row.label, "", confident=False, p_value=0.0)
+    # A bundle without a gate holds nothing up.
+    p_value = 1.0 if said.p_value is None else said.p_value
+    return Asked(row.text, row.label, said.label, not said.below_threshold, p_value)

@@ -1,0 +1,108 @@
+"""X.509 certificates in PEM: reading what one says of its holder, and whether a key belongs to it. Pure."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edge_agent.errors import CertificateUnusable
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+ROLE_URI = "edge-agent://role/"
+"""In front of a role, among the alternative names of a client's certificate."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What is read of a certificate. Times are seconds since 1970."""
+
+    name: str
+    """The common name of its subject; without one, its first alternative name that is no role."""
+    names: tuple[str, ...]
+    """Its alternative names: URIs, DNS names, e-mail and IP addresses."""
+    uris: tuple[str, ...]
+    """Those of them that are URIs."""
+    is_authority: bool
+    """It may issue others."""
+    starts_at: float
+    expires_at: float
+    fingerprint: str
+    """sha256 of its DER bytes, in hexadecimal."""
+
+
+_TAKE_IT_OFF = "Take the passphrase off ('openssl pkey'): the daemon starts with nobody there to type it."
+
+
+def parse_certificates(pem: bytes, what: str) -> list[Certificate]:
+    """Read every certificate of a file; `what` names it in the error.
+
+    Raises:
+        CertificateUnusable: there is none in it, or one that cannot be read.
+    """
+    return [_described(each, what) for each in _loaded(pem, what)]
+
+
+def check_key_matches(chain: bytes, key: bytes, what: str) -> None:
+    """Raise CertificateUnusable unless the private key belongs to the first certificate of the chain."""
+    # A daemon without TLS, which decides by roles too, does without this library.
+    from cryptography.exceptions import InternalError, UnsupportedAlgorithm  # noqa: PLC0415
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
+
+    def spki(key: object) -> bytes:
+        form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+        return key.public_bytes(*form)  # type: ignore[attr-defined,no-any-return] # of every kind
+
+    public = _loaded(chain, what)[0].public_key()
+    try:
+        private = serialization.load_pem_private_key(key, password=None)
+    except TypeError:
+        raise CertificateUnusable(f"the key of {what} is encrypted", remedy=_TAKE_IT_OFF) from None
+    except (ValueError, UnsupportedAlgorithm, InternalError):
+        raise CertificateUnusable(f"the key of {what} is no private key in PEM") from None
+    if spki(public) != spki(private.public_key()):
+        raise CertificateUnusable(f"the key does not belong to {what}")
+
+
+def _loaded(pem: bytes, what: str) -> list[x509.Certificate]:
+    from cryptography import x509  # noqa: PLC0415
+
+    try:
+        return x509.load_pem_x509_certificates(pem)
+    except ValueError:
+        raise CertificateUnusable(f"{what} holds no certificate in PEM") from None
+
+
+def _described(loaded: x509.Certificate, what: str) -> Certificate:
+    from cryptography import x509  # noqa: PLC0415
+    from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415
+    from cryptography.x509.oid import NameOID  # noqa: PLC0415
+
+    uris: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    is_authority = False
+    try:
+        common = [str(each.value) for each in loaded.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+        with contextlib.suppress(x509.ExtensionNotFound):
+            found = loaded.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            uris = tuple(found.get_values_for_type(x509.UniformResourceIdentifier))
+            addresses = map(str, found.get_values_for_type(x509.IPAddress))
+            mails = found.get_values_for_type(x509.RFC822Name)
+            others = (*found.get_values_for_type(x509.DNSName), *mails, *addresses)
+        with contextlib.suppress(x509.ExtensionNotFound):
+            is_authority = bool(loaded.extensions.get_extension_for_class(x509.BasicConstraints).value.ca)
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+        raise CertificateUnusable(f"{what} holds a certificate with names that cannot be read") from None
+    named = [name for name in (*common, *uris, *others) if name and not name.startswith(ROLE_URI)]
+    return Certificate(
+        name=named[0] if named else "",
+        names=(*uris, *others),
+        uris=uris,
+        is_authority=is_authority,
+        starts_at=loaded.not_valid_before_utc.timestamp(),
+        expires_at=loaded.not_valid_after_utc.timestamp(),
+        fingerprint=hashlib.sha256(loaded.public_bytes(Encoding.DER)).hexdigest(),
+    )
