@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
@@ -48,6 +48,19 @@ def median(values: list[float]) -> float:
     ordered = sorted(values)
     half = len(ordered) // 2
     return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
+
+
+def option(name: str, default: str = "") -> str:
+    """Return what stands after an option on the command line."""
+    return sys.argv[sys.argv.index(name) + 1] if name in sys.argv[:-1] else default
+
+
+def run_sections(sections: Mapping[str, Callable[[], Iterable[Bar]]]) -> Iterator[Bar]:
+    """Run every section, or the one that `--only` names."""
+    only = option("--only")
+    if only and only not in sections:
+        sys.exit(f"There is no section {only!r}; there are: {', '.join(sections)}.")
+    return (bar for name, section in sections.items() if only in ("", name) for bar in section())
 
 
 def main(measure: Callable[[], Iterable[Bar]]) -> int:

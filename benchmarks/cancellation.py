@@ -19,7 +19,7 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks.bars import Bar, main
+from benchmarks.bars import Bar, main, option
 from tests.support.cancelling.calls import CALLS, Call
 from tests.support.cancelling.site import Site
 from tests.support.cancelling.sweep import TITLES, Swept, sweep
@@ -31,7 +31,7 @@ POINTS_MIN = 850
 
 def measure() -> list[Bar]:
     """Sweep every call, or those that were asked for."""
-    words = sys.argv[sys.argv.index("--only") + 1] if "--only" in sys.argv else ""
+    words = option("--only")
     calls = [call for call in CALLS if words in str(call)]
     if not calls:
         sys.exit(f"There is no call with {words!r} in its line; there are: {'; '.join(map(str, CALLS))}.")

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bars import Bar, main
+from benchmarks.bars import Bar, main, option
 from edge_agent.formats import example_records
 from tests.support.examples import feedback, prediction
 from tests.support.measured import measured
@@ -115,5 +115,4 @@ def _run(*arguments: str) -> tuple[str, Cost]:
 
 
 if __name__ == "__main__":
-    given = sys.argv[sys.argv.index("--examples") + 1] if "--examples" in sys.argv else str(EXAMPLES)
-    sys.exit(main(lambda: measure(int(given))))
+    sys.exit(main(lambda: measure(int(option("--examples", str(EXAMPLES))))))

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.bars import Bar, main
+from benchmarks.bars import Bar, main, option
 from tests.support.fuzz.driver import KINDS, Report, fuzz, seed_of_the_day
 from tests.support.fuzz.targets import TARGETS, Target
 
@@ -35,11 +35,11 @@ NAMES = {
 
 def measure() -> Iterator[Bar]:
     """Fuzz each target for its share of the time."""
-    names, seed = _given("--target", ",".join(TARGETS)).split(","), seed_of_the_day(_given("--seed", ""))
+    names, seed = option("--target", ",".join(TARGETS)).split(","), seed_of_the_day(option("--seed"))
     if unknown := set(names) - set(TARGETS):
         sys.exit(f"There is no target {min(unknown)!r}; there are: {', '.join(TARGETS)}.")
     chosen = [TARGETS[name] for name in names]
-    seconds = float(_given("--minutes", str(MINUTES))) * 60 / sum(each.share for each in chosen)
+    seconds = float(option("--minutes", str(MINUTES))) * 60 / sum(each.share for each in chosen)
     for target in chosen:
         yield from bars(target, fuzzed(target, seed, seconds * target.share))
 
@@ -64,10 +64,6 @@ def bars(target: Target, report: Report) -> Iterator[Bar]:
         if kind == "memory":
             name = f"over {target.memory_bytes_max / 1e6:.0f} MB more of memory"
         yield Bar(f"fuzz {target.name}: {name}", report.count(kind), 0, "lower")
-
-
-def _given(option: str, default: str) -> str:
-    return sys.argv[sys.argv.index(option) + 1] if option in sys.argv else default
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from pathlib import Path
 import structlog
 
 from benchmarks.attacking import crowding, fuzzing, leaving, mixing
-from benchmarks.bars import Bar, main
+from benchmarks.bars import Bar, main, option, run_sections
 from tests.support.access_matrix import AccessMatrix
 
 CELLS_MIN = 299
@@ -48,25 +48,13 @@ def measure_access() -> list[Bar]:
 SECTIONS: dict[str, Callable[[], list[Bar]]] = {
     "access": measure_access,
     "crowding": crowding.measure,
-    "fuzzing": lambda: fuzzing.measure(int(_given("--cases", fuzzing.CASES))),
+    "fuzzing": lambda: fuzzing.measure(int(option("--cases", str(fuzzing.CASES)))),
     "leaving": leaving.measure,
-    "load": lambda: mixing.measure(_given("--minutes", mixing.MINUTES)),
+    "load": lambda: mixing.measure(float(option("--minutes", str(mixing.MINUTES)))),
 }
-
-
-def measure() -> list[Bar]:
-    """Run every section, or the one that was asked for."""
-    only = sys.argv[sys.argv.index("--only") + 1] if "--only" in sys.argv else ""
-    if only and only not in SECTIONS:
-        sys.exit(f"There is no section {only!r}; there are: {', '.join(SECTIONS)}.")
-    return [bar for name, section in SECTIONS.items() if only in ("", name) for bar in section()]
-
-
-def _given(option: str, default: float) -> float:
-    return float(sys.argv[sys.argv.index(option) + 1]) if option in sys.argv else default
 
 
 if __name__ == "__main__":
     logging.disable(logging.CRITICAL)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    sys.exit(main(measure))
+    sys.exit(main(lambda: run_sections(SECTIONS)))

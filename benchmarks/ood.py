@@ -34,7 +34,7 @@ import numpy as np
 import structlog
 import yaml
 
-from benchmarks.bars import Bar, main
+from benchmarks.bars import Bar, main, option
 from benchmarks.strangers import texts, topic
 from benchmarks.strangers.answers import (
     Asked,
@@ -221,7 +221,7 @@ def new_topic(ground: Ground) -> Iterable[Bar]:
     rows = topic.Rows(learnt, ordinary, strange[:half], later, strange[half:])
     test = _test(ground.rows("clinc150/validation.jsonl"))
     found = topic.walk(rows, test, lambda wanted: made(ground.work, wanted, ground.effort))
-    if picture := _given("--draw", ""):
+    if picture := option("--draw"):
         topic.draw(Path(picture), found)
     yield from topic.bars(found, gone)
 
@@ -237,13 +237,13 @@ SECTIONS: dict[str, Callable[[Ground], Iterable[Bar]]] = {
 
 def measure() -> Iterable[Bar]:
     """Run every section, or the one that was asked for."""
-    only, data = _given("--only", ""), _given("--data", "")
+    only, data = option("--only"), option("--data")
     if only and only not in SECTIONS:
         sys.exit(f"There is no section {only!r}; there are: {', '.join(SECTIONS)}.")
     if not data and only != "till":
         sys.exit("Name the folder with clinc150/ and banking77/: --data FOLDER")
     effort, folder = _effort()
-    work = Path(_given("--work", str(WORK / folder)))
+    work = Path(option("--work", str(WORK / folder)))
     ground = Ground(Path(data), work.absolute(), effort)
     return (bar for name, section in SECTIONS.items() if only in ("", name) for bar in section(ground))
 
@@ -254,12 +254,8 @@ def _effort() -> tuple[Effort, str]:
         return Effort(epochs=1, rows_max=1500), "small"
     if "--head" in sys.argv:
         return Effort(epochs=1, method="head"), "head"
-    epochs, margin = int(_given("--epochs", str(Effort().epochs))), float(_given("--margin", "0"))
+    epochs, margin = int(option("--epochs", str(Effort().epochs))), float(option("--margin", "0"))
     return Effort(epochs, margin_weight=margin), f"epochs-{epochs}" + (f"-margin-{margin:g}" if margin else "")
-
-
-def _given(key: str, otherwise: str) -> str:
-    return sys.argv[sys.argv.index(key) + 1] if key in sys.argv[:-1] else otherwise
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.bars import Bar, main
+from benchmarks.bars import Bar, main, option
 from edge_agent.errors import BY_REASON
 from tests.support import finding_cases, reason_cases
 from tests.support.reason_cases import Played, RemedyCase
@@ -45,7 +45,7 @@ than five minutes, one that asks for nothing, and one that needs a memory contro
 
 def measure() -> Iterator[Bar]:
     """Play every row, or those that were asked for; yield the bars of each table."""
-    only = sys.argv[sys.argv.index("--only") + 1].split(",") if "--only" in sys.argv else []
+    only = [name for name in option("--only").split(",") if name]
     began = time.monotonic()
     for kind, (table, names) in TABLES.items():
         rows = [row for name, row in table.items() if not only or name in only]

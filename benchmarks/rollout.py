@@ -14,7 +14,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.bars import Bar, main
+from benchmarks.bars import Bar, main, option
 from benchmarks.fleet.picture import Shown, draw
 from benchmarks.fleet.simulation import AT_ONCE, ONE_DAY, SIX_DAYS, Harm, Outcome, Scenario, Simulation
 from benchmarks.fleet.sites import Site, population
@@ -118,8 +118,8 @@ def measure() -> list[Bar]:
     """Run everything, draw if asked to, and judge."""
     with tempfile.TemporaryDirectory() as folder:
         runs = Runs(Path(folder))
-    if "--draw" in sys.argv:
-        draw(Path(sys.argv[sys.argv.index("--draw") + 1]), runs.shown())
+    if picture := option("--draw"):
+        draw(Path(picture), runs.shown())
     return bars(runs)
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable
 import structlog
 
 from benchmarks.asking import bookkeeping, flapping
-from benchmarks.bars import Bar, main
+from benchmarks.bars import Bar, main, run_sections
 from benchmarks.flywheel import held
 
 SECTIONS: dict[str, Callable[[], list[Bar]]] = {
@@ -31,15 +31,7 @@ SECTIONS: dict[str, Callable[[], list[Bar]]] = {
 }
 
 
-def measure() -> list[Bar]:
-    """Run every section, or the one that was asked for."""
-    only = sys.argv[sys.argv.index("--only") + 1] if "--only" in sys.argv else ""
-    if only and only not in SECTIONS:
-        sys.exit(f"There is no section {only!r}; there are: {', '.join(SECTIONS)}.")
-    return [bar for name, section in SECTIONS.items() if only in ("", name) for bar in section()]
-
-
 if __name__ == "__main__":
     logging.disable(logging.CRITICAL)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    sys.exit(main(measure))
+    sys.exit(main(lambda: run_sections(SECTIONS)))

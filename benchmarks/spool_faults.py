@@ -19,7 +19,7 @@ from pathlib import Path
 
 import structlog
 
-from benchmarks.bars import Bar, main
+from benchmarks.bars import Bar, main, option
 from benchmarks.carrying import lives, sealing, uploading
 from benchmarks.carrying.tally import Tally
 from tests.support.queued_examples import GROWTH_MIB_MAX, fill
@@ -43,10 +43,6 @@ def measure(points: int = POINTS, examples: int = EXAMPLES) -> list[Bar]:
     return tally.bars()
 
 
-def _given(option: str, default: int) -> int:
-    return int(sys.argv[sys.argv.index(option) + 1]) if option in sys.argv else default
-
-
 def measure_volume(root: Path, examples: int, tally: Tally) -> None:
     """Queue that many examples, which nobody fetches; then bring up what 30 days offline leave, 1 GiB."""
     filled = fill(root / "queued", examples)
@@ -67,4 +63,4 @@ def measure_volume(root: Path, examples: int, tally: Tally) -> None:
 if __name__ == "__main__":
     logging.disable(logging.CRITICAL)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    sys.exit(main(lambda: measure(_given("--points", POINTS), _given("--examples", EXAMPLES))))
+    sys.exit(main(lambda: measure(int(option("--points", str(POINTS))), int(option("--examples", str(EXAMPLES))))))

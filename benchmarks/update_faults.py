@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.bars import Bar, main
+from benchmarks.bars import Bar, main, option
 from benchmarks.updating import bad_offers, crashes, memory
 from benchmarks.updating.tally import Tally
 from tests.support.steady_load import to_and_fro
@@ -62,5 +62,4 @@ def measure_switches(field: Field) -> list[Bar]:
 
 
 if __name__ == "__main__":
-    given = sys.argv[sys.argv.index("--points") + 1] if "--points" in sys.argv else str(POINTS)
-    sys.exit(main(lambda: measure(int(given))))
+    sys.exit(main(lambda: measure(int(option("--points", str(POINTS))))))

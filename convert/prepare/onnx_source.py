@@ -202,10 +202,14 @@ def _weights(model: onnx.ModelProto) -> Iterator[tuple[str, Array]]:
     makers = {output: node for node in model.graph.node for output in node.output}
     for node in filter(_is_add, model.graph.node):
         bias = next((name for name in node.input if name.endswith(".bias") and name in held), "")
-        product = next((makers[name] for name in node.input if name in makers), node)
-        matrix = _matrix(product, held)
+        matrix = _matrix(_product_before(node, makers), held)
         if bias and matrix is not None:
             yield f"{bias.removesuffix('.bias')}.weight", matrix
+
+
+def _product_before(node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto]) -> onnx.NodeProto:
+    """Return the node that makes the first made input of a node; without one the node itself."""
+    return next((makers[name] for name in node.input if name in makers), node)
 
 
 def _named(held: Mapping[str, NDArray[Any]]) -> Iterator[tuple[str, Array]]:

@@ -169,10 +169,15 @@ def _beginnings_of_units(alternative: str, *, whole: bool) -> set[str]:
         grown = _grown(growing, characters) | (growing if following == "?" else set())
         growing = {letters for letters in grown if len(letters) < _LETTERS}
         done |= grown - growing
-    done.update(letters + " " if whole and not letters.endswith(" ") else letters for letters in growing)
+    done |= set(map(_ended, growing)) if whole else growing
     if any(not letters or letters.startswith(" ") for letters in done):
         raise ValueError(f"no letter begins the pattern {alternative!r}")
     return done
+
+
+def _ended(letters: str) -> str:
+    """Return a beginning that is a whole word: a blank is behind it."""
+    return letters if letters.endswith(" ") else letters + " "
 
 
 def _grown(beginnings: Iterable[str], characters: Iterable[str]) -> set[str]:
