@@ -27,7 +27,6 @@ tested on whole records.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -45,14 +44,8 @@ from convert.data import row_files
 from convert.data.data_row import DataRow
 from convert.evaluate import quality_metrics
 from convert.evaluate.predictions import ServedPrediction
-from convert.evaluate.serving import BundleFolder, open_bundle, quiet, serve_bundles
-from convert.package.bundle_assembly import (
-    CONFIDENCE_NAME,
-    QUESTIONS_NAME,
-    REDACTION_NAME,
-    candidate_bundle,
-    chosen_weights,
-)
+from convert.evaluate.serving import BundleFolder, chosen_bundle, quiet, serve_bundles
+from convert.package.bundle_assembly import CONFIDENCE_NAME, QUESTIONS_NAME, REDACTION_NAME
 from convert.pipeline import task_file as tasks
 from convert.pipeline.stage import Progress, Report, StageJob
 from edge_agent.errors import InvalidRequest
@@ -89,8 +82,7 @@ def run(job: StageJob) -> Report:
         said = f"A task of kind {task.kind} has no confidence: nothing is calibrated."
         return _leave(job, Calibration(AlwaysEscalate(), {"verdict": said, "kind": task.kind}))
     sample = row_files.sample(job.recipe, "calibration")
-    with tempfile.TemporaryDirectory(dir=job.out) as folder:
-        bundle = open_bundle(candidate_bundle(job, chosen_weights(job), Path(folder, "bundle")))
+    with chosen_bundle(job) as bundle:
         found = calibrate(bundle, sample.rows, risk, job.progress, wanted)
     return _leave(job, replace(found, report={**found.report, "sampling": sample.plain()}))
 
@@ -105,8 +97,7 @@ def _redaction(job: StageJob, kind: str) -> Calibration:
         )
     sample = row_files.sample(job.recipe, "calibration")
     target = MissedTarget(asked.missed_max, asked.delta)
-    with tempfile.TemporaryDirectory(dir=job.out) as folder:
-        bundle = open_bundle(candidate_bundle(job, chosen_weights(job), Path(folder, "bundle")))
+    with chosen_bundle(job) as bundle:
         found = calibrate_cutoff(bundle, sample.rows, target, job.progress)
     report = found.report | {"sampling": sample.plain()}
     return Calibration(AlwaysEscalate(), report, redaction=found.section)
@@ -116,10 +107,8 @@ def _gate_of_vectors(job: StageJob, wanted: CalibrationSettings) -> Calibration:
     """Return the gate of a bundle that embeds, from all its calibration rows, because there is no threshold to
     prove."""
     rows = one_of_each(row_files.rows(job.recipe, "calibration"))[:GATE_ROWS_MAX]
-    with tempfile.TemporaryDirectory(dir=job.out) as folder:
-        bundle = open_bundle(candidate_bundle(job, chosen_weights(job), Path(folder, "bundle")))
-        with serve_bundles([bundle]) as served:
-            said = served.predict(bundle, [row.text for row in rows], job.progress)
+    with chosen_bundle(job) as bundle, serve_bundles([bundle]) as served:
+        said = served.predict(bundle, [row.text for row in rows], job.progress)
     answered = [each for each in said if not each.failure]
     conditions, gated = _conditions(bundle, answered, wanted)
     verdict = "A task of kind embed has no confidence."

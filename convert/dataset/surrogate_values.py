@@ -66,6 +66,21 @@ def _email(fake: faker.Faker) -> str:
     return fake.email(safe=False)
 
 
+_IN_WORDS = {
+    **{"de": (" at ", " punkt "), "es": (" arroba ", " punto "), "fr": (" arobase ", " point ")},
+    **{"it": (" chiocciola ", " punto "), "nl": (" apenstaartje ", " punt "), "pl": (" małpa ", " kropka ")},
+    **{"pt": (" arroba ", " ponto "), "sv": (" snabel-a ", " punkt ")},
+}
+_IN_BRACKETS = ((" (at) ", "."), ("[at]", "[dot]"))
+
+
+def _spoken_email(fake: faker.Faker) -> str:
+    local, _, host = _email(fake).partition("@")
+    language = str(fake.locales[0]).partition("_")[0]
+    at, dot = fake.random.choice((_IN_WORDS.get(language, (" at ", " dot ")), *_IN_BRACKETS))
+    return f"{local}{at}{host.replace('.', dot)}"
+
+
 def _url(fake: faker.Faker) -> str:
     secret = "".join(fake.random.choices(_SECRETS, k=16))
     return f"https://{fake.domain_name()}/{fake.uri_path()}?token={secret}"
@@ -271,7 +286,7 @@ class SurrogateSource:
         self._locale = self._locales[int.from_bytes(digest[8:16]) % len(self._locales)]
 
     def draw(self, kind: str, rules: Collection[str] = ()) -> str:
-        """Return a value of a kind or pattern; `rules` replaced something in the row: an `id` has the form of one.
+        """Return a value of a kind or pattern, in a form that one of `rules` finds, which replaced something there.
 
         After many values that the rules do not find again the next is accepted anyway; `word_of` returns the expected
         word.
@@ -292,6 +307,8 @@ class SurrogateSource:
             usual = _NATIONAL_NUMBERS_OF.get(locale.rpartition("_")[2], _OTHER_NUMBERS)
             number_locale, make = _NUMBERS[self._fake(locale).random.choice(fitting or usual)]
             return make(self._fake(number_locale))
+        if kind == "email" and "spoken_email" in rules and ("email" not in rules or self._fake(locale).boolean()):
+            return _spoken_email(self._fake(locale))
         if kind in KINDS:
             return _made(KINDS[kind].make, self._fake(locale))
         return _by_pattern(kind, self._fake(locale))

@@ -13,7 +13,6 @@ Only this package of convert may import the engine, so that figures are those of
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,7 @@ from convert.evaluate.batch_invariance import measure_batch_invariance
 from convert.evaluate.predictions import ServedPrediction, views
 from convert.evaluate.quality_metrics import Flags
 from convert.evaluate.scoring import entity_types, expected, measure, outcomes, summary
-from convert.evaluate.serving import BundleFolder, open_bundle, quiet, serve_bundles
-from convert.package.bundle_assembly import candidate_bundle, chosen_weights
+from convert.evaluate.serving import BundleFolder, chosen_bundle, open_bundle, quiet, serve_bundles
 from convert.pipeline.recipe import Recipe, Split
 from convert.pipeline.stage import Progress, Report, StageJob
 from edge_agent.errors import InvalidRequest
@@ -45,8 +43,7 @@ def run(job: StageJob) -> Report:
     """
     sample = row_files.sample(job.recipe, "test")
     rows = sample.rows
-    with tempfile.TemporaryDirectory(dir=job.out) as folder:
-        bundle = open_bundle(candidate_bundle(job, chosen_weights(job), Path(folder, "bundle")))
+    with chosen_bundle(job) as bundle:
         report, predictions = _measured(bundle, rows, job.progress)
     report["sampling"] = sample.plain()
     more = _without_near_copies(job.recipe, bundle.manifest, rows, predictions)

@@ -13,6 +13,7 @@ import contextlib
 import itertools
 import json
 import struct
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from convert.evaluate.predictions import FoundEntity, ServedPrediction, at_one
-from convert.pipeline.stage import Progress
+from convert.package.bundle_assembly import candidate_bundle, chosen_weights
+from convert.pipeline.stage import Progress, StageJob
 from edge_agent.config import EngineConfig
 from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.protocol import JobRequest, JobResult, TextChunk
@@ -82,6 +84,16 @@ class BundleFolder:
     def _with(self, update: dict[str, Any]) -> BundleFolder:
         manifest = self.manifest.model_copy(update=update)
         return BundleFolder(self.folder, manifest, encode(manifest), self.paths)
+
+
+@contextlib.contextmanager
+def chosen_bundle(job: StageJob) -> Iterator[BundleFolder]:
+    """Yield the candidate that the quantize stage chose, as a bundle that exists inside the block.
+
+    Raises as `candidate_bundle` and `open_bundle`.
+    """
+    with tempfile.TemporaryDirectory(dir=job.out) as folder:
+        yield open_bundle(candidate_bundle(job, chosen_weights(job), Path(folder, "bundle")))
 
 
 def open_bundle(folder: Path) -> BundleFolder:

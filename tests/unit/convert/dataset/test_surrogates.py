@@ -79,6 +79,18 @@ def test_check_digits_are_right():
         assert (True, True, "DE") == (account_numbers.luhn(bare(card)), account_numbers.iban(bare(iban)), iban[:2])
 
 
+def test_an_address_in_words_takes_the_place_of_one_in_words():
+    """The row's rules tell which forms its addresses had; where both were there, both forms come."""
+    spoken = [fill("[EMAIL_1]", key=str(row), counts={"spoken_email": 1}, locales=(locale,)).texts[0]
+              for row in range(10) for locale in LOCALES]  # fmt: skip
+    assert not any("@" in value for value in spoken)
+    assert {"[at]", " (at) ", " punkt "} <= {
+        part for value in spoken for part in ("[at]", " (at) ", " punkt ") if part in value
+    }
+    both = [fill("[EMAIL_1]", key=str(row), counts={"spoken_email": 1, "email": 1}).texts[0] for row in range(20)]
+    assert {True, False} == {"@" in value for value in both}
+
+
 def test_names_are_those_of_the_locale():
     """A name has two parts and is nothing that the rules find; another locale has other names."""
     names = {locale: fill("[NAME_1]", counts={"presidio": 1}, locales=(locale,)).texts[0] for locale in LOCALES}
