@@ -5,8 +5,8 @@
 
 A fresh site is enrolled and begins in bootstrap: a scripted oracle, called so, answers over HTTP as a large model
 would. An expert reviews; the uplink carries sealed examples to the central team; 'assess' says when they are enough; a
-small encoder is trained, published, installed and tested by the site, runs in shadow and then answers what it is sure
-of.
+small encoder is trained, and again after another round where no threshold keeps the promise; it is published, installed
+and tested by the site, runs in shadow and then answers what it is sure of.
 
 The task: 16 groups of goods from the USDA's descriptions of food (goods.py). The small model: all-MiniLM-L6-v2.
 """

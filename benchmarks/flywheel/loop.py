@@ -57,8 +57,7 @@ class Loop:
         self._central = CentralTeam(commands)
         with contextlib.ExitStack() as stack:
             self._site = self._begin(commands, large, stack)
-            self._bootstrap()
-            self._train()
+            self._collect_and_train()
             self._shadow()
             self._hybrid()
             self._report()
@@ -80,19 +79,23 @@ class Loop:
             site.until("0.1.0", "bootstrap")
         return site
 
-    def _bootstrap(self) -> None:
-        """Let the large model answer and the expert correct, until the central team says that it is enough."""
+    def _collect_and_train(self) -> None:
+        """Let the large model answer and the expert correct, until a small model keeps the promise."""
         for number in range(1, ROUNDS_MAX + 1):
-            with self.screen.stage(f"bootstrap {number}", "the large model answers, an expert reviews every answer"):
-                answered = self._call("bootstrap", self.size.round_calls)
-                reviewed = self._site.review({each.answer.prediction_id: each.row.label for each in answered})
-                self.screen.line(f"the expert accepted {reviewed[0]} answers and corrected {reviewed[1]}")
-            with self.screen.stage(f"collect {number}", "sealed, carried by the uplink, collected, receipted"):
-                found = self._collected()
-            self.figures.rounds.append({"accepted": reviewed[0], "corrected": reviewed[1], **found})
-            if found["ready"]:
+            if self._enough_after(number) and self._trained():
                 return
-        raise StepFailed(f"after {ROUNDS_MAX} rounds 'edge-convert assess' does not say that it is enough")
+        raise StepFailed(f"after {ROUNDS_MAX} rounds no small model keeps the promise: see build/report.md")
+
+    def _enough_after(self, number: int) -> bool:
+        """Go another round; tell whether 'edge-convert assess' then says that it is enough."""
+        with self.screen.stage(f"bootstrap {number}", "the large model answers, an expert reviews every answer"):
+            answered = self._call("bootstrap", self.size.round_calls)
+            reviewed = self._site.review({each.answer.prediction_id: each.row.label for each in answered})
+            self.screen.line(f"the expert accepted {reviewed[0]} answers and corrected {reviewed[1]}")
+        with self.screen.stage(f"collect {number}", "sealed, carried by the uplink, collected, receipted"):
+            found = self._collected()
+        self.figures.rounds.append({"accepted": reviewed[0], "corrected": reviewed[1], **found})
+        return bool(found["ready"])
 
     def _collected(self) -> dict[str, Any]:
         segments = self._site.carry(self._central.store)
@@ -104,7 +107,8 @@ class Loop:
         self.screen.line(f"{segments} segments, {report['records_taken']} records; assess: {json.dumps(found)}")
         return {**found, "segments": segments, "records": report["records_taken"]}
 
-    def _train(self) -> None:
+    def _trained(self) -> bool:
+        """Make the small model of all that was collected; tell whether one of its thresholds keeps the promise."""
         with self.screen.stage("train", f"{goods.BASE}: fine-tuned, exported, quantized, calibrated, measured"):
             recipe = goods.write_recipe(self.folder / "recipe", self._labels, self._central.data)
             report = self._central.train(recipe)
@@ -112,8 +116,7 @@ class Loop:
             promised = {name: calibrated[name] for name in ("threshold", "coverage", "bound", "temperature")}
             self.figures.model = {"rows": report["data"]["rows"], "accuracy": measured["accuracy"], **promised}
             self.screen.line(calibrated["verdict"])
-            if calibrated["threshold"] is None:
-                raise StepFailed("no threshold keeps the promise: see build/report.md")
+        return calibrated["threshold"] is not None
 
     def _shadow(self) -> None:
         with self.screen.stage("shadow", "published, installed, tested by the site; both models answer, both are kept"):

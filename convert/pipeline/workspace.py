@@ -72,7 +72,9 @@ class Workspace:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the folder, and remove what an interrupted run left. Raises StateDirInUse, OSError."""
+        """Lock the folder; remove what an interrupted run left, and at the end what this one did. Raises StateDirInUse,
+        OSError.
+        """
         with (
             private_folder(self.root, marks=(_LOCK_NAME,)),
             (self.root / _LOCK_NAME).open("a+", encoding="utf-8") as lock,
@@ -87,12 +89,15 @@ class Workspace:
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
-            for left in [
-                *self.root.glob(f"{_PARTIAL}*"),
-                *self.root.glob("tmp*"),
-            ]:  # tmp: of stages, next to their folders
-                shutil.rmtree(left, ignore_errors=True)
-            yield
+            self._remove_unfinished()
+            try:
+                yield
+            finally:
+                self._remove_unfinished()  # Ctrl-C can come while the folder of a stage is made
+
+    def _remove_unfinished(self) -> None:
+        for left in [*self.root.glob(f"{_PARTIAL}*"), *self.root.glob("tmp*")]:  # tmp: of stages, next to their folders
+            shutil.rmtree(left, ignore_errors=True)
 
     def folder(self, stage: str) -> Path:
         """Return the folder of a finished stage."""

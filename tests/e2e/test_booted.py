@@ -14,7 +14,7 @@ import pytest
 
 from edge_agent import __version__
 from tests.support.appliance import DEVICE, NEXT_VERSION, REVIEWER, STRANGER, TASKS, Appliance
-from tests.support.booted import CACHE, Machine, needs_machine, tree
+from tests.support.booted import Machine, needs_machine, new_log, tree
 
 pytestmark = [pytest.mark.release, needs_machine]
 ELSEWHERE = "10.9.9.9"
@@ -38,9 +38,7 @@ LEFT_BEHIND = (
 def site(request, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
     """A machine with three users and nothing installed."""
     folder = tmp_path_factory.mktemp("booted")
-    log = CACHE / f"{request.param}.log"
-    tar = tree(request.param)
-    log.write_text("")
+    tar, log = tree(request.param), new_log(request.param)
     with Machine(folder / "machine", tar, log) as machine:
         yield Appliance(machine, folder)
 

@@ -17,7 +17,7 @@ import pytest
 from edge_agent.formats import enrolment_file
 from edge_agent.formats.signed_document import format_timestamp
 from tests.support.appliance import DAY, DEVICE, SITE, STRANGER, TASKS, Appliance
-from tests.support.booted import CACHE, Machine, needs_machine, tree
+from tests.support.booted import Machine, needs_machine, new_log, tree
 from tests.support.bundles import echo_bundle
 from tests.support.enrolment_files import a_enrolment
 
@@ -33,8 +33,7 @@ FLEET = "/mnt/fleet"
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
     """A machine with the program, an operator, and a network with one client device."""
     folder = tmp_path_factory.mktemp("booted")
-    log = CACHE / "access.log"
-    log.write_text("")
+    log = new_log("access")
     with Machine(folder / "machine", tree("trixie"), log) as machine:
         site = Appliance(machine, folder)
         machine.run("useradd", "--create-home", OPERATOR)

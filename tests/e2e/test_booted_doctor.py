@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.appliance import SITE, STRANGER, Appliance
-from tests.support.booted import CACHE, Machine, needs_machine, tree
+from tests.support.booted import Machine, needs_machine, new_log, tree
 from tests.support.eventually import eventually_sync
 from tests.support.finding_cases import finding_kinds
 from tests.support.finding_cases.booted_rows import BOOTED, LONG_PAUSE, SHORT_PAUSE
@@ -28,8 +28,7 @@ KINDS = {kind.name: kind for kind in finding_kinds()}
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
     """An enrolled machine with models and an operator; its store cannot be reached."""
     folder = tmp_path_factory.mktemp("booted")
-    log = CACHE / "doctor.log"
-    log.write_text("")
+    log = new_log("doctor")
     with Machine(folder / "machine", tree("trixie"), log) as machine:
         site = Appliance(machine, folder)
         site.install()

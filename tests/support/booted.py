@@ -71,6 +71,14 @@ def tree(release: str) -> Path:
     return made
 
 
+def new_log(name: str) -> Path:
+    """Return an empty file for what is done in a machine."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    log = CACHE / f"{name}.log"
+    log.write_text("")
+    return log
+
+
 def _mirror() -> list[str]:
     listed = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Origin: Debian"]
     found = subprocess.run(listed, capture_output=True, text=True, check=False).stdout.split()

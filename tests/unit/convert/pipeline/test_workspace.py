@@ -61,6 +61,19 @@ def test_a_place_that_is_not_there_is_named(tmp_path: Path):
     assert raised.value.remedy == "Correct the path in the recipe."
 
 
+def test_what_is_unfinished_goes_with_the_lock(tmp_path: Path):
+    """Also where Ctrl-C comes while the folder of a stage is made, before anybody knows of it."""
+
+    def interrupted() -> None:
+        with workspace.Workspace(tmp_path / "work").locked():
+            (tmp_path / "work" / ".partial-prepare-1").mkdir()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [".lock"] == [path.name for path in (tmp_path / "work").iterdir()]
+
+
 def test_reading_is_shown(tmp_path: Path):
     """Weights take a while to hash: each file is said before it is read."""
     seen: list[str] = []
