@@ -47,8 +47,8 @@ class Mutant:
 
 
 MUTANTS = (
-    Mutant("equal to the threshold", "not confidence >= found.threshold", "not confidence > found.threshold"),
-    Mutant("a confidence equal to the floor", "if confidence >= found.floor", "if confidence > found.floor"),
+    Mutant("equal to the threshold", "not probability >= self.threshold", "not probability > self.threshold"),
+    Mutant("a confidence equal to the floor", "if probability >= self.floor", "if probability > self.floor"),
     Mutant("the edge of the gate", "self.p_value(score) <= self.held_up_max", "self.p_value(score) < self.held_up_max"),
     Mutant("the level of the threshold's test", "self.target) <= self.delta", "self.target) <= 2 * self.delta"),
     Mutant("the end of the fixed sequence", 'open_ = open_ and verdict != "failed"', "open_ = bool(open_)"),

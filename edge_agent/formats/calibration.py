@@ -140,7 +140,16 @@ class Threshold(StrictModel):
             probability: of the answer, calibrated.
             score: of the input, as `gate.score_of` has it; without a gate it does not matter.
         """
-        return probability >= self.confidence_min and not (self.gate is not None and self.gate.holds_up(score))
+        return self.shortfall(probability) is None and not (self.gate is not None and self.gate.holds_up(score))
+
+    def shortfall(self, probability: float) -> Literal["BELOW_THRESHOLD", "BELOW_FLOOR"] | None:
+        """Return which of threshold and floor a calibrated probability does not reach; None = it reaches both.
+
+        NaN reaches neither.
+        """
+        if not probability >= self.threshold:
+            return "BELOW_THRESHOLD"
+        return None if probability >= self.floor else "BELOW_FLOOR"
 
     @property
     def confidence_min(self) -> float:

@@ -198,14 +198,15 @@ def ood_marks(outside: bool) -> tuple[str, ...]:
 
 
 def _held_up(confidence: float, found: Threshold | None, *, varies: bool, outside: bool) -> RouteReason | None:
-    """Return why an answer is not confident; None = it is. NaN is below every limit."""
+    """Return why an answer is not confident; None = it is."""
     if varies:
         return RouteReason.SCORES_VARY
     if outside:
         return RouteReason.OUT_OF_DISTRIBUTION
-    if found is None or not confidence >= found.threshold:
+    if found is None:
         return RouteReason.BELOW_THRESHOLD
-    return None if confidence >= found.floor else RouteReason.BELOW_FLOOR
+    shortfall = found.shortfall(confidence)
+    return RouteReason(shortfall) if shortfall else None
 
 
 def decide_ungraded(asked: EscalationContext) -> RouteDecision:
