@@ -8,7 +8,7 @@ receipts.py         gaps and breaks in the numbers of a site, and the signed rec
 status_folder.py    the newest status of each site, and the highest number that it ever named
 derived_examples.py erases what tombstones name, then joins the tasks whose records changed; DuckDB over these files
 example_files.py    predictions with what people said of them, duplicates marked
-minhash.py          estimates how much two texts have in common
+near_duplicates.py  which texts are nearly equal: sketches of texts, and the one rule
 
 No record may be lost: a receipt is only written for records that are synced to the central team's disk.
 """

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy import sparse
 
-from convert.collect import minhash
+from convert.collect import near_duplicates
 from convert.collect.record_files import REVIEWED_CENTRALLY
 from convert.data.data_row import normalised
 from edge_agent.durable import atomic_files
@@ -65,7 +65,7 @@ Keys = npt.NDArray[np.uint64]
 
 def group_near_duplicates(connection: duckdb.DuckDBPyConnection) -> None:
     """Make the table `groups` from the table `kept`."""
-    connection.execute(_TEXTS, {"letters": minhash.SHORT_LETTERS_MAX})
+    connection.execute(_TEXTS, {"letters": near_duplicates.SHORT_LETTERS_MAX})
     connection.execute(_PAIRS)
     keys, clusters = _components(list(_links(connection)))
     connection.register("linked", pa.table({"text_key": keys, "cluster": clusters}))
@@ -86,7 +86,9 @@ def _links(connection: duckdb.DuckDBPyConnection) -> Iterator[tuple[Keys, Keys]]
             (first and normalised(first), second and normalised(second))
             for first, second in zip(batch["left_text"].to_pylist(), batch["right_text"].to_pylist(), strict=True)
         ]
-        alike = minhash.alike(left.reshape(-1, minhash.BANDS), right.reshape(-1, minhash.BANDS), texts)
+        alike = near_duplicates.alike(
+            left.reshape(-1, near_duplicates.BANDS), right.reshape(-1, near_duplicates.BANDS), texts
+        )
         yield batch["a"].to_numpy()[alike], batch["b"].to_numpy()[alike]
 
 

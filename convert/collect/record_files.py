@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from convert.collect import minhash
+from convert.collect import near_duplicates
 from convert.data.data_row import normalised
 from edge_agent.durable import atomic_files
 from edge_agent.formats.example_records import AnyRecord, ExampleFeedback, ExamplePrediction, ExampleTeacherLabel
@@ -63,7 +63,7 @@ SCHEMA = pa.schema(
         pa.field("value", pa.string()),
         pa.field("review_reason", pa.string()),
         pa.field("text_key", pa.uint64()),
-        pa.field("sketch", pa.list_(pa.uint64(), minhash.BANDS)),
+        pa.field("sketch", pa.list_(pa.uint64(), near_duplicates.BANDS)),
         # LATER_COLUMNS: older files lack them.
         pa.field("model", pa.string()),
         pa.field("why", pa.string()),
@@ -167,8 +167,8 @@ def _prediction(record: ExamplePrediction) -> dict[str, Any]:
         "redaction_version": record.redaction.version,
         "redaction_rules": record.redaction.rules,
         "redaction_counts": list(record.redaction.counts.items()),
-        "text_key": minhash.text_key(text),
-        "sketch": minhash.sketch(text),
+        "text_key": near_duplicates.text_key(text),
+        "sketch": near_duplicates.sketch(text),
     }
 
 

@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from convert.collect import minhash
+from convert.collect import near_duplicates
 from convert.data.data_row import MACHINES, DataRow, labels_of, normalised
 from convert.pipeline.recipe import Split
 from edge_agent.errors import InvalidRequest
@@ -51,7 +51,9 @@ class SplitSketches:
     def __init__(self, texts: Sequence[str]) -> None:
         """Sketch them."""
         self._texts = [normalised(text) for text in texts]
-        self._sketches = np.array([minhash.sketch(text) for text in self._texts]).reshape(-1, minhash.BANDS)
+        self._sketches = np.array([near_duplicates.sketch(text) for text in self._texts]).reshape(
+            -1, near_duplicates.BANDS
+        )
         self._orders = np.argsort(self._sketches, axis=0, kind="stable")
         self._sorted = np.take_along_axis(self._sketches, self._orders, axis=0)
 
@@ -76,14 +78,14 @@ class SplitSketches:
         for start in range(0, len(self), _ROWS_AT_ONCE):
             mine, theirs = self._pairs(others, start, min(start + _ROWS_AT_ONCE, len(self)))
             texts = [(self._short(i), others._short(j)) for i, j in zip(mine, theirs, strict=True)]
-            alike = minhash.alike(self._sketches[mine], others._sketches[theirs], texts)
+            alike = near_duplicates.alike(self._sketches[mine], others._sketches[theirs], texts)
             yield mine[alike], theirs[alike]
 
     def _pairs(self, others: SplitSketches, start: int, stop: int) -> tuple[Places, Places]:
         """Return the pairs to compare: indexes of both sides."""
         pairs = [
             np.empty(0, np.int64),
-            *(band for each in range(minhash.BANDS) for band in self._of_band(others, each, start, stop)),
+            *(band for each in range(near_duplicates.BANDS) for band in self._of_band(others, each, start, stop)),
         ]
         different = np.unique(np.concatenate(pairs))
         return different // max(1, len(others)), different % max(1, len(others))
@@ -97,7 +99,7 @@ class SplitSketches:
 
     def _short(self, place: int) -> str | None:
         text = self._texts[place]
-        return text if len(text) <= minhash.SHORT_LETTERS_MAX else None
+        return text if len(text) <= near_duplicates.SHORT_LETTERS_MAX else None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert.collect import minhash
+from convert.collect import near_duplicates
 from convert.data import row_files
 from convert.data.data_row import normalised
 from convert.data.splits import BAND_ROWS_MAX, NO_COPY, SplitSketches, copies_between
@@ -25,7 +25,7 @@ def text_of(number: int, words: int = 9) -> str:
 
 def test_a_text_with_um_before_it_is_a_near_copy():
     """The case of the audit: 20 of 23 pieces are the same, which is over 0.85."""
-    assert 20 / 23 == pytest.approx(minhash.common_share(normalised(UM), normalised(BUS)))
+    assert 20 / 23 == pytest.approx(near_duplicates.common_share(normalised(UM), normalised(BUS)))
     assert [0, NO_COPY] == SplitSketches([UM, "Is there a bus at night?"]).copies_of(SplitSketches([BUS])).tolist()
 
 
@@ -40,17 +40,19 @@ def test_near_copies_are_those_that_an_exact_count_finds():
             letters[chance.randrange(len(letters))] = chance.choice(string.ascii_lowercase)
         varied.append("".join(letters))
     found = SplitSketches(varied).copies_of(SplitSketches(sources)) != NO_COPY
-    shares = np.array([minhash.common_share(*map(normalised, pair)) for pair in zip(varied, sources, strict=True)])
+    shares = np.array(
+        [near_duplicates.common_share(*map(normalised, pair)) for pair in zip(varied, sources, strict=True)]
+    )
     assert found[shares >= 0.9].all()
     assert not found[shares <= 0.75].any()
-    assert (found == (shares >= minhash.ALIKE_SHARE_MIN)).mean() >= 0.95
+    assert (found == (shares >= near_duplicates.ALIKE_SHARE_MIN)).mean() >= 0.95
 
 
 def test_the_work_grows_with_the_rows():
     """A row is compared with 8 others for each of its 16 bands at most, however many begin alike."""
     same = SplitSketches([f"{'the same beginning of a text ' * 3}{number % 50}" for number in range(500)])
     pairs, _ = same._pairs(same, 0, 500)
-    assert len(pairs) <= 500 * BAND_ROWS_MAX * minhash.BANDS
+    assert len(pairs) <= 500 * BAND_ROWS_MAX * near_duplicates.BANDS
 
 
 def test_every_pair_of_splits_that_must_not_know_each_other_is_counted():

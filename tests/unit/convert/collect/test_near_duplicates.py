@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convert.collect import minhash
+from convert.collect import near_duplicates
 from convert.data.data_row import normalised
 
 SKETCH = ["55a27bc71cd40be2", "b76d8b1ee3070af8"]
@@ -13,13 +13,17 @@ letters = st.text("abcdefgh ", min_size=40, max_size=200)
 
 
 def common(left: str, right: str) -> int:
-    return int(minhash.common_hashes(minhash.sketch(normalised(left)), minhash.sketch(normalised(right)))[0])
+    return int(
+        near_duplicates.common_hashes(
+            near_duplicates.sketch(normalised(left)), near_duplicates.sketch(normalised(right))
+        )[0]
+    )
 
 
 @given(text=st.text())
 def test_any_text_has_one_sketch(text: str):
     """Whatever the letters, the same text has the same sketch, also if case and spaces differ."""
-    assert minhash.HASHES == common(text, text) == common(f"  {text}", text)
+    assert near_duplicates.HASHES == common(text, text) == common(f"  {text}", text)
 
 
 def pieces(text: str) -> set[str]:
@@ -31,10 +35,10 @@ def test_sketches_are_as_alike_as_the_texts(left: str, right: str, shared: str):
     """The share of equal hashes is the share of common pieces, give or take what 64 hashes can tell."""
     one, other = normalised(shared + left), normalised(shared + right)
     share = len(pieces(one) & pieces(other)) / len(pieces(one) | pieces(other))
-    assert abs(common(one, other) / minhash.HASHES - share) < 0.35
+    assert abs(common(one, other) / near_duplicates.HASHES - share) < 0.35
 
 
 def test_sketches_stay_the_same():
     """They are stored, so they must come out alike in every version."""
-    assert "550a14a779cf07fc" == f"{minhash.text_key('refund number 1'):016x}"
-    assert SKETCH == [f"{band:016x}" for band in minhash.sketch("refund number 1")[:2]]
+    assert "550a14a779cf07fc" == f"{near_duplicates.text_key('refund number 1'):016x}"
+    assert SKETCH == [f"{band:016x}" for band in near_duplicates.sketch("refund number 1")[:2]]

@@ -1,4 +1,4 @@
-"""Sketches of texts, whose similarity estimates the share of five-letter pieces that two texts share. Pure.
+"""Which texts are near duplicates: sketches, whose similarity estimates the share of five-letter pieces in both. Pure.
 
 MinHash (Broder 1997), 64 hashes of which 16 bits each are kept (Li and König 2010), in 16 bands of 4 (Leskovec et al.,
 Mining of Massive Datasets, chapter 3). Two texts share a band with probability 1 - (1 - s^4)^16 where s is the share of
