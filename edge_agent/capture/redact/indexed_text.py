@@ -89,9 +89,9 @@ class IndexedText(str):
 
 
 _KNOWN: dict[str, set[str]] = {}
-"""The beginnings of all patterns, by those of their first words; complete once the modules of the rules are loaded."""
+"""The beginnings of all patterns, by the first four letters of their first word; complete once all rules are loaded."""
 _OPEN: dict[str, str] = {}
-"""Those of fewer letters, behind which any others may come, by themselves behind a blank."""
+"""Beginnings of fewer letters, behind which others may come, each by how it stands in a text: behind a blank."""
 
 
 def indexed(text: str) -> IndexedText:
