@@ -49,7 +49,7 @@ from convert.package.bundle_assembly import CONFIDENCE_NAME, QUESTIONS_NAME, RED
 from convert.pipeline import task_file as tasks
 from convert.pipeline.stage import Progress, Report, StageJob
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.calibration import AlwaysEscalate, Confidence, Threshold, TypicalInputs
+from edge_agent.formats.calibration import AlwaysEscalate, Confidence, OodGate, Threshold, TypicalInputs
 from edge_agent.formats.manifest import SCORED_KINDS
 
 
@@ -125,6 +125,8 @@ class CalibrationSettings:
     floor: float = 0.0
     held_up_max: float = 0.0
     """0 = no gate."""
+    gate: OodGate | None = None
+    """Of the bundle, which keeps it; None = the calibration rows make one."""
 
 
 ANYTHING = CalibrationSettings()
@@ -252,6 +254,13 @@ def _conditions(
     bundle: BundleFolder, held_out: Sequence[ServedPrediction], wanted: CalibrationSettings
 ) -> tuple[Conditions, Report]:
     """Return gate and floor, and the gate's part of the report."""
+    if wanted.gate is not None:
+        kept = wanted.gate
+        return Conditions(kept, wanted.floor), {
+            "score": kept.score,
+            "held_up_max": kept.held_up_max,
+            "rows": len(kept.scores),
+        }
     score = gate.score_of(bundle.manifest, held_out)
     made = gate.calibrated(score, held_out, wanted.held_up_max)
     if made is None:
