@@ -1,8 +1,8 @@
 """Calibrates questions of a finished bundle on reviewed rows, and writes the bundle again with their thresholds.
 
 That is for bundles whose questions need no training: a decoder that scores the options of a question. The new bundle
-has the same weights, so a site that has the earlier one fetches its manifest, golden cases and report alone. A bundle with
-a gate keeps it: the thresholds of its other questions were proved with it, and the new ones are, too.
+has the same weights, so a site that has the earlier one fetches its manifest, golden cases and report alone. A bundle
+with a gate keeps it: the thresholds of its other questions were proved with it, and the new ones are, too.
 """
 
 from __future__ import annotations
