@@ -306,7 +306,7 @@ def label_of(value: str | bool) -> str:
 
 def _names_for_unnamed(request: DecisionRequest, own: Sequence[TaskQuestion]) -> list[str]:
     """Return a name for each question, for one that has none that the daemon takes; no other question has it."""
-    taken = {each.name for each in (*own, *request.questions)}
+    taken = {each.name for each in own} | {each.name for each in request.questions}
     prefix, places = "call-" if own else "q", range(len(request.questions))
     while taken.intersection(f"{prefix}{place}" for place in places):
         prefix += "-"
