@@ -220,8 +220,6 @@ SLEEPING_TESTS = {
 # There is no limit on a median or a mean: those split one behaviour over many small files.
 FILE_LINES_MAX = 500
 REPEATED_CLASSES = {
-    "Command": "one in each command module",
-    "Config": "the configuration of the agent, and that of a BERT checkpoint as its file has it",
     "Engine": "the public name in edge_agent.client, and the engine itself",
 }
 FUNCTION_MAX = {"lines": 70, "complexity": 12, "parameters": 8}
