@@ -110,7 +110,7 @@ def _gate_of_vectors(job: StageJob, wanted: CalibrationSettings) -> Calibration:
     with chosen_bundle(job) as bundle, serve_bundles([bundle]) as served:
         said = served.predict(bundle, [row.text for row in rows], job.progress)
     answered = [each for each in said if not each.failure]
-    conditions, gated = _conditions(bundle, answered, wanted)
+    conditions, gated = _conditions(bundle, (answered, answered), wanted)
     verdict = "A task of kind embed has no confidence."
     if conditions.gate:
         verdict += " The gate marks inputs unlike the training texts."
@@ -146,7 +146,7 @@ def calibrate(
         ask = partial(answer_rows, served, progress=progress)
         found = (label_answers if bundle.manifest.task.questions_asked else record_answers)(ask, bundle, parts)
     seen = found.every.predictions
-    conditions, gated = _conditions(bundle, found.held_out.predictions, wanted)
+    conditions, gated = _conditions(bundle, found.held_out, wanted)
     shared: Report = {"gate": gated, "floor": conditions.floor}
     failed = len(rows) - len(seen)
     if bundle.manifest.task.kind != "decide":
@@ -251,25 +251,19 @@ def _described(subject: Subject, choice: Choice, conditions: Conditions, risk: R
 
 
 def _conditions(
-    bundle: BundleFolder, held_out: Sequence[ServedPrediction], wanted: CalibrationSettings
+    bundle: BundleFolder,
+    held_out: tuple[Sequence[ServedPrediction], Sequence[ServedPrediction]],
+    wanted: CalibrationSettings,
 ) -> tuple[Conditions, Report]:
-    """Return gate and floor, and the gate's part of the report."""
-    if wanted.gate is not None:
-        kept = wanted.gate
-        return Conditions(kept, wanted.floor), {
-            "score": kept.score,
-            "held_up_max": kept.held_up_max,
-            "rows": len(kept.scores),
-        }
-    score = gate.score_of(bundle.manifest, held_out)
-    made = gate.calibrated(score, held_out, wanted.held_up_max)
-    if made is None:
-        return Conditions(None, wanted.floor), {
-            "score": "none",
-            "why": gate.why_none(score, len(held_out), wanted.held_up_max),
-        }
-    report: Report = {"score": score, "held_up_max": wanted.held_up_max, "rows": len(held_out)}
-    return Conditions(made, wanted.floor), report
+    """Return gate and floor, and the gate's part of the report; `held_out` as `gate.conditions_of` has it."""
+    if (kept := wanted.gate) is not None:
+        report: Report = {"score": kept.score, "held_up_max": kept.held_up_max, "rows": len(kept.scores)}
+        return Conditions(kept, wanted.floor, apart=True), report
+    score = gate.score_of(bundle.manifest, held_out[0])
+    made, rows = gate.conditions_of(score, held_out, wanted.held_up_max, wanted.floor)
+    if made.gate is None:
+        return made, {"score": "none", "why": gate.why_none(score, rows, wanted.held_up_max)}
+    return made, {"score": score, "held_up_max": wanted.held_up_max, "rows": rows}
 
 
 def _reliability(confidences: Floats, proof: Answers) -> Report:
