@@ -341,18 +341,15 @@ class Spool:
         )
         return [each for (each,) in near]
 
-    def retire(self, due: Iterable[tuple[str, str]]) -> int:
-        """Delete predictions, each with its task, whose retention is over, with their feedback; return how many."""
-        gone = 0
-        for prediction_id, task in due:
+    def retire(self, due: Iterable[str]) -> None:
+        """Delete predictions whose retention is over, with their feedback, questions and teacher labels."""
+        for prediction_id in due:
+            for (task,) in self.db.rows("SELECT task FROM predictions WHERE prediction_id = ?", (prediction_id,)):
+                self.personal.count(task, RETIRED)
             self._delete_feedback([prediction_id])
-            gone += self._delete("prediction_id = ?", (prediction_id,), 1)
-            self.db.execute("DELETE FROM opinions WHERE prediction_id = ?", (prediction_id,))
-            self.db.execute("DELETE FROM questions WHERE prediction_id = ?", (prediction_id,))
-            self.db.execute("DELETE FROM retention_dates WHERE prediction_id = ?", (prediction_id,))
-            self.personal.count(task, RETIRED)
-        self.counters["retention_expired"] += gone
-        return gone
+            self.counters["retention_expired"] += self._delete("prediction_id = ?", (prediction_id,), 1)
+            for table in ("opinions", "questions", "retention_dates"):
+                self.db.execute(f"DELETE FROM {table} WHERE prediction_id = ?", (prediction_id,))
 
     def records_after(self, table: str, row: int, count: int) -> list[tuple[int, str, bytes]]:
         """Return rows of a table behind a row: row, prediction_id and record."""

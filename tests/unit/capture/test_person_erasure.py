@@ -281,6 +281,30 @@ def test_what_was_kept_before_the_retention_counts_from_its_start(tmp_path: Path
     assert [] == kept(later)
 
 
+@pytest.mark.parametrize("labelled", [False, True])
+def test_a_question_for_the_large_model_stays_no_longer_than_its_answer_may(tmp_path: Path, labelled: bool):
+    """It copies the input. The answer has left the site and its window is over; the retention of the task still ends
+    for the question, and for the label that takes its place."""
+    ask = {"url": "https://models.example/v1", "model": "oracle-1", "tasks": ["pos-intent"]}
+    site = ASite(tmp_path, retention_days={"pos-intent": 3}, window_seconds=DAY, escalation=ask)
+    site.keep(answered(1, later="deferred"))
+    site.worker.seal_all()
+    site.clock.running += DAY + 20
+    site.worker.do_housekeeping()
+    table, spool = ("opinions" if labelled else "questions"), site.worker.spool
+    if labelled:
+        asked = site.worker.next_question(("pos-intent",))
+        assert asked is not None
+        with spool.transaction():
+            assert site.worker.store_teacher_label(asked, "price", "oracle-1", manifest())
+        site.worker.seal_all()
+    assert ([], [("p-1",)]) == (kept(site), spool.db.rows(f"SELECT prediction_id FROM {table}"))
+    site.clock.running += 2 * DAY
+    site.worker.do_housekeeping()
+    assert [] == spool.db.rows(f"SELECT prediction_id FROM {table}")
+    assert 0 == spool.counters["retention_expired"]
+
+
 def test_the_report_counts_by_task_and_rule(site: ASite):
     """Captured, replaced by rule, sealed and erased; what is kept, and what of it waits."""
     site.keep(answered(1, text=f"write to {MAIL} or {PHONE}"), answered(2, text="hello"))
