@@ -48,10 +48,10 @@ class Asked:
     """A site's spool with one question in it, and what asks it."""
 
     def __init__(
-        self, folder, says, *, mode="hybrid", bundle: Manifest | None = None, redaction=RedactionConfig(), **settings
+        self, folder, says, *, mode="hybrid", bundle: Manifest | None = None, redaction=None, **settings
     ) -> None:
         config = config_of(folder, commit_seconds=0.001, escalation=URL | settings)
-        config = config.model_copy(update={"redaction": redaction})
+        config = config.model_copy(update={"redaction": redaction or RedactionConfig()})
         around, reader = SpoolWorkerDependencies(lambda: (), "0.1.0"), RedactionDependencies(_no_model, lambda: "")
         self.collection = ExampleCapture(config, around, reader=reader)
         self.says, self.serving = says, {"pos-intent": SimpleNamespace(manifest=bundle or manifest())}
