@@ -56,12 +56,13 @@ class LedgerSegment:
 
 @dataclass(frozen=True)
 class SealedFiles:
-    """The files of a sealed segment: size in bytes, sha256."""
+    """The files of a sealed segment: size in bytes, sha256, and how many records are in them."""
 
     size: int
     sha256: str
     manifest_sha256: str
     reseals: tuple[int, ...]
+    records: int
 
 
 class SegmentLedger:
@@ -157,6 +158,7 @@ class SegmentLedger:
             "UPDATE segments SET resealed = ? WHERE sequence = ?", [(sequence, r) for r in sealed.reseals]
         )
         self._spool.counters["segments_sealed"] += 1
+        self._spool.counters["records_sealed"] += sealed.records
         for task, number in self._db.rows(
             f"SELECT task, count(*) FROM predictions WHERE {_OF} GROUP BY task", (sequence,)
         ):
