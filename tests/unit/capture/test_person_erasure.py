@@ -5,8 +5,10 @@ Erasing what concerns a person, retention by task, and the figures of the privac
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -221,6 +223,53 @@ def test_a_dry_run_changes_nothing(site: ASite):
     before = describe(site.worker.spool, found(site, MAIL))
     assert (2, 2, 1, {"pos-intent": 2}, 0) == (before.found, before.here, before.sent, before.tasks, before.number)
     assert before == describe(site.worker.spool, found(site, MAIL))
+
+
+def _lose_the_segment(site: ASite) -> None:
+    site.worker.seal_all()
+    for path in (site.config.outbox / "segments").iterdir():
+        path.unlink()
+    site.reopen()
+
+
+def _restore_an_earlier_spool(site: ASite) -> None:
+    site.worker.close()
+    shutil.copy(site.config.state_dir / "spool.db", site.config.state_dir / "earlier")
+    site.open().seal_all()
+    site.worker.close()
+    (site.config.state_dir / "earlier").replace(site.config.state_dir / "spool.db")
+    site.open()
+
+
+@pytest.mark.parametrize("lose", [_lose_the_segment, _restore_an_earlier_spool])
+def test_what_waits_to_be_sealed_again_is_erased_at_the_central_team_too(site: ASite, lose: Callable[[ASite], None]):
+    """Its segment was lost or is of an earlier state of the spool, and can have been received all the same."""
+    site.keep(answered(1, text=f"write to {MAIL}"))
+    lose(site)
+    assert [(None,)] == site.worker.spool.db.rows("SELECT segment FROM predictions")
+    site.clock.running += 1
+    site.keep(answered(2))
+    dry = describe(site.worker.spool, found(site, MAIL))
+    done = erased(site, MAIL)
+    assert (1, 1, 1) == (dry.sent, done.erased, done.told)
+    with site.worker.spool.transaction():
+        assert not site.worker.erasure.erase_answer("p-2").tombstoned
+
+
+def test_what_an_earlier_incarnation_has_sent_is_still_found_after_it_expired_here(site: ASite):
+    """The spool was put back to an earlier state and has begun a new incarnation; the central team has the record."""
+    site.keep(answered(1, text=f"write to {MAIL}"), answered(2))
+    site.worker.seal_all()
+    site.receipt(1)
+    site.worker.read_receipts()
+    assert site.worker.outbox is not None
+    with site.worker.spool.transaction():
+        site.worker.outbox.ledger.begin_incarnation()
+        assert site.worker.erasure.erase_answer("p-2").tombstoned
+    site.clock.running += 2 * DAY
+    site.worker.do_housekeeping()
+    assert [] == kept(site)
+    assert (1, 0, 1) == ((done := erased(site, MAIL)).found, done.erased, done.told)
 
 
 # --- retention --------------------------------------------------------------------------------------------------------
