@@ -399,7 +399,7 @@ class DeferredQuestions:
             SiteError: the disk failed.
             RedactionHeld: the redaction model does not answer.
         """
-        findings = await self._text_redaction.find(asked.task, answer_texts(manifest.task.kind, said))
+        findings = await self._text_redaction.find(manifest.task.name, answer_texts(manifest.task.kind, said))
         await self._calls.run(lambda worker: worker.store_teacher_label(asked, said, model, manifest, findings, scores))
 
     async def release(self, asked: TeacherQuestion, *, again: bool) -> None:

@@ -172,7 +172,7 @@ class RecordBuilder:
     ) -> bytes:
         """Write what the large model said of a stored prediction, redacted as feedback is."""
         prediction = json.loads(asked.record)
-        self._require_findings(findings, not self._model.holds(asked.task))
+        self._require_findings(findings, not self._model.holds(prediction["task"]))
         redaction = self._redactor.start(_written(prediction), findings)
         if prediction["kind"] == "extract":
             said = self._record(redaction, _like(said, prediction["output"]), manifest)

@@ -209,6 +209,12 @@ class RedactionQueue:
         return len(self._queue) + self._working
 
     @property
+    def held(self) -> list[CapturedAnswer]:
+        """The answers that wait for the model, also those that it reads now and that were not erased."""
+        reading = [answered for number, answered in self._read.items() if number not in self._erased]
+        return [*reading, *(answered for answered, _ in self._queue)]
+
+    @property
     def waiting_seconds(self) -> float:
         """How long the oldest of them has waited, in seconds; 0 = none waits."""
         began = [*self._started.values(), *([self._queue[0][1]] if self._queue else [])]

@@ -172,6 +172,8 @@ class _Generation(Generic[_C]):
 
     def _start(self, seconds: float) -> None:
         self._call = self._connection.start(self._method, self._request, seconds)
+        if self._cancelled:  # by another thread, while this one waited for its next try
+            self._call.cancel()
 
     async def _restart(self, error: grpc.RpcError, begun: bool) -> None:
         """Start the call again. Raises CallFailed when that is not safe, or a piece has come already."""
@@ -417,6 +419,7 @@ class AsyncClient(_InferenceCalls, AsyncConnection):
         finally:
             for each in in_progress:
                 each.cancel()
+            await asyncio.gather(*in_progress, return_exceptions=True)  # or asyncio would report each that has failed
 
 
 async def _one_batch(
