@@ -155,8 +155,9 @@ class PersonalDataTables:
         return found
 
     def can_trim(self, clock: float) -> bool:
-        """Return whether `trim` would delete digests; writes nothing."""
-        return bool(self._db.rows(f"SELECT 1 FROM value_digests WHERE {self._surplus()} LIMIT 1", self._bounds(clock)))  # noqa: S608
+        """Return whether `trim` would delete digests; writes nothing. The first is the oldest."""
+        oldest = "SELECT row, kept_at FROM value_digests ORDER BY row LIMIT 1"
+        return bool(self._db.rows(f"SELECT 1 FROM ({oldest}) WHERE {self._surplus()}", self._bounds(clock)))  # noqa: S608
 
     def trim(self, clock: float) -> int:
         """Delete digests over the limits, the oldest first; return how many."""
