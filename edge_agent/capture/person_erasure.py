@@ -117,7 +117,8 @@ def load_digest_key(path: Path) -> bytes:
 VALUES_MAX = 100
 ROWS_AT_ONCE = 2000
 """Records whose texts are read in one piece of work, so that feedback does not wait for the whole spool."""
-TABLES = ("predictions", "feedback", "opinions", "redaction_audit")
+TABLES = ("predictions", "feedback", "opinions", "questions", "redaction_audit")
+"""Where texts are. A question for the large model copies its prediction, and can outlive it."""
 _TEXTS = ("input", "output", "value", "reason")
 
 

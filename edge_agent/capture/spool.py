@@ -353,7 +353,7 @@ class Spool:
 
     def records_after(self, table: str, row: int, count: int) -> list[tuple[int, str, bytes]]:
         """Return rows of a table behind a row: row, prediction_id and record."""
-        assert table in ("predictions", "feedback", "opinions", "redaction_audit")
+        assert table in ("predictions", "feedback", "opinions", "questions", "redaction_audit")
         query = f"SELECT row, prediction_id, record FROM {table} WHERE row > ? ORDER BY row LIMIT ?"
         return self.db.rows(query, (row, count))
 

@@ -419,7 +419,6 @@ class AsyncClient(_InferenceCalls, AsyncConnection):
         finally:
             for each in in_progress:
                 each.cancel()
-            await asyncio.gather(*in_progress, return_exceptions=True)  # or asyncio would report each that has failed
 
 
 async def _one_batch(
