@@ -60,7 +60,6 @@ class Outbox:
         self._spool, self._places, self._key = spool, places, key
         self._config, self._site = configs
         self.ledger = SegmentLedger(spool, self._config.routine_share)
-        self._sealed_at = spool.clock
         self._receipts_seen = ""
         for folder in (places.outbox, places.segments, places.receipts):
             with disk_errors(folder):
@@ -71,7 +70,7 @@ class Outbox:
     def is_due(self) -> bool:
         """Tell whether records have waited long enough, or are enough."""
         waiting = self.ledger.waiting_bytes(self._config.segment_bytes_max)
-        old = self._spool.clock - self._sealed_at >= self._config.seal_seconds
+        old = self._spool.clock - self._spool.sealed_at >= self._config.seal_seconds
         return waiting >= self._config.segment_bytes_max or (old and waiting > 0)
 
     def seal_segment(self, at: float) -> int:
@@ -91,7 +90,8 @@ class Outbox:
         if sequence and not self._write(sequence, at):
             sequence = 0
         if not self.ledger.waiting_bytes(1):
-            self._sealed_at = self._spool.clock
+            with self._spool.transaction():
+                self._spool.note_sealed()
         return sequence
 
     def used_bytes(self) -> int:

@@ -200,6 +200,11 @@ class Spool:
             review_queue.prepare(self.db)
             self.personal = PersonalDataTables(self.db, personal, now, self._clock)
             self.incarnation = str(self._meta("epoch", "") or self.set_meta("epoch", secrets.token_hex(8)))
+            # On the disk: a machine that runs for half an hour at a time has to come to the end of an hour, too.
+            self.sealed_at = float(self._meta("sealed_at", -1.0))
+            """When nothing waited to be sealed any more, by the clock below."""
+            if self.sealed_at < 0:
+                self.note_sealed()
 
     @property
     def clock(self) -> float:
@@ -396,6 +401,10 @@ class Spool:
         said = self.db.rows("SELECT segment FROM feedback WHERE prediction_id = ?", (prediction_id,))
         thought = self.db.rows("SELECT segment FROM opinions WHERE prediction_id = ?", (prediction_id,))
         return kept[0][1] <= departed_until or any(row[0] for row in (*kept, *said, *thought))
+
+    def note_sealed(self) -> None:
+        """Note that nothing waits to be sealed any more."""
+        self.sealed_at = float(self.set_meta("sealed_at", self.clock))
 
     def note_departures(self) -> None:
         """Note that what is here can have left, although it waits to be sealed again: with a segment that was lost."""

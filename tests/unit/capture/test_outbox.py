@@ -42,6 +42,16 @@ def test_what_waits_is_sealed_in_a_chain(site):
     }
 
 
+def test_a_machine_that_runs_for_half_an_hour_at_a_time_seals_too(site):
+    """The time until records are sealed, an hour, is one of running: it goes on where the daemon was stopped."""
+    for number in range(4):
+        site.keep(answered(number))
+        site.clock.running += 1700
+        site.worker.spool.save_clock()
+        site.reopen().do_housekeeping()
+    assert {1: 3} == {sequence: len(records) for sequence, records in site.segments().items()}
+
+
 def test_nothing_is_sealed_twice_or_from_nothing(site):
     """An empty segment does not exist."""
     site.keep(answered(1))
