@@ -95,7 +95,7 @@ def _show_names(console: Console, entries: dict[str, RunbookEntry]) -> None:
 
 def _joined(text: str) -> list[str]:
     """Return paragraphs and list items as one line each."""
-    return re.sub(r"\n(?!\n|- )", " ", text).replace("\n\n", "\n").split("\n")
+    return re.sub(r"\n(?!\n|- ) *", " ", text).replace("\n\n", "\n").split("\n")
 
 
 def _block(console: Console, mark: str, text: str) -> None:
