@@ -45,7 +45,8 @@ def test_an_entry_is_printed_within_80_columns_with_whole_commands(name):
 
 
 def test_a_reason_is_explained_in_either_case():
-    """What it means, who acts, what to do."""
+    """What it means, who acts, what to do, and nothing of Markdown."""
+    assert "or incoming/." in " ".join(help_of("EXCHANGE_DIR_UNUSABLE").stdout.split())
     assert help_of("disk_full").stdout == help_of("DISK_FULL").stdout
     assert "edge-agent bundles list" in help_of("DISK_FULL").stdout
 
