@@ -116,7 +116,7 @@ def _print_key(console: Console, found: SiteIdentity) -> None:
         return
     console.print(f"Site key: {found.key}")
     console.print(Text.assemble("Read its code to the central team: ", (found.code, "bold")))
-    console.print(f"They run: edge-convert sites accept {found.site} {found.code} --collected …")
+    console.print(f"They run: edge-convert sites accept {found.site} {found.code} --collected FOLDER")
 
 
 def _show(console: Console, found: SiteIdentity, files: ConfigFiles) -> None:
@@ -131,7 +131,7 @@ def _show(console: Console, found: SiteIdentity, files: ConfigFiles) -> None:
     }
     print_facts(console, facts)
     if found.key and not found.known_at_centre:
-        console.print(f"They run: edge-convert sites accept {found.site} {found.code} --collected …")
+        console.print(f"They run: edge-convert sites accept {found.site} {found.code} --collected FOLDER")
 
 
 def _enrolled(by: SiteEnrolment) -> dict[str, str]:
