@@ -299,7 +299,7 @@ class RepositoryFolder:
             return -1
 
     def require_media(self, name: str, code: int | None) -> None:
-        """Raise MediaFailed if an error code shows that the drive was pulled out, fails, or is hidden from the daemon."""
+        """Raise MediaFailed if an error code shows that the drive was pulled out, fails, or may not be read."""
         if self.is_media and code in _HIDDEN_ERRORS:
             said = f"the daemon's user may not read {name} on the USB drive at {self.path}"
             raise MediaFailed(said, remedy=MediaFailed.remedy_hidden, path=self.path, file=name)

@@ -11,11 +11,12 @@ NOBODY = 65534
 
 @contextmanager
 def without_root() -> Iterator[None]:
-    """Have this process be nobody for a while, where it is root."""
-    before = os.geteuid()
-    if before == 0:
-        os.seteuid(NOBODY)
+    """Have this process be as if nobody had started it, for a while, where it is root."""
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.setresuid(NOBODY, NOBODY, 0)
     try:
         yield
     finally:
-        os.seteuid(before)
+        if is_root:
+            os.setresuid(0, 0, 0)

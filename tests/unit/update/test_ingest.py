@@ -223,7 +223,7 @@ def test_a_drive_that_the_daemon_may_not_read_is_no_drive_without_the_file(tmp_p
     """A desktop mounts drives for one user only: the error says so, and how to mount it; a mirror has no such file."""
     hidden = tmp_path / "drive"
     hidden.mkdir(mode=0)
-    with without_root(), pytest.raises(MediaFailed, match="user may not read metadata/timestamp.json on") as failed:
+    with without_root(), pytest.raises(MediaFailed, match=r"user may not read metadata/timestamp\.json on") as failed:
         RepositoryFolder(hidden, is_media=True).read("metadata", "timestamp.json", 100)
     assert "sudo mount" in failed.value.remedy
     with without_root():
