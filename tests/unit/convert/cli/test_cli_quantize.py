@@ -1,5 +1,7 @@
 """edge-convert quantize, by hand: one GGUF file into another."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,15 @@ def test_a_file_is_quantized_and_what_it_holds_is_said(tiny: Path, tmp_path: Pat
     found = gguf_files.contents(tmp_path / "q.gguf")
     assert f"Q4_0, {found.size_bytes / 1000:.1f} kB, {found.bits_per_weight:.2f} bits per weight" in said
     assert f"{found.types['Q4_0']} Q4_0" in said
+
+
+def test_a_file_is_quantized_without_torch(tiny: Path, tmp_path: Path):
+    """The help says so: a GGUF file needs no training library, only a recipe does."""
+    without = "import sys; sys.modules |= dict.fromkeys(['torch', 'transformers', 'peft', 'onnx']); "
+    quantize = ["quantize", str(tiny), "--type", "Q4_0", "--out", str(tmp_path / "q.gguf")]
+    command = [sys.executable, "-c", f"{without}from convert.cli import main; main()", *quantize]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (0, True) == (made.returncode, "Q4_0" in made.stdout), made.stderr
 
 
 def test_tensors_that_got_another_type_are_named(tiny: Path, tmp_path: Path):
