@@ -159,6 +159,8 @@ def _fit_records(ask: Ask, bundle: BundleFolder, rows: Sequence[DataRow]) -> tup
     if not rows:
         return Fit(), ask(bundle, rows)
     tried = [ask(bundle.at_temperature(each), rows) for each in TEMPERATURES]
+    if not tried[0].rows:
+        return Fit(), tried[0]
     losses = np.array([temperature.log_losses(said.confidences(), said.right) for said in tried])
     families = tried[0].families()
     folds = temperature.folds_of(families)

@@ -57,8 +57,10 @@ class TagObjective:
     """extract: a tag for each word. A row is right if all its tags are."""
 
     def loss(self, logits: torch.Tensor, rows: Sequence[EncodedRow]) -> torch.Tensor:
-        """Return the mean loss of a word."""
-        return cross_entropy(logits.flatten(0, -2), self._wanted(logits, rows).flatten(), ignore_index=UNREAD)
+        """Return the mean loss of a word; 0 where no row has a word, such as one of invisible characters alone."""
+        wanted = self._wanted(logits, rows).flatten()
+        losses = cross_entropy(logits.flatten(0, -2), wanted, ignore_index=UNREAD, reduction="sum")
+        return losses / wanted.ne(UNREAD).sum().clamp(min=1)
 
     def checked(self, logits: torch.Tensor, rows: Sequence[EncodedRow]) -> torch.Tensor:
         """Return the sums over words, and the rows that are right as a whole."""

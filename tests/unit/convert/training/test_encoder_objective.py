@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 
 from convert.data.data_row import DataRow, RowAnswer
 from convert.encoder import logistic_regression
+from convert.encoder.bio_tags import UNREAD
 from convert.pipeline.recipe import FinetuneSection
 from convert.training import finetune_stage
 from convert.training.encoder_objective import (
@@ -84,6 +85,16 @@ def test_rows_become_targets():
     soft = RowAnswer("urgent", "yes", (("no", 0.4), ("yes", 0.6)))
     assert (0.0, 1.0, 0.0, 0.4, 0.6) == targets_of(DataRow("x", answers=(soft, RowAnswer("intent", "price"))), TASK)
     assert (0.0,) * 5 == targets_of(DataRow("x"), TASK)
+
+
+def test_a_batch_without_a_word_has_no_loss():
+    """A text of invisible characters alone has no word: its loss is 0, and nothing is learned from it."""
+    logits = torch.zeros(1, 2, 3, requires_grad=True)
+    loss = TagObjective().loss(logits, [EncodedRow({"input_ids": [1, 2]}, (UNREAD, UNREAD))])
+    loss.backward()
+    assert (0.0, 0.0) == (float(loss.detach()), float(logits.grad.abs().sum()))
+    tags = [EncodedRow({"input_ids": [1, 2]}, (UNREAD, 1)), EncodedRow({"input_ids": [1, 2]}, (2, 0))]
+    assert pytest.approx(math.log(3)) == float(TagObjective().loss(torch.zeros(2, 2, 3), tags))
 
 
 def test_a_batch_without_an_answer_has_no_loss():

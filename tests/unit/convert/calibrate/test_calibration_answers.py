@@ -1,0 +1,26 @@
+"""The answers of a bundle to its calibration rows, where it gives none."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from convert.calibrate.calibration_answers import Answers, record_answers
+from convert.calibrate.calibration_split import divided
+from convert.calibrate.temperature import Fit
+from convert.data.data_row import DataRow
+from convert.evaluate.serving import BundleFolder, open_bundle
+from tests.support import bundles
+
+
+def test_without_an_answer_no_temperature_is_fitted(tmp_path: Path):
+    """Of a bundle that extracts and fails on every row, such as texts that are too long, nothing is proved."""
+    bundle = open_bundle(bundles.echo_bundle(tmp_path / "orders", kind="extract"))
+
+    def ask(_bundle: BundleFolder, _rows: Sequence[DataRow]) -> Answers:
+        return Answers([], [], np.zeros(0, np.bool_))
+
+    parts = divided([DataRow(f"text {number}") for number in range(200)])
+    assert len(parts.tuning) == 60
+    found = record_answers(ask, bundle, parts)
+    assert ([Fit()], 0) == ([each.fit for each in found.subjects], len(found.every.rows))
