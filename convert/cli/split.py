@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -52,17 +53,36 @@ def run(
     there = [out / f"{name}.jsonl" for name in _FILES if (out / f"{name}.jsonl").exists()]
     if there and not force:
         raise InvalidRequest(f"{there[0]} exists", remedy="Name another --out, or replace it with --force.")
+    learned = _learned(out / "train.jsonl")
     found = row_files.read_for_task(rows, what)
     divided = splits.divide(found, seed, _shares(shares))
     write_splits(out, {split: [splits.plain_of(row) for row in members] for split, members in divided.items()})
     for split, members in divided.items():
         say(f"{out / split}.jsonl: {plural(len(members), 'row')}")
-    for said in _not_measured(found, sum(map(len, divided.values()))):
+    for said in (*_not_measured(found, sum(map(len, divided.values()))), *_moved(divided, learned)):
         say(said)
     following, recipe = "Next: name these files under 'data' in recipe.yaml.", out / RECIPE_NAME
     if recipe.is_file():
         following = f"Next: see that 'data' in {recipe} names these files, then run 'edge-convert run {out}'."
     say(following)
+
+
+def _learned(train: Path) -> frozenset[str]:
+    """Return the texts, by their keys, of the training split of an earlier division; none without one that is read."""
+    if not train.exists():
+        return frozenset()
+    with contextlib.suppress(InvalidRequest):
+        return frozenset(row.key for row in read_rows(train, "text-label", text_only=True))
+    return frozenset()
+
+
+def _moved(divided: Mapping[str, Sequence[DataRow]], learned: frozenset[str]) -> Iterator[str]:
+    """Say how many rows are measured now that an earlier bundle has learned from."""
+    if moved := sum(row.key in learned for split in row_files.MEASURED for row in divided[split]):
+        yield (
+            f"{plural(moved, 'row')} of calibration and test were in the train.jsonl that this replaces: of a bundle"
+            " that learned from it, figures on these files are too good"
+        )
 
 
 def _not_measured(found: Sequence[DataRow], divided: int) -> Iterator[str]:

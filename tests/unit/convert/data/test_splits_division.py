@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from convert.cli import app
 from convert.data.data_row import DataRow
 from convert.data.row_lines import read_rows
-from convert.data.splits import divide, plain_of
+from convert.data.splits import DIVISION_SHARES, divide, plain_of
 
 WORDS = ("amber", "birch", "cobalt", "dahlia", "ember", "fjord", "garnet", "hazel", "indigo", "jasper")
 TASK = "version: 1.0.0\nruntime: onnx\ntask: {name: t, kind: classify, labels: [refund, price]}\n"
@@ -97,3 +97,22 @@ def test_the_command_says_what_is_for_training_only(tmp_path: Path):
     assert "20 rows for training only: made or labelled by a model, or not drawn at random" in result.stdout
     train = read_rows(tmp_path / "data" / "train.jsonl", "text-label")
     assert 20 == sum(row.label_source == "teacher" for row in train)
+
+
+def test_the_command_says_how_many_rows_were_learned_before(tmp_path: Path):
+    """Of more rows the division is another one: an earlier bundle has learned from some of those that it measures."""
+    (tmp_path / "task.yaml").write_text(TASK)
+    command = ["split", str(tmp_path / "rows.jsonl"), "--task", str(tmp_path), "--out", str(tmp_path / "data")]
+    said = []
+    for count in (60, 80):
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(plain_of(row)) + "\n" for row in people(count)))
+        result = CliRunner().invoke(app, [*command, "--force"])
+        assert 0 == result.exit_code, result.output
+        said.append(result.stdout)
+        splits = {split: read_rows(tmp_path / "data" / f"{split}.jsonl", "text-label") for split in DIVISION_SHARES}
+        if count == 60:
+            learned = {row.key for row in splits["train"]}
+    moved = sum(row.key in learned for split in ("calibration", "test") for row in splits[split])
+    assert "this replaces" not in said[0]
+    assert moved
+    assert f"{moved} rows of calibration and test were in the train.jsonl that this replaces" in said[1]
