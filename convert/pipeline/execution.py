@@ -82,7 +82,7 @@ STAGES: dict[str, PipelineStage] = {
         (*_TORCH, "peft", "onnxruntime", "llama-cpp-python"),
     ),
     "quantize": PipelineStage(
-        "convert.quantize",
+        "convert.quantize.quantize_stage",
         ("prepare", "finetune", "export"),
         ("quantize", "budget"),
         ("importance", "train", "calibration", "task"),

@@ -136,7 +136,7 @@ ENTRIES = {
     "convert.prepare": "a stage: see convert/pipeline/execution.py",
     "convert.export": "a stage: see convert/pipeline/execution.py",
     "convert.verify": "a stage: see convert/pipeline/execution.py",
-    "convert.quantize": "a stage: see convert/pipeline/execution.py",
+    "convert.quantize.quantize_stage": "a stage: see convert/pipeline/execution.py",
     "convert.probe.llama_probe": "started with python -m",
     "convert.probe.onnx_probe": "started with python -m",
     "convert.probe.llama_quantizer": "started with python -m",

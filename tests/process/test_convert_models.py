@@ -14,10 +14,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.numpy import load_file, save_file
 
-from convert import probe, quantize, verify
+from convert import probe, verify
 from convert.decoder.label_scores import task_tokens
 from convert.export import gguf_export, onnx_export
-from convert.quantize import gguf_files, onnx_quantizer
+from convert.quantize import gguf_files, onnx_quantizer, quantize_stage
 from convert.training import checkpoint_loading
 from convert.verify import ExportPair, divergence
 from edge_agent.errors import InvalidRequest, ModelFailed
@@ -155,7 +155,7 @@ def test_importance_is_the_mean_square_of_each_column(decoder: ExportPair) -> No
     """Measured by hooks, it is what the definition says; every linear layer but the output has a GGUF name."""
     model = checkpoint_loading.open_model(decoder.checkpoint, None, "causal")
     prompts = divergence.prompts(checkpoint_loading.open_tokenizer(decoder.checkpoint))[:4]
-    matrix = quantize.measure_importance(model, prompts, quantize.tensor_names("llama", 2), quiet)
+    matrix = quantize_stage.measure_importance(model, prompts, quantize_stage.tensor_names("llama", 2), quiet)
     assert {tensor.name for tensor in library.GGUFReader(decoder.exported / "base.gguf").tensors} > set(matrix)
     assert 7 * 2 == len(matrix)
     seen = []
@@ -164,7 +164,7 @@ def test_importance_is_the_mean_square_of_each_column(decoder: ExportPair) -> No
     expected = torch.cat(seen).square().mean(0).numpy()
     assert np.allclose(expected, matrix["blk.1.ffn_down.weight"], rtol=1e-4)
     with pytest.raises(InvalidRequest, match="no tensor names"):
-        quantize.tensor_names("nothing", 2)
+        quantize_stage.tensor_names("nothing", 2)
 
 
 def test_quantized_decoder_loses_what_the_loss_says(decoder: ExportPair, tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert import export, prepare, probe, quantize, verify
+from convert import export, prepare, probe, verify
 from convert.export.gguf_export import BASE
 from convert.pipeline.recipe import Recipe, read
 from convert.pipeline.stage import CHECKPOINT, StageJob
-from convert.quantize import gguf_files, onnx_quantizer
+from convert.quantize import gguf_files, onnx_quantizer, quantize_stage
 from convert.training import checkpoint_loading
 from convert.verify import divergence
 from tests.support import models as files
@@ -76,7 +76,7 @@ def test_importance_lowers_the_loss_of_four_bits(
     tokenizer = checkpoint_loading.open_tokenizer(checkpoint)
     texts = [[*tokenizer.encode(f"Customer: {text}\nWants:")] for text, _ in pos_intents.train()]
     model = checkpoint_loading.open_model(checkpoint, None, "causal")
-    matrix = quantize.measure_importance(model, texts[::2], quantize.tensor_names("llama", 30), quiet)
+    matrix = quantize_stage.measure_importance(model, texts[::2], quantize_stage.tensor_names("llama", 30), quiet)
     assert 7 * 30 == len(matrix)
     asked = {"prompts": texts[1::2][:40], "rows_max": 4}
     full = probe.ask("convert.probe.llama_probe", {"model": str(base), **asked}).arrays["logits"]

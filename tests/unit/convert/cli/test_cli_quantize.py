@@ -1,5 +1,7 @@
 """edge-convert quantize, by hand: one GGUF file into another."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,16 @@ def test_a_file_is_quantized_and_what_it_holds_is_said(tiny: Path, tmp_path: Pat
     found = gguf_files.contents(tmp_path / "q.gguf")
     assert f"Q4_0, {found.size_bytes / 1000:.1f} kB, {found.bits_per_weight:.2f} bits per weight" in said
     assert f"{found.types['Q4_0']} Q4_0" in said
+
+
+def test_a_file_is_quantized_where_torch_is_not_installed(tiny: Path, tmp_path: Path):
+    """One GGUF file into another needs only the agent's libraries and gguf."""
+    absent = "torch", "transformers", "peft", "optimum", "safetensors"
+    script = f"import sys; sys.modules |= dict.fromkeys({absent!r}); from convert.cli import main; main()"
+    command = [sys.executable, "-c", script, "quantize", tiny, "--type", "Q4_0", "--out", tmp_path / "q.gguf"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (0, "") == (done.returncode, done.stderr)
+    assert "Q4_0" in gguf_files.contents(tmp_path / "q.gguf").types
 
 
 def test_tensors_that_got_another_type_are_named(tiny: Path, tmp_path: Path):
