@@ -10,6 +10,7 @@ import csv
 import difflib
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,6 @@ _MARKS: dict[str, DataFormat] = {
     "spans": "text-spans",
     "answers": "text-answers",
 }
-_OTHER_SEPARATORS = ";\t|"
 _MARKED = ("synthetic", "composed", "consented")
 _TEXT_ONLY: tuple[DataFormat, ...] = ("text-label", "text-spans", "text-answers")
 
@@ -135,9 +135,8 @@ def _check_header(path: Path, header: Sequence[str], questions: Sequence[str]) -
     listed = ", ".join(map(repr, header))[:300]
     close = difflib.get_close_matches(missing, header, n=1)
     near = f"Rename the column {close[0]!r}. " if close else ""
-    other = next((sign for sign in _OTHER_SEPARATORS if len(header) == 1 and sign in header[0]), None)
-    if other is not None:
-        near = f"The cells seem to be separated by {other!r}: save the file with commas. "
+    if len(header) == 1 and (other := re.search(r"[;\t|]", header[0])):
+        near = f"The cells seem to be separated by {other[0]!r}: save the file with commas. "
     raise InvalidRequest(
         f"{path}: the header lacks the column {missing!r}; it has {listed or 'none'}",
         remedy=f"{near}There must be a column 'text', and 'label' or one for each question. {SEE}",
