@@ -39,7 +39,7 @@ import yaml
 from scipy import stats
 
 from benchmarks.bars import Bar
-from convert.calibrate import calibrate
+from convert.calibrate.calibrate_stage import calibrate
 from convert.calibrate.threshold import Risk
 from convert.data.data_row import DataRow
 from convert.data.row_files import equally_likely, read_for

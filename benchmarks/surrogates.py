@@ -26,7 +26,6 @@ from typing import Any, Literal, cast
 import yaml
 
 from benchmarks.bars import Bar, main
-from convert import training
 from convert.data import row_files
 from convert.dataset.row_builder import RedactedExample, RowBuilder
 from convert.dataset.row_formats import CollectedExample
@@ -34,7 +33,7 @@ from convert.dataset.surrogates import SurrogateSettings
 from convert.pipeline import recipe
 from convert.pipeline import task_file as tasks
 from convert.pipeline.stage import CHECKPOINT, StageJob
-from convert.training import checkpoint_loading
+from convert.training import checkpoint_loading, finetune_stage
 from convert.training.encoder_objective import objective_of
 from convert.training.encoder_trainer import EncoderTrainer, RowEncoder, classifier
 from edge_agent.capture.redact.builtin_rules import RULES
@@ -193,7 +192,7 @@ def _trained(
     (folder / "recipe.yaml").write_text(yaml.safe_dump(plain))
     (folder / "out").mkdir()
     made = recipe.read(folder)
-    training.run(StageJob(made, folder / "out", {"prepare": folder / "prepared"}, lambda *_: None))
+    finetune_stage.run(StageJob(made, folder / "out", {"prepare": folder / "prepared"}, lambda *_: None))
     return _share_right(folder / "out" / CHECKPOINT, made)
 
 

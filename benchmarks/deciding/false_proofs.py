@@ -26,7 +26,7 @@ import numpy.typing as npt
 from benchmarks.bars import Bar
 from benchmarks.resampling import RESAMPLES, broken_max
 from benchmarks.shapes import SHAPES, Floats
-from convert.calibrate import choose_each
+from convert.calibrate.calibrate_stage import choose_each
 from convert.calibrate.calibration_answers import Answers, label_answers
 from convert.calibrate.calibration_split import divided
 from convert.calibrate.gate import Conditions

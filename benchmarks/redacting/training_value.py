@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.bars import Bar
-from convert import training  # noqa: F401 - first: convert.encoder.sentence_embeddings is imported by it
 from convert.dataset.surrogates import PlaceholderFiller, SurrogateSettings
 from convert.encoder import logistic_regression
 from convert.encoder.sentence_embeddings import sentence_vectors

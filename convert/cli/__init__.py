@@ -167,11 +167,11 @@ for _stage in STAGES:
     app.command(_stage)(_OWN.pop(_stage, run.stage(_stage)))
 for _name, _command in _OWN.items():
     app.command(_name)(_command)
-app.command("assess")(assess.Command)
-app.command("synthesize")(split.Command)
-app.command("collect")(collect.Command)
-app.command("dataset")(dataset.Command)
-app.command("fleet")(fleet.Command)
+app.command("assess")(assess.AssessCommand)
+app.command("synthesize")(split.SynthesizeCommand)
+app.command("collect")(collect.CollectCommand)
+app.command("dataset")(dataset.DatasetCommand)
+app.command("fleet")(fleet.FleetCommand)
 app.add_typer(keys.app, name="keys")
 app.command("enrolment-file")(sites.EnrolmentCommand)
 app.command("site-kit", hidden=True)(sites.EnrolmentCommand)
@@ -185,11 +185,11 @@ _UPDATES: dict[str, Callable[..., Any]] = {
     "renew": publish.RenewCommand,
     "rotate": publish.RotateCommand,
     "verify-repo": media.VerifyCommand,
-    "media": media.Command,
+    "media": media.MediaCommand,
 }
 for _name, _updating in _UPDATES.items():
     app.command(_name, rich_help_panel=_UPDATES_PANEL)(_updating)
-app.command("stick", hidden=True)(media.Command)
+app.command("stick", hidden=True)(media.MediaCommand)
 app.add_typer(plan.app, name="plan", rich_help_panel=_UPDATES_PANEL)
 
 

@@ -21,7 +21,7 @@ LABEL_ERRORS_MAX = 100
 
 
 @dataclass
-class Command:
+class AssessCommand:
     """Report whether the collected examples of a task suffice to train and calibrate, and what is missing.
 
     Reviews of any bundle's answers count as training data. Accuracy and risk are estimated for one bundle: the newest,

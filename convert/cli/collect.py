@@ -36,7 +36,7 @@ StoreOption = Annotated[
 
 
 @dataclass
-class Command:
+class CollectCommand:
     """Collect the segments that sites sealed: from an object store, a folder or a USB drive. Can be repeated any time.
 
     Opens and checks every segment, joins predictions with their reviews, and writes Parquet below OUT. Then it writes

@@ -170,7 +170,7 @@ _UNREVIEWED_SHARE_MAX = 0.1
 
 
 @dataclass
-class Command:
+class DatasetCommand:
     """Make training data from collected examples: TRL's formats, text and label, or tasks for Label Studio.
 
     Each text appears once, and neither a text nor its near duplicates appear in two splits. The test split has the

@@ -28,7 +28,7 @@ _ON_THE_WAY: tuple[Stand, ...] = ("fetching", "staged", "testing", "switching")
 
 
 @dataclass
-class Command:
+class FleetCommand:
     """Compare the status of the sites with the plan: which sites run what, how far each wave is, where it failed and
     why.
 

@@ -22,7 +22,7 @@ from edge_agent.formatting import format_bytes
 
 
 @dataclass(kw_only=True)
-class Command(RepositoryCommand):
+class MediaCommand(RepositoryCommand):
     """Write a USB drive that updates sites without a network. 'edge-agent media import' checks the same signatures as
     online.
 

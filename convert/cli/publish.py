@@ -90,7 +90,7 @@ class PublishCommand(RepositoryCommand):
         if before is None:
             _say(f"No other version of {uploaded.signed.task} is signed, so there is nothing to compare with.")
             return
-        measuring = load_module("convert.evaluate")
+        measuring = load_module("convert.evaluate.evaluate_stage")
         with tempfile.TemporaryDirectory() as made, progress_output.bar() as advance:
             first, second = Path(made, "before"), Path(made, "new")
             task = publishable_bundle.fetch(publisher.place, before.digest, first).manifest.task

@@ -102,7 +102,7 @@ def _total(records: list[StageRecord]) -> str:
 class QuantizeCommand:
     """Quantize a GGUF file; or make and measure the candidates of a recipe, and choose the fastest inside its budget.
 
-    Reports the real bits per weight, and which tensors got another type than requested. Needs no torch.
+    Reports the real bits per weight, and which tensors got another type than requested. A file needs no torch.
 
     Example: [bold]edge-convert quantize model-f16.gguf --type Q4_0 --out model-q4_0.gguf[/bold]
     """
@@ -162,7 +162,7 @@ def evaluate(
     if rows is None:
         bring(what, "evaluate", again, work)
         return
-    measuring = load_module("convert.evaluate")
+    measuring = load_module("convert.evaluate.evaluate_stage")
     bundle = load_module("convert.evaluate.serving").open_bundle(what)
     with progress_output.bar() as advance:
         report, _ = measuring.evaluate(what, _read(rows, bundle.manifest.task, format_), advance)
@@ -180,7 +180,7 @@ def compare(
 
     Example: [bold]edge-convert compare old/bundle new/bundle field.jsonl[/bold]
     """
-    measuring = load_module("convert.evaluate")
+    measuring = load_module("convert.evaluate.evaluate_stage")
     task = load_module("convert.evaluate.serving").open_bundle(first).manifest.task
     with progress_output.bar() as advance:
         report = measuring.compare(first, second, _read(rows, task, format_), advance)
@@ -367,7 +367,7 @@ class CalibrateCommand:
             version=self.version,
             risk=load_module("convert.calibrate.threshold").Risk(self.target, self.delta),
             questions=self.questions,
-            settings=load_module("convert.calibrate").CalibrationSettings(self.floor),
+            settings=load_module("convert.calibrate.calibrate_stage").CalibrationSettings(self.floor),
             privacy=PrivacySection(golden_cases=self.golden_cases, locales=locales),
             redaction_bundle=self.redaction_bundle,
             golden_cases_min=self.golden_cases_min,

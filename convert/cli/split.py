@@ -89,7 +89,7 @@ def _shares(written: str) -> dict[str, float]:
 
 
 @dataclass
-class Command:
+class SynthesizeCommand:
     """Have a large model write more training texts, modelled on the recipe's training rows.
 
     Sends examples of the training split to that server, and nothing of the calibration and test splits. The rows are

@@ -30,7 +30,7 @@ Weights = dict[str, npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class Config:
+class BertConfig:
     """Shape of an encoder."""
 
     vocabulary: int
@@ -50,16 +50,16 @@ class LayerPooling:
     """
 
     layers: tuple[int, ...]
-    """0 = the embeddings, `Config.layers` = the last one; the vectors of each follow one another in this order."""
+    """0 = the embeddings, `BertConfig.layers` = the last one; the vectors of each follow one another in this order."""
     outputs: Mapping[str, int]
     """Names and sizes of the outputs, float32 [batch, size], in the order of the classifier's rows; without any, the
     graph has one output `pooled`, [batch, 3 * layers * hidden]."""
 
 
-def load(folder: Path) -> tuple[Config, Weights]:
+def load(folder: Path) -> tuple[BertConfig, Weights]:
     """Read config.json and model.safetensors of a BERT checkpoint."""
     told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config = Config(
+    config = BertConfig(
         vocabulary=told["vocab_size"],
         hidden=told["hidden_size"],
         layers=told["num_hidden_layers"],
@@ -70,7 +70,7 @@ def load(folder: Path) -> tuple[Config, Weights]:
     return config, load_file(folder / "model.safetensors")
 
 
-def build(config: Config, weights: Weights, head: str | LayerPooling) -> bytes:
+def build(config: BertConfig, weights: Weights, head: str | LayerPooling) -> bytes:
     """Return the serialized ONNX model."""
     graph = _Graph(config, weights)
     hidden = graph.encoder()
@@ -108,7 +108,7 @@ def build(config: Config, weights: Weights, head: str | LayerPooling) -> bytes:
 class _Graph:
     """Nodes and constants under construction; each method adds some and returns the name of their result."""
 
-    def __init__(self, config: Config, weights: Weights) -> None:
+    def __init__(self, config: BertConfig, weights: Weights) -> None:
         self._config = config
         self._weights = weights
         self.nodes: list[onnx.NodeProto] = []

@@ -21,8 +21,8 @@ from convert.data.row_files import SPLITS
 from convert.data.row_lines import read_rows
 from convert.dataset import lineage
 from convert.dataset.lineage import LineageDocument
-from convert.evaluate import QUALITY_NAME
 from convert.evaluate.batch_invariance import sentence
+from convert.evaluate.evaluate_stage import QUALITY_NAME
 from convert.evaluate.predictions import ServedPrediction
 from convert.evaluate.serving import BundleFolder, open_bundle, serve_bundles
 from convert.package import bundle_assembly, golden_cases

@@ -17,7 +17,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from convert import yaml_file
-from convert.calibrate import ANYTHING, CalibrationSettings, calibrate
+from convert.calibrate.calibrate_stage import ANYTHING, CalibrationSettings, calibrate
 from convert.calibrate.threshold import Risk
 from convert.data import row_files
 from convert.data.data_row import DataRow

@@ -62,20 +62,24 @@ class PipelineStage:
 # lists the modules.
 STAGES: dict[str, PipelineStage] = {
     "prepare": PipelineStage(
-        "convert.prepare", (), (), ("source",), (*_TORCH, "tokenizers", "gguf", "llama-cpp-python")
+        "convert.prepare.prepare_stage", (), (), ("source",), (*_TORCH, "tokenizers", "gguf", "llama-cpp-python")
     ),
     "finetune": PipelineStage(
-        "convert.training", ("prepare",), ("finetune",), ("train", "outliers", "task"), (*_TORCH, "tokenizers", "peft")
+        "convert.training.finetune_stage",
+        ("prepare",),
+        ("finetune",),
+        ("train", "outliers", "task"),
+        (*_TORCH, "tokenizers", "peft"),
     ),
     "export": PipelineStage(
-        "convert.export",
+        "convert.export.export_stage",
         ("prepare", "finetune"),
         ("export",),
         ("task",),
         (*_TORCH, "peft", "optimum-onnx", "onnx", "llama-cpp-python"),
     ),
     "verify": PipelineStage(
-        "convert.verify",
+        "convert.verify.verify_stage",
         ("prepare", "finetune", "export"),
         (),
         ("calibration", "task"),
@@ -89,14 +93,14 @@ STAGES: dict[str, PipelineStage] = {
         (*_TORCH, "peft", "onnxruntime", "llama-cpp-python", "gguf"),
     ),
     "calibrate": PipelineStage(
-        "convert.calibrate",
+        "convert.calibrate.calibrate_stage",
         ("export", "quantize"),
         ("risk", "redaction"),
         ("calibration", "task", "cutoff"),
         (*_SERVING, "python-stdnum", "phonenumbers"),
     ),
     "evaluate": PipelineStage(
-        "convert.evaluate",
+        "convert.evaluate.evaluate_stage",
         ("export", "quantize", "calibrate"),
         (),
         ("train", "calibration", "test", "task", "cutoff"),

@@ -1,5 +1,4 @@
-"""The quantize stage: makes the exported weights in several smaller forms. `candidate_selection` measures and
-chooses.
+"""Makes the candidates: the exported weights in several smaller forms. `candidate_selection` measures and chooses.
 
 A type is a choice of speed as much as of size, and its name does not show its contents: see
 `convert/quantize/gguf_files.py`.

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from edge_agent.capture.personal_values import SENT
+from edge_agent.capture.personal_data_retention import SENT
 from edge_agent.capture.review_queue import NAMES
 from edge_agent.capture.spool import (
     CLASS_NAMES,

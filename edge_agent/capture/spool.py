@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_agent.capture import review_queue
 from edge_agent.capture.capture_values import ReviewCursor, ReviewFilter, SpooledPrediction
-from edge_agent.capture.personal_values import ERASED, RETIRED, PersonalLimits, PersonalValues
+from edge_agent.capture.personal_data_retention import ERASED, RETIRED, PersonalDataTables, PersonalLimits
 from edge_agent.capture.review_queue import NAMES, AuditShares, ReviewStreams
 from edge_agent.durable.sqlite_database import Database, DatabaseSchema
 from edge_agent.errors import InvalidRequest, PredictionUnknown
@@ -196,7 +196,7 @@ class Spool:
             for statement in _TEACHER_LABEL_STATEMENTS:
                 self.db.execute(statement)
             review_queue.prepare(self.db)
-            self.personal = PersonalValues(self.db, personal, now, self._clock)
+            self.personal = PersonalDataTables(self.db, personal, now, self._clock)
             self.incarnation = str(self._meta("epoch", "") or self.set_meta("epoch", secrets.token_hex(8)))
 
     @property

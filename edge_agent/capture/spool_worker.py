@@ -24,7 +24,7 @@ from edge_agent.capture.person_erasure import (
     describe,
     load_digest_key,
 )
-from edge_agent.capture.personal_values import Erasure, PersonalLimits, PrivacyCount
+from edge_agent.capture.personal_data_retention import Erasure, PersonalLimits, PrivacyCount
 from edge_agent.capture.record_builder import RecordBuilder
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.capture.redaction_audit import AuditLimits, RedactionAudit

@@ -324,7 +324,7 @@ LARGE_MODEL = (
         (),
         """
         large_model_online g 1 = the large model can be asked, as far as is known.
-        large_model_affordable g 1 = the caps leave room for another question.
+        large_model_affordable g 1 = what was paid leaves room in the caps for another question.
         large_model_usual_seconds g Median time of its last answers.
         large_model_oldest_question_seconds g Age of the oldest question that waits for it, in running seconds.
         large_model_opinions_total c Questions that it answered after the caller had an answer.

@@ -17,7 +17,7 @@ from edge_agent.v1 import admin_pb2 as pb
 if TYPE_CHECKING:
     from edge_agent.capture.example_capture import CaptureStatus
     from edge_agent.capture.person_erasure import PersonErasure
-    from edge_agent.capture.personal_values import Erasure
+    from edge_agent.capture.personal_data_retention import Erasure
     from edge_agent.capture.redact.redactor import ReplacedValue
     from edge_agent.capture.redaction_audit import AuditedText, AuditFigures
     from edge_agent.capture.spool_worker import PrivacyReport

@@ -53,7 +53,6 @@ if TYPE_CHECKING:
     from edge_agent.formats.questions import QuestionSpec
     from edge_agent.routing.large_model_questions import ModelAnswer
     from edge_agent.server.task_modes import TaskModes
-    from edge_agent.server.uplink_client import UplinkClient
     from edge_agent.store.state_database import InstalledBundle
     from edge_agent.update.activation import Activation
 

@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -41,10 +41,6 @@ from edge_agent.routing.policy import LargeModelAvailability
 from edge_agent.update.blocked_update_messages import DownloadBlocker
 from edge_agent.v1 import admin_pb2, escalation_pb2_grpc
 from edge_agent.v1 import escalation_pb2 as pb
-
-if TYPE_CHECKING:
-    from edge_agent.config import Config
-
 
 SILENT_REASON = "UPLINK_SILENT"
 _STATES = {
@@ -194,6 +190,7 @@ SILENT_SECONDS = 6.0
 """The uplink reports its state every 2 s; one that is silent for so long hangs, or is stopped."""
 MESSAGE_BYTES_MAX = 2 * 1024 * 1024
 _LOST = "the uplink does not answer"
+_LATE = "the large model took longer than there was time"
 # Reconnect at once to an uplink that comes back, not after gRPC's pause, which grows to two minutes.
 _CHANNEL = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
@@ -307,30 +304,46 @@ class UplinkClient:
         """
         if self._stub is None:
             raise UpstreamUnreachable(_LOST)
-        request = _request(question)
-        try:
-            async with asyncio.timeout(seconds):
-                call = self._stub.Ask(request, timeout=seconds)
-                with _cancelling(call):
-                    async for response in call:
-                        if response.HasField("finish") and self._capture is not None:
-                            self._capture.add_charge(question.task, response.finish.cost_micros)
-                        yield _event(response)
-                        if response.HasField("finish"):
-                            return
-        except TimeoutError:
-            raise UpstreamUnreachable("the large model took longer than there was time") from None
-        except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:  # more calls at once than the uplink's server takes
-                raise UpstreamBusy("the uplink has as many questions as it takes") from None
-            late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-            raise UpstreamUnreachable("the large model took longer than there was time" if late else _LOST) from None
+        deadline = asyncio.get_running_loop().time() + seconds
+        call = self._stub.Ask(_request(question), timeout=seconds)
+        with _cancelling(call):
+            while response := await _next_response(call, deadline):
+                if response.HasField("finish") and self._capture is not None:
+                    self._capture.add_charge(question.task, response.finish.cost_micros)
+                yield _event(response)
+                if response.HasField("finish"):
+                    return
         raise UpstreamFailed("the uplink gave no whole answer")
 
     def _update(self, state: pb.WatchResponse) -> None:
         if state.online != self._state.online:
             log.info("large_model_online" if state.online else "large_model_offline", reason=state.problem_reason)
         self._state = state
+
+
+async def _next_response(call: grpc.aio.UnaryStreamCall[pb.AskRequest, pb.AskResponse], deadline: float) -> Any:
+    """Return the next part of an answer; at its end an object that is false.
+
+    The time limit is that of each read: one around the whole answer would cancel whatever its reader awaits between.
+
+    Raises:
+        UpstreamUnreachable, UpstreamBusy: there is no more of it.
+    """
+    task = asyncio.current_task()
+    assert task is not None, "a coroutine runs in a task"
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await call.read()
+    except TimeoutError:
+        raise UpstreamUnreachable(_LATE) from None
+    except grpc.aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:  # more calls at once than the uplink's server takes
+            raise UpstreamBusy("the uplink has as many questions as it takes") from None
+        raise UpstreamUnreachable(_LATE if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED else _LOST) from None
+    except asyncio.CancelledError:
+        if task.cancelling():
+            raise
+        raise UpstreamUnreachable(_LOST) from None  # the connection was closed, which cancels the calls on it
 
 
 @contextlib.contextmanager

@@ -91,16 +91,27 @@ def late_imports(sources: Sequence[Source], allowed: Mapping[str, str]) -> list[
 
 
 def cycles(sources: Sequence[Source]) -> list[str]:
-    """Find one cycle among modules that import each other."""
+    """Find one cycle among modules that import each other.
+
+    A module of another package is imported after the packages that it is in, so these count as imported, too.
+    """
     known = modules(sources)
-    graph = {source.module: {item.module for item in imports(source, known)} & known for source in sources}
-    for module, targets in graph.items():
-        targets.discard(module)
+    graph = {}
+    for source in sources:
+        targets = {item.module for item in imports(source, known)} & known
+        packages = {package for target in targets for package in _packages(target)} & known
+        graph[source.module] = (targets | packages - set(_packages(source.module))) - {source.module}
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         return [" -> ".join(reversed(error.args[1]))]
     return []
+
+
+def _packages(module: str) -> list[str]:
+    """Return the packages that a module is in, the outermost first."""
+    parts = module.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts))]
 
 
 def impure(sources: Sequence[Source], pure: Sequence[str]) -> list[str]:

@@ -128,14 +128,14 @@ PURE_DEFINITIONS = {
 ENTRIES = {
     "convert.package.assemble_stage": "a stage: see convert/pipeline/execution.py",
     "convert.data.splits": "the scripts in examples/ that make data use it",
-    "convert.training": "a stage: see convert/pipeline/execution.py",
+    "convert.training.finetune_stage": "a stage: see convert/pipeline/execution.py",
     "convert.package.question_calibration": "loaded by the command that uses it",
     "convert.data.synthesis": "loaded by the command that uses it",
     "convert.encoder.sentence_embeddings": "loaded by the command that uses it",
     "convert.collect.collection": "loaded by the command that uses it",
-    "convert.prepare": "a stage: see convert/pipeline/execution.py",
-    "convert.export": "a stage: see convert/pipeline/execution.py",
-    "convert.verify": "a stage: see convert/pipeline/execution.py",
+    "convert.prepare.prepare_stage": "a stage: see convert/pipeline/execution.py",
+    "convert.export.export_stage": "a stage: see convert/pipeline/execution.py",
+    "convert.verify.verify_stage": "a stage: see convert/pipeline/execution.py",
     "convert.quantize.quantize_stage": "a stage: see convert/pipeline/execution.py",
     "convert.probe.llama_probe": "started with python -m",
     "convert.probe.onnx_probe": "started with python -m",
@@ -220,8 +220,6 @@ SLEEPING_TESTS = {
 # There is no limit on a median or a mean: those split one behaviour over many small files.
 FILE_LINES_MAX = 500
 REPEATED_CLASSES = {
-    "Command": "one in each command module",
-    "Config": "the configuration of the agent, and that of a BERT checkpoint as its file has it",
     "Engine": "the public name in edge_agent.client, and the engine itself",
 }
 FUNCTION_MAX = {"lines": 70, "complexity": 12, "parameters": 8}

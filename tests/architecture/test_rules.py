@@ -70,6 +70,13 @@ def test_cycle_found():
     assert [] == imports.cycles(files(a="import b", b="import c", c="import os"))
 
 
+def test_cycle_through_a_package_found():
+    """A module needs the packages around what it imports; its own package may import it."""
+    ring = {"a": "from b.c import d", "b": "from b import e", "b.c": "d = 1", "b.e": "import a"}
+    assert ["a -> b -> b.e -> a"] == [_rotated(cycle) for cycle in imports.cycles(files(**ring))]
+    assert [] == imports.cycles(files(**{"b": "from b import e", "b.c": "d = 1", "b.e": "from b.c import d"}))
+
+
 def _rotated(cycle: str) -> str:
     ring = cycle.split(" -> ")[:-1]
     start = ring.index("a")

@@ -14,12 +14,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.numpy import load_file, save_file
 
-from convert import probe, verify
+from convert import probe
 from convert.decoder.label_scores import task_tokens
 from convert.export import gguf_export, onnx_export
 from convert.quantize import gguf_files, onnx_quantizer, quantize_stage
 from convert.training import checkpoint_loading
-from convert.verify import ExportPair, divergence
+from convert.verify import divergence, verify_stage
+from convert.verify.verify_stage import ExportPair
 from edge_agent.errors import InvalidRequest, ModelFailed
 from edge_agent.formats.manifest import TaskSpec
 from tests.support import mounts, tiny_decoder, tiny_models
@@ -60,11 +61,11 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> ExportPair:
 
 def test_exported_decoder_with_its_adapter_is_the_model(decoder: ExportPair) -> None:
     """Base and adapter in llama.cpp compute what PyTorch computes with the adapter, and not what it does without."""
-    report = verify.check_gguf(decoder, TASK, TEXTS)
+    report = verify_stage.check_gguf(decoder, TASK, TEXTS)
     assert report["kl_max"] < divergence.KL_MAX
     assert (1.0, len(divergence.TEXTS) + len(TEXTS)) == (report["same_top"], report["texts"])
     with pytest.raises(ModelFailed, match="not the same model: Kullback-Leibler"):
-        verify.check_gguf(ExportPair(decoder.checkpoint, None, decoder.exported), TASK, TEXTS)
+        verify_stage.check_gguf(ExportPair(decoder.checkpoint, None, decoder.exported), TASK, TEXTS)
 
 
 def test_merged_export_is_the_model_too(decoder: ExportPair, tmp_path: Path) -> None:
@@ -73,7 +74,7 @@ def test_merged_export_is_the_model_too(decoder: ExportPair, tmp_path: Path) -> 
     gguf_export.export(how, gguf_export.find(), tmp_path, quiet)
     assert not (tmp_path / gguf_export.ADAPTER).exists()
     assert (
-        verify.check_gguf(ExportPair(decoder.checkpoint, decoder.adapter, tmp_path), TASK, TEXTS)["kl_max"]
+        verify_stage.check_gguf(ExportPair(decoder.checkpoint, decoder.adapter, tmp_path), TASK, TEXTS)["kl_max"]
         < divergence.KL_MAX
     )
 
@@ -107,7 +108,7 @@ def test_bert_classifier_keeps_its_pooler_as_gguf(tmp_path: Path) -> None:
 
 def test_exported_encoder_is_the_model(encoder: ExportPair) -> None:
     """Graph and tokenizer give what PyTorch gives; another checkpoint's graph does not pass."""
-    assert verify.check_onnx(encoder, "classify", TEXTS)["kl_max"] < divergence.KL_MAX
+    assert verify_stage.check_onnx(encoder, "classify", TEXTS)["kl_max"] < divergence.KL_MAX
 
 
 def test_other_weights_or_tokenizer_fail_the_gate(encoder: ExportPair, tmp_path: Path) -> None:
@@ -117,14 +118,14 @@ def test_other_weights_or_tokenizer_fail_the_gate(encoder: ExportPair, tmp_path:
     tensors["bert.encoder.layer.1.attention.self.query.weight"] *= 1.5
     save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelFailed, match="not the same model"):
-        verify.check_onnx(ExportPair(other, None, encoder.exported), "classify", TEXTS)
+        verify_stage.check_onnx(ExportPair(other, None, encoder.exported), "classify", TEXTS)
     spoilt = shutil.copytree(encoder.exported, tmp_path / "spoilt")
     text = (spoilt / onnx_export.TOKENIZER).read_text(encoding="utf-8")
     (spoilt / onnx_export.TOKENIZER).write_text(
         text.replace('"lowercase":true', '"lowercase":false').replace('"lowercase": true', '"lowercase": false')
     )
     with pytest.raises(ModelFailed, match="the exported tokenizer splits"):
-        verify.check_onnx(ExportPair(encoder.checkpoint, None, spoilt), "classify", TEXTS)
+        verify_stage.check_onnx(ExportPair(encoder.checkpoint, None, spoilt), "classify", TEXTS)
 
 
 @pytest.mark.parametrize("kind", ["extract", "embed"])
@@ -132,7 +133,7 @@ def test_tags_and_vectors_are_exported_too(tmp_path: Path, kind: str) -> None:
     """Token classification is compared token by token, hidden states by their angle."""
     checkpoint = tiny_models.encoder(tmp_path / "m", "distilbert", kind)
     onnx_export.export(checkpoint, None, checkpoint_loading.head_of("onnx", kind), tmp_path)
-    report = verify.check_onnx(ExportPair(checkpoint, None, tmp_path), kind, TEXTS)
+    report = verify_stage.check_onnx(ExportPair(checkpoint, None, tmp_path), kind, TEXTS)
     assert report["rows"] > 10 * report["texts"]
 
 

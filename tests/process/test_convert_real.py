@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert import export, prepare, probe, verify
+from convert import probe
+from convert.export import export_stage
 from convert.export.gguf_export import BASE
 from convert.pipeline.recipe import Recipe, read
 from convert.pipeline.stage import CHECKPOINT, StageJob
+from convert.prepare import prepare_stage
 from convert.quantize import gguf_files, onnx_quantizer, quantize_stage
 from convert.training import checkpoint_loading
-from convert.verify import divergence
+from convert.verify import divergence, verify_stage
 from tests.support import models as files
 from tests.support import pos_intents, recipes
 
@@ -40,7 +42,7 @@ ENCODER = "version: 1.0.0\nruntime: onnx\ntask: {name: t, kind: embed, limits: {
 def done(recipe: Recipe, folder: Path) -> tuple[dict[str, Path], dict[str, object]]:
     """Run prepare, export and verify; return their folders, and the reports."""
     left, reports = {}, {}
-    for name, module in (("prepare", prepare), ("export", export), ("verify", verify)):
+    for name, module in (("prepare", prepare_stage), ("export", export_stage), ("verify", verify_stage)):
         out = folder / name
         out.mkdir()
         reports[name] = module.run(StageJob(recipe, out, dict(left), quiet))
@@ -101,7 +103,7 @@ def test_k_types_of_smollm2_are_reported_as_what_they_are(
 def test_minilm_is_exported_and_shrunk(tmp_path: Path) -> None:
     """The graph is the model; with 8-bit weights its vectors point the same way, at a quarter of the size."""
     left, reports = done(recipe_for(tmp_path / "recipe", {"checkpoint": str(files.minilm_dir())}, ENCODER), tmp_path)
-    assert reports["verify"]["cosine_min"] > verify.COSINE_MIN
+    assert reports["verify"]["cosine_min"] > verify_stage.COSINE_MIN
     source, target = left["export"] / "model.onnx", tmp_path / "small.onnx"
     report = onnx_quantizer.quantize(source, target, "matmul8-gather8")
     assert target.stat().st_size < 0.3 * source.stat().st_size

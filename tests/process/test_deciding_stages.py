@@ -10,17 +10,21 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from convert import calibrate, evaluate, export, training, verify
+from convert.calibrate import calibrate_stage
 from convert.calibrate.threshold import Risk
 from convert.data.data_row import DataRow
 from convert.data.row_lines import read_rows
+from convert.evaluate import evaluate_stage
 from convert.evaluate.predictions import views
 from convert.evaluate.serving import open_bundle, serve_bundles
+from convert.export import export_stage
 from convert.package import assemble_stage
 from convert.pipeline import recipe as recipes
 from convert.pipeline.stage import StageJob
 from convert.quantize import candidate_selection
 from convert.quantize.candidate_selection import Candidate
+from convert.training import finetune_stage
+from convert.verify import verify_stage
 from edge_agent.errors import ModelFailed
 from edge_agent.formats.calibration import AlwaysEscalate, Threshold
 from edge_agent.formats.golden_cases import parse
@@ -44,7 +48,7 @@ def test_the_stages_after_export_make_a_bundle_that_answers_each_question(tmp_pa
     report = candidate_selection.choose(job, [Candidate("fp32", full, {"type": "fp32", "bits_per_weight": 32.0})], full)
     assert NAMES == list(report["candidates"][0]["questions"])
     quantized(job)
-    for stage, run in (("calibrate", calibrate.run), ("evaluate", evaluate.run)):
+    for stage, run in (("calibrate", calibrate_stage.run), ("evaluate", evaluate_stage.run)):
         job = after(job, stage)
         report = run(job)
         assert NAMES == list(report["questions"])
@@ -74,7 +78,7 @@ def test_a_question_with_too_few_rows_always_escalates(tmp_path: Path):
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
     rows: list[DataRow] = read_rows(tmp_path / "rows.jsonl", "text-answers")
-    found = calibrate.calibrate(bundle, rows, Risk(0.1, 0.1))
+    found = calibrate_stage.calibrate(bundle, rows, Risk(0.1, 0.1))
     assert isinstance(found.questions["urgent"], AlwaysEscalate)
     assert (0.05, 0.05) == tuple(found.questions[name].delta for name in ("intent", "severity"))  # type: ignore[union-attr]
     assert "2 of 3 questions have a threshold: intent, severity." in found.report["verdict"]
@@ -139,7 +143,7 @@ def test_one_encoder_learns_several_questions_and_is_exported_with_an_output_for
     written = decide_recipe(tmp_path / "run", class_weights="balanced")
     done = {"prepare": tmp_path / "run" / "prepare"}
     reports = {}
-    for stage, run in (("finetune", training.run), ("export", export.run), ("verify", verify.run)):
+    for stage, run in (("finetune", finetune_stage.run), ("export", export_stage.run), ("verify", verify_stage.run)):
         out = tmp_path / stage
         out.mkdir()
         reports[stage] = run(StageJob(written, out, done, lambda *_: None))

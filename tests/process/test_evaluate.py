@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert.calibrate import calibrate
+from convert.calibrate.calibrate_stage import calibrate
 from convert.calibrate.calibration_answers import Answers
 from convert.calibrate.calibration_split import divided
 from convert.calibrate.threshold import Risk
 from convert.data.data_row import DataRow, TextSpan
-from convert.evaluate import compare, evaluate
+from convert.evaluate.evaluate_stage import compare, evaluate
 from convert.evaluate.predictions import ServedPrediction
 from convert.evaluate.scoring import is_right
 from convert.evaluate.serving import open_bundle, predict, serve_bundles

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from convert import calibrate, evaluate
+from convert.calibrate import calibrate_stage
 from convert.dataset import lineage
+from convert.evaluate import evaluate_stage
 from convert.evaluate.serving import predict
 from convert.package import assemble_stage
 from convert.pipeline.recipe import BudgetSection
@@ -37,7 +38,7 @@ def finished(folder: Path, kind: str = "classify", samples: str = "", **more) ->
     target = job.out / "candidates" / "fp32" / "model.onnx"
     target.parent.mkdir(parents=True)
     target.write_bytes(full.read_bytes())
-    for stage, run in (("calibrate", calibrate.run), ("evaluate", evaluate.run)):
+    for stage, run in (("calibrate", calibrate_stage.run), ("evaluate", evaluate_stage.run)):
         job = after(job, stage)
         run(job)
     return after(job, "assemble")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from convert import calibrate, evaluate
+from convert.calibrate import calibrate_stage
+from convert.evaluate import evaluate_stage
 from convert.evaluate.serving import open_bundle, predict
 from convert.package import assemble_stage, bundle_assembly
 from convert.pipeline import task_file as tasks
@@ -50,11 +51,11 @@ def test_a_run_makes_a_bundle_that_holds_strangers_up(tmp_path: Path):
     assert [True, True] == [each["ood_score"] for each in made["candidates"]]
     assert 1.0 == made["candidates"][0]["gate_agreement"]["value"]
     job = after(job, "calibrate")
-    report = calibrate.run(job)
+    report = calibrate_stage.run(job)
     assert ("ood_score", report["rows"]["gate"]) == (report["gate"]["score"], report["gate"]["rows"])
     assert report["held_up"]["gate"]["value"] < 0.4
     job = after(job, "evaluate")
-    evaluate.run(job)
+    evaluate_stage.run(job)
     job = after(job, "assemble")
     (tmp_path / "run" / "model").mkdir()
     (tmp_path / "run" / "model" / "config.json").write_text("{}")
@@ -99,7 +100,7 @@ def test_other_encoders_have_a_gate_for_their_inputs(tmp_path: Path, kind: str):
     )
     assert 1 == chosen_of(job, "fp32")["detector"]["classes"]
     job = after(job, "calibrate")
-    assert "ood_score" == calibrate.run(job)["gate"]["score"]
+    assert "ood_score" == calibrate_stage.run(job)["gate"]["score"]
     section = _section(job.out)
     assert isinstance(section["gate"], dict)
     gate = OodGate.model_validate_json(json.dumps(section["gate"]))
@@ -116,7 +117,7 @@ def test_without_training_texts_there_is_no_gate(tmp_path: Path):
     job = stage_job(tmp_path / "run", "quantize", budget={"agreement_min": 0.0})
     assert None is chosen_of(job, "fp32")["detector"]
     job = after(job, "calibrate")
-    report = calibrate.run(job)
+    report = calibrate_stage.run(job)
     assert {"score": "none", "why": "The model has no out-of-distribution score."} == report["gate"]
     assert "gate" not in {key for key, value in _section(job.out).items() if value is not None}
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from convert import calibrate, evaluate
+from convert.calibrate import calibrate_stage
 from convert.data import splits
+from convert.evaluate import evaluate_stage
 from convert.pipeline.stage import StageJob
 from convert.report.markdown import headline
 from edge_agent.formats.calibration import Threshold
@@ -28,7 +29,7 @@ def files(folder: Path) -> list[str]:
 def test_calibrate_leaves_the_section_of_the_manifest(tmp_path):
     """confidence.json is the section as the manifest holds it; nothing else stays."""
     job = ready(tmp_path / "run", "calibrate", risk={"target": 0.1, "delta": 0.1})
-    report = calibrate.run(job)
+    report = calibrate_stage.run(job)
     assert ["confidence.json"] == files(job.out)
     section = Threshold.model_validate(json.loads((job.out / "confidence.json").read_text()))
     assert (report["threshold"], report["temperature"]) == (section.threshold, section.temperature)
@@ -46,7 +47,7 @@ def test_calibrating_twice_gives_the_same(tmp_path):
     left = []
     for name in ("one", "two"):
         job = ready(tmp_path / name, "calibrate", wrong=20)
-        left.append((calibrate.run(job), (job.out / "confidence.json").read_bytes()))
+        left.append((calibrate_stage.run(job), (job.out / "confidence.json").read_bytes()))
     assert left[0] == left[1]
 
 
@@ -55,7 +56,7 @@ def test_calibrating_twice_gives_the_same(tmp_path):
 def test_a_task_without_confidence_is_not_calibrated(tmp_path, kind):
     """A vector is neither sure nor unsure: the section says always_escalate, the report why."""
     job = ready(tmp_path / "run", "calibrate", kind)
-    assert "has no confidence" in calibrate.run(job)["verdict"]
+    assert "has no confidence" in calibrate_stage.run(job)["verdict"]
     assert "always_escalate" == json.loads((job.out / "confidence.json").read_text())["policy"]
 
 
@@ -63,7 +64,7 @@ def test_a_task_without_confidence_is_not_calibrated(tmp_path, kind):
 def test_records_are_calibrated_as_a_stage(tmp_path):
     """An extract recipe goes the same way, on text-spans rows."""
     job = ready(tmp_path / "run", "calibrate", "extract", risk={"target": 0.1, "delta": 0.1})
-    report = calibrate.run(job)
+    report = calibrate_stage.run(job)
     assert (1.0, True) == (report["accuracy"]["value"], report["coverage"] > 0)
 
 
@@ -71,7 +72,7 @@ def test_records_are_calibrated_as_a_stage(tmp_path):
 def test_evaluate_leaves_predictions_and_a_report_without_times(tmp_path):
     """Each test row has a line; quality.json holds what does not change from run to run."""
     job = ready(tmp_path / "run", "evaluate", wrong=12)
-    report = evaluate.run(job)
+    report = evaluate_stage.run(job)
     assert ["predictions.jsonl", "quality.json"] == files(job.out)
     lines = [json.loads(line) for line in (job.out / "predictions.jsonl").read_text().splitlines()]
     assert (120, 108) == (len(lines), sum(line["answer"] == line["expected"] for line in lines))
@@ -90,7 +91,7 @@ def test_the_headline_is_given_without_near_copies(tmp_path):
     for place, row in enumerate(rows[40:]):
         row["text"] = f"{place} {hashlib.sha256(str(place).encode()).hexdigest()[:30]}"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    report = evaluate.run(job)
+    report = evaluate_stage.run(job)
     lines = [json.loads(line) for line in (job.out / "predictions.jsonl").read_text().splitlines()]
     right = [line["answer"] == line["expected"] for line in lines]
     known = [json.loads(line)["text"] for line in job.recipe.path("calibration.jsonl").read_text().splitlines()]

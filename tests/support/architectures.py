@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 import yaml
 
-from convert import verify
 from convert.evaluate.predictions import ServedPrediction
 from convert.evaluate.serving import predict
 from convert.export import gguf_export, onnx_export
 from convert.package import bundle_assembly
 from convert.training import checkpoint_loading
-from convert.verify import ExportPair, divergence
+from convert.verify import divergence, verify_stage
+from convert.verify.verify_stage import ExportPair
 from edge_agent.errors import EdgeAgentError
 from edge_agent.formats.manifest import Kind, Role, TaskSpec
 from tests.support import tiny_models
@@ -110,9 +110,9 @@ def _export(case: Case, folder: Path) -> str:
 def _verify(case: Case, folder: Path) -> str:
     pair = ExportPair(folder / "checkpoint", None, folder / "out")
     if case.runtime == "llama":
-        verify.check_gguf(pair, _task(case), TEXTS)
+        verify_stage.check_gguf(pair, _task(case), TEXTS)
     else:
-        verify.check_onnx(pair, case.kind, TEXTS)
+        verify_stage.check_onnx(pair, case.kind, TEXTS)
     return "same as PyTorch"
 
 

@@ -10,7 +10,7 @@ import onnx
 import tokenizers
 from onnx import TensorProto, helper, numpy_helper
 
-from convert.encoder.bert_graph import Config, Weights, build, load
+from convert.encoder.bert_graph import BertConfig, Weights, build, load
 from edge_agent.formats.questions import QUESTION_OUTPUT
 from tests.support import models
 
@@ -19,7 +19,7 @@ __all__ = ["TINY", "build", "minilm", "random_weights", "split_by_question", "ti
 
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789.,?!'-"
 _VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *_ALPHABET, *(f"##{letter}" for letter in _ALPHABET), "refund"]
-TINY = Config(vocabulary=len(_VOCABULARY), hidden=32, layers=2, heads=4, intermediate=64)
+TINY = BertConfig(vocabulary=len(_VOCABULARY), hidden=32, layers=2, heads=4, intermediate=64)
 
 
 def tiny_tokenizer() -> bytes:
@@ -37,7 +37,7 @@ def tiny_tokenizer() -> bytes:
     return written.encode()
 
 
-def random_weights(config: Config, outputs: int, seed: int = 7) -> Weights:
+def random_weights(config: BertConfig, outputs: int, seed: int = 7) -> Weights:
     """Return weights from a normal distribution, wide enough that different texts get different answers."""
     rng = np.random.default_rng(seed)
     weights: Weights = {}
@@ -84,6 +84,6 @@ def split_by_question(model: bytes, sizes: dict[str, int]) -> bytes:
 
 
 @functools.cache
-def minilm() -> tuple[Config, Weights]:
+def minilm() -> tuple[BertConfig, Weights]:
     """Return shape and weights of all-MiniLM-L6-v2."""
     return load(models.minilm_dir())

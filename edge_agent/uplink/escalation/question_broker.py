@@ -75,7 +75,9 @@ class TeacherStatus:
 
     online: bool
     affordable: bool
+    """What was paid leaves room for one more question in both caps."""
     free: bool
+    """One more may be asked at once: there is a place, and room in the caps beside what is set aside for the others."""
     spare: bool
     """Also for a question that nobody waits for."""
     usual_ms: float
@@ -121,8 +123,8 @@ class EscalationBroker:
         patience = isinstance(self._problem, LargeModelBusy)  # it is there, and takes nothing for a while
         return TeacherStatus(
             online=patience or self._online,
-            affordable=self.ledger.affords(*USUAL_TOKENS),
-            free=not patience and self._under_way < self._config.calls_max,
+            affordable=self.ledger.affords_once_settled(*USUAL_TOKENS),
+            free=not patience and self._has_place and self.ledger.affords(*USUAL_TOKENS),
             spare=self._spare(USUAL_TOKENS),
             usual_ms=1000 * statistics.median(seconds) if seconds else 0.0,
             problem=self._problem,
@@ -188,17 +190,20 @@ class EscalationBroker:
     def _online(self) -> bool:
         return self._link.state == "online"
 
+    @property
+    def _has_place(self) -> bool:
+        return self._under_way < self._config.calls_max
+
     def _spare(self, tokens: tuple[int, int]) -> bool:
         """Tell whether a place and enough of the caps stay when one more of that size is asked."""
         room = self._online and self._under_way + 1 < self._config.calls_max
         return room and self.ledger.affords(*tokens, self._config.later_cost_share)
 
     def _admit(self, question: EscalationQuestion) -> None:
-        standing = self.standing()
         if question.background and not self._spare((question.input_tokens_max, question.output_tokens_max)):
             raise UpstreamBusy("what there is room for is kept for those who wait for an answer")
         self._reach()
-        if not standing.free:
+        if not self._has_place:
             raise UpstreamBusy(f"{self._under_way} questions are under way; the limit is {self._config.calls_max}")
         if not self.ledger.affords(question.input_tokens_max, question.output_tokens_max):
             raise UpstreamBusy(NO_ROOM)

@@ -130,6 +130,9 @@ class SpendLedger:
         self.prices = TokenPrices(config.input_token_price, config.output_token_price)
         self.caps = SpendCaps(int(config.day_cost_max * MICROS), int(config.month_cost_max * MICROS))
         self.spent = self._read()
+        """What was paid, and what is set aside for the questions in progress: what the caps count."""
+        self.paid = self.spent
+        """Without what is set aside for them, which is more than they will cost."""
 
     @property
     def today(self) -> str:
@@ -139,6 +142,10 @@ class SpendLedger:
     def affords(self, input_tokens: int, output_tokens: int, share: float = 1.0) -> bool:
         """Tell whether a question of that size stays within that share of the caps, at its dearest."""
         return self.spent.allows(self.prices.of(input_tokens, output_tokens), self.today, self.caps.part(share))
+
+    def affords_once_settled(self, input_tokens: int, output_tokens: int) -> bool:
+        """Tell whether a question of that size would stay within the caps if none were in progress."""
+        return self.paid.allows(self.prices.of(input_tokens, output_tokens), self.today, self.caps)
 
     def reserve(self, input_tokens: int, output_tokens: int, share: float = 1.0) -> CostReservation:
         """Set its dearest price aside, on the disk.
@@ -157,9 +164,14 @@ class SpendLedger:
         """Put the real price in place of what was set aside.
 
         Raises:
-            DiskFull, ExchangeDirUnusable: the reservation stands.
+            DiskFull, ExchangeDirUnusable: the reservation stands, as if it had been paid.
         """
-        self._write(self.spent.add(micros - reserved.micros, reserved.day))
+        paid = reserved.micros
+        try:
+            self._write(self.spent.add(micros - reserved.micros, reserved.day))
+            paid = micros
+        finally:
+            self.paid = self.paid.add(paid, reserved.day)
 
     def _write(self, spent: SpendByDay) -> None:
         if spent == self.spent:  # where nothing costs anything, nothing is written

@@ -24,7 +24,7 @@ import onnxruntime
 import tokenizers
 import yaml
 
-from convert.calibrate import calibrate
+from convert.calibrate.calibrate_stage import calibrate
 from convert.calibrate.threshold import Risk
 from convert.data.row_files import read_for_task
 from convert.encoder import bert_graph, head, logistic_regression

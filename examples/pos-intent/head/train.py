@@ -21,7 +21,7 @@ import tokenizers
 import yaml
 from scipy.optimize import minimize
 
-from convert.calibrate import calibrate
+from convert.calibrate.calibrate_stage import calibrate
 from convert.calibrate.threshold import Risk
 from convert.data.row_files import read_for
 from convert.encoder import bert_graph, head

@@ -105,7 +105,7 @@ def _models() -> dict[str, Sequence[bytes]]:
     from tests.support import bert_onnx, tiny_decoder, tiny_gguf  # noqa: PLC0415
     from tests.support.fuzz.engines import gguf_heads  # noqa: PLC0415
 
-    shape = bert_graph.Config(bert_onnx.TINY.vocabulary, hidden=8, layers=1, heads=2, intermediate=8, positions=64)
+    shape = bert_graph.BertConfig(bert_onnx.TINY.vocabulary, hidden=8, layers=1, heads=2, intermediate=8, positions=64)
     graph = bert_onnx.build(shape, bert_onnx.random_weights(shape, outputs=2), "classify")
     with tempfile.TemporaryDirectory() as path:
         model = tiny_decoder.model(layers=1, hidden=8, heads=1, shared=1)

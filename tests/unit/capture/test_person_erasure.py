@@ -24,7 +24,7 @@ from edge_agent.capture.person_erasure import (
     load_digest_key,
     text_pattern,
 )
-from edge_agent.capture.personal_values import CLOCK_STEP_SECONDS_MAX
+from edge_agent.capture.personal_data_retention import CLOCK_STEP_SECONDS_MAX
 from edge_agent.errors import InvalidRequest, StoreDamaged
 from tests.support.site_cases import ASite, answered, judgement, manifest
 

@@ -91,6 +91,25 @@ async def test_no_question_is_sent_beyond_the_cap(oracle, tmp_path):
     assert sent + 1 == len(oracle.asked)
 
 
+async def test_what_is_set_aside_for_a_question_in_progress_is_not_shown_as_spent(oracle, tmp_path):
+    """The budget is not spent and the figure does not move; another question is busy until the real price is known."""
+    oracle.seconds = 60.0
+    async with broker_for(oracle, tmp_path, calls_max=4, day_cost_max=0.0016, **PRICES) as broker:
+        ledger = broker.ledger
+        asking = asyncio.create_task(said(broker, replace(QUESTION, output_tokens_max=400), seconds=50.0))
+        await eventually(lambda: oracle.asked)
+        standing = broker.standing()
+        assert ledger.spent.on("2026-11-26") > 0 == ledger.paid.on("2026-11-26")
+        assert (True, False) == (standing.affordable, standing.free)
+        with pytest.raises(UpstreamBusy, match="cap of the day"):
+            await said(broker, replace(QUESTION, output_tokens_max=400))
+        oracle.release()
+        await asking
+        standing = broker.standing()
+        assert (True, True) == (standing.affordable, standing.free)
+        assert TOKENS[0] + 2 * TOKENS[1] == ledger.paid.on("2026-11-26") == ledger.spent.on("2026-11-26")
+
+
 @pytest.mark.parametrize("way", ["stall", "cut"])
 async def test_what_was_cut_off_counts_as_spent(oracle, tmp_path, way):
     """Nobody knows what a broken answer cost: what was set aside stays spent."""
@@ -98,7 +117,8 @@ async def test_what_was_cut_off_counts_as_spent(oracle, tmp_path, way):
     async with broker_for(oracle, tmp_path, **PRICES) as broker:
         with pytest.raises((UpstreamFailed, UpstreamUnreachable)):
             await said(broker, seconds=0.4)
-        assert QUESTION.input_tokens_max + 200 == broker.ledger.spent.on("2026-11-26")
+        for amounts in (broker.ledger.spent, broker.ledger.paid):
+            assert QUESTION.input_tokens_max + 200 == amounts.on("2026-11-26")
 
 
 @pytest.mark.parametrize(

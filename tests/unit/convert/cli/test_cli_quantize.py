@@ -25,14 +25,13 @@ def test_a_file_is_quantized_and_what_it_holds_is_said(tiny: Path, tmp_path: Pat
     assert f"{found.types['Q4_0']} Q4_0" in said
 
 
-def test_a_file_is_quantized_where_torch_is_not_installed(tiny: Path, tmp_path: Path):
-    """One GGUF file into another needs only the agent's libraries and gguf."""
-    absent = "torch", "transformers", "peft", "optimum", "safetensors"
-    script = f"import sys; sys.modules |= dict.fromkeys({absent!r}); from convert.cli import main; main()"
-    command = [sys.executable, "-c", script, "quantize", tiny, "--type", "Q4_0", "--out", tmp_path / "q.gguf"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (0, "") == (done.returncode, done.stderr)
-    assert "Q4_0" in gguf_files.contents(tmp_path / "q.gguf").types
+def test_a_file_is_quantized_without_torch(tiny: Path, tmp_path: Path):
+    """The help says so: a GGUF file needs no training library, only a recipe does."""
+    without = "import sys; sys.modules |= dict.fromkeys(['torch', 'transformers', 'peft', 'onnx']); "
+    quantize = ["quantize", str(tiny), "--type", "Q4_0", "--out", str(tmp_path / "q.gguf")]
+    command = [sys.executable, "-c", f"{without}from convert.cli import main; main()", *quantize]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (0, True) == (made.returncode, "Q4_0" in made.stdout), made.stderr
 
 
 def test_tensors_that_got_another_type_are_named(tiny: Path, tmp_path: Path):

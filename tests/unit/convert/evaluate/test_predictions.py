@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convert.calibrate import shared_risk
+from convert.calibrate.calibrate_stage import shared_risk
 from convert.calibrate.threshold import Risk
 from convert.data.data_row import DataRow, RowAnswer
 from convert.evaluate import scoring

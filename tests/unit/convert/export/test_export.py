@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from convert import export
-from convert.export import gguf_export, onnx_export
+from convert.export import export_stage, gguf_export, onnx_export
 from convert.export.gguf_export import GgufConverter
 from convert.pipeline.recipe import read
 from convert.pipeline.stage import StageJob
@@ -141,7 +140,7 @@ def exported(folder: Path, task: str) -> None:
     recipes.recipe_of(folder)
     (folder / "task.yaml").write_text(task)
     (folder / "out").mkdir()
-    export.run(StageJob(read(folder), folder / "out", {"prepare": folder / "prepare"}, quiet))
+    export_stage.run(StageJob(read(folder), folder / "out", {"prepare": folder / "prepare"}, quiet))
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.numpy import load_file, save_file
 
-from convert import prepare
 from convert.pipeline.recipe import Recipe
 from convert.pipeline.stage import ADAPTER, CHECKPOINT, Report, StageJob
+from convert.prepare import prepare_stage
 from convert.training import checkpoint_loading
 from edge_agent.errors import EdgeAgentError, FileMissing, InvalidRequest, ModelLoadFailed
 from tests.support import tiny_decoder, tiny_gguf
@@ -30,7 +30,7 @@ def prepared(folder: Path, **source: str) -> tuple[Report, Path]:
     out.mkdir()
     data = {"calibration": "c.jsonl", "test": "t.jsonl"}
     recipe = Recipe.model_validate({"source": source, "data": data, "folder": folder})
-    return prepare.run(StageJob(recipe, out, {}, lambda _what, _done, _total: None)), out
+    return prepare_stage.run(StageJob(recipe, out, {}, lambda _what, _done, _total: None)), out
 
 
 def edited(file: Path, **changes: Any) -> None:

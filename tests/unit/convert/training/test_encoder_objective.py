@@ -12,10 +12,10 @@ import torch
 import transformers
 from torch.nn.functional import normalize
 
-from convert import training
 from convert.data.data_row import DataRow, RowAnswer
 from convert.encoder import logistic_regression
 from convert.pipeline.recipe import FinetuneSection
+from convert.training import finetune_stage
 from convert.training.encoder_objective import (
     MARGIN,
     RATE_FACTOR,
@@ -220,8 +220,8 @@ def test_a_margin_that_nothing_can_have_is_refused(method: Literal["head", "full
     task = MARGIN_TASK if kind == "classify" else TaskSpec(name="t", kind=kind, labels=("O", "B-item"))
     asked = FinetuneSection(method=method, margin_weight=0.5)
     with pytest.raises(InvalidRequest, match="margin_weight"):
-        training.margin_of(model, task, asked)
-    assert training.margin_of(model, task, FinetuneSection(method=method)) is None
+        finetune_stage.margin_of(model, task, asked)
+    assert finetune_stage.margin_of(model, task, FinetuneSection(method=method)) is None
 
 
 def test_the_directions_learn_faster_and_are_no_part_of_the_model(tmp_path: Path):

@@ -21,14 +21,13 @@ from transformers import (
     AutoTokenizer,
 )
 
-from convert import training
 from convert.data.data_row import DataRow
 from convert.dataset.dataset_files import write
 from convert.dataset.selection import DatasetSelection
 from convert.decoder.label_scores import task_tokens
 from convert.pipeline.recipe import FinetuneSection
 from convert.pipeline.stage import Report, StageJob
-from convert.training import lora
+from convert.training import encoder_trainer, finetune_stage, lora
 from convert.training.decoder_trainer import DecoderData, DecoderExampleEncoder, DecoderTrainer
 from edge_agent.errors import InvalidRequest, ModelLoadFailed
 from edge_agent.formats.manifest import PromptTemplate, TaskSpec
@@ -76,7 +75,7 @@ LORA = {"method": "lora", "rank": 4, "learning_rate": 0.01, "epochs": 6, "layers
 def tuned(decoder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
     """Train an adapter once; return the stage's folder and report."""
     made = job(tmp_path_factory.mktemp("tuned"), decoder, LORA)
-    return made.out, training.run(made)
+    return made.out, finetune_stage.run(made)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -120,9 +119,9 @@ def test_the_same_seed_gives_the_same_weights(tuned: tuple[Path, Report], decode
     expected = torch.rand(1)
     torch.manual_seed(99)
     again, other = job(tmp_path / "a", decoder, LORA), job(tmp_path / "b", decoder, {**LORA, "seed": 2, "epochs": 1})
-    training.run(again)
+    finetune_stage.run(again)
     assert expected == torch.rand(1)
-    training.run(other)
+    finetune_stage.run(other)
     first, second, third = weights(tuned[0]), weights(again.out), weights(other.out)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not all(torch.equal(first[name], third[name]) for name in first)
@@ -219,7 +218,7 @@ def test_answers_are_learnt_from_prompts_and_conversations(decoder: Path, tmp_pa
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         settings = {**LORA, "epochs": 3}
         made = job(tmp_path / format_, decoder, settings, task=generate, format_=format_, train=lines)
-        reports.append(training.run(made))
+        reports.append(finetune_stage.run(made))
     losses = [[epoch["train_loss"] for epoch in report["epochs"]] for report in reports]
     assert losses[0] == losses[1]
     assert losses[0][-1] < losses[0][0]
@@ -235,7 +234,7 @@ def test_an_encoder_learns_to_classify(encoder: Path, tmp_path: Path, method: st
         "patience_epochs": 8,
     }
     made = job(tmp_path, encoder, settings)
-    report = training.run(made)
+    report = finetune_stage.run(made)
     losses = [epoch["train_loss"] for epoch in report["epochs"]]
     assert losses[-1] < 0.9 * losses[0]
     model = AutoModelForSequenceClassification.from_pretrained(made.out / "checkpoint")
@@ -256,8 +255,8 @@ def test_a_sentence_encoder_starts_from_a_linear_classifier(encoder: Path, tmp_p
     config = tmp_path / "prepared" / "checkpoint" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"classifier_pooling": "mean", **CALM}))
     made = job(tmp_path / "job", tmp_path / "prepared", {"method": "full", "epochs": 1})
-    report = training.run(made)
-    plain = training.run(job(tmp_path / "plain", encoder, {"method": "full", "epochs": 1}))
+    report = finetune_stage.run(made)
+    plain = finetune_stage.run(job(tmp_path / "plain", encoder, {"method": "full", "epochs": 1}))
     assert (True, False) == (report["head_fitted_first"], plain["head_fitted_first"])
     assert (4e-5, 1e-4) == (report["learning_rate"], plain["learning_rate"])
     assert report["epochs"][0]["train_loss"] < 0.8 * plain["epochs"][0]["train_loss"]
@@ -271,7 +270,7 @@ def test_rows_longer_than_the_positions_of_roberta_are_left_out(tmp_path: Path) 
     long = [("a" + " a" * (tokens - 1), "refund") for tokens in (511, 512, 513, 514)]
     settings = {"method": "head", "epochs": 1, "tokens_max": 514}
     made = job(tmp_path / "job", tmp_path / "prepared", settings, train=text_label(*EXAMPLES, *long))
-    assert 3 == training.run(made)["rows"]["too_long"]
+    assert 3 == finetune_stage.run(made)["rows"]["too_long"]
 
 
 def test_an_encoder_learns_to_tag_words(encoder: Path, tmp_path: Path) -> None:
@@ -286,7 +285,7 @@ def test_an_encoder_learns_to_tag_words(encoder: Path, tmp_path: Path) -> None:
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     settings = {"method": "full", "epochs": 10, "learning_rate": 0.01, "patience_epochs": 10}
     made = job(tmp_path, encoder, settings, task=task, format_="text-spans", train=lines)
-    report = training.run(made)
+    report = finetune_stage.run(made)
     assert report["epochs"][-1]["train_loss"] < 0.5 * report["epochs"][0]["train_loss"]
     assert 0 == report["spans_inside_words"]
     model = AutoModelForTokenClassification.from_pretrained(made.out / "checkpoint")
@@ -303,7 +302,7 @@ def test_an_encoder_learns_from_corrections_of_sites(encoder: Path, tmp_path: Pa
     )
     recipe = corrected_records.recipe_over(tmp_path)
     (tmp_path / "out").mkdir()
-    report = training.run(StageJob(recipe, tmp_path / "out", {"prepare": encoder}, lambda *_: None))
+    report = finetune_stage.run(StageJob(recipe, tmp_path / "out", {"prepare": encoder}, lambda *_: None))
     rows = report["rows"]
     assert (6, 0, 0) == (rows["train"] + rows["validation"], rows["too_long"], report["spans_inside_words"])
 
@@ -311,11 +310,11 @@ def test_an_encoder_learns_from_corrections_of_sites(encoder: Path, tmp_path: Pa
 def test_a_head_with_the_same_labels_is_kept(encoder: Path, tmp_path: Path) -> None:
     """Training goes on from it; with other labels there is a new head."""
     first = job(tmp_path / "a", encoder, {"method": "full", "epochs": 1})
-    training.run(first)
+    finetune_stage.run(first)
     head = AutoModelForSequenceClassification.from_pretrained(first.out / "checkpoint").classifier.weight
-    same = training.encoder_trainer.classifier(str(first.out / "checkpoint"), TASK, "full")
+    same = encoder_trainer.classifier(str(first.out / "checkpoint"), TASK, "full")
     assert torch.equal(head, same.classifier.weight)
-    fewer = training.encoder_trainer.classifier(
+    fewer = encoder_trainer.classifier(
         str(first.out / "checkpoint"), TASK.model_copy(update={"labels": INTENTS[:3]}), "full"
     )
     assert (3, 16) == tuple(fewer.classifier.weight.shape)
@@ -324,7 +323,7 @@ def test_a_head_with_the_same_labels_is_kept(encoder: Path, tmp_path: Path) -> N
 def test_without_settings_nothing_is_trained(decoder: Path, tmp_path: Path) -> None:
     """The stage leaves nothing, and says why."""
     made = job(tmp_path, decoder, {})
-    assert {"skipped": "the recipe has no 'finetune'"} == training.run(made)
+    assert {"skipped": "the recipe has no 'finetune'"} == finetune_stage.run(made)
     assert [] == list(made.out.iterdir())
 
 
@@ -349,7 +348,7 @@ def test_what_cannot_be_trained_is_refused(
 ) -> None:
     """The error names the key and what there is."""
     with pytest.raises(InvalidRequest, match=said) as caught:
-        training.run(job(tmp_path, decoder, settings, **changed))
+        finetune_stage.run(job(tmp_path, decoder, settings, **changed))
     assert caught.value.remedy
 
 
@@ -361,7 +360,7 @@ def test_an_adapter_of_the_source_is_not_trained_over(
     (tmp_path / "prepared" / "checkpoint").symlink_to(decoder / "checkpoint")
     (tmp_path / "prepared" / "adapter").symlink_to(tuned[0] / "adapter")
     with pytest.raises(InvalidRequest, match="the source has an adapter already"):
-        training.run(job(tmp_path / "job", tmp_path / "prepared", LORA))
+        finetune_stage.run(job(tmp_path / "job", tmp_path / "prepared", LORA))
 
 
 def test_a_body_that_is_not_there_is_not_made_up(encoder: Path, tmp_path: Path) -> None:
@@ -371,7 +370,7 @@ def test_a_body_that_is_not_there_is_not_made_up(encoder: Path, tmp_path: Path) 
     kept = {name: value for name, value in load_file(file).items() if "layer.1." not in name}
     save_file(kept, file, metadata={"format": "pt"})
     with pytest.raises(ModelLoadFailed, match="lacks 16 weights below the head"):
-        training.run(job(tmp_path / "job", tmp_path / "prepared", {"method": "full"}))
+        finetune_stage.run(job(tmp_path / "job", tmp_path / "prepared", {"method": "full"}))
 
 
 def test_a_method_must_suit_the_runtime(decoder: Path, tmp_path: Path) -> None:
@@ -379,10 +378,10 @@ def test_a_method_must_suit_the_runtime(decoder: Path, tmp_path: Path) -> None:
     made = job(tmp_path, decoder, {"method": "full"})
     (tmp_path / "task.yaml").write_text((tmp_path / "task.yaml").read_text().replace("onnx", "llama"))
     with pytest.raises(InvalidRequest, match="'full' does not make a model for runtime 'llama'"):
-        training.run(made)
+        finetune_stage.run(made)
 
 
 def test_a_decoder_is_no_encoder(decoder: Path, tmp_path: Path) -> None:
     """What a classification head of transformers would silently make of a decoder is refused."""
     with pytest.raises(InvalidRequest, match="is a decoder"):
-        training.run(job(tmp_path, decoder, {"method": "full"}))
+        finetune_stage.run(job(tmp_path, decoder, {"method": "full"}))

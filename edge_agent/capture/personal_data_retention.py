@@ -86,7 +86,7 @@ class PrivacyCount:
     number: int
 
 
-class PersonalValues:
+class PersonalDataTables:
     """The tables of one spool. Methods that change something run inside the spool's transaction."""
 
     def __init__(self, database: Database, limits: PersonalLimits, now: Callable[[], float], since: float) -> None:

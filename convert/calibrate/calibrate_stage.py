@@ -1,0 +1,338 @@
+"""The calibrate stage: computes the manifest's `confidence` section from the answers of the served artefact.
+
+The other modules of this package are pure; the answers come from `convert.evaluate`, through the serving engine.
+
+The calibration rows are divided once (`calibration_split`): a part for the temperature, and the larger part for the
+threshold, which is proved with the gate and the floor in force. The gate takes one row of each family of both parts.
+With more than two labels a temperature changes the order of rows by confidence, so it must be fixed before the
+threshold is tested. It is one number and needs a few hundred rows; all others are for the threshold. The temperature is
+kept if it lowers the log loss of rows held out of its fit. The rows of the threshold have no part in that choice, so
+the test stays valid. The rows of the temperature also determine the first threshold of the fixed-sequence test.
+
+Rows of one family tend to be right or wrong together, so the test takes one of each, chosen by a hash: the risk
+guarantee is for requests in which all families are equally frequent.
+
+A decide task is calibrated question by question, by the rows that answer each: a temperature, a threshold and a verdict
+of its own. The rows are divided once, and the gate, which judges the input, is one. The recipe's `delta` is divided
+equally among the questions that have enough rows for a proof (`shared_risk`), so the probability that any of the
+thresholds violates its target is at most `delta` (union bound). A classify task is one question.
+
+redact: there is no confidence; `redaction_cutoff` proves what the bundle misses, if the recipe asks for it.
+
+extract: the confidence of a record is the smallest probability of its words, at the temperature. The temperature is the
+most likely one of TEMPERATURES, given which records are right; the engine answers once for each. The threshold is
+tested on whole records.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from convert.calibrate import gate, temperature, threshold
+from convert.calibrate.calibration_answers import Answers, Subject, answer_rows, label_answers, record_answers
+from convert.calibrate.calibration_split import GATE_ROWS_MAX, divided, one_of_each
+from convert.calibrate.gate import Conditions
+from convert.calibrate.redaction_cutoff import MissedTarget, calibrate_cutoff
+from convert.calibrate.threshold import Choice, Floats, Risk
+from convert.clustered_statistics import clustered_share
+from convert.data import row_files
+from convert.data.data_row import DataRow
+from convert.evaluate import quality_metrics
+from convert.evaluate.predictions import ServedPrediction
+from convert.evaluate.serving import BundleFolder, chosen_bundle, quiet, serve_bundles
+from convert.package.bundle_assembly import CONFIDENCE_NAME, QUESTIONS_NAME, REDACTION_NAME
+from convert.pipeline import task_file as tasks
+from convert.pipeline.stage import Progress, Report, StageJob
+from edge_agent.errors import InvalidRequest
+from edge_agent.formats.calibration import AlwaysEscalate, Confidence, Threshold, TypicalInputs
+from edge_agent.formats.manifest import SCORED_KINDS
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The sections of a manifest with the confidence, and the report."""
+
+    confidence: Confidence
+    report: Report
+    questions: Mapping[str, Confidence] = field(default_factory=dict)
+    """decide: the confidence of each question; `confidence` has the gate."""
+    redaction: Mapping[str, Any] = field(default_factory=dict)
+    """redact: the proved cut-off with its bound; empty = nothing is proved."""
+
+
+def run(job: StageJob) -> Report:
+    """Write confidence.json; report temperature, threshold, tested thresholds, reliability before and after, labels
+    needed.
+
+    Raises as `row_files.rows` and serving.
+    """
+    task = tasks.of(job.recipe.path(job.recipe.task))
+    asked = job.recipe.risk
+    risk, wanted = Risk(asked.target, asked.delta), CalibrationSettings(asked.floor, asked.held_up_max)
+    if job.recipe.redaction is not None:
+        return _leave(job, _redaction(job, task.kind))
+    if task.kind == "embed":
+        return _leave(job, _gate_of_vectors(job, wanted))
+    if task.kind not in SCORED_KINDS:
+        said = f"A task of kind {task.kind} has no confidence: nothing is calibrated."
+        return _leave(job, Calibration(AlwaysEscalate(), {"verdict": said, "kind": task.kind}))
+    sample = row_files.sample(job.recipe, "calibration")
+    with chosen_bundle(job) as bundle:
+        found = calibrate(bundle, sample.rows, risk, job.progress, wanted)
+    return _leave(job, replace(found, report={**found.report, "sampling": sample.plain()}))
+
+
+def _redaction(job: StageJob, kind: str) -> Calibration:
+    """Return the proved cut-off of a bundle that redacts."""
+    asked = job.recipe.redaction
+    if kind != "redact" or asked is None:
+        raise InvalidRequest(
+            f"the recipe has 'redaction', and its task is of kind {kind}",
+            remedy="Remove the section, or set 'kind: redact' in task.yaml.",
+        )
+    sample = row_files.sample(job.recipe, "calibration")
+    target = MissedTarget(asked.missed_max, asked.delta)
+    with chosen_bundle(job) as bundle:
+        found = calibrate_cutoff(bundle, sample.rows, target, job.progress)
+    report = found.report | {"sampling": sample.plain()}
+    return Calibration(AlwaysEscalate(), report, redaction=found.section)
+
+
+def _gate_of_vectors(job: StageJob, wanted: CalibrationSettings) -> Calibration:
+    """Return the gate of a bundle that embeds, from all its calibration rows, because there is no threshold to
+    prove."""
+    rows = one_of_each(row_files.rows(job.recipe, "calibration"))[:GATE_ROWS_MAX]
+    with chosen_bundle(job) as bundle, serve_bundles([bundle]) as served:
+        said = served.predict(bundle, [row.text for row in rows], job.progress)
+    answered = [each for each in said if not each.failure]
+    conditions, gated = _conditions(bundle, answered, wanted)
+    verdict = "A task of kind embed has no confidence."
+    if conditions.gate:
+        verdict += " The gate marks inputs unlike the training texts."
+    report = {"verdict": verdict, "kind": "embed", "gate": gated}
+    return Calibration(AlwaysEscalate(gate=conditions.gate), report)
+
+
+@dataclass(frozen=True)
+class CalibrationSettings:
+    """The limits of gate and floor in a recipe."""
+
+    floor: float = 0.0
+    held_up_max: float = 0.0
+    """0 = no gate."""
+
+
+ANYTHING = CalibrationSettings()
+
+
+def calibrate(
+    bundle: BundleFolder,
+    rows: Sequence[DataRow],
+    risk: Risk,
+    progress: Progress = quiet,
+    wanted: CalibrationSettings = ANYTHING,
+) -> Calibration:
+    """Calibrate a bundle of kind classify, decide or extract on labelled rows; see the module."""
+    parts = divided(rows)
+    # One text at a time, so that the same inputs give the same answers and the same bundle.
+    with serve_bundles([bundle]) as served:
+        ask = partial(answer_rows, served, progress=progress)
+        found = (label_answers if bundle.manifest.task.questions_asked else record_answers)(ask, bundle, parts)
+    seen = found.every.predictions
+    conditions, gated = _conditions(bundle, found.held_out.predictions, wanted)
+    shared: Report = {"gate": gated, "floor": conditions.floor}
+    failed = len(rows) - len(seen)
+    if bundle.manifest.task.kind != "decide":
+        [subject] = found.subjects
+        choice = _choose(subject, conditions, risk)
+        usual = _usual(seen)
+        report = _described(subject, choice, conditions, risk, failed) | shared
+        report["novelty"] = usual.model_dump() if usual else None
+        return Calibration(_section(choice, risk, subject.fit.temperature, usual, conditions), report)
+    return _of_questions(found.subjects, conditions, risk, shared, failed)
+
+
+def _of_questions(
+    subjects: Sequence[Subject], conditions: Conditions, risk: Risk, shared: Report, failed: int
+) -> Calibration:
+    """Calibrate each question; the gate is the bundle's."""
+    each_risk, enough, choices = choose_each(subjects, conditions, risk)
+    sections: dict[str, Confidence] = {}
+    reports: dict[str, Report] = {}
+    for subject in subjects:
+        choice = choices[subject.name]
+        # Of a decoder each question has a label mass of its own, so what is usual is the question's.
+        usual = _usual([*subject.tuned.predictions, *subject.proof.predictions])
+        section = _section(choice, each_risk, subject.fit.temperature, usual, conditions)
+        sections[subject.name] = section.model_copy(update={"gate": None})
+        report = _described(subject, choice, conditions, each_risk, failed) | shared
+        reports[subject.name] = report | {"novelty": usual.model_dump() if usual else None}
+    verdict = _verdict_of_all(sections, risk, len(enough))
+    report = {
+        **{"verdict": verdict, "questions": reports, "target_risk": risk.target},
+        **{"delta": risk.delta, "delta_of_each": each_risk.delta, **shared},
+    }
+    return Calibration(AlwaysEscalate(gate=conditions.gate), report, sections)
+
+
+def choose_each(
+    subjects: Sequence[Subject], conditions: Conditions, risk: Risk
+) -> tuple[Risk, list[str], dict[str, Choice]]:
+    """Test the thresholds of each question; return the risk of each test, the questions that have enough rows for a
+    proof, and the result for each question."""
+    each_risk, enough = shared_risk({subject.name: len(subject.tested.rows) for subject in subjects}, risk)
+    return each_risk, enough, {subject.name: _choose(subject, conditions, each_risk) for subject in subjects}
+
+
+def shared_risk(rows: Mapping[str, int], risk: Risk) -> tuple[Risk, list[str]]:
+    """Return the risk to prove for each of several questions, and the questions that have enough rows for a proof.
+
+    Only the numbers of rows count here, and not whether answers are right, so the division is fixed before the test.
+    A question without enough rows, even if none of its answers were wrong, takes no part of `delta`.
+    """
+    enough = [name for name, count in rows.items() if count >= risk.rows_min]
+    return Risk(risk.target, risk.delta / max(1, len(enough))), enough
+
+
+def _verdict_of_all(sections: Mapping[str, Confidence], risk: Risk, enough: int) -> str:
+    """Return the result for all questions as sentences."""
+    proved = [name for name, each in sections.items() if isinstance(each, Threshold)]
+    others = [name for name in sections if name not in proved]
+    sure, target = f"{100 * (1 - risk.delta):g}%", f"{100 * risk.target:g}%"
+    said = []
+    if proved:
+        said.append(
+            f"{len(proved)} of {len(sections)} questions have a threshold: {', '.join(proved)}. With {sure} certainty"
+            f" at most {target} of the confident answers to each of them are wrong, for requests like the calibration"
+            f" rows; delta is divided equally among the {enough} questions that have enough rows for a proof."
+        )
+    if others:
+        said.append(f"Every answer to {', '.join(others)} escalates.")
+    return " ".join(said)
+
+
+def _usual(seen: Sequence[ServedPrediction]) -> TypicalInputs | None:
+    return gate.measure([each.label_mass for each in seen], [each.input_tokens for each in seen])
+
+
+def _choose(subject: Subject, conditions: Conditions, risk: Risk) -> Choice:
+    tested, tuned = subject.tested, subject.tuned
+    passing = conditions.passing(tested.predictions, tested.confidences())
+    known = (conditions.passing(tuned.predictions, subject.known), tuned.right)
+    return threshold.choose(passing, tested.right, risk, start=threshold.start_of(passing, known, risk))
+
+
+def _described(subject: Subject, choice: Choice, conditions: Conditions, risk: Risk, failed: int) -> Report:
+    """Return the report of one subject; `failed` rows got no answer."""
+    tested, proof, fit = subject.tested, subject.proof, subject.fit
+    return described(choice, risk) | {
+        "temperature": fit.temperature,
+        "temperature_fit": asdict(fit) | {"kept": fit.kept},
+        "rows": {
+            "temperature": len(subject.tuned.rows),
+            "gate": len(conditions.gate.scores) if conditions.gate else 0,
+            "threshold": len(tested.rows),
+            "failed": failed,
+        },
+        "held_up": gate.holding(conditions, choice.threshold, tested.predictions, tested.confidences()),
+        "accuracy": clustered_share(proof.right, proof.families()).plain(),
+        "reliability": {
+            "before": _reliability(subject.raw, proof),
+            "after": _reliability(proof.confidences(), proof),
+        },
+    }
+
+
+def _conditions(
+    bundle: BundleFolder, held_out: Sequence[ServedPrediction], wanted: CalibrationSettings
+) -> tuple[Conditions, Report]:
+    """Return gate and floor, and the gate's part of the report."""
+    score = gate.score_of(bundle.manifest, held_out)
+    made = gate.calibrated(score, held_out, wanted.held_up_max)
+    if made is None:
+        return Conditions(None, wanted.floor), {
+            "score": "none",
+            "why": gate.why_none(score, len(held_out), wanted.held_up_max),
+        }
+    report: Report = {"score": score, "held_up_max": wanted.held_up_max, "rows": len(held_out)}
+    return Conditions(made, wanted.floor), report
+
+
+def _reliability(confidences: Floats, proof: Answers) -> Report:
+    loss = float(temperature.log_losses(confidences, proof.right).mean()) if len(confidences) else None
+    return quality_metrics.reliability(confidences, proof.right, proof.families()) | {"log_loss": loss}
+
+
+def described(choice: Choice, risk: Risk) -> Report:
+    """Return the tested thresholds for the report, and the result as a sentence in `verdict`."""
+    needed = threshold.rows_needed(choice, risk) if choice.threshold is None else None
+    return {
+        "verdict": _verdict(choice, risk, needed),
+        "threshold": choice.threshold,
+        "target_risk": risk.target,
+        "delta": risk.delta,
+        "bound": choice.bound,
+        "coverage": choice.coverage,
+        "labels_needed": None if needed is None else max(needed - choice.rows, 1),
+        "walk": [asdict(step) for step in choice.steps if step.rows],
+    }
+
+
+def _verdict(choice: Choice, risk: Risk, needed: int | None) -> str:
+    target, sure = f"{100 * risk.target:g}%", f"{100 * (1 - risk.delta):g}%"
+    if choice.threshold is not None:
+        return (
+            f"At a threshold of {choice.threshold:g}, {100 * choice.coverage:.1f}% of the answers to the calibration"
+            f" rows are confident. With {sure} certainty at most {target} of these are wrong, for requests like the"
+            " calibration rows."
+        )
+    said = (
+        f"No threshold reaches the target of {target} wrong answers with {sure} certainty, so every answer escalates."
+    )
+    if needed is None:
+        seen = min((step.errors / step.rows for step in choice.steps if step.rows >= risk.rows_min), default=None)
+        worst = (
+            f" Of the most confident answers that could be tested, {100 * seen:.1f}% were wrong."
+            if seen is not None
+            else ""
+        )
+        return f"{said}{worst} More labels alone will not help: train a better model, or accept a higher risk."
+    return f"{said} About {max(needed - choice.rows, 1)} more labels are needed, at the error rate of these rows."
+
+
+def _section(
+    choice: Choice, risk: Risk, fitted: float, usual: TypicalInputs | None, conditions: Conditions
+) -> Confidence:
+    if choice.threshold is None:
+        return AlwaysEscalate(temperature=fitted, novelty=usual, gate=conditions.gate)
+    return Threshold(
+        temperature=fitted,
+        threshold=choice.threshold,
+        target_risk=risk.target,
+        delta=risk.delta,
+        n=choice.rows,
+        bound=round(choice.bound, 6),
+        coverage=round(choice.coverage, 6),
+        floor=conditions.floor,
+        novelty=usual,
+        gate=conditions.gate,
+    )
+
+
+def _leave(job: StageJob, found: Calibration) -> Report:
+    _write(job.out / CONFIDENCE_NAME, found.confidence.model_dump(mode="json"))
+    if found.redaction:
+        _write(job.out / REDACTION_NAME, found.redaction)
+    if found.questions:
+        plain = {name: each.model_dump(mode="json") for name, each in found.questions.items()}
+        _write(job.out / QUESTIONS_NAME, plain)
+    return found.report
+
+
+def _write(path: Path, plain: Mapping[str, object]) -> None:
+    path.write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,195 @@
+"""Measures bundles through the agent's own engine: any bundle on any rows, and the evaluate stage.
+
+serving.py            runs bundles as on a site
+predictions.py        the answer of a bundle to one text, and the file of answers
+scoring.py            which answers are right, the report of a version, and the comparison of two
+quality_metrics.py    accuracy, coverage, risk and calibration error, each with its interval
+site_redaction.py     reads texts as a site does, and measures how well that finds personal values
+batch_invariance.py   whether answers depend on other texts in a batch
+
+Only this package of convert may import the engine, so that figures are those of a site.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from convert.data import row_files, splits
+from convert.data.data_row import DataRow
+from convert.evaluate import scoring
+from convert.evaluate.batch_invariance import measure_batch_invariance
+from convert.evaluate.predictions import ServedPrediction, views
+from convert.evaluate.quality_metrics import Flags
+from convert.evaluate.scoring import entity_types, expected, measure, outcomes, summary
+from convert.evaluate.serving import BundleFolder, chosen_bundle, open_bundle, quiet, serve_bundles
+from convert.pipeline.recipe import Recipe, Split
+from convert.pipeline.stage import Progress, Report, StageJob
+from edge_agent.errors import InvalidRequest
+from edge_agent.formats.manifest import Manifest, TaskSpec
+
+PREDICTIONS_NAME = "predictions.jsonl"
+QUALITY_NAME = "quality.json"
+KNOWN: tuple[Split, ...] = ("train", "calibration")
+_CHUNK_ROWS = 64
+
+
+def run(job: StageJob) -> Report:
+    """Measure the chosen artefact, as it was calibrated, on the test split, one text at a time.
+
+    Writes predictions.jsonl (text, expected and a prediction per line), and quality.json: the report without times.
+    """
+    sample = row_files.sample(job.recipe, "test")
+    rows = sample.rows
+    with chosen_bundle(job) as bundle:
+        report, predictions = _measured(bundle, rows, job.progress)
+    report["sampling"] = sample.plain()
+    more = _without_near_copies(job.recipe, bundle.manifest, rows, predictions)
+    report = _joined(report, more) if "questions" in report else report | more
+    write(job.out / PREDICTIONS_NAME, bundle, rows, predictions)
+    quality = {key: value for key, value in report.items() if key != "latency_ms"}
+    (job.out / QUALITY_NAME).write_text(json.dumps(quality, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return report
+
+
+def _without_near_copies(
+    recipe: Recipe, manifest: Manifest, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction]
+) -> Report:
+    """Return how many test rows are near duplicates of training or calibration rows, and the headline figures of the
+    others."""
+    texts = {
+        split: [row.asked for row in row_files.rows(recipe, split)] for split in KNOWN if getattr(recipe.data, split)
+    }
+    copies = splits.copies_of_any([row.asked for row in rows], texts)
+    report: Report = {"near_copies": {"rows": int(copies.sum()), "splits": list(texts)}}
+    if manifest.task.kind == "embed" or not copies.any() or copies.all():
+        return report
+    if manifest.task.kind == "decide":
+        return report | {"questions": _questions_without(manifest, rows, predictions, copies)}
+    kept = outcomes(manifest, rows, predictions).only(~copies)
+    return report | {"without_near_copies": summary(manifest.confidence, kept)}
+
+
+def _questions_without(
+    manifest: Manifest, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction], copies: Flags
+) -> Report:
+    """Return `without_near_copies` of each question that has rows with and without near duplicates."""
+    found: Report = {}
+    for view in views(manifest):
+        answered, said = view.pairs(rows, predictions)
+        kept = ~copies[[place for place, _ in view.rows(rows)]]
+        if kept.any() and not kept.all():
+            few = outcomes(view.manifest, answered, said).only(kept)
+            found[view.name] = {"without_near_copies": summary(view.manifest.confidence, few)}
+    return found
+
+
+def _joined(report: Report, more: Report) -> Report:
+    """Return both, with the keys of each question joined."""
+    questions = {name: each | more.get("questions", {}).get(name, {}) for name, each in report["questions"].items()}
+    return report | more | {"questions": questions}
+
+
+def evaluate(
+    folder: Path, rows: Sequence[DataRow], progress: Progress = quiet
+) -> tuple[Report, list[ServedPrediction]]:
+    """Measure any bundle directory on rows, one text at a time; see `scoring.measure` for the report.
+
+    Only rows that figures rest on are used (probability_sampling.py), and only these have predictions.
+
+    Raises:
+        BundleError: it is not a bundle, or it does not fit this agent.
+        InvalidRequest: rows have labels that the bundle lacks.
+        ModelError, MemoryShort: it does not load.
+    """
+    bundle, sample = open_bundle(folder), row_files.equally_likely(rows)
+    _check_labels(bundle, sample.rows)
+    report, predictions = _measured(bundle, sample.rows, progress)
+    return report | {"sampling": sample.plain()}, predictions
+
+
+def compare(first: Path, second: Path, rows: Sequence[DataRow], progress: Progress = quiet) -> Report:
+    """Measure two bundle directories on the same rows; see `scoring.compare` for the report.
+
+    They take turns, a few rows each, so that other load of the machine affects both.
+
+    Raises what `evaluate` raises; InvalidRequest also for two kinds of task.
+    """
+    bundles, rows = (open_bundle(first), open_bundle(second)), row_files.equally_likely(rows).rows
+    _check_comparable(bundles)
+    for bundle in bundles:
+        _check_labels(bundle, rows)
+    said = _in_turns(bundles, [row.text for row in rows], progress)
+    names: dict[str, Any] = {"bundles": [f"{bundle.name} {bundle.digest[:12]}" for bundle in bundles]}
+    return names | scoring.compare((bundles[0].manifest, bundles[1].manifest), rows, *said)
+
+
+def _check_comparable(bundles: tuple[BundleFolder, BundleFolder]) -> None:
+    tasks = [bundle.manifest.task for bundle in bundles]
+    if tasks[0].kind != tasks[1].kind:
+        raise InvalidRequest(
+            f"the bundles are of kind {' and '.join(sorted(task.kind for task in tasks))}",
+            remedy="Compare two bundles of one kind.",
+        )
+    if tasks[0].kind == "decide" and not scoring.common_questions(*tasks):
+        listed = [", ".join(question.name for question in task.questions) for task in tasks]
+        raise InvalidRequest(
+            f"the bundles have no question in common: {listed[0][:200]} and {listed[1][:200]}",
+            remedy="Compare two versions of one task.",
+        )
+
+
+def _in_turns(
+    bundles: tuple[BundleFolder, BundleFolder], texts: Sequence[str], progress: Progress
+) -> tuple[list[ServedPrediction], list[ServedPrediction]]:
+    first: list[ServedPrediction] = []
+    second: list[ServedPrediction] = []
+    with serve_bundles([bundles[0]]) as left, serve_bundles([bundles[1]]) as right:
+        for start in range(0, len(texts), _CHUNK_ROWS):
+            some = texts[start : start + _CHUNK_ROWS]
+            first += left.predict(bundles[0], some)
+            second += right.predict(bundles[1], some)
+            progress("both bundles", len(first), len(texts))
+    return first, second
+
+
+def write(path: Path, bundle: BundleFolder, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction]) -> None:
+    """Write predictions.jsonl."""
+    kind = bundle.manifest.task.kind
+    lines = [each.line(row.text, expected(kind, row)) for row, each in zip(rows, predictions, strict=True)]
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def _measured(
+    bundle: BundleFolder, rows: Sequence[DataRow], progress: Progress
+) -> tuple[Report, list[ServedPrediction]]:
+    with serve_bundles([bundle]) as served:
+        served.predict(bundle, [row.text for row in rows[:1]])  # the first answer of an engine takes longer
+        predictions = served.predict(bundle, [row.text for row in rows], progress)
+    invariance = measure_batch_invariance(bundle, [row.text for row in rows], progress)
+    report = measure(bundle.manifest, rows, predictions)
+    return report | ({"batch_invariance": invariance.report()} if invariance else {}), predictions
+
+
+def _check_labels(bundle: BundleFolder, rows: Sequence[DataRow]) -> None:
+    kind, known = bundle.manifest.task.kind, _known(bundle.manifest.task)
+    if kind == "decide":
+        row_files.check_answers(rows, bundle.manifest.task)
+        if not any(row.answers for row in rows):
+            raise InvalidRequest("no row answers a question", remedy="Give rows 'answers': docs/data-formats.md.")
+    if kind == "classify" and not all(row.label for row in rows):
+        raise InvalidRequest("some rows have no label", remedy="Give each row a label: docs/data-formats.md.")
+    strange = sorted(_used(rows) - known)
+    if kind in ("classify", "extract", "redact") and strange:
+        said = f"{len(strange)} labels of the rows are not labels of {bundle.name}: {', '.join(strange)[:300]}"
+        raise InvalidRequest(said, remedy=f"Its labels are: {', '.join(sorted(known))[:500]}.")
+
+
+def _known(task: TaskSpec) -> set[str]:
+    return set(task.labels) | set(entity_types(task))
+
+
+def _used(rows: Sequence[DataRow]) -> set[str]:
+    return {row.label for row in rows} - {""} | {span.label for row in rows for span in row.spans}

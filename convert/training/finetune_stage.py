@@ -1,0 +1,225 @@
+"""The stage that trains: an adapter for a decoder, or an encoder, all of it or its head, from the training split.
+
+    lora          -> adapter/     as PEFT writes it, over the checkpoint of `prepare`
+    full, head    -> checkpoint/  as transformers writes it, with its tokenizer
+    no finetune:  -> nothing; the source is fine-tuned already
+
+A part of the rows is held out for early stopping. Neither calibration nor test rows are read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from convert.data import row_files
+from convert.data.data_row import DataRow, output_names
+from convert.decoder.label_scores import task_tokens
+from convert.encoder.pooling import MeanPooledBert
+from convert.pipeline import stage
+from convert.pipeline import task_file as tasks
+from convert.pipeline.recipe import FinetuneSection, Recipe
+from convert.pipeline.stage import ADAPTER, CHECKPOINT, Report, StageJob
+from convert.training import checkpoint_loading, lora
+from convert.training.decoder_trainer import DecoderData, DecoderExampleEncoder, DecoderTrainer
+from convert.training.encoder_objective import CosineMargin, balanced_weights, log_priors, objective_of
+from convert.training.encoder_trainer import EncoderTrainer, RowEncoder, classifier, start_head
+from convert.training.training_loop import (
+    Trainer,
+    TrainingResult,
+    TrainingSettings,
+    TrainValidationSplit,
+    train,
+    train_validation_split,
+)
+from edge_agent.errors import InvalidRequest
+from edge_agent.formats.manifest import TaskSpec
+
+# Learning rates for 0 in a recipe; docs/experiments.md has the runs behind them.
+LEARNING_RATES = {"lora": 1e-3, "full": 1e-4, "head": 5e-3, "fitted": 4e-5}
+"""fitted: method full or head whose new head was fitted by a linear classifier first; above 0.00004 the first epochs
+lose accuracy."""
+_LIBRARIES = ("torch", "transformers", "tokenizers", "peft")
+_METHODS = {"llama": ("lora",), "onnx": ("full", "head")}
+
+
+def run(job: StageJob) -> Report:
+    """Train, and write an adapter or a checkpoint.
+
+    Raises:
+        InvalidRequest: the method does not suit the runtime, a label has no training row, no row is short enough, or
+            the loss became infinite.
+        OSError: the disk is too small for the hidden states of the frozen layers.
+        FileMissing, ManifestInvalid: task or data are missing or invalid.
+    """
+    settings = job.recipe.finetune
+    if settings is None:
+        return {"skipped": "the recipe has no 'finetune'"}
+    _check_source(job)
+    task = _task(job.recipe, settings)
+    checkpoint_loading.check_positions(checkpoint_loading.read_config(stage.checkpoint(job)), task)
+    rows = row_files.rows(job.recipe, "train")
+    _check_labels(rows, task)
+    kept = train_validation_split(rows, settings.validation_share, settings.seed)
+    started = time.monotonic()
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        found = (_adapter if settings.method == "lora" else _encoder)(job, settings, task, kept)
+    return {
+        "method": settings.method,
+        "seed": settings.seed,
+        "learning_rate": _rate(settings),
+        "synthetic_rows": sum(row.synthetic for row in rows),
+        **found,
+        "seconds": round(time.monotonic() - started, 1),
+        "device": _device().type,
+        "threads": torch.get_num_threads(),
+        "versions": {name: version(name) for name in _LIBRARIES},
+    }
+
+
+def _check_source(job: StageJob) -> None:
+    if stage.adapter(job):
+        raise InvalidRequest(
+            "the source has an adapter already, and 'finetune' would train a second one",
+            remedy="Leave 'finetune' out to use that adapter, or leave 'adapter' out of the source to train a new one.",
+        )
+
+
+def _task(recipe: Recipe, settings: FinetuneSection) -> TaskSpec:
+    path = recipe.path(recipe.task)
+    runtime = str(tasks.read(tasks.find(path)).get("runtime"))
+    if settings.method not in _METHODS.get(runtime, ()):
+        able = " or ".join(_METHODS.get(runtime, ("no method",)))
+        said = f"finetune.method '{settings.method}' does not make a model for runtime '{runtime}'"
+        raise InvalidRequest(said, remedy=f"For {runtime}, use {able}: lora is for decoders, the others for encoders.")
+    task = tasks.of(path)
+    if task.kind == "embed":
+        raise InvalidRequest(
+            "tasks of kind embed cannot be fine-tuned",
+            remedy="Leave 'finetune' out, and name a checkpoint that is fine-tuned already.",
+        )
+    if task.kind == "decide" and settings.method == "lora":
+        raise InvalidRequest(
+            "questions are learned by the heads of an encoder; 'lora' trains none",
+            remedy="Set 'runtime: onnx' in task.yaml and 'method: full', with an encoder as source.",
+        )
+    if settings.class_weights != "none" and (settings.method == "lora" or not task.questions_asked):
+        raise InvalidRequest(
+            "'finetune.class_weights' is for classify and decide tasks that an encoder answers",
+            remedy="Leave 'class_weights' out of the recipe, or set it to none.",
+        )
+    if settings.margin_weight and (settings.method != "full" or task.kind != "classify"):
+        raise _no_margin()
+    return task
+
+
+def _no_margin() -> InvalidRequest:
+    return InvalidRequest(
+        "'finetune.margin_weight' is for a classify task and 'method: full', on an encoder with mean pooling",
+        remedy="Leave 'margin_weight' out of the recipe, or set it to 0.",
+    )
+
+
+def _check_labels(rows: Sequence[DataRow], task: TaskSpec) -> None:
+    known, seen = row_files.known_labels(task), set(row_files.labels(rows))
+    unseen = [label for label in known if label not in seen]
+    # An extract task can be learnt from completions, which name no label.
+    if unseen and seen:
+        raise InvalidRequest(
+            f"{len(unseen)} labels have no training row, such as '{unseen[0]}': the model would never give them",
+            remedy="Add rows with these labels, or take the labels out of task.yaml.",
+        )
+
+
+def _rate(settings: FinetuneSection, *, head_fitted: bool = False) -> float:
+    return settings.learning_rate or LEARNING_RATES["fitted" if head_fitted else settings.method]
+
+
+def margin_of(model: Any, task: TaskSpec, settings: FinetuneSection) -> CosineMargin | None:
+    """Return the margin between the labels, if the recipe asks for one.
+
+    Raises InvalidRequest where nothing but a head is trained, rows have other answers than labels, or the head does not
+    read mean token vectors.
+    """
+    if not settings.margin_weight:
+        return None
+    if settings.method != "full" or task.kind != "classify" or not isinstance(model, MeanPooledBert):
+        raise _no_margin()
+    return CosineMargin(model.classifier, settings.margin_weight)
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _fitted(learner: Trainer, settings: FinetuneSection, job: StageJob, *, head_fitted: bool = False) -> TrainingResult:
+    plan = TrainingSettings(settings.epochs, settings.batch_rows, settings.patience_epochs, settings.seed)
+    return train(learner, plan, job.progress, head_fitted=head_fitted)
+
+
+def _counts(model: Any, kept: tuple[int, int], too_long: int) -> dict[str, Any]:
+    return {
+        "rows": {"train": kept[0], "validation": kept[1], "too_long": too_long},
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "trainable_parameters": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
+    }
+
+
+def _adapter(job: StageJob, settings: FinetuneSection, task: TaskSpec, kept: TrainValidationSplit) -> dict[str, Any]:
+    where = stage.checkpoint(job)
+    tokens = task_tokens(task, checkpoint_loading.open_tokenizer(where))
+    lessons = DecoderExampleEncoder(task, tokens)
+    learn, long_train = lessons.of(kept.train, settings.tokens_max)
+    check, long_kept = lessons.of(kept.validation, settings.tokens_max)
+    base = checkpoint_loading.open_model(where, None, "causal")
+    model = lora.add_adapter(base.to(_device()), settings)
+    halves = lora.FrozenPrefixCache(model, settings.layers_from, job.out)
+    learner = DecoderTrainer(model, tokens, DecoderData(learn, check), _rate(settings), halves)
+    learner.prepare(job.progress)
+    trained = _fitted(learner, settings, job)
+    size = lora.save(model, job.out / ADAPTER)
+    counts = _counts(model, (len(learn), len(check)), long_train + long_kept)
+    return {**counts, "adapter_bytes": size, "hidden_states_bytes": halves.bytes_on_disk, **trained.report()}
+
+
+def _encoder(job: StageJob, settings: FinetuneSection, task: TaskSpec, kept: TrainValidationSplit) -> dict[str, Any]:
+    where = stage.checkpoint(job)
+    tokenizer = checkpoint_loading.open_tokenizer(where)
+    model = classifier(str(where), task, settings.method).to(_device())
+    room = min(settings.tokens_max, checkpoint_loading.positions_of(model.config.to_dict()) or settings.tokens_max)
+    reading = RowEncoder(tokenizer, task, room)
+    learn, check = reading.of(kept.train), reading.of(kept.validation)
+    sizes = [len(question.outputs) for question in task.questions_asked]
+    new = checkpoint_loading.labels_of(checkpoint_loading.read_config(where)) != list(output_names(task))
+    weights = balanced_weights(learn.items, sizes) if sizes and settings.class_weights == "balanced" else ()
+    priors = log_priors(learn.items, sizes) if sizes and settings.class_weights == "logit_adjusted" else ()
+    started = new and start_head(model, learn, sizes, job.progress, weights, priors)
+    rate = _rate(settings, head_fitted=started)
+    strangers = reading.strangers(row_files.outliers(job.recipe))
+    objective = objective_of(task, weights, priors)
+    margin = margin_of(model, task, settings)
+    learner = EncoderTrainer(model, tokenizer, (learn, check), rate, objective, strangers, margin)
+    trained = _fitted(learner, settings, job, head_fitted=started)
+    target = job.out / CHECKPOINT
+    if sizes:
+        model.config.problem_type = "single_label_classification"  # whatever the checkpoint was trained for before
+    model.to("cpu").save_pretrained(str(target), safe_serialization=True)
+    tokenizer.save_pretrained(str(target))
+    counts = _counts(model, (len(learn.items), len(check.items)), learn.too_long + check.too_long)
+    misfits = learn.misfits + check.misfits
+    counts["rows"]["outliers"] = len(strangers)
+    if task.kind == "decide":
+        counts["rows"]["unanswered"] = learn.unanswered + check.unanswered
+    return {
+        **counts,
+        "spans_inside_words": misfits,
+        "head_fitted_first": started,
+        "margin": margin is not None,
+        "learning_rate": rate,
+        **trained.report(),
+    }

@@ -1,0 +1,192 @@
+"""Proves that the exported file equals the checkpoint: the same tokens, special tokens, chat template and numbers.
+
+The library that will serve the file opens it, in a process of its own, and the result is compared with PyTorch in
+float32. A difference fails the run, because quantized and calibrated artefacts would silently inherit it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from convert import probe
+from convert.data import row_files
+from convert.decoder.label_scores import task_tokens
+from convert.export.gguf_export import ADAPTER, BASE
+from convert.export.onnx_export import MODEL, TOKENIZER, output_of
+from convert.pipeline import stage, task_file
+from convert.pipeline.stage import Report, StageJob
+from convert.prepare import onnx_source
+from convert.training import checkpoint_loading
+from convert.verify import divergence
+from convert.verify.divergence import DistributionGap, Rows
+from edge_agent.errors import ModelFailed
+from edge_agent.formats.manifest import Kind, TaskSpec
+from edge_agent.formats.questions import QuestionSpec
+
+TEXTS_MAX = 32
+"""Texts of the calibration split, in addition to the probe texts."""
+COSINE_MIN = 1 - 1e-5
+_REMEDY = (
+    "Do not serve anything of this run. If docs/architectures.md lists this architecture as working, report the"
+    " source and the versions in the report as a bug."
+)
+
+
+def run(job: StageJob) -> Report:
+    """Compare the exported file with the checkpoint. Writes no files.
+
+    Raises:
+        ModelFailed: they differ; the message shows how, and by how much.
+        ModelLoadFailed: one of them does not open.
+    """
+    file = task_file.find(job.recipe.path(job.recipe.task))
+    what, runtime = task_file.of(file), task_file.read(file)["runtime"]
+    texts = [row.text for row in row_files.rows(job.recipe, "calibration")[:TEXTS_MAX]]
+    pair = ExportPair(stage.checkpoint(job), stage.adapter(job), job.done["export"])
+    if job.recipe.takes_ready_graph:
+        return check_ready(job.done["export"], what, texts)
+    texts = divergence.accepted(checkpoint_loading.open_tokenizer(pair.checkpoint), what, texts)
+    job.progress("comparing with PyTorch", 0, 1)
+    report = check_gguf(pair, what, texts) if runtime == "llama" else check_onnx(pair, what.kind, texts, _named(what))
+    job.progress("comparing with PyTorch", 1, 1)
+    return report
+
+
+@dataclass(frozen=True)
+class ExportPair:
+    """A model, and its export."""
+
+    checkpoint: Path
+    adapter: Path | None
+    """A PEFT adapter for it."""
+    exported: Path
+    """The folder of `export`."""
+
+
+def check_gguf(pair: ExportPair, what: TaskSpec, texts: Sequence[str]) -> Report:
+    """Compare a GGUF file, with its adapter. Raises ModelFailed, ModelLoadFailed."""
+    tokenizer = checkpoint_loading.open_tokenizer(pair.checkpoint)
+    rendered = task_tokens(what, tokenizer)
+    prompts = divergence.prompts(tokenizer) + [list(rendered.prompt(text)) for text in texts]
+    read = divergence.texts_for(tokenizer, [*divergence.TEXTS, *texts])
+    asked = {"model": str(pair.exported / BASE), "texts": read, "prompts": prompts}
+    if (pair.exported / ADAPTER).is_file():
+        asked["adapter"] = str(pair.exported / ADAPTER)
+    answer = probe.ask("convert.probe.llama_probe", asked)
+    said = divergence.difference(answer.facts, tokenizer, read)
+    if said:
+        raise ModelFailed(f"the exported file tokenizes texts differently from the checkpoint: {said}", remedy=_REMEDY)
+    expected = divergence.last_logits(checkpoint_loading.open_model(pair.checkpoint, pair.adapter, "causal"), prompts)
+    gap = divergence.compare(expected, answer.arrays["logits"])
+    report: Report = {"texts": len(read), "chat_template": bool(tokenizer.chat_template)}
+    if divergence.composes(tokenizer):
+        report["warning"] = "the tokenizer composes characters (NFC), llama.cpp does not: send composed texts"
+    return _judged(gap) | report
+
+
+def check_onnx(pair: ExportPair, kind: Kind, texts: Sequence[str], questions: Sequence[QuestionSpec] = ()) -> Report:
+    """Compare an ONNX graph and its tokenizer, each question on its own. Raises ModelFailed, ModelLoadFailed."""
+    texts = [*divergence.TEXTS, *texts]
+    inputs = _inputs(pair, texts)
+    found = _outputs(pair.exported / MODEL, inputs, list(map(output_of, questions)))
+    expected = _reference(pair, kind, texts)
+    shapes = [(left.shape, right.shape) for left, right in zip(expected, found, strict=True)]
+    if any(left != right for left, right in shapes):
+        raise ModelFailed(
+            f"the exported graph returns a different shape from the checkpoint: {shapes[0]}", remedy=_REMEDY
+        )
+    if kind == "embed":
+        return _judged_vectors(expected, found) | {"texts": len(texts)}
+    if questions:
+        return _judged_questions(questions, _rows(expected), _rows(found)) | {"texts": len(texts)}
+    return _judged(divergence.compare(_rows(expected), _rows(found))) | {"texts": len(texts)}
+
+
+def _named(what: TaskSpec) -> tuple[QuestionSpec, ...]:
+    """Return the questions that have an output each; a classify task has one output without a name."""
+    return what.questions_asked if what.kind == "decide" else ()
+
+
+def check_ready(exported: Path, what: TaskSpec, texts: Sequence[str]) -> Report:
+    """Check a graph that has no checkpoint: by the library that will serve it, one row a token, one number a tag.
+
+    Raises:
+        ModelFailed: it computes something else.
+    """
+    served = _served_tokenizer(exported / TOKENIZER)
+    read = [list(served.encode(text).ids) for text in [*divergence.TEXTS, *texts]]
+    inputs = [ids for ids in read if len(ids) <= what.limits.input_tokens_max]  # a site refuses longer ones
+    outputs = _outputs(exported / MODEL, inputs)
+    return onnx_source.check_outputs(outputs, list(map(len, inputs)), len(what.labels))
+
+
+def _served_tokenizer(file: Path) -> Tokenizer:
+    """Open a tokenizer as the agent does."""
+    served = Tokenizer.from_file(str(file))
+    served.no_truncation()
+    served.no_padding()
+    served.encode_special_tokens = True
+    return served
+
+
+def _inputs(pair: ExportPair, texts: Sequence[str]) -> list[list[int]]:
+    """Return the tokens of each text, as the agent makes them. Raises ModelFailed if the checkpoint's tokens differ."""
+    served = _served_tokenizer(pair.exported / TOKENIZER)
+    tokenizer = checkpoint_loading.open_tokenizer(pair.checkpoint)
+    inputs = [list(served.encode(text).ids) for text in texts]
+    for text, ids in zip(texts, inputs, strict=True):
+        if ids != divergence.encode(tokenizer, text):
+            said = f"the exported tokenizer splits {text!r} into {ids}, unlike the checkpoint's"
+            raise ModelFailed(said, remedy=_REMEDY)
+    return inputs
+
+
+def _reference(pair: ExportPair, kind: Kind, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+    head = checkpoint_loading.head_of("onnx", kind)
+    return divergence.encoder_rows(pair.checkpoint, pair.adapter, head, texts)
+
+
+def _outputs(model: Path, inputs: Sequence[Sequence[int]], names: Sequence[str] = ()) -> list[NDArray[np.float32]]:
+    """Return the graph's first output, or these outputs joined along the last axis, for each input."""
+    asked = {"model": str(model), "inputs": [list(ids) for ids in inputs], "outputs": list(names)}
+    answer = probe.ask("convert.probe.onnx_probe", asked)
+    ends = np.cumsum([int(np.prod(shape)) for shape in answer.facts["shapes"]])
+    parts = np.split(answer.arrays["outputs"], ends[:-1])
+    return [part.reshape(shape) for part, shape in zip(parts, answer.facts["shapes"], strict=True)]
+
+
+def _rows(outputs: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return np.concatenate([output.reshape(-1, output.shape[-1]) for output in outputs])
+
+
+def _judged_questions(questions: Sequence[QuestionSpec], expected: Rows, found: Rows) -> Report:
+    """Judge each question; the report has the figures of the worst one, and those of each."""
+    ends = np.cumsum([len(question.outputs) for question in questions])[:-1]
+    pairs = zip(questions, np.split(expected, ends, axis=1), np.split(found, ends, axis=1), strict=True)
+    judged = {
+        question.name: _judged(divergence.compare(left, right), f" in its answers to '{question.name}'")
+        for question, left, right in pairs
+    }
+    worst = max(judged.values(), key=lambda each: float(each["kl_max"]))
+    return {**worst, "questions": judged}
+
+
+def _judged(gap: DistributionGap, where: str = "") -> Report:
+    if not gap.passes:
+        raise ModelFailed(f"the exported file is not the same model{where}: {gap}", remedy=_REMEDY)
+    return {"kl_mean": gap.kl_mean, "kl_max": gap.kl_max, "same_top": gap.same_top, "rows": gap.rows}
+
+
+def _judged_vectors(expected: Sequence[NDArray[np.float32]], found: Sequence[NDArray[np.float32]]) -> Report:
+    left, right = _rows(expected).astype(np.float64), _rows(found).astype(np.float64)
+    cosine = (left * right).sum(-1) / (np.linalg.norm(left, axis=-1) * np.linalg.norm(right, axis=-1))
+    if not cosine.min() >= COSINE_MIN:
+        said = f"the exported file is not the same model: the smallest cosine of two vectors is {cosine.min():.6f}"
+        raise ModelFailed(f"{said} (at least {COSINE_MIN} is required)", remedy=_REMEDY)
+    return {"cosine_min": float(cosine.min()), "rows": len(cosine)}
