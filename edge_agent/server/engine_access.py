@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from edge_agent.store.state_database import InstalledBundle
     from edge_agent.update.blocked_update_messages import DownloadBlocker
 
-PRIORITY = 10  # the devices go first
+PRIORITY = 10
+"""Client devices come first."""
 _ids = itertools.count()
 
 
@@ -200,7 +201,6 @@ def _not_loaded(activation: Activation, digest: str) -> str:
     return next((activation.problems[task].message for task in tasks if task in activation.problems), "")
 
 
-"""Client devices come first."""
 CLIENT = "redaction"
 WINDOWS_AT_ONCE = 4
 KIND = "redact"
