@@ -125,6 +125,7 @@ def split_by_question(
     done = finished.answer.done
     if finished.bundle.manifest.task.kind != "decide":
         return [finished._replace(question=computed[0] if computed else None)]
+    names = {question.name for question in wanted}
     return [
         finished._replace(
             question=question,
@@ -132,7 +133,7 @@ def split_by_question(
             answer=finished.answer._replace(done=result_of_question(done, place)),
         )
         for place, question in enumerate(computed)
-        if question in wanted
+        if question.name in names
     ]
 
 
