@@ -321,9 +321,9 @@ def test_grpcs_own_addresses_are_taken(address):
     assert address == daemon_connection.require_address(address)
 
 
-@pytest.mark.parametrize("seconds", [0, -1, float("nan")])
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), 1e12])
 async def test_a_call_needs_time(client, daemon, seconds):
-    """A timeout that is not more than 0 is a slip, not a deadline that passed."""
+    """A timeout that is not more than 0, or has no end, is a slip, not a deadline that passed."""
     async with AsyncClient(daemon.targets[0]) as aio:
         with pytest.raises(ValueError, match="timeout_seconds is"):
             await aio.tasks(timeout_seconds=seconds)
