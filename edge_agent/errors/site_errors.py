@@ -159,6 +159,11 @@ class MediaFailed(SiteError):
         "answer."
     )
     """The remedy where a drive was read."""
+    remedy_hidden: ClassVar[str] = (
+        "Mount the drive where every user may read it, such as 'sudo mount /dev/sdX1 /mnt', and name that folder. The "
+        "daemon sees nothing below /home, /root, /tmp and /var/tmp."
+    )
+    """The remedy where the daemon may not read a drive, or does not see it."""
 
 
 class ExchangeDirUnusable(SiteError):
