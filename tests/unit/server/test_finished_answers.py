@@ -322,13 +322,21 @@ def test_where_no_local_model_was_asked_there_are_no_scores(said, label):
     assert ('{"price": []}' if said else "", False) == (record.json, record.HasField("confidence"))
 
 
-def test_answers_are_divided_by_the_names_of_questions(monkeypatch):
+class Incomparable(QuestionSpec):
+    """A question that is not to be compared with another."""
+
+    def __eq__(self, other: object) -> bool:
+        pytest.fail("a question is compared")
+
+    __hash__ = None
+
+
+def test_answers_are_divided_by_the_names_of_questions():
     """Questions of a call are many: to compare each with all others took the event loop a third of a second."""
     questions = [
-        QuestionSpec.model_validate({"name": f"q{number}", "type": "predicate", "instructions": "Is it?"})
+        Incomparable.model_validate({"name": f"q{number}", "type": "predicate", "instructions": "Is it?"})
         for number in range(5)
     ]
-    monkeypatch.setattr(QuestionSpec, "__eq__", lambda *_: pytest.fail("a question is compared"))
     task = {"name": "till", "kind": "decide", "open_questions": True, "prompt": {"template": "{input} {question}"}}
     manifest = Manifest.model_validate({"runtime": "echo", "version": "1.2.3", "task": task})
     bundle = InstalledBundle(digest_of(encode(manifest)), encode(manifest), manifest, signed=False, installed_at=0.0)
