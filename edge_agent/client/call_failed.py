@@ -314,16 +314,21 @@ def _without_info(
         return _expired(target, timeout_seconds, reached=reached)
     if _OTHER_PROGRAM in details:
         return _unreachable(target, details)
-    if code is grpc.StatusCode.UNIMPLEMENTED:
-        said = f"{target} does not serve this call: it is the socket of another role, or that edge-agent is older"
-        return CallFailed(code.name, code.name, said, remedy=_OTHER_SOCKET, metadata={"target": target})
-    return CallFailed(code.name, code.name, details or f"{target} answered {code.name}", metadata={"target": target})
+    return _with_its_code(target, code, details)
 
 
 _OTHER_SOCKET = (
     "Use the socket of the call's role: inference.sock answers, review.sock takes corrections, admin.sock shows and "
     "changes the site. If it is that one, update edge-agent there."
 )
+
+
+def _with_its_code(target: str, code: grpc.StatusCode, details: str) -> CallFailed:
+    said, remedy = details or f"{target} answered {code.name}", ""
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        said = f"{target} does not serve this call: it is the socket of another role, or that edge-agent is older"
+        remedy = _OTHER_SOCKET
+    return CallFailed(code.name, code.name, said, remedy=remedy, metadata={"target": target})
 
 
 def _exhausted(target: str, details: str) -> CallFailed | None:

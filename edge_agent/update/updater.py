@@ -187,12 +187,7 @@ class Updater:
         now = max(self._dependencies.now(), verified.issued_at if verified else 0.0)
         desired = desired_states(fleet, self._config.site.id, self._dependencies.machine, now)
         context = UpdateContext(folder, verified, self._overview.plan_version)
-        to_test = []
-        for task in sorted(self._tasks.rows.keys() | desired.keys()):
-            if verified and task not in desired and self._tasks.rows[task].state != "probation":
-                await self._tasks.forget(task)
-            elif not self._stopping and await self._tasks.prepare(task, desired.get(task), context):
-                to_test.append(task)
+        to_test = await self._prepare(desired, context)
         if self._ingest is not None:
             wanted = self._tasks.unfinished_candidates(besides=to_test)
             await self._store.thread.run(self._ingest.request_downloads, verified, wanted, fleet.bytes_per_second_max)
@@ -200,6 +195,16 @@ class Updater:
             if not self._stopping:
                 await self._tasks.test_and_switch(task, desired[task], context)
         return problem
+
+    async def _prepare(self, desired: Mapping[str, DesiredState], context: UpdateContext) -> list[str]:
+        """Take the steps of all tasks that need no test; return the tasks whose test is due."""
+        to_test = []
+        for task in sorted(self._tasks.rows.keys() | desired.keys()):
+            if context.verified and task not in desired and self._tasks.rows[task].state != "probation":
+                await self._tasks.forget(task)
+            elif not self._stopping and await self._tasks.prepare(task, desired.get(task), context):
+                to_test.append(task)
+        return to_test
 
     async def _verify(self, folder: Path) -> tuple[VerifiedRepository | None, EdgeAgentError | None]:
         if self._ingest is None:
@@ -400,8 +405,7 @@ class TaskUpdates:
             await self._activation.admit(row.task, self._ingest.admit, folder, row.candidate)
         except (BundleError, UpdateError, SiteError) as error:
             repairable = not isinstance(error, BundleError) or error.reason in REPAIRABLE
-            result = StepResult.BLOCKED if repairable else StepResult.FAILED
-            outcome = StepOutcome(result, error.reason, error.message)
+            outcome = StepOutcome(StepResult.BLOCKED if repairable else StepResult.FAILED, error.reason, error.message)
             await self._record_failure(self._not_admitted(row, outcome, error, folder))
             return False
         self._room_bytes.pop(row.task, None)
@@ -484,8 +488,7 @@ class TaskUpdates:
     async def _record_failure(self, row: UpdateProgress) -> None:
         """Write that a step did not come to its end, and let some time pass before the next try."""
         await self._record(row)
-        pause = update_state_machine.pause_seconds(row.attempts)
-        self._retry_at[row.task] = self._dependencies.monotonic() + pause
+        self._retry_at[row.task] = self._dependencies.monotonic() + update_state_machine.pause_seconds(row.attempts)
 
     def _show(self, row: UpdateProgress) -> None:
         """Show a row that is on the disk."""
