@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import stat
 import time
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.config import Config
+from edge_agent.durable.atomic_files import read_regular
 from edge_agent.errors import (
     DiskFull,
     DocumentInvalid,
@@ -99,7 +98,7 @@ def download_blocker(config: Config) -> DownloadBlocker | None:
 def read_uplink_report(path: Path, running_seconds: float) -> UplinkReport:
     """Read the file; `running_seconds` is CLOCK_BOOTTIME now."""
     try:
-        raw = _read(path)
+        raw = read_regular(path, uplink_state.STATE_BYTES_MAX)
         state = uplink_state.parse(raw)
     except FileNotFoundError:
         return UplinkReport(None, silence=f"the uplink has not reported yet: {path} does not exist", remedy=_START)
@@ -118,15 +117,6 @@ def read_uplink_report(path: Path, running_seconds: float) -> UplinkReport:
         )
         return UplinkReport(state, age, silence, _START)
     return UplinkReport(state, age)
-
-
-def _read(path: Path) -> bytes:
-    """Read a plain file, one byte more than it may have at most."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(0, "no plain file")
-        return file.read(uplink_state.STATE_BYTES_MAX + 1)
 
 
 def _described(state: uplink_state.UplinkState) -> admin_pb2.UplinkStatus:
