@@ -57,6 +57,8 @@ STOP_SECONDS = 20.0
 """After the last call: for models to end and for pending writes."""
 CAPTURE_CHECK_SECONDS = 2.0
 """Between two checks whether the disk takes examples."""
+LARGE_MODEL = "large-model"
+"""The component that ends after the last call."""
 EXIT_FAILED = 1
 """On this code systemd starts the daemon again (Restart=on-failure)."""
 
@@ -143,12 +145,14 @@ class Daemon:
             stack.push_async_callback(self._close_capture)
             await self._activation.resume()
             await self._report()  # before the first call can ask
+            stack.push_async_callback(self._supervisor.stop)
             await self._servers.start()
             stack.push_async_callback(self._close_servers)
             for component in self._components():
                 self._supervisor.add(component)
             self._supervisor.start()
-            stack.push_async_callback(self._supervisor.stop)
+            # Calls that run may wait for the large model's answer, which comes by this component.
+            stack.push_async_callback(self._supervisor.stop, but=LARGE_MODEL)
             yield
             self.drain()
             await self._report()
@@ -171,7 +175,7 @@ class Daemon:
         yield Component("health", self._report_changes, restart, why)
         if self._uplink.configured:
             why = "the large model counts as offline meanwhile, and the local answers stand"
-            yield Component("large-model", self._uplink.run, restart, why)
+            yield Component(LARGE_MODEL, self._uplink.run, restart, why)
             yield Component("questions", self._deferred.run, restart, "no caller waits for these questions")
         why = "refusals are counted and logged without it; only the summaries wait"
         yield Component("refusals", self._servers.refusals.run, restart, why)

@@ -124,11 +124,11 @@ class Supervisor:
         for life in list(self._lives):
             self._begin(life)
 
-    async def stop(self) -> None:
-        """End every component, the last one first, and wait for each."""
+    async def stop(self, *, but: str = "") -> None:
+        """End every component, the last one first, and wait for each; `but` names one that a later stop ends."""
         self._stopping = True
         for life in reversed(list(self._lives)):
-            if life.task is not None:
+            if life.task is not None and not life.task.done() and life.component.name != but:
                 await self._end(life, life.task)
 
     def drop_paused(self, task: asyncio.Task[None]) -> bool:

@@ -101,7 +101,7 @@ def _engine(rows: Sequence[Row], models: Sequence[str]) -> list[str]:
     if not at:
         return []
     found = [[bar, *(_ratio(at.get((m, bar))) for m in models)] for bar in dict.fromkeys(bar for _, bar in at)]
-    said = "Beside a llama-server that has the agent's kernels, too: what the engine gains, and not the kernels."
+    said = "Compared with a llama-server that has the agent's kernels too: the gain of the engine without the kernels."
     return [said, "", *_table(["", *(f"`{model}`" for model in models)], found), ""]
 
 

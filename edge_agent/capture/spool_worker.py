@@ -404,7 +404,7 @@ class SpoolWorker:
                 self.spool.expire(self._config.examples.window_seconds, ROWS_AT_ONCE)
         while due := self.spool.personal.due(self.spool.clock):
             with self.spool.transaction():
-                for prediction_id, _ in due:
+                for prediction_id in due:
                     self.monitoring.delete_input(prediction_id)
                     self.redaction_audit.erase(prediction_id)
                 self.spool.retire(due)

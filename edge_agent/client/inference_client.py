@@ -172,6 +172,8 @@ class _Generation(Generic[_C]):
 
     def _start(self, seconds: float) -> None:
         self._call = self._connection.start(self._method, self._request, seconds)
+        if self._cancelled:  # by another thread, while this one waited for its next try
+            self._call.cancel()
 
     async def _restart(self, error: grpc.RpcError, begun: bool) -> None:
         """Start the call again. Raises CallFailed when that is not safe, or a piece has come already."""

@@ -77,14 +77,24 @@ def decode(raw: bytes | str, *, fractions: bool = True) -> Any:
         raise ValueError(TOO_DEEP) from None
 
 
+def encode(plain: Any) -> bytes:
+    """Write what `decode` returned. Raises ValueError for half a character, which JSON's escapes can hold."""
+    try:
+        return json.dumps(plain, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("a text holds half a character (a lone surrogate)") from None
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
+
+
 def validate(model: type[Model], plain: Any) -> Model:
     """Check what `decode` returned against a model. Raises ValidationError, or ValueError for half a character."""
-    return model.model_validate_json(_encoded(plain), strict=True)
+    return model.model_validate_json(encode(plain), strict=True)
 
 
 def validate_as(adapter: TypeAdapter[Value], plain: Any) -> Value:
     """Check what `decode` returned against a type. Raises as `validate`."""
-    return adapter.validate_json(_encoded(plain), strict=True)
+    return adapter.validate_json(encode(plain), strict=True)
 
 
 def first_problem(error: ValueError, *, show: bool = False) -> str:
@@ -112,15 +122,6 @@ def _rule(kind: str, said: str, value: object, show: bool) -> str:
         return f"{shown(value)} is not {_TYPES[kind]}" if show else f"must be {_TYPES[kind]}"
     said = said.removeprefix("Value error, ")[:300]
     return f"{said}; it is {shown(value)}" if show and kind not in _ABSENT else said
-
-
-def _encoded(plain: Any) -> bytes:
-    try:
-        return json.dumps(plain, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise ValueError("a text holds half a character (a lone surrogate)") from None
-    except RecursionError:
-        raise ValueError(TOO_DEEP) from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Any, Literal
 
-from edge_agent.formats import record_schema
+from edge_agent.formats import record_schema, strict_json
 from edge_agent.formats.manifest import Manifest, TaskSpec
 from edge_agent.formats.questions import QuestionSpec
 
@@ -177,8 +177,9 @@ def parse_reply(task: TaskSpec, said: str, asked: Sequence[LargeModelTypedQuesti
     if task.kind == "generate":
         return LargeModelReply(said) if said.strip() else LargeModelReply(problem="it is empty")
     try:
-        plain = json.loads(_without_fence(said), parse_constant=_no_number)
-    except (ValueError, RecursionError):
+        plain = strict_json.decode(_without_fence(said))
+        written = strict_json.encode(plain)
+    except ValueError:
         return LargeModelReply(problem="it is not JSON")
     if task.kind == "decide":
         return _parse_answers(asked, plain)
@@ -186,7 +187,7 @@ def parse_reply(task: TaskSpec, said: str, asked: Sequence[LargeModelTypedQuesti
     assert schema is not None, "generate and embed are answered elsewhere"
     if problem := broken_rule(schema, plain):
         return LargeModelReply(problem=problem)
-    return LargeModelReply(plain[_KEY] if task.kind == "classify" else json.dumps(plain, ensure_ascii=False))
+    return LargeModelReply(plain[_KEY] if task.kind == "classify" else written.decode())
 
 
 def _parse_answers(questions: Sequence[LargeModelTypedQuestion], plain: object) -> LargeModelReply:
@@ -234,10 +235,6 @@ _OPENINGS: Mapping[str, str] = {
     "generate": "",
     "embed": "",
 }
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _key(task: TaskSpec, question: QuestionSpec) -> str:

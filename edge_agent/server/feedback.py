@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import struct
 import uuid
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edge_agent.capture.capture_values import QUEUE_START, HumanFeedback, ReviewCursor, ReviewFilter, ReviewItem
 from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.errors import InvalidRequest, UnknownTask
-from edge_agent.formats import example_records
+from edge_agent.formats import example_records, strict_json
 from edge_agent.formats.example_records import ReviewStream, local_answer
 from edge_agent.formats.manifest import LABEL_KINDS, Manifest
 from edge_agent.server import messages
@@ -162,9 +161,10 @@ def _scores(record: dict[str, Any]) -> Sequence[tuple[str, float]]:
 def _check_json(value: str, fields: list[str]) -> None:
     remedy = "Send the whole record, with the fields of the task."
     try:
-        record = json.loads(value)
-    except (ValueError, RecursionError):
-        raise InvalidRequest("corrected_json is not valid JSON", remedy=remedy) from None
+        record = strict_json.decode(value)
+        strict_json.encode(record)
+    except ValueError as error:
+        raise InvalidRequest(f"corrected_json is not valid JSON: {error}"[:300], remedy=remedy) from None
     _require(isinstance(record, dict), "corrected_json is not a JSON object", remedy)
     unknown = sorted(set(record) - set(fields)) if fields else []
     _require(

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import stat
+import math
 import time
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -26,6 +25,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.config import Config
+from edge_agent.durable.atomic_files import read_regular
 from edge_agent.errors import (
     DiskFull,
     DocumentInvalid,
@@ -41,10 +41,6 @@ from edge_agent.routing.policy import LargeModelAvailability
 from edge_agent.update.blocked_update_messages import DownloadBlocker
 from edge_agent.v1 import admin_pb2, escalation_pb2_grpc
 from edge_agent.v1 import escalation_pb2 as pb
-
-if TYPE_CHECKING:
-    from edge_agent.config import Config
-
 
 SILENT_REASON = "UPLINK_SILENT"
 _STATES = {
@@ -103,7 +99,7 @@ def download_blocker(config: Config) -> DownloadBlocker | None:
 def read_uplink_report(path: Path, running_seconds: float) -> UplinkReport:
     """Read the file; `running_seconds` is CLOCK_BOOTTIME now."""
     try:
-        raw = _read(path)
+        raw = read_regular(path, uplink_state.STATE_BYTES_MAX)
         state = uplink_state.parse(raw)
     except FileNotFoundError:
         return UplinkReport(None, silence=f"the uplink has not reported yet: {path} does not exist", remedy=_START)
@@ -122,15 +118,6 @@ def read_uplink_report(path: Path, running_seconds: float) -> UplinkReport:
         )
         return UplinkReport(state, age, silence, _START)
     return UplinkReport(state, age)
-
-
-def _read(path: Path) -> bytes:
-    """Read a plain file, one byte more than it may have at most."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(0, "no plain file")
-        return file.read(uplink_state.STATE_BYTES_MAX + 1)
 
 
 def _described(state: uplink_state.UplinkState) -> admin_pb2.UplinkStatus:
@@ -193,7 +180,10 @@ RECONNECT_SECONDS = 0.5
 SILENT_SECONDS = 6.0
 """The uplink reports its state every 2 s; one that is silent for so long hangs, or is stopped."""
 MESSAGE_BYTES_MAX = 2 * 1024 * 1024
+COST_MICROS_MAX = 10**12
+"""A million in the currency of the prices, for one question: a larger number is none, and the database sums them."""
 _LOST = "the uplink does not answer"
+_LATE = "the large model took longer than there was time"
 # Reconnect at once to an uplink that comes back, not after gRPC's pause, which grows to two minutes.
 _CHANNEL = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
@@ -307,30 +297,49 @@ class UplinkClient:
         """
         if self._stub is None:
             raise UpstreamUnreachable(_LOST)
-        request = _request(question)
-        try:
-            async with asyncio.timeout(seconds):
-                call = self._stub.Ask(request, timeout=seconds)
-                with _cancelling(call):
-                    async for response in call:
-                        if response.HasField("finish") and self._capture is not None:
-                            self._capture.add_charge(question.task, response.finish.cost_micros)
-                        yield _event(response)
-                        if response.HasField("finish"):
-                            return
-        except TimeoutError:
-            raise UpstreamUnreachable("the large model took longer than there was time") from None
-        except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:  # more calls at once than the uplink's server takes
-                raise UpstreamBusy("the uplink has as many questions as it takes") from None
-            late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-            raise UpstreamUnreachable("the large model took longer than there was time" if late else _LOST) from None
+        deadline = asyncio.get_running_loop().time() + seconds
+        call = self._stub.Ask(_request(question), timeout=seconds)
+        with _cancelling(call):
+            while response := await _next_response(call, deadline):
+                if response.HasField("finish"):
+                    response.finish.cost_micros = min(response.finish.cost_micros, COST_MICROS_MAX)
+                    if self._capture is not None:
+                        self._capture.add_charge(question.task, response.finish.cost_micros)
+                yield _event(response)
+                if response.HasField("finish"):
+                    return
         raise UpstreamFailed("the uplink gave no whole answer")
 
     def _update(self, state: pb.WatchResponse) -> None:
         if state.online != self._state.online:
             log.info("large_model_online" if state.online else "large_model_offline", reason=state.problem_reason)
+        state.usual_ms = state.usual_ms if 0 <= state.usual_ms < math.inf else 0.0
         self._state = state
+
+
+async def _next_response(call: grpc.aio.UnaryStreamCall[pb.AskRequest, pb.AskResponse], deadline: float) -> Any:
+    """Return the next part of an answer; at its end an object that is false.
+
+    The time limit is that of each read: one around the whole answer would cancel whatever its reader awaits between.
+
+    Raises:
+        UpstreamUnreachable, UpstreamBusy: there is no more of it.
+    """
+    task = asyncio.current_task()
+    assert task is not None, "a coroutine runs in a task"
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await call.read()
+    except TimeoutError:
+        raise UpstreamUnreachable(_LATE) from None
+    except grpc.aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:  # more calls at once than the uplink's server takes
+            raise UpstreamBusy("the uplink has as many questions as it takes") from None
+        raise UpstreamUnreachable(_LATE if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED else _LOST) from None
+    except asyncio.CancelledError:
+        if task.cancelling():
+            raise
+        raise UpstreamUnreachable(_LOST) from None  # the connection was closed, which cancels the calls on it
 
 
 @contextlib.contextmanager

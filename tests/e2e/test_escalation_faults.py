@@ -92,6 +92,19 @@ def test_an_uplink_killed_in_mid_escalation_costs_neither_the_answer_nor_a_secon
 
 
 @pytest.mark.slow
+def test_a_call_that_waits_for_the_large_model_has_its_answer_although_the_daemon_stops(tmp_path, oracle):
+    """A stop gives calls that run their time, and they can reach the large model until the last one has ended."""
+    with site_of(tmp_path, oracle) as site, ThreadPoolExecutor() as pool:
+        install(site)
+        site.start_uplink()
+        oracle.seconds = 2
+        asking = pool.submit(ask, site, "hmm, at closing time", 20)
+        eventually_sync(lambda: oracle.times_asked("hmm, at closing time") == 1)
+        assert 0 == site.serve.stop()
+        assert ("UPSTREAM", "BELOW_THRESHOLD") == came_from(asking.result())
+
+
+@pytest.mark.slow
 def test_a_spent_budget_is_known_before_anybody_is_asked(tmp_path, oracle):
     """Under the cap it is asked; from then on nothing is sent, nobody waits, and a new uplink remembers it."""
     with site_of(tmp_path, oracle, day_cost_max=0.02, **PRICES) as site:

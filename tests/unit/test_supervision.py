@@ -141,6 +141,29 @@ async def test_an_end_in_order_is_awaited_and_no_death():
     assert (["told", "cancelled"], 0) == (ended, supervisor.deaths.total())
 
 
+async def test_one_component_can_be_left_for_a_later_stop():
+    """The first stop ends all others; the second ends it, and nothing twice."""
+    began: list[str] = []
+    ended: list[str] = []
+
+    def runs_until_cancelled(name: str):
+        async def run() -> None:
+            began.append(name)
+            try:
+                await for_ever()
+            finally:
+                ended.append(name)
+
+        return component(name, run=run)
+
+    supervisor = owning(InjectedFaults(), *map(runs_until_cancelled, ("a", "link", "c")))
+    await eventually(lambda: len(began) == 3)
+    await supervisor.stop(but="link")
+    assert ["c", "a"] == ended
+    await supervisor.stop()
+    assert ["c", "a", "link"] == ended
+
+
 async def test_an_owner_can_stop_while_a_component_pauses():
     """What has died is not waited for, and its end in order is asked for all the same."""
     asked = []

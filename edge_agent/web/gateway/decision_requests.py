@@ -273,7 +273,8 @@ def match_questions(request: DecisionRequest, task: Task) -> tuple[MatchedQuesti
             message, param="model", remedy="Name a decide or classify task.", reason="TASK_KIND_MISMATCH"
         )
     own = own_questions(task)
-    found = [_match(asked, own, task, place) for place, asked in enumerate(request.questions)]
+    unnamed = _names_for_unnamed(request, own)
+    found = [_match(asked, own, task, name) for asked, name in zip(request.questions, unnamed, strict=True)]
     names: set[str] = set()
     for each in found:
         if each.question.name in names:
@@ -303,14 +304,23 @@ def label_of(value: str | bool) -> str:
     return value if isinstance(value, str) else str(value).lower()
 
 
-def _match(asked: RequestedQuestion, own: Sequence[TaskQuestion], task: Task, place: int) -> MatchedQuestion:
+def _names_for_unnamed(request: DecisionRequest, own: Sequence[TaskQuestion]) -> list[str]:
+    """Return a name for each question, for one that has none that the daemon takes; no other question has it."""
+    taken = {each.name for each in own} | {each.name for each in request.questions}
+    prefix, places = "call-" if own else "q", range(len(request.questions))
+    while taken.intersection(f"{prefix}{place}" for place in places):
+        prefix += "-"
+    return [f"{prefix}{place}" for place in places]
+
+
+def _match(asked: RequestedQuestion, own: Sequence[TaskQuestion], task: Task, fallback: str) -> MatchedQuestion:
     if asked.name is None and len(own) == 1 and not task.open_questions:
         return _match_own(asked, own[0], task)
     named = next((each for each in own if each.name == asked.name), None)
     if named is not None:
         return _match_own(asked, named, task)
     if task.open_questions:
-        return _match_open(asked, f"q{place}" if len(own) == 0 else f"call-{place}", task)
+        return _match_open(asked, fallback, task)
     said = "a question has no name" if asked.name is None else f"there is no question '{asked.name[:SHOWN_CHARS_MAX]}'"
     return _refuse(said, asked, task, ".name")
 

@@ -54,8 +54,8 @@ class GatewayError(Exception):
     def __init__(self, message: str, *, param: str = "", remedy: str = "", reason: str = REQUEST_INVALID) -> None:
         """Keep the parts; `param` is the member of the request to change, empty when there is none."""
         super().__init__(message)
-        self.message = message
-        self.param = param
+        self.message = _escaped(message)
+        self.param = _escaped(param)
         self.remedy = remedy
         self.reason = reason
         self.status = REASON_STATUSES.get(reason, STATUSES["INVALID_ARGUMENT"])
@@ -75,6 +75,11 @@ class GatewayError(Exception):
             return {"x-should-retry": "false"}
         exact = {"retry-after": str(math.ceil(seconds)), "retry-after-ms": str(math.ceil(seconds * 1000))}
         return {"x-should-retry": "true", **exact}
+
+
+def _escaped(text: str) -> str:
+    """Return a text that may quote a caller, with halves of surrogate pairs as escapes: no response can hold them."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _sentence(refused: GatewayError) -> str:

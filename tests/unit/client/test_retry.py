@@ -424,6 +424,19 @@ def test_a_stream_may_be_cancelled_from_another_thread(daemon):
     assert stream.finish is None
 
 
+def test_a_stream_that_is_cancelled_while_it_waits_for_its_next_try_is_not_begun_again(daemon):
+    """Nothing is written any more, and the loop ends quietly."""
+    daemon.inference.refusals = 1
+    with Client(daemon.targets[0], retry=RETRY) as client, client.generate("assistant", "hi") as stream:
+
+        async def cancelled_meanwhile(_: float) -> None:
+            stream.cancel()
+
+        client._sleep = cancelled_meanwhile
+        assert [] == list(stream)
+    assert stream.finish is None
+
+
 def test_the_decision_says_what_has_replaced_its_budget() -> None:
     """With the numbers of today."""
     (page,) = (Path(__file__).parents[3] / "docs/decisions").glob("0031-*.md")

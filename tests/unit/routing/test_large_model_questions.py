@@ -83,6 +83,23 @@ def test_a_record_that_breaks_the_schema_is_not(change):
     assert next(iter(change)) in reply.problem
 
 
+PRICED = manifest(
+    "extract", record_schema={"type": "object", "properties": {"name": {"type": "string"}, "price": {"type": "number"}}}
+)
+
+
+@pytest.mark.parametrize("said", ['{"name": "\\ud83d"}', '{"price": 1e999}', '{"name": "a", "name": "b"}'])
+def test_a_record_that_two_readers_would_read_differently_is_asked_for_again(said):
+    """Half of a surrogate pair is no text, a number out of range none, and of two values of a key none is right."""
+    assert "it is not JSON" == large_model_questions.parse_reply(PRICED.task, said).problem
+
+
+def test_a_record_with_all_kinds_of_text_is_taken():
+    """A whole surrogate pair is the character that it stands for."""
+    reply = large_model_questions.parse_reply(PRICED.task, '{"name": "\\ud83d\\ude00 \\u0000é", "price": 2.5}')
+    assert {"name": "\U0001f600 \0é", "price": 2.5} == json.loads(reply.value)
+
+
 def test_a_model_that_finds_has_a_record_of_lists():
     """For tags the record has a list of texts for each type."""
     task = Manifest.model_validate(

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.capture.capture_values import ReviewCursor, ReviewItem
+from edge_agent.capture.capture_values import HumanFeedback, ReviewCursor, ReviewItem
 from edge_agent.engine.job_dispatch import EngineAnswer
 from edge_agent.engine.protocol import EntitySpan, JobResult
-from edge_agent.errors import InvalidRequest
+from edge_agent.errors import InvalidRequest, UnknownTask
 from edge_agent.formats import example_records
 from edge_agent.routing.policy import EscalationContext, RouteDecision, RouteReason
 from edge_agent.server import feedback, finished_answers
@@ -223,3 +223,38 @@ def test_nothing_is_shown_of_a_local_answer_that_was_not_kept():
         message.HasField("local_answer"),
         message.HasField("confidence"),
     )
+
+
+class _OneAnswer:
+    """What capture has: one answer of a task that is not installed any more, and the feedback on it."""
+
+    def __init__(self, kind: str) -> None:
+        self.stored: list[HumanFeedback] = []
+        self._found = ReviewItem(plain(prediction(kind=kind)), reviewed=False)
+
+    async def find_prediction(self, prediction_id: str) -> ReviewItem:
+        return self._found
+
+    async def store_feedback(self, said: HumanFeedback, record: object, manifest: object) -> None:
+        self.stored.append(said)
+
+    def bundle_of(self, task: str) -> object:
+        raise UnknownTask("it is not installed")
+
+
+@pytest.mark.parametrize("value", ['{"a": NaN}', '{"a": 1e999}', '{"a": "\\ud83d"}', '{"a": 1, "a": 2}', "[", "[]"])
+async def test_a_corrected_record_that_no_strict_reader_takes_is_refused(value):
+    """It is refused where a person can still correct it, and not at the central team."""
+    kept = _OneAnswer("extract")
+    request = feedback_pb2.SubmitFeedbackRequest(prediction_id="p-1", reviewer="anna", corrected_json=value)
+    with pytest.raises(InvalidRequest, match="corrected_json is not"):
+        await feedback.FeedbackServicer(kept, kept).SubmitFeedback(request, None)
+    assert [] == kept.stored
+
+
+async def test_a_corrected_record_is_stored_as_it_was_sent():
+    """Escapes of whole characters included."""
+    kept, value = _OneAnswer("extract"), '{"a": "\\ud83d\\ude00", "b": 2.50}'
+    request = feedback_pb2.SubmitFeedbackRequest(prediction_id="p-1", reviewer="anna", corrected_json=value)
+    await feedback.FeedbackServicer(kept, kept).SubmitFeedback(request, None)
+    assert [value] == [each.value for each in kept.stored]

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
+from starlette.responses import JSONResponse
 
 from edge_agent.client import BundleRef, Task
 from edge_agent.web.gateway import chat_request
@@ -330,3 +331,20 @@ def test_whatever_is_asked_is_read_or_refused(more: dict[str, Any], wanted: Any)
     for kind in ("CLASSIFY", "EXTRACT", "GENERATE", "EMBED"):
         with contextlib.suppress(GatewayError):
             chat_request.parse_chat_request(json.dumps(body).encode()).require_supported(task(kind, RECORD_SCHEMA))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"\ud83d": 1},
+        {"messages": [{"role": "\ud83d"}]},
+        {"messages": [{"role": "user", "content": "x", "\ud83d": 1}]},
+    ],
+)
+def test_a_name_that_is_no_text_is_refused_in_text(change: dict[str, Any]) -> None:
+    """Half of a surrogate pair can come as an escape in JSON; the error that quotes it is one of the caller's."""
+    body = {"model": "t", "messages": [{"role": "user", "content": "x"}], **change}
+    with pytest.raises(GatewayError) as refused:
+        chat_request.parse_chat_request(json.dumps(body).encode())
+    response = JSONResponse(refused.value.as_json(), refused.value.status)
+    assert (400, True) == (response.status_code, b"ud83d" in response.body)

@@ -237,6 +237,16 @@ def test_a_question_that_a_decide_task_does_not_have_is_refused_with_all_that_it
     assert message.startswith(said)
 
 
+@pytest.mark.parametrize("name", ["q1", "q0", "q-1"])
+def test_a_question_without_a_name_takes_none_that_another_has(name: str) -> None:
+    """Names that callers leave out are chosen here, and whatever the others are called each question has its own."""
+    predicate = {"type": "predicate", "instructions": "Is it urgent?"}
+    request = decisions({**predicate, "name": name}, predicate, predicate)
+    task_of_call = replace(desk(open_questions=True), questions=())
+    found = [each.question.name for each in decision_requests.match_questions(request, task_of_call)]
+    assert (name, 3) == (found[0], len(set(found)))
+
+
 def test_a_task_with_open_questions_takes_others_from_the_call() -> None:
     """Its own are named alone; a name that the daemon does not take is replaced, and a bare statement is enough."""
     asked = decisions({**PREDICATE, "name": "urgent"}, {**CHOICE, "name": "What is it?"}, SCORE)
