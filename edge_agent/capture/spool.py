@@ -314,6 +314,7 @@ class Spool:
         left = self.can_have_left(prediction_id)
         self._delete_feedback([prediction_id])
         self._delete("prediction_id = ?", (prediction_id,), 1)
+        self.db.execute("DELETE FROM retention_dates WHERE prediction_id = ?", (prediction_id,))
         if left:
             self.db.execute(
                 "INSERT INTO tombstones (prediction_id, record) VALUES (?, ?) ON CONFLICT (prediction_id) DO NOTHING",

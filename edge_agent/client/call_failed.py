@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 _SHOW = "'edge-agent certs show FILE' shows the contents of a certificate."
 _NETWORK = "Is the cable in, or the wireless network joined? 'ip -brief address' shows this machine's addresses."
+_FILES_UNUSABLE = (
+    "the certificate, key or 'ca' file cannot be used: one is no PEM, or the key belongs to another certificate",
+    f"Check the three files. {_SHOW}",
+)
 # Words of gRPC and BoringSSL, their meaning, and the remedy. The first match counts.
 _HANDSHAKES = (
     (
@@ -56,11 +60,8 @@ _HANDSHAKES = (
         "something answers there, but without TLS",
         "Leave the certificate out if that daemon is meant to be open ('insecure: true'); otherwise check the address.",
     ),
-    (
-        "Invalid credentials",
-        "the certificate, key or 'ca' file cannot be used: one is no PEM, or the key belongs to another certificate",
-        f"Check the three files. {_SHOW}",
-    ),
+    ("Invalid credentials", *_FILES_UNUSABLE),
+    ("Failed to create security handshaker", *_FILES_UNUSABLE),
 )
 _REFUSED_CLIENT = (
     "the server ended the handshake: it does not accept this client's certificate",
@@ -317,7 +318,21 @@ def _without_info(
         return _expired(target, timeout_seconds, reached=reached)
     if _OTHER_PROGRAM in details:
         return _unreachable(target, details)
-    return CallFailed(code.name, code.name, details or f"{target} answered {code.name}", metadata={"target": target})
+    return _with_its_code(target, code, details)
+
+
+_OTHER_SOCKET = (
+    "Use the socket of the call's role: inference.sock answers, review.sock takes corrections, admin.sock shows and "
+    "changes the site. If it is that one, update edge-agent there."
+)
+
+
+def _with_its_code(target: str, code: grpc.StatusCode, details: str) -> CallFailed:
+    said, remedy = details or f"{target} answered {code.name}", ""
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        said = f"{target} does not serve this call: it is the socket of another role, or that edge-agent is older"
+        remedy = _OTHER_SOCKET
+    return CallFailed(code.name, code.name, said, remedy=remedy, metadata={"target": target})
 
 
 def _exhausted(target: str, details: str) -> CallFailed | None:

@@ -25,8 +25,8 @@ from edge_agent.client.retry import CallAttempts, Retry, RetryBudget
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 PAGE_SIZE = 1000
-TIMEOUT_SECONDS_MAX = 1e9
-"""gRPC counts nanoseconds in 64 bits: a call with nine times as many would have no time at all."""
+TIMEOUT_SECONDS_MAX = 365 * 86_400.0
+"""gRPC takes a deadline that is centuries away for one that has passed."""
 CONNECT_MS_MAX = 5000
 """How long one attempt to connect may take, TLS included."""
 # A local daemon that has just started is found at once instead of after gRPC's default of a second and more. gRPC takes
@@ -79,7 +79,7 @@ class DaemonConnection:
             raise ValueError("this client is closed: make a new one")
 
     def start(self, method: Any, request: Any, timeout_seconds: float) -> Any:
-        """Start a call. Raises ValueError when the client is closed, or by `require_timeout`."""
+        """Start a call. Raises ValueError when the client is closed or there is no time."""
         self.require_open()
         return method(request, timeout=require_timeout(timeout_seconds))
 
@@ -96,7 +96,7 @@ class DaemonConnection:
                 return answer
 
     def attempts(self, timeout_seconds: float) -> CallAttempts:
-        """Begin the attempts of one call. Raises ValueError by `require_timeout`."""
+        """Begin the attempts of one call. Raises ValueError when there is no time."""
         return CallAttempts(self.retry, self.budget, require_timeout(timeout_seconds), time.monotonic())
 
     async def wait_for_next(self, attempts: CallAttempts, failed: CallFailed, error: grpc.RpcError) -> None:
@@ -277,7 +277,7 @@ def require_text(given: str, name: str = "text") -> str:
 
 
 def require_timeout(seconds: float) -> float:
-    """Return the seconds of a call. Raises ValueError unless a call can take so many, TypeError without a number."""
-    if not 0 < seconds <= TIMEOUT_SECONDS_MAX:
-        raise ValueError(f"timeout_seconds is {seconds}: it must be more than 0, and at most {TIMEOUT_SECONDS_MAX:g}")
-    return seconds
+    """Return the seconds of a call, a year at most. Raises ValueError unless they are more than 0, TypeError."""
+    if not seconds > 0:
+        raise ValueError(f"timeout_seconds is {seconds}: it must be more than 0")
+    return min(seconds, TIMEOUT_SECONDS_MAX)

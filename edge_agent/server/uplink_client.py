@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import time
 from collections.abc import AsyncGenerator, Iterator
@@ -180,6 +181,8 @@ RECONNECT_SECONDS = 0.5
 SILENT_SECONDS = 6.0
 """The uplink reports its state every 2 s; one that is silent for so long hangs, or is stopped."""
 MESSAGE_BYTES_MAX = 2 * 1024 * 1024
+COST_MICROS_MAX = 10**12
+"""A million in the currency of the prices, for one question: a larger number is none, and the database sums them."""
 _LOST = "the uplink does not answer"
 _LATE = "the large model took longer than there was time"
 # Reconnect at once to an uplink that comes back, not after gRPC's pause, which grows to two minutes.
@@ -299,8 +302,10 @@ class UplinkClient:
         call = self._stub.Ask(_request(question), timeout=seconds)
         with _cancelling(call):
             while response := await _next_response(call, deadline):
-                if response.HasField("finish") and self._capture is not None:
-                    self._capture.add_charge(question.task, response.finish.cost_micros)
+                if response.HasField("finish"):
+                    response.finish.cost_micros = min(response.finish.cost_micros, COST_MICROS_MAX)
+                    if self._capture is not None:
+                        self._capture.add_charge(question.task, response.finish.cost_micros)
                 yield _event(response)
                 if response.HasField("finish"):
                     return
@@ -309,6 +314,7 @@ class UplinkClient:
     def _update(self, state: pb.WatchResponse) -> None:
         if state.online != self._state.online:
             log.info("large_model_online" if state.online else "large_model_offline", reason=state.problem_reason)
+        state.usual_ms = state.usual_ms if 0 <= state.usual_ms < math.inf else 0.0
         self._state = state
 
 

@@ -285,7 +285,7 @@ def test_what_an_earlier_incarnation_has_sent_is_still_found_after_it_expired_he
 def test_a_question_for_the_large_model_is_found_by_its_text_after_the_answer_expired(tmp_path: Path):
     """It copies the input, and is asked for up to a week; erased, it is gone, and the central team is told."""
     ask = {"url": "https://models.example/v1", "model": "oracle-1", "tasks": ["pos-intent"]}
-    site = ASite(tmp_path, escalation=ask)
+    site = ASite(tmp_path, escalation=ask, retention_days={"pos-intent": 30})
     site.keep(answered(1, text="tell Zyta that it is ready", later="deferred"))
     site.worker.seal_all()
     site.clock.running += DAY + 20
@@ -293,6 +293,7 @@ def test_a_question_for_the_large_model_is_found_by_its_text_after_the_answer_ex
     assert ([], 1) == (kept(site), site.worker.questions.queued().counts["deferred"])
     assert (1, 1) == ((done := erased(site, "Zyta")).found, done.told)
     assert 0 == site.worker.questions.queued().counts["deferred"]
+    assert [] == site.worker.spool.db.rows("SELECT 1 FROM retention_dates")
 
 
 @contextlib.asynccontextmanager
