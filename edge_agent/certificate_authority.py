@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -28,11 +28,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import CertificateUnusable
-from edge_agent.formats.certificates import ROLE_URI, check_key_matches
+from edge_agent.formats.certificates import ROLE_URI, check_key_matches, parse_certificates
 
 AUTHORITY_DAYS = 3650
 SERVER_DAYS = 730
 CLIENT_DAYS = 365
+_SIGNING_KEYS = (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)
+"""A site may bring an authority of its own."""
 BACKDATED = timedelta(days=1)
 """Clocks of other machines may be behind."""
 _HOST = re.compile(
@@ -91,7 +93,7 @@ def load_authority(certificate: Path, key: Path) -> CertificateKeyPair:
     """Read an authority from its files.
 
     Raises:
-        CertificateUnusable: they are not there, cannot be read, or do not belong together.
+        CertificateUnusable: they are not there, cannot be read, do not belong together, or may issue no certificates.
     """
     try:
         pair = CertificateKeyPair(certificate.read_bytes(), key.read_bytes())
@@ -99,6 +101,14 @@ def load_authority(certificate: Path, key: Path) -> CertificateKeyPair:
         remedy = _unreadable_remedy(error, certificate, key)
         raise CertificateUnusable(f"cannot read {error.filename}: {error.strerror}", remedy=remedy) from None
     check_key_matches(pair.certificate, pair.key, str(certificate))
+    if not parse_certificates(pair.certificate, str(certificate))[0].is_authority:
+        said = f"{certificate} is the certificate of a server or a client, which may issue none"
+        raise CertificateUnusable(said, remedy="Name the folder of the authority with '--dir DIR'.")
+    if not isinstance(load_pem_private_key(pair.key, password=None), _SIGNING_KEYS):
+        said = f"{key} is neither an RSA nor an elliptic-curve key (ECDSA), which all TLS libraries take"
+        raise CertificateUnusable(
+            said, remedy="Take an authority with such a key, or make one: 'edge-agent certs init'."
+        )
     return pair
 
 
@@ -142,7 +152,7 @@ def _issue(
 ) -> CertificateKeyPair:
     above = x509.load_pem_x509_certificate(issuer.certificate)
     signer = load_pem_private_key(issuer.key, password=None)
-    assert isinstance(signer, ec.EllipticCurvePrivateKey), "this module makes no others"
+    assert isinstance(signer, _SIGNING_KEYS), "`load_authority` takes, and this module makes, no others"
     key = ec.generate_private_key(ec.SECP256R1())
     builder = _builder(_subject(name), key, *span).issuer_name(above.subject)
     identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())

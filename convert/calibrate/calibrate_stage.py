@@ -49,7 +49,7 @@ from convert.package.bundle_assembly import CONFIDENCE_NAME, QUESTIONS_NAME, RED
 from convert.pipeline import task_file as tasks
 from convert.pipeline.stage import Progress, Report, StageJob
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.calibration import AlwaysEscalate, Confidence, Threshold, TypicalInputs
+from edge_agent.formats.calibration import AlwaysEscalate, Confidence, OodGate, Threshold, TypicalInputs
 from edge_agent.formats.manifest import SCORED_KINDS
 
 
@@ -110,7 +110,7 @@ def _gate_of_vectors(job: StageJob, wanted: CalibrationSettings) -> Calibration:
     with chosen_bundle(job) as bundle, serve_bundles([bundle]) as served:
         said = served.predict(bundle, [row.text for row in rows], job.progress)
     answered = [each for each in said if not each.failure]
-    conditions, gated = _conditions(bundle, answered, wanted)
+    conditions, gated = _conditions(bundle, (answered, answered), wanted)
     verdict = "A task of kind embed has no confidence."
     if conditions.gate:
         verdict += " The gate marks inputs unlike the training texts."
@@ -125,6 +125,8 @@ class CalibrationSettings:
     floor: float = 0.0
     held_up_max: float = 0.0
     """0 = no gate."""
+    gate: OodGate | None = None
+    """Of the bundle, which keeps it; None = the calibration rows make one."""
 
 
 ANYTHING = CalibrationSettings()
@@ -144,7 +146,7 @@ def calibrate(
         ask = partial(answer_rows, served, progress=progress)
         found = (label_answers if bundle.manifest.task.questions_asked else record_answers)(ask, bundle, parts)
     seen = found.every.predictions
-    conditions, gated = _conditions(bundle, found.held_out.predictions, wanted)
+    conditions, gated = _conditions(bundle, found.held_out, wanted)
     shared: Report = {"gate": gated, "floor": conditions.floor}
     failed = len(rows) - len(seen)
     if bundle.manifest.task.kind != "decide":
@@ -249,18 +251,19 @@ def _described(subject: Subject, choice: Choice, conditions: Conditions, risk: R
 
 
 def _conditions(
-    bundle: BundleFolder, held_out: Sequence[ServedPrediction], wanted: CalibrationSettings
+    bundle: BundleFolder,
+    held_out: tuple[Sequence[ServedPrediction], Sequence[ServedPrediction]],
+    wanted: CalibrationSettings,
 ) -> tuple[Conditions, Report]:
-    """Return gate and floor, and the gate's part of the report."""
-    score = gate.score_of(bundle.manifest, held_out)
-    made = gate.calibrated(score, held_out, wanted.held_up_max)
-    if made is None:
-        return Conditions(None, wanted.floor), {
-            "score": "none",
-            "why": gate.why_none(score, len(held_out), wanted.held_up_max),
-        }
-    report: Report = {"score": score, "held_up_max": wanted.held_up_max, "rows": len(held_out)}
-    return Conditions(made, wanted.floor), report
+    """Return gate and floor, and the gate's part of the report; `held_out` as `gate.conditions_of` has it."""
+    if (kept := wanted.gate) is not None:
+        report: Report = {"score": kept.score, "held_up_max": kept.held_up_max, "rows": len(kept.scores)}
+        return Conditions(kept, wanted.floor, apart=True), report
+    score = gate.score_of(bundle.manifest, held_out[0])
+    made, rows = gate.conditions_of(score, held_out, wanted.held_up_max, wanted.floor)
+    if made.gate is None:
+        return made, {"score": "none", "why": gate.why_none(score, rows, wanted.held_up_max)}
+    return made, {"score": score, "held_up_max": wanted.held_up_max, "rows": rows}
 
 
 def _reliability(confidences: Floats, proof: Answers) -> Report:

@@ -87,13 +87,22 @@ class CalibrationAnswers:
     """All answers of a bundle to its calibration rows."""
 
     subjects: Sequence[Subject]
-    every: Answers
-    """To all rows, those of the temperature first."""
+    tuned: Answers
+    """To the rows of the temperature."""
+    proof: Answers
+    """To all other rows."""
 
     @property
-    def held_out(self) -> Answers:
-        """The answers whose scores make the gate: one of each family, at most GATE_ROWS_MAX."""
-        return self.every.one_of_each_family().first(GATE_ROWS_MAX)
+    def every(self) -> Answers:
+        """The answers to all rows, those of the temperature first."""
+        return self.tuned.and_also(self.proof)
+
+    @property
+    def held_out(self) -> tuple[Sequence[ServedPrediction], Sequence[ServedPrediction]]:
+        """The answers whose scores make the gate, one of each family and at most GATE_ROWS_MAX: to all rows, and to
+        those of the temperature."""
+        every, tuning = (each.one_of_each_family().first(GATE_ROWS_MAX) for each in (self.every, self.tuned))
+        return every.predictions, tuning.predictions
 
 
 Ask = Callable[[BundleFolder, Sequence[DataRow]], Answers]
@@ -123,7 +132,7 @@ def label_answers(ask: Ask, bundle: BundleFolder, parts: Division) -> Calibratio
         at_fitted = _best_probabilities(known.predictions, fit.temperature)
         raw = _best_probabilities(proved.predictions, 1.0)
         subjects.append(Subject(before.name, fit, known, at_fitted, proved, raw, drawn.of(after)))
-    return CalibrationAnswers(subjects, tuned.and_also(proof))
+    return CalibrationAnswers(subjects, tuned, proof)
 
 
 def _fit_labels(answers: Answers, view: QuestionView) -> Fit:
@@ -143,7 +152,7 @@ def record_answers(ask: Ask, bundle: BundleFolder, parts: Division) -> Calibrati
     raw = ask(bundle.at_temperature(1.0), proof.rows).confidences()
     name, drawn = bundle.manifest.task.name, proof.one_of_each_family()
     subject = Subject(name, fit, tuned, tuned.confidences(), proof, raw, drawn)
-    return CalibrationAnswers([subject], tuned.and_also(proof))
+    return CalibrationAnswers([subject], tuned, proof)
 
 
 def _fit_records(ask: Ask, bundle: BundleFolder, rows: Sequence[DataRow]) -> tuple[Fit, Answers]:

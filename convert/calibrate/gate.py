@@ -13,6 +13,10 @@ scores, the k-th largest, and given this limit the rows below it are independent
 are the inputs that the gate lets pass (David & Nagaraja 2003, Order Statistics, section 2.5: a sample below its k-th
 largest value is a sample of the truncated distribution). So the test counts the rows below the limit, without the row
 at the limit, and the risk guarantee is for the answers that pass gate and floor.
+
+That needs scores without ties. Texts that are alike for the tokenizer, such as those of unknown words alone, share a
+score; if it is the limit, they pass and would test nothing. Then the gate is made of the rows of the temperature alone,
+and the test counts every row that it lets pass.
 """
 
 from __future__ import annotations
@@ -59,6 +63,8 @@ class Conditions:
 
     gate: OodGate | None
     floor: float
+    apart: bool = False
+    """The gate is made of other rows than those of the test, so the rows at its limit count there."""
 
     def held_up(self, said: Sequence[ServedPrediction]) -> Flags:
         """Return which answers the gate holds up, [rows]."""
@@ -71,9 +77,10 @@ class Conditions:
     def passing(self, said: Sequence[ServedPrediction], confidences: Floats) -> Floats:
         """Return the confidences of calibration rows, with OUTSIDE for those that the test leaves out.
 
-        These are the answers that the gate or the floor holds up, and the row at the gate's limit.
+        These are the answers that the gate or the floor holds up, and the row at the limit of a gate of the same rows.
         """
-        return np.where(self._at_or_beyond_limit(said) | (confidences < self.floor), OUTSIDE, confidences)
+        strange = self.held_up(said) if self.apart else self._at_or_beyond_limit(said)
+        return np.where(strange | (confidences < self.floor), OUTSIDE, confidences)
 
     def _at_or_beyond_limit(self, said: Sequence[ServedPrediction]) -> Flags:
         if self.gate is None:
@@ -92,6 +99,27 @@ def calibrated(score: GateScore | None, held_out: Sequence[ServedPrediction], he
     if not np.isfinite(scores).all():
         return None
     return OodGate(score=score, held_up_max=held_up_max, scores=tuple(np.sort(scores).tolist()))
+
+
+def conditions_of(
+    score: GateScore | None,
+    rows: tuple[Sequence[ServedPrediction], Sequence[ServedPrediction]],
+    held_up_max: float,
+    floor: float,
+) -> tuple[Conditions, int]:
+    """Return gate and floor, and the number of rows that the gate is made of, or could not be made of.
+
+    Args:
+        score: of the bundle.
+        rows: held-out rows, one of each family: of temperature and test, and of the temperature alone.
+        held_up_max: the largest share that the gate holds up.
+        floor: the least probability of a confident answer.
+    """
+    every, tuning = rows
+    made = calibrated(score, every, held_up_max)
+    if made is None or made.scores.count(made.limit) == 1:
+        return Conditions(made, floor), len(every)
+    return Conditions(calibrated(score, tuning, held_up_max), floor, apart=True), len(tuning)
 
 
 def score_of(manifest: Manifest, said: Sequence[ServedPrediction]) -> GateScore | None:

@@ -254,8 +254,10 @@ def _risk(each: AnswerOutcomes) -> Interval:
 
 def _calibration(first: AnswerOutcomes, second: AnswerOutcomes) -> tuple[Interval, float | None]:
     rows = len(first.right)
+    # Bins by the confidences of one version alone would show its errors, and hide those of the other.
+    places = bin_places((first.confidence + second.confidence) / 2, first.families)
     p_value = exchange_p_value(
-        _bin_gaps(first, first), _bin_gaps(second, first), lambda gaps: np.abs(gaps).sum(axis=1) / rows
+        _bin_gaps(first, places), _bin_gaps(second, places), lambda gaps: np.abs(gaps).sum(axis=1) / rows
     )
     return difference_of(_calibration_error(first), _calibration_error(second)), p_value
 
@@ -265,11 +267,9 @@ def _calibration_error(each: AnswerOutcomes) -> Interval:
     return Interval(**plain)
 
 
-def _bin_gaps(each: AnswerOutcomes, by: AnswerOutcomes) -> Floats:
-    """Return each family's gaps in bins of one version's confidences: the same rows are exchanged in both."""
-    numbers = np.unique(each.families, return_inverse=True)[1]
-    places = bin_places(by.confidence, by.families)
-    return gaps_of(each.confidence, each.right, numbers, places)
+def _bin_gaps(each: AnswerOutcomes, places: Numbers) -> Floats:
+    """Return each family's gaps in bins that both versions share."""
+    return gaps_of(each.confidence, each.right, np.unique(each.families, return_inverse=True)[1], places)
 
 
 def _wrong_by_family(each: AnswerOutcomes) -> Floats:

@@ -162,7 +162,7 @@ Action = Literal[
     "records purged",
 ]
 SUBJECTS_MAX = 1000
-"""Records that one entry names; the number is always there."""
+"""Records that one entry names; of more there are several entries."""
 
 
 @dataclass(frozen=True)
@@ -181,18 +181,15 @@ class DecisionEntry:
 
 
 def record(folder: Path, action: Action, subjects: Iterable[str], *, actor: str = "", **details: Any) -> str:
-    """Add an entry; it is on the disk when this returns. Returns its hash. Raises OSError."""
-    named = list(subjects)
-    fields = {
-        "at": format_timestamp(time.time()),
-        "actor": actor or current_actor(),
-        "action": action,
-        "count": len(named),
-        "subjects": named[:SUBJECTS_MAX],
-        "details": details,
-    }
+    """Add an entry, or several for many subjects; they are on the disk when this returns. Returns the hash of the last
+    one. Raises OSError."""
+    named, written = list(subjects), START
+    shared = {"at": format_timestamp(time.time()), "actor": actor or current_actor(), "action": action}
     folder.mkdir(parents=True, exist_ok=True)
-    return append_line(folder / FILE_NAME, fields)
+    for start in range(0, max(1, len(named)), SUBJECTS_MAX):
+        some = named[start : start + SUBJECTS_MAX]
+        written = append_line(folder / FILE_NAME, {**shared, "count": len(some), "subjects": some, "details": details})
+    return written
 
 
 def current_actor() -> str:

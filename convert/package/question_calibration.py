@@ -1,7 +1,8 @@
 """Calibrates questions of a finished bundle on reviewed rows, and writes the bundle again with their thresholds.
 
 That is for bundles whose questions need no training: a decoder that scores the options of a question. The new bundle
-has the same weights, so a site that has the earlier one fetches its manifest, golden cases and report alone.
+has the same weights, so a site that has the earlier one fetches its manifest, golden cases and report alone. A bundle
+with a gate keeps it: the thresholds of its other questions were proved with it, and the new ones are, too.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,8 @@ def calibrated_bundle(wanted: QuestionCalibration, progress: Progress = quiet) -
     sample = row_files.calibration_sample(wanted.rows, defined.manifest.task)
     rows = sample.rows
     asked = _only(defined, _answered(rows))
-    found = calibrate(asked, rows, wanted.risk, progress, wanted.settings)
+    settings = replace(wanted.settings, gate=defined.manifest.confidence.gate)
+    found = calibrate(asked, rows, wanted.risk, progress, settings)
     kept = {name: each for name, each in defined.manifest.question_confidence.items() if name not in found.questions}
     confidences = {name: each.model_dump(mode="json") for name, each in {**kept, **found.questions}.items()}
     sections = {"question_confidence": confidences, "confidence": found.confidence.model_dump(mode="json")}

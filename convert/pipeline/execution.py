@@ -28,6 +28,7 @@ from convert.pipeline.workspace import (
     fingerprint_output,
     fingerprint_path,
     fingerprint_source,
+    fingerprint_text,
     library_versions,
 )
 from convert.report.run_summary import RunSummary
@@ -37,7 +38,9 @@ from edge_agent.process_resources import resident_bytes
 
 _TORCH = ("torch", "transformers", "safetensors", "numpy")
 _SAMPLE_SECONDS = 0.05
-_SERVING = ("onnxruntime", "llama-cpp-python", "scipy", "numpy")
+_SERVING = ("onnxruntime", "llama-cpp-python", "llguidance", "tokenizers", "scipy", "numpy")
+_ROWS = ("Faker", "python-stdnum", "phonenumbers")
+"""What finds personal values in rows that no site sent, and makes up others in their place."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,8 @@ class PipelineStage:
     sections: tuple[str, ...] = ()
     """Sections of the recipe."""
     files: tuple[str, ...] = ()
-    """source, task (what it does, not its provenance), cutoff (what the task redacts), task.yaml (all of it, and
-    samples.txt), and names of splits."""
+    """source, converter (llama.cpp's, of a checkout that the recipe names), task (what it does, not its provenance),
+    cutoff (what the task redacts), task.yaml (all of it, and samples.txt), and names of splits."""
     libraries: tuple[str, ...] = ()
     """Python distributions whose version changes the result."""
     function: str = "run"
@@ -69,13 +72,13 @@ STAGES: dict[str, PipelineStage] = {
         ("prepare",),
         ("finetune",),
         ("train", "outliers", "task"),
-        (*_TORCH, "tokenizers", "peft"),
+        (*_TORCH, *_ROWS, "tokenizers", "peft", "scipy"),
     ),
     "export": PipelineStage(
         "convert.export.export_stage",
         ("prepare", "finetune"),
         ("export",),
-        ("task",),
+        ("task", "converter"),
         (*_TORCH, "peft", "optimum-onnx", "onnx", "llama-cpp-python"),
     ),
     "verify": PipelineStage(
@@ -83,35 +86,35 @@ STAGES: dict[str, PipelineStage] = {
         ("prepare", "finetune", "export"),
         (),
         ("calibration", "task"),
-        (*_TORCH, "peft", "onnxruntime", "llama-cpp-python"),
+        (*_TORCH, *_ROWS, "tokenizers", "peft", "onnxruntime", "llama-cpp-python"),
     ),
     "quantize": PipelineStage(
         "convert.quantize.quantize_stage",
         ("prepare", "finetune", "export"),
         ("quantize", "budget"),
         ("importance", "train", "calibration", "task"),
-        (*_TORCH, "peft", "onnxruntime", "llama-cpp-python", "gguf"),
+        (*_TORCH, *_SERVING, *_ROWS, "peft", "onnx", "gguf"),
     ),
     "calibrate": PipelineStage(
         "convert.calibrate.calibrate_stage",
         ("export", "quantize"),
         ("risk", "redaction"),
         ("calibration", "task", "cutoff"),
-        (*_SERVING, "python-stdnum", "phonenumbers"),
+        (*_SERVING, *_ROWS),
     ),
     "evaluate": PipelineStage(
         "convert.evaluate.evaluate_stage",
         ("export", "quantize", "calibrate"),
         (),
         ("train", "calibration", "test", "task", "cutoff"),
-        _SERVING,
+        (*_SERVING, *_ROWS),
     ),
     "assemble": PipelineStage(
         "convert.package.assemble_stage",
         ("export", "quantize", "calibrate", "evaluate"),
         ("budget", "privacy"),
         ("source", "train", "outliers", "importance", "calibration", "test", "task.yaml"),
-        (*_TORCH, *_SERVING, "Faker"),
+        (*_TORCH, *_SERVING, *_ROWS),
     ),
 }
 
@@ -232,7 +235,10 @@ def _why(old: StageRecord | None, inputs: Mapping[str, str]) -> str:
 def _file_inputs(file: str, recipe: Recipe, progress: Progress) -> dict[str, str]:
     task = tasks.find(recipe.path(recipe.task))
     if file == "source":
-        return fingerprint_source(recipe, progress)
+        ready = {"source.onnx is": "taken as it is"} if recipe.takes_ready_graph else {}
+        return fingerprint_source(recipe, progress) | ready
+    if file == "converter":
+        return _of_converter(recipe, progress)
     if file in ("task", "cutoff"):
         return _of_task(file, tasks.read(task))
     if file == "task.yaml":
@@ -241,6 +247,16 @@ def _file_inputs(file: str, recipe: Recipe, progress: Progress) -> dict[str, str
     written = getattr(recipe.data, file) or (recipe.data.train if file == "importance" else "")
     read = fingerprint_path(recipe.path(written), progress) if written else "none"
     return {f"data.{file}": f"{recipe.data.format} {read}{_imported(recipe, progress)}"}
+
+
+def _of_converter(recipe: Recipe, progress: Progress) -> dict[str, str]:
+    """Return the hash of llama.cpp's converter in the checkout that the recipe names, if any."""
+    if not recipe.export.llama_cpp:
+        return {}
+    checkout = recipe.path(recipe.export.llama_cpp)
+    parts = (*sorted(checkout.glob("*.py")), checkout / "conversion", checkout / "gguf-py")
+    found = {path.name: fingerprint_path(path, progress) for path in parts if path.exists()}
+    return {"export.llama_cpp": fingerprint_text(json.dumps(found))}
 
 
 def _of_task(part: str, plain: Mapping[str, Any]) -> dict[str, str]:

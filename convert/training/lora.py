@@ -100,14 +100,12 @@ class FrozenPrefixCache:
         if not self._first or not all(row in self._hidden for row in rows):
             whole: torch.Tensor = self._model(**given, logits_to_keep=length, use_cache=False).logits
             return whole
-        ids = given.pop("input_ids")
+        ids = given["input_ids"]
         hidden = torch.zeros((*ids.shape, self._model.config.hidden_size), device=ids.device)
         for at, row in enumerate(rows):
             hidden[at, ids.shape[1] - len(row) :] = self._hidden.read(row).to(ids.device)
-        with self._only(slice(self._first, None)):
-            upper: torch.Tensor = self._model(
-                **given, inputs_embeds=hidden, logits_to_keep=length, use_cache=False
-            ).logits
+        with self._only(slice(self._first, None)), self._entering(hidden):
+            upper: torch.Tensor = self._model(**given, logits_to_keep=length, use_cache=False).logits
             return upper
 
     def prepare(self, rows: Sequence[Tokens]) -> Iterator[int]:
@@ -126,6 +124,19 @@ class FrozenPrefixCache:
             for row, states in zip(batch, hidden.cpu(), strict=True):
                 self._hidden.write(row, states[len(states) - len(row) :])
             yield start + len(batch)
+
+    @contextlib.contextmanager
+    def _entering(self, hidden: torch.Tensor) -> Iterator[None]:
+        """Give the lowest layer these hidden states in place of the embeddings, which some models scale."""
+
+        def replaced(_layer: Any, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any]:
+            return (hidden, *given[1:]), {key: value for key, value in named.items() if key != "hidden_states"}
+
+        hook = _decoder(self._model).layers[0].register_forward_pre_hook(replaced, with_kwargs=True)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     @contextlib.contextmanager
     def _only(self, part: slice) -> Iterator[None]:

@@ -63,6 +63,11 @@ class CapturedAnswer:
     """classify: each label with the probability that the large model gave it; empty = it gave none."""
 
     @property
+    def size(self) -> int:
+        """Characters of all its texts: what it takes of a queue in memory, about, in bytes."""
+        return len(self.text) + len(self.local_answer or "") + len(self.teacher_answer or "")
+
+    @property
     def output(self) -> str:
         """The answer that was given, or withheld; empty = there is none."""
         return (self.local_answer or "") if self.teacher_answer is None else self.teacher_answer

@@ -399,7 +399,7 @@ class DeferredQuestions:
             SiteError: the disk failed.
             RedactionHeld: the redaction model does not answer.
         """
-        findings = await self._text_redaction.find(asked.task, answer_texts(manifest.task.kind, said))
+        findings = await self._text_redaction.find(manifest.task.name, answer_texts(manifest.task.kind, said))
         await self._calls.run(lambda worker: worker.store_teacher_label(asked, said, model, manifest, findings, scores))
 
     async def release(self, asked: TeacherQuestion, *, again: bool) -> None:
@@ -420,9 +420,7 @@ class ExampleErasure:
 
     async def erase_answer(self, prediction_id: str, *, all_questions: bool = False) -> AnswerErasure:
         """Erase a prediction, or all answers to questions about its text; durable when this returns."""
-        held = 0
-        if self._redaction is not None:
-            held = self._redaction.erase(lambda answered: answered.prediction_id == prediction_id)
+        held, same_text = self._erase_held(prediction_id, all_questions=all_questions)
 
         def work(worker: SpoolWorker) -> AnswerErasure:
             with worker.spool.transaction():
@@ -432,7 +430,19 @@ class ExampleErasure:
             return done
 
         done = await self._calls.run(work, alone=True, seconds_max=None)
-        return replace(done, was_kept=done.was_kept or held > 0)
+        return replace(done, was_kept=done.was_kept or held, same_text_ids=(*done.same_text_ids, *same_text))
+
+    def _erase_held(self, prediction_id: str, *, all_questions: bool) -> tuple[bool, list[str]]:
+        """Drop an answer that waits for the redaction model; return whether it did, and those that hold its text."""
+        if self._redaction is None:
+            return False, []
+        held = {each.prediction_id: each for each in self._redaction.held}
+        it = held.pop(prediction_id, None)
+        text = (it.manifest.task.name, it.text) if it and it.question else None
+        same_text = [name for name, each in held.items() if (each.manifest.task.name, each.text) == text]
+        is_erased = {prediction_id, *(same_text if all_questions else ())}
+        self._redaction.erase(lambda answered: answered.prediction_id in is_erased)
+        return it is not None, same_text
 
     async def erase_values(self, values: Sequence[str], *, dry_run: bool) -> PersonErasure:
         """Find what concerns some values, and erase it unless `dry_run`; durable when this returns.
@@ -442,14 +452,13 @@ class ExampleErasure:
         # Only an erasure loads what searches.
         from edge_agent.capture.person_erasure import FoundRecords, ScanPlace, describe  # noqa: PLC0415
 
-        def begin(worker: SpoolWorker) -> tuple[ValueSearch, frozenset[str]]:
-            search = worker.erasure.search(values)
-            return search, search.find_digests(worker.spool)
-
-        search, by_digest = await self._calls.run(begin, alone=True, seconds_max=None)
+        search = await self._calls.run(lambda worker: worker.erasure.search(values), alone=True, seconds_max=None)
         held = 0
         if self._redaction is not None:
             held = self._redaction.erase(lambda answered: search.is_in_text(_spoken(answered)), dry_run=dry_run)
+        # Behind what the model has read until now: its texts have placeholders, which the search in texts passes.
+        find = functools.partial(_find_digests, search)
+        by_digest = await self._calls.run(find, alone=True, seconds_max=None)
         by_text: frozenset[str] = frozenset()
         place: ScanPlace | None = ScanPlace()
         while place is not None:
@@ -473,6 +482,10 @@ class ExampleErasure:
 def _spoken(answered: CapturedAnswer) -> str:
     """Return all texts of an answer that waits for the redaction model."""
     return "\n".join((answered.text, answered.local_answer or "", answered.teacher_answer or ""))
+
+
+def _find_digests(search: ValueSearch, worker: SpoolWorker) -> frozenset[str]:
+    return search.find_digests(worker.spool)
 
 
 def _scan(search: ValueSearch, place: ScanPlace, worker: SpoolWorker) -> tuple[frozenset[str], ScanPlace | None]:

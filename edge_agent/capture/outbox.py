@@ -5,12 +5,14 @@
     outbox/status.json                         the signed status object
     receipts/receipts.json                     what the central team has, signed by the central team
 
-docs/uplink.md describes them. Everything that comes in is read as hostile. After a crash at any point, a segment whose
-manifest exists is adopted as it is, because it can have been uploaded; one without a manifest is written again.
+docs/uplink.md describes them. Everything that comes in is read as hostile. After a crash at any point, or a commit that
+failed, a segment whose manifest exists is adopted as it is, because it can have been uploaded; one without a manifest
+is written again.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from edge_agent.capture.segment_ledger import LedgerSegment, SealedFiles, SegmentLedger
 from edge_agent.capture.spool import Spool
 from edge_agent.config import ExamplesConfig, SiteConfig
-from edge_agent.durable.atomic_files import disk_errors, sync_directory, write_durably
+from edge_agent.durable.atomic_files import disk_errors, read_regular, sync_directory, write_durably
 from edge_agent.errors import DiskFull, DocumentInvalid, ExchangeError, StoreDamaged
 from edge_agent.formats import segment, status_object
 from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
@@ -58,7 +60,6 @@ class Outbox:
         self._spool, self._places, self._key = spool, places, key
         self._config, self._site = configs
         self.ledger = SegmentLedger(spool, self._config.routine_share)
-        self._sealed_at = spool.clock
         self._receipts_seen = ""
         for folder in (places.outbox, places.segments, places.receipts):
             with disk_errors(folder):
@@ -69,7 +70,7 @@ class Outbox:
     def is_due(self) -> bool:
         """Tell whether records have waited long enough, or are enough."""
         waiting = self.ledger.waiting_bytes(self._config.segment_bytes_max)
-        old = self._spool.clock - self._sealed_at >= self._config.seal_seconds
+        old = self._spool.clock - self._spool.sealed_at >= self._config.seal_seconds
         return waiting >= self._config.segment_bytes_max or (old and waiting > 0)
 
     def seal_segment(self, at: float) -> int:
@@ -81,13 +82,16 @@ class Outbox:
         """
         self._check_room()
         sequence = self.ledger.building_sequence()
+        if sequence and self._adopt(sequence):
+            return sequence
         if not sequence:
             with self._spool.transaction():
                 sequence = self.ledger.assign_records(self._config.segment_bytes_max)
         if sequence and not self._write(sequence, at):
             sequence = 0
         if not self.ledger.waiting_bytes(1):
-            self._sealed_at = self._spool.clock
+            with self._spool.transaction():
+                self._spool.note_sealed()
         return sequence
 
     def used_bytes(self) -> int:
@@ -173,17 +177,21 @@ class Outbox:
             with self._spool.transaction():
                 self.ledger.begin_incarnation()
         sequence = self.ledger.building_sequence()
-        finished = self._adoptable(sequence) if sequence else None
-        if finished:
-            with self._spool.transaction():
-                self.ledger.mark_sealed(sequence, finished)
-        elif sequence:
+        if sequence and not self._adopt(sequence):
             self._remove(self._spool.incarnation, sequence)
         received = {
             each.sequence for each in self.ledger.segments_between(1, max(ours, default=0)) if each.state == "received"
         }
         for number in received & set(ours):
             self._remove(self._spool.incarnation, number)
+
+    def _adopt(self, sequence: int) -> bool:
+        """Take a segment that is being built as it lies in the outbox, if it is whole: it can have been uploaded."""
+        finished = self._adoptable(sequence)
+        if finished:
+            with self._spool.transaction():
+                self.ledger.mark_sealed(sequence, finished)
+        return finished is not None
 
     def _adoptable(self, sequence: int) -> SealedFiles | None:
         stem = segment.name_of(self._spool.incarnation, sequence)
@@ -195,7 +203,7 @@ class Outbox:
         sealed = self._read(self._file(stem, segment.SEALED_SUFFIX))
         if hashlib.sha256(sealed).hexdigest() != signed.body.sha256:
             return None
-        return SealedFiles(len(sealed), signed.body.sha256, signed.sha256, signed.body.reseals)
+        return SealedFiles(len(sealed), signed.body.sha256, signed.sha256, signed.body.reseals, signed.body.records)
 
     def _write(self, sequence: int, at: float) -> bool:
         """Write a segment's files; tell whether there was anything to write."""
@@ -223,8 +231,8 @@ class Outbox:
         write_durably(self._file(stem, segment.MANIFEST_SUFFIX), signed, FILE_MODE)
         sha256 = hashlib.sha256(signed).hexdigest()
         with self._spool.transaction():
-            self._spool.counters["records_sealed"] += len(lines)
-            self.ledger.mark_sealed(sequence, SealedFiles(len(sealed), manifest.sha256, sha256, manifest.reseals))
+            files = SealedFiles(len(sealed), manifest.sha256, sha256, manifest.reseals, len(lines))
+            self.ledger.mark_sealed(sequence, files)
         return True
 
     def _check_room(self) -> None:
@@ -307,16 +315,18 @@ class Outbox:
         return self._places.segments / f"{stem}{suffix}"
 
     def _files(self) -> list[Path]:
-        return [path for path in self._places.segments.iterdir() if _named(path)]
+        with disk_errors(self._places.segments):
+            return [path for path in self._places.segments.iterdir() if _named(path)]
 
     def _read(self, path: Path) -> bytes:
-        """Return a file's bytes, nothing if it is not there; never more than a sealed segment may have."""
+        """Return a file's bytes, nothing if no regular file is there; never more than a sealed segment may have."""
         with disk_errors(path):
             try:
-                with path.open("rb") as file:
-                    return file.read(segment.SEALED_BYTES_MAX + 1)
-            except (FileNotFoundError, IsADirectoryError):
-                return b""
+                return read_regular(path, segment.SEALED_BYTES_MAX)
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.EINVAL, errno.ELOOP):
+                    return b""
+                raise
 
 
 def load_site_key(path: Path) -> Ed25519PrivateKey:

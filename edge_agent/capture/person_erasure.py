@@ -117,7 +117,8 @@ def load_digest_key(path: Path) -> bytes:
 VALUES_MAX = 100
 ROWS_AT_ONCE = 2000
 """Records whose texts are read in one piece of work, so that feedback does not wait for the whole spool."""
-TABLES = ("predictions", "feedback", "opinions", "redaction_audit")
+TABLES = ("predictions", "feedback", "opinions", "questions", "redaction_audit")
+"""Where texts are. A question for the large model copies its prediction, and can outlive it."""
 _TEXTS = ("input", "output", "value", "reason")
 
 
@@ -221,15 +222,14 @@ class ValueSearch:
 def describe(spool: Spool, found: FoundRecords) -> PersonErasure:
     """Return what was found; writes nothing."""
     ids = found.prediction_ids
-    kept = [row for each in ids for row in spool.db.rows(_KEPT, (each,))]
-    sent = len(ids) - len(kept) + sum(segment > 0 for _, segment in kept)
-    tasks = Counter(task for task, _ in kept)
+    tasks = Counter(task for each in ids for (task,) in spool.db.rows(_KEPT, (each,)))
+    sent = sum(map(spool.can_have_left, ids))
     return PersonErasure(
-        len(ids), len(found.by_digest), len(found.by_text - found.by_digest), len(kept), sent, dict(tasks)
+        len(ids), len(found.by_digest), len(found.by_text - found.by_digest), tasks.total(), sent, dict(tasks)
     )
 
 
-_KEPT = "SELECT task, coalesce(segment, 0) FROM predictions WHERE prediction_id = ?"
+_KEPT = "SELECT task FROM predictions WHERE prediction_id = ?"
 
 
 def _texts(record: bytes) -> Iterator[str]:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from edge_agent.durable.sqlite_database import Database
+from edge_agent.formats.example_records import task_of_key
 
 CAPTURED, REPLACED, SENT, ERASED, RETIRED = "captured", "replaced", "sent", "erased", "retention"
 ERASURES_MAX = 10_000
@@ -38,8 +39,12 @@ _STATEMENTS = (
     "CREATE TABLE IF NOT EXISTS erased_predictions (prediction_id TEXT PRIMARY KEY, erasure INTEGER NOT NULL) STRICT",
     "CREATE TRIGGER IF NOT EXISTS value_digests_stay_here AFTER DELETE ON predictions"
     " WHEN coalesce(old.segment, 0) = 0 BEGIN DELETE FROM value_digests WHERE prediction_id = old.prediction_id; END",
-    "CREATE TRIGGER IF NOT EXISTS retention_ends AFTER DELETE ON predictions BEGIN"
-    " DELETE FROM retention_dates WHERE prediction_id = old.prediction_id; END",
+    # A question for the large model, which copies the input, and its label outlive a prediction that has left the site.
+    "DROP TRIGGER IF EXISTS retention_ends",
+    "CREATE TRIGGER retention_ends AFTER DELETE ON predictions BEGIN"
+    " DELETE FROM retention_dates WHERE prediction_id = old.prediction_id"
+    " AND NOT EXISTS (SELECT 1 FROM questions WHERE prediction_id = old.prediction_id)"
+    " AND NOT EXISTS (SELECT 1 FROM opinions WHERE prediction_id = old.prediction_id); END",
     "CREATE TRIGGER IF NOT EXISTS value_digests_are_erased AFTER INSERT ON tombstones BEGIN"
     " DELETE FROM value_digests WHERE prediction_id = new.prediction_id; END",
     "CREATE TRIGGER IF NOT EXISTS erasure_is_confirmed AFTER DELETE ON tombstones BEGIN"
@@ -101,9 +106,9 @@ class PersonalDataTables:
         # What was kept before the task had a retention, or by an agent without these tables, counts from now on.
         for task in limits.retention_days:
             database.execute(
-                "INSERT INTO retention_dates SELECT prediction_id, task, ? FROM predictions WHERE task = ?"
-                " ON CONFLICT (prediction_id) DO NOTHING",
-                (self._calendar, task),
+                "INSERT INTO retention_dates SELECT prediction_id, ?, ? FROM predictions"
+                " WHERE substr(task, 1, instr(task || '/', '/') - 1) = ? ON CONFLICT (prediction_id) DO NOTHING",
+                (task, self._calendar, task),
             )
 
     def calendar(self, clock: float) -> float:
@@ -124,8 +129,9 @@ class PersonalDataTables:
             "INSERT INTO value_digests (digest, prediction_id, kept_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", rows
         )
 
-    def begin_retention(self, prediction_id: str, task: str, clock: float) -> None:
-        """Note since when a prediction is kept, if its task has a retention."""
+    def begin_retention(self, prediction_id: str, key: str, clock: float) -> None:
+        """Note since when a prediction is kept, if its task has a retention; `key` is the task, or TASK/QUESTION."""
+        task = task_of_key(key)
         if task not in self._limits.retention_days:
             return
         self._db.execute(
@@ -140,17 +146,18 @@ class PersonalDataTables:
         query = f"SELECT prediction_id FROM value_digests WHERE digest IN ({marks}) GROUP BY 1 ORDER BY min(row)"  # noqa: S608 - question marks only
         return [row[0] for row in self._db.rows(query, wanted)]
 
-    def due(self, clock: float) -> list[tuple[str, str]]:
-        """Return some predictions, with their task, that are older than the retention of the task."""
-        query = "SELECT prediction_id, task FROM retention_dates WHERE task = ? AND kept_at < ? LIMIT ?"
-        now, found = self.calendar(clock), list[tuple[str, str]]()
+    def due(self, clock: float) -> list[str]:
+        """Return some predictions that are older than the retention of their task."""
+        query = "SELECT prediction_id FROM retention_dates WHERE task = ? AND kept_at < ? LIMIT ?"
+        now, found = self.calendar(clock), list[str]()
         for task, days in self._limits.retention_days.items():
-            found += self._db.rows(query, (task, now - days * _DAY, _AT_ONCE))
+            found += [row[0] for row in self._db.rows(query, (task, now - days * _DAY, _AT_ONCE))]
         return found
 
     def can_trim(self, clock: float) -> bool:
-        """Return whether `trim` would delete digests; writes nothing."""
-        return bool(self._db.rows(f"SELECT 1 FROM value_digests WHERE {self._surplus()} LIMIT 1", self._bounds(clock)))  # noqa: S608
+        """Return whether `trim` would delete digests; writes nothing. The first is the oldest."""
+        oldest = "SELECT row, kept_at FROM value_digests ORDER BY row LIMIT 1"
+        return bool(self._db.rows(f"SELECT 1 FROM ({oldest}) WHERE {self._surplus()}", self._bounds(clock)))  # noqa: S608
 
     def trim(self, clock: float) -> int:
         """Delete digests over the limits, the oldest first; return how many."""

@@ -142,6 +142,7 @@ class RecordBuilder:
             value = self._record(redaction, value, manifest)
         elif prediction["kind"] == "generate":
             value = redaction.text(value)
+        reason = redaction.text(said.reason)
         record = {
             "schema": SCHEMA,
             "type": "feedback",
@@ -153,8 +154,8 @@ class RecordBuilder:
             "task": prediction["task"],
             "reviewer": said.reviewer,
             "verdict": said.verdict,
-            "value": value,
-            "reason": redaction.text(said.reason),
+            "value": self._answer_again(redaction, prediction["kind"], prediction["task"], value),
+            "reason": reason,
         }
         content = _write([said.prediction_id, said.reviewer, said.verdict, said.value, said.reason])
         raw, digests = _write(record).encode(), self._digests(redaction)
@@ -172,7 +173,7 @@ class RecordBuilder:
     ) -> bytes:
         """Write what the large model said of a stored prediction, redacted as feedback is."""
         prediction = json.loads(asked.record)
-        self._require_findings(findings, not self._model.holds(asked.task))
+        self._require_findings(findings, not self._model.holds(prediction["task"]))
         redaction = self._redactor.start(_written(prediction), findings)
         if prediction["kind"] == "extract":
             said = self._record(redaction, _like(said, prediction["output"]), manifest)
@@ -238,18 +239,19 @@ class RecordBuilder:
 
     def _read_again(self, redaction: RedactionSession, manifest: Manifest, answers: dict[str, Any]) -> dict[str, Any]:
         """Replace in answers what the input alone tells, as "my name is Anna" does of an "Anna" in the answer."""
-        if not redaction.replaced or manifest.task.kind not in ("extract", "generate"):
-            return answers
-        again: dict[str, Any] = {"output": self._answer_again(redaction, manifest, answers["output"])}
+        kind, task = manifest.task.kind, manifest.task.name
+        again: dict[str, Any] = {"output": self._answer_again(redaction, kind, task, answers["output"])}
         if "local" in answers:
             local = answers["local"]
-            again["local"] = {**local, "answer": self._answer_again(redaction, manifest, local["answer"])}
+            again["local"] = {**local, "answer": self._answer_again(redaction, kind, task, local["answer"])}
         return {**answers, **again}
 
-    def _answer_again(self, redaction: RedactionSession, manifest: Manifest, answer: str) -> str:
-        if manifest.task.kind == "generate" or not answer:
+    def _answer_again(self, redaction: RedactionSession, kind: str, task: str, answer: str) -> str:
+        if not redaction.replaced or kind not in ("extract", "generate") or not answer:
+            return answer
+        if kind == "generate":
             return str(redaction.again(answer))
-        record, kept = json.loads(answer), self._config.keep_fields.get(manifest.task.name, ())
+        record, kept = json.loads(answer), self._config.keep_fields.get(task, ())
         return _write({name: each if name in kept else redaction.again(each) for name, each in record.items()})
 
     def _answer(self, redaction: RedactionSession, answered: CapturedAnswer, answer: str) -> str:

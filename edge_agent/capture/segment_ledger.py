@@ -19,6 +19,7 @@ from edge_agent.capture.spool import (
     PASSED_OVER,
     REVIEWED,
     ROUTINE,
+    SENT_BEFORE,
     UPSTREAM,
     Spool,
 )
@@ -30,7 +31,7 @@ _DONE = """
     UPDATE predictions SET spare = 1 WHERE spare = 0 AND prediction_id IN (
         SELECT prediction_id FROM predictions WHERE segment = :sequence AND segment > 0
         UNION SELECT prediction_id FROM feedback WHERE segment = :sequence)
-    AND (segment = 0 OR segment IN (SELECT sequence FROM segments WHERE state = 'received'))
+    AND (segment <= 0 OR segment IN (SELECT sequence FROM segments WHERE state = 'received'))
     AND NOT EXISTS (SELECT 1 FROM feedback f WHERE f.prediction_id = predictions.prediction_id AND (
         f.segment IS NULL
         OR f.segment > 0 AND f.segment NOT IN (SELECT sequence FROM segments WHERE state = 'received')))
@@ -56,12 +57,13 @@ class LedgerSegment:
 
 @dataclass(frozen=True)
 class SealedFiles:
-    """The files of a sealed segment: size in bytes, sha256."""
+    """The files of a sealed segment: size in bytes, sha256, and how many records are in them."""
 
     size: int
     sha256: str
     manifest_sha256: str
     reseals: tuple[int, ...]
+    records: int
 
 
 class SegmentLedger:
@@ -157,6 +159,7 @@ class SegmentLedger:
             "UPDATE segments SET resealed = ? WHERE sequence = ?", [(sequence, r) for r in sealed.reseals]
         )
         self._spool.counters["segments_sealed"] += 1
+        self._spool.counters["records_sealed"] += sealed.records
         for task, number in self._db.rows(
             f"SELECT task, count(*) FROM predictions WHERE {_OF} GROUP BY task", (sequence,)
         ):
@@ -185,6 +188,7 @@ class SegmentLedger:
 
     def mark_lost(self, sequence: int) -> None:
         """Record that a segment is damaged, missing or refused; its records in the spool wait to be sealed again."""
+        self._spool.note_departures()
         self._db.execute("UPDATE segments SET state = 'lost' WHERE sequence = ?", (sequence,))
         for table in _TABLES:
             spare = ", spare = 0" if table == "predictions" else ""
@@ -193,14 +197,15 @@ class SegmentLedger:
 
     def begin_incarnation(self) -> None:
         """Begin a new incarnation: a later state of this spool has used the numbers of this one."""
+        self._spool.note_departures()
         for table in _TABLES:
             spare = ", spare = 0" if table == "predictions" else ""
             received = "(SELECT sequence FROM segments WHERE state = 'received')"
             self._db.execute(
                 f"UPDATE {table} SET segment = NULL{spare} WHERE segment > 0 AND segment NOT IN {received}"
             )
-        self._db.execute("UPDATE predictions SET segment = 0 WHERE segment > 0")
-        self._db.execute("UPDATE feedback SET segment = 0 WHERE segment > 0")
+        self._db.execute(f"UPDATE predictions SET segment = {SENT_BEFORE} WHERE segment > 0")
+        self._db.execute(f"UPDATE feedback SET segment = {SENT_BEFORE} WHERE segment > 0")
         self._db.execute("DELETE FROM segments")
         self._spool.incarnation = str(self._spool.set_meta("epoch", secrets.token_hex(8)))
 

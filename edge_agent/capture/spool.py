@@ -41,6 +41,8 @@ ROUTINE, UNSURE, ESCALATED, REVIEWED = range(4)
 CLASS_NAMES = ("routine", "unsure", "escalated", "reviewed")
 PASSED_OVER = 0
 """In place of a segment's sequence: it was not chosen to be sealed."""
+SENT_BEFORE = -1
+"""In place of a segment's sequence: the central site has it from an earlier incarnation of the spool."""
 UNRANKED = 2.0
 """In place of a confidence where there is none; behind all of them."""
 CALL_ROWS_MAX = 10_000
@@ -198,6 +200,11 @@ class Spool:
             review_queue.prepare(self.db)
             self.personal = PersonalDataTables(self.db, personal, now, self._clock)
             self.incarnation = str(self._meta("epoch", "") or self.set_meta("epoch", secrets.token_hex(8)))
+            # On the disk: a machine that runs for half an hour at a time has to come to the end of an hour, too.
+            self.sealed_at = float(self._meta("sealed_at", -1.0))
+            """When nothing waited to be sealed any more, by the clock below."""
+            if self.sealed_at < 0:
+                self.note_sealed()
 
     @property
     def clock(self) -> float:
@@ -303,12 +310,11 @@ class Spool:
 
         If it can have left the site, or is no longer here, the tombstone is kept until the central site has it.
         """
-        kept = self.db.rows("SELECT segment, task FROM predictions WHERE prediction_id = ?", (prediction_id,))
-        said = self.db.rows("SELECT segment FROM feedback WHERE prediction_id = ?", (prediction_id,))
-        thought = self.db.rows("SELECT segment FROM opinions WHERE prediction_id = ?", (prediction_id,))
-        left = any(row[0] for row in (*kept, *said, *thought)) or (not kept and self.has_sealed())
+        kept = self.db.rows("SELECT task FROM predictions WHERE prediction_id = ?", (prediction_id,))
+        left = self.can_have_left(prediction_id)
         self._delete_feedback([prediction_id])
         self._delete("prediction_id = ?", (prediction_id,), 1)
+        self.db.execute("DELETE FROM retention_dates WHERE prediction_id = ?", (prediction_id,))
         if left:
             self.db.execute(
                 "INSERT INTO tombstones (prediction_id, record) VALUES (?, ?) ON CONFLICT (prediction_id) DO NOTHING",
@@ -316,7 +322,7 @@ class Spool:
             )
         self.counters["erased"] += bool(kept)
         if kept or left:
-            self.personal.count(kept[0][1] if kept else "", ERASED)
+            self.personal.count(kept[0][0] if kept else "", ERASED)
         return bool(kept), left
 
     def find_same_text(self, prediction_id: str) -> list[str]:
@@ -341,22 +347,19 @@ class Spool:
         )
         return [each for (each,) in near]
 
-    def retire(self, due: Iterable[tuple[str, str]]) -> int:
-        """Delete predictions, each with its task, whose retention is over, with their feedback; return how many."""
-        gone = 0
-        for prediction_id, task in due:
+    def retire(self, due: Iterable[str]) -> None:
+        """Delete predictions whose retention is over, with their feedback, questions and teacher labels."""
+        for prediction_id in due:
+            for (task,) in self.db.rows("SELECT task FROM predictions WHERE prediction_id = ?", (prediction_id,)):
+                self.personal.count(task, RETIRED)
             self._delete_feedback([prediction_id])
-            gone += self._delete("prediction_id = ?", (prediction_id,), 1)
-            self.db.execute("DELETE FROM opinions WHERE prediction_id = ?", (prediction_id,))
-            self.db.execute("DELETE FROM questions WHERE prediction_id = ?", (prediction_id,))
-            self.db.execute("DELETE FROM retention_dates WHERE prediction_id = ?", (prediction_id,))
-            self.personal.count(task, RETIRED)
-        self.counters["retention_expired"] += gone
-        return gone
+            self.counters["retention_expired"] += self._delete("prediction_id = ?", (prediction_id,), 1)
+            for table in ("opinions", "questions", "retention_dates"):
+                self.db.execute(f"DELETE FROM {table} WHERE prediction_id = ?", (prediction_id,))
 
     def records_after(self, table: str, row: int, count: int) -> list[tuple[int, str, bytes]]:
         """Return rows of a table behind a row: row, prediction_id and record."""
-        assert table in ("predictions", "feedback", "opinions", "redaction_audit")
+        assert table in ("predictions", "feedback", "opinions", "questions", "redaction_audit")
         query = f"SELECT row, prediction_id, record FROM {table} WHERE row > ? ORDER BY row LIMIT ?"
         return self.db.rows(query, (row, count))
 
@@ -390,9 +393,23 @@ class Spool:
                 count -= step
         return self.used_bytes <= bytes_max
 
-    def has_sealed(self) -> bool:
-        """Return whether anything can have left the site in this incarnation of the spool."""
-        return bool(self.db.rows("SELECT 1 FROM segments LIMIT 1"))
+    def can_have_left(self, prediction_id: str) -> bool:
+        """Return whether anything of a prediction can have left the site."""
+        kept = self.db.rows("SELECT segment, kept_at FROM predictions WHERE prediction_id = ?", (prediction_id,))
+        departed_until = float(self._meta("departed_until", -1.0))
+        if not kept:
+            return departed_until >= 0 or bool(self.db.rows("SELECT 1 FROM segments LIMIT 1"))
+        said = self.db.rows("SELECT segment FROM feedback WHERE prediction_id = ?", (prediction_id,))
+        thought = self.db.rows("SELECT segment FROM opinions WHERE prediction_id = ?", (prediction_id,))
+        return kept[0][1] <= departed_until or any(row[0] for row in (*kept, *said, *thought))
+
+    def note_sealed(self) -> None:
+        """Note that nothing waits to be sealed any more."""
+        self.sealed_at = float(self.set_meta("sealed_at", self.clock))
+
+    def note_departures(self) -> None:
+        """Note that what is here can have left, although it waits to be sealed again: with a segment that was lost."""
+        self.set_meta("departed_until", self.clock)
 
     def count_retained(self) -> dict[str, int]:
         """Count predictions by class, and feedback."""

@@ -133,8 +133,8 @@ class SpoolQueue:
 
     def put_answer(self, answered: CapturedAnswer) -> bool:
         """Queue an answer if it fits; return whether it did. The audit has twice the room, so load does not bias it."""
-        size, room = len(answered.text), 2 if answered.later == "audit" else 1
-        if size > self._limits.characters_max:
+        size, room = answered.size, 2 if answered.later == "audit" else 1
+        if len(answered.text) > self._limits.characters_max:
             self.dropped["dropped_too_long"] += 1
             return False
         waiting = self._put_bytes + size - self._taken_bytes
@@ -163,7 +163,7 @@ class SpoolQueue:
         """Free the room of a group, whatever came of it."""
         self._jobs_taken += len(jobs)
         self._taken += len(answers)
-        self._taken_bytes += sum(len(answered.text) for answered, _ in answers)
+        self._taken_bytes += sum(answered.size for answered, _ in answers)
 
 
 class GroupCommit:

@@ -209,6 +209,12 @@ class RedactionQueue:
         return len(self._queue) + self._working
 
     @property
+    def held(self) -> list[CapturedAnswer]:
+        """The answers that wait for the model, also those that it reads now and that were not erased."""
+        reading = [answered for number, answered in self._read.items() if number not in self._erased]
+        return [*reading, *(answered for answered, _ in self._queue)]
+
+    @property
     def waiting_seconds(self) -> float:
         """How long the oldest of them has waited, in seconds; 0 = none waits."""
         began = [*self._started.values(), *([self._queue[0][1]] if self._queue else [])]
@@ -216,11 +222,11 @@ class RedactionQueue:
 
     def put(self, answered: CapturedAnswer) -> None:
         """Queue an answer. Never waits, never fails."""
-        size = len(answered.text)
+        size, is_long = answered.size, len(answered.text) > self._limits.input_characters_max
         # The audit has twice the room, so that load does not bias it.
         room = 2 if answered.later == "audit" else 1
         full = self.waiting >= room * self._limits.queue_examples_max
-        if full or self._bytes + size > room * self._limits.queue_bytes_max or size > self._limits.input_characters_max:
+        if full or self._bytes + size > room * self._limits.queue_bytes_max or is_long:
             self.counts["dropped_unredacted"] += 1
             return
         self._queue.append((answered, self._monotonic()))
@@ -234,7 +240,7 @@ class RedactionQueue:
         gone = [waiting for waiting in self._queue if concerns(waiting[0])]
         if not dry_run:
             self._erased.update(reading)
-            self._bytes -= sum(len(answered.text) for answered, _ in gone)
+            self._bytes -= sum(answered.size for answered, _ in gone)
             self._queue = deque(waiting for waiting in self._queue if not any(waiting is each for each in gone))
             self.counts["erased_unredacted"] += len(gone) + len(reading)
         return len(gone) + len(reading)
@@ -280,13 +286,13 @@ class RedactionQueue:
         except asyncio.CancelledError:
             if number not in self._erased:
                 self._queue.appendleft((answered, since))
-                self._bytes += len(answered.text)
+                self._bytes += answered.size
             raise
         finally:
             self._working -= 1
             self._erased.discard(number)
             del self._started[number], self._read[number]
-            self._bytes -= len(answered.text)
+            self._bytes -= answered.size
 
     async def _pass(self, number: int, answered: CapturedAnswer) -> None:
         """Ask the model about an answer until it is stored, dropped, erased, or passed by the rules."""

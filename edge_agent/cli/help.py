@@ -68,7 +68,7 @@ def show_entry(console: Console, entry: RunbookEntry) -> None:
 
 def show_reason(console: Console, kind: type[EdgeAgentError]) -> None:
     """Print what a reason means, who acts, and the remedy."""
-    meaning = (kind.__doc__ or "").split("\n", 1)[0]
+    meaning = _CODE.sub(r"\1", (kind.__doc__ or "").split("\n", 1)[0])
     family = (kind.__mro__[1].__doc__ or "").split("\n", 1)[0]
     console.print(Text(f"{kind.reason}: {meaning}", style="bold"))
     _block(console, "  who   ", family)
@@ -95,7 +95,7 @@ def _show_names(console: Console, entries: dict[str, RunbookEntry]) -> None:
 
 def _joined(text: str) -> list[str]:
     """Return paragraphs and list items as one line each."""
-    return re.sub(r"\n(?!\n|- )", " ", text).replace("\n\n", "\n").split("\n")
+    return re.sub(r"\n(?!\n|- ) *", " ", text).replace("\n\n", "\n").split("\n")
 
 
 def _block(console: Console, mark: str, text: str) -> None:

@@ -18,7 +18,7 @@ from edge_agent.cli.output import AsJson, err, out, print_facts, print_json, pri
 from edge_agent.config import Config, ConfigFiles
 from edge_agent.enrolment import site_enrolment, unit_drop_ins
 from edge_agent.enrolment.site_enrolment import CompletedEnrolment, EnrolmentRequest, PreparedEnrolment, PreviousSite
-from edge_agent.enrolment.site_files import SystemPaths
+from edge_agent.enrolment.site_files import SystemPaths, require_rights
 from edge_agent.errors import ConfigInvalid, EnrolmentFileRefused, ExchangeError, InvalidRequest
 from edge_agent.formats import enrolment_file, segment, status_object
 from edge_agent.formats.enrolment_file import RECORD_FILE_NAME, EnrolmentFile, SiteEnrolment, verification_code
@@ -116,7 +116,7 @@ def _print_key(console: Console, found: SiteIdentity) -> None:
         return
     console.print(f"Site key: {found.key}")
     console.print(Text.assemble("Read its code to the central team: ", (found.code, "bold")))
-    console.print(f"They run: edge-convert sites accept {found.site} {found.code} --collected …")
+    console.print(f"They run: edge-convert sites accept {found.site} {found.code} --collected FOLDER")
 
 
 def _show(console: Console, found: SiteIdentity, files: ConfigFiles) -> None:
@@ -131,7 +131,7 @@ def _show(console: Console, found: SiteIdentity, files: ConfigFiles) -> None:
     }
     print_facts(console, facts)
     if found.key and not found.known_at_centre:
-        console.print(f"They run: edge-convert sites accept {found.site} {found.code} --collected …")
+        console.print(f"They run: edge-convert sites accept {found.site} {found.code} --collected FOLDER")
 
 
 def _enrolled(by: SiteEnrolment) -> dict[str, str]:
@@ -178,7 +178,8 @@ class EnrolCommand:
 
     # The fields are the command's arguments and options: typer reads them like a function's parameters.
     ctx: typer.Context
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The enrolment file of this site.")]
+    # readable=False: the reader's own error names sudo.
+    file: Annotated[Path, typer.Argument(metavar="FILE", readable=False, help="The enrolment file of this site.")]
     code: Annotated[
         str,
         typer.Option(
@@ -226,6 +227,7 @@ class EnrolCommand:
         elif self.check:
             _conclude_check(prepared)
         else:
+            require_rights(request.places)
             self._authenticate(found.site, sha256, sealed)
             self._apply(prepared)
 

@@ -149,7 +149,8 @@ _FIRST_OUTCOMES = {
 }
 app = typer.Typer(no_args_is_help=True, help="Exchange data with the central team on removable media.")
 MediaPath = Annotated[
-    Path, typer.Argument(metavar="PATH", help="The folder where the drive is mounted, or any other folder.")
+    Path,
+    typer.Argument(metavar="PATH", readable=False, help="The folder where the drive is mounted, or any other folder."),
 ]
 CopyAnyway = Annotated[bool, typer.Option("--yes", "-y", help="Copy to a folder below /media or /mnt without a drive.")]
 
@@ -266,7 +267,7 @@ def import_media(ctx: typer.Context, path: MediaPath, as_json: AsJson = False) -
         if not (has_update or has_receipts):
             raise _nothing_found(path)
         before = _digests(admin)
-        updates = _import_update(admin, path) if has_update else None
+        updates = import_update(admin, path) if has_update else None
         outcomes = _outcomes(updates, before, _digests(admin)) if updates else []
         if not as_json:
             _print_outcomes(ctx, updates, outcomes)
@@ -305,9 +306,11 @@ def _import_receipts_beside(admin: AdminClient, path: Path, updates: UpdatesStat
 
 @contextlib.contextmanager
 def _drive_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError of a drive that was pulled out, or fails, into MediaFailed."""
+    """Turn an OSError of a drive that was pulled out, fails, or is hidden from this user into one with a remedy."""
     try:
         yield
+    except PermissionError as error:
+        raise ConfigInvalid(f"cannot read {path}: {error.strerror}", remedy="Run the command with sudo.") from None
     except OSError as error:
         said = f"the USB drive at {path} was pulled out or is failing: {error.strerror}"
         raise MediaFailed(said, remedy=MediaFailed.remedy_reading, path=path) from None
@@ -320,6 +323,8 @@ def _check_folder(path: Path) -> None:
     if not is_folder:
         said = f"{path} is not a folder" if path.exists() else f"{path} does not exist"
         raise MediaFailed(said, remedy=f"{_LOOK}.")
+    with _drive_errors(path):
+        os.scandir(path).close()
 
 
 def _look(path: Path, *own: Path) -> DriveFolder:
@@ -341,8 +346,11 @@ def _print_receipts(ctx: typer.Context, segments: int | None, problem: str) -> N
         print_done(ctx, f"The central team has {segments} more segment{'' if segments == 1 else 's'}; deleted here.")
 
 
-def _import_update(admin: AdminClient, path: Path) -> UpdatesStatus:
-    """Let the daemon copy an update, with a bar on a terminal; return the state of the tasks afterwards."""
+def import_update(admin: AdminClient, path: Path) -> UpdatesStatus:
+    """Let the daemon copy an update, with a bar on a terminal; return the state of the tasks afterwards.
+
+    Raises CallFailed: also when the daemon ended meanwhile; the remedy then names the next import.
+    """
     columns, console = (TextColumn("{task.description}"), BarColumn(), DownloadColumn()), err()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         copying = bar.add_task("Checking signatures", total=None)
@@ -354,7 +362,12 @@ def _import_update(admin: AdminClient, path: Path) -> UpdatesStatus:
             else:  # before the copy there is no total; after it the bar stays full
                 bar.update(copying, description="Checking and testing", completed=bar.tasks[0].total or 0)
 
-        return admin.import_update(path, show)
+        try:
+            return admin.import_update(path, show)
+        except CallFailed as error:
+            if error.reason == "UNREACHABLE":
+                error.remedy += " Then run the same command again: nothing is lost."
+            raise
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def confirm(question: str, consequence: str, *, yes: bool) -> None:
     if not sys.stdin.isatty():
         said = f"nothing was done: there is no terminal to ask on. With --yes: {consequence}"
         raise InvalidRequest(said, remedy="Add --yes to go ahead.")
-    err().print(consequence)
+    terminal.print_wrapped(err(), consequence, Text())
     typer.confirm(question, abort=True, err=True)
 
 
@@ -97,8 +97,10 @@ def table(*columns: str, right: tuple[str, ...] = (), wrap: tuple[str, ...] = ()
 
 
 def print_facts(console: Console, facts: Mapping[str, str | Text]) -> None:
-    """Print names and their values in two columns; a name without a value is left out."""
+    """Print names and their values in two columns, a long value whole; a name without a value is left out."""
     grid = EscapedTable.grid(padding=(0, 3, 0, 0))
+    grid.add_column()
+    grid.add_column(overflow="fold")
     for name, value in facts.items():
         if value:
             grid.add_row(Text(name, style="dim"), Text(value) if isinstance(value, str) else value)

@@ -112,11 +112,29 @@ def _sections(path: Path, plain: Plain) -> Plain:
     return plain
 
 
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses a key that occurs twice in one mapping: the second would silently replace the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse it by its line."""
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' occurs twice", key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(text: bytes) -> Any:
+    """Read YAML, in which no key occurs twice. Raises YAMLError, ValueError, RecursionError."""
+    return yaml.load(text, _StrictLoader)  # noqa: S506 - a SafeLoader
+
+
 def _read(path: Path, *, optional: bool) -> Plain:
     try:
         with path.open("rb") as file:
             text = file.read(CONFIG_BYTES_MAX + 1)
-        plain = yaml.safe_load(text) if len(text) <= CONFIG_BYTES_MAX else "too large"
+        plain = load_yaml(text) if len(text) <= CONFIG_BYTES_MAX else "too large"
     except OSError as error:
         if optional and isinstance(error, FileNotFoundError | NotADirectoryError):
             return {}
@@ -164,7 +182,7 @@ def load_remote(path: Path | None, environ: Mapping[str, str] = os.environ) -> R
     source = named / REMOTE_FILE if named.is_dir() else named
     try:
         with source.open("rb") as file:
-            plain = yaml.safe_load(file.read(REMOTE_BYTES_MAX))
+            plain = load_yaml(file.read(REMOTE_BYTES_MAX))
     except OSError as error:
         raise ConfigInvalid(f"cannot read {source}: {error.strerror}", remedy="Check --remote.") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:

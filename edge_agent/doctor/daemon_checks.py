@@ -61,9 +61,9 @@ def judge_daemon(facts: DaemonFacts) -> Iterator[Finding]:
     if status.serving:
         yield DAEMON.ok(f"answers: {seen}")
     elif facts.is_draining:
-        yield DAEMON.note(f"draining since {status.draining_seconds:.0f} s: it finishes what runs, then ends. {seen}")
+        yield DAEMON.note(f"draining for {status.draining_seconds:.0f} s: it finishes what runs, then ends. {seen}")
     else:
-        since = f" since {format_duration(status.draining_seconds)}" if status.draining_seconds else ""
+        since = f" for {format_duration(status.draining_seconds)}" if status.draining_seconds else ""
         remedy = "An operator drained it. Restart it if it should take work."
         yield DAEMON.warning(f"takes no new work{since}: {seen}", remedy, facts.restart)
     yield _judge_version(status, facts)
@@ -161,7 +161,7 @@ class _EngineView:
     @property
     def movement(self) -> str:
         is_first = self.engine.state == "STARTING" and not self.engine.restarts and self.daemon.is_young
-        since = f" since {self.daemon.up_seconds:.0f} s" if is_first else ""
+        since = f" for {self.daemon.up_seconds:.0f} s" if is_first else ""
         return f"{self.engine.state.lower()}{since}{f': {self.engine.problem}' if self.engine.problem else ''}"
 
     @property
@@ -290,7 +290,7 @@ def _movement(task: Task, status: Status, facts: DaemonFacts) -> str:
     if not all(engine.state in ("STARTING", "READY") and not engine.problem for engine in engines):
         return ""
     if facts.is_young:
-        return f"starting since {facts.up_seconds:.0f} s"
+        return f"starting for {facts.up_seconds:.0f} s"
     return "its engine is starting" if any(engine.state == "STARTING" for engine in engines) else ""
 
 

@@ -75,7 +75,7 @@ class UnitPhase:
     @property
     def since(self) -> str:
         """Phase and duration, as text."""
-        return f"{self.name} since {self.seconds:.0f} s"
+        return f"{self.name} for {self.seconds:.0f} s"
 
 
 NO_PHASE = UnitPhase()

@@ -24,7 +24,7 @@ from edge_agent.doctor.installation import (
     stat_parents,
 )
 from edge_agent.doctor.probe_context import CheckGroup, ProbeContext, find_damage
-from edge_agent.formatting import format_bytes
+from edge_agent.formatting import counted, format_bytes
 from edge_agent.store.state_database import SCHEMA_VERSION as STATE_VERSION
 
 STATE_DIR = Check("state-dir", "state")
@@ -67,9 +67,9 @@ class StateFacts:
         return ", ".join(f"{file.path} ({file.owner})" for file in self.strangers[:3])
 
     @property
-    def count(self) -> int:
-        """Number of strangers."""
-        return len(self.strangers)
+    def counted(self) -> str:
+        """Number of strangers, as text."""
+        return counted(len(self.strangers), "file")
 
 
 _FOLDER: tuple[FindingRule[StateFacts], ...] = (
@@ -110,7 +110,7 @@ _OWNERS: tuple[FindingRule[StateFacts], ...] = (
     FindingRule(
         "fault",
         lambda f: f.strangers,
-        "{f.count} files belong to another user than {f.folder.path}, such as {f.examples}",
+        "{f.folder.path} holds {f.counted} of another user, such as {f.examples}",
         "The daemon ran as another user. Change the owner back.",
         "sudo chown -R {f.folder.owner}: {f.folder.path}",
     ),
@@ -271,6 +271,8 @@ def judge_exchange_folders(folders: tuple[ExchangeFolder, ...]) -> Iterator[Find
 
 
 ENTRIES_MAX = 5000
+LOST_AND_FOUND = "lost+found"
+"""At the top of a disk with ext4; only root can use it."""
 _HEADER = b"SQLite format 3\0"
 _VERSION_AT = 60  # of the file format: user_version, 4 bytes, the highest first
 
@@ -284,7 +286,8 @@ def probe_state_dir(context: ProbeContext) -> StateFacts:
 
 
 def _strangers(path: Path, uid: int) -> list[FileInfo]:
-    entries = itertools.islice(path.glob("**/*"), ENTRIES_MAX)
+    """Return what belongs to another user, but for what root has on each disk of its own."""
+    entries = (each for each in itertools.islice(path.glob("**/*"), ENTRIES_MAX) if each != path / LOST_AND_FOUND)
     return [file for file in map(stat_file, entries) if file.kind and file.uid != uid]
 
 

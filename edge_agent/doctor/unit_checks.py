@@ -145,6 +145,11 @@ class UnitFacts:
         return self.number("NRestarts")
 
     @property
+    def restarts_counted(self) -> str:
+        """The same, as text."""
+        return counted(self.restarts, "time")
+
+    @property
     def enabled(self) -> str:
         """UnitFileState: enabled, disabled, ..."""
         return self.value("UnitFileState") or "not enabled"
@@ -178,7 +183,7 @@ class UnitFacts:
             found = _STARTS_AGAIN
         else:
             found = _RESULTS.get(self.value("Result"), _RESULTS["exit-code"])
-        values = {"unit": self.name, "status": self.value("ExecMainStatus"), "times": counted(self.restarts, "time")}
+        values = {"unit": self.name, "status": self.value("ExecMainStatus"), "times": self.restarts_counted}
         return tuple(part.format_map(values) for part in found)
 
     @property
@@ -283,7 +288,7 @@ _RESTARTS: tuple[FindingRule[UnitFacts], ...] = (
     FindingRule(
         "warning",
         lambda f: f.restarts,
-        "systemd restarted {f.name} {f.restarts} times",
+        "systemd restarted {f.name} {f.restarts_counted}",
         "Find in its log why it ended. 'systemctl reset-failed' then sets the count to zero.",
         'sudo journalctl -u {f.name} -b | grep -v \'"level": "info"\' | tail -50; sudo systemctl reset-failed {f.name}',
     ),

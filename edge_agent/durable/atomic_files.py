@@ -142,6 +142,21 @@ def _sync(path: Path, flags: int) -> None:
         os.close(fd)
 
 
+def read_regular(path: Path, bytes_max: int) -> bytes:
+    """Return a file, of a longer one the first `bytes_max` + 1 bytes: no link is followed, and no pipe waited for.
+
+    Raises OSError; EINVAL = it is not a regular file.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        with open(fd, "rb", closefd=False) as file:
+            return file.read(bytes_max + 1)
+    finally:
+        os.close(fd)
+
+
 def require_free_space(path: Path) -> None:
     """Raise OSError if the disk of a file is full: for libraries that fail to write it and do not report why."""
     if shutil.disk_usage(path.parent).free < DISK_FULL_BYTES:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -212,6 +213,13 @@ def _stage(file: SiteFile) -> None:
     closed = file.mode == 0o600
     file.path.parent.mkdir(mode=0o700 if closed else 0o755, parents=True, exist_ok=True)
     write_synced(file.partial, file.content, file.mode, file.group)
+
+
+def require_rights(places: SystemPaths) -> None:
+    """Refuse a user who may not write the configuration, before people compare codes. Raises ConfigInvalid."""
+    folder = next(each for each in (places.folder, *places.folder.parents) if each.exists())
+    if os.geteuid() != 0 and not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+        raise _explained(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), places.site_yaml)
 
 
 def _explained(error: OSError, path: Path) -> DiskFull | ConfigInvalid:

@@ -67,7 +67,10 @@ class StateDirUnwritable(SiteError):
     """The state directory cannot be created or written."""
 
     reason = "STATE_DIR_UNWRITABLE"
-    remedy_default = "Choose another --state-dir, or give the daemon's user write access."
+    remedy_default = (
+        "'sudo edge-agent doctor' prints the command that gives the daemon's user its rights; or choose another "
+        "--state-dir."
+    )
 
 
 class SocketInUse(SiteError):
@@ -159,6 +162,11 @@ class MediaFailed(SiteError):
         "answer."
     )
     """The remedy where a drive was read."""
+    remedy_hidden: ClassVar[str] = (
+        "Mount the drive where every user may read it, such as 'sudo mount /dev/sdX1 /mnt', and name that folder. The "
+        "daemon sees nothing below /home, /root, /tmp and /var/tmp."
+    )
+    """The remedy where the daemon may not read a drive, or does not see it."""
 
 
 class ExchangeDirUnusable(SiteError):

@@ -109,20 +109,23 @@ class MonitoringTables:
         return next((int(series) for (series,) in self._db.rows(query, (task,))), -1)
 
     def begin(self, row: SeriesRow) -> SeriesRow:
-        """Make a new one, and forget the oldest where there are too many."""
+        """Make a new one, and forget what was counted longest ago where there are too many: the new one never."""
         values = (row.task, row.digest, row.version, row.target, row.delta, row.first, row.last)
         insert = (
             "INSERT INTO field_series (task, digest, version, target, delta, first_at, last_at)"
             " VALUES (?, ?, ?, ?, ?, ?, ?)"
         )
         self._db.execute(insert, values)
-        of_task = [each.series for each in self.every(row.task)]
-        every = sorted((each.series for each in self.every()), reverse=True)
-        for series in {*of_task[SERIES_OF_TASK_MAX:], *every[SERIES_MAX:]}:
-            for table in _OF_SERIES:
-                self._db.execute(f"DELETE FROM {table} WHERE series = ?", (series,))  # noqa: S608 - our own names
         found = self.find(row.task, row.digest)
         assert found is not None, "it was made just now"
+        # A bundle that answers again after a rollback has an old series.
+        every = sorted(
+            self.every(), key=lambda each: (each.series == found.series, each.last, each.series), reverse=True
+        )
+        of_task = [each for each in every if each.task == row.task]
+        for gone in {*of_task[SERIES_OF_TASK_MAX:], *every[SERIES_MAX:]}:
+            for table in _OF_SERIES:
+                self._db.execute(f"DELETE FROM {table} WHERE series = ?", (gone.series,))  # noqa: S608 - our own names
         return found
 
     def seen(self, series: int, at: float) -> None:

@@ -29,7 +29,7 @@ import structlog
 
 from edge_agent.backoff import backoff_seconds
 from edge_agent.errors import EdgeAgentError, RedactionHeld, SiteError, UpstreamBusy, UpstreamFailed
-from edge_agent.formats.example_records import parse_stored
+from edge_agent.formats.example_records import parse_stored, task_of_key
 from edge_agent.routing import large_model_questions, policy
 from edge_agent.routing.large_model_questions import (
     LargeModelQuestion,
@@ -434,7 +434,7 @@ class DeferredEscalations:
         waiting = await self._capture.questions.next(tuple(asking)) if asking else None
         if waiting is None:
             return False
-        return await self._ask(waiting, asking[waiting.task])
+        return await self._ask(waiting, asking[task_of_key(waiting.task)])
 
     def _askable(self, task: str) -> Manifest | None:
         """Return the manifest of a task, if the large model may be asked about it now."""

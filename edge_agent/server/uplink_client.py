@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
-import stat
 import time
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.config import Config
+from edge_agent.durable.atomic_files import read_regular
 from edge_agent.errors import (
     DiskFull,
     DocumentInvalid,
@@ -69,7 +70,7 @@ def uplink_message(config: Config) -> admin_pb2.UplinkStatus | None:
     path = config.uplink_notes / uplink_state.FILE_NAME
     heard = read_uplink_report(path, time.clock_gettime(time.CLOCK_BOOTTIME))
     configured = bool(config.uplink.url or config.uplink.updates_url)
-    if heard.state is None and not configured and not path.exists():
+    if heard.state is None and not configured and not os.path.lexists(path):
         return None
     message = _described(heard.state) if heard.state else admin_pb2.UplinkStatus()
     message.age_seconds = heard.age_seconds
@@ -99,7 +100,7 @@ def download_blocker(config: Config) -> DownloadBlocker | None:
 def read_uplink_report(path: Path, running_seconds: float) -> UplinkReport:
     """Read the file; `running_seconds` is CLOCK_BOOTTIME now."""
     try:
-        raw = _read(path)
+        raw = read_regular(path, uplink_state.STATE_BYTES_MAX)
         state = uplink_state.parse(raw)
     except FileNotFoundError:
         return UplinkReport(None, silence=f"the uplink has not reported yet: {path} does not exist", remedy=_START)
@@ -118,15 +119,6 @@ def read_uplink_report(path: Path, running_seconds: float) -> UplinkReport:
         )
         return UplinkReport(state, age, silence, _START)
     return UplinkReport(state, age)
-
-
-def _read(path: Path) -> bytes:
-    """Read a plain file, one byte more than it may have at most."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(0, "no plain file")
-        return file.read(uplink_state.STATE_BYTES_MAX + 1)
 
 
 def _described(state: uplink_state.UplinkState) -> admin_pb2.UplinkStatus:
@@ -189,6 +181,8 @@ RECONNECT_SECONDS = 0.5
 SILENT_SECONDS = 6.0
 """The uplink reports its state every 2 s; one that is silent for so long hangs, or is stopped."""
 MESSAGE_BYTES_MAX = 2 * 1024 * 1024
+COST_MICROS_MAX = 10**12
+"""A million in the currency of the prices, for one question: a larger number is none, and the database sums them."""
 _LOST = "the uplink does not answer"
 _LATE = "the large model took longer than there was time"
 # Reconnect at once to an uplink that comes back, not after gRPC's pause, which grows to two minutes.
@@ -308,8 +302,10 @@ class UplinkClient:
         call = self._stub.Ask(_request(question), timeout=seconds)
         with _cancelling(call):
             while response := await _next_response(call, deadline):
-                if response.HasField("finish") and self._capture is not None:
-                    self._capture.add_charge(question.task, response.finish.cost_micros)
+                if response.HasField("finish"):
+                    response.finish.cost_micros = min(response.finish.cost_micros, COST_MICROS_MAX)
+                    if self._capture is not None:
+                        self._capture.add_charge(question.task, response.finish.cost_micros)
                 yield _event(response)
                 if response.HasField("finish"):
                     return
@@ -318,6 +314,7 @@ class UplinkClient:
     def _update(self, state: pb.WatchResponse) -> None:
         if state.online != self._state.online:
             log.info("large_model_online" if state.online else "large_model_offline", reason=state.problem_reason)
+        state.usual_ms = state.usual_ms if 0 <= state.usual_ms < math.inf else 0.0
         self._state = state
 
 

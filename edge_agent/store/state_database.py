@@ -62,7 +62,8 @@ class ModeTable:
     def __init__(self, database: Database) -> None:
         """Add the table if it is missing; an older agent, to which a site may go back, ignores it."""
         self._db = database
-        database.execute(_MODES)
+        with database.transaction():
+            database.execute(_MODES)
 
     def read(self) -> RecordedModes:
         """Return the modes that hold."""
@@ -130,7 +131,8 @@ class DemotionTable:
     def __init__(self, database: Database) -> None:
         """Add the table if it is missing; an older agent, to which a site may go back, ignores it."""
         self._db = database
-        database.execute(_DEMOTIONS)
+        with database.transaction():
+            database.execute(_DEMOTIONS)
 
     def read(self) -> dict[str, Demotion]:
         """Return the demotions by task, without those by alarms of a newer agent."""

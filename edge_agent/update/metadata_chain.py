@@ -258,6 +258,8 @@ MEDIA_ERRORS = frozenset(
     }
 )
 """Errors of a drive that was pulled out or fails; a file that is not there has others."""
+_HIDDEN_ERRORS = frozenset({errno.EACCES, errno.EPERM})
+"""Errors of a drive that was mounted for another user."""
 
 
 class FileTooLong(Exception):
@@ -297,7 +299,10 @@ class RepositoryFolder:
             return -1
 
     def require_media(self, name: str, code: int | None) -> None:
-        """Raise MediaFailed if an error code shows that the drive was pulled out or fails."""
+        """Raise MediaFailed if an error code shows that the drive was pulled out, fails, or may not be read."""
+        if self.is_media and code in _HIDDEN_ERRORS:
+            said = f"the daemon's user may not read {name} on the USB drive at {self.path}"
+            raise MediaFailed(said, remedy=MediaFailed.remedy_hidden, path=self.path, file=name)
         if self.is_media and code in MEDIA_ERRORS:
             said = f"the USB drive at {self.path} was pulled out or is failing: cannot read {name}: {os.strerror(code)}"
             raise MediaFailed(said, remedy=MediaFailed.remedy_reading, path=self.path, file=name)

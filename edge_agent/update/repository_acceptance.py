@@ -30,7 +30,15 @@ from tuf.api.metadata import Metadata
 
 from edge_agent.config import Config
 from edge_agent.durable.atomic_files import disk_errors, write_durably
-from edge_agent.errors import PlanInvalid, UpdateError, UpdateExpired, UpdateIncomplete, UpdateOutdated, UpdateUntrusted
+from edge_agent.errors import (
+    MediaFailed,
+    PlanInvalid,
+    UpdateError,
+    UpdateExpired,
+    UpdateIncomplete,
+    UpdateOutdated,
+    UpdateUntrusted,
+)
 from edge_agent.formats import plan
 from edge_agent.formats.manifest import MANIFEST_BYTES_MAX
 from edge_agent.formats.plan import FILE_NAME, BundleOffer, RolloutPlan
@@ -48,9 +56,7 @@ from edge_agent.update.metadata_chain import (
 )
 
 TIMESTAMP_BYTES_MAX = 16 * 1024
-_DRIVE_REMEDY = (
-    "Name the folder that 'edge-convert media' has written to its end; the user edge-agent must be able to read it."
-)
+_DRIVE_REMEDY = "Name the folder that 'edge-convert media' has written to its end."
 _MIRROR_REMEDY = (
     "Wait for 'edge-agent serve uplink', whose part of 'edge-agent status' says more; or import a USB drive."
 )
@@ -178,6 +184,8 @@ class RepositoryTrust:
         except FileTooLong:
             said = f"{METADATA}/{TIMESTAMP} in {source.path} has more than {TIMESTAMP_BYTES_MAX} bytes"
             raise UpdateUntrusted(said, path=source.path) from None
+        if raw is None and source.is_media and not source.path.is_dir():
+            raise MediaFailed(f"the daemon sees no folder {source.path}", remedy=MediaFailed.remedy_hidden)
         if raw is None:
             remedy = _MIRROR_REMEDY if source.path == self._incoming else _DRIVE_REMEDY
             said = f"there is no update in {source.path}: {METADATA}/{TIMESTAMP} is missing"

@@ -47,6 +47,7 @@ class Connectivity:
 
     state: State
     since: float
+    """When it came online, or when it ceased to be: a probe that fails does not change it."""
     retry_at: float
     failures: int = 0
     """In a row."""
@@ -66,7 +67,7 @@ def initial_connectivity(now: float) -> Connectivity:
 def after_time_passed(known: Connectivity, now: float) -> Connectivity:
     """Return the state as time passes: an offline upstream is probed when its pause is over."""
     if known.state == "offline" and now >= known.retry_at:
-        return replace(known, state="probing", since=now)
+        return replace(known, state="probing")
     return known
 
 
@@ -82,7 +83,7 @@ def after_failure(known: Connectivity, now: float, backoff: Backoff, jitter: flo
     opens = known.state != "online" or failures >= backoff.failures_max
     return Connectivity(
         "offline" if opens else "online",
-        since=now if opens and known.state != "offline" else known.since,
+        since=now if opens and known.state == "online" else known.since,
         retry_at=now + backoff.pause_seconds(failures, jitter),
         failures=failures,
         last_contact=known.last_contact,

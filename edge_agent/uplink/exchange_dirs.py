@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from edge_agent.durable.atomic_files import disk_errors, sync_directory, write_durably
+from edge_agent.durable.atomic_files import disk_errors, read_regular, sync_directory, write_durably
 from edge_agent.errors import (
     DiskFull,
     DocumentInvalid,
@@ -160,11 +160,9 @@ def read_bounded(path: Path, bytes_max: int) -> bytes | None:
     """
     with exchange_errors(path):
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            return read_regular(path, bytes_max)
         except FileNotFoundError:
             return None
-        with open(fd, "rb") as file:  # noqa: PTH123 - from a descriptor
-            return file.read(bytes_max + 1)
 
 
 REPOSITORY_REMEDY = (

@@ -19,15 +19,17 @@ from installer.setup.programs import InstalledPrograms
 from installer.setup.services import Services
 
 _EPILOG = """\
-Run the installer file of any version to install, upgrade or repair it; that is the command 'install'.
+Run the installer file of any version to install, upgrade or repair it; that is
+the command 'install'.
 
-exit codes: 0 done; 1 the new program does not run here, and what was there before still does; 2 wrong usage;
-3 something on this machine (no root, no Python, disk full); 4 another setup is running, try again;
-5 the installer file is damaged, nothing was run; 130 interrupted
+exit codes: 0 done; 1 the new program does not run here, and what was there
+before still does; 2 wrong usage; 3 something on this machine (no root, no
+Python, disk full); 4 another setup is running, try again; 5 the installer file
+is damaged, nothing was run; 130 interrupted
 """
 _COMMANDS = {
     "install": "what the installer file does when it is given no command",
-    "status": "what is installed, whether it is undamaged, which processor's code computes",
+    "status": "what is installed, and whether it is undamaged",
     "rollback": "go back to the program before",
     "uninstall": "remove the program; keep configuration and state",
     "purge": "remove everything, configuration, state and keys too",

@@ -34,8 +34,11 @@ def link(path: Path, target: Path | str) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a whole folder; it may be gone already."""
-    if path.is_dir() and not path.is_symlink():
+    """Remove a file, a link or a whole folder; it may be gone already. A mount point is emptied, and stays."""
+    if path.is_dir() and path.is_mount():
+        for each in path.iterdir():
+            remove(each)
+    elif path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
@@ -56,7 +59,13 @@ def sync_all(folder: Path) -> None:
 
 
 def size_of(folder: Path) -> int:
-    """Return the bytes in a folder, or of a file; 0 when it is not there."""
+    """Return the bytes in a folder, or of a file; 0 when it is not there. Raises PermissionError."""
     if folder.is_file():
         return folder.lstat().st_size
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    listed = (Path(at) / name for at, _, names in os.walk(folder, onerror=_raise_denied) for name in names)
+    return sum(path.lstat().st_size for path in listed if path.is_file() and not path.is_symlink())
+
+
+def _raise_denied(error: OSError) -> None:
+    if isinstance(error, PermissionError):
+        raise error

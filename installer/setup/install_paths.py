@@ -59,7 +59,7 @@ class InstallPaths:
         """What only purge removes: configuration, state, exchange folders, credentials, drop-ins of the units."""
         state = [self.root / "var/lib" / name for name in _STATE]
         stores = [self.root / "etc" / name for name in ("credstore.encrypted", "credstore")]
-        secrets = [path for store in stores for path in sorted(store.glob("edge-agent-uplink*"))]
+        secrets = [path for store in stores for path in sorted(store.glob("edge-agent-*.cred"))]
         drop_ins = sorted(self.units.glob("edge-*.service.d"))
         return tuple(path for path in (self.config, *state, *secrets, *drop_ins) if path.exists())
 

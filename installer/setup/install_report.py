@@ -25,7 +25,8 @@ class InstallReport:
     cpu_variant: str
     """The kind of processor whose code llama.cpp takes here."""
     units: dict[str, str]
-    kept_bytes: dict[str, int]
+    kept_bytes: dict[str, int | None]
+    """None = this user may not read it."""
     damaged: list[Path]
 
 
@@ -39,7 +40,7 @@ def look(
         previous=previous,
         cpu_variant=_processor_code(program),
         units={name: ", ".join(services.state(name)) for name in units},
-        kept_bytes={str(path): durable_files.size_of(path) for path in places.kept},
+        kept_bytes={str(path): _size(path) for path in places.kept},
         damaged=integrity.damaged_files(program.folder),
     )
 
@@ -57,11 +58,22 @@ def as_text(found: InstallReport) -> str:
         "Python": f"{found.program.python}, {found.program.interpreter}",
         "processor": f"llama.cpp computes with code for: {found.cpu_variant}",
         **found.units,
-        "kept": ", ".join(f"{path} ({size(count)})" for path, count in found.kept_bytes.items()),
+        "kept": "\n".join(f"{path} ({_shown(count)})" for path, count in found.kept_bytes.items()),
         "damaged": _some([str(path.relative_to(found.program.folder)) for path in found.damaged]) or "nothing",
     }
-    width = max(map(len, rows))
-    return "\n".join(f"{name:<{width}}  {text}" for name, text in rows.items())
+    width = max(map(len, rows)) + 2
+    return "\n".join(f"{name:<{width}}{text}".replace("\n", "\n" + width * " ") for name, text in rows.items())
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return durable_files.size_of(path)
+    except PermissionError:
+        return None
+
+
+def _shown(count: int | None) -> str:
+    return "size unknown without sudo" if count is None else size(count)
 
 
 def _some(names: list[str]) -> str:

@@ -121,7 +121,7 @@ def test_a_drained_daemon_takes_no_new_work(daemon):
     """For as long as a drain takes, doctor says since when; no task is called a fault."""
     with daemon.admin() as admin:
         admin.drain()
-    assert ("note", True) == (verdict(daemon, "daemon")[0], "draining since" in doctor(daemon)["daemon"]["seen"])
+    assert ("note", True) == (verdict(daemon, "daemon")[0], "draining for" in doctor(daemon)["daemon"]["seen"])
 
 
 @pytest.mark.release

@@ -6,7 +6,6 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from edge_agent.cli.media import check_readable, copy_out
 from edge_agent.errors import ConfigInvalid, DocumentInvalid
 from edge_agent.formats import segment
 from tests.support.forking import Forking
+from tests.support.rights import without_root
 from tests.support.strace import Point, failed_at, killed_at, needs_strace, points, sample
 
 IMPORTS = """
@@ -113,18 +113,6 @@ def test_what_is_no_file_on_a_drive_is_not_read(tmp_path: Path, make: Callable[[
     copying = copy_out(tmp_path / "outbox", tmp_path / "drive")
     assert isinstance(copying.failure, DocumentInvalid)
     assert ["status.json"] == copying.missing
-
-
-@contextmanager
-def without_root() -> Iterator[None]:
-    """Have this process be nobody for a while, where it is root."""
-    before = os.geteuid()
-    if before == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(before)
 
 
 def test_an_operator_who_may_not_read_the_outbox_is_told_to_use_sudo(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from convert.package.question_calibration import QuestionCalibration, calibrated
 from convert.pipeline.recipe import PrivacySection
 from edge_agent.errors import EdgeAgentError, FileMissing, InvalidRequest
 from edge_agent.formats.calibration import AlwaysEscalate, Threshold
-from tests.support import bundles
+from tests.support import bundles, gated_onnx
 
 PARKING = "- name: parking\n  type: predicate\n  instructions: The customer asks about parking.\n"
 RISK = Risk(0.05, 0.1)
@@ -80,6 +81,34 @@ def test_a_template_gets_a_threshold_and_the_weights_stay(tmp_path: Path) -> Non
         file.writelines("\n" + json.dumps({"text": f"{number} what", **unsure}) for number in range(20))
     _, report = calibrated_bundle(QuestionCalibration(made, drawn, tmp_path / "audited", "1.3.0", RISK))
     assert (40, 20, 0.02) == (report["rows"], report["sampling"]["unknown"], report["sampling"]["probability"])
+
+
+@pytest.mark.slow
+def test_the_gate_of_a_bundle_stays(tmp_path: Path) -> None:
+    """A question that no row answers keeps its threshold, which was proved with the gate; so the gate stays.
+
+    Answers that the gate holds up do not count in the proof of the other thresholds.
+    """
+    between = gated_onnx.ordinary_and_strange("decide")[2]
+    gate = gated_onnx.gate(*[between] * 9)
+    folder = gated_onnx.write(
+        tmp_path / "desk",
+        "decide",
+        gated_onnx.gated("decide"),
+        {"policy": "always_escalate", "gate": gate},
+        question_confidence={"intent": gated_onnx.CALIBRATED},
+    )
+    texts = [f"{first} {second} {third}" for first, second, third in itertools.product(gated_onnx.TEXTS, repeat=3)]
+    rows = tmp_path / "reviewed.jsonl"
+    rows.write_text("\n".join(json.dumps({"text": text, "answers": {"urgent": "yes"}}) for text in texts[:200]))
+    desk = open_bundle(folder)
+    made, report = calibrated_bundle(
+        QuestionCalibration(desk, rows, tmp_path / "next", "1.1.0", Risk(0.4, 0.1), golden_cases_min=0)
+    )
+    assert desk.manifest.confidence.gate == made.manifest.confidence.gate is not None
+    assert desk.manifest.confidence_of("intent") == made.manifest.confidence_of("intent")
+    assert (gate["held_up_max"], 9) == (report["gate"]["held_up_max"], report["gate"]["rows"])
+    assert 0 < report["questions"]["urgent"]["held_up"]["gate"]["value"] < 1
 
 
 def golden_texts(folder: Path) -> list[str]:

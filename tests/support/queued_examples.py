@@ -6,10 +6,12 @@ assert filled.kept == 1_000_000
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -70,6 +72,17 @@ def _fill(folder: Path, count: int) -> Filled:
 
 def _steps_of_looking(worker: SpoolWorker) -> int:
     """Seal a segment and read a page of the review queue; return what SQLite did for it."""
+    with counted_steps(worker) as counted:
+        assert worker.outbox
+        worker.outbox.is_due()
+        worker.outbox.seal_segment(0.0)
+        worker.spool.review_page(ReviewFilter(), ReviewCursor(), 100)
+    return counted()
+
+
+@contextlib.contextmanager
+def counted_steps(worker: SpoolWorker) -> Iterator[Callable[[], int]]:
+    """Count what SQLite does in the block, in steps of STEP_INSTRUCTIONS."""
     count = 0
 
     def step() -> int:
@@ -79,12 +92,8 @@ def _steps_of_looking(worker: SpoolWorker) -> int:
 
     connection = worker.spool.db._db
     connection.set_progress_handler(step, STEP_INSTRUCTIONS)
-    assert worker.outbox
-    worker.outbox.is_due()
-    worker.outbox.seal_segment(0.0)
-    worker.spool.review_page(ReviewFilter(), ReviewCursor(), 100)
+    yield lambda: count
     connection.set_progress_handler(None, 0)
-    return count
 
 
 def _peak_mib() -> float:

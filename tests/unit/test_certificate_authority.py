@@ -5,10 +5,16 @@ from __future__ import annotations
 import base64
 import stat
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import serialization
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -117,3 +123,37 @@ def test_a_key_that_openssl_stumbles_over_is_named() -> None:
     pem = b"-----BEGIN PRIVATE KEY-----\n" + base64.b64encode(der) + b"\n-----END PRIVATE KEY-----\n"
     with pytest.raises(CertificateUnusable, match="is no private key in PEM"):
         check_key_matches(ROOT.certificate, pem, "the server's certificate")
+
+
+def _foreign_authority(folder: Path, key: PrivateKeyTypes, algorithm: hashes.HashAlgorithm | None) -> None:
+    """Write an authority that another program made, with a key of its kind."""
+    name, now = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Company")]), datetime.fromtimestamp(NOW, UTC)
+    public: Any = key.public_key()
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(public).serial_number(1)
+    builder = builder.not_valid_before(now).not_valid_after(now + timedelta(days=9))
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    signer: Any = key
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    pem = builder.sign(signer, algorithm).public_bytes(serialization.Encoding.PEM)
+    (folder / "ca.crt").write_bytes(pem)
+    (folder / "ca.key").write_bytes(key.private_bytes(*form))
+
+
+def test_a_site_may_bring_an_authority_with_an_rsa_key(tmp_path: Path) -> None:
+    """What it issues is signed by that key."""
+    _foreign_authority(tmp_path, rsa.generate_private_key(65537, 2048), hashes.SHA256())
+    root = certificate_authority.load_authority(tmp_path / "ca.crt", tmp_path / "ca.key")
+    made = certificate_authority.issue_client_certificate(root, "till-3", ["infer"], NOW)
+    above = x509.load_pem_x509_certificate(root.certificate)
+    x509.load_pem_x509_certificate(made.certificate).verify_directly_issued_by(above)
+
+
+def test_what_can_issue_nothing_is_no_authority(tmp_path: Path) -> None:
+    """A key that not every TLS library takes, and the certificate of a server."""
+    _foreign_authority(tmp_path, ed25519.Ed25519PrivateKey.generate(), None)
+    with pytest.raises(CertificateUnusable, match="neither an RSA nor an elliptic-curve key"):
+        certificate_authority.load_authority(tmp_path / "ca.crt", tmp_path / "ca.key")
+    made = certificate_authority.issue_server_certificate(ROOT, ["shop.example"], NOW)
+    certificate_authority.write_pair(made, tmp_path / "c", tmp_path / "k")
+    with pytest.raises(CertificateUnusable, match="may issue none"):
+        certificate_authority.load_authority(tmp_path / "c", tmp_path / "k")

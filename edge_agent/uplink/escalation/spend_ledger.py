@@ -73,9 +73,13 @@ class SpendByDay:
         return in_day and (not caps.month_micros or self.in_month(day) + micros <= caps.month_micros)
 
     def add(self, micros: int, day: str) -> SpendByDay:
-        """Return the amounts with that much more, or less, on a day. The oldest days go."""
+        """Return the amounts with that much more, or less, on a day. The oldest days of other months go."""
         days = {**self.days, day: max(0, self.on(day) + micros)}
-        return replace(self, days=dict(sorted(days.items())[-DAYS_MAX:]))
+        # A clock that was set back by years must not make this day, or its month, the oldest that is known.
+        others = sorted(each for each in days if each[:7] != day[:7])
+        for each in others[: max(0, len(days) - DAYS_MAX)]:
+            del days[each]
+        return replace(self, days=days)
 
 
 def encode(spending: SpendByDay) -> bytes:

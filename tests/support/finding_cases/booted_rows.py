@@ -64,7 +64,7 @@ BOOTED: dict[str, BootedFault] = {
     "unit/fault/is-stopped": BootedFault("systemctl stop edge-agent", SILENT),
     "start-at-boot/warning/is-it-will-not-run-after-a-reboot": BootedFault("systemctl disable edge-agent"),
     "unit-files/warning/was-changed-on-disk-after-systemd-read-it": BootedFault(f"echo '# changed' >> {SERVE}"),
-    "unit-restarts/warning/systemd-restarted-times": BootedFault(
+    "unit-restarts/warning/systemd-restarted": BootedFault(
         "systemctl kill --kill-whom=main --signal=KILL edge-agent; sleep 4", answers=True
     ),
     "watchdog/warning/has-none-nothing-ends-a-daemon-that-hangs": BootedFault(

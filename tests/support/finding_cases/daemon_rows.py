@@ -65,7 +65,7 @@ def _drain(site: FaultySite) -> None:
         admin.drain()
 
 
-made("daemon/note/f-draining-since-s-it-finishes-what-runs-then-ends", asks_nothing=True)(_drain)
+made("daemon/note/f-draining-for-s-it-finishes-what-runs-then-ends", asks_nothing=True)(_drain)
 
 
 @made(

@@ -24,7 +24,7 @@ def file_in_place_of_the_folder(site: FaultySite) -> None:
     site.daemon.state_dir.write_text("x")
 
 
-@made("state-owner/fault/files-belong-to-another-user-than-such-as")
+@made("state-owner/fault/holds-of-another-user-such-as")
 def foreign_file(site: FaultySite) -> None:
     """A file was copied in by another user."""
     path = site.daemon.state_dir / "copied"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.queued_examples import GROWTH_MIB_MAX, TEXT, fill
+from tests.support.queued_examples import GROWTH_MIB_MAX, TEXT, counted_steps, fill
 from tests.support.site_cases import ASite, answered
 
 
@@ -42,3 +42,17 @@ def test_no_step_of_a_segment_reads_every_example(tmp_path: Path):
     assert (1, 2) == (first, second)
     assert [] == [each for each, steps in plans.items() if "SCAN predictions" in steps]
     assert any("USING INDEX sealed" in step for steps in plans.values() for step in steps)
+
+
+def test_idle_housekeeping_does_not_read_every_digest(tmp_path: Path):
+    """It looks for what is due every few seconds, also where nothing happens; the oldest digest tells."""
+    site, steps = ASite(tmp_path), list[int]()
+    for number in (100, 20_000):
+        with site.worker.spool.transaction():
+            digests = (f"{number}-{each}".encode() for each in range(number))
+            site.worker.spool.personal.add([(f"p-{number}", digests)], site.worker.spool.clock)
+        site.clock.running += 20
+        with counted_steps(site.worker) as counted:
+            site.worker.do_housekeeping()
+        steps.append(counted())
+    assert steps[1] < steps[0] + 10

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import shutil
+import sqlite3
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -13,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from edge_agent.capture.outbox import load_site_key
 from edge_agent.capture.spool_worker import SpoolWorker
 from edge_agent.capture.text_redaction import build_redactor
-from edge_agent.errors import DiskFull, DocumentInvalid, SignatureInvalid, StoreDamaged
+from edge_agent.errors import DiskFull, DocumentInvalid, SignatureInvalid, StateDirUnwritable, StoreDamaged
 from edge_agent.formats import segment, status_object
 from edge_agent.formats.status_object import SiteUpdates
 from tests.support.examples import SITE_KEY
@@ -39,10 +42,29 @@ def test_what_waits_is_sealed_in_a_chain(site):
     }
 
 
+def test_a_machine_that_runs_for_half_an_hour_at_a_time_seals_too(site):
+    """The time until records are sealed, an hour, is one of running: it goes on where the daemon was stopped."""
+    for number in range(4):
+        site.keep(answered(number))
+        site.clock.running += 1700
+        site.worker.spool.save_clock()
+        site.reopen().do_housekeeping()
+    assert {1: 3} == {sequence: len(records) for sequence, records in site.segments().items()}
+
+
 def test_nothing_is_sealed_twice_or_from_nothing(site):
     """An empty segment does not exist."""
     site.keep(answered(1))
     assert (1, 0, 0) == (site.worker.seal_all(), site.worker.seal_all(), site.reopen().seal_all())
+
+
+def test_an_outbox_that_may_not_be_listed_is_an_error_with_a_remedy(site):
+    """Somebody's mistake with a folder: housekeeping reports it and continues, and no component dies of it."""
+    shutil.rmtree(site.config.outbox / "segments")
+    (site.config.outbox / "segments").write_text("")
+    with pytest.raises(StateDirUnwritable, match=r"cannot use .*segments") as refused:
+        site.worker.write_status()
+    assert "edge-agent doctor" in refused.value.remedy
 
 
 def test_what_stays_at_home_is_never_sealed(tmp_path):
@@ -265,6 +287,30 @@ def test_a_key_of_another_kind_is_none(tmp_path, der):
     (tmp_path / "site.key").write_text(f"-----BEGIN PRIVATE KEY-----\n{pem}\n-----END PRIVATE KEY-----\n")
     with pytest.raises(StoreDamaged, match="holds no Ed25519 key"):
         load_site_key(tmp_path / "site.key")
+
+
+def test_a_segment_whose_commit_fails_stays_as_it_was_published(site):
+    """The uplink may have sent it: under its name there is never other content, and each record counts once."""
+    site.keep(answered(1))
+    database = site.worker.spool.db
+    database.execute("CREATE TRIGGER full BEFORE UPDATE ON segments BEGIN SELECT RAISE(ABORT, 'full'); END")
+    with pytest.raises(sqlite3.IntegrityError):
+        site.worker.seal_all()
+    published = {name: (site.config.outbox / "segments" / name).read_bytes() for name in site.files()}
+    database.execute("DROP TRIGGER full")
+    assert (2, 1, 0) == (len(published), site.worker.seal_all(), site.worker.seal_all())
+    assert published == {name: (site.config.outbox / "segments" / name).read_bytes() for name in site.files()}
+    counters = site.worker.spool.counters
+    assert (1, 1) == (counters["segments_sealed"], counters["records_sealed"])
+    site.receipt(1)
+    assert 1 == site.worker.read_receipts()
+
+
+@pytest.mark.parametrize("place", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_receipts_that_are_no_regular_file_are_not_there(site, place):
+    """The uplink, which is not trusted, writes that folder: a pipe stops nothing."""
+    place(site.config.receipts / segment.RECEIPTS_FILE_NAME)
+    assert 0 == site.worker.read_receipts()
 
 
 def test_a_change_of_updates_is_told_at_once(site):

@@ -5,12 +5,19 @@ Erasing what concerns a person, retention by task, and the figures of the privac
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import shutil
 import sqlite3
 import stat
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
+from edge_agent.capture.capture_values import CapturedAnswer, SpoolWorkerDependencies
+from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.capture.person_erasure import (
     DIGEST_BYTES,
     KEY_BYTES,
@@ -25,8 +32,13 @@ from edge_agent.capture.person_erasure import (
     text_pattern,
 )
 from edge_agent.capture.personal_data_retention import CLOCK_STEP_SECONDS_MAX
+from edge_agent.capture.redact.model_findings import ModelFindings
+from edge_agent.capture.text_redaction import RedactionDependencies
+from edge_agent.config import RedactionConfig
 from edge_agent.errors import InvalidRequest, StoreDamaged
-from tests.support.site_cases import ASite, answered, judgement, manifest
+from tests.support.eventually import eventually
+from tests.support.site_cases import ASite, answered, config_of, judgement, manifest
+from tests.unit.capture.test_question_examples import of_question
 
 ONE, OTHER = ValueDigester(b"k" * KEY_BYTES), ValueDigester(b"o" * KEY_BYTES)
 
@@ -223,6 +235,125 @@ def test_a_dry_run_changes_nothing(site: ASite):
     assert before == describe(site.worker.spool, found(site, MAIL))
 
 
+def _lose_the_segment(site: ASite) -> None:
+    site.worker.seal_all()
+    for path in (site.config.outbox / "segments").iterdir():
+        path.unlink()
+    site.reopen()
+
+
+def _restore_an_earlier_spool(site: ASite) -> None:
+    site.worker.close()
+    shutil.copy(site.config.state_dir / "spool.db", site.config.state_dir / "earlier")
+    site.open().seal_all()
+    site.worker.close()
+    (site.config.state_dir / "earlier").replace(site.config.state_dir / "spool.db")
+    site.open()
+
+
+@pytest.mark.parametrize("lose", [_lose_the_segment, _restore_an_earlier_spool])
+def test_what_waits_to_be_sealed_again_is_erased_at_the_central_team_too(site: ASite, lose: Callable[[ASite], None]):
+    """Its segment was lost or is of an earlier state of the spool, and can have been received all the same."""
+    site.keep(answered(1, text=f"write to {MAIL}"))
+    lose(site)
+    assert [(None,)] == site.worker.spool.db.rows("SELECT segment FROM predictions")
+    site.clock.running += 1
+    site.keep(answered(2))
+    dry = describe(site.worker.spool, found(site, MAIL))
+    done = erased(site, MAIL)
+    assert (1, 1, 1) == (dry.sent, done.erased, done.told)
+    with site.worker.spool.transaction():
+        assert not site.worker.erasure.erase_answer("p-2").tombstoned
+
+
+def test_what_an_earlier_incarnation_has_sent_is_still_found_after_it_expired_here(site: ASite):
+    """The spool was put back to an earlier state and has begun a new incarnation; the central team has the record."""
+    site.keep(answered(1, text=f"write to {MAIL}"), answered(2))
+    site.worker.seal_all()
+    site.receipt(1)
+    site.worker.read_receipts()
+    assert site.worker.outbox is not None
+    with site.worker.spool.transaction():
+        site.worker.outbox.ledger.begin_incarnation()
+        assert site.worker.erasure.erase_answer("p-2").tombstoned
+    site.clock.running += 2 * DAY
+    site.worker.do_housekeeping()
+    assert [] == kept(site)
+    assert (1, 0, 1) == ((done := erased(site, MAIL)).found, done.erased, done.told)
+
+
+def test_a_question_for_the_large_model_is_found_by_its_text_after_the_answer_expired(tmp_path: Path):
+    """It copies the input, and is asked for up to a week; erased, it is gone, and the central team is told."""
+    ask = {"url": "https://models.example/v1", "model": "oracle-1", "tasks": ["pos-intent"]}
+    site = ASite(tmp_path, escalation=ask, retention_days={"pos-intent": 30})
+    site.keep(answered(1, text="tell Zyta that it is ready", later="deferred"))
+    site.worker.seal_all()
+    site.clock.running += DAY + 20
+    site.worker.do_housekeeping()
+    assert ([], 1) == (kept(site), site.worker.questions.queued().counts["deferred"])
+    assert (1, 1) == ((done := erased(site, "Zyta")).found, done.told)
+    assert 0 == site.worker.questions.queued().counts["deferred"]
+    assert [] == site.worker.spool.db.rows("SELECT 1 FROM retention_dates")
+
+
+@contextlib.asynccontextmanager
+async def reading(folder: Path, *answers: CapturedAnswer) -> AsyncIterator[tuple[ExampleCapture, asyncio.Event]]:
+    """Open a capture whose redaction model has these answers at hand, and reads when the event is set."""
+    answer = asyncio.Event()
+
+    async def find(texts: Iterable[str], _: float) -> ModelFindings:
+        await answer.wait()
+        return ModelFindings(dict.fromkeys(texts, ()), "redactor@1.0.0")
+
+    config = config_of(folder).model_copy(update={"redaction": RedactionConfig(task="redactor")})
+    around = SpoolWorkerDependencies(lambda: (), "0.1.0")
+    capture = ExampleCapture(config, around, reader=RedactionDependencies(find, lambda: "redactor@1.0.0"))
+    assert capture.redaction is not None
+    capture.start()
+    running = asyncio.create_task(capture.redaction.run())
+    try:
+        for each in answers:
+            capture.queue_answer(each)
+        yield capture, answer
+    finally:
+        running.cancel()
+        await asyncio.to_thread(capture.stop)
+
+
+async def test_an_answer_that_is_redacted_while_it_is_searched_for_is_erased(tmp_path: Path):
+    """It was in no database when the search began, and its text has a placeholder when the texts are searched."""
+    loop, stored = asyncio.get_running_loop(), threading.Event()
+    async with reading(tmp_path, answered(1, text=f"write to {MAIL}")) as (capture, answer):
+
+        class Values(list[str]):
+            def __iter__(self) -> Iterator[str]:
+                """Wait, on the thread of the spool, until the model has read the answer."""
+                loop.call_soon_threadsafe(answer.set)
+                stored.wait()
+                return super().__iter__()
+
+        async def watch() -> None:
+            await eventually(lambda: capture.redaction is not None and not capture.redaction.waiting)
+            stored.set()
+
+        done, _ = await asyncio.gather(capture.erasure.erase_values(Values([MAIL]), dry_run=False), watch())
+        assert (1, 1) == (done.found, done.erased)
+
+
+async def test_all_questions_of_a_text_that_waits_for_the_redaction_model_are_erased(tmp_path: Path):
+    """Without `all_questions` the answer alone is, and the others that hold its text are named."""
+    answers = [of_question(number, text=f"write to {MAIL}") for number in (1, 2, 3, 4)]
+    async with reading(tmp_path, *answers, of_question(5, text="write to nobody")) as (capture, answer):
+        one = await capture.erasure.erase_answer("p-1")
+        assert (True, {"p-2", "p-3", "p-4"}) == (one.was_kept, set(one.same_text_ids))
+        every = await capture.erasure.erase_answer("p-2", all_questions=True)
+        assert (True, {"p-3", "p-4"}) == (every.was_kept, set(every.same_text_ids))
+        answer.set()
+        await eventually(lambda: capture.redaction is not None and not capture.redaction.waiting)
+        report = await capture.privacy_report()
+        assert [("pos-intent/intent", 1)] == [(each.task, each.kept) for each in report.held]
+
+
 # --- retention --------------------------------------------------------------------------------------------------------
 
 
@@ -279,6 +410,30 @@ def test_what_was_kept_before_the_retention_counts_from_its_start(tmp_path: Path
     later.clock.running += 2 * DAY + 20
     later.worker.do_housekeeping()
     assert [] == kept(later)
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_a_question_for_the_large_model_stays_no_longer_than_its_answer_may(tmp_path: Path, labelled: bool):
+    """It copies the input. The answer has left the site and its window is over; the retention of the task still ends
+    for the question, and for the label that takes its place."""
+    ask = {"url": "https://models.example/v1", "model": "oracle-1", "tasks": ["pos-intent"]}
+    site = ASite(tmp_path, retention_days={"pos-intent": 3}, window_seconds=DAY, escalation=ask)
+    site.keep(answered(1, later="deferred"))
+    site.worker.seal_all()
+    site.clock.running += DAY + 20
+    site.worker.do_housekeeping()
+    table, spool = ("opinions" if labelled else "questions"), site.worker.spool
+    if labelled:
+        asked = site.worker.next_question(("pos-intent",))
+        assert asked is not None
+        with spool.transaction():
+            assert site.worker.store_teacher_label(asked, "price", "oracle-1", manifest())
+        site.worker.seal_all()
+    assert ([], [("p-1",)]) == (kept(site), spool.db.rows(f"SELECT prediction_id FROM {table}"))
+    site.clock.running += 2 * DAY
+    site.worker.do_housekeeping()
+    assert [] == spool.db.rows(f"SELECT prediction_id FROM {table}")
+    assert 0 == spool.counters["retention_expired"]
 
 
 def test_the_report_counts_by_task_and_rule(site: ASite):

@@ -117,3 +117,19 @@ def test_an_answer_of_a_task_without_questions_has_no_other_answers(site: ASite)
     with site.worker.spool.transaction():
         assert AnswerErasure(True, False) == site.worker.erasure.erase_answer("p-1", all_questions=True)
     assert 1 == len(site.worker.spool.db.rows("SELECT 1 FROM predictions"))
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_the_retention_of_a_task_ends_for_all_of_its_questions(tmp_path: Path, before: bool) -> None:
+    """Whether the answers came before the setting or after it; the report counts them by question."""
+    days, window = {"pos-intent": 2}, 300 * 86_400.0
+    site = ASite(tmp_path, window_seconds=window, **({} if before else {"retention_days": days}))
+    site.keep(of_question(1), of_question(2, **URGENT))
+    if before:
+        site.worker.close()
+        site = ASite(tmp_path, window_seconds=window, retention_days=days)
+    site.clock.running += 2 * 86_400 + 20
+    site.worker.do_housekeeping()
+    assert [] == site.worker.spool.db.rows("SELECT prediction_id FROM predictions")
+    counted = [(each.task, each.number) for each in site.worker.privacy_report().counts if each.what == "retention"]
+    assert [("pos-intent/intent", 1), ("pos-intent/urgent", 1)] == counted

@@ -224,3 +224,16 @@ def test_records_of_version_0_1_mean_what_they_meant(changes, local):
     )
     apart = example_records.local_answer(spooled)
     assert local == (apart["answer"] if apart else None)
+
+
+@pytest.mark.parametrize(
+    ("task", "value", "expected"),
+    [("talk", "Zyta will call", "[NAME_1] will call"), ("visit", '{"DRUG":["Zyta"]}', '{"DRUG":["[NAME_1]"]}')],
+)
+def test_what_only_the_reason_of_a_review_tells_is_replaced_in_its_value(tmp_path, task, value, expected):
+    """A name is found by the words before it; alone in the corrected answer it is the same name."""
+    known = {"input": "write", "output": "", "kind": manifest(task).task.kind, "task": task}
+    said = judgement(1, value=value, reason="my name is Zyta")
+    record = recorder(tmp_path).build_feedback(said, known, manifest(task), NOW).record
+    feedback = example_records.parse(record)
+    assert (expected, "my name is [NAME_1]") == (feedback.value, feedback.reason)

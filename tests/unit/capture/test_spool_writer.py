@@ -119,12 +119,12 @@ def test_what_waits_is_written_at_the_end(tmp_path):
 
 
 def test_the_queue_is_bounded_in_number_and_bytes(tmp_path):
-    """What does not fit is dropped and counted; nobody waits."""
+    """What does not fit, with what a model wrote, is dropped and counted; nobody waits."""
     for limits, kept in ((CaptureLimits(10, 10**6, 64, 60.0, 1000), 10), (CaptureLimits(1000, 500, 64, 60.0, 1000), 5)):
         running = SpoolWriter(opener(tmp_path / str(kept)), limits)
         (tmp_path / str(kept)).mkdir()
         for number in range(20):
-            running.queue_answer(answered(number, text="x" * 100))
+            running.queue_answer(answered(number, text="x" * 50, local_answer="x" * 50))
         assert kept == running.queued_answers
         running.start()
         dropped = result(running.submit(lambda worker: dict(worker.spool.counters)))

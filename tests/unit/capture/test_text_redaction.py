@@ -144,6 +144,18 @@ async def test_a_full_queue_drops_and_counts():
     assert (2, {"dropped_unredacted": 1}) == (large.waiting, large.counts)
 
 
+def test_what_a_model_wrote_takes_room_in_the_queue_too():
+    """The local answer and the large model's count like the input; an input that is too long is one by itself."""
+    queue = Queue(Finder(), queue_bytes_max=2**16)
+    talk = {"manifest": manifest("talk"), "text": "write", "scores": ()}
+    queue.put(answered(1, **talk, local_answer="x" * 40_000))
+    queue.put(answered(2, **talk, local_answer="x" * 1000, teacher_answer="x" * 30_000))
+    assert (1, {"dropped_unredacted": 1}) == (queue.waiting, queue.counts)
+    queue.erase(lambda _: True)
+    queue.put(answered(3, **talk, local_answer="x" * 60_000))
+    assert 1 == queue.waiting
+
+
 async def test_a_cancelled_worker_puts_its_answer_back():
     """A component that restarts loses no answer: what was under way waits again, and is read once."""
     finder = Finder()

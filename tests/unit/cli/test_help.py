@@ -35,17 +35,18 @@ def test_an_entry_has_its_title_and_lines():
     )
 
 
-@pytest.mark.parametrize("name", ["socket", "large-model", "clock"])
+@pytest.mark.parametrize("name", ["socket", "large-model", "clock", "certificate", "watchdog"])
 def test_an_entry_is_printed_within_80_columns_with_whole_commands(name):
-    """Nothing of Markdown is left."""
+    """Nothing of Markdown is left, nor the indent of a list item's second line."""
     result = help_of(name)
     lines = result.stdout.splitlines()
     assert (0, True) == (result.exit_code, lines[0].startswith(f"{name}: "))
-    assert [] == [line for line in lines if "`" in line or "**" in line]
+    assert [] == [line for line in lines if "`" in line or "**" in line or re.search(r"  +", line[8:])]
 
 
 def test_a_reason_is_explained_in_either_case():
-    """What it means, who acts, what to do."""
+    """What it means, who acts, what to do, and nothing of Markdown."""
+    assert "or incoming/." in " ".join(help_of("EXCHANGE_DIR_UNUSABLE").stdout.split())
     assert help_of("disk_full").stdout == help_of("DISK_FULL").stdout
     assert "edge-agent bundles list" in help_of("DISK_FULL").stdout
 

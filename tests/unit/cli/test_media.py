@@ -9,10 +9,20 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from edge_agent.cli.media import DriveFolder, explain_empty_export, look_at_folder, mount_point_of, mount_points
-from edge_agent.client import ExamplesStatus
+from edge_agent.cli import app
+from edge_agent.cli.media import (
+    DriveFolder,
+    explain_empty_export,
+    import_update,
+    look_at_folder,
+    mount_point_of,
+    mount_points,
+)
+from edge_agent.client import CallFailed, ExamplesStatus
 from edge_agent.errors import MediaFailed
+from tests.support.rights import without_root
 
 MOUNTINFO = """\
 22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
@@ -50,6 +60,32 @@ def test_an_export_into_an_empty_mount_point_is_refused_with_its_remedy():
     plain.require_drive()
     assert "/srv/out is on this machine's own disk; is the drive mounted?" == plain.doubt
     assert "" == DriveFolder(Path("/media/usb"), Path("/media/usb"), is_own_disk=False).doubt
+
+
+@pytest.mark.parametrize("command", ["media import", "media export", "enrol"])
+def test_a_drive_that_this_user_may_not_read_names_sudo(tmp_path: Path, command: str):
+    """The user has to change nothing on the drive: it is mounted for another user, or the file is root's."""
+    hidden = tmp_path / "drive"
+    hidden.mkdir(mode=0)
+    path = hidden / "shop-12.kit" if command == "enrol" else hidden
+    CliRunner().invoke(app, [*command.split(), "-h"])  # imports what nobody may not read
+    with without_root():
+        result = CliRunner().invoke(app, [*command.split(), str(path)])
+    said = " ".join(result.stderr.split())
+    assert (3, True, True) == (result.exit_code, "cannot read" in said, "with sudo" in said), said
+
+
+@pytest.mark.parametrize(("reason", "repeats"), [("UNREACHABLE", True), ("DISK_FULL", False)])
+def test_an_import_during_which_the_daemon_ends_is_to_be_repeated(reason: str, repeats: bool):
+    """Its caller does not see what was copied before; other errors have a remedy of their own."""
+
+    class EndingDaemon:
+        def import_update(self, *_: object) -> None:
+            raise CallFailed("UNAVAILABLE", reason, "no daemon answers", remedy="Start it.", metadata={})
+
+    with pytest.raises(CallFailed) as ended:
+        import_update(EndingDaemon(), Path("/media/usb"))  # type: ignore[arg-type]
+    assert repeats == ended.value.remedy.endswith("run the same command again: nothing is lost.")
 
 
 def test_an_import_from_an_empty_mount_point_names_what_is_missing():

@@ -34,6 +34,19 @@ def test_the_upper_file_wins_key_by_key(tmp_path: Path):
     assert ("s3://fleet/examples", {}) == (made.uplink.url, made.uplink.options)
 
 
+@pytest.mark.parametrize(
+    ("agent", "line"),
+    [
+        ("examples: {collect: {a: local}}\nlog: {level: debug}\nexamples:\n  review_share: 0.1\n", 3),
+        ("examples:\n  collect:\n    a: local\n    'a': upstream\n", 4),
+    ],
+)
+def test_a_key_that_occurs_twice_is_refused(tmp_path: Path, agent: str, line: int):
+    """The second section would silently take the place of the first, with all that this has set."""
+    with pytest.raises(ConfigInvalid, match=rf"occurs twice(.|\n)*line {line}"):
+        loaded(tmp_path, agent=agent)
+
+
 def test_a_section_without_keys_takes_nothing_away(tmp_path: Path):
     """In the sample every key is commented out: the section above site.yaml reads as nothing."""
     assert "shop-12" == loaded(tmp_path, agent="site:\n", site=SITE).site.id

@@ -221,7 +221,21 @@ def test_files_of_another_user_are_found(tmp_path):
     if os.geteuid() == 0:
         os.chown(where.config.state_dir / "state.db-wal", 4242, 4242)
     expected = "fault" if os.geteuid() == 0 else "ok"
-    assert expected == looked(where)["state-owner"].verdict
+    found = looked(where)["state-owner"]
+    assert (expected, os.geteuid() == 0) == (found.verdict, "holds 1 file of another user" in found.seen)
+
+
+def test_a_disk_that_is_mounted_as_the_state_directory_holds_a_folder_of_root(tmp_path):
+    """ext4 makes lost+found for itself: it is nobody's mistake, and a file in another folder of that name is one."""
+    where = place(tmp_path)
+    for name in ("lost+found", "trust/lost+found"):
+        (where.config.state_dir / name).mkdir(parents=True, mode=0o700)
+    if os.geteuid() == 0:
+        os.chown(where.config.state_dir, 4242, 4242)
+        os.chown(where.config.state_dir / "trust", 4242, 4242)
+        assert "1 file of another user" in looked(where)["state-owner"].seen
+        (where.config.state_dir / "trust/lost+found").rmdir()
+    assert "ok" == looked(where)["state-owner"].verdict
 
 
 @pytest.mark.parametrize(

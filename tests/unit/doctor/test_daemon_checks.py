@@ -426,7 +426,7 @@ def test_a_task_whose_engine_starts_is_no_fault(status_of):
         found = only(daemon_checks.judge_daemon(DaemonFacts(ADMIN, True, status, up_seconds=up)), "tasks")
         return found.verdict, found.seen
 
-    assert ("note", "starting since 4 s") == seen(4.0)
+    assert ("note", "starting for 4 s") == seen(4.0)
     assert ("note", "its engine is starting") == seen(4000.0)
     daemon = FakeDaemon("127.0.0.1:0")
     daemon.admin.status.tasks[0].ready = False
@@ -453,7 +453,7 @@ def test_a_unit_that_starts_is_no_silent_daemon():
     """doctor says since when systemd has been starting it."""
     facts = DaemonFacts(ADMIN, True, None, "UNREACHABLE", phase=UnitPhase("starting", 4.0))
     found = only(daemon_checks.judge_daemon(facts), "daemon")
-    assert ("note", "starting since 4 s") == (found.verdict, found.seen)
+    assert ("note", "starting for 4 s") == (found.verdict, found.seen)
 
 
 def test_a_site_without_an_uplink_is_noted(tmp_path):

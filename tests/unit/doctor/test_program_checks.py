@@ -164,6 +164,12 @@ def test_why_a_unit_failed_is_said_in_words(result, said):
     assert said in only(unit(**FAILED, Result=result, ExecMainStatus="7"), "unit").seen
 
 
+@pytest.mark.parametrize(("restarts", "said"), [("1", "1 time"), ("3", "3 times")])
+def test_restarts_are_counted_in_words(restarts, said):
+    """One is no plural."""
+    assert only(unit(NRestarts=restarts), "unit-restarts").seen.endswith(f" {said}")
+
+
 def test_an_uplink_that_has_nothing_to_do_may_stand_still():
     """Stopped and not enabled is well where no place to go is configured."""
     found = unit(name=UPLINK, wanted=False, ActiveState="inactive", SubState="dead", UnitFileState="disabled")

@@ -5,6 +5,7 @@ Folders for decrypted examples: closed to others whatever the umask, with all th
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -20,6 +21,7 @@ from edge_agent.durable.atomic_files import (
     make_private,
     open_private,
     private_folder,
+    read_regular,
     replacing,
     write_atomically,
     write_durably,
@@ -197,6 +199,18 @@ def test_an_open_file_is_closed_before_more_is_written(tmp_path: Path):
     with open_private(path, "w") as file:
         file.write("c")
     assert "c" == path.read_text()
+
+
+def test_a_file_of_others_is_read_within_its_limit(tmp_path: Path):
+    """One byte more shows that it is longer; a link is not followed, a folder and a pipe are no files."""
+    (tmp_path / "file").write_bytes(b"12345")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    os.mkfifo(tmp_path / "pipe")
+    assert (b"12345", b"1234") == tuple(read_regular(tmp_path / "file", limit) for limit in (5, 3))
+    for name, code in (("link", errno.ELOOP), ("pipe", errno.EINVAL), (".", errno.EINVAL), ("none", errno.ENOENT)):
+        with pytest.raises(OSError, match=name) as raised:
+            read_regular(tmp_path / name, 5)
+        assert code == raised.value.errno
 
 
 def test_a_tree_with_files_of_others_is_closed_as_far_as_possible(tmp_path: Path):

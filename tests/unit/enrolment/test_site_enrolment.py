@@ -10,6 +10,7 @@ import re
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from edge_agent.uplink.escalation.escalation_server import read_key
 from tests.support.enrolled import hand_over
 from tests.support.enrolment_files import DAY, LARGE_MODEL, a_enrolment
 from tests.support.mounts import tmpfs
+from tests.support.rights import without_root
 
 PASSPHRASE = "nine purple herons"
 ONE = RoleQuorum(1, 1)
@@ -91,6 +93,21 @@ def test_a_box_becomes_a_site(box: Box):
     open_to_others = [path for path in box.etc.rglob("*") if path.is_file() and path.stat().st_mode & 0o077]
     assert b"s3cr3t" not in b"".join(path.read_bytes() for path in open_to_others)
     assert "s3cr3t" not in done.output
+
+
+def test_who_may_not_write_etc_is_told_before_codes_are_compared():
+    """Two people on the telephone would otherwise compare them twice; --check needs no such rights."""
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
+        Path(folder).chmod(0o755)
+        box = Box(Path(folder))
+        path = box.enrolment()
+        path.chmod(0o644)
+        box.etc.chmod(0o555)
+        assert 0 == box.enrol(path, "--check").exit_code
+        with without_root():
+            done = box.enrol(path)
+        said = " ".join(done.output.split())
+        assert (3, True, {}) == (done.exit_code, "cannot write" in said and "with sudo" in said, box.files()), said
 
 
 def test_the_uplinks_unit_gets_its_credential(box: Box):

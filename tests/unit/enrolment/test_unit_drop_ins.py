@@ -138,3 +138,16 @@ def test_the_command_shows_what_it_takes_away(tmp_path: Path):
     assert "  -" not in said
     said = drop_ins(tmp_path, "--allow", "10.20.0.0/16", "--remove", "192.168.10.0/24", "--yes")[1]
     assert (True, True) == ("  - IPAddressAllow=192.168.10.0/24" in said, "  + IPAddressAllow=10.20.0.0/16" in said)
+
+
+def test_a_folder_with_letters_beyond_ascii_can_be_changed(tmp_path: Path):
+    """Its drop-in, and a comment that somebody wrote into the listener's, are read as they were written."""
+    before = Config(uplink=UplinkConfig(url="/mnt/Straße"))
+    write_drop_ins(unit_drop_ins(before, tmp_path, []))
+    (listener,) = [each for each in unit_drop_ins(listening("0.0.0.0:9443"), tmp_path, ATTACHED[:1]) if each.content]
+    listener.path.parent.mkdir()
+    listener.path.write_text(f"# f\u00fcr die Kasse\n{listener.content}")
+    after = listening("0.0.0.0:9443").model_copy(update={"uplink": UplinkConfig(url="/mnt/usb")})
+    assert ATTACHED[:1] == allowed_networks(after, tmp_path, (), ATTACHED)
+    changes = [line for each in unit_drop_ins(after, tmp_path, ATTACHED[:1]) for line in each.changes]
+    assert ["- ReadWritePaths=-/mnt/Stra\u00dfe", "+ ReadWritePaths=-/mnt/usb"] == changes[-2:]

@@ -7,6 +7,7 @@ import pytest
 from edge_agent.formats.manifest import Manifest
 from edge_agent.monitoring import monitoring_tables
 from edge_agent.monitoring.monitoring_store import LARGE_MODEL, PEOPLE, HumanLabel, TeacherLabel
+from tests.support.examples import DIGEST
 from tests.support.site_cases import PREDICTION, ASite, answered, judgement, manifest
 
 DAY = 86_400.0
@@ -425,6 +426,22 @@ def test_a_new_bundle_begins_anew_and_old_ones_are_bounded(site):
     ]
     assert [] == standing(site)
     assert [(0,)] == site.worker.spool.db.rows("SELECT count(*) FROM field_alarms")
+
+
+def test_a_bundle_that_answers_again_after_rollbacks_keeps_its_figures(site):
+    """Its evidence goes on, however many bundles were tried since; a clock that was set back hides no new bundle."""
+    numbers = range(1, 3 * monitoring_tables.SERIES_OF_TASK_MAX)
+    for number in numbers:
+        site.clock.wall += DAY
+        site.keep(sure(2 * number))
+        site.clock.wall += DAY
+        site.keep(sure(2 * number + 1, digest=f"{number:064}"))
+    series = {each.digest: each for each in site.worker.monitoring.report("pos-intent")}
+    assert monitoring_tables.SERIES_OF_TASK_MAX == len(series)
+    assert len(numbers) == sum(day["answers"] for day in series[DIGEST].days.values())
+    site.clock.wall -= 4000 * DAY
+    site.keep(sure(1000, digest=f"{1000:064}"))
+    assert f"{1000:064}" in {each.digest for each in site.worker.monitoring.report("pos-intent")}
 
 
 def test_days_are_bounded(site):

@@ -12,7 +12,9 @@ import pytest
 
 from edge_agent.capture.capture_values import SpoolWorkerDependencies
 from edge_agent.capture.example_capture import ExampleCapture
-from edge_agent.errors import DiskFull, UpstreamBusy, UpstreamFailed, UpstreamUnreachable
+from edge_agent.capture.text_redaction import RedactionDependencies
+from edge_agent.config import RedactionConfig
+from edge_agent.errors import DiskFull, RedactionHeld, UpstreamBusy, UpstreamFailed, UpstreamUnreachable
 from edge_agent.formats.example_records import ExampleTeacherLabel, parse
 from edge_agent.formats.manifest import Manifest
 from edge_agent.routing.large_model_questions import ModelAnswer
@@ -20,6 +22,7 @@ from edge_agent.server.model_router import DeferredEscalations
 from edge_agent.server.uplink_client import LargeModelFinish
 from tests.support.eventually import eventually
 from tests.support.site_cases import answered, config_of, manifest
+from tests.unit.capture.test_question_examples import DESK, URGENT
 
 URL = {"url": "http://127.0.0.1:9/v1", "model": "oracle-1", "tasks": ["pos-intent"]}
 PRICE = '{"label": "price"}'
@@ -44,9 +47,13 @@ class Says:
 class Asked:
     """A site's spool with one question in it, and what asks it."""
 
-    def __init__(self, folder, says, *, mode="hybrid", bundle: Manifest | None = None, **settings) -> None:
+    def __init__(
+        self, folder, says, *, mode="hybrid", bundle: Manifest | None = None, redaction=None, **settings
+    ) -> None:
         config = config_of(folder, commit_seconds=0.001, escalation=URL | settings)
-        self.collection = ExampleCapture(config, SpoolWorkerDependencies(lambda: (), "0.1.0"))
+        config = config.model_copy(update={"redaction": redaction or RedactionConfig()})
+        around, reader = SpoolWorkerDependencies(lambda: (), "0.1.0"), RedactionDependencies(_no_model, lambda: "")
+        self.collection = ExampleCapture(config, around, reader=reader)
         self.says, self.serving = says, {"pos-intent": SimpleNamespace(manifest=bundle or manifest())}
         self.mode = mode
         router = SimpleNamespace(mode=lambda _: self.mode)
@@ -58,18 +65,26 @@ class Asked:
         return status.questions["deferred"], {each: status.counters[each] for each in names if each in status.counters}
 
 
+async def _no_model(_texts, _seconds):
+    raise RedactionHeld("there is no redaction model")
+
+
 @contextlib.asynccontextmanager
-async def asking(folder, *answers, numbers=(1,), text=None, **more):
+async def asking(folder, *answers, numbers=(1,), text=None, changes=None, **more):
     """Open a spool with a question about each number."""
     folder.mkdir(exist_ok=True)
     site = Asked(folder, Says(*answers), **more)
     site.collection.start()
+    reading = asyncio.create_task(site.collection.redaction.run()) if site.collection.redaction else None
     try:
         for number in numbers:
-            site.collection.queue_answer(answered(number, later="deferred", **({"text": text} if text else {})))
+            given = {**({"manifest": more["bundle"], **changes} if changes else {}), **({"text": text} if text else {})}
+            site.collection.queue_answer(answered(number, later="deferred", **given))
         await eventually(lambda: site.collection.questions.waiting == len(numbers))
         yield site
     finally:
+        if reading:
+            reading.cancel()
         await asyncio.to_thread(site.collection.stop)
 
 
@@ -144,6 +159,23 @@ async def test_a_task_that_may_not_be_asked_about_waits(tmp_path, change):
         assert not await site.later.ask_one()
         vars(site).update(before)
         assert await site.later.ask_one()
+
+
+async def test_a_question_of_a_decide_task_is_asked(tmp_path):
+    """It waits under TASK/QUESTION, and the bundle of the task has its words and its answers."""
+    async with asking(tmp_path, '{"urgent": "no"}', bundle=DESK, changes=URGENT) as site:
+        assert await site.later.ask_one()
+        assert (0, {"opinions": 1}) == await site.status()
+    (asked,) = site.says.asked
+    assert "It cannot wait." in str(asked.turns)
+
+
+async def test_rules_suffice_for_the_label_of_a_question_where_they_do_for_its_task(tmp_path):
+    """The redaction model does not answer, and the site lets the task pass by the rules."""
+    redaction = RedactionConfig(task="redactor", without_model={"pos-intent": "rules"})
+    async with asking(tmp_path, '{"urgent": "no"}', bundle=DESK, changes=URGENT, redaction=redaction) as site:
+        assert await site.later.ask_one()
+        assert (0, {"opinions": 1}) == await site.status()
 
 
 async def test_a_task_that_became_another_is_given_up(tmp_path):

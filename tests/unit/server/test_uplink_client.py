@@ -9,17 +9,25 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import grpc.aio
 import pytest
 
+from edge_agent.capture.spool_writer import PendingCharges
 from edge_agent.config import Config
 from edge_agent.errors import UpstreamUnreachable
 from edge_agent.formats import uplink_state
 from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.routing.large_model_questions import LargeModelQuestion
-from edge_agent.server.uplink_client import UplinkClient, download_blocker, read_uplink_report, uplink_message
+from edge_agent.server.uplink_client import (
+    COST_MICROS_MAX,
+    UplinkClient,
+    download_blocker,
+    read_uplink_report,
+    uplink_message,
+)
 from edge_agent.v1 import admin_pb2 as pb
 from edge_agent.v1 import escalation_pb2
 from edge_agent.v1.escalation_pb2_grpc import (
@@ -28,6 +36,7 @@ from edge_agent.v1.escalation_pb2_grpc import (
 )
 from tests.support.eventually import eventually
 from tests.support.examples import NOW
+from tests.support.site_cases import ASite
 from tests.support.uplink_cases import UplinkCase
 
 URL = "s3://fleet/examples"
@@ -117,6 +126,14 @@ def test_an_uplink_that_never_spoke_is_named_where_one_is_configured(tmp_path: P
     """Silent with what to do; a site without an uplink reads nothing of it."""
     assert "does not exist" in silence(message(tmp_path, None))
     assert message(tmp_path, None, url="") is None
+
+
+def test_a_folder_that_cannot_be_looked_into_breaks_no_status(tmp_path: Path):
+    """A site without an uplink is told nothing of it; one with an uplink why nothing is known."""
+    closed = tmp_path / ("x" * 300)  # no system lets anybody in there, root included
+    assert uplink_message(Config.model_validate({"uplink": {"notes_dir": str(closed)}})) is None
+    found = uplink_message(Config.model_validate({"uplink": {"url": URL, "notes_dir": str(closed)}}))
+    assert "cannot be read" in silence(found)
 
 
 def test_an_uplink_of_another_configuration_is_shown(tmp_path: Path):
@@ -222,14 +239,30 @@ class _BeginsAnAnswer(EscalationServiceServicer):
         await asyncio.Event().wait()
 
 
+class _Exaggerates(EscalationServiceServicer):
+    """An uplink whose numbers cannot be true."""
+
+    async def Ask(self, request: Any, context: Any) -> None:
+        await context.write(escalation_pb2.AskResponse(finish=escalation_pb2.AskFinish(cost_micros=2**64 - 1)))
+
+    async def Watch(self, request: Any, context: Any) -> None:
+        usual_ms = float(self.usual_ms)
+        await context.write(escalation_pb2.WatchResponse(online=True, usual_ms=usual_ms, model="oracle-1"))
+        await asyncio.Event().wait()
+
+    usual_ms = "inf"
+
+
 @asynccontextmanager
-async def watched_uplink() -> AsyncIterator[tuple[UplinkClient, asyncio.Task[None]]]:
+async def watched_uplink(
+    servicer: EscalationServiceServicer | None = None, capture: Any = None
+) -> AsyncIterator[tuple[UplinkClient, asyncio.Task[None]]]:
     """Yield a client that watches such an uplink, and the task that does."""
     with TemporaryDirectory(prefix="ea-") as short:
         escalation = {"url": "http://large.example", "model": "m", "tasks": ["t"], "socket": f"{short}/e.sock"}
-        client = UplinkClient(Config.model_validate({"state_dir": short, "escalation": escalation}))
+        client = UplinkClient(Config.model_validate({"state_dir": short, "escalation": escalation}), capture)
         server = grpc.aio.server()
-        add_EscalationServiceServicer_to_server(_BeginsAnAnswer(), server)
+        add_EscalationServiceServicer_to_server(servicer or _BeginsAnAnswer(), server)
         server.add_insecure_port(f"unix:{short}/e.sock")
         await server.start()
         watching = asyncio.create_task(client.run())
@@ -281,3 +314,19 @@ async def test_a_reader_that_is_cancelled_stays_cancelled():
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading
+
+
+@pytest.mark.parametrize("usual_ms", ["inf", "nan", "-1"])
+async def test_numbers_of_the_uplink_that_cannot_be_true_harm_nobody(tmp_path: Path, usual_ms: str):
+    """Its usual time is none, which metrics could not show; its prices can be summed in the database."""
+    servicer, charges = _Exaggerates(), PendingCharges()
+    servicer.usual_ms = usual_ms
+    async with watched_uplink(servicer, SimpleNamespace(add_charge=charges.add)) as (client, _):
+        shown = client.message()
+        assert (0.0, 0.0) == (client.availability("t").seconds_expected, shown and shown.usual_ms)
+        for _ in range(3):
+            await read_answer(client, 60, asyncio.Event())
+    site = ASite(tmp_path)
+    charges.settle(site.worker.store_charges)
+    [spend] = site.worker.monitoring.daily_spend()
+    assert (3, 3 * COST_MICROS_MAX) == (spend.questions, spend.micros)

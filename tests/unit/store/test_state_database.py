@@ -9,14 +9,15 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from edge_agent.durable.sqlite_database import Database, DatabaseSchema
 from edge_agent.errors import DiskFull, StateDirUnwritable, StoreDamaged
 from edge_agent.formats.manifest import digest_of, parse
-from edge_agent.store.state_database import InstalledBundle, StateDatabase
+from edge_agent.store.state_database import DemotionTable, InstalledBundle, ModeTable, StateDatabase
 from tests.support.store_cases import bundle
 
 VERSION_1 = Path(__file__).parents[2] / "data" / "state-v1.db"
@@ -139,6 +140,17 @@ def test_a_database_taken_over_is_like_a_new_one(tmp_path: Path) -> None:
     assert old == new
     for state in made:
         state.close()
+
+
+@pytest.mark.parametrize("table", [ModeTable, DemotionTable])
+def test_a_disk_without_room_for_a_new_table_is_named(tmp_path: Path, table: Callable[[Database], object]) -> None:
+    """A site that comes from version 0.1 gets the tables at its first start; a full disk is no mistake of ours."""
+    database = Database(tmp_path / "state.db", DatabaseSchema(1, ("CREATE TABLE t (b INTEGER) STRICT",), ""))
+    [(pages,)] = database.rows("PRAGMA page_count")
+    database.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(DiskFull):
+        table(database)
+    database.close()
 
 
 def test_a_failed_take_over_leaves_version_1(tmp_path: Path) -> None:

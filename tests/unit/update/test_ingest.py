@@ -21,6 +21,7 @@ from edge_agent.store.bundle_archive import StoreLimits
 from edge_agent.update.blocked_update_messages import CopyProgress, SignedBundle, VerifiedRepository
 from edge_agent.update.metadata_chain import RepositoryFolder
 from tests.support.fleet_cases import CentralTeam
+from tests.support.rights import without_root
 from tests.support.store_cases import blob_names, bundle, sha256_of
 from tests.support.trust_cases import TrustingSite, damage, digest
 
@@ -216,6 +217,17 @@ def test_a_drive_that_was_pulled_out_is_no_drive_without_the_file():
         RepositoryFolder(Path("/proc/self"), is_media=True).read(task, "mem", 100)
     assert None is RepositoryFolder(Path("/proc/self")).read(task, "mem", 100)
     assert None is RepositoryFolder(Path("/proc/self"), is_media=True).read(task, "nothing", 100)
+
+
+def test_a_drive_that_the_daemon_may_not_read_is_no_drive_without_the_file(tmp_path):
+    """A desktop mounts drives for one user only: the error says so, and how to mount it; a mirror has no such file."""
+    hidden = tmp_path / "drive"
+    hidden.mkdir(mode=0)
+    with without_root(), pytest.raises(MediaFailed, match=r"user may not read metadata/timestamp\.json on") as failed:
+        RepositoryFolder(hidden, is_media=True).read("metadata", "timestamp.json", 100)
+    assert "sudo mount" in failed.value.remedy
+    with without_root():
+        assert None is RepositoryFolder(hidden).read("metadata", "timestamp.json", 100)
 
 
 def test_a_bundle_that_was_installed_unsigned_counts_as_signed(site, first, tmp_path):

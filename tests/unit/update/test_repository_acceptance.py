@@ -19,6 +19,7 @@ from convert.publish import layout
 from edge_agent.errors import (
     ConfigInvalid,
     EdgeAgentError,
+    MediaFailed,
     PlanInvalid,
     StoreDamaged,
     UpdateError,
@@ -301,9 +302,17 @@ def test_a_foreign_or_empty_drive_says_so(central, site, tmp_path):
     with pytest.raises(UpdateUntrusted, match="belongs to another fleet") as refused:
         site.believe(other.drive(tmp_path / "foreign"))
     assert "fleet that this site belongs to" in refused.value.remedy
+    (tmp_path / "empty").mkdir()
     with pytest.raises(UpdateIncomplete, match="there is no update in") as refused:
-        site.believe(tmp_path / "nothing")
+        site.believe(tmp_path / "empty")
     assert "edge-convert media" in refused.value.remedy
+
+
+def test_a_drive_that_the_daemon_does_not_see_is_not_called_empty(site, tmp_path):
+    """Its unit hides /tmp and /home: whoever named such a folder is told where to mount the drive."""
+    with pytest.raises(MediaFailed, match="the daemon sees no folder") as failed:
+        site.believe(tmp_path / "nothing")
+    assert "/tmp" in failed.value.remedy
 
 
 def test_a_drives_plan_goes_on_when_the_drive_is_pulled_out(central, site, tmp_path):

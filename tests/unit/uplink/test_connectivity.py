@@ -69,8 +69,8 @@ def test_since_is_when_the_state_began(events):
     """It changes with the state only: an upstream that stays offline over many probes has been so all the time."""
     seen = follow(events)
     for (_, _, first), (now, before, after) in itertools.pairwise(seen):
-        if first.state == after.state == "online":
-            assert first.since == after.since
+        if first.state == after.state:
+            assert first.since == before.since == after.since
         if before.state == "online" and after.state == "offline":
             assert now == after.since
 

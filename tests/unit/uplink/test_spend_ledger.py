@@ -49,6 +49,17 @@ def test_no_order_of_questions_breaks_a_cap(questions):
     assert spent == spend_ledger.parse(spend_ledger.encode(spent))
 
 
+def test_a_clock_that_was_set_back_by_years_opens_no_cap():
+    """The day that it shows is older than all that are kept, and counts all the same; so does its month."""
+    spent = SpendByDay()
+    for number in range(spend_ledger.DAYS_MAX):
+        spent = spent.add(1, f"2026-{1 + number // 28:02}-{1 + number % 28:02}")
+    spent = spent.add(60, "2020-01-01").add(30, "2020-01-02")
+    assert (60, 30, 90) == (spent.on("2020-01-01"), spent.on("2020-01-02"), spent.in_month("2020-01-02"))
+    assert not spent.allows(1, "2020-01-02", SpendCaps(month_micros=90))
+    assert spend_ledger.DAYS_MAX == len(spent.days)
+
+
 def test_old_days_are_forgotten():
     """A bounded number of days is kept, the newest."""
     spent = SpendByDay()

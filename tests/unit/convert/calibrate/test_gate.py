@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from convert.calibrate.calibration_answers import Answers, CalibrationAnswers
 from convert.calibrate.calibration_split import hashed
-from convert.calibrate.gate import OUTSIDE, Conditions, calibrated, holding, why_none
+from convert.calibrate.gate import OUTSIDE, Conditions, calibrated, conditions_of, holding, why_none
 from convert.calibrate.threshold import Risk, choose
 from convert.data.data_row import DataRow
 from convert.evaluate.predictions import ServedPrediction
@@ -94,10 +94,14 @@ def test_one_row_of_each_family_makes_the_gate():
     """The rows of temperature and proof together; of a family the row with the smallest hash, at most 1,000 in all."""
     rows = [DataRow(f"text {place}", "a", family=f"family {place % 1200}") for place in range(2400)]
     answers = Answers(rows, said(*range(2400)), np.ones(2400, np.bool_))
-    held_out = CalibrationAnswers([], answers).held_out
-    assert 1000 == len(held_out.rows) == len({row.family for row in held_out.rows})
-    alone = [row for row in rows if row.family == held_out.rows[0].family]
-    assert min(alone, key=lambda row: hashed(row.key)) == held_out.rows[0]
+    part = Answers(rows[:1200], answers.predictions[:1200], answers.right[:1200])
+    rest = Answers(rows[1200:], answers.predictions[1200:], answers.right[1200:])
+    every, tuning = CalibrationAnswers([], part, rest).held_out
+    held_out = [rows[int(each.ood_score or 0)] for each in every]
+    assert 1000 == len(held_out) == len({row.family for row in held_out}) == len(tuning)
+    assert all((each.ood_score or 0) < 1200 for each in tuning)
+    alone = [row for row in rows if row.family == held_out[0].family]
+    assert min(alone, key=lambda row: hashed(row.key)) == held_out[0]
 
 
 def test_sizes_of_families_must_be_as_many_as_scores():
@@ -158,6 +162,34 @@ def test_a_threshold_proved_by_the_rows_of_the_gate_is_wrong_as_rarely_as_promis
         passing = Conditions(gate, floor=0.0).passing(said(*scores), np.full(120, 0.9))
         false += choose(passing, ~wrong, risk, start=0.9).threshold is not None
     assert false / repetitions <= 0.1 + 2 * math.sqrt(0.09 / repetitions)
+
+
+def test_texts_that_share_a_score_are_tested_where_they_pass():
+    """A tenth of the inputs has one score, the largest, and wrong answers. They are too many to be held up, so they
+    pass, and the risk of what passes is above the target: each proof is a false one, and they are as rare as promised.
+    """
+    draw, risk, repetitions = np.random.default_rng(26), Risk(target=0.1, delta=0.1), 200
+    false = 0
+    for _ in range(repetitions):
+        shared = draw.random(400) < 0.1
+        scores, wrong = np.where(shared, 1.0, draw.random(400)), shared | (draw.random(400) < 0.01)
+        answers = said(*scores)
+        conditions, rows = conditions_of("ood_score", (answers, answers[:120]), 0.05, 0.0)
+        assert (conditions.apart, rows) == (True, 120)
+        assert conditions.gate is not None
+        passing = conditions.passing(answers[120:], np.full(280, 0.9))
+        false += not conditions.gate.holds_up(1.0) and choose(passing, ~wrong[120:], risk, start=0.9).threshold == 0.9
+    assert false / repetitions <= 0.1 + 2 * math.sqrt(0.09 / repetitions)
+
+
+def test_a_gate_without_ties_is_made_of_all_rows():
+    """Only where several rows share the score at the limit the rows of the temperature alone make the gate."""
+    answers = said(*range(200))
+    conditions, rows = conditions_of("ood_score", (answers, answers[:60]), 0.05, 0.5)
+    assert (False, 200, 0.5) == (conditions.apart, rows, conditions.floor)
+    tied = said(*[min(each, 185) for each in range(200)])
+    conditions, rows = conditions_of("ood_score", (tied, tied[:10]), 0.05, 0.5)
+    assert (None, 10) == (conditions.gate, rows)
 
 
 def test_without_a_gate_nothing_is_held_up():

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from convert.clustered_statistics import family_numbers
-from convert.evaluate.quality_metrics import BIN_FAMILIES_MIN, bin_places, gaps_of, reliability
+from convert.evaluate.quality_metrics import (
+    BIN_FAMILIES_MIN,
+    AnswerOutcomes,
+    bin_places,
+    differences,
+    gaps_of,
+    reliability,
+)
 
 
 def alone(rows: int) -> np.ndarray:
@@ -90,3 +97,42 @@ def test_gaps_of_families_add_up():
     assert (10, 2) == gaps.shape
     assert np.allclose(gaps.sum(axis=0), np.bincount(places, confidence - right))
     assert not math.isnan(float(gaps.sum()))
+
+
+def outcomes(right: np.ndarray, confidence: np.ndarray) -> AnswerOutcomes:
+    return AnswerOutcomes(right, confidence > 0.8, confidence, alone(len(right)))
+
+
+def versions(drawn: np.random.Generator, too_sure: float) -> tuple[AnswerOutcomes, AnswerOutcomes]:
+    """Return two versions that are right alike; each guesses the probability of that with an error of its own."""
+    odds = drawn.normal(1.5, 1.2, 400)
+    chance = 1 / (1 + np.exp(-odds))
+    first, second = (1 / (1 + np.exp(-factor * (odds + drawn.normal(0, 1, 400)))) for factor in (1.0, too_sure))
+    common, own = drawn.random(400), drawn.random(400)
+    return (
+        outcomes(common < chance, first),
+        outcomes(np.where(drawn.random(400) < 0.7, common, own) < chance, second),
+    )
+
+
+def test_the_order_of_two_versions_does_not_change_their_p_value():
+    """Which of two versions is called the first is arbitrary, so the test gives both the same bins."""
+    first, second = versions(np.random.default_rng(4), 1.0)
+    p_values = [differences(*pair)["calibration_error"]["p_value"] for pair in ((first, second), (second, first))]
+    assert p_values[0] == p_values[1]
+
+
+@pytest.mark.slow
+def test_equally_calibrated_versions_differ_by_chance_only():
+    """At a level of 5% their calibration errors differ in about 5% of draws, though each has bins of its own."""
+    drawn = np.random.default_rng(4)
+    p_values = [differences(*versions(drawn, 1.0))["calibration_error"]["p_value"] for _ in range(60)]
+    assert sum(each <= 0.05 for each in p_values) <= 8
+
+
+@pytest.mark.slow
+def test_a_version_that_is_too_sure_is_worse_calibrated():
+    """In most draws the second version, whose confidences are too far from one half, has the larger error."""
+    drawn = np.random.default_rng(4)
+    found = [differences(*versions(drawn, 3.0))["calibration_error"] for _ in range(20)]
+    assert sum(each["p_value"] <= 0.05 and each["value"] > 0 for each in found) >= 15

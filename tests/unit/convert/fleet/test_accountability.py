@@ -81,3 +81,14 @@ def test_a_line_has_a_limit(log: Path):
     with pytest.raises(ValueError, match="the limit is"):
         append_line(log, {"said": "x" * accountability.LINE_BYTES_MAX})
     assert (3, ()) == (verify_chain(log).entries, verify_chain(log).problems)
+
+
+def test_every_record_of_a_decision_counts(tmp_path: Path):
+    """A decision about more records than one entry names makes several entries, so none keeps an earlier consent."""
+    records = [f"clinic-1/{number}" for number in range(2 * accountability.SUBJECTS_MAX + 1)]
+    accountability.record(tmp_path, "consent recorded", records)
+    assert frozenset(records) == accountability.consents(tmp_path)
+    last = accountability.record(tmp_path, "consent withdrawn", records[1:])
+    assert frozenset(records[:1]) == accountability.consents(tmp_path)
+    verdict = verify_chain(tmp_path / accountability.FILE_NAME)
+    assert (5, last, ()) == (verdict.entries, verdict.head, verdict.problems)

@@ -8,9 +8,10 @@ import pytest
 
 from convert.pipeline import workspace
 from convert.pipeline.execution import STAGES, PipelineStage, inputs_of
+from convert.pipeline.recipe import ExportSection, FinetuneSection, SourceSection
 from convert.pipeline.workspace import StageRecord
 from edge_agent.errors import FileMissing
-from tests.support.recipes import recipe_of
+from tests.support.recipes import ready_classifier, recipe_of
 
 
 def quiet(_what: str, _done: int, _total: int) -> None:
@@ -134,13 +135,41 @@ def test_the_task_counts_by_what_it_does(tmp_path: Path):
     assert inputs_of(step, recipe, {}, quiet) != first
 
 
+def test_a_ready_graph_that_is_trained_further_is_prepared_again(tmp_path: Path):
+    """`prepare` takes a graph as it is, or reads its weights back for training, and the source does not tell which."""
+    recipe = recipe_of(tmp_path)
+    ready = ready_classifier(tmp_path / "ready")
+    taken = recipe.model_copy(update={"source": SourceSection(onnx=str(ready))})
+    trained = taken.model_copy(update={"finetune": FinetuneSection(method="full")})
+    inputs = [inputs_of(STAGES["prepare"], each, {}, quiet) for each in (taken, trained, taken)]
+    assert inputs[0] != inputs[1]
+    assert inputs[0] == inputs[2]
+
+
+def test_a_changed_checkout_of_llama_cpp_exports_again(tmp_path: Path):
+    """Of a checkout that the recipe names, the converter counts, by content; without one nothing does."""
+    recipe, step = recipe_of(tmp_path), PipelineStage("m", (), (), ("converter",))
+    assert set(inputs_of(step, recipe, {}, quiet)) == {"version of edge-convert"}
+    checkout = folder(tmp_path / "llama", convert_py="1", conversion__base_py="1", ggml__ggml_c="1")
+    recipe = recipe.model_copy(update={"export": ExportSection(llama_cpp=str(checkout))})
+    first = inputs_of(step, recipe, {}, quiet)
+    (checkout / "ggml" / "ggml.c").write_text("2")
+    assert inputs_of(step, recipe, {}, quiet) == first
+    (checkout / "conversion" / "base.py").write_text("2")
+    assert inputs_of(step, recipe, {}, quiet) != first
+    assert "converter" in STAGES["export"].files
+
+
 def test_the_table_of_stages_is_in_order():
-    """A stage reads only stages above it, sections of a recipe, and files by names that are known."""
+    """A stage reads only stages above it, sections of a recipe, and files by names that are known; where it reads rows,
+    what redacts them belongs to its libraries."""
     names, splits = list(STAGES), {"train", "importance", "calibration", "test"}
-    files = {"source", "task", "cutoff", "task.yaml", "outliers", *splits}
+    files = {"source", "converter", "task", "cutoff", "task.yaml", "outliers", *splits}
     for name, step in STAGES.items():
         assert set(step.after) <= set(names[: names.index(name)]), name
         assert set(step.files) <= files, name
         assert step.libraries, name
+        reads_rows = bool(splits & set(step.files))
+        assert not reads_rows or {"Faker", "python-stdnum", "phonenumbers"} <= set(step.libraries), name
     assert names[0] == "prepare"
     assert names[-1] == "assemble"

@@ -65,6 +65,9 @@ FAMILIES = {
     "mistral": Family(transformers.MistralConfig, {"sliding_window": 8}),
     "qwen2": Family(transformers.Qwen2Config, {}),
     "qwen3": Family(transformers.Qwen3Config, {"head_dim": 8}),
+    "gemma": Family(transformers.GemmaConfig, {"head_dim": 8}),
+    "gemma2": Family(transformers.Gemma2Config, {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 8}),
+    "granite": Family(transformers.GraniteConfig, {"embedding_multiplier": 12.0}),
     "gemma3": Family(
         transformers.Gemma3TextConfig,
         {
