@@ -242,7 +242,10 @@ class CallFailed(Exception):
         self.seconds = 0.0
         """How long that took, with the waits between."""
         self.answered_before = False
-        """Whether the daemon answered this client earlier: it was reached then, and took its certificate."""
+        """Whether the daemon answered this client earlier, be it with an error: it was reached, and took its
+        certificate."""
+        self.is_answer = False
+        """Whether the daemon reported this error."""
 
     def give_up(self, why: str) -> None:
         """Add to the message how often the call was made, for how long, and why it is not made again."""
@@ -277,6 +280,7 @@ def call_failed(
     remedy = remedy_with_delay(metadata.pop("remedy", ""), seconds)
     failed = CallFailed(call.code().name, info.reason, call.details() or "", remedy=remedy, metadata=metadata)
     failed.retry_after_seconds = seconds
+    failed.is_answer = True
     return failed
 
 

@@ -119,6 +119,7 @@ class DaemonConnection:
         """Translate a failed call of this connection."""
         failed = call_failed(error, self.target, timeout_seconds, self.tls, reached=self._answered)
         failed.answered_before = self._answered
+        self._answered = self._answered or failed.is_answer
         failed.request_id = getattr(request, "request_id", "")
         return failed
 

@@ -78,10 +78,8 @@ def _option(name: str, parameter: Any, known: Mapping[str, RequestParameter]) ->
     chosen = parameter.WhichOneof("parameter_choice")
     value = getattr(parameter, chosen) if chosen else None
     if type(value) not in option.types:
-        requested_outputs = " or ".join(_TYPE_NAMES[each] for each in option.types)
-        raise InvalidRequest(
-            f"parameter {name!r} must be {requested_outputs}; it is {_TYPE_NAMES.get(type(value), 'not set')}"
-        )
+        allowed = " or ".join(_TYPE_NAMES[each] for each in option.types)
+        raise InvalidRequest(f"parameter {name!r} must be {allowed}; it is {_TYPE_NAMES.get(type(value), 'not set')}")
     return option.field, option.read(value)
 
 
