@@ -57,7 +57,9 @@ REMEDIES = {
     "priority": "Leave it out: the caller's role gives the priority.",
     "timeout": "Set the call's own deadline instead (client_timeout): it reaches the model.",
     "classification": "Leave it out: the outputs 'label' and 'scores' have what it would give.",
-    "sequence_id": "Leave it out: requests do not belong together.",
+    **dict.fromkeys(
+        ("sequence_id", "sequence_start", "sequence_end"), "Leave it out: requests do not belong together."
+    ),
     "shared_memory_region": "Send the tensor in the request.",
 }
 """What replaces parameters of other servers."""
@@ -86,8 +88,10 @@ _TYPE_NAMES: dict[type, str] = {bool: "a bool", int: "a whole number", float: "a
 
 def _unknown(what: str, where: str, name: str, known: Mapping[str, object]) -> InvalidRequest:
     listed = f"known are: {', '.join(known)}" if known else "none is known"
-    remedy = REMEDIES.get(name, "Leave it out, or correct its name; docs/open-inference-protocol.md has them all.")
-    return InvalidRequest(f"{what} is none {where}; {listed}", remedy=remedy, parameter=name[:SHOWN_CHARS_MAX])
+    instead = REMEDIES.get(name, "")  # also in the message: tritonclient shows nothing else
+    remedy = instead or "Leave it out, or correct its name; docs/open-inference-protocol.md has them all."
+    said = f"{what} is none {where}; {listed}" + (f". {instead.removesuffix('.')}" if instead else "")
+    return InvalidRequest(said, remedy=remedy, parameter=name[:SHOWN_CHARS_MAX])
 
 
 def parse_version(requested: str) -> int | None:
