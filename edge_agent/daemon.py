@@ -96,7 +96,7 @@ class Daemon:
         if core_log:
             core_log.on_failed_handshake = lambda cause: self._servers.refusals.record(HANDSHAKE, "", cause)
         self._engines = EnginePool(config.engine, self._changed.set, store.readable)
-        self._engines.tuning_cache = open_tuning_cache(store.settings)
+        self._engines.tuning_cache = open_tuning_cache(store.settings, store.thread)
         self._activation = Activation(
             store,
             activation_engines(self._engines, self._report),

@@ -290,8 +290,9 @@ def _verdict(choice: Choice, risk: Risk, needed: int | None) -> str:
     target, sure = f"{100 * risk.target:g}%", f"{100 * (1 - risk.delta):g}%"
     if choice.threshold is not None:
         return (
-            f"At a threshold of {choice.threshold:g}, {100 * choice.coverage:.1f}% of the answers are confident."
-            f" With {sure} certainty at most {target} of these are wrong, for requests like the calibration rows."
+            f"At a threshold of {choice.threshold:g}, {100 * choice.coverage:.1f}% of the answers to the calibration"
+            f" rows are confident. With {sure} certainty at most {target} of these are wrong, for requests like the"
+            " calibration rows."
         )
     said = (
         f"No threshold reaches the target of {target} wrong answers with {sure} certainty, so every answer escalates."

@@ -117,14 +117,19 @@ def _print(console: Console, report: FleetReport, *, proven: bool) -> None:
         console.print(Text.assemble(("halt recommended: ", "bold red"), _advice(task)))
 
 
+_ALWAYS = ("sites", "due", "there", "failed")
+
+
 def _overview(tasks: Iterable[TaskProgress]) -> Table:
     table = EscapedTable("task", "channel", "wanted", box=None, pad_edge=False)
     rows = [(task, _counts(task)) for task in tasks]
-    for name in rows[0][1]:
+    # All counts do not fit a terminal of 80 columns: those that no task has are left out.
+    names = [name for name in rows[0][1] if name in _ALWAYS or any(counts[name] for _, counts in rows)]
+    for name in names:
         table.add_column(name, justify="right")
     for task, counts in rows:
         wanted = " or ".join(dict.fromkeys(task.bundles.values())) + (", halted" if task.halted else "")
-        table.add_row(task.task, task.channel, wanted, *(f"{count:,}" for count in counts.values()))
+        table.add_row(task.task, task.channel, wanted, *(f"{counts[name]:,}" for name in names))
     return table
 
 

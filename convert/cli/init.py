@@ -14,6 +14,7 @@ from convert.cli import progress_output
 from convert.pipeline.recipe import RECIPE_NAME
 from convert.pipeline.stage import load_module
 from convert.pipeline.task_file import TASK_NAME
+from edge_agent.durable.atomic_files import write_atomically
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import RUNTIME_KINDS, Kind, RuntimeName
 
@@ -361,7 +362,7 @@ def run(
         )
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        write_atomically(folder / name, text.encode())
     advice = advise(kind)
     console = progress_output.out()
     console.print(f"Wrote {folder / RECIPE_NAME} and {folder / TASK_NAME}, for runtime {runtime_of(wanted)}.")

@@ -56,6 +56,9 @@ class PublishCommand(RepositoryCommand):
     accept_worse: Annotated[
         bool, typer.Option("--accept-worse", help="Sign even if the comparison finds the bundle worse.")
     ] = False
+    sign_revoked: Annotated[
+        bool, typer.Option("--sign-revoked", help="Sign even a bundle that was revoked, so that sites may install it.")
+    ] = False
 
     def __post_init__(self) -> None:
         """Run the command."""
@@ -77,7 +80,7 @@ class PublishCommand(RepositoryCommand):
             self._compare(publisher, uploaded, self.compare_on)
         # Not below a bar: this can prompt for a passphrase.
         _say(f"Golden cases, which travel to every site: {uploaded.signed.golden}.")
-        published = publisher.sign(uploaded)
+        published = publisher.sign(uploaded, again=self.sign_revoked)
         if not publisher.staged:
             _say(_sentence(published))
 
@@ -260,7 +263,8 @@ class RenewCommand(RepositoryCommand):
 class RevokeCommand(RepositoryCommand):
     """Revoke the signature of a bundle: no site installs it any more. Sites that run it continue, and report it.
 
-    The plan must no longer name it. Its files stay in the repository, because other bundles can share them.
+    The plan must no longer name it. Its files stay in the repository, because other bundles can share them. The
+    repository records what was revoked: 'publish' refuses to sign it again.
 
     Example: [bold]edge-convert revoke pos-intent@1.1.0 --repo s3://fleet/updates --keys signing-keys[/bold]
     """

@@ -55,6 +55,7 @@ def run(
         raise InvalidRequest(f"{there[0]} exists", remedy="Name another --out, or replace it with --force.")
     learned = _learned(out / "train.jsonl")
     found = row_files.read_for_task(rows, what)
+    row_files.check_labels(found, what)
     divided = splits.divide(found, seed, _shares(shares))
     write_splits(out, {split: [splits.plain_of(row) for row in members] for split, members in divided.items()})
     for split, members in divided.items():

@@ -9,6 +9,7 @@ they are.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,8 +49,9 @@ def redact(rows: Sequence[DataRow], privacy: PrivacySection, kind: Kind, bundle:
         return list(rows)
     if imported := [row for row in rows if is_imported(row)]:
         _redactor(privacy.locales, bundle).read(imported)
-    found = [_redacted(row, privacy.locales, bundle) if is_imported(row) else row for row in rows]
-    return [row for row in found if row is not None]
+    found = [(row, _redacted(row, privacy.locales, bundle) if is_imported(row) else row) for row in rows]
+    # An equal row in another place was redacted before: its place would make a message name the wrong line.
+    return [replace(made, place=row.place) for row, made in found if made is not None]
 
 
 def sentence(rows: Sequence[DataRow], privacy: PrivacySection, kind: Kind, bundle: Path | None = None) -> str:

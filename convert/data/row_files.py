@@ -263,20 +263,30 @@ def _check_split(found: list[DataRow], split: Split, task: TaskSpec, path: Path,
         _check_made_by_people(found, split, path)
     if bare:
         return
-    check_answers(found, task)
-    seen = Counter(labels(found))
-    known = known_labels(task)
-    for label in seen if known else ():
-        if label not in known:
-            close = difflib.get_close_matches(label, known, n=1)
-            near = f"Did you mean '{close[0]}'? " if close else f"The task has: {', '.join(known)[:500]}. "
-            said = f"{path}: {seen[label]} rows have label '{label}', which the task lacks"
-            raise InvalidRequest(said, remedy=f"{near}Correct the rows, or add the label to task.yaml.")
+    check_labels(found, task)
+    seen = set(labels(found))
     if task.kind == "classify" and len(seen) < 2:
         said = f"{path}: every row of the {split} split has the label '{next(iter(seen))}'"
         raise InvalidRequest(said, remedy="Divide the splits again, so that each has rows of several labels.")
     if task.kind == "decide" and split == "train":
         _check_learnable(found, task, path)
+
+
+def check_labels(found: Sequence[DataRow], task: TaskSpec) -> None:
+    """Raise InvalidRequest, naming the row, for a label that the task lacks or an answer that no question has."""
+    check_answers(found, task)
+    known = known_labels(task)
+    accepted = set(known)
+    for row in found if known else ():
+        label = next((each for each in labels_of(row) if each not in accepted), None)
+        if label is None:
+            continue
+        close = difflib.get_close_matches(label, known, n=1)
+        near = f"Did you mean '{close[0]}'? " if close else f"The task has: {', '.join(known)[:500]}. "
+        count = sum(label in labels_of(each) for each in found)
+        more = f" ({count} rows have it)" if count > 1 else ""
+        said = f"{row.place}: label '{label}', which the task lacks{more}"
+        raise InvalidRequest(said, remedy=f"{near}Correct the label, or add it to task.yaml.")
 
 
 def check_answers(found: Sequence[DataRow], task: TaskSpec) -> None:
@@ -349,13 +359,17 @@ def _check_overlap(first: str, left: list[DataRow], second: str, right: list[Dat
 
 def _doubts(found: dict[Split, list[DataRow]]) -> Iterator[str]:
     for split, members in found.items():
-        answers: dict[tuple[str, str], set[str]] = defaultdict(set)
+        answers: dict[tuple[str, str], dict[str, DataRow]] = defaultdict(dict)
         for row in members:
             for question, said in _claims(row):
-                answers[row.key, question].add(said)
-        torn = len({key for (key, _), said in answers.items() if len(said) > 1})
-        if torn:
-            yield f"{torn} texts of the {split} split have conflicting labels."
+                answers[row.key, question].setdefault(said, row)
+        conflicts = {key: [*said.values()] for (key, _), said in answers.items() if len(said) > 1}
+        if conflicts:
+            first, second, *_ = next(iter(conflicts.values()))
+            yield (
+                f"{len(conflicts)} texts of the {split} split have conflicting labels, such as {first.text[:80]!r}:"
+                f" see {first.place} and {second.place}."
+            )
         twice = len(members) - len({row.key for row in members})
         if twice and split in MEASURED:
             yield f"{twice} rows of the {split} split repeat a text, so its figures seem more certain than they are."

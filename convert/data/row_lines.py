@@ -10,6 +10,7 @@ import csv
 import difflib
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -55,8 +56,7 @@ def read_rows(
         FileMissing: it is not there.
         InvalidRequest: a line is not a row of that format, or there is no line; the message names file and line.
     """
-    if not path.is_file():
-        raise FileMissing(f"{path} does not exist", remedy="Correct the path under 'data' in the recipe.")
+    _require_file(path, "Correct the path under 'data' in the recipe.")
     asked = () if text_only else tuple(questions)
     rows = [_row(line, format, text_only, f"{path}:{number}") for number, line in _lines(path, asked)]
     if not rows:
@@ -66,10 +66,14 @@ def read_rows(
 
 def format_of(path: Path) -> DataFormat:
     """Detect the format of a JSONL file by the keys of its first row. Raises FileMissing, InvalidRequest."""
-    if not path.is_file():
-        raise FileMissing(f"{path} does not exist", remedy="Name a file of rows: docs/data-formats.md.")
+    _require_file(path, "Name a file of rows: docs/data-formats.md.")
     first = next((plain for _, plain in _lines(path, ())), {})
     return next((format_ for key, format_ in _MARKS.items() if key in first), "text-label")
+
+
+def _require_file(path: Path, remedy: str) -> None:
+    if not path.is_file():
+        raise FileMissing(f"{path} {'is not a file' if path.exists() else 'does not exist'}", remedy=remedy)
 
 
 # --- lines --------------------------------------------------------------------------------------------------------
@@ -131,9 +135,11 @@ def _check_header(path: Path, header: Sequence[str], questions: Sequence[str]) -
     listed = ", ".join(map(repr, header))[:300]
     close = difflib.get_close_matches(missing, header, n=1)
     near = f"Rename the column {close[0]!r}. " if close else ""
+    if len(header) == 1 and (other := re.search(r"[;\t|]", header[0])):
+        near = f"The cells seem to be separated by {other[0]!r}: save the file with commas. "
     raise InvalidRequest(
         f"{path}: the header lacks the column {missing!r}; it has {listed or 'none'}",
-        remedy=f"{near}Name a column for the text and one for each question, separated by commas. {SEE}",
+        remedy=f"{near}There must be a column 'text', and 'label' or one for each question. {SEE}",
     )
 
 

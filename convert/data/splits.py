@@ -20,6 +20,7 @@ import json
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +31,7 @@ import numpy.typing as npt
 from convert.collect import near_duplicates
 from convert.data.data_row import MACHINES, DataRow, labels_of, normalised
 from convert.pipeline.recipe import Split
+from edge_agent.durable import atomic_files
 from edge_agent.errors import InvalidRequest
 
 BAND_ROWS_MAX = 8
@@ -204,11 +206,16 @@ def join_splits(parts: Iterable[Mapping[str, Sequence[Item]]], seed: str) -> dic
 
 
 def write_splits(folder: Path, splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Write SPLIT.jsonl for each split, one row per line."""
+    """Write SPLIT.jsonl for each split, one row per line, for its owner alone. Raises OSError.
+
+    All files are written before the first one gets its name, so a full disk leaves the folder as it was.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for split, rows in splits.items():
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+    with ExitStack() as stack:
+        for split, rows in splits.items():
+            partial = stack.enter_context(atomic_files.replacing(folder / f"{split}.jsonl"))
+            with atomic_files.open_private(partial, "w") as file:
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 TRAIN = "train"

@@ -33,7 +33,7 @@ def run(job: StageJob) -> Report:
     what, runtime = task_file.of(file), task_file.read(file)["runtime"]
     checkpoint, adapter = stage.checkpoint(job), stage.adapter(job)
     config = checkpoint_loading.read_config(checkpoint)
-    _check_length(what, config)
+    checkpoint_loading.check_positions(config, what)
     if runtime == "llama":
         own = job.recipe.export.llama_cpp
         made = gguf_export.find(job.recipe.path(own) if own else None)
@@ -61,15 +61,6 @@ def _take_ready(what: TaskSpec, config: dict[str, Any], source: Path, out: Path)
     for name in (onnx_source.MODEL, onnx_source.TOKENIZER):
         shutil.copyfile(source / name, out / name)
     return {"model": onnx_source.MODEL, "tokenizer": onnx_source.TOKENIZER, "as_is": True}
-
-
-def _check_length(what: TaskSpec, config: dict[str, Any]) -> None:
-    """Raise InvalidRequest if the task allows more tokens than the model has positions for."""
-    positions = checkpoint_loading.positions_of(config)
-    wanted = what.limits.input_tokens_max + what.written_tokens_max
-    if positions and wanted > positions:
-        said = f"the task allows {wanted} tokens; the model has {positions} positions"
-        raise InvalidRequest(said, remedy="Lower 'limits' in task.yaml.")
 
 
 def _check_labels(what: TaskSpec, config: dict[str, Any]) -> None:

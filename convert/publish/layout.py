@@ -28,6 +28,8 @@ METADATA, BLOBS = "metadata", "blobs"
 TIMESTAMP_PATH = f"{METADATA}/timestamp.json"
 ISSUED_AT = "x-edge-agent-issued-at"
 """Signed in every metadata file, RFC 3339: the only time that a site stores."""
+REVOKED = "x-edge-agent-revoked"
+"""Signed in `targets`: the digests of bundles that were signed and then revoked. Sites do not read it."""
 KEY_NAME = "x-edge-agent-name"
 """In a public key: its name. Signed with the metadata that list the key."""
 DAYS = {ROOT: 365, TARGETS: 365, PLAN: 365, SNAPSHOT: 365, TIMESTAMP: 30}
@@ -89,6 +91,11 @@ def issue(signed: Signed, version: int, now: float, days: float) -> None:
     signed.version = version
     signed.expires = datetime.fromtimestamp(now, UTC).replace(microsecond=0) + timedelta(days=days)
     signed.unrecognized_fields[ISSUED_AT] = format_timestamp(now)
+
+
+def revoked(targets: Targets) -> list[str]:
+    """Return the digests of the bundles that were revoked."""
+    return list(targets.unrecognized_fields.get(REVOKED, ()))
 
 
 def described(metadata: Metadata[Any], raw: bytes) -> MetaFile:

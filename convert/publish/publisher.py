@@ -150,18 +150,28 @@ class Publisher:
             _require_new_version(held, signed)
             return UploadedBundle(held, signed, bundle.raw, self._upload(bundle, advance))
 
-    def sign(self, uploaded: UploadedBundle) -> PublishedBundle:
-        """Sign an uploaded bundle. Raises as `publish`."""
+    def sign(self, uploaded: UploadedBundle, *, again: bool = False) -> PublishedBundle:
+        """Sign an uploaded bundle; with `again` also one that was revoked.
+
+        Raises as `publish`; InvalidRequest for a bundle that was revoked.
+        """
         held, signed = uploaded.held, uploaded.signed
         if signed.digest in held.bundles():
             return PublishedBundle(signed, new=False, bytes_written=uploaded.bytes_written)
+        revoked = layout.revoked(held.targets.signed)
+        if signed.digest in revoked and not again:
+            remedy = "Make and publish a new version. If it was revoked by mistake: --sign-revoked."
+            raise InvalidRequest(f"{signed.name} was revoked; it was not signed", remedy=remedy)
         targets = self.next_of(held.targets, TARGETS)
         targets.signed.targets[layout.target_of(signed.task, signed.digest)] = _target(uploaded.raw, signed)
+        _set_revoked(targets.signed, [digest for digest in revoked if digest != signed.digest])
         self.finish(held, ChangeDraft(targets=targets))
         return PublishedBundle(signed, new=True, bytes_written=uploaded.bytes_written)
 
     def revoke(self, digest: str) -> BundleTarget:
         """Revoke the signature of a bundle. Sites that run it continue; no site installs it any more.
+
+        The metadata record the digest, so that publishing it again is refused.
 
         Raises:
             InvalidRequest: no such bundle is signed, or the plan still names it.
@@ -176,6 +186,7 @@ class Publisher:
             raise InvalidRequest(f"the plan still names {signed.name}", remedy=remedy)
         targets = self.next_of(held.targets, TARGETS)
         del targets.signed.targets[layout.target_of(signed.task, digest)]
+        _set_revoked(targets.signed, [*layout.revoked(targets.signed), digest])
         self.finish(held, ChangeDraft(targets=targets))
         return signed
 
@@ -281,6 +292,12 @@ def _target(raw: bytes, signed: BundleTarget) -> TargetFile:
         custom[publishable_bundle.GOLDEN_KEY] = signed.golden
     target.unrecognized_fields["custom"] = custom
     return target
+
+
+def _set_revoked(targets: Targets, digests: list[str]) -> None:
+    targets.unrecognized_fields.pop(layout.REVOKED, None)
+    if digests:
+        targets.unrecognized_fields[layout.REVOKED] = digests
 
 
 def _require_new_version(held: RepositoryState, signed: BundleTarget) -> None:

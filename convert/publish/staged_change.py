@@ -225,7 +225,8 @@ def describe_targets(old: Targets, new: Targets, name: Name) -> Iterator[str]:
     for digest in before.keys() - after.keys():
         yield f"- bundle {before[digest].name}: revoked"
     for digest in after.keys() - before.keys():
-        yield f"+ bundle {after[digest].name}, {format_bytes(after[digest].size_bytes)}"
+        again = ", which was revoked" if digest in layout.revoked(old) else ""
+        yield f"+ bundle {after[digest].name}, {format_bytes(after[digest].size_bytes)}{again}"
         yield from _quality(after[digest], newest(before, after[digest].task))
         if after[digest].golden:
             yield f"    golden cases, which travel to every site: {after[digest].golden}"

@@ -33,12 +33,13 @@ from convert.evaluate.serving import BundleFolder, open_bundle, serve_bundles
 from convert.package.bundle_assembly import CHOSEN_NAME, candidate_bundle
 from convert.pipeline.recipe import BudgetSection
 from convert.pipeline.stage import Report, StageJob
-from edge_agent.errors import ModelFailed
+from edge_agent.errors import InputTooLong, ModelFailed
 from edge_agent.formats.manifest import Manifest, TaskSpec
 
 LINE_NAME = "chosen.json"
 """The figures of the chosen candidate, without times, which differ from run to run."""
 ROWS_MAX = 500
+_SPECIAL_TOKENS_MAX = 8
 ROUNDS, ROUND_TEXTS = 7, 12
 # Medians closer than this can differ by chance; then the smaller file is better.
 _SAME_SPEED = 0.05
@@ -119,7 +120,7 @@ def choose(
     """
     with tempfile.TemporaryDirectory(dir=job.out) as folder:
         bundles = [open_bundle(candidate_bundle(job, each.weights, Path(folder, each.name))) for each in candidates]
-        ground = _grounded(job, bundles[0].manifest, full, reference, Path(folder))
+        ground = _grounded(job, bundles[0], full, reference, Path(folder))
         if scored:
             ground = replace(ground, scores=_scores(_full(job, ground, full, None, Path(folder, "scored"))))
         lines = [_measured(job, *pair, ground) for pair in zip(candidates, bundles, strict=True)]
@@ -139,12 +140,22 @@ def _leave(out: Path, best: Mapping[str, Any]) -> None:
     (out / LINE_NAME).write_text(json.dumps(lasting, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _grounded(job: StageJob, manifest: Manifest, full: Path, reference: Reference | None, folder: Path) -> _Baseline:
+def _grounded(job: StageJob, bundle: BundleFolder, full: Path, reference: Reference | None, folder: Path) -> _Baseline:
     parts = divided(row_files.rows(job.recipe, "calibration"))
-    rows = [*parts.tuning, *parts.proving][:ROWS_MAX]
-    labelled = rows[: len(parts.tuning)] if manifest.task.kind != "embed" else []
-    bare = _Baseline(manifest, rows, list(enumerate(labelled)), ())
+    tuning = set(parts.tuning)
+    rows = _accepted([*parts.tuning, *parts.proving][:ROWS_MAX], bundle, job)
+    labelled = [(place, row) for place, row in enumerate(rows) if row in tuning]
+    bare = _Baseline(bundle.manifest, rows, labelled if bundle.manifest.task.kind != "embed" else [], ())
     return replace(bare, full=_full(job, bare, full, reference, folder))
+
+
+def _accepted(rows: Sequence[DataRow], bundle: BundleFolder, job: StageJob) -> list[DataRow]:
+    """Return the rows that a site does not refuse as too long: the checkpoint may have no positions for the others."""
+    limit = bundle.manifest.task.limits.input_tokens_max - _SPECIAL_TOKENS_MAX
+    doubtful = {row.text for row in rows if len(row.text.encode()) > limit}  # a token has at least one byte
+    said = _said(bundle, [*doubtful], job) if doubtful else []
+    refused = {text for text, each in zip(doubtful, said, strict=True) if each.failure == InputTooLong.reason}
+    return [row for row in rows if row.text not in refused]
 
 
 def fastest(measured: Sequence[dict[str, Any]], budget: BudgetSection) -> dict[str, Any]:

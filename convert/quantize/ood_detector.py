@@ -327,12 +327,16 @@ def fit(job: StageJob, task: TaskSpec, exported: Path, tokenizer: Path) -> Fitte
         return None  # a redaction model reads every text: none is held up as out-of-distribution
     model = onnx.load(exported)
     layers, logits = find(model, task.kind), logits_of(model, task.kind)
-    rows = _drawn(row_files.rows(job.recipe, "train"))
-    if not layers or len(rows) < ROWS_MIN:
+    served = _served(tokenizer)
+    drawn = [(row, tuple(served.encode(row.text).ids)) for row in _drawn(row_files.rows(job.recipe, "train"))]
+    # A site refuses longer inputs, and the graph may have no positions for them.
+    read = [(row, ids) for row, ids in drawn if len(ids) <= task.limits.input_tokens_max]
+    if not layers or len(read) < ROWS_MIN:
         return None
+    rows = [row for row, _ in read]
     job.progress("reading the training texts", 0, len(rows))
-    texts = [*(row.text for row in rows), *background_texts()]
-    vectors, background = np.split(_vectors(model, layers, texts, tokenizer), [len(rows)])
+    inputs = [*(ids for _, ids in read), *(served.encode(text).ids for text in background_texts())]
+    vectors, background = np.split(_vectors(model, layers, inputs), [len(rows)])
     found = fitted(vectors, _classes(task, rows))
     return Fitted(layers, contrasted(found, vectors, background), len(rows), logits)
 
@@ -437,16 +441,20 @@ def _drawn(rows: Sequence[DataRow]) -> list[DataRow]:
     return sorted(rows, key=lambda row: hashlib.sha256(row.key.encode()).hexdigest())[:ROWS_MAX]
 
 
-def _vectors(model: onnx.ModelProto, layers: Sequence[str], texts: Sequence[str], tokenizer: Path) -> Floats:
-    """Return the vector of each text, one at a time, as it is served."""
-    served = Tokenizer.from_file(str(tokenizer))
+def _served(file: Path) -> Tokenizer:
+    """Open a tokenizer as the agent does."""
+    served = Tokenizer.from_file(str(file))
     served.no_truncation()
     served.no_padding()
     served.encode_special_tokens = True
-    inputs = [list(served.encode(text).ids) for text in texts]
+    return served
+
+
+def _vectors(model: onnx.ModelProto, layers: Sequence[str], inputs: Sequence[Sequence[int]]) -> Floats:
+    """Return the vector of each input, given as tokens, one at a time, as it is served."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "vectors.onnx")
         vectors_only(model, layers)
         onnx.save(model, path)
-        answer = probe.ask("convert.probe.onnx_probe", {"model": str(path), "inputs": inputs})
-    return np.asarray(answer.arrays["outputs"].reshape(len(texts), -1), np.float32)
+        answer = probe.ask("convert.probe.onnx_probe", {"model": str(path), "inputs": list(map(list, inputs))})
+    return np.asarray(answer.arrays["outputs"].reshape(len(inputs), -1), np.float32)

@@ -29,6 +29,7 @@ from convert.export.gguf_export import ADAPTER, BASE
 from convert.export.onnx_export import MODEL, TOKENIZER
 from convert.package.bundle_assembly import CANDIDATES
 from convert.pipeline import stage, task_file
+from convert.pipeline.recipe import Split
 from convert.pipeline.stage import Progress, Report, StageJob
 from convert.prepare import onnx_source
 from convert.quantize import candidate_selection, gguf_files, onnx_quantizer, ood_detector
@@ -116,9 +117,7 @@ class NextTokens:
 
     def __init__(self, job: StageJob, what: TaskSpec) -> None:
         """Compute it."""
-        tokens = task_tokens(what, checkpoint_loading.open_tokenizer(stage.checkpoint(job)))
-        rows = row_files.rows(job.recipe, "calibration")[:NEXT_TOKEN_TEXTS_MAX]
-        prompts = [list(tokens.prompt(row.text)) for row in rows]
+        prompts = _prompts(job, what, "calibration", NEXT_TOKEN_TEXTS_MAX)
         self._asked: dict[str, Any] = {"prompts": prompts, "rows_max": NEXT_TOKEN_ROWS}
         adapter = job.done["export"] / ADAPTER
         if adapter.is_file():
@@ -133,16 +132,21 @@ class NextTokens:
         return probe.ask("convert.probe.llama_probe", {"model": str(weights), **self._asked}).arrays["logits"]
 
 
+def _prompts(job: StageJob, what: TaskSpec, split: Split, rows_max: int) -> list[list[int]]:
+    """Return the first texts of a split that a site accepts, in the task's prompt, as tokens."""
+    tokenizer = checkpoint_loading.open_tokenizer(stage.checkpoint(job))
+    tokens = task_tokens(what, tokenizer)
+    texts = [row.text for row in row_files.rows(job.recipe, split)[:rows_max]]
+    return [list(tokens.prompt(text)) for text in divergence.accepted(tokenizer, what, texts)]
+
+
 def _importance(job: StageJob, what: TaskSpec, fields: dict[str, Any]) -> tuple[gguf_files.Importance, Report]:
     """Return the importance matrix on the recipe's texts, in the task's own prompt."""
-    checkpoint = stage.checkpoint(job)
-    tokens = task_tokens(what, checkpoint_loading.open_tokenizer(checkpoint))
-    rows = row_files.rows(job.recipe, "importance")[:IMPORTANCE_ROWS_MAX]
-    prompts = [tokens.prompt(row.text) for row in rows]
-    model = checkpoint_loading.open_model(checkpoint, stage.adapter(job), "causal")
+    prompts = _prompts(job, what, "importance", IMPORTANCE_ROWS_MAX)
+    model = checkpoint_loading.open_model(stage.checkpoint(job), stage.adapter(job), "causal")
     architecture, layers = fields["general.architecture"], model.config.get_text_config().num_hidden_layers
     matrix = measure_importance(model, prompts, tensor_names(architecture, layers), job.progress)
-    return matrix, {"importance": {"rows": len(rows), "tokens": sum(map(len, prompts)), "tensors": len(matrix)}}
+    return matrix, {"importance": {"rows": len(prompts), "tokens": sum(map(len, prompts)), "tensors": len(matrix)}}
 
 
 def _onnx(job: StageJob, source: Path, fitted: Fitted | None) -> list[Candidate]:

@@ -6,9 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from convert.report.run_summary import RunSummary, brief, by_question, interval, percent, plural, table
+from edge_agent.errors import InputTooLong
 
 SHOWN = {"proved": "proved", "not proved": "not proved, so the test ends", "replaces harmless texts": "skipped: a site"
          " refuses a bundle that replaces harmless texts"}  # fmt: skip
+
+_NO_ANSWER = " Most often an input is longer than 'input_tokens_max' under 'limits' in task.yaml."
+_LONG = "more tokens than 'input_tokens_max' under 'limits' in task.yaml allows; a site refuses such inputs."
 
 
 def missed_bound(calibrate: Mapping[str, Any]) -> Iterator[str]:
@@ -89,6 +93,8 @@ def _confidence(calibrate: Mapping[str, Any]) -> Iterator[str]:
         else:
             yield "Nothing is proved of what the bundle misses: the manifest has no 'redaction.bound'."
         return
+    if failed := calibrate.get("rows", {}).get("failed"):
+        yield f"{plural(failed, 'calibration row')} got no answer and took no part in the calibration.{_NO_ANSWER}"
     if calibrate.get("threshold") is None:
         yield f"No answer of this bundle is confident. {calibrate.get('verdict', '')}"
         return
@@ -109,7 +115,8 @@ def of_quality(evaluate: Mapping[str, Any]) -> Iterator[str]:
     """Yield the warnings of an evaluation."""
     for reason, count in evaluate.get("failed", {}).items():
         verb = "counts" if count == 1 else "count"
-        yield f"{plural(count, 'test row')} got no answer ({reason}) and {verb} as wrong."
+        remedy = f" {'It has' if count == 1 else 'They have'} {_LONG}" if reason == InputTooLong.reason else ""
+        yield f"{plural(count, 'test row')} got no answer ({reason}) and {verb} as wrong.{remedy}"
     if problem := evaluate.get("batch_invariance", {}).get("problem"):
         yield f"No answer of this bundle is confident on a site like this machine: {problem}."
     yield from _about(evaluate, _answers)

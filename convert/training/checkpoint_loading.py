@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from convert.encoder import pooling
 from edge_agent.errors import InvalidRequest, ModelLoadFailed
-from edge_agent.formats.manifest import Kind
+from edge_agent.formats.manifest import Kind, TaskSpec
 
 Head = Literal["causal", "sequence", "token", "none"]
 _CLASSES = {
@@ -143,6 +143,15 @@ def positions_of(config: dict[str, Any]) -> int:
     if config.get("model_type") in _BEHIND_PADDING and positions:
         positions -= config.get("pad_token_id", 1) + 1
     return positions
+
+
+def check_positions(config: dict[str, Any], task: TaskSpec) -> None:
+    """Raise InvalidRequest if the task allows more tokens than the model has positions for."""
+    positions = positions_of(config)
+    wanted = task.limits.input_tokens_max + task.written_tokens_max
+    if positions and wanted > positions:
+        said = f"the task allows {wanted} tokens; the model has {positions} positions"
+        raise InvalidRequest(said, remedy="Lower 'limits' in task.yaml.")
 
 
 def labels_of(config: dict[str, Any]) -> list[str]:

@@ -61,6 +61,7 @@ def run(job: StageJob) -> Report:
         return {"skipped": "the recipe has no 'finetune'"}
     _check_source(job)
     task = _task(job.recipe, settings)
+    checkpoint_loading.check_positions(checkpoint_loading.read_config(stage.checkpoint(job)), task)
     rows = row_files.rows(job.recipe, "train")
     _check_labels(rows, task)
     kept = train_validation_split(rows, settings.validation_share, settings.seed)

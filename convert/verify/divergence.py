@@ -239,6 +239,11 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     return list(checkpoint_loading.encoded(tokenizer, text)["input_ids"])
 
 
+def accepted(tokenizer: Any, task: TaskSpec, texts: Sequence[str]) -> list[str]:
+    """Return the texts that a site does not refuse as too long; the model may have no positions for the others."""
+    return [text for text in texts if len(encode(tokenizer, text)) <= task.limits.input_tokens_max]
+
+
 def encoder_rows(
     checkpoint: Path, adapter: Path | None, head: checkpoint_loading.Head, texts: Sequence[str]
 ) -> list[NDArray[np.float32]]:

@@ -315,7 +315,8 @@ class Outbox:
         return self._places.segments / f"{stem}{suffix}"
 
     def _files(self) -> list[Path]:
-        return [path for path in self._places.segments.iterdir() if _named(path)]
+        with disk_errors(self._places.segments):
+            return [path for path in self._places.segments.iterdir() if _named(path)]
 
     def _read(self, path: Path) -> bytes:
         """Return a file's bytes, nothing if no regular file is there; never more than a sealed segment may have."""

@@ -381,7 +381,8 @@ class SpoolWorker:
         self.spool.close()
 
     def _bytes_max(self) -> int:
-        free = shutil.disk_usage(self._config.state_dir).free
+        # With what `shrink` gives back in time: else each commit would evict again for what the one before has freed.
+        free = shutil.disk_usage(self._config.state_dir).free + self.spool.db.reclaimable_bytes()
         examples = self._config.examples
         return max(0, min(examples.spool_bytes_max, self.spool.used_bytes + free - examples.disk_reserve_bytes))
 

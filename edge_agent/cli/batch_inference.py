@@ -43,8 +43,8 @@ GradedAnswer = Classification | DecisionAnswer | Extraction
 LowConfidence = Annotated[
     OnLowConfidence,
     typer.Option(
-        help="What to do with an answer that is not confident: as_mode = what the task's mode is; escalate = ask"
-        " the large model if it is available."
+        help="What to do with an answer that is not confident: as_mode = as the task's mode says; escalate ="
+        " ask the large model if it is available."
     ),
 ]
 TopK = Annotated[
@@ -99,7 +99,7 @@ class ClassifyCommand(BatchCommand):
     """Choose one label for each input.
 
     The inputs go to the daemon in batches, at most 16 and at most the task's limit; every input gets its own result.
-    Those of a file or of standard input are tried again while the daemon is busy or restarts. With --json, one object
+    Inputs of a file or of standard input are retried while the daemon is busy or restarts. With --json, one object
     per line.
 
     Example: [bold]edge-agent classify pos-intent 'I want my money back'[/bold]
@@ -408,7 +408,7 @@ class GenerateCommand:
     ] = False
     logprobs: Annotated[
         int | None,
-        typer.Option(min=0, max=5, help="Show how likely each token was, and so many of the likeliest in its place."),
+        typer.Option(min=0, max=5, help="Show each token's probability, and the N most likely tokens there."),
     ] = None
     target: TargetOption = ""
 

@@ -24,7 +24,7 @@ from edge_agent.config import EngineConfig, LogConfig
 from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.protocol import JobRequest, JobResult, TextChunk
 from edge_agent.errors import BundleUnreadable, FileMissing, HashMismatch
-from edge_agent.formats.calibration import Threshold
+from edge_agent.formats.calibration import Confidence, Threshold
 from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, digest_of, parse
 from edge_agent.formats.questions import expected_level
 
@@ -211,27 +211,31 @@ def _ungraded_facts(manifest: Manifest, answer: dict[str, Any], text: str) -> di
         found = [f"{each['label']} {text[each['start'] : each['end']]!r}" for each in answer["personal"]]
         return {"personal": ", ".join(found) or "nothing", "cut-off": f"{manifest.redaction_rule.cutoff:g}"}
     if answer["kind"] == "decide":
-        return {each["question"]: _decided(each) for each in answer["answers"]}
+        return {each["question"]: _decided(manifest, each) for each in answer["answers"]}
     first = " ".join(f"{value:+.3f}" for value in answer["vector"][:SCORES_SHOWN])
     return {"length": str(len(answer["vector"])), "vector": f"{first} …"}
 
 
-def _decided(answer: dict[str, Any]) -> Text:
+def _decided(manifest: Manifest, answer: dict[str, Any]) -> Text:
     """Return one answer of a decide task in a line."""
     value = "" if answer["score"] is None else f" ({answer['score']:.2f})"
-    missing = no_threshold(answer["no_threshold_reason"])
-    threshold = missing if answer["threshold"] is None else f"threshold {answer['threshold']:.2f}"
-    verdict = ("confident", "green") if answer["confident"] else (f"not confident: {threshold}", "yellow")
-    if answer["threshold"] is not None and answer["confidence"] >= answer["threshold"] and not answer["confident"]:
-        verdict = ("not confident: the input is out of distribution", "yellow")
+    why = _shortfalls(manifest.confidence_of(answer["question"]), answer)
+    verdict = ("confident", "green") if answer["confident"] else (f"not confident: {why}", "yellow")
     return Text.assemble((answer["label"], "bold"), f"{value}, {answer['confidence']:.2f}, ", verdict)
 
 
 def _verdict(manifest: Manifest, answer: dict[str, Any]) -> Text:
     if answer["confident"]:
         return Text("yes", "green")
-    why = no_threshold(answer["no_threshold_reason"])
-    if manifest.confidence.policy == "threshold":
-        below = answer["confidence"] < answer["threshold"]
-        why = "below the threshold" if below else "the input is out of distribution"
-    return Text(f"no: {why}", "yellow")
+    return Text(f"no: {_shortfalls(manifest.confidence, answer)}", "yellow")
+
+
+def _shortfalls(confidence: Confidence, answer: dict[str, Any]) -> str:
+    """Return every reason why an answer is not confident."""
+    if answer["threshold"] is None:
+        return no_threshold(answer["no_threshold_reason"])
+    gate = confidence.gate
+    outside = gate is not None and answer["p_value"] <= gate.held_up_max
+    found = ["the input is out of distribution"] if outside else []
+    found += [f"below the threshold {answer['threshold']:.2f}"] if answer["confidence"] < answer["threshold"] else []
+    return ", ".join(found)

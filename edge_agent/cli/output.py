@@ -79,7 +79,7 @@ def confirm(question: str, consequence: str, *, yes: bool) -> None:
     if not sys.stdin.isatty():
         said = f"nothing was done: there is no terminal to ask on. With --yes: {consequence}"
         raise InvalidRequest(said, remedy="Add --yes to go ahead.")
-    err().print(consequence)
+    terminal.print_wrapped(err(), consequence, Text())
     typer.confirm(question, abort=True, err=True)
 
 

@@ -63,7 +63,7 @@ def erase(
         list[str] | None,
         typer.Option(
             metavar="VALUE",
-            help="Everything that concerns a person: a name, an address, a number. Repeatable. '-' reads one value a"
+            help="A name, address or number: erase every answer that contains it. Repeatable. '-' reads one value a"
             " line from standard input, or asks for it: then it is neither in the list of processes nor in the history"
             " of the shell.",
         ),

@@ -49,7 +49,7 @@ ModelCost = Annotated[
     typer.Option(
         "--model-cost",
         metavar="AMOUNT",
-        help="Cost of making a model, as in '1500 EUR': the report shows when it has paid off.",
+        help="Cost of making a model, as in '1500 EUR'; the report shows when the savings cover it.",
     ),
 ]
 

@@ -54,7 +54,7 @@ def review(
     """Confirm or correct answers: one key for each label.
 
     Every second answer was drawn at random: this audit estimates the quality of all answers. Between them come the
-    least confident answers, and some of each label. Do not skip a hard answer of the audit: it is shown again.
+    least confident answers, and some of each label. Do not skip a difficult audit answer: it comes back.
 
     Enter accepts, a letter or digit corrects, ! rejects, - skips, # erases, . ends. Each verdict is on the disk before
     the next answer is shown.

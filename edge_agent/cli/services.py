@@ -86,7 +86,7 @@ def serve_web(ctx: typer.Context, link: LinkOption = False) -> None:
     """
     missing = [name for name in _CONSOLE_LIBRARIES if importlib.util.find_spec(name) is None]
     if missing:
-        remedy = "Install it, in your clone: pip install '.[web]'."
+        remedy = f"In a clone, run 'scripts/setup'. Elsewhere: pip install {' '.join(missing)}."
         raise ConfigInvalid(f"the console needs {' and '.join(missing)}", remedy=remedy)
     # An extra: no other command needs what it loads.
     from edge_agent import logs  # noqa: PLC0415

@@ -52,12 +52,16 @@ FollowOption = Annotated[
 
 
 CountOption = Annotated[
-    int, typer.Option("--count", metavar="N", min=0, help="With --follow: end after so many looks; 0 = go on.")
+    int, typer.Option("--count", metavar="N", min=0, help="With --follow: end after N refreshes; 0 = continue.")
 ]
 CodeOption = Annotated[
-    bool, typer.Option("--code", help="The state as groups of characters, to be read out: 'edge-convert sites decode'.")
+    bool,
+    typer.Option(
+        "--code",
+        help="Show the state as groups of characters to read out, for 'edge-convert sites decode'.",
+    ),
 ]
-QrOption = Annotated[bool, typer.Option("--qr", help="The same as a QR code, to be photographed.")]
+QrOption = Annotated[bool, typer.Option("--qr", help="Show the same as a QR code that you can photograph.")]
 
 
 def run(

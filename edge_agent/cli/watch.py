@@ -198,7 +198,7 @@ Interval = Annotated[
         help="Time between two looks at the daemon; each is one call.",
     ),
 ]
-Count = Annotated[int, typer.Option("--count", metavar="N", min=0, help="End after so many looks; 0 = go on.")]
+Count = Annotated[int, typer.Option("--count", metavar="N", min=0, help="End after N refreshes; 0 = continue.")]
 
 
 def run(ctx: typer.Context, as_json: AsJson = False, interval: Interval = 1.0, count: Count = 0) -> None:

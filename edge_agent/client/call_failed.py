@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 _SHOW = "'edge-agent certs show FILE' shows the contents of a certificate."
 _NETWORK = "Is the cable in, or the wireless network joined? 'ip -brief address' shows this machine's addresses."
+_FILES_UNUSABLE = (
+    "the certificate, key or 'ca' file cannot be used: one is no PEM, or the key belongs to another certificate",
+    f"Check the three files. {_SHOW}",
+)
 # Words of gRPC and BoringSSL, their meaning, and the remedy. The first match counts.
 _HANDSHAKES = (
     (
@@ -56,11 +60,8 @@ _HANDSHAKES = (
         "something answers there, but without TLS",
         "Leave the certificate out if that daemon is meant to be open ('insecure: true'); otherwise check the address.",
     ),
-    (
-        "Invalid credentials",
-        "the certificate, key or 'ca' file cannot be used: one is no PEM, or the key belongs to another certificate",
-        f"Check the three files. {_SHOW}",
-    ),
+    ("Invalid credentials", *_FILES_UNUSABLE),
+    ("Failed to create security handshaker", *_FILES_UNUSABLE),
 )
 _REFUSED_CLIENT = (
     "the server ended the handshake: it does not accept this client's certificate",
@@ -241,7 +242,10 @@ class CallFailed(Exception):
         self.seconds = 0.0
         """How long that took, with the waits between."""
         self.answered_before = False
-        """Whether the daemon answered this client earlier: it was reached then, and took its certificate."""
+        """Whether the daemon answered this client earlier, be it with an error: it was reached, and took its
+        certificate."""
+        self.is_answer = False
+        """Whether the daemon reported this error."""
 
     def give_up(self, why: str) -> None:
         """Add to the message how often the call was made, for how long, and why it is not made again."""
@@ -276,6 +280,7 @@ def call_failed(
     remedy = remedy_with_delay(metadata.pop("remedy", ""), seconds)
     failed = CallFailed(call.code().name, info.reason, call.details() or "", remedy=remedy, metadata=metadata)
     failed.retry_after_seconds = seconds
+    failed.is_answer = True
     return failed
 
 
@@ -313,7 +318,21 @@ def _without_info(
         return _expired(target, timeout_seconds, reached=reached)
     if _OTHER_PROGRAM in details:
         return _unreachable(target, details)
-    return CallFailed(code.name, code.name, details or f"{target} answered {code.name}", metadata={"target": target})
+    return _with_its_code(target, code, details)
+
+
+_OTHER_SOCKET = (
+    "Use the socket of the call's role: inference.sock answers, review.sock takes corrections, admin.sock shows and "
+    "changes the site. If it is that one, update edge-agent there."
+)
+
+
+def _with_its_code(target: str, code: grpc.StatusCode, details: str) -> CallFailed:
+    said, remedy = details or f"{target} answered {code.name}", ""
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        said = f"{target} does not serve this call: it is the socket of another role, or that edge-agent is older"
+        remedy = _OTHER_SOCKET
+    return CallFailed(code.name, code.name, said, remedy=remedy, metadata={"target": target})
 
 
 def _exhausted(target: str, details: str) -> CallFailed | None:

@@ -25,6 +25,8 @@ from edge_agent.client.retry import CallAttempts, Retry, RetryBudget
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 PAGE_SIZE = 1000
+TIMEOUT_SECONDS_MAX = 365 * 86_400.0
+"""gRPC takes a deadline that is centuries away for one that has passed."""
 CONNECT_MS_MAX = 5000
 """How long one attempt to connect may take, TLS included."""
 # A local daemon that has just started is found at once instead of after gRPC's default of a second and more. gRPC takes
@@ -117,6 +119,7 @@ class DaemonConnection:
         """Translate a failed call of this connection."""
         failed = call_failed(error, self.target, timeout_seconds, self.tls, reached=self._answered)
         failed.answered_before = self._answered
+        self._answered = self._answered or failed.is_answer
         failed.request_id = getattr(request, "request_id", "")
         return failed
 
@@ -274,7 +277,7 @@ def require_text(given: str, name: str = "text") -> str:
 
 
 def require_timeout(seconds: float) -> float:
-    """Return the seconds of a call. Raises ValueError unless they are more than 0, TypeError without a number."""
+    """Return the seconds of a call, a year at most. Raises ValueError unless they are more than 0, TypeError."""
     if not seconds > 0:
         raise ValueError(f"timeout_seconds is {seconds}: it must be more than 0")
-    return seconds
+    return min(seconds, TIMEOUT_SECONDS_MAX)

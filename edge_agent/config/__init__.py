@@ -365,13 +365,13 @@ def _validate(plain: dict[str, Any], found: ConfigFiles) -> Config:
 
 
 def _nearest(loc: tuple[int | str, ...]) -> str:
-    """Name the known key that was meant: in the same section if one is like it, in any other otherwise."""
+    """Name the known key that was meant: in the same section if one is like it, in any other if one is very like it."""
     section, key = ".".join(map(str, loc[:-1])), str(loc[-1])
     known = {f"{name}.{leaf}": leaf for name, part in _sections().items() for leaf in part.model_fields}
     known |= {name: name for name in Config.model_fields}
     here = {dotted: leaf for dotted, leaf in known.items() if dotted.rpartition(".")[0] == section}
-    for candidates in (here, known):
-        for close in difflib.get_close_matches(key, candidates.values(), n=1, cutoff=0.6):
+    for candidates, cutoff in ((here, 0.6), (known, 0.8)):
+        for close in difflib.get_close_matches(key, candidates.values(), n=1, cutoff=cutoff):
             return f"Did you mean '{next(dotted for dotted, leaf in candidates.items() if leaf == close)}'?"
     return f"Known keys there: {', '.join(here.values())}."
 

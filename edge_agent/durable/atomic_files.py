@@ -91,9 +91,11 @@ def _renamed_to(path: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # a write to an open file names none
+            error.filename = str(path)
         raise
     sync_directory(path.parent)
 

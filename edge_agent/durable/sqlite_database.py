@@ -108,6 +108,12 @@ class Database:
         except UnicodeDecodeError:  # SQLite's own sentence quotes what is no text
             raise self.damaged(f"{self.path} is damaged: it holds a name that is no text") from None
 
+    def reclaimable_bytes(self) -> int:
+        """Return what a vacuum and a checkpoint would give back to the disk: free pages, and the write-ahead log."""
+        ((pages,),), ((page_bytes,),) = self.rows("PRAGMA freelist_count"), self.rows("PRAGMA page_size")
+        log = self.path.with_name(f"{self.path.name}-wal")
+        return int(pages * page_bytes) + (log.stat().st_size if log.exists() else 0)
+
     @property
     def in_transaction(self) -> bool:
         """Whether a transaction is open: never between the calls of its owner."""

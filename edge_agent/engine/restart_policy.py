@@ -12,10 +12,11 @@ waits.
 from __future__ import annotations
 
 import hashlib
-import json
 import signal
 from collections import OrderedDict
 from dataclasses import dataclass, field
+
+import msgspec
 
 from edge_agent.backoff import backoff_seconds
 from edge_agent.config import EngineConfig
@@ -118,12 +119,16 @@ class Quarantine:
 
     def add(self, run: JobRequest, now: float) -> None:
         """Refuse an input from now on."""
-        self.until[fingerprint(run)] = now + self.seconds
+        known = fingerprint(run)
+        self.until[known] = now + self.seconds
+        self.until.move_to_end(known)
         while len(self.until) > QUARANTINED_MAX:
             self.until.popitem(last=False)
 
     def check(self, run: JobRequest, now: float) -> None:
-        """Raise InputQuarantined for an input that is refused."""
+        """Raise InputQuarantined for an input that is refused; forget those that no longer are."""
+        while self.until and next(iter(self.until.values())) <= now:
+            self.until.popitem(last=False)
         until = self.until.get(fingerprint(run), now)
         if until > now:
             raise InputQuarantined(
@@ -134,5 +139,5 @@ class Quarantine:
 
 def fingerprint(run: JobRequest) -> str:
     """Return the identity of an input for the model, as a hash: without its seed and the id of the call."""
-    identity = [run.digest, run.text, run.output_tokens_max, run.temperature, run.stops]
-    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+    identity = [run.digest, run.text, run.output_tokens_max, run.temperature, run.stops, run.questions]
+    return hashlib.sha256(msgspec.json.encode(identity)).hexdigest()

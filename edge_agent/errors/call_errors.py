@@ -63,8 +63,8 @@ class PredictionUnknown(CallerError):
 
     reason = "PREDICTION_UNKNOWN"
     remedy_default = (
-        "Answers are kept for 'window_seconds' if 'collect' under 'examples' in agent.yaml allows it. Check the id, "
-        "and send feedback earlier."
+        "Answers are kept for 'window_seconds' if 'collect' under 'examples' in agent.yaml allows it, and the disk has "
+        "room: 'edge-agent doctor' shows that. Check the id, and send feedback earlier."
     )
 
 

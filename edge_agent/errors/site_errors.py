@@ -67,7 +67,10 @@ class StateDirUnwritable(SiteError):
     """The state directory cannot be created or written."""
 
     reason = "STATE_DIR_UNWRITABLE"
-    remedy_default = "Choose another --state-dir, or give the daemon's user write access."
+    remedy_default = (
+        "'sudo edge-agent doctor' prints the command that gives the daemon's user its rights; or choose another "
+        "--state-dir."
+    )
 
 
 class SocketInUse(SiteError):

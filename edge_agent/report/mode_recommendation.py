@@ -179,7 +179,7 @@ def _hybrid(figures: TaskFigures) -> ModeRecommendation:
     alarm = figures.alarmed(*BROKEN)
     if alarm:
         then = f"Run {_command(figures, 'shadow')}, and train it again with the collected examples. {alarm.remedy}"
-        return ModeRecommendation("shadow", RecommendationReason.RISK_BROKEN, _sentence(alarm.message), then)
+        return ModeRecommendation("shadow", RecommendationReason.RISK_BROKEN, sentence(alarm.message), then)
     sure, judged = _sure(figures), figures.judged
     said = (
         f"It is confident of {percent(sure.value)} of its answers. The large model was also asked about"
@@ -205,7 +205,7 @@ def _local(figures: TaskFigures) -> ModeRecommendation:
     alarm = figures.alarmed(*BROKEN)
     if alarm and figures.may_leave:
         then = f"Run {_command(figures, 'shadow')}. {alarm.remedy}"
-        return ModeRecommendation("shadow", RecommendationReason.RISK_BROKEN, _sentence(alarm.message), then)
+        return ModeRecommendation("shadow", RecommendationReason.RISK_BROKEN, sentence(alarm.message), then)
     unsure = counted_share(sum(day.unsure for day in figures.recent), _sure(figures).rows)
     if unsure.low <= UNSURE_SHARE_MAX:
         below = f"{percent(unsure.value)} of its answers are below the threshold, and no other model is asked."
@@ -225,7 +225,8 @@ _BY_MODE: dict[Mode, Callable[[TaskFigures], ModeRecommendation]] = {
 }
 
 
-def _sentence(said: str) -> str:
+def sentence(said: str) -> str:
+    """Return an alarm as a sentence of its own."""
     return f"{said[:1].upper()}{said[1:].rstrip('.')}."
 
 

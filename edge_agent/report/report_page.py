@@ -25,7 +25,7 @@ from edge_agent.report.judgement import (
     summary,
     summary_tiles,
 )
-from edge_agent.report.mode_recommendation import RecommendationReason
+from edge_agent.report.mode_recommendation import RecommendationReason, sentence
 
 TEMPLATES = Path(__file__).parent / "templates"
 _TONES = {
@@ -80,7 +80,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(commands=render_commands)
+    environment.filters.update(commands=render_commands, sentence=sentence)
     environment.globals.update(
         modes=MODES,
         verdicts=VERDICTS,

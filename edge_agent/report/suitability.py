@@ -244,8 +244,8 @@ def _asks(figures: TaskFigures) -> tuple[Verdict, str, str]:
     if not figures.may_leave:
         return (
             "yes",
-            "inputs may not leave",
-            "The site does not let inputs of this task leave, so only a local model can answer.",
+            "no large model may be asked",
+            "'tasks' under 'escalation' in agent.yaml does not name this task, so only a local model can answer.",
         )
     if not figures.calls:
         return "unknown", "no answer captured", readiness.without_answers(figures, _UNJUDGED)

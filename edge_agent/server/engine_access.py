@@ -36,13 +36,15 @@ from edge_agent.update.updater import UpdaterDependencies
 
 if TYPE_CHECKING:
     from edge_agent.config import RedactionConfig
+    from edge_agent.durable.disk_thread import DiskThread
     from edge_agent.formats.calibration import MissedBound
     from edge_agent.formats.plan import TaskPlan
     from edge_agent.store.bundle_store import TuningFile
     from edge_agent.store.state_database import InstalledBundle
     from edge_agent.update.blocked_update_messages import DownloadBlocker
 
-PRIORITY = 10  # the devices go first
+PRIORITY = 10
+"""Client devices come first."""
 _ids = itertools.count()
 
 
@@ -138,15 +140,19 @@ def _text(path: Path) -> str:
 log = structlog.get_logger("edge_agent.server")
 
 
-def open_tuning_cache(file: TuningFile) -> TuningCache:
-    """Return the settings that suit this machine, stored in a file; a write that fails is only logged."""
+def open_tuning_cache(file: TuningFile, thread: DiskThread) -> TuningCache:
+    """Return the settings that suit this machine, stored in a file by that thread; a failed write is only logged."""
     tuned = TuningCache(file.read())
 
-    def keep(settings: TuningSettings) -> None:
+    def write(settings: TuningSettings) -> None:
         try:
             file.write(settings)
         except EdgeAgentError as error:
             log.warning("settings_not_kept", message=error.message)
+
+    def keep(settings: TuningSettings) -> None:
+        with contextlib.suppress(RuntimeError):  # the store is closed: they are measured again
+            thread.submit(write, {key: dict(each) for key, each in settings.items()})
 
     tuned.on_change = keep
     return tuned
@@ -200,7 +206,6 @@ def _not_loaded(activation: Activation, digest: str) -> str:
     return next((activation.problems[task].message for task in tasks if task in activation.problems), "")
 
 
-"""Client devices come first."""
 CLIENT = "redaction"
 WINDOWS_AT_ONCE = 4
 KIND = "redact"

@@ -117,7 +117,10 @@ def _check_request(request: pb.SubmitFeedbackRequest) -> None:
         if length > limit:
             raise InvalidRequest(f"{name} has {length} characters; the limit is {limit}")
     if not request.reviewer.strip():
-        raise InvalidRequest("the request names no reviewer", remedy="Set 'reviewer' to a name that the site knows.")
+        raise InvalidRequest(
+            "the request names no reviewer",
+            remedy="Set 'reviewer' to the name of the person or device that gives the verdict.",
+        )
 
 
 def _judgement(request: pb.SubmitFeedbackRequest, record: dict[str, Any], manifest: Manifest | None) -> HumanFeedback:

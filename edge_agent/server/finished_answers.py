@@ -125,6 +125,7 @@ def split_by_question(
     done = finished.answer.done
     if finished.bundle.manifest.task.kind != "decide":
         return [finished._replace(question=computed[0] if computed else None)]
+    names = {question.name for question in wanted}
     return [
         finished._replace(
             question=question,
@@ -132,7 +133,7 @@ def split_by_question(
             answer=finished.answer._replace(done=result_of_question(done, place)),
         )
         for place, question in enumerate(computed)
-        if question in wanted
+        if question.name in names
     ]
 
 
@@ -231,10 +232,10 @@ def local_record(finished: FinishedAnswer) -> str:
 
 def _entities_record(finished: FinishedAnswer) -> str:
     """Return the record of an entity model: for each entity type its texts, in order."""
-    local_record: dict[str, list[str]] = {label: [] for label in finished.bundle.manifest.task.record_fields}
+    record: dict[str, list[str]] = {label: [] for label in finished.bundle.manifest.task.record_fields}
     for entity in finished.answer.done.entities:
-        local_record.setdefault(entity.label, []).append(finished.text[entity.start : entity.end])
-    return json.dumps(local_record, ensure_ascii=False)
+        record.setdefault(entity.label, []).append(finished.text[entity.start : entity.end])
+    return json.dumps(record, ensure_ascii=False)
 
 
 def fill_embedding(message: pb.Embedding, finished: FinishedAnswer) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import os
 import time
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ def uplink_message(config: Config) -> admin_pb2.UplinkStatus | None:
     path = config.uplink_notes / uplink_state.FILE_NAME
     heard = read_uplink_report(path, time.clock_gettime(time.CLOCK_BOOTTIME))
     configured = bool(config.uplink.url or config.uplink.updates_url)
-    if heard.state is None and not configured and not path.exists():
+    if heard.state is None and not configured and not os.path.lexists(path):
         return None
     message = _described(heard.state) if heard.state else admin_pb2.UplinkStatus()
     message.age_seconds = heard.age_seconds

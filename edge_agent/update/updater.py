@@ -1,17 +1,17 @@
 """The loop that brings each task to the bundle that the plan wants.
 
 `Updater` checks the repository and goes through the tasks, one check at a time, whether the clock or an operator with a
-USB drive asks for it. `TaskUpdates` takes the steps of one task. Neither decides: update_state_machine.py does, and the
-row of a step is in the journal before the step begins.
+USB drive asks for it: self-tests come last. `TaskUpdates` takes the steps of one task. Neither decides:
+update_state_machine.py does, and the row of a step is in the journal before the step begins.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
+import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -177,25 +177,34 @@ class Updater:
         verified, problem = await self._verify(folder)
         await self._tasks.read_journal()
         self._overview = replace(self._overview, problem=problem)
+        fleet = FleetPlan()
         if verified:
             version, revoked, expires = verified.plan_version, self._revoked(verified), verified.expires
             self._overview = replace(self._overview, plan_version=version, revoked=revoked, expires=expires)
-        plan = verified.plan if verified else None
-        fleet = plan.for_site(self._config.site.id, self._config.update.channel) if plan else FleetPlan()
-        if plan:
+        if verified and verified.plan:
+            fleet = verified.plan.for_site(self._config.site.id, self._config.update.channel)
             await self._store.thread.run(self._dependencies.planned, fleet.tasks)
         now = max(self._dependencies.now(), verified.issued_at if verified else 0.0)
         desired = desired_states(fleet, self._config.site.id, self._dependencies.machine, now)
         context = UpdateContext(folder, verified, self._overview.plan_version)
-        for task in sorted(self._tasks.rows.keys() | desired.keys()):
-            if verified and task not in desired and self._tasks.rows[task].state != "probation":
-                await self._tasks.forget(task)
-            elif not self._stopping:
-                await self._tasks.advance(task, desired.get(task), context)
+        to_test = await self._prepare(desired, context)
         if self._ingest is not None:
-            wanted = self._tasks.unfinished_candidates()
+            wanted = self._tasks.unfinished_candidates(besides=to_test)
             await self._store.thread.run(self._ingest.request_downloads, verified, wanted, fleet.bytes_per_second_max)
+        for task in to_test:  # last, as each test takes up to minutes
+            if not self._stopping:
+                await self._tasks.test_and_switch(task, desired[task], context)
         return problem
+
+    async def _prepare(self, desired: Mapping[str, DesiredState], context: UpdateContext) -> list[str]:
+        """Take the steps of all tasks that need no test; return the tasks whose test is due."""
+        to_test = []
+        for task in sorted(self._tasks.rows.keys() | desired.keys()):
+            if context.verified and task not in desired and self._tasks.rows[task].state != "probation":
+                await self._tasks.forget(task)
+            elif not self._stopping and await self._tasks.prepare(task, desired.get(task), context):
+                to_test.append(task)
+        return to_test
 
     async def _verify(self, folder: Path) -> tuple[VerifiedRepository | None, EdgeAgentError | None]:
         if self._ingest is None:
@@ -218,11 +227,10 @@ class Updater:
 
 @dataclass(frozen=True)
 class UpdateContext:
-    """What one check of the repository found."""
+    """What one check of the repository found; without `verified` it was not accepted, or there is no root of trust."""
 
     folder: Path
     verified: VerifiedRepository | None
-    """None = it was not accepted, or there is no root of trust."""
     plan_version: int
 
 
@@ -240,7 +248,7 @@ class TaskUpdates:
         """Take steps in a store."""
         self._config, self._incoming = config, config.incoming
         self._store, self._activation = store, activation
-        self._dependencies, self._ingest = dependencies, ingest
+        self._dependencies, self._ingest, self._now = dependencies, ingest, dependencies.now
         limit = config.update.selftest_seconds_max
         self._selftests = SelfTestRunner(store, activation, dependencies.load_for_test, dependencies.serving, limit)
         self._probations = ProbationMonitor(dependencies.activity, dependencies.monotonic)
@@ -257,16 +265,16 @@ class TaskUpdates:
     async def suspend(self) -> None:
         """Write down how far each task has come, so that the next start continues there. Raises SiteError."""
         for row in self.rows.values():
-            counted = self._probations.with_counts(row)
-            await self._record(update_state_machine.suspend(counted, self._dependencies.now()))
+            await self._record(update_state_machine.suspend(self._probations.with_counts(row), self._now()))
 
     def skip_pauses(self) -> None:
         """Let every task try again at once."""
         self._retry_at.clear()
 
-    def unfinished_candidates(self) -> list[str]:
-        """Return the digests of the bundles that are still to be fetched or taken into the store."""
-        return [row.candidate for row in self.rows.values() if update_state_machine.wants_files(row)]
+    def unfinished_candidates(self, besides: Collection[str]) -> list[str]:
+        """Return the digests of the bundles that are still to be fetched or taken in; not of the tasks `besides`."""
+        rows = [row for task, row in self.rows.items() if task not in besides]
+        return [row.candidate for row in rows if update_state_machine.wants_files(row)]
 
     async def read_journal(self) -> None:
         """Read the rows from the disk."""
@@ -284,7 +292,7 @@ class TaskUpdates:
             known = ", ".join(sorted(self.rows)) or "none"
             said = f"no plan names a task {task[:64]!r}; tasks of the plan: {known}"
             raise UnknownTask(said, remedy="'edge-agent status' lists the tasks of the plan.", task=task[:64])
-        await self._record(update_state_machine.allow(row, self._answering(task), self._dependencies.now()))
+        await self._record(update_state_machine.allow(row, self._answering(task), self._now()))
         return row.state == "held"
 
     def with_choice(self, task: str) -> UpdateProgress | None:
@@ -292,30 +300,31 @@ class TaskUpdates:
         row, active = self.rows.get(task), self._answering(task)
         if row is None or (not active and task in self._activation.problems):  # nobody chose an unreadable one
             return row
-        return update_state_machine.with_choice(row, active, self._dependencies.now())
+        return update_state_machine.with_choice(row, active, self._now())
 
     def _answering(self, task: str) -> str:
         """Return the digest of the bundle that answers; empty = none."""
         active = self._activation.serving.get(task)
         return active.digest if active else ""
 
-    async def advance(self, task: str, desired: DesiredState | None, context: UpdateContext) -> None:
-        """Take the steps of a task that are due. Raises SiteError: the journal cannot be written."""
+    async def prepare(self, task: str, desired: DesiredState | None, context: UpdateContext) -> bool:
+        """Take the steps of a task that are due before a self-test; return whether that is due. Raises SiteError."""
         row, action = await self._decide(task, desired, context)
         if action is UpdateAction.ADMIT and await self._admit(row, context.folder):
             row, action = await self._decide(task, desired, context)
-        if action is UpdateAction.TEST and desired is not None:
-            await self._test_and_switch(row, desired.plan)
-        elif action is UpdateAction.ROLL_BACK:
+        if action is UpdateAction.ROLL_BACK:
             await self._roll_back(row)
+        return action is UpdateAction.TEST
 
     async def _decide(
         self, task: str, desired: DesiredState | None, context: UpdateContext
     ) -> update_state_machine.Decision:
+        """Decide, and write the row; of a test that is due that it is staged, as others may come first."""
         before = self.rows.get(task)
         facts = await self._facts(task, before, desired, context)
-        row, action = update_state_machine.decide(task, before, facts, self._dependencies.now())
-        await self._record(self._probations.with_counts(row) if self._probations.is_save_due(row) else row)
+        row, action = update_state_machine.decide(task, before, facts, self._now())
+        shown = update_state_machine.suspend(row, self._now())
+        await self._record(self._probations.with_counts(shown) if self._probations.is_save_due(shown) else shown)
         return row, action
 
     async def _facts(
@@ -342,7 +351,7 @@ class TaskUpdates:
         assert desired.bundle is not None, "called only with one"
         digest = desired.bundle
         installed = any(bundle.digest == digest for bundle in self._activation.inventory.bundles)
-        local = time.localtime(self._dependencies.now())
+        local = time.localtime(self._now())
         facts = facts if installed else await self._with_missing_files(facts, digest, context)
         short_bytes = self._shortage(row) if facts.short_bytes is None else facts.short_bytes
         return replace(
@@ -366,8 +375,8 @@ class TaskUpdates:
         if missing is None:
             return replace(facts, download=download)
         if facts.brought:
-            said = f"in {context.folder} {missing.fault}"
-            said += f", as are {missing.count - 1} other files" if missing.count > 1 else ""
+            others = f", as are {missing.count - 1} other files" if missing.count > 1 else ""
+            said = f"in {context.folder} {missing.fault}{others}"
             return replace(facts, missing=said, download=download)
         facts = replace(facts, missing=missing.amount, download=download)
         if download is None or not download.disk_full:
@@ -379,7 +388,7 @@ class TaskUpdates:
         """Return what is to be freed for a bundle for which the store's disk was too full; None = unknown."""
         if row is None or row.reason != "DISK_FULL" or row.task not in self._room_bytes:
             return None
-        return max(0, self._room_bytes[row.task] - _free_bytes(self._config.state_dir))
+        return max(0, self._room_bytes[row.task] - shutil.disk_usage(self._config.state_dir).free)
 
     def _download_shortage(self, missing_bytes: int) -> int:
         """Return what is to be freed for a download: files lie in `incoming/` and in the store for a while."""
@@ -387,7 +396,7 @@ class TaskUpdates:
         where = incoming if incoming.exists() else state_dir
         copies = 2 if where.stat().st_dev == state_dir.stat().st_dev else 1
         reserve = max(self._config.uplink.disk_reserve_bytes, self._config.store.disk_reserve_bytes)
-        return max(0, copies * missing_bytes + reserve - _free_bytes(where))
+        return max(0, copies * missing_bytes + reserve - shutil.disk_usage(where).free)
 
     async def _admit(self, row: UpdateProgress, folder: Path) -> bool:
         """Take the candidate into the store; return whether that succeeded."""
@@ -396,8 +405,7 @@ class TaskUpdates:
             await self._activation.admit(row.task, self._ingest.admit, folder, row.candidate)
         except (BundleError, UpdateError, SiteError) as error:
             repairable = not isinstance(error, BundleError) or error.reason in REPAIRABLE
-            result = StepResult.BLOCKED if repairable else StepResult.FAILED
-            outcome = StepOutcome(result, error.reason, error.message)
+            outcome = StepOutcome(StepResult.BLOCKED if repairable else StepResult.FAILED, error.reason, error.message)
             await self._record_failure(self._not_admitted(row, outcome, error, folder))
             return False
         self._room_bytes.pop(row.task, None)
@@ -417,25 +425,28 @@ class TaskUpdates:
             disk=str(self._config.state_dir),
             short_bytes=self._shortage(replace(row, reason=error.reason)) or None,
         )
-        return update_state_machine.not_admitted(row, outcome, self._dependencies.now(), seen)
+        return update_state_machine.not_admitted(row, outcome, self._now(), seen)
 
-    async def _test_and_switch(self, row: UpdateProgress, plan: TaskPlan) -> None:
+    async def test_and_switch(self, task: str, desired: DesiredState, context: UpdateContext) -> None:
+        """Test the candidate, if that is still due, and let it answer. Raises SiteError: the journal is not written."""
+        row, action = await self._decide(task, desired, context)
+        if action is not UpdateAction.TEST:
+            return
+        await self._record(row)
         try:
             bundle = await self._store.thread.run(self._store.find, row.task, row.candidate)
         except EdgeAgentError as error:  # removed or damaged since it came
-            outcome = classify_error(error)
-            await self._record_failure(update_state_machine.after_test(row, outcome, self._dependencies.now()))
+            await self._record_failure(update_state_machine.after_test(row, classify_error(error), self._now()))
             return
-        outcome = await self._selftests.run(bundle, plan)
+        outcome = await self._selftests.run(bundle, desired.plan)
         # Where there is memory for one of them only, the test follows when the old one has stopped.
         later = outcome.reason == "MEMORY_SHORT" and self._activation.pauses(bundle)
-        passed = StepOutcome(StepResult.PASSED) if later else outcome
-        row = update_state_machine.after_test(row, passed, self._dependencies.now())
+        row = update_state_machine.after_test(row, StepOutcome(StepResult.PASSED) if later else outcome, self._now())
         if row.state != "switching":
             await self._record_failure(row)
             return
         await self._record(row)
-        await self._switch(row, plan, bundle if later else None)
+        await self._switch(row, desired.plan, bundle if later else None)
 
     async def _switch(self, row: UpdateProgress, plan: TaskPlan, untested: InstalledBundle | None) -> None:
         """Let the candidate answer; `untested` is tested when the incumbent has stopped."""
@@ -448,7 +459,7 @@ class TaskUpdates:
             if outcome.end is not StepResult.PASSED:
                 raise ModelFailed(outcome.message)
 
-        after = update_state_machine.after_switch(row, outcome, self._dependencies.now())
+        after = update_state_machine.after_switch(row, outcome, self._now())
         rules = plan.probation
         watch = self._probations.initial_record(rules, row.incumbent)
         limits = f"watched for {rules.calls} calls or {rules.hours} h, whichever comes first"
@@ -458,10 +469,10 @@ class TaskUpdates:
                 self._show(after)
         except EdgeAgentError as error:
             outcome = classify_error(error) if outcome.end is StepResult.PASSED else outcome
-            await self._record_failure(update_state_machine.after_switch(row, outcome, self._dependencies.now()))
+            await self._record_failure(update_state_machine.after_switch(row, outcome, self._now()))
 
     async def _roll_back(self, row: UpdateProgress) -> None:
-        back = update_state_machine.rolled_back(row, self._dependencies.now())
+        back = update_state_machine.rolled_back(row, self._now())
         try:
             if await self._activation.switch(back, row.incumbent, row.candidate):
                 self._show(back)
@@ -477,8 +488,7 @@ class TaskUpdates:
     async def _record_failure(self, row: UpdateProgress) -> None:
         """Write that a step did not come to its end, and let some time pass before the next try."""
         await self._record(row)
-        pause = update_state_machine.pause_seconds(row.attempts)
-        self._retry_at[row.task] = self._dependencies.monotonic() + pause
+        self._retry_at[row.task] = self._dependencies.monotonic() + update_state_machine.pause_seconds(row.attempts)
 
     def _show(self, row: UpdateProgress) -> None:
         """Show a row that is on the disk."""
@@ -488,8 +498,3 @@ class TaskUpdates:
         if before is None or (before.state, before.reason) != (row.state, row.reason):
             log.info("update", task=row.task, version=row.version, state=row.state, reason=row.reason, why=row.message)
             self._dependencies.changed()
-
-
-def _free_bytes(folder: Path) -> int:
-    disk = os.statvfs(folder)
-    return disk.f_bavail * disk.f_frsize

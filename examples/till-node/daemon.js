@@ -92,22 +92,34 @@ function tlsFault(details, address, tls) {
   return { reason: 'TLS_FAILED', message: `${address}: ${message}`, remedy }
 }
 
+/** More calls came at once, on a connection that has just begun, than it takes: HTTP/2 refuses them, without details. */
+function burstFault(details, address) {
+  if (!/Stream refused by server/.test(details)) return undefined
+  const message = `${address}: too many calls at once`
+  return { reason: 'QUEUE_FULL', message, remedy: 'Try again in 1 s.', retryAfterMs: 1000 }
+}
+
+function retryAfterMs(retry) {
+  return retry && 1000 * Number(retry.retryDelay?.seconds ?? 0) + (retry.retryDelay?.nanos ?? 0) / 1e6
+}
+
 /** A call that got no answer: `reason` is stable and to be tested for, `remedy` says what to do. */
 export class CallFailed extends Error {
   constructor(error, { address, tls, answered }) {
     const [info, retry] = ['ErrorInfo', 'RetryInfo'].map((name) => detail(error, name))
     const { UNAVAILABLE, CANCELLED } = grpc.status
-    const fault = info === undefined && error.code === UNAVAILABLE ? tlsFault(error.details, address, tls) : undefined
+    const bare = info === undefined && error.code === UNAVAILABLE
+    const fault = bare ? (burstFault(error.details, address) ?? tlsFault(error.details, address, tls)) : undefined
     super(fault?.message ?? (error.details || error.message))
     this.code = grpc.status[error.code]
     this.reason = fault?.reason ?? info?.reason ?? this.code
     const remedy = info?.metadata?.remedy ?? (error.code === UNAVAILABLE ? `Is edge-agent running at ${address}?` : '')
     this.remedy = fault?.remedy ?? remedy
-    this.retryAfterMs = retry && 1000 * Number(retry.retryDelay?.seconds ?? 0) + (retry.retryDelay?.nanos ?? 0) / 1e6
+    this.retryAfterMs = fault?.retryAfterMs ?? retryAfterMs(retry)
     // The same call may be answered later: the daemon says so, no daemon was reached, or one that stops ended the call. No
     // later try mends a certificate; only a daemon that has taken it looks like that while it is restarted.
     const lost = info === undefined && [UNAVAILABLE, CANCELLED].includes(error.code)
-    this.passing = retry !== undefined || (lost && (fault === undefined || answered))
+    this.passing = this.retryAfterMs !== undefined || (lost && (fault === undefined || answered))
   }
 
   /** Add how often the call was made, and for how long, where a later try might have been answered. */

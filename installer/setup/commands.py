@@ -136,7 +136,9 @@ class SetupRun:
     def uninstall(self) -> None:
         """Remove the program; state and configuration stay."""
         self._remove_program()
-        say(f"Removed. Kept: {', '.join(map(str, self.places.kept)) or 'nothing'}.")
+        say("Removed. Kept:" if self.places.kept else "Removed. Nothing was kept.")
+        for path in self.places.kept:
+            say(f"  {path}")
         say("'sudo sh FILE.run purge', with any installer file, removes these too.")
 
     def purge(self, *, agreed: bool) -> None:
@@ -151,6 +153,8 @@ class SetupRun:
         self._remove_program()
         for path in kept:
             durable_files.remove(path)
+            if path.exists():
+                note(f"{path} is emptied and stays, because a disk is mounted there: sudo umount {path}")
         self.services.remove_users()
         say("Removed everything.")
 

@@ -34,8 +34,11 @@ def link(path: Path, target: Path | str) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a whole folder; it may be gone already."""
-    if path.is_dir() and not path.is_symlink():
+    """Remove a file, a link or a whole folder; it may be gone already. A mount point is emptied, and stays."""
+    if path.is_dir() and path.is_mount():
+        for each in path.iterdir():
+            remove(each)
+    elif path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

@@ -125,6 +125,24 @@ def test_a_client_refuses_a_server_that_is_not_its_own(daemon: RunningDaemon, si
         assert client.serving()
 
 
+def test_a_key_of_another_certificate_is_named_as_the_fault(daemon: RunningDaemon, site: TlsSite) -> None:
+    """No connection is made with such files: the daemon is not said to be missing."""
+    one, other = site.client("till-1", "infer"), site.client("till-2", "infer")
+    with Client(site.address, Tls(one.ca, one.certificate, other.key)) as client:
+        failed = refusal(client.serving)
+    assert ("UNAVAILABLE", "TLS_FAILED") == (failed.code, failed.reason)
+    assert "the key belongs to another certificate" in failed.message
+
+
+def test_a_call_at_the_socket_of_another_role_names_the_sockets(daemon: RunningDaemon) -> None:
+    """gRPC's "Method not found!" would leave a developer who took the wrong socket alone with it."""
+    with ReviewClient(f"unix:{daemon.run_dir}/inference.sock") as client:
+        failed = refusal(lambda: client.prediction("p-1"))
+    assert ("UNIMPLEMENTED", "UNIMPLEMENTED") == (failed.code, failed.reason)
+    assert f"unix:{daemon.run_dir}/inference.sock does not serve this call" in failed.message
+    assert "review.sock takes corrections" in failed.remedy
+
+
 def test_new_files_count_without_a_restart(tmp_path: Path) -> None:
     """A renewed server certificate at the next connection; what is half written changes nothing, and status says so."""
     site = TlsSite(tmp_path / "tls")

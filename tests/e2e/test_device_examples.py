@@ -147,6 +147,22 @@ def test_a_device_keeps_to_what_a_busy_daemon_says(tmp_path, program):
         assert 1 == len(daemon.inference.requests)
 
 
+REFUSED = """
+import {{ CallFailed }} from '{till}/daemon.js'
+const error = Object.assign(new Error(), {{ code: 14, details: 'Stream refused by server' }})
+const {{ reason, remedy, retryAfterMs, passing }} = new CallFailed(error, {{ address: 'unix:x' }})
+console.log([reason, remedy, retryAfterMs, passing].join(' | '))
+"""
+
+
+@needs_node
+def test_a_call_that_http2_refuses_in_a_burst_is_a_full_queue():
+    """gRPC for Node reports a connection with too many calls as UNAVAILABLE: the daemon is there, and takes it then."""
+    command = ["node", "--input-type=module", "-e", REFUSED.format(till=TILL)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert "QUEUE_FULL | Try again in 1 s. | 1000 | true\n" == said
+
+
 @programs
 def test_a_device_says_what_it_cannot_do_and_goes_on(tmp_path, program):
     """A correction before any answer, an answer without a confidence, and one without a label end nothing."""

@@ -154,6 +154,16 @@ def test_a_caller_cannot_hold_streams_without_end(calls: Calls) -> None:
             infer("intent", "a", parameters={"priority": {"uint64_param": 1}}),
             ("INVALID_ARGUMENT", "REQUEST_INVALID", "'priority'"),
         ),
+        *(
+            (
+                infer("intent", "a", parameters={name: {"int64_param": 1}}),
+                ("INVALID_ARGUMENT", "REQUEST_INVALID", f"known are: on_low_confidence, request_id. {instead}"),
+            )
+            for name, instead in (
+                ("timeout", "Set the call's own deadline instead"),
+                ("sequence_start", "Leave it out: requests do not belong together"),
+            )
+        ),
         (infer("intent", "!fail"), ("INTERNAL", "MODEL_FAILED", "told to fail")),
     ],
 )

@@ -118,6 +118,26 @@ def test_a_reference_of_its_own_is_the_measure(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_text_that_a_site_refuses_as_too_long_measures_nothing(tmp_path):
+    """The checkpoint may have no positions for it: it is not asked, and counts for no candidate."""
+    labels = DEFAULT_LABELS["classify"]
+    job = stage_job(tmp_path / "run", "quantize", budget={"agreement_min": 0.0, "kl_mean_max": 100.0,
+                                                          "accuracy_loss_max": 1.0})  # fmt: skip
+    with (tmp_path / "run" / "calibration.jsonl").open("a") as file:
+        file.write(json.dumps({"text": "kettle " * 5000, "label": labels[0]}) + "\n")
+    asked: list[str] = []
+
+    def first_label(texts):
+        asked.extend(texts)
+        return [np.full((len(texts), len(labels)), -np.log(len(labels)))]
+
+    full = job.done["export"] / "model.onnx"
+    report = choose(job, [Candidate("fp32", full)], full, first_label)
+    assert (240, 240, 0) == (report["rows"], len(asked), report["candidates"][0]["failed"])
+    assert max(map(len, asked)) < 100
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["extract", "embed"])
 def test_other_kinds_are_measured_by_their_answers(tmp_path, kind):
     """Records agree when they are the same, vectors when their cosine is 0.99; there is no divergence of labels."""

@@ -134,7 +134,7 @@ def test_a_classifier_is_calibrated(tmp_path):
     assert section.novelty is not None
     assert (4, 4) == (section.novelty.input_tokens_min, section.novelty.input_tokens_max)
     assert report["verdict"].startswith(
-        f"At a threshold of {section.threshold:g}, 100.0% of the answers are confident."
+        f"At a threshold of {section.threshold:g}, 100.0% of the answers to the calibration rows are confident."
     )
 
 

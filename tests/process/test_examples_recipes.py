@@ -1,9 +1,11 @@
 """The recipes in examples/, trimmed: each makes a bundle out of little data, whatever it is worth."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +62,16 @@ def test_a_trimmed_recipe_makes_a_bundle(tmp_path: Path, name: str):
     adapters = manifest.by_role("adapter")
     assert len(adapters) == (1 if manifest.runtime == "llama" else 0)
     assert all(artifact.size_bytes <= 2_000_000 for artifact in adapters)
+
+
+@pytest.mark.slow
+def test_the_redaction_splits_are_those_of_their_data_sheet(tmp_path: Path):
+    """On every day: Faker counts ages back from today, and docs/data.md describes the splits of one day."""
+    if not (find_spec("mimesis") and find_spec("ingredient_parser")):
+        pytest.skip("needs the extra 'recipes'")
+    command = [sys.executable, EXAMPLES / "redact" / "make_data.py", "--out", tmp_path / "data"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    made = re.findall(r"^(\w+): (\d+) texts, (\d+) clean, (\d+) families", said, re.MULTILINE)
+    sheet = (EXAMPLES.parent / "docs" / "data.md").read_text(encoding="utf-8").partition("\n## redact\n")[2]
+    described = re.findall(r"^\| (\w+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|$", sheet, re.MULTILINE)[:3]
+    assert sorted(made) == sorted(tuple(cell.replace(",", "") for cell in row) for row in described)

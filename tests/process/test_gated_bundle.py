@@ -71,6 +71,18 @@ def test_a_run_makes_a_bundle_that_holds_strangers_up(tmp_path: Path):
     assert sum(held_up[len(STRANGE) :]) <= 20
 
 
+@pytest.mark.slow
+def test_a_training_text_that_a_site_refuses_as_too_long_is_left_out(tmp_path: Path):
+    """The graph may have no positions for it."""
+    job = stage_job(tmp_path / "run", "quantize", train=True)
+    with (tmp_path / "run" / "train.jsonl").open("a") as file:
+        file.write(json.dumps({"text": "kettle " * 5000, "label": "price"}) + "\n")
+    exported, task = job.done["export"], tasks.of(job.recipe.path(job.recipe.task))
+    found = ood_detector.fit(job, task, exported / "model.onnx", exported / "tokenizer.json")
+    assert found is not None
+    assert 240 == found.rows
+
+
 def test_a_candidate_that_moves_rows_across_the_gate_is_not_chosen():
     """Less than 99% on the same side is a reason of its own; a candidate that has no gate is not judged by it."""
     line = {"agreement": {"value": 1.0}, "accuracy_loss": 0.0}

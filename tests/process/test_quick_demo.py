@@ -32,7 +32,7 @@ def path_without_compilers(folder: Path) -> Path:
 @pytest.mark.release
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a clone")
 def test_the_quick_demo_answers_in_a_fresh_clone_without_a_compiler(tmp_path):
-    """It ends well, shows answers to both tasks, and neither builds nor installs llama.cpp."""
+    """It ends well, shows answers to both tasks, has the console, and neither builds nor installs llama.cpp."""
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
     environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH", "CC")}
@@ -50,4 +50,6 @@ def test_the_quick_demo_answers_in_a_fresh_clone_without_a_compiler(tmp_path):
     assert 0 == done.returncode, done.stdout[-3000:] + done.stderr[-3000:]
     assert "scripts/demo continues with a language model" in done.stdout
     assert all((clone / ".cache" / "demo" / name / "manifest.json").is_file() for name in ("head", "desk-head"))
+    console = [".venv/bin/python", "-c", "from edge_agent.web import console_server"]
+    assert 0 == subprocess.run(console, cwd=clone, env=environment, check=False).returncode
     assert [] == [*(clone / ".cache" / "wheels").glob("llama*"), *(clone / ".venv").rglob("llama_cpp")]

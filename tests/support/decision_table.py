@@ -66,7 +66,7 @@ def rows() -> list[tuple[str, str, str, str, str]]:
     kinds: dict[str, tuple[RouteReason | None, ...]] = {
         "none": (None,),
         "not configured or not allowed": tuple(PERMANENT_BLOCKERS),
-        "anything else": tuple(each for each in BLOCKERS if each not in PERMANENT_BLOCKERS),
+        "any other": tuple(each for each in BLOCKERS if each not in PERMANENT_BLOCKERS),
     }
     found: dict[tuple[str, str, str, str], list[str]] = {}
     for mode, doubt, wish in itertools.product(MODES, DOUBTS, WISHES):
@@ -80,14 +80,14 @@ def rows() -> list[tuple[str, str, str, str, str]]:
 
 
 def _route(mode: Mode, wish: LowConfidencePolicy, doubt: str, obstacle: RouteReason | None) -> str:
-    """Return the route, and the other one of an input that is kept."""
+    """Return the route, and the other one of an input that is captured."""
     plain, kept = (decided(mode, wish, doubt, obstacle, kept=each).route.upper() for each in (False, True))
-    return plain if plain == kept else f"{plain}; {kept} where it is kept"
+    return plain if plain == kept else f"{plain}; {kept} if captured"
 
 
 def table() -> str:
     """Return the table in Markdown."""
-    head = ("mode", "the answer here is", "the caller wishes", "in the way is", "route")
+    head = ("mode", "local answer", "`on_low_confidence`", "escalation blocker", "route")
     lines = [f"| {' | '.join(row)} |" for row in (head, ("---",) * len(head), *_fewer(rows()))]
     return "\n".join(lines)
 
@@ -101,7 +101,11 @@ def _fewer(every: list[tuple[str, str, str, str, str]]) -> list[tuple[str, str, 
         whole = len(dict.fromkeys(row[column] for row in every))
         every = []
         for rest, values in merged.items():
-            said = "any" if len(values) == whole else " or ".join(values).replace(NOT_CONFIDENT, "not confident")
+            said = (
+                "any"
+                if len(values) == whole
+                else " or ".join(values).replace(NOT_CONFIDENT, "not confident").replace("sure", "confident")
+            )
             every.append((*rest[:column], said, *rest[column:]))  # type: ignore[arg-type]
     return every
 

@@ -134,10 +134,10 @@ class UpdatingSite(Site):
         await self.activation.resume()
         await self.loaded()
 
-    def publish(self, version: str, **files: bytes) -> str:
+    def publish(self, version: str, task: str = TASK, **files: bytes) -> str:
         """Make a bundle that can be fetched; return its digest."""
         files = {"weights": version.encode(), "golden": GOLDEN, **files}
-        folder = bundle(self.tmp_path / f"published-{version}", version, TASK, **files)
+        folder = bundle(self.tmp_path / f"published-{task}-{version}", version, task, **files)
         digest = digest_of(folder)
         self.published.folders[digest] = folder
         return digest

@@ -57,7 +57,9 @@ REMEDIES = {
     "priority": "Leave it out: the caller's role gives the priority.",
     "timeout": "Set the call's own deadline instead (client_timeout): it reaches the model.",
     "classification": "Leave it out: the outputs 'label' and 'scores' have what it would give.",
-    "sequence_id": "Leave it out: requests do not belong together.",
+    **dict.fromkeys(
+        ("sequence_id", "sequence_start", "sequence_end"), "Leave it out: requests do not belong together."
+    ),
     "shared_memory_region": "Send the tensor in the request.",
 }
 """What replaces parameters of other servers."""
@@ -76,10 +78,8 @@ def _option(name: str, parameter: Any, known: Mapping[str, RequestParameter]) ->
     chosen = parameter.WhichOneof("parameter_choice")
     value = getattr(parameter, chosen) if chosen else None
     if type(value) not in option.types:
-        requested_outputs = " or ".join(_TYPE_NAMES[each] for each in option.types)
-        raise InvalidRequest(
-            f"parameter {name!r} must be {requested_outputs}; it is {_TYPE_NAMES.get(type(value), 'not set')}"
-        )
+        allowed = " or ".join(_TYPE_NAMES[each] for each in option.types)
+        raise InvalidRequest(f"parameter {name!r} must be {allowed}; it is {_TYPE_NAMES.get(type(value), 'not set')}")
     return option.field, option.read(value)
 
 
@@ -88,8 +88,10 @@ _TYPE_NAMES: dict[type, str] = {bool: "a bool", int: "a whole number", float: "a
 
 def _unknown(what: str, where: str, name: str, known: Mapping[str, object]) -> InvalidRequest:
     listed = f"known are: {', '.join(known)}" if known else "none is known"
-    remedy = REMEDIES.get(name, "Leave it out, or correct its name; docs/open-inference-protocol.md has them all.")
-    return InvalidRequest(f"{what} is none {where}; {listed}", remedy=remedy, parameter=name[:SHOWN_CHARS_MAX])
+    instead = REMEDIES.get(name, "")  # also in the message: tritonclient shows nothing else
+    remedy = instead or "Leave it out, or correct its name; docs/open-inference-protocol.md has them all."
+    said = f"{what} is none {where}; {listed}" + (f". {instead.removesuffix('.')}" if instead else "")
+    return InvalidRequest(said, remedy=remedy, parameter=name[:SHOWN_CHARS_MAX])
 
 
 def parse_version(requested: str) -> int | None:

@@ -312,7 +312,8 @@ class StreamLimiter:
         """End the streams that wait for a request now, and the others after the one that they answer."""
         self._closed = True
         for waiting in self._waiting:
-            waiting.reschedule(0.0)
+            if not waiting.expired():  # its silence ends in this moment
+                waiting.reschedule(0.0)
 
     async def _next(self, requests: AsyncIterator[Any]) -> Any:
         self._require_open()

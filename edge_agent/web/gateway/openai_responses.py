@@ -197,11 +197,11 @@ def logprobs(answer: Answer) -> JsonObject | None:
     """Return the tokens' log probabilities; None unless they were requested and are known."""
     if not isinstance(answer, Finish) or not answer.tokens:
         return None
-    message_content = [
+    tokens = [
         {**_token(each.token, each.logprob), "top_logprobs": [_token(*other) for other in each.alternatives]}
         for each in answer.tokens
     ]
-    return {"content": message_content, "refusal": None}
+    return {"content": tokens, "refusal": None}
 
 
 def _token(token: bytes, logprob: float) -> JsonObject:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from edge_agent.capture.outbox import load_site_key
 from edge_agent.capture.spool_worker import SpoolWorker
 from edge_agent.capture.text_redaction import build_redactor
-from edge_agent.errors import DiskFull, DocumentInvalid, SignatureInvalid, StoreDamaged
+from edge_agent.errors import DiskFull, DocumentInvalid, SignatureInvalid, StateDirUnwritable, StoreDamaged
 from edge_agent.formats import segment, status_object
 from edge_agent.formats.status_object import SiteUpdates
 from tests.support.examples import SITE_KEY
@@ -56,6 +56,15 @@ def test_nothing_is_sealed_twice_or_from_nothing(site):
     """An empty segment does not exist."""
     site.keep(answered(1))
     assert (1, 0, 0) == (site.worker.seal_all(), site.worker.seal_all(), site.reopen().seal_all())
+
+
+def test_an_outbox_that_may_not_be_listed_is_an_error_with_a_remedy(site):
+    """Somebody's mistake with a folder: housekeeping reports it and continues, and no component dies of it."""
+    shutil.rmtree(site.config.outbox / "segments")
+    (site.config.outbox / "segments").write_text("")
+    with pytest.raises(StateDirUnwritable, match=r"cannot use .*segments") as refused:
+        site.worker.write_status()
+    assert "edge-agent doctor" in refused.value.remedy
 
 
 def test_what_stays_at_home_is_never_sealed(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from edge_agent.capture.capture_values import ReviewCursor, ReviewFilter, parse_review_item
 from edge_agent.capture.spool import Spool
 from edge_agent.errors import InvalidRequest, PredictionUnknown, StoreDamaged
-from tests.support.site_cases import ASite, answered, judgement, manifest
+from tests.support.mounts import tmpfs
+from tests.support.site_cases import ASite, answered, config_of, judgement, manifest
 
 DAY = 86_400.0
 SURE = {"confidence": 0.95, "sure": True}
@@ -32,6 +34,23 @@ def kept(site: ASite, *numbers: int) -> list[int]:
         except PredictionUnknown:
             pass
     return found
+
+
+def test_a_disk_that_lacks_a_little_costs_few_examples(tmp_path):
+    """What was evicted is returned to the disk only in time, and deleting takes space at first: neither is a reason to
+    evict again with each commit, until nothing is left."""
+    with tmpfs(tmp_path / "disk", "size=16m") as disk:
+        site = ASite(disk)
+        site.keep(*(answered(number, text="refund " * 100) for number in range(1000)))
+        site.worker.spool.shrink()
+        free = shutil.disk_usage(disk).free
+        site.config = config_of(disk / "state", disk_reserve_bytes=free + 100_000)
+        site.reopen()
+        for number in range(1000, 1020):
+            site.keep(answered(number))
+        evicted = site.worker.spool.counters["sacrificed_unsure"]
+        site.worker.close()
+    assert 40 < evicted < 200
 
 
 def test_a_prediction_is_found_until_its_window_ends(tmp_path):

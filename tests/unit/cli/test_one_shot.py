@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from edge_agent.cli import app
+from tests.support import gated_onnx
 from tests.support.bundles import digest_of, echo_bundle
 
 
@@ -20,6 +21,28 @@ def test_run_answers_once_and_leaves_nothing(tmp_path):
     assert ["where is my order", "classify", False] == [plain[key] for key in ("input", "kind", "confident")]
     assert plain["scores"][0] == [plain["label"], plain["confidence"]]
     assert ["bundle"] == [path.name for path in tmp_path.iterdir()]
+
+
+@pytest.mark.slow
+def test_run_names_every_reason_why_an_answer_is_not_confident(tmp_path):
+    """An input out of distribution is named as such also where the confidence is too low on its own."""
+    model = gated_onnx.gated("classify")
+    confidence = {
+        **{
+            "policy": "threshold",
+            "temperature": 1.0,
+            "threshold": 0.99,
+            "target_risk": 0.05,
+            "delta": 0.1,
+            "n": 99,
+            "bound": 0.05,
+        },
+        **{"coverage": 0.5, "gate": {"score": "ood_score", "held_up_max": 0.5, "scores": [-1e9, -1e9, -1e9]}},
+    }
+    folder = gated_onnx.write(tmp_path / "bundle", "classify", model, confidence)
+    shown = CliRunner().invoke(app, ["run", str(folder), "where is my order"])
+    assert 0 == shown.exit_code, shown.output
+    assert "no: the input is out of distribution, below the threshold 0.99" in " ".join(shown.stdout.split())
 
 
 @pytest.mark.slow

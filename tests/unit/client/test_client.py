@@ -321,6 +321,14 @@ def test_grpcs_own_addresses_are_taken(address):
     assert address == daemon_connection.require_address(address)
 
 
+@pytest.mark.parametrize("endless", [1e12, float("inf")])
+async def test_a_deadline_beyond_all_counting_is_a_long_one(client, daemon, endless):
+    """gRPC would take it for one that has passed."""
+    assert CLASSIFICATION == client.classify("pos-intent", TEXTS, timeout_seconds=endless)[0]
+    async with AsyncClient(daemon.targets[0]) as another:
+        assert CLASSIFICATION == (await another.classify("pos-intent", TEXTS, timeout_seconds=endless))[0]
+
+
 @pytest.mark.parametrize("seconds", [0, -1, float("nan")])
 async def test_a_call_needs_time(client, daemon, seconds):
     """A timeout that is not more than 0 is a slip, not a deadline that passed."""
@@ -400,7 +408,9 @@ def test_the_document_lists_the_clients_own_reasons():
     document = (Path(__file__).parents[3] / "docs" / "errors.md").read_text(encoding="utf-8")
     own = document.partition("## From the client's side")[2]
     assert [] == [
-        word for word in (UNREACHABLE, MESSAGE_TOO_LARGE, QUEUE_FULL, DEADLINE_EXPIRED) if f"| `{word}` |" not in own
+        word
+        for word in (UNREACHABLE, MESSAGE_TOO_LARGE, QUEUE_FULL, DEADLINE_EXPIRED, "UNIMPLEMENTED")
+        if f"| `{word}` |" not in own
     ]
 
 

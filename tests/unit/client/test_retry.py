@@ -259,6 +259,18 @@ def test_nobody_at_all_is_given_up():
             assert (UNREACHABLE, 3) == (caught.value.reason, caught.value.tries)
 
 
+def test_a_refusal_shows_that_there_is_a_daemon(daemon):
+    """A call that then gets no answer in time is slow, and no sign of a wrong address."""
+    daemon.inference.refusals = 1
+    with Client(daemon.targets[0]) as client:
+        with pytest.raises(CallFailed, match="64 inputs wait"):
+            client.classify("stuck", ["x"])
+        with pytest.raises(CallFailed) as caught:
+            client.classify("stuck", ["x"], timeout_seconds=0.2)
+    assert (DEADLINE_EXPIRED, True) == (caught.value.reason, caught.value.answered_before)
+    assert "none before" not in caught.value.message
+
+
 async def test_a_cancelled_call_that_waits_for_its_next_try_ends_at_once(daemon):
     """Nothing is sent any more, and the client can be used afterwards."""
     daemon.inference.refusals = 99

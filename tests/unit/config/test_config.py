@@ -88,6 +88,7 @@ def test_the_configuration_is_frozen():
         ("stat_dir: /x", "stat_dir", "Did you mean 'state_dir'?"),
         ("engine: {qeue_requests_max: 1}", "engine.qeue_requests_max", "Did you mean 'engine.queue_requests_max'?"),
         ("service: {drain_second: 1}", "service.drain_second", "Did you mean 'service.drain_seconds'?"),
+        ("web: {port: 1}", "web.port", "Known keys there: address,"),
         ("log: {xyzzy: 1}", "log.xyzzy", "Known keys there: level, format."),
         (
             "xyzzy: 1",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import signal
 
+import msgspec
 import pytest
 
 from edge_agent.config import EngineConfig
-from edge_agent.engine.protocol import EXIT_OUT_OF_MEMORY, JobRequest
+from edge_agent.engine.protocol import EXIT_OUT_OF_MEMORY, AskedQuestion, JobRequest
 from edge_agent.engine.restart_policy import (
     QUARANTINED_MAX,
     Quarantine,
@@ -17,6 +18,8 @@ from edge_agent.engine.restart_policy import (
     is_to_blame,
 )
 from edge_agent.errors import InputQuarantined
+
+URGENT = AskedQuestion("urgent", "predicate", "Is it urgent?", ("no", "yes"))
 
 
 @pytest.mark.parametrize("code", [-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGILL, -signal.SIGSYS, 1])
@@ -145,7 +148,7 @@ def test_an_input_is_refused_until_its_time_is_over() -> None:
 
 
 def test_another_call_with_the_same_input_is_refused_too() -> None:
-    """The id and the seed do not matter; text, bundle and options do."""
+    """The id and the seed do not matter; text, bundle, options and questions do."""
     same = JobRequest(job_id="2", digest="d", text="hello", seed=7)
     assert fingerprint(RUN) == fingerprint(same)
     others = [
@@ -154,8 +157,23 @@ def test_another_call_with_the_same_input_is_refused_too() -> None:
         JobRequest(job_id="1", digest="d", text="hello", output_tokens_max=1),
         JobRequest(job_id="1", digest="d", text="hello", temperature=0.5),
         JobRequest(job_id="1", digest="d", text="hello", stops=("x",)),
+        JobRequest(job_id="1", digest="d", text="hello", questions=(URGENT,)),
+        JobRequest(job_id="1", digest="d", text="hello", questions=(URGENT, msgspec.structs.replace(URGENT, name="x"))),
     ]
-    assert 6 == len({fingerprint(run) for run in (RUN, *others)})
+    assert 8 == len({fingerprint(run) for run in (RUN, *others)})
+
+
+def test_an_input_whose_time_is_over_is_forgotten() -> None:
+    """Callers are checked only while some input is refused, and one that is refused again counts from then on."""
+    quarantine = Quarantine(seconds=60)
+    other = JobRequest(job_id="2", digest="d", text="other")
+    for run, now in ((RUN, 0), (other, 10), (RUN, 30)):
+        quarantine.add(run, now)
+    with pytest.raises(InputQuarantined):
+        quarantine.check(RUN, now=80)
+    assert 1 == len(quarantine.until)
+    quarantine.check(RUN, now=90)
+    assert not quarantine.until
 
 
 def test_the_text_is_not_kept() -> None:

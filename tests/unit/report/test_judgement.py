@@ -297,7 +297,7 @@ AWAY = figures(days=(day(answers={"local": 100}, blocked=5),), large_ms=40.0)
         ("data", figures(days=(day(examples=200, reviewed=7),)), "partly", "200 examples, 7 reviewed by people"),
         ("data", SHADOW, "yes", "2\u202f004 examples, 54 reviewed by people"),
         ("economics", LITTLE, "unknown", "11 calls a day"),
-        ("constraints", figures(may_leave=False), "yes", "inputs may not leave"),
+        ("constraints", figures(may_leave=False), "yes", "no large model may be asked"),
         ("constraints", NEAR, "no", "not available for 0% of 100 answers; 40 ms there; 30 ms here"),
         ("constraints", AWAY, "yes", "not available for 5% of 100 answers; 40 ms there"),
         ("constraints", HYBRID, "yes", "not available for 0.1% of 36\u202f931 answers; 1.2 s there; 29 ms here"),

@@ -10,7 +10,7 @@ from edge_agent.report import charts
 from edge_agent.report.judgement import SCHEMA, ReportHeader, headline, judge_task, report_json, summary_tiles
 from edge_agent.report.report_page import TEMPLATES, render_page
 from edge_agent.report.suitability import CostAssumptions
-from edge_agent.report.task_figures import ComparisonCount, ConfidenceBand, LabelFigures
+from edge_agent.report.task_figures import ComparisonCount, ConfidenceBand, LabelFigures, TaskAlarm
 from tests.support.report_figures import ABOUT, BEGUN, HYBRID, LITTLE, SHADOW, STATES, Outline, confident, day, figures
 
 HOSTILE = "</title><script>alert(1)</script>\"'&amp;<img src=x onerror=alert(2)>"
@@ -223,3 +223,10 @@ def test_names_below_a_chart_do_not_overlap():
     assert len(drawn) <= 8
     assert "11-59" in drawn[0]
     assert "long-na…" == charts.cut("long-name-of-a-label", 8)
+
+
+def test_an_alarm_is_a_sentence_of_its_own():
+    """Its message continues a line of the log; as a heading it begins with a capital letter."""
+    alarm = TaskAlarm("new_inputs", "since 2026-12-01 about 30% of the inputs are new", "Look.")
+    html = render_page([judge_task(figures(alarms=(alarm,)))], ABOUT)
+    assert "<p>Since 2026-12-01 about 30% of the inputs are new.</p>" in html

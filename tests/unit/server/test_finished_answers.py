@@ -9,6 +9,7 @@ import pytest
 from edge_agent.engine.job_dispatch import EngineAnswer
 from edge_agent.engine.protocol import EntitySpan, JobResult
 from edge_agent.formats.manifest import Manifest, digest_of, encode
+from edge_agent.formats.questions import QuestionSpec
 from edge_agent.routing.policy import EscalationContext, LowConfidencePolicy, RouteDecision, RouteReason
 from edge_agent.server import finished_answers
 from edge_agent.server.finished_answers import FinishedAnswer, LargeModelAnswer
@@ -319,3 +320,30 @@ def test_where_no_local_model_was_asked_there_are_no_scores(said, label):
         finished_answers.without_local_answer("hi", bundle, RouteDecision(route, RouteReason.MODE_BOOTSTRAP), said),
     )
     assert ('{"price": []}' if said else "", False) == (record.json, record.HasField("confidence"))
+
+
+class Incomparable(QuestionSpec):
+    """A question that is not to be compared with another."""
+
+    def __eq__(self, other: object) -> bool:
+        pytest.fail("a question is compared")
+
+    __hash__ = None
+
+
+def test_answers_are_divided_by_the_names_of_questions():
+    """Questions of a call are many: to compare each with all others took the event loop a third of a second."""
+    questions = [
+        Incomparable.model_validate({"name": f"q{number}", "type": "predicate", "instructions": "Is it?"})
+        for number in range(5)
+    ]
+    task = {"name": "till", "kind": "decide", "open_questions": True, "prompt": {"template": "{input} {question}"}}
+    manifest = Manifest.model_validate({"runtime": "echo", "version": "1.2.3", "task": task})
+    bundle = InstalledBundle(digest_of(encode(manifest)), encode(manifest), manifest, signed=False, installed_at=0.0)
+    scores = tuple((number / 10, 1 - number / 10) for number in range(5))
+    done = FinishedAnswer("hi", EngineAnswer(JobResult(job_id="j", question_scores=scores), 1.5), bundle, "p-1")
+    found = finished_answers.split_by_question(done, questions, questions[3:])
+    assert [("q3", scores[3]), ("q4", scores[4])] == [
+        (each.question.name, each.answer.done.scores) for each in found if each.question
+    ]
+    assert 2 == len({each.prediction_id for each in found})

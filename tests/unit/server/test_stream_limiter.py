@@ -48,6 +48,30 @@ async def test_a_stop_ends_streams_that_wait() -> None:
         await reading
 
 
+async def test_a_stop_in_the_moment_in_which_a_silence_ends_is_no_error() -> None:
+    """A stop goes on, whatever its streams do: here the wait of one has ended, and its task has not noticed yet."""
+    dialogues, waiting, loop = StreamLimiter(STREAMS), asyncio.Event(), asyncio.get_running_loop()
+    stopped: asyncio.Future[None] = loop.create_future()
+
+    async def read() -> None:
+        async for _ in dialogues.each(some("a", then_silent=True)):
+            waiting.set()
+
+    def stop() -> None:
+        try:
+            stopped.set_result(dialogues.close())
+        except RuntimeError as error:
+            stopped.set_exception(error)
+
+    reading = asyncio.create_task(read())
+    await waiting.wait()
+    dialogues.close()  # ends the wait in the next turn of the loop, before `stop`
+    loop.call_soon(stop)
+    await stopped
+    with pytest.raises(Draining):
+        await reading
+
+
 async def test_a_stop_lets_the_request_at_hand_be_answered() -> None:
     """The stream ends after it."""
     dialogues, answered = StreamLimiter(STREAMS), []

@@ -128,6 +128,14 @@ def test_an_uplink_that_never_spoke_is_named_where_one_is_configured(tmp_path: P
     assert message(tmp_path, None, url="") is None
 
 
+def test_a_folder_that_cannot_be_looked_into_breaks_no_status(tmp_path: Path):
+    """A site without an uplink is told nothing of it; one with an uplink why nothing is known."""
+    closed = tmp_path / ("x" * 300)  # no system lets anybody in there, root included
+    assert uplink_message(Config.model_validate({"uplink": {"notes_dir": str(closed)}})) is None
+    found = uplink_message(Config.model_validate({"uplink": {"url": URL, "notes_dir": str(closed)}}))
+    assert "cannot be read" in silence(found)
+
+
 def test_an_uplink_of_another_configuration_is_shown(tmp_path: Path):
     """Its file is there, whatever this daemon's configuration says."""
     found = message(tmp_path, fresh(), url="")

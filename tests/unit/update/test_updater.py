@@ -19,7 +19,7 @@ from edge_agent.errors import (
     UpdateUntrusted,
 )
 from edge_agent.formats.golden_cases import GoldenAnswer
-from edge_agent.formats.plan import ProbationRules
+from edge_agent.formats.plan import BundleOffer, ProbationRules, TaskPlan
 from edge_agent.update.probation import BundleActivity
 from edge_agent.update.update_state_machine import PAUSE_SECONDS_FIRST
 from tests.support.eventually import eventually
@@ -231,6 +231,28 @@ async def test_an_operator_can_go_back_while_a_bundle_is_tested(site: UpdatingSi
     site.may_answer.set()
     await looking
     assert ("held", site.old) == ((await site.look()).state, site.active())  # type: ignore[attr-defined]
+
+
+async def test_the_other_tasks_of_a_plan_do_not_wait_for_a_self_test(site: UpdatingSite):
+    """While one is tested, the rows of the others are of the new plan: taken in, asked for, or rolled back."""
+    digest = await site.switched()
+    site.seen[digest] = BundleActivity(calls=200, failures=200)
+    offers = {task: site.publish("3.0.0", task) for task in ("a-here", "b-here", "c-missing")}
+    site.published.on_the_way.add(offers["c-missing"])
+    plans = {task: TaskPlan(offers=(BundleOffer(bundle=new, version="3.0.0"),)) for task, new in offers.items()}
+    site.may_answer.clear()
+    site.tries.clear()
+    site.plan({**plans, TASK: TaskPlan(offers=(BundleOffer(bundle=digest, version="2.0.0"),))}, 2)
+    checking = asyncio.create_task(site.updater.check())
+    await site.tries.wait()
+    states = {task: row.state for task, row in site.updater.overview.rows.items()}
+    assert {"a-here": "testing", "b-here": "staged", "c-missing": "fetching", TASK: "rolled_back"} == states
+    assert (True, [offers["c-missing"]]) == site.published.asked[-1]
+    site.row()  # as it is on the disk
+    site.may_answer.set()
+    await checking
+    states = {task: row.state for task, row in site.updater.overview.rows.items()}
+    assert {"a-here": "probation", "b-here": "probation", "c-missing": "fetching", TASK: "rolled_back"} == states
 
 
 async def test_a_self_test_that_hangs_has_failed(tmp_path: Path):

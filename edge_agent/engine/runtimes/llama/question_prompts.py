@@ -105,8 +105,9 @@ OUTPUTS_MAX = 8_192
 """Options, levels, and two for each predicate: of all questions of one call."""
 TOKENS_MAX = 32_768
 """Of all questions of one call, what their outputs add included."""
-KEPT_MAX = 1_024
-"""Questions whose tokens are kept: the same are asked about one input after the other."""
+KEPT_MAX, KEPT_ROWS_MAX = 1_024, 4 * TOKENS_MAX
+"""Questions whose tokens are kept, and rows of all of them: the same are asked about one input after the other. A row
+takes a quarter of a kilobyte, and each call of a task with open questions may bring others."""
 TOKEN_CHARACTERS_MAX = 64
 """A question with more characters for each allowed token is refused before it is tokenized."""
 
@@ -174,6 +175,7 @@ class QuestionTokenizer:
         self._behind = tokenize(template.behind, True)
         self.tokens_max = tokens_max
         self._kept: OrderedDict[AskedQuestion, QuestionTokens] = OrderedDict()
+        self._kept_rows = 0
 
     def read(self, questions: Sequence[AskedQuestion]) -> list[QuestionTokens]:
         """Return the questions of one call. Raises InvalidRequest if there are too many, or one is too long."""
@@ -194,8 +196,10 @@ class QuestionTokenizer:
             self._kept.move_to_end(question)
             return found
         found = self._kept[question] = self._made(question)
-        if len(self._kept) > KEPT_MAX:
-            self._kept.popitem(last=False)
+        self._kept_rows += found.rows
+        while len(self._kept) > KEPT_MAX or self._kept_rows > KEPT_ROWS_MAX:
+            _, oldest = self._kept.popitem(last=False)
+            self._kept_rows -= oldest.rows
         return found
 
     def _made(self, question: AskedQuestion) -> QuestionTokens:

@@ -116,8 +116,13 @@ def test_a_broken_answer_is_named_by_row(tmp_path: Path, line: str, said: str):
     ("content", "said", "remedy"),
     [
         ("text,intent,urgnt,severity\n", "the header lacks the column 'urgent'", "Rename the column 'urgnt'"),
-        ("text;intent;urgent;severity\n", "the header lacks the column 'text'", "separated by commas"),
-        ("", "the header lacks the column 'text'; it has none", "separated by commas"),
+        (
+            "text;intent;urgent;severity\n",
+            "the header lacks the column 'text'",
+            "separated by ';': save the file with commas",
+        ),
+        ("text\tintent\n", "the header lacks the column 'text'", r"separated by '\t': save the file with commas"),
+        ("", "the header lacks the column 'text'; it has none", "There must be a column 'text', and 'label' or one"),
         ("text,text,intent,urgent,severity\n", "the column 'text' twice", "Rename"),
         ("text,intent,urgent,severity\na,refund\n", "rows.csv:2 has 2 cells, and the header has 4", '"quotes"'),
         ('text,intent,urgent,severity\n"a,b\n', "is not CSV in UTF-8", "CSV, UTF-8"),
@@ -205,8 +210,8 @@ def test_conflicts_are_between_answers_to_one_question(tmp_path: Path):
     assert not any("conflicting" in said for said in row_files.check(recipe_of(tmp_path, train=TRAIN + more)).warnings)
     torn = TRAIN + more + row("n", intent="refund")
     assert (
-        "1 texts of the train split have conflicting labels."
-        in row_files.check(recipe_of(tmp_path, train=torn)).warnings
+        f"1 texts of the train split have conflicting labels, such as 'n': see {tmp_path}/train.jsonl:5 and"
+        f" {tmp_path}/train.jsonl:6." in row_files.check(recipe_of(tmp_path, train=torn)).warnings
     )
 
 

@@ -110,6 +110,9 @@ def test_a_missing_split_file_is_named(tmp_path: Path):
     (tmp_path / "train.jsonl").unlink()
     with pytest.raises(FileMissing, match=r"train\.jsonl does not exist"):
         row_files.rows(written, "train")
+    (tmp_path / "train.jsonl").mkdir()
+    with pytest.raises(FileMissing, match=r"train\.jsonl is not a file"):
+        row_files.rows(written, "train")
 
 
 def test_a_split_left_out_is_named(tmp_path: Path):
@@ -144,7 +147,11 @@ def test_an_encoder_that_extracts_learns_from_spans_only(tmp_path: Path, format_
 @pytest.mark.parametrize(
     ("changed", "said", "remedy"),
     [
-        ({"train": text_label(("a", "refnd"), ("b", "price"))}, "label 'refnd', which the task lacks", "mean 'refund'"),
+        (
+            {"train": text_label(("a", "refnd"), ("b", "price"))},
+            "train.jsonl:1: label 'refnd', which the task lacks",
+            "mean 'refund'",
+        ),
         ({"train": text_label(("a", "zzz"), ("b", "price"))}, "label 'zzz'", "The task has: refund, price, other"),
         (
             {"test": text_label(("a", "price"), ("b", "price"))},
@@ -253,7 +260,8 @@ def test_a_summary_counts_and_warns(tmp_path: Path):
     assert summary.labels["train"] == {"refund": 1, "price": 2, "other": 1}
     assert summary.synthetic == {"train": 1, "calibration": 0, "test": 0}
     assert summary.warnings == (
-        "1 texts of the train split have conflicting labels.",
+        "1 texts of the train split have conflicting labels, such as 'Nice day':"
+        f" see {tmp_path}/train.jsonl:3 and {tmp_path}/train.jsonl:4.",
         "2 rows of the test split repeat a text, so its figures seem more certain than they are.",
         "The calibration split has no row of: other.",
         "The test split has no row of: other.",

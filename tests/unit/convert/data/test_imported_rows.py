@@ -32,6 +32,12 @@ def test_every_split_is_redacted(tmp_path: Path, split: str):
     assert (found, "How much?") == (row_files.rows(recipe, split), found[1].text)
 
 
+def test_equal_rows_keep_their_own_places(tmp_path: Path):
+    """A message names the line that it is about, not an equal one that was read before."""
+    found = row_files.rows(recipe_of(tmp_path, train=rows() + rows()), "train")
+    assert [f"{tmp_path / 'train.jsonl'}:{line}" for line in (1, 2, 3, 4)] == [row.place for row in found]
+
+
 @pytest.mark.parametrize("mark", [{"composed": True}, {"site": "clinic-1", "prediction_id": "p-1"}])
 def test_composed_and_collected_rows_stay(tmp_path: Path, mark: dict[str, object]):
     """Nobody said the one, and the site of the other has redacted it."""

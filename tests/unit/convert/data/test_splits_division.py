@@ -14,6 +14,7 @@ from convert.cli import app
 from convert.data.data_row import DataRow
 from convert.data.row_lines import read_rows
 from convert.data.splits import DIVISION_SHARES, divide, plain_of
+from tests.support.mounts import tmpfs
 
 WORDS = ("amber", "birch", "cobalt", "dahlia", "ember", "fjord", "garnet", "hazel", "indigo", "jasper")
 TASK = "version: 1.0.0\nruntime: onnx\ntask: {name: t, kind: classify, labels: [refund, price]}\n"
@@ -116,3 +117,41 @@ def test_the_command_says_how_many_rows_were_learned_before(tmp_path: Path):
     assert "this replaces" not in said[0]
     assert moved
     assert f"{moved} rows of calibration and test were in the train.jsonl that this replaces" in said[1]
+
+
+def divided(folder: Path, rows: list[DataRow], *more: str) -> tuple[int, str]:
+    """Write the rows to `folder`, divide them there into `folder`/data; return exit code and output."""
+    (folder / "task.yaml").write_text(TASK)
+    (folder / "rows.jsonl").write_text("".join(json.dumps(plain_of(row)) + "\n" for row in rows))
+    command = ["split", str(folder / "rows.jsonl"), "--task", str(folder), "--out", str(folder / "data"), *more]
+    result = CliRunner().invoke(app, command)
+    return result.exit_code, " ".join(result.output.split())
+
+
+def test_a_label_that_the_task_lacks_is_refused_with_its_row(tmp_path: Path):
+    """Before anything is written; the nearest label is named."""
+    rows = people(60)
+    rows[7:7] = [DataRow("a typo", label="refnd")] * 2
+    code, said = divided(tmp_path, rows)
+    assert (2, True) == (code, "rows.jsonl:8: label 'refnd', which the task lacks (2 rows have it)" in said)
+    assert "Did you mean 'refund'?" in said
+    assert not (tmp_path / "data").exists()
+
+
+def test_splits_are_for_their_owner_alone(tmp_path: Path):
+    """They hold the texts of the file; the folder, which may be anybody's, keeps its mode."""
+    (tmp_path / "data").mkdir(mode=0o755)
+    assert 0 == divided(tmp_path, people(60))[0]
+    assert {0o600} == {file.stat().st_mode & 0o777 for file in (tmp_path / "data").iterdir()}
+    assert 0o755 == (tmp_path / "data").stat().st_mode & 0o777
+
+
+def test_a_full_disk_leaves_the_splits_as_they_were(tmp_path: Path):
+    """All three are written before the first one gets its name; the message names the file."""
+    with tmpfs(tmp_path / "disk", "size=32k") as disk:
+        assert 0 == divided(disk, people(40))[0]
+        before = {file.name: file.read_bytes() for file in (disk / "data").iterdir()}
+        (disk / "ballast").write_bytes(bytes(4096))
+        code, said = divided(disk, people(40), "--force", "--seed", "2")
+        assert (3, True) == (code, "jsonl: No space left on device" in said)
+        assert before == {file.name: file.read_bytes() for file in (disk / "data").iterdir()}

@@ -60,6 +60,9 @@ def test_it_says_how_far_the_plan_is(fleet: Fleet):
     said = " ".join(found.stdout.split())
     assert "plan 1: 10 of 10 sites have read it; their signatures were not checked" in said
     assert "up to 50%" in said
+    head = next(line for line in found.stdout.splitlines() if line.startswith("task"))
+    assert ["due", "there", "waiting"] == [word for word in head.split() if word in ("due", "there", "waiting", "held")]
+    assert "…" not in head
     assert "failed: pos-intent on stable, 1 site (shop-9), GOLDEN_DISAGREES: its golden answers agree on 31" in said
     assert "halt recommended: pos-intent on stable: 1 of the 2 sites that tried it failed (50.0%" in said
 

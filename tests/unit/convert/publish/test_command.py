@@ -110,6 +110,15 @@ def test_the_same_again_is_a_no_op_that_says_so(desk: Desk):
     assert "Nothing was changed" in desk.on_repo("plan", "edit", "--file", desk.write_plan("1.0.0"), "--yes")
 
 
+def test_publishing_a_revoked_bundle_takes_an_option(desk: Desk):
+    """The refusal names it."""
+    desk.on_repo("revoke", "pos-intent@1.0.0", "--yes")
+    code, said = desk.attempt("publish", desk.bundles[0], "--repo", desk.repo, "--keys", desk.keys)
+    assert (2, True) == (code, "was revoked; it was not signed" in said)
+    assert "--sign-revoked" in said
+    assert "is signed and published" in desk.on_repo("publish", desk.bundles[0], "--sign-revoked")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

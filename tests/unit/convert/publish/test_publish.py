@@ -163,6 +163,22 @@ def test_a_revoked_bundle_is_signed_no_more(central: CentralTeam, client: Client
         central.revoke(old)
 
 
+def test_a_revoked_bundle_is_signed_again_only_on_request(central: CentralTeam, client: Client, tmp_path: Path):
+    """A build that publishes what it finds does not bring it back to the sites, whatever was published meanwhile."""
+    folder = echo_bundle(tmp_path / "old")
+    old = central.publish(folder)
+    central.revoke(old)
+    new = central.publish(echo_bundle(tmp_path / "new", version="1.1.0"))
+    central.rotate("targets")
+    with pytest.raises(InvalidRequest, match=r"pos-intent 1\.0\.0 .* was revoked; it was not signed"):
+        central.publish(folder)
+    assert [new] == list(central.held.bundles())
+    central.publisher.sign(central.publisher.upload(folder), again=True)
+    central.plan(central.offering(old))
+    assert {old} == client.refresh(central.folder).bundles
+    assert not central.publisher.publish(folder).new
+
+
 @pytest.mark.parametrize("role", ["root", "targets", "plan", "online"])
 def test_keys_of_a_role_are_replaced(central: CentralTeam, client: Client, tmp_path: Path, role: str):
     """Sites old and new go on, and the old key counts no more."""

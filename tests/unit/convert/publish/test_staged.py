@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 
-from convert.publish import commit, key_rotation, staged_change
+from convert.publish import commit, key_rotation, layout, staged_change
 from convert.publish.key_rotation import KeyRotation
 from convert.publish.keyring import Keyring, make
 from convert.publish.publisher import InsufficientSignatures, Publisher
@@ -107,6 +108,11 @@ def test_a_signer_sees_what_changes(team: Team, tmp_path: Path):
     lines = staged_change.read(team.folder, keys).described(keys)
     assert lines[0].startswith("targets, version 2 → 3, valid until ")
     assert [f"  - bundle pos-intent 1.0.0 ({old[:12]}): revoked"] == lines[1:]
+    held = team.publisher.held().targets.signed
+    revoked = deepcopy(held)
+    revoked.targets.clear()
+    revoked.unrecognized_fields[layout.REVOKED] = [old]
+    assert ", which was revoked" in next(staged_change.describe_targets(revoked, held, str))
     new = make(team.office, "plan-2", "plan")
     team.publisher.keys.learn(new)
     there = key_rotation.keyids(team.publisher.held(), "plan")

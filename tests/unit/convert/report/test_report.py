@@ -92,7 +92,10 @@ def test_a_label_that_the_gate_holds_up_more_often_than_it_promises_is_named():
     [
         ({}, "'other' is found in only 43.5% of its rows."),
         ({}, "'stock' has 7 test rows: its figures are uncertain."),
-        ({}, "1 test row got no answer (INPUT_TOO_LONG) and counts as wrong."),
+        (
+            {},
+            "1 test row got no answer (INPUT_TOO_LONG) and counts as wrong. It has more tokens than 'input_tokens_max'",
+        ),
         (
             {},
             "30 tensors could not be stored as Q4_0 and got a larger type: the file has 5.39 bits per weight",
@@ -108,6 +111,10 @@ def test_a_label_that_the_gate_holds_up_more_often_than_it_promises_is_named():
         (
             {"calibrate": CALIBRATE | {"threshold": None, "verdict": "No."}},
             "No answer of this bundle is confident. No.",
+        ),
+        (
+            {"calibrate": CALIBRATE | {"rows": {"failed": 3}}},
+            "3 calibration rows got no answer and took no part in the calibration. Most often an input is longer than",
         ),
         ({"calibrate": CALIBRATE | {"coverage": 0.1}}, "Only 10.0% of the answers are confident; all others escalate."),
         ({"evaluate": EVALUATE | {"accuracy": share(0.8, 0.1)}}, "the accuracy is only known to about ±10.0%."),

@@ -59,6 +59,7 @@ def job(folder: Path, prepared: Path, settings: dict[str, object], **changed: An
     """Return the job of a recipe with these `finetune` settings; `changed` goes to recipe_of, and may name `task`."""
     folder.mkdir(parents=True, exist_ok=True)
     task = changed.pop("task", {"name": "t", "kind": "classify", "labels": list(INTENTS)})
+    task = {"limits": {"input_tokens_max": 40, "output_tokens_max": 20}, **task}  # the tiny encoder has 64 positions
     runtime = "llama" if "lora" == settings.get("method") else "onnx"
     files = {"train": text_label(*EXAMPLES)} | changed
     recipe = recipe_of(folder, sections=f"finetune: {json.dumps(settings)}" if settings else "", **files)
@@ -200,7 +201,12 @@ def test_a_disk_without_room_is_an_error_and_not_a_signal(tmp_path: Path) -> Non
 
 def test_answers_are_learnt_from_prompts_and_conversations(decoder: Path, tmp_path: Path) -> None:
     """A generate task learns its completions; the same rows as conversations with one question train alike."""
-    generate = {"name": "t", "kind": "generate", "prompt": {"chat": True}, "limits": {"output_tokens_max": 8}}
+    generate = {
+        "name": "t",
+        "kind": "generate",
+        "prompt": {"chat": True},
+        "limits": {"input_tokens_max": 40, "output_tokens_max": 8},
+    }
     pairs = [(text, f"{label}!") for text, label in EXAMPLES[:16]]
     plain = [{"prompt": text, "completion": said} for text, said in pairs]
     turns = [
@@ -330,6 +336,11 @@ def test_without_settings_nothing_is_trained(decoder: Path, tmp_path: Path) -> N
         ({"method": "lora"}, {"train": text_label(*EXAMPLES[:12])}, "labels have no training row, such as"),
         ({"method": "lora", "class_weights": "balanced"}, {}, "'finetune.class_weights' is for"),
         ({"method": "lora", "margin_weight": 0.5}, {}, "'finetune.margin_weight' is for"),
+        (
+            {"method": "lora"},
+            {"task": {"name": "t", "kind": "classify", "labels": INTENTS, "limits": {"input_tokens_max": 99_999}}},
+            "the task allows 99999 tokens; the model has 512 positions",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_refused(

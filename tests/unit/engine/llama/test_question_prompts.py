@@ -124,6 +124,19 @@ def test_the_questions_asked_last_are_kept() -> None:
     assert first is not read.read([URGENT])[0]
 
 
+def test_what_is_kept_of_large_questions_is_bounded_too() -> None:
+    """A caller that brings other long questions with each call makes the engine no larger than a few such calls do."""
+    read = tokenizer(4_000)
+    (first,) = read.read([URGENT])
+    rows = number = 0
+    while rows <= question_prompts.KEPT_ROWS_MAX:
+        (asked,) = read.read([AskedQuestion(f"q{number}", "predicate", f"{number} {'x' * 3_000}?", NO_YES)])
+        rows, number = rows + asked.rows, number + 1
+    assert number < question_prompts.KEPT_MAX
+    assert first is not read.read([URGENT])[0]
+    assert asked is read.read([AskedQuestion(f"q{number - 1}", "predicate", f"{number - 1} {'x' * 3_000}?", NO_YES)])[0]
+
+
 def test_without_questions_a_call_asks_those_of_the_bundle() -> None:
     """Each question brings its temperature; a bundle without any has nothing to ask."""
     warm = AskedQuestion("warm", "predicate", "Is it warm?", NO_YES, temperature=2.0)
