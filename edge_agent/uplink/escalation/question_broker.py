@@ -218,8 +218,9 @@ class EscalationBroker:
     async def _answer(self, under_way: _PendingQuestion) -> AsyncGenerator[PricedEvent, None]:
         cut_off = True
         try:
-            async with asyncio.timeout(under_way.seconds_left()):
-                async for event in self._tried(under_way):
+            async with contextlib.aclosing(self._tried(under_way)) as events:
+                # The limit is that of each read: one around the whole would cancel what the reader awaits between.
+                while event := await asyncio.wait_for(anext(events, None), under_way.seconds_left()):
                     cut_off = not isinstance(event, PricedAnswer)
                     yield event
         except TimeoutError:
@@ -257,7 +258,7 @@ class EscalationBroker:
         if under_way.seconds_left() < OVER_SECONDS:  # by the clock here, or the caller's deadline a moment before
             self._learn(UpstreamUnreachable(_LATE), self._soft)
 
-    async def _tried(self, under_way: _PendingQuestion) -> AsyncIterator[PricedEvent]:
+    async def _tried(self, under_way: _PendingQuestion) -> AsyncGenerator[PricedEvent, None]:
         """Ask, and once more when the server was too busy, the throttle has room, and its pause ends in time.
 
         Meanwhile nobody else asks: it has said to all when it wants to be asked again.

@@ -110,6 +110,20 @@ async def test_what_is_set_aside_for_a_question_in_progress_is_not_shown_as_spen
         assert TOKENS[0] + 2 * TOKENS[1] == ledger.paid.on("2026-11-26") == ledger.spent.on("2026-11-26")
 
 
+async def test_a_time_limit_that_ends_between_two_parts_does_not_cancel_the_reader(oracle, tmp_path):
+    """A slow reader has the error at its next read; what it awaits meanwhile is left alone."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + 0.6
+
+    async def read_slowly():
+        async with broker_for(oracle, tmp_path) as broker, contextlib.aclosing(broker.ask(QUESTION, 0.5)) as events:
+            async for _ in events:
+                await eventually(lambda: loop.time() >= until)
+
+    with pytest.raises(UpstreamUnreachable):
+        await read_slowly()
+
+
 @pytest.mark.parametrize("way", ["stall", "cut"])
 async def test_what_was_cut_off_counts_as_spent(oracle, tmp_path, way):
     """Nobody knows what a broken answer cost: what was set aside stays spent."""
