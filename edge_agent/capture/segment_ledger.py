@@ -83,10 +83,11 @@ class SegmentLedger:
             "SELECT length(record) FROM tombstones WHERE segment IS NULL",
             "SELECT size FROM predictions WHERE segment IS NULL AND consent = 2 ORDER BY row",
         ):
-            for (size,) in self._db.execute(query):
-                total += size
-                if total >= bytes_max:
-                    return total
+            with self._db.errors():
+                for (size,) in self._db.execute(query):
+                    total += size
+                    if total >= bytes_max:
+                        return total
         return total
 
     def oldest_seconds(self) -> float:
@@ -122,16 +123,13 @@ class SegmentLedger:
     def record_lines(self, sequence: int) -> Iterator[bytes]:
         """Yield the records of a segment, each with its newline."""
         query = f"SELECT record, class, stream, probability FROM predictions WHERE {_OF} ORDER BY row"
-        for record, class_, stream, probability in self._db.execute(query, (sequence,)):
+        for record, class_, stream, probability in self._db.rows(query, (sequence,)):
             share = f"{self._routine_share:g}" if class_ == ROUTINE and probability is None else "1"
             drawn = "" if probability is None else f',"sampling_probability":{probability!r}'
             kept = f',"kept":{{"because":"{CLASS_NAMES[class_]}","share":{share}}}'
             yield record[:-1] + f'{kept},"review_stream":"{NAMES[stream]}"{drawn}}}\n'.encode()
         for table in _SEALED[1:]:
-            for (record,) in self._db.execute(
-                f"SELECT record FROM {table} WHERE {_OF} ORDER BY row",
-                (sequence,),
-            ):
+            for (record,) in self._db.rows(f"SELECT record FROM {table} WHERE {_OF} ORDER BY row", (sequence,)):
                 yield record + b"\n"
 
     def previous_manifest_sha256(self, sequence: int) -> str:
