@@ -158,10 +158,7 @@ class SegmentLedger:
         )
         self._spool.counters["segments_sealed"] += 1
         self._spool.counters["records_sealed"] += sealed.records
-        for task, number in self._db.rows(
-            f"SELECT task, count(*) FROM predictions WHERE {_OF} GROUP BY task", (sequence,)
-        ):
-            self._spool.personal.count(task, SENT, number)
+        self._count_sent(1, _OF, (sequence,))
 
     def release_sequence(self, sequence: int) -> None:
         """Release a number whose records were all erased before it was used."""
@@ -187,6 +184,7 @@ class SegmentLedger:
     def mark_lost(self, sequence: int) -> None:
         """Record that a segment is damaged, missing or refused; its records in the spool wait to be sealed again."""
         self._spool.note_departures()
+        self._count_sent(-1, _OF, (sequence,))
         self._db.execute("UPDATE segments SET state = 'lost' WHERE sequence = ?", (sequence,))
         for table in _TABLES:
             spare = ", spare = 0" if table == "predictions" else ""
@@ -196,6 +194,7 @@ class SegmentLedger:
     def begin_incarnation(self) -> None:
         """Begin a new incarnation: a later state of this spool has used the numbers of this one."""
         self._spool.note_departures()
+        self._count_sent(-1, "segment IN (SELECT sequence FROM segments WHERE state = 'sealed')")
         for table in _TABLES:
             spare = ", spare = 0" if table == "predictions" else ""
             received = "(SELECT sequence FROM segments WHERE state = 'received')"
@@ -206,6 +205,12 @@ class SegmentLedger:
         self._db.execute(f"UPDATE feedback SET segment = {SENT_BEFORE} WHERE segment > 0")
         self._db.execute("DELETE FROM segments")
         self._spool.incarnation = str(self._spool.set_meta("epoch", secrets.token_hex(8)))
+
+    def _count_sent(self, sign: int, where: str, values: Sequence[int] = ()) -> None:
+        """Count predictions as sent; with -1, as sent no longer: they count when they are sealed again."""
+        query = f"SELECT task, count(*) FROM predictions WHERE {where} GROUP BY task"
+        for task, number in self._db.rows(query, values):
+            self._spool.personal.count(task, SENT, sign * number)
 
     def _take(self, table: str, size: str, where: str, sequence: int, room: int) -> int:
         taken = []
