@@ -387,7 +387,7 @@ class UplinkConfig(ConfigSection):
 
     url: str = Field(
         default="",
-        description="s3://bucket/path, gs://…, az://container/path, https://host/path, or a folder; empty = no uploads.",
+        description="s3://bucket/path, gs://…, az://container/path, https://host/path, or a folder; empty = none.",
     )
     options: dict[str, str] = Field(
         default={},
