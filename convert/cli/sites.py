@@ -306,13 +306,17 @@ class EnrolmentCommand:
     """
 
     # The fields are the command's arguments and options: typer reads them like a function's parameters.
-    sites: Annotated[list[str], typer.Argument(metavar="SITE", help="Ids: a-z, 0-9 and inner hyphens.")]
-    fleet: Annotated[Path, typer.Option(metavar="FILE", help="What every site of the fleet gets.")]
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the enrolment files go.")]
-    channel: Annotated[str, typer.Option(metavar="NAME", help="Another one than fleet.yaml says.")] = ""
-    days: Annotated[int, typer.Option(metavar="N", help="Days for which the file can be used, if not as usual.")] = 0
+    sites: Annotated[list[str], typer.Argument(metavar="SITE", help="Site ids: a-z, 0-9, inner hyphens.")]
+    fleet: Annotated[Path, typer.Option(metavar="FILE", help="fleet.yaml: settings of every site.")]
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the enrolment files.")]
+    channel: Annotated[
+        str, typer.Option(metavar="NAME", help="Channel of the sites, instead of the one in fleet.yaml.")
+    ] = ""
+    days: Annotated[
+        int, typer.Option(metavar="N", help="Days for which the file can be used; 0 = as in fleet.yaml.")
+    ] = 0
     passphrase_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Its first line is a passphrase to seal the files with.")
+        Path | None, typer.Option(metavar="FILE", help="File whose first line is the passphrase that seals them.")
     ] = None
     passphrase: Annotated[bool, typer.Option("--passphrase", help="Seal the files; asks for a passphrase.")] = False
     force: Annotated[

@@ -123,7 +123,7 @@ def list_config_paths(ctx: typer.Context, as_json: AsJson = False) -> None:
 
 UNIT = "edge-agent.service"
 SYSTEMCTL_SECONDS_MAX = 30
-Apply = Annotated[bool, typer.Option("--apply", help="Set it in systemd, as root; the unit does so at each start.")]
+Apply = Annotated[bool, typer.Option("--apply", help="Set it in systemd, as root; the unit does this, too.")]
 
 
 def show_limits(ctx: typer.Context, apply: Apply = False, as_json: AsJson = False) -> None:
@@ -196,7 +196,7 @@ Networks = Annotated[
 ]
 Removed = Annotated[
     list[str] | None,
-    typer.Option("--remove", metavar="NETWORK", help="No longer let this network in; may be given several times."),
+    typer.Option("--remove", metavar="NETWORK", help="No longer admit this network; can be given several times."),
 ]
 
 
