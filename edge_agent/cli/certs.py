@@ -216,7 +216,7 @@ def issue(
     ca_key: AuthorityKey = None,
     renew: Renew = False,
 ) -> None:
-    """Issue a certificate to a client, as a folder to carry there.
+    """Issue a certificate to a client, as a folder to bring to it.
 
     Example: [bold]sudo edge-agent certs issue till-3 --role infer[/bold]
     """

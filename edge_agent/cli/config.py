@@ -191,7 +191,7 @@ Networks = Annotated[
         "--allow",
         metavar="NETWORK",
         help="Also let this network reach the TCP listener, as in 192.168.10.0/24; may be given several times. Those"
-        " allowed so far stay; where none was chosen, the networks of this machine are let in.",
+        " allowed so far stay; if none was chosen, the networks of this machine are let in.",
     ),
 ]
 Removed = Annotated[
