@@ -298,9 +298,9 @@ _PRIVATE_MODE = 0o600
 class EnrolmentCommand:
     """Make the enrolment files of sites: one each, with all that a box needs to become that site.
 
-    fleet.yaml has the settings of every site; docs/enrolment.md shows one. An enrolment file holds secrets: it is readable
-    by you alone, and can be sealed with a passphrase to travel by mail. The site is written into the registry, and
-    waits there for its key: 'edge-convert sites'.
+    fleet.yaml has the settings of every site; docs/enrolment.md shows one. An enrolment file holds secrets: only you
+    can read it, and you can seal it with a passphrase for the mail. The command adds the site to the registry, where it
+    waits for its key: 'edge-convert sites'.
 
     Example: [bold]edge-convert enrolment-file shop-12 shop-13 --fleet fleet.yaml --out kits[/bold]
     """
