@@ -105,7 +105,7 @@ def test_only_the_program_and_the_one_before_are_kept(tmp_path: Path, site: Site
 
 def test_one_setup_at_a_time(tmp_path: Path, site: Site):
     """While one runs a second ends with 4 and touches nothing."""
-    lock = site.root / "run/lock/edge-agent-setup.lock"
+    lock = site.root / "run/edge-agent-setup.lock"
     lock.parent.mkdir(parents=True)
     with lock.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
