@@ -27,13 +27,22 @@ def read(path: Path, model: type[BaseModel], known: Sequence[str], see: str) -> 
     if len(text) > FILE_BYTES_MAX:
         raise ManifestInvalid(f"{path} has more than {FILE_BYTES_MAX} bytes", remedy=see)
     try:
-        plain = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an impossible date or number
+        plain = load(text)
+    except yaml.YAMLError as error:
         raise ManifestInvalid(f"{path} is not valid YAML: {error}", remedy="Correct that line.") from None
     if not isinstance(plain, dict):
         raise ManifestInvalid(f"{path} must contain keys and values", remedy=see)
     _check_keys(plain, [model], known, str(path))
     return plain
+
+
+def load(text: bytes) -> Any:
+    """Read YAML. Raises YAMLError, also for an impossible date or number, and for a type with '!!' that does not
+    fit."""
+    try:
+        return yaml.safe_load(text)
+    except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        raise yaml.YAMLError(f"a value in it cannot be read: {error}") from None
 
 
 def first_problem(error: ValidationError, whole: str) -> str:

@@ -148,9 +148,9 @@ def read_questions(path: Path) -> tuple[QuestionSpec, ...]:
     if path.stat().st_size > yaml_file.FILE_BYTES_MAX:
         raise InvalidRequest(f"{path} has more than {yaml_file.FILE_BYTES_MAX} bytes", remedy=_SEE)
     try:
-        plain = yaml.safe_load(path.read_bytes())
+        plain = yaml_file.load(path.read_bytes())
         return TypeAdapter(tuple[QuestionSpec, ...]).validate_python(plain)
-    except (yaml.YAMLError, RecursionError) as error:
+    except yaml.YAMLError as error:
         raise InvalidRequest(f"{path} is not valid YAML: {error}", remedy="Correct that line.") from None
     except ValidationError as error:
         raise InvalidRequest(f"{path}: {yaml_file.first_problem(error, 'questions')}", remedy=_SEE) from None
