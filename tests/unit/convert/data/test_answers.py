@@ -154,8 +154,12 @@ def test_csv_in_another_encoding_is_refused(tmp_path: Path):
     [
         (row("x", intnt="refund"), r"train\.jsonl:4: the task has no question 'intnt'", "Did you mean 'intent'?"),
         (row("x", intent="refunds"), r"train\.jsonl:4: 'refunds' is not an answer to 'intent'", "mean 'refund'?"),
-        (row("x", urgent="maybe"), "'maybe' is not an answer to 'urgent'", "The answers are: no, yes"),
-        (row("x", severity={"huge": 1.0}), "'huge' is not an answer to 'severity'", "The answers are: low, middle"),
+        (
+            row("x", urgent="maybe"),
+            "'maybe' is not an answer to 'urgent'",
+            "are: no, yes. Correct that row.",
+        ),
+        (row("x", severity={"huge": 1.0}), "'huge' is not an answer to 'severity'", ", or add it to task.yaml."),
     ],
 )
 def test_an_answer_that_no_question_has_is_refused(tmp_path: Path, train: str, said: str, remedy: str):

@@ -162,13 +162,13 @@ def test_an_encoder_that_extracts_learns_from_spans_only(tmp_path: Path, format_
         ({"test": TRAIN}, "3 texts are in both the train and the test split", "Remove them"),
         (
             {"calibration": text_label(("  HOW much  is it", "price"), ("x", "refund"))},
-            "1 texts are in both the train and the calibration split, such as '  HOW much  is it'",
+            "1 text is in both the train and the calibration split, such as '  HOW much  is it'",
             "Remove them",
         ),
         ({"importance": '{"text": "Price of milk"}\n'}, "both the importance and the test split", "Remove them"),
         (
             {"test": '{"text": "a", "label": "price", "synthetic": true}\n' + TEST},
-            "1 rows are synthetic; the test split accepts none",
+            "1 row is synthetic; the test split accepts none",
             "figures must come from real texts",
         ),
         (
@@ -201,7 +201,7 @@ def test_outliers_are_texts_of_no_split(tmp_path: Path):
     row_files.check(apart)
     assert ["Who won the cup?"] == [row.text for row in row_files.outliers(apart)]
     common = recipe_of(tmp_path, sections=FULL, outliers='{"text": "refund please!"}\n')
-    with pytest.raises(InvalidRequest, match="1 texts are in both the test and the outliers split"):
+    with pytest.raises(InvalidRequest, match="1 text is in both the test and the outliers split"):
         row_files.check(common)
     assert [] == row_files.outliers(recipe_of(tmp_path))
 
