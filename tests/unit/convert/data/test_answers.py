@@ -214,7 +214,7 @@ def test_conflicts_are_between_answers_to_one_question(tmp_path: Path):
     assert not any("conflicting" in said for said in row_files.check(recipe_of(tmp_path, train=TRAIN + more)).warnings)
     torn = TRAIN + more + row("n", intent="refund")
     assert (
-        f"1 texts of the train split have conflicting labels, such as 'n': see {tmp_path}/train.jsonl:5 and"
+        f"1 text of the train split has conflicting labels, such as 'n': see {tmp_path}/train.jsonl:5 and"
         f" {tmp_path}/train.jsonl:6." in row_files.check(recipe_of(tmp_path, train=torn)).warnings
     )
 

@@ -260,7 +260,7 @@ def test_a_summary_counts_and_warns(tmp_path: Path):
     assert summary.labels["train"] == {"refund": 1, "price": 2, "other": 1}
     assert summary.synthetic == {"train": 1, "calibration": 0, "test": 0}
     assert summary.warnings == (
-        "1 texts of the train split have conflicting labels, such as 'Nice day':"
+        "1 text of the train split has conflicting labels, such as 'Nice day':"
         f" see {tmp_path}/train.jsonl:3 and {tmp_path}/train.jsonl:4.",
         "2 rows of the test split repeat a text, so its figures seem more certain than they are.",
         "The calibration split has no row of: other.",
@@ -276,7 +276,7 @@ def test_a_family_in_two_splits_is_a_warning(tmp_path: Path):
     summary = row_files.check(
         recipe_of(tmp_path, train=TRAIN + shared % "how much", test=TEST + shared % "what is that")
     )
-    assert summary.warnings[0].startswith("1 families of rows, such as 'price/how-much', are in both the train and")
+    assert summary.warnings[0].startswith("1 family of rows, such as 'price/how-much', is in both the train and")
 
 
 @given(st.text().map("x{}".format), st.sampled_from(["{}", " {}\t", "{}!", "{}. "]))
