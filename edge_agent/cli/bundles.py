@@ -136,7 +136,9 @@ def inspect_bundle(
 def install(
     ctx: typer.Context,
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A bundle directory, or one uncompressed tar of it.")],
-    no_activate: Annotated[bool, typer.Option("--no-activate", help="Copy it into the store; change nothing.")] = False,
+    no_activate: Annotated[
+        bool, typer.Option("--no-activate", help="Only copy it into the store, and do not activate it.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Verify a bundle, copy it into the store and activate it.

@@ -107,7 +107,7 @@ def _sections(path: Path, plain: Plain) -> Plain:
     if not all(isinstance(keys, dict) for keys in plain.values()):
         raise ConfigInvalid(
             f"{path} must hold sections with keys",
-            remedy="It is written by 'edge-agent enrol', or came with the program: do so again.",
+            remedy="Restore it: run 'edge-agent enrol', or the installer, again.",
         )
     return plain
 
@@ -214,7 +214,9 @@ def _checked_remote(plain: object, source: Path) -> RemoteDaemonConfig:
     found = {key: str(source.parent / name) for key, name in files.items() if name}
     for key, name in found.items():
         if not os.access(name, os.R_OK):
-            raise ConfigInvalid(f"{source}: {key}: {name} cannot be read", remedy="Is it there, and this user's?")
+            raise ConfigInvalid(
+                f"{source}: {key}: {name} cannot be read", remedy="Check that it exists and belongs to this user."
+            )
     return remote.model_copy(update=found)
 
 
