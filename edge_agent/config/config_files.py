@@ -24,6 +24,7 @@ from pydantic import Field, ValidationError
 
 from edge_agent.config.sections import ConfigSection
 from edge_agent.errors import ConfigInvalid
+from edge_agent.formats.strict_yaml import load_yaml
 
 SITE_FILE, APPLIANCE_FILE = "site.yaml", "appliance.yaml"
 CONFIG_BYTES_MAX = 1024 * 1024
@@ -110,28 +111,6 @@ def _sections(path: Path, plain: Plain) -> Plain:
             remedy="Restore it: run 'edge-agent enrol', or the installer, again.",
         )
     return plain
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Refuses a key that occurs twice in one mapping: the second would silently replace the first."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Refuse it by its line."""
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' occurs twice", key.start_mark)
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
-        return super().construct_mapping(node, deep)
-
-
-def load_yaml(text: bytes) -> Any:
-    """Read YAML, in which no key occurs twice. Raises YAMLError, ValueError, RecursionError."""
-    try:
-        return yaml.load(text, _StrictLoader)  # noqa: S506 - a SafeLoader
-    except (LookupError, AttributeError, TypeError):  # what the reader makes of '!!bool' before what is not one
-        said = "a type that is given with '!!' does not fit its value, and no key needs one"
-        raise yaml.YAMLError(said) from None
 
 
 def _read(path: Path, *, optional: bool) -> Plain:
