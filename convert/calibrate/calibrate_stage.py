@@ -305,7 +305,9 @@ def _verdict(choice: Choice, risk: Risk, needed: int | None) -> str:
             else ""
         )
         return f"{said}{worst} More labels alone will not help: train a better model, or accept a higher risk."
-    return f"{said} About {max(needed - choice.rows, 1)} more labels are needed, at the error rate of these rows."
+    more = max(needed - choice.rows, 1)
+    labels = "label is" if more == 1 else "labels are"
+    return f"{said} About {more} more {labels} needed, at the error rate of these rows."
 
 
 def _section(

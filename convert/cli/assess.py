@@ -94,15 +94,16 @@ def _ranked(collected: Path, task: str, scope: Any, encoder: Path | None) -> Any
 
 def _print(console: Console, found: Any, marks: dict[int, str], rows_min: int) -> None:
     console.print(
-        f"{found.task}: {found.examples} examples, {found.reviewed} reviewed, {found.usable} usable to learn from"
+        f"{found.task}: {plural(found.examples, 'example')}, {found.reviewed} reviewed, {found.usable} usable to learn"
+        " from"
     )
     left_out = found.scope.collected - found.examples
     if left_out:
         console.print(f"left out: {left_out} of other versions, sites or days")
     console.print(f"level {found.mark}: {marks.get(found.mark, 'too few for anything but reading them')}")
     console.print(
-        f"{found.duplicates} duplicates in {found.clusters} groups of texts;"
-        f" {found.contradictions} texts with conflicting labels"
+        f"{plural(found.duplicates, 'duplicate')} in {plural(found.clusters, 'group')} of texts;"
+        f" {plural(found.contradictions, 'text')} with conflicting labels"
     )
     _print_labels(console, found)
     _print_reviewers(console, found)
@@ -147,7 +148,7 @@ def _print_labels(console: Console, found: Any) -> None:
 
 
 def _print_reviewers(console: Console, found: Any) -> None:
-    console.print(f"{found.reviewed_twice} examples with several reviewers, {found.conflicts} in conflict")
+    console.print(f"{plural(found.reviewed_twice, 'example')} with several reviewers, {found.conflicts} in conflict")
     for pair in found.pairs[:_PAIRS_SHOWN_MAX]:
         console.print(f"  {pair.one} and {pair.other} agree on {pair.agreed} of {pair.predictions}")
 
@@ -155,7 +156,7 @@ def _print_reviewers(console: Console, found: Any) -> None:
 def _verdict(found: Any, rows_min: int) -> str:
     if found.ready:
         return "ready: enough to fine-tune, calibrate and test a first model"
-    lacking = [f"{rows_min - found.usable} more usable examples"] if found.usable < rows_min else []
+    lacking = [plural(rows_min - found.usable, "more usable example")] if found.usable < rows_min else []
     lacking += [f"more of {', '.join(found.short)}"] if found.short else []
     return f"not ready for a first model: it needs {', and '.join(lacking)}"
 
@@ -181,7 +182,8 @@ def _promised(found: Any) -> str:
         )
     if promise.reviews_needed is None:
         return f"{seen}more reviews of this model will not prove {wanted}"
-    return f"{seen}{wanted} needs about {max(promise.reviews_needed - promise.reviews, 1)} more reviews of the audit"
+    more = plural(max(promise.reviews_needed - promise.reviews, 1), "more review")
+    return f"{seen}{wanted} needs about {more} of the audit"
 
 
 def _audited(found: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -368,7 +369,8 @@ def run(
     console.print(f"Wrote {folder / RECIPE_NAME} and {folder / TASK_NAME}, for runtime {runtime_of(wanted)}.")
     console.print(f"Recommended: {'an encoder' if advice.runtime == 'onnx' else 'a decoder'}. {advice.because}")
     console.print(
-        f"Next: name the model and the data in the recipe, then run 'edge-convert run {folder / RECIPE_NAME}'."
+        "Next: name the model and the data in the recipe, then run"
+        f" 'edge-convert run {shlex.quote(str(folder / RECIPE_NAME))}'."
     )
 
 

@@ -119,7 +119,8 @@ def consent(
     accountability.record(collected, action, records, basis=basis)
     say(f"{action} for {plural(len(records), 'record')}, in {collected / accountability.FILE_NAME}")
     if withdraw and (uses := lineage.trace(lineage.documents(collected), records)):
-        say(f"{plural(len(uses), 'dataset or bundle')} has them: see 'edge-convert privacy lineage'")
+        have = "1 dataset or bundle has" if len(uses) == 1 else f"{len(uses)} datasets or bundles have"
+        say(f"{have} them: see 'edge-convert privacy lineage'")
 
 
 @app.command()

@@ -23,6 +23,7 @@ from convert.publish.repository_reader import RepositoryState
 from convert.publish.repository_storage import open_place
 from edge_agent.cli.terminal import errors
 from edge_agent.errors import InvalidRequest
+from edge_agent.formatting import counted
 
 Repo = Annotated[
     str, typer.Option("--repo", "--to", metavar="PLACE", help="The repository: a folder, or s3:// gs:// az://…")
@@ -126,7 +127,7 @@ def _when(expires: datetime, days: float) -> tuple[str, str]:
     """Return an expiry date in words, and its style."""
     if days <= 0:
         return f"{expires:%Y-%m-%d}: it has expired", "bold red"
-    return f"{expires:%Y-%m-%d %H:%M} UTC, in {days:.0f} days", "yellow" if days < SOON_DAYS else ""
+    return f"{expires:%Y-%m-%d %H:%M} UTC, in {counted(round(days), 'day')}", "yellow" if days < SOON_DAYS else ""
 
 
 def _renewed(role: str) -> str:

@@ -271,7 +271,7 @@ class AssembleCommand:
         manifest = made.manifest
         progress_output.out().print(
             f"Made {made.path}: {manifest.task.name} {manifest.version}, {manifest.runtime},"
-            f" {len(manifest.artifacts)} files, {decimal(manifest.size_bytes)}, digest {made.digest[:12]}"
+            f" {plural(len(manifest.artifacts), 'file')}, {decimal(manifest.size_bytes)}, digest {made.digest[:12]}"
         )
         unchecked = not self.golden and manifest.runtime in bundle_assembly.COMPUTED
         if unchecked and manifest.task.kind != "generate":

@@ -19,6 +19,7 @@ from convert.fleet import accountability, enrolment_file
 from convert.fleet.site_registry import FILE_NAME, UNDECIDED, SiteEntry, SiteRegistry, Standing
 from convert.fleet.site_registry import EnrolmentRecord as Issued
 from convert.publish import central_keys
+from convert.report.run_summary import plural
 from edge_agent.cli.terminal import say, write_exactly
 from edge_agent.durable import atomic_files
 from edge_agent.errors import ExchangeError, InvalidRequest, ManifestInvalid
@@ -135,7 +136,8 @@ def show(site: Site, collected: Collected = None, registry: Registry = None) -> 
         (_TITLES[standing], verification_code(key), key) for standing, keys in entry.every_key.items() for key in keys
     ]
     rows += [
-        ("key that waits", verification_code(key), f"{key}, has signed {count} files") for key, count in waiting.items()
+        ("key that waits", verification_code(key), f"{key}, has signed {plural(count, 'file')}")
+        for key, count in waiting.items()
     ]
     rows += [
         (

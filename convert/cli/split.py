@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +66,9 @@ def run(
         say(said)
     following, recipe = "Next: name these files under 'data' in recipe.yaml.", out / RECIPE_NAME
     if recipe.is_file():
-        following = f"Next: see that 'data' in {recipe} names these files, then run 'edge-convert run {out}'."
+        following = (
+            f"Next: see that 'data' in {recipe} names these files, then run 'edge-convert run {shlex.quote(str(out))}'."
+        )
     say(following)
 
 
@@ -148,9 +152,17 @@ class SynthesizeCommand:
         )
         done = 0
         with progress_output.bar() as advance, open_private(self.out, "a") as file:
+            if there and not _ends_with_newline(self.out):
+                file.write("\n")  # an editor can have left it out
             for found in making.synthesize(written, wanted, self.model, endpoint.ask, advance):
                 file.writelines(map(making.line, found.rows[done:]))
                 file.flush()  # rows that were paid for are kept, whatever happens next
                 done = len(found.rows)
         for line in making.summary(found, wanted, str(self.out)):
             progress_output.out().print(line)
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"

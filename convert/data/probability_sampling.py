@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from edge_agent.errors import InvalidRequest
+from edge_agent.formatting import counted
 
 SEED = "edge-agent/thinning/1"
 _HASHES = 2**64
@@ -69,9 +70,9 @@ class ProbabilitySample(Generic[R]):
             )
         left = []
         if self.unknown:
-            left.append(f"{self.unknown} rows of unknown probability are left out")
+            left.append(f"{_rows(self.unknown, 'of unknown probability')} left out")
         if self.thinned:
-            left.append(f"{self.thinned} rows of higher probability are left out so that all rows have the same")
+            left.append(f"{_rows(self.thinned, 'of higher probability')} left out so that all rows have the same")
         drawn = f"These rows were drawn at random, each with probability {self.probability:g}"
         return f"{drawn}; {', '.join(left)}." if left else f"{drawn}."
 
@@ -108,12 +109,18 @@ def warnings(samples: Mapping[Any, ProbabilitySample[Any]]) -> Iterator[str]:
     """Yield a warning for each split from which rows were left out."""
     for split, drawn in samples.items():
         if drawn.unknown:
-            yield f"{drawn.unknown} rows of the {split} split have no sampling probability and are left out."
+            have, are = ("has", "is") if drawn.unknown == 1 else ("have", "are")
+            rows = f"{counted(drawn.unknown, 'row')} of the {split} split"
+            yield f"{rows} {have} no sampling probability and {are} left out."
         if drawn.thinned > len(drawn.rows):
             yield (
-                f"{drawn.thinned} rows of the {split} split are left out, because the others were drawn with a"
+                f"{_rows(drawn.thinned, f'of the {split} split')} left out, because the others were drawn with a"
                 f" probability of only {drawn.probability:g}. Keep 'review_share' constant, and the same at all sites."
             )
+
+
+def _rows(count: int, which: str) -> str:
+    return f"{counted(count, 'row')} {which} {'is' if count == 1 else 'are'}"
 
 
 def _number(text: str) -> int:

@@ -35,6 +35,7 @@ from convert.pipeline.recipe import DataFormat, Recipe, Split
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Kind, TaskSpec
 from edge_agent.formats.questions import QuestionSpec
+from edge_agent.formatting import counted
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 MEASURED: tuple[Split, ...] = ("calibration", "test")
@@ -145,7 +146,8 @@ def _drawn(found: list[DataRow], path: Path) -> ProbabilitySample[DataRow]:
     drawn = equally_likely(found)
     if not drawn.rows:
         said = (
-            f"{path}: none of {len(found)} rows has a known sampling probability, so they do not represent all inputs"
+            f"{path}: none of {counted(len(found), 'row')} has a known sampling probability, so they do not represent"
+            " all inputs"
         )
         raise InvalidRequest(said, remedy="Use rows of the random audit: docs/training-data.md explains them.")
     return drawn
@@ -295,19 +297,21 @@ def check_answers(found: Sequence[DataRow], task: TaskSpec) -> None:
     for row in found:
         for answer in row.answers:
             _require(answer.question, asked, f"{row.place}: the task has no question '{answer.question}'", "questions")
-            known = asked[answer.question].outputs
+            question = asked[answer.question]
             for output in [name for name, _ in answer.shares] or [answer.label]:
                 said = f"{row.place}: '{output}' is not an answer to '{answer.question}'"
-                _require(output, known, said, "answers")
+                _require(output, question.outputs, said, "answers", can_grow=question.type != "predicate")
         for output, _ in row.shares:
             _require(output, task.labels, f"{row.place}: the task has no label '{output}'", "labels")
 
 
-def _require(name: str, known: Sequence[str] | Mapping[str, QuestionSpec], said: str, what: str) -> None:
+def _require(
+    name: str, known: Sequence[str] | Mapping[str, QuestionSpec], said: str, what: str, *, can_grow: bool = True
+) -> None:
     if name not in known:
         close = difflib.get_close_matches(name, list(known), n=1)
         near = f"Did you mean '{close[0]}'? " if close else f"The {what} are: {', '.join(known)[:500]}. "
-        raise InvalidRequest(said, remedy=f"{near}Correct that row, or add it to task.yaml.")
+        raise InvalidRequest(said, remedy=f"{near}Correct that row{', or add it to task.yaml' if can_grow else ''}.")
 
 
 def _check_learnable(found: Sequence[DataRow], task: TaskSpec, path: Path) -> None:
@@ -318,14 +322,18 @@ def _check_learnable(found: Sequence[DataRow], task: TaskSpec, path: Path) -> No
             said = f"{path}: no row of the training split answers '{question.name}'"
             raise InvalidRequest(said, remedy="Add rows that answer it, or take the question out of task.yaml.")
         if len({row.label for row in members}) < 2 and not any(row.shares for row in members):
-            said = f"{path}: all {len(members)} rows that answer '{question.name}' have the answer '{members[0].label}'"
+            which = "the only row that answers" if len(members) == 1 else f"all {len(members)} rows that answer"
+            have = "has" if len(members) == 1 else "have"
+            said = f"{path}: {which} '{question.name}' {have} the answer '{members[0].label}'"
             raise InvalidRequest(said, remedy="Add rows with its other answers, or take the question out of task.yaml.")
 
 
 def _check_made_by_people(found: list[DataRow], split: Split, path: Path) -> None:
     """Raise InvalidRequest for texts or labels that a machine made."""
     if any(row.synthetic for row in found):
-        said = f"{path}: {sum(row.synthetic for row in found)} rows are synthetic; the {split} split accepts none"
+        count = sum(row.synthetic for row in found)
+        are = "is" if count == 1 else "are"
+        said = f"{path}: {counted(count, 'row')} {are} synthetic; the {split} split accepts none"
         raise InvalidRequest(said, remedy="Move them to the training split: figures must come from real texts.")
     machine = labelled_by_machine(found)
     if machine:
@@ -341,7 +349,8 @@ def labelled_by_machine(found: Sequence[DataRow]) -> str:
     counts = Counter((row.label_source, row.labeled_by) for row in rows)
     each = [f"{count} by {' '.join(filter(None, by))}" for by, count in counts.most_common(_SHOWN_MAX)]
     more = f" and {len(counts) - _SHOWN_MAX} others" if len(counts) > _SHOWN_MAX else ""
-    return f"{len(rows)} rows were labelled by a machine ({', '.join(each)}{more})"
+    were = "was" if len(rows) == 1 else "were"
+    return f"{counted(len(rows), 'row')} {were} labelled by a machine ({', '.join(each)}{more})"
 
 
 def _check_overlap(first: str, left: list[DataRow], second: str, right: list[DataRow]) -> None:
@@ -349,7 +358,8 @@ def _check_overlap(first: str, left: list[DataRow], second: str, right: list[Dat
     common = list(dict.fromkeys(row.text for row in right if row.key in keys))
     if common:
         shown = "; ".join(repr(text[:80]) for text in common[:_SHOWN_MAX])
-        said = f"{len(common)} texts are in both the {first} and the {second} split, such as {shown}"
+        are = "is" if len(common) == 1 else "are"
+        said = f"{counted(len(common), 'text')} {are} in both the {first} and the {second} split, such as {shown}"
         raise InvalidRequest(
             said,
             remedy="Remove them from one of the splits. Texts that differ only in case, spaces and final"
@@ -367,12 +377,17 @@ def _doubts(found: dict[Split, list[DataRow]]) -> Iterator[str]:
         if conflicts:
             first, second, *_ = next(iter(conflicts.values()))
             yield (
-                f"{len(conflicts)} texts of the {split} split have conflicting labels, such as {first.text[:80]!r}:"
+                f"{counted(len(conflicts), 'text')} of the {split} split {'has' if len(conflicts) == 1 else 'have'}"
+                f" conflicting labels, such as {first.text[:80]!r}:"
                 f" see {first.place} and {second.place}."
             )
         twice = len(members) - len({row.key for row in members})
         if twice and split in MEASURED:
-            yield f"{twice} rows of the {split} split repeat a text, so its figures seem more certain than they are."
+            repeat = "repeats" if twice == 1 else "repeat"
+            yield (
+                f"{counted(twice, 'row')} of the {split} split {repeat} a text, so its figures seem more certain than"
+                " they are."
+            )
 
 
 def _claims(row: DataRow) -> Iterator[tuple[str, str]]:
@@ -387,8 +402,9 @@ def _families(found: dict[Split, list[DataRow]]) -> Iterator[str]:
     for first, second in itertools.combinations(found, 2):
         common = {row.family for row in found[first]} & {row.family for row in found[second]} - {""}
         if common:
+            families, are = ("1 family", "is") if len(common) == 1 else (f"{len(common)} families", "are")
             yield (
-                f"{len(common)} families of rows, such as '{min(common)}', are in both the {first} and the {second}"
+                f"{families} of rows, such as '{min(common)}', {are} in both the {first} and the {second}"
                 " split: figures are too good for a model that has seen the phrasing."
             )
 

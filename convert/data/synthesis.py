@@ -30,6 +30,7 @@ from convert.pipeline.recipe import DataFormat, Recipe
 from convert.pipeline.stage import Progress
 from edge_agent.errors import EdgeAgentError, EngineNotReady, InvalidRequest
 from edge_agent.formats.manifest import TaskSpec
+from edge_agent.formatting import counted
 
 SHARE_MAX = 0.7
 
@@ -346,11 +347,11 @@ def _take(found: SynthesisResult, request: GenerationRequest, reply: ModelReply,
 
 def summary(found: SynthesisResult, wanted: SynthesisRequest, where: str) -> list[str]:
     """Return the result in sentences."""
-    rows, requests = len(found.rows), found.requests
-    said = [f"Wrote {rows} rows by {found.model} to {where}: {requests} requests, {found.tokens} tokens."]
+    rows, requests = counted(len(found.rows), "row"), counted(found.requests, "request")
+    said = [f"Wrote {rows} by {found.model} to {where}: {requests}, {counted(found.tokens, 'token')}."]
     said += [f"Dropped {count}: {reason}." for reason, count in sorted(found.dropped.items())]
     if found.stopped:
-        said.append(f"Stopped before {wanted.rows} rows: {found.stopped}.")
+        said.append(f"Stopped before {counted(wanted.rows, 'row')}: {found.stopped}.")
     return said
 
 

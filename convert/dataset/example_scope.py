@@ -24,6 +24,7 @@ from pathlib import Path
 import duckdb
 
 from convert.collect import derived_examples, example_files
+from convert.version_order import precedence
 from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats.manifest import LABEL_KINDS
 
@@ -323,13 +324,3 @@ def _bundles(found: Sequence[tuple[str, str, int, int, datetime]], scope: Exampl
 
 def _is(wanted: str, version: str, digest: str) -> bool:
     return wanted in (EVERY_VERSION, version) or (bool(_DIGEST.fullmatch(wanted)) and digest.startswith(wanted))
-
-
-def precedence(version: str) -> tuple[tuple[int, ...], tuple[tuple[bool, int, str], ...]]:
-    """Return a sort key for versions by https://semver.org: 1.10.0 after 1.9.0, and 1.0.0-rc.1 before 1.0.0."""
-    core, _, before = version.partition("-")
-    numbers = tuple(int(number) for number in core.split("."))
-    if not before:
-        return (*numbers, 1), ()
-    parts = tuple((not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in before.split("."))
-    return (*numbers, 0), parts

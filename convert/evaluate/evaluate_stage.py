@@ -183,7 +183,8 @@ def _check_labels(bundle: BundleFolder, rows: Sequence[DataRow]) -> None:
         raise InvalidRequest("some rows have no label", remedy="Give each row a label: docs/data-formats.md.")
     strange = sorted(_used(rows) - known)
     if kind in ("classify", "extract", "redact") and strange:
-        said = f"{len(strange)} labels of the rows are not labels of {bundle.name}: {', '.join(strange)[:300]}"
+        are = "label of the rows is not one" if len(strange) == 1 else "labels of the rows are not labels"
+        said = f"{len(strange)} {are} of {bundle.name}: {', '.join(strange)[:300]}"
         raise InvalidRequest(said, remedy=f"Its labels are: {', '.join(sorted(known))[:500]}.")
 
 

@@ -6,7 +6,6 @@ A comparison tests whether differences are more than chance. Pure.
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -106,8 +105,8 @@ def _measure_question(
         return {"type": view.question.type, "rows": 0}
     found = outcomes(view.manifest, answered, said)
     report = summary(view.manifest.confidence, found) | _classes(view.manifest.task, answered, said, found)
-    if view.question.type == "score":
-        report["score_error"] = score_error(view.question.outputs, answered, said)
+    if view.question.type == "score" and (error := score_error(view.question.outputs, answered, said)):
+        report["score_error"] = error
     return {"type": view.question.type} | report
 
 
@@ -117,12 +116,12 @@ def score_error(
     """Return how far the expected level is from the true one, in levels.
 
     `mean` is the mean absolute error of the expected value, `constant` that of always answering with the median level
-    of these rows, for comparison. Failed answers are left out.
+    of these rows, for comparison. Failed answers are left out; if all failed there are no figures.
     """
     true = np.array([levels.index(row.label) for row in rows], np.float64)
     answered = np.array([bool(each.scores) for each in predictions])
     if not answered.any():
-        return {"mean": math.nan, "constant": math.nan}
+        return {}
     given = np.array([expected_level(each.scores) for each in predictions if each.scores])
     constant = np.abs(true[answered] - np.median(true[answered])).mean()
     return {"mean": float(np.abs(given - true[answered]).mean()), "constant": float(constant)}

@@ -151,10 +151,10 @@ def read_questions(path: Path) -> tuple[QuestionSpec, ...]:
     try:
         plain = load_yaml(path.read_bytes())
         return TypeAdapter(tuple[QuestionSpec, ...]).validate_python(plain)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise InvalidRequest(f"{path} is not valid YAML: {error}", remedy="Correct that line.") from None
     except ValidationError as error:
         raise InvalidRequest(f"{path}: {yaml_file.first_problem(error, 'questions')}", remedy=_SEE) from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an impossible date or number
+        raise InvalidRequest(f"{path} is not valid YAML: {error}", remedy="Correct that line.") from None
 
 
 def _answered(rows: Sequence[DataRow]) -> list[str]:

@@ -148,7 +148,7 @@ def run(
     Returns the record of each of these stages.
 
     Raises:
-        InvalidRequest: no such stage; what `data.check` refuses.
+        InvalidRequest: no such stage; what `data.check` refuses; the work folder has other things in it.
         RequirementUnmet: a package is missing.
         StateDirInUse: another process works in the same folder.
         DiskFull: also if a library reported it in another way.
@@ -167,6 +167,7 @@ def run(
     workspace = Workspace(work_folder(recipe))
     records: dict[str, StageRecord] = {}
     with workspace.locked():
+        workspace.require_own(names)
         for name in names[: names.index(last) + 1]:
             turn = _StageRun(name, stages[name], recipe, workspace, screen)
             records[name] = _bring(turn, records, force=again and name == last)

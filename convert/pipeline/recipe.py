@@ -223,7 +223,7 @@ class Recipe(_RecipeSection):
         if not written.startswith(PACKAGE):
             return self.folder / written
         name, _, inside = written.removeprefix(PACKAGE).partition("/")
-        spec = importlib.util.find_spec(name)
+        spec = importlib.util.find_spec(name) if name.isidentifier() else None
         if spec is None or not spec.submodule_search_locations:
             raise FileMissing(f"the package {name} is not installed", remedy=f"pip install {name.replace('_', '-')}")
         return Path(next(iter(spec.submodule_search_locations)), inside)

@@ -36,10 +36,12 @@ from convert.pipeline.recipe import Recipe, SourceSection
 from convert.pipeline.stage import Progress, Report
 from edge_agent.durable import atomic_files
 from edge_agent.durable.atomic_files import private_folder
-from edge_agent.errors import DiskFull, FileMissing, StateDirInUse
+from edge_agent.errors import DiskFull, FileMissing, InvalidRequest, StateDirInUse
 
 STAGE_NAME = "stage.json"
 _LOCK_NAME = ".lock"
+_PLOTS = ("candidates*.png", "reliability*.png", "risk-coverage*.png")
+"""The plots of a report; those of a question have its name behind theirs."""
 _PARTIAL = ".partial-"
 # If a stage fails and less than this is free, the full disk is the cause.
 _FREE_BYTES_MIN = 1024 * 1024
@@ -96,8 +98,15 @@ class Workspace:
                 self._remove_unfinished()  # Ctrl-C can come while the folder of a stage is made
 
     def _remove_unfinished(self) -> None:
-        for left in [*self.root.glob(f"{_PARTIAL}*"), *self.root.glob("tmp*")]:  # tmp: of stages, next to their folders
+        for left in self.root.glob(f"{_PARTIAL}*"):
             shutil.rmtree(left, ignore_errors=True)
+
+    def require_own(self, stages: Iterable[str]) -> None:
+        """Raise InvalidRequest if the folder of a stage is something else: a run would replace it."""
+        for folder in map(self.folder, stages):
+            if folder.exists() and not (folder / STAGE_NAME).exists():
+                said = f"{folder} has no {STAGE_NAME}, so it is not the result of a stage; a run would replace it"
+                raise InvalidRequest(said, remedy="Name a folder of its own with --work, or as 'work' in the recipe.")
 
     def folder(self, stage: str) -> Path:
         """Return the folder of a finished stage."""
@@ -127,8 +136,9 @@ class Workspace:
 
     def publish(self, made: Path) -> None:
         """Move the files of a report to the top of the folder, in place of those of an earlier run. Raises OSError."""
-        for old in self.root.glob("*.png"):
-            old.unlink()
+        for plots in _PLOTS:
+            for old in self.root.glob(plots):
+                old.unlink()
         for path in sorted(made.iterdir()):
             path.replace(self.root / path.name)
 

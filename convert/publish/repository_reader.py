@@ -6,7 +6,6 @@ Expired metadata are not an error here, because a publisher renews them. A site 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,6 +17,7 @@ from tuf.api.metadata import Key, Metadata, MetaFile, Root, Snapshot, TargetFile
 from convert.publish import layout, publishable_bundle
 from convert.publish.layout import PLAN, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Kind
 from convert.publish.repository_storage import RepositoryStorage
+from convert.version_order import precedence
 from edge_agent.errors import InvalidRequest, UpdateIncomplete, UpdateUntrusted
 from edge_agent.formats import plan
 from edge_agent.formats.plan import FILE_NAME, PLAN_BYTES_MAX, RolloutPlan
@@ -109,7 +109,9 @@ def public_keys(root: Metadata[Root], targets: Metadata[Targets]) -> dict[str, K
 def bundles_of(targets: Targets) -> dict[str, BundleTarget]:
     """Return the signed bundles in metadata, by digest."""
     found = [_signed(target) for path, target in targets.targets.items() if path.startswith("bundles/")]
-    return {each.digest: each for each in sorted(found, key=lambda each: (each.task, each.version, each.digest))}
+    return {
+        each.digest: each for each in sorted(found, key=lambda each: (each.task, precedence(each.version), each.digest))
+    }
 
 
 def _signed(target: TargetFile) -> BundleTarget:
@@ -306,11 +308,7 @@ def count_of(found: Sequence[BundleTarget]) -> str:
 
 def newest(bundles: Mapping[str, BundleTarget], task: str) -> BundleTarget | None:
     """Return the bundle of a task with the highest version."""
-    return max(of_task(bundles, task), key=lambda each: _numbers(each.version), default=None)
-
-
-def _numbers(version: str) -> tuple[tuple[int, ...], str]:
-    return tuple(int(part) for part in re.findall(r"[0-9]{1,9}", version)), version
+    return max(of_task(bundles, task), key=lambda each: (precedence(each.version), each.digest), default=None)
 
 
 def of_task(bundles: Mapping[str, BundleTarget], task: str) -> list[BundleTarget]:

@@ -89,7 +89,8 @@ def headline(quality: Mapping[str, Any]) -> Iterator[str]:
         yield "No test row is a near duplicate of a training or calibration row."
         return
     share = percent(copies["rows"] / quality["rows"])
-    yield f"{plural(copies['rows'], 'test row')} ({share}) are near duplicates of training or calibration rows."
+    are = "is a near duplicate" if copies["rows"] == 1 else "are near duplicates"
+    yield f"{plural(copies['rows'], 'test row')} ({share}) {are} of training or calibration rows."
     if without := quality.get("without_near_copies"):
         yield f"Without them it is right on {interval(without['accuracy'])} of {without['rows']}."
         yield from _selective(without)

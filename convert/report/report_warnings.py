@@ -176,7 +176,8 @@ def _training(made: RunSummary) -> Iterator[str]:
     finetune = made.report("finetune")
     long = finetune.get("rows", {}).get("too_long")
     if long:
-        yield f"{plural(long, 'training row')} were longer than 'finetune.tokens_max' and were left out."
+        were = "was" if long == 1 else "were"
+        yield f"{plural(long, 'training row')} {were} longer than 'finetune.tokens_max' and {were} left out."
     if "epochs" in finetune and finetune["best_epoch"] == len(finetune["epochs"]):
         yield "The last epoch of the training was the best one: more epochs can help."
     synthetic = made.data.synthetic.get("train")

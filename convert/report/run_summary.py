@@ -116,9 +116,10 @@ def brief(plain: Mapping[str, Any]) -> str:
 
 def duration(seconds: float) -> str:
     """Return a time in seconds, or in minutes and seconds."""
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
-    return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s"
 
 
 def number(value: float) -> str:

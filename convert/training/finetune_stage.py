@@ -38,6 +38,7 @@ from convert.training.training_loop import (
 )
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import TaskSpec
+from edge_agent.formatting import counted
 
 # Learning rates for 0 in a recipe; docs/experiments.md has the runs behind them.
 LEARNING_RATES = {"lora": 1e-3, "full": 1e-4, "head": 5e-3, "fitted": 4e-5}
@@ -131,8 +132,9 @@ def _check_labels(rows: Sequence[DataRow], task: TaskSpec) -> None:
     # An extract task can be learnt from completions, which name no label.
     if unseen and seen:
         raise InvalidRequest(
-            f"{len(unseen)} labels have no training row, such as '{unseen[0]}': the model would never give them",
-            remedy="Add rows with these labels, or take the labels out of task.yaml.",
+            f"{counted(len(unseen), 'label')} {'has' if len(unseen) == 1 else 'have'} no training row, such as"
+            f" '{unseen[0]}': the model would never give {'it' if len(unseen) == 1 else 'them'}",
+            remedy="Add rows for each, or take what has none out of task.yaml.",
         )
 
 

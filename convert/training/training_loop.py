@@ -20,6 +20,7 @@ import torch
 from convert.data.data_row import DataRow
 from convert.pipeline.stage import Progress
 from edge_agent.errors import InvalidRequest
+from edge_agent.formatting import format_duration
 
 Group = list[DataRow]
 
@@ -242,9 +243,13 @@ class _TrainingRun:
     def _say(self, number: int, loss: float, best: ValidationResult | None) -> None:
         self._done += 1
         left = (time.monotonic() - self._started) / self._done * (self._steps - self._done)
-        accuracy = f", validation accuracy {best.accuracy:.3f}" if best else ""
-        said = f"training: epoch {number + 1}, loss {loss:.3f}{accuracy}, {left:.0f} s left"
-        self._progress(said, self._done, self._steps)
+        self._progress(progress_sentence(number + 1, loss, best, left), self._done, self._steps)
+
+
+def progress_sentence(epoch: int, loss: float, best: ValidationResult | None, seconds_left: float) -> str:
+    """Return what a bar shows of a training."""
+    accuracy = f", validation accuracy {best.accuracy:.3f}" if best else ""
+    return f"training: epoch {epoch}, loss {loss:.3f}{accuracy}, {format_duration(seconds_left)} left"
 
 
 def _batches(lengths: Sequence[int], size: int, shuffled: random.Random) -> Iterator[list[int]]:

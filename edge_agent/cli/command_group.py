@@ -150,6 +150,11 @@ def _store_option(ctx: Any, option: Any, value: Any) -> None:
         setattr(global_options(ctx), option.name, Path(value) if path else value)
 
 
+def _usage_message(message: str) -> str:
+    """Return what is wrong with an argument, without the name of the exception that typer found it by."""
+    return printable(message.removeprefix("Value error, "))
+
+
 class PrintableGroup(TyperGroup):
     """A group that understands -h, and whose errors quote arguments as they may be printed.
 
@@ -167,7 +172,7 @@ class PrintableGroup(TyperGroup):
         try:
             return super().make_context(*args, **extra)
         except UsageError as error:
-            error.message = printable(error.message)
+            error.message = _usage_message(error.message)
             raise
 
     def invoke(self, ctx: Any) -> Any:
@@ -175,7 +180,7 @@ class PrintableGroup(TyperGroup):
         try:
             return super().invoke(ctx)
         except UsageError as error:
-            error.message = printable(error.message)
+            error.message = _usage_message(error.message)
             raise
 
 

@@ -124,9 +124,6 @@ def _read(path: Path, *, optional: bool) -> Plain:
         raise ConfigInvalid(f"cannot read {path}: {error.strerror}", remedy="Check --config.") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date or number that is none
         raise ConfigInvalid(f"{path} is not valid YAML: {error}", remedy="Correct the line that it names.") from None
-    except (LookupError, AttributeError, TypeError):  # what the reader makes of '!!int' before what is no number
-        said = f"{path} is not valid YAML: a type that is given with '!!' does not fit its value"
-        raise ConfigInvalid(said, remedy="Remove the '!!': no key needs one.") from None
     if plain is None:
         return {}
     if not isinstance(plain, dict):

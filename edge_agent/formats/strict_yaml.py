@@ -33,8 +33,12 @@ def load_yaml(text: bytes | str, *, strings: bool = False) -> Any:
     """Read one document; with `strings`, every value in it is a string.
 
     Raises:
-        YAMLError: not YAML, or a key occurs twice.
+        YAMLError: not YAML, a key occurs twice, or a type that is given with '!!' does not fit its value.
         ValueError: an impossible date or number.
         RecursionError: nested too deeply.
     """
-    return yaml.load(text, _StringLoader if strings else _Loader)  # noqa: S506 - both make plain values only
+    try:
+        return yaml.load(text, _StringLoader if strings else _Loader)  # noqa: S506 - both make plain values only
+    except (LookupError, AttributeError, TypeError):  # what the reader makes of '!!bool' before what is not one
+        said = "a type that is given with '!!' does not fit its value, and no key needs one"
+        raise yaml.YAMLError(said) from None

@@ -71,6 +71,7 @@ class InstallerBuild:
         """Make the installer; return the file. Raises BuildFailed, BuildInterrupted, OSError."""
         console = self._runner.console
         console.say(f"Building {self._label.file_name}; the log is {self._runner.log}")
+        commit = commit_of(ROOT)  # before what takes long
         need_space(self._cache, SPACE_AGAIN_BYTES if self._engine.built else SPACE_BYTES)
         self._environment.make()
         self._engine.fetch()
@@ -80,7 +81,7 @@ class InstallerBuild:
             agent = self._agent_wheel(staging / "agent")
             payload = staging / "payload"
             with console.step(f"pack {self._label.file_name}"):
-                self._fill(payload, [house.with_wheel(engine) for house in houses], agent)
+                self._fill(payload, [house.with_wheel(engine) for house in houses], agent, commit)
                 out.mkdir(parents=True, exist_ok=True)
                 archive.write(out / self._label.file_name, payload, self._label)
         return out / self._label.file_name
@@ -94,14 +95,14 @@ class InstallerBuild:
         self._environment.install((houses.get(here) or builder.gather(here)).wheels)
         return list(houses.values())
 
-    def _fill(self, payload: Path, houses: list[Wheelhouse], agent: Path) -> None:
+    def _fill(self, payload: Path, houses: list[Wheelhouse], agent: Path, commit: str) -> None:
         payload_contents.lay_wheels(payload, houses, agent)
         shutil.copyfile(self._environment.pip_wheel(), payload / "common" / self._environment.pip_wheel().name)
         share = payload / "common/share"
         shared_files.fill(share, ROOT, self._gpu)
         self._runner.run([self._environment.python, "-m", "installer.build.man_pages", share / "man"], folder=ROOT)
         archive.setup_program(payload / "common/setup.pyz")
-        payload_contents.write_manifest(payload, houses, self._label, _commit(), TESTS)
+        payload_contents.write_manifest(payload, houses, self._label, commit, TESTS)
 
     def _agent_wheel(self, folder: Path) -> Path:
         """Build edge-agent's own wheel from the files that git knows, beside the tree and not in it."""
@@ -141,13 +142,20 @@ def _staging(folder: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _git(*arguments: str) -> str:
-    return subprocess.check_output(["git", "-C", str(ROOT), *arguments], text=True)  # noqa: S603, S607 - our own words
+def _git(*arguments: str, checkout: Path = ROOT) -> str:
+    """Return what git prints. Raises BuildFailed."""
+    command = ["git", "-C", str(checkout), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own words
+    if done.returncode != 0:
+        said = f"git cannot read {checkout}: {done.stderr.strip()}"
+        raise BuildFailed(said, "Build in a clone of the repository, as the user who owns it.")
+    return done.stdout
 
 
-def _commit() -> str:
-    """Return the commit that this is built from; with a plus sign if something is not committed."""
-    return _git("rev-parse", "--short=12", "HEAD").strip() + ("+" if _git("status", "--porcelain").strip() else "")
+def commit_of(checkout: Path) -> str:
+    """Return the commit that this is built from; with a plus sign if something is not committed. Raises BuildFailed."""
+    named = _git("rev-parse", "--short=12", "HEAD", checkout=checkout).strip()
+    return named + ("+" if _git("status", "--porcelain", checkout=checkout).strip() else "")
 
 
 @contextlib.contextmanager

@@ -116,7 +116,8 @@ def _root(given: argparse.Namespace) -> Path:
 def _alone(lock: Path) -> Iterator[None]:
     """Hold the lock; the kernel gives it back when this process ends, however it does. Raises SetupError."""
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a+", encoding="utf-8") as file:
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "r+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

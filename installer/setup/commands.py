@@ -10,11 +10,11 @@ from pathlib import Path
 
 from installer.setup import durable_files, install_report, installed_files, program_build, target_machine
 from installer.setup.errors import DONE, FAILED, MACHINE, USAGE, SetupError
-from installer.setup.install_paths import InstallPaths
+from installer.setup.install_paths import SERVE, InstallPaths
 from installer.setup.payload import Payload
 from installer.setup.programs import InstalledProgram, InstalledPrograms, drop, read_program
 from installer.setup.screen import Stopwatch, done, note, say, size
-from installer.setup.services import SERVE, Services, accounts
+from installer.setup.services import Services, accounts
 
 
 @dataclass(frozen=True)
@@ -136,16 +136,22 @@ class SetupRun:
     def uninstall(self) -> None:
         """Remove the program; state and configuration stay."""
         self._remove_program()
-        say("Removed. Kept:" if self.places.kept else "Removed. Nothing was kept.")
-        for path in self.places.kept:
+        kept = self.places.kept
+        if not kept:
+            say("Removed. Nothing was kept.")
+            return
+        say("Removed. Kept:")
+        for path in kept:
             say(f"  {path}")
         say("'sudo sh FILE.run purge', with any installer file, removes these too.")
 
     def purge(self, *, agreed: bool) -> None:
         """Remove the program, the configuration, the state, the keys, the users."""
         kept = self.places.kept
+        links = {path: path.resolve() for path in kept if path.is_symlink()}
         for path in kept:
-            say(f"  {path}  {size(durable_files.size_of(path))}")
+            leads = f"a link to {links[path]}, which stays" if path in links else size(durable_files.size_of(path))
+            say(f"  {path}  {leads}")
         if not agreed and not _asked(
             "This removes the program and all of the above, for good. Type 'purge' to go on: "
         ):
@@ -156,7 +162,9 @@ class SetupRun:
             if path.exists():
                 note(f"{path} is emptied and stays, because a disk is mounted there: sudo umount {path}")
         self.services.remove_users()
-        say("Removed everything.")
+        for path, target in links.items():
+            note(f"{path} was a link to {target}, which stays: remove it yourself")
+        say("Removed everything else." if links else "Removed everything.")
 
     def _remove_program(self) -> None:
         program = self.programs.current or self.programs.previous
@@ -177,7 +185,8 @@ class SetupRun:
         found = install_report.look(self.places, self.services, self.programs.previous, program)
         say(install_report.as_json(found) if as_json else install_report.as_text(found))
         if found.damaged:
-            said = f"{len(found.damaged)} files are not what was installed"
+            count = len(found.damaged)
+            said = "1 file is not what was installed" if count == 1 else f"{count} files are not what was installed"
             raise SetupError(FAILED, said, "Run the installer file of this version again: it makes the program again.")
         return DONE
 

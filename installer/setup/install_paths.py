@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+SERVE = "edge-agent.service"
+UPLINK = "edge-uplink.service"
+WEB = "edge-agent-web.service"
+UNITS = (SERVE, UPLINK, WEB)
 _STATE = ("edge-agent", "edge-agent-web", "edge-uplink", "edge-exchange")
+_CONF_KINDS = ("sysusers", "tmpfiles")
+
+
+def edited_path(path: Path) -> Path:
+    """Return where the text of a laid file goes that somebody had edited."""
+    return path.with_name(f"{path.name}.edited")
 
 
 @dataclass(frozen=True)
@@ -41,8 +51,11 @@ class InstallPaths:
 
     @property
     def lock(self) -> Path:
-        """Held by the one setup that runs; outside of what it installs and removes."""
-        return self.root / "run/lock/edge-agent-setup.lock"
+        """Held by the one setup that runs; outside of what it installs and removes.
+
+        Not in /run/lock: there every user could put a link in its place, or hold it.
+        """
+        return self.root / "run/edge-agent-setup.lock"
 
     @property
     def config(self) -> Path:
@@ -56,12 +69,16 @@ class InstallPaths:
 
     @property
     def kept(self) -> tuple[Path, ...]:
-        """What only purge removes: configuration, state, exchange folders, credentials, drop-ins of the units."""
+        """What only purge removes: configuration, state, exchange folders, credentials, drop-ins of the units, and
+        what somebody had edited of the files that setup lays."""
         state = [self.root / "var/lib" / name for name in _STATE]
         stores = [self.root / "etc" / name for name in ("credstore.encrypted", "credstore")]
         secrets = [path for store in stores for path in sorted(store.glob("edge-agent-*.cred"))]
-        drop_ins = sorted(self.units.glob("edge-*.service.d"))
-        return tuple(path for path in (self.config, *state, *secrets, *drop_ins) if path.exists())
+        drop_ins = [self.units / f"{unit}.d" for unit in UNITS]
+        laid = [*(self.units / unit for unit in UNITS), *(self.laid(kind, "edge-agent.conf") for kind in _CONF_KINDS)]
+        edited = [edited_path(path) for path in laid]
+        found = (self.config, *state, *secrets, *drop_ins, *edited)
+        return tuple(path for path in found if path.exists() or path.is_symlink())
 
     def laid(self, kind: str, name: str) -> Path:
         """Return where a file of a program's share/ folder belongs on the machine."""

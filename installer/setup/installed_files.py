@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from installer.setup import durable_files
-from installer.setup.install_paths import InstallPaths
+from installer.setup.install_paths import InstallPaths, edited_path
 from installer.setup.programs import InstalledProgram
 
 KINDS = ("systemd", "sysusers", "tmpfiles", "etc", "man")
@@ -36,7 +36,7 @@ def install_files(places: InstallPaths, program: InstalledProgram, before: Insta
     wanted = dict(_files(places, program))
     aside = [path for path, source in wanted.items() if _edited(path, {source, known.get(path, source)})]
     for path in aside:
-        path.replace(path.with_name(f"{path.name}.edited"))
+        path.replace(edited_path(path))
     missing = {path: source for path, source in wanted.items() if not _is_laid(path, source)}
     gone = [path for path in known.keys() - wanted.keys() if path.exists()]
     _lay(places, missing, gone)

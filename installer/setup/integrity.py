@@ -1,12 +1,17 @@
-"""Whether an installed program is what was installed: every file against the hash that pip wrote down."""
+"""Whether an installed program is what was installed: every file against the hash that was written down.
+
+pip writes down the files of the wheels; `record_files` those that setup adds.
+"""
 
 from __future__ import annotations
 
 import base64
 import csv
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+_RECORD = "RECORD"
 
 
 def damaged_files(program: Path) -> list[Path]:
@@ -14,12 +19,21 @@ def damaged_files(program: Path) -> list[Path]:
     return [path for path, expected in _recorded(program) if _digest(path) != expected]
 
 
+def record_files(program: Path, files: Iterable[Path]) -> None:
+    """Write down the hashes of files of a program, in the form of pip. Raises OSError."""
+    with (program / _RECORD).open("w", encoding="utf-8", newline="") as file:
+        rows = ([str(path.relative_to(program)), f"sha256={_digest(path)}", path.stat().st_size] for path in files)
+        csv.writer(file, lineterminator="\n").writerows(rows)
+
+
 def _recorded(program: Path) -> Iterator[tuple[Path, str]]:
-    for record in sorted(program.glob("lib/python*/site-packages/*.dist-info/RECORD")):
+    wheels = sorted(program.glob("lib/python*/site-packages/*.dist-info/RECORD"))
+    own = [program / _RECORD] if (program / _RECORD).is_file() else []  # version 0.1 wrote none
+    for record, folder in [*((each, each.parent.parent) for each in wheels), *((each, program) for each in own)]:
         with record.open(encoding="utf-8", newline="") as file:
             for name, digest, _ in csv.reader(file):
                 if digest.startswith("sha256="):  # what was compiled here has no hash
-                    yield record.parent.parent / name, digest.removeprefix("sha256=")
+                    yield folder / name, digest.removeprefix("sha256=")
 
 
 def _digest(path: Path) -> str:

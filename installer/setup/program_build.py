@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from installer.setup import durable_files
+from installer.setup import durable_files, integrity
 from installer.setup.errors import FAILED, MACHINE, SetupError
 from installer.setup.payload import Payload
 from installer.setup.target_machine import TargetMachine
@@ -62,6 +62,8 @@ def build_program(folder: Path, payload: Payload, machine: TargetMachine) -> Non
     command = folder / "bin/edge-agent-setup"
     command.write_text(_COMMAND, encoding="utf-8")
     command.chmod(0o755)
+    share = sorted(path for path in (folder / "share").rglob("*") if path.is_file())
+    integrity.record_files(folder, [*share, folder / "setup.pyz", command])
 
 
 def test_program(folder: Path, payload: Payload) -> list[str]:

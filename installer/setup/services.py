@@ -9,12 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from installer.setup.errors import FAILED, SetupError
-from installer.setup.install_paths import InstallPaths
+from installer.setup.install_paths import SERVE, UNITS, UPLINK, WEB, InstallPaths
 from installer.setup.programs import InstalledProgram, program_of
 
-SERVE = "edge-agent.service"
-UPLINK = "edge-uplink.service"
-WEB = "edge-agent-web.service"
 USERS = ("edge-agent", "edge-uplink", "edge-web")
 PREPARING = {"sysusers": (), "tmpfiles": ("--create",)}
 _SHOWN = ("Id", "ActiveState", "NeedDaemonReload", "MainPID")
@@ -43,7 +40,7 @@ class Services:
         """Tell whether the services run from this program, under the units as they are on the disk."""
         if not self.running:
             return False
-        asked = ["systemctl", "show", "--property", ",".join(_SHOWN), SERVE, UPLINK, WEB]
+        asked = ["systemctl", "show", "--property", ",".join(_SHOWN), *UNITS]
         return run_as_installed(_quietly(asked), lambda pid: program_of(self.places.programs, pid), program.name)
 
     def prepare(self) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -236,3 +237,16 @@ def test_the_till_finds_the_api_wherever_it_is_laid(tmp_path):
         shutil.copytree(proto / "edge_agent", till / "proto/edge_agent")
         told = ({"EDGE_AGENT_PROTO": str(proto)}, ()), ({}, ("--proto", str(proto))), ({}, ())
         assert ["refund 0.75 unsure (degraded: CPU_SHARED)\n"] * 3 == [end(*each[:1], *each[1]).stdout for each in told]
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_tablet_that_waits_for_a_line(tmp_path: Path):
+    """Python would otherwise wait for the thread that reads the line, until somebody presses Enter."""
+    command = [*PROGRAMS["tablet"], f"unix:{tmp_path / 'none.sock'}"]
+    with subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            assert "There is no answer to correct yet" in Device(process).ask("= refund")
+            process.send_signal(signal.SIGINT)
+            assert -signal.SIGINT == process.wait(60)
+        finally:
+            process.kill()

@@ -68,7 +68,7 @@ def test_two_bundles_are_compared_on_the_same_rows(tmp_path: Path, field: Path):
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ('{"text": "a", "label": "nothing like it"}\n', "1 labels of the rows are not labels of"),
+        ('{"text": "a", "label": "nothing like it"}\n', "1 label of the rows is not one of"),
         ('{"prompt": "a", "completion": "refund"}\n{"text": "b"}\n', "rows.jsonl:2: lacks 'prompt'"),
         ("", "has no rows"),
         (None, "does not exist"),

@@ -116,7 +116,7 @@ def test_two_bundles_are_compared(tmp_path):
 def test_rows_that_do_not_fit_the_bundle_are_refused(tmp_path):
     """A label that the bundle cannot give, and rows without a label, are errors before anything runs."""
     folder = echo_bundle(tmp_path / "a", labels=("refund", "price"))
-    with pytest.raises(InvalidRequest, match=r"1 labels of the rows are not labels of .*: hours"):
+    with pytest.raises(InvalidRequest, match=r"1 label of the rows is not one of .*: hours"):
         evaluate(folder, [DataRow("x", "hours"), DataRow("y", "price")])
     with pytest.raises(InvalidRequest, match="have no label"):
         evaluate(folder, [DataRow("x")])

@@ -70,6 +70,17 @@ def damage_program(site: Site) -> None:
     module.write_text("spoilt")
 
 
+def test_a_damaged_unit_in_the_program_is_found_and_not_laid(tmp_path: Path, site: Site):
+    """status names it, and the same installer makes the program again instead of laying it on the machine."""
+    file = installer(tmp_path)
+    site.run(file)
+    (site.current.resolve() / "share/systemd/edge-agent.service").write_text("spoilt")
+    assert (1, True) == ((said := site.setup("status")).returncode, "share/systemd/edge-agent.service" in said.stdout)
+    assert "1 file is not what was installed" in said.stderr
+    assert (0, 0) == (site.run(file).returncode, site.setup("status").returncode)
+    assert "ExecStart" in site.read("etc/systemd/system/edge-agent.service")
+
+
 @pytest.mark.slow
 def test_a_damaged_program_is_no_way_back(tmp_path: Path, site: Site):
     """An upgrade from it keeps the program before it; after a rollback from it there is no other one to go back to."""
@@ -105,7 +116,7 @@ def test_only_the_program_and_the_one_before_are_kept(tmp_path: Path, site: Site
 
 def test_one_setup_at_a_time(tmp_path: Path, site: Site):
     """While one runs a second ends with 4 and touches nothing."""
-    lock = site.root / "run/lock/edge-agent-setup.lock"
+    lock = site.root / "run/edge-agent-setup.lock"
     lock.parent.mkdir(parents=True)
     with lock.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)

@@ -148,6 +148,8 @@ def test_a_question_that_is_not_valid_is_named(tmp_path: Path) -> None:
         read_questions(tmp_path / "none.yaml")
     with pytest.raises(InvalidRequest, match="is not valid YAML"):
         read_questions(written(tmp_path, "- name: [unclosed"))
+    with pytest.raises(InvalidRequest, match="is not valid YAML"):
+        read_questions(written(tmp_path, "- name: 2026-02-30"))
     with pytest.raises(InvalidRequest, match="a choice has 2 to 255 labels, not 1"):
         read_questions(written(tmp_path, "- {name: a, type: choice, instructions: which, labels: [one]}"))
 

@@ -55,3 +55,13 @@ def test_the_bar_of_the_build_counts_what_is_compiled(tmp_path, log, said):
 def test_the_bar_is_as_long_as_what_is_done():
     """Thirty cells stand for all that there is to compile."""
     assert f"[{'#' * 15}{'.' * 15}] " == run_function("bar", "bar 96 of 193 compiled".replace("96", "97"))
+
+
+@pytest.mark.parametrize(
+    "script",
+    sorted(path.name for path in (ROOT / "scripts").iterdir() if ".venv/bin" in path.read_text(encoding="utf-8")),
+)
+def test_a_script_that_needs_the_environment_makes_it_first(script: str):
+    """In a fresh clone each of them runs, as CONTRIBUTING.md promises."""
+    text = (ROOT / "scripts" / script).read_text(encoding="utf-8")
+    assert script == "setup" or "scripts/setup" in text

@@ -27,7 +27,7 @@ GROUPS = (
     f"edge-agent:x:{DAEMON_UID}:\nedge-uplink:x:{UPLINK_UID}:\nedge-exchange:x:{EXCHANGE_GID}:edge-agent,edge-uplink\n"
     f"{OPERATORS}:x:{OPERATORS_GID}:edge-agent,anna\nanna:x:{PERSON_UID}:\n"
 )
-MOUNTED = ("etc", "opt", "usr/local", "var/lib", "root", "run/lock")
+MOUNTED = ("etc", "opt", "usr/local", "var/lib", "root")
 AS_DAEMON = [
     "setpriv",
     f"--reuid={DAEMON_UID}",

@@ -281,3 +281,11 @@ def test_a_key_of_another_certificate_is_named_before_anything_is_sent(tls: Path
         run("certs", "issue", name, "--role", "infer", "--dir", tls)
     (tls / "clients/b/client.key").replace(tls / "clients/a/client.key")
     assert "the key does not belong to" in _refused("--remote", tls / "clients/a", "classify", "x", "y")
+
+
+def test_a_remote_with_a_type_that_does_not_fit_is_refused(tmp_path: Path):
+    """It is no YAML that can be read, and no internal error."""
+    path = tmp_path / "remote.yaml"
+    path.write_text("address: !!bool shop\n")
+    with pytest.raises(ConfigInvalid, match="is not valid YAML"):
+        load_remote(path, {})

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from installer.build.__main__ import commit_of
 from installer.build.build_steps import BuildFailed, StepConsole, failure, need, need_space
 
 NO_NETWORK = """\
@@ -106,3 +107,9 @@ def test_missing_programs_are_named_with_their_packages():
     with pytest.raises(BuildFailed, match="these programs are missing: no-gcc, no-glslc") as caught:
         need([("no-gcc", "gcc"), ("sh", "dash"), ("no-glslc", "glslc libvulkan-dev")])
     assert "Debian, Ubuntu: sudo apt-get install gcc glslc libvulkan-dev" == caught.value.remedy
+
+
+def test_a_folder_that_git_cannot_read_is_named(tmp_path: Path):
+    """A copy without its history, or a clone of another user, is refused in words, before anything is compiled."""
+    with pytest.raises(BuildFailed, match=f"git cannot read {tmp_path}: .*not a git repository"):
+        commit_of(tmp_path)

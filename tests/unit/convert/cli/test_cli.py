@@ -34,6 +34,13 @@ def edge_convert(*arguments: str) -> tuple[int, str]:
     return result.exit_code, re.sub(r"\s+", " ", result.output)
 
 
+def test_a_word_that_is_no_choice_is_answered_with_the_choices():
+    """Without the name of the exception by which the library found it."""
+    code, said = edge_convert("renew", "nosuch", "--repo", "updates", "--keys", "keys")
+    assert (2, True) == (code, "'nosuch' is not one of 'root'" in said)
+    assert "Value error" not in said
+
+
 @pytest.mark.slow
 def test_no_report_goes_to_the_vendor_of_onnx_runtime(tmp_path: Path):
     """What a command has set before it loads ONNX Runtime keeps it from naming and reporting this machine."""

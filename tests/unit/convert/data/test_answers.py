@@ -154,8 +154,12 @@ def test_csv_in_another_encoding_is_refused(tmp_path: Path):
     [
         (row("x", intnt="refund"), r"train\.jsonl:4: the task has no question 'intnt'", "Did you mean 'intent'?"),
         (row("x", intent="refunds"), r"train\.jsonl:4: 'refunds' is not an answer to 'intent'", "mean 'refund'?"),
-        (row("x", urgent="maybe"), "'maybe' is not an answer to 'urgent'", "The answers are: no, yes"),
-        (row("x", severity={"huge": 1.0}), "'huge' is not an answer to 'severity'", "The answers are: low, middle"),
+        (
+            row("x", urgent="maybe"),
+            "'maybe' is not an answer to 'urgent'",
+            "are: no, yes. Correct that row.",
+        ),
+        (row("x", severity={"huge": 1.0}), "'huge' is not an answer to 'severity'", ", or add it to task.yaml."),
     ],
 )
 def test_an_answer_that_no_question_has_is_refused(tmp_path: Path, train: str, said: str, remedy: str):
@@ -210,7 +214,7 @@ def test_conflicts_are_between_answers_to_one_question(tmp_path: Path):
     assert not any("conflicting" in said for said in row_files.check(recipe_of(tmp_path, train=TRAIN + more)).warnings)
     torn = TRAIN + more + row("n", intent="refund")
     assert (
-        f"1 texts of the train split have conflicting labels, such as 'n': see {tmp_path}/train.jsonl:5 and"
+        f"1 text of the train split has conflicting labels, such as 'n': see {tmp_path}/train.jsonl:5 and"
         f" {tmp_path}/train.jsonl:6." in row_files.check(recipe_of(tmp_path, train=torn)).warnings
     )
 

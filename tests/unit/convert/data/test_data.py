@@ -162,13 +162,13 @@ def test_an_encoder_that_extracts_learns_from_spans_only(tmp_path: Path, format_
         ({"test": TRAIN}, "3 texts are in both the train and the test split", "Remove them"),
         (
             {"calibration": text_label(("  HOW much  is it", "price"), ("x", "refund"))},
-            "1 texts are in both the train and the calibration split, such as '  HOW much  is it'",
+            "1 text is in both the train and the calibration split, such as '  HOW much  is it'",
             "Remove them",
         ),
         ({"importance": '{"text": "Price of milk"}\n'}, "both the importance and the test split", "Remove them"),
         (
             {"test": '{"text": "a", "label": "price", "synthetic": true}\n' + TEST},
-            "1 rows are synthetic; the test split accepts none",
+            "1 row is synthetic; the test split accepts none",
             "figures must come from real texts",
         ),
         (
@@ -201,7 +201,7 @@ def test_outliers_are_texts_of_no_split(tmp_path: Path):
     row_files.check(apart)
     assert ["Who won the cup?"] == [row.text for row in row_files.outliers(apart)]
     common = recipe_of(tmp_path, sections=FULL, outliers='{"text": "refund please!"}\n')
-    with pytest.raises(InvalidRequest, match="1 texts are in both the test and the outliers split"):
+    with pytest.raises(InvalidRequest, match="1 text is in both the test and the outliers split"):
         row_files.check(common)
     assert [] == row_files.outliers(recipe_of(tmp_path))
 
@@ -260,7 +260,7 @@ def test_a_summary_counts_and_warns(tmp_path: Path):
     assert summary.labels["train"] == {"refund": 1, "price": 2, "other": 1}
     assert summary.synthetic == {"train": 1, "calibration": 0, "test": 0}
     assert summary.warnings == (
-        "1 texts of the train split have conflicting labels, such as 'Nice day':"
+        "1 text of the train split has conflicting labels, such as 'Nice day':"
         f" see {tmp_path}/train.jsonl:3 and {tmp_path}/train.jsonl:4.",
         "2 rows of the test split repeat a text, so its figures seem more certain than they are.",
         "The calibration split has no row of: other.",
@@ -276,7 +276,7 @@ def test_a_family_in_two_splits_is_a_warning(tmp_path: Path):
     summary = row_files.check(
         recipe_of(tmp_path, train=TRAIN + shared % "how much", test=TEST + shared % "what is that")
     )
-    assert summary.warnings[0].startswith("1 families of rows, such as 'price/how-much', are in both the train and")
+    assert summary.warnings[0].startswith("1 family of rows, such as 'price/how-much', is in both the train and")
 
 
 @given(st.text().map("x{}".format), st.sampled_from(["{}", " {}\t", "{}!", "{}. "]))

@@ -96,7 +96,7 @@ def test_calibration_and_test_take_only_rows_of_known_probability(tmp_path: Path
     assert ["one", "two"] == [row.text for row in row_files.rows(recipe, "calibration")]
     assert ["a", "b"] == [row.text for row in row_files.rows(recipe, "train")]
     (warning,) = [each for each in row_files.check(recipe).warnings if "sampling probability" in each]
-    assert "1 rows of the calibration split have no sampling probability and are left out." == warning
+    assert "1 row of the calibration split has no sampling probability and is left out." == warning
 
 
 def test_a_file_without_any_known_probability_is_refused(tmp_path: Path):

@@ -168,10 +168,20 @@ def test_the_command_adds_rows_to_a_file(tmp_path: Path) -> None:
         second = run(tmp_path, server.url, "--rows", "10")
     assert (0, 0) == (first.exit_code, second.exit_code)
     assert "Wrote 10 rows by big" in first.output
-    assert "1 requests, 100 tokens" in first.output
+    assert "1 request, 100 tokens" in first.output
     assert "Dropped 10: resembles an existing row." in second.output
     texts = [json.loads(line)["text"] for line in (tmp_path / "more.jsonl").read_text().splitlines()]
     assert (20, 20) == (len(texts), len(set(texts)))
+
+
+def test_a_file_whose_last_line_has_no_end_gets_one(tmp_path: Path) -> None:
+    """Otherwise the first new row would be on the line of the last old one, and neither could be read."""
+    recipe_of(tmp_path)
+    (tmp_path / "more.jsonl").write_text('{"text": "is this mine", "label": "refund"}')
+    with chat_server.serving(saying) as server:
+        assert 0 == run(tmp_path, server.url, "--rows", "10").exit_code
+    texts = [json.loads(line)["text"] for line in (tmp_path / "more.jsonl").read_text().splitlines()]
+    assert (11, "is this mine") == (len(texts), texts[0])
 
 
 def test_rows_that_were_paid_for_stay(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from convert.calibrate.threshold import Risk
 from convert.cli import app
 from convert.dataset.assessment import assess
 from convert.dataset.dataset_files import write
-from convert.dataset.example_scope import ExampleScope, ScopedExamples, WrongClock, open_examples, precedence
+from convert.dataset.example_scope import ExampleScope, ScopedExamples, WrongClock, open_examples
 from convert.dataset.selection import DatasetSelection
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.signed_document import format_timestamp
@@ -185,9 +185,3 @@ def test_what_version_0_1_joined_is_read(tmp_path: Path):
         rows = connection.execute(query).fetchall()
     assert [("refund", 0.95, None), ("refund", 0.95, "price"), ("refund", 0.95, None)] == rows
     assert (WrongClock("site-1", 3, 40),) == found.clocks
-
-
-def test_versions_sort_as_numbers():
-    """As semver.org has it: a longer number is a greater one, and a candidate comes before its release."""
-    versions = ["1.0.0-rc.2", "1.0.0-rc.10", "1.0.0-rc.a", "1.0.0", "1.9.0", "1.10.0-x", "1.10.0"]
-    assert versions == sorted(set(versions), key=precedence)

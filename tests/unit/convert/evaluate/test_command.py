@@ -19,4 +19,4 @@ def test_labels_of_a_machine_are_warned_of(tmp_path: Path, capsys, source: str, 
     path.write_text(json.dumps(row) + "\n")
     assert 1 == len(run._read(path, TaskSpec(name="t", kind="classify", labels=("refund", "price")), None))
     said = " ".join(capsys.readouterr().err.split())
-    assert warned == ("1 rows were labelled by a machine (1 by teacher large-1)" in said)
+    assert warned == ("1 row was labelled by a machine (1 by teacher large-1)" in said)

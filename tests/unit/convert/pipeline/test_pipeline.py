@@ -178,6 +178,30 @@ def test_a_damaged_record_makes_its_stage_run_again(tmp_path: Path, content: str
     assert bring(recipe)[1][0] == ("first", "runs")
 
 
+def test_a_work_folder_keeps_what_is_not_of_a_run(tmp_path: Path):
+    """`work` can name a folder that has other things: only unfinished work and plots of the report are removed."""
+    recipe = recipe_of(tmp_path)
+    work = tmp_path / "work"
+    (work / "tmp").mkdir(parents=True)
+    for name in ("tmp/thesis.txt", "holiday.png", "reliability-intent.png"):
+        (work / name).write_text("mine")
+    bring(recipe)
+    assert (True, True, False) == tuple(
+        (work / name).exists() for name in ("tmp/thesis.txt", "holiday.png", "reliability-intent.png")
+    )
+
+
+def test_a_folder_with_the_name_of_a_stage_is_not_replaced(tmp_path: Path):
+    """It is refused before anything runs, and stays as it is."""
+    recipe = recipe_of(tmp_path)
+    mine = tmp_path / "work" / "cross" / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(InvalidRequest, match="is not the result of a stage"):
+        bring(recipe)
+    assert (True, False) == (mine.exists(), (tmp_path / "work" / "first").exists())
+
+
 def test_data_is_checked_before_anything_runs(tmp_path: Path):
     """An overlap is found before hours of training."""
     with pytest.raises(InvalidRequest, match="are in both"):

@@ -49,6 +49,7 @@ def test_the_least_recipe_has_defaults_for_the_rest(tmp_path: Path):
         ("source: {checkpoint: m}\ndata: {test: t}\n", "data.calibration: Field required"),
         ("source: {checkpoint: m}\ndata: {format: csv, calibration: c, test: t}\n", "data.format"),
         ("source: [", "is not valid YAML"),
+        ("source: !!bool maybe", "is not valid YAML"),
         (LEAST + "risk: {target: 0.02}\nrisk: {delta: 0.2}\n", "is not valid YAML: 'risk' occurs twice"),
         (LEAST + "risk: {target: 0.02, target: 0.2}\n", "'target' occurs twice"),
         ("- 1\n", "must contain keys and values"),
@@ -126,3 +127,11 @@ def test_what_is_read_does_not_change():
     read = Recipe.model_validate({"source": {"gguf": "m"}, "data": {"calibration": "c", "test": "t"}})
     with pytest.raises(ValueError, match="frozen"):
         read.source.gguf = "other"
+
+
+@pytest.mark.parametrize("name", ["", "..", "nosuch.inside", "nosuch"])
+def test_a_package_that_is_not_there_is_named(tmp_path: Path, name: str):
+    """Also where what stands for its name is no name of a package."""
+    made = recipe.read(written(tmp_path, LEAST))
+    with pytest.raises(FileMissing, match=f"the package {name} is not installed"):
+        made.path(f"package:{name}/weights")

@@ -186,6 +186,7 @@ def test_numbers_are_said_as_people_read_them():
     """Units and digits fit the size of the number."""
     assert [percent(0.12345), percent(0.05, 0), percent(None)] == ["12.3%", "5%", "-"]
     assert [duration(3.21), duration(605)] == ["3.2 s", "10 min 05 s"]
+    assert [duration(59.97), duration(119.7)] == ["1 min 00 s", "2 min 00 s"]
     assert [number(461_000), number(0.000123456)] == ["461 000", "0.0001235"]
     assert interval(share(0.5, 0.1)) == "50.0% (95% interval 40.0% to 60.0%)"
 

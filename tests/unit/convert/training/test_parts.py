@@ -263,3 +263,8 @@ def test_the_learning_rate_rises_in_a_line_and_falls_along_a_cosine() -> None:
     assert sorted(rates[:10]) == rates[:10]
     assert sorted(rates[10:], reverse=True) == rates[10:]
     assert rates[-1] < 0.001
+
+
+def test_the_time_left_of_a_training_is_written_as_elsewhere() -> None:
+    """In hours where it takes hours."""
+    assert training_loop.progress_sentence(1, 0.5, None, 10_468.0).endswith("2 h left")
