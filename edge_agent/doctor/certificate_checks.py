@@ -169,6 +169,8 @@ def _probe_file(context: ProbeContext, what: str, path: Path, certificate: Path)
     except CertificateUnusable as error:
         return CertificateFacts(what, file, error.message, barred=barred, has_authority=own)
     now = time.time()
+    if what == "clients":  # any of several authorities can issue: after a change an old one may stay until it expires
+        found = [each for each in found if each.starts_at <= now < each.expires_at] or found
     starts, ends = max(each.starts_at for each in found) - now, min(each.expires_at for each in found) - now
     return CertificateFacts(what, file, "", starts, ends, barred, own)
 
