@@ -379,9 +379,7 @@ def application(daemon: DaemonConnections, settings: GuardSettings, session_seco
         *redaction_page.ROUTES,
         *(endpoints.routes(daemon.devices, settings.refusals) if daemon.devices else ()),
     ]
-    app = Starlette(
-        routes=routes, exception_handlers={CallFailed: show_daemon_failure, HTTPException: show_missing_page}
-    )
+    app = Starlette(routes=routes, exception_handlers={CallFailed: show_daemon_failure, HTTPException: show_http_error})
     app.state.daemon, app.state.guard, app.state.session_seconds_max = daemon, settings, session_seconds_max
     return RequestGuard(app, settings)
 
@@ -436,8 +434,12 @@ async def show_daemon_failure(request: Request, problem: Exception) -> Response:
     return render_page(request, "error.html", facts, status)
 
 
-async def show_missing_page(request: Request, problem: Exception) -> Response:
-    """Report that a page does not exist."""
+async def show_http_error(request: Request, problem: Exception) -> Response:
+    """Report that a page does not exist, or why its form is refused: as text for a part of a page."""
     assert isinstance(problem, HTTPException), "it is registered for these"
-    facts = {"headline": "Page not found", "message": str(problem.detail), "remedy": "Open the overview for all pages."}
-    return render_page(request, "error.html", facts, problem.status_code)
+    message, status = str(problem.detail), problem.status_code
+    if request.headers.get("hx-request"):
+        return PlainTextResponse(f"{message[:1].upper()}{message[1:]}.", status)
+    headline = "Page not found" if status == 404 else "This request was refused"
+    facts = {"headline": headline, "message": message, "remedy": "Open the overview for all pages."}
+    return render_page(request, "error.html", facts, status)
