@@ -139,12 +139,13 @@ def serve_console(
     tls = ReloadingTls(config, refusals) if config.has_tls else None
     secret = read_or_create_token(settings.token_path)
     guard = GuardSettings(
-        hosts=allowed_hosts(config.address, (*config.names, *(tls.names if tls else ()))),
+        hosts=allowed_hosts(config.address, config.names),
         signer=SessionSigner(secret),
         certified=settings.certified if tls else None,
         body_bytes_max=config.body_bytes_max,
         request_seconds_max=config.request_seconds_max,
         refusals=refusals,
+        certificate_hosts=(lambda: allowed_hosts(config.address, tls.names)) if tls else frozenset,
     )
     with contextlib.closing(open_listener(config.address)) as sock:
         announce(_address(config, secret))
@@ -243,15 +244,12 @@ class ReloadingTls:
         """Read the three files; failed handshakes are recorded. Raises CertificateUnusable."""
         self._connection = connection_class(refusals)
         self._files = [Path(name) for name in (config.certificate_file, config.key_file, config.client_ca_file)]
+        self.names: tuple[str, ...] = ()
+        """The names in the certificate that is in use."""
         self._loaded_times = self._times()
         self._latest = self._load()
         self.context = self._latest
         self.context.sni_callback = self._reload
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names in the certificate."""
-        return parse_certificates(self._files[0].read_bytes(), str(self._files[0]))[0].names
 
     def _reload(self, connection: Any, name: str | None, context: ssl.SSLContext) -> None:
         """Load changed files; the old certificate stays in use while they are invalid."""
@@ -278,6 +276,7 @@ class ReloadingTls:
             context.sslobject_class = self._connection
             context.load_cert_chain(certificate, key)
             context.load_verify_locations(ca)
+            self.names = parse_certificates(certificate.read_bytes(), str(certificate))[0].names
         except OSError as error:
             message = f"cannot use the console's certificate: {error.strerror or error}"
             raise CertificateUnusable(message, remedy=_CHECK) from None
