@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from edge_agent.errors import ManifestInvalid
+from edge_agent.formats.strict_yaml import load_yaml
 
 FILE_BYTES_MAX = 4 * 1024 * 1024
 
@@ -20,14 +21,15 @@ def read(path: Path, model: type[BaseModel], known: Sequence[str], see: str) -> 
     """Read a file and check its keys against those of `model`; at its top level, only `known` ones.
 
     Raises:
-        ManifestInvalid: not YAML, too large, or a key is unknown; `see` refers to the documentation of the keys.
+        ManifestInvalid: not YAML, too large, or a key is unknown or occurs twice; `see` refers to the documentation of
+            the keys.
     """
     with path.open("rb") as file:
         text = file.read(FILE_BYTES_MAX + 1)
     if len(text) > FILE_BYTES_MAX:
         raise ManifestInvalid(f"{path} has more than {FILE_BYTES_MAX} bytes", remedy=see)
     try:
-        plain = yaml.safe_load(text)
+        plain = load_yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an impossible date or number
         raise ManifestInvalid(f"{path} is not valid YAML: {error}", remedy="Correct that line.") from None
     if not isinstance(plain, dict):

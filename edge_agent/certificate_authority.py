@@ -220,7 +220,7 @@ def _server_name(name: str) -> x509.GeneralName:
     if not _HOST.fullmatch(name):
         raise CertificateUnusable(
             f"{name!r} is neither a host name nor an IP address",
-            remedy="Give what clients write in front of the port, as in --name shop.example --name 10.0.0.5.",
+            remedy="Give the host names or addresses that clients use: --name shop.example --name 10.0.0.5.",
         )
     return x509.DNSName(name)
 

@@ -136,6 +136,9 @@ def why_none(score: GateScore | None, families: int, held_up_max: float) -> str:
     if score is None:
         return "The model has no out-of-distribution score."
     needed = rows_needed(held_up_max)
+    if families >= needed:
+        name = "label mass" if score == "label_mass" else "out-of-distribution score"
+        return f"Not every {name} of the {families} families of held-out rows is a finite number."
     return f"{families} families of held-out rows are too few for a gate at {held_up_max:g}, which needs {needed}."
 
 

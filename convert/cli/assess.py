@@ -47,7 +47,7 @@ class AssessCommand:
     ] = 0.05
     delta: Annotated[
         float,
-        typer.Option(min=0.0001, max=0.9999, help="Accepted probability that the risk is above the target after all."),
+        typer.Option(min=0.0001, max=0.9999, help="Accepted probability that the risk exceeds the target."),
     ] = 0.1
     version: dataset.Version = ""
     site: dataset.Sites = None

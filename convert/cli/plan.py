@@ -129,7 +129,7 @@ class HaltRollout(RepositoryCommand):
     task: Annotated[str, typer.Argument(metavar="TASK", help="The task whose rollout stops.")]
     channel: Annotated[str, typer.Option(metavar="NAME", help="In this channel only.")] = ""
     site: Annotated[str, typer.Option(metavar="ID", help="On this site only.")] = ""
-    resume: Annotated[bool, typer.Option("--resume", help="Let it go on.")] = False
+    resume: Annotated[bool, typer.Option("--resume", help="Resume a halted rollout.")] = False
     stage: Stage = None
 
     def __post_init__(self) -> None:

@@ -41,7 +41,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")
 def show_lineage(
     collected: Collected,
     record: Records = None,
-    erased: Annotated[bool, typer.Option("--erased", help="All records that sites had erased.")] = False,
+    erased: Annotated[bool, typer.Option("--erased", help="All records that sites have erased.")] = False,
     work: Annotated[
         list[Path] | None, typer.Option(metavar="FOLDER", help="Also look in this work folder of a recipe. Repeatable.")
     ] = None,
@@ -100,7 +100,7 @@ def consent(
     basis: Annotated[
         str, typer.Option(metavar="TEXT", help="Where the consent is filed, such as the number of a form; no name.")
     ] = "",
-    withdraw: Annotated[bool, typer.Option("--withdraw", help="Withdraw it.")] = False,
+    withdraw: Annotated[bool, typer.Option("--withdraw", help="Withdraw the consent.")] = False,
 ) -> None:
     """Record that the person behind a record agreed that its text travels in bundles, or withdraw that.
 
@@ -132,7 +132,7 @@ def purge(
         ),
     ],
     yes: repository_options.Yes = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count; delete nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Delete collected examples that are older than their site and task keep them, with their reviews.
@@ -162,7 +162,7 @@ def purge(
 def show_log(
     collected: Collected,
     known: Annotated[
-        str, typer.Option("--contains", metavar="HASH", help="A hash of a line that was noted: is it still there?")
+        str, typer.Option("--contains", metavar="HASH", help="Check that the log still has the line with this hash.")
     ] = "",
     as_json: AsJson = False,
 ) -> None:

@@ -181,7 +181,7 @@ class RotateCommand(RepositoryCommand):
         ),
     ] = False
     without_old: Annotated[
-        bool, typer.Option("--without-old", help="The old keys are lost; sites can refuse updates for a moment.")
+        bool, typer.Option("--without-old", help="The old keys are lost; sites can refuse updates briefly.")
     ] = False
     stage: Stage = None
 

@@ -171,7 +171,7 @@ def evaluate(
 
 def compare(
     first: Annotated[Path, typer.Argument(metavar="A", help="A bundle directory.")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another bundle directory.")],
     rows: Rows,
     format_: Format = None,
     as_json: AsJson = False,
@@ -322,9 +322,7 @@ class CalibrateCommand:
         float,
         typer.Option(min=0.001, max=0.5, help="Probability that a threshold violates it; divided among the questions."),
     ] = DELTA
-    floor: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Least probability of a confident answer on its own.")
-    ] = FLOOR
+    floor: Annotated[float, typer.Option(min=0.0, max=1.0, help="Smallest confidence of a confident answer.")] = FLOOR
     golden_cases: Annotated[
         GoldenRule,
         typer.Option(
@@ -334,7 +332,7 @@ class CalibrateCommand:
     ] = "surrogates"
     redaction_bundle: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="A redaction bundle, which finds values in them beside the rules."),
+        typer.Option(metavar="FOLDER", help="A redaction bundle, which finds values in addition to the rules."),
     ] = None
     locale: Annotated[
         str, typer.Option(metavar="LOCALE,…", help="Locales of the made-up values; one is drawn for each row.")

@@ -122,7 +122,7 @@ def _print_json(central: _CentralRecords) -> None:
 
 @app.command()
 def show(site: Site, collected: Collected = None, registry: Registry = None) -> None:
-    """Show all that is known of one site.
+    """Show everything that the registry has of one site.
 
     Example: [bold]edge-convert sites show shop-1 --collected collected[/bold]
     """
@@ -167,7 +167,7 @@ def accept(
 ) -> None:
     """Accept a key for a site: a new site, a replaced box, or a reinstalled one.
 
-    Compare it first: 'sudo edge-agent identity' shows its code there.
+    Compare its code first: 'sudo edge-agent identity' shows it on the site.
 
     Example: [bold]edge-convert sites accept shop-1 9f86-d081-884c-7d65-9a2f --collected collected[/bold]
     """
@@ -200,7 +200,7 @@ def reject(site: Site, key: Key, collected: Collected = None, registry: Registry
 
 @app.command()
 def revoke(site: Site, collected: Collected = None, registry: Registry = None) -> None:
-    """Revoke a site that is given up: accept nothing from it any more. Data that arrived before stays.
+    """Revoke a site that is given up: nothing from it is accepted any more. Data that arrived before stays.
 
     Collect its data first. Withdraw its credential at the store yourself.
 
@@ -298,21 +298,25 @@ _PRIVATE_MODE = 0o600
 class EnrolmentCommand:
     """Make the enrolment files of sites: one each, with all that a box needs to become that site.
 
-    fleet.yaml says what every site gets; docs/enrolment.md shows one. An enrolment file holds secrets: it is readable
-    by you alone, and can be sealed with a passphrase to travel by mail. The site is written into the registry, and
-    waits there for its key: 'edge-convert sites'.
+    fleet.yaml has the settings of every site; docs/enrolment.md shows one. An enrolment file holds secrets: only you
+    can read it, and you can seal it with a passphrase for the mail. The command adds the site to the registry, where it
+    waits for its key: 'edge-convert sites'.
 
     Example: [bold]edge-convert enrolment-file shop-12 shop-13 --fleet fleet.yaml --out kits[/bold]
     """
 
     # The fields are the command's arguments and options: typer reads them like a function's parameters.
-    sites: Annotated[list[str], typer.Argument(metavar="SITE", help="Ids: a-z, 0-9 and inner hyphens.")]
-    fleet: Annotated[Path, typer.Option(metavar="FILE", help="What every site of the fleet gets.")]
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the enrolment files go.")]
-    channel: Annotated[str, typer.Option(metavar="NAME", help="Another one than fleet.yaml says.")] = ""
-    days: Annotated[int, typer.Option(metavar="N", help="Days for which the file can be used, if not as usual.")] = 0
+    sites: Annotated[list[str], typer.Argument(metavar="SITE", help="Site ids: a-z, 0-9, inner hyphens.")]
+    fleet: Annotated[Path, typer.Option(metavar="FILE", help="fleet.yaml: settings of every site.")]
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the enrolment files.")]
+    channel: Annotated[
+        str, typer.Option(metavar="NAME", help="Channel of the sites, instead of the one in fleet.yaml.")
+    ] = ""
+    days: Annotated[
+        int, typer.Option(metavar="N", help="Days for which the file can be used; 0 = as in fleet.yaml.")
+    ] = 0
     passphrase_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Its first line is a passphrase to seal the files with.")
+        Path | None, typer.Option(metavar="FILE", help="File whose first line is the passphrase that seals them.")
     ] = None
     passphrase: Annotated[bool, typer.Option("--passphrase", help="Seal the files; asks for a passphrase.")] = False
     force: Annotated[

@@ -126,7 +126,7 @@ class SynthesizeCommand:
     ]
     about: Annotated[str, typer.Option(metavar="TEXT", help="The task in a few sentences, for the model.")]
     model: Annotated[str, typer.Option(metavar="NAME", envvar="OPENAI_MODEL", help="The large model.")]
-    base_url: Annotated[str, typer.Option(metavar="URL", envvar="OPENAI_BASE_URL", help="Its server.")]
+    base_url: Annotated[str, typer.Option(metavar="URL", envvar="OPENAI_BASE_URL", help="URL of its server.")]
     key: Annotated[str, typer.Option(metavar="KEY", envvar="OPENAI_API_KEY", help="Better given as OPENAI_API_KEY.")]
     rows: Annotated[int, typer.Option(min=1, max=100_000, help="How many rows to write.")] = 200
     tokens_max: Annotated[

@@ -48,6 +48,7 @@ from edge_agent.errors import FileMissing, InvalidRequest, ManifestInvalid
 from edge_agent.formats.enrolment_file import EnrolmentFile
 from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.formats.strict_json import first_problem
+from edge_agent.formats.strict_yaml import load_yaml
 
 _SEE = "'edge-convert enrolment-file --help' and docs/enrolment.md show a fleet.yaml."
 _FILE_BYTES_MAX = 512 * 1024
@@ -206,7 +207,7 @@ class _SiteFiles:
         if not named:
             return {}
         try:
-            plain = _NAMES_AND_VALUES.validate_python(yaml.safe_load(self.text(named)))
+            plain = _NAMES_AND_VALUES.validate_python(load_yaml(self.text(named)))
         except (yaml.YAMLError, ValueError, RecursionError):
             said = f"{named.replace('{site}', self._site)} holds no names and values"
             raise InvalidRequest(said, remedy="Lines like 'access_key_id: …'; docs/uplink.md has the names.") from None

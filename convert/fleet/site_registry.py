@@ -112,7 +112,7 @@ class SiteRegistry:
             self._document = strict_json.validate(_RegistryDocument, plain)
         except ValueError as error:
             said = f"{path}: {strict_json.first_problem(error, show=True)}"
-            raise ManifestInvalid(said, remedy="Correct it, or take it from its backup.") from None
+            raise ManifestInvalid(said, remedy="Correct it, or restore it from its backup.") from None
 
     def names(self) -> list[str]:
         """Return the ids of all sites that are known and not revoked."""

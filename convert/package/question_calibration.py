@@ -33,6 +33,7 @@ from edge_agent.formats.golden_cases import GoldenCase, encode
 from edge_agent.formats.manifest import Manifest, Role
 from edge_agent.formats.manifest import encode as encode_manifest
 from edge_agent.formats.questions import QuestionSpec
+from edge_agent.formats.strict_yaml import load_yaml
 
 _SEE = "docs/decisions-api.md has an example."
 _ANYWAY = " to DATA. To make the bundle anyway, set --golden-cases-min {binding}."
@@ -148,7 +149,7 @@ def read_questions(path: Path) -> tuple[QuestionSpec, ...]:
     if path.stat().st_size > yaml_file.FILE_BYTES_MAX:
         raise InvalidRequest(f"{path} has more than {yaml_file.FILE_BYTES_MAX} bytes", remedy=_SEE)
     try:
-        plain = yaml.safe_load(path.read_bytes())
+        plain = load_yaml(path.read_bytes())
         return TypeAdapter(tuple[QuestionSpec, ...]).validate_python(plain)
     except (yaml.YAMLError, RecursionError) as error:
         raise InvalidRequest(f"{path} is not valid YAML: {error}", remedy="Correct that line.") from None

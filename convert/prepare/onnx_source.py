@@ -43,7 +43,7 @@ def take(source: Path, out: Path) -> Report:
     """Check a folder and copy its files. Raises FileMissing, InvalidRequest, ModelLoadFailed."""
     config, graph, tokenizer = _config(source), _graph(source), source / TOKENIZER
     if not tokenizer.is_file():
-        raise FileMissing(f"{source} has no {TOKENIZER}", remedy="Take it from the model's maker: the agent needs it.")
+        raise FileMissing(f"{source} has no {TOKENIZER}", remedy="Get it from the model's maker: the agent needs it.")
     opened = _open(graph)
     _check_tokenizer(tokenizer)
     out.mkdir(parents=True)
@@ -109,7 +109,7 @@ def _graph(source: Path) -> Path:
     if len(found) > 1:
         names = ", ".join(str(file.relative_to(source)) for file in found)
         raise InvalidRequest(
-            f"{source} has several graphs: {names}", remedy="Copy the one that you want, with the rest."
+            f"{source} has several graphs: {names}", remedy="Copy only the graph that you want, with the other files."
         )
     return found[0]
 
@@ -121,7 +121,7 @@ def _open(graph: Path) -> onnx.ModelProto:
         raise ModelLoadFailed(f"{graph} is not an ONNX graph: {error}", remedy=_COPY) from None
     if any(each.data_location == onnx.TensorProto.EXTERNAL for each in model.graph.initializer):
         said = f"{graph} has its weights in another file"
-        raise InvalidRequest(said, remedy="Save it in one file of at most 2 GiB: the agent opens no other.")
+        raise InvalidRequest(said, remedy="Save it in one file of at most 2 GiB; the agent opens no others.")
     return model
 
 

@@ -32,6 +32,7 @@ from edge_agent.formats import plan as plans
 from edge_agent.formats.plan import BundleOffer, RolloutPlan, TaskPlan
 from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.formats.strict_json import first_problem
+from edge_agent.formats.strict_yaml import load_yaml
 
 
 def same_plan(one: RolloutPlan, other: RolloutPlan) -> bool:
@@ -181,7 +182,7 @@ def read(text: str, bundles: Mapping[str, BundleTarget]) -> RolloutPlan:
 
 def _loaded(text: str) -> dict[str, Any]:
     try:
-        plain = yaml.load(text, Loader=_PlanLoader)  # noqa: S506 - makes strings, lists and mappings, nothing else
+        plain = load_yaml(text, strings=True)
     except (yaml.YAMLError, RecursionError) as error:
         raise PlanInvalid(f"the plan is not valid YAML: {error}", remedy="Correct that line.") from None
     if plain and not isinstance(plain, dict):
@@ -198,18 +199,6 @@ def differences(old: RolloutPlan, new: RolloutPlan) -> list[str]:
     """Return the lines of a unified diff between two plans."""
     before, after = (write(each).splitlines() for each in (old, new))
     return list(difflib.unified_diff(before, after, f"plan {old.version}", "new", lineterm="", n=6))
-
-
-class _PlanLoader(yaml.BaseLoader):
-    """A YAML loader that reads 02:00 and dates as strings, and refuses duplicate keys."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """Refuse a second key of the same name, which would silently replace the first."""
-        names = [key.value for key, _ in node.value if isinstance(key.value, str)]
-        for name in names:
-            if names.count(name) > 1:
-                raise yaml.YAMLError(f"'{name}' is there twice, near line {node.start_mark.line + 1}")
-        return super().construct_mapping(node, deep)
 
 
 def _problem(error: ValidationError) -> str:

@@ -100,7 +100,7 @@ def read(folder: Path, keys: Keyring) -> StagedChange:
     except UpdateOutdated as error:
         said = f"{folder} is based on an outdated version: {error.message}"
         raise UpdateOutdated(
-            said, remedy="It is published already, or another change was published first; then stage it again."
+            said, remedy="It is published already; or another change was published first: then stage it again."
         ) from None
     return staged
 

@@ -225,7 +225,9 @@ def label_log_probabilities(
         ModelLoadFailed: the checkpoint does not open.
     """
     if task.kind != "classify":
-        raise InvalidRequest(f"a task of kind {task.kind} has no label probabilities", remedy="Compare its answers.")
+        raise InvalidRequest(
+            f"a task of kind {task.kind} has no label probabilities", remedy="Compare its answers instead."
+        )
     if checkpoint_loading.is_decoder(checkpoint_loading.read_config(checkpoint)):
         model = checkpoint_loading.open_model(checkpoint, adapter, "causal")
         tokens = task_tokens(task, checkpoint_loading.open_tokenizer(checkpoint))

@@ -170,11 +170,11 @@ class PersonalDataTables:
         return int(number)
 
     def count(self, task: str, what: str, number: int = 1, name: str = "") -> None:
-        """Add to a total."""
+        """Add to a total; a negative number takes away, down to 0."""
         self._db.execute(
-            "INSERT INTO privacy_counts VALUES (?, ?, ?, ?) ON CONFLICT (task, what, name)"
-            " DO UPDATE SET number = number + excluded.number",
-            (task, what, name, number),
+            "INSERT INTO privacy_counts VALUES (:task, :what, :name, max(:number, 0)) ON CONFLICT (task, what, name)"
+            " DO UPDATE SET number = max(number + :number, 0)",
+            {"task": task, "what": what, "name": name, "number": number},
         )
 
     def count_captured(self, new: Iterable[tuple[str, Mapping[str, int]]]) -> None:

@@ -166,7 +166,7 @@ class RedactionAudit:
         if not rows:
             raise PredictionUnknown(
                 f"no text of the prediction {prediction_id[:80]} waits for the audit of redaction",
-                remedy="It was judged, erased, or its days are over; 'edge-agent redact --audit' shows what waits.",
+                remedy="It was judged or erased, or it expired; 'edge-agent redact --audit' shows what waits.",
             )
         text = _decode(*rows[0])
         said, places = sorted(set(missed)), sorted(set(wrong))

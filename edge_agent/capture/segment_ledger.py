@@ -83,10 +83,11 @@ class SegmentLedger:
             "SELECT length(record) FROM tombstones WHERE segment IS NULL",
             "SELECT size FROM predictions WHERE segment IS NULL AND consent = 2 ORDER BY row",
         ):
-            for (size,) in self._db.execute(query):
-                total += size
-                if total >= bytes_max:
-                    return total
+            with self._db.errors():
+                for (size,) in self._db.execute(query):
+                    total += size
+                    if total >= bytes_max:
+                        return total
         return total
 
     def oldest_seconds(self) -> float:
@@ -122,16 +123,13 @@ class SegmentLedger:
     def record_lines(self, sequence: int) -> Iterator[bytes]:
         """Yield the records of a segment, each with its newline."""
         query = f"SELECT record, class, stream, probability FROM predictions WHERE {_OF} ORDER BY row"
-        for record, class_, stream, probability in self._db.execute(query, (sequence,)):
+        for record, class_, stream, probability in self._db.rows(query, (sequence,)):
             share = f"{self._routine_share:g}" if class_ == ROUTINE and probability is None else "1"
             drawn = "" if probability is None else f',"sampling_probability":{probability!r}'
             kept = f',"kept":{{"because":"{CLASS_NAMES[class_]}","share":{share}}}'
             yield record[:-1] + f'{kept},"review_stream":"{NAMES[stream]}"{drawn}}}\n'.encode()
         for table in _SEALED[1:]:
-            for (record,) in self._db.execute(
-                f"SELECT record FROM {table} WHERE {_OF} ORDER BY row",
-                (sequence,),
-            ):
+            for (record,) in self._db.rows(f"SELECT record FROM {table} WHERE {_OF} ORDER BY row", (sequence,)):
                 yield record + b"\n"
 
     def previous_manifest_sha256(self, sequence: int) -> str:
@@ -160,10 +158,7 @@ class SegmentLedger:
         )
         self._spool.counters["segments_sealed"] += 1
         self._spool.counters["records_sealed"] += sealed.records
-        for task, number in self._db.rows(
-            f"SELECT task, count(*) FROM predictions WHERE {_OF} GROUP BY task", (sequence,)
-        ):
-            self._spool.personal.count(task, SENT, number)
+        self._count_sent(1, _OF, (sequence,))
 
     def release_sequence(self, sequence: int) -> None:
         """Release a number whose records were all erased before it was used."""
@@ -189,6 +184,7 @@ class SegmentLedger:
     def mark_lost(self, sequence: int) -> None:
         """Record that a segment is damaged, missing or refused; its records in the spool wait to be sealed again."""
         self._spool.note_departures()
+        self._count_sent(-1, _OF, (sequence,))
         self._db.execute("UPDATE segments SET state = 'lost' WHERE sequence = ?", (sequence,))
         for table in _TABLES:
             spare = ", spare = 0" if table == "predictions" else ""
@@ -198,6 +194,7 @@ class SegmentLedger:
     def begin_incarnation(self) -> None:
         """Begin a new incarnation: a later state of this spool has used the numbers of this one."""
         self._spool.note_departures()
+        self._count_sent(-1, "segment IN (SELECT sequence FROM segments WHERE state = 'sealed')")
         for table in _TABLES:
             spare = ", spare = 0" if table == "predictions" else ""
             received = "(SELECT sequence FROM segments WHERE state = 'received')"
@@ -208,6 +205,12 @@ class SegmentLedger:
         self._db.execute(f"UPDATE feedback SET segment = {SENT_BEFORE} WHERE segment > 0")
         self._db.execute("DELETE FROM segments")
         self._spool.incarnation = str(self._spool.set_meta("epoch", secrets.token_hex(8)))
+
+    def _count_sent(self, sign: int, where: str, values: Sequence[int] = ()) -> None:
+        """Count predictions as sent; with -1, as sent no longer: they count when they are sealed again."""
+        query = f"SELECT task, count(*) FROM predictions WHERE {where} GROUP BY task"
+        for task, number in self._db.rows(query, values):
+            self._spool.personal.count(task, SENT, sign * number)
 
     def _take(self, table: str, size: str, where: str, sequence: int, room: int) -> int:
         taken = []

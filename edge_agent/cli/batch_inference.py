@@ -272,7 +272,7 @@ _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 QuestionOption = Annotated[
     list[str] | None,
-    typer.Option("--question", metavar="NAME", help="Answer this question alone; may be given several times."),
+    typer.Option("--question", metavar="NAME", help="Answer only this question; can be given several times."),
 ]
 
 
@@ -398,13 +398,14 @@ class GenerateCommand:
     # The fields are the command's arguments and options: typer reads them like a function's parameters.
     ctx: typer.Context
     task: TaskArgument
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="What to answer; '-' reads standard input.")]
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="The input; '-' reads standard input.")]
     output_tokens_max: Annotated[int, typer.Option(min=0, help="The most tokens to write; 0 = the task's limit.")] = 0
     temperature: Annotated[
-        float | None, typer.Option(min=0, max=2, help="0 = always the likeliest token; left out: the bundle's value.")
+        float | None,
+        typer.Option(min=0, max=2, help="0 = always the most probable token; default: the bundle's value."),
     ] = None
     escalate: Annotated[
-        bool, typer.Option("--escalate", help="Let the large model write it, if it can be asked; it may cost money.")
+        bool, typer.Option("--escalate", help="Ask the large model, if it can be asked; this can cost money.")
     ] = False
     logprobs: Annotated[
         int | None,

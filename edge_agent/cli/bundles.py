@@ -136,7 +136,9 @@ def inspect_bundle(
 def install(
     ctx: typer.Context,
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A bundle directory, or one uncompressed tar of it.")],
-    no_activate: Annotated[bool, typer.Option("--no-activate", help="Copy it into the store; change nothing.")] = False,
+    no_activate: Annotated[
+        bool, typer.Option("--no-activate", help="Only copy it into the store, and do not activate it.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Verify a bundle, copy it into the store and activate it.
@@ -177,6 +179,7 @@ def activate(ctx: typer.Context, task: TaskArgument, bundle: BundleArgument, as_
         print_json(active, indent=2)
     else:
         print_done(ctx, f"{describe_bundle(active)} answers '{task}' now.")
+        _warn_of_revoked(ctx, active)
 
 
 def rollback(ctx: typer.Context, task: TaskArgument, as_json: AsJson = False) -> None:
@@ -192,6 +195,7 @@ def rollback(ctx: typer.Context, task: TaskArgument, as_json: AsJson = False) ->
         print_json(active, indent=2)
     else:
         print_done(ctx, f"{describe_bundle(active)} answers '{task}' again.")
+        _warn_of_revoked(ctx, active)
 
 
 def remove(
@@ -323,7 +327,15 @@ def _use(bundle: Bundle) -> Text:
     return Text("previous" if bundle.previous else "-")
 
 
+def _warn_of_revoked(ctx: typer.Context, bundle: Bundle) -> None:
+    if bundle.revoked:
+        said = "the central team has revoked this bundle. Ask them which one to use."
+        print_done(ctx, Text.assemble(("warning: ", "yellow"), said))
+
+
 def _signed(bundle: Bundle) -> Text:
+    if bundle.revoked:
+        return Text("revoked", "yellow")
     return Text("yes") if bundle.signed else Text("no", "yellow")
 
 

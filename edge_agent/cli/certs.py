@@ -155,9 +155,7 @@ AuthorityKey = Annotated[
 ]
 Names = Annotated[
     list[str] | None,
-    typer.Option(
-        "--name", metavar="NAME", help="Host name or IP address that clients use; may be given several times."
-    ),
+    typer.Option("--name", metavar="NAME", help="Host name or IP address that clients use; can be repeated."),
 ]
 Days = Annotated[int, typer.Option(min=1, max=3650, help="Validity in days.")]
 Renew = Annotated[bool, typer.Option("--renew", help="Replace the certificate; the daemon reads it without a restart.")]
@@ -171,7 +169,7 @@ def init(
     directory: Dir = None,
     new_authority: Annotated[
         bool,
-        typer.Option("--new-authority", help="Make one although this site has one: its clients need new certificates."),
+        typer.Option("--new-authority", help="Make a second authority; all clients then need new certificates."),
     ] = False,
     allow: Networks = None,
     yes: YesOption = False,
@@ -218,7 +216,7 @@ def issue(
     ca_key: AuthorityKey = None,
     renew: Renew = False,
 ) -> None:
-    """Issue a certificate to a client, as a folder to carry there.
+    """Issue a certificate to a client, as a folder to bring to it.
 
     Example: [bold]sudo edge-agent certs issue till-3 --role infer[/bold]
     """
@@ -322,7 +320,7 @@ def _authority(ctx: typer.Context, directory: Path | None) -> Path:
         if foreign := find_foreign_authority(_config_path(ctx)):
             raise CertificateUnusable(
                 f"another authority issues the certificates of this site: {foreign}",
-                remedy="Have it issue this one, too. With an enrolment file it is the central team's.",
+                remedy="Let that authority issue this certificate, too. After an enrolment it is the central team's.",
             )
         raise CertificateUnusable(
             "this site has no authority of its own",

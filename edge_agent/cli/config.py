@@ -123,7 +123,7 @@ def list_config_paths(ctx: typer.Context, as_json: AsJson = False) -> None:
 
 UNIT = "edge-agent.service"
 SYSTEMCTL_SECONDS_MAX = 30
-Apply = Annotated[bool, typer.Option("--apply", help="Set it in systemd, as root; the unit does so at each start.")]
+Apply = Annotated[bool, typer.Option("--apply", help="Set it in systemd, as root; the unit does this, too.")]
 
 
 def show_limits(ctx: typer.Context, apply: Apply = False, as_json: AsJson = False) -> None:
@@ -191,12 +191,12 @@ Networks = Annotated[
         "--allow",
         metavar="NETWORK",
         help="Also let this network reach the TCP listener, as in 192.168.10.0/24; may be given several times. Those"
-        " allowed so far stay; where none was chosen, the networks of this machine are let in.",
+        " allowed so far stay; if none was chosen, the networks of this machine are let in.",
     ),
 ]
 Removed = Annotated[
     list[str] | None,
-    typer.Option("--remove", metavar="NETWORK", help="No longer let this network in; may be given several times."),
+    typer.Option("--remove", metavar="NETWORK", help="No longer admit this network; can be given several times."),
 ]
 
 

@@ -60,7 +60,9 @@ def run(
             " have these labels or questions; may be given several times.",
         ),
     ] = None,
-    rows: Annotated[int, typer.Option(min=1, metavar="N", help="Labelled messages to ask about, at most.")] = 160,
+    rows: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Largest number of labelled messages to ask about.")
+    ] = 160,
 ) -> None:
     """Start a daemon in a temporary directory, install bundles, call them, stop it, clean up.
 

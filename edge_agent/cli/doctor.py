@@ -196,7 +196,9 @@ def _count(found: list[Finding], verdict: Verdict) -> int:
 
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", metavar="FILE", help="Without it a name with site and time, in this folder."),
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="File to write; default: named by site and time, in this folder."
+    ),
 ]
 OnlyList = Annotated[bool, typer.Option("--list", help="Show the contents, and write nothing.")]
 

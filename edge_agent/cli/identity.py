@@ -189,7 +189,7 @@ class EnrolCommand:
     ] = ""
     passphrase_file: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Its first line opens a sealed file; without it the command asks."),
+        typer.Option(metavar="FILE", help="File whose first line is the passphrase; else the command asks."),
     ] = None
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Do not ask: nobody could have changed the file on its way.")

@@ -32,8 +32,8 @@ SIGNING_LIBRARIES = ("boto3", "azure", "google.cloud", "pkcs11", "hvac", "keylet
 _CONSOLE_LIBRARIES = ("starlette", "uvicorn")
 
 app = typer.Typer()
-OnceOption = Annotated[bool, typer.Option("--once", help="Do what is due and end, as for cron.")]
-LinkOption = Annotated[bool, typer.Option("--link", help="Print the link that lets a browser in, and end.")]
+OnceOption = Annotated[bool, typer.Option("--once", help="Do the work that is due, and end; for cron.")]
+LinkOption = Annotated[bool, typer.Option("--link", help="Print the link that opens the console, and end.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -149,7 +149,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for new lines, until Ctrl-C.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, metavar="N", help="The newest N lines.")] = 100,
     since: Annotated[
-        str, typer.Option(metavar="TIME", help="As journalctl reads it: '1 hour ago', '2026-11-28'.")
+        str, typer.Option(metavar="TIME", help="Start, as journalctl reads it: '1 hour ago', '2026-11-28'.")
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the journal's entries as JSON, one per line.")] = False,
 ) -> None:

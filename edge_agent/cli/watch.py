@@ -195,7 +195,7 @@ Interval = Annotated[
         metavar="SECONDS",
         min=INTERVAL_SECONDS_MIN,
         max=INTERVAL_SECONDS_MAX,
-        help="Time between two looks at the daemon; each is one call.",
+        help="Time between two calls of the daemon.",
     ),
 ]
 Count = Annotated[int, typer.Option("--count", metavar="N", min=0, help="End after N refreshes; 0 = continue.")]

@@ -45,6 +45,8 @@ ENGINE_COLUMNS = {
     **{"engine": 0, "state": 0, "device": 72, "busy": 60},
     **{"waiting": 72, "restarts": 45, "memory": 40, "tasks": 72},
 }
+UNBOUNDED = 10_000
+"""Columns of a terminal in which everything fits."""
 NOTE_LINES_MAX = 2
 """Of one note on a screen that is too small for all of it."""
 
@@ -211,7 +213,16 @@ class _Frame:
             yield Text(format_latency(seconds))
 
     def _engine_table(self, status: Status, rows: FrameRows) -> Table:
-        shown = self._columns_that_fit(ENGINE_COLUMNS)
+        shown, unbounded = self._columns_that_fit(ENGINE_COLUMNS), self._console.options.update_width(UNBOUNDED)
+        while len(shown) > 1:
+            made = self._engines_by(shown, status, rows)
+            if self._console.measure(made, options=unbounded).maximum <= self._console.width:
+                return made
+            # A long name or state: rather a column less than headers that are cut.
+            shown.remove(max(reversed(shown), key=ENGINE_COLUMNS.__getitem__))
+        return self._engines_by(shown, status, rows)
+
+    def _engines_by(self, shown: Sequence[str], status: Status, rows: FrameRows) -> Table:
         made = table(*shown, right=("waiting", "restarts", "memory", "tasks"))
         engines = list(status.engines)
         if rows.engines < len(engines):

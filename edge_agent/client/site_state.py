@@ -87,6 +87,8 @@ class Bundle:
     """As in `Task`; known only while the bundle is loaded."""
     gate: str = ""
     """As in `Task`."""
+    revoked: bool = False
+    """It was signed, and the central team has revoked it."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from pydantic import Field, ValidationError
 
 from edge_agent.config.sections import ConfigSection
 from edge_agent.errors import ConfigInvalid
+from edge_agent.formats.strict_yaml import load_yaml
 
 SITE_FILE, APPLIANCE_FILE = "site.yaml", "appliance.yaml"
 CONFIG_BYTES_MAX = 1024 * 1024
@@ -107,27 +108,9 @@ def _sections(path: Path, plain: Plain) -> Plain:
     if not all(isinstance(keys, dict) for keys in plain.values()):
         raise ConfigInvalid(
             f"{path} must hold sections with keys",
-            remedy="It is written by 'edge-agent enrol', or came with the program: do so again.",
+            remedy="Restore it: run 'edge-agent enrol', or the installer, again.",
         )
     return plain
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Refuses a key that occurs twice in one mapping: the second would silently replace the first."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Refuse it by its line."""
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' occurs twice", key.start_mark)
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
-        return super().construct_mapping(node, deep)
-
-
-def load_yaml(text: bytes) -> Any:
-    """Read YAML, in which no key occurs twice. Raises YAMLError, ValueError, RecursionError."""
-    return yaml.load(text, _StrictLoader)  # noqa: S506 - a SafeLoader
 
 
 def _read(path: Path, *, optional: bool) -> Plain:
@@ -213,7 +196,9 @@ def _checked_remote(plain: object, source: Path) -> RemoteDaemonConfig:
     found = {key: str(source.parent / name) for key, name in files.items() if name}
     for key, name in found.items():
         if not os.access(name, os.R_OK):
-            raise ConfigInvalid(f"{source}: {key}: {name} cannot be read", remedy="Is it there, and this user's?")
+            raise ConfigInvalid(
+                f"{source}: {key}: {name} cannot be read", remedy="Check that it exists and belongs to this user."
+            )
     return remote.model_copy(update=found)
 
 

@@ -15,104 +15,124 @@ from edge_agent.errors import ConfigInvalid
 
 
 class EscalationConfig(ConfigSection):
-    """The large model: which tasks may ask it, where it is, and what it may cost. What leaves for it is redacted."""
+    """The large model: which tasks may ask it, its address, and its cost. Texts that are sent to it are redacted."""
 
     tasks: tuple[TaskName, ...] = Field(
         default=(), max_length=1000, description="Tasks whose inputs may go to the large model; none by default."
     )
     modes: dict[TaskName, Mode] = Field(
         default={},
-        description="Who answers, by task: local (default), hybrid, shadow or bootstrap; the plan may say other.",
+        description="Mode by task: local (default), hybrid, shadow or bootstrap; the plan can set another.",
     )
     url: str = Field(
         default="",
         description="Base URL of an API like OpenAI's, https://models.example/v1; empty = none.",
     )
-    model: str = Field(default="", max_length=200, description="Its name there.")
+    model: str = Field(default="", max_length=200, description="Name of the model there.")
     task_models: dict[TaskName, Annotated[str, Field(min_length=1, max_length=200)]] = Field(
         default={},
         max_length=1000,
-        description="Its name there by task, where that is not 'model', e.g. the tasks of another appliance.",
+        description="Name of the model by task, if it differs from 'model', e.g. the tasks of another appliance.",
     )
     protocol: Literal["chat", "decisions", "systemone"] = Field(
         default="chat",
-        description="How it is asked to choose; decisions and systemone give probabilities. Other tasks use chat.",
+        description="Protocol for classify and decide tasks; decisions and systemone give probabilities. Other"
+        " tasks use chat.",
     )
     credentials_file: str = Field(
         default="", description="File with the key alone; empty = systemd's credential 'escalation', if given."
     )
     socket: str = Field(
-        default="", description="Where serve asks the uplink; empty = escalation.sock in the uplink's notes_dir."
+        default="",
+        description="Socket over which serve sends questions to the uplink; empty = escalation.sock in the"
+        " uplink's notes_dir.",
     )
     calls_max: int = Field(
-        default=4, ge=1, le=1000, description="Questions under way at a time; one more is not asked."
+        default=4, ge=1, le=1000, description="Most questions in progress at a time; further ones are not asked."
     )
     seconds_max: Seconds = Field(default=30, description="Longest time for an answer, in seconds.")
     connect_seconds_max: Seconds = Field(default=3, description="Longest time for a connection, in seconds.")
     answer_tokens_max: int = Field(default=1024, ge=1, le=131_072, description="Longest answer, in tokens.")
     answer_bytes_max: int = Field(
-        default=2**20, ge=1024, le=2**26, description="Largest answer with what HTTP wraps around it, in bytes."
+        default=2**20, ge=1024, le=2**26, description="Largest answer, including the HTTP response around it, in bytes."
     )
     input_token_price: float = Field(
-        default=0, ge=0, le=1e6, description="Price of a million tokens of questions, in your currency."
+        default=0, ge=0, le=1e6, description="Price of a million input tokens, in your currency."
     )
     output_token_price: float = Field(
-        default=0, ge=0, le=1e6, description="Price of a million tokens of answers, in your currency."
+        default=0, ge=0, le=1e6, description="Price of a million output tokens, in your currency."
     )
     day_cost_max: float = Field(default=0, ge=0, le=1e9, description="Cap for a day (UTC), in your currency; 0 = none.")
     month_cost_max: float = Field(
         default=0, ge=0, le=1e9, description="Cap for a month (UTC), in your currency; 0 = none."
     )
     retry_seconds_first: Seconds = Field(
-        default=2, description="Longest pause after a failure, in seconds; doubles with each."
+        default=2, description="Longest pause after the first failure, in seconds; doubles with each further one."
     )
     retry_seconds_max: Seconds = Field(default=300, description="Longest pause after many failures, in seconds.")
     audit_share: float = Field(
-        default=0.01, ge=0, le=1, description="Share of the sure answers that is also asked, later; mode hybrid only."
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Share of the confident answers about which the large model is asked later (an audit); only"
+        " in mode hybrid.",
     )
     later_questions_max: int = Field(
         default=1000,
         ge=0,
         le=100_000,
-        description="Questions put off until they can be asked, and as many audits; then the oldest go. 0 = none.",
+        description="Most questions that wait until they can be asked, and as many audits; beyond that, the"
+        " oldest are deleted. 0 = none.",
     )
     later_bytes_max: int = Field(
-        default=16 * 2**20, ge=2**16, description="The same in bytes, for each; also what waits of the answers."
+        default=16 * 2**20, ge=2**16, description="The same in bytes, for each; also for answers that wait."
     )
     later_seconds_max: float = Field(
-        default=7 * 86_400, gt=0, le=366 * 86_400, description="Oldest question that is asked, in running seconds."
+        default=7 * 86_400,
+        gt=0,
+        le=366 * 86_400,
+        description="Age up to which a deferred question is asked, in seconds for which the daemon runs.",
     )
     later_cost_share: float = Field(
-        default=0.8, ge=0, le=1, description="Share of each cap that leaves the rest to callers: beyond, none is asked."
+        default=0.8,
+        ge=0,
+        le=1,
+        description="Share of each cap that deferred questions can use; the rest is for callers.",
     )
 
 
 class RedactionConfig(ConfigSection):
-    """A redaction model: what is captured or sent passes it and the rules, and either finds a value."""
+    """A redaction model: it reads every text that is captured or sent to the large model, in addition to the rules."""
 
     task: str = Field(
         default="",
         pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$",
-        description="The task of kind redact whose bundle reads every text; empty = rules alone.",
+        description="The task of kind redact whose bundle reads every text; empty = only the rules.",
     )
     without_model: dict[TaskName, Literal["hold", "rules"]] = Field(
         default={},
-        description="By task, while it does not answer: hold (default: nothing is written or sent) or rules.",
+        description="By task, while the model does not answer: hold (default: nothing is stored or sent) or"
+        " rules (the rules are enough).",
     )
     surrogates: tuple[TaskName, ...] = Field(
         default=(),
         max_length=1000,
-        description="Tasks for which the large model reads made-up names in place of placeholders such as [CITY_1].",
+        description="Tasks for which the large model gets made-up names in place of placeholders such as [CITY_1].",
     )
     seconds_max: Seconds = Field(default=10, description="Longest time for the texts of one example, in seconds.")
     audit_share: float = Field(
         default=0,
         ge=0,
         le=1,
-        description="Share of the texts that a person compares with their originals, which stay here; 0 = none.",
+        description="Share of the texts that people compare with their originals (an audit); originals stay on"
+        " the site. 0 = none.",
     )
-    audit_examples_max: int = Field(default=200, ge=1, le=10_000, description="Most originals that are kept for it.")
-    audit_days: float = Field(default=30, gt=0, le=3650, description="How long an original is kept for it, in days.")
+    audit_examples_max: int = Field(
+        default=200, ge=1, le=10_000, description="Most originals that are stored for the audit."
+    )
+    audit_days: float = Field(
+        default=30, gt=0, le=3650, description="How long an original is stored for the audit, in days."
+    )
 
     def holds(self, task: str) -> bool:
         """Tell whether texts of a task wait for the model, rather than pass by the rules alone."""
@@ -123,17 +143,18 @@ TOKEN_NAME = "web-token"  # noqa: S105 - the name of a file
 
 
 class WebConfig(ConfigSection):
-    """The console and the HTTP gateway, which 'edge-agent serve web' serves; without it nothing of this listens."""
+    """The console and the HTTP gateway, of 'edge-agent serve web'. Without that command nothing listens."""
 
     address: str = Field(
         default="127.0.0.1:8390",
-        description="Listen there, e.g. 0.0.0.0:9443; what others than this machine reach needs the three files below.",
+        description="Address to listen on, e.g. 0.0.0.0:9443; if other machines reach it, the three files below"
+        " are required.",
     )
     names: tuple[str, ...] = Field(
         default=(),
         max_length=20,
-        description="Names by which browsers reach it, e.g. [till-3.shop, 'localhost:8391'], beside 'address' and those"
-        " in its certificate.",
+        description="Names by which browsers reach it, e.g. [till-3.shop, 'localhost:8391'], in addition to"
+        " 'address' and those in its certificate.",
     )
     roles: tuple[Role, ...] = Field(
         default=("infer", "feedback", "admin"),
@@ -145,30 +166,34 @@ class WebConfig(ConfigSection):
     )
     token_file: str = Field(
         default="",
-        description="Secret that lets browsers of this machine in; made where it is not there. Empty ="
+        description="File of the token that admits browsers; created if it is missing. Empty ="
         " edge-agent/web-token in the state directory of the user who starts it.",
     )
     certificate_file: str = Field(
-        default="", description="Its certificate and what it was issued by, PEM. With it the next two are needed."
+        default="",
+        description="Its certificate and the certificates that issued it, PEM. If set, the next two are required.",
     )
     key_file: str = Field(default="", description="Its private key, PEM.")
     client_ca_file: str = Field(
-        default="", description="Who may issue certificates of visitors, PEM; 'roles' under 'access' counts here, too."
+        default="",
+        description="Authorities that may issue certificates of browsers' users, PEM; 'roles' under 'access'"
+        " applies, too.",
     )
     session_seconds_max: Seconds = Field(
-        default=43_200, description="How long a browser is known after it has shown the token, in seconds."
+        default=43_200, description="How long a browser's session lasts after it has sent the token, in seconds."
     )
     connections_max: int = Field(
-        default=64, ge=1, le=10_000, description="Connections of browsers; one more gets 'try again later'."
+        default=64, ge=1, le=10_000, description="Most connections of browsers; further ones get 'try again later'."
     )
     body_bytes_max: int = Field(default=4 * 2**20, ge=1024, le=2**30, description="Largest request, in bytes.")
     request_seconds_max: Seconds = Field(
         default=30,
-        description="Longest time until an answer begins, in seconds, the request's own way included; under /v1 that"
-        " way alone.",
+        description="Longest time until an answer begins, in seconds, including the time to receive the request; under"
+        " /v1 only the time to receive it.",
     )
     silent_seconds_max: Seconds = Field(
-        default=20, description="Longest wait for a request on an open connection, in seconds; then it is closed."
+        default=20,
+        description="Longest time that an open connection can be without a request, in seconds; then it is closed.",
     )
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +72,8 @@ class ConfigurationFacts:
     allow_unsigned: bool
     overruled: tuple[str, ...] = ()
     """Keys of enrolment or the installer that agent.yaml sets to another value."""
+    now: float = math.inf
+    """What the clock shows, in seconds since 1970."""
 
     @property
     def existing(self) -> list[FileInfo]:
@@ -92,6 +96,11 @@ class ConfigurationFacts:
         since = (self.started or 0.0) + SLACK_SECONDS
         late = [(file.path, file.changed - since) for file in self.existing if file.changed > since]
         return ", ".join(f"{path} was changed {format_duration(seconds)}" for path, seconds in late)
+
+    @property
+    def is_comparable(self) -> bool:
+        """No file changed after now: otherwise the clock was set back, and its times have no order."""
+        return all(file.changed <= self.now + SLACK_SECONDS for file in self.existing)
 
     @property
     def keys(self) -> str:
@@ -149,7 +158,8 @@ _READABLE: tuple[FindingRule[FileReader], ...] = (
 def judge_configuration(facts: ConfigurationFacts) -> Iterator[Finding]:
     """Judge the configuration."""
     yield from first_match(CONFIG, _CONFIG, facts)
-    yield from first_match(STALE, _STALE, facts)
+    if facts.is_comparable:
+        yield from first_match(STALE, _STALE, facts)
     yield from first_match(OVERRULED, _OVERRULED, facts)
     for reader in facts.readers:
         yield from first_match(READABLE, _READABLE, reader, about=reader.file.path)
@@ -167,6 +177,7 @@ def probe_configuration(context: ProbeContext) -> ConfigurationFacts:
         readers=tuple(_readers(context)) if is_shared(context) else (),
         allow_unsigned=installation.config.store.allow_unsigned,
         overruled=installation.overruled,
+        now=time.time(),
     )
 
 

@@ -12,7 +12,7 @@ segment.py              sealed files of records in a chain, and receipts for the
 status_object.py        what a site reports about itself, signed; state_code.py is its short form for a telephone
 uplink_state.py         uplink.json, what the uplink reports to the programs next to it
 signed_document.py      how documents of site and central team are read and signed
-strict_json.py          one strict reader of JSON that others wrote
+strict_json.py          one strict reader of JSON that others wrote; strict_yaml.py of YAML that people wrote
 compression.py          bounded decompression
 certificates.py         X.509 certificates in PEM, and what is read of one
 """

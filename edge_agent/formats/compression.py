@@ -21,13 +21,20 @@ def decompress(packed: bytes, bytes_max: int) -> bytes:
 
     Raises:
         TooLarge: it holds more than `bytes_max` bytes; no more than that were written.
-        DocumentInvalid: it is not whole Zstandard data.
+        DocumentInvalid: it is not one whole frame: damaged, cut off, or with more data behind it.
     """
+    frame = zstandard.ZstdDecompressor().decompressobj()
     try:
         with zstandard.ZstdDecompressor().stream_reader(packed) as reader:
             plain = reader.read(bytes_max + 1)
+        if len(plain) > bytes_max:
+            raise TooLarge(f"it decompresses to more than {bytes_max} bytes")
+        # The bounded reader takes the end of the data for the end of the frame; this one has no bound, and tells.
+        frame.decompress(packed)
     except zstandard.ZstdError as error:
         raise DocumentInvalid(str(error)) from None
-    if len(plain) > bytes_max:
-        raise TooLarge(f"it decompresses to more than {bytes_max} bytes")
+    if not frame.eof:
+        raise DocumentInvalid("the data ends before its Zstandard frame does")
+    if frame.unused_data:
+        raise DocumentInvalid(f"{len(frame.unused_data)} bytes follow its Zstandard frame")
     return plain

@@ -117,7 +117,7 @@ def _joined(groups: list[str]) -> str:
         whole = len(group) == step or (number == len(groups) - 1 and 2 <= len(group) < step)
         if not whole or group[-1] != _group_check(group[:-1], number):
             said = f"group {number + 1} of {len(groups)} is wrong: {group}"
-            raise DocumentInvalid(said, remedy="Have this group, and the one before, read out again.")
+            raise DocumentInvalid(said, remedy="Ask for this group and the previous one again.")
     return "".join(group[:-1] for group in groups)
 
 

@@ -227,7 +227,7 @@ def _tasks(snapshot: SiteSnapshot) -> Iterator[MetricSample]:
         yield MetricSample("task_ready", task in snapshot.ready, (task,))
         yield MetricSample("task_signed", bundle.signed, (task,))
         yield MetricSample("task_gated", manifest.confidence.gate is not None, (task,))
-        yield MetricSample("task_revoked", task in snapshot.overview.revoked, (task,))
+        yield MetricSample("task_revoked", snapshot.overview.is_revoked(bundle), (task,))
 
 
 def _engine(engine: EngineStatus) -> Iterator[MetricSample]:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from edge_agent.server.uplink_client import UplinkClient
     from edge_agent.supervision import Supervisor
     from edge_agent.update.activation import Activation
-    from edge_agent.update.updater import Updater
+    from edge_agent.update.updater import UpdateOverview, Updater
     from edge_agent.v1.field_pb2 import FieldSeries
 
 PROGRESS_SECONDS = 0.25
@@ -333,7 +333,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         components = self._components
         return [
             *engine_warnings(serving, engines),
-            *revoked_warnings(serving, components.updater.overview.revoked),
+            *revoked_warnings(serving, components.updater.overview),
             *vector_warnings(serving, components.capture),
             *task_warnings(components.activation, components.engines),
             *server_warnings(components.servers),
@@ -350,6 +350,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             bundle,
             active=active is not None and active.digest == bundle.digest,
             previous=bundle.digest in activation.inventory.previous,
+            revoked=self._components.updater.overview.is_revoked(bundle),
             score_variance=self._components.engines.score_variance(bundle.digest),
         )
 
@@ -398,10 +399,10 @@ def _warnings_of_engine(engine: EngineStatus) -> Iterator[pb.StatusWarning]:
             yield _warning(pb.WARNING_KIND_CONFINEMENT, message, engine.name)
 
 
-def revoked_warnings(serving: Serving, revoked: frozenset[str]) -> Iterator[pb.StatusWarning]:
+def revoked_warnings(serving: Serving, overview: UpdateOverview) -> Iterator[pb.StatusWarning]:
     """Report each task that a revoked bundle answers."""
     for task, bundle in serving.items():
-        if task in revoked:
+        if overview.is_revoked(bundle):
             message = f"Task {task} is answered by {bundle.manifest.version}, which the central team has revoked."
             message += " It continues to answer until their plan names another one: ask them."
             yield _warning(pb.WARNING_KIND_REVOKED, message, task)

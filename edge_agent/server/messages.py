@@ -215,7 +215,7 @@ def record_schema(bundle: InstalledBundle) -> str:
 
 
 def bundle_message(
-    bundle: InstalledBundle, *, active: bool, previous: bool, score_variance: str = ""
+    bundle: InstalledBundle, *, active: bool, previous: bool, revoked: bool = False, score_variance: str = ""
 ) -> admin_pb2.Bundle:
     """Describe an installed bundle; `score_variance` as for its task."""
     message = admin_pb2.Bundle(
@@ -225,6 +225,7 @@ def bundle_message(
         active=active,
         previous=previous,
         signed=bundle.signed,
+        revoked=revoked,
         size_bytes=bundle.manifest.size_bytes,
         confidence_blocker=score_variance,
         gate=bundle.manifest.gate_name,

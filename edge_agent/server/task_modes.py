@@ -188,7 +188,7 @@ def task_statuses(
             collect=capture.consent(task),
             previous=activation.inventory.rollbacks.get(task),
             update=update_status(overview.rows[task]) if task in overview.rows else None,
-            revoked=task in overview.revoked,
+            revoked=overview.is_revoked(bundle),
             alarms=alarms.report(task),
         )
         for task, bundle in list(activation.serving.items())

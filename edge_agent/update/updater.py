@@ -84,10 +84,14 @@ class UpdateOverview:
     """Why the repository that came last was not accepted."""
     rows: Mapping[str, UpdateProgress] = field(default_factory=dict)
     """The journal, by task."""
-    revoked: frozenset[str] = frozenset()
-    """Tasks that a bundle answers which was signed, and no longer is."""
+    published: frozenset[str] | None = None
+    """Digests of the bundles that the accepted repository signs; None = none was accepted since the daemon started."""
     expires: float = 0.0
     """When the accepted metadata expires, in seconds since 1970; 0 = none was accepted since the daemon started."""
+
+    def is_revoked(self, bundle: InstalledBundle) -> bool:
+        """Tell whether a bundle was signed when it was installed, and no longer is."""
+        return bundle.signed and self.published is not None and bundle.digest not in self.published
 
 
 class Updater:
@@ -179,8 +183,8 @@ class Updater:
         self._overview = replace(self._overview, problem=problem)
         fleet = FleetPlan()
         if verified:
-            version, revoked, expires = verified.plan_version, self._revoked(verified), verified.expires
-            self._overview = replace(self._overview, plan_version=version, revoked=revoked, expires=expires)
+            version, published, expires = verified.plan_version, frozenset(verified.bundles), verified.expires
+            self._overview = replace(self._overview, plan_version=version, published=published, expires=expires)
         if verified and verified.plan:
             fleet = verified.plan.for_site(self._config.site.id, self._config.update.channel)
             await self._store.thread.run(self._dependencies.planned, fleet.tasks)
@@ -219,10 +223,6 @@ class Updater:
                 log.warning("update_not_believed", reason=error.reason, message=error.message)
             return None, error
         return verified, verified.problem
-
-    def _revoked(self, verified: VerifiedRepository) -> frozenset[str]:
-        serving = self._activation.serving.items()
-        return frozenset(task for task, each in serving if each.signed and each.digest not in verified.bundles)
 
 
 @dataclass(frozen=True)

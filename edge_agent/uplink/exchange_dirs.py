@@ -123,7 +123,7 @@ class ExchangeDirs:
         signed = signed_document.verify(raw, segment.Receipts, segment.RECEIPTS_FILE_NAME, keys=None)
         if signed.body.site != self.site:
             said = f"the upstream's receipts are for site {signed.body.site!r}; this is {self.site!r}"
-            raise DocumentInvalid(said, remedy="Find out at the central team who writes to this site's prefix.")
+            raise DocumentInvalid(said, remedy="Ask the central team who writes to this site's prefix.")
         path = self.receipts / segment.RECEIPTS_FILE_NAME
         if read_bounded(path, DOCUMENT_BYTES_MAX) == raw:
             return False

@@ -34,6 +34,7 @@ from edge_agent.errors import (
     UpstreamRefused,
     UpstreamUnreachable,
 )
+from edge_agent.formats.strict_yaml import load_yaml
 from edge_agent.uplink.object_store import (
     ByteRange,
     FetchedObject,
@@ -357,7 +358,7 @@ def read_credentials(path: Path, prefix: str = "") -> dict[str, str]:
         with open(fd, "rb") as file:  # noqa: PTH123 - from a descriptor
             if stat.S_IMODE(os.fstat(fd).st_mode) & 0o007:
                 raise ConfigInvalid(f"{path} may be read by everyone", remedy=f"chmod o= {path}")
-            plain = yaml.safe_load(file.read(CREDENTIALS_BYTES_MAX))
+            plain = load_yaml(file.read(CREDENTIALS_BYTES_MAX))
     except OSError as error:
         raise ConfigInvalid(
             f"cannot read uplink.{prefix}credentials_file {path}: {error.strerror}", remedy=remedy

@@ -246,7 +246,7 @@ class Engine(_message.Message):
     def __init__(self, name: _Optional[str] = ..., runtime: _Optional[str] = ..., state: _Optional[_Union[EngineState, str]] = ..., pid: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., pending: _Optional[int] = ..., restarts: _Optional[int] = ..., problem: _Optional[str] = ..., tasks: _Optional[_Iterable[str]] = ..., device: _Optional[str] = ..., details: _Optional[_Mapping[str, str]] = ..., fallback: _Optional[str] = ..., partial: _Optional[str] = ..., running: _Optional[int] = ..., running_max: _Optional[int] = ...) -> None: ...
 
 class Bundle(_message.Message):
-    __slots__ = ("ref", "kind", "runtime", "active", "previous", "signed", "size_bytes", "install_time", "confidence_blocker", "gate")
+    __slots__ = ("ref", "kind", "runtime", "active", "previous", "signed", "size_bytes", "install_time", "confidence_blocker", "gate", "revoked")
     REF_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     RUNTIME_FIELD_NUMBER: _ClassVar[int]
@@ -257,6 +257,7 @@ class Bundle(_message.Message):
     INSTALL_TIME_FIELD_NUMBER: _ClassVar[int]
     CONFIDENCE_BLOCKER_FIELD_NUMBER: _ClassVar[int]
     GATE_FIELD_NUMBER: _ClassVar[int]
+    REVOKED_FIELD_NUMBER: _ClassVar[int]
     ref: _task_pb2.BundleRef
     kind: _task_pb2.TaskKind
     runtime: str
@@ -267,7 +268,8 @@ class Bundle(_message.Message):
     install_time: _timestamp_pb2.Timestamp
     confidence_blocker: str
     gate: str
-    def __init__(self, ref: _Optional[_Union[_task_pb2.BundleRef, _Mapping]] = ..., kind: _Optional[_Union[_task_pb2.TaskKind, str]] = ..., runtime: _Optional[str] = ..., active: _Optional[bool] = ..., previous: _Optional[bool] = ..., signed: _Optional[bool] = ..., size_bytes: _Optional[int] = ..., install_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., confidence_blocker: _Optional[str] = ..., gate: _Optional[str] = ...) -> None: ...
+    revoked: bool
+    def __init__(self, ref: _Optional[_Union[_task_pb2.BundleRef, _Mapping]] = ..., kind: _Optional[_Union[_task_pb2.TaskKind, str]] = ..., runtime: _Optional[str] = ..., active: _Optional[bool] = ..., previous: _Optional[bool] = ..., signed: _Optional[bool] = ..., size_bytes: _Optional[int] = ..., install_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., confidence_blocker: _Optional[str] = ..., gate: _Optional[str] = ..., revoked: _Optional[bool] = ...) -> None: ...
 
 class GetStatusRequest(_message.Message):
     __slots__ = ()

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AdminServiceStub:
-    """Bundles, engines and the daemon itself.
+    """Manages bundles, engines and the daemon itself.
     """
 
     def __init__(self, channel):
@@ -128,7 +128,7 @@ class AdminServiceStub:
 
 
 class AdminServiceServicer:
-    """Bundles, engines and the daemon itself.
+    """Manages bundles, engines and the daemon itself.
     """
 
     def GetStatus(self, request, context):
@@ -161,7 +161,7 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ActivateBundle(self, request, context):
-        """Makes an installed bundle the one that answers. The one before stays for rollback.
+        """Makes an installed bundle the one that answers. The previous one is kept for rollback.
 
         Errors: BUNDLE_UNKNOWN, BUNDLE_AMBIGUOUS, TASK_UNKNOWN, BundleError, MODEL_LOAD_FAILED, MEMORY_SHORT,
         DEVICE_UNUSABLE, ENGINE_NOT_READY, ENGINE_CRASHED, MODEL_FAILED, STORE_DAMAGED, DISK_FULL, STATE_DIR_UNWRITABLE.
@@ -171,7 +171,7 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RollbackTask(self, request, context):
-        """Goes back to the bundle that answered before.
+        """Returns to the bundle that answered before.
 
         Errors: TASK_UNKNOWN, NOTHING_TO_ROLL_BACK, BUNDLE_UNKNOWN, BundleError, MODEL_LOAD_FAILED, MEMORY_SHORT,
         DEVICE_UNUSABLE, ENGINE_NOT_READY, ENGINE_CRASHED, MODEL_FAILED, STORE_DAMAGED, DISK_FULL, STATE_DIR_UNWRITABLE.
@@ -181,7 +181,7 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RemoveBundle(self, request, context):
-        """Removes a bundle that neither answers nor is kept for rollback, or with `task` a whole task.
+        """Removes a bundle that neither answers nor is kept for rollback, or, with `task` alone, a whole task.
 
         Errors: TASK_UNKNOWN, BUNDLE_UNKNOWN, BUNDLE_AMBIGUOUS, BUNDLE_IN_USE, STORE_DAMAGED, DISK_FULL,
         STATE_DIR_UNWRITABLE.
@@ -191,7 +191,7 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SealExamples(self, request, context):
-        """Seals the examples that wait, so that they can be taken away at once.
+        """Seals the waiting examples now, so that they can be exported at once.
 
         Errors: CONFIG_INVALID, STORE_DAMAGED, DISK_FULL, STATE_DIR_UNWRITABLE.
         """
@@ -209,8 +209,8 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ImportUpdate(self, request, context):
-        """Takes an update from a folder that somebody brought, by the same rules as one that the uplink brings, and does what
-        is due with it. Streams how far it has come; the last message says where the tasks stand.
+        """Imports an update from a folder, such as a USB drive, by the same rules as an update that the uplink downloads, and
+        starts what the plan requires. Streams the progress; the last message has the update state of the tasks.
 
         Errors: CONFIG_INVALID, UpdateError, BundleError, STICK_FAILED, STORE_DAMAGED, DISK_FULL, STATE_DIR_UNWRITABLE.
         """
@@ -219,8 +219,8 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AllowUpdate(self, request, context):
-        """Lets the plan's bundle answer a task again for which somebody on this machine chose another one, or which somebody
-        removed; and does what is due with it. A task that is not held stays as it is.
+        """Lifts the choice of an operator who activated another bundle than the plan's for a task, or removed the task, and
+        starts what the plan requires. Without such a choice nothing changes.
 
         Errors: TASK_UNKNOWN, STORE_DAMAGED, DISK_FULL, STATE_DIR_UNWRITABLE.
         """
@@ -229,7 +229,7 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Drain(self, request, context):
-        """Stops taking new work; what runs is finished. Health turns NOT_SERVING.
+        """Stops accepting new work, and finishes the calls in progress. Health becomes NOT_SERVING.
 
         Errors: none of its own.
         """
@@ -238,7 +238,7 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SetMode(self, request, context):
-        """Puts a task into a mode. Holds until the plan says another mode than it does now.
+        """Puts a task into a mode, which holds until the plan changes the task's mode.
 
         Errors: TASK_UNKNOWN, STORE_DAMAGED, DISK_FULL, STATE_DIR_UNWRITABLE.
         """
@@ -247,7 +247,7 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetFieldReport(self, request, context):
-        """Shows how the bundles of a task do in the field: agreement with the large model, their promise tested, drift.
+        """Shows the production monitoring of a task's bundles: agreement with the large model, test of the risk guarantee, drift.
 
         Errors: STORE_DAMAGED.
         """
@@ -256,8 +256,8 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def EraseValues(self, request, context):
-        """Finds what concerns a person by values such as a name or a number, and erases it here; the central team is told to erase
-        what has left. The values are neither logged nor stored.
+        """Finds answers that concern a person by values such as a name or a number, and erases them here. The central team gets
+        the order to erase those that have left the site. The values are neither logged nor stored.
 
         Errors: PREDICTION_UNKNOWN, STORE_DAMAGED, DISK_FULL, STATE_DIR_UNWRITABLE.
         """
@@ -266,7 +266,7 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetPrivacyReport(self, request, context):
-        """Shows what was captured, replaced, kept, sent and erased, in numbers, without any text.
+        """Shows how much was captured, replaced, kept, sent and erased, without any text.
 
         Errors: PREDICTION_UNKNOWN, STORE_DAMAGED.
         """
@@ -275,7 +275,7 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def TryRedaction(self, request, context):
-        """Redacts a text as an example would be redacted, and shows what was found by what. Nothing of it is kept.
+        """Redacts a text like an example, and shows which rule or model found each value. The text is not stored.
 
         Errors: REQUEST_INVALID.
         """

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class EscalationServiceStub:
-    """Asks the large model. The uplink serves it on escalation.sock; devices never see it.
+    """Asks the large model. The uplink serves it on escalation.sock; client devices cannot reach it.
     """
 
     def __init__(self, channel):
@@ -48,19 +48,19 @@ class EscalationServiceStub:
 
 
 class EscalationServiceServicer:
-    """Asks the large model. The uplink serves it on escalation.sock; devices never see it.
+    """Asks the large model. The uplink serves it on escalation.sock; client devices cannot reach it.
     """
 
     def Watch(self, request, context):
-        """Says whether the large model can be asked, now, whenever that changes, and every 2 s: nobody has to wait to find out,
-        and silence means that the uplink hangs.
+        """Reports whether the large model can be asked: at once, on every change, and every 2 s. So no caller has to wait to find
+        out, and silence means that the uplink hangs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Ask(self, request, context):
-        """Asks one question. The last message carries `finish` or `failure`. The deadline and a cancellation reach the large model.
+        """Asks one question. The last message has `finish` or `failure`. A deadline and a cancellation apply to the large model, too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class FeedbackServiceStub:
-    """Corrections from the people who know better.
+    """Stores judgements of people, and lists answers for review.
     """
 
     def __init__(self, channel):
@@ -58,11 +58,11 @@ class FeedbackServiceStub:
 
 
 class FeedbackServiceServicer:
-    """Corrections from the people who know better.
+    """Stores judgements of people, and lists answers for review.
     """
 
     def SubmitFeedback(self, request, context):
-        """Accepts, corrects or rejects one answer. On the disk once it returns; repeating a request_id changes nothing.
+        """Accepts, corrects or rejects one answer. It is on the disk when the call returns; repeating a request_id changes nothing.
 
         Errors: PREDICTION_UNKNOWN, STORE_DAMAGED, DISK_FULL, STATE_DIR_UNWRITABLE.
         """
@@ -71,7 +71,7 @@ class FeedbackServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListReviewQueue(self, request, context):
-        """Lists answers worth a look, the review streams in turns: every second one is of the audit while that has any.
+        """Lists answers for review, the review streams in turns: every second one is from the audit while that has any.
 
         Errors: STORE_DAMAGED.
         """
@@ -80,7 +80,7 @@ class FeedbackServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetPrediction(self, request, context):
-        """Shows one answer and what is known of it.
+        """Shows one answer, with its feedback.
 
         Errors: PREDICTION_UNKNOWN, STORE_DAMAGED.
         """
@@ -89,7 +89,7 @@ class FeedbackServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ErasePrediction(self, request, context):
-        """Removes one answer, its input and its feedback from this site, and has the central team forget what it got of them.
+        """Erases one answer, its input and its feedback on this site, and orders the central team to erase what it received of them.
 
         Errors: STORE_DAMAGED, DISK_FULL, STATE_DIR_UNWRITABLE.
         """

@@ -30,7 +30,7 @@ class InferenceServiceStub:
 
     A failed call carries google.rpc.ErrorInfo with domain "edge-agent"; RESOURCE_EXHAUSTED and UNAVAILABLE also carry
     google.rpc.RetryInfo. A request with one input fails as a call; in a request with several, each input has its own result
-    or error, and only what concerns the whole request fails the call. A deadline set by the caller reaches the model; a
+    or error, and only an error of the whole request fails the call. The caller's deadline applies to the model, too; a
     cancelled call stops it. Without a deadline a call has 60 seconds (`service.deadline_seconds_default`). A request has 4 MiB
     at most, and so has a response (`service.message_bytes_max`).
     """
@@ -83,7 +83,7 @@ class InferenceServiceServicer:
 
     A failed call carries google.rpc.ErrorInfo with domain "edge-agent"; RESOURCE_EXHAUSTED and UNAVAILABLE also carry
     google.rpc.RetryInfo. A request with one input fails as a call; in a request with several, each input has its own result
-    or error, and only what concerns the whole request fails the call. A deadline set by the caller reaches the model; a
+    or error, and only an error of the whole request fails the call. The caller's deadline applies to the model, too; a
     cancelled call stops it. Without a deadline a call has 60 seconds (`service.deadline_seconds_default`). A request has 4 MiB
     at most, and so has a response (`service.message_bytes_max`).
     """

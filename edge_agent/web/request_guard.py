@@ -190,6 +190,10 @@ class GuardSettings:
     certificate_hosts: Callable[[], frozenset[str]] = frozenset
     """Those by the names of the certificate in use, which a renewal can change."""
 
+    def knows_host(self, host: str) -> bool:
+        """Tell whether a value of `Host` leads here."""
+        return host in self.hosts or host in self.certificate_hosts()
+
 
 class RequestRefused(Exception):
     """A request that the guard refuses."""
@@ -232,7 +236,7 @@ class RequestGuard:
         """Write the principal into the scope. Raises RequestRefused."""
         settings, path, safe = self._settings, scope["path"], scope["method"] in SAFE_METHODS
         host = headers.get("host", "").lower()
-        if host not in settings.hosts and host not in settings.certificate_hosts():
+        if not settings.knows_host(host):
             raise RequestRefused(
                 421, "HOST_UNKNOWN", "this console has another host name; 'names' under 'web' in agent.yaml adds one"
             )

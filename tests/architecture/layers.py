@@ -5,6 +5,7 @@ from __future__ import annotations
 # Small pure modules, and what a process has of memory and descriptors: anything may import them.
 GROUND = {
     "edge_agent.backoff",
+    "edge_agent.formats.strict_yaml",
     "edge_agent.formatting",
     "edge_agent.process_resources",
 }
@@ -19,7 +20,7 @@ LAYERS: dict[str, set[str]] = {
     **{module: set() for module in GROUND},
     "edge_agent.formatting": {"edge_agent.statistics"},
     "edge_agent.errors": set(),
-    "edge_agent.config": {"edge_agent.errors"},
+    "edge_agent.config": {"edge_agent.errors", "edge_agent.formats.strict_yaml"},
     "edge_agent.formats": {"edge_agent.errors"},
     "edge_agent.durable": {"edge_agent.errors"},
     "edge_agent.v1": set(),

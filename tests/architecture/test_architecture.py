@@ -64,7 +64,13 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "phonenumbers": ("edge_agent.capture",),
     "jsonschema": ("edge_agent.routing",),
     "pydantic": ("edge_agent.config", "edge_agent.formats", "edge_agent.uplink.escalation", "convert"),
-    "yaml": ("edge_agent.cli.certs", "edge_agent.config", "edge_agent.uplink", "convert"),
+    "yaml": (
+        "edge_agent.cli.certs",
+        "edge_agent.config",
+        "edge_agent.formats.strict_yaml",
+        "edge_agent.uplink",
+        "convert",
+    ),
     "structlog": (
         *(f"edge_agent.{name}" for name in ("uplink", "logs", "daemon", "server", "engine", "capture")),
         *("edge_agent.metrics", "edge_agent.update", "edge_agent.supervision", "convert.cli"),

@@ -366,6 +366,23 @@ def test_adapter_with_nan_is_refused(runtime: LlamaRuntime, tmp_path: Path) -> N
     assert before.scores == classify(runtime, SHORT).scores
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_logits_that_are_not_finite_are_refused(value: float) -> None:
+    """NaN and infinity alike, because either makes NaN of every score; no token is chosen by them either."""
+    model = LlamaModel(str(WEIGHTS))
+    context = LlamaContext(model, ContextShape(cells=64, sequences=1, kv_type="f16", threads=1))
+    try:
+        context.decode([TokenRows(0, 0, model.tokenize("lamp", special=False)[:1], logits=1)])
+        assert math.isfinite(context.logits(0)[7])
+        context.unchecked(0)[7] = value
+        for read in (lambda: context.logits(0), lambda: context.choose(None, 0)):
+            with pytest.raises(ModelFailed, match="logits are not numbers"):
+                read()
+    finally:
+        context.close()
+        model.close()
+
+
 def test_broken_adapter_is_refused(runtime: LlamaRuntime, tmp_path: Path) -> None:
     """A cut, empty or foreign adapter file is named with the reason."""
     path = write_adapter(tmp_path / "a.gguf", seed=1)

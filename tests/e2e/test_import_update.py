@@ -147,7 +147,7 @@ def test_a_drive_that_is_not_whole_is_refused_and_a_whole_one_taken_at_once(how,
 
 
 def test_a_revoked_bundle_goes_on_and_says_so(brought):
-    """Until the plan wants another one; to the operator, and to the central team in the status object."""
+    """Until the plan wants another one; status, the list and the command that activates it tell the operator."""
     digest = brought.publish("5.0.0")
     assert 0 == brought.run("media", "import", str(brought.drive("kept"))).exit_code
     brought.central.plan(brought.central.offering())
@@ -155,6 +155,10 @@ def test_a_revoked_bundle_goes_on_and_says_so(brought):
     assert 0 == brought.run("media", "import", str(brought.repository("revoked"))).exit_code
     said = " ".join(brought.run("status").output.split())
     assert "Task pos is answered by 5.0.0, which the central team has revoked." in said, said
+    (row,) = (line for line in brought.run("bundles", "list", "pos").stdout.splitlines() if " 5.0.0 " in line)
+    assert ["active", "none", "revoked"] == row.split()[3:6], row
+    activated = brought.run("activate", "pos", "5.0.0").output
+    assert "warning: the central team has revoked this bundle." in activated, activated
     assert "5.0.0" == brought.answering()
 
 

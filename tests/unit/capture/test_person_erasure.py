@@ -451,6 +451,30 @@ def test_the_report_counts_by_task_and_rule(site: ASite):
     assert [("pos-intent", 2, 1, 1)] == [(each.task, each.kept, each.waiting, each.sealed) for each in report.held]
 
 
+@pytest.mark.parametrize("harm", ["lost", "earlier state"])
+def test_what_is_sealed_again_counts_as_sent_once(site: ASite, harm: str):
+    """Until then it waits, and does not count; a segment that the central team has, stays counted."""
+
+    def sent() -> int:
+        return sum(each.number for each in site.worker.privacy_report().counts if each.what == "sent")
+
+    site.keep(answered(1))
+    site.worker.seal_all()
+    site.receipt(1)
+    site.worker.read_receipts()
+    site.keep(answered(2), answered(3))
+    site.worker.seal_all()
+    assert 3 == sent()
+    with site.worker.spool.transaction():
+        if harm == "lost":
+            site.worker.outbox.ledger.mark_lost(2)
+        else:
+            site.worker.outbox.ledger.begin_incarnation()
+    assert 1 == sent()
+    site.worker.seal_all()
+    assert 3 == sent()
+
+
 def test_a_spool_of_an_earlier_agent_gets_the_tables(tmp_path: Path):
     """Nothing in it changes."""
     site = ASite(tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edge_agent.capture.segment_ledger import is_in_routine_sample
+from edge_agent.errors import StoreDamaged
 from tests.support.site_cases import ASite, answered, judgement
 
 SURE = {"confidence": 0.95, "sure": True}
@@ -52,6 +53,18 @@ def test_the_oldest_answers_go_first(site):
     first = choose(site, 5000)
     assert [f"prediction:p-{n}" for n in range(len(first))] == first
     assert 1 < len(first) < 50
+
+
+def test_damage_that_is_found_while_sealing_is_an_error_with_a_remedy(site):
+    """Also where it is found by counting what waits, or by reading what a segment gets, and not by a change."""
+    ledger, db = site.worker.outbox.ledger, site.worker.spool.db
+    site.keep(answered(1))
+    with site.worker.spool.transaction():
+        sequence = ledger.assign_records(10**6)
+    db.execute("DROP TABLE opinions")
+    for read in (lambda: ledger.waiting_bytes(10**6), lambda: list(ledger.record_lines(sequence))):
+        with pytest.raises(StoreDamaged, match=r"spool\.db"):
+            read()
 
 
 def test_a_segment_of_nothing_but_passed_over_answers_takes_no_number(tmp_path):

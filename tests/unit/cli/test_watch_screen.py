@@ -14,6 +14,7 @@ from edge_agent.cli.status import show
 from edge_agent.cli.watch_history import TOTAL, RefusalCount, TaskRates, TransferRates, WatchSnapshot
 from edge_agent.cli.watch_screen import (
     ASCII,
+    ENGINE_COLUMNS,
     UNICODE,
     Glyphs,
     WatchDisplay,
@@ -83,6 +84,17 @@ def test_a_frame_fits_the_screen(columns):
     row = ["pos-intent", "1.2.0", "ready", "124", "▁▂█", "88%", "25%", "12", "ms", "1.5", "s"]
     assert row == line(text, "pos-intent")
     assert ["llama-3f2a91bc", "ready", "cpu", "████████", "8/8", "3", "0", "412.0", "MB", "1"] == line(text, "llama")
+
+
+@pytest.mark.parametrize(("state", "restarts"), [("STARTING", 0), ("BACKING_OFF", 12)])
+@pytest.mark.parametrize("columns", [80, 72, 60, 45])
+def test_a_header_stands_whole_or_not_at_all(columns: int, state: str, restarts: int):
+    """A long state of an engine takes a column away rather than a letter of some headers."""
+    engine = dataclasses.replace(ENGINE, state=state, restarts=restarts)
+    header, row = (line(drawn(with_status(engines=(engine,)), columns), start) for start in ("engine", "llama"))
+    assert ["engine", "state"] == header[:2]
+    assert set(header) <= set(ENGINE_COLUMNS)
+    assert "llama-3f2a91bc" == row[0]
 
 
 def test_a_frame_says_what_needs_attention():

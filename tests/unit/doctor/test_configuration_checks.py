@@ -64,6 +64,8 @@ def config(**changed) -> dict[str, str]:
         ("config-not-in-force", "ok", {}),
         ("config-not-in-force", "warning", {"started": 900.0}),
         ("config-not-in-force", None, {"started": None}),
+        ("config-not-in-force", "warning", {"started": 900.0, "now": 1000.0}),
+        ("config-not-in-force", None, {"started": 10.0, "now": 20.0}),
         (
             "config-readable",
             "fault",

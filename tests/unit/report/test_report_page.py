@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -78,6 +79,18 @@ def test_the_report_says_what_held_answers_up(gate, held_up, expected):
     task = figures(days=(day(answers={"local": 100}, sure=90, unsure=10, held_up=held_up),), gate=gate)
     (found,) = [(number, rests) for what, number, rests in summary_tiles(judge_task(task)) if what == "Not confident"]
     assert expected == found
+
+
+def test_a_task_in_mode_local_rests_on_the_threshold_of_its_bundle():
+    """Nobody compares its answers, so the share of confident ones is shown, and not that nothing is proved."""
+    task = figures(mode="local", threshold=0.8, days=(day(answers={"local": 100}, sure=90, unsure=10),))
+    tiles = {what: (number, rests) for what, number, rests in summary_tiles(judge_task(task))}
+    assert ("90%", "by the bundle's own threshold; nothing was compared here") == tiles["Could be answered locally"]
+    compared = replace(task, confident=confident((0.9, 20, 9)))
+    assert (
+        "not yet"
+        == {what: number for what, number, _ in summary_tiles(judge_task(compared))}["Could be answered locally"]
+    )
 
 
 def test_hostile_names_are_only_letters():

@@ -82,6 +82,19 @@ def test_feedback_is_shown_as_it_was_given(field, kind, changes):
     assert ("f-1", "anna") == (message.feedback[0].feedback_id, message.feedback[0].reviewer)
 
 
+@pytest.mark.parametrize("letter", ["\0", "\n", "\r", "\x1b", "\x7f", "\u2028", "\u202e"])
+async def test_a_name_that_writes_lines_of_its_own_is_refused(letter):
+    """It stands in tables, logs and files of the central team; a name in any script is one."""
+    servicer = feedback.FeedbackServicer(None, None)
+    request = feedback_pb2.SubmitFeedbackRequest(prediction_id="not one!", reviewer=f"Anna{letter}Berg", accept=True)
+    with pytest.raises(InvalidRequest, match="reviewer holds"):
+        await servicer.SubmitFeedback(request, None)
+    for name in ("Anna Berg", "Zoë", "\u5c71\u7530\u3000\u592a\u90ce", "till-3"):
+        request.reviewer = name
+        with pytest.raises(InvalidRequest, match="prediction_id"):
+            await servicer.SubmitFeedback(request, None)
+
+
 ROWS = st.integers(0, 2**62)
 
 

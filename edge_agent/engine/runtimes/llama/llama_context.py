@@ -48,7 +48,7 @@ _OUTPUTS_STEP = 64
 _COMPUTE_FAILED = (-2, -3)  # of llama_decode: no memory for the graph, or a backend that failed
 _ABORTED = 2
 _STOP_BYTES = 8
-NOT_NUMBERS = "the model's logits are not numbers (NaN)"
+NOT_NUMBERS = "the model's logits are not numbers (NaN or infinite)"
 
 Logits = NDArray[np.float32]
 
@@ -257,7 +257,7 @@ class LlamaContext:
             ModelFailed: the logits are not numbers.
         """
         values = self.unchecked(row)
-        if np.isnan(values.max()):
+        if not math.isfinite(values.max()):  # an infinite one makes NaN of every score
             raise ModelFailed(NOT_NUMBERS)
         return values
 
@@ -312,7 +312,7 @@ class LlamaContext:
         """
         values = self.unchecked(row)
         best = int(values.argmax())  # the first NaN, if there is one
-        if math.isnan(values[best]):
+        if not math.isfinite(values[best]):
             raise ModelFailed(NOT_NUMBERS)
         token = best if sampler is None else sampler.draw(values, best)
         if token < 0:

@@ -82,6 +82,16 @@ def test_held_out_rows_become_a_gate():
     )
 
 
+def test_scores_that_are_not_finite_give_no_gate_and_are_the_reason():
+    """More rows, which the reason for too few asks for, would not help."""
+    rows = said(*[0.5] * 32, math.nan)
+    conditions, families = conditions_of("ood_score", (rows, rows[:9]), 0.03, 0.0)
+    assert None is conditions.gate
+    assert "Not every out-of-distribution score of the 33 families of held-out rows is a finite number." == why_none(
+        "ood_score", families, 0.03
+    )
+
+
 def test_a_family_counts_as_one_row():
     """Each of its rows is an equal part of it: three rows of two families give steps of a half and of one."""
     gate = OodGate(score="ood_score", held_up_max=0.1, scores=(1.0, 2.0, 3.0), family_sizes=(2, 1, 2))

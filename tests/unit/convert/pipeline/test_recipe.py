@@ -49,6 +49,8 @@ def test_the_least_recipe_has_defaults_for_the_rest(tmp_path: Path):
         ("source: {checkpoint: m}\ndata: {test: t}\n", "data.calibration: Field required"),
         ("source: {checkpoint: m}\ndata: {format: csv, calibration: c, test: t}\n", "data.format"),
         ("source: [", "is not valid YAML"),
+        (LEAST + "risk: {target: 0.02}\nrisk: {delta: 0.2}\n", "is not valid YAML: 'risk' occurs twice"),
+        (LEAST + "risk: {target: 0.02, target: 0.2}\n", "'target' occurs twice"),
         ("- 1\n", "must contain keys and values"),
         ("", "must contain keys and values"),
     ],

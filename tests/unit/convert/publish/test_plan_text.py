@@ -103,7 +103,7 @@ def test_a_key_with_nothing_after_it_is_as_by_default():
         ("percent: 5", "percent: 500", r"percent: .*less than or equal to 100"),
         ("mode: hybrid", "mode: hybird", "mode: Input should be 'bootstrap', 'shadow', 'hybrid' or 'local'"),
         ("percent: 100", "percent: 4", "waves must"),
-        ("pos-fields:", "pos-intent:", "'pos-intent' is there twice"),
+        ("pos-fields:", "pos-intent:", "'pos-intent' occurs twice"),
         ("sites:", ":\n -", "is not valid YAML"),
         ("offers: [{version: 1.0.0}]", "offers: 7", "offers"),
         ("tasks: {pos-intent", "tasks: {7", "tasks"),
