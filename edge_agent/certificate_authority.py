@@ -37,6 +37,10 @@ _SIGNING_KEYS = (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)
 """A site may bring an authority of its own."""
 BACKDATED = timedelta(days=1)
 """Clocks of other machines may be behind."""
+_NOT_VALID_REMEDY = (
+    "Set the clock if it is wrong ('date'). An authority that has ended is replaced: 'sudo edge-agent certs init"
+    " --new-authority --dir DIR'; the server and every client then need new certificates."
+)
 _HOST = re.compile(
     r"(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE
 )
@@ -89,8 +93,8 @@ def issue_client_certificate(
     return _issue(issuer, name, uris, ExtendedKeyUsageOID.CLIENT_AUTH, (at, days))
 
 
-def load_authority(certificate: Path, key: Path) -> CertificateKeyPair:
-    """Read an authority from its files.
+def load_authority(certificate: Path, key: Path, at: float) -> CertificateKeyPair:
+    """Read an authority from its files, to issue with it at `at` seconds since 1970.
 
     Raises:
         CertificateUnusable: they are not there, cannot be read, do not belong together, or may issue no certificates.
@@ -101,9 +105,17 @@ def load_authority(certificate: Path, key: Path) -> CertificateKeyPair:
         remedy = _unreadable_remedy(error, certificate, key)
         raise CertificateUnusable(f"cannot read {error.filename}: {error.strerror}", remedy=remedy) from None
     check_key_matches(pair.certificate, pair.key, str(certificate))
-    if not parse_certificates(pair.certificate, str(certificate))[0].is_authority:
+    found = parse_certificates(pair.certificate, str(certificate))[0]
+    if not found.is_authority:
         said = f"{certificate} is the certificate of a server or a client, which may issue none"
         raise CertificateUnusable(said, remedy="Name the folder of the authority with '--dir DIR'.")
+    if not found.starts_at <= at < found.expires_at:
+        times = (found.starts_at, found.expires_at, at)
+        first, last, today = (f"{datetime.fromtimestamp(each, UTC):%Y-%m-%d}" for each in times)
+        said = (
+            f"{certificate} is valid from {first} to {last}, and here it is {today}: nobody would accept what it issues"
+        )
+        raise CertificateUnusable(said, remedy=_NOT_VALID_REMEDY)
     if not isinstance(load_pem_private_key(pair.key, password=None), _SIGNING_KEYS):
         said = f"{key} is neither an RSA nor an elliptic-curve key (ECDSA), which all TLS libraries take"
         raise CertificateUnusable(
@@ -154,7 +166,9 @@ def _issue(
     signer = load_pem_private_key(issuer.key, password=None)
     assert isinstance(signer, _SIGNING_KEYS), "`load_authority` takes, and this module makes, no others"
     key = ec.generate_private_key(ec.SECP256R1())
-    builder = _builder(_subject(name), key, *span).issuer_name(above.subject)
+    # What outlived its authority would be refused before the day that it names.
+    end = above.not_valid_after_utc if span[0] < above.not_valid_after_utc.timestamp() else None
+    builder = _builder(_subject(name), key, *span, end).issuer_name(above.subject)
     identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(_usage(signs_certificates=False), critical=True)
@@ -164,15 +178,18 @@ def _issue(
     return _pair(builder.sign(signer, hashes.SHA256()), key)
 
 
-def _builder(subject: x509.Name, key: ec.EllipticCurvePrivateKey, at: float, days: int) -> x509.CertificateBuilder:
+def _builder(
+    subject: x509.Name, key: ec.EllipticCurvePrivateKey, at: float, days: int, end: datetime | None = None
+) -> x509.CertificateBuilder:
     now = datetime.fromtimestamp(at, UTC)
+    until = now + timedelta(days=days)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - BACKDATED)
-        .not_valid_after(now + timedelta(days=days))
+        .not_valid_after(min(until, end) if end else until)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
 

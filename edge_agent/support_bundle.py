@@ -354,8 +354,11 @@ def redact_settings(plain: Mapping[str, Any], rules: RedactionRules) -> Any:
 
 
 def bare_address(url: str) -> str:
-    """Return a URL without what may be secret in it."""
-    parts = urlsplit(url)
+    """Return a URL without what may be secret in it; of what cannot be one, such as half an IPv6 address, nothing."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return REPLACED
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit((parts.scheme, host, parts.path, "", ""))
 

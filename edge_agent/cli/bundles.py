@@ -30,7 +30,7 @@ from edge_agent.errors import FileMissing, HashMismatch, UnknownBundle, UnknownT
 from edge_agent.errors.base import first_task_remedy
 from edge_agent.formats.calibration import Threshold
 from edge_agent.formats.manifest import Manifest, digest_of, parse
-from edge_agent.formatting import DIGEST_SHOWN, counted, format_bytes
+from edge_agent.formatting import DIGEST_SHOWN, counted, format_bytes, percent
 from edge_agent.store import bundle_archive
 from edge_agent.store.bundle_archive import StoreLimits
 
@@ -202,8 +202,9 @@ def remove(
     ctx: typer.Context,
     task: TaskArgument,
     bundle: Annotated[
-        str, typer.Argument(metavar="BUNDLE", help="A version or digest; without it the whole task, active bundle too.")
-    ] = "",
+        str | None,
+        typer.Argument(metavar="BUNDLE", help="A version or digest; without it the whole task, active bundle too."),
+    ] = None,
     yes: YesOption = False,
     as_json: AsJson = False,
 ) -> None:
@@ -213,6 +214,9 @@ def remove(
 
     Example: [bold]edge-agent remove pos-intent 1.0.0[/bold]
     """
+    if bundle == "":  # an empty variable of a script: it named one bundle, not the whole task
+        raise typer.BadParameter("it is empty; leave it out to remove the whole task", param_hint="BUNDLE")
+    bundle = bundle or ""
     with target_of(ctx).admin() as admin:
         installed = admin.bundles(task)
         if bundle:
@@ -388,5 +392,7 @@ def _threshold(manifest: Manifest, question: str) -> str:
     confidence = manifest.confidence_of(question)
     if not isinstance(confidence, Threshold):
         return f"none ({no_threshold(manifest.no_threshold_reason(question))}); no answer counts as confident"
-    guarantee = f"at most {confidence.target_risk:.1%} wrong at or above it, with {1 - confidence.delta:.0%} certainty"
+    guarantee = (
+        f"at most {confidence.target_risk:.1%} wrong at or above it, with {percent(1 - confidence.delta)} certainty"
+    )
     return f"{confidence.confidence_min:.2f}; {guarantee}"

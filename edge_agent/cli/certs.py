@@ -224,8 +224,9 @@ def issue(
     if set(granted) - set(ROLES):
         raise typer.BadParameter(f"a role is one of {', '.join(ROLES)}", param_hint="--role")
     place = _authority(ctx, directory)
-    root = certificate_authority.load_authority(place / "ca.crt", ca_key or place / "ca.key")
-    made = certificate_authority.issue_client_certificate(root, client, granted, time.time(), days)
+    now = time.time()
+    root = certificate_authority.load_authority(place / "ca.crt", ca_key or place / "ca.key", now)
+    made = certificate_authority.issue_client_certificate(root, client, granted, now, days)
     folder = place / "clients" / client
     _make_folder(folder, 0o700)
     certificate_authority.write_pair(made, folder / "client.crt", folder / "client.key", replace=renew)
@@ -257,12 +258,13 @@ def server(
     Example: [bold]sudo edge-agent certs server --renew[/bold]
     """
     place = _authority(ctx, directory)
-    root = certificate_authority.load_authority(place / "ca.crt", ca_key or place / "ca.key")
+    now = time.time()
+    root = certificate_authority.load_authority(place / "ca.crt", ca_key or place / "ca.key", now)
     before = place / "server.crt"
     named = names or (_names(before) if before.exists() else [])
     if not named:
         raise typer.BadParameter("name the host name or IP address that clients use", param_hint="--name")
-    made = certificate_authority.issue_server_certificate(root, named, time.time(), days)
+    made = certificate_authority.issue_server_certificate(root, named, now, days)
     _write_server(made, place, replace=renew)
     _say(f"The server's certificate is for {', '.join(named)}, {_until(made)}.")
     _say("A daemon that uses these files reads it at the next connection; 'edge-agent status' reports a failure.")

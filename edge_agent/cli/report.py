@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +35,8 @@ from edge_agent.report.report_page import render_page
 from edge_agent.report.suitability import CostAssumptions
 from edge_agent.report.task_figures import DaemonReports, ReportRequest, collect_figures, usual_local_ms
 
+_AMOUNT = re.compile(r"([0-9]{1,15}|[0-9]{1,3}(,[0-9]{3}){1,4})(\.[0-9]{1,6})?")
+"""Commas stand between thousands: of '1500,50', which means another amount elsewhere, none is guessed."""
 _STYLES = {"yes": "green", "partly": "yellow", "no": "red", "unknown": "dim"}
 
 Tasks = Annotated[list[str] | None, typer.Argument(metavar="TASK", help="Only these tasks.")]
@@ -86,15 +89,11 @@ def _wish(model_cost: str) -> CostAssumptions:
     written, _, currency = model_cost.strip().partition(" ")
     if not written:
         return CostAssumptions()
-    try:
-        micros = round(float(written.replace(",", "")) * MICROS)
-    except (ValueError, OverflowError):
-        micros = -1
-    if micros < 0:
+    if not _AMOUNT.fullmatch(written) or currency.strip()[:1].isdecimal():
         raise typer.BadParameter(
             f"{model_cost!r} is not an amount; write it as in '1500 EUR'", param_hint="--model-cost"
         )
-    return CostAssumptions(currency.strip(), micros)
+    return CostAssumptions(currency.strip(), round(float(written.replace(",", "")) * MICROS))
 
 
 class FiguresUnusable(EdgeAgentError):

@@ -32,7 +32,7 @@ from edge_agent.client import (
     UpdatesStatus,
     UplinkStatus,
 )
-from edge_agent.formatting import format_bytes, shorten_digests
+from edge_agent.formatting import counted, format_bytes, shorten_digests
 
 BAR_CELLS = 8
 REFUSALS_SHOWN_MAX = 4
@@ -339,7 +339,7 @@ def _refusal_line(refusals: Sequence[RefusalCount], seconds: float, glyphs: Glyp
         elif each.seconds_ago is not None:
             said.append(f", {duration(each.seconds_ago)} ago")
     more = len(refusals) - REFUSALS_SHOWN_MAX
-    return said.append(f"; {glyphs.more} {more} more reasons", "dim") if more > 0 else said
+    return said.append(f"; {glyphs.more} {counted(more, 'more reason')}", "dim") if more > 0 else said
 
 
 def _update_lines(
@@ -370,7 +370,7 @@ def _uplink_lines(uplink: UplinkStatus, look: WatchSnapshot, now: datetime) -> I
     if uplink.last_contact:
         said.append(f", last contact {duration((now - uplink.last_contact).total_seconds())} ago")
     if uplink.waiting_segments or look.transfers.uploaded:
-        waiting = f"{uplink.waiting_segments} segments, {format_bytes(uplink.waiting_bytes)} to go up"
+        waiting = f"{counted(uplink.waiting_segments, 'segment')}, {format_bytes(uplink.waiting_bytes)} to go up"
         said.append(f"; {waiting}{remaining(uplink.waiting_bytes, look.transfers.uploaded)}")
     else:
         said.append("; nothing to go up")
@@ -379,7 +379,7 @@ def _uplink_lines(uplink: UplinkStatus, look: WatchSnapshot, now: datetime) -> I
     yield Text("upload", "bold"), said
     downloads = uplink.downloads
     if downloads and (downloads.waiting_blobs or look.transfers.downloaded):
-        files = f"{downloads.waiting_blobs} {'file' if downloads.waiting_blobs == 1 else 'files'}"
+        files = counted(downloads.waiting_blobs, "file")
         said = Text(_words(downloads.state), LINK_STYLES.get(downloads.state, ""))
         said.append(f"; {files}, {format_bytes(downloads.waiting_bytes)} to come down")
         yield Text("download", "bold"), said.append(remaining(downloads.waiting_bytes, look.transfers.downloaded))

@@ -11,7 +11,7 @@ from edge_agent.doctor.findings import Check, Finding, FindingRule, first_match,
 from edge_agent.doctor.installation import READ, FileInfo, can_reach, read_bytes, stat_file, stat_parents
 from edge_agent.doctor.probe_context import CheckGroup, ProbeContext
 from edge_agent.errors import CertificateUnusable
-from edge_agent.formats.certificates import check_key_matches, parse_certificates
+from edge_agent.formats.certificates import Certificate, check_key_matches, parse_certificates
 from edge_agent.formatting import format_duration
 
 CERTIFICATE = Check("certificate", "sockets")
@@ -169,8 +169,14 @@ def _probe_file(context: ProbeContext, what: str, path: Path, certificate: Path)
     except CertificateUnusable as error:
         return CertificateFacts(what, file, error.message, barred=barred, has_authority=own)
     now = time.time()
+    found = _in_use(found, now) if what == "clients" else found
     starts, ends = max(each.starts_at for each in found) - now, min(each.expires_at for each in found) - now
     return CertificateFacts(what, file, "", starts, ends, barred, own)
+
+
+def _in_use(authorities: list[Certificate], now: float) -> list[Certificate]:
+    """Return those that are valid: after a change of the authority an old one may stay until it expires."""
+    return [each for each in authorities if each.starts_at <= now < each.expires_at] or authorities
 
 
 GROUPS = (CheckGroup((CERTIFICATE,), probe_certificates, judge_certificates),)

@@ -15,7 +15,7 @@ from edge_agent.doctor.findings import Check, Finding, FindingRule, ProbeFailure
 from edge_agent.doctor.installation import read_text
 from edge_agent.doctor.probe_context import CheckGroup, ProbeContext, running_seconds
 from edge_agent.engine import confinement
-from edge_agent.formatting import format_bytes, format_duration
+from edge_agent.formatting import counted, format_bytes, format_duration
 
 CLOCK = Check("clock", "machine")
 JUMP = Check("clock-jump", "machine")
@@ -233,7 +233,7 @@ class CpuFacts:
 
 def judge_cpu(facts: CpuFacts) -> Iterator[Finding]:
     """Judge the processor."""
-    seen = f"{facts.machine}, {facts.cores} cores"
+    seen = f"{facts.machine}, {counted(facts.cores, 'core')}"
     if facts.machine not in ("x86_64", "AMD64"):
         yield CPU.ok(seen)
     elif "avx2" in facts.flags:

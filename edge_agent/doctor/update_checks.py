@@ -251,24 +251,27 @@ TRUSTED = "trust"
 
 
 def probe_metadata(context: ProbeContext) -> MetadataFacts:
-    """Read the newest timestamp that arrived, or the last one that was verified."""
+    """Read the newest timestamp: the one that arrived, or the last one that was verified."""
     config = context.installation.config
     folder, has_uplink = config.incoming / "metadata", bool(config.uplink.updates_url)
     expected = bool(config.update.root_file)
     if not expected:  # nothing is judged, so no rights are needed to look
         return MetadataFacts(str(folder), exists=False, has_uplink=has_uplink)
-    path = folder / "timestamp.json"
-    if not path.exists():
-        # An import from a USB drive leaves nothing in incoming/.
-        path = next(iter(sorted((config.state_dir / TRUSTED).glob("**/timestamp.json"))), path)
-    if not path.exists():
+    arrived = folder / "timestamp.json"
+    # An import from a USB drive leaves nothing in incoming/, and is newer than what an uplink left there long ago.
+    verified = next(iter(sorted((config.state_dir / TRUSTED).glob("**/timestamp.json"))), arrived)
+    present = [path for path in dict.fromkeys((arrived, verified)) if path.exists()]
+    if not present:
         root = stat_file(Path(config.update.root_file))
         is_new = root is not None and time.time() - root.changed < DAY_SECONDS
         return MetadataFacts(str(folder), exists=False, has_uplink=has_uplink, expected=expected, is_new=is_new)
-    try:
-        version, expires = read_signed_part(path, "timestamp")
-    except ValueError as error:
-        return MetadataFacts(str(path.parent), True, str(error), has_uplink=has_uplink, expected=expected)
+    found: list[tuple[int, float, Path]] = []
+    for path in present:
+        try:
+            found.append((*read_signed_part(path, "timestamp"), path))
+        except ValueError as error:
+            return MetadataFacts(str(path.parent), True, str(error), has_uplink=has_uplink, expected=expected)
+    version, expires, path = max(found)
     return MetadataFacts(str(path.parent), True, "", version, expires - time.time(), has_uplink, expected)
 
 

@@ -133,7 +133,10 @@ def _judge_link(facts: UplinkFacts) -> Finding:
 
 def network_command(url: str) -> str:
     """Return the commands that show whether this machine has an address, and finds the host of a URL."""
-    host = urlsplit(url).hostname if url.startswith(("http://", "https://")) else None
+    try:
+        host = urlsplit(url).hostname if url.startswith(("http://", "https://")) else None
+    except ValueError:  # a mistyped IPv6 address
+        host = None
     return f"ip -brief address; getent hosts {shlex.quote(host)}" if host else "ip -brief address; ip route"
 
 
@@ -317,6 +320,7 @@ _LARGE_MODEL: tuple[FindingRule[LargeModelFacts], ...] = (
     FindingRule(
         "note", lambda f: f.problem, "{f.model}: {f.problem}", "The uplink retries automatically.", _LARGE_MODEL_LOG
     ),
+    FindingRule("ok", lambda f: not f.usual_ms, "{f.model} can be asked, and was not asked yet; for {f.task_list}"),
     FindingRule("ok", otherwise, "{f.model} answers, usually within {f.usual_ms:.0f} ms; for {f.task_list}"),
 )
 _KEY: tuple[FindingRule[LargeModelFacts], ...] = (

@@ -104,6 +104,13 @@ def axis(sheet: DrawingArea, values: Iterable[tuple[float, str]]) -> list[str]:
     ]
 
 
+def count_axis(sheet: DrawingArea) -> list[str]:
+    """Return the lines across at the quarters of a number of things; a million is 1M, for which there is room."""
+    of, unit = (1e6, "M") if sheet.y_max >= 1e6 else (1.0, "")
+    values = [part * sheet.y_max for part in QUARTERS]
+    return axis(sheet, [(value, f"{value / of:g}{unit if value else ''}") for value in values])
+
+
 def below(sheet: DrawingArea, values: Sequence[tuple[float, str]]) -> list[str]:
     """Return what stands below the sheet: as many names as have room, the first and the last among them."""
     room = max(
@@ -227,7 +234,7 @@ def _answers(judged: TaskJudgement, name: str) -> Chart | None:
     routes = [route for route in ROUTES if figures.routed(route)]
     most = max(sum(day.answers.values()) for day in days)
     sheet = DrawingArea(x_max=max(len(days), _DAYS_WIDE), y_max=round_up(max(4, most)))
-    drawn = axis(sheet, [(part * sheet.y_max, f"{part * sheet.y_max:g}") for part in QUARTERS])
+    drawn = count_axis(sheet)
     for at, day in enumerate(days):
         drawn += _stack(sheet, at, day, routes)
     drawn += below(sheet, [(at + 0.5, month_and_day(day.date)) for at, day in enumerate(days)])

@@ -74,8 +74,11 @@ class CostFigures:
         """What a year would save against asking the large model about everything, at the best that is proved."""
         if self.month_all_large_micros is None:
             return None
-        least = min(self.month_now_micros or 0, self.month_possible_micros or 0)
-        return YEAR_MONTHS * (self.month_all_large_micros - least)
+        every = self.month_all_large_micros
+        # A call that nobody answered, such as while the large model was offline, cost nothing and is no saving.
+        by_local = round(every * self.answered_here / self.calls) if self.calls else 0
+        now, possible = every - (self.month_now_micros or 0), every - (self.month_possible_micros or 0)
+        return YEAR_MONTHS * max(min(now, by_local), possible)
 
 
 def compute_costs(figures: TaskFigures, takes: AchievableCoverage) -> CostFigures:
@@ -197,7 +200,7 @@ def _enough(figures: TaskFigures, number: str) -> tuple[Verdict, str, str]:
 
 def _pays(money: CostFigures, wish: CostAssumptions) -> tuple[Verdict, str, str]:
     currency = wish.currency
-    number = f"{count(money.calls_a_day)} calls a day"
+    number = f"{count_of(round(money.calls_a_day), 'call')} a day"
     if money.calls < CALLS_MIN:
         return "unknown", number, f"Not enough data yet: {count_of(CALLS_MIN - money.calls, 'more call')} are needed."
     if money.price_micros is None or money.month_all_large_micros is None:
@@ -228,7 +231,7 @@ def _months(months: float) -> str:
     return (
         "less than a month"
         if months < 1
-        else f"{count(math.ceil(months))} months"
+        else count_of(math.ceil(months), "month")
         if months < 600
         else "more than 50 years"
     )
@@ -236,7 +239,8 @@ def _months(months: float) -> str:
 
 def _no_price(money: CostFigures) -> str:
     if money.spent_micros or not money.priced:
-        return f"Not enough data yet: {count(money.priced)} questions to the large model were paid for."
+        paid = "was" if money.priced == 1 else "were"
+        return f"Not enough data yet: {count_of(money.priced, 'question')} to the large model {paid} paid for."
     return "The questions cost nothing: set the prices under 'escalation' in agent.yaml."
 
 

@@ -139,12 +139,13 @@ def serve_console(
     tls = ReloadingTls(config, refusals) if config.has_tls else None
     secret = read_or_create_token(settings.token_path)
     guard = GuardSettings(
-        hosts=allowed_hosts(config.address, (*config.names, *(tls.names if tls else ()))),
+        hosts=allowed_hosts(config.address, config.names),
         signer=SessionSigner(secret),
         certified=settings.certified if tls else None,
         body_bytes_max=config.body_bytes_max,
         request_seconds_max=config.request_seconds_max,
         refusals=refusals,
+        certificate_hosts=(lambda: allowed_hosts(config.address, tls.names)) if tls else frozenset,
     )
     with contextlib.closing(open_listener(config.address)) as sock:
         announce(_address(config, secret))
@@ -243,15 +244,12 @@ class ReloadingTls:
         """Read the three files; failed handshakes are recorded. Raises CertificateUnusable."""
         self._connection = connection_class(refusals)
         self._files = [Path(name) for name in (config.certificate_file, config.key_file, config.client_ca_file)]
+        self.names: tuple[str, ...] = ()
+        """The names in the certificate that is in use."""
         self._loaded_times = self._times()
         self._latest = self._load()
         self.context = self._latest
         self.context.sni_callback = self._reload
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names in the certificate."""
-        return parse_certificates(self._files[0].read_bytes(), str(self._files[0]))[0].names
 
     def _reload(self, connection: Any, name: str | None, context: ssl.SSLContext) -> None:
         """Load changed files; the old certificate stays in use while they are invalid."""
@@ -278,6 +276,7 @@ class ReloadingTls:
             context.sslobject_class = self._connection
             context.load_cert_chain(certificate, key)
             context.load_verify_locations(ca)
+            self.names = parse_certificates(certificate.read_bytes(), str(certificate))[0].names
         except OSError as error:
             message = f"cannot use the console's certificate: {error.strerror or error}"
             raise CertificateUnusable(message, remedy=_CHECK) from None
@@ -379,9 +378,7 @@ def application(daemon: DaemonConnections, settings: GuardSettings, session_seco
         *redaction_page.ROUTES,
         *(endpoints.routes(daemon.devices, settings.refusals) if daemon.devices else ()),
     ]
-    app = Starlette(
-        routes=routes, exception_handlers={CallFailed: show_daemon_failure, HTTPException: show_missing_page}
-    )
+    app = Starlette(routes=routes, exception_handlers={CallFailed: show_daemon_failure, HTTPException: show_http_error})
     app.state.daemon, app.state.guard, app.state.session_seconds_max = daemon, settings, session_seconds_max
     return RequestGuard(app, settings)
 
@@ -436,8 +433,12 @@ async def show_daemon_failure(request: Request, problem: Exception) -> Response:
     return render_page(request, "error.html", facts, status)
 
 
-async def show_missing_page(request: Request, problem: Exception) -> Response:
-    """Report that a page does not exist."""
+async def show_http_error(request: Request, problem: Exception) -> Response:
+    """Report that a page does not exist, or why its form is refused: as text for a part of a page."""
     assert isinstance(problem, HTTPException), "it is registered for these"
-    facts = {"headline": "Page not found", "message": str(problem.detail), "remedy": "Open the overview for all pages."}
-    return render_page(request, "error.html", facts, problem.status_code)
+    message, status = str(problem.detail), problem.status_code
+    if request.headers.get("hx-request"):
+        return PlainTextResponse(f"{message[:1].upper()}{message[1:]}.", status)
+    headline = "Page not found" if status == 404 else "This request was refused"
+    facts = {"headline": headline, "message": message, "remedy": "Open the overview for all pages."}
+    return render_page(request, "error.html", facts, status)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, NoReturn, Self, TypeVar
 
 from edge_agent.client import (
     AsyncAdminClient,
@@ -119,6 +119,14 @@ class DaemonConnections:
         used: dict[Role, object] = {"infer": self.devices, "feedback": self.reviews, "admin": self.operator}
         return frozenset(role for role, client in used.items() if client is not None)
 
+    def require_operator(self) -> AsyncAdminClient:
+        """Return the operator's client. Raises CallFailed where `roles` of the console leaves it out."""
+        return self.operator or _refuse_role("admin")
+
+    def require_reviews(self) -> AsyncReviewClient:
+        """Return the reviewer's client. Raises CallFailed where `roles` of the console leaves it out."""
+        return self.reviews or _refuse_role("feedback")
+
     async def snapshot(self) -> DaemonSnapshot:
         """Return what the daemon answered last; a failed call is reported in `problems`, never raised."""
         return await self._snapshot.get()
@@ -148,7 +156,12 @@ class DaemonConnections:
         return self._last
 
     async def _fetch_monitoring(self) -> MonitoringSnapshot:
-        assert self.operator is not None, "the guard refuses charts without the role admin"
-        status = await self.operator.status(timeout_seconds=CALL_SECONDS_MAX)
-        report, bundles = await asyncio.gather(self.operator.field_report(), self.operator.bundles())
+        operator = self.require_operator()
+        status = await operator.status(timeout_seconds=CALL_SECONDS_MAX)
+        report, bundles = await asyncio.gather(operator.field_report(), operator.bundles())
         return MonitoringSnapshot(report, tuple(bundles), status)
+
+
+def _refuse_role(role: Role) -> NoReturn:
+    message, remedy = f"this console does not use the role {role}", "Add it to 'roles' under 'web' in agent.yaml."
+    raise CallFailed("UNIMPLEMENTED", "ROLE_UNUSED", message, remedy=remedy, metadata={})

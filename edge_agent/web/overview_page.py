@@ -299,7 +299,7 @@ def confidence_chart(figures: TaskFigures, name: str) -> Chart | None:
     if not every:
         return None
     sheet = DrawingArea(y_max=charts.round_up(max(4, *(band.answers for band in bands))))
-    marks = charts.axis(sheet, [(part * sheet.y_max, f"{part * sheet.y_max:g}") for part in QUARTERS])
+    marks = charts.count_axis(sheet)
     for band in bands:
         marks += _band_bars(sheet, band)
     marks += charts.below(sheet, [(part, f"{part:g}") for part in QUARTERS])

@@ -110,9 +110,7 @@ def _number(written: str) -> int:
 
 
 def _operator(request: Request) -> AsyncAdminClient:
-    operator = daemon_of(request).operator
-    assert operator is not None, "the guard refuses these pages without the role admin"
-    return operator
+    return daemon_of(request).require_operator()
 
 
 def parts_before(spans: Sequence[ReplacedSpan], text: str) -> list[TextPart]:

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
@@ -69,14 +70,17 @@ def guard_settings_of(request: Request) -> GuardSettings:
 
 
 async def read_form(request: Request) -> dict[str, str]:
-    """Read the fields of a form; the last value of a repeated field counts. Raises ValueError: too many fields."""
+    """Read the fields of a form; the last value of a repeated field counts. Raises HTTPException: too many fields."""
     return {key: values[-1] for key, values in (await read_fields(request, FORM_FIELDS_MAX)).items()}
 
 
 async def read_fields(request: Request, fields_max: int) -> dict[str, list[str]]:
-    """Read the fields of a form with all their values. Raises ValueError: more than `fields_max`."""
+    """Read the fields of a form with all their values. Raises HTTPException: more than `fields_max`."""
     body = (await request.body()).decode(errors="replace")
-    return parse_qs(body, max_num_fields=fields_max)
+    try:
+        return parse_qs(body, max_num_fields=fields_max)
+    except ValueError:
+        raise HTTPException(422, f"the form has more than {fields_max} fields") from None
 
 
 def render_page(request: Request, template: str, facts: Mapping[str, Any], status: int = 200) -> HTMLResponse:
@@ -85,7 +89,7 @@ def render_page(request: Request, template: str, facts: Mapping[str, Any], statu
     shared = {
         "principal": principal,
         "page_key": guard_settings_of(request).signer.page_key(principal.identity) if principal else "",
-        "path": request.url.path,
+        "path": f"/{request.url.path.lstrip('/')}",  # a browser takes //NAME for another site
         "now": datetime.now(UTC),
     }
     return HTMLResponse(_TEMPLATES.get_template(template).render({**shared, **facts}), status)

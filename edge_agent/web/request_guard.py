@@ -178,7 +178,7 @@ class GuardSettings:
     """What the guard checks against."""
 
     hosts: frozenset[str]
-    """Accepted values of `Host`."""
+    """Accepted values of `Host`, by configuration."""
     signer: SessionSigner
     certified: Mapping[str, tuple[Role, ...]] | None
     """Roles by certificate name, where clients authenticate by certificate; None where they use the token."""
@@ -187,6 +187,12 @@ class GuardSettings:
     now: Callable[[], float] = time.time
     refusals: RefusalLog = field(default_factory=RefusalLog)
     """Counts and logs what is refused."""
+    certificate_hosts: Callable[[], frozenset[str]] = frozenset
+    """Those by the names of the certificate in use, which a renewal can change."""
+
+    def knows_host(self, host: str) -> bool:
+        """Tell whether a value of `Host` leads here."""
+        return host in self.hosts or host in self.certificate_hosts()
 
 
 class RequestRefused(Exception):
@@ -230,7 +236,7 @@ class RequestGuard:
         """Write the principal into the scope. Raises RequestRefused."""
         settings, path, safe = self._settings, scope["path"], scope["method"] in SAFE_METHODS
         host = headers.get("host", "").lower()
-        if host not in settings.hosts:
+        if not settings.knows_host(host):
             raise RequestRefused(
                 421, "HOST_UNKNOWN", "this console has another host name; 'names' under 'web' in agent.yaml adds one"
             )

@@ -18,6 +18,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from edge_agent.client import AsyncReviewClient, CallFailed, Prediction
+from edge_agent.formatting import count
 from edge_agent.web.rendering import daemon_of, principal_of, read_form, render_page
 
 REVIEWER_COOKIE = "edge_agent_reviewer"
@@ -137,7 +138,9 @@ def make_review_form(prediction: Prediction) -> ReviewForm:
 
 def _stream_reason(prediction: Prediction) -> str:
     if prediction.sampling_probability is not None:
-        return f"random audit, one of {1 / prediction.sampling_probability:.3g} answers: please skip none"
+        every = 1 / prediction.sampling_probability
+        number = f"{every:.3g}" if every < 100 else count(every)
+        return f"random audit, one of {number} answers: please skip none"
     return _STREAM_REASONS.get(prediction.review_stream, "")
 
 
@@ -295,11 +298,7 @@ def _reviewer(request: Request) -> str:
 
 
 def _reviews(request: Request) -> AsyncReviewClient:
-    client = daemon_of(request).reviews
-    if client is None:
-        message, remedy = "this console does not use the role feedback", "Add it to 'roles' under 'web' in agent.yaml."
-        raise CallFailed("UNIMPLEMENTED", "ROLE_UNUSED", message, remedy=remedy, metadata={})
-    return client
+    return daemon_of(request).require_reviews()
 
 
 ROUTES = [

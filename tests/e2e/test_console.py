@@ -7,6 +7,7 @@ import re
 import socket
 import ssl
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -192,7 +193,9 @@ def test_the_link_is_printed_again(console):
 
 @pytest.mark.release
 def test_visitors_come_with_certificates(tmp_path, console):
-    """On TLS a visitor's certificate says what is shown; without one nothing is; a renewed one is taken up at once."""
+    """On TLS a visitor's certificate says what is shown; without one nothing is; a renewed one, and
+    its names, are taken up at once.
+    """
     site = TlsSite(tmp_path / "tls")
     files = {"certificate_file": str(site.certificate), "key_file": str(site.key), "client_ca_file": str(site.ca)}
     with RunningConsole(console.daemon, token_file=str(tmp_path / "t"), **files) as secure:
@@ -208,9 +211,13 @@ def test_visitors_come_with_certificates(tmp_path, console):
         [one] = ask(console, "by certificate")
         assert 200 == secure.post("/review/judge", {"prediction_id": one, "say": "accept"}).status
         assert [("anna", "accept", "")] == said_of(console, one)
-        before = served(secure)
-        certificate_authority.write_pair(site.server(), site.certificate, site.key, replace=True)
+        before, at_till = served(secure), f"till.shop:{secure.port}"
+        assert 421 == secure.get("/", host=at_till).status
+        names = ["localhost", "127.0.0.1", "till.shop"]
+        renewed = certificate_authority.issue_server_certificate(site.authority, names, time.time(), 30)
+        certificate_authority.write_pair(renewed, site.certificate, site.key, replace=True)
         assert before != served(secure)
+        assert 200 == secure.get("/", host=at_till).status
 
 
 @pytest.mark.release

@@ -69,7 +69,7 @@ def test_keys_are_for_their_owner_alone(tmp_path: Path) -> None:
     """0600, while the certificate may be read by anyone."""
     certificate_authority.write_pair(ROOT, tmp_path / "c", tmp_path / "k")
     assert [0o644, 0o600] == [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("c", "k")]
-    assert certificate_authority.load_authority(tmp_path / "c", tmp_path / "k") == ROOT
+    assert certificate_authority.load_authority(tmp_path / "c", tmp_path / "k", NOW) == ROOT
 
 
 @pytest.mark.parametrize("there", ["c", "k"])
@@ -80,13 +80,13 @@ def test_nothing_is_overwritten_unless_it_is_renewed(tmp_path: Path, there: str)
         certificate_authority.write_pair(ROOT, tmp_path / "c", tmp_path / "k")
     assert [there] == [path.name for path in tmp_path.iterdir()]
     certificate_authority.write_pair(ROOT, tmp_path / "c", tmp_path / "k", replace=True)
-    assert certificate_authority.load_authority(tmp_path / "c", tmp_path / "k") == ROOT
+    assert certificate_authority.load_authority(tmp_path / "c", tmp_path / "k", NOW) == ROOT
 
 
 def test_an_authority_that_is_not_there_is_named(tmp_path: Path) -> None:
     """With the command that makes one."""
     with pytest.raises(CertificateUnusable) as caught:
-        certificate_authority.load_authority(tmp_path / "ca.crt", tmp_path / "ca.key")
+        certificate_authority.load_authority(tmp_path / "ca.crt", tmp_path / "ca.key", NOW)
     assert str(tmp_path / "ca.crt") in caught.value.message
     assert "certs init" in caught.value.remedy
 
@@ -142,7 +142,7 @@ def _foreign_authority(folder: Path, key: PrivateKeyTypes, algorithm: hashes.Has
 def test_a_site_may_bring_an_authority_with_an_rsa_key(tmp_path: Path) -> None:
     """What it issues is signed by that key."""
     _foreign_authority(tmp_path, rsa.generate_private_key(65537, 2048), hashes.SHA256())
-    root = certificate_authority.load_authority(tmp_path / "ca.crt", tmp_path / "ca.key")
+    root = certificate_authority.load_authority(tmp_path / "ca.crt", tmp_path / "ca.key", NOW)
     made = certificate_authority.issue_client_certificate(root, "till-3", ["infer"], NOW)
     above = x509.load_pem_x509_certificate(root.certificate)
     x509.load_pem_x509_certificate(made.certificate).verify_directly_issued_by(above)
@@ -152,8 +152,28 @@ def test_what_can_issue_nothing_is_no_authority(tmp_path: Path) -> None:
     """A key that not every TLS library takes, and the certificate of a server."""
     _foreign_authority(tmp_path, ed25519.Ed25519PrivateKey.generate(), None)
     with pytest.raises(CertificateUnusable, match="neither an RSA nor an elliptic-curve key"):
-        certificate_authority.load_authority(tmp_path / "ca.crt", tmp_path / "ca.key")
+        certificate_authority.load_authority(tmp_path / "ca.crt", tmp_path / "ca.key", NOW)
     made = certificate_authority.issue_server_certificate(ROOT, ["shop.example"], NOW)
     certificate_authority.write_pair(made, tmp_path / "c", tmp_path / "k")
     with pytest.raises(CertificateUnusable, match="may issue none"):
-        certificate_authority.load_authority(tmp_path / "c", tmp_path / "k")
+        certificate_authority.load_authority(tmp_path / "c", tmp_path / "k", NOW)
+
+
+@pytest.mark.parametrize("days", [-3651, 3])
+def test_an_authority_that_is_not_valid_issues_nothing(tmp_path: Path, days: int) -> None:
+    """Nobody would accept it. Either it has ended, or the clock is wrong: both dates are named."""
+    made = certificate_authority.make_authority("Shop", NOW + days * DAY)
+    certificate_authority.write_pair(made, tmp_path / "ca.crt", tmp_path / "ca.key")
+    with pytest.raises(CertificateUnusable, match=r"is valid from .* to .*, and here it is .*: nobody would") as caught:
+        certificate_authority.load_authority(tmp_path / "ca.crt", tmp_path / "ca.key", NOW)
+    assert "Set the clock" in caught.value.remedy
+
+
+def test_no_certificate_outlives_its_authority() -> None:
+    """The day that 'certs issue' prints is one on which it is still accepted."""
+    old = certificate_authority.make_authority("Shop", NOW - 3600 * DAY)
+    (above,) = parse_certificates(old.certificate, "it")
+    (made,) = parse_certificates(
+        certificate_authority.issue_server_certificate(old, ["shop.example"], NOW).certificate, "it"
+    )
+    assert (above.expires_at, 50) == (made.expires_at, round((made.expires_at - NOW) / DAY))

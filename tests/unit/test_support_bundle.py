@@ -108,6 +108,14 @@ def test_settings_keep_addresses_without_what_opens_them():
     )
 
 
+def test_a_mistyped_address_is_left_out_and_the_rest_is_carried():
+    """Support is asked because of such a mistake: half an IPv6 address is no reason to write nothing."""
+    plain = {"uplink": {"url": "https://joe:pw12345678@[fe80::1/a", "options": {"region": "eu-1"}}}
+    assert {"uplink": {"url": "[secret]", "options": {"region": "eu-1"}}} == support_bundle.redact_settings(
+        plain, rules
+    )
+
+
 def test_events_of_ours_are_carried_by_their_known_keys():
     """A key that our code does not write is replaced by its length, whoever put it there."""
     event = {"event": "engine_died", "engine": "llama-12", "pid": 7, "level": "error", "prompt": PROMPT}

@@ -224,7 +224,7 @@ def test_show_says_whose_and_until_when(tls: Path):
     said = run("certs", "show", tls / "clients" / "boss" / "client.crt")
     assert ["certificate of boss", "admin"] == [said.splitlines()[0], said.splitlines()[2].split()[-1]]
     assert "authority of Edge Agent authority of shop.example" in run("certs", "show", tls / "ca.crt")
-    root = certificate_authority.load_authority(tls / "ca.crt", tls / "ca.key")
+    root = certificate_authority.load_authority(tls / "ca.crt", tls / "ca.key", time.time())
     (tls / "old.crt").write_bytes(certificate_authority.issue_client_certificate(root, "old", [], OLD, 30).certificate)
     (tls / "new.crt").write_bytes(
         certificate_authority.issue_client_certificate(root, "new", [], time.time() + 9 * 86_400, 30).certificate

@@ -77,6 +77,16 @@ def test_inspect_shows_a_bundle_whose_files_are_whole(tmp_path, packed):
     assert (digest_of(folder), "classify") == (plain["digest"], plain["manifest"]["task"]["kind"])
 
 
+@pytest.mark.parametrize(("delta", "certainty"), [(0.1, "90%"), (0.005, "99.5%"), (0.0001, "99.9%")])
+def test_inspect_shows_no_guarantee_as_certain(tmp_path, delta, certainty):
+    """Nearly 100% is not written as 100%."""
+    proved = {"policy": "threshold", "temperature": 1.0, "threshold": 0.8, "target_risk": 0.05, "delta": delta}
+    calibrated = {**proved, "n": 5000, "bound": 0.04, "coverage": 0.9}
+    folder = echo_bundle(tmp_path / "bundle", confidence=calibrated)
+    shown = " ".join(CliRunner().invoke(app, ["bundles", "inspect", str(folder)]).stdout.split())
+    assert f"at most 5.0% wrong at or above it, with {certainty} certainty" in shown
+
+
 def test_inspect_refuses_a_file_that_was_changed(tmp_path):
     """A byte more or another byte: the file is named, and the exit code is 5."""
     folder = echo_bundle(tmp_path / "bundle", weights=b"weights")

@@ -107,6 +107,7 @@ def test_html_and_json_together_are_both(run, daemon, tmp_path):
         (("--model-cost", "much"), 2, "is not an amount"),
         (("--model-cost", "nan"), 2, "is not an amount"),
         (("--model-cost", "-3"), 2, "is not an amount"),
+        *((("--model-cost", said), 2, "is not an amount") for said in ("1500,50 EUR", "1.500,00 EUR", "1 500 EUR")),
         (("--risk", "2"), 2, "--risk"),
         (("--html", "/no/such/folder/report.html"), 3, "Name another file with --html."),
     ],

@@ -100,6 +100,14 @@ def test_without_a_terminal_nothing_is_removed_unless_the_script_says_yes(run, d
     assert [] == removals(daemon)
 
 
+def test_an_empty_bundle_is_not_the_whole_task(run, daemon):
+    """A script whose variable is empty meant one bundle: with --yes too it ends with 2, and nothing is removed."""
+    result = run("remove", "pos-intent", "", "--yes")
+    shown = " ".join(result.stderr.replace("│", " ").split())
+    assert (2, True) == (result.exit_code, "leave it out to remove the whole task" in shown)
+    assert [] == removals(daemon)
+
+
 @pytest.mark.parametrize(("answer", "code", "removed"), [("y", 0, 1), ("n", 1, 0)])
 def test_on_a_terminal_a_person_is_asked(daemon, tmp_path, answer, code, removed):
     """The question and the consequence stand on the terminal; only a yes goes on."""

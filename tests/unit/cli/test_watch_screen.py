@@ -113,6 +113,15 @@ def test_a_frame_says_what_needs_attention():
         assert said in text
 
 
+def test_one_segment_and_one_more_reason_are_one():
+    """A number and its noun agree."""
+    refusals = tuple(RefusalCount("", f"REASON_{at}", 9 - at, 0, None) for at in range(5))
+    look = dataclasses.replace(with_status(uplink=dataclasses.replace(UPLINK, waiting_segments=1)), refusals=refusals)
+    text = " ".join(drawn(look, columns=200).split())
+    assert (True, True) == ("; 1 segment, 100 bytes to go up" in text, "1 more reason" in text)
+    assert "1 more reasons" not in text
+
+
 def test_a_frame_and_a_page_shorten_digests():
     """In updates, the uplink's problem and warnings: a whole digest would take a line, and nobody reads it out."""
     said = f"blobs/{'ab' * 32} is damaged"

@@ -69,6 +69,16 @@ def test_a_certificate_that_ends_is_found_before_and_after(tmp_path, verdict, da
     assert (verdict, True) == (seen.verdict, f"certs server --renew --dir {tmp_path}" in seen.command)
 
 
+@pytest.mark.parametrize(("verdict", "current"), [("ok", True), ("fault", False)])
+def test_an_authority_that_has_ended_beside_its_successor_is_no_fault(tmp_path, verdict, current):
+    """Clients of the new authority connect; without one nobody does."""
+    access = made(tmp_path)
+    old = certificate_authority.make_authority("old", time.time() - 3651 * DAY).certificate
+    file_of_clients = tmp_path / "ca.crt"
+    file_of_clients.write_bytes(old + (file_of_clients.read_bytes() if current else b""))
+    assert verdict == found(tmp_path, access)["clients"].verdict
+
+
 def test_a_key_of_another_certificate_is_a_fault(tmp_path):
     """As after half a renewal."""
     access = made(tmp_path)

@@ -176,6 +176,15 @@ def test_metadata_that_expire_are_found_on_the_disk(tmp_path, verdict, days):
     assert (verdict, "ok") == (found["metadata"].verdict, found["root-of-trust"].verdict)
 
 
+@pytest.mark.parametrize(("verdict", "verified", "version"), [("ok", 30.0, 4), ("fault", -1.0, 4), ("fault", 30.0, 2)])
+def test_the_newest_metadata_count(tmp_path, verdict, verified, version):
+    """What a USB drive brought after the uplink went offline is newer than what the uplink had left in incoming/."""
+    metadata(tmp_path / "incoming/metadata/timestamp.json", "timestamp", -2.0)
+    kept = metadata(tmp_path / "state/trust/kept/metadata/timestamp.json", "timestamp", verified)
+    kept.write_text(kept.read_text().replace('"version": 3', f'"version": {version}'))
+    assert verdict == looked(place(tmp_path, **enrolled(tmp_path)))["metadata"].verdict
+
+
 def test_what_is_no_metadata_is_a_fault(tmp_path):
     """A login page as timestamp, a timestamp as root."""
     metadata(tmp_path / "root.json", "timestamp", 100)

@@ -98,6 +98,12 @@ def test_an_old_x86_cpu_is_a_warning(verdict, name, flags):
     assert verdict == verdicts(machine_checks.judge_cpu(CpuFacts(name, 2, frozenset(flags))))["cpu"]
 
 
+@pytest.mark.parametrize(("cores", "seen"), [(1, "aarch64, 1 core"), (4, "aarch64, 4 cores")])
+def test_cores_are_counted(cores, seen):
+    """A number and its noun agree."""
+    assert seen == only(machine_checks.judge_cpu(CpuFacts("aarch64", cores, frozenset())), "cpu").seen
+
+
 @pytest.mark.parametrize(
     ("kernel", "pages", "facts"),
     [

@@ -51,6 +51,18 @@ def test_a_fault_says_what_to_do(check, changed):
     assert ("fault", True) == told(uplink_checks.judge_large_model(replace(WELL, **changed)), check)
 
 
+def test_a_large_model_that_was_not_asked_yet_has_no_usual_time():
+    """A time of 0 ms is one that is not known."""
+    seen = only(uplink_checks.judge_large_model(replace(WELL, usual_ms=0.0)), "large-model").seen
+    assert "large-1 can be asked, and was not asked yet; for pos-intent" == seen
+
+
+def test_a_mistyped_address_does_not_stop_doctor():
+    """Half an IPv6 address has no host to look up: the other commands of the finding stay."""
+    found = uplink_checks.judge_large_model(replace(WELL, online=False, problem="x", url="https://[fe80::1/v1"))
+    assert only(found, "large-model").command.endswith("ip -brief address; ip route")
+
+
 def test_what_was_spent_is_told_with_its_cap():
     """In the currency that the prices are in."""
     seen = only(uplink_checks.judge_large_model(replace(WELL, spent=CAPPED)), "large-model-budget").seen

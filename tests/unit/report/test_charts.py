@@ -144,3 +144,13 @@ def test_what_is_off_the_sheet_stands_at_its_edge():
 def test_one_point_is_no_line(mark):
     """A line or an area needs two."""
     assert "" == mark
+
+
+@pytest.mark.parametrize(
+    ("answers", "ticks"),
+    [(900, "0 300 600 900 1200"), (30_000, "0 10000 20000 30000 40000"), (900_000, "0 0.3M 0.6M 0.9M 1.2M")],
+)
+def test_an_axis_of_many_answers_has_plain_numbers(answers, ticks):
+    """A million answers a day are written as 1M, never with an exponent."""
+    picture = drawn(figures(days=(day(answers={"local": answers}),)), "Who answered").picture
+    assert ticks.split() == re.findall(r'text-anchor="end">([^<]*)<', picture)

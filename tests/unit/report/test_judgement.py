@@ -376,3 +376,20 @@ def test_the_made_up_tasks_are_what_their_names_say():
     assert wanted == found
     assert 8 == len(LABELS)
     assert isinstance(BROKEN, TaskFigures)
+
+
+@pytest.mark.parametrize(("calls", "number"), [(30, "1 call a day"), (60, "2 calls a day")])
+def test_one_call_a_day_is_one(calls, number):
+    """A number and its noun agree."""
+    month = tuple(day(answers={"local": calls // 30}, priced=int(at == 0)) for at in range(30))
+    assert number == answer(judge_task(figures(days=month)), "economics").number
+    few = answer(judge_task(figures(days=(day(answers={"local": 500}, priced=1, cost_micros=5),))), "economics")
+    assert "1 question to the large model was paid for" in few.because
+
+
+def test_calls_that_nobody_answered_are_no_saving():
+    """While the large model was offline nothing was paid: without a model here that proves nothing."""
+    busy = day(answers={"upstream": 900, "abstained": 100}, priced=900, cost_micros=900 * 260)
+    judged = judge_task(figures(mode="bootstrap", has_model=False, days=(busy,)), CostAssumptions("EUR", 1_000_000))
+    assert (0, "unknown") == (judged.money.year_gain_micros, answer(judged, "economics").verdict)
+    assert "Nothing is proved yet." in answer(judged, "economics").because

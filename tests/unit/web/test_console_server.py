@@ -1,10 +1,15 @@
 """The console's token file.
 
 What the console listens on.
+
+What the application answers where there is no page, or no form that it takes.
 """
 
 import os
 import stat
+import time
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -12,7 +17,10 @@ from edge_agent.config import WebConfig, load
 from edge_agent.config.optional_sections import token_path
 from edge_agent.errors import ConfigInvalid, SocketInUse, WebTokenUnusable
 from edge_agent.web import console_server
-from edge_agent.web.console_server import display_address, open_listener
+from edge_agent.web.console_server import application, display_address, open_listener
+from edge_agent.web.daemon_access import DaemonConnections
+from edge_agent.web.request_guard import PAGE_KEY, GuardSettings, SessionSigner, allowed_hosts
+from tests.support.asgi import HOST, ask
 from tests.support.free_ports import free_port
 
 CERTIFICATES = {"certificate_file": "a.crt", "key_file": "a.key", "client_ca_file": "ca.crt"}
@@ -103,3 +111,47 @@ def test_the_shown_address_can_be_opened():
     assert "http://127.0.0.1:1" == display_address("127.0.0.1:1", secure=False)
     assert "https://[::1]:1" == display_address("[::1]:1", secure=True)
     assert f"https://{os.uname().nodename}:1" == display_address("0.0.0.0:1", secure=True)
+
+
+SIGNER = SessionSigner("t" * 43)
+
+
+@pytest.fixture
+async def console() -> AsyncIterator[Any]:
+    """Make the application of a console that uses no role of the daemon."""
+    async with DaemonConnections({}) as daemon:
+        yield application(daemon, GuardSettings(allowed_hosts(HOST, ()), SIGNER, None, 100_000, 5.0), 60.0)
+
+
+def signed_in(**more: str) -> dict[str, str]:
+    session = SIGNER.sign_session(time.time() + 60, "nonce")
+    return {"cookie": f"{SIGNER.cookie_name}={session}", PAGE_KEY: SIGNER.page_key(session), **more}
+
+
+async def test_a_form_of_too_many_fields_is_refused(console):
+    """Who sends it need not have signed in: the answer is a refusal, and no traceback in the log."""
+    answered = await ask(console, "/login", "POST", body=b"&".join([b"token=x"] * 25))
+    assert (422, True) == (answered.status, "The form has more than 20 fields." in answered.text)
+    assert "Page not found" not in answered.text
+
+
+async def test_a_refused_form_is_a_sentence_in_its_page(console):
+    """A part of a page shows the sentence; it is not given the source of another page."""
+    answered = await ask(console, "/redaction", "POST", signed_in(**{"hx-request": "true"}), b"text=+")
+    assert (422, "The text is empty.") == (answered.status, answered.text)
+
+
+@pytest.mark.parametrize("path", ["/tasks/pos", "/redaction/audit", "/charts"])
+async def test_a_page_of_a_role_that_the_console_does_not_use_says_so(console, path):
+    """`roles` under `web` leaves it out: the page names the key, and nothing fails."""
+    answered = await ask(console, path, headers=signed_in())
+    assert "oes not use the role admin" in answered.text
+    assert answered.status in (200, 422)
+
+
+async def test_no_link_of_an_error_leads_to_another_site(console):
+    """A browser takes //NAME for a host."""
+    answered = await ask(console, "//evil.example/x", headers=signed_in())
+    assert (404, False, True) == (
+        answered.status, 'href="//' in answered.text, 'href="/evil.example/x"' in answered.text
+    )  # fmt: skip

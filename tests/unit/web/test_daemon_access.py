@@ -86,3 +86,14 @@ async def test_a_console_for_reviews_alone_asks_nothing_else():
         seen = await daemon.snapshot()
         assert (False, {}) == (seen.answers, dict(seen.problems))
         assert frozenset({"feedback"}) == daemon.roles
+
+
+async def test_a_role_that_the_console_does_not_use_is_refused_by_name():
+    """A signed-in person has every role; what the console leaves out in `roles` is named with the key that adds it."""
+    async with DaemonConnections({"infer": DaemonEndpoint(NOBODY)}) as daemon:
+        for require in (daemon.require_operator, daemon.require_reviews):
+            with pytest.raises(CallFailed) as refused:
+                require()
+            assert ("ROLE_UNUSED", True) == (refused.value.reason, "'roles' under 'web'" in refused.value.remedy)
+        with pytest.raises(CallFailed, match="does not use the role admin"):
+            await daemon.monitoring()

@@ -118,6 +118,18 @@ async def test_each_name_of_this_machine_is_known(host):
     assert 200 == (await tried("/", headers={**COOKIED, "host": host})).status
 
 
+async def test_a_name_of_a_renewed_certificate_is_known_at_once():
+    """The console takes a renewed certificate up without a restart, and so the names in it."""
+    names: set[str] = set()
+    settings = GuardSettings(
+        allowed_hosts(HOST, ()), SEAL, None, 100, 5.0, lambda: NOW, certificate_hosts=lambda: frozenset(names)
+    )
+    guard, request = RequestGuard(Behind(), settings), {**BEARER, "host": "till.shop:8390"}
+    assert 421 == (await ask(guard, "/", headers=request)).status
+    names.add("till.shop:8390")
+    assert 200 == (await ask(guard, "/", headers=request)).status
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [

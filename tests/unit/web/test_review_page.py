@@ -104,3 +104,10 @@ def test_judgement_is_shown_in_few_words():
     assert "right" == ReviewerJudgement("accept").shown
     assert "wrong: why" == ReviewerJudgement("reject", "why").shown
     assert ("x" * 79 + "…") == ReviewerJudgement("correct", "x" * 200).shown
+
+
+@pytest.mark.parametrize(("probability", "number"), [(0.3, "3.33"), (0.01, "100"), (0.0004, "2\u202f500")])
+def test_the_audit_tells_of_how_many_answers_one_was_drawn(probability, number):
+    """Of thousands too it is a plain number."""
+    form = make_review_form(prediction(sampling_probability=probability))
+    assert f"random audit, one of {number} answers: please skip none" == form.stream_reason
