@@ -37,4 +37,4 @@ def test_a_group_that_was_misheard_is_named() -> None:
     groups = spoken_groups(CODE)
     said = decoded(groups[0], groups[1][::-1], *groups[2:], code=2)
     assert f"group 2 of {len(groups)} is wrong" in said
-    assert "read out again" in said
+    assert "Ask for this group and the previous one again." in said
