@@ -149,9 +149,9 @@ class PersonErasure:
     """What was found, and what became of it."""
 
     found: int
-    by_digest: int
-    by_text: int
-    here: int
+    found_by_digest: int
+    found_by_text: int
+    kept_here: int
     """Of these, predictions that are still in the spool."""
     sent: int
     """Of these, predictions that have left the site, or can have."""
@@ -160,13 +160,18 @@ class PersonErasure:
     erased: int = 0
     told: int = 0
     """Predictions that the central team is told to erase, with the next segment."""
-    number: int = 0
-    """The erasure's number in the privacy report; 0 = nothing was erased."""
+    erasure: int = 0
+    """Its number in the privacy report; 0 = nothing was erased."""
 
     def with_held(self, held: int, *, dry_run: bool) -> PersonErasure:
         """Return it with answers that wait in memory for the redaction model, which are in no database yet."""
-        found, here, by_text = self.found + held, self.here + held, self.by_text + held
-        return replace(self, found=found, here=here, by_text=by_text, erased=self.erased + (0 if dry_run else held))
+        return replace(
+            self,
+            found=self.found + held,
+            found_by_text=self.found_by_text + held,
+            kept_here=self.kept_here + held,
+            erased=self.erased + (0 if dry_run else held),
+        )
 
 
 @dataclass(frozen=True)

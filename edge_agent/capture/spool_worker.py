@@ -131,7 +131,7 @@ class SpoolErasure:
             here += was_here
             told += [prediction_id] if is_told else []
         number = self._spool.personal.record_erasure(self._now(), here, told) if found.prediction_ids else 0
-        return replace(said, erased=here, told=len(told), number=number)
+        return replace(said, erased=here, told=len(told), erasure=number)
 
     def _erase(self, prediction_id: str) -> tuple[bool, bool]:
         self._monitoring.delete_input(prediction_id)

@@ -142,7 +142,7 @@ class _ReviewCalls:
         """Erase an answer, and with `all_questions` the answers to other questions about the same text."""
         request = pb.ErasePredictionRequest(prediction_id=prediction_id, all_questions=all_questions)
         answer = await self.unary(self._stub.ErasePrediction, request, timeout_seconds)
-        return ErasedAnswer(bool(answer.was_kept), bool(answer.tombstoned), tuple(answer.same_text_ids))
+        return translation.value_of(ErasedAnswer, answer)
 
 
 class ReviewClient(Connection):

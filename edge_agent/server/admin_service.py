@@ -256,7 +256,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     async def EraseValues(self, request: pb.EraseValuesRequest, context: CallContext) -> pb.EraseValuesResponse:
         """Find what concerns a person, and erase it."""
         done = await self._components.capture.erasure.erase_values(tuple(request.values), dry_run=request.dry_run)
-        return messages.erasure_response(done)
+        return pb.EraseValuesResponse(**vars(done))
 
     async def GetPrivacyReport(
         self, request: pb.GetPrivacyReportRequest, context: CallContext

@@ -84,9 +84,7 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
         """Erase one answer."""
         _check_id(request.prediction_id)
         done = await self._capture.erasure.erase_answer(request.prediction_id, all_questions=request.all_questions)
-        return pb.ErasePredictionResponse(
-            was_kept=done.was_kept, tombstoned=done.tombstoned, same_text_ids=done.same_text_ids
-        )
+        return pb.ErasePredictionResponse(**vars(done))
 
     def _manifest(self, task: str) -> Manifest | None:
         """Return the manifest of a task's bundle; None if the task is no longer installed."""
@@ -185,12 +183,7 @@ def _require(holds: bool, said: str, remedy: str) -> None:
         raise InvalidRequest(said, remedy=remedy)
 
 
-STREAMS: dict[ReviewStream, pb.ReviewStream] = {
-    "audit": pb.REVIEW_STREAM_AUDIT,
-    "uncertain": pb.REVIEW_STREAM_UNCERTAIN,
-    "diverse": pb.REVIEW_STREAM_DIVERSE,
-    "new": pb.REVIEW_STREAM_NEW,
-}
+STREAMS = messages.words_of(pb.ReviewStream)
 _PLACE = struct.Struct(">Bqqqdqdq")
 
 
@@ -262,7 +255,7 @@ def parse_review_stream(asked: pb.ReviewStream) -> ReviewStream | None:
     """Return the stream that a request names; None = all. Raises InvalidRequest."""
     if asked == pb.REVIEW_STREAM_UNSPECIFIED:
         return None
-    found = next((name for name, value in STREAMS.items() if value == asked), None)
+    found: ReviewStream | None = next((name for name, value in STREAMS.items() if value == asked), None)
     if found is None:
         raise InvalidRequest(f"stream {asked} is not supported by this version", remedy="Leave it out for all streams.")
     return found

@@ -267,7 +267,7 @@ def _grade(message: task_pb2.Confidence, value: float, finished: FinishedAnswer)
     why = manifest.no_threshold_reasons.get(question, "NOT_CALIBRATED")
     if RouteReason.SCORES_VARY in decision.degraded:
         why = "SCORES_VARY"
-    message.no_threshold_reason = messages.NO_THRESHOLD_REASONS[why]
+    message.no_threshold_reason = messages.NO_THRESHOLD_REASONS.get(why.lower(), 0)
 
 
 def new_prediction_id() -> str:

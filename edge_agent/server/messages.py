@@ -4,93 +4,53 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge_agent.capture.redact import RULES_VERSION
 from edge_agent.engine.child_supervisor import EngineState
 from edge_agent.engine.machine_limits import DEVICE_FALLBACK, DEVICE_PARTIAL
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.calibration import Confidence, NoThreshold, Threshold
+from edge_agent.formats.calibration import Confidence, Threshold
 from edge_agent.v1 import admin_pb2, inference_pb2, task_pb2
 from edge_agent.v1 import admin_pb2 as pb
 
 if TYPE_CHECKING:
+    from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
+
     from edge_agent.capture.example_capture import CaptureStatus
-    from edge_agent.capture.person_erasure import PersonErasure
     from edge_agent.capture.personal_data_retention import Erasure
-    from edge_agent.capture.redact.redactor import ReplacedValue
     from edge_agent.capture.redaction_audit import AuditedText, AuditFigures
     from edge_agent.capture.spool_worker import PrivacyReport
     from edge_agent.capture.text_redaction import RedactionQueue, TriedRedaction
     from edge_agent.engine.engine import EngineStatus
     from edge_agent.formats.plan import Mode
     from edge_agent.formats.questions import QuestionSpec
-    from edge_agent.formats.status_object import UpdateState
     from edge_agent.metrics.metric_catalogue import AnswerCounts, Histogram, TaskCounters
-    from edge_agent.routing.policy import LowConfidencePolicy
     from edge_agent.store.state_database import InstalledBundle, UpdateProgress
     from edge_agent.update.activation import Activation
     from edge_agent.update.blocked_update_messages import CopyProgress
     from edge_agent.update.updater import UpdateOverview
 
 
-KINDS = {
-    "classify": task_pb2.TASK_KIND_CLASSIFY,
-    "decide": task_pb2.TASK_KIND_DECIDE,
-    "extract": task_pb2.TASK_KIND_EXTRACT,
-    "generate": task_pb2.TASK_KIND_GENERATE,
-    "embed": task_pb2.TASK_KIND_EMBED,
-    "redact": task_pb2.TASK_KIND_REDACT,
+def words_of(enum: EnumTypeWrapper) -> dict[Any, Any]:
+    """Return the numbers of an enum of the API by the agent's words: "local" for ROUTE_LOCAL; none for UNSPECIFIED."""
+    prefix = enum.Name(0).removesuffix("UNSPECIFIED")
+    return {name.removeprefix(prefix).lower(): number for name, number in enum.items() if number}
+
+
+KINDS = words_of(task_pb2.TaskKind)
+QUESTION_TYPES = words_of(task_pb2.QuestionType)
+NO_THRESHOLD_REASONS = words_of(task_pb2.NoThresholdReason)
+ROUTES = words_of(task_pb2.Route)
+MODES = words_of(task_pb2.Mode)
+LOW_CONFIDENCE_POLICIES: dict[int, Any] = {0: "as_mode"} | {
+    number: word for word, number in words_of(task_pb2.OnLowConfidence).items()
 }
-QUESTION_TYPES = {
-    "predicate": task_pb2.QUESTION_TYPE_PREDICATE,
-    "choice": task_pb2.QUESTION_TYPE_CHOICE,
-    "score": task_pb2.QUESTION_TYPE_SCORE,
+FINISHES = words_of(inference_pb2.FinishReason)
+STATES: dict[EngineState, Any] = {
+    state: admin_pb2.EngineState.Value(f"ENGINE_STATE_{state.name}") for state in EngineState
 }
-NO_THRESHOLD_REASONS: dict[NoThreshold, task_pb2.NoThresholdReason] = {
-    "": task_pb2.NO_THRESHOLD_REASON_UNSPECIFIED,
-    "NOT_CALIBRATED": task_pb2.NO_THRESHOLD_REASON_NOT_CALIBRATED,
-    "NONE_PROVED": task_pb2.NO_THRESHOLD_REASON_NONE_PROVED,
-    "SCORES_VARY": task_pb2.NO_THRESHOLD_REASON_SCORES_VARY,
-}
-ROUTES = {
-    "local": task_pb2.ROUTE_LOCAL,
-    "upstream": task_pb2.ROUTE_UPSTREAM,
-    "abstained": task_pb2.ROUTE_ABSTAINED,
-    "deferred": task_pb2.ROUTE_DEFERRED,
-}
-MODES: dict[Mode, task_pb2.Mode] = {
-    "bootstrap": task_pb2.MODE_BOOTSTRAP,
-    "shadow": task_pb2.MODE_SHADOW,
-    "hybrid": task_pb2.MODE_HYBRID,
-    "local": task_pb2.MODE_LOCAL,
-}
-LOW_CONFIDENCE_POLICIES: dict[int, LowConfidencePolicy] = {
-    task_pb2.ON_LOW_CONFIDENCE_UNSPECIFIED: "as_mode",
-    task_pb2.ON_LOW_CONFIDENCE_ANSWER: "answer",
-    task_pb2.ON_LOW_CONFIDENCE_ABSTAIN: "abstain",
-    task_pb2.ON_LOW_CONFIDENCE_ESCALATE: "escalate",
-}
-FINISHES = {"stop": inference_pb2.FINISH_REASON_STOP, "length": inference_pb2.FINISH_REASON_LENGTH}
-STATES = {
-    EngineState.STARTING: admin_pb2.ENGINE_STATE_STARTING,
-    EngineState.READY: admin_pb2.ENGINE_STATE_READY,
-    EngineState.BACKING_OFF: admin_pb2.ENGINE_STATE_BACKING_OFF,
-    EngineState.FAILED: admin_pb2.ENGINE_STATE_FAILED,
-    EngineState.STOPPING: admin_pb2.ENGINE_STATE_STOPPING,
-}
-UPDATE_STATES: dict[UpdateState, admin_pb2.UpdateState] = {
-    "waiting": admin_pb2.UPDATE_STATE_WAITING,
-    "fetching": admin_pb2.UPDATE_STATE_FETCHING,
-    "staged": admin_pb2.UPDATE_STATE_STAGED,
-    "testing": admin_pb2.UPDATE_STATE_TESTING,
-    "switching": admin_pb2.UPDATE_STATE_SWITCHING,
-    "probation": admin_pb2.UPDATE_STATE_PROBATION,
-    "done": admin_pb2.UPDATE_STATE_DONE,
-    "failed": admin_pb2.UPDATE_STATE_FAILED,
-    "rolled_back": admin_pb2.UPDATE_STATE_ROLLED_BACK,
-    "held": admin_pb2.UPDATE_STATE_HELD,
-}
+UPDATE_STATES = words_of(admin_pb2.UpdateState)
 PAGE_SIZE_DEFAULT = 100
 PAGE_SIZE_MAX = 1000
 
@@ -182,27 +142,15 @@ def audited_text_message(text: AuditedText) -> admin_pb2.AuditedText:
         model=text.drawn.model,
         text=text.drawn.text,
         redacted=text.drawn.redacted,
-        spans=map(_replaced_message, text.drawn.replaced),
+        spans=[admin_pb2.ReplacedSpan(**vars(each)) for each in text.drawn.replaced],
         missed=[admin_pb2.MissedSpan(**each._asdict()) for each in text.missed],
         wrong=text.wrong,
     )
 
 
-def _replaced_message(value: ReplacedValue) -> admin_pb2.ReplacedSpan:
-    return admin_pb2.ReplacedSpan(
-        start=value.start,
-        end=value.end,
-        placeholder=value.placeholder,
-        rule=value.rule,
-        by_rules=value.by_rules,
-        by_model=value.by_model,
-        score=value.score,
-    )
-
-
 def tried_redaction_message(tried: TriedRedaction) -> admin_pb2.TryRedactionResponse:
     """Show what redaction made of a text."""
-    spans = list(map(_replaced_message, tried.replaced))
+    spans = [admin_pb2.ReplacedSpan(**vars(each)) for each in tried.replaced]
     return admin_pb2.TryRedactionResponse(
         redacted=tried.redacted, spans=spans, model=tried.model, held_because=tried.held_because
     )
@@ -381,29 +329,11 @@ def clamp_page_size(asked: int) -> int:
     return min(asked or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
 
 
-def erasure_response(done: PersonErasure) -> pb.EraseValuesResponse:
-    """Describe what was found and erased."""
-    return pb.EraseValuesResponse(
-        found=done.found,
-        found_by_digest=done.by_digest,
-        found_by_text=done.by_text,
-        kept_here=done.here,
-        sent=done.sent,
-        tasks=done.tasks,
-        erased=done.erased,
-        told=done.told,
-        erasure=done.number,
-    )
-
-
 def privacy_report(report: PrivacyReport) -> pb.GetPrivacyReportResponse:
     """Describe the figures of a site."""
     return pb.GetPrivacyReportResponse(
-        counts=[pb.PrivacyCount(task=c.task, what=c.what, name=c.name, number=c.number) for c in report.counts],
-        held=[
-            pb.HeldExamples(task=each.task, kept=each.kept, waiting=each.waiting, sealed=each.sealed)
-            for each in report.held
-        ],
+        counts=[pb.PrivacyCount(**vars(each)) for each in report.counts],
+        held=[pb.HeldExamples(**vars(each)) for each in report.held],
         erasures=map(_erasure, report.erasures),
         digests=report.digests,
         digests_max=report.digests_max,

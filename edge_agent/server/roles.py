@@ -33,58 +33,25 @@ ADMIN: frozenset[Role] = frozenset({"admin"})
 OPERATOR = ADMIN | INFER
 """What admin.sock gives."""
 
-_SERVICES: dict[str, dict[str, frozenset[Role]]] = {
-    "edge_agent.v1.InferenceService": {
-        "Classify": INFER,
-        "Decide": INFER,
-        "Extract": INFER,
-        "Generate": INFER,
-        "Embed": INFER,
-        "ListTasks": INFER,
-        "GetTask": INFER,
-    },
-    "inference.GRPCInferenceService": {
-        "ServerLive": INFER,
-        "ServerReady": INFER,
-        "ModelReady": INFER,
-        "ServerMetadata": INFER,
-        "ModelMetadata": INFER,
-        "ModelInfer": INFER,
-        "ModelStreamInfer": INFER,
-        "ModelConfig": INFER,
-        "ModelStatistics": INFER,
-    },
-    "edge_agent.v1.FeedbackService": {
-        "SubmitFeedback": FEEDBACK,
-        "ListReviewQueue": FEEDBACK,
-        "GetPrediction": FEEDBACK,
-        "ErasePrediction": FEEDBACK,
-    },
-    "edge_agent.v1.AdminService": {
-        "GetStatus": ADMIN,
-        "ListBundles": ADMIN,
-        "InstallBundle": ADMIN,
-        "ActivateBundle": ADMIN,
-        "RollbackTask": ADMIN,
-        "RemoveBundle": ADMIN,
-        "SealExamples": ADMIN,
-        "ReadReceipts": ADMIN,
-        "ImportUpdate": ADMIN,
-        "AllowUpdate": ADMIN,
-        "Drain": ADMIN,
-        "SetMode": ADMIN,
-        "GetFieldReport": ADMIN,
-        "EraseValues": ADMIN,
-        "GetPrivacyReport": ADMIN,
-        "TryRedaction": ADMIN,
-        "ListRedactionAudit": ADMIN,
-        "JudgeRedaction": ADMIN,
-    },
-    "grpc.health.v1.Health": {"Check": ROLES, "Watch": ROLES},
-    "grpc.reflection.v1alpha.ServerReflection": {"ServerReflectionInfo": ADMIN},
+_SERVICES: dict[str, tuple[frozenset[Role], str]] = {
+    "edge_agent.v1.InferenceService": (INFER, "Classify Decide Extract Generate Embed ListTasks GetTask"),
+    "inference.GRPCInferenceService": (
+        INFER,
+        "ServerLive ServerReady ServerMetadata ModelReady ModelMetadata ModelInfer ModelStreamInfer ModelConfig "
+        "ModelStatistics",
+    ),
+    "edge_agent.v1.FeedbackService": (FEEDBACK, "SubmitFeedback ListReviewQueue GetPrediction ErasePrediction"),
+    "edge_agent.v1.AdminService": (
+        ADMIN,
+        "GetStatus ListBundles InstallBundle ActivateBundle RollbackTask RemoveBundle SealExamples ReadReceipts "
+        "ImportUpdate AllowUpdate Drain SetMode GetFieldReport EraseValues GetPrivacyReport TryRedaction "
+        "ListRedactionAudit JudgeRedaction",
+    ),
+    "grpc.health.v1.Health": (ROLES, "Check Watch"),
+    "grpc.reflection.v1alpha.ServerReflection": (ADMIN, "ServerReflectionInfo"),
 }
 METHODS: dict[str, frozenset[Role]] = {
-    f"/{service}/{name}": roles for service, methods in _SERVICES.items() for name, roles in methods.items()
+    f"/{service}/{name}": roles for service, (roles, names) in _SERVICES.items() for name in names.split()
 }
 """The roles that may call a method, each of them alone."""
 
@@ -105,16 +72,9 @@ def role_missing(call: str, allowed: frozenset[Role], who: str, roles: frozenset
     )
 
 
-_LOOKING = frozenset(
-    {
-        "GetStatus",
-        "GetFieldReport",
-        "GetPrivacyReport",
-        "ListBundles",
-        "TryRedaction",
-        "ListRedactionAudit",
-        "ServerReflectionInfo",
-    }
+_LOOKING = (
+    *("GetStatus", "GetFieldReport", "GetPrivacyReport", "ListBundles", "TryRedaction", "ListRedactionAudit"),
+    "ServerReflectionInfo",
 )
 CallTreatment = Literal["work", "look", "change", "health"]
 

@@ -39,16 +39,13 @@ from edge_agent.errors import (
 from edge_agent.formats import uplink_state
 from edge_agent.routing.large_model_questions import LargeModelQuestion, ModelAnswer
 from edge_agent.routing.policy import LargeModelAvailability
+from edge_agent.server import messages
 from edge_agent.update.blocked_update_messages import DownloadBlocker
 from edge_agent.v1 import admin_pb2, escalation_pb2_grpc
 from edge_agent.v1 import escalation_pb2 as pb
 
 SILENT_REASON = "UPLINK_SILENT"
-_STATES = {
-    "online": admin_pb2.LINK_STATE_ONLINE,
-    "offline": admin_pb2.LINK_STATE_OFFLINE,
-    "probing": admin_pb2.LINK_STATE_PROBING,
-}
+_STATES = messages.words_of(admin_pb2.LinkState)
 _COUNT_MAX = 2**62
 """Numbers in the file have no limit; those in the message do."""
 _START = "Start it with 'sudo systemctl enable --now edge-uplink', and read its log: 'edge-agent logs uplink'."
@@ -135,13 +132,7 @@ def _described(state: uplink_state.UplinkState) -> admin_pb2.UplinkStatus:
         sent_bytes=min(state.sent_bytes, _COUNT_MAX),
         downloads=_downloads(state.downloads),
         problems=[
-            admin_pb2.UplinkProblem(
-                reason=_printable(each.reason),
-                message=_printable(each.message),
-                remedy=_printable(each.remedy),
-                about=_printable(each.about),
-            )
-            for each in state.problems
+            admin_pb2.UplinkProblem(**{name: _printable(text) for name, text in each}) for each in state.problems
         ],
     )
 

@@ -177,7 +177,7 @@ def test_what_has_left_is_erased_at_the_central_team_too(site: ASite):
     assert [(1, 2, 0)] == [(each.erased, each.told, each.confirmed) for each in site.worker.privacy_report().erasures]
     site.receipt(2)
     site.worker.read_receipts()
-    assert [(done.number, 2)] == [(each.number, each.confirmed) for each in site.worker.privacy_report().erasures]
+    assert [(done.erasure, 2)] == [(each.number, each.confirmed) for each in site.worker.privacy_report().erasures]
 
 
 def test_no_value_is_stored(site: ASite):
@@ -231,7 +231,13 @@ def test_a_dry_run_changes_nothing(site: ASite):
     site.worker.seal_all()
     site.keep(answered(2, text=f"ask {MAIL}"))
     before = describe(site.worker.spool, found(site, MAIL))
-    assert (2, 2, 1, {"pos-intent": 2}, 0) == (before.found, before.here, before.sent, before.tasks, before.number)
+    assert (2, 2, 1, {"pos-intent": 2}, 0) == (
+        before.found,
+        before.kept_here,
+        before.sent,
+        before.tasks,
+        before.erasure,
+    )
     assert before == describe(site.worker.spool, found(site, MAIL))
 
 

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from edge_agent.engine.child_supervisor import EngineState
 from edge_agent.engine.engine import EngineStatus
 from edge_agent.errors import InvalidRequest
+from edge_agent.formats.example_records import ReviewStream
 from edge_agent.formats.manifest import Kind, Manifest, digest_of, encode
+from edge_agent.formats.plan import Mode
 from edge_agent.routing.policy import LowConfidencePolicy, RouteName
-from edge_agent.server import messages
+from edge_agent.server import feedback, messages
 from edge_agent.store.state_database import InstalledBundle
 from edge_agent.v1 import admin_pb2, task_pb2
 from tests.support.bundles import QUESTIONS, RECORD_SCHEMA
@@ -157,7 +159,13 @@ def test_an_engine_is_described_whole():
 
 @pytest.mark.parametrize(
     ("table", "words"),
-    [(messages.KINDS, get_args(Kind)), (messages.ROUTES, get_args(RouteName)), (messages.STATES, tuple(EngineState))],
+    [
+        (messages.KINDS, get_args(Kind)),
+        (messages.ROUTES, get_args(RouteName)),
+        (messages.MODES, get_args(Mode)),
+        (messages.STATES, tuple(EngineState)),
+        (feedback.STREAMS, get_args(ReviewStream)),
+    ],
 )
 def test_every_word_has_its_message(table, words):
     """Each word of ours has a value of the API, no two have the same, and none has UNSPECIFIED."""
