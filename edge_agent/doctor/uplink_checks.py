@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
-from edge_agent.client import UplinkStatus
+from edge_agent.client import UplinkProblem, UplinkStatus
 from edge_agent.config.sections import store_folder
 from edge_agent.doctor.findings import Check, Finding, FindingRule, ProbeFailure, first_match, otherwise
 from edge_agent.doctor.installation import read_bytes, stat_file
@@ -38,22 +38,14 @@ _PASSING = ("UPSTREAM_UNREACHABLE", "UPSTREAM_BUSY")
 _LOG = "sudo journalctl -u edge-uplink -b | tail -50"
 
 
-@dataclass(frozen=True)
-class ReportedProblem:
-    """A problem that the uplink reports."""
-
-    reason: str
-    message: str
-    remedy: str
-    about: str
+ReportedProblem = UplinkProblem | uplink_state.UplinkStateProblem
+"""As the daemon or the uplink's own file has it."""
 
 
 @dataclass(frozen=True)
 class UplinkFacts:
     """The uplink's own report, through the daemon or from its file."""
 
-    configured: bool
-    """agent.yaml names an object store or a repository."""
     silence: str
     """Why its report is out of date; empty when it is current."""
     state: str = ""
@@ -176,70 +168,54 @@ def probe_uplink(context: ProbeContext) -> UplinkFacts | None:
 
 def _report(context: ProbeContext) -> UplinkFacts | None:
     config = context.installation.config
-    configured = bool(config.uplink.url or config.uplink.updates_url)
     if context.status is not None:
-        return _from_daemon(context.status.uplink, configured, context) if context.status.uplink else None
+        return _from_daemon(context.status.uplink, context) if context.status.uplink else None
     path = config.uplink_notes / uplink_state.FILE_NAME
-    file = stat_file(path)
-    if not file.kind:
-        return UplinkFacts(configured, f"it has not reported yet: {path} does not exist") if configured else None
+    if not stat_file(path).kind:
+        configured = config.uplink.url or config.uplink.updates_url
+        return UplinkFacts(f"it has not reported yet: {path} does not exist") if configured else None
     try:
-        return _from_file(uplink_state.parse(read_bytes(path, uplink_state.STATE_BYTES_MAX + 1)), configured, context)
+        return _from_file(uplink_state.parse(read_bytes(path, uplink_state.STATE_BYTES_MAX + 1)), context)
     except DocumentInvalid as error:
-        return UplinkFacts(configured, f"its report is invalid: {error.message}", managed=context.daemon.managed)
+        return UplinkFacts(f"its report is invalid: {error.message}", managed=context.daemon.managed)
 
 
-def _from_daemon(status: UplinkStatus, configured: bool, context: ProbeContext) -> UplinkFacts:
-    problems = tuple(ReportedProblem(each.reason, each.message, each.remedy, each.about) for each in status.problems)
-    silent = status.state == "SILENT"
-    return UplinkFacts(
-        configured=configured,
-        silence=(problems[0].message if problems else "it does not report") if silent else "",
-        state=status.state.lower(),
-        upstream=status.upstream,
-        since_seconds=_age(status.since),
-        failures=status.failures,
-        waiting_segments=status.waiting_segments,
-        waiting_bytes=status.waiting_bytes,
-        problems=problems,
-        downloads=status.downloads.state.lower() if status.downloads else "",
-        waiting_blobs=status.downloads.waiting_blobs if status.downloads else 0,
-        managed=context.daemon.managed,
-        folders=_store_folders(context),
-    )
+def _from_daemon(status: UplinkStatus, context: ProbeContext) -> UplinkFacts:
+    silence = ""
+    if status.state == "SILENT":
+        silence = status.problems[0].message if status.problems else "it does not report"
+    since_seconds = (datetime.now(UTC) - status.since).total_seconds() if status.since else 0.0
+    return _facts(status, silence, since_seconds, context)
 
 
-def _from_file(state: uplink_state.UplinkState, configured: bool, context: ProbeContext) -> UplinkFacts:
+def _from_file(state: uplink_state.UplinkState, context: ProbeContext) -> UplinkFacts:
     age = running_seconds() - state.running_seconds
     silence = ""
     if age < 0:
         silence = "it has not reported since this machine started"
     elif age > uplink_state.FRESH_SECONDS:
         silence = f"it has not reported for {age / 60:.0f} min, and should every minute: it was stopped, or hangs"
-    return UplinkFacts(
-        configured=configured,
-        silence=silence,
-        state=state.state,
-        upstream=state.upstream,
-        since_seconds=time.time() - signed_document.parse_timestamp(state.since),
-        failures=state.failures,
-        waiting_segments=state.waiting_segments,
-        waiting_bytes=state.waiting_bytes,
-        problems=tuple(ReportedProblem(each.reason, each.message, each.remedy, each.about) for each in state.problems),
-        downloads=state.downloads.state if state.downloads else "",
-        waiting_blobs=state.downloads.waiting_blobs if state.downloads else 0,
-        managed=context.daemon.managed,
-        folders=_store_folders(context),
-    )
+    return _facts(state, silence, time.time() - signed_document.parse_timestamp(state.since), context)
 
 
-def _store_folders(context: ProbeContext) -> tuple[str, ...]:
+def _facts(
+    report: UplinkStatus | uplink_state.UplinkState, silence: str, since_seconds: float, context: ProbeContext
+) -> UplinkFacts:
     uplink = context.installation.config.uplink
-    return tuple(str(each) for each in map(store_folder, (uplink.url, uplink.updates_url)) if each)
-
-
-def _age(since: datetime | None) -> float:
-    return (datetime.now(UTC) - since).total_seconds() if since else 0.0
+    return UplinkFacts(
+        silence=silence,
+        state=report.state.lower(),
+        upstream=report.upstream,
+        since_seconds=since_seconds,
+        failures=report.failures,
+        waiting_segments=report.waiting_segments,
+        waiting_bytes=report.waiting_bytes,
+        problems=report.problems,
+        downloads=report.downloads.state.lower() if report.downloads else "",
+        waiting_blobs=report.downloads.waiting_blobs if report.downloads else 0,
+        managed=context.daemon.managed,
+        folders=tuple(str(each) for each in map(store_folder, (uplink.url, uplink.updates_url)) if each),
+    )
 
 
 LARGE_MODEL = Check("large-model", "uplink")

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from edge_agent import __version__
-from edge_agent.client import AdminClient, BundleRef, OperatorWarning, Status, TaskUpdate
+from edge_agent.client import AdminClient, BundleRef, OperatorWarning, Status, TaskUpdate, UplinkProblem
 from edge_agent.config import Config
 from edge_agent.doctor import capture_checks, daemon_checks, update_checks, uplink_checks
 from edge_agent.doctor.capture_checks import CaptureFacts
 from edge_agent.doctor.installation import Installation
 from edge_agent.doctor.probe_context import DaemonFacts, ProbeContext, StoredState, UnitPhase
 from edge_agent.doctor.update_checks import MetadataFacts, UpdatesFacts
-from edge_agent.doctor.uplink_checks import ReportedProblem, UplinkFacts
+from edge_agent.doctor.uplink_checks import UplinkFacts
 from edge_agent.store.state_database import StateDatabase, UpdateProgress
 from tests.support.doctor_cases import DAY, looked, only, place, told, verdicts
 from tests.support.fake_daemon import FakeDaemon, task_message
@@ -367,12 +367,10 @@ def test_sizes_are_read_from_the_disk_without_a_daemon(tmp_path):
 
 
 def heard(**changed):
-    return list(
-        uplink_checks.judge_uplink(UplinkFacts(**{"configured": True, "silence": "", "state": "online", **changed}))
-    )
+    return list(uplink_checks.judge_uplink(UplinkFacts(**{"silence": "", "state": "online", **changed})))
 
 
-TROUBLE = ReportedProblem("UPSTREAM_REFUSED", "the store does not accept the credential", "Check it.", "")
+TROUBLE = UplinkProblem("UPSTREAM_REFUSED", "the store does not accept the credential", "Check it.", "")
 
 
 @pytest.mark.parametrize(
@@ -386,7 +384,7 @@ TROUBLE = ReportedProblem("UPSTREAM_REFUSED", "the store does not accept the cre
         ("uplink-online", "note", {"state": "probing", "since_seconds": 2 * DAY}),
         ("uplink-online", "warning", {"state": "offline", "since_seconds": 2 * DAY}),
         ("uplink-refused", "fault", {"problems": (TROUBLE,)}),
-        ("uplink-problem", "warning", {"problems": (ReportedProblem("UPLOAD_CONFLICT", "something else", "", "e-1"),)}),
+        ("uplink-problem", "warning", {"problems": (UplinkProblem("UPLOAD_CONFLICT", "something else", "", "e-1"),)}),
         ("downloads", "ok", {"downloads": "online"}),
         ("downloads", "warning", {"downloads": "offline", "state": "offline", "since_seconds": 2 * DAY}),
     ],
@@ -398,7 +396,7 @@ def test_the_uplink_is_judged(check, verdict, changed):
 
 def test_a_folder_is_no_credential_and_no_network():
     """A store that is a folder: neither the credential nor the network is blamed, and its own remedy is shown."""
-    refused = ReportedProblem("UPSTREAM_REFUSED", "edge-uplink may not read the folder /mnt/fleet", "Its remedy.", "")
+    refused = UplinkProblem("UPSTREAM_REFUSED", "edge-uplink may not read the folder /mnt/fleet", "Its remedy.", "")
     offline = {"state": "offline", "since_seconds": 2 * DAY, "upstream": "/mnt/fleet"}
     for state in (offline, {**offline, "since_seconds": 60.0}):
         found = heard(problems=(refused,), folders=("/mnt/fleet",), **state)

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from edge_agent.client import BundleRef, TaskUpdate
+from edge_agent.client import BundleRef, TaskUpdate, UplinkProblem
 from edge_agent.doctor import (
     all_checks,
     capture_checks,
@@ -33,7 +33,7 @@ from edge_agent.doctor.socket_checks import ListeningSocket, PortFacts, SocketFa
 from edge_agent.doctor.state_checks import DatabaseFacts, ExchangeFolder, StateFacts
 from edge_agent.doctor.unit_checks import UnitFacts
 from edge_agent.doctor.update_checks import MetadataFacts, UpdatesFacts
-from edge_agent.doctor.uplink_checks import ReportedProblem, UplinkFacts
+from edge_agent.doctor.uplink_checks import UplinkFacts
 from tests.support.doctor_cases import DAEMON, DAY, UPLINK, file
 
 MODULES = [module for name, module in vars(all_checks).items() if name.endswith("_checks")]
@@ -247,9 +247,7 @@ SAID = [
     ),
     (
         uplink_checks.judge_uplink(
-            UplinkFacts(
-                True, "", "online", problems=(ReportedProblem("UPSTREAM_REFUSED", "403 from the store", "", ""),)
-            )
+            UplinkFacts("", "online", problems=(UplinkProblem("UPSTREAM_REFUSED", "403 from the store", "", ""),))
         ),
         "403 from the store",
         "date; sudo edge-agent-setup --kit FILE",
