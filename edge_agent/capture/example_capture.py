@@ -187,7 +187,7 @@ class ExampleCapture:
             return broken_status(error)
 
     def _look(self, worker: SpoolWorker) -> CaptureStatus:
-        status = read_status(worker, self._config)
+        status = read_status(worker)
         if self.redaction is None:
             return status
         return replace(
@@ -244,7 +244,6 @@ class CaptureStatus:
     outbox_bytes: int
     outbox_segments: int
     epoch: str
-    outbox_dir: str
     problems: tuple[str, ...]
     unsealed_seconds: float = 0.0
     """Age of the oldest answer that waits to be sealed, in seconds of running; 0 = no answer waits."""
@@ -268,7 +267,7 @@ class CaptureStatus:
     """Nothing can be kept: the spool cannot be used."""
 
 
-def read_status(worker: SpoolWorker, config: Config) -> CaptureStatus:
+def read_status(worker: SpoolWorker) -> CaptureStatus:
     """Look at the spool and the outbox; call it on the thread of the spool."""
     outbox, waits = worker.outbox, worker.questions.queued()
     return CaptureStatus(
@@ -278,7 +277,6 @@ def read_status(worker: SpoolWorker, config: Config) -> CaptureStatus:
         outbox_bytes=outbox.used_bytes() if outbox else 0,
         outbox_segments=len(outbox.ledger.sealed_segments()) if outbox else 0,
         epoch=worker.spool.incarnation,
-        outbox_dir=str(config.outbox.absolute()) if outbox else "",
         problems=tuple(f"{error.message}. {error.remedy}" for error in worker.problems.values()),
         unsealed_seconds=outbox.ledger.oldest_seconds() if outbox else 0.0,
         outbox_seconds=outbox.oldest_seconds(worker.now()) if outbox else 0.0,
@@ -299,13 +297,13 @@ def stalled_status(config: Config, writer: SpoolWriter) -> CaptureStatus:
         f" {writer.dropped_answers} did not fit there and are lost."
         " Check the disk; what waits is written when it answers."
     )
-    return CaptureStatus({}, {}, 0, 0, 0, "", "", (said,), stalled_seconds=seconds)
+    return CaptureStatus({}, {}, 0, 0, 0, "", (said,), stalled_seconds=seconds)
 
 
 def broken_status(error: EdgeAgentError) -> CaptureStatus:
     """Return the status where the spool cannot be used."""
     said = f"No examples are kept: {error.message}. {error.remedy}"
-    return CaptureStatus({}, {}, 0, 0, 0, "", "", (said,), is_off=True)
+    return CaptureStatus({}, {}, 0, 0, 0, "", (said,), is_off=True)
 
 
 Result = TypeVar("Result")
@@ -457,8 +455,9 @@ class ExampleErasure:
         if self._redaction is not None:
             held = self._redaction.erase(lambda answered: search.is_in_text(_spoken(answered)), dry_run=dry_run)
         # Behind what the model has read until now: its texts have placeholders, which the search in texts passes.
-        find = functools.partial(_find_digests, search)
-        by_digest = await self._calls.run(find, alone=True, seconds_max=None)
+        by_digest = await self._calls.run(
+            lambda worker: search.find_digests(worker.spool), alone=True, seconds_max=None
+        )
         by_text: frozenset[str] = frozenset()
         place: ScanPlace | None = ScanPlace()
         while place is not None:
@@ -482,10 +481,6 @@ class ExampleErasure:
 def _spoken(answered: CapturedAnswer) -> str:
     """Return all texts of an answer that waits for the redaction model."""
     return "\n".join((answered.text, answered.local_answer or "", answered.teacher_answer or ""))
-
-
-def _find_digests(search: ValueSearch, worker: SpoolWorker) -> frozenset[str]:
-    return search.find_digests(worker.spool)
 
 
 def _scan(search: ValueSearch, place: ScanPlace, worker: SpoolWorker) -> tuple[frozenset[str], ScanPlace | None]:

@@ -73,11 +73,7 @@ class RecordBuilder:
         stored, audited = self._read_input(redaction, answered)
         answers = self._read_again(redaction, answered.manifest, answers)
         record = {
-            "schema": SCHEMA,
-            "type": "prediction",
-            "record_id": f"prediction:{answered.prediction_id}",
-            "site": self._site,
-            "at": format_timestamp(seconds),
+            **self._head("prediction", answered.prediction_id, seconds),
             "prediction_id": answered.prediction_id,
             "task": task.name,
             "kind": task.kind,
@@ -137,18 +133,10 @@ class RecordBuilder:
         """
         self._require_findings(findings, not self._model.holds(prediction["task"]))
         redaction = self._redactor.start(_written(prediction), findings)
-        value = said.value
-        if prediction["kind"] == "extract" and value:
-            value = self._record(redaction, value, manifest)
-        elif prediction["kind"] == "generate":
-            value = redaction.text(value)
+        value = self._answer(redaction, prediction["kind"], manifest, said.value)
         reason = redaction.text(said.reason)
         record = {
-            "schema": SCHEMA,
-            "type": "feedback",
-            "record_id": f"feedback:{said.feedback_id}",
-            "site": self._site,
-            "at": format_timestamp(at),
+            **self._head("feedback", said.feedback_id, at),
             "feedback_id": said.feedback_id,
             "prediction_id": said.prediction_id,
             "task": prediction["task"],
@@ -176,20 +164,14 @@ class RecordBuilder:
         self._require_findings(findings, not self._model.holds(prediction["task"]))
         redaction = self._redactor.start(_written(prediction), findings)
         if prediction["kind"] == "extract":
-            said = self._record(redaction, _like(said, prediction["output"]), manifest)
-        elif prediction["kind"] == "generate":
-            said = redaction.text(said)
+            said = _like(said, prediction["output"])
         record: dict[str, Any] = {
-            "schema": SCHEMA,
-            "type": "opinion",
-            "record_id": f"opinion:{asked.prediction_id}",
-            "site": self._site,
-            "at": format_timestamp(at),
+            **self._head("opinion", asked.prediction_id, at),
             "prediction_id": asked.prediction_id,
             "task": task_of_key(asked.task),
             "model": model[:200],
             "why": asked.why,
-            "value": said,
+            "value": self._answer(redaction, prediction["kind"], manifest, said),
         }
         if scores:
             record["scores"] = scores
@@ -197,15 +179,17 @@ class RecordBuilder:
 
     def build_tombstone(self, prediction_id: str, at: float) -> bytes:
         """Write the tombstone of an erased prediction."""
-        record = {
+        return _write({**self._head("tombstone", prediction_id, at), "prediction_id": prediction_id}).encode()
+
+    def _head(self, kind: str, name: str, at: float) -> dict[str, Any]:
+        """Return what every record begins with."""
+        return {
             "schema": SCHEMA,
-            "type": "tombstone",
-            "record_id": f"tombstone:{prediction_id}",
+            "type": kind,
+            "record_id": f"{kind}:{name}",
             "site": self._site,
             "at": format_timestamp(at),
-            "prediction_id": prediction_id,
         }
-        return _write(record).encode()
 
     def _digests(self, redaction: RedactionSession) -> frozenset[bytes]:
         return self._digester.digests(redaction.replaced) if self._digester else frozenset()
@@ -224,7 +208,8 @@ class RecordBuilder:
             "sure": answered.sure,
             "label_mass": answered.label_mass,
         }
-        output = self._answer(redaction, answered, answered.output)
+        kind, manifest = answered.manifest.task.kind, answered.manifest
+        output = self._answer(redaction, kind, manifest, answered.output)
         if answered.teacher_answer is None:
             return {"output": output, **grades}
         given = {**UNGRADED, "model": answered.model}
@@ -232,8 +217,8 @@ class RecordBuilder:
             given["teacher_scores"] = answered.teacher_scores
         if answered.local_answer is None:
             return {"output": output, **given}
-        local = self._answer(redaction, answered, answered.local_answer)
-        if answered.manifest.task.kind == "extract":
+        local = self._answer(redaction, kind, manifest, answered.local_answer)
+        if kind == "extract":
             output = _like(output, local)
         return {"output": output, **given, "local": {"answer": local, **grades}}
 
@@ -254,18 +239,15 @@ class RecordBuilder:
         record, kept = json.loads(answer), self._config.keep_fields.get(task, ())
         return _write({name: each if name in kept else redaction.again(each) for name, each in record.items()})
 
-    def _answer(self, redaction: RedactionSession, answered: CapturedAnswer, answer: str) -> str:
-        kind = answered.manifest.task.kind
-        if kind == "extract" and answer:
-            return self._record(redaction, answer, answered.manifest)
-        return redaction.text(answer) if kind == "generate" else answer
-
-    def _record(self, redaction: RedactionSession, written: str, manifest: Manifest | None) -> str:
-        record = json.loads(written)
+    def _answer(self, redaction: RedactionSession, kind: str, manifest: Manifest | None, answer: str) -> str:
+        """Redact an answer: a text, or a record with the fields that its task marks. A label stays as it is."""
+        if kind == "generate":
+            return redaction.text(answer)
+        if kind != "extract" or not answer:
+            return answer
         kept = self._config.keep_fields.get(manifest.task.name, ()) if manifest else ()
         marked = [name for name in manifest.task.pii_fields if name not in kept] if manifest else []
-        hidden = redaction.fields(record, marked)
-        return _write(redaction.value(hidden))
+        return _write(redaction.value(redaction.fields(json.loads(answer), marked)))
 
 
 def observe_answer(answered: CapturedAnswer, seconds: float) -> AnswerObservation:

@@ -68,13 +68,7 @@ class ExchangeDirs:
         Raises:
             ExchangeDirUnusable: it cannot be read. One that is not there yet is empty.
         """
-        folder = self.outbox / "segments"
-        with exchange_errors(folder):
-            try:
-                with os.scandir(folder) as entries:
-                    return dict(_sized(entries))
-            except FileNotFoundError:
-                return {}
+        return _files(self.outbox / "segments")
 
     def segment(self, stem: str) -> SealedSegment | None:
         """Read a segment; None = it is gone, as after a receipt.
@@ -140,16 +134,6 @@ def exchange_errors(path: Path) -> Iterator[None]:
             yield
     except (StateDirUnwritable, StoreDamaged) as error:
         raise ExchangeDirUnusable(error.message, path=path) from None
-
-
-def _sized(entries: Iterator[os.DirEntry[str]]) -> Iterator[tuple[str, int]]:
-    for entry in entries:
-        try:
-            found = entry.stat(follow_symlinks=False)
-        except FileNotFoundError:
-            continue
-        if stat.S_ISREG(found.st_mode):
-            yield entry.name, found.st_size
 
 
 def read_bounded(path: Path, bytes_max: int) -> bytes | None:
@@ -397,8 +381,7 @@ class IncomingDir:
         Raises:
             DiskFull, ExchangeDirUnusable: it cannot be written.
         """
-        with exchange_errors(self._metadata):
-            write_durably(self._metadata / repository_metadata.root_name(version), raw, FILE_MODE)
+        self._write(self._metadata / repository_metadata.root_name(version), raw)
 
     def adopt(self, release: MetadataSet, before: MetadataSet | None) -> None:
         """Write metadata that belongs together; what is neither in it nor in the set before is removed.
@@ -472,16 +455,21 @@ class IncomingDir:
             write_durably(path, content, FILE_MODE)
 
 
+def _sized(entries: Iterator[os.DirEntry[str]]) -> Iterator[tuple[str, int]]:
+    for entry in entries:
+        try:
+            found = entry.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            continue
+        if stat.S_ISREG(found.st_mode):
+            yield entry.name, found.st_size
+
+
 def _files(folder: Path) -> dict[str, int]:
     """Return names and bytes of the plain files in a folder; one that is not there is empty."""
-    found = {}
     with exchange_errors(folder):
         try:
             with os.scandir(folder) as entries:
-                for entry in entries:
-                    about = entry.stat(follow_symlinks=False)
-                    if stat.S_ISREG(about.st_mode):
-                        found[entry.name] = about.st_size
+                return dict(_sized(entries))
         except FileNotFoundError:
             return {}
-    return found

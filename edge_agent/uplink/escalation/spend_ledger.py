@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 from edge_agent.config import EscalationConfig
 from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import StoreDamaged, UpstreamBusy
-from edge_agent.uplink.exchange_dirs import FILE_MODE, exchange_errors
+from edge_agent.uplink.exchange_dirs import FILE_MODE, exchange_errors, read_bounded
 
 DAYS_MAX = 100
 BYTES_MAX = 64 * 1024
@@ -185,15 +184,9 @@ class SpendLedger:
         self.spent = spent
 
     def _read(self) -> SpendByDay:
-        with exchange_errors(self._path):
-            try:
-                fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            except FileNotFoundError:
-                return SpendByDay()
-            with os.fdopen(fd, "rb") as file:
-                raw = file.read(BYTES_MAX)
+        raw = read_bounded(self._path, BYTES_MAX)
         try:
-            return parse(raw)
+            return SpendByDay() if raw is None else parse(raw)
         except ValueError:
             remedy = f"Remove {self._path}: then the day and the month begin with nothing spent."
             raise StoreDamaged(f"{self._path} does not say what was spent", remedy=remedy) from None
