@@ -1,6 +1,7 @@
 """`edge-agent classify`, `extract`, `embed`, `decide`, `generate`: ask a task about inputs, and print the results."""
 
 # No `from __future__ import annotations`: typer looks for the names of annotations in the module of the subclass.
+import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -295,18 +296,15 @@ class DecideCommand(BatchCommand):
         """Run the command."""
         inputs = Inputs(self.texts, self.file)
         with target_of(self.ctx).client(self.target, inputs.retry) as client:
-            found = answers(client, self.task, inputs, self._call_of(client), as_json=self.as_json)
+            ask = functools.partial(
+                client.decide,
+                questions=self.question or (),
+                on_low_confidence=self.on_low_confidence,
+                timeout_seconds=TIMEOUT_SECONDS,
+            )
+            found = answers(client, self.task, inputs, ask, as_json=self.as_json)
             code = print_decisions(found, as_json=self.as_json)
         raise typer.Exit(code)
-
-    def _call_of(self, client: Client):  # type: ignore[no-untyped-def]
-        return lambda task, batch: client.decide(
-            task,
-            batch,
-            questions=self.question or (),
-            on_low_confidence=self.on_low_confidence,
-            timeout_seconds=TIMEOUT_SECONDS,
-        )
 
 
 def print_decisions(found: Iterable[tuple[str, Decision | Failure]], *, as_json: bool) -> ExitCode:
@@ -334,7 +332,8 @@ def decision_table(decision: Decision) -> Table:
     """Return the answers to one input: question, answer, the likeliest answers with bars, and what limits each."""
     made = table("question", "answer", "probability", "note", wrap=("question", "answer", "note"))
     for answer in decision.answers:
-        made.add_row(answer.question, _answer_cell(answer), _bars(answer.probabilities), _note(answer))
+        note = Text("confident", "green") if answer.confident else confidence_note(answer)
+        made.add_row(answer.question, _answer_cell(answer), _bars(answer.probabilities), note)
     return made
 
 
@@ -342,10 +341,6 @@ def _answer_cell(answer: DecisionAnswer) -> Text:
     label = answer.label or answer.route.lower()
     value = "" if answer.score is None else f" ({answer.score:.2f})"
     return Text.assemble((label, "bold" if answer.label else "yellow"), value)
-
-
-def _note(answer: DecisionAnswer) -> Text:
-    return Text("confident", "green") if answer.confident else confidence_note(answer)
 
 
 def _bars(probabilities: Iterable[tuple[str, float]]) -> Group:
@@ -430,17 +425,14 @@ class GenerateCommand:
             for piece in stream:
                 write_answer(piece)
             write_answer("\n")
-        if stream.finish:
-            self._remark(stream.finish)
-
-    def _remark(self, finish: Finish) -> None:
-        """Print the facts about the text on standard error."""
-        if finish.reason == "LENGTH":
-            err().print(Text(f"cut at {finish.output_tokens} tokens", style="dim"))
+        if stream.finish is None:
+            return
+        if stream.finish.reason == "LENGTH":
+            err().print(Text(f"cut at {stream.finish.output_tokens} tokens", style="dim"))
         if self.logprobs is not None:
-            err().print(_likelihoods(finish))
+            err().print(_likelihoods(stream.finish))
         if self.escalate:
-            err().print(Text(_written_by(finish), style="dim"))
+            err().print(Text(_written_by(stream.finish), style="dim"))
 
 
 def _likelihoods(finish: Finish) -> Table | Text:

@@ -203,7 +203,8 @@ def init(
     _say("")
     _open_listener(ctx, folder, allow or [], yes=yes)
     _say("Then give each client a certificate:", "")
-    _say(f"  {_sudo(folder)}edge-agent certs issue till-3 --role infer{_dir_option(ctx, folder)}")
+    sudo = "sudo " if folder.is_relative_to(SYSTEM) else ""
+    _say(f"  {sudo}edge-agent certs issue till-3 --role infer{_dir_option(ctx, folder)}")
 
 
 @app.command()
@@ -453,10 +454,6 @@ def _try(roles: list[str]) -> str:
 def _dir_option(ctx: typer.Context, folder: Path) -> str:
     found = find_authority(_config_path(ctx))
     return "" if found and found.path == folder else f" --dir {folder}"
-
-
-def _sudo(folder: Path) -> str:
-    return "sudo " if folder.is_relative_to(SYSTEM) else ""
 
 
 def _until(pair: CertificateKeyPair) -> str:

@@ -222,7 +222,8 @@ def support_bundle(
 
     site, at = target_of(ctx), time.time()
     place = place_of(site)
-    name = f"edge-support-{_named(place.config.site.id)}-{datetime.fromtimestamp(at, UTC):%Y%m%dT%H%M%SZ}"
+    site_name = place.config.site.id or re.sub(r"[^a-z0-9-]", "", platform.node().lower()) or "site"
+    name = f"edge-support-{site_name}-{datetime.fromtimestamp(at, UTC):%Y%m%dT%H%M%SZ}"
     path = output or Path(f"{name}.tar.gz")
     if not only_list:
         _check_target(path)
@@ -268,10 +269,6 @@ def _files(site: DaemonTarget) -> ConfigFiles | None:
         return read_files(site.config_path)
     except ConfigInvalid:
         return None
-
-
-def _named(site: str) -> str:
-    return site or re.sub(r"[^a-z0-9-]", "", platform.node().lower()) or "site"
 
 
 def show_parts(console: Console, parts: list[SupportPart]) -> None:

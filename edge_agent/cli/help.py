@@ -58,7 +58,8 @@ def run(
 def show_entry(console: Console, entry: RunbookEntry) -> None:
     """Print an entry of the run book: symptom, commands to look with, what to do."""
     console.print(Text(f"{entry.name}: {entry.title}", style="bold"))
-    for line in _joined(entry.text):
+    # Paragraphs and list items as one line each.
+    for line in re.sub(r"\n(?!\n|- ) *", " ", entry.text).replace("\n\n", "\n").split("\n"):
         part = _PART.match(line)
         if part:
             _block(console, f"  {part[1]:<6}", part[2])
@@ -91,11 +92,6 @@ def _show_names(console: Console, entries: dict[str, RunbookEntry]) -> None:
     _block(console, "  ", ", ".join(sorted(BY_REASON)))
     console.print(Text("Reasons of an update's state", style="bold"))
     _block(console, "  ", ", ".join(sorted(UPDATE_REASONS)))
-
-
-def _joined(text: str) -> list[str]:
-    """Return paragraphs and list items as one line each."""
-    return re.sub(r"\n(?!\n|- ) *", " ", text).replace("\n\n", "\n").split("\n")
 
 
 def _block(console: Console, mark: str, text: str) -> None:

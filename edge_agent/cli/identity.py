@@ -277,10 +277,14 @@ class EnrolCommand:
             unit_drop_ins.stop_services()
         done = site_enrolment.apply(prepared)
         _report(prepared, done)
-        if self._systemd:
-            _start(prepared)
-        else:
+        if not self._systemd:
             out().print("Next: restart the daemon and its uplink; then 'sudo edge-agent identity' shows the site key.")
+            return
+        given = prepared.request.enrolment
+        has_uplink = bool(given.examples.url or given.updates.url or given.escalation)
+        for said in unit_drop_ins.restart_services(uplink=has_uplink):
+            _warn(said)
+        show_key(prepared.config, seconds_max=_KEY_SECONDS_MAX)
 
 
 def _conclude_check(prepared: PreparedEnrolment) -> None:
@@ -294,15 +298,6 @@ def _conclude_check(prepared: PreparedEnrolment) -> None:
         f"The enrolment file of site {prepared.request.enrolment.site} fits this machine; nothing was changed."
     )
     console.print(f"The same command without --check {does}.")
-
-
-def _start(prepared: PreparedEnrolment) -> None:
-    given = prepared.request.enrolment
-    for said in unit_drop_ins.restart_services(
-        uplink=bool(given.examples.url or given.updates.url or given.escalation)
-    ):
-        _warn(said)
-    show_key(prepared.config, seconds_max=_KEY_SECONDS_MAX)
 
 
 def _warn(said: str) -> None:

@@ -30,7 +30,7 @@ from edge_agent.cli.output import AsJson, err, out, plain, print_done, print_jso
 from edge_agent.client import AdminClient, CallFailed, ExamplesStatus, ImportProgress, UpdatesStatus
 from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import BY_REASON, ConfigInvalid, DocumentInvalid, EdgeAgentError, MediaFailed, UpdateIncomplete
-from edge_agent.formatting import format_bytes
+from edge_agent.formatting import counted, format_bytes
 
 DRIVE_FOLDERS = (Path("/media"), Path("/mnt"), Path("/run/media"))
 """Below them drives are mounted, by the rules of the file system hierarchy and of desktops."""
@@ -109,18 +109,15 @@ def explain_empty_export(examples: ExamplesStatus | None, environ: Mapping[str, 
             "under 'examples.collect' in agent.yaml to let them leave"
         )
     if waiting := sum(examples.review_waiting.values()):
-        return _unreviewed(waiting, "sudo " if environ.get("SUDO_USER") else "")
+        answers = "1 answer waits" if waiting == 1 else f"{waiting} answers wait"
+        sudo = "sudo " if environ.get("SUDO_USER") else ""
+        return (
+            f"{answers} for review, and none has been reviewed since the last export: "
+            f"'{sudo}edge-agent review' shows them one by one; then export again"
+        )
     if not sum(number for name, number in examples.retained.items() if name != "feedback"):
         return f"No answer of {', '.join(leaving)} has been kept yet"
     return "The central team has confirmed all examples that may leave"
-
-
-def _unreviewed(waiting: int, sudo: str) -> str:
-    answers = "1 answer waits" if waiting == 1 else f"{waiting} answers wait"
-    return (
-        f"{answers} for review, and none has been reviewed since the last export: "
-        f"'{sudo}edge-agent review' shows them one by one; then export again"
-    )
 
 
 FILE_BYTES_MAX = 64 * 2**20
@@ -200,7 +197,7 @@ def export_media(ctx: typer.Context, path: MediaPath, yes: CopyAnyway = False, a
             bar.update(shown, completed=done, total=total)
 
         copying = copy_out(Path(sealed.outbox_path), path / f"site={sealed.site}", show)
-    new = f"{_files(copying.copied)} ({format_bytes(copying.bytes)}) copied to {path}"
+    new = f"{counted(copying.copied, 'file')} ({format_bytes(copying.bytes)}) copied to {path}"
     copied = f"{new}, {_were(copying.unchanged)} there already"
     if copying.failure is not None:
         reason = getattr(copying.failure, "message", None) or copying.failure
@@ -276,8 +273,10 @@ def import_media(ctx: typer.Context, path: MediaPath, as_json: AsJson = False) -
         bundles = [plain(each) for each in outcomes]
         said = {"updates": updates and plain(updates), "bundles": bundles}
         print_json({**said, "received": segments, "receipts_problem": problem}, indent=2)
-    else:
-        _print_receipts(ctx, segments, problem)
+    elif problem:
+        print_done(ctx, f"The receipts on it were not taken: {problem}.")
+    elif segments is not None:
+        print_done(ctx, f"The central team has {counted(segments, 'more segment')}; deleted here.")
     _end_with_outcome(outcomes, why=as_json or global_options(ctx).quiet)
 
 
@@ -337,13 +336,6 @@ def _nothing_found(path: Path) -> DocumentInvalid | MediaFailed:
     if folder.is_unmounted:
         return folder.without_drive("there is nothing to import")
     return DocumentInvalid(f"{said}: {folder.doubt}" if folder.doubt else said, remedy=_NOTHING_REMEDY)
-
-
-def _print_receipts(ctx: typer.Context, segments: int | None, problem: str) -> None:
-    if problem:
-        print_done(ctx, f"The receipts on it were not taken: {problem}.")
-    elif segments is not None:
-        print_done(ctx, f"The central team has {segments} more segment{'' if segments == 1 else 's'}; deleted here.")
 
 
 def import_update(admin: AdminClient, path: Path) -> UpdatesStatus:
@@ -446,14 +438,10 @@ def _end_with_outcome(outcomes: list[BundleOutcome], *, why: bool) -> None:
             because = f": {each.message}" if why and each.message else ""
             parts = f"taken from the drive: {taken}" if taken else "nothing was taken from the drive"
             said = f"{each.task} {each.version} was not installed{because}; {parts}"
-            raise kind(said, remedy=_remedy(kind) if each.message else "")
+            remedy = f"{_WHO_WRITES} {_CONTINUES}" if issubclass(kind, UpdateIncomplete) else _CONTINUES
+            raise kind(said, remedy=remedy if each.message else "")
     if any(each.state == "FAILED" for each in outcomes):
         raise typer.Exit(ExitCode.FAILED)
-
-
-def _remedy(kind: type[EdgeAgentError]) -> str:
-    """Return what stands beside the message of an outcome, which itself names the next step."""
-    return f"{_WHO_WRITES} {_CONTINUES}" if issubclass(kind, UpdateIncomplete) else _CONTINUES
 
 
 def _blocker(outcome: BundleOutcome) -> type[EdgeAgentError] | None:
@@ -481,10 +469,6 @@ def _read(path: Path) -> bytes:
     if len(content) > FILE_BYTES_MAX:
         raise DocumentInvalid(f"{path} has more than {FILE_BYTES_MAX} bytes")
     return content
-
-
-def _files(count: int) -> str:
-    return f"{count} file{'' if count == 1 else 's'}"
 
 
 def _were(count: int) -> str:

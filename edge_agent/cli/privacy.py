@@ -160,8 +160,8 @@ def _erase_values(ctx: typer.Context, values: list[str], *, yes: bool, as_json: 
             return
         confirm(f"Erase {'it' if found.found == 1 else 'them'}?", _consequence(found), yes=yes)
         _tell(ctx, admin.erase_values(values), as_json=as_json)
-        if not as_json:
-            _show_receipt_hint(admin)
+        if not as_json and any(each.confirmed < each.told for each in admin.privacy_report().erasures):
+            err().print("'edge-agent privacy report' shows when the receipt of the central side is back.", style="dim")
 
 
 def _consequence(found: ErasedValues) -> str:
@@ -189,12 +189,6 @@ def _tell(ctx: typer.Context, done: ErasedValues, *, as_json: bool) -> None:
             else "nothing has left this site"
         )
         print_done(ctx, f"{counted(done.erased, 'answer')} erased here; {told}. Erasure {done.erasure}.")
-
-
-def _show_receipt_hint(admin: AdminClient) -> None:
-    pending = [each for each in admin.privacy_report().erasures if each.confirmed < each.told]
-    if pending:
-        err().print("'edge-agent privacy report' shows when the receipt of the central side is back.", style="dim")
 
 
 def _show(console: Console, found: SitePrivacy) -> None:
@@ -277,7 +271,10 @@ def judge_texts(admin: AdminClient, console: Console) -> None:
     while texts := admin.redaction_audit(after=after, count=PAGE_TEXTS):
         for each in texts:
             after = each.row
-            _show_text(console, each)
+            console.print(Text.assemble(("original  ", "bold"), marked(each.spans, each.text)))
+            console.print(Text.assemble(("kept      ", "bold"), each.redacted))
+            for place, span in enumerate(each.spans, 1):
+                console.print(Text(f"  {place}. {each.text[span.start : span.end]} -> {span.placeholder}"))
             missed = _asked_spans(console, each)
             if missed == STOP:
                 console.print(f"Judged {judged}.")
@@ -341,13 +338,6 @@ def export_rows(admin: AdminClient, path: Path) -> int:
         path.unlink(missing_ok=True)
         raise
     return rows
-
-
-def _show_text(console: Console, text: RedactionAuditText) -> None:
-    console.print(Text.assemble(("original  ", "bold"), marked(text.spans, text.text)))
-    console.print(Text.assemble(("kept      ", "bold"), text.redacted))
-    for place, span in enumerate(text.spans, 1):
-        console.print(Text(f"  {place}. {text.text[span.start : span.end]} -> {span.placeholder}"))
 
 
 def _asked_values() -> str:

@@ -123,33 +123,20 @@ def _ask(client: ReviewClient, shown: Prediction, reviewer: str) -> Done | None:
                     f"  other questions keep the text: 'edge-agent erase {left[0]} --all-questions'", style="yellow"
                 )
             return "erased"
-        if _judge(client, shown, reviewer, key) or _correct(
-            client, shown, reviewer, choices.get(key) or _typed(shown, key)
-        ):
+        if key == REJECT:
+            client.reject(shown.prediction_id, _line("why, or the label that is missing? "), reviewer=reviewer)
+            return "judged"
+        if key == ACCEPT or choices.get(key) == shown.output:
+            client.accept(shown.prediction_id, reviewer=reviewer)
+            out().print("  accepted", style="green")
+            return "judged"
+        types = key == "1" and shown.kind in CORRECTIONS
+        if value := _line(f"{CORRECTIONS[shown.kind]}: ") if types else choices.get(key):
+            client.correct(shown.prediction_id, value, reviewer=reviewer)
+            out().print(Text.assemble(("  corrected: ", "green"), value))
             return "judged"
         out().print("  No such key here.")
     return None
-
-
-def _judge(client: ReviewClient, shown: Prediction, reviewer: str, key: str) -> bool:
-    right = key == ACCEPT or _choices(shown).get(key) == shown.output
-    if right:
-        client.accept(shown.prediction_id, reviewer=reviewer)
-        out().print("  accepted", style="green")
-    elif key == REJECT:
-        client.reject(shown.prediction_id, _line("why, or the label that is missing? "), reviewer=reviewer)
-    return right or key == REJECT
-
-
-def _correct(client: ReviewClient, shown: Prediction, reviewer: str, value: str) -> bool:
-    if value:
-        client.correct(shown.prediction_id, value, reviewer=reviewer)
-        out().print(Text.assemble(("  corrected: ", "green"), value))
-    return bool(value)
-
-
-def _typed(shown: Prediction, key: str) -> str:
-    return _line(f"{CORRECTIONS[shown.kind]}: ") if key == "1" and shown.kind in CORRECTIONS else ""
 
 
 def _line(prompt: str) -> str:
