@@ -21,7 +21,7 @@ import re
 import secrets
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -209,7 +209,7 @@ class ValueSearch:
         if not self._patterns:
             return frozenset(), None
         rows = spool.records_after(place.table, place.row, ROWS_AT_ONCE)
-        found = frozenset(prediction_id for _, prediction_id, record in rows if self._is_in(record))
+        found = frozenset(prediction_id for _, prediction_id, record in rows if self.is_in_text(_text(record)))
         if len(rows) == ROWS_AT_ONCE:
             return found, ScanPlace(place.table, rows[-1][0])
         following = TABLES[TABLES.index(place.table) + 1 :]
@@ -219,9 +219,6 @@ class ValueSearch:
         """Tell whether a value stands in a text."""
         folded = fold(text)
         return any(pattern.search(folded) for pattern in self._patterns)
-
-    def _is_in(self, record: bytes) -> bool:
-        return self.is_in_text("\n".join(_texts(record)))
 
 
 def describe(spool: Spool, found: FoundRecords) -> PersonErasure:
@@ -237,7 +234,7 @@ def describe(spool: Spool, found: FoundRecords) -> PersonErasure:
 _KEPT = "SELECT task FROM predictions WHERE prediction_id = ?"
 
 
-def _texts(record: bytes) -> Iterator[str]:
+def _text(record: bytes) -> str:
     plain = json.loads(record)
-    yield from (plain[name] for name in _TEXTS if isinstance(plain.get(name), str))
-    yield str((plain.get("local") or {}).get("answer", ""))
+    texts = [plain[name] for name in _TEXTS if isinstance(plain.get(name), str)]
+    return "\n".join([*texts, str((plain.get("local") or {}).get("answer", ""))])

@@ -314,17 +314,14 @@ class RedactionQueue:
                     return
                 await self._pause(error)
             else:
-                self._answered()
+                if self.held_because:
+                    log.info("redaction_resumed", count=self.waiting)
+                self.held_because, self._failures = "", 0
                 self.counts["read_by_model"] += 1
                 if number in self._erased:
                     return
                 self._store(replace(answered, findings=findings))
                 return
-
-    def _answered(self) -> None:
-        if self.held_because:
-            log.info("redaction_resumed", count=self.waiting)
-        self.held_because, self._failures = "", 0
 
     async def _pause(self, error: RedactionHeld) -> None:
         if not self.held_because:

@@ -41,10 +41,6 @@ def _stream(name: str) -> str:
     return f"{_STREAM}{name.upper() or 'UNSPECIFIED'}"
 
 
-def _correction(kind: str, value: str) -> dict[str, str]:
-    return {_CORRECTIONS[kind]: require_text(value, "value")}
-
-
 @dataclass(frozen=True)
 class ErasedAnswer:
     """What came of erasing an answer."""
@@ -121,7 +117,9 @@ class _ReviewCalls:
     ) -> None:
         """Give the right label, JSON object or text, by the kind of the task. Durable once it returns."""
         kind = (await _ReviewCalls.prediction(self, prediction_id, timeout_seconds=timeout_seconds)).kind
-        request = _verdict(prediction_id, reviewer, self.request_id(request_id), **_correction(kind, value))
+        request = _verdict(
+            prediction_id, reviewer, self.request_id(request_id), **{_CORRECTIONS[kind]: require_text(value, "value")}
+        )
         await self.unary(self._stub.SubmitFeedback, request, timeout_seconds)
 
     async def reject(

@@ -89,16 +89,12 @@ def _for_unit(verb: str, unit: str, machine: LocalMachine) -> str:
 def _part_here(part: str, machine: LocalMachine) -> str:
     if not machine.managed and _OF_SYSTEMD.match(part):
         return ""
-    program = next(_programs(part), "")
+    program = next((word for word in part.split() if word != "sudo"), "")
     if program not in OPTIONAL_PROGRAMS or machine.has_program(program):
         return part
     if program == "timedatectl" and "set-time" in part:
         return _SET_CLOCK
     return _SUBSTITUTES.get(program, "")
-
-
-def _programs(part: str) -> Iterator[str]:
-    return (word for word in part.split() if word != "sudo")
 
 
 CHECK_GROUPS: tuple[CheckGroup, ...] = (

@@ -339,17 +339,15 @@ def _judge_provenance(status: Status) -> Iterator[Finding]:
 def judge_alarms(alarms: Iterable[FieldAlarm]) -> Iterator[Finding]:
     """Report alarms of production monitoring; no alarm yields no finding."""
     for alarm in alarms:
-        yield _judge_alarm(alarm)
+        if alarm.alarm in _RISK_ALARMS:
+            yield RISK.fault(alarm.message, alarm.remedy, f"edge-agent mode {alarm.task} shadow", about=alarm.task)
+        else:
+            seen = f"{alarm.alarm}: {alarm.message}"
+            yield DRIFT.warning(seen, alarm.remedy, "edge-agent review", about=alarm.task)
         if alarm.demoted:
             seen = f"in shadow because of the alarm '{alarm.alarm}', as the plan allows"
             remedy = "The large model answers meanwhile. Take the task out of shadow when the alarm is understood."
             yield DEMOTED.warning(seen, remedy, f"edge-agent mode {alarm.task} planned", about=alarm.task)
-
-
-def _judge_alarm(alarm: FieldAlarm) -> Finding:
-    if alarm.alarm in _RISK_ALARMS:
-        return RISK.fault(alarm.message, alarm.remedy, f"edge-agent mode {alarm.task} shadow", about=alarm.task)
-    return DRIFT.warning(f"{alarm.alarm}: {alarm.message}", alarm.remedy, "edge-agent review", about=alarm.task)
 
 
 GROUPS = (

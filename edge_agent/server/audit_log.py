@@ -200,8 +200,4 @@ class _AuditFile:
 def _told(request: Any) -> dict[str, Any]:
     known = {field.name for field in request.DESCRIPTOR.fields}
     said = {name: getattr(request, name) for name in TOLD if name in known}
-    return {name: _short(value) for name, value in said.items() if value}
-
-
-def _short(value: Any) -> Any:
-    return value[:VALUE_CHARS_MAX] if isinstance(value, str) else value
+    return {name: each[:VALUE_CHARS_MAX] if isinstance(each, str) else each for name, each in said.items() if each}

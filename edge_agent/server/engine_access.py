@@ -22,7 +22,6 @@ import structlog
 from edge_agent.capture.redact.model_findings import FoundValue, ModelFindings, join_windows, narrower_windows, windows
 from edge_agent.capture.text_redaction import RedactionDependencies
 from edge_agent.engine.child_process import loop_time
-from edge_agent.engine.job_dispatch import EngineAnswer
 from edge_agent.engine.pool import EnginePool, TuningCache, TuningSettings
 from edge_agent.engine.protocol import JobRequest, TextChunk, golden_answer, golden_job
 from edge_agent.errors import EdgeAgentError, EmptyInput, InputQuarantined, InputTooLong, ModelFailed, RedactionHeld
@@ -78,9 +77,9 @@ class SandboxedBundle:
                 if isinstance(event, TextChunk):
                     written.append(event.text)
                 else:
-                    return golden_answer(self._manifest, "".join(written), event.done), _milliseconds(
-                        event, loop_time() - started
-                    )
+                    spent_ms = 1000.0 * (loop_time() - started) - event.queue_ms
+                    answer = golden_answer(self._manifest, "".join(written), event.done)
+                    return answer, spent_ms / (event.done.output_tokens or 1)
         raise AssertionError("a job ends with an answer or an error")
 
     def resident_bytes(self) -> int:
@@ -109,10 +108,6 @@ async def open_sandbox(
     async with pool.sandbox_pool(seconds_max) as trial:
         await trial.attach(digest, loadable.manifest, loadable.manifest_bytes, loadable.paths)
         yield SandboxedBundle(trial, digest, loadable.manifest)
-
-
-def _milliseconds(answer: EngineAnswer, seconds: float) -> float:
-    return (1000.0 * seconds - answer.queue_ms) / (answer.done.output_tokens or 1)
 
 
 _BYTES_IN_KIB = 1024

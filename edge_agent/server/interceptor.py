@@ -213,9 +213,11 @@ class RunningCalls:
         if not self._running:
             return
         await self._until_none(seconds)
-        if self._running:
-            self._refuse(seconds)
-            await self._until_none(REFUSAL_SECONDS)
+        message = f"the daemon is stopping, and the call has not ended within the {seconds:g} s for running calls"
+        for task in self._running:
+            self._refused[task] = Draining(message, retry_seconds=RETRY_SECONDS)
+            task.cancel()
+        await self._until_none(REFUSAL_SECONDS)
         await asyncio.sleep(READING_SECONDS)
 
     async def _until_none(self, seconds: float) -> None:
@@ -223,12 +225,6 @@ class RunningCalls:
         until = loop.time() + seconds
         while self._running and loop.time() < until:
             await asyncio.wait(self._running, timeout=until - loop.time())
-
-    def _refuse(self, seconds: float) -> None:
-        message = f"the daemon is stopping, and the call has not ended within the {seconds:g} s for running calls"
-        for task in self._running:
-            self._refused[task] = Draining(message, retry_seconds=RETRY_SECONDS)
-            task.cancel()
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)

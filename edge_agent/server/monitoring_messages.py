@@ -57,12 +57,15 @@ def series_message(
     series: BundleSeries, installed: InstalledBundle | None, *, active: bool, demoted: Callable[[AlarmState], bool]
 ) -> pb.FieldSeries:
     """Describe a bundle in production; `demoted` tells whether an alarm put its task into shadow."""
+    totals = Counter[str]()
+    for counts in series.days.values():
+        totals.update(counts)
     message = pb.FieldSeries(
         bundle=task_pb2.BundleRef(task=task_of_key(series.task), version=series.version, digest=series.digest),
         question=question_of_key(series.task),
         active=active,
         days=_days(series),
-        totals=_totals(series.days.values()),
+        totals=totals,
         agreement=_agreement(series.agreement),
         tests=_tests(series.promise, series.evidence),
         streams=[_stream(what, stream) for what, stream in series.streams.items()],
@@ -101,13 +104,6 @@ def _days(series: BundleSeries) -> Iterator[pb.FieldDay]:
 
 def _date(day: int) -> str:
     return (_EPOCH + datetime.timedelta(days=day)).isoformat()
-
-
-def _totals(days: Iterable[Mapping[str, int]]) -> Counter[str]:
-    total: Counter[str] = Counter()
-    for counts in days:
-        total.update(counts)
-    return total
 
 
 def _agreement(rows: Sequence[AgreementCount]) -> list[pb.FieldAgreement]:

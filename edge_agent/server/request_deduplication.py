@@ -91,7 +91,9 @@ class RequestDeduplicator:
         if len(request_id) > REQUEST_ID_CHARS_MAX:
             raise InvalidRequest(f"request_id has {len(request_id)} characters; the limit is {REQUEST_ID_CHARS_MAX}")
         digest = hashlib.sha256(content).digest()
-        self._drop_expired()
+        limit = _now() - self._limits.seconds_max
+        while self._stored and next(iter(self._stored.values())).at <= limit:
+            self._drop_oldest()
         known = self._stored.get(key) or self._running.get(key)
         if known is not None and known.content != digest:
             raise InvalidRequest(
@@ -130,11 +132,6 @@ class RequestDeduplicator:
     def _evict(self) -> None:
         limits, running = self._limits, len(self._running)
         while self._stored and (self.used_bytes > limits.bytes_max or len(self._stored) + running > limits.entries_max):
-            self._drop_oldest()
-
-    def _drop_expired(self) -> None:
-        limit = _now() - self._limits.seconds_max
-        while self._stored and next(iter(self._stored.values())).at <= limit:
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:

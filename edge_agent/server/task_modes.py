@@ -10,13 +10,13 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import structlog
 
 from edge_agent.formats.example_records import task_of_key
 from edge_agent.formats.signed_document import format_timestamp
-from edge_agent.formats.status_object import TASK_ALARMS_MAX, Alarm, RaisedAlarm, SiteUpdates, TaskStatus, UpdateStatus
+from edge_agent.formats.status_object import TASK_ALARMS_MAX, RaisedAlarm, SiteUpdates, TaskStatus, UpdateStatus
 from edge_agent.store.state_database import Demotion
 
 if TYPE_CHECKING:
@@ -92,7 +92,11 @@ class TaskModes:
             due = before.due(digest, current)
             if due and self.mode_of(task) in DEMOTABLE and uplink.can_ask(task):
                 demoted = True
-                self._demotions.demote(task, replace(before, **self._demotion(task, digest, due, current)))
+                against = self._known.planned.get(task, "")
+                demotion = replace(
+                    before, digest=digest, alarm=due, seen=frozenset(current), at=time.time(), against=against
+                )
+                self._demotions.demote(task, demotion)
                 log.warning("task_demoted", task=task, digest=digest, reason=due)
         self._read()
         return demoted
@@ -101,10 +105,6 @@ class TaskModes:
         """Return the digest of the bundle that answers a task; empty without one."""
         bundle = self._activation.serving.get(task)
         return bundle.digest if bundle else ""
-
-    def _demotion(self, task: str, digest: str, due: Alarm, alarms: Sequence[Alarm]) -> dict[str, Any]:
-        against = self._known.planned.get(task, "")
-        return {"digest": digest, "alarm": due, "seen": frozenset(alarms), "at": time.time(), "against": against}
 
     def _read(self) -> None:
         self._known, self._demoted = self._table.read(), self._demotions.read()

@@ -116,17 +116,14 @@ class TlsFiles:
                 return
             self._examined = found
             try:
-                self._material = self._newer(self._read())
-                self.problem = ""
+                read = self._read()
+                if read.expires_at <= self._now():
+                    raise CertificateUnusable(f"{self._paths[0]} ended at {format_timestamp(read.expires_at)}")
+                self._material, self.problem = read, ""
                 log.info("tls_files_changed", expires_at=format_timestamp(self._material.expires_at))
             except CertificateUnusable as error:
                 self.problem = error.message
                 log.warning("tls_files_not_used", problem=error.message)
-
-    def _newer(self, found: TlsMaterial) -> TlsMaterial:
-        if found.expires_at <= self._now():
-            raise CertificateUnusable(f"{self._paths[0]} ended at {format_timestamp(found.expires_at)}")
-        return found
 
     def _signature(self) -> tuple[tuple[int, int, int] | None, ...]:
         return tuple(map(_stamp, self._paths))

@@ -30,7 +30,6 @@ from edge_agent.durable.atomic_files import read_regular
 from edge_agent.errors import (
     DiskFull,
     DocumentInvalid,
-    EdgeAgentError,
     UpstreamBusy,
     UpstreamFailed,
     UpstreamUnreachable,
@@ -361,7 +360,8 @@ def _request(question: LargeModelQuestion) -> pb.AskRequest:
 
 def _event(response: pb.AskResponse) -> LargeModelEvent:
     if response.HasField("failure"):
-        raise _failure(response.failure)
+        failure = response.failure
+        raise from_wire(failure.reason, failure.message, failure.remedy, {})
     if response.HasField("typed"):
         return tuple(
             ModelAnswer(each.question, tuple((pair.value, pair.probability) for pair in each.probabilities))
@@ -371,7 +371,3 @@ def _event(response: pb.AskResponse) -> LargeModelEvent:
         return response.text
     end = response.finish
     return LargeModelFinish(end.model, end.input_tokens, end.output_tokens, end.cost_micros, end.complete)
-
-
-def _failure(failure: pb.AskFailure) -> EdgeAgentError:
-    return from_wire(failure.reason, failure.message, failure.remedy, {})

@@ -72,8 +72,8 @@ class ObjectMetadata:
             return False
         if self.sha256:
             return self.sha256 == hashlib.sha256(content).hexdigest()
-        # Another MD5 proves nothing: a store that encrypts gives the hash of something else.
-        return True if self.md5 and self.md5 == _md5(content) else None
+        # It protects against accidents only. Another one proves nothing: a store that encrypts gives another hash.
+        return True if self.md5 and self.md5 == hashlib.md5(content, usedforsecurity=False).hexdigest() else None
 
 
 @dataclass(frozen=True)
@@ -178,8 +178,3 @@ def is_bucket_missing(message: str) -> bool:
     """Return whether "not found" refers to the bucket or container, not to the object."""
     code = _CODE.search(message)
     return bool(code and code[1] in _BUCKET_MISSING_CODES)
-
-
-def _md5(content: bytes) -> str:
-    """Return the hash by which stores name content; it protects against accidents only."""
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()

@@ -75,7 +75,8 @@ class UpdateDownloader:
             here = self._incoming.release()
             self._plans = (here.plan_sha256,) if here else ()
         wanted = {each.sha256: each.size_bytes for each in progress.wants.blobs}
-        self._leave(wanted)
+        if self._arriving and wanted.get(self._arriving.sha256) != self._arriving.size_bytes:
+            self.close()
         self._incoming.keep_blobs({*wanted, *self._plans})
         sizes = self._incoming.sizes()
         progress.arrived = {
@@ -244,7 +245,3 @@ class UpdateDownloader:
     def _settle(self, sha256: str, now: float) -> None:
         self.progress.waiting.pop(sha256, None)
         self.progress.arrived[sha256] = now + RECHECK_SECONDS
-
-    def _leave(self, wanted: dict[str, int]) -> None:
-        if self._arriving and wanted.get(self._arriving.sha256) != self._arriving.size_bytes:
-            self.close()

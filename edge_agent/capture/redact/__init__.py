@@ -44,7 +44,8 @@ class RuleGate:
     def windows(self, text: IndexedText) -> list[Span]:
         """Return the parts of a text that may hold a match, in order and apart from each other."""
         if not self.near:
-            return [(0, len(text))] if self._is_hit(text) else []
+            is_hit = self._hits(text) if self.pattern is None else self.pattern.search(text)
+            return [(0, len(text))] if is_hit else []
         found: list[Span] = []
         for begin, end in self._hits(text):
             first, last = max(0, begin - self.reach), end + self.reach
@@ -52,9 +53,6 @@ class RuleGate:
                 first, _ = found.pop()
             found.append((first, last))
         return found
-
-    def _is_hit(self, text: IndexedText) -> bool:
-        return bool(self._hits(text) if self.pattern is None else self.pattern.search(text))
 
     def _hits(self, text: IndexedText) -> list[Span]:
         if self.behind_letter:

@@ -281,16 +281,12 @@ class RedactionSession:
             end = stop
         return "".join([*parts, text[end:]])
 
-    def _make_up(self, value: str, word: str) -> str:
-        if self.draw is None:
-            return ""
-        return made_up(value, word, "\n".join(self._read), self._made_up, self.draw)
-
     def _placeholder(self, value: str, word: str) -> str:
-        surrogate = self._make_up(value, word) if value not in self._placeholders else ""
-        if surrogate:
-            self._made_up[surrogate] = value
-            self._placeholders[value] = surrogate
+        if value not in self._placeholders and self.draw is not None:
+            surrogate = made_up(value, word, "\n".join(self._read), self._made_up, self.draw)
+            if surrogate:
+                self._made_up[surrogate] = value
+                self._placeholders[value] = surrogate
         if value not in self._placeholders:
             made = (f"[{word}_{number}]" for number in itertools.count(self._numbers[word] + 1))
             chosen = next(placeholder for placeholder in made if placeholder not in self.reserved)

@@ -133,7 +133,8 @@ def _find_written(text: str) -> Iterator[Span]:
         found = {match.span("v") for match in every if _is_phone(match["v"])}
         yield from sorted(found)
         for match in _SHORT_PHONE.finditer(read, begin, end):
-            if match.span() not in found and _is_phone(match[0]) and _is_announced_phone(text, match.start()):
+            is_new = match.span() not in found and _is_phone(match[0])
+            if is_new and stands_before(_PHONE_WORD, text, match.start(), _PHONE_WORD_REACH):
                 yield match.span()
 
 
@@ -145,10 +146,6 @@ def _without_extensions(text: str) -> str:
 def _is_phone(number: str) -> bool:
     digits = sum(map(str.isdigit, number))
     return 6 <= digits <= 15 and (digits > _DATE_DIGITS_MAX or not is_written_date(number))
-
-
-def _is_announced_phone(text: str, start: int) -> bool:
-    return stands_before(_PHONE_WORD, text, start, _PHONE_WORD_REACH)
 
 
 _CANDIDATE = re.compile(r"[(+\d](?<![\w.,:/-].)(?:[ .\-/()]{0,2}\d){5,14}(?![\w]|[.,]\d)")

@@ -285,7 +285,10 @@ class EscalationBroker:
         async for event in events:
             if isinstance(event, AnswerEnd):
                 under_way.cost = self.ledger.prices.of(event.input_tokens, event.output_tokens)
-                self._succeeded(time.monotonic() - under_way.start)
+                now = time.monotonic()
+                self._took.append((now, now - under_way.start))
+                self._throttle = self._throttle.after_success()
+                self._reached()
                 yield PricedAnswer(event, under_way.cost)
             else:
                 yield event
@@ -297,11 +300,6 @@ class EscalationBroker:
             self._learn(error, self._hard)
         else:
             self._reached()
-
-    def _succeeded(self, seconds: float) -> None:
-        self._took.append((time.monotonic(), seconds))
-        self._throttle = self._throttle.after_success()
-        self._reached()
 
     def _reached(self) -> None:
         if self._link.state != "online":
