@@ -5,14 +5,16 @@ Bundles that classify are compared on the same messages; a bundle with several q
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -26,6 +28,7 @@ from edge_agent.formats.questions import QuestionSpec
 from edge_agent.formatting import format_bytes
 from edge_agent.statistics import Interval, share_of_families
 
+_T = TypeVar("_T")
 _REMEDY = "Write one JSON object a line, with 'text', and 'label' or 'answers' by question."
 
 
@@ -90,7 +93,7 @@ def _labelled(plain: dict[str, Any]) -> LabelledMessage:
     return LabelledMessage(text, family=family, answers=answers)
 
 
-def sample(rows: Sequence[LabelledMessage], rows_max: int) -> list[LabelledMessage]:
+def sample(rows: Sequence[_T], rows_max: int) -> list[_T]:
     """Return at most `rows_max` rows, spread over all of them; always the same ones."""
     if rows_max >= len(rows):
         return list(rows)
@@ -149,23 +152,31 @@ def decide_rows(
     client: Client, task: str, rows: Sequence[LabelledMessage], done: Callable[[int], None]
 ) -> list[MessageAnswers]:
     """Ask all questions about one message a call, as a device would; what fails answers nothing."""
-    client.decide(task, [rows[0].text], timeout_seconds=CALL_SECONDS_MAX)  # The first call warms the connection up.
+    ask = functools.partial(client.decide, task, timeout_seconds=CALL_SECONDS_MAX)
     found = []
-    for row in rows:
-        started = time.monotonic()
-        (result,) = client.decide(task, [row.text], timeout_seconds=CALL_SECONDS_MAX)
-        spent = (time.monotonic() - started) * 1000
+    for row, result, spent in _ask_each(ask, rows, done):
         answers = () if isinstance(result, Failure) else result.answers
         said = {each.question: DemoAnswer(each.label, each.confident, spent) for each in answers}
         found.append(MessageAnswers(row, said, spent))
-        done(len(found))
     return found
+
+
+def _ask_each(
+    ask: Callable[[list[str]], list[_T]], rows: Sequence[LabelledMessage], done: Callable[[int], None]
+) -> Iterator[tuple[LabelledMessage, _T, float]]:
+    """Yield each message with what a call about it alone answered, and the milliseconds that this took."""
+    ask([rows[0].text])  # The first call warms the connection up.
+    for number, row in enumerate(rows, 1):
+        started = time.monotonic()
+        (result,) = ask([row.text])
+        yield row, result, (time.monotonic() - started) * 1000
+        done(number)
 
 
 def show_questions(console: Console, manifest: Manifest, said: Sequence[MessageAnswers]) -> None:
     """Print the answers about a few messages, then how many answers to each question are right."""
     questions = manifest.task.questions
-    for each in sample_of(said):
+    for each in sample(said, SHOWN_MESSAGES):
         console.print(Text(each.message.text, style="bold"))
         print_trimmed(console, _answers(questions, each))
         console.print()
@@ -177,12 +188,6 @@ def show_questions(console: Console, manifest: Manifest, said: Sequence[MessageA
     if any(confidence.policy != "threshold" for confidence in manifest.question_confidence.values()):
         told += " A question that always asks had no threshold that could be proved."
     console.print(told, style="dim")
-
-
-def sample_of(said: Sequence[MessageAnswers]) -> list[MessageAnswers]:
-    """Return the messages to show: spread over all, always the same ones."""
-    shown = sample([each.message for each in said], SHOWN_MESSAGES)
-    return [next(each for each in said if each.message is message) for message in shown]
 
 
 def _answers(questions: Sequence[QuestionSpec], said: MessageAnswers) -> Table:
@@ -236,16 +241,8 @@ def classify_rows(
     client: Client, task: str, rows: Sequence[LabelledMessage], done: Callable[[int], None]
 ) -> list[DemoAnswer]:
     """Classify the rows one call at a time, as a till would; a failure is an answer that is wrong."""
-    client.classify(
-        task, [rows[0].text], top_k=1, timeout_seconds=CALL_SECONDS_MAX
-    )  # The first call warms the connection up.
-    said = []
-    for row in rows:
-        started = time.monotonic()
-        (result,) = client.classify(task, [row.text], top_k=1, timeout_seconds=CALL_SECONDS_MAX)
-        said.append(_demo_answer(result, (time.monotonic() - started) * 1000))
-        done(len(said))
-    return said
+    ask = functools.partial(client.classify, task, top_k=1, timeout_seconds=CALL_SECONDS_MAX)
+    return [_demo_answer(result, spent) for _, result, spent in _ask_each(ask, rows, done)]
 
 
 def _demo_answer(result: Classification | Failure, milliseconds: float) -> DemoAnswer:
@@ -266,24 +263,18 @@ def show_comparison(
 def _answer_table(
     manifests: Sequence[Manifest], rows: Sequence[LabelledMessage], said: Sequence[list[DemoAnswer]]
 ) -> Table:
-    names = _short_names([manifest.task.name for manifest in manifests])
+    # What tells the names apart: without the beginning that all share, but for a name that is just that.
+    shortest = min((manifest.task.name for manifest in manifests), key=len)
+    names = [manifest.task.name.removeprefix(f"{shortest}-") for manifest in manifests]
     made = table("message", "wants", *names, wrap=("message",))
     step = max(1, len(rows) // SHOWN_ROWS)
     for row, *answers in list(zip(rows, *said, strict=True))[::step][:SHOWN_ROWS]:
-        marks = (_marked_label(answer, row.label) for answer in answers)
+        marks = [
+            Text(f"✓ {each.label}", "green") if each.label == row.label else Text(f"✗ {each.label}", "red")
+            for each in answers
+        ]
         made.add_row(Text(row.text), Text(row.label, style="bold"), *marks)
     return made
-
-
-def _marked_label(answer: DemoAnswer, wanted: str) -> Text:
-    right = answer.label == wanted
-    return Text(f"{'✓' if right else '✗'} {answer.label}", style="green" if right else "red")
-
-
-def _short_names(names: Sequence[str]) -> list[str]:
-    """Return what tells the names apart: without the beginning that all share, but for a name that is just that."""
-    shortest = min(names, key=len)
-    return [name.removeprefix(f"{shortest}-") for name in names]
 
 
 def _comparison_table(
@@ -293,12 +284,14 @@ def _comparison_table(
     made = table("task", "model", *numbers, right=numbers, wrap=tuple(NARROWEST))
     for column in made.columns:
         column.min_width = NARROWEST.get(str(column.header))
-    shared = _shared_artifacts(manifests)
+    # Files that more than one of the bundles has are on the disk and in memory once.
+    copies = Counter(artifact.sha256 for manifest in manifests for artifact in manifest.artifacts)
     for manifest, answers in zip(manifests, said, strict=True):
         found = score(rows, answers)
         name, model = Text(manifest.task.name, style="bold"), Text(manifest.provenance.base)
         cells = (plus_minus(found.right), *_confident_cells(manifest, found), format_milliseconds(found.milliseconds))
-        made.add_row(name, model, *cells, format_bytes(_own_bytes(manifest, shared)))
+        own = sum(artifact.size_bytes for artifact in manifest.artifacts if copies[artifact.sha256] == 1)
+        made.add_row(name, model, *cells, format_bytes(own))
     return made
 
 
@@ -307,13 +300,3 @@ def _confident_cells(manifest: Manifest, found: DemoScore) -> tuple[str, str]:
     if manifest.confidence.policy != "threshold":
         return "-", "-"
     return f"{found.sure / found.rows:.0%}", plus_minus(found.sure_right)
-
-
-def _own_bytes(manifest: Manifest, shared: set[str]) -> int:
-    return sum(artifact.size_bytes for artifact in manifest.artifacts if artifact.sha256 not in shared)
-
-
-def _shared_artifacts(manifests: Sequence[Manifest]) -> set[str]:
-    """Return the files that more than one of the bundles has: they are on the disk and in memory once."""
-    every = [artifact.sha256 for manifest in manifests for artifact in manifest.artifacts]
-    return {sha256 for sha256 in every if every.count(sha256) > 1}
