@@ -127,7 +127,7 @@ async def _answer(folder: OneShotBundle, text: str) -> tuple[str, JobResult]:
 
 def as_document(manifest: Manifest, written: str, done: JobResult) -> dict[str, Any]:
     """Return the answer as --json prints it; a text, a vector and personal data have no confidence."""
-    kind, confidence = manifest.task.kind, manifest.confidence
+    kind = manifest.task.kind
     answer: dict[str, Any] = {"task": manifest.task.name, "version": manifest.version, "kind": kind}
     if kind in ("generate", "embed", "redact"):
         return answer | _ungraded(kind, written, done)
@@ -140,39 +140,37 @@ def as_document(manifest: Manifest, written: str, done: JobResult) -> dict[str, 
     else:
         entities = [{"label": each.label, "start": each.start, "end": each.end} for each in done.entities]
         answer |= {"record": json.loads(done.record) if done.record else None, "entities": entities}
-    gate = confidence.gate
-    score = gate.score_of(done.ood_score, done.label_mass) if gate else 0.0
-    return answer | {
-        "confidence": probability,
-        "threshold": confidence.confidence_min if isinstance(confidence, Threshold) else None,
-        "no_threshold_reason": manifest.no_threshold_reason(),
-        "p_value": gate.p_value(score) if gate else None,
-        "confident": isinstance(confidence, Threshold) and confidence.is_confident(probability, score),
-    }
+    return answer | _graded(manifest.confidence, probability, manifest.no_threshold_reason(), done)
 
 
 def _answers(manifest: Manifest, done: JobResult) -> list[dict[str, Any]]:
     """Return the answer to each question."""
     found = []
     for question, scores in zip(manifest.task.questions, done.question_scores, strict=True):
-        confidence, best = manifest.confidence_of(question.name), max(scores)
-        gate = confidence.gate
-        strangeness = gate.score_of(done.ood_score, done.label_mass) if gate else 0.0
-        found.append(
-            {
-                "question": question.name,
-                "type": question.type,
-                "label": question.outputs[scores.index(best)],
-                "probabilities": list(zip(question.outputs, scores, strict=True)),
-                "score": expected_level(scores) if question.type == "score" else None,
-                "confidence": best,
-                "threshold": confidence.confidence_min if isinstance(confidence, Threshold) else None,
-                "no_threshold_reason": manifest.no_threshold_reason(question.name),
-                "p_value": gate.p_value(strangeness) if gate else None,
-                "confident": isinstance(confidence, Threshold) and confidence.is_confident(best, strangeness),
-            }
-        )
+        best = max(scores)
+        answer = {
+            "question": question.name,
+            "type": question.type,
+            "label": question.outputs[scores.index(best)],
+            "probabilities": list(zip(question.outputs, scores, strict=True)),
+            "score": expected_level(scores) if question.type == "score" else None,
+        }
+        why = manifest.no_threshold_reason(question.name)
+        found.append(answer | _graded(manifest.confidence_of(question.name), best, why, done))
     return found
+
+
+def _graded(confidence: Confidence, probability: float, no_threshold_reason: str, done: JobResult) -> dict[str, Any]:
+    """Return how confident an answer of this probability is."""
+    gate = confidence.gate
+    score = gate.score_of(done.ood_score, done.label_mass) if gate else 0.0
+    return {
+        "confidence": probability,
+        "threshold": confidence.confidence_min if isinstance(confidence, Threshold) else None,
+        "no_threshold_reason": no_threshold_reason,
+        "p_value": gate.p_value(score) if gate else None,
+        "confident": isinstance(confidence, Threshold) and confidence.is_confident(probability, score),
+    }
 
 
 def _ungraded(kind: str, written: str, done: JobResult) -> dict[str, Any]:
