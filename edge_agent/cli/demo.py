@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from statistics import median
-from types import TracebackType
 from typing import Annotated, Self
 
 import typer
@@ -328,9 +327,7 @@ class DemoDaemon:
         """Use as a block."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End the process, whatever happened, and remove the directory."""
         try:
             self._end()

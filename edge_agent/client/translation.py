@@ -24,13 +24,6 @@ if TYPE_CHECKING:
     from edge_agent.v1 import inference_pb2
 
 Mode = Literal["bootstrap", "shadow", "hybrid", "local"]
-_MODES: dict[Mode | None, task_pb2.Mode] = {
-    None: task_pb2.MODE_UNSPECIFIED,
-    "bootstrap": task_pb2.MODE_BOOTSTRAP,
-    "shadow": task_pb2.MODE_SHADOW,
-    "hybrid": task_pb2.MODE_HYBRID,
-    "local": task_pb2.MODE_LOCAL,
-}
 # Fields of values that have another name than the field of the message.
 _FIELD_NAMES = {
     "since": "since_time",
@@ -46,7 +39,7 @@ _T = TypeVar("_T")
 
 def mode(word: Mode | None) -> task_pb2.Mode:
     """Translate the operator's word."""
-    return _MODES[word]
+    return task_pb2.Mode.Value(f"MODE_{(word or 'unspecified').upper()}")
 
 
 def value_of(kind: type[_T], message: Any) -> _T:

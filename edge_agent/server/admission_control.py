@@ -11,7 +11,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
 
 from edge_agent.engine import job_queue
 from edge_agent.errors import Draining, QueueFull, ShareExceeded
@@ -36,9 +35,7 @@ class CallSlot:
     def __enter__(self) -> None:
         """Do nothing: the call is counted already."""
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Release it."""
         self._leave(self._client)
 

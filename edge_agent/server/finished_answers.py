@@ -12,7 +12,6 @@ import struct
 from collections.abc import Sequence
 from dataclasses import replace
 from operator import itemgetter
-from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
 from edge_agent.capture.capture_values import CapturedAnswer
@@ -431,9 +430,7 @@ class UnansweredCallCounter:
     def __enter__(self) -> None:
         """Do nothing."""
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Count the exception of the block, if there is one."""
         if error is not None:
             record_error(self._counts, self._task, error)

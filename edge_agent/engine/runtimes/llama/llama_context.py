@@ -24,7 +24,6 @@ import select
 import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import llama_cpp as llama
@@ -409,9 +408,7 @@ class StepInterruption:
         """Begin to listen."""
         self._mail.register(self._mailbox, select.EPOLLIN)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop listening."""
         with self._lock:  # not while the listener is reading: the mailbox has one reader at a time
             self._jobs = ()
