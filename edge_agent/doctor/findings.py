@@ -52,10 +52,10 @@ class Check:
         """Report that it does not work."""
         return Finding(self.name, self.area, "fault", seen, remedy, command, about)
 
-    def unseen(self, failure: ProbeFailure, *, about: str = "") -> Finding:
+    def unseen(self, failure: ProbeFailure) -> Finding:
         """Report that the probe could not look."""
         remedy, command = (RIGHTS_REMEDY, RIGHTS_COMMAND) if failure.needs_rights else ("", "")
-        return Finding(self.name, self.area, "unseen", f"not checked: {failure.why}", remedy, command, about)
+        return Finding(self.name, self.area, "unseen", f"not checked: {failure.why}", remedy, command)
 
 
 @dataclass(frozen=True)

@@ -82,12 +82,12 @@ class RedactionRule:
     """A text in which it finds nothing cannot hold a match. Most texts are done with after the gates."""
 
 
-def checked(pattern: str, check: Callable[[str], bool] = bool, *, flags: int = 0) -> Finder:
+def checked(pattern: str, check: Callable[[str], bool] = bool) -> Finder:
     """Make a finder of a pattern whose matches, without blanks and separators, pass a check.
 
     A group `v` is what is found; without it, the whole match is.
     """
-    compiled = re.compile(pattern, flags)
+    compiled = re.compile(pattern)
     group: str | int = "v" if "v" in compiled.groupindex else 0
 
     def find(text: str) -> Iterator[Span]:
