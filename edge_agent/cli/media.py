@@ -109,15 +109,18 @@ def explain_empty_export(examples: ExamplesStatus | None, environ: Mapping[str, 
             "under 'examples.collect' in agent.yaml to let them leave"
         )
     if waiting := sum(examples.review_waiting.values()):
-        answers = "1 answer waits" if waiting == 1 else f"{waiting} answers wait"
-        sudo = "sudo " if environ.get("SUDO_USER") else ""
-        return (
-            f"{answers} for review, and none has been reviewed since the last export: "
-            f"'{sudo}edge-agent review' shows them one by one; then export again"
-        )
+        return _unreviewed(waiting, "sudo " if environ.get("SUDO_USER") else "")
     if not sum(number for name, number in examples.retained.items() if name != "feedback"):
         return f"No answer of {', '.join(leaving)} has been kept yet"
     return "The central team has confirmed all examples that may leave"
+
+
+def _unreviewed(waiting: int, sudo: str) -> str:
+    answers = "1 answer waits" if waiting == 1 else f"{waiting} answers wait"
+    return (
+        f"{answers} for review, and none has been reviewed since the last export: "
+        f"'{sudo}edge-agent review' shows them one by one; then export again"
+    )
 
 
 FILE_BYTES_MAX = 64 * 2**20
@@ -273,10 +276,8 @@ def import_media(ctx: typer.Context, path: MediaPath, as_json: AsJson = False) -
         bundles = [plain(each) for each in outcomes]
         said = {"updates": updates and plain(updates), "bundles": bundles}
         print_json({**said, "received": segments, "receipts_problem": problem}, indent=2)
-    elif problem:
-        print_done(ctx, f"The receipts on it were not taken: {problem}.")
-    elif segments is not None:
-        print_done(ctx, f"The central team has {counted(segments, 'more segment')}; deleted here.")
+    else:
+        _print_receipts(ctx, segments, problem)
     _end_with_outcome(outcomes, why=as_json or global_options(ctx).quiet)
 
 
@@ -336,6 +337,13 @@ def _nothing_found(path: Path) -> DocumentInvalid | MediaFailed:
     if folder.is_unmounted:
         return folder.without_drive("there is nothing to import")
     return DocumentInvalid(f"{said}: {folder.doubt}" if folder.doubt else said, remedy=_NOTHING_REMEDY)
+
+
+def _print_receipts(ctx: typer.Context, segments: int | None, problem: str) -> None:
+    if problem:
+        print_done(ctx, f"The receipts on it were not taken: {problem}.")
+    elif segments is not None:
+        print_done(ctx, f"The central team has {counted(segments, 'more segment')}; deleted here.")
 
 
 def import_update(admin: AdminClient, path: Path) -> UpdatesStatus:

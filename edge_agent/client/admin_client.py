@@ -140,7 +140,7 @@ class AdminClient(Connection):
 
     def set_mode(self, task: str, mode: translation.Mode | None, *, timeout_seconds: float = 10) -> Task:
         """Put a task into a mode; None = the mode of the plan, or of agent.yaml. Return the task afterwards."""
-        request = admin_pb2.SetModeRequest(task=task, mode=translation.mode(mode))
+        request = admin_pb2.SetModeRequest(task=task, mode=f"MODE_{mode.upper()}" if mode else None)
         return translation.task(self.call(self._stub.SetMode, request, timeout_seconds).task)
 
     def remove(self, task: str, bundle: str = "", *, timeout_seconds: float = 60) -> int:

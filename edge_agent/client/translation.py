@@ -37,11 +37,6 @@ _EMPTY_WHEN_UNSET = ("UpdateState", "ReviewStream")
 _T = TypeVar("_T")
 
 
-def mode(word: Mode | None) -> task_pb2.Mode:
-    """Translate the operator's word."""
-    return task_pb2.Mode.Value(f"MODE_{(word or 'unspecified').upper()}")
-
-
 def value_of(kind: type[_T], message: Any) -> _T:
     """Translate a message into a value class: each field by its name.
 

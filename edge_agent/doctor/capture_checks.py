@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from edge_agent.capture.spool import LOSSES as LOSS_COUNTERS
 from edge_agent.client import ExamplesStatus, OperatorWarning, RedactionAuditState, RedactionState
@@ -172,21 +173,27 @@ def probe_capture(context: ProbeContext) -> CaptureFacts | None:
     problems = tuple(each for each in warnings if each.kind in ("EXAMPLES_OFF", "EXAMPLES_STALLED"))
     if reported is None and not spool.kind and not problems:
         return None
-    sealed = [stat_file(path) for path in (config.outbox / "segments").glob("*.age")]
-    oldest = min((file.changed for file in sealed), default=None)
-    numbers = reported or ExamplesStatus({}, {}, spool.size, sum(file.size for file in sealed), len(sealed), "", {})
+    count, size, oldest = _sealed(config.outbox / "segments")
+    numbers = reported or ExamplesStatus({}, {}, spool.size, size, count, "", {})
     return CaptureFacts(
         spool_bytes=numbers.spool_bytes,
         spool_bytes_max=config.examples.spool_bytes_max,
         outbox_bytes=numbers.outbox_bytes,
         outbox_bytes_max=config.examples.outbox_bytes_max,
         segments=numbers.outbox_segments,
-        oldest_seconds=None if oldest is None else time.time() - oldest,
+        oldest_seconds=oldest,
         counters=numbers.counters,
         problems=problems,
         leaves="upstream" in config.examples.collect.values(),
         loss_seconds=numbers.loss_seconds,
     )
+
+
+def _sealed(folder: Path) -> tuple[int, int, float | None]:
+    """Return how many segments wait, their bytes, and the age of the oldest, in seconds."""
+    sealed = [stat_file(path) for path in folder.glob("*.age")]
+    oldest = min((file.changed for file in sealed), default=None)
+    return len(sealed), sum(file.size for file in sealed), None if oldest is None else time.time() - oldest
 
 
 MISSED = Check("redaction-missed", "examples")

@@ -342,8 +342,7 @@ def judge_alarms(alarms: Iterable[FieldAlarm]) -> Iterator[Finding]:
         if alarm.alarm in _RISK_ALARMS:
             yield RISK.fault(alarm.message, alarm.remedy, f"edge-agent mode {alarm.task} shadow", about=alarm.task)
         else:
-            seen = f"{alarm.alarm}: {alarm.message}"
-            yield DRIFT.warning(seen, alarm.remedy, "edge-agent review", about=alarm.task)
+            yield DRIFT.warning(f"{alarm.alarm}: {alarm.message}", alarm.remedy, "edge-agent review", about=alarm.task)
         if alarm.demoted:
             seen = f"in shadow because of the alarm '{alarm.alarm}', as the plan allows"
             remedy = "The large model answers meanwhile. Take the task out of shadow when the alarm is understood."

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from edge_agent.formats.plan import Mode
     from edge_agent.formats.questions import QuestionSpec
     from edge_agent.metrics.metric_catalogue import AnswerCounts, Histogram, TaskCounters
+    from edge_agent.routing.policy import LowConfidencePolicy
     from edge_agent.store.state_database import InstalledBundle, UpdateProgress
     from edge_agent.update.activation import Activation
     from edge_agent.update.blocked_update_messages import CopyProgress
@@ -43,8 +44,9 @@ QUESTION_TYPES = words_of(task_pb2.QuestionType)
 NO_THRESHOLD_REASONS = words_of(task_pb2.NoThresholdReason)
 ROUTES = words_of(task_pb2.Route)
 MODES = words_of(task_pb2.Mode)
-LOW_CONFIDENCE_POLICIES: dict[int, Any] = {0: "as_mode"} | {
-    number: word for word, number in words_of(task_pb2.OnLowConfidence).items()
+LOW_CONFIDENCE_POLICIES: dict[int, LowConfidencePolicy] = {
+    0: "as_mode",
+    **{number: word for word, number in words_of(task_pb2.OnLowConfidence).items()},
 }
 FINISHES = words_of(inference_pb2.FinishReason)
 STATES: dict[EngineState, Any] = {
