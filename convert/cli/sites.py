@@ -15,7 +15,7 @@ import typer
 from rich.text import Text
 
 from convert.cli import progress_output
-from convert.fleet import accountability, enrolment_file
+from convert.fleet import enrolment_file
 from convert.fleet.site_registry import FILE_NAME, UNDECIDED, SiteEntry, SiteRegistry, Standing
 from convert.fleet.site_registry import EnrolmentRecord as Issued
 from convert.publish import central_keys
@@ -179,11 +179,9 @@ def accept(
     found = central.key_of(site, key)
     if former:
         central.sites.retire(site, found)
-        accountability.record(central.sites.folder, "key retired", [site], key=found)
         say(f"segments that {found} sealed for {site} are accepted, recorded in {central.path}")
     else:
         central.sites.accept(site, found, replaces=replaces)
-        accountability.record(central.sites.folder, "key accepted", [site], key=found, replaces=replaces)
         say(f"{site} may sign with {found}, recorded in {central.path}")
 
 
@@ -196,7 +194,6 @@ def reject(site: Site, key: Key, collected: Collected = None, registry: Registry
     central = _central(collected, registry)
     found = central.key_of(site, key)
     central.sites.reject(site, found)
-    accountability.record(central.sites.folder, "key rejected", [site], key=found)
     say(f"nothing that {found} signs for {site} is accepted, recorded in {central.path}")
 
 
@@ -210,7 +207,6 @@ def revoke(site: Site, collected: Collected = None, registry: Registry = None) -
     """
     central = _central(collected, registry)
     central.sites.revoke(site, format_timestamp(time.time()))
-    accountability.record(central.sites.folder, "site revoked", [site])
     say(f"{site} is revoked, recorded in {central.path}; withdraw its credential for the store, too")
 
 
@@ -222,7 +218,6 @@ def restore(site: Site, collected: Collected = None, registry: Registry = None) 
     """
     central = _central(collected, registry)
     central.sites.restore(site)
-    accountability.record(central.sites.folder, "site restored", [site])
     say(f"{site} is accepted again, recorded in {central.path}")
 
 

@@ -19,7 +19,6 @@ import pyrage
 from convert.collect import record_files
 from convert.collect.record_files import SegmentEntry, SegmentOrigin, entry_of
 from convert.collect.sources import SegmentSource, path_of
-from convert.fleet import accountability
 from convert.fleet.site_registry import UNDECIDED, SiteRegistry
 from edge_agent.errors import ExchangeError, RecordInvalid, SegmentDamaged
 from edge_agent.formats import example_records, segment
@@ -44,10 +43,8 @@ class SiteKeyTrust:
 
         Raises OSError if a first key cannot be registered.
         """
-        if self._sites.standing(site, key) == "unknown" and not self._registered_only:
-            why = "the first key of a new site"
-            accountability.record(self._sites.folder, "key accepted", [site], actor="collect", key=key, why=why)
-            self._sites.accept(site, key)
+        is_new = self._sites.standing(site, key) == "unknown" and not self._registered_only
+        if is_new and self._sites.accept_first(site, key):
             self.pinned[site] = key
         if self._sites.standing(site, key) in UNDECIDED:
             self.waiting[site, key] += 1

@@ -193,8 +193,12 @@ def record(folder: Path, action: Action, subjects: Iterable[str], *, actor: str 
 
 
 def current_actor() -> str:
-    """Return the user and the machine."""
-    return f"{getpass.getuser()}@{socket.gethostname()}"
+    """Return the user and the machine; of a user without a name, as in many containers, the number."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # KeyError: before Python 3.13
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
 
 
 def entries(folder: Path) -> list[DecisionEntry]:
