@@ -61,7 +61,30 @@ def read_rows(
     rows = [_row(line, format, text_only, f"{path}:{number}") for number, line in _lines(path, asked)]
     if not rows:
         raise InvalidRequest(f"{path} has no rows", remedy="Add examples, one to a line.")
-    return rows
+    return with_families(rows)
+
+
+def with_families(rows: list[DataRow]) -> list[DataRow]:
+    """Return the rows with one family for each text: a text that has one in some row has it in all rows, and families
+    with a text in common are one, which has the first of their names.
+    """
+    if not any(row.family for row in rows):
+        return rows
+    names: dict[str, str] = {}
+
+    def first(name: str) -> str:
+        while names.setdefault(name, name) != name:
+            names[name] = names[names[name]]
+            name = names[name]
+        return name
+
+    keyed = [(row, row.key) for row in rows]
+    of_text: dict[str, str] = {}
+    for row, key in keyed:
+        if row.family:
+            one, other = sorted((first(row.family), first(of_text.setdefault(key, row.family))))
+            names[other] = one
+    return [replace(row, family=first(of_text[key])) if key in of_text else row for row, key in keyed]
 
 
 def format_of(path: Path) -> DataFormat:
@@ -175,7 +198,8 @@ def _row(plain: dict[str, Any], format: DataFormat, text_only: bool, where: str)
     marks = {key: _mark(plain, key, where) for key in _MARKED}
     synthetic = marks.pop("synthetic")
     record = {key: plain[key] for key in ("site", "prediction_id") if isinstance(plain.get(key), str)}
-    named = {key: plain[key] for key in ("family", "model", "review_stream") if isinstance(plain.get(key), str)}
+    named = {key: plain[key] for key in ("model", "review_stream") if isinstance(plain.get(key), str)}
+    named["family"] = _family(plain, where)
     named["sampling_probability"] = probability_sampling.probability_of(plain, where)
     origin = {**_origin(plain, where), **marks, **record, **named, "place": where}
     if text_only and format in _TEXT_ONLY:
@@ -188,6 +212,16 @@ def _mark(plain: dict[str, Any], key: str, where: str) -> bool:
     if not isinstance(value, bool):
         raise InvalidRequest(f"{where}: '{key}' must be true or false", remedy=SEE)
     return value
+
+
+def _family(plain: dict[str, Any], where: str) -> str:
+    """Read the family; a number, as a table has it, is a name."""
+    value = plain.get("family")
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise InvalidRequest(f"{where}: 'family' must be text or a number", remedy=_CORRECT)
+    return str(value)
 
 
 def _origin(plain: dict[str, Any], where: str) -> dict[str, Any]:
