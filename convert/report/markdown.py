@@ -15,6 +15,7 @@ from convert.report.run_summary import (
     brief,
     by_question,
     duration,
+    exact_percent,
     interval,
     number,
     percent,
@@ -133,11 +134,10 @@ def _questions(evaluate: Mapping[str, Any], calibrate: Mapping[str, Any]) -> Ite
             f" median level would be {each['constant']:.2f}."
         )
     if "delta_of_each" in calibrate:
-        each = percent(calibrate["delta_of_each"])
+        delta, each = exact_percent(calibrate["delta"]), exact_percent(calibrate["delta_of_each"])
         yield (
-            f"The recipe's delta of {percent(calibrate['delta'])} is divided equally among the questions with enough"
-            f" calibration rows, {each} for each: with {percent(1 - calibrate['delta'], 0)} certainty all thresholds"
-            " keep the target together."
+            f"The recipe's delta of {delta} is divided equally among the questions with enough calibration rows, {each}"
+            f" for each: with {exact_percent(1 - calibrate['delta'])} certainty all thresholds keep the target together."
         )
 
 
@@ -329,14 +329,14 @@ def _checks(calibrate: Mapping[str, Any]) -> Iterator[str]:
 
 def _test(calibrate: Mapping[str, Any]) -> str:
     """Return the description of the test."""
-    target, sure = percent(calibrate["target_risk"], 0), percent(1 - calibrate["delta"], 0)
+    target, sure = exact_percent(calibrate["target_risk"]), exact_percent(1 - calibrate["delta"])
     tested = [step["threshold"] for step in calibrate["walk"] if step["verdict"] in ("passed", "failed")]
     start = f", here {max(tested):g}" if tested else ""
     return (
         f"The threshold was tested on {plural(calibrate['rows']['threshold'], 'row')}, one of each family, whose"
         f" labels had no other use. The rows of the temperature gave the first threshold to test{start}. From there"
         " each lower threshold was tested in turn (exact binomial test, Learn then Test): it passes if the observed"
-        f" number of wrong answers, or fewer, has a probability of at most {percent(calibrate['delta'], 0)} when"
+        f" number of wrong answers, or fewer, has a probability of at most {exact_percent(calibrate['delta'])} when"
         f" more than {target} are wrong. The last threshold before the first failure is chosen. At this threshold at"
         f" most {target} of the answers are wrong with {sure} certainty; thresholds below the first failure do not"
         " count, even with fewer errors."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from convert.report.run_summary import RunSummary, brief, by_question, interval, percent, plural, table
+from convert.report.run_summary import RunSummary, brief, by_question, exact_percent, interval, percent, plural, table
 from edge_agent.errors import InputTooLong
 
 SHOWN = {"proved": "proved", "not proved": "not proved, so the test ends", "replaces harmless texts": "skipped: a site"
@@ -103,8 +103,8 @@ def _confidence(calibrate: Mapping[str, Any]) -> Iterator[str]:
     if calibrate.get("gate", {}).get("score") == "none":
         yield "The bundle has no gate, so inputs unlike the training data are not recognized."
     yield (
-        f"The risk guarantee (at most {percent(calibrate['target_risk'], 0)} wrong, with"
-        f" {percent(1 - calibrate['delta'], 0)} certainty) holds for inputs like the calibration rows, and not for"
+        f"The risk guarantee (at most {exact_percent(calibrate['target_risk'])} wrong, with"
+        f" {exact_percent(1 - calibrate['delta'])} certainty) holds for inputs like the calibration rows, and not for"
         " other inputs. Have people check a small random part of the confident answers."
     )
     if said := calibrate.get("sampling", {}).get("said"):

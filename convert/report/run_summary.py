@@ -101,6 +101,11 @@ def percent(share: float | None, digits: int = 1) -> str:
     return UNKNOWN if share is None else f"{100 * share:.{digits}f}%"
 
 
+def exact_percent(share: float) -> str:
+    """Return a share that somebody chose, such as the target risk, without rounding it to another guarantee."""
+    return f"{100 * share:g}%"
+
+
 def interval(plain: Mapping[str, float]) -> str:
     """Return a share with its interval, as `convert.clustered_statistics` reports it."""
     level = 100 * plain.get("level", 0.95)
