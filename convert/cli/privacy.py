@@ -19,9 +19,9 @@ from convert.fleet import accountability
 from convert.pipeline.stage import load_module
 from convert.publish.publisher import Publisher
 from convert.publish.repository_storage import open_place
-from convert.report.run_summary import plural
 from edge_agent.cli.terminal import say, write_exactly
 from edge_agent.errors import InvalidRequest
+from edge_agent.formatting import counted
 
 app = typer.Typer(
     no_args_is_help=True, help="Answer for personal data: lineage, consent, retention, and the log of decisions."
@@ -72,7 +72,7 @@ def show_lineage(
         _show_use(use, _standing(use, published))
     retire = sum(use.consequence == "retire" for use in uses)
     nothing = "no dataset or bundle here has any of them"
-    say(f"{plural(len(wanted), 'record')}: {plural(retire, 'bundle')} to retire" if uses else nothing)
+    say(f"{counted(len(wanted), 'record')}: {counted(retire, 'bundle')} to retire" if uses else nothing)
 
 
 def _wanted(collected: Path, records: list[str], erased: bool) -> frozenset[str]:
@@ -117,7 +117,7 @@ def consent(
     _require_collection(collected)
     action: accountability.Action = "consent withdrawn" if withdraw else "consent recorded"
     accountability.record(collected, action, records, basis=basis)
-    say(f"{action} for {plural(len(records), 'record')}, in {collected / accountability.FILE_NAME}")
+    say(f"{action} for {counted(len(records), 'record')}, in {collected / accountability.FILE_NAME}")
     if withdraw and (uses := lineage.trace(lineage.documents(collected), records)):
         have = "1 dataset or bundle has" if len(uses) == 1 else f"{len(uses)} datasets or bundles have"
         say(f"{have} them: see 'edge-convert privacy lineage'")
@@ -146,7 +146,7 @@ def purge(
     rules = [module.parse_retention_rule(written) for written in keep]
     found = module.purge(collected, rules, time.time(), dry_run=True)
     if found.predictions and not dry_run:
-        repository_options.confirm(f"Delete {plural(found.predictions, 'example')}?", yes)
+        repository_options.confirm(f"Delete {counted(found.predictions, 'example')}?", yes)
         counts = found.by_site_and_task
         accountability.record(collected, "records purged", counts, examples=found.predictions, keep=keep, counts=counts)
         found = module.purge(collected, rules, time.time(), dry_run=False)
@@ -156,7 +156,7 @@ def purge(
     for place, number in found.by_site_and_task.items():
         say(f"{place}: {number}")
     would = "would be deleted" if dry_run else "deleted"
-    say(f"{plural(found.predictions, 'example')} {would}")
+    say(f"{counted(found.predictions, 'example')} {would}")
 
 
 @app.command("log")
@@ -190,7 +190,7 @@ def show_log(
                 console.print(Text(f"    {details}"))
         for problem in verdict.problems:
             console.print(Text.assemble(("broken: ", "bold red"), problem))
-        said = f"{plural(verdict.entries, 'line')}, last hash {verdict.head}"
+        said = f"{counted(verdict.entries, 'line')}, last hash {verdict.head}"
         say(f"{said}; the chain {'is broken' if verdict.problems else 'holds'}")
     if verdict.problems:
         raise typer.Exit(_DAMAGED)

@@ -19,7 +19,6 @@ from convert.fleet import enrolment_file
 from convert.fleet.site_registry import FILE_NAME, UNDECIDED, SiteEntry, SiteRegistry, Standing
 from convert.fleet.site_registry import EnrolmentRecord as Issued
 from convert.publish import central_keys
-from convert.report.run_summary import plural
 from edge_agent.cli.terminal import say, write_exactly
 from edge_agent.durable import atomic_files
 from edge_agent.errors import ExchangeError, InvalidRequest, ManifestInvalid
@@ -27,6 +26,7 @@ from edge_agent.formats import enrolment_file as enrolment_format
 from edge_agent.formats import state_code
 from edge_agent.formats.enrolment_file import CODE_DIGITS, normalize_code, verification_code
 from edge_agent.formats.signed_document import format_timestamp
+from edge_agent.formatting import counted
 
 app = typer.Typer(no_args_is_help=True, help="Show the sites of the fleet, and decide which keys belong to them.")
 _REPORT = "report.json"
@@ -136,7 +136,7 @@ def show(site: Site, collected: Collected = None, registry: Registry = None) -> 
         (_TITLES[standing], verification_code(key), key) for standing, keys in entry.every_key.items() for key in keys
     ]
     rows += [
-        ("key that waits", verification_code(key), f"{key}, has signed {plural(count, 'file')}")
+        ("key that waits", verification_code(key), f"{key}, has signed {counted(count, 'file')}")
         for key, count in waiting.items()
     ]
     rows += [

@@ -21,10 +21,10 @@ from convert.data.splits import write_splits
 from convert.pipeline import recipe, task_file
 from convert.pipeline.recipe import RECIPE_NAME
 from convert.pipeline.stage import load_module
-from convert.report.run_summary import plural
 from edge_agent.cli.terminal import say
 from edge_agent.durable.atomic_files import open_private
 from edge_agent.errors import InvalidRequest
+from edge_agent.formatting import counted
 
 _FILES = ("train", "calibration", "test")
 
@@ -64,7 +64,7 @@ def run(
     divided = splits.divide(found, seed, _shares(shares), earlier)
     write_splits(out, {split: [splits.plain_of(row) for row in members] for split, members in divided.items()})
     for split, members in divided.items():
-        say(f"{out / split}.jsonl: {plural(len(members), 'row')}")
+        say(f"{out / split}.jsonl: {counted(len(members), 'row')}")
     for said in (*_not_measured(found, sum(map(len, divided.values()))), *_stayed(found, earlier)):
         say(said)
     following, recipe = "Next: name these files under 'data' in recipe.yaml.", out / RECIPE_NAME
@@ -89,7 +89,7 @@ def _stayed(found: Sequence[DataRow], earlier: Mapping[str, frozenset[str]]) -> 
     known = frozenset[str]().union(*earlier.values())
     if stayed := sum(row.key in known for row in found):
         yield (
-            f"{plural(stayed, 'row')} left in the earlier split, where a bundle can have learned from them, and"
+            f"{counted(stayed, 'row')} left in the earlier split, where a bundle can have learned from them, and"
             f" {len(found) - stayed} dealt: to divide all of them again, name another --out"
         )
 
@@ -99,9 +99,9 @@ def _not_measured(found: Sequence[DataRow], divided: int) -> Iterator[str]:
     measurable = splits.measurable_rows(found)
     count = sum(not measurable(row) for row in found)
     if count:
-        yield f"{plural(count, 'row')} for training only: made or labelled by a model, or not drawn at random"
+        yield f"{counted(count, 'row')} for training only: made or labelled by a model, or not drawn at random"
     if left := len(found) - divided:
-        yield f"{plural(left, 'row')} of these left out: variants of a row in calibration or test"
+        yield f"{counted(left, 'row')} of these left out: variants of a row in calibration or test"
 
 
 def _shares(written: str) -> dict[str, float]:

@@ -24,6 +24,7 @@ from edge_agent.errors import ExchangeError, RecordInvalid, SegmentDamaged
 from edge_agent.formats import example_records, segment
 from edge_agent.formats.segment import MANIFEST_SUFFIX, SEALED_SUFFIX, SegmentManifest
 from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX, SignedDocument
+from edge_agent.formatting import counted
 
 
 class SiteKeyTrust:
@@ -148,7 +149,7 @@ class SegmentIntake:
 def _read(text: bytes, body: SegmentManifest, now: float) -> list[pa.RecordBatch]:
     lines = text.splitlines()
     if len(lines) != body.records:
-        raise _SegmentRefused(f"has {len(lines)} records, its manifest {body.records}")
+        raise _SegmentRefused(f"has {counted(len(lines), 'record')}, its manifest {body.records}")
     starts = range(0, len(lines), _LINES_AT_ONCE)
     return [_batch(lines[start : start + _LINES_AT_ONCE], start + 1, body, now) for start in starts]
 

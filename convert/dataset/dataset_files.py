@@ -31,6 +31,7 @@ from edge_agent.durable.atomic_files import private_folder
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Kind
 from edge_agent.formats.signed_document import format_timestamp
+from edge_agent.formatting import counted
 
 REPORT_NAME = "dataset.json"
 _ROWS_AT_ONCE = 10_000
@@ -120,7 +121,7 @@ def write(
         rows, labels = _write_rows(connection.execute(query, values), builder, paths, agreed)
         if not any(rows):
             reasons = json.dumps(builder.report()["spans"]["left_out"], ensure_ascii=False)
-            said = f"each of {left.chosen} records has a value without a unique place in its text: {reasons}"
+            said = f"each of {counted(left.chosen, 'record')} has a value without a unique place in its text: {reasons}"
             raise InvalidRequest(said, remedy="Check some records: text-spans needs values that occur in the text.")
         written = DatasetSummary(
             choice.task,

@@ -130,9 +130,3 @@ def duration(seconds: float) -> str:
 def number(value: float) -> str:
     """Return a number with four significant digits."""
     return f"{value:.4g}" if isinstance(value, float) else f"{value:,}".replace(",", " ")
-
-
-def plural(count: int, one: str) -> str:
-    """Return a count with its noun."""
-    many = f"{one[:-1]}ies" if one.endswith("ly") else f"{one}s"
-    return f"{count} {one if count == 1 else many}"
