@@ -61,18 +61,25 @@ def show_lineage(
 
     Example: [bold]edge-convert privacy lineage clinic-1/4b1f7c1e --collected collected[/bold]
     """
+    for folder in (collected, *(work or ())):
+        _require_folder(folder)
     wanted = _wanted(collected, record or [], erased)
     uses = lineage.trace(lineage.documents(collected, work or ()), wanted)
+    unread = lineage.unread(collected, work or ())
     published = _published(repo, keys or [], store_options(store_option)) if repo else None
     if as_json:
         plain = [{**use.plain(), **_standing(use, published)} for use in uses]
-        write_exactly(json.dumps({"records": len(wanted), "uses": plain}, ensure_ascii=False))
+        shown = {"records": len(wanted), "uses": plain, "unread": list(map(str, unread))}
+        write_exactly(json.dumps(shown, ensure_ascii=False))
         return
     for use in uses:
         _show_use(use, _standing(use, published))
     retire = sum(use.consequence == "retire" for use in uses)
     nothing = "no dataset or bundle here has any of them"
     say(f"{counted(len(wanted), 'record')}: {counted(retire, 'bundle')} to retire" if uses else nothing)
+    for path in unread:
+        said = f"{path} cannot be read, so it can have them: restore it from a backup, or use a newer edge-convert"
+        say(f"warning: {said}", err=True)
 
 
 def _wanted(collected: Path, records: list[str], erased: bool) -> frozenset[str]:
@@ -114,7 +121,7 @@ def consent(
         raise InvalidRequest("no record is named", remedy="Name SITE/PREDICTION_ID.")
     if not (basis.strip() or withdraw):
         raise InvalidRequest("the consent has no basis", remedy="Name where it is filed: --basis form-118.")
-    _require_collection(collected)
+    _require_folder(collected)
     action: accountability.Action = "consent withdrawn" if withdraw else "consent recorded"
     accountability.record(collected, action, records, basis=basis)
     say(f"{action} for {counted(len(records), 'record')}, in {collected / accountability.FILE_NAME}")
@@ -129,7 +136,9 @@ def purge(
     keep: Annotated[
         list[str],
         typer.Option(
-            metavar="SITE/TASK=DAYS", help="How long examples are kept; '*' = every site or task. Repeatable."
+            metavar="SITE/TASK=DAYS",
+            help="How long examples are kept; '*' = every site or task, for which no other rule is more specific."
+            " Repeatable.",
         ),
     ],
     yes: repository_options.Yes = False,
@@ -176,6 +185,7 @@ def show_log(
 
     Example: [bold]edge-convert privacy log --collected collected[/bold]
     """
+    _require_folder(collected)
     path = collected / accountability.FILE_NAME
     verdict, found = accountability.verify_chain(path, known), accountability.entries(collected)
     if as_json:
@@ -211,11 +221,11 @@ def _checked(records: list[str]) -> list[str]:
     return list(records)
 
 
-def _require_collection(collected: Path) -> None:
-    if not collected.is_dir():
-        raise InvalidRequest(
-            f"{collected} is not a folder", remedy="Name the folder that 'edge-convert collect' writes."
-        )
+def _require_folder(folder: Path) -> None:
+    """Raise InvalidRequest for a folder that is not there: nothing found in it would look like an all-clear."""
+    if not folder.is_dir():
+        remedy = "Name the folder that 'edge-convert collect' or 'run' writes."
+        raise InvalidRequest(f"{folder} is not a folder", remedy=remedy)
 
 
 def _published(repo: str, keys: list[Path], options: dict[str, str]) -> dict[str, bool]:

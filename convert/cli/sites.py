@@ -322,6 +322,7 @@ class EnrolmentCommand:
 
     def __post_init__(self) -> None:
         """Run the command."""
+        self.sites = list(dict.fromkeys(self.sites))  # of two files of one site only the later one would count
         fleet, folder = self._fleet(), self.fleet.parent
         registry = SiteRegistry(folder / fleet.registry)
         now = time.time()

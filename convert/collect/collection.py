@@ -3,11 +3,11 @@
 A run can be killed at any point. The next run continues from what was synced and reads the rest again. Running twice
 changes nothing.
 
-`purge` deletes examples whose time is over, by site and task. A prediction goes with its reviews and its teacher label.
-The raw files still list its segment, so that it is not collected again; tombstones stay. Datasets made earlier keep
-their rows: convert/dataset/lineage.py lists them. The age is that of the answer by the site's clock, unless that is
-later than the collection or more than a year before it: then the clock was wrong, and the age is that of the
-collection.
+`purge` deletes examples whose time is over, by site and task; the most specific rule counts. A prediction goes with its
+reviews and its teacher label. The raw files still list its segment, so that it is not collected again; tombstones stay.
+Datasets made earlier keep their rows: convert/dataset/lineage.py lists them. The age is that of the answer by the
+site's clock, unless that is later than the collection or more than a year before it: then the clock was wrong, and the
+age is that of the collection.
 """
 
 from __future__ import annotations
@@ -343,18 +343,29 @@ def erased_records(collected: Path) -> list[str]:
         return [name for (name,) in connection.execute(_ERASED).fetchall()]
 
 
+RETENTION_DAYS_MAX = 100_000
+"""Longer than any example is old; more days count as so many."""
 _RULE = re.compile(r"(?P<site>\*|[a-z0-9-]+)/(?P<task>\*|[a-z0-9-]+)=(?P<days>\d+(\.\d+)?)")
+# Of the rules for a prediction the most specific one counts; of equally specific ones that of the shorter time.
 _DUE = """
     WITH aged AS (
         SELECT filename, site, prediction_id, task, type,
                CASE WHEN collected_at IS NULL OR recorded_at BETWEEN collected_at - INTERVAL 366 DAY AND collected_at
                     THEN recorded_at ELSE collected_at END AS moment
         FROM records WHERE type <> 'tombstone'
+    ), each AS (
+        SELECT site, prediction_id, any_value(task) AS task,
+               coalesce(min(moment) FILTER (type = 'prediction'), max(moment)) AS moment
+        FROM aged GROUP BY site, prediction_id
+    ), ruled AS (
+        SELECT e.site, e.prediction_id, e.moment < r.before AS is_due
+        FROM each e JOIN rules r ON r.site IN ('*', e.site) AND r.task IN ('*', e.task)
+        QUALIFY row_number() OVER (
+            PARTITION BY e.site, e.prediction_id
+            ORDER BY (r.site <> '*')::INT + (r.task <> '*')::INT DESC, r.before DESC
+        ) = 1
     ), due AS (
-        SELECT site, prediction_id FROM aged
-        WHERE ($site = '*' OR site = $site) AND ($task = '*' OR task = $task)
-        GROUP BY site, prediction_id
-        HAVING coalesce(min(moment) FILTER (type = 'prediction'), max(moment)) < $before
+        SELECT site, prediction_id FROM ruled WHERE is_due
     )
     SELECT DISTINCT filename, site, prediction_id, task FROM aged SEMI JOIN due USING (site, prediction_id)
     ORDER BY ALL
@@ -392,6 +403,12 @@ def parse_retention_rule(written: str) -> RetentionRule:
     return RetentionRule(match["site"], match["task"], float(match["days"]))
 
 
+def _rule_row(rule: RetentionRule, now: float) -> tuple[str, str, datetime]:
+    """Return a rule with the moment before which it deletes."""
+    days = timedelta(days=min(rule.days, RETENTION_DAYS_MAX))
+    return rule.site, rule.task, datetime.fromtimestamp(now, UTC).replace(tzinfo=None) - days
+
+
 def purge(
     out: Path,
     rules: Sequence[RetentionRule],
@@ -399,7 +416,7 @@ def purge(
     *,
     dry_run: bool,
 ) -> PurgeReport:
-    """Delete what is older than a rule allows, and join the examples again; with `dry_run` only count.
+    """Delete what is older than its rule allows, and join the examples again; with `dry_run` only count.
 
     Raises:
         FileMissing: nothing was collected there.
@@ -415,12 +432,11 @@ def purge(
         due: dict[str, set[tuple[str, str]]] = {}
         found: dict[tuple[str, str], str] = {}
         with derived_examples.open_database(folder, out / ".purge", memory) as connection:
-            for rule in rules:
-                before = datetime.fromtimestamp(now, UTC).replace(tzinfo=None) - timedelta(days=rule.days)
-                values = {"site": rule.site, "task": rule.task, "before": before}
-                for filename, site, prediction_id, task in connection.execute(_DUE, values).fetchall():
-                    due.setdefault(filename, set()).add((site, prediction_id))
-                    found[site, prediction_id] = f"{site}/{task}"
+            connection.execute("CREATE TEMP TABLE rules (site VARCHAR, task VARCHAR, before TIMESTAMP)")
+            connection.executemany("INSERT INTO rules VALUES (?, ?, ?)", [_rule_row(rule, now) for rule in rules])
+            for filename, site, prediction_id, task in connection.execute(_DUE).fetchall():
+                due.setdefault(filename, set()).add((site, prediction_id))
+                found[site, prediction_id] = f"{site}/{task}"
         records = 0
         if found and not dry_run:
             records = sum(record_files.forget(Path(filename), names) for filename, names in due.items())
