@@ -338,7 +338,7 @@ def _report_label_errors(choice: Any, encoder: Path | None, out: Path) -> None:
     found = _ranked(choice, encoder)
     if found is not None:
         review = load_module("convert.dataset.label_review")
-        review.write_report(found, out / review.REPORT_NAME, LABEL_ERRORS_MAX)
+        review.write_report(found, out / review.LABEL_ERRORS_NAME, LABEL_ERRORS_MAX)
         print_label_errors(found)
 
 
