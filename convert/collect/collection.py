@@ -41,7 +41,7 @@ from edge_agent.durable import atomic_files
 from edge_agent.durable.atomic_files import private_folder
 from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats.example_records import ExampleFeedback
-from edge_agent.formats.segment import EpochReceipts, RefusedSegment, parse_name
+from edge_agent.formats.segment import EpochReceipts, RefusedSegment, name_of, parse_name
 
 
 @dataclass(frozen=True)
@@ -187,6 +187,8 @@ class _CollectRun:
         places = [(source, listing) for source, listing in found if not self._left_alone(listing.site)]
         for source, listing in places:
             self._look(source, listing)
+        for source, listing in places:
+            self._look_again(source, listing)
         self._writer.close()
         self._statuses.save()
         if self._request.reviews:
@@ -252,11 +254,27 @@ class _CollectRun:
         if absent:
             self._seen.absent[life].setdefault(number, f"its {absent} has not arrived")
         elif all(listing.sealed[stem] != entry.size_bytes for entry in held):
-            found = intake.take(listing.site, stem)
-            if isinstance(found, RefusedDocument):
-                self._seen.refuse(life, number, found)
-            elif found.entry not in held:
-                self._hold(found)
+            self._take(intake, listing, stem)
+
+    def _look_again(self, source: SegmentSource, listing: SiteListing) -> None:
+        """Read the segments again that a later one does not continue: one of the same size can have other content."""
+        intake = SegmentIntake(source, self._trust, self._request.keys.identities, self._request.now)
+        epochs = {epoch for site, epoch in self._seen.held if site == listing.site}
+        for epoch in sorted(epochs):
+            for entry in receipts.unconnected(self._seen.entries((listing.site, epoch))):
+                stem = name_of(epoch, entry.sequence - 1)
+                if stem in listing.manifests and stem in listing.sealed:
+                    with self._failures(source):
+                        self._take(intake, listing, stem)
+
+    def _take(self, intake: SegmentIntake, listing: SiteListing, stem: str) -> None:
+        """Store one segment, unless it is refused or stored already."""
+        epoch, number = parse_name(stem) or ("", 0)
+        life, found = (listing.site, epoch), intake.take(listing.site, stem)
+        if isinstance(found, RefusedDocument):
+            self._seen.refuse(life, number, found)
+        elif found.entry not in self._seen.held.get(life, {}).get(number, []):
+            self._hold(found)
 
     def _hold(self, found: AcceptedSegment) -> None:
         self._writer.add(found.entry, found.batches)
