@@ -109,6 +109,7 @@ def _print(console: Console, report: FleetReport, *, proven: bool) -> None:
     _list(console, "refused the latest update", report.problems)
     _list(console, "runs a revoked bundle", report.revoked)
     _list(console, "silent", {site: f"since {at}" for site, at in report.silent.items()})
+    _list(console, "clock is ahead", {site: f"its status is of {at}" for site, at in report.ahead.items()})
     _list(console, "never heard", dict.fromkeys(report.unheard, ""))
     _list(console, "refused", report.refused)
     for trouble in report.troubles:

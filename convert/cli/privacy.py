@@ -72,14 +72,11 @@ def show_lineage(
         shown = {"records": len(wanted), "uses": plain, "unread": list(map(str, unread))}
         write_exactly(json.dumps(shown, ensure_ascii=False))
         return
-    for use in uses:
-        _show_use(use, _standing(use, published))
+    _show_uses(uses, published)
     retire = sum(use.consequence == "retire" for use in uses)
     nothing = "no dataset or bundle here has any of them"
     say(f"{counted(len(wanted), 'record')}: {counted(retire, 'bundle')} to retire" if uses else nothing)
-    for path in unread:
-        said = f"{path} cannot be read, so it can have them: restore it from a backup, or use a newer edge-convert"
-        say(f"warning: {said}", err=True)
+    _warn_of(unread)
 
 
 def _wanted(collected: Path, records: list[str], erased: bool) -> frozenset[str]:
@@ -92,12 +89,20 @@ def _wanted(collected: Path, records: list[str], erased: bool) -> frozenset[str]
     return frozenset(wanted)
 
 
-def _show_use(use: LineageUse, standing: dict[str, bool]) -> None:
-    said = "".join(f", {key}" for key, holds in standing.items() if holds)
-    style = "bold red" if use.consequence == "retire" else "bold"
+def _show_uses(uses: Sequence[LineageUse], published: dict[str, bool] | None) -> None:
     console = progress_output.out()
-    console.print(Text.assemble((f"{use.document.kind} {use.document.name}{said}", style)))
-    console.print(Text(f"  {use.sentence()}"))
+    for use in uses:
+        said = "".join(f", {key}" for key, holds in _standing(use, published).items() if holds)
+        style = "bold red" if use.consequence == "retire" else "bold"
+        console.print(Text.assemble((f"{use.document.kind} {use.document.name}{said}", style)))
+        console.print(Text(f"  {use.sentence()}"))
+
+
+def _warn_of(unread: Sequence[Path]) -> None:
+    """Name the documents of which nothing is known."""
+    for path in unread:
+        said = f"{path} cannot be read, so it can have them: restore it from a backup, or use a newer edge-convert"
+        say(f"warning: {said}", err=True)
 
 
 @app.command()

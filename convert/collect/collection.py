@@ -217,11 +217,9 @@ class _CollectRun:
 
     def _list(self, source: SegmentSource) -> list[SiteListing]:
         self._say(f"list {source.name}")
-        try:
-            return listings(source)
-        except SourceFailed as error:
-            self._report.troubles.append(str(error))
-            return []
+        found, trouble = listings(source)
+        self._report.troubles += [trouble] if trouble else []
+        return found
 
     def _left_alone(self, site: str) -> bool:
         """Return whether a site was revoked; its files are ignored and are not errors."""

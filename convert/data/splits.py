@@ -246,11 +246,11 @@ def divide(
     training: list[DataRow] = []
     for name, members in _groups(rows).items():
         counting = [row for row in members if measurable(row)]
-        split = next((each for each in DIVISION_SHARES if any(row.key in earlier.get(each, ()) for row in members)), "")
-        label = next(labels_of(counting[0]), "") if counting else ""
         if not counting:
             training += members
-        elif split:
+            continue
+        label, split = next(labels_of(counting[0]), ""), _earlier_split(members, earlier)
+        if split:
             there[label][split] += members
         else:
             strata[label][name] = members
@@ -259,6 +259,12 @@ def divide(
     measured = [{split: _kept(split, members, measurable) for split, members in part.items()} for part in parts]
     whole = join_splits([*measured, {TRAIN: training}], seed)
     return {split: whole.get(split, []) for split in shares}
+
+
+def _earlier_split(members: Sequence[DataRow], earlier: Mapping[str, Collection[str]]) -> str:
+    """Return the split in which rows of a group were before, the first of several; empty = in none."""
+    keys = {row.key for row in members}
+    return next((split for split in DIVISION_SHARES if not keys.isdisjoint(earlier.get(split, ()))), "")
 
 
 def measurable_rows(rows: Sequence[DataRow]) -> Callable[[DataRow], bool]:

@@ -461,31 +461,6 @@ def test_the_command_writes_a_folder_once(tmp_path: Path):
     assert (2, True) == (code, "does not replace" in output)
 
 
-def test_a_folder_with_files_of_somebody_else_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Such as a recipe beside the splits; and neither is the folder that the shell is in."""
-    folder, out = everything(tmp_path), tmp_path / "out"
-    again = ("--format", "text-label", "--out", str(out), "--force")
-    assert 0 == invoke(folder, *again)[0]
-    (out / "recipe.yaml").write_text("mine")
-    code, output = invoke(folder, *again)
-    assert (2, True) == (code, "also has recipe.yaml, which --force would delete" in " ".join(output.split())), output
-    assert "mine" == (out / "recipe.yaml").read_text()
-    (out / "recipe.yaml").unlink()
-    monkeypatch.chdir(out)
-    code, output = invoke(folder, *again[:-2], ".", "--force")
-    assert (2, True) == (code, "is the current folder" in " ".join(output.split())), output
-
-
-def test_a_link_to_a_dataset_is_followed(tmp_path: Path):
-    """The folder behind it is replaced, and the link stays."""
-    folder, out = everything(tmp_path), tmp_path / "out"
-    (tmp_path / "newest").symlink_to(out)
-    assert 0 == invoke(folder, "--format", "messages", "--out", str(out))[0]
-    assert 0 == invoke(folder, "--format", "text-label", "--out", str(tmp_path / "newest"), "--force")[0]
-    assert (True, True) == ((tmp_path / "newest").is_symlink(), "text" in read(out / "train.jsonl")[0])
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith("out.")]
-
-
 def test_the_command_warns_of_a_split_without_rows(tmp_path: Path):
     """Of one example there is no test; what was left out is said in words."""
     folder = collected(
