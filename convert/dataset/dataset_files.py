@@ -123,7 +123,9 @@ def write(
         rows, labels = _write_rows(connection.execute(query, values), builder, paths, agreed)
         if not any(rows):
             reasons = json.dumps(builder.report()["spans"]["left_out"], ensure_ascii=False)
-            said = f"each of {counted(left.chosen, 'record')} has a value without a unique place in its text: {reasons}"
+            said = (
+                f"of {counted(left.chosen, 'record')}, none has a unique place in its text for every value: {reasons}"
+            )
             raise InvalidRequest(said, remedy="Check some records: text-spans needs values that occur in the text.")
         written = DatasetSummary(
             choice.task,
