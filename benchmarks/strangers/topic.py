@@ -260,7 +260,7 @@ def _draw_held(held: Axes, found: Walk) -> None:
         held.axvline(found.found_at, color="#c53030")
         said = f" alarm new_inputs at call {found.found_at:,}"
         side = "left" if found.found_at < ALARM_LEGIBLE * ends[-1] else "right"
-        held.text(found.found_at, 0.94, said, ha=side, fontsize=9, color="#c53030")
+        held.text(found.found_at, 0.87, said, ha=side, fontsize=9, color="#c53030")
     held.set(ylim=(0, 1), xlim=(0, ends[-1]))
     held.xaxis.set_major_formatter("{x:,.0f}")
     held.yaxis.set_major_formatter(PercentFormatter(1.0))
