@@ -272,12 +272,12 @@ def _draw_answers(answers: Axes, found: Walk) -> None:
     names = ("before", "after retraining", "after retraining twice")
     topics = [said.topic for said in found.answers]
     left = [0.0] * len(topics)
-    for name, colour, ink, counts in (
-        ("confident and right", "#2f855a", "white", lambda each: each.confident and each.right),
-        ("confident and wrong", "#c53030", "white", lambda each: each.confident and not each.right),
-        ("not confident", "#d9d9d9", "black", lambda each: not each.confident),
+    for name, colour, ink in (
+        ("confident and right", "#2f855a", "white"),
+        ("confident and wrong", "#c53030", "white"),
+        ("not confident", "#d9d9d9", "black"),
     ):
-        parts = [share([counts(each) for each in said]) for said in topics]
+        parts = [share([_outcome(each) == name for each in said]) for said in topics]
         drawn = answers.barh(names, parts, left=left, color=colour, label=name)
         legible = [f"{part:.0%}" if part >= LEGIBLE else "" for part in parts]
         answers.bar_label(drawn, legible, label_type="center", color=ink, fontsize=9)
@@ -286,6 +286,12 @@ def _draw_answers(answers: Axes, found: Walk) -> None:
     answers.set(xlim=(0, 1), xticks=[])
     answers.set_title("Answers to calls about the new topic that nobody has read", fontsize=10, loc="left")
     answers.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=3, frameon=False)
+
+
+def _outcome(asked: Asked) -> str:
+    if not asked.confident:
+        return "not confident"
+    return "confident and right" if asked.right else "confident and wrong"
 
 
 def _series(admin: AdminClient, task: str) -> FieldSeries:
