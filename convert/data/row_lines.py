@@ -5,6 +5,7 @@ A message names the file and the line. Unknown keys and columns are ignored, so 
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import difflib
@@ -114,6 +115,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             where = f"{path}:{number}"
             if len(raw) > LINE_BYTES_MAX:
                 raise InvalidRequest(f"{where} has more than {LINE_BYTES_MAX} bytes", remedy="Shorten that row.")
+            raw = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw  # Windows writes a byte order mark
             if not raw.strip():
                 continue
             try:
@@ -140,7 +142,7 @@ def _csv_lines(path: Path, questions: Sequence[str]) -> Iterator[tuple[int, dict
                 if len(row) != len(header):
                     said = f"{path}:{number} has {len(row)} cells, and the header has {len(header)}"
                     raise InvalidRequest(said, remedy='Put a text with a comma or a line break between "quotes".')
-                named = {name: cell for name, cell in zip(header, row, strict=True) if cell.strip()}
+                named = {name: cell for name, cell in zip(header, row, strict=True) if name.strip() and cell.strip()}
                 yield number, _typed(named, questions, f"{path}:{number}")
     except (csv.Error, UnicodeDecodeError) as error:
         said = f"{path} is not CSV in UTF-8: {str(error)[:200]}"
@@ -149,7 +151,8 @@ def _csv_lines(path: Path, questions: Sequence[str]) -> Iterator[tuple[int, dict
 
 def _check_header(path: Path, header: Sequence[str], questions: Sequence[str]) -> None:
     """Raise InvalidRequest for a header without the columns that are needed, or with a name twice."""
-    twice = next((name for name in header if list(header).count(name) > 1), None)
+    named = [name for name in header if name.strip()]  # Excel also saves empty columns
+    twice = next((name for name in named if named.count(name) > 1), None)
     if twice is not None:
         raise InvalidRequest(f"{path}: the header has the column {twice!r} twice", remedy="Rename one of them.")
     missing = next((name for name in ("text", *questions) if name not in header), None)
