@@ -12,6 +12,7 @@ import difflib
 import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -151,9 +152,9 @@ def _csv_lines(path: Path, questions: Sequence[str]) -> Iterator[tuple[int, dict
 
 def _check_header(path: Path, header: Sequence[str], questions: Sequence[str]) -> None:
     """Raise InvalidRequest for a header without the columns that are needed, or with a name twice."""
-    named = [name for name in header if name.strip()]  # Excel also saves empty columns
-    twice = next((name for name in named if named.count(name) > 1), None)
-    if twice is not None:
+    named = Counter(filter(str.strip, header))  # Excel also saves empty columns
+    if named and max(named.values()) > 1:
+        twice = max(named, key=named.__getitem__)
         raise InvalidRequest(f"{path}: the header has the column {twice!r} twice", remedy="Rename one of them.")
     missing = next((name for name in ("text", *questions) if name not in header), None)
     if missing is None:
