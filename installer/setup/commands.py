@@ -90,7 +90,7 @@ class SetupRun:
         if settled and not changed:
             done("the services run from this program already: they were not restarted")
             return False
-        self.services.start(installed_files.unit_names(program), first=self.programs.previous is None)
+        self.services.start(installed_files.unit_names(program))
         return changed or not same or self.services.acts
 
     def _lay(self, program: InstalledProgram, before: InstalledProgram | None) -> bool:
@@ -159,19 +159,23 @@ class SetupRun:
         self._remove_program()
         for path in kept:
             durable_files.remove(path)
-            if path.exists():
-                note(f"{path} is emptied and stays, because a disk is mounted there: sudo umount {path}")
-        self.services.remove_users()
+        mounted = [path for path in kept if path.exists()]
+        for path in mounted:
+            note(f"{path} is emptied and stays, because a disk is mounted there: sudo umount {path}")
+        staying = self.services.remove_users()
         for path, target in links.items():
             note(f"{path} was a link to {target}, which stays: remove it yourself")
-        say("Removed everything else." if links else "Removed everything.")
+        for said in staying:
+            note(said)
+        say("Removed everything else." if links or mounted or staying else "Removed everything.")
+        if staying:
+            said = "users or groups of Edge Agent are still there"
+            raise SetupError(FAILED, said, "End what the notes name, then run the same command again.")
 
     def _remove_program(self) -> None:
-        program = self.programs.current or self.programs.previous
-        if program:
-            self.services.stop(installed_files.unit_names(program))
-            installed_files.remove_files(self.places, program)
-            done("stopped the services; removed units, man pages and commands")
+        self.services.stop()
+        installed_files.remove_files(self.places)
+        done("stopped the services; removed units, man pages and commands")
         for path in (self.places.current, self.places.previous, self.places.home):
             durable_files.remove(path)
         self.services.forget()
