@@ -30,7 +30,7 @@ from edge_agent.cli.output import AsJson, err, out, plain, print_done, print_jso
 from edge_agent.client import AdminClient, CallFailed, ExamplesStatus, ImportProgress, UpdatesStatus
 from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import BY_REASON, ConfigInvalid, DocumentInvalid, EdgeAgentError, MediaFailed, UpdateIncomplete
-from edge_agent.formatting import format_bytes
+from edge_agent.formatting import counted, format_bytes
 
 DRIVE_FOLDERS = (Path("/media"), Path("/mnt"), Path("/run/media"))
 """Below them drives are mounted, by the rules of the file system hierarchy and of desktops."""
@@ -201,7 +201,7 @@ def export_media(ctx: typer.Context, path: MediaPath, yes: CopyAnyway = False, a
             bar.update(shown, completed=done, total=total)
 
         copying = copy_out(Path(sealed.outbox_path), path / f"site={sealed.site}", show)
-    new = f"{_files(copying.copied)} ({format_bytes(copying.bytes)}) copied to {path}"
+    new = f"{counted(copying.copied, 'file')} ({format_bytes(copying.bytes)}) copied to {path}"
     copied = f"{new}, {_were(copying.unchanged)} there already"
     if copying.failure is not None:
         reason = getattr(copying.failure, "message", None) or copying.failure
@@ -348,7 +348,7 @@ def _print_receipts(ctx: typer.Context, segments: int | None, problem: str) -> N
     if problem:
         print_done(ctx, f"The receipts on it were not taken: {problem}.")
     elif segments is not None:
-        print_done(ctx, f"The central team has {segments} more segment{'' if segments == 1 else 's'}; deleted here.")
+        print_done(ctx, f"The central team has {counted(segments, 'more segment')}; deleted here.")
 
 
 def import_update(admin: AdminClient, path: Path) -> UpdatesStatus:
@@ -486,10 +486,6 @@ def _read(path: Path) -> bytes:
     if len(content) > FILE_BYTES_MAX:
         raise DocumentInvalid(f"{path} has more than {FILE_BYTES_MAX} bytes")
     return content
-
-
-def _files(count: int) -> str:
-    return f"{count} file{'' if count == 1 else 's'}"
 
 
 def _were(count: int) -> str:

@@ -210,6 +210,12 @@ def test_what_is_wrong_with_a_file_of_a_drive_is_said(central, site, first, tmp_
     assert None is site.ingest.describe_missing(site.incoming, site.believe(), first)
 
 
+@pytest.mark.parametrize(("count", "said"), [(1, ""), (2, ", like 1 other file"), (3, ", like 2 other files")])
+def test_other_files_with_a_fault_are_counted(count, said):
+    """After what is wrong with the first of them."""
+    assert f"blobs/ab… is damaged{said}" == MissingFiles(count, 20_000, "blobs/ab… is damaged").faults
+
+
 def test_a_drive_that_was_pulled_out_is_no_drive_without_the_file():
     """A read that the kernel ends with an error of the device; of our own disk it is a file that cannot be read."""
     task = f"task/{os.getpid()}"  # the kernel refuses to read the memory at address 0 with EIO
