@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,7 +146,7 @@ class SetupRun:
         say("'sudo sh FILE.run purge', with any installer file, removes these too.")
 
     def purge(self, *, agreed: bool) -> None:
-        """Remove the program, the configuration, the state, the keys, the users."""
+        """Remove the program, the configuration, the state, the keys, the users. Raises SetupError if one stays."""
         kept = self.places.kept
         links = {path: path.resolve() for path in kept if path.is_symlink()}
         for path in kept:
@@ -159,15 +159,8 @@ class SetupRun:
         self._remove_program()
         for path in kept:
             durable_files.remove(path)
-        mounted = [path for path in kept if path.exists()]
-        for path in mounted:
-            note(f"{path} is emptied and stays, because a disk is mounted there: sudo umount {path}")
         staying = self.services.remove_users()
-        for path, target in links.items():
-            note(f"{path} was a link to {target}, which stays: remove it yourself")
-        for said in staying:
-            note(said)
-        say("Removed everything else." if links or mounted or staying else "Removed everything.")
+        _end_purge([*_left_paths(kept, links), *staying])
         if staying:
             said = "users or groups of Edge Agent are still there"
             raise SetupError(FAILED, said, "End what the notes name, then run the same command again.")
@@ -210,3 +203,16 @@ def _asked(question: str) -> bool:
     sys.stdout.write(question)
     sys.stdout.flush()
     return sys.stdin.readline().strip() == "purge"
+
+
+def _left_paths(kept: Sequence[Path], links: Mapping[Path, Path]) -> Iterator[str]:
+    for path in filter(Path.exists, kept):
+        yield f"{path} is emptied and stays, because a disk is mounted there: sudo umount {path}"
+    for path, target in links.items():
+        yield f"{path} was a link to {target}, which stays: remove it yourself"
+
+
+def _end_purge(notes: Sequence[str]) -> None:
+    for each in notes:
+        note(each)
+    say("Removed everything else." if notes else "Removed everything.")

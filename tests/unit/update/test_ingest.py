@@ -19,6 +19,7 @@ from edge_agent.errors import (
 from edge_agent.formats.repository_metadata import DownloadRequest, DownloadRequests
 from edge_agent.store.bundle_archive import StoreLimits
 from edge_agent.update.blocked_update_messages import CopyProgress, SignedBundle, VerifiedRepository
+from edge_agent.update.ingest import MissingFiles
 from edge_agent.update.metadata_chain import RepositoryFolder
 from tests.support.fleet_cases import CentralTeam
 from tests.support.rights import without_root
