@@ -22,9 +22,13 @@ from edge_agent.engine.restart_policy import Quarantine
 from edge_agent.errors import (
     BY_REASON,
     DeadlineExpired,
+    DeadlineUnattainable,
     EdgeAgentError,
+    EmptyInput,
     EngineCrashed,
+    EngineNotReady,
     InputTooLong,
+    InvalidRequest,
     ModelError,
     StreamBroken,
     from_wire,
@@ -39,6 +43,8 @@ TRIES_MAX = 3  # of one job, when its child was killed from outside each time
 LATENCIES_MAX = 256
 TURNS_AVERAGED = 4
 """The mean of turns is mostly that of so many inputs."""
+_UNCOMPUTED = frozenset({EmptyInput.reason, InputTooLong.reason, InvalidRequest.reason, DeadlineUnattainable.reason})
+"""An input that ends so has had nothing of the model."""
 _MODEL_FAILURES = frozenset(reason for reason, cls in BY_REASON.items() if issubclass(cls, ModelError))
 
 _probes = itertools.count()
@@ -260,7 +266,12 @@ class JobDispatcher:
             self._forget(job)
 
     def forget_bundle(self, digest: str) -> None:
-        """Drop what is known of a bundle that is not here any more."""
+        """Drop what is known of a bundle that is no longer here; its jobs end so that their callers may try again."""
+        for job in self._jobs.values():
+            if job.run.digest == digest:
+                broken, waits = "in the middle of the stream", "before it had answered"
+                said = f"the bundle was replaced or removed {broken if job.streamed else waits}"
+                job.events.put(StreamBroken(said) if job.streamed else EngineNotReady(said))
         self.stats.pop(digest, None)
         self.score_variances.pop(digest, None)
 
@@ -300,6 +311,8 @@ class JobDispatcher:
             self._waiting.settle(job.ticket, turns)
             if tally:
                 tally.record_turns(turns)
+        elif isinstance(event, protocol.FailureReport) and event.reason in _UNCOMPUTED:
+            self._waiting.settle(job.ticket, job_queue.TURNS_MIN)
         if tally:
             tally.record_end(event, loop_time() - job.sent_at)
         job.finished = True
