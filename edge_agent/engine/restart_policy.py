@@ -4,9 +4,9 @@ A child that was killed from outside (by the kernel short of memory, or by an op
 no evidence against its input. An input that killed the child while it ran alone is quarantined.
 
 Pauses before a start double. Loads that fail in a row end the tries. Starts that fail do not, nor loads for which there
-is too little memory: a machine without descriptors, processes or memory is no evidence against the model. The time that a child was ready counts towards the
-pause after it, so a child that lived longer than its pause is replaced at once, and only one that keeps dying young
-waits.
+is too little memory: a machine without descriptors, processes or memory is no evidence against the model. The time that
+a child was ready counts towards the pause after it, so a child that lived longer than its pause is replaced at once,
+and only one that keeps dying young waits.
 """
 
 from __future__ import annotations

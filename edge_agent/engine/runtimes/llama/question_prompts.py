@@ -190,9 +190,8 @@ class QuestionTokenizer:
             found.append(self._one(question))
             rows += found[-1].rows
             if rows > TOKENS_MAX:  # at once: other callers wait while questions are tokenized
-                raise InvalidRequest(
-                    f"the first {len(found)} of {len(questions)} questions have {rows} tokens; the limit is {TOKENS_MAX}"
-                )
+                some = f"the first {len(found)} of {len(questions)} questions"
+                raise InvalidRequest(f"{some} have {rows} tokens; the limit is {TOKENS_MAX}")
         return found
 
     def _one(self, question: AskedQuestion) -> QuestionTokens:
