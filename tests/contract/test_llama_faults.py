@@ -8,6 +8,7 @@ import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+import llama_cpp
 import pytest
 
 from edge_agent.engine.protocol import FailureReport, JobRequest, JobResult
@@ -87,6 +88,26 @@ def test_cancelled_jobs_leave_nothing(runtime: LlamaRuntime, tmp_path: Path, can
     assert {"CANCELLED": cancels} == turmoil.reasons
     require_as_before(turmoil)
     assert idle == cells_in_use(runtime)
+
+
+@pytest.mark.parametrize("labels", [("a", "b"), ("refund", "price")])
+def test_a_prompt_that_cannot_be_kept_is_computed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: tuple[str, str]
+) -> None:
+    """llama.cpp writes no keys and values out: each job has its one answer all the same, whatever step it ends in."""
+    runtime, made = tiny_runtime(tmp_path), manifest("classify")
+    prompt = made.task.prompt.model_copy(update={"label_prefix": ""})
+    task = made.task.model_copy(update={"labels": labels, "prompt": prompt})
+    try:
+        runtime.attach("c", made.model_copy(update={"task": task}), {})
+        monkeypatch.setattr(llama_cpp, "llama_state_seq_get_data", lambda *_: 0)
+        text = "I want my money back. " * 12
+        scores = [done.scores for _ in range(2) if isinstance(done := classify(runtime, text, "c"), JobResult)]
+        assert 2 == len(scores)
+        assert scores[0] == scores[1]
+        assert not runtime.busy
+    finally:
+        runtime.close()
 
 
 @pytest.mark.release

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from edge_agent.engine.protocol import SEQUENCES, CacheUse, Event, FailureReport, JobRequest, JobResult, LoadRequest
@@ -118,7 +118,8 @@ class BatchExecutor:
                     self._cache.truncate(job.slot, job.computed)
                 if job.computed >= job.input_tokens and job.slot is not None and not job.kept:
                     job.kept = True
-                    self._cache.keep(job.slot, job.suffix)
+                    with suppress(ModelFailed):  # then it is computed again for the next one
+                        self._cache.keep(job.slot, job.suffix)
             except ModelFailed as error:
                 events.append(failure_report(job.run.job_id, error))
             first += count
