@@ -412,8 +412,6 @@ class ChildSupervisor:
         running, how = self._jobs.in_flight, describe_exit(code)
         log.error("engine_died", engine=self.name, how=how, running=running, to_blame=to_blame)
         self._jobs.child_died(to_blame=to_blame)
-        for stats in self._jobs.stats.values():
-            stats.crashes += to_blame
         if not on_device:  # else the next child attaches them, on the CPU if need be
             self._bundles.fail_all(error)
 

@@ -143,7 +143,7 @@ class BundleStats:
         self.calls = 0
         self.failures = 0
         self.crashes = 0
-        """Deaths of its child that are the bundle's own."""
+        """Deaths of its child that may be the bundle's own: one of its jobs was in flight, or none of any bundle."""
         self.turns = 1.0
         """Turns that an input takes (`job_queue.turns_for_rows`): the mean of the latest."""
         self._milliseconds: deque[float] = deque(maxlen=LATENCIES_MAX)
@@ -322,6 +322,9 @@ class JobDispatcher:
 
     def child_died(self, *, to_blame: bool) -> None:
         """Decide what becomes of the jobs in flight."""
+        for digest in {job.run.digest for job in self._running.values()} or self.stats:
+            if to_blame and digest in self.stats:
+                self.stats[digest].crashes += 1
         again = []
         for job in self._running.values():
             if job.run.job_id not in self._jobs:

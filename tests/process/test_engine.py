@@ -397,6 +397,14 @@ async def test_detach_lets_running_jobs_finish() -> None:
         assert (await job).done.scores[0] > 0.5
 
 
+async def test_a_crash_counts_for_the_bundle_whose_input_was_computed() -> None:
+    """Another bundle on the same engine, which may be on probation, has no part in it."""
+    async with pool_of() as pool:
+        with pytest.raises(EngineCrashed):
+            await answer(pool, run("!crash"), SECONDS_MAX)
+        assert (2, 0) == (pool.stats("classify").crashes, pool.stats("generate").crashes)
+
+
 async def test_what_does_not_finish_before_a_detach_may_be_tried_again() -> None:
     """No caller hears that it has cancelled, or that the model has failed: not while its job runs, writes or waits."""
     async with pool_of() as pool:
