@@ -401,3 +401,18 @@ async def test_an_input_that_no_frame_takes_is_refused_and_nothing_else() -> Non
             await answer(pool, run("x" * (FRAME_BYTES_MAX + 1)))
         assert (await answer(pool, run("refund", "next"))).done.scores[0] > 0.5
         assert (before, 0) == (child(pool), pool.statuses()[0].restarts)
+
+
+async def test_a_large_input_reaches_a_child_that_computes_within_a_few_steps() -> None:
+    """Until it has come, and here is refused, no input or cancellation behind it is seen."""
+    async with pool_of("classify", "generate", config=PATIENT) as pool, asyncio.timeout(60):
+        writes = pool.events(run("!slow 20 " + "word " * 99, "writes", "generate"), loop_time() + 60)
+        await anext(writes)
+        large, steps = asyncio.create_task(answer(pool, run("x " * 2**21, "large"))), 0
+        while not large.done():
+            await anext(writes)
+            steps += 1
+        with pytest.raises(InputTooLong):
+            await large
+        assert steps < 16
+        await writes.aclose()
