@@ -99,12 +99,7 @@ class RequestDeduplicator:
             raise InvalidRequest(f"request_id has {len(request_id)} characters; the limit is {REQUEST_ID_CHARS_MAX}")
         digest = hashlib.sha256(content).digest()
         while True:
-            self._drop_expired()
-            known = self._stored.get(key) or self._running.get(key)
-            if known is not None and known.content != digest:
-                raise InvalidRequest(
-                    "this request_id was used for another request", remedy="Use a new UUID4 for each request."
-                )
+            known = self._find(key, digest)
             if isinstance(known, _StoredResponse):
                 return known.kind.FromString(known.data)  # type: ignore[return-value]  # the key names the method
             try:
@@ -112,9 +107,19 @@ class RequestDeduplicator:
             except DeadlineExpired:
                 if known is None:
                     raise
-                continue
-            if known is None or _is_final(response):
-                return response
+            else:
+                if known is None or _is_final(response):
+                    return response
+
+    def _find(self, key: _RequestKey, content: bytes) -> _StoredResponse | _RunningRequest | None:
+        """Return the request of that key, stored or running. Raises InvalidRequest if it has another content."""
+        self._drop_expired()
+        known = self._stored.get(key) or self._running.get(key)
+        if known is not None and known.content != content:
+            raise InvalidRequest(
+                "this request_id was used for another request", remedy="Use a new UUID4 for each request."
+            )
+        return known
 
     async def stop(self) -> None:
         """Cancel what runs and wait for it; call it when no call can come any more."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from edge_agent.engine.pool import EnginePool
 from edge_agent.errors import ModelLoadFailed
 from edge_agent.formats.manifest import Manifest, PromptTemplate, TaskSpec, encode
 from tests.process.test_engine import CLASSIFY, CONFIG, answer, child, pool_of, run, running
-from tests.support.eventually import eventually, turns
+from tests.support.eventually import eventually
 
 # Patience is then a tenth of a second and what PATIENCE_SECONDS_MIN adds.
 QUICK = CONFIG.model_copy(update={"heartbeat_seconds_max": 0.1})
@@ -111,17 +110,6 @@ async def test_a_child_at_fault_is_its_engines_to_mend(signum: signal.Signals) -
         await eventually(replaced)
         await eventually(lambda: pool.stuck(0.0) == [] and running(pool, "classify") == 0)
         assert set() == seen
-
-
-async def test_a_pause_of_the_daemon_is_no_silence_of_its_engine() -> None:
-    """After a time in which no code of the daemon ran, as in a paused container, an idle child is asked, not killed."""
-    async with pool_of() as pool:
-        await ready(pool)
-        pid = child(pool)
-        time.sleep(3 * CONFIG.heartbeat_seconds_max)  # noqa: ASYNC251 - the event loop is what is to stop
-        await turns(5)
-        assert (await answer(pool, run("a refund please"))).done.scores
-        assert (pid, 0, 0) == (child(pool), pool.statuses()[0].restarts, pool.stats("classify").crashes)
 
 
 async def test_an_engine_that_never_loads_is_not_stuck(tmp_path: Path) -> None:
