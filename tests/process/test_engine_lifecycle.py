@@ -138,11 +138,9 @@ async def test_an_engine_for_which_memory_is_short_is_started_when_there_is_enou
     try:
         with pytest.raises(MemoryShort, match="is available"):
             await engine.attach(AttachRequest(digest="classify", manifest=encode(CLASSIFY), paths={}))
-        assert "" == engine.failure("classify")
         await eventually(lambda: engine.status().load_failures > CONFIG.load_failures_max)
-        await eventually(lambda: EngineState.BACKING_OFF is engine.status().state)
-        assert "is available" in engine.failure("classify")
-        with pytest.raises(EngineNotReady, match="being started again"):
+        await eventually(lambda: "is available" in engine.failure("classify"))
+        with pytest.raises(EngineNotReady):
             engine.reserve("classify", 1, "till")
         available[0] = 2**40
         await eventually(lambda: engine.ready("classify"))

@@ -13,6 +13,7 @@ from edge_agent.engine.child_liveness import ChildWatch, CpuActivity
 from edge_agent.engine.child_process import ChildProcess
 from edge_agent.engine.engine import LivenessProbe
 from edge_agent.engine.protocol import ChildMessage, Ping
+from tests.support.eventually import turns
 from tests.support.simulated_time import simulated, stand_still
 
 CONFIG = EngineConfig(heartbeat_seconds_max=8.0, load_seconds_max=40.0)
@@ -124,7 +125,7 @@ def test_a_pause_of_the_daemon_is_no_silence_of_a_child():
     async def work() -> tuple[list[float], list[float]]:
         child = FakeChild()
         looks = asyncio.create_task(child.watched(loads=False))
-        await asyncio.sleep(0)
+        await turns()
         stand_still(100.0)
         await looks
         return child.pinged_at, child.killed_at
