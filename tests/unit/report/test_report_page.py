@@ -76,7 +76,8 @@ def test_the_first_lines_say_what_a_manager_asks():
 )  # fmt: skip
 def test_the_report_says_what_held_answers_up(gate, held_up, expected):
     """The share of answers that were not confident, what each limit held up, and what it means to have no gate."""
-    task = figures(days=(day(answers={"local": 100}, sure=90, unsure=10, held_up=held_up),), gate=gate)
+    days = (day(answers={"local": 100}, sure=90, unsure=10, held_up=held_up),)
+    task = figures(days=days, gate=gate, threshold=0.9)
     (found,) = [(number, rests) for what, number, rests in summary_tiles(judge_task(task)) if what == "Not confident"]
     assert expected == found
 
