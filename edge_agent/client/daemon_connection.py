@@ -248,6 +248,8 @@ def require_address(address: str) -> str:
         return address
     if not address:
         raise ValueError("the address is empty: write unix:/path/to/inference.sock or host:port")
+    if "://" in address:
+        raise ValueError(f"{address} is a URL: write host:port, the port of the daemon and not of its console")
     if "/" in address or address.endswith(".sock"):
         raise ValueError(f"{address} is a path: write unix:{address}")
     if not re.search(r":\d+$", address):

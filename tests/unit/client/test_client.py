@@ -297,12 +297,20 @@ def test_what_is_no_text_is_not_generated_from(client, text, error):
         client.generate("assistant", text)
 
 
+def test_a_policy_that_does_not_exist_is_a_slip(client, daemon):
+    """The words that exist are named, and nothing is sent."""
+    with pytest.raises(ValueError, match="'escalated': it can be as_mode, answer, abstain, escalate"):
+        client.classify("pos-intent", TEXTS, on_low_confidence="escalated")
+    assert [] == daemon.inference.requests
+
+
 @pytest.mark.parametrize(
     ("address", "said"),
     [
         ("/tmp/x.sock", "write unix:/tmp/x.sock"),
         ("x.sock", "write unix:x.sock"),
         ("localhost", "write localhost:PORT"),
+        ("http://till:8390", "is a URL: write host:port"),
         ("", "is empty"),
     ],
 )
