@@ -287,7 +287,12 @@ async def test_what_is_no_list_of_texts_is_refused(client, daemon, texts, error,
                 call("pos-intent", texts)
         with pytest.raises(error, match=said):
             await aio.classify("pos-intent", texts)
-    assert [] == daemon.inference.requests
+        assert [] == daemon.inference.requests
+        with pytest.raises(error, match=said):
+            list(client.in_batches(client.classify, "pos-intent", texts))
+        with pytest.raises(error, match=said):
+            [each async for each in aio.in_batches(aio.classify, "pos-intent", texts)]
+    assert all(type(each).__name__ == "GetTaskRequest" for each in daemon.inference.requests)
 
 
 @pytest.mark.parametrize(("text", "error"), [(7, TypeError), ("\ud800", ValueError)])
