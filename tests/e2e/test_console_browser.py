@@ -204,10 +204,15 @@ def test_a_long_queue_is_fetched_as_it_is_worked_off(console, tab):
 
 @pytest.mark.slow
 def test_answers_that_could_not_be_fetched_are_fetched_later(console, tab):
-    """Where the daemon is away when the last answer is judged, the page says so, and goes on by itself."""
+    """What cannot be fetched at the end of the queue, or to be judged again, is told; the page goes on by itself."""
     asked(console, texts=tuple(f"fetched {number}" for number in range(12)))
     desk(tab, console, "pos-intent")
-    tab.ask("Network.setBlockedURLs", urls=["*/review/more*"])
+    pressed(tab, "Enter")
+    tab.ask("Network.setBlockedURLs", urls=["*/review/more*", "*/review/again*", "*/review/judge"])
+    tab.press("Backspace")
+    tab.until("document.querySelector('#judged .error').textContent === 'This console does not answer.'")
+    tab.press("Enter")
+    tab.until(f"({SHOWN})?.querySelector('.error').textContent.endsWith('the judgement was not stored.')")
     for _ in range(tab.value("document.querySelectorAll('#queue > .item').length")):
         tab.press("-")
     tab.until("document.querySelector('#more').textContent.includes('The page retries every few seconds')")

@@ -117,9 +117,11 @@ document.addEventListener("htmx:afterRequest", (event) => {
     one("#queue").prepend(item);
     item.focus();
   }
-  if (!successful && elt.closest("form, .item")) {
-    const error = one(".error", elt.closest(".item") || elt);
-    if (error) error.textContent = xhr.responseText || "This console does not answer; the judgement was not stored.";
+  const place = elt.closest(".item, #judged > li") || elt.closest("form");
+  if (!successful && place) {
+    const error = one(".error", place);
+    const lost = elt.closest("form") ? "; the judgement was not stored." : ".";
+    if (error) error.textContent = xhr.responseText || `This console does not answer${lost}`;
   }
   if (!successful && elt.id === "more") {
     one("p", elt).textContent = `${xhr.responseText || "This console does not answer"}. The page retries every few seconds.`;
