@@ -108,6 +108,10 @@ def test_a_clock_that_stood_in_the_future_hides_no_days():
     found = only(series(days=days), money=money)
     assert (14, "2026-11-23", "2026-12-20") == (found.calls, found.days[0].date, found.days[-1].date)
     assert 2_000 == sum(each.cost_micros for each in found.days)
+    begun_anew = only(
+        series(days=days, last_time=datetime(1970, 1, 1, tzinfo=UTC))
+    )  # its clock stands at its beginning
+    assert "2038-01-19" == begun_anew.days[-1].date
 
 
 def test_earlier_bundles_count_for_money_and_examples_only():
