@@ -68,16 +68,16 @@ def read_labelled(path: Path) -> tuple[LabelledMessage, ...]:
     """Read JSON lines with "text", and "label" or "answers". Raises FileMissing, InvalidRequest."""
     if not path.is_file():
         raise FileMissing(f"{path} does not exist", remedy=_REMEDY)
-    rows = _rows(path.read_text(encoding="utf-8"))
+    rows = _rows(path.read_bytes())
     if not rows:
         raise InvalidRequest(f"{path} must hold labelled messages", remedy=_REMEDY)
     return rows
 
 
-def _rows(lines: str) -> tuple[LabelledMessage, ...]:
-    """Return nothing where a line is no labelled message."""
+def _rows(raw: bytes) -> tuple[LabelledMessage, ...]:
+    """Return nothing where a line is no labelled message, or no UTF-8."""
     try:
-        return tuple(_labelled(json.loads(line)) for line in lines.split("\n") if line.strip())
+        return tuple(_labelled(json.loads(line)) for line in raw.decode().split("\n") if line.strip())
     except (ValueError, KeyError, TypeError, AttributeError):
         return ()
 

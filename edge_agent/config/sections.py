@@ -106,7 +106,8 @@ class EngineConfig(ConfigSection):
         default=3,
         ge=1,
         le=100,
-        description="Loads that may fail in a row; then there is no retry until the bundle is activated.",
+        description="Loads that may fail in a row; then there is no retry until the bundle is activated, except where"
+        " memory was short.",
     )
     memory_bytes_max: int = Field(
         default=0,

@@ -152,7 +152,7 @@ DAEMON = (
         loop_delay_seconds g How long the event loop took to turn to this scrape: above 0.1 it has too much to do.
         scrape_seconds g How long it took to put the last page together.
         store_bytes g Bytes of installed bundles.
-        disk_free_bytes g Bytes left on the disk of the state directory.
+        disk_free_bytes g Bytes left on the disk of the state directory; missing where the disk does not answer.
         """,
     ),
 )

@@ -155,6 +155,12 @@ def test_our_own_process_is_measured():
     assert Path("/proc/self").stat().st_ctime - found["process_start_time_seconds"] < 3600
 
 
+def test_a_disk_that_is_gone_has_no_figure(tmp_path):
+    """The rest of the page is what tells of it."""
+    assert [] == list(site_metrics.disk_samples(tmp_path / "gone"))
+    assert ["disk_free_bytes"] == [sample.name for sample in site_metrics.disk_samples(tmp_path)]
+
+
 def test_a_process_that_is_gone_has_no_figures(tmp_path):
     """Of a process that is not there, nothing is said."""
     assert [] == list(site_metrics.process_samples("gone", 0, tmp_path))
