@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from edge_agent.cli.daemon_target import target_of
@@ -432,7 +433,7 @@ def _show_trial(tried: RedactionTrial, given: str, *, as_json: bool) -> None:
     console.print(_trial_legend(tried))
 
 
-def _spans_table(tried: RedactionTrial, text: str) -> object:
+def _spans_table(tried: RedactionTrial, text: str) -> Table:
     rows = table("value", "becomes", "found by", "rule or type", "probability", right=("probability",), wrap=("value",))
     for span in tried.spans:
         source, value = span.source, text[span.start : span.end]
