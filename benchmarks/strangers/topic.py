@@ -21,6 +21,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from benchmarks.bars import Bar
 from benchmarks.strangers.answers import Asked, accuracy, ask, confident, share
@@ -100,7 +101,7 @@ ORDINARY, TOPIC = "#2b6cb0", "#dd6b20"
 """Colours."""
 ALARM_LEGIBLE = 0.78
 """Up to this part of the calls there is room for words to the right of the alarm."""
-LEGIBLE = 0.04
+LEGIBLE = 0.03
 """A smaller part of a bar has no room for its number."""
 Made = Callable[[Wanted], Path]
 
@@ -233,8 +234,10 @@ def draw(path: Path, found: Walk) -> None:
     held, queue, later, answers = figure.subplots(4, 1, height_ratios=(4, 1, 1, 2.4))
     _draw_held(held, found)
     topic = {each.wanted for each in found.answers[0].topic}
-    _draw_read(queue, found.read, topic, "read first: the stream 'new', in its order")
-    _draw_read(later, found.read_later, topic, "read after retraining: the whole queue, in its order")
+    _draw_read(queue, found.read, topic, "Answers that people read first, the stream 'new' in its order")
+    _draw_read(
+        later, found.read_later, topic, "Answers that people read after retraining, the whole queue in its order"
+    )
     _draw_answers(answers, found)
     figure.savefig(path, dpi=150, metadata={"Software": None} if path.suffix == ".png" else None)
 
@@ -244,41 +247,51 @@ def _draw_read(queue: Axes, read: Sequence[Row], topic: set[str], said: str) -> 
     for place, strange in enumerate(about):
         queue.axvspan(place, place + 1, color=TOPIC if strange else ORDINARY, linewidth=0)
     queue.set(yticks=[], xlim=(0, len(read)))
-    queue.set_title(f"{said}: {sum(about)} of {len(about)} are about the topic", fontsize=9, loc="left")
+    queue.set_title(f"{said}: {sum(about)} of {len(about)} are about the new topic", fontsize=10, loc="left")
 
 
 def _draw_held(held: Axes, found: Walk) -> None:
     ends = [end for end, _, _ in found.blocks]
-    held.plot(ends, [each for _, each, _ in found.blocks], color=ORDINARY, label="ordinary calls")
-    held.plot(ends, [each for _, _, each in found.blocks], color=TOPIC, label="calls of the new topic")
+    held.plot(ends, [each for _, each, _ in found.blocks], color=ORDINARY, label="ordinary call")
+    held.plot(ends, [each for _, _, each in found.blocks], color=TOPIC, label="call about the new topic")
     held.axvline(BEFORE, color="#9a9a9a", linestyle="--")
-    held.text(BEFORE, 1.02, "the topic begins ", ha="right", fontsize=9)
+    held.text(BEFORE, 0.94, f"the topic begins at call {BEFORE:,} ", ha="right", fontsize=9)
     if found.found_at is not None:
         held.axvline(found.found_at, color="#c53030")
         said = f" alarm new_inputs at call {found.found_at:,}"
         side = "left" if found.found_at < ALARM_LEGIBLE * ends[-1] else "right"
-        held.text(found.found_at, 1.02, said, ha=side, fontsize=9, color="#c53030")
-    held.set(ylim=(0, 1), xlim=(0, ends[-1] + BLOCK), ylabel=f"held up, of {BLOCK} calls", xlabel="calls")
+        held.text(found.found_at, 0.87, said, ha=side, fontsize=9, color="#c53030")
+    held.set(ylim=(0, 1), xlim=(0, ends[-1]))
+    held.xaxis.set_major_formatter("{x:,.0f}")
+    held.yaxis.set_major_formatter(PercentFormatter(1.0))
+    held.set_title(f"Calls that the gate holds up, by {BLOCK} calls", fontsize=10, loc="left")
     held.legend(loc="center left", frameon=False)
 
 
 def _draw_answers(answers: Axes, found: Walk) -> None:
     names = ("before", "after retraining", "after retraining twice")
-    bars = [(name, said.topic) for name, said in zip(names, found.answers, strict=True)]
-    for place, (_, said) in enumerate(reversed(bars)):
-        left = 0.0
-        for colour, part in (
-            ("#2f855a", share([each.confident and each.right for each in said])),
-            ("#c53030", share([each.confident and not each.right for each in said])),
-            ("#d9d9d9", share([not each.confident for each in said])),
-        ):
-            answers.barh(place, part, left=left, color=colour)
-            if part >= LEGIBLE:
-                answers.text(left + part / 2, place, f"{part:.0%}", ha="center", va="center", fontsize=9)
-            left += part
-    answers.set(yticks=range(len(bars)), yticklabels=[name for name, _ in reversed(bars)], xlim=(0, 1), xticks=[])
-    title = "unread calls of the topic: confident and right (green), confident and wrong (red), not confident"
-    answers.set_title(title, fontsize=9, loc="left")
+    topics = [said.topic for said in found.answers]
+    left = [0.0] * len(topics)
+    for name, colour, ink in (
+        ("confident and right", "#2f855a", "white"),
+        ("confident and wrong", "#c53030", "white"),
+        ("not confident", "#d9d9d9", "black"),
+    ):
+        parts = [share([_outcome(each) == name for each in said]) for said in topics]
+        drawn = answers.barh(names, parts, left=left, color=colour, label=name)
+        legible = [f"{part:.0%}" if part >= LEGIBLE else "" for part in parts]
+        answers.bar_label(drawn, legible, label_type="center", color=ink, fontsize=9)
+        left = [begin + part for begin, part in zip(left, parts, strict=True)]
+    answers.invert_yaxis()
+    answers.set(xlim=(0, 1), xticks=[])
+    answers.set_title("Answers to calls about the new topic that nobody has read", fontsize=10, loc="left")
+    answers.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=3, frameon=False)
+
+
+def _outcome(asked: Asked) -> str:
+    if not asked.confident:
+        return "not confident"
+    return "confident and right" if asked.right else "confident and wrong"
 
 
 def _series(admin: AdminClient, task: str) -> FieldSeries:

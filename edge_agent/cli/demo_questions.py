@@ -71,16 +71,16 @@ def read_labelled(path: Path) -> tuple[LabelledMessage, ...]:
     """Read JSON lines with "text", and "label" or "answers". Raises FileMissing, InvalidRequest."""
     if not path.is_file():
         raise FileMissing(f"{path} does not exist", remedy=_REMEDY)
-    rows = _rows(path.read_text(encoding="utf-8"))
+    rows = _rows(path.read_bytes())
     if not rows:
         raise InvalidRequest(f"{path} must hold labelled messages", remedy=_REMEDY)
     return rows
 
 
-def _rows(lines: str) -> tuple[LabelledMessage, ...]:
-    """Return nothing where a line is no labelled message."""
+def _rows(raw: bytes) -> tuple[LabelledMessage, ...]:
+    """Return nothing where a line is no labelled message, or no UTF-8."""
     try:
-        return tuple(_labelled(json.loads(line)) for line in lines.split("\n") if line.strip())
+        return tuple(_labelled(json.loads(line)) for line in raw.decode().split("\n") if line.strip())
     except (ValueError, KeyError, TypeError, AttributeError):
         return ()
 
@@ -195,7 +195,7 @@ def _answers(questions: Sequence[QuestionSpec], said: MessageAnswers) -> Table:
     made = table()
     for question in questions:
         wide = max(len(question.name), *(len(f"✓ {output}?") for output in question.outputs))
-        made.add_column(Text(question.name, style="dim"), min_width=wide, overflow="fold")
+        made.add_column(Text(question.name, style="dim"), min_width=wide, no_wrap=True, overflow="fold")
     made.add_row(*(_answer(said, question.name) for question in questions))
     return made
 
@@ -212,7 +212,7 @@ def _answer(said: MessageAnswers, question: str) -> Text:
 
 def _score_table(manifest: Manifest, said: Sequence[MessageAnswers]) -> Table:
     numbers = ("answers", "right", "confident", "right if confident")
-    made = table("question", *numbers, right=numbers)
+    made = table("question", *numbers, right=numbers, wrap=("question",))
     for question in manifest.task.questions:
         asked = [each for each in said if question.name in each.message.answers]
         rows = [replace(each.message, label=each.message.answers[question.name]) for each in asked]

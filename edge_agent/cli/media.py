@@ -183,10 +183,11 @@ def export_media(ctx: typer.Context, path: MediaPath, yes: CopyAnyway = False, a
         empty = sealed.site and not any(Path(sealed.outbox_path, "segments").glob("*.json"))
         why_empty = explain_empty_export(admin.status().examples) if empty else ""
     if not sealed.site:
+        why_empty = "Nothing leaves this site: 'site.id' in agent.yaml is not set"
         if as_json:
-            print_json({"site": "", "copied": 0, "unchanged": 0, "bytes": 0}, indent=2)
+            print_json(_export_document("", MediaCopy(), why_empty, ""), indent=2)
         else:
-            out().print("Nothing leaves this site: 'site.id' in agent.yaml is not set.")
+            out().print(f"{why_empty}.")
         return
     check_readable(Path(sealed.outbox_path))
     doubt = _look(path, Path(sealed.outbox_path)).doubt
@@ -211,14 +212,18 @@ def export_media(ctx: typer.Context, path: MediaPath, yes: CopyAnyway = False, a
             missing=len(copying.missing),
         )
     if as_json:
-        counts = {"copied": copying.copied, "unchanged": copying.unchanged, "bytes": copying.bytes}
-        print_json({"site": sealed.site, **counts, "no_examples": why_empty, "no_drive": doubt}, indent=2)
+        print_json(_export_document(sealed.site, copying, why_empty, doubt), indent=2)
     elif why_empty:
         print_done(ctx, f"{copied}: the status of this site, and no examples.", f"{why_empty}.")
     else:
         what = "these files" if doubt else "the drive"
         done = f"{copied}. Bring {what} to the central team; 'edge-agent media import' takes their receipts."
         print_done(ctx, done)
+
+
+def _export_document(site: str, copying: MediaCopy, no_examples: str, no_drive: str) -> dict[str, str | int]:
+    counts: dict[str, str | int] = {"copied": copying.copied, "unchanged": copying.unchanged, "bytes": copying.bytes}
+    return {"site": site, **counts, "no_examples": no_examples, "no_drive": no_drive}
 
 
 def check_readable(outbox: Path) -> None:

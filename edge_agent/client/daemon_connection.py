@@ -243,6 +243,8 @@ def require_address(address: str) -> str:
         return address
     if not address:
         raise ValueError("the address is empty: write unix:/path/to/inference.sock or host:port")
+    if "://" in address:
+        raise ValueError(f"{address} is a URL: write host:port, the port of the daemon and not of its console")
     if "/" in address or address.endswith(".sock"):
         raise ValueError(f"{address} is a path: write unix:{address}")
     if not re.search(r":\d+$", address):
@@ -252,9 +254,14 @@ def require_address(address: str) -> str:
 
 def require_texts(given: Iterable[str]) -> list[str]:
     """Return the texts of a batch. Raises TypeError, ValueError; both name the text."""
+    return [require_text(each, f"texts[{index}]") for index, each in enumerate(require_several(given))]
+
+
+def require_several(given: Iterable[_T]) -> Iterable[_T]:
+    """Return what has several texts: one text would be taken for its letters. Raises TypeError."""
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):
         raise TypeError(f"texts must be a list of strings, not one {type(given).__name__}: write [text]")
-    return [require_text(each, f"texts[{index}]") for index, each in enumerate(given)]
+    return given
 
 
 def require_text(given: str, name: str = "text") -> str:

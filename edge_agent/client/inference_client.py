@@ -19,6 +19,7 @@ from edge_agent.client.daemon_connection import (
     Connection,
     DaemonConnection,
     blocking,
+    require_several,
     require_text,
     require_texts,
     run_blocking,
@@ -429,7 +430,7 @@ async def _one_batch(
 
 def _batched(items: Iterable[_A], size: int) -> Iterator[list[_A]]:
     """Yield the items in lists of `size`, the last one shorter; read no further than needed."""
-    rest = iter(items)
+    rest = iter(require_several(items))
     while batch := list(islice(rest, size)):
         yield batch
 

@@ -280,7 +280,9 @@ class GenerateOptions(TypedDict, total=False):
 
 
 def on_low_confidence(word: OnLowConfidence) -> task_pb2.OnLowConfidence:
-    """Translate the caller's word."""
+    """Translate the caller's word. Raises ValueError for one that does not exist."""
+    if word not in _ON_LOW_CONFIDENCE:
+        raise ValueError(f"on_low_confidence is {word!r}: it can be {', '.join(_ON_LOW_CONFIDENCE)}")
     return _ON_LOW_CONFIDENCE[word]
 
 

@@ -142,7 +142,7 @@ class SiteMetrics:
         yield MetricSample("loop_delay_seconds", snapshot.delay)
         yield MetricSample("scrape_seconds", self._seconds)
         yield MetricSample("store_bytes", snapshot.store_bytes)
-        yield MetricSample("disk_free_bytes", shutil.disk_usage(config.state_dir).free)
+        yield from disk_samples(config.state_dir)
         for component, up in snapshot.up.items():
             yield MetricSample("component_up", up, (component,))
         for component, number in snapshot.deaths.items():
@@ -378,6 +378,15 @@ def _bundle(one: BundleSummary, alarms: list[tuple[AlarmState, bool]]) -> Iterat
         yield MetricSample(
             "field_evidence_ratio", found.peak / one.promise.limit if one.promise else 0.0, (task, judge)
         )
+
+
+def disk_samples(folder: Path) -> Iterator[MetricSample]:
+    """Yield what is left on the disk of a folder; nothing if the disk is gone, which hides no other figure."""
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return
+    yield MetricSample("disk_free_bytes", free)
 
 
 # Fields of /proc/PID/stat behind the name, which may hold anything.

@@ -254,7 +254,7 @@ def _could(judged: TaskJudgement) -> tuple[str, str, str]:
 
 
 _LIMITS = {
-    "BELOW_THRESHOLD": "below the threshold",
+    "BELOW_THRESHOLD": "below the threshold",  # also the daemon's word where there is none
     "BELOW_FLOOR": "below the floor",
     "OUT_OF_DISTRIBUTION": "out of distribution",
     "SCORES_VARY": "by scores that vary",
@@ -264,7 +264,8 @@ _LIMITS = {
 def _held_up(figures: TaskFigures) -> tuple[str, str, str]:
     """Return how many answers were not confident, and what held up how many of them."""
     held_up, graded = figures.held_up, sum(day.sure + day.unsure for day in figures.recent)
-    parts = [f"{count(held_up[reason])} {words}" for reason, words in _LIMITS.items() if held_up.get(reason)]
+    limits = _LIMITS if figures.threshold is not None else {**_LIMITS, "BELOW_THRESHOLD": "without a threshold"}
+    parts = [f"{count(held_up[reason])} {words}" for reason, words in limits.items() if held_up.get(reason)]
     if figures.gate == "none":
         parts.append("no gate: an input unlike the training data can get a confident answer")
     share = percent(sum(day.unsure for day in figures.recent) / graded) if graded else "not yet"

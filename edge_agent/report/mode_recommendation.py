@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from edge_agent.formatting import count, count_of, in_days, percent
 from edge_agent.report import readiness
-from edge_agent.report.readiness import AchievableCoverage, CoverageLevel, LabelState
+from edge_agent.report.readiness import CoverageLevel, LabelState
 from edge_agent.report.task_figures import Mode, TaskFigures
 from edge_agent.statistics import CountedShare, counted_share, rows_min
 
@@ -113,7 +113,7 @@ def _bootstrap(figures: TaskFigures) -> ModeRecommendation:
 
 def _shadow(figures: TaskFigures) -> ModeRecommendation:
     if figures.threshold is None:
-        return _uncalibrated(readiness.achievable_coverage(figures))
+        return _uncalibrated(figures, "none of its answers is confident")
     level, least = readiness.at_threshold(figures), rows_min(figures.target, figures.delta)
     rows = level.rows if level else 0
     if level is None or rows < least:
@@ -143,13 +143,13 @@ def _hybrid_now(figures: TaskFigures, part: CountedShare) -> str:
     return f"{do} Recalibrated with a threshold of {could.above:.2f}, it could answer {percent(could.share.value)}."
 
 
-def _uncalibrated(takes: AchievableCoverage) -> ModeRecommendation:
-    said = "Its bundle has no threshold, so none of its answers is confident."
+def _uncalibrated(figures: TaskFigures, so: str) -> ModeRecommendation:
+    said, takes = f"Its bundle has no threshold, so {so}.", readiness.achievable_coverage(figures)
     if takes.above is not None:
         share = percent(takes.share.value)
         said += f" The compared answers prove a threshold of {takes.above:.2f}, for {share} of the inputs."
     return ModeRecommendation(
-        "shadow",
+        figures.mode,
         RecommendationReason.NOT_CALIBRATED,
         said,
         "Calibrate it with the collected examples: 'edge-convert run'.",
@@ -181,6 +181,8 @@ def _hybrid(figures: TaskFigures) -> ModeRecommendation:
         then = f"Run {_command(figures, 'shadow')}, and train it again with the collected examples. {alarm.remedy}"
         return ModeRecommendation("shadow", RecommendationReason.RISK_BROKEN, sentence(alarm.message), then)
     sure, judged = _sure(figures), figures.judged
+    if sure.rows and figures.threshold is None:
+        return _uncalibrated(figures, "none of its answers is confident, and the large model answers every input")
     said = (
         f"It is confident of {percent(sure.value)} of its answers. The large model was also asked about"
         f" {count(judged.rows)} of these, and disagrees with {count(judged.rows - judged.same)}."
@@ -207,6 +209,8 @@ def _local(figures: TaskFigures) -> ModeRecommendation:
         then = f"Run {_command(figures, 'shadow')}. {alarm.remedy}"
         return ModeRecommendation("shadow", RecommendationReason.RISK_BROKEN, sentence(alarm.message), then)
     unsure = counted_share(sum(day.unsure for day in figures.recent), _sure(figures).rows)
+    if unsure.rows and figures.threshold is None:
+        return _uncalibrated(figures, "none of its answers is confident, and no other model is asked")
     if unsure.low <= UNSURE_SHARE_MAX:
         below = f"{percent(unsure.value)} of its answers are below the threshold, and no other model is asked."
         said = readiness.without_answers(figures, _UNKNOWN) if unsure.value is None else below

@@ -5,6 +5,7 @@ The templates escape every value. `judgement` has the sentences, `charts` the pi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from html import escape
@@ -28,6 +29,8 @@ from edge_agent.report.judgement import (
 from edge_agent.report.mode_recommendation import RecommendationReason, sentence
 
 TEMPLATES = Path(__file__).parent / "templates"
+_QUOTED = re.compile(r"(?<!\w)'([^'\n]+)'(?!\w)")
+"""An apostrophe, as in "the server's clock", is not a quote."""
 _TONES = {
     RecommendationReason.RISK_BROKEN: "bad",
     RecommendationReason.RISK_HOLDS: "good",
@@ -61,10 +64,7 @@ def render_figure(chart: Chart) -> str:
 
 def render_commands(text: str) -> str:
     """Return a sentence as escaped HTML, with what stands between single quotes as code to type."""
-    parts = escape(text, quote=False).split("'")
-    if len(parts) % 2 == 0:
-        return escape(text)
-    return "".join(f"<code>{part}</code>" if place % 2 else part for place, part in enumerate(parts))
+    return _QUOTED.sub(r"<code>\1</code>", escape(text, quote=False))
 
 
 def _tone(judged: TaskJudgement) -> str:

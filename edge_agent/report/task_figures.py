@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields, replace
 from itertools import accumulate
 from typing import Literal, NamedTuple, cast
@@ -239,6 +239,8 @@ FAIR = ("shadow", "audit")
 """Comparisons that were not made because of doubt."""
 BLOCKED = ("UPSTREAM_OFFLINE", "UPSTREAM_BUDGET_SPENT", "UPSTREAM_BUSY", "DEADLINE_TOO_SHORT", "UPSTREAM_FAILED")
 DAYS_MAX = 400
+AHEAD_DAYS_MAX = 30
+"""A day that is later than the last answer by more was counted while the clock was wrong, unless most days are."""
 _ROUTE, _HELD_UP = "route:", "held_up:"
 _LOCAL_SHARE_MIN = 0.5
 """The usual time of all answers is that of those from here only while most are."""
@@ -376,9 +378,17 @@ def _days(task: str, share: float, every: Sequence[FieldSeries], told: FieldRepo
             if series.active:
                 compared[day.day] = _compared(day.agreement)
     paid = {each.day: each for each in told.money if each.task == task}
-    for date in _dates(counts.keys() | paid.keys()):
+    for date in _dates(_without_days_ahead(counts.keys() | paid.keys(), every)):
         found, cost = _day(date, counts.get(date, Counter()), compared.get(date, ComparisonCount())), paid.get(date)
         yield replace(found, priced=cost.questions, cost_micros=round(cost.cost_micros * share)) if cost else found
+
+
+def _without_days_ahead(known: Set[str], every: Sequence[FieldSeries]) -> Set[str]:
+    if not every:
+        return known
+    latest = (max(each.last_time for each in every) + datetime.timedelta(days=AHEAD_DAYS_MAX)).date().isoformat()
+    ahead = {date for date in known if date > latest}
+    return known - ahead if len(ahead) < len(known - ahead) else known  # otherwise it is the last answer's time
 
 
 def _day(date: str, counts: Counter[str], compared: ComparisonCount) -> DayFigures:

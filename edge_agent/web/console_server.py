@@ -207,7 +207,7 @@ def _server_config(config: WebConfig, app: ASGIApp, tls: ReloadingTls | None) ->
         proxy_headers=False,
         server_header=False,
         limit_concurrency=config.connections_max + 1,  # the connection that is refused counts too
-        timeout_keep_alive=int(max(1, config.silent_seconds_max)),
+        timeout_keep_alive=_NEVER_SECONDS,
         timeout_graceful_shutdown=STOP_SECONDS_MAX,
         h11_max_incomplete_event_size=16 * 1024,
     )
@@ -217,6 +217,8 @@ def _server_config(config: WebConfig, app: ASGIApp, tls: ReloadingTls | None) ->
 
 
 _BACKLOG = 128
+_NEVER_SECONDS = 365 * 86_400
+"""For uvicorn's own time limit, which cuts off an answer that is still read; TimedHttpProtocol has another one."""
 
 
 def open_listener(address: str) -> socket.socket:
@@ -308,10 +310,14 @@ _CHECK = "Check the three files under 'web' in agent.yaml; 'edge-agent certs sho
 
 
 class TimedHttpProtocol(H11Protocol):
-    """HTTP/1.1 that passes the client's certificate on, and closes a connection without a complete request in time."""
+    """HTTP/1.1 that passes the client's certificate on, and closes a connection without a complete request in time.
+
+    A client that still reads its answer is not silent: the timer starts again while the unsent bytes become fewer.
+    """
 
     silent_seconds_max: float
     _timer: asyncio.TimerHandle | None = None
+    _unsent_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in the parent
         """Read the client's certificate, and start the timer for the first request."""
@@ -343,7 +349,15 @@ class TimedHttpProtocol(H11Protocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self._stop_timer()
         elif self._timer is None:
-            self._timer = self.loop.call_later(self.silent_seconds_max, self.transport.abort)
+            self._unsent_bytes = self.transport.get_write_buffer_size()
+            self._timer = self.loop.call_later(self.silent_seconds_max, self._end_silence)
+
+    def _end_silence(self) -> None:
+        self._timer = None
+        if 0 < self.transport.get_write_buffer_size() < self._unsent_bytes:
+            self._update_timer()
+        else:
+            self.transport.abort()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

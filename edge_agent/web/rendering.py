@@ -75,10 +75,10 @@ async def read_form(request: Request) -> dict[str, str]:
 
 
 async def read_fields(request: Request, fields_max: int) -> dict[str, list[str]]:
-    """Read the fields of a form with all their values. Raises HTTPException: more than `fields_max`."""
+    """Read the fields of a form with all their values, empty ones too. Raises HTTPException: more than `fields_max`."""
     body = (await request.body()).decode(errors="replace")
     try:
-        return parse_qs(body, max_num_fields=fields_max)
+        return parse_qs(body, keep_blank_values=True, max_num_fields=fields_max)
     except ValueError:
         raise HTTPException(422, f"the form has more than {fields_max} fields") from None
 

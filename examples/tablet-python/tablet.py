@@ -86,6 +86,8 @@ async def main() -> None:
         reviewer = AsyncReviewClient(given.review or given.address, tls, retry=Retry())
     except OSError as error:
         parser.error(f"--tls: {error}; name the folder that 'edge-agent certs issue' made")
+    except ValueError as error:
+        parser.error(str(error))  # an address without a port, or a path without unix:
     async with client, reviewer:
         await Tablet(client, reviewer, given.task, given.assistant).run()
 

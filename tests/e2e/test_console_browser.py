@@ -202,6 +202,42 @@ def test_a_long_queue_is_fetched_as_it_is_worked_off(console, tab):
     assert waiting == queue_of(console, "visit")
 
 
+@pytest.mark.slow
+def test_answers_that_could_not_be_fetched_are_fetched_later(console, tab):
+    """What cannot be fetched at the end of the queue, or to be judged again, is told; the page goes on by itself."""
+    asked(console, texts=tuple(f"fetched {number}" for number in range(12)))
+    desk(tab, console, "pos-intent")
+    pressed(tab, "Enter")
+    tab.ask("Network.setBlockedURLs", urls=["*/review/more*", "*/review/again*", "*/review/judge"])
+    tab.press("Backspace")
+    tab.until("document.querySelector('#judged .error').textContent === 'This console does not answer.'")
+    tab.press("Enter")
+    tab.until(f"({SHOWN})?.querySelector('.error').textContent.endsWith('the judgement was not stored.')")
+    for _ in range(tab.value("document.querySelectorAll('#queue > .item').length")):
+        tab.press("-")
+    tab.until("document.querySelector('#more').textContent.includes('The page retries every few seconds')")
+    assert "block" == tab.value("getComputedStyle(document.querySelector('#more')).display")
+    tab.ask("Network.setBlockedURLs", urls=[])
+    tab.until(f"!!{SHOWN_ID}")
+
+
+@pytest.mark.slow
+def test_a_table_that_is_read_stays_open(console, tab):
+    """Charts are drawn again every minute, but not while the table behind one is open."""
+    asked(console)
+    console.sign_in()
+    eventually_sync(lambda: "<svg" in console.get("/charts").text, 60)
+    tab.go(f"{console.url}/")
+    tab.until("!!document.querySelector('#charts details')")
+    again = "htmx.ajax('GET', '/charts', {source: '#charts', target: '#charts'}).catch(() => 0)"
+    tab.value("window.table = document.querySelector('#charts details'); window.table.open = true")
+    tab.value(f"{again}; 0")
+    tab.until("!document.querySelector('.htmx-request')")
+    assert tab.value("document.contains(window.table)")
+    tab.value(f"window.table.open = false; {again}; 0")
+    tab.until("!document.contains(window.table)")
+
+
 @pytest.mark.release
 def test_a_daemon_that_goes_and_comes_loses_no_judgement(console, tab):
     """What is judged while the daemon is started anew is kept once it is back, or stays on the desk with the reason."""
@@ -252,8 +288,9 @@ def test_a_missed_value_is_selected_in_the_original(browser, tmp_path):
             assert "Bob; Anna" == tab.value(select)
             shot(tab, Path(os.environ.get("CONSOLE_PICTURES", tmp_path), "audit.png"))
             tab.value("document.querySelector('#values').value = 'Anna'")
-            tab.value("document.querySelector('button.main').click()")
+            tab.value("document.querySelector('button.main').focus(); document.activeElement.click()")
             tab.until("document.querySelector('[data-original]')?.textContent.includes('102')")
+            tab.until("document.activeElement.id === 'values'")  # the next text is judged without a mouse
             for width, name in ((820, "tablet"), (390, "phone")):
                 tab.look(width=width, height=1180, dark=width < 500)
                 shot(tab, Path(os.environ.get("CONSOLE_PICTURES", tmp_path), f"audit-{name}.png"))

@@ -17,7 +17,8 @@ from edge_agent.web.gateway import request_json
 from edge_agent.web.gateway.openai_responses import EXTENSION, GatewayError
 
 NODES_MAX = 2000
-"""Limit for a caller's schema with references resolved; a task's own has 100 properties at most."""
+"""Limit for a caller's schema with references resolved and values of enums counted; a task's own has 100 properties
+and 1,000 values at most."""
 _NOTES = frozenset(
     {"title", "description", "$schema", "$id", "$comment", "$defs", "definitions", "default", "examples"}
 )
@@ -51,9 +52,7 @@ class _SchemaNormalizer:
         self._nodes = 0
 
     def node(self, node: Any) -> dict[str, Any]:
-        self._nodes += 1
-        if self._nodes > NODES_MAX:
-            raise ValueError(f"it has more than {NODES_MAX} parts, or refers to itself")
+        self._count(1)
         if not isinstance(node, dict):
             raise ValueError("a part of it is not an object")
         if "$ref" in node:
@@ -62,10 +61,16 @@ class _SchemaNormalizer:
         if "const" in plain:
             plain["enum"] = [plain.pop("const")]
         if "enum" in plain:
-            plain["type"] = sorted({_type_of(value) for value in _listed(plain["enum"])})
+            self._count(len(_listed(plain["enum"])))
+            plain["type"] = sorted({_type_of(value) for value in plain["enum"]})
         if "type" in plain:
             plain["type"] = _types_of(plain["type"])
         return self._inside(plain)
+
+    def _count(self, parts: int) -> None:
+        self._nodes += parts
+        if self._nodes > NODES_MAX:
+            raise ValueError(f"it has more than {NODES_MAX} parts, or refers to itself")
 
     def _inside(self, plain: dict[str, Any]) -> dict[str, Any]:
         if "properties" in plain:

@@ -145,7 +145,9 @@ async def _read(request: Request) -> GatewayCall:
         async with asyncio.timeout(min(seconds, BODY_SECONDS_MAX)):
             body = await request.body()
     except TimeoutError:
-        raise GatewayError("the body did not come in time", reason="DEADLINE_EXPIRED") from None
+        error = GatewayError("the body did not come in time", reason="DEADLINE_EXPIRED")
+        error.status = openai_responses.STATUSES["DEADLINE_EXCEEDED"]
+        raise error from None
     body = _decoded(body, request.headers.get("content-encoding", "identity").strip().lower())
     return GatewayCall(body, request.path_params, _request_id(request.headers), ends_at, request.headers)
 

@@ -45,7 +45,8 @@ REASON_STATUSES: Mapping[str, int] = {MESSAGE_TOO_LARGE: 413}
 _TYPES: Mapping[int, str] = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _MODEL_REASONS = frozenset({"TASK_UNKNOWN", "TASK_KIND_MISMATCH"})
 _INPUT_REASONS = frozenset({"INPUT_EMPTY", "INPUT_TOO_LONG", "INPUT_QUARANTINED", "TOO_MANY_INPUTS"})
-_UNREACHABLE_SECONDS = 1.0
+_RETRY_SECONDS = 1.0
+"""Where the daemon names no delay."""
 
 
 class GatewayError(Exception):
@@ -92,15 +93,18 @@ def from_call_failure(failed: CallFailed, inputs: str) -> GatewayError:
     refused = _refused(failed, inputs)
     refused.status = REASON_STATUSES.get(failed.reason) or STATUSES.get(failed.code, SERVER_FAILED)
     refused.retry_seconds = failed.retry_after_seconds
-    if failed.reason == "UNREACHABLE":
-        refused.retry_seconds = _UNREACHABLE_SECONDS
+    if failed.reason in ("UNREACHABLE", "STREAM_BROKEN") and refused.retry_seconds is None:
+        refused.retry_seconds = _RETRY_SECONDS
     return refused
 
 
 def from_input_failure(failure: Failure, inputs: str) -> GatewayError:
     """Return the error of one input of several."""
     refused = _refused(failure, inputs)
-    refused.status = STATUSES.get(INPUT_CODES.get(failure.reason, ""), SERVER_FAILED)
+    code = INPUT_CODES.get(failure.reason, "")
+    refused.status = STATUSES.get(code, SERVER_FAILED)
+    if code in ("RESOURCE_EXHAUSTED", "UNAVAILABLE"):
+        refused.retry_seconds = _RETRY_SECONDS
     return refused
 
 

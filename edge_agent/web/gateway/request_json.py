@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from edge_agent.client.task_description import render_state
+from edge_agent.formats import strict_json
 from edge_agent.web.gateway.openai_responses import GatewayError
 
 SHOWN_CHARS_MAX = 80
+PROBLEM_CHARS_MAX = 120
 _T = TypeVar("_T")
 _TYPES: tuple[tuple[type, str], ...] = (
     (bool, "true or false"),
@@ -69,28 +71,12 @@ class JsonMembers:
 def parse_body(raw: bytes) -> JsonMembers:
     """Parse the body of a request. Raises GatewayError."""
     try:
-        given = json.loads(raw.decode(), parse_constant=_refuse_constant, object_pairs_hook=_members_once)
-    except RecursionError:
-        raise GatewayError("the body is nested too deep") from None
-    except ValueError as error:  # not UTF-8, not JSON, or a number of thousands of digits
-        raise GatewayError(f"the body is not JSON: {str(error)[:SHOWN_CHARS_MAX]}") from None
+        given = strict_json.decode(raw)
+    except ValueError as error:
+        raise GatewayError(f"the body is not JSON: {str(error)[:PROBLEM_CHARS_MAX]}") from None
     if not isinstance(given, dict):
         raise GatewayError(f"the body must be a JSON object; it is {type_name(given)}")
     return JsonMembers(given)
-
-
-def _members_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build an object. A name that stands twice is refused: JSON leaves open which of the values would count."""
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the name {twice[:SHOWN_CHARS_MAX]!r} stands twice in one object")
-    return members
-
-
-def _refuse_constant(word: str) -> NoReturn:
-    raise ValueError(f"{word} is not a number")
 
 
 def type_name(value: Any) -> str:

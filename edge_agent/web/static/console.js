@@ -6,6 +6,7 @@ const all = (what, within = document) => [...within.querySelectorAll(what)];
 
 // --- review -------------------------------------------------------------------------------------------------------
 const FEW = 5;
+const RETRY_MS = 3000;
 const begun = Date.now();
 let judged = 0;
 let againRequested = false;
@@ -18,6 +19,10 @@ function show() {
   if (!one("#queue")) return;
   const item = current();
   if (item && !item.contains(document.activeElement)) item.focus({ preventScroll: true });
+  fetchMore();
+}
+
+function fetchMore() {
   const more = one("#more");
   if (more && waiting().length < FEW && !more.classList.contains("htmx-request")) htmx.trigger(more, "more");
 }
@@ -89,7 +94,9 @@ document.addEventListener("click", (event) => {
 });
 
 document.addEventListener("htmx:beforeRequest", (event) => {
-  const item = event.detail.elt.closest("form") && event.detail.elt.closest(".item");
+  const elt = event.detail.elt;
+  if (elt.id === "charts" && one("details[open]", elt)) event.preventDefault(); // a table that somebody reads stays open
+  const item = elt.closest("form") && elt.closest(".item");
   if (!item) return;
   one(":scope > .error", item).textContent = "";
   item.classList.add("sent");
@@ -110,9 +117,15 @@ document.addEventListener("htmx:afterRequest", (event) => {
     one("#queue").prepend(item);
     item.focus();
   }
-  if (!successful && elt.closest("form, .item")) {
-    const error = one(".error", elt.closest(".item") || elt);
-    if (error) error.textContent = xhr.responseText || "This console does not answer; the judgement was not stored.";
+  const place = elt.closest(".item, #judged > li") || elt.closest("form");
+  if (!successful && place) {
+    const error = one(".error", place);
+    const lost = elt.closest("form") ? "; the judgement was not stored." : ".";
+    if (error) error.textContent = xhr.responseText || `This console does not answer${lost}`;
+  }
+  if (!successful && elt.id === "more") {
+    one("p", elt).textContent = `${xhr.responseText || "This console does not answer"}. The page retries every few seconds.`;
+    setTimeout(fetchMore, RETRY_MS);
   }
   if (againRequested && !pending().length) {
     againRequested = false;
@@ -123,6 +136,7 @@ document.addEventListener("htmx:afterRequest", (event) => {
 document.addEventListener("htmx:afterSwap", (event) => {
   // An answer that is reviewed again leaves the list of judged ones.
   if (event.detail.requestConfig?.path.startsWith("/review/again")) event.detail.requestConfig.elt.closest("li")?.remove();
+  if (event.detail.target.id === "main") focusFirst();
   show();
 });
 
@@ -150,8 +164,10 @@ function showLost(isLost) {
 document.addEventListener("htmx:sendError", () => showLost(true));
 document.addEventListener("htmx:timeout", () => showLost(true));
 
+// Instead of the attribute autofocus, which a browser ignores before its first paint, and reports when a key came first.
+const focusFirst = () => one("[data-first]")?.focus();
+
 document.addEventListener("DOMContentLoaded", () => {
-  // Instead of the attribute autofocus, which a browser ignores before its first paint, and reports when a key came first.
-  one("[data-first]")?.focus();
+  focusFirst();
   show();
 });

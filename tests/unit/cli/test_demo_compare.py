@@ -111,11 +111,11 @@ def test_a_file_that_bundles_share_is_nobodys_own():
     assert "90.0 MB" in shown([one, alone], [said("refund", "other", "other")] * 2)
 
 
-@pytest.mark.parametrize("content", ["", "[]\n", "nonsense\n", '{"text": "no label"}\n'])
+@pytest.mark.parametrize("content", ["", "[]\n", "nonsense\n", '{"text": "no label"}\n', "caf\xe9\n"])
 def test_what_holds_no_labelled_messages_is_refused(tmp_path: Path, content: str):
     """The file is named."""
     file = tmp_path / "rows.jsonl"
-    file.write_text(content)
+    file.write_text(content, encoding="latin-1")
     with pytest.raises(InvalidRequest, match=r"rows\.jsonl must hold labelled messages"):
         demo_questions.read_labelled(file)
 

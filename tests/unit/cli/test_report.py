@@ -37,6 +37,7 @@ def daemon(tmp_path):
     """A daemon that has counted a hundred answers of one day."""
     with FakeDaemon(f"unix:{tmp_path}/inference.sock", f"unix:{tmp_path}/admin.sock") as running:
         ref = task_pb2.BundleRef(task="pos-intent", version="1.2.0", digest=DIGEST)
+        running.admin.field.tasks[0].threshold = 0.8
         running.admin.field.series.add(bundle=ref, active=True, days=[DAY])
         running.admin.field.money.append(MONEY)
         running.admin.field.collect["pos-intent"] = "local"

@@ -287,7 +287,12 @@ async def test_what_is_no_list_of_texts_is_refused(client, daemon, texts, error,
                 call("pos-intent", texts)
         with pytest.raises(error, match=said):
             await aio.classify("pos-intent", texts)
-    assert [] == daemon.inference.requests
+        assert [] == daemon.inference.requests
+        with pytest.raises(error, match=said):
+            list(client.in_batches(client.classify, "pos-intent", texts))
+        with pytest.raises(error, match=said):
+            [each async for each in aio.in_batches(aio.classify, "pos-intent", texts)]
+    assert all(type(each).__name__ == "GetTaskRequest" for each in daemon.inference.requests)
 
 
 @pytest.mark.parametrize(("text", "error"), [(7, TypeError), ("\ud800", ValueError)])
@@ -297,12 +302,20 @@ def test_what_is_no_text_is_not_generated_from(client, text, error):
         client.generate("assistant", text)
 
 
+def test_a_policy_that_does_not_exist_is_a_slip(client, daemon):
+    """The words that exist are named, and nothing is sent."""
+    with pytest.raises(ValueError, match="'escalated': it can be as_mode, answer, abstain, escalate"):
+        client.classify("pos-intent", TEXTS, on_low_confidence="escalated")
+    assert [] == daemon.inference.requests
+
+
 @pytest.mark.parametrize(
     ("address", "said"),
     [
         ("/tmp/x.sock", "write unix:/tmp/x.sock"),
         ("x.sock", "write unix:x.sock"),
         ("localhost", "write localhost:PORT"),
+        ("http://till:8390", "is a URL: write host:port"),
         ("", "is empty"),
     ],
 )

@@ -155,6 +155,12 @@ def test_our_own_process_is_measured():
     assert Path("/proc/self").stat().st_ctime - found["process_start_time_seconds"] < 3600
 
 
+def test_a_disk_that_is_gone_has_no_figure(tmp_path):
+    """The rest of the page is what tells of it."""
+    assert [] == list(site_metrics.disk_samples(tmp_path / "gone"))
+    assert ["disk_free_bytes"] == [sample.name for sample in site_metrics.disk_samples(tmp_path)]
+
+
 def test_a_process_that_is_gone_has_no_figures(tmp_path):
     """Of a process that is not there, nothing is said."""
     assert [] == list(site_metrics.process_samples("gone", 0, tmp_path))
@@ -186,6 +192,22 @@ def unknown(query: str) -> set[str]:
     found = set(re.findall(r"\bedge_agent_[a-z_]+", query))
     known = {f"{name}{end}" for name, each in CATALOGUE.items() for end in ENDS[each.kind == "histogram"]}
     return found - known
+
+
+def test_a_deprecated_metric_names_its_replacement():
+    """It names a metric that stays, and no document, dashboard or alert still asks for it."""
+    deprecated = {name: each.means for name, each in CATALOGUE.items() if each.means.startswith("Deprecated")}
+    assert {"edge_agent_engine_device_short"} == {*deprecated}
+    asking = "\n".join(
+        each.read_text(encoding="utf-8")
+        for each in DOCS.rglob("*")
+        if each.suffix in {".md", ".json", ".yml"} and each.name != "metrics.md"
+    )
+    for name, means in deprecated.items():
+        named = set(re.findall(r"\bedge_agent_[a-z_]+", means))
+        assert named
+        assert named <= CATALOGUE.keys() - deprecated.keys()
+        assert not re.search(rf"\b{name}\b", asking)
 
 
 def covered(place: dict[str, int]) -> list[tuple[int, int]]:

@@ -67,13 +67,17 @@ def test_data_suffices_from_a_number_on(examples, rarest, wanted):
 def test_money_is_told_from_enough_calls_on(calls, priced, wanted):
     """A hundred calls, and twenty questions with a price; before that the report says what is wanting."""
     counts = {"answers": {"local": calls - priced, "upstream": priced}, "priced": priced, "cost_micros": 1000 * priced}
-    assert wanted == verdict(figures(mode="hybrid", days=(day(**counts),)), "economics")
+    assert wanted == verdict(figures(threshold=0.9, mode="hybrid", days=(day(**counts),)), "economics")
 
 
 @pytest.mark.parametrize(("months", "wanted"), [(12, "yes"), (12.5, "partly"), (36, "partly"), (36.5, "no")])
 def test_a_model_pays_within_a_year(months, wanted):
     """What making it costs against what a month saves."""
-    said = figures(mode="hybrid", days=(day(answers={"local": 900, "upstream": 100}, priced=100, cost_micros=100_000),))
+    said = figures(
+        threshold=0.9,
+        mode="hybrid",
+        days=(day(answers={"local": 900, "upstream": 100}, priced=100, cost_micros=100_000),),
+    )
     a_month = judge_task(said).money.year_gain_micros / 12
     assert wanted == verdict(said, "economics", CostAssumptions("", round(a_month * months)))
 
@@ -103,13 +107,16 @@ def test_time_counts_from_twice_on(large, wanted):
 )
 def test_local_is_advised_when_hardly_anything_is_asked(sure, unsure, why):
     """From a thousand answers on, and where at least 98% are surely sure."""
-    said = figures(mode="hybrid", days=(day(sure=sure, unsure=unsure),), judged=ComparisonCount(10, 10))
+    said = figures(threshold=0.9, mode="hybrid", days=(day(sure=sure, unsure=unsure),), judged=ComparisonCount(10, 10))
     assert why is judge_task(said).advice.why
 
 
 def test_local_is_not_advised_without_a_look():
     """Where the large model was never asked about a confident answer, nobody knows whether these are right."""
-    assert RecommendationReason.STILL_ASKS is judge_task(figures(mode="hybrid", days=(day(sure=5000),))).advice.why
+    assert (
+        RecommendationReason.STILL_ASKS
+        is judge_task(figures(threshold=0.9, mode="hybrid", days=(day(sure=5000),))).advice.why
+    )
 
 
 @pytest.mark.parametrize(
@@ -117,7 +124,10 @@ def test_local_is_not_advised_without_a_look():
 )
 def test_doubts_count_when_they_are_surely_many(unsure, why):
     """Five per cent of a thousand are no reason, eight are."""
-    assert why is judge_task(figures(mode="local", days=(day(sure=1000 - unsure, unsure=unsure),))).advice.why
+    assert (
+        why
+        is judge_task(figures(threshold=0.9, mode="local", days=(day(sure=1000 - unsure, unsure=unsure),))).advice.why
+    )
 
 
 @pytest.mark.parametrize(

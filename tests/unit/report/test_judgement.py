@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from edge_agent.report.judgement import TaskJudgement, judge_task, sum_costs
+from edge_agent.report.judgement import TaskJudgement, judge_task, sum_costs, summary_tiles
 from edge_agent.report.mode_recommendation import RecommendationReason
 from edge_agent.report.readiness import STEPS
 from edge_agent.report.suitability import LABELS_NARROW_MAX, CostAssumptions
@@ -41,15 +41,15 @@ ADVICE = {
     ),
     RecommendationReason.RISK_HOLDS: ({**SURE, "confident": confident((0.5, 100, 50), (0.9, 100, 99))}, "hybrid", None),
     RecommendationReason.RISK_BROKEN: ({**SURE, "confident": confident((0.9, 100, 80))}, "shadow", None),
-    RecommendationReason.STILL_ASKS: ({"mode": "hybrid", "days": (day(sure=80, unsure=20),)}, "hybrid", None),
+    RecommendationReason.STILL_ASKS: ({**SURE, "mode": "hybrid", "days": (day(sure=80, unsure=20),)}, "hybrid", None),
     RecommendationReason.HARDLY_ASKS: (
-        {"mode": "hybrid", "days": (day(sure=1990, unsure=10),), "judged": ComparisonCount(50, 50)},
+        {**SURE, "mode": "hybrid", "days": (day(sure=1990, unsure=10),), "judged": ComparisonCount(50, 50)},
         "local",
         None,
     ),
-    RecommendationReason.ASKS_NOBODY: ({"mode": "local", "days": (day(**MANY, sure=2000),)}, "local", None),
+    RecommendationReason.ASKS_NOBODY: ({**SURE, "mode": "local", "days": (day(**MANY, sure=2000),)}, "local", None),
     RecommendationReason.DOUBTS_ARE_GIVEN: (
-        {"mode": "local", "days": (day(**MANY, sure=1500, unsure=500),)},
+        {**SURE, "mode": "local", "days": (day(**MANY, sure=1500, unsure=500),)},
         "hybrid",
         None,
     ),
@@ -99,13 +99,28 @@ def test_an_alarm_keeps_a_task_in_shadow():
 
 def test_drift_alone_changes_no_mode():
     """An alarm about inputs is shown, and does not say that answers are wrong."""
-    drifted = figures(mode="hybrid", days=(day(sure=100),), alarms=(TaskAlarm("labels", "other labels", "Look."),))
+    drifted = figures(
+        threshold=0.9, mode="hybrid", days=(day(sure=100),), alarms=(TaskAlarm("labels", "other labels", "Look."),)
+    )
     assert RecommendationReason.STILL_ASKS == judge_task(drifted).advice.why
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"), [("hybrid", "the large model answers every input"), ("local", "no other model is asked")]
+)
+def test_a_bundle_without_a_threshold_is_to_be_calibrated(mode, said):
+    """No answer is below a threshold that does not exist, and hybrid would ask the large model about every input."""
+    judged = judge_task(figures(mode=mode, days=(day(**MANY, unsure=2000, held_up={"BELOW_THRESHOLD": 2000}),)))
+    because = f"Its bundle has no threshold, so none of its answers is confident, and {said}."
+    advice = judged.advice
+    assert (mode, RecommendationReason.NOT_CALIBRATED, because) == (advice.mode, advice.why, advice.because)
+    assert "Calibrate it" in advice.then
+    assert ("Not confident", "100%", "2\u202f000 without a threshold") in summary_tiles(judged)
 
 
 def test_a_site_that_may_not_ask_is_told_to_allow_it():
     """Hybrid needs the task's inputs to leave: the advice says where that is allowed."""
-    alone = figures(mode="local", may_leave=False, days=(day(**MANY, sure=1500, unsure=500),))
+    alone = figures(threshold=0.9, mode="local", may_leave=False, days=(day(**MANY, sure=1500, unsure=500),))
     assert "'tasks' under 'escalation'" in judge_task(alone).advice.then
 
 

@@ -1,6 +1,8 @@
 """docs/report.md says what the code does."""
 
+import math
 import re
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -8,8 +10,10 @@ import pytest
 from edge_agent.report import mode_recommendation, readiness, suitability
 from edge_agent.report.judgement import SCHEMA, judge_task, report_json
 from edge_agent.report.mode_recommendation import RecommendationReason
+from edge_agent.report.report_page import TEMPLATES
 from edge_agent.report.suitability import PRICED_MIN, CostAssumptions
-from edge_agent.report.task_figures import TARGET, WINDOW_DAYS
+from edge_agent.report.task_figures import DELTA, TARGET, WINDOW_DAYS
+from edge_agent.statistics import binomial_cdf
 from tests.support.report_figures import ABOUT, HYBRID, SHADOW
 
 PAGE = (Path(__file__).parents[3] / "docs" / "report.md").read_text(encoding="utf-8")
@@ -62,6 +66,29 @@ def test_the_steps_are_named_with_what_they_buy():
     """100, 500 and 1,000, in the words of the page."""
     assert "100, 500 and 1,000: enough to measure a model, to fine-tune one, to fine-tune and calibrate" in PAGE
     assert [100, 500, 1000] == list(readiness.STEPS)
+
+
+def false_proofs(looks: int, rows: int) -> float:
+    """Return how often one of the looks, each after so many more rows, proves a risk that is the target; exactly."""
+    step = [math.comb(rows, errors) * TARGET**errors * (1 - TARGET) ** (rows - errors) for errors in range(rows + 1)]
+    unproved, proved = {0: 1.0}, 0.0
+    for look in range(1, looks + 1):
+        reached: dict[int, float] = defaultdict(float)
+        for before, chance in unproved.items():
+            for errors, more in enumerate(step):
+                reached[before + errors] += chance * more
+        passes = {errors for errors in reached if binomial_cdf(errors, look * rows, TARGET) <= DELTA}
+        proved += sum(reached.pop(errors) for errors in passes)
+        unproved = reached
+    return proved
+
+
+def test_the_price_of_looking_every_day_is_that_of_the_page():
+    """One look keeps to the certainty; how far fifty looks are from it stands in the page and in the document."""
+    assert false_proofs(1, 1000) <= DELTA
+    sentence = f"false proof for {100 * false_proofs(50, 20):.0f}% of the tasks whose risk is the target, not for 10%"
+    assert sentence in re.sub(r"\s+", " ", PAGE)
+    assert sentence in (TEMPLATES / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_sample_is_what_the_command_prints():

@@ -9,7 +9,7 @@ import pytest
 from edge_agent.formatting import amount, count, count_of, interval, milliseconds, percent
 from edge_agent.report import charts
 from edge_agent.report.judgement import SCHEMA, ReportHeader, headline, judge_task, report_json, summary_tiles
-from edge_agent.report.report_page import TEMPLATES, render_page
+from edge_agent.report.report_page import TEMPLATES, render_commands, render_page
 from edge_agent.report.suitability import CostAssumptions
 from edge_agent.report.task_figures import ComparisonCount, ConfidenceBand, LabelFigures, TaskAlarm
 from tests.support.report_figures import ABOUT, BEGUN, HYBRID, LITTLE, SHADOW, STATES, Outline, confident, day, figures
@@ -76,7 +76,8 @@ def test_the_first_lines_say_what_a_manager_asks():
 )  # fmt: skip
 def test_the_report_says_what_held_answers_up(gate, held_up, expected):
     """The share of answers that were not confident, what each limit held up, and what it means to have no gate."""
-    task = figures(days=(day(answers={"local": 100}, sure=90, unsure=10, held_up=held_up),), gate=gate)
+    days = (day(answers={"local": 100}, sure=90, unsure=10, held_up=held_up),)
+    task = figures(days=days, gate=gate, threshold=0.9)
     (found,) = [(number, rests) for what, number, rests in summary_tiles(judge_task(task)) if what == "Not confident"]
     assert expected == found
 
@@ -236,6 +237,21 @@ def test_names_below_a_chart_do_not_overlap():
     assert len(drawn) <= 8
     assert "11-59" in drawn[0]
     assert "long-na…" == charts.cut("long-name-of-a-label", 8)
+
+
+@pytest.mark.parametrize(
+    ("text", "html"),
+    [
+        ("Run 'edge-agent mode x hybrid'.", "Run <code>edge-agent mode x hybrid</code>."),
+        ("Is the server's clock right? 'date' shows it.", "Is the server's clock right? <code>date</code> shows it."),
+        ("The site's root.json, the site's 'root_file'.", "The site's root.json, the site's <code>root_file</code>."),
+        ("No issuer's certificate, and no client's.", "No issuer's certificate, and no client's."),
+        ("'<b>' & 'a'", "<code>&lt;b&gt;</code> &amp; <code>a</code>"),
+    ],
+)
+def test_only_what_is_quoted_is_code(text, html):
+    """An apostrophe begins no command, however many there are."""
+    assert html == render_commands(text)
 
 
 def test_an_alarm_is_a_sentence_of_its_own():

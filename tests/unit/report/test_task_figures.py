@@ -100,6 +100,20 @@ def test_a_clock_that_jumped_makes_no_endless_report():
     assert (DAYS_MAX, 1) == (len(found.days), found.examples)
 
 
+def test_a_clock_that_stood_in_the_future_hides_no_days():
+    """Once answers come with the right time again, a day of 2038 is left out; a late review still counts."""
+    named = ("2026-11-23", "2026-12-20", "2038-01-19")
+    days = tuple(FieldDay(name, {"route:local": 7, "graded": 7}, NOTHING) for name in named)
+    money = tuple(FieldMoney("pos-intent", name, 1, 1_000) for name in named)
+    found = only(series(days=days), money=money)
+    assert (14, "2026-11-23", "2026-12-20") == (found.calls, found.days[0].date, found.days[-1].date)
+    assert 2_000 == sum(each.cost_micros for each in found.days)
+    begun_anew = only(
+        series(days=days, last_time=datetime(1970, 1, 1, tzinfo=UTC))
+    )  # its clock stands at its beginning
+    assert "2038-01-19" == begun_anew.days[-1].date
+
+
 def test_earlier_bundles_count_for_money_and_examples_only():
     """What the model before said is no word on the one that answers now; what was asked and learnt stays."""
     before = series(

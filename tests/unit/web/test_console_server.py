@@ -5,13 +5,17 @@ What the console listens on.
 What the application answers where there is no page, or no form that it takes.
 """
 
+import asyncio
+import contextlib
 import os
+import socket
 import stat
 import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import uvicorn
 
 from edge_agent.config import WebConfig, load
 from edge_agent.config.optional_sections import token_path
@@ -21,6 +25,7 @@ from edge_agent.web.console_server import application, display_address, open_lis
 from edge_agent.web.daemon_access import DaemonConnections
 from edge_agent.web.request_guard import PAGE_KEY, GuardSettings, SessionSigner, allowed_hosts
 from tests.support.asgi import HOST, ask
+from tests.support.eventually import eventually
 from tests.support.free_ports import free_port
 
 CERTIFICATES = {"certificate_file": "a.crt", "key_file": "a.key", "client_ca_file": "ca.crt"}
@@ -141,6 +146,16 @@ async def test_a_refused_form_is_a_sentence_in_its_page(console):
     assert (422, "The text is empty.") == (answered.status, answered.text)
 
 
+@pytest.mark.parametrize("field", ["text", "label"])
+async def test_a_correction_that_was_emptied_names_the_key_for_it(console, field):
+    """A browser sends the empty field, too: the reviewer reads what to press instead."""
+    headers = signed_in(**{"hx-request": "true"})
+    headers["cookie"] += "; edge_agent_reviewer=anna"
+    answered = await ask(console, "/review/judge", "POST", headers, f"prediction_id=p&answer=refund&{field}=".encode())
+    said = "the right answer is empty; press '!' to reject the answer without a correction"
+    assert (422, said) == (answered.status, answered.text)
+
+
 @pytest.mark.parametrize("path", ["/tasks/pos", "/redaction/audit", "/charts"])
 async def test_a_page_of_a_role_that_the_console_does_not_use_says_so(console, path):
     """`roles` under `web` leaves it out: the page names the key, and nothing fails."""
@@ -155,3 +170,52 @@ async def test_no_link_of_an_error_leads_to_another_site(console):
     assert (404, False, True) == (
         answered.status, 'href="//' in answered.text, 'href="/evil.example/x"' in answered.text
     )  # fmt: skip
+
+
+SILENT_SECONDS = 1.0
+
+
+@contextlib.asynccontextmanager
+async def large_answer(size: int) -> AsyncIterator[tuple[uvicorn.Server, socket.socket]]:
+    """Ask a server that gives up silent connections for so many bytes; yields it, and the connection to read from."""
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(size)})
+
+    config = WebConfig(address="127.0.0.1:0", silent_seconds_max=SILENT_SECONDS)
+    server = uvicorn.Server(console_server._server_config(config, app, None))
+    with open_listener(config.address) as listening, socket.socket() as client:
+        serving = asyncio.create_task(server.serve([listening]))
+        await eventually(lambda: server.started)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+        client.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(client, listening.getsockname())
+        await loop.sock_sendall(client, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await eventually(lambda: server.server_state.total_requests == 1)
+        try:
+            yield server, client
+        finally:
+            server.should_exit = True
+            await serving
+
+
+@pytest.mark.slow
+async def test_an_answer_that_is_read_slowly_arrives_whole():
+    """The time limit for silent connections ends no answer of which the client still takes bytes."""
+    size, taken, loop = 24 * 2**20, 0, asyncio.get_running_loop()
+    async with large_answer(size) as (_, client):
+        begun = loop.time()
+        while taken < size:
+            await eventually(lambda: loop.time() - begun > 3 * SILENT_SECONDS * taken / size)  # noqa: B023 - awaited here
+            piece = await loop.sock_recv(client, 2**17)
+            assert piece, f"the connection ended after {taken} of {size} bytes"
+            taken += len(piece)
+
+
+@pytest.mark.slow
+async def test_a_client_that_reads_nothing_is_given_up():
+    """Its answer is dropped, and its connection no longer counts."""
+    async with large_answer(24 * 2**20) as (server, _):
+        await eventually(lambda: not server.server_state.connections)

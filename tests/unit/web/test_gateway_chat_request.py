@@ -112,6 +112,15 @@ def test_lists_are_compared_inside() -> None:
     assert "'minItems' of the record" == difference({"type": "array", "minItems": 2}, kept)
 
 
+def test_an_enum_of_very_many_values_is_refused_before_it_is_compared() -> None:
+    """Each reference to it counts its values again, so a body of 4 MiB cannot stop the console for minutes."""
+    wide = {"enum": ["refund", "exchange", "price", "other", *map(str, range(1_500))]}
+    defined = {"$defs": {"wide": wide}}
+    assert "" == difference(but(wish={"$ref": "#/$defs/wide"}) | defined, RECORD_SCHEMA)
+    twice = {"anyOf": [{"$ref": "#/$defs/wide"}, {"$ref": "#/$defs/wide"}]}
+    assert "it has more than 2000 parts" in difference(but(wish=twice) | defined, RECORD_SCHEMA)
+
+
 HELLO = [{"role": "user", "content": "hello"}]
 
 

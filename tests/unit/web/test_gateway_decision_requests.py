@@ -101,7 +101,7 @@ def test_a_json_state_is_one_text_on_every_path() -> None:
 
 def test_a_number_of_a_state_that_is_not_finite_is_refused() -> None:
     """A literal can be larger than any float; the word NaN is not JSON at all."""
-    for number, said in (("1e999", "holds a number that is not finite"), ("NaN", "NaN is not a number")):
+    for number, said in (("1e999", "the number 1e999 is out of range"), ("NaN", "NaN is not a number")):
         raw = f'{{"model": "till", "state": [{number}], "questions": {json.dumps(NAMED)}}}'
         assert said in refused(decision_requests.parse_system_one, raw.encode())[1]
 
@@ -363,13 +363,20 @@ def test_a_name_that_stands_twice_is_refused() -> None:
     """JSON leaves open which of the two would count, and parsers differ."""
     question = json.dumps(NAMED["till"])
     raw = f'{{"model": "till", "state": "x", "questions": {{"till": {question}, "till": {question}}}}}'
-    assert "the name 'till' stands twice" in refused(decision_requests.parse_system_one, raw.encode())[1]
+    assert 'the key "till" occurs twice in one object' in refused(decision_requests.parse_system_one, raw.encode())[1]
+
+
+def test_a_name_that_stands_twice_among_very_many_is_found_at_once() -> None:
+    """The search takes steps in proportion to the members: a body of 4 MiB cannot stop the console for hours."""
+    members = ",".join(f'"{number}":0' for number in range(300_000))
+    problem = refused(decision_requests.parse_system_one, f'{{{members},"299999":1}}'.encode())[1]
+    assert 'the body is not JSON: the key "299999" occurs twice in one object' == problem
 
 
 def test_a_state_that_is_nested_without_end_is_refused() -> None:
     """Before anything goes through it."""
     raw = b'{"state":' + b'{"a":' * 100_000 + b"1" + b"}" * 100_000 + b"}"
-    assert "the body is nested too deep" == refused(decision_requests.parse_system_one, raw)[1]
+    assert "the body is not JSON: it is nested too deep" == refused(decision_requests.parse_system_one, raw)[1]
 
 
 JSON = st.recursive(

@@ -99,6 +99,18 @@ async def test_the_librarys_own_timeout_reaches_the_daemon(url: str, daemon: Fak
     await eventually(lambda: daemon.inference.stream_ended.is_set() or not daemon.inference.requests)
 
 
+async def test_a_body_that_does_not_come_in_time_is_a_deadline_that_passed(url: str) -> None:
+    """504, as wherever else a deadline passes."""
+    address = httpx2.URL(url)
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    head = "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nX-Request-Timeout: 0.05\r\nContent-Length: 9\r\n\r\n"
+    writer.write(head.encode())
+    answer = await reader.readuntil(b"}}")
+    writer.close()
+    assert b"HTTP/1.1 504 " in answer
+    assert b"DEADLINE_EXPIRED" in answer
+
+
 async def test_a_caller_who_goes_away_ends_the_call(client: AsyncOpenAI, daemon: FakeDaemon) -> None:
     """Whether the answer is awaited or read as it comes."""
     waiting = asyncio.create_task(client.embeddings.create(model="stuck", input="hello"))

@@ -42,6 +42,14 @@ def test_an_input_of_a_batch_has_the_status_that_it_would_have_alone() -> None:
     assert 500 == openai_responses.from_input_failure(Failure("MODEL_FAILED", "x", {}), "texts").status
 
 
+def test_an_input_of_a_batch_says_when_to_come_back() -> None:
+    """Where its status says that it may be answered later, as the engine starts again, and nowhere else."""
+    for reason in openai_responses.INPUT_CODES:
+        refused = openai_responses.from_input_failure(Failure(reason, "x", {}), "texts")
+        later = {"x-should-retry": "true", "retry-after": "1", "retry-after-ms": "1000"}
+        assert (later if refused.status in LATER else {"x-should-retry": "false"}) == refused.headers()
+
+
 def test_an_error_is_written_as_openai_does() -> None:
     """Its message stands alone with what to do; its code is our reason."""
     expected = {
@@ -79,3 +87,4 @@ def test_when_to_come_back_is_said_in_seconds() -> None:
     assert later == of_call("QUEUE_FULL", "RESOURCE_EXHAUSTED", 1.5).headers()
     assert {"x-should-retry": "false"} == of_call("DEADLINE_EXPIRED", "DEADLINE_EXCEEDED").headers()
     assert "1" == of_call("UNREACHABLE", "UNAVAILABLE").headers()["retry-after"]
+    assert "1" == of_call("STREAM_BROKEN", "UNAVAILABLE").headers()["retry-after"]
