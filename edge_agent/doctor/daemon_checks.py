@@ -200,7 +200,7 @@ _ENGINE: tuple[FindingRule[_EngineView], ...] = (
         "fault",
         lambda f: f.engine.state == "BACKING_OFF",
         "{f.problem}",
-        "It died, and restarts after a pause. If it dies again, roll its task back, and send a support bundle.",
+        "It died or did not load, and restarts after a pause. If that repeats: roll back, and send a support bundle.",
         f"edge-agent rollback TASK; {_LOG}",
     ),
     FindingRule(

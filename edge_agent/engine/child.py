@@ -112,6 +112,8 @@ def _events(runtime: Runtime, job: JobRequest, others: Others) -> list[Event]:
 
 
 RECEIVE_BYTES = 1 << 16
+REST_MILLISECONDS_MAX = 10
+"""How long the next piece of a message is waited for, before a step."""
 DEVICE_REMEDY = (
     "Set 'device' under 'engine' in agent.yaml to it or to auto, on a machine that has one (docs/devices.md), "
     "or let the plan choose by 'devices' under 'requires'."
@@ -152,8 +154,13 @@ class EngineChild:
         return self._runtime is not None and self._runtime.busy
 
     def _receive(self) -> None:
-        """Handle what is in the mailbox; wait for it only when there is nothing to compute."""
+        """Handle what is in the mailbox; wait for it if there is nothing to compute, and for the rest of a message.
+
+        A message of megabytes that came by a piece in each step would keep those behind it for a hundred steps.
+        """
         if not self._inbox and (not self._busy() or self._mail.poll(0)):
+            self._read()
+        while self._splitter.is_partial and not self._stopped and self._mail.poll(REST_MILLISECONDS_MAX):
             self._read()
         while self._inbox:
             self._handle(self._inbox.popleft())

@@ -48,12 +48,17 @@ class ChildWatch:
         """Wait for one of `awaited` for a part of the silence limit; then kill a child that was silent for too long.
 
         A child that `loads` may compute for `load_seconds_max` more. `ended` is done when the child is gone.
+
+        If this process did not run for a while, as in a paused container, its silence begins again: what the child has
+        said is not read yet, and an idle child was not asked.
         """
-        limit = self._silence_seconds_max
+        limit, began = self._silence_seconds_max, loop_time()
         done, _ = await asyncio.wait(awaited, timeout=limit / 4, return_when=asyncio.FIRST_COMPLETED)
         if done:
             return
         now = loop_time()
+        if now - began > limit / 2:
+            child.begin_work()
         silence, computes = now - child.last_heartbeat, self._activity.is_recent(child.processor_seconds, now)
         if silence > limit + (self._load_seconds_max if loads and computes else 0.0):
             log.error("engine_silent", engine=self._name, pid=child.pid, seconds=round(silence, 1))

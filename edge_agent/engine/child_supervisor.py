@@ -33,7 +33,15 @@ from edge_agent.engine.restart_policy import (
     load_exit_error,
     start_error,
 )
-from edge_agent.errors import DeviceUnusable, EdgeAgentError, EngineCrashed, EngineNotReady, ModelLoadFailed, from_wire
+from edge_agent.errors import (
+    DeviceUnusable,
+    EdgeAgentError,
+    EngineCrashed,
+    EngineNotReady,
+    MemoryShort,
+    ModelLoadFailed,
+    from_wire,
+)
 from edge_agent.supervision import Component, DeathPolicy, Supervisor
 
 STOPPING = "the engine is stopping"
@@ -404,8 +412,6 @@ class ChildSupervisor:
         running, how = self._jobs.in_flight, describe_exit(code)
         log.error("engine_died", engine=self.name, how=how, running=running, to_blame=to_blame)
         self._jobs.child_died(to_blame=to_blame)
-        for stats in self._jobs.stats.values():
-            stats.crashes += to_blame
         if not on_device:  # else the next child attaches them, on the CPU if need be
             self._bundles.fail_all(error)
 
@@ -413,7 +419,7 @@ class ChildSupervisor:
         """Return the pause before the next try: none where the CPU, or the device once more, is what is tried."""
         if run.requested.device == CPU:
             self._note_load_failure(error)
-            return self.restart_policy.pause_after_load_failure()
+            return self.restart_policy.pause_after_load_failure(may_pass=isinstance(error, MemoryShort))
         self._accelerators.record_failure(error, loop_time())
         log.warning("device_failed", engine=self.name, device=run.requested.device, message=error.message)
         return 0.0

@@ -223,7 +223,9 @@ class Engine:
     def failure(self, digest: str) -> str:
         """Return why a bundle does not answer, and will not without intervention; empty = it does, or may yet."""
         state = self.child.state
-        failed = state is EngineState.FAILED or (state is EngineState.READY and self.bundles.has_failed(digest))
+        failed = (
+            self.bundles.has_failed(digest) if state is EngineState.READY else self.child.restart_policy.is_exhausted
+        )
         return (self.child.problem or "it does not load") if failed else ""
 
     def status(self) -> EngineStatus:

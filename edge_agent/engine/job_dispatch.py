@@ -22,9 +22,13 @@ from edge_agent.engine.restart_policy import Quarantine
 from edge_agent.errors import (
     BY_REASON,
     DeadlineExpired,
+    DeadlineUnattainable,
     EdgeAgentError,
+    EmptyInput,
     EngineCrashed,
+    EngineNotReady,
     InputTooLong,
+    InvalidRequest,
     ModelError,
     StreamBroken,
     from_wire,
@@ -39,6 +43,8 @@ TRIES_MAX = 3  # of one job, when its child was killed from outside each time
 LATENCIES_MAX = 256
 TURNS_AVERAGED = 4
 """The mean of turns is mostly that of so many inputs."""
+_UNCOMPUTED = frozenset({EmptyInput.reason, InputTooLong.reason, InvalidRequest.reason, DeadlineUnattainable.reason})
+"""An input that ends so has had nothing of the model."""
 _MODEL_FAILURES = frozenset(reason for reason, cls in BY_REASON.items() if issubclass(cls, ModelError))
 
 _probes = itertools.count()
@@ -137,7 +143,7 @@ class BundleStats:
         self.calls = 0
         self.failures = 0
         self.crashes = 0
-        """Deaths of its child that are the bundle's own."""
+        """Deaths of its child that may be the bundle's own: one of its jobs was in flight, or none of any bundle."""
         self.turns = 1.0
         """Turns that an input takes (`job_queue.turns_for_rows`): the mean of the latest."""
         self._milliseconds: deque[float] = deque(maxlen=LATENCIES_MAX)
@@ -260,7 +266,12 @@ class JobDispatcher:
             self._forget(job)
 
     def forget_bundle(self, digest: str) -> None:
-        """Drop what is known of a bundle that is not here any more."""
+        """Drop what is known of a bundle that is no longer here; its jobs end so that their callers may try again."""
+        for job in self._jobs.values():
+            if job.run.digest == digest:
+                broken, waits = "in the middle of the stream", "before it had answered"
+                said = f"the bundle was replaced or removed {broken if job.streamed else waits}"
+                job.events.put(StreamBroken(said) if job.streamed else EngineNotReady(said))
         self.stats.pop(digest, None)
         self.score_variances.pop(digest, None)
 
@@ -300,6 +311,8 @@ class JobDispatcher:
             self._waiting.settle(job.ticket, turns)
             if tally:
                 tally.record_turns(turns)
+        elif isinstance(event, protocol.FailureReport) and event.reason in _UNCOMPUTED:
+            self._waiting.settle(job.ticket, job_queue.TURNS_MIN)
         if tally:
             tally.record_end(event, loop_time() - job.sent_at)
         job.finished = True
@@ -309,6 +322,9 @@ class JobDispatcher:
 
     def child_died(self, *, to_blame: bool) -> None:
         """Decide what becomes of the jobs in flight."""
+        for digest in {job.run.digest for job in self._running.values()} or self.stats:
+            if to_blame and digest in self.stats:
+                self.stats[digest].crashes += 1
         again = []
         for job in self._running.values():
             if job.run.job_id not in self._jobs:

@@ -179,11 +179,15 @@ class JobQueue:
         self._again[:0] = tickets
 
     def discard(self, job_id: str) -> bool:
-        """Remove a waiting job; tell whether it was in the queue."""
+        """Remove a waiting job, and charge its client nothing for it; tell whether it was in the queue.
+
+        Otherwise a client whose deadlines pass in the queue would fall behind by each of them, and miss all others.
+        """
         for ticket in self._tickets:
             if ticket.job_id == job_id:
                 self._tickets.remove(ticket)
                 self._release(ticket)
+                self.settle(ticket, 0.0)
                 return True
         others = [ticket for ticket in self._again if ticket.job_id != job_id]
         found = len(others) < len(self._again)

@@ -331,6 +331,8 @@ class FrameSplitter:
     def __init__(self) -> None:
         """Start with nothing received."""
         self._buffer = bytearray()
+        self.is_partial = False
+        """The beginning of a frame has come, and not its end."""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yield the body of every frame that is complete with `data`."""
@@ -346,6 +348,7 @@ class FrameSplitter:
             start = body_start + length
             yield bytes(self._buffer[body_start:start])
         del self._buffer[:start]
+        self.is_partial = start < end
 
 
 SEED = 1

@@ -3,10 +3,10 @@
 A child that was killed from outside (by the kernel short of memory, or by an operator), or that ran out of memory, is
 no evidence against its input. An input that killed the child while it ran alone is quarantined.
 
-Pauses before a start double. Loads that fail in a row end the tries. Starts that fail do not: a machine without
-descriptors, processes or memory is no evidence against the model. The time that a child was ready counts towards the
-pause after it, so a child that lived longer than its pause is replaced at once, and only one that keeps dying young
-waits.
+Pauses before a start double. Loads that fail in a row end the tries. Starts that fail do not, nor loads for which there
+is too little memory: a machine without descriptors, processes or memory is no evidence against the model. The time that
+a child was ready counts towards the pause after it, so a child that lived longer than its pause is replaced at once,
+and only one that keeps dying young waits.
 """
 
 from __future__ import annotations
@@ -94,12 +94,15 @@ class RestartPolicy:
         self.start_failures += 1
         return self._pause(self.start_failures)
 
-    def pause_after_load_failure(self) -> float | None:
-        """Return the pause, or None after `load_failures_max` failures in a row."""
+    def pause_after_load_failure(self, *, may_pass: bool = False) -> float | None:
+        """Return the pause, or None after `load_failures_max` failures in a row, unless the cause `may_pass`."""
         self.load_failures += 1
-        if self.load_failures >= self.config.load_failures_max:
-            return None
-        return self._pause(self.load_failures)
+        return None if self.is_exhausted and not may_pass else self._pause(self.load_failures)
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether as many loads in a row have failed as may fail."""
+        return self.load_failures >= self.config.load_failures_max
 
     def _pause(self, failures: int) -> float:
         return backoff_seconds(failures, self.config.restart_seconds_first, self.config.restart_seconds_max)

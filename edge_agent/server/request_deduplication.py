@@ -2,7 +2,9 @@
 
 The request is the same if client, method and `request_id` are (AIP-155). The store is bounded in entries and in bytes,
 and drops the oldest responses first. A retry that comes while the first call still runs waits for it. A running request
-is never dropped: running calls have a limit of their own. A failed call is not stored, so its retry is a new try.
+is never dropped: running calls have a limit of their own. A failed call is not stored, so its retry is a new try; nor
+is a response in which an input has failed for another reason than its own text. A retry that has waited for a call
+whose deadline passed is a new try, too: its own deadline is later.
 """
 
 from __future__ import annotations
@@ -16,12 +18,17 @@ from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf.message import Message
 
-from edge_agent.errors import InvalidRequest
+from edge_agent.errors import BY_REASON, CallerError, DeadlineExpired, InvalidRequest, RequestCancelled
 from edge_agent.server.detached_calls import DetachedTask
 
 REQUEST_ID_CHARS_MAX = 64
 ENTRY_BYTES = 1024
 """Counted for each entry in addition to its response: id, client, digest, and the objects that hold them."""
+FAULTS_OF_INPUT = frozenset(reason for reason, cls in BY_REASON.items() if issubclass(cls, CallerError)) - {
+    DeadlineExpired.reason,
+    RequestCancelled.reason,
+}
+"""Why an input fails however often it is tried."""
 Response = TypeVar("Response", bound=Message)
 _RequestKey = tuple[str, str, str]
 """Client, method and request_id."""
@@ -91,16 +98,28 @@ class RequestDeduplicator:
         if len(request_id) > REQUEST_ID_CHARS_MAX:
             raise InvalidRequest(f"request_id has {len(request_id)} characters; the limit is {REQUEST_ID_CHARS_MAX}")
         digest = hashlib.sha256(content).digest()
+        while True:
+            known = self._find(key, digest)
+            if isinstance(known, _StoredResponse):
+                return known.kind.FromString(known.data)  # type: ignore[return-value]  # the key names the method
+            try:
+                response: Response = await (known or self._start(key, digest, compute)).response.result()
+            except DeadlineExpired:
+                if known is None:
+                    raise
+            else:
+                if known is None or _is_final(response):
+                    return response
+
+    def _find(self, key: _RequestKey, content: bytes) -> _StoredResponse | _RunningRequest | None:
+        """Return the request of that key, stored or running. Raises InvalidRequest if it has another content."""
         self._drop_expired()
         known = self._stored.get(key) or self._running.get(key)
-        if known is not None and known.content != digest:
+        if known is not None and known.content != content:
             raise InvalidRequest(
                 "this request_id was used for another request", remedy="Use a new UUID4 for each request."
             )
-        if isinstance(known, _StoredResponse):
-            return known.kind.FromString(known.data)  # type: ignore[return-value]  # the key names the method
-        response: Response = await (known or self._start(key, digest, compute)).response.result()
-        return response
+        return known
 
     async def stop(self) -> None:
         """Cancel what runs and wait for it; call it when no call can come any more."""
@@ -121,6 +140,8 @@ class RequestDeduplicator:
         if task.cancelled() or task.exception() is not None:
             return
         message = task.result()
+        if not _is_final(message):
+            return
         stored = _StoredResponse(running.content, _now(), type(message), message.SerializeToString())
         if stored.size <= self._limits.bytes_max:
             self._stored[key] = stored
@@ -140,6 +161,12 @@ class RequestDeduplicator:
     def _drop_oldest(self) -> None:
         _, stored = self._stored.popitem(last=False)
         self._stored_bytes -= stored.size
+
+
+def _is_final(response: Message) -> bool:
+    """Tell whether another try would change nothing."""
+    failed = (each.error.reason for each in getattr(response, "results", ()) if each.HasField("error"))
+    return all(reason in FAULTS_OF_INPUT for reason in failed)
 
 
 async def _await(compute: Callable[[], Awaitable[Message]]) -> Message:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from edge_agent.engine.protocol import FailureReport, JobRequest, JobResult
+from edge_agent.engine.protocol import Event, FailureReport, JobRequest, JobResult
+from edge_agent.engine.runtimes.llama.kv_cache import KvCache
+from edge_agent.engine.runtimes.llama.kv_cells import SequenceSlot
 from edge_agent.engine.runtimes.llama.llama_bundle import LOADED_MAX
-from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
-from edge_agent.errors import InputTooLong
+from edge_agent.engine.runtimes.llama.llama_context import ROWS_MAX
+from edge_agent.engine.runtimes.llama.llama_runtime import BatchExecutor, LlamaRuntime
+from edge_agent.engine.runtimes.llama.sequence_jobs import ScoringJob
+from edge_agent.errors import InputTooLong, ModelFailed
 from edge_agent.process_resources import resident_bytes
 from tests.support.llama_turmoil import (
     JOBS,
@@ -87,6 +92,45 @@ def test_cancelled_jobs_leave_nothing(runtime: LlamaRuntime, tmp_path: Path, can
     assert {"CANCELLED": cancels} == turmoil.reasons
     require_as_before(turmoil)
     assert idle == cells_in_use(runtime)
+
+
+class UnkeepingCache:
+    """A cache of which llama.cpp writes no keys and values out."""
+
+    def __init__(self, cache: KvCache) -> None:
+        self._cache = cache
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cache, name)
+
+    def keep(self, slot: SequenceSlot, suffix: Sequence[int]) -> None:
+        raise ModelFailed("the keys and values of a sequence could not be saved")
+
+
+@pytest.mark.parametrize("labels", [("a", "b"), ("refund", "price")])
+def test_a_prompt_that_cannot_be_kept_fails_no_job(runtime: LlamaRuntime, labels: tuple[str, str]) -> None:
+    """A job has its one answer, whether it ends in the step in which its prompt is to be kept or later."""
+    made = manifest("classify")
+    prompt = made.task.prompt.model_copy(update={"label_prefix": ""})
+    task = made.task.model_copy(update={"labels": labels, "prompt": prompt})
+    runtime.attach("c", made.model_copy(update={"task": task}), {})
+    bundle, text = runtime._bundles["c"], "I want my money back. " * 12
+    assert bundle.tree is not None
+    job = ScoringJob(
+        JobRequest(job_id="one", digest="c", text=text), bundle, bundle.whole(runtime._model, text), bundle.tree
+    )
+    entered = runtime._cache.enter(bundle.prompt, job.suffix, 0)
+    assert entered is not None
+    job.start(*entered)
+    executor = BatchExecutor(cast(KvCache, UnkeepingCache(runtime._cache)), runtime._adapters, None)
+    events: list[Event] = []
+    while not events:
+        events += executor.compute([(job, min(job.item().rows, ROWS_MAX))], long=False)
+    runtime._cache.leave(entered[0])
+    (done,), again = events, classify(runtime, text, "c")
+    assert isinstance(done, JobResult)
+    assert isinstance(again, JobResult)
+    assert done.scores == again.scores
 
 
 @pytest.mark.release

@@ -26,6 +26,8 @@ class Talker:
         self._near, self.far = socket.socketpair()
         self.dice: random.Random | None = None
         self.ends_left = 12
+        self.wanted: set[str] = set()
+        """Jobs that are not cancelled."""
         self.heard: list[Collection[str]] = []
 
     def say(self) -> None:
@@ -36,6 +38,8 @@ class Talker:
 
     def poll_cancellations(self, jobs: Collection[str]) -> bool:
         self.heard.append(set(jobs))
+        if self.wanted.issuperset(jobs):
+            return False
         ends = self.dice is None or (self.ends_left > 0 and self.dice.random() < 0.001)
         self.ends_left -= ends
         return ends
@@ -82,6 +86,25 @@ def test_a_step_ends_when_a_job_in_it_is_cancelled(runtime: LlamaRuntime, talker
     assert isinstance(alone, JobResult)
     assert isinstance(done, JobResult)
     assert (alone.scores, alone.label_mass) == (done.scores, done.label_mass)
+
+
+def test_callers_that_cancel_all_the_time_do_not_stop_others(runtime: LlamaRuntime, talker: Talker) -> None:
+    """A job gets its answer though somebody beside it is cancelled in every step that it is in."""
+    talker.wanted = {"kept"}
+    runtime.submit(JobRequest(job_id="kept", digest="c", text=LONG))
+    ended: list[str] = []
+    for number in range(60):
+        runtime.submit(JobRequest(job_id=f"gone {number}", digest="c", text=f"{number} {SHORT}"))
+        talker.say()
+        ended += [event.job_id for event in runtime.step() if isinstance(event, JobResult)]
+        talker.take_back()
+        runtime.cancel(f"gone {number}")
+        runtime.tidy()
+        if "kept" in ended:
+            break
+    runtime.cancel("kept")
+    assert "kept" in ended
+    assert talker.heard
 
 
 @pytest.mark.slow

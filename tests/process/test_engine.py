@@ -397,6 +397,32 @@ async def test_detach_lets_running_jobs_finish() -> None:
         assert (await job).done.scores[0] > 0.5
 
 
+async def test_a_crash_counts_for_the_bundle_whose_input_was_computed() -> None:
+    """Another bundle on the same engine, which may be on probation, has no part in it."""
+    async with pool_of() as pool:
+        with pytest.raises(EngineCrashed):
+            await answer(pool, run("!crash"), SECONDS_MAX)
+        assert (2, 0) == (pool.stats("classify").crashes, pool.stats("generate").crashes)
+
+
+async def test_what_does_not_finish_before_a_detach_may_be_tried_again() -> None:
+    """No caller hears that it has cancelled, or that the model has failed: not while its job runs, writes or waits."""
+    async with pool_of() as pool:
+        deadline = asyncio.get_running_loop().time() + SECONDS_MAX
+        written = pool.events(run("!slow 200 " + "word " * 90, "writes", "generate"), deadline)
+        assert isinstance(await anext(written), TextChunk)
+        silent = [asyncio.create_task(answer(pool, run("!slow 200 refund", str(number)))) for number in range(4)]
+        await eventually(lambda: (2, 3) == (running(pool, "classify"), pool.statuses()[0].waiting))
+        await pool.detach("classify", drain_seconds=0)
+        for each in silent:
+            with pytest.raises(EngineNotReady, match="replaced or removed before it had answered"):
+                await each
+        await pool.detach("generate", drain_seconds=0)
+        with pytest.raises(StreamBroken, match="replaced or removed in the middle of the stream"):
+            async for _ in written:
+                pass
+
+
 async def test_stop_ends_the_child() -> None:
     """After stop no process is left."""
     async with pool_of() as pool:

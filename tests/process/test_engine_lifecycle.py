@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import os
 import resource
@@ -22,7 +23,7 @@ from edge_agent.engine.engine import Engine
 from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.protocol import FRAME_BYTES_MAX, AttachRequest, LoadRequest
 from edge_agent.engine.restart_policy import Quarantine
-from edge_agent.errors import EngineNotReady, InputTooLong, RequirementUnmet
+from edge_agent.errors import EngineNotReady, InputTooLong, MemoryShort, RequirementUnmet
 from edge_agent.formats.manifest import Manifest, Requires, TaskSpec, encode
 from edge_agent.process_resources import resident_bytes
 from tests.process.test_engine import CLASSIFY, CONFIG, GENERATE, answer, child, run
@@ -127,6 +128,25 @@ async def test_an_engine_that_cannot_be_started_is_started_when_it_can() -> None
                 await answer(pool, run("refund"))
         await eventually(lambda: pool.ready("classify"))
         assert (await answer(pool, run("refund"))).done.scores[0] > 0.5
+
+
+async def test_an_engine_for_which_memory_is_short_is_started_when_there_is_enough() -> None:
+    """However often it has failed by then, without anybody acting; probation still hears of it, to roll back."""
+    available = [1]
+    dependencies = dataclasses.replace(lone_engine(), available_memory=lambda _: available[0])
+    engine = Engine("echo", LoadRequest(runtime="echo"), CONFIG, Quarantine(60.0), dependencies)
+    try:
+        with pytest.raises(MemoryShort, match="is available"):
+            await engine.attach(AttachRequest(digest="classify", manifest=encode(CLASSIFY), paths={}))
+        await eventually(lambda: engine.status().load_failures > CONFIG.load_failures_max)
+        await eventually(lambda: "is available" in engine.failure("classify"))
+        with pytest.raises(EngineNotReady):
+            engine.reserve("classify", 1, "till")
+        available[0] = 2**40
+        await eventually(lambda: engine.ready("classify"))
+        assert "" == engine.failure("classify")
+    finally:
+        await engine.child.stop()
 
 
 async def test_a_child_that_dies_without_descriptors_is_replaced_when_there_are_some() -> None:
@@ -379,3 +399,18 @@ async def test_an_input_that_no_frame_takes_is_refused_and_nothing_else() -> Non
             await answer(pool, run("x" * (FRAME_BYTES_MAX + 1)))
         assert (await answer(pool, run("refund", "next"))).done.scores[0] > 0.5
         assert (before, 0) == (child(pool), pool.statuses()[0].restarts)
+
+
+async def test_a_large_input_reaches_a_child_that_computes_within_a_few_steps() -> None:
+    """Until it has come, and here is refused, no input or cancellation behind it is seen."""
+    async with pool_of("classify", "generate", config=PATIENT) as pool, asyncio.timeout(60):
+        writes = pool.events(run("!slow 20 " + "word " * 99, "writes", "generate"), loop_time() + 60)
+        await anext(writes)
+        large, steps = asyncio.create_task(answer(pool, run("x " * 2**21, "large"))), 0
+        while not large.done():
+            await anext(writes)
+            steps += 1
+        with pytest.raises(InputTooLong):
+            await large
+        assert steps < 16
+        await writes.aclose()

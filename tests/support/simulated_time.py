@@ -36,6 +36,9 @@ class _Loop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._clock.seconds
 
+    def skip(self, seconds: float) -> None:
+        self._clock.seconds += seconds
+
 
 def simulated(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine in such a loop, which begins at 0."""
@@ -50,3 +53,10 @@ async def advance(seconds: float) -> None:
     passed = loop.create_future()
     loop.call_later(seconds, passed.set_result, None)
     await passed
+
+
+def stand_still(seconds: float) -> None:
+    """Let simulated time pass while nothing of this process runs, as in a paused container."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, _Loop), "time is not simulated here"
+    loop.skip(seconds)

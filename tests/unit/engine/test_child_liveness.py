@@ -13,7 +13,8 @@ from edge_agent.engine.child_liveness import ChildWatch, CpuActivity
 from edge_agent.engine.child_process import ChildProcess
 from edge_agent.engine.engine import LivenessProbe
 from edge_agent.engine.protocol import ChildMessage, Ping
-from tests.support.simulated_time import simulated
+from tests.support.eventually import turns
+from tests.support.simulated_time import simulated, stand_still
 
 CONFIG = EngineConfig(heartbeat_seconds_max=8.0, load_seconds_max=40.0)
 BY_LOOK = 2.0  # a quarter of the heartbeat
@@ -38,6 +39,9 @@ class FakeChild:
     def send(self, message: ChildMessage) -> None:
         assert isinstance(message, Ping)
         self.pinged_at.append(asyncio.get_running_loop().time())
+
+    def begin_work(self) -> None:
+        self.last_heartbeat = asyncio.get_running_loop().time()
 
     def kill(self) -> None:
         self.killed_at.append(asyncio.get_running_loop().time())
@@ -113,6 +117,20 @@ def test_a_child_that_is_heard_is_left_alone():
         return child.pinged_at, child.killed_at, watch.killed
 
     assert ([], [], False) == simulated(work())
+
+
+def test_a_pause_of_the_daemon_is_no_silence_of_a_child():
+    """After a time in which the daemon did not run a child is asked and not killed; its silence begins again there."""
+
+    async def work() -> tuple[list[float], list[float]]:
+        child = FakeChild()
+        looks = asyncio.create_task(child.watched(loads=False))
+        await turns()
+        stand_still(100.0)
+        await looks
+        return child.pinged_at, child.killed_at
+
+    assert ([106.0, 108.0], [110.0]) == simulated(work())
 
 
 def test_a_look_ends_with_what_it_waits_for():

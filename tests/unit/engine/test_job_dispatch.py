@@ -16,7 +16,15 @@ from edge_agent.engine.job_dispatch import (
 )
 from edge_agent.engine.protocol import FailureReport, JobResult
 from edge_agent.engine.restart_policy import Quarantine
-from edge_agent.errors import EngineNotReady
+from edge_agent.engine.runtimes import failure_report
+from edge_agent.errors import (
+    DeadlineUnattainable,
+    EdgeAgentError,
+    EmptyInput,
+    EngineNotReady,
+    InputTooLong,
+    InvalidRequest,
+)
 from tests.support.call_counting import calls_of
 from tests.support.eventually import turns
 from tests.support.simulated_time import advance, simulated
@@ -117,6 +125,34 @@ async def test_clients_share_the_child_by_rows_and_not_by_calls() -> None:
     assert 0.4 <= computed["small"] / sum(computed.values()) <= 0.6
     site.jobs.fail_all(EngineNotReady("the test is over"))
     await asyncio.gather(*site.asked, return_exceptions=True)
+
+
+@pytest.mark.parametrize("refused", [InputTooLong, EmptyInput, InvalidRequest, DeadlineUnattainable])
+async def test_an_input_that_is_not_computed_costs_its_client_little(refused: type[EdgeAgentError]) -> None:
+    """A client that had ten inputs refused by the child is not ten turns behind: its next one starts second."""
+    site = Site()
+    site.ask("running", 30.0, 0, "other")
+    await site.next()
+    for number in range(9):
+        site.ask(f"refused {number}", 30.0, 0, "till")
+    await turns(3)
+    site.finish("running")
+    for number in range(9):
+        await site.next()
+        assert site.jobs.finish(failure_report(f"refused {number}", refused("no")))
+    site.ask("running", 30.0, 0, "other")
+    await site.next()
+    for number in range(4):
+        site.ask(f"other {number}", 30.0, 0, "other")
+    site.ask("till", 30.0, 0, "till")
+    await turns(3)
+    site.finish("running")
+    started = []
+    for _ in range(5):
+        started.append((await site.next()).job_id)
+        site.finish(started[-1])
+    await asyncio.gather(*site.asked, return_exceptions=True)
+    assert started.index("till") <= 1
 
 
 async def test_no_client_has_all_places_of_a_child() -> None:

@@ -355,6 +355,21 @@ def test_what_a_job_has_taken_is_counted_afterwards() -> None:
     assert 0 == rounds.assign("gone"), "of whom nothing is known, nothing is remembered"
 
 
+@pytest.mark.parametrize("asked_per_start", [1, 3])
+def test_a_client_whose_callers_give_up_in_the_queue_keeps_its_turns(asked_per_start: int) -> None:
+    """Jobs that leave before they start count for nothing: of two clients that want too much, each has half."""
+    waiting, started = JobQueue(1000), dict.fromkeys(("patient", "impatient"), 0)
+    for time in range(400):
+        for number in range(asked_per_start):
+            waiting.add(Ticket(f"impatient {time} {number}", time, client="impatient"))
+            waiting.discard(f"impatient {time - 10} {number}")
+        waiting.add(Ticket(f"patient {time}", time, client="patient"))
+        ticket = waiting.next([], 1)
+        assert ticket is not None
+        started[ticket.client] += 1
+    assert 180 <= started["impatient"] <= 220
+
+
 @pytest.mark.parametrize(("rows", "turns"), [(1, TURNS_MIN), (TURN_ROWS, 1.0), (5 * TURN_ROWS, 5.0)])
 def test_a_turn_is_so_many_rows(rows: int, turns: float) -> None:
     """A job of few rows takes a part of a turn, but costs something."""

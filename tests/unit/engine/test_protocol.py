@@ -99,7 +99,9 @@ def test_splitter_waits_for_the_rest():
     data = frame(protocol.Pong())
     splitter = FrameSplitter()
     assert [] == [body for i in range(len(data) - 1) for body in splitter.feed(data[i : i + 1])]
+    assert splitter.is_partial
     assert [data[4:]] == list(splitter.feed(data[-1:]))
+    assert not splitter.is_partial
 
 
 def test_empty_body_is_a_frame():

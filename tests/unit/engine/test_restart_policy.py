@@ -114,6 +114,15 @@ def test_starts_that_fail_never_end_the_tries():
     assert 0.5 == restart.pause_after_start_failure()
 
 
+def test_loads_that_fail_for_what_may_pass_never_end_the_tries():
+    """The pause doubles up to the longest; that as many have failed as may is known all the same."""
+    restart = policy(failures=2)
+    assert [0.5, 1.0, 2.0, 3.0, 3.0] == [restart.pause_after_load_failure(may_pass=True) for _ in range(5)]
+    assert restart.is_exhausted
+    restart.record_load()
+    assert not restart.is_exhausted
+
+
 def test_a_load_that_succeeds_starts_the_count_again():
     """Only failures in a row count."""
     restart = policy(failures=2)

@@ -9,14 +9,17 @@ from google.protobuf.wrappers_pb2 import BytesValue, Int64Value
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.errors import InvalidRequest, QueueFull
+from edge_agent.errors import DeadlineExpired, InvalidRequest, QueueFull
 from edge_agent.server.request_deduplication import (
     ENTRY_BYTES,
     REQUEST_ID_CHARS_MAX,
     DeduplicationLimits,
     RequestDeduplicator,
 )
-from tests.support.eventually import given_up
+from edge_agent.v1.inference_pb2 import ClassifyResponse
+from tests.support.eventually import given_up, turns
+
+ERROR = {"reason": "DEADLINE_EXPIRED"}
 
 
 class Work:
@@ -107,6 +110,52 @@ async def test_a_failure_is_not_remembered(work):
         await remembered.run("id", b"content", work)
     work.error = None
     assert 2 == await remembered.run("id", b"content", work)
+
+
+@pytest.mark.parametrize(
+    ("reason", "runs"),
+    [
+        *[("INPUT_EMPTY", 1), ("INPUT_TOO_LONG", 1), ("DEADLINE_EXPIRED", 2), ("DEADLINE_UNATTAINABLE", 2)],
+        *[("ENGINE_NOT_READY", 2), ("MODEL_FAILED", 2)],
+    ],
+)
+async def test_a_response_is_remembered_unless_another_try_could_change_it(reason: str, runs: int) -> None:
+    """An input that failed for its text fails again; one that failed for want of time or of a model is tried again."""
+    remembered, responses = window(), [ClassifyResponse(results=[{"classification": {"label": "refund"}}])]
+    responses.append(ClassifyResponse(results=[{"classification": {"label": "refund"}}, {"error": {"reason": reason}}]))
+
+    async def compute() -> ClassifyResponse:
+        return responses.pop()
+
+    key = ("till-3", "classify", "id")
+    answered = [await remembered.inner.run(key, b"content", compute) for _ in range(2)]
+    assert runs == 2 - len(responses)
+    assert reason == answered[0].results[1].error.reason
+    assert (answered[0] == answered[1]) == (runs == 1)
+
+
+@pytest.mark.parametrize("expired", [DeadlineExpired("late"), ClassifyResponse(results=[{"error": ERROR}])])
+async def test_a_retry_does_not_end_with_the_deadline_of_the_call_that_it_waited_for(expired) -> None:
+    """It runs again, with its own: not only where the call failed, also where its inputs did."""
+    remembered, may_end, runs = window(), asyncio.Event(), []
+
+    async def compute() -> ClassifyResponse:
+        runs.append(len(runs))
+        if len(runs) > 1:
+            return ClassifyResponse(results=[{"classification": {"label": "refund"}}])
+        await may_end.wait()
+        if isinstance(expired, DeadlineExpired):
+            raise expired
+        return expired
+
+    key = ("till-3", "classify", "id")
+    first, *retries = [asyncio.create_task(remembered.inner.run(key, b"content", compute)) for _ in range(3)]
+    await turns(3)
+    may_end.set()
+    got = await asyncio.gather(*retries)
+    assert ["refund", "refund"] == [response.results[0].classification.label for response in got]
+    assert 2 == len(runs)
+    assert expired == (first.exception() or first.result())
 
 
 async def test_all_that_share_a_failure_see_it(work):

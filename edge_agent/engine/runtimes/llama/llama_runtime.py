@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from edge_agent.engine.protocol import SEQUENCES, CacheUse, Event, FailureReport, JobRequest, JobResult, LoadRequest
@@ -91,12 +91,16 @@ class BatchExecutor:
 
     @contextmanager
     def _interruptible(self, turns: list[tuple[Job, int]]) -> Iterator[None]:
-        """Let a step end when one of its jobs is cancelled."""
-        if self._interruption is None:
+        """Let a step end when one of its jobs is cancelled, but let no other job lose two steps in a row by that.
+
+        Without this bound callers that cancel all the time would keep everybody else from moving.
+        """
+        undone = {job.run.job_id for job, _ in turns if job.undone}
+        if self._interruption is None or len(undone) > 1:
             yield
             return
         try:
-            with self._interruption.during({job.run.job_id for job, _ in turns}):
+            with self._interruption.during(undone or {job.run.job_id for job, _ in turns}):
                 yield
         finally:
             self._cache.context.forget_abort()  # it may have come too late for this step, and is not for the next
@@ -107,13 +111,15 @@ class BatchExecutor:
         first = 0
         for (job, _), part in zip(turns, parts, strict=True):
             count = sum(len(rows.tokens) for rows in part)
+            job.undone = False
             try:
                 events += job.advance(self._cache.context, first, count)
                 if job.slot is not None and job.computed < job.slot.tokens:
                     self._cache.truncate(job.slot, job.computed)
                 if job.computed >= job.input_tokens and job.slot is not None and not job.kept:
                     job.kept = True
-                    self._cache.keep(job.slot, job.suffix)
+                    with suppress(ModelFailed):  # then it is computed again for the next one
+                        self._cache.keep(job.slot, job.suffix)
             except ModelFailed as error:
                 events.append(failure_report(job.run.job_id, error))
             first += count

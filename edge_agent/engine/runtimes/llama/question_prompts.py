@@ -184,10 +184,14 @@ class QuestionTokenizer:
         outputs = sum(len(question.outputs) for question in questions)
         if outputs > OUTPUTS_MAX:
             raise InvalidRequest(f"the questions have {outputs} options and levels in all; the limit is {OUTPUTS_MAX}")
-        found = [self._one(question) for question in questions]
-        rows = sum(question.rows for question in found)
-        if rows > TOKENS_MAX:
-            raise InvalidRequest(f"the questions have {rows} tokens in all; the limit is {TOKENS_MAX}")
+        found: list[QuestionTokens] = []
+        rows = 0
+        for question in questions:
+            found.append(self._one(question))
+            rows += found[-1].rows
+            if rows > TOKENS_MAX:  # at once: other callers wait while questions are tokenized
+                some = f"the first {len(found)} of {len(questions)} questions"
+                raise InvalidRequest(f"{some} have {rows} tokens; the limit is {TOKENS_MAX}")
         return found
 
     def _one(self, question: AskedQuestion) -> QuestionTokens:

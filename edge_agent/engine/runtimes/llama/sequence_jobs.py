@@ -83,6 +83,8 @@ class SequenceJob:
     """Tokens that were in the cache when it came in."""
     beside: int = field(init=False, default=0)
     """Rows that were computed for it and are none of `tokens`."""
+    undone: bool = field(init=False, default=False)
+    """Its last step was not computed."""
     _started: float = field(init=False, default=0.0)
     _prefilled: float = field(init=False, default=0.0)
 
@@ -128,7 +130,7 @@ class SequenceJob:
     def undo(self) -> None:
         """Take back what the last step took: it was not computed."""
         self.computed -= self._rows
-        self._rows = 0
+        self._rows, self.undone = 0, True
 
     def work_item_of(
         self,

@@ -94,12 +94,21 @@ def test_too_many_outputs_are_refused() -> None:
 
 
 def test_too_many_tokens_in_all_are_refused() -> None:
-    """No question is too long by itself, but all of them are."""
-    long = AskedQuestion("long", "predicate", "x" * 160, NO_YES)
-    (one,) = tokenizer().read([long])
-    count = question_prompts.TOKENS_MAX // one.rows + 1
-    with pytest.raises(InvalidRequest, match=f"have {count * one.rows} tokens in all; the limit is 32768"):
-        tokenizer().read([long] * count)
+    """No question is too long by itself, but all of them are; those behind the limit are not tokenized."""
+    long = [AskedQuestion(f"long {number:3}", "predicate", "x" * 160, NO_YES) for number in range(400)]
+    (one,) = tokenizer().read(long[:1])
+    count, tokenized = question_prompts.TOKENS_MAX // one.rows + 1, list[str]()
+
+    def noted(text: str, special: bool) -> list[int]:
+        tokenized.append(text)
+        return characters(text, special)
+
+    read = QuestionTokenizer(TEMPLATE, " ", noted, 200)
+    with pytest.raises(
+        InvalidRequest, match=f"first {count} of 400 questions have {count * one.rows} tokens; the limit is 32768"
+    ):
+        read.read(long)
+    assert count == sum("xxx" in text for text in tokenized)
 
 
 def test_options_that_are_the_same_tokens_are_refused() -> None:
