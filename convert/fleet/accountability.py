@@ -194,8 +194,13 @@ def record(folder: Path, action: Action, subjects: Iterable[str], *, actor: str 
 
 
 def current_actor() -> str:
-    """Return the user, through sudo the person who runs it, and the machine."""
-    return f"{sudo_user(os.environ, os.geteuid()) or getpass.getuser()}@{socket.gethostname()}"
+    """Return the user, through sudo the person who runs it, and the machine; of a user without a name, as in many
+    containers, the number."""
+    try:
+        user = sudo_user(os.environ, os.geteuid()) or getpass.getuser()
+    except (KeyError, OSError):  # KeyError: before Python 3.13
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
 
 
 def entries(folder: Path) -> list[DecisionEntry]:
