@@ -18,8 +18,9 @@ _DIGEST = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number with its noun: "1 segment", "2 segments"."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    """Return a number with its noun: "1 segment", "2 segments", "3 families"."""
+    several = f"{noun[:-1]}ies" if re.search("[^aeiou]y$", noun) else f"{noun}s"
+    return f"{number} {noun if number == 1 else several}"
 
 
 def format_duration(seconds: float) -> str:

@@ -34,6 +34,7 @@ from convert.evaluate.site_redaction import CPU_THREADS, SITE_RULES, redact_as_s
 from convert.pipeline.stage import Progress, Report
 from edge_agent.errors import ModelLoadFailed
 from edge_agent.formats.calibration import MissedBound
+from edge_agent.formatting import counted
 from edge_agent.statistics import MissedValues, missed_log_capital, proof_rates
 
 CUTOFFS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -339,4 +340,5 @@ def verdict(choice: CutoffChoice, target: MissedTarget, cutoff: float) -> str:
     )
     if choice.needed is None:
         return f"{said} More documents alone do not help: train a better model, or accept a larger share."
-    return f"{said} About {choice.needed} more labelled documents are needed, if what is missed stays the same."
+    more = counted(choice.needed, "more labelled document")
+    return f"{said} A proof needs about {more}, if what is missed stays the same."

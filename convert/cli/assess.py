@@ -12,8 +12,8 @@ from rich.text import Text
 from convert.cli import dataset, progress_output
 from convert.cli.dataset import Encoder, RankLabels
 from convert.pipeline.stage import load_module
-from convert.report.run_summary import plural
 from edge_agent.cli.terminal import EscapedTable, errors, write_exactly
+from edge_agent.formatting import counted
 
 _PAIRS_SHOWN_MAX = 10
 LABEL_ERRORS_MAX = 100
@@ -94,7 +94,7 @@ def _ranked(collected: Path, task: str, scope: Any, encoder: Path | None) -> Any
 
 def _print(console: Console, found: Any, marks: dict[int, str], rows_min: int) -> None:
     console.print(
-        f"{found.task}: {plural(found.examples, 'example')}, {found.reviewed} reviewed, {found.usable} usable to learn"
+        f"{found.task}: {counted(found.examples, 'example')}, {found.reviewed} reviewed, {found.usable} usable to learn"
         " from"
     )
     left_out = found.scope.collected - found.examples
@@ -102,8 +102,8 @@ def _print(console: Console, found: Any, marks: dict[int, str], rows_min: int) -
         console.print(f"left out: {left_out} of other versions, sites or days")
     console.print(f"level {found.mark}: {marks.get(found.mark, 'too few for anything but reading them')}")
     console.print(
-        f"{plural(found.duplicates, 'duplicate')} in {plural(found.clusters, 'group')} of texts;"
-        f" {plural(found.contradictions, 'text')} with conflicting labels"
+        f"{counted(found.duplicates, 'duplicate')} in {counted(found.clusters, 'group')} of texts;"
+        f" {counted(found.contradictions, 'text')} with conflicting labels"
     )
     _print_labels(console, found)
     _print_reviewers(console, found)
@@ -113,7 +113,7 @@ def _print(console: Console, found: Any, marks: dict[int, str], rows_min: int) -
     console.print(_promised(found))
     if found.unjudged:
         console.print(
-            f"left out there: {plural(found.unjudged, 'review')} of a large model's answer that do not show whether"
+            f"left out there: {counted(found.unjudged, 'review')} of a large model's answer that do not show whether"
             " the local answer was right"
         )
     if found.audit.answers:
@@ -148,7 +148,7 @@ def _print_labels(console: Console, found: Any) -> None:
 
 
 def _print_reviewers(console: Console, found: Any) -> None:
-    console.print(f"{plural(found.reviewed_twice, 'example')} with several reviewers, {found.conflicts} in conflict")
+    console.print(f"{counted(found.reviewed_twice, 'example')} with several reviewers, {found.conflicts} in conflict")
     for pair in found.pairs[:_PAIRS_SHOWN_MAX]:
         console.print(f"  {pair.one} and {pair.other} agree on {pair.agreed} of {pair.predictions}")
 
@@ -156,7 +156,7 @@ def _print_reviewers(console: Console, found: Any) -> None:
 def _verdict(found: Any, rows_min: int) -> str:
     if found.ready:
         return "ready: enough to fine-tune, calibrate and test a first model"
-    lacking = [plural(rows_min - found.usable, "more usable example")] if found.usable < rows_min else []
+    lacking = [counted(rows_min - found.usable, "more usable example")] if found.usable < rows_min else []
     lacking += [f"more of {', '.join(found.short)}"] if found.short else []
     return f"not ready for a first model: it needs {', and '.join(lacking)}"
 
@@ -182,7 +182,7 @@ def _promised(found: Any) -> str:
         )
     if promise.reviews_needed is None:
         return f"{seen}more reviews of this model will not prove {wanted}"
-    more = plural(max(promise.reviews_needed - promise.reviews, 1), "more review")
+    more = counted(max(promise.reviews_needed - promise.reviews, 1), "more review")
     return f"{seen}{wanted} needs about {more} of the audit"
 
 
@@ -190,7 +190,7 @@ def _audited(found: Any) -> str:
     audit, right = found.audit, found.audit.right
     who = f"{audit.by_people} judged by people, {audit.by_opinion} only by the large model, which can be wrong too"
     seen = (
-        f"{right.low:.1%} to {right.high:.1%} of {plural(audit.answers, 'confident answer')} drawn at random are right"
+        f"{right.low:.1%} to {right.high:.1%} of {counted(audit.answers, 'confident answer')} drawn at random are right"
     )
     over = "; that is above the target risk" if 1 - right.high > found.promise.target else ""
     return f"{seen}, an estimate: {who}{over}"

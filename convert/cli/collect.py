@@ -20,10 +20,10 @@ from convert.dataset.label_studio import EXPORT_BYTES_MAX, ReadReviews, read_rev
 from convert.pipeline.stage import Progress as Advance
 from convert.pipeline.stage import load_module
 from convert.publish import central_keys
-from convert.report.run_summary import plural
 from edge_agent.cli.terminal import Terminal, errors, write_exactly
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.enrolment_file import verification_code
+from edge_agent.formatting import counted
 
 _MIB = 1024**2
 _SHOWN_MAX = 20
@@ -110,7 +110,7 @@ class CollectCommand:
         self._print(report)
         unread = {file: export.unread for file, export in exports.items() if export.unread}
         for file, tasks in unread.items():
-            errors().print(f"left out of {file}: {plural(len(tasks), 'review')} that the redaction model cannot read")
+            errors().print(f"left out of {file}: {counted(len(tasks), 'review')} that the redaction model cannot read")
         if unread or not report.clean:
             raise typer.Exit(_INCOMPLETE)
 
@@ -157,16 +157,16 @@ def _option(written: str) -> tuple[str, str]:
 def _print(report: Any) -> None:
     console = progress_output.out()
     console.print(
-        f"{plural(report.segments_taken, 'new segment')} with {plural(report.records_taken, 'record')};"
-        f" {plural(report.segments_held, 'segment')} of {plural(report.sites, 'site')} in all;"
-        f" {plural(report.records_erased, 'record')} erased"
+        f"{counted(report.segments_taken, 'new segment')} with {counted(report.records_taken, 'record')};"
+        f" {counted(report.segments_held, 'segment')} of {counted(report.sites, 'site')} in all;"
+        f" {counted(report.records_erased, 'record')} erased"
     )
     for task in report.tasks:
         console.print(
-            f"{task.task}: {plural(task.examples, 'example')}, {task.reviewed} reviewed ({task.corrected} corrected,"
-            f" {plural(task.conflicts, 'conflict')}), {plural(task.duplicates, 'duplicate')},"
-            f" {plural(task.opinions, 'teacher label')},"
-            f" {plural(task.waiting, 'review')} whose prediction is missing"
+            f"{task.task}: {counted(task.examples, 'example')}, {task.reviewed} reviewed ({task.corrected} corrected,"
+            f" {counted(task.conflicts, 'conflict')}), {counted(task.duplicates, 'duplicate')},"
+            f" {counted(task.opinions, 'teacher label')},"
+            f" {counted(task.waiting, 'review')} whose prediction is missing"
         )
     _list(console, "first key", [f"{site} signs with {key}" for site, key in report.pinned.items()])
     waiting = [

@@ -17,9 +17,10 @@ from rich.text import Text
 from convert.cli import progress_output
 from convert.dataset import row_formats
 from convert.pipeline.stage import load_module
-from convert.report.run_summary import percent, plural
+from convert.report.run_summary import percent
 from edge_agent.cli.terminal import EscapedTable, errors, say
 from edge_agent.errors import InvalidRequest
+from edge_agent.formatting import counted
 
 _DAY = ["%Y-%m-%d"]
 _CLOCKS_SHOWN_MAX = 5
@@ -89,11 +90,11 @@ def wrong_clocks(scoped: Any) -> Iterator[str]:
     """Say which sites have a wrong clock, and what that changes."""
     for each in scoped.clocks[:_CLOCKS_SHOWN_MAX]:
         yield (
-            f"the clock of {each.site} is wrong: {plural(each.examples, 'example')} up to {plural(each.days, 'day')}"
+            f"the clock of {each.site} is wrong: {counted(each.examples, 'example')} up to {counted(each.days, 'day')}"
             " newer than the time when they were taken in. They count as the oldest; --since and --until exclude them"
         )
-    if len(scoped.clocks) > _CLOCKS_SHOWN_MAX:
-        yield f"the clocks of {len(scoped.clocks) - _CLOCKS_SHOWN_MAX} more sites are wrong as well; --json names them"
+    if more := max(0, len(scoped.clocks) - _CLOCKS_SHOWN_MAX):
+        yield f"so are those of {counted(more, 'more site')}; --json names them"
 
 
 def rejected_reasons(scoped: Any) -> Iterator[str]:
@@ -137,7 +138,7 @@ def print_label_errors(found: Any) -> None:
         own, other = percent(row.given_probability, 0), percent(row.suggested_probability, 0)
         table.add_row(text, row.given, own, row.suggested, other)
     console.print(table)
-    more = f"{plural(len(found.rows), 'row')} in all; " if len(found.rows) > _LABELS_SHOWN_MAX else ""
+    more = f"{counted(len(found.rows), 'row')} in all; " if len(found.rows) > _LABELS_SHOWN_MAX else ""
     console.print(f"{more}to have people look: 'edge-convert dataset --format label-studio --which label-errors'")
 
 
@@ -153,8 +154,8 @@ LABEL_ERRORS_MAX = 500
 _WHY = {
     "not_wanted": "without the review that this format needs",
     "contradicted": "with conflicting labels",
-    "duplicates": "duplicates or near duplicates of another",
-    "leaking": "near duplicates of one in another split",
+    "duplicates": "equal or nearly equal to another",
+    "leaking": "nearly equal to one in another split",
     "not_drawn": "from the test's days or sites, but not drawn by the random audit",
     "out_of_scope": "of other versions, sites or days than asked for",
     "machine_labelled": "labelled by a model, where the test is",
@@ -248,7 +249,7 @@ class DatasetCommand:
         asking = review.ReviewSelection(self.collected, self.task, self.which.value, self.rows_max, self._scope())
         count = review.write(asking, self.out, force=self.force)
         say(
-            f"{plural(count, 'task')} in {self.out / review.TASKS_NAME}; the labelling interface is"
+            f"{counted(count, 'task')} in {self.out / review.TASKS_NAME}; the labelling interface is"
             f" {review.INTERFACE_NAME}"
         )
 
@@ -259,7 +260,7 @@ class DatasetCommand:
         review = load_module("convert.dataset.label_review")
         count = review.write_tasks(_ranked(choice, self.encoder), self.out, self.rows_max, force=self.force)
         say(
-            f"{plural(count, 'task')} in {self.out / review.TASKS_NAME}, the least probable label first; the"
+            f"{counted(count, 'task')} in {self.out / review.TASKS_NAME}, the least probable label first; the"
             f" labelling interface is {review.INTERFACE_NAME}"
         )
 
@@ -273,7 +274,7 @@ class DatasetCommand:
         surrogates = write.SurrogateSettings(self.placeholders.value, locales, _kinds(self.surrogate or []))
         written = write.write(choice, self.form.value, self.out, force=self.force, surrogates=surrogates)
         for split, count in written.rows.items():
-            say(f"{self.out / split}.jsonl: {plural(count, 'row')}")
+            say(f"{self.out / split}.jsonl: {counted(count, 'row')}")
         say(_left_out(asdict(written.left_out)))
         for line in (*_span_lines(written.spans), *_surrogate_lines(written.surrogates)):
             say(line)
@@ -337,14 +338,14 @@ def _report_label_errors(choice: Any, encoder: Path | None, out: Path) -> None:
     found = _ranked(choice, encoder)
     if found is not None:
         review = load_module("convert.dataset.label_review")
-        review.write_report(found, out / review.REPORT_NAME, LABEL_ERRORS_MAX)
+        review.write_report(found, out / review.LABEL_ERRORS_NAME, LABEL_ERRORS_MAX)
         print_label_errors(found)
 
 
 def _left_out(counts: dict[str, int]) -> str:
     """Say how many of the examples are not there, and why."""
     reasons = [f"{number} {_WHY[why]}" for why, number in counts.items() if why in _WHY and number]
-    return f"left out of {counts['examples']} examples: {', '.join(reasons) or 'none'}"
+    return f"left out of {counted(counts['examples'], 'example')}: {', '.join(reasons) or 'none'}"
 
 
 def _audit(audit: Any, sites: Any) -> Iterator[str]:
@@ -365,8 +366,8 @@ def _audit(audit: Any, sites: Any) -> Iterator[str]:
             " rejected them without one, or differ: what is proved on the others says nothing of such inputs."
         )
     if sites.audit_lost:
-        lost = sites.audit_lost
-        yield f"the sites gave up {lost} answers of the random audit because 'spool_bytes_max' left no room for them."
+        lost = counted(sites.audit_lost, "answer")
+        yield f"the sites gave up {lost} of the random audit because 'spool_bytes_max' left no room for them."
 
 
 def _span_lines(spans: dict[str, Any]) -> Iterator[str]:
@@ -376,7 +377,7 @@ def _span_lines(spans: dict[str, Any]) -> Iterator[str]:
             f"{problem.replace('_', ' ')}: {', '.join(f'{name} ({number})' for name, number in fields.items())}"
             for problem, fields in spans["left_out"].items()
         )
-        yield f"{plural(spans['rows_left_out'], 'record')} without spans left out; {'; '.join(reasons)}"
+        yield f"{counted(spans['rows_left_out'], 'record')} without spans left out; {'; '.join(reasons)}"
 
 
 def _surrogate_lines(counts: dict[str, Any]) -> Iterator[str]:

@@ -19,7 +19,8 @@ from convert.fleet import rollout_progress
 from convert.fleet.rollout_progress import FailureReason, FleetReport, SiteAlarm, SiteRedaction, Stand, TaskProgress
 from convert.fleet.site_registry import FILE_NAME, SiteRegistry
 from edge_agent.cli.terminal import EscapedTable, write_exactly
-from edge_agent.errors import InvalidRequest
+from edge_agent.errors import InvalidRequest, PlanInvalid
+from edge_agent.formats.plan import FILE_NAME as PLAN_NAME
 from edge_agent.formats.plan import PLAN_BYTES_MAX, RolloutPlan, parse
 
 _HALT = 1
@@ -92,7 +93,12 @@ class FleetCommand:
 
 def _read_plan(path: Path) -> RolloutPlan:
     with path.open("rb") as file:
-        return parse(file.read(PLAN_BYTES_MAX + 1))
+        raw = file.read(PLAN_BYTES_MAX + 1)
+    try:
+        return parse(raw)
+    except PlanInvalid as error:
+        said = f"{path} is not a plan as the sites receive it: {error.message.removeprefix(f'{PLAN_NAME}: ')}"
+        raise InvalidRequest(said, remedy=f"Write it anew: edge-convert plan show --json … > {path}") from None
 
 
 def _print(console: Console, report: FleetReport, *, proven: bool) -> None:
@@ -109,6 +115,7 @@ def _print(console: Console, report: FleetReport, *, proven: bool) -> None:
     _list(console, "refused the latest update", report.problems)
     _list(console, "runs a revoked bundle", report.revoked)
     _list(console, "silent", {site: f"since {at}" for site, at in report.silent.items()})
+    _list(console, "clock is ahead", {site: f"its status is of {at}" for site, at in report.ahead.items()})
     _list(console, "never heard", dict.fromkeys(report.unheard, ""))
     _list(console, "refused", report.refused)
     for trouble in report.troubles:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import yaml
 
 from convert.cli import progress_output
 from convert.pipeline.recipe import RECIPE_NAME
@@ -121,7 +122,7 @@ def task_text(wanted: ScaffoldRequest) -> str:
     """Return a task.yaml for it."""
     runtime = runtime_of(wanted)
     return _TASK.format(
-        name=wanted.name,
+        name=yaml.safe_dump(wanted.name).splitlines()[0],  # quoted where it reads as a number, a date or a truth
         kind=wanted.kind,
         runtime=runtime,
         labels=_schema(wanted) if wanted.kind == "extract" and runtime == "llama" else _labels(wanted),

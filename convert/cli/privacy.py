@@ -19,9 +19,9 @@ from convert.fleet import accountability
 from convert.pipeline.stage import load_module
 from convert.publish.publisher import Publisher
 from convert.publish.repository_storage import open_place
-from convert.report.run_summary import plural
 from edge_agent.cli.terminal import say, write_exactly
 from edge_agent.errors import InvalidRequest
+from edge_agent.formatting import counted
 
 app = typer.Typer(
     no_args_is_help=True, help="Answer for personal data: lineage, consent, retention, and the log of decisions."
@@ -61,18 +61,22 @@ def show_lineage(
 
     Example: [bold]edge-convert privacy lineage clinic-1/4b1f7c1e --collected collected[/bold]
     """
+    for folder in (collected, *(work or ())):
+        _require_folder(folder)
     wanted = _wanted(collected, record or [], erased)
     uses = lineage.trace(lineage.documents(collected, work or ()), wanted)
+    unread = lineage.unread(collected, work or ())
     published = _published(repo, keys or [], store_options(store_option)) if repo else None
     if as_json:
         plain = [{**use.plain(), **_standing(use, published)} for use in uses]
-        write_exactly(json.dumps({"records": len(wanted), "uses": plain}, ensure_ascii=False))
+        shown = {"records": len(wanted), "uses": plain, "unread": list(map(str, unread))}
+        write_exactly(json.dumps(shown, ensure_ascii=False))
         return
-    for use in uses:
-        _show_use(use, _standing(use, published))
+    _show_uses(uses, published)
     retire = sum(use.consequence == "retire" for use in uses)
     nothing = "no dataset or bundle here has any of them"
-    say(f"{plural(len(wanted), 'record')}: {plural(retire, 'bundle')} to retire" if uses else nothing)
+    say(f"{counted(len(wanted), 'record')}: {counted(retire, 'bundle')} to retire" if uses else nothing)
+    _warn_of(unread)
 
 
 def _wanted(collected: Path, records: list[str], erased: bool) -> frozenset[str]:
@@ -85,12 +89,20 @@ def _wanted(collected: Path, records: list[str], erased: bool) -> frozenset[str]
     return frozenset(wanted)
 
 
-def _show_use(use: LineageUse, standing: dict[str, bool]) -> None:
-    said = "".join(f", {key}" for key, holds in standing.items() if holds)
-    style = "bold red" if use.consequence == "retire" else "bold"
+def _show_uses(uses: Sequence[LineageUse], published: dict[str, bool] | None) -> None:
     console = progress_output.out()
-    console.print(Text.assemble((f"{use.document.kind} {use.document.name}{said}", style)))
-    console.print(Text(f"  {use.sentence()}"))
+    for use in uses:
+        said = "".join(f", {key}" for key, holds in _standing(use, published).items() if holds)
+        style = "bold red" if use.consequence == "retire" else "bold"
+        console.print(Text.assemble((f"{use.document.kind} {use.document.name}{said}", style)))
+        console.print(Text(f"  {use.sentence()}"))
+
+
+def _warn_of(unread: Sequence[Path]) -> None:
+    """Name the documents of which nothing is known."""
+    for path in unread:
+        said = f"{path} cannot be read, so it can have them: restore it from a backup, or use a newer edge-convert"
+        say(f"warning: {said}", err=True)
 
 
 @app.command()
@@ -114,10 +126,10 @@ def consent(
         raise InvalidRequest("no record is named", remedy="Name SITE/PREDICTION_ID.")
     if not (basis.strip() or withdraw):
         raise InvalidRequest("the consent has no basis", remedy="Name where it is filed: --basis form-118.")
-    _require_collection(collected)
+    _require_folder(collected)
     action: accountability.Action = "consent withdrawn" if withdraw else "consent recorded"
     accountability.record(collected, action, records, basis=basis)
-    say(f"{action} for {plural(len(records), 'record')}, in {collected / accountability.FILE_NAME}")
+    say(f"{action} for {counted(len(records), 'record')}, in {collected / accountability.FILE_NAME}")
     if withdraw and (uses := lineage.trace(lineage.documents(collected), records)):
         have = "1 dataset or bundle has" if len(uses) == 1 else f"{len(uses)} datasets or bundles have"
         say(f"{have} them: see 'edge-convert privacy lineage'")
@@ -129,7 +141,9 @@ def purge(
     keep: Annotated[
         list[str],
         typer.Option(
-            metavar="SITE/TASK=DAYS", help="How long examples are kept; '*' = every site or task. Repeatable."
+            metavar="SITE/TASK=DAYS",
+            help="How long examples are kept; '*' = every site or task, for which no other rule is more specific."
+            " Repeatable.",
         ),
     ],
     yes: repository_options.Yes = False,
@@ -146,7 +160,7 @@ def purge(
     rules = [module.parse_retention_rule(written) for written in keep]
     found = module.purge(collected, rules, time.time(), dry_run=True)
     if found.predictions and not dry_run:
-        repository_options.confirm(f"Delete {plural(found.predictions, 'example')}?", yes)
+        repository_options.confirm(f"Delete {counted(found.predictions, 'example')}?", yes)
         counts = found.by_site_and_task
         accountability.record(collected, "records purged", counts, examples=found.predictions, keep=keep, counts=counts)
         found = module.purge(collected, rules, time.time(), dry_run=False)
@@ -156,7 +170,7 @@ def purge(
     for place, number in found.by_site_and_task.items():
         say(f"{place}: {number}")
     would = "would be deleted" if dry_run else "deleted"
-    say(f"{plural(found.predictions, 'example')} {would}")
+    say(f"{counted(found.predictions, 'example')} {would}")
 
 
 @app.command("log")
@@ -176,6 +190,7 @@ def show_log(
 
     Example: [bold]edge-convert privacy log --collected collected[/bold]
     """
+    _require_folder(collected)
     path = collected / accountability.FILE_NAME
     verdict, found = accountability.verify_chain(path, known), accountability.entries(collected)
     if as_json:
@@ -190,7 +205,7 @@ def show_log(
                 console.print(Text(f"    {details}"))
         for problem in verdict.problems:
             console.print(Text.assemble(("broken: ", "bold red"), problem))
-        said = f"{plural(verdict.entries, 'line')}, last hash {verdict.head}"
+        said = f"{counted(verdict.entries, 'line')}, last hash {verdict.head}"
         say(f"{said}; the chain {'is broken' if verdict.problems else 'holds'}")
     if verdict.problems:
         raise typer.Exit(_DAMAGED)
@@ -211,11 +226,11 @@ def _checked(records: list[str]) -> list[str]:
     return list(records)
 
 
-def _require_collection(collected: Path) -> None:
-    if not collected.is_dir():
-        raise InvalidRequest(
-            f"{collected} is not a folder", remedy="Name the folder that 'edge-convert collect' writes."
-        )
+def _require_folder(folder: Path) -> None:
+    """Raise InvalidRequest for a folder that is not there: nothing found in it would look like an all-clear."""
+    if not folder.is_dir():
+        remedy = "Name the folder that 'edge-convert collect' or 'run' writes."
+        raise InvalidRequest(f"{folder} is not a folder", remedy=remedy)
 
 
 def _published(repo: str, keys: list[Path], options: dict[str, str]) -> dict[str, bool]:

@@ -25,11 +25,11 @@ from convert.pipeline.stage import load_module
 from convert.pipeline.workspace import StageRecord
 from convert.report import comparison, markdown
 from convert.report.markdown import headline
-from convert.report.run_summary import TEXT_NAME, duration, plural
+from convert.report.run_summary import TEXT_NAME, duration
 from edge_agent.cli.terminal import Terminal, errors, write_exactly
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Role, TaskSpec
-from edge_agent.formatting import format_bytes
+from edge_agent.formatting import counted, format_bytes
 
 RecipeArgument = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="A recipe.yaml, or the directory that holds it.")
@@ -95,7 +95,7 @@ def bring(where: Path, until: str, again: bool, work: Path | None = None, *, aut
 def _total(records: list[StageRecord]) -> str:
     seconds = sum(record.seconds for record in records)
     peak = max(record.memory_peak_bytes for record in records)
-    return f"{plural(len(records), 'stage')} took {duration(seconds)} of work; peak memory {format_bytes(peak)}."
+    return f"{counted(len(records), 'stage')} took {duration(seconds)} of work; peak memory {format_bytes(peak)}."
 
 
 @dataclass
@@ -271,7 +271,7 @@ class AssembleCommand:
         manifest = made.manifest
         progress_output.out().print(
             f"Made {made.path}: {manifest.task.name} {manifest.version}, {manifest.runtime},"
-            f" {plural(len(manifest.artifacts), 'file')}, {decimal(manifest.size_bytes)}, digest {made.digest[:12]}"
+            f" {counted(len(manifest.artifacts), 'file')}, {decimal(manifest.size_bytes)}, digest {made.digest[:12]}"
         )
         unchecked = not self.golden and manifest.runtime in bundle_assembly.COMPUTED
         if unchecked and manifest.task.kind != "generate":

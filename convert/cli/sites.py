@@ -15,11 +15,10 @@ import typer
 from rich.text import Text
 
 from convert.cli import progress_output
-from convert.fleet import accountability, enrolment_file
+from convert.fleet import enrolment_file
 from convert.fleet.site_registry import FILE_NAME, UNDECIDED, SiteEntry, SiteRegistry, Standing
 from convert.fleet.site_registry import EnrolmentRecord as Issued
 from convert.publish import central_keys
-from convert.report.run_summary import plural
 from edge_agent.cli.terminal import say, write_exactly
 from edge_agent.durable import atomic_files
 from edge_agent.errors import ExchangeError, InvalidRequest, ManifestInvalid
@@ -27,6 +26,7 @@ from edge_agent.formats import enrolment_file as enrolment_format
 from edge_agent.formats import state_code
 from edge_agent.formats.enrolment_file import CODE_DIGITS, normalize_code, verification_code
 from edge_agent.formats.signed_document import format_timestamp
+from edge_agent.formatting import counted
 
 app = typer.Typer(no_args_is_help=True, help="Show the sites of the fleet, and decide which keys belong to them.")
 _REPORT = "report.json"
@@ -136,7 +136,7 @@ def show(site: Site, collected: Collected = None, registry: Registry = None) -> 
         (_TITLES[standing], verification_code(key), key) for standing, keys in entry.every_key.items() for key in keys
     ]
     rows += [
-        ("key that waits", verification_code(key), f"{key}, has signed {plural(count, 'file')}")
+        ("key that waits", verification_code(key), f"{key}, has signed {counted(count, 'file')}")
         for key, count in waiting.items()
     ]
     rows += [
@@ -179,11 +179,9 @@ def accept(
     found = central.key_of(site, key)
     if former:
         central.sites.retire(site, found)
-        accountability.record(central.sites.folder, "key retired", [site], key=found)
         say(f"segments that {found} sealed for {site} are accepted, recorded in {central.path}")
     else:
         central.sites.accept(site, found, replaces=replaces)
-        accountability.record(central.sites.folder, "key accepted", [site], key=found, replaces=replaces)
         say(f"{site} may sign with {found}, recorded in {central.path}")
 
 
@@ -196,7 +194,6 @@ def reject(site: Site, key: Key, collected: Collected = None, registry: Registry
     central = _central(collected, registry)
     found = central.key_of(site, key)
     central.sites.reject(site, found)
-    accountability.record(central.sites.folder, "key rejected", [site], key=found)
     say(f"nothing that {found} signs for {site} is accepted, recorded in {central.path}")
 
 
@@ -210,7 +207,6 @@ def revoke(site: Site, collected: Collected = None, registry: Registry = None) -
     """
     central = _central(collected, registry)
     central.sites.revoke(site, format_timestamp(time.time()))
-    accountability.record(central.sites.folder, "site revoked", [site])
     say(f"{site} is revoked, recorded in {central.path}; withdraw its credential for the store, too")
 
 
@@ -222,7 +218,6 @@ def restore(site: Site, collected: Collected = None, registry: Registry = None) 
     """
     central = _central(collected, registry)
     central.sites.restore(site)
-    accountability.record(central.sites.folder, "site restored", [site])
     say(f"{site} is accepted again, recorded in {central.path}")
 
 
@@ -327,6 +322,7 @@ class EnrolmentCommand:
 
     def __post_init__(self) -> None:
         """Run the command."""
+        self.sites = list(dict.fromkeys(self.sites))  # of two files of one site only the later one would count
         fleet, folder = self._fleet(), self.fleet.parent
         registry = SiteRegistry(folder / fleet.registry)
         now = time.time()

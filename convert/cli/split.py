@@ -21,10 +21,10 @@ from convert.data.splits import write_splits
 from convert.pipeline import recipe, task_file
 from convert.pipeline.recipe import RECIPE_NAME
 from convert.pipeline.stage import load_module
-from convert.report.run_summary import plural
 from edge_agent.cli.terminal import say
 from edge_agent.durable.atomic_files import open_private
 from edge_agent.errors import InvalidRequest
+from edge_agent.formatting import counted
 
 _FILES = ("train", "calibration", "test")
 
@@ -37,7 +37,10 @@ def run(
         str, typer.Option(metavar="SPLIT=SHARE,…", help="The share of the rows of each split.")
     ] = "train=0.6,calibration=0.25,test=0.15",
     seed: Annotated[str, typer.Option(metavar="TEXT", help="Seed of the division.")] = "1",
-    force: Annotated[bool, typer.Option("--force", help="Replace existing splits.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Replace existing splits; their rows stay in their split, new ones are dealt."),
+    ] = False,
 ) -> None:
     """Divide one file of labelled texts into the splits of a recipe: train, calibration and test.
 
@@ -55,14 +58,14 @@ def run(
     there = [out / f"{name}.jsonl" for name in _FILES if (out / f"{name}.jsonl").exists()]
     if there and not force:
         raise InvalidRequest(f"{there[0]} exists", remedy="Name another --out, or replace it with --force.")
-    learned = _learned(out / "train.jsonl")
+    earlier = {name: _keys(out / f"{name}.jsonl") for name in _FILES}
     found = row_files.read_for_task(rows, what)
     row_files.check_labels(found, what)
-    divided = splits.divide(found, seed, _shares(shares))
+    divided = splits.divide(found, seed, _shares(shares), earlier)
     write_splits(out, {split: [splits.plain_of(row) for row in members] for split, members in divided.items()})
     for split, members in divided.items():
-        say(f"{out / split}.jsonl: {plural(len(members), 'row')}")
-    for said in (*_not_measured(found, sum(map(len, divided.values()))), *_moved(divided, learned)):
+        say(f"{out / split}.jsonl: {counted(len(members), 'row')}")
+    for said in (*_not_measured(found, sum(map(len, divided.values()))), *_stayed(found, earlier)):
         say(said)
     following, recipe = "Next: name these files under 'data' in recipe.yaml.", out / RECIPE_NAME
     if recipe.is_file():
@@ -72,21 +75,22 @@ def run(
     say(following)
 
 
-def _learned(train: Path) -> frozenset[str]:
-    """Return the texts, by their keys, of the training split of an earlier division; none without one that is read."""
-    if not train.exists():
+def _keys(split: Path) -> frozenset[str]:
+    """Return the texts, by their keys, of a split of an earlier division; none without one that is read."""
+    if not split.exists():
         return frozenset()
     with contextlib.suppress(InvalidRequest):
-        return frozenset(row.key for row in read_rows(train, "text-label", text_only=True))
+        return frozenset(row.key for row in read_rows(split, "text-label", text_only=True))
     return frozenset()
 
 
-def _moved(divided: Mapping[str, Sequence[DataRow]], learned: frozenset[str]) -> Iterator[str]:
-    """Say how many rows are measured now that an earlier bundle has learned from."""
-    if moved := sum(row.key in learned for split in row_files.MEASURED for row in divided[split]):
+def _stayed(found: Sequence[DataRow], earlier: Mapping[str, frozenset[str]]) -> Iterator[str]:
+    """Say how many rows are in the split that they were in before."""
+    known = frozenset[str]().union(*earlier.values())
+    if stayed := sum(row.key in known for row in found):
         yield (
-            f"{plural(moved, 'row')} of calibration and test were in the train.jsonl that this replaces: of a bundle"
-            " that learned from it, figures on these files are too good"
+            f"{counted(stayed, 'row')} left in the earlier split, where a bundle can have learned from them, and"
+            f" {len(found) - stayed} dealt: to divide all of them again, name another --out"
         )
 
 
@@ -95,9 +99,9 @@ def _not_measured(found: Sequence[DataRow], divided: int) -> Iterator[str]:
     measurable = splits.measurable_rows(found)
     count = sum(not measurable(row) for row in found)
     if count:
-        yield f"{plural(count, 'row')} for training only: made or labelled by a model, or not drawn at random"
+        yield f"{counted(count, 'row')} for training only: made or labelled by a model, or not drawn at random"
     if left := len(found) - divided:
-        yield f"{plural(left, 'row')} of these left out: variants of a row in calibration or test"
+        yield f"{counted(left, 'row')} of these left out: variants of a row in calibration or test"
 
 
 def _shares(written: str) -> dict[str, float]:
@@ -146,7 +150,8 @@ class SynthesizeCommand:
             said = f"--out {self.out}: rows are written as JSONL"
             raise InvalidRequest(said, remedy="Name a file that ends in .jsonl.")
         written = recipe.read(self.where)
-        there = read_rows(self.out, written.data.format) if self.out.is_file() else []
+        begun = self.out.is_file() and self.out.stat().st_size > 0  # an attempt that failed leaves an empty file
+        there = read_rows(self.out, written.data.format) if begun else []
         wanted = making.SynthesisRequest(
             self.about, self.rows, self.tokens_max, self.seed, tuple(row.text for row in there)
         )

@@ -3,11 +3,11 @@
 A run can be killed at any point. The next run continues from what was synced and reads the rest again. Running twice
 changes nothing.
 
-`purge` deletes examples whose time is over, by site and task. A prediction goes with its reviews and its teacher label.
-The raw files still list its segment, so that it is not collected again; tombstones stay. Datasets made earlier keep
-their rows: convert/dataset/lineage.py lists them. The age is that of the answer by the site's clock, unless that is
-later than the collection or more than a year before it: then the clock was wrong, and the age is that of the
-collection.
+`purge` deletes examples whose time is over, by site and task; the most specific rule counts. A prediction goes with its
+reviews and its teacher label. The raw files still list its segment, so that it is not collected again; tombstones stay.
+Datasets made earlier keep their rows: convert/dataset/lineage.py lists them. The age is that of the answer by the
+site's clock, unless that is later than the collection or more than a year before it: then the clock was wrong, and the
+age is that of the collection.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from edge_agent.durable import atomic_files
 from edge_agent.durable.atomic_files import private_folder
 from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats.example_records import ExampleFeedback
-from edge_agent.formats.segment import EpochReceipts, RefusedSegment, parse_name
+from edge_agent.formats.segment import EpochReceipts, RefusedSegment, name_of, parse_name
 
 
 @dataclass(frozen=True)
@@ -187,6 +187,8 @@ class _CollectRun:
         places = [(source, listing) for source, listing in found if not self._left_alone(listing.site)]
         for source, listing in places:
             self._look(source, listing)
+        for source, listing in places:
+            self._look_again(source, listing)
         self._writer.close()
         self._statuses.save()
         if self._request.reviews:
@@ -215,11 +217,9 @@ class _CollectRun:
 
     def _list(self, source: SegmentSource) -> list[SiteListing]:
         self._say(f"list {source.name}")
-        try:
-            return listings(source)
-        except SourceFailed as error:
-            self._report.troubles.append(str(error))
-            return []
+        found, trouble = listings(source)
+        self._report.troubles += [trouble] if trouble else []
+        return found
 
     def _left_alone(self, site: str) -> bool:
         """Return whether a site was revoked; its files are ignored and are not errors."""
@@ -252,11 +252,27 @@ class _CollectRun:
         if absent:
             self._seen.absent[life].setdefault(number, f"its {absent} has not arrived")
         elif all(listing.sealed[stem] != entry.size_bytes for entry in held):
-            found = intake.take(listing.site, stem)
-            if isinstance(found, RefusedDocument):
-                self._seen.refuse(life, number, found)
-            elif found.entry not in held:
-                self._hold(found)
+            self._take(intake, listing, stem)
+
+    def _look_again(self, source: SegmentSource, listing: SiteListing) -> None:
+        """Read the segments again that a later one does not continue: one of the same size can have other content."""
+        intake = SegmentIntake(source, self._trust, self._request.keys.identities, self._request.now)
+        epochs = {epoch for site, epoch in self._seen.held if site == listing.site}
+        for epoch in sorted(epochs):
+            for entry in receipts.unconnected(self._seen.entries((listing.site, epoch))):
+                stem = name_of(epoch, entry.sequence - 1)
+                if stem in listing.manifests and stem in listing.sealed:
+                    with self._failures(source):
+                        self._take(intake, listing, stem)
+
+    def _take(self, intake: SegmentIntake, listing: SiteListing, stem: str) -> None:
+        """Store one segment, unless it is refused or stored already."""
+        epoch, number = parse_name(stem) or ("", 0)
+        life, found = (listing.site, epoch), intake.take(listing.site, stem)
+        if isinstance(found, RefusedDocument):
+            self._seen.refuse(life, number, found)
+        elif found.entry not in self._seen.held.get(life, {}).get(number, []):
+            self._hold(found)
 
     def _hold(self, found: AcceptedSegment) -> None:
         self._writer.add(found.entry, found.batches)
@@ -343,18 +359,29 @@ def erased_records(collected: Path) -> list[str]:
         return [name for (name,) in connection.execute(_ERASED).fetchall()]
 
 
+RETENTION_DAYS_MAX = 100_000
+"""Longer than any example is old; more days count as so many."""
 _RULE = re.compile(r"(?P<site>\*|[a-z0-9-]+)/(?P<task>\*|[a-z0-9-]+)=(?P<days>\d+(\.\d+)?)")
+# Of the rules for a prediction the most specific one counts; of equally specific ones that of the shorter time.
 _DUE = """
     WITH aged AS (
         SELECT filename, site, prediction_id, task, type,
                CASE WHEN collected_at IS NULL OR recorded_at BETWEEN collected_at - INTERVAL 366 DAY AND collected_at
                     THEN recorded_at ELSE collected_at END AS moment
         FROM records WHERE type <> 'tombstone'
+    ), each AS (
+        SELECT site, prediction_id, any_value(task) AS task,
+               coalesce(min(moment) FILTER (type = 'prediction'), max(moment)) AS moment
+        FROM aged GROUP BY site, prediction_id
+    ), ruled AS (
+        SELECT e.site, e.prediction_id, e.moment < r.before AS is_due
+        FROM each e JOIN rules r ON r.site IN ('*', e.site) AND r.task IN ('*', e.task)
+        QUALIFY row_number() OVER (
+            PARTITION BY e.site, e.prediction_id
+            ORDER BY (r.site <> '*')::INT + (r.task <> '*')::INT DESC, r.before DESC
+        ) = 1
     ), due AS (
-        SELECT site, prediction_id FROM aged
-        WHERE ($site = '*' OR site = $site) AND ($task = '*' OR task = $task)
-        GROUP BY site, prediction_id
-        HAVING coalesce(min(moment) FILTER (type = 'prediction'), max(moment)) < $before
+        SELECT site, prediction_id FROM ruled WHERE is_due
     )
     SELECT DISTINCT filename, site, prediction_id, task FROM aged SEMI JOIN due USING (site, prediction_id)
     ORDER BY ALL
@@ -392,6 +419,12 @@ def parse_retention_rule(written: str) -> RetentionRule:
     return RetentionRule(match["site"], match["task"], float(match["days"]))
 
 
+def _rule_row(rule: RetentionRule, now: float) -> tuple[str, str, datetime]:
+    """Return a rule with the moment before which it deletes."""
+    days = timedelta(days=min(rule.days, RETENTION_DAYS_MAX))
+    return rule.site, rule.task, datetime.fromtimestamp(now, UTC).replace(tzinfo=None) - days
+
+
 def purge(
     out: Path,
     rules: Sequence[RetentionRule],
@@ -399,7 +432,7 @@ def purge(
     *,
     dry_run: bool,
 ) -> PurgeReport:
-    """Delete what is older than a rule allows, and join the examples again; with `dry_run` only count.
+    """Delete what is older than its rule allows, and join the examples again; with `dry_run` only count.
 
     Raises:
         FileMissing: nothing was collected there.
@@ -415,12 +448,11 @@ def purge(
         due: dict[str, set[tuple[str, str]]] = {}
         found: dict[tuple[str, str], str] = {}
         with derived_examples.open_database(folder, out / ".purge", memory) as connection:
-            for rule in rules:
-                before = datetime.fromtimestamp(now, UTC).replace(tzinfo=None) - timedelta(days=rule.days)
-                values = {"site": rule.site, "task": rule.task, "before": before}
-                for filename, site, prediction_id, task in connection.execute(_DUE, values).fetchall():
-                    due.setdefault(filename, set()).add((site, prediction_id))
-                    found[site, prediction_id] = f"{site}/{task}"
+            connection.execute("CREATE TEMP TABLE rules (site VARCHAR, task VARCHAR, before TIMESTAMP)")
+            connection.executemany("INSERT INTO rules VALUES (?, ?, ?)", [_rule_row(rule, now) for rule in rules])
+            for filename, site, prediction_id, task in connection.execute(_DUE).fetchall():
+                due.setdefault(filename, set()).add((site, prediction_id))
+                found[site, prediction_id] = f"{site}/{task}"
         records = 0
         if found and not dry_run:
             records = sum(record_files.forget(Path(filename), names) for filename, names in due.items())

@@ -92,16 +92,28 @@ def _add(found: list[SequenceGap], gap: SequenceGap) -> None:
 def breaks(held: Collection[SegmentEntry]) -> Iterator[ChainBreak]:
     """Yield the contradictions between segments of one epoch: the site was restored from a backup, or its disk was
     copied."""
-    manifests: dict[int, set[str]] = defaultdict(set)
+    manifests, apart = _manifests(held), set(unconnected(held))
     for entry in held:
-        manifests[entry.sequence].add(entry.manifest_sha256)
-    for entry in held:
-        if not _continues(entry, manifests):
+        if entry in apart:
             yield ChainBreak(entry.site, entry.epoch, entry.sequence, "does not continue the segment before it")
         others = manifests[entry.sequence]
         if len(others) > 1 and entry.manifest_sha256 == max(others):
             said = f"arrived {len(others)} times with different content"
             yield ChainBreak(entry.site, entry.epoch, entry.sequence, said)
+
+
+def unconnected(held: Collection[SegmentEntry]) -> list[SegmentEntry]:
+    """Return the segments that do not continue the stored one before them; where none is stored, nothing is known."""
+    manifests = _manifests(held)
+    return [entry for entry in held if not _continues(entry, manifests)]
+
+
+def _manifests(held: Collection[SegmentEntry]) -> dict[int, set[str]]:
+    """Return the hashes of the manifests of each number."""
+    found: dict[int, set[str]] = defaultdict(set)
+    for entry in held:
+        found[entry.sequence].add(entry.manifest_sha256)
+    return found
 
 
 def _continues(entry: SegmentEntry, manifests: Mapping[int, set[str]]) -> bool:

@@ -19,12 +19,12 @@ import pyrage
 from convert.collect import record_files
 from convert.collect.record_files import SegmentEntry, SegmentOrigin, entry_of
 from convert.collect.sources import SegmentSource, path_of
-from convert.fleet import accountability
 from convert.fleet.site_registry import UNDECIDED, SiteRegistry
 from edge_agent.errors import ExchangeError, RecordInvalid, SegmentDamaged
 from edge_agent.formats import example_records, segment
 from edge_agent.formats.segment import MANIFEST_SUFFIX, SEALED_SUFFIX, SegmentManifest
 from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX, SignedDocument
+from edge_agent.formatting import counted
 
 
 class SiteKeyTrust:
@@ -44,10 +44,8 @@ class SiteKeyTrust:
 
         Raises OSError if a first key cannot be registered.
         """
-        if self._sites.standing(site, key) == "unknown" and not self._registered_only:
-            why = "the first key of a new site"
-            accountability.record(self._sites.folder, "key accepted", [site], actor="collect", key=key, why=why)
-            self._sites.accept(site, key)
+        is_new = self._sites.standing(site, key) == "unknown" and not self._registered_only
+        if is_new and self._sites.accept_first(site, key):
             self.pinned[site] = key
         if self._sites.standing(site, key) in UNDECIDED:
             self.waiting[site, key] += 1
@@ -151,7 +149,7 @@ class SegmentIntake:
 def _read(text: bytes, body: SegmentManifest, now: float) -> list[pa.RecordBatch]:
     lines = text.splitlines()
     if len(lines) != body.records:
-        raise _SegmentRefused(f"has {len(lines)} records, its manifest {body.records}")
+        raise _SegmentRefused(f"has {counted(len(lines), 'record')}, its manifest {body.records}")
     starts = range(0, len(lines), _LINES_AT_ONCE)
     return [_batch(lines[start : start + _LINES_AT_ONCE], start + 1, body, now) for start in starts]
 

@@ -9,6 +9,7 @@ Writes to a folder survive an unplugged drive; an object store stores an object 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,7 @@ from obstore.store import from_url
 from edge_agent.durable import atomic_files
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats import segment, status_object
+from edge_agent.formatting import counted
 
 SITE_PREFIX, SEGMENTS = "site=", "segments"
 _SHARED_MODE = 0o644
@@ -120,15 +122,19 @@ def open_store(url: str, options: Mapping[str, str]) -> Any:
         raise InvalidRequest(f"cannot use {url}: {error}", remedy=remedy) from None
 
 
-def listings(source: SegmentSource) -> list[SiteListing]:
-    """Return the contents of the source, sorted by site."""
+def listings(source: SegmentSource) -> tuple[list[SiteListing], str]:
+    """Return the contents of the source, sorted by site, and why some of it cannot be listed; empty = all is there."""
     found: dict[str, SiteListing] = {}
-    for path, size_bytes in source.objects():
-        first, *rest = path.split("/")
-        if first.startswith(SITE_PREFIX) and rest:
-            site = first.removeprefix(SITE_PREFIX)
-            found.setdefault(site, SiteListing(site)).note(tuple(rest), size_bytes)
-    return [found[site] for site in sorted(found)]
+    trouble = ""
+    try:
+        for path, size_bytes in source.objects():
+            first, *rest = path.split("/")
+            if first.startswith(SITE_PREFIX) and rest:
+                site = first.removeprefix(SITE_PREFIX)
+                found.setdefault(site, SiteListing(site)).note(tuple(rest), size_bytes)
+    except SourceFailed as error:
+        trouble = str(error)
+    return [found[site] for site in sorted(found)], trouble
 
 
 def path_of(site: str, *names: str) -> str:
@@ -147,13 +153,25 @@ class FolderSource:
         self._root = root
 
     def objects(self) -> Iterator[tuple[str, int]]:
-        """Yield regular files."""
-        with _failures(self.name):
-            for folder, _, names in os.walk(self._root):
-                for name in names:
-                    found = (Path(folder) / name).lstat()
+        """Yield regular files below `site=…/`; then fail if a folder among these cannot be read."""
+        with _failures(self.name), os.scandir(self._root) as entries:
+            named = (each for each in entries if each.name.startswith(SITE_PREFIX))
+            sites = sorted(each.name for each in named if each.is_dir(follow_symlinks=False))
+        unread: list[OSError] = []
+        for site in sites:
+            yield from self._files(site, unread)
+        closed = [error for error in unread if not isinstance(error, FileNotFoundError)]
+        if closed:
+            more = f", and {counted(len(closed) - 1, 'more folder')}" if len(closed) > 1 else ""
+            raise SourceFailed(f"{closed[0].filename}: {closed[0].strerror}{more}")
+
+    def _files(self, site: str, unread: list[OSError]) -> Iterator[tuple[str, int]]:
+        for folder, _, names in os.walk(self._root / site, onerror=unread.append):
+            for path in (Path(folder, name) for name in names):
+                with contextlib.suppress(FileNotFoundError):  # an uplink renames what it has written
+                    found = path.lstat()
                     if stat.S_ISREG(found.st_mode):
-                        yield (Path(folder) / name).relative_to(self._root).as_posix(), found.st_size
+                        yield path.relative_to(self._root).as_posix(), found.st_size
 
     def read(self, path: str, bytes_max: int) -> bytes:
         """Read a regular file."""

@@ -18,6 +18,7 @@ from convert.data.data_row import DataRow
 from convert.pipeline.recipe import PrivacySection
 from convert.pipeline.stage import load_module
 from edge_agent.formats.manifest import Kind
+from edge_agent.formatting import counted
 
 if TYPE_CHECKING:
     from convert.dataset.surrogates import FindsValues, RowRedactor
@@ -62,12 +63,12 @@ def sentence(rows: Sequence[DataRow], privacy: PrivacySection, kind: Kind, bundl
     if not imported:
         return "no imported rows"
     if privacy.imported_data == "waived":
-        return f"{len(imported)} imported rows, redaction waived: {privacy.waiver.strip()}"
+        return f"{counted(len(imported), 'imported row')}, redaction waived: {privacy.waiver.strip()}"
     _redactor(privacy.locales, bundle).read(imported)
     found = [_redacted(row, privacy.locales, bundle) for row in imported]
     changed = sum(new is not None and new != row for new, row in zip(found, imported, strict=True))
     left_out = sum(new is None for new in found)
-    said = f"{len(imported)} imported rows, made-up values in {changed}"
+    said = f"{counted(len(imported), 'imported row')}, made-up values in {changed}"
     if bundle is not None:
         said += f" ({finders(bundle)})"
     return f"{said}, {left_out} left out" if left_out else said

@@ -117,9 +117,8 @@ def sample(recipe: Recipe, split: Split) -> ProbabilitySample[DataRow]:
         said += " with 'record_schema'" if task.record_schema is not None else ""
         raise InvalidRequest(said, remedy=f"Use one of: {', '.join(fitting)}. {_SEE}")
     _check_trainable(recipe, task)
-    path = recipe.path(written)
-    bare = task.kind == "embed" or (split == "importance" and bool(recipe.data.importance))
-    found = read_rows(path, recipe.data.format, text_only=bare, questions=_named(task))
+    path, bare = recipe.path(written), _is_bare(recipe, split, task)
+    found = unredacted_rows(recipe, split, task)
     found = imported_rows.redact(found, recipe.privacy, task.kind, recipe.redaction_bundle)
     if task.kind == "classify" and not bare:
         found = [_classified(row) for row in found]
@@ -129,6 +128,17 @@ def sample(recipe: Recipe, split: Split) -> ProbabilitySample[DataRow]:
     drawn = _drawn(found, path)
     _check_split(drawn.rows, split, task, path, bare)
     return drawn
+
+
+def unredacted_rows(recipe: Recipe, split: Split, task: TaskSpec) -> list[DataRow]:
+    """Read one split of a recipe as it is in its file. Raises what `read_rows` raises."""
+    path = recipe.path(_written(recipe, split))
+    return read_rows(path, recipe.data.format, text_only=_is_bare(recipe, split, task), questions=_named(task))
+
+
+def _is_bare(recipe: Recipe, split: Split, task: TaskSpec) -> bool:
+    """Return whether only the texts of a split are used."""
+    return task.kind == "embed" or (split == "importance" and bool(recipe.data.importance))
 
 
 def calibration_sample(path: Path, task: TaskSpec) -> ProbabilitySample[DataRow]:

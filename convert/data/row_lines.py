@@ -5,12 +5,14 @@ A message names the file and the line. Unknown keys and columns are ignored, so 
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import difflib
 import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -61,7 +63,30 @@ def read_rows(
     rows = [_row(line, format, text_only, f"{path}:{number}") for number, line in _lines(path, asked)]
     if not rows:
         raise InvalidRequest(f"{path} has no rows", remedy="Add examples, one to a line.")
-    return rows
+    return with_families(rows)
+
+
+def with_families(rows: list[DataRow]) -> list[DataRow]:
+    """Return the rows with one family for each text: a text that has one in some row has it in all rows, and families
+    with a text in common are one, which has the first of their names.
+    """
+    if not any(row.family for row in rows):
+        return rows
+    names: dict[str, str] = {}
+
+    def first(name: str) -> str:
+        while names.setdefault(name, name) != name:
+            names[name] = names[names[name]]
+            name = names[name]
+        return name
+
+    keyed = [(row, row.key) for row in rows]
+    of_text: dict[str, str] = {}
+    for row, key in keyed:
+        if row.family:
+            one, other = sorted((first(row.family), first(of_text.setdefault(key, row.family))))
+            names[other] = one
+    return [replace(row, family=first(of_text[key])) if key in of_text else row for row, key in keyed]
 
 
 def format_of(path: Path) -> DataFormat:
@@ -91,6 +116,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             where = f"{path}:{number}"
             if len(raw) > LINE_BYTES_MAX:
                 raise InvalidRequest(f"{where} has more than {LINE_BYTES_MAX} bytes", remedy="Shorten that row.")
+            raw = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw  # Windows writes a byte order mark
             if not raw.strip():
                 continue
             try:
@@ -117,7 +143,7 @@ def _csv_lines(path: Path, questions: Sequence[str]) -> Iterator[tuple[int, dict
                 if len(row) != len(header):
                     said = f"{path}:{number} has {len(row)} cells, and the header has {len(header)}"
                     raise InvalidRequest(said, remedy='Put a text with a comma or a line break between "quotes".')
-                named = {name: cell for name, cell in zip(header, row, strict=True) if cell.strip()}
+                named = {name: cell for name, cell in zip(header, row, strict=True) if name.strip() and cell.strip()}
                 yield number, _typed(named, questions, f"{path}:{number}")
     except (csv.Error, UnicodeDecodeError) as error:
         said = f"{path} is not CSV in UTF-8: {str(error)[:200]}"
@@ -126,8 +152,9 @@ def _csv_lines(path: Path, questions: Sequence[str]) -> Iterator[tuple[int, dict
 
 def _check_header(path: Path, header: Sequence[str], questions: Sequence[str]) -> None:
     """Raise InvalidRequest for a header without the columns that are needed, or with a name twice."""
-    twice = next((name for name in header if list(header).count(name) > 1), None)
-    if twice is not None:
+    named = Counter(filter(str.strip, header))  # Excel also saves empty columns
+    if named and max(named.values()) > 1:
+        twice = max(named, key=named.__getitem__)
         raise InvalidRequest(f"{path}: the header has the column {twice!r} twice", remedy="Rename one of them.")
     missing = next((name for name in ("text", *questions) if name not in header), None)
     if missing is None:
@@ -175,7 +202,8 @@ def _row(plain: dict[str, Any], format: DataFormat, text_only: bool, where: str)
     marks = {key: _mark(plain, key, where) for key in _MARKED}
     synthetic = marks.pop("synthetic")
     record = {key: plain[key] for key in ("site", "prediction_id") if isinstance(plain.get(key), str)}
-    named = {key: plain[key] for key in ("family", "model", "review_stream") if isinstance(plain.get(key), str)}
+    named = {key: plain[key] for key in ("model", "review_stream") if isinstance(plain.get(key), str)}
+    named["family"] = _family(plain, where)
     named["sampling_probability"] = probability_sampling.probability_of(plain, where)
     origin = {**_origin(plain, where), **marks, **record, **named, "place": where}
     if text_only and format in _TEXT_ONLY:
@@ -188,6 +216,16 @@ def _mark(plain: dict[str, Any], key: str, where: str) -> bool:
     if not isinstance(value, bool):
         raise InvalidRequest(f"{where}: '{key}' must be true or false", remedy=SEE)
     return value
+
+
+def _family(plain: dict[str, Any], where: str) -> str:
+    """Read the family; a number, as a table has it, is a name."""
+    value = plain.get("family")
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise InvalidRequest(f"{where}: 'family' must be text or a number", remedy=_CORRECT)
+    return str(value)
 
 
 def _origin(plain: dict[str, Any], where: str) -> dict[str, Any]:

@@ -19,10 +19,11 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -176,17 +177,20 @@ SHARES = {"train": 0.62, "importance": 0.04, "calibration": 0.18, "test": 0.16}
 
 
 def deal_groups(
-    groups: Mapping[str, Sequence[Item]], seed: str, shares: Mapping[str, float] = SHARES
+    groups: Mapping[str, Sequence[Item]],
+    seed: str,
+    shares: Mapping[str, float] = SHARES,
+    there: Mapping[str, Sequence[Item]] = MappingProxyType({}),
 ) -> dict[str, list[Item]]:
     """Return the items of each split; each group, in an order shuffled by `seed`, goes to the split that lacks most.
 
-    Four groups of similar size are enough for three splits. Call it once per label, so that each label is in every
-    split.
+    `there` has the items that are in a split already. Four groups of similar size are enough for three splits. Call it
+    once per label, so that each label is in every split.
     """
     names = sorted(groups)
     random.Random(seed).shuffle(names)  # noqa: S311 - a fixed shuffle, not a secret
-    total = sum(len(groups[name]) for name in names)
-    dealt: dict[str, list[Item]] = {split: [] for split in shares}
+    dealt: dict[str, list[Item]] = {split: list(there.get(split, ())) for split in shares}
+    total = sum(map(len, (*groups.values(), *dealt.values())))
     for name in names:
         split = max(shares, key=lambda split: shares[split] * total - len(dealt[split]))
         dealt[split].extend(groups[name])
@@ -225,25 +229,42 @@ _FLAGS = ("synthetic", "composed", "consented")
 
 
 def divide(
-    rows: Sequence[DataRow], seed: str, shares: Mapping[str, float] = DIVISION_SHARES
+    rows: Sequence[DataRow],
+    seed: str,
+    shares: Mapping[str, float] = DIVISION_SHARES,
+    earlier: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> dict[str, list[DataRow]]:
     """Return the rows of each split, in an order shuffled by `seed`; each first label has its share of every split.
 
-    Rows that are in no split were left out.
+    Rows that are in no split were left out. `earlier` has the keys of the rows of each split of an earlier division:
+    these rows stay in their split, with their variants, so that no later bundle is measured on what an earlier one has
+    learned. Variants that were in several splits go to training, or else to calibration.
     """
     measurable = measurable_rows(rows)
     strata: dict[str, dict[str, list[DataRow]]] = defaultdict(dict)
+    there: dict[str, dict[str, list[DataRow]]] = defaultdict(lambda: {split: [] for split in shares})
     training: list[DataRow] = []
     for name, members in _groups(rows).items():
         counting = [row for row in members if measurable(row)]
-        if counting:
-            strata[next(labels_of(counting[0]), "")][name] = members
-        else:
+        if not counting:
             training += members
-    parts = [deal_groups(strata[label], f"{seed} {label}", shares) for label in sorted(strata)]
+            continue
+        label, split = next(labels_of(counting[0]), ""), _earlier_split(members, earlier)
+        if split:
+            there[label][split] += members
+        else:
+            strata[label][name] = members
+    labels = sorted({*strata, *there})
+    parts = [deal_groups(strata[label], f"{seed} {label}", shares, there[label]) for label in labels]
     measured = [{split: _kept(split, members, measurable) for split, members in part.items()} for part in parts]
     whole = join_splits([*measured, {TRAIN: training}], seed)
     return {split: whole.get(split, []) for split in shares}
+
+
+def _earlier_split(members: Sequence[DataRow], earlier: Mapping[str, Collection[str]]) -> str:
+    """Return the split in which rows of a group were before, the first of several; empty = in none."""
+    keys = {row.key for row in members}
+    return next((split for split in DIVISION_SHARES if not keys.isdisjoint(earlier.get(split, ()))), "")
 
 
 def measurable_rows(rows: Sequence[DataRow]) -> Callable[[DataRow], bool]:

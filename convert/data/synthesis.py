@@ -287,9 +287,12 @@ def synthesize(
 ) -> Iterator[SynthesisResult]:
     """Ask until there are enough rows or a limit is reached; yield the result so far after each answer.
 
-    Raises what `data.rows` and `ask` raise.
+    Raises what `data.rows` and `ask` raise; InvalidRequest for a kind of task that no row can be asked for.
     """
     task = tasks.of(recipe.path(recipe.task))
+    if task.kind not in _READERS:
+        said = f"rows for a task of kind {task.kind} cannot be written by a large model"
+        raise InvalidRequest(said, remedy=f"It can for {', '.join(_READERS)}; collect or compose rows for this one.")
     rows = row_files.rows(recipe, "train")
     known = SimilarityIndex([*_texts(recipe), *wanted.there])
     chance = random.Random(wanted.seed)  # noqa: S311 - a choice of examples, no secret

@@ -26,7 +26,7 @@ from convert.clustered_statistics import Interval, share
 from convert.data.data_row import DataRow
 from convert.data.probability_sampling import RowSampling, equal_probability
 from convert.dataset import label_studio, selection
-from convert.dataset.dataset_files import made_whole
+from convert.dataset.dataset_files import INTERFACE_NAME, TASKS_NAME, made_whole
 from convert.dataset.example_scope import ExampleScope, ScopedExamples, open_examples
 from convert.dataset.label_studio import ReviewTask
 from convert.dataset.selection import DatasetSelection
@@ -301,7 +301,6 @@ def _needed(choice: threshold.Choice, risk: Risk) -> int | None:
     return threshold.rows_needed(choice, risk)
 
 
-TASKS_NAME, INTERFACE_NAME = "tasks.json", "interface.xml"
 Which = Literal["unreviewed", "audit", "conflicts"]
 # A duplicate in the random sample is part of it.
 _UNREVIEWED = "verdict IS NULL AND (duplicate_of IS NULL OR review_stream = 'audit')"

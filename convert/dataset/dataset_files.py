@@ -31,8 +31,11 @@ from edge_agent.durable.atomic_files import private_folder
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Kind
 from edge_agent.formats.signed_document import format_timestamp
+from edge_agent.formatting import counted
 
 REPORT_NAME = "dataset.json"
+TASKS_NAME, INTERFACE_NAME, LABEL_ERRORS_NAME = "tasks.json", "interface.xml", "label-errors.json"
+_REPLACED = ".replaced"
 _ROWS_AT_ONCE = 10_000
 _LABELS_MAX = 1000
 _PURPOSES: dict[Format, str] = {"preference": "corrected", "unpaired": "judged"}
@@ -120,7 +123,9 @@ def write(
         rows, labels = _write_rows(connection.execute(query, values), builder, paths, agreed)
         if not any(rows):
             reasons = json.dumps(builder.report()["spans"]["left_out"], ensure_ascii=False)
-            said = f"each of {left.chosen} records has a value without a unique place in its text: {reasons}"
+            said = (
+                f"of {counted(left.chosen, 'record')}, none has a unique place in its text for every value: {reasons}"
+            )
             raise InvalidRequest(said, remedy="Check some records: text-spans needs values that occur in the text.")
         written = DatasetSummary(
             choice.task,
@@ -150,21 +155,49 @@ def made_whole(out: Path, mark: str, *, force: bool) -> Iterator[Path]:
     The folder and its files are for their owner alone.
 
     Raises:
-        InvalidRequest: `out` exists, and must not be replaced.
+        InvalidRequest: `out` exists, and must not be replaced; or somebody put other files into it.
     """
     if out.exists() and not force:
         raise InvalidRequest(f"{out} exists", remedy="Name another --out, or replace it with --force.")
-    if out.exists() and not (out / mark).is_file():
-        raise InvalidRequest(f"{out} has no {mark}, so --force does not replace it", remedy="Name another --out.")
-    staging = out.with_name(out.name + atomic_files.PARTIAL)
-    shutil.rmtree(staging, ignore_errors=True)
+    place = out.resolve()  # a link stays a link, and "." has a name
+    if out.exists():
+        _check_replaceable(place, mark)
+    staging, earlier = (place.with_name(place.name + suffix) for suffix in (atomic_files.PARTIAL, _REPLACED))
+    for left in (staging, earlier):
+        shutil.rmtree(left, ignore_errors=True)
     try:
         with private_folder(staging):
             yield staging
-        shutil.rmtree(out, ignore_errors=True)
-        staging.rename(out)
+        if place.exists():
+            place.rename(earlier)
+        staging.rename(place)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+    shutil.rmtree(earlier, ignore_errors=True)
+
+
+def _check_replaceable(folder: Path, mark: str) -> None:
+    """Raise InvalidRequest for a folder that was not written here, that has other files, or that a shell is in."""
+    if not (folder / mark).is_file():
+        raise InvalidRequest(f"{folder} has no {mark}, so --force does not replace it", remedy="Name another --out.")
+    ours = {REPORT_NAME, TASKS_NAME, INTERFACE_NAME, LABEL_ERRORS_NAME, *_split_files(folder / mark)}
+    others = sorted({path.name for path in folder.iterdir()} - ours)
+    if others:
+        raise InvalidRequest(
+            f"{folder} also has {', '.join(others)[:200]}, which --force would delete",
+            remedy="Move that to another folder, or name another --out.",
+        )
+    if Path.cwd().is_relative_to(folder):
+        said = f"--force would replace {folder}, which is the current folder"
+        raise InvalidRequest(said, remedy="Change to another folder, and name this one with --out.")
+
+
+def _split_files(report: Path) -> list[str]:
+    """Return the names of the splits that a data sheet lists; none of one that is damaged."""
+    try:
+        return [f"{split}.jsonl" for split in json.loads(report.read_bytes())["rows"]]
+    except (ValueError, KeyError, TypeError):
+        return []
 
 
 def _write_rows(

@@ -37,8 +37,7 @@ from scipy import sparse
 
 from convert.data import splits
 from convert.dataset import label_studio, selection
-from convert.dataset.assessment import INTERFACE_NAME, TASKS_NAME
-from convert.dataset.dataset_files import made_whole
+from convert.dataset.dataset_files import INTERFACE_NAME, LABEL_ERRORS_NAME, TASKS_NAME, made_whole
 from convert.dataset.example_scope import open_examples
 from convert.dataset.selection import DatasetSelection
 from convert.encoder import logistic_regression
@@ -165,7 +164,6 @@ def _estimated(chances: Floats, truth: Integers) -> int:
     return round(float(scaled.sum() - np.trace(scaled)))
 
 
-REPORT_NAME = "label-errors.json"
 ROWS_MAX = 20_000
 METHOD = "confident learning (Northcutt, Jiang & Chuang 2021), out of fold, ranked by self-confidence"
 _CHOSEN = """
@@ -287,7 +285,7 @@ def write_tasks(found: RankedLabels | None, out: Path, rows_max: int, *, force: 
         (folder / TASKS_NAME).write_text(json.dumps(tasks, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         shown = label_studio.interface(found.labels, reasons=True)
         (folder / INTERFACE_NAME).write_text(shown, encoding="utf-8")
-        write_report(found, folder / REPORT_NAME, rows_max)
+        write_report(found, folder / LABEL_ERRORS_NAME, rows_max)
         return len(tasks)
 
 

@@ -55,8 +55,9 @@ class LineageDocument:
 
     @property
     def identity(self) -> str:
-        """Return what tells it from others: the digest of the bundle, or of the dataset's files."""
-        return self.digest or hashlib.sha256(json.dumps(dict(self.files), sort_keys=True).encode()).hexdigest()
+        """Return what tells it from others: the digest of the bundle, or of the dataset's files and their folder."""
+        files = json.dumps([dict(self.files), self.place], sort_keys=True)
+        return self.digest or hashlib.sha256(files.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -107,14 +108,22 @@ def write(path: Path, document: LineageDocument) -> None:
 
 def documents(collected: Path | None, works: Iterable[Path] = ()) -> Iterator[LineageDocument]:
     """Yield the documents of a collection and of work folders, each of them once; damaged ones are skipped."""
-    paths = sorted((collected / FOLDER).glob("*.json")) if collected else []
-    paths += [work / "assemble" / FILE_NAME for work in works]
     seen = set()
-    for path in paths:
+    for path in _paths(collected, works):
         found = _read(path)
         if found is not None and (found.kind, found.identity) not in seen:
             seen.add((found.kind, found.identity))
             yield found
+
+
+def unread(collected: Path | None, works: Iterable[Path] = ()) -> list[Path]:
+    """Return the documents that `documents` skips, because they are damaged or of a newer version."""
+    return [path for path in _paths(collected, works) if path.exists() and _read(path) is None]
+
+
+def _paths(collected: Path | None, works: Iterable[Path]) -> list[Path]:
+    kept = sorted((collected / FOLDER).glob("*.json")) if collected else []
+    return [*kept, *(work / "assemble" / FILE_NAME for work in works)]
 
 
 def trace(found: Iterable[LineageDocument], wanted: Iterable[str]) -> list[LineageUse]:
@@ -143,6 +152,7 @@ def _read(path: Path) -> LineageDocument | None:
         plain = json.loads(path.read_bytes())
         if plain.pop("schema") != SCHEMA:
             return None
-        return LineageDocument(**plain)
+        document = LineageDocument(**plain)
+        return document if all(isinstance(each, list) for each in document.records.values()) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

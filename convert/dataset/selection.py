@@ -26,6 +26,7 @@ from convert.data import splits
 from convert.data.data_row import LABELED_BY_CHARS_MAX, LabelSource
 from convert.dataset.example_scope import ExampleScope
 from edge_agent.errors import InvalidRequest
+from edge_agent.formatting import counted
 
 Answers = Literal["reviewed", "sure", "opinions"]
 By = Literal["time", "site"]
@@ -278,7 +279,7 @@ def _deal_sites(connection: duckdb.DuckDBPyConnection, choice: DatasetSelection,
     found, shares = connection.execute(query, {"people": people}).fetchall(), choice.split_shares
     counts = [(site, count) for site, count in found if count]
     if counts and len(counts) < len(shares):
-        said = f"there are examples of {len(counts)} sites, and {len(shares)} splits"
+        said = f"there are examples of {counted(len(counts), 'site')}, and {len(shares)} splits"
         raise InvalidRequest(said, remedy="Split by time, or into fewer: --shares train=0.8,test=0.2.")
     dealt = splits.deal_groups({site: [site] * count for site, count in counts}, choice.seed, shares)
     places = {site: train for site, count in found if not count}

@@ -239,29 +239,6 @@ FindsValues = Callable[[Sequence[str]], ModelFindings | None]
 """What a redaction model finds in texts; None = it fails on one of them (evaluate/site_redaction.py)."""
 
 
-@dataclass
-class RowRedactionCounts:
-    """What was replaced, for reports: numbers and names of rules, no texts."""
-
-    rows: int = 0
-    """Rows that were looked at."""
-    replaced_rows: int = 0
-    """Rows with at least one replaced value."""
-    unusable: int = 0
-    """Rows left out, because a span ends inside a replaced value."""
-    unread: int = 0
-    """Rows left out, because the redaction model fails on them."""
-    rules: Counter[str] = field(default_factory=Counter)
-    """Replaced values by rule."""
-
-    def sentence(self) -> str:
-        """Return the counts in words."""
-        values = sum(self.rules.values())
-        lost = self.unusable + self.unread
-        left_out = f", {lost} rows left out" if lost else ""
-        return f"{values} values replaced in {self.replaced_rows} of {self.rows} rows ({RULE_SET}){left_out}"
-
-
 @dataclass(frozen=True)
 class RedactedRow:
     """A row without the values that the rules find."""
@@ -272,7 +249,7 @@ class RedactedRow:
 
 
 class RowRedactor:
-    """Redacts row after row, and counts."""
+    """Redacts row after row."""
 
     def __init__(
         self,
@@ -284,7 +261,6 @@ class RowRedactor:
 
         Raises InvalidRequest for a locale that is not known.
         """
-        self.counts = RowRedactionCounts()
         self._find = find
         self._filler = PlaceholderFiller(settings, seed)
         self._redactor = Redactor()
@@ -303,11 +279,9 @@ class RowRedactor:
 
     def redact(self, row: DataRow) -> RedactedRow | None:
         """Return the row with surrogates; None = a span ends inside a replaced value, or the model fails on it."""
-        self.counts.rows += 1
         texts = _texts(row)
         session = self._start(texts)
         if session is None:
-            self.counts.unread += 1
             return None
         first = session.found(row.text) if row.spans else []
         redacted = [session.text(text) for text in texts]
@@ -318,13 +292,10 @@ class RowRedactor:
         moves = list(_moves(first, redacted[0])) if first else []
         spans = tuple(filter(None, (_moved(span, moves) for span in row.spans)))
         if len(spans) < len(row.spans):
-            self.counts.unusable += 1
             return None
         spans = tuple(TextSpan(filled.moved(span.start), filled.moved(span.end), span.label) for span in spans)
         text, completion, *contents = filled.texts
         messages = tuple(replace(turn, content=content) for turn, content in zip(row.messages, contents, strict=True))
-        self.counts.replaced_rows += 1
-        self.counts.rules.update(session.counts)
         new = replace(row, text=text, completion=completion, messages=messages, spans=spans)
         return RedactedRow(new, dict(session.counts))
 

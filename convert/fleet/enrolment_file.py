@@ -182,7 +182,10 @@ class _SiteFiles:
             raise FileMissing(said, remedy="Make it, or correct fleet.yaml.") from None
         if len(raw) > _FILE_BYTES_MAX or b"\0" in raw:
             raise InvalidRequest(f"{path} is no text, or has more than {_FILE_BYTES_MAX} bytes", remedy=_SEE)
-        return raw.decode(errors="replace").replace("\r\n", "\n")
+        try:
+            return raw.decode("utf-8-sig").replace("\r\n", "\n")  # Windows writes a byte order mark
+        except UnicodeDecodeError:
+            raise InvalidRequest(f"{path} is not text in UTF-8", remedy="Save it as UTF-8.") from None
 
     def place(self, place: FleetStore) -> dict[str, object]:
         """Return a place as an enrolment file has it."""

@@ -41,6 +41,8 @@ from edge_agent.formats.status_object import (
 )
 
 READS_AT_ONCE = 16
+AHEAD_SECONDS = 3600.0
+"""A site's clock that is further ahead is named."""
 Said = tuple[str, SiteStatus | str]
 """A site, and its status or what is wrong with it."""
 
@@ -54,7 +56,7 @@ class SiteStatuses:
     refused: dict[str, str] = field(default_factory=dict)
     """Sites whose status does not count, and why."""
     troubles: list[str] = field(default_factory=list)
-    """Sources that could not be listed."""
+    """Sources that could not be listed, or only in part."""
 
     def take(self, site: str, said: SiteStatus | str) -> None:
         """Keep the newest status; a refusal counts only for a site of which nothing better came."""
@@ -73,11 +75,9 @@ def read(
     """Read the status objects of all sites in all sources; what cannot be read is named, and stops nothing."""
     heard = SiteStatuses()
     for source in sources:
-        try:
-            found = [listing.site for listing in listings(source) if listing.status]
-        except SourceFailed as error:
-            heard.troubles.append(str(error))
-            continue
+        listed, trouble = listings(source)
+        heard.troubles += [trouble] if trouble else []
+        found = [listing.site for listing in listed if listing.status]
         with ThreadPoolExecutor(READS_AT_ONCE) as pool:
             for done, said in enumerate(pool.map(_reader(source, sites), found), 1):
                 heard.take(*said)
@@ -211,6 +211,8 @@ class FleetReport:
     with_newest_plan: int
     silent: dict[str, str]
     """Sites that said nothing for long, and when they did last."""
+    ahead: dict[str, str]
+    """Sites whose status has a time that is not yet: their clock is wrong, and would hide that they are silent."""
     unheard: tuple[str, ...]
     """Sites that the registry or the plan names, and that never said anything."""
     refused: dict[str, str]
@@ -257,6 +259,7 @@ def report(
         sites=len(said),
         with_newest_plan=sum(one.plan_version >= plan.version for one in said.values()),
         silent={site: one.at for site, one in sorted(said.items()) if parse_timestamp(one.at) + silent_seconds < now},
+        ahead=_ahead(said, now),
         unheard=tuple(sorted({*known, *plan.sites} - set(said) - set(heard.refused))),
         refused=dict(sorted(heard.refused.items())),
         problems={site: one.update_problem for site, one in sorted(said.items()) if one.update_problem},
@@ -266,6 +269,10 @@ def report(
         tasks=tuple(_task(*key, groups[key], now) for key in sorted(groups, key=lambda key: key[:2])),
         troubles=tuple(heard.troubles),
     )
+
+
+def _ahead(said: Mapping[str, SiteStatus], now: float) -> dict[str, str]:
+    return {site: one.at for site, one in sorted(said.items()) if parse_timestamp(one.at) > now + AHEAD_SECONDS}
 
 
 def _alarms(said: Mapping[str, SiteStatus]) -> Iterable[SiteAlarm]:

@@ -6,18 +6,26 @@ A site that an enrolment file was made for is known from then on: its key is acc
 code with what the site shows. Of a site that was never registered, the first key seen is written down and binds (trust
 on first use), unless only registered sites are taken. Another key of a known site waits until someone decides: a
 replaced box has a new key, and so has someone who pretends to be it.
+
+Several commands can change the file at the same time, such as `sites revoke` while collect runs for an hour: each
+change reads the file again under a lock. A decision is in the log (accountability.py) before it counts.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from convert.fleet import accountability
 from edge_agent.durable import atomic_files
 from edge_agent.errors import InvalidRequest, ManifestInvalid
 from edge_agent.formats import strict_json
@@ -102,17 +110,12 @@ class _RegistryDocument(BaseModel):
 
 
 class SiteRegistry:
-    """The registry, as a file that is replaced whole at every change."""
+    """The registry, as a file that is replaced whole at every change. Changes raise ManifestInvalid, too."""
 
     def __init__(self, path: Path) -> None:
         """Read it; a file that is not there holds no site. Raises ManifestInvalid."""
         self._path = path
-        try:
-            plain = strict_json.decode(path.read_bytes() if path.is_file() else b"{}")
-            self._document = strict_json.validate(_RegistryDocument, plain)
-        except ValueError as error:
-            said = f"{path}: {strict_json.first_problem(error, show=True)}"
-            raise ManifestInvalid(said, remedy="Correct it, or restore it from its backup.") from None
+        self._document = _read(path)
 
     def names(self) -> list[str]:
         """Return the ids of all sites that are known and not revoked."""
@@ -170,71 +173,106 @@ class SiteRegistry:
             InvalidRequest: no site id, no key, or the site was revoked.
             OSError: it cannot be written down.
         """
-        self.check_open(site)
-        entry = self._checked(site, key)
-        entry.retired = _without(_with(entry.retired, *(entry.keys if replaces else [])), key)
-        entry.keys = [key] if replaces else _with(entry.keys, key)
-        entry.rejected = _without(entry.rejected, key)
-        self._keep(site, entry)
+        _check_key(site, key)
+        with self._changed(site) as entry:
+            self.check_open(site)
+            entry.retired = _without(_with(entry.retired, *(entry.keys if replaces else [])), key)
+            entry.keys = [key] if replaces else _with(entry.keys, key)
+            entry.rejected = _without(entry.rejected, key)
+            self._log("key accepted", site, key=key, replaces=replaces)
+
+    def accept_first(self, site: str, key: str) -> bool:
+        """Let a site sign with the first key that was seen of it; False = something is known of the site by now.
+
+        Raises as `accept`.
+        """
+        _check_key(site, key)
+        with self._changed(site) as entry:
+            if entry.known:
+                return False
+            entry.keys = [key]
+            self._log("key accepted", site, actor="collect", key=key, why="the first key of a new site")
+            return True
 
     def retire(self, site: str, key: str) -> None:
         """Take what a key has sealed, and let it say nothing else: of a box that is no more. Raises as `accept`."""
-        entry = self._checked(site, key)
-        entry.retired = _with(entry.retired, key)
-        entry.keys, entry.rejected = _without(entry.keys, key), _without(entry.rejected, key)
-        self._keep(site, entry)
+        _check_key(site, key)
+        with self._changed(site) as entry:
+            entry.retired = _with(entry.retired, key)
+            entry.keys, entry.rejected = _without(entry.keys, key), _without(entry.rejected, key)
+            self._log("key retired", site, key=key)
 
     def reject(self, site: str, key: str) -> None:
         """Take nothing of a key any more. Raises as `accept`."""
-        entry = self._checked(site, key)
-        entry.rejected = _with(entry.rejected, key)
-        entry.keys, entry.retired = _without(entry.keys, key), _without(entry.retired, key)
-        self._keep(site, entry)
+        _check_key(site, key)
+        with self._changed(site) as entry:
+            entry.rejected = _with(entry.rejected, key)
+            entry.keys, entry.retired = _without(entry.keys, key), _without(entry.retired, key)
+            self._log("key rejected", site, key=key)
 
     def issue(self, site: str, enrolment: EnrolmentRecord) -> None:
         """Write down that an enrolment file was made: the site is known from now on. Raises as `accept`."""
-        self.check_open(site)
-        entry = self.entry(site)
-        entry.kits = [*entry.kits, enrolment][-_KITS_KEPT:]
-        self._keep(site, entry)
+        with self._changed(site) as entry:
+            self.check_open(site)
+            entry.kits = [*entry.kits, enrolment][-_KITS_KEPT:]
 
     def revoke(self, site: str, at: str) -> None:
         """Take nothing of a site any more, until `restore`. Raises InvalidRequest, OSError."""
         self._revoked(site, at)
-
-    @property
-    def folder(self) -> Path:
-        """Where the file is; the log of decisions is beside it."""
-        return self._path.parent
 
     def restore(self, site: str) -> None:
         """Take that back. Raises InvalidRequest, OSError."""
         self._revoked(site, None)
 
     def _revoked(self, site: str, at: str | None) -> None:
-        entry = self.entry(site)
-        if not entry.known:
+        if not self.entry(site).known:
             raise InvalidRequest(f"'{site}' is not in {self._path}", remedy="'edge-convert sites list' shows who is.")
-        entry.revoked_at = at
-        self._keep(site, entry)
+        with self._changed(site) as entry:
+            entry.revoked_at = at
+            self._log("site revoked" if at else "site restored", site)
 
-    def _checked(self, site: str, key: str) -> SiteEntry:
-        """Return what is known of a site. Raises InvalidRequest: no site id, no key."""
-        check_site(site)
-        if not _KEY.fullmatch(key):
-            raise InvalidRequest(f"'{key[:80]}' is no site key", remedy="A site's key has 64 hexadecimal digits.")
-        return self.entry(site)
+    @contextmanager
+    def _changed(self, site: str) -> Iterator[SiteEntry]:
+        """Yield what the file says of a site now, and write what the block makes of it; nothing if it raises."""
+        if not self._path.parent.exists():
+            atomic_files.make_private(self._path.parent)  # collect will put examples into it
+        lock = os.open(self._path.with_name(f".{self._path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._document = _read(self._path)
+            entry = self.entry(site)
+            yield entry
+            if entry.known:
+                self._document.sites[site] = entry
+                self._write()
+        finally:
+            os.close(lock)
 
-    def _keep(self, site: str, entry: SiteEntry) -> None:
-        self._document.sites[site] = entry
-        self._write()
+    def _log(self, action: accountability.Action, site: str, *, actor: str = "", **details: Any) -> None:
+        accountability.record(self._path.parent, action, [site], actor=actor, **details)
 
     def _write(self) -> None:
         plain = self._document.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         content = (json.dumps({"schema": SCHEMA, **plain}, indent=2, sort_keys=True) + "\n").encode()
         if not self._path.is_file() or self._path.read_bytes() != content:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
             atomic_files.write_atomically(self._path, content)
+
+
+def _read(path: Path) -> _RegistryDocument:
+    """Read the file; one that is not there holds no site. Raises ManifestInvalid."""
+    try:
+        plain = strict_json.decode(path.read_bytes() if path.is_file() else b"{}")
+        return strict_json.validate(_RegistryDocument, plain)
+    except ValueError as error:
+        said = f"{path}: {strict_json.first_problem(error, show=True)}"
+        raise ManifestInvalid(said, remedy="Correct it, or restore it from its backup.") from None
+
+
+def _check_key(site: str, key: str) -> None:
+    """Raise InvalidRequest when a text is no site id, or another no key."""
+    check_site(site)
+    if not _KEY.fullmatch(key):
+        raise InvalidRequest(f"'{key[:80]}' is no site key", remedy="A site's key has 64 hexadecimal digits.")
 
 
 def check_site(site: str) -> None:

@@ -29,13 +29,14 @@ from convert.package import bundle_assembly, golden_cases
 from convert.package.bundle_assembly import candidate_files, chosen_weights, confidence_sections
 from convert.package.golden_cases import GoldenOrigin
 from convert.pipeline import task_file as tasks
-from convert.pipeline.recipe import GoldenRule, Recipe
+from convert.pipeline.recipe import GoldenRule, Recipe, Split
 from convert.pipeline.stage import Report, StageJob
 from convert.pipeline.workspace import fingerprint_path, fingerprint_source, library_versions
 from convert.quantize.candidate_selection import LINE_NAME
 from edge_agent.errors import ModelFailed
 from edge_agent.formats.golden_cases import GoldenCase, differences, encode, is_binding
 from edge_agent.formats.manifest import Role
+from edge_agent.formatting import counted
 
 LICENCE_NAMES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "LICENCE.txt", "COPYING")
 _TOOLS = {
@@ -77,11 +78,11 @@ def _sources(job: StageJob) -> Iterator[tuple[str, str]]:
         if written:
             rows, path = row_files.rows(recipe, split), recipe.path(written)
             digest = fingerprint_path(path, job.progress)
-            said = f"{len(rows)} rows, {_synthetic(rows)}, {_labelled(rows)}, {_imported(recipe, path)}"
+            said = f"{counted(len(rows), 'row')}, {_synthetic(rows)}, {_labelled(rows)}, {_imported(recipe, split)}"
             yield f"data.{split}", f"{said}, sha256 {digest}"
     if recipe.data.outliers:
         digest = fingerprint_path(recipe.path(recipe.data.outliers), job.progress)
-        yield "data.outliers", f"{len(row_files.outliers(recipe))} rows, sha256 {digest}"
+        yield "data.outliers", f"{counted(len(row_files.outliers(recipe)), 'row')}, sha256 {digest}"
 
 
 def _synthetic(rows: list[DataRow]) -> str:
@@ -96,11 +97,11 @@ def _labelled(rows: list[DataRow]) -> str:
     return f"labels: {', '.join(f'{count} {source}' for source, count in counts.items())}"
 
 
-def _imported(recipe: Recipe, path: Path) -> str:
+def _imported(recipe: Recipe, split: Split) -> str:
     """Return what was done with rows that no site had redacted."""
-    raw = read_rows(path, recipe.data.format, text_only=True)
-    kind = tasks.of(recipe.path(recipe.task)).kind
-    return imported_rows.sentence(raw, recipe.privacy, kind, recipe.redaction_bundle)
+    task = tasks.of(recipe.path(recipe.task))
+    raw = row_files.unredacted_rows(recipe, split, task)
+    return imported_rows.sentence(raw, recipe.privacy, task.kind, recipe.redaction_bundle)
 
 
 def _versions(runtime: str) -> dict[str, str]:

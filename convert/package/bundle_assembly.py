@@ -245,7 +245,7 @@ def samples(task: Path) -> list[str]:
     if not file.is_file():
         return []
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"{file} is not UTF-8: {error.reason}", remedy="Save it as UTF-8.") from None
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]

@@ -24,6 +24,7 @@ from convert.evaluate.scoring import is_right
 from convert.pipeline.recipe import GoldenRule, PrivacySection
 from edge_agent.formats.golden_cases import TOLERANCE, GoldenAnswer, GoldenCase, could_flip
 from edge_agent.formats.manifest import Kind, Manifest, TaskSpec
+from edge_agent.formatting import counted
 
 CASES_MAX = 200
 PER_LABEL_MAX = 3
@@ -200,11 +201,12 @@ class GoldenOrigin:
         """Return it in words, for the manifest and for those who sign."""
         if not self.cases:
             return "there are no golden cases"
-        said = f"{self.cases} cases, {self.samples} of them from samples.txt, {len(self.records)} from records of sites"
+        sources = f"{self.samples} of them from samples.txt, {len(self.records)} from records of sites"
+        said = f"{counted(self.cases, 'case')}, {sources}"
         if self.rule == "surrogates":
-            values = sum(self.replaced.values())
+            values, cases = counted(sum(self.replaced.values()), "value"), counted(self.replaced_cases, "case")
             return (
-                f"{said}; surrogates: {values} values in {self.replaced_cases} cases replaced by made-up ones"
+                f"{said}; surrogates: {values} in {cases} replaced by made-up ones"
                 f" ({self.finders}); what these do not find is still there"
             )
         marks = "composed" if self.rule == "composed" else "composed, or with recorded consent"

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.durable import atomic_files
 from edge_agent.errors import ModelLoadFailed
 
 REQUEST, FACTS = "request.json", "facts.json"
@@ -38,12 +39,18 @@ class ProbeAnswer:
 
 
 def ask(child: str, request: Mapping[str, Any]) -> ProbeAnswer:
-    """Run a child module on a request. Raises ModelLoadFailed with the child's last words if it refuses or dies."""
+    """Run a child module on a request.
+
+    Raises:
+        ModelLoadFailed: the child refuses or dies; with its last words.
+        OSError: the disk of the temporary folder is full.
+    """
     with tempfile.TemporaryDirectory(prefix="edge-convert-") as folder:
         Path(folder, REQUEST).write_text(json.dumps(request), encoding="utf-8")
         command = [sys.executable, "-m", child, folder]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603 - ours
         if done.returncode != 0:
+            atomic_files.require_free_space(Path(folder, FACTS))  # numpy does not say that the disk is full
             raise ModelLoadFailed(_last_words(child, done.returncode, done.stderr), remedy=_REMEDY)
         facts = json.loads(Path(folder, FACTS).read_text(encoding="utf-8"))
         arrays = {path.stem: np.load(path) for path in Path(folder).glob("*.npy")}

@@ -42,11 +42,11 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 from scipy.special import softmax
-from tokenizers import Tokenizer
 
 from convert import probe
 from convert.data import row_files
 from convert.data.data_row import DataRow, main_question, rows_of
+from convert.encoder import served_tokenizer
 from convert.pipeline.stage import Report, StageJob
 from convert.quantize.background_texts import background_texts
 from convert.quantize.graph_nodes import Factor, GraphNodes
@@ -327,7 +327,7 @@ def fit(job: StageJob, task: TaskSpec, exported: Path, tokenizer: Path) -> Fitte
         return None  # a redaction model reads every text: none is held up as out-of-distribution
     model = onnx.load(exported)
     layers, logits = find(model, task.kind), logits_of(model, task.kind)
-    served = _served(tokenizer)
+    served = served_tokenizer(tokenizer)
     drawn = [(row, tuple(served.encode(row.text).ids)) for row in _drawn(row_files.rows(job.recipe, "train"))]
     # A site refuses longer inputs, and the graph may have no positions for them.
     read = [(row, ids) for row, ids in drawn if len(ids) <= task.limits.input_tokens_max]
@@ -439,15 +439,6 @@ def _rank_of(width: int, points: int) -> int:
 def _drawn(rows: Sequence[DataRow]) -> list[DataRow]:
     """Return at most ROWS_MAX rows, chosen by a hash of their texts: alike whatever the order of the file."""
     return sorted(rows, key=lambda row: hashlib.sha256(row.key.encode()).hexdigest())[:ROWS_MAX]
-
-
-def _served(file: Path) -> Tokenizer:
-    """Open a tokenizer as the agent does."""
-    served = Tokenizer.from_file(str(file))
-    served.no_truncation()
-    served.no_padding()
-    served.encode_special_tokens = True
-    return served
 
 
 def _vectors(model: onnx.ModelProto, layers: Sequence[str], inputs: Sequence[Sequence[int]]) -> Floats:

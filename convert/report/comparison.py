@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from convert.report.run_summary import UNKNOWN, brief, by_question, interval, number, plural, table
+from convert.report.run_summary import UNKNOWN, brief, by_question, interval, number, table
+from edge_agent.formatting import counted
 
 _LABELS_SHOWN_MAX = 10
 
@@ -18,7 +19,7 @@ def compared(report: Mapping[str, Any]) -> str:
 
 
 def _comparison(report: Mapping[str, Any]) -> Iterator[str]:
-    rows = plural(report["rows"], "row")
+    rows = counted(report["rows"], "row")
     if "cosine" in report:
         yield f"The vectors of {rows} have a mean cosine of {number(report['cosine'].get('mean', math.nan))}."
         return
@@ -31,12 +32,12 @@ def _comparison(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _compared_answers(report: Mapping[str, Any]) -> Iterator[str]:
-    rows = plural(report["rows"], "row")
+    rows = counted(report["rows"], "row")
     yield _verdict(report)
     yield (
         f"Both give the same answer on {interval(report['same_answer'])} of {rows}, and agree in answer and"
-        f" confidence on {interval(report['agreement'])}. Only the first is right on {report['only_first']} rows,"
-        f" only the second on {report['only_second']}."
+        f" confidence on {interval(report['agreement'])}. Only the first is right on"
+        f" {counted(report['only_first'], 'row')}, only the second on {report['only_second']}."
     )
     yield table(["", "first", "second", "second minus first", "p"], _figures(report))
     yield (
@@ -100,7 +101,7 @@ def _label_comparison(per_label: Mapping[str, Any]) -> Iterator[str]:
     shown = sorted(rows, key=lambda row: row[:2])[:_LABELS_SHOWN_MAX]
     left_out = len(rows) - len(shown)
     yield "By label, the largest differences first" + (
-        f"; {plural(left_out, 'label')} more in the JSON:" if left_out else ":"
+        f"; {counted(left_out, 'label')} more in the JSON:" if left_out else ":"
     )
     yield table(
         [

@@ -15,13 +15,13 @@ from convert.report.run_summary import (
     brief,
     by_question,
     duration,
+    exact_percent,
     interval,
     number,
     percent,
-    plural,
     table,
 )
-from edge_agent.formatting import format_bytes
+from edge_agent.formatting import counted, format_bytes
 
 _CONFUSIONS_MAX = 10
 _VALUE_MAX = 300
@@ -76,11 +76,11 @@ def headline(quality: Mapping[str, Any]) -> Iterator[str]:
             yield _question_sentence(name, each)
     if "accuracy" in quality:
         families = quality.get("families", quality["rows"])
-        kin = f" in {plural(families, 'family')}" if families < quality["rows"] else ""
+        kin = f" in {counted(families, 'family')}" if families < quality["rows"] else ""
         if "values_found" in quality:
             yield from _personal_values(quality)
             return
-        yield f"It is right on {interval(quality['accuracy'])} of {plural(quality['rows'], 'test row')}{kin}."
+        yield f"It is right on {interval(quality['accuracy'])} of {counted(quality['rows'], 'test row')}{kin}."
     yield from _selective(quality)
     copies = quality.get("near_copies")
     if copies is None:
@@ -90,7 +90,7 @@ def headline(quality: Mapping[str, Any]) -> Iterator[str]:
         return
     share = percent(copies["rows"] / quality["rows"])
     are = "is a near duplicate" if copies["rows"] == 1 else "are near duplicates"
-    yield f"{plural(copies['rows'], 'test row')} ({share}) {are} of training or calibration rows."
+    yield f"{counted(copies['rows'], 'test row')} ({share}) {are} of training or calibration rows."
     if without := quality.get("without_near_copies"):
         yield f"Without them it is right on {interval(without['accuracy'])} of {without['rows']}."
         yield from _selective(without)
@@ -98,7 +98,7 @@ def headline(quality: Mapping[str, Any]) -> Iterator[str]:
 
 def _question_sentence(name: str, quality: Mapping[str, Any]) -> str:
     """Return the quality of the answers to one question."""
-    said = f"'{name}' is right on {interval(quality['accuracy'])} of {plural(quality['rows'], 'test row')}"
+    said = f"'{name}' is right on {interval(quality['accuracy'])} of {counted(quality['rows'], 'test row')}"
     if "sure" not in quality:
         return f"{said}; no answer is confident."
     sure = quality["sure"]
@@ -133,11 +133,11 @@ def _questions(evaluate: Mapping[str, Any], calibrate: Mapping[str, Any]) -> Ite
             f" median level would be {each['constant']:.2f}."
         )
     if "delta_of_each" in calibrate:
-        each = percent(calibrate["delta_of_each"])
+        delta, each = exact_percent(calibrate["delta"]), exact_percent(calibrate["delta_of_each"])
         yield (
-            f"The recipe's delta of {percent(calibrate['delta'])} is divided equally among the questions with enough"
-            f" calibration rows, {each} for each: with {percent(1 - calibrate['delta'], 0)} certainty all thresholds"
-            " keep the target together."
+            f"The recipe's delta of {delta} is divided equally among the questions with enough calibration rows, {each}"
+            f" for each: with {exact_percent(1 - calibrate['delta'])} certainty all thresholds keep the target"
+            " together."
         )
 
 
@@ -164,7 +164,7 @@ def _selective(quality: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _in_company(invariance: Mapping[str, Any]) -> str:
-    texts, sizes = plural(invariance["texts"], "text"), " and ".join(map(str, invariance["batches"]))
+    texts, sizes = counted(invariance["texts"], "text"), " and ".join(map(str, invariance["batches"]))
     same = "are identical"
     if invariance["varied"]:
         same = f"differ for {invariance['varied']}, by up to {invariance['difference_max']:.2g}"
@@ -180,7 +180,7 @@ def _sentences(made: RunSummary) -> Iterator[str]:
     if "kl_mean" in verify:
         yield (
             f"The export matches the checkpoint: the same best choice in {percent(verify['same_top'])} of"
-            f" {plural(verify['rows'], 'position')}, mean divergence {verify['kl_mean']:.1g}."
+            f" {counted(verify['rows'], 'position')}, mean divergence {verify['kl_mean']:.1g}."
         )
     if "agreement" in chosen:
         yield f"It gives the same answer as the full-precision model on {interval(chosen['agreement'])} of the rows."
@@ -316,7 +316,7 @@ def _checks(calibrate: Mapping[str, Any]) -> Iterator[str]:
         why = gate.get("why", "")
         yield f"The bundle has no gate. {why} An answer to an input unlike the training data can be confident."
     else:
-        most, rows = percent(gate["held_up_max"]), plural(gate["rows"], "held-out row")
+        most, rows = percent(gate["held_up_max"]), counted(gate["rows"], "held-out row")
         yield (
             f"The gate holds an input up if its p-value is at most {most}, by {rows}. The floor is"
             f" {number(calibrate['floor'])}. The threshold was proved with both active, so the risk guarantee is for"
@@ -329,14 +329,14 @@ def _checks(calibrate: Mapping[str, Any]) -> Iterator[str]:
 
 def _test(calibrate: Mapping[str, Any]) -> str:
     """Return the description of the test."""
-    target, sure = percent(calibrate["target_risk"], 0), percent(1 - calibrate["delta"], 0)
+    target, sure = exact_percent(calibrate["target_risk"]), exact_percent(1 - calibrate["delta"])
     tested = [step["threshold"] for step in calibrate["walk"] if step["verdict"] in ("passed", "failed")]
     start = f", here {max(tested):g}" if tested else ""
     return (
-        f"The threshold was tested on {plural(calibrate['rows']['threshold'], 'row')}, one of each family, whose"
+        f"The threshold was tested on {counted(calibrate['rows']['threshold'], 'row')}, one of each family, whose"
         f" labels had no other use. The rows of the temperature gave the first threshold to test{start}. From there"
         " each lower threshold was tested in turn (exact binomial test, Learn then Test): it passes if the observed"
-        f" number of wrong answers, or fewer, has a probability of at most {percent(calibrate['delta'], 0)} when"
+        f" number of wrong answers, or fewer, has a probability of at most {exact_percent(calibrate['delta'])} when"
         f" more than {target} are wrong. The last threshold before the first failure is chosen. At this threshold at"
         f" most {target} of the answers are wrong with {sure} certainty; thresholds below the first failure do not"
         " count, even with fewer errors."
@@ -359,7 +359,7 @@ def _temperature(calibrate: Mapping[str, Any]) -> str:
     after = calibrate["reliability"]["after"]["log_loss"]
     before = calibrate["reliability"]["before"]["log_loss"]
     tried = (
-        f"A temperature of {number(fit['tried'])} was fitted on {plural(rows, 'row')}. On held-out rows it changes"
+        f"A temperature of {number(fit['tried'])} was fitted on {counted(rows, 'row')}. On held-out rows it changes"
         f" the log loss by {-fit['gain']:+.4f} (standard error {fit['error']:.4f}):"
     )
     if not fit["kept"]:

@@ -23,7 +23,7 @@ from matplotlib.transforms import Bbox
 from scipy import stats
 
 from convert.report import markdown
-from convert.report.run_summary import JSON_NAME, TEXT_NAME, RunSummary, column, percent
+from convert.report.run_summary import JSON_NAME, TEXT_NAME, RunSummary, column, exact_percent, percent
 from edge_agent.formatting import format_bytes
 
 _INK, _GREY, _BLUE, _ORANGE, _GREEN = "#222222", "#9a9a9a", "#2b6cb0", "#dd6b20", "#2f855a"
@@ -146,7 +146,7 @@ def risk_coverage(made: RunSummary) -> Figure | None:
     axes = figure.subplots()
     tested = np.isin(verdicts, ("passed", "failed"))
     axes.plot(coverage, risk, color=_GREY, linewidth=1, zorder=1, label="observed; grey: not tested")
-    axes.axhline(target, color=_ORANGE, linewidth=1.2, linestyle="--", label=f"target, {percent(target, 0)}")
+    axes.axhline(target, color=_ORANGE, linewidth=1.2, linestyle="--", label=f"target, {exact_percent(target)}")
     if tested.any():
         _draw_walk(axes, found, coverage, risk)
     top = min(1.0, 1.25 * max(target, risk[coverage > 0.05].max(initial=0)))
@@ -163,7 +163,7 @@ def _draw_walk(axes: Axes, found: Mapping[str, Any], coverage: Floats, risk: Flo
     tested = np.flatnonzero(np.isin(verdicts, ("passed", "failed")))
     most = stats.binom.ppf(found["delta"], rows, target)
     most -= stats.binom.cdf(most, rows, target) > found["delta"]
-    label = f"largest share that passes: {percent(target, 0)} with {percent(1 - found['delta'], 0)} certainty"
+    label = f"largest share that passes: {exact_percent(target)} with {exact_percent(1 - found['delta'])} certainty"
     axes.plot(coverage[tested], (most / rows)[tested], color=_BLUE, linewidth=1.5, marker="_", label=label)
     first, last = walk[tested[0]], walk[tested[-1]]
     words = f"first tested, {first['threshold']:g}"
@@ -200,7 +200,7 @@ def candidates(made: RunSummary) -> Figure | None:
     for each in found:
         _candidate(axes, each, most, _colour(each, made))
     least = made.recipe.budget.agreement_min
-    axes.axhline(least, color=_ORANGE, linewidth=1.2, linestyle="--", label=f"budget, {percent(least, 0)}")
+    axes.axhline(least, color=_ORANGE, linewidth=1.2, linestyle="--", label=f"budget, {exact_percent(least)}")
     low = min(least, *column(column(found, "agreement"), "low"))
     slowest = max(column(column(found, "latency_ms"), "p50"))
     axes.set(xlim=(0, 1.3 * slowest), ylim=(low - 0.15 * (1.02 - low), 1 + 0.1 * (1.02 - low)))

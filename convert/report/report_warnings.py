@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from convert.report.run_summary import RunSummary, brief, by_question, interval, percent, plural, table
+from convert.report.run_summary import RunSummary, brief, by_question, exact_percent, interval, percent, table
 from edge_agent.errors import InputTooLong
+from edge_agent.formatting import counted
 
 SHOWN = {"proved": "proved", "not proved": "not proved, so the test ends", "replaces harmless texts": "skipped: a site"
          " refuses a bundle that replaces harmless texts"}  # fmt: skip
@@ -28,13 +29,14 @@ def missed_bound(calibrate: Mapping[str, Any]) -> Iterator[str]:
         for each in calibrate["tests"]
     ]
     yield (
-        f"{plural(calibrate['documents'], 'document')} of {plural(calibrate['families'], 'family')} with"
-        f" {plural(calibrate['values'], 'personal value')} were tested. A capital of {1 / calibrate['delta']:g} proves"
+        f"{counted(calibrate['documents'], 'document')} of {counted(calibrate['families'], 'family')} with"
+        f" {counted(calibrate['values'], 'personal value')} were tested. A capital of {1 / calibrate['delta']:g} proves"
         " a cut-off:"
     )
     yield table(["cut-off", "values that remain", "capital", "result"], rows)
     if calibrate["failed"]:
-        yield f"The model did not read {plural(calibrate['failed'], 'document')}; a site that holds keeps no such text."
+        unread = counted(calibrate["failed"], "document")
+        yield f"The model did not read {unread}; a site that holds keeps no such text."
     figures = calibrate["as_a_site_redacts"]
     yield f"With the model and the rules, at the cut-off {calibrate['cutoff']:g}, on the calibration documents:"
     shares = {"values found": "values_found", "texts in which something remains": "texts_that_leak",
@@ -94,7 +96,7 @@ def _confidence(calibrate: Mapping[str, Any]) -> Iterator[str]:
             yield "Nothing is proved of what the bundle misses: the manifest has no 'redaction.bound'."
         return
     if failed := calibrate.get("rows", {}).get("failed"):
-        yield f"{plural(failed, 'calibration row')} got no answer and took no part in the calibration.{_NO_ANSWER}"
+        yield f"{counted(failed, 'calibration row')} got no answer and took no part in the calibration.{_NO_ANSWER}"
     if calibrate.get("threshold") is None:
         yield f"No answer of this bundle is confident. {calibrate.get('verdict', '')}"
         return
@@ -103,8 +105,8 @@ def _confidence(calibrate: Mapping[str, Any]) -> Iterator[str]:
     if calibrate.get("gate", {}).get("score") == "none":
         yield "The bundle has no gate, so inputs unlike the training data are not recognized."
     yield (
-        f"The risk guarantee (at most {percent(calibrate['target_risk'], 0)} wrong, with"
-        f" {percent(1 - calibrate['delta'], 0)} certainty) holds for inputs like the calibration rows, and not for"
+        f"The risk guarantee (at most {exact_percent(calibrate['target_risk'])} wrong, with"
+        f" {exact_percent(1 - calibrate['delta'])} certainty) holds for inputs like the calibration rows, and not for"
         " other inputs. Have people check a small random part of the confident answers."
     )
     if said := calibrate.get("sampling", {}).get("said"):
@@ -116,7 +118,7 @@ def of_quality(evaluate: Mapping[str, Any]) -> Iterator[str]:
     for reason, count in evaluate.get("failed", {}).items():
         verb = "counts" if count == 1 else "count"
         remedy = f" {'It has' if count == 1 else 'They have'} {_LONG}" if reason == InputTooLong.reason else ""
-        yield f"{plural(count, 'test row')} got no answer ({reason}) and {verb} as wrong.{remedy}"
+        yield f"{counted(count, 'test row')} got no answer ({reason}) and {verb} as wrong.{remedy}"
     if problem := evaluate.get("batch_invariance", {}).get("problem"):
         yield f"No answer of this bundle is confident on a site like this machine: {problem}."
     yield from _about(evaluate, _answers)
@@ -138,7 +140,7 @@ def _answers(evaluate: Mapping[str, Any]) -> Iterator[str]:
 
 def _label(label: str, rows: int, recall: float | None) -> Iterator[str]:
     if rows < _ROWS_MIN:
-        yield f"'{label}' has {plural(rows, 'test row')}: its figures are uncertain."
+        yield f"'{label}' has {counted(rows, 'test row')}: its figures are uncertain."
     elif recall is not None and recall < _RECALL_MIN:
         yield f"'{label}' is found in only {percent(recall)} of its rows."
 
@@ -156,7 +158,7 @@ def _gate(gate: Mapping[str, Any], per_label: Mapping[str, Any]) -> Iterator[str
     if beyond:
         first = sorted(beyond, key=lambda label: -beyond[label]["value"])[:_LABELS_NAMED]
         named = ", ".join(f"'{label}' ({brief(beyond[label])})" for label in first)
-        more = f" and {plural(len(beyond) - len(first), 'other label')}" if len(beyond) > len(first) else ""
+        more = f" and {counted(len(beyond) - len(first), 'other label')}" if len(beyond) > len(first) else ""
         yield (
             f"The gate holds up more of the test rows of {named}{more} than the {percent(most)} of all ordinary inputs:"
             " such inputs may be of more kinds than the training rows of the label show."
@@ -167,7 +169,7 @@ def _weights(chosen: Mapping[str, Any]) -> Iterator[str]:
     fallback = chosen.get("fallback_tensors")
     if fallback and chosen["name"] != "fp32":  # fp32 quantizes nothing, so every tensor is a fallback
         yield (
-            f"{plural(fallback, 'tensor')} could not be stored as {chosen['name']} and got a larger type: the file"
+            f"{counted(fallback, 'tensor')} could not be stored as {chosen['name']} and got a larger type: the file"
             f" has {chosen['bits_per_weight']:.2f} bits per weight, more than its name suggests."
         )
 
@@ -177,7 +179,7 @@ def _training(made: RunSummary) -> Iterator[str]:
     long = finetune.get("rows", {}).get("too_long")
     if long:
         were = "was" if long == 1 else "were"
-        yield f"{plural(long, 'training row')} {were} longer than 'finetune.tokens_max' and {were} left out."
+        yield f"{counted(long, 'training row')} {were} longer than 'finetune.tokens_max' and {were} left out."
     if "epochs" in finetune and finetune["best_epoch"] == len(finetune["epochs"]):
         yield "The last epoch of the training was the best one: more epochs can help."
     synthetic = made.data.synthetic.get("train")

@@ -101,6 +101,11 @@ def percent(share: float | None, digits: int = 1) -> str:
     return UNKNOWN if share is None else f"{100 * share:.{digits}f}%"
 
 
+def exact_percent(share: float) -> str:
+    """Return a share that somebody chose, such as the target risk, without rounding it to another guarantee."""
+    return f"{100 * share:g}%"
+
+
 def interval(plain: Mapping[str, float]) -> str:
     """Return a share with its interval, as `convert.clustered_statistics` reports it."""
     level = 100 * plain.get("level", 0.95)
@@ -125,9 +130,3 @@ def duration(seconds: float) -> str:
 def number(value: float) -> str:
     """Return a number with four significant digits."""
     return f"{value:.4g}" if isinstance(value, float) else f"{value:,}".replace(",", " ")
-
-
-def plural(count: int, one: str) -> str:
-    """Return a count with its noun."""
-    many = f"{one[:-1]}ies" if one.endswith("ly") else f"{one}s"
-    return f"{count} {one if count == 1 else many}"

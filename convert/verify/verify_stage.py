@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from convert import probe
 from convert.data import row_files
 from convert.decoder.label_scores import task_tokens
+from convert.encoder import served_tokenizer
 from convert.export.gguf_export import ADAPTER, BASE
 from convert.export.onnx_export import MODEL, TOKENIZER, output_of
 from convert.pipeline import stage, task_file
@@ -119,25 +119,16 @@ def check_ready(exported: Path, what: TaskSpec, texts: Sequence[str]) -> Report:
     Raises:
         ModelFailed: it computes something else.
     """
-    served = _served_tokenizer(exported / TOKENIZER)
+    served = served_tokenizer(exported / TOKENIZER)
     read = [list(served.encode(text).ids) for text in [*divergence.TEXTS, *texts]]
     inputs = [ids for ids in read if len(ids) <= what.limits.input_tokens_max]  # a site refuses longer ones
     outputs = _outputs(exported / MODEL, inputs)
     return onnx_source.check_outputs(outputs, list(map(len, inputs)), len(what.labels))
 
 
-def _served_tokenizer(file: Path) -> Tokenizer:
-    """Open a tokenizer as the agent does."""
-    served = Tokenizer.from_file(str(file))
-    served.no_truncation()
-    served.no_padding()
-    served.encode_special_tokens = True
-    return served
-
-
 def _inputs(pair: ExportPair, texts: Sequence[str]) -> list[list[int]]:
     """Return the tokens of each text, as the agent makes them. Raises ModelFailed if the checkpoint's tokens differ."""
-    served = _served_tokenizer(pair.exported / TOKENIZER)
+    served = served_tokenizer(pair.exported / TOKENIZER)
     tokenizer = checkpoint_loading.open_tokenizer(pair.checkpoint)
     inputs = [list(served.encode(text).ids) for text in texts]
     for text, ids in zip(texts, inputs, strict=True):

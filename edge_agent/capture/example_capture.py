@@ -32,6 +32,7 @@ from edge_agent.capture.spool_writer import CaptureLimits, SpoolWriter
 from edge_agent.capture.text_redaction import RedactionDependencies, RedactionQueue, TextRedaction
 from edge_agent.config import Config
 from edge_agent.errors import EdgeAgentError, PredictionUnknown, SpoolStalled
+from edge_agent.formatting import counted
 
 if TYPE_CHECKING:
     from edge_agent.capture.capture_values import SpoolWorkerDependencies
@@ -295,8 +296,8 @@ def stalled_status(config: Config, writer: SpoolWriter) -> CaptureStatus:
     seconds = max(writer.stalled_seconds, STATUS_SECONDS_MAX)
     said = (
         f"There are no figures of examples: the disk of {config.state_dir} has worked on one write for"
-        f" {seconds:.0f} s. {writer.queued_answers} answers wait in memory,"
-        f" {writer.dropped_answers} did not fit there and are lost."
+        f" {seconds:.0f} s. Waiting in memory: {counted(writer.queued_answers, 'answer')}; not fitting there, and lost:"
+        f" {writer.dropped_answers}."
         " Check the disk; what waits is written when it answers."
     )
     return CaptureStatus({}, {}, 0, 0, 0, "", "", (said,), stalled_seconds=seconds)

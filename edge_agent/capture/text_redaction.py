@@ -29,6 +29,7 @@ from edge_agent.backoff import backoff_seconds
 from edge_agent.capture.capture_values import CapturedAnswer, texts_to_read
 from edge_agent.config import Config
 from edge_agent.errors import ConfigInvalid, RedactionHeld
+from edge_agent.formatting import counted
 
 if TYPE_CHECKING:
     from edge_agent.capture.redact.model_findings import ModelFindings
@@ -201,7 +202,8 @@ class RedactionQueue:
             )
         else:
             return ""
-        return f"The redaction model does not read what should be captured or sent: {why}. {self.waiting} answers wait."
+        said = f"The redaction model does not read what should be captured or sent: {why}."
+        return f"{said} Waiting: {counted(self.waiting, 'answer')}."
 
     @property
     def waiting(self) -> int:

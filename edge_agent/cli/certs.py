@@ -158,7 +158,15 @@ Names = Annotated[
     typer.Option("--name", metavar="NAME", help="Host name or IP address that clients use; can be repeated."),
 ]
 Days = Annotated[int, typer.Option(min=1, max=3650, help="Validity in days.")]
-Renew = Annotated[bool, typer.Option("--renew", help="Replace the certificate; the daemon reads it without a restart.")]
+RenewClient = Annotated[
+    bool,
+    typer.Option(
+        "--renew", help="Replace the certificate; bring the folder to the client again, and restart its program."
+    ),
+]
+RenewServer = Annotated[
+    bool, typer.Option("--renew", help="Replace the certificate; the daemon reads it without a restart.")
+]
 
 
 @app.command()
@@ -214,7 +222,7 @@ def issue(
     days: Days = certificate_authority.CLIENT_DAYS,
     directory: Dir = None,
     ca_key: AuthorityKey = None,
-    renew: Renew = False,
+    renew: RenewClient = False,
 ) -> None:
     """Issue a certificate to a client, as a folder to bring to it.
 
@@ -251,7 +259,7 @@ def server(
     days: Days = certificate_authority.SERVER_DAYS,
     directory: Dir = None,
     ca_key: AuthorityKey = None,
-    renew: Renew = False,
+    renew: RenewServer = False,
 ) -> None:
     """Issue the server's certificate again, for the same names or others.
 

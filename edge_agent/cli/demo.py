@@ -183,7 +183,15 @@ def _ask_strange(console: Console, client: Client, show: DemoBundle) -> None:
     if gate is None:
         return
     _heading(console, f"{name}: what it was not trained for")
-    made = table("message", "nearest label", "confidence", "p-value", "so it is", right=("confidence", "p-value"))
+    made = table(
+        "message",
+        "nearest label",
+        "confidence",
+        "p-value",
+        "so it is",
+        right=("confidence", "p-value"),
+        wrap=("message",),
+    )
     for text in STRANGE:
         (result,) = client.classify(name, [text], top_k=1)
         if isinstance(result, Failure):

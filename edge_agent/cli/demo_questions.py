@@ -190,7 +190,7 @@ def _answers(questions: Sequence[QuestionSpec], said: MessageAnswers) -> Table:
     made = table()
     for question in questions:
         wide = max(len(question.name), *(len(f"✓ {output}?") for output in question.outputs))
-        made.add_column(Text(question.name, style="dim"), min_width=wide, overflow="fold")
+        made.add_column(Text(question.name, style="dim"), min_width=wide, no_wrap=True, overflow="fold")
     made.add_row(*(_answer(said, question.name) for question in questions))
     return made
 
@@ -207,7 +207,7 @@ def _answer(said: MessageAnswers, question: str) -> Text:
 
 def _score_table(manifest: Manifest, said: Sequence[MessageAnswers]) -> Table:
     numbers = ("answers", "right", "confident", "right if confident")
-    made = table("question", *numbers, right=numbers)
+    made = table("question", *numbers, right=numbers, wrap=("question",))
     for question in manifest.task.questions:
         asked = [each for each in said if question.name in each.message.answers]
         rows = [replace(each.message, label=each.message.answers[question.name]) for each in asked]

@@ -30,7 +30,7 @@ from edge_agent.cli.output import AsJson, err, out, plain, print_done, print_jso
 from edge_agent.client import AdminClient, CallFailed, ExamplesStatus, ImportProgress, UpdatesStatus
 from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import BY_REASON, ConfigInvalid, DocumentInvalid, EdgeAgentError, MediaFailed, UpdateIncomplete
-from edge_agent.formatting import format_bytes
+from edge_agent.formatting import counted, format_bytes
 
 DRIVE_FOLDERS = (Path("/media"), Path("/mnt"), Path("/run/media"))
 """Below them drives are mounted, by the rules of the file system hierarchy and of desktops."""
@@ -183,10 +183,11 @@ def export_media(ctx: typer.Context, path: MediaPath, yes: CopyAnyway = False, a
         empty = sealed.site and not any(Path(sealed.outbox_path, "segments").glob("*.json"))
         why_empty = explain_empty_export(admin.status().examples) if empty else ""
     if not sealed.site:
+        why_empty = "Nothing leaves this site: 'site.id' in agent.yaml is not set"
         if as_json:
-            print_json({"site": "", "copied": 0, "unchanged": 0, "bytes": 0}, indent=2)
+            print_json(_export_document("", MediaCopy(), why_empty, ""), indent=2)
         else:
-            out().print("Nothing leaves this site: 'site.id' in agent.yaml is not set.")
+            out().print(f"{why_empty}.")
         return
     check_readable(Path(sealed.outbox_path))
     doubt = _look(path, Path(sealed.outbox_path)).doubt
@@ -200,7 +201,7 @@ def export_media(ctx: typer.Context, path: MediaPath, yes: CopyAnyway = False, a
             bar.update(shown, completed=done, total=total)
 
         copying = copy_out(Path(sealed.outbox_path), path / f"site={sealed.site}", show)
-    new = f"{_files(copying.copied)} ({format_bytes(copying.bytes)}) copied to {path}"
+    new = f"{counted(copying.copied, 'file')} ({format_bytes(copying.bytes)}) copied to {path}"
     copied = f"{new}, {_were(copying.unchanged)} there already"
     if copying.failure is not None:
         reason = getattr(copying.failure, "message", None) or copying.failure
@@ -211,14 +212,18 @@ def export_media(ctx: typer.Context, path: MediaPath, yes: CopyAnyway = False, a
             missing=len(copying.missing),
         )
     if as_json:
-        counts = {"copied": copying.copied, "unchanged": copying.unchanged, "bytes": copying.bytes}
-        print_json({"site": sealed.site, **counts, "no_examples": why_empty, "no_drive": doubt}, indent=2)
+        print_json(_export_document(sealed.site, copying, why_empty, doubt), indent=2)
     elif why_empty:
         print_done(ctx, f"{copied}: the status of this site, and no examples.", f"{why_empty}.")
     else:
         what = "these files" if doubt else "the drive"
         done = f"{copied}. Bring {what} to the central team; 'edge-agent media import' takes their receipts."
         print_done(ctx, done)
+
+
+def _export_document(site: str, copying: MediaCopy, no_examples: str, no_drive: str) -> dict[str, str | int]:
+    counts: dict[str, str | int] = {"copied": copying.copied, "unchanged": copying.unchanged, "bytes": copying.bytes}
+    return {"site": site, **counts, "no_examples": no_examples, "no_drive": no_drive}
 
 
 def check_readable(outbox: Path) -> None:
@@ -343,7 +348,7 @@ def _print_receipts(ctx: typer.Context, segments: int | None, problem: str) -> N
     if problem:
         print_done(ctx, f"The receipts on it were not taken: {problem}.")
     elif segments is not None:
-        print_done(ctx, f"The central team has {segments} more segment{'' if segments == 1 else 's'}; deleted here.")
+        print_done(ctx, f"The central team has {counted(segments, 'more segment')}; deleted here.")
 
 
 def import_update(admin: AdminClient, path: Path) -> UpdatesStatus:
@@ -481,10 +486,6 @@ def _read(path: Path) -> bytes:
     if len(content) > FILE_BYTES_MAX:
         raise DocumentInvalid(f"{path} has more than {FILE_BYTES_MAX} bytes")
     return content
-
-
-def _files(count: int) -> str:
-    return f"{count} file{'' if count == 1 else 's'}"
 
 
 def _were(count: int) -> str:

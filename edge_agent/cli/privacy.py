@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from edge_agent.cli.daemon_target import target_of
@@ -31,6 +32,7 @@ from edge_agent.cli.output import (
     print_done,
     print_facts,
     print_json,
+    print_trimmed,
     table,
 )
 from edge_agent.client import AdminClient, RedactionTrial
@@ -219,11 +221,11 @@ def _show_tasks(console: Console, found: SitePrivacy) -> None:
     for each in found.counts:
         totals[each.task or "(not known)", each.what] += each.number
     held = {each.task: (each.kept, each.waiting) for each in found.held}
-    rows = table("task", *_NUMBERS, right=_NUMBERS)
+    rows = table("task", *_NUMBERS, right=_NUMBERS, wrap=("task",))
     for task in sorted({task for task, _ in totals} | set(held)):
         numbers = [*(totals[task, what] for what in _WHAT), *held.get(task, (0, 0))]
         rows.add_row(task, *map(str, numbers))
-    console.print(rows)
+    print_trimmed(console, rows)
 
 
 def _show_rules(console: Console, found: SitePrivacy) -> None:
@@ -237,7 +239,7 @@ def _show_rules(console: Console, found: SitePrivacy) -> None:
     rows = table("replaced by", "values", right=("values",))
     for rule, number in rules.most_common():
         rows.add_row(rule, str(number))
-    console.print(rows)
+    print_trimmed(console, rows)
 
 
 _NUMBERS = ("captured", "replaced", "sent", "erased", "retention", "kept", "waiting")
@@ -253,7 +255,7 @@ def _show_erasures(console: Console, found: SitePrivacy) -> None:
         rows.add_row(
             str(each.number), f"{each.erase_time:%Y-%m-%d %H:%M} UTC", str(each.erased), str(each.told), receipt
         )
-    console.print(rows)
+    print_trimmed(console, rows)
     if len(found.erasures) > _ERASURES_SHOWN:
         console.print(f"{len(found.erasures) - _ERASURES_SHOWN} earlier ones: --json lists them.")
 
@@ -424,15 +426,15 @@ def _show_trial(tried: RedactionTrial, given: str, *, as_json: bool) -> None:
         return
     console = out()
     if tried.spans:
-        console.print(_spans_table(tried, given))
+        print_trimmed(console, _spans_table(tried, given))
         console.print()
     console.print(Text.assemble(("before  ", "bold"), marked(tried.spans, given)))
     console.print(Text.assemble(("after   ", "bold"), tried.redacted))
     console.print(_trial_legend(tried))
 
 
-def _spans_table(tried: RedactionTrial, text: str) -> object:
-    rows = table("value", "becomes", "found by", "rule or type", "probability", right=("probability",))
+def _spans_table(tried: RedactionTrial, text: str) -> Table:
+    rows = table("value", "becomes", "found by", "rule or type", "probability", right=("probability",), wrap=("value",))
     for span in tried.spans:
         source, value = span.source, text[span.start : span.end]
         shown = value if len(value) <= SHOWN_CHARACTERS_MAX else f"{value[: SHOWN_CHARACTERS_MAX - 1]}…"

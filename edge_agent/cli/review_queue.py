@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import string
 import sys
 from collections import Counter
@@ -17,6 +18,7 @@ from rich.text import Text
 from edge_agent.cli.daemon_target import target_of
 from edge_agent.cli.output import out
 from edge_agent.client import Prediction, ReviewClient
+from edge_agent.errors.base import sudo_user
 
 ACCEPT, REJECT, SKIP, ERASE, QUIT = "\n", "!", "-", "#", "."
 # One key for each label, in the task's order; the keys above are no letters or digits.
@@ -39,7 +41,9 @@ def review(
     task: Annotated[
         str, typer.Argument(metavar="TASK", help="Only this task, or TASK/QUESTION for one question of it.")
     ] = "",
-    reviewer: Annotated[str, typer.Option(metavar="NAME", help="Reviewer; without it the user's name.")] = "",
+    reviewer: Annotated[
+        str, typer.Option(metavar="NAME", help="Reviewer; without it the user's name, also through sudo.")
+    ] = "",
     confidence_max: Annotated[
         float | None,
         typer.Option(metavar="P", min=0, max=1, help="Only answers with this confidence at most; no audit."),
@@ -61,7 +65,8 @@ def review(
 
     Example: [bold]edge-agent review pos-intent --confidence-max 0.8[/bold]
     """
-    name, done = reviewer or getpass.getuser(), Counter[Done]()
+    name = reviewer or sudo_user(os.environ, os.geteuid()) or getpass.getuser()
+    done = Counter[Done]()
     with target_of(ctx).reviewer() as client:
         named = "" if stream is ALL else stream.value
         for shown in client.queue(task, confidence_max=confidence_max, stream=named):

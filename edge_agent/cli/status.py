@@ -38,7 +38,7 @@ from edge_agent.client import (
     UplinkStatus,
 )
 from edge_agent.errors.base import first_task_remedy
-from edge_agent.formatting import format_bytes, shorten_digests
+from edge_agent.formatting import counted, format_bytes, shorten_digests
 
 _MICROS = 1_000_000
 # Counters of examples that an operator should see even when the loss has ended.
@@ -182,7 +182,7 @@ def _threshold(task: Task) -> Text:
     """Return the threshold; marked where it does not hold on this machine, which a warning explains."""
     said = "-" if task.threshold is None else f"{task.threshold:.2f}"
     if proved := sum(question.threshold is not None for question in task.questions):
-        said = f"{proved} of {_counted(len(task.questions), 'question')}"
+        said = f"{proved} of {counted(len(task.questions), 'question')}"
     return Text(f"{said}*", style="yellow") if task.confidence_blocker else Text(said)
 
 
@@ -254,7 +254,7 @@ def _show_examples(console: Console, examples: ExamplesStatus) -> None:
         console,
         f"examples of {consents or 'no task any more'}; kept here: {retained}; {format_bytes(examples.spool_bytes)}",
     )
-    sealed = f"{_counted(examples.outbox_segments, 'segment')}, {format_bytes(examples.outbox_bytes)}"
+    sealed = f"{counted(examples.outbox_segments, 'segment')}, {format_bytes(examples.outbox_bytes)}"
     print_trimmed(console, f"sealed, waiting for receipts: {sealed}")
     print_trimmed(console, _review(examples))
     _show_losses(console, examples.counters)
@@ -276,7 +276,7 @@ def _redaction(state: RedactionState) -> str:
 
 def _audited(audit: RedactionAuditState) -> str:
     """Return what the audit of redaction has found; empty while it has drawn nothing."""
-    waiting = f"; {_counted(audit.waiting, 'text')} to audit" if audit.waiting else ""
+    waiting = f"; {counted(audit.waiting, 'text')} to audit" if audit.waiting else ""
     if audit.share is None:
         return waiting
     promised = f", {100 * audit.target:g}% promised" if audit.target is not None else ""
@@ -314,20 +314,16 @@ def _show_uplink(console: Console, uplink: UplinkStatus, now: datetime) -> None:
     if uplink.retry_at and uplink.state == "OFFLINE":
         said.append(f", tried again in {duration((uplink.retry_at - now).total_seconds())}")
     print_trimmed(console, said)
-    waiting = f"{_counted(uplink.waiting_segments, 'segment')}, {format_bytes(uplink.waiting_bytes)}"
+    waiting = f"{counted(uplink.waiting_segments, 'segment')}, {format_bytes(uplink.waiting_bytes)}"
     print_trimmed(console, f"waiting to go up: {waiting}")
     if uplink.downloads:
         state = (uplink.state if uplink.state == "SILENT" else uplink.downloads.state).lower()
-        waiting = f"{_counted(uplink.downloads.waiting_blobs, 'file')}, {format_bytes(uplink.downloads.waiting_bytes)}"
+        waiting = f"{counted(uplink.downloads.waiting_blobs, 'file')}, {format_bytes(uplink.downloads.waiting_bytes)}"
         print_trimmed(console, f"updates from {uplink.downloads.repository}: {state}; waiting to come down: {waiting}")
     for problem in uplink.problems:
         about = f" ({problem.about})" if problem.about else ""
         said_of_it = advice(f"{shorten_digests(problem.message + about)}. {problem.remedy}")
         print_trimmed(console, Text.assemble(("uplink: ", "red"), said_of_it))
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def show_large_model(console: Console, large: LargeModel) -> None:

@@ -16,12 +16,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from edge_agent.config import config_files, optional_sections, sections
 from edge_agent.config.config_files import CONFIG_BYTES_MAX, ConfigFiles
+from edge_agent.config.folder_access import STORE_SCHEMES, store_folder
 from edge_agent.config.optional_sections import EscalationConfig, RedactionConfig, WebConfig
 from edge_agent.config.sections import (
     MESSAGE_BYTES_MAX,
@@ -210,6 +212,7 @@ def validate_files(
     _check_metrics(config.metrics, str(found.source_of("metrics", "address")))
     _check_consent(config, str(found.source_of("examples", "collect")))
     _check_secrets(config.uplink, str(found.source_of("uplink", "url")))
+    _check_stores(config.uplink, found)
     _check_escalation(config.escalation, found)
     optional_sections.check_web(config.web, str(found.source_of("web", "address")))
     sockets = (config.inference_socket, config.review_socket, config.admin_socket)
@@ -233,6 +236,8 @@ def _check_messages(service: ServiceConfig, source: str) -> None:
 def _check_tcp(config: Config, source: str) -> None:
     """Let TCP be with certificates on both sides, or in the open on purpose: never by an oversight."""
     service, access = config.service, config.access
+    if service.tcp_address:
+        _check_listener("service.tcp_address", service.tcp_address, source)
     files = {key: getattr(access, key) for key in ("certificate_file", "key_file", "client_ca_file")}
     missing = [f"access.{key}" for key, path in files.items() if not path]
     if missing and len(missing) < len(files):
@@ -277,15 +282,20 @@ def _texts(section: BaseModel, prefix: str) -> Iterator[tuple[str, str]]:
 def _check_metrics(metrics: MetricsConfig, source: str) -> None:
     if not metrics.address:
         return
-    try:
-        host, _ = sections.split_host_port(metrics.address)
-    except ValueError as error:
-        raise ConfigInvalid(f"{source}: metrics.address: {error}", remedy="Correct it, or leave it out.") from None
+    host = _check_listener("metrics.address", metrics.address, source)
     if not metrics.insecure and not sections.is_loopback(host):
         raise ConfigInvalid(
             f"{source}: metrics.address is {metrics.address}, which others than this machine may reach",
             remedy="Choose 127.0.0.1, or set 'insecure: true' next to it if everyone there may read the metrics.",
         )
+
+
+def _check_listener(key: str, address: str, source: str) -> str:
+    """Return the host of an address to listen on."""
+    try:
+        return sections.split_host_port(address)[0]
+    except ValueError as error:
+        raise ConfigInvalid(f"{source}: {key}: {error}", remedy="Correct it, or leave it out.") from None
 
 
 def _check_consent(config: Config, source: str) -> None:
@@ -305,7 +315,7 @@ def _check_escalation(escalation: EscalationConfig, found: ConfigFiles) -> None:
     if not url:
         return
     authority, _, _ = url.partition("://")[2].partition("/")
-    if not url.startswith(("http://", "https://")) or not authority or "@" in authority or "?" in url:
+    if not url.startswith(("http://", "https://")) or not _is_address(url) or "@" in authority or "?" in url:
         remedy = "Write it as https://host/v1; the key belongs into 'credentials_file'."
         raise ConfigInvalid(f"{source}: escalation.url is not the plain address of an API", remedy=remedy)
     if not escalation.model:
@@ -325,6 +335,29 @@ def _check_secrets(uplink: UplinkConfig, source: str) -> None:
             f"{source}: uplink: {', '.join(found)} may be a secret, and this file is no place for one",
             remedy="Write it into a file that only the uplink's user may read, and name that in 'credentials_file'.",
         )
+
+
+def _check_stores(uplink: UplinkConfig, found: ConfigFiles) -> None:
+    """Refuse an address that the uplink cannot open. The address is not shown, because it may hold a secret."""
+    for key, url in (("url", uplink.url), ("updates_url", uplink.updates_url)):
+        if not url or store_folder(url):
+            continue
+        scheme, source = url.partition("://")[0], found.source_of("uplink", key)
+        if scheme not in STORE_SCHEMES:
+            remedy = f"One of: {', '.join(STORE_SCHEMES)}."
+            raise ConfigInvalid(f"{source}: uplink.{key}: '{scheme}' is no kind of store", remedy=remedy)
+        if not _is_address(url):
+            remedy = f"Write it as {scheme}://host/path; an IPv6 address stands in brackets, and a port is a number."
+            raise ConfigInvalid(f"{source}: uplink.{key} is not the address of a store", remedy=remedy)
+
+
+def _is_address(url: str) -> bool:
+    """Tell whether a URL names a host, and no port that does not exist."""
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # half an IPv6 address, or no number
+        return False
 
 
 def _with_places(plain: dict[str, Any], overrides: Overrides, environ: Mapping[str, str]) -> dict[str, Any]:

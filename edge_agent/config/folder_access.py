@@ -13,6 +13,8 @@ from pathlib import Path
 UPLINK_USER, UPLINK_GROUP = "edge-uplink", "edge-exchange"
 HIDDEN_FROM_SERVICES = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))  # noqa: S108 - not used
 """Folders that the units do not see: ProtectHome= and PrivateTmp=."""
+STORE_SCHEMES = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "https", "http")
+"""Of the URLs of object stores that are not folders."""
 _RESTART = "sudo systemctl restart edge-uplink"
 
 
@@ -42,6 +44,14 @@ class FolderProblem:
     seen: str
     remedy: str
     command: str
+
+
+def store_folder(url: str) -> Path | None:
+    """Return the folder that a store's URL names; None = it names none, or a store that is not a folder."""
+    scheme, colon, rest = url.partition("://")
+    if not url or (colon and scheme != "file"):
+        return None
+    return Path(rest if colon else url)
 
 
 def is_hidden_from_services(path: Path) -> bool:

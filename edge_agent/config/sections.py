@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -470,7 +469,7 @@ def split_host_port(address: str) -> tuple[str, int]:
     """Return host and port. Raises ValueError, with a sentence."""
     host, colon, port = address.rpartition(":")
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+    if not colon or not host or {*host} & {*"[]/"} or not port.isdecimal() or int(port) > 65535:
         raise ValueError(f"{address!r} is no address: it needs a host and a port, e.g. 127.0.0.1:9464 or [::1]:9464")
     return host, int(port)
 
@@ -481,11 +480,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def store_folder(url: str) -> Path | None:
-    """Return the folder that a store's URL names; None = it names none, or a store that is not a folder."""
-    scheme, colon, rest = url.partition("://")
-    if not url or (colon and scheme != "file"):
-        return None
-    return Path(rest if colon else url)

@@ -43,19 +43,22 @@ class CertificateFacts:
     @property
     def renewer(self) -> str:
         """Who renews it."""
-        if self.has_authority:
-            return "Renew it."
-        return "Have its authority issue a new one; with an enrolment file, the central team."
+        if self.what == "clients" and self.has_authority:
+            return "Make a new authority, and issue the certificates of the server and of all clients again."
+        return renewer(has_authority=self.has_authority)
 
     @property
     def renewal(self) -> str:
         """The commands that renew it, as far as this machine can."""
-        shown = f"sudo edge-agent certs show {self.file.path}"
-        return f"sudo edge-agent certs server --renew --dir {self.folder}; {shown}" if self.has_authority else shown
+        if self.what == "clients" and self.has_authority:
+            return "edge-agent help certificate"
+        return renewal(self.file.path, has_authority=self.has_authority)
 
     @property
     def maker(self) -> str:
         """Who makes a file that is missing."""
+        if self.what == "clients":
+            return "Copy the authority's certificate there again: each client has it as ca.crt. A site enrols again."
         if self.has_authority:
             return "Issue it again from the authority of this site."
         return "Have a certificate issued, or make an authority on this machine."
@@ -63,6 +66,8 @@ class CertificateFacts:
     @property
     def making(self) -> str:
         """The command that makes it."""
+        if self.what == "clients":
+            return f"sudo ls -lR {self.folder}"
         if self.has_authority:
             # Its names are in the certificate, unless that is what is missing.
             names = " --name NAME" if self.what == "server" else ""
@@ -83,6 +88,22 @@ class CertificateFacts:
     def until(self) -> str:
         """Time until it becomes valid, as text."""
         return format_duration(self.starts_in)
+
+
+def renewer(*, has_authority: bool) -> str:
+    """Return who renews the certificate of a server."""
+    return (
+        "Renew it."
+        if has_authority
+        else ("Have its authority issue a new one; with an enrolment file, the central team.")
+    )
+
+
+def renewal(path: str, *, has_authority: bool) -> str:
+    """Return the commands that renew the certificate of a server, as far as this machine can."""
+    shown = f"sudo edge-agent certs show {path}"
+    folder = path.rpartition("/")[0]
+    return f"sudo edge-agent certs server --renew --dir {folder}; {shown}" if has_authority else shown
 
 
 _CERTIFICATE: tuple[FindingRule[CertificateFacts], ...] = (
@@ -155,7 +176,7 @@ def probe_certificates(context: ProbeContext) -> tuple[CertificateFacts, ...]:
 
 def _probe_file(context: ProbeContext, what: str, path: Path, certificate: Path) -> CertificateFacts:
     file, user = stat_file(path), context.daemon_user
-    own = stat_file(path.with_name("ca.crt")).kind != ""
+    own = has_own_authority(path)
     if not file.kind:
         return CertificateFacts(what, file, has_authority=own)
     barred = user.name if user and not can_reach(user, stat_parents(path), file, READ) else ""
@@ -172,6 +193,11 @@ def _probe_file(context: ProbeContext, what: str, path: Path, certificate: Path)
     found = _in_use(found, now) if what == "clients" else found
     starts, ends = max(each.starts_at for each in found) - now, min(each.expires_at for each in found) - now
     return CertificateFacts(what, file, "", starts, ends, barred, own)
+
+
+def has_own_authority(path: Path) -> bool:
+    """Tell whether the authority that `edge-agent certs` makes is in the folder of a certificate."""
+    return stat_file(path.parent / "ca.crt").kind != ""
 
 
 def _in_use(authorities: list[Certificate], now: float) -> list[Certificate]:

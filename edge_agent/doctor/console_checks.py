@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edge_agent.config import WebConfig, sections
 from edge_agent.config.optional_sections import token_path
-from edge_agent.doctor.certificate_checks import WARNED_SECONDS
+from edge_agent.doctor.certificate_checks import WARNED_SECONDS, has_own_authority, renewal, renewer
 from edge_agent.doctor.findings import Check, Finding, FindingRule, first_match, otherwise
 from edge_agent.doctor.installation import FileInfo, Installation, read_bytes, stat_file
 from edge_agent.doctor.probe_context import CheckGroup, ProbeContext, parse_phase, parse_properties
@@ -40,6 +40,8 @@ class ConsoleFacts:
     """Why one of its TLS files cannot be used; empty when all can."""
     expires_in: float = 0.0
     """Seconds until its certificate expires."""
+    has_authority: bool = True
+    """The site's own authority is in the folder of its certificate."""
     unit: UnitFacts | None = None
     """None when systemd does not run this machine."""
 
@@ -59,9 +61,14 @@ class ConsoleFacts:
         return self.unit is not None and self.unit.failed
 
     @property
-    def folder(self) -> str:
-        """The folder of its certificate."""
-        return self.certificate.rpartition("/")[0]
+    def renewer(self) -> str:
+        """Who renews its certificate."""
+        return renewer(has_authority=self.has_authority)
+
+    @property
+    def renewal(self) -> str:
+        """The commands that renew its certificate, as far as this machine can."""
+        return renewal(self.certificate, has_authority=self.has_authority)
 
     @property
     def left(self) -> str:
@@ -70,10 +77,7 @@ class ConsoleFacts:
 
 
 _LOG = f"sudo journalctl -u {UNIT} -b | tail -30"
-_RENEW = (
-    "sudo edge-agent certs server --renew --dir {f.folder}; "
-    f"sudo edge-agent certs show {{f.certificate}}; systemctl status {UNIT}"
-)
+_RENEW = f"{{f.renewal}}; systemctl status {UNIT}"
 _CONSOLE: tuple[FindingRule[ConsoleFacts], ...] = (
     FindingRule(
         "fault",
@@ -101,7 +105,7 @@ _CONSOLE: tuple[FindingRule[ConsoleFacts], ...] = (
         "fault",
         lambda f: f.certificate and f.expires_in < 0,
         "{f.certificate} expired {f.left} ago: every browser refuses it",
-        "Renew it; the console loads the new certificate without a restart.",
+        "{f.renewer} The console loads the new certificate without a restart.",
         _RENEW,
     ),
     FindingRule(
@@ -123,7 +127,7 @@ _CONSOLE: tuple[FindingRule[ConsoleFacts], ...] = (
         "warning",
         lambda f: f.certificate and f.expires_in < WARNED_SECONDS,
         "{f.certificate} expires in {f.left}",
-        "Renew it; the console loads the new certificate without a restart.",
+        "{f.renewer} The console loads the new certificate without a restart.",
         _RENEW,
     ),
     FindingRule("ok", otherwise, "{f.address} is open"),
@@ -151,6 +155,7 @@ def probe_console(context: ProbeContext) -> ConsoleFacts:
         certificate=web.certificate_file,
         problem=problem,
         expires_in=expires_in,
+        has_authority=has_own_authority(Path(web.certificate_file)),
         unit=_unit(context.installation),
     )
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_agent.config.folder_access import UPLINK_USER, FolderFacts, judge_folder
-from edge_agent.config.sections import is_loopback, split_host_port, store_folder
+from edge_agent.config.folder_access import UPLINK_USER, FolderFacts, judge_folder, store_folder
+from edge_agent.config.sections import is_loopback, split_host_port
 from edge_agent.doctor.findings import Check, Finding, FindingRule, ProbeFailure, first_match, otherwise
 from edge_agent.doctor.installation import ENTER, READ, WRITE, Installation, can_reach, stat_file, stat_parents
 from edge_agent.doctor.probe_context import (

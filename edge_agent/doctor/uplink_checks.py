@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 from edge_agent.client import UplinkStatus
-from edge_agent.config.sections import store_folder
+from edge_agent.config.folder_access import store_folder
 from edge_agent.doctor.findings import Check, Finding, FindingRule, ProbeFailure, first_match, otherwise
 from edge_agent.doctor.installation import read_bytes, stat_file
 from edge_agent.doctor.probe_context import NO_PHASE, CheckGroup, ProbeContext, UnitPhase, running_seconds, unit_phase

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent.config import Config
-from edge_agent.config.folder_access import UPLINK_USER, FolderFacts, FolderProblem, judge_folder
-from edge_agent.config.sections import is_loopback, split_host_port, store_folder
+from edge_agent.config.folder_access import UPLINK_USER, FolderFacts, FolderProblem, judge_folder, store_folder
+from edge_agent.config.sections import is_loopback, split_host_port
 from edge_agent.enrolment import site_files
 from edge_agent.enrolment.site_files import SiteFile
 from edge_agent.errors import ConfigInvalid

@@ -84,6 +84,14 @@ def works_by_sudo(environment: Mapping[str, str], user_id: int) -> bool:
     return user_id == 0 and environment.get("SUDO_UID", "0") != "0"
 
 
+def sudo_user(environment: Mapping[str, str], user_id: int) -> str:
+    """Return the name of the person who runs this program through sudo, for records of who did what; empty = nobody.
+
+    Whoever may run a program as root may also set this name: no right depends on it.
+    """
+    return environment.get("SUDO_USER", "") if works_by_sudo(environment, user_id) else ""
+
+
 def first_task_remedy(site: str) -> str:
     """Return how the first task comes to a machine; `site` is its id, empty before it is enrolled."""
     if site:

@@ -22,7 +22,48 @@ class _UniqueKeys(yaml.composer.Composer):
 
 
 class _Loader(_UniqueKeys, yaml.SafeLoader):
-    """Reads numbers, dates and true or false as such."""
+    """Reads numbers, dates and true or false as such, and merges mappings ('<<') as https://yaml.org/type/merge.html."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Merge: a key of the mapping itself counts, then that of the first one named.
+
+        PyYAML's own takes another value where a merged mapping had merged one of its keys, or where several are named.
+        """
+        for key, _ in node.value:
+            key.tag = _STRING if key.tag == _VALUE else key.tag
+        own = [pair for pair in node.value if pair[0].tag != _MERGE]
+        named = [value for key, value in node.value if key.tag == _MERGE]
+        node.value = own  # first, since a mapping may name itself
+        merged = {_identity(key): (key, value) for key, value in own}
+        for source in (each for value in named for each in _sources(value)):
+            self.flatten_mapping(source)
+            for key, value in source.value:
+                merged.setdefault(_identity(key), (key, value))
+        node.value = list(merged.values())
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse keys that are written differently and are the same, such as 1 and 0x1."""
+        made: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        if len(made) < len(node.value):
+            raise yaml.constructor.ConstructorError(None, None, "a key occurs twice", node.start_mark)
+        return made
+
+
+_MERGE, _STRING, _VALUE = (f"tag:yaml.org,2002:{name}" for name in ("merge", "str", "value"))  # value: a key '='
+
+
+def _identity(key: yaml.Node) -> object:
+    return (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key)
+
+
+def _sources(value: yaml.Node) -> list[yaml.MappingNode]:
+    """Return the mappings that a merge names."""
+    named = value.value if isinstance(value, yaml.SequenceNode) else [value]
+    for each in named:
+        if not isinstance(each, yaml.MappingNode):
+            said = f"'<<' names mappings, and this is a {each.id}"
+            raise yaml.constructor.ConstructorError(None, None, said, each.start_mark)
+    return named
 
 
 class _StringLoader(_UniqueKeys, yaml.BaseLoader):

@@ -211,14 +211,15 @@ ENGINES = (
     *_table(("engine", "runtime", "device"), "engine_info g Always 1; the device is empty before the first load."),
     *_table(
         ("engine", "reason"),
-        "engine_device_shortfall g 1 where it computes elsewhere than is wanted: DEVICE_FALLBACK, DEVICE_PARTIAL.",
+        "engine_device_shortfall g 1 where it computes elsewhere than is wanted, or only a part there: DEVICE_FALLBACK,"
+        " DEVICE_PARTIAL. Absent where it computes as wanted.",
     ),
     *_table(("engine", "state"), "engine_state g 1 for the state it is in: starting, ready, backing off, failed."),
     *_table(
         ("engine",),
         """
         engine_up g 1 = it answers now.
-        engine_device_short g 1 = it computes elsewhere, or less on its device, than is wanted.
+        engine_device_short g Deprecated since 0.2: 1 where edge_agent_engine_device_shortfall has a reason.
         engine_sequences_in_use g Inputs that the engine computes now.
         engine_sequences_max g Inputs that it computes together at most.
         engine_queue_inputs g Inputs that wait for it.

@@ -87,7 +87,7 @@ class TlsFiles:
             (
                 "An authority for clients",
                 material.authorities_expire_at,
-                "Make a new one, and reissue their certificates.",
+                "Make a new one, and issue all certificates again: 'edge-agent help certificate'.",
             ),
         )
         near = [

@@ -7,6 +7,7 @@ nothing that answers.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -52,6 +53,12 @@ class MissingFiles:
         """How many, and how large they are together: "2 files (1.5 MB)"."""
         return f"{counted(self.count, 'file')} ({format_bytes(self.bytes)})"
 
+    @property
+    def faults(self) -> str:
+        """What is wrong with the first, and how many others there are."""
+        others = self.count - 1
+        return f"{self.fault}, like {counted(others, 'other file')}" if others else self.fault
+
 
 class BundleIngest:
     """Owns wants.json. Synchronous; the thread that uses the store uses this."""
@@ -60,7 +67,8 @@ class BundleIngest:
         self, config: Config, store: Store, trust: RepositoryTrust, now: Callable[[], float] = time.time
     ) -> None:
         """Bring bundles into a store."""
-        self._incoming, self._wants_file = config.incoming, config.wants
+        self._incoming, self._wants_file, self._state_dir = config.incoming, config.wants, config.state_dir
+        self._reserve_bytes = max(config.uplink.disk_reserve_bytes, config.store.disk_reserve_bytes)
         self._store, self._trust, self._now = store, trust, now
         self._verified = VerifiedRepository()
         self._damaged: set[str] = set()
@@ -100,6 +108,12 @@ class BundleIngest:
             return None
         size = sum(each.size_bytes for each in wanted)
         return MissingFiles(len(wanted), size, _fault(self._folder(source), wanted[0]))
+
+    def download_shortage(self, missing_bytes: int) -> int:
+        """Return what is to be freed for a download: files lie in `incoming/` and in the store for a while."""
+        where = self._incoming if self._incoming.exists() else self._state_dir
+        copies = 2 if where.stat().st_dev == self._state_dir.stat().st_dev else 1
+        return max(0, copies * missing_bytes + self._reserve_bytes - shutil.disk_usage(where).free)
 
     def _folder(self, source: Path) -> RepositoryFolder:
         return RepositoryFolder(source, is_media=source != self._incoming)

@@ -375,13 +375,11 @@ class TaskUpdates:
         if missing is None:
             return replace(facts, download=download)
         if facts.brought:
-            others = f", as are {missing.count - 1} other files" if missing.count > 1 else ""
-            said = f"in {context.folder} {missing.fault}{others}"
-            return replace(facts, missing=said, download=download)
+            return replace(facts, missing=f"in {context.folder} {missing.faults}", download=download)
         facts = replace(facts, missing=missing.amount, download=download)
         if download is None or not download.disk_full:
             return facts
-        short_bytes = self._download_shortage(missing.bytes)
+        short_bytes = self._ingest.download_shortage(missing.bytes)
         return replace(facts, disk=str(self._incoming), short_bytes=short_bytes)
 
     def _shortage(self, row: UpdateProgress | None) -> int | None:
@@ -389,14 +387,6 @@ class TaskUpdates:
         if row is None or row.reason != "DISK_FULL" or row.task not in self._room_bytes:
             return None
         return max(0, self._room_bytes[row.task] - shutil.disk_usage(self._config.state_dir).free)
-
-    def _download_shortage(self, missing_bytes: int) -> int:
-        """Return what is to be freed for a download: files lie in `incoming/` and in the store for a while."""
-        state_dir, incoming = self._config.state_dir, self._incoming
-        where = incoming if incoming.exists() else state_dir
-        copies = 2 if where.stat().st_dev == state_dir.stat().st_dev else 1
-        reserve = max(self._config.uplink.disk_reserve_bytes, self._config.store.disk_reserve_bytes)
-        return max(0, copies * missing_bytes + reserve - shutil.disk_usage(where).free)
 
     async def _admit(self, row: UpdateProgress, folder: Path) -> bool:
         """Take the candidate into the store; return whether that succeeded."""

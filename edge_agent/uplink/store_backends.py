@@ -22,7 +22,7 @@ from obstore.exceptions import BaseError, NotModifiedError
 from obstore.store import from_url
 
 from edge_agent.config import UplinkConfig
-from edge_agent.config.sections import store_folder
+from edge_agent.config.folder_access import store_folder
 from edge_agent.durable.atomic_files import sync_directory, write_durably
 from edge_agent.errors import (
     ConfigInvalid,
@@ -181,8 +181,7 @@ def _user() -> str:
 
 
 CREDENTIALS_BYTES_MAX = 64 * 1024
-SCHEMES = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "https", "http")
-_CONTENT_HASHED = ("s3", "s3a", "gs")
+_CONTENT_HASHED = ("s3://", "s3a://", "gs://")
 """Stores whose entity tag is the MD5 of what was put, unless they encrypt it with keys of a service."""
 _HEADERS = ("authorization",)
 _NO_AUTHORITIES = "No CA certificates"
@@ -339,11 +338,7 @@ def _open(address: _StoreAddress, config: UplinkConfig) -> ObjectStore | None:
     folder = store_folder(url)
     if folder:
         return FolderStore(folder)
-    scheme, _, _ = url.partition("://")
-    if scheme not in SCHEMES:
-        said = f"uplink.{address.prefix}url: '{scheme}' is no kind of store"
-        raise ConfigInvalid(said, remedy=f"One of: {', '.join(SCHEMES)}.")
-    return BucketStore(_name(url), _store(address), config, tag_is_md5=scheme in _CONTENT_HASHED)
+    return BucketStore(_name(url), _store(address), config, tag_is_md5=url.startswith(_CONTENT_HASHED))
 
 
 def read_credentials(path: Path, prefix: str = "") -> dict[str, str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import structlog
 
@@ -109,6 +111,8 @@ class TransferLoop:
         self._tries_once = False
         self._given_up: set[str] = set()
         """Stores that `once` does not try again."""
+        self._closed: Path | None = None
+        """What this user had no rights in when the pause began; None = something else was wrong."""
         self._published: tuple[float, object] = (now, None)
         self._counted = (0, 0)
 
@@ -153,8 +157,11 @@ class TransferLoop:
         known, now = self._known, self._clocks.running()
         for store in known.links.keys() - self._given_up:
             known.links[store] = connectivity.after_time_passed(known.links[store], now)
-        if now >= known.scan_at and now >= known.paused_until:
-            self._scan(now)
+        if now >= known.scan_at:
+            if now >= known.paused_until or self._is_open_again():
+                self._scan(now)
+            else:
+                known.scan_at = now + self._config.scan_seconds
         action = transfer_schedule.next_action(self._view(now))
         if action.kind != "wait" and not await self._try(action):
             # Said now, so that nobody asks again before it is time.
@@ -230,8 +237,10 @@ class TransferLoop:
             if self._uploader:
                 self._uploader.scan()
         except OWN_FAULTS as error:
-            self._pause(error)
+            # A look costs nothing: it is repeated as often as always.
+            self._pause("scan", error, self._config.scan_seconds)
         else:
+            known.problems.pop("scan", None)
             if self._updates:
                 self._scan_incoming(self._updates, now)
 
@@ -346,7 +355,8 @@ class TransferLoop:
                 self._heard(store)
             self._learn_of_update(action, error)
         elif isinstance(error, OWN_FAULTS):
-            self._pause(error)
+            self._pause("disk", error, DISK_PAUSE_SECONDS)
+            self._closed = _closed_path(error)
         else:
             self._failed(store, error)
 
@@ -383,11 +393,17 @@ class TransferLoop:
         self._known.problems[store] = error
         self._given_up |= {store} if self._tries_once else set()
 
-    def _pause(self, error: EdgeAgentError) -> None:
-        self._known.paused_until = self._clocks.running() + DISK_PAUSE_SECONDS
-        self._known.scan_at = self._known.paused_until
-        log.error("disk_failed", again_in_seconds=DISK_PAUSE_SECONDS, **error_fields(error))
-        self._known.problems["disk"] = error
+    def _pause(self, kind: str, error: EdgeAgentError, seconds: float) -> None:
+        known, now = self._known, self._clocks.running()
+        known.paused_until, known.scan_at = now + seconds, now + min(seconds, self._config.scan_seconds)
+        before = known.problems.get(kind)
+        if before is None or kind == "disk" or before.message != error.message:
+            log.error("disk_failed", again_in_seconds=seconds, **error_fields(error))
+        known.problems[kind], self._closed = error, None
+
+    def _is_open_again(self) -> bool:
+        """Tell whether somebody gave this user the rights that were missing, so that the pause is over."""
+        return self._closed is not None and _has_rights(self._closed)
 
     def _state(self, running: float) -> uplink_state.UplinkState:
         known, updates = self._known, self._updates
@@ -396,3 +412,14 @@ class TransferLoop:
             seen = DownloadView(updates.name, known.links[self._down], updates.progress, updates.waiting_bytes())
         link = known.links[self._up or self._down]
         return build_uplink_state(known, link, self._places.name, seen, (self._clocks.now(), running))
+
+
+def _closed_path(error: EdgeAgentError) -> Path | None:
+    """Return the path that an error is about, if this user has no rights in it."""
+    path = Path(error.metadata.get("path") or "/")
+    return None if isinstance(error, DiskFull) or _has_rights(path) else path
+
+
+def _has_rights(path: Path) -> bool:
+    """Tell whether this user may replace a file, and read and write it where it exists."""
+    return os.access(path.parent, os.W_OK | os.X_OK) and (not path.exists() or os.access(path, os.R_OK | os.W_OK))

@@ -97,7 +97,7 @@ def next_action(view: ScheduleInput) -> TransferAction:
     of segments and chunks, those that have used the way for less time so far.
     """
     if view.now < view.paused_until:
-        return TransferAction("wait", until=view.paused_until)
+        return TransferAction("wait", until=min(at for at in (view.paused_until, view.scan_at) if at > view.now))
     if small := _small_upload(view) or _small_download(view):
         return small
     ways = [action for action in (_send(view), _pull(view)) if action]

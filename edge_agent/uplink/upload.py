@@ -24,7 +24,15 @@ import structlog
 
 from edge_agent.config import UplinkConfig
 from edge_agent.durable.atomic_files import write_durably
-from edge_agent.errors import EdgeAgentError, ExchangeError, StateDirInUse, UploadConflict, UpstreamFailed
+from edge_agent.errors import (
+    DiskFull,
+    EdgeAgentError,
+    ExchangeDirUnusable,
+    ExchangeError,
+    StateDirInUse,
+    UploadConflict,
+    UpstreamFailed,
+)
 from edge_agent.formats import segment
 from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX
 from edge_agent.uplink import transfer_schedule
@@ -250,6 +258,9 @@ class OutboxUploader:
         except ExchangeError as error:
             self._state.defer(segment.RECEIPTS_FILE_NAME, error, self._clocks.running() + SET_ASIDE_SECONDS)
             return True
+        except (DiskFull, ExchangeDirUnusable):
+            state.receipts_at = self._clocks.running()  # first of all, once this disk can be used
+            raise
         state.set_aside.pop(segment.RECEIPTS_FILE_NAME, None)
         state.receipts_tag = fetched.tag
         return True

@@ -37,39 +37,11 @@ LOCALES = {
     "no": "no_NO",
     "fi": "fi_FI",
 }
-OTHER_LOCALES = (
-    *(
-        "cs_CZ",
-        "hu_HU",
-        "hr_HR",
-        "ro_RO",
-        "tr_TR",
-        "sk_SK",
-        "sl_SI",
-        "et_EE",
-        "lt_LT",
-        "id_ID",
-        "vi_VN",
-        "en_NG",
-        "en_PK",
-    ),
-    *(
-        "en_KE",
-        "de_CH",
-        "fr_BE",
-        "es_MX",
-        "pt_BR",
-        "it_IT",
-        "fi_FI",
-        "da_DK",
-        "no_NO",
-        "sv_SE",
-        "pl_PL",
-        "nl_NL",
-        "fr_FR",
-    ),
-    *("de_AT", "es_CO", "en_IN"),
-)
+_OTHER_LOCALES = """
+cs_CZ hu_HU hr_HR ro_RO tr_TR sk_SK sl_SI et_EE lt_LT id_ID vi_VN en_NG en_PK en_KE de_CH fr_BE es_MX pt_BR it_IT
+fi_FI da_DK no_NO sv_SE pl_PL nl_NL fr_FR de_AT es_CO en_IN
+"""
+OTHER_LOCALES = tuple(_OTHER_LOCALES.split())
 VARIED_STREETS_SHARE = 0.4
 VARIED_NAMES_SHARE = 0.4
 """Of the names of training and calibration, those of another package than Faker."""
@@ -77,59 +49,17 @@ TOWNS_SHARE, ENGLISH_TOWNS_SHARE, GOODS_SHARE, FIRMS_SHARE = 0.6, 0.3, 0.5, 0.4
 """Of towns, goods and brands of training and calibration, those of public_words.py."""
 FOREIGN_SHARE, FOREIGN_SHARE_ENGLISH = 0.2, 0.35
 """Values of another country: guests, patients and names come from everywhere."""
-STREET_KINDS = (
-    *("Street", "St", "St.", "Road", "Rd", "Avenue", "Ave", "Ave.", "Boulevard", "Blvd", "Lane", "Ln", "Drive", "Dr"),
-    *(
-        "Court",
-        "Ct",
-        "Place",
-        "Pl",
-        "Way",
-        "Highway",
-        "Hwy",
-        "Square",
-        "Terrace",
-        "Close",
-        "Crescent",
-        "Grove",
-        "Parkway",
-    ),
-    *("Pkwy", "Walk", "Hill", "Mews", "Gardens", "Row", "Trail", "Circle"),
-)
-STREET_WORDS = (
-    *(
-        "Oak",
-        "Maple",
-        "Cedar",
-        "Mill",
-        "Church",
-        "Station",
-        "High",
-        "Park",
-        "Victoria",
-        "Albert",
-        "King",
-        "Queen",
-        "Lake",
-    ),
-    *("Hill", "Spring", "Sunset", "Washington", "Lincoln", "Jefferson", "North", "South", "West", "East", "Meadow"),
-    *(
-        "Forest",
-        "Bridge",
-        "Castle",
-        "School",
-        "Market",
-        "Chapel",
-        "Green",
-        "Orchard",
-        "Pine",
-        "Elm",
-        "5th",
-        "2nd",
-        "42nd",
-    ),
-    *("First", "Third", "Ocean", "Bay", "Harbour", "London", "York", "Bristol", "Windsor"),
-)
+_STREET_KINDS = """
+Street St St. Road Rd Avenue Ave Ave. Boulevard Blvd Lane Ln Drive Dr Court Ct Place Pl Way Highway Hwy Square
+Terrace Close Crescent Grove Parkway Pkwy Walk Hill Mews Gardens Row Trail Circle
+"""
+STREET_KINDS = tuple(_STREET_KINDS.split())
+_STREET_WORDS = """
+Oak Maple Cedar Mill Church Station High Park Victoria Albert King Queen Lake Hill Spring Sunset Washington Lincoln
+Jefferson North South West East Meadow Forest Bridge Castle School Market Chapel Green Orchard Pine Elm 5th 2nd 42nd
+First Third Ocean Bay Harbour London York Bristol Windsor
+"""
+STREET_WORDS = tuple(_STREET_WORDS.split())
 _UNITS = "apt apt. appartamento suite ste ste. flat studio unit box piso puerta depto depto. interno interior etage"
 _UNITS += " floor level room bus sal sc. bl. ap. edif. of. casa top stiege"
 UNIT_WORDS = frozenset(_UNITS.split())

@@ -48,7 +48,8 @@ fail() {
 # find_python: sets python and version. The system's own comes first: it gets the distribution's security updates.
 find_python() {
   seen=''
-  for python in ${PYTHON:-/usr/bin/python3 python3 python3.13 python3.12 python3.11}; do
+  if [ -n "${PYTHON:-}" ]; then set -- "$PYTHON"; else set -- /usr/bin/python3 python3 python3.13 python3.12 python3.11; fi
+  for python; do
     python=$(command -v "$python") || continue
     version=$("$python" -I -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue
     case " @PYTHONS@ " in
@@ -59,6 +60,6 @@ find_python() {
     esac
   done
   fail 3 "no Python that this installer has packages for (@PYTHONS@) was found; looked at:${seen:- nothing}" \
-    "Debian, Ubuntu: apt-get install python3; or name another one: PYTHON=/path/to/python3.13 sh $0"
+    "Debian, Ubuntu: apt-get install python3; or name another one: PYTHON=/path/to/python3.13 sh '$0'"
 }
 main "$@"; exit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,7 +90,7 @@ class SetupRun:
         if settled and not changed:
             done("the services run from this program already: they were not restarted")
             return False
-        self.services.start(installed_files.unit_names(program), first=self.programs.previous is None)
+        self.services.start(installed_files.unit_names(program))
         return changed or not same or self.services.acts
 
     def _lay(self, program: InstalledProgram, before: InstalledProgram | None) -> bool:
@@ -146,7 +146,7 @@ class SetupRun:
         say("'sudo sh FILE.run purge', with any installer file, removes these too.")
 
     def purge(self, *, agreed: bool) -> None:
-        """Remove the program, the configuration, the state, the keys, the users."""
+        """Remove the program, the configuration, the state, the keys, the users. Raises SetupError if one stays."""
         kept = self.places.kept
         links = {path: path.resolve() for path in kept if path.is_symlink()}
         for path in kept:
@@ -159,19 +159,16 @@ class SetupRun:
         self._remove_program()
         for path in kept:
             durable_files.remove(path)
-            if path.exists():
-                note(f"{path} is emptied and stays, because a disk is mounted there: sudo umount {path}")
-        self.services.remove_users()
-        for path, target in links.items():
-            note(f"{path} was a link to {target}, which stays: remove it yourself")
-        say("Removed everything else." if links else "Removed everything.")
+        staying = self.services.remove_users()
+        _end_purge([*_left_paths(kept, links), *staying])
+        if staying:
+            said = "users or groups of Edge Agent are still there"
+            raise SetupError(FAILED, said, "End what the notes name, then run the same command again.")
 
     def _remove_program(self) -> None:
-        program = self.programs.current or self.programs.previous
-        if program:
-            self.services.stop(installed_files.unit_names(program))
-            installed_files.remove_files(self.places, program)
-            done("stopped the services; removed units, man pages and commands")
+        self.services.stop()
+        installed_files.remove_files(self.places)
+        done("stopped the services; removed units, man pages and commands")
         for path in (self.places.current, self.places.previous, self.places.home):
             durable_files.remove(path)
         self.services.forget()
@@ -206,3 +203,16 @@ def _asked(question: str) -> bool:
     sys.stdout.write(question)
     sys.stdout.flush()
     return sys.stdin.readline().strip() == "purge"
+
+
+def _left_paths(kept: Sequence[Path], links: Mapping[Path, Path]) -> Iterator[str]:
+    for path in filter(Path.exists, kept):
+        yield f"{path} is emptied and stays, because a disk is mounted there: sudo umount {path}"
+    for path, target in links.items():
+        yield f"{path} was a link to {target}, which stays: remove it yourself"
+
+
+def _end_purge(notes: Sequence[str]) -> None:
+    for each in notes:
+        note(each)
+    say("Removed everything else." if notes else "Removed everything.")

@@ -50,6 +50,11 @@ class InstallPaths:
         return self.home / "previous"
 
     @property
+    def first_start(self) -> Path:
+        """Is there from the first installation until serve was enabled, once: an administrator may disable it."""
+        return self.home / "first-start"
+
+    @property
     def lock(self) -> Path:
         """Held by the one setup that runs; outside of what it installs and removes.
 
@@ -75,10 +80,15 @@ class InstallPaths:
         stores = [self.root / "etc" / name for name in ("credstore.encrypted", "credstore")]
         secrets = [path for store in stores for path in sorted(store.glob("edge-agent-*.cred"))]
         drop_ins = [self.units / f"{unit}.d" for unit in UNITS]
-        laid = [*(self.units / unit for unit in UNITS), *(self.laid(kind, "edge-agent.conf") for kind in _CONF_KINDS)]
-        edited = [edited_path(path) for path in laid]
+        edited = [edited_path(path) for path in self.always_laid]
         found = (self.config, *state, *secrets, *drop_ins, *edited)
         return tuple(path for path in found if path.exists() or path.is_symlink())
+
+    @property
+    def always_laid(self) -> tuple[Path, ...]:
+        """The units, and the files that name users and folders: every program lays them."""
+        confs = (self.laid(kind, "edge-agent.conf") for kind in _CONF_KINDS)
+        return (*(self.units / unit for unit in UNITS), *confs)
 
     def laid(self, kind: str, name: str) -> Path:
         """Return where a file of a program's share/ folder belongs on the machine."""

@@ -32,8 +32,8 @@ def install_files(places: InstallPaths, program: InstalledProgram, before: Insta
 
     A file that is right already is not written: systemd takes a newer unit file for a changed one.
     """
-    known = dict(_files(places, before)) if before else {}
-    wanted = dict(_files(places, program))
+    known = dict(_files(places, before.folder)) if before else {}
+    wanted = dict(_files(places, program.folder))
     aside = [path for path, source in wanted.items() if _edited(path, {source, known.get(path, source)})]
     for path in aside:
         path.replace(edited_path(path))
@@ -61,9 +61,10 @@ def install_configuration(places: InstallPaths, program: InstalledProgram) -> bo
     return True
 
 
-def remove_files(places: InstallPaths, program: InstalledProgram) -> None:
-    """Remove what `install_files` laid."""
-    for path in [*places.commands, *dict(_files(places, program))]:
+def remove_files(places: InstallPaths) -> None:
+    """Remove what `install_files` laid for the programs that are here, whole or damaged, and units in any case."""
+    laid = {path for folder in places.programs.glob("*") for path, _ in _files(places, folder)}
+    for path in {*places.commands, *places.always_laid, *laid}:
         durable_files.remove(path)
 
 
@@ -84,10 +85,10 @@ def _is_laid(path: Path, source: Path) -> bool:
     return path.read_bytes() == source.read_bytes() and path.stat().st_mode & 0o777 == durable_files.MODE
 
 
-def _files(places: InstallPaths, program: InstalledProgram) -> Iterator[tuple[Path, Path]]:
+def _files(places: InstallPaths, program: Path) -> Iterator[tuple[Path, Path]]:
     """Yield what belongs on the machine; a folder below share/man is a dependency's, whose manual nobody needs here."""
     for kind in KINDS:
-        folder = program.folder / "share" / kind
+        folder = program / "share" / kind
         found = folder.glob("*") if kind == "man" else folder.rglob("*")
         for source in sorted(path for path in found if path.is_file()):
             yield places.laid(kind, str(source.relative_to(folder))), source

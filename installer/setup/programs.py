@@ -89,6 +89,8 @@ class InstalledPrograms:
         current = self.current
         if current and current.name == program.name:
             return
+        if not self._places.current.is_symlink():
+            durable_files.write(self._places.first_start, b"")
         if _is_whole(current):
             durable_files.link(self._places.previous, Path("venvs") / _name(current))
         durable_files.link(self._places.current, Path("venvs") / program.name)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from installer.setup import durable_files
 from installer.setup.errors import FAILED, SetupError
 from installer.setup.install_paths import SERVE, UNITS, UPLINK, WEB, InstallPaths
 from installer.setup.programs import InstalledProgram, program_of
@@ -15,6 +16,7 @@ from installer.setup.programs import InstalledProgram, program_of
 USERS = ("edge-agent", "edge-uplink", "edge-web")
 PREPARING = {"sysusers": (), "tmpfiles": ("--create",)}
 _SHOWN = ("Id", "ActiveState", "NeedDaemonReload", "MainPID")
+_NO_SUCH_ACCOUNT = 6  # of userdel(8) and groupdel(8)
 GROUPS = ("edge-devices", "edge-reviewers", "edge-agent-operators", "edge-exchange")
 
 
@@ -58,8 +60,8 @@ class Services:
         _must(command)
         return f"{command[0]}: {', '.join(files)}"
 
-    def start(self, units: list[str], *, first: bool) -> None:
-        """Start serve on a first installation; afterwards restart it, unless somebody disabled it.
+    def start(self, units: list[str]) -> None:
+        """Enable and start serve, once; afterwards restart it, unless somebody disabled it.
 
         Raises:
             SetupError: serve does not come up. A way out that does not is no reason to take anything back.
@@ -67,15 +69,23 @@ class Services:
         if not self.acts:
             return
         _quietly(["systemctl", "reset-failed", *units])
-        if first:
+        if self.places.first_start.exists():
             _must(["systemctl", "enable", SERVE])
+            durable_files.remove(self.places.first_start)
         _must(["systemctl", "restart" if self.state(SERVE)[1] == "enabled" else "try-restart", SERVE])
         _quietly(["systemctl", "try-restart", UPLINK, WEB])
 
-    def stop(self, units: list[str]) -> None:
-        """Stop and disable units."""
-        if self.running and units:
-            _quietly(["systemctl", "disable", "--now", *units])
+    def stop(self) -> None:
+        """Stop and disable the units. Raises SetupError where one still runs."""
+        if not self.running:
+            return
+        _quietly(["systemctl", "stop", *UNITS])
+        for unit in UNITS:  # each alone: where one has no file, systemctl disables none of them
+            _quietly(["systemctl", "disable", unit])
+        still = [unit for unit in UNITS if self.state(unit)[0] in ("active", "deactivating", "reloading")]
+        if still:
+            said = f"{' and '.join(still)} cannot be stopped; nothing was removed"
+            raise SetupError(FAILED, said, f"'systemctl status {' '.join(still)}' says more.")
 
     def forget(self) -> None:
         """Let systemd notice that units are gone."""
@@ -86,14 +96,15 @@ class Services:
         """Return such as ("active", "enabled")."""
         return _quietly(["systemctl", "is-active", unit]), _quietly(["systemctl", "is-enabled", unit])
 
-    def remove_users(self) -> None:
-        """Remove the users and groups."""
+    def remove_users(self) -> list[str]:
+        """Remove the users and groups; return a sentence for each that stays."""
         if self.places.trial:
-            return
-        for name in USERS:
-            _quietly(["userdel", name])
-        for name in (*GROUPS, *USERS):
-            _quietly(["groupdel", name])
+            return []
+        users = {name: _refusal(["userdel", name]) for name in USERS}
+        # The group of a user goes with it, or stays with it.
+        groups = {name: _refusal(["groupdel", name]) for name in (*GROUPS, *USERS) if not users.get(name)}
+        staying = [("user", *each) for each in users.items()] + [("group", *each) for each in groups.items()]
+        return [f"the {kind} {name} stays: {said}" for kind, name, said in staying if said]
 
 
 def run_as_installed(shown: str, program_of_pid: Callable[[int], str], program: str) -> bool:
@@ -124,6 +135,16 @@ def _quietly(command: list[str]) -> str:
         return "unknown"
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own words
     return done.stdout.strip() or "unknown"
+
+
+def _refusal(command: list[str]) -> str:
+    """Run userdel or groupdel; return why it removed nothing, empty where it did or there was nothing to remove."""
+    if not shutil.which(command[0]):
+        return f"there is no command '{command[0]}' here"
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own words
+    if done.returncode in (0, _NO_SUCH_ACCOUNT):
+        return ""
+    return done.stderr.strip() or f"'{' '.join(command)}' ended with {done.returncode}"
 
 
 def _must(command: list[str]) -> None:

@@ -125,7 +125,9 @@ LAYERS: dict[str, set[str]] = {
     | {f"edge_agent.{name}" for name in ("durable", "errors", "formats", "statistics")}
     | {f"convert.{name}" for name in ("dataset", "decoder", "encoder", "evaluate")},
     # What stands in place of redacted values is held against the rules that found them.
-    "convert.dataset": {f"edge_agent.{name}" for name in ("durable", "errors", "formats", "capture.redact")}
+    "convert.dataset": {
+        f"edge_agent.{name}" for name in ("durable", "errors", "formats", "formatting", "capture.redact")
+    }
     | {"convert", "convert.encoder"},
     # Training sees the tokens that the served model will see, by the same code.
     "convert.decoder": {"edge_agent.formats", "edge_agent.engine.runtimes"},

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,7 +100,8 @@ def test_what_does_not_belong_there_is_left_alone(source: SegmentSource):
         if isinstance(source, FolderSource):
             Path(source.name, name).parent.mkdir(parents=True, exist_ok=True)
         source.write(name, b"")
-    (listing,) = listings(source)
+    (listing,), trouble = listings(source)
+    assert "" == trouble
     assert ("shop-1", {}, set(), False) == (listing.site, listing.sealed, listing.manifests, listing.status)
 
 
@@ -122,6 +126,24 @@ def test_what_is_no_place_is_an_error(written: str):
     with pytest.raises(InvalidRequest) as caught:
         open_source(written, {"no_such_option": "1"})
     assert caught.value.remedy
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_folder_that_cannot_be_read_does_not_look_empty(tmp_path: Path):
+    """A closed folder of a site is named, and the other sites are listed; one beside the sites is not looked into."""
+    for name, mode in (("site=open", 0o755), ("site=shut", 0o700), ("lost+found", 0o700)):
+        (tmp_path / name).mkdir(mode=mode)
+        (tmp_path / name / "status.json").write_bytes(b"{}")
+    tmp_path.chmod(0o755)
+    code = (
+        "import os, sys; from pathlib import Path; from convert.collect.sources import FolderSource, listings\n"
+        "os.chdir(sys.argv[1]); os.setuid(54321); found, trouble = listings(FolderSource(Path()))\n"
+        "print([each.site for each in found], trouble)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "['open'] site=shut: Permission denied\n" == done.stdout
 
 
 def test_a_folder_keeps_no_half_written_receipts(tmp_path: Path):

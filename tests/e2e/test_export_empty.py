@@ -39,6 +39,21 @@ def test_a_new_box_keeps_no_examples_and_says_how_to_change_that(tmp_path: Path)
     assert "the status of this site, and no examples. No examples are kept here: 'examples.collect'" in done
 
 
+def test_an_export_without_a_site_has_the_same_keys(tmp_path: Path) -> None:
+    """Whoever reads --json finds the reason where it is for a site without examples."""
+    local = {"collect": {"pos": "local"}}
+    keys = {"site", "copied", "unchanged", "bytes", "no_examples", "no_drive"}
+    with RunningDaemon(tmp_path / "none", examples=local) as daemon:
+        without = json.loads(runner(daemon)("media", "export", str(tmp_path), "--json").stdout)
+    with RunningDaemon(tmp_path / "site", examples=local, site=SITE) as daemon:
+        with_site = json.loads(runner(daemon)("media", "export", str(tmp_path), "--json").stdout)
+    assert (keys, keys) == (without.keys(), with_site.keys())
+    assert ("", "Nothing leaves this site: 'site.id' in agent.yaml is not set") == (
+        without["site"],
+        without["no_examples"],
+    )
+
+
 @pytest.mark.slow
 def test_an_export_before_anybody_reviewed_says_so(tmp_path: Path) -> None:
     """Confident answers leave when a person has judged them: the export names how many wait, and the command."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -86,6 +87,16 @@ def test_the_key_of_the_label_that_was_answered_accepts(daemon, run):
     (asked,) = ask(daemon, "bag", "a refund please")
     assert "  accepted" in run("review", "bag", "--reviewer", "ben", stdin="1\n").stdout
     assert [("ben", "accept", "")] == said(daemon, asked)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="sudo is for what runs as root")
+def test_a_verdict_through_sudo_is_that_of_the_person(daemon, run, monkeypatch):
+    """Not root's: the records show who gave the label."""
+    monkeypatch.setenv("SUDO_UID", "1000")
+    monkeypatch.setenv("SUDO_USER", "carla")
+    (asked,) = ask(daemon, "bag", "a price please")
+    run("review", "bag", stdin="1\n")
+    assert ["carla"] == [one[0] for one in said(daemon, asked)]
 
 
 def test_records_and_texts_are_typed(daemon, run):

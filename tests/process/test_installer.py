@@ -96,6 +96,19 @@ def test_a_damaged_program_is_no_way_back(tmp_path: Path, site: Site):
     assert not (site.current.parent / "previous").is_symlink()
 
 
+@pytest.mark.slow
+def test_uninstall_needs_no_readable_program(tmp_path: Path, site: Site):
+    """Units, users' files, man pages and commands go also where nothing tells any more which program laid them."""
+    file = installer(tmp_path, share={"systemd/edge-uplink.service": "[Unit]\n"})
+    assert 0 == site.run(file).returncode
+    (site.current.resolve() / "program.json").write_bytes(b"\0" * 100)
+    assert 0 == site.run(file, "uninstall").returncode
+    left = [path for path in site.root.rglob("*") if path.is_file() or path.is_symlink()]
+    assert ["etc/edge-agent/agent.yaml", "run/edge-agent-setup.lock"] == sorted(
+        str(path.relative_to(site.root)) for path in left
+    )
+
+
 @pytest.mark.release
 def test_a_program_that_does_not_run_here_is_not_taken(tmp_path: Path, site: Site):
     """The new program's own tests run before the switch: when one fails the old program stays, and nothing is left."""

@@ -78,7 +78,7 @@ def test_a_row_that_the_model_cannot_read_is_left_out(tmp_path: Path) -> None:
     broken = redactor(tmp_path, "2.0.0", task={"prompt": {"template": "!fail {input}"}})
     rows = [DataRow("room 407"), DataRow("room 408", composed=True)]
     assert [rows[1]] == imported_rows.redact(rows, PrivacySection(), "classify", broken)
-    assert "1 imported rows, made-up values in 0 (redaction rules of version 2 and pii@2.0.0), 1 left out" == (
+    assert "1 imported row, made-up values in 0 (redaction rules of version 2 and pii@2.0.0), 1 left out" == (
         imported_rows.sentence(rows, PrivacySection(), "classify", broken)
     )
 

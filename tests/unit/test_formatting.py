@@ -18,6 +18,7 @@ def test_a_duration_is_written_in_the_largest_unit_of_which_it_has_two():
 def test_a_noun_follows_its_number():
     """One has the singular, every other number the plural."""
     assert ["0 files", "1 file", "2 files"] == [counted(number, "file") for number in (0, 1, 2)]
+    assert ["1 family", "2 families", "2 keys"] == [counted(1, "family"), counted(2, "family"), counted(2, "key")]
 
 
 def test_a_digest_in_a_sentence_is_shortened():

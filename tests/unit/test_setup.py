@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -50,6 +51,14 @@ def test_the_bar_of_the_build_counts_what_is_compiled(tmp_path, log, said):
     """It is the build's own count: of ninja's steps, or make's percent; before the first there is none."""
     (tmp_path / "setup.log").write_text(log)
     assert said == run_function("compiled", "compiled", log=str(tmp_path / "setup.log")).strip()
+
+
+def test_a_python_is_one_path_whatever_is_in_it(tmp_path):
+    """PYTHON names one interpreter, also where its path has a blank."""
+    linked = tmp_path / "my tools/python3"
+    linked.parent.mkdir()
+    linked.symlink_to(Path(sys.executable).resolve())
+    assert f"{linked}\n" == run_function("find_python", "find_python", PYTHON=str(linked))
 
 
 def test_the_bar_is_as_long_as_what_is_done():

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import tokenizers
@@ -121,7 +120,7 @@ class OnnxRuntime:
         same = (each.tokenizer for each in self._bundles.values() if each.tokenizer_path == path)
         size = onnx_graph.check_tokenizer_file(path)
         self._claim({path: size}, manifest.task.limits.input_tokens_max)
-        tokenizer = next(same, None) or _opened(path)
+        tokenizer = next(same, None) or onnx_graph.open_tokenizer(path)
         encoding = _encoded(tokenizer, _WARM_TEXT, ModelLoadFailed)
         outputs = onnx_outputs.outputs_for(manifest, self._opened_session.outputs)
         rows_max = self._proven(manifest, outputs, (encoding.ids, encoding.type_ids))
@@ -297,21 +296,6 @@ def _computed(session: OnnxSession, bundle: _OnnxBundle, batch: list[_OnnxJob]) 
         return [pair for job in batch for pair in _computed(session, bundle, [job])]
     elapsed_ms = (time.perf_counter() - started) * 1000
     return [(job, _answer(bundle, job, row, elapsed_ms)) for job, row in zip(batch, rows, strict=True)]
-
-
-def _opened(path: str) -> tokenizers.Tokenizer:
-    """Open a tokenizer.json; what it says of truncation and padding is undone, for the task's limits count."""
-    name = Path(path).name
-    try:
-        tokenizer = tokenizers.Tokenizer.from_buffer(Path(path).read_bytes())
-    except OSError as error:
-        raise ModelLoadFailed(f"tokenizer {name} cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise ModelLoadFailed(f"tokenizer {name} is no tokenizer.json that the tokenizers library reads") from None
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    tokenizer.encode_special_tokens = True  # a text that says [SEP] has these five characters and no separator
-    return tokenizer
 
 
 def _encoded(

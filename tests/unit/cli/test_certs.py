@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from cryptography import x509
 from typer.testing import CliRunner
 
 from edge_agent import certificate_authority, config
@@ -171,6 +172,19 @@ def test_issue_makes_a_folder_to_carry(tls: Path):
     made = parse_certificates(Path(found.certificate).read_bytes(), "it")[0]
     assert ("till-3", {"infer", "feedback"}) == (made.name, certificate_roles(made, {}))
     assert (tls / "ca.crt").read_bytes() == Path(found.ca).read_bytes()
+
+
+def test_a_new_authority_follows_an_old_one_without_a_gap(tls: Path):
+    """As in the run book: with both in each ca.crt, the new one issues, and the client accepts servers of either."""
+    second = tls.parent / "tls-2"
+    run("certs", "init", "--new-authority", "--dir", second, "--name", "shop.example")
+    old, new = ((folder / "ca.crt").read_bytes() for folder in (tls, second))
+    (second / "ca.crt").write_bytes(new + old)
+    run("certs", "issue", "till-3", "--role", "infer", "--dir", second)
+    client = second / "clients" / "till-3"
+    assert new + old == (client / "ca.crt").read_bytes()
+    made, issuer = (x509.load_pem_x509_certificate(pem) for pem in ((client / "client.crt").read_bytes(), new))
+    made.verify_directly_issued_by(issuer)
 
 
 def test_a_client_is_renewed_on_request(tls: Path):

@@ -12,8 +12,70 @@ import sys
 import termios
 
 from rich.console import Console
+from rich.table import Table
 
-from edge_agent.cli.output import print_facts
+from edge_agent.cli.output import print_facts, print_trimmed, table
+
+
+def drawn(made: Table, width: int = 80) -> list[str]:
+    """Return the lines of a table on a terminal of that width."""
+    console = Console(file=io.StringIO(), width=width)
+    print_trimmed(console, made)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+LONG = "front-desk-messages-of-customers-by-mail"
+
+
+def engines(*tasks: str) -> Table:
+    """Return the table of `status`, with the cells of a busy machine."""
+    columns = ("engine", "state", "device", "pid", "memory", "pending", "restarts", "tasks")
+    made = table(*columns, right=("pid", "memory", "pending", "restarts"), wrap=("tasks",))
+    made.add_row("llama-3f2a91bc", "backing_off", "vulkan:0", "123456", "1.0 GB", "11", "0", ", ".join(tasks))
+    return made
+
+
+def test_a_name_that_does_not_fit_beside_the_rest_stands_below_it() -> None:
+    """At 80 columns no name and no heading is broken; where there is room, all is on one line."""
+    assert [
+        "engine          state        device       pid  memory  pending  restarts",
+        "  tasks",
+        "llama-3f2a91bc  backing_off  vulkan:0  123456  1.0 GB       11         0",
+        f"  {LONG}, pos-intent",
+    ] == drawn(engines(LONG, "pos-intent"))
+    assert f"0  {LONG}, pos-intent" in drawn(engines(LONG, "pos-intent"), 140)[1]
+
+
+def test_a_name_in_the_first_column_stands_above_the_rest() -> None:
+    """The other columns keep their places from row to row, and running text keeps the room that is left."""
+    made = table("task", "wanted", "state", "why", wrap=("task", "why"))
+    why = "waits for 210 MB of free space on the disk of the store, which is full"
+    made.add_row(LONG, "1.3.0", "rolled back", why)
+    made.add_row("pos-intent", "1.3.0", "done", "-")
+    assert [
+        "task",
+        "  wanted  state        why",
+        LONG,
+        "  1.3.0   rolled back  waits for 210 MB of free space on the disk of the store,",
+        "                       which is full",
+        "pos-intent",
+        "  1.3.0   done         -",
+    ] == drawn(made)
+
+
+def test_a_row_that_fits_in_no_way_has_a_line_for_each_cell() -> None:
+    """Nothing is cut and no word is broken, however many figures there are."""
+    amounts = ("spent today", "spent this month", "saved today", "saved this month")
+    made = table("task", *amounts, right=amounts, wrap=("task",))
+    made.add_row(LONG, *4 * ["1,234,567,890.50 EUR"])
+    made.add_row("pos-intent", *4 * ["-"])
+    assert [
+        f"task              {LONG}",
+        *(f"{name:<16}  1,234,567,890.50 EUR" for name in amounts),
+        "",
+        "task              pos-intent",
+    ] == drawn(made)[:7]
 
 
 def test_a_question_shows_its_consequence_in_lines_of_the_terminal():

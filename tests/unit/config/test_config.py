@@ -244,6 +244,20 @@ def test_tcp_needs_insecure(tmp_path):
     assert "127.0.0.1:9443" == config.load(path, environ={}).service.tcp_address
 
 
+@pytest.mark.parametrize("address", ["[fe80::1:9443", "fe80::1]:9443", "9443", "0.0.0.0:https", "unix:/run/x:1"])
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [
+        ("service: {tcp_address: '%s', insecure: true}", "service.tcp_address"),
+        ("metrics: {address: '%s', insecure: true}", "metrics.address"),
+        ("web: {address: '%s'}", "web.address"),
+    ],
+)
+def test_an_address_to_listen_on_has_a_host_and_a_port(tmp_path, section, key, address):
+    """Half an IPv6 address, a path and the name of a port are refused, and the key is named."""
+    assert f"{key}: '{address}' is no address" in refused(tmp_path, section % address).message
+
+
 @pytest.mark.parametrize("address", ["0.0.0.0:9464", "[::]:9464", "192.0.2.7:9464", "till.example:9464"])
 def test_metrics_stay_on_this_machine(tmp_path, address):
     """An address of the metrics that others may reach is refused unless the file says that this is meant."""
@@ -422,6 +436,31 @@ def test_the_large_model_s_key_comes_from_systemd(tmp_path):
     assert "/own" == found.escalation.credentials_file
 
 
+@pytest.mark.parametrize("key", ["url", "updates_url"])
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("https://[fe80::1/x", "is not the address of a store"),
+        ("https://host:99999/x", "is not the address of a store"),
+        ("https://host:secret/x", "is not the address of a store"),
+        ("s3:///x", "is not the address of a store"),
+        ("ftp://host/x", "'ftp' is no kind of store"),
+    ],
+)
+def test_an_address_that_no_store_can_have_is_refused(tmp_path, key, url, said):
+    """The key is named; a port that is no number is not shown, because it may be a password."""
+    error = refused(tmp_path, f"uplink: {{{key}: '{url}'}}")
+    assert (True, True) == (f"uplink.{key}" in error.message, said in error.message)
+    assert "secret" not in f"{error.message} {error.remedy}"
+
+
+@pytest.mark.parametrize("url", ["https://[fe80::1]:8443/x", "s3://a_bucket", "az://box/x", "file:///srv/x", "/srv/x"])
+def test_an_address_of_a_store_is_accepted(tmp_path, url):
+    """A host or bucket with or without a port, or a folder."""
+    loaded = config.load(write(tmp_path, f"uplink: {{url: '{url}', updates_url: '{url}'}}"), environ={})
+    assert (url, url) == (loaded.uplink.url, loaded.uplink.updates_url)
+
+
 @pytest.mark.parametrize(
     ("section", "said"),
     [
@@ -430,6 +469,8 @@ def test_the_large_model_s_key_comes_from_systemd(tmp_path):
         ("{url: 'https://m.example/v1?key=secret', model: m}", "not the plain address"),
         ("{url: 'm.example/v1', model: m}", "not the plain address"),
         ("{url: 'file:///v1', model: m}", "not the plain address"),
+        ("{url: 'https://[fe80::1/v1', model: m}", "not the plain address"),
+        ("{url: 'https://m.example:secret/v1', model: m}", "not the plain address"),
     ],
 )
 def test_a_large_model_has_a_plain_address_and_a_name(tmp_path, section, said):

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 from pydantic import BaseModel
+from typer.testing import CliRunner
 
-from convert.cli import init
+from convert.cli import app, init
 from convert.cli.init import ScaffoldRequest, advise, recipe_text, runtime_of, task_text
 from convert.pipeline import recipe
 from convert.pipeline import task_file as tasks
@@ -135,3 +136,10 @@ def test_the_advice_names_encoder_or_decoder():
     assert [advise(kind).runtime for kind in ("classify", "extract", "generate", "embed")] == [
         "onnx", "onnx", "llama", "onnx",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["my-task", "1234", "0x1f", "on", "null", "2026-12-01", "2026-13-45"])
+def test_a_task_has_the_name_of_its_folder(tmp_path: Path, name: str):
+    """Also one that YAML reads as a number, a date or a truth."""
+    done = CliRunner().invoke(app, ["init", str(tmp_path / name)])
+    assert (0, name) == (done.exit_code, tasks.of(tmp_path / name).name), done.output

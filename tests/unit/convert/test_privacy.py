@@ -90,6 +90,26 @@ def test_a_damaged_document_stops_nothing(tmp_path: Path):
     assert ["1"] == [each.version for each in lineage.documents(tmp_path, [tmp_path / "nowhere"])]
 
 
+def test_a_document_that_cannot_be_read_is_named(team: CorrectedSite):
+    """It can have the record, so the answer is no all-clear."""
+    team.dataset()
+    for name, content in (("a", "{"), ("b", '{"schema": "edge-agent/lineage/v1", "records": {"train": "x"}}')):
+        (team.central.out / lineage.FOLDER / f"bundle-{name}.json").write_text(content)
+    asked = team.run("lineage", "site-1/p-2")
+    assert (0, True) == (asked.exit_code, "warning: " in asked.output), asked.output
+    unread = json.loads(team.run("lineage", "site-1/p-2", "--json").stdout)["unread"]
+    assert ["bundle-a.json", "bundle-b.json"] == [Path(each).name for each in unread]
+
+
+def test_a_dataset_that_lies_in_two_folders_is_named_twice(team: CorrectedSite):
+    """The same command makes the same files; both have to be deleted."""
+    first = team.dataset()
+    asked = ["dataset", str(team.central.out), "--task", "pos-intent", "--format", "text-label", "--shares", "train=1"]
+    assert 0 == CliRunner().invoke(app, [*asked, "--out", str(team.root / "more")]).exit_code
+    found = json.loads(team.run("lineage", "site-1/p-2", "--json").stdout)["uses"]
+    assert {str(first), str(team.root / "more")} == {use["place"] for use in found}
+
+
 def test_erasing_a_person_lists_what_learned_from_the_record(team: CorrectedSite):
     """The run of collect that erases says so, the command lists it later, and the log has it."""
     team.dataset()
@@ -152,6 +172,25 @@ def test_purging_deletes_what_is_too_old(tmp_path: Path):
     assert [] == not_private(team.central.out)
 
 
+def test_the_most_specific_rule_counts(tmp_path: Path):
+    """A longer time for one site is an exception from the rule for all, as a shorter one is; of two that are equally
+    specific the shorter time counts. Any number of days can be named."""
+    team = CorrectedSite(tmp_path)
+    other = SealingSite(tmp_path / "store", "site-2")
+    other.seal([prediction(1, at=format_timestamp(NOW - 9 * DAY))])
+    team.collect()
+
+    def due(*rules: str) -> dict[str, int]:
+        keep = [option for rule in rules for option in ("--keep", rule)]
+        return json.loads(team.run("purge", *keep, "--dry-run", "--json").stdout)["by_site_and_task"]
+
+    assert {"site-1/pos-intent": 3, "site-2/pos-intent": 1} == due("*/*=1")
+    assert {"site-2/pos-intent": 1} == due("*/*=1", "site-1/*=1000000")
+    assert {"site-1/pos-intent": 3} == due("*/*=1000000", "site-1/pos-intent=1", "site-1/*=1000000")
+    assert {"site-1/pos-intent": 3} == due("site-1/*=1", "*/pos-intent=1000000")
+    assert {} == due("*/*=1", "*/pos-intent=1000000")
+
+
 def test_purging_without_anything_due_changes_nothing(team: CorrectedSite):
     """And it is not logged."""
     before = team.log(), team.central.files()
@@ -197,3 +236,12 @@ def test_a_folder_without_a_collection_is_refused(tmp_path: Path):
     """The message names it."""
     refused = CliRunner().invoke(app, ["privacy", "purge", "--keep", "*/*=1", "--collected", str(tmp_path / "nowhere")])
     assert (2, True) == (refused.exit_code, "nothing is collected in" in refused.output), refused.output
+
+
+@pytest.mark.parametrize("command", [["lineage", "a/b"], ["log"], ["lineage", "a/b", "--work", "typo"]])
+def test_a_folder_that_is_not_there_is_no_all_clear(tmp_path: Path, command: list[str]):
+    """What is mistyped has no dataset and no broken chain."""
+    collected = tmp_path if "--work" in command else tmp_path / "typo"
+    command = [str(tmp_path / each) if each == "typo" else each for each in command]
+    refused = CliRunner().invoke(app, ["privacy", *command, "--collected", str(collected)])
+    assert (2, True) == (refused.exit_code, "typo is not a folder" in " ".join(refused.output.split())), refused.output

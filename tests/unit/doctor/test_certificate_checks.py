@@ -69,6 +69,30 @@ def test_a_certificate_that_ends_is_found_before_and_after(tmp_path, verdict, da
     assert (verdict, True) == (seen.verdict, f"certs server --renew --dir {tmp_path}" in seen.command)
 
 
+def judged_authority(*, own: bool) -> Finding:
+    """Return what is found of an authority that ends soon."""
+    [finding] = judged((CertificateFacts("clients", file("/tls/ca.crt"), expires_in=10 * DAY, has_authority=own),))
+    return finding
+
+
+def test_an_authority_is_not_renewed_by_the_command_for_the_server():
+    """The run book has the steps where it is this site's own; another one is renewed elsewhere."""
+    own, foreign = judged_authority(own=True), judged_authority(own=False)
+    assert ("warning", "edge-agent help certificate") == (own.verdict, own.command)
+    assert "Make a new authority" in own.remedy
+    assert ("warning", "sudo edge-agent certs show /tls/ca.crt") == (foreign.verdict, foreign.command)
+    assert "central team" in foreign.remedy
+
+
+def test_an_authority_that_is_gone_is_copied_back(tmp_path):
+    """No command makes the same one again: 'certs init' would refuse, or make another one."""
+    access = made(tmp_path)
+    (tmp_path / "ca.crt").unlink()
+    seen = found(tmp_path, access)["clients"]
+    assert ("fault", True) == (seen.verdict, "each client has it as ca.crt" in seen.remedy)
+    assert "certs init" not in seen.command
+
+
 @pytest.mark.parametrize(("verdict", "current"), [("ok", True), ("fault", False)])
 def test_an_authority_that_has_ended_beside_its_successor_is_no_fault(tmp_path, verdict, current):
     """Clients of the new authority connect; without one nobody does."""

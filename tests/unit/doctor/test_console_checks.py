@@ -87,3 +87,17 @@ def test_a_certificate_is_renewed_in_the_folder_where_it_is():
     )
     [found] = judge_console(facts)
     assert ("fault", True) == (found.verdict, "certs server --renew --dir /srv/tls; " in found.command)
+
+
+def test_a_certificate_of_another_authority_is_not_renewed_here():
+    """This machine has no authority that could, and the remedy names who has."""
+    facts = ConsoleFacts(
+        "127.0.0.1:8391",
+        True,
+        file("token", kind=""),
+        certificate="/srv/tls/web.crt",
+        expires_in=9.0,
+        has_authority=False,
+    )
+    [found] = judge_console(facts)
+    assert ("warning", True, False) == (found.verdict, "its authority" in found.remedy, "--renew" in found.command)

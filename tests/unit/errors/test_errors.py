@@ -21,6 +21,7 @@ from edge_agent.errors import (
     QueueFull,
     from_wire,
 )
+from edge_agent.errors.base import sudo_user
 from edge_agent.server.error_status import to_status
 
 LEAVES = sorted(BY_REASON.values(), key=lambda cls: cls.__name__)
@@ -149,3 +150,17 @@ def test_an_input_can_be_too_long_for_the_task_or_for_its_way() -> None:
     """docs/errors.md is made from this: it names both causes, and the limit of the second."""
     said = InputTooLong.__doc__ or ""
     assert ("tokens" in said, f"{FRAME_BYTES_MAX >> 20} MiB" in said) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("environment", "user_id", "name"),
+    [
+        ({"SUDO_UID": "1000", "SUDO_USER": "anna"}, 0, "anna"),
+        ({"SUDO_UID": "0", "SUDO_USER": "root"}, 0, ""),
+        ({"SUDO_UID": "1000", "SUDO_USER": "anna"}, 1001, ""),
+        ({}, 0, ""),
+    ],
+)
+def test_a_record_names_the_person_before_sudo(environment: dict[str, str], user_id: int, name: str) -> None:
+    """Not root, for whom the command runs; a user who is not root is their own name, whatever the environment says."""
+    assert name == sudo_user(environment, user_id)

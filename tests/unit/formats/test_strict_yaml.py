@@ -33,11 +33,50 @@ def test_the_same_key_in_two_mappings_is_no_repetition():
     assert expected == load_yaml(text)
 
 
+@pytest.mark.parametrize("key", ["x", "threshold"])
+def test_a_merge_gives_the_value_that_the_merged_mapping_has(key: str):
+    """Also where that one had merged the key itself, and had given it another value; in whichever order."""
+    for written in (f"{{<<: {{{key}: 3}}, {key}: 1}}", f"{{{key}: 1, <<: {{{key}: 3}}}}"):
+        found = load_yaml(f"a: &a {written}\nb: {{<<: *a, y: 1}}\nc: {{<<: {{<<: *a}}}}\n")
+        assert {"a": {key: 1}, "b": {key: 1, "y": 1}, "c": {key: 1}} == found
+
+
+@pytest.mark.parametrize("key", ["x", "threshold"])
+def test_of_several_merged_mappings_the_first_counts(key: str):
+    """As yaml.org has it."""
+    found = load_yaml(f"a: &a {{{key}: 1}}\nb: &b {{{key}: 2, y: 2}}\nc: {{<<: [*a, *b]}}\nd: {{<<: [*b, *a]}}\n")
+    assert ({key: 1, "y": 2}, {key: 2, "y": 2}) == (found["c"], found["d"])
+
+
+def test_merges_of_merges_take_no_more_than_their_keys():
+    """Thirty mappings, each of which merges the one before ten times, and one that merges itself."""
+    text = "a0: &a0 {x: 1}\n" + "".join(
+        f"a{number}: &a{number} {{<<: [{', '.join([f'*a{number - 1}'] * 10)}], k{number}: 1}}\n"
+        for number in range(1, 31)
+    )
+    assert 31 == len(load_yaml(text)["a30"])
+    assert {"a": {"x": 1}} == load_yaml("a: &a {<<: *a, x: 1}\n")
+
+
+@pytest.mark.parametrize("text", ["a: {1: x, 0x1: y}\n", "{yes: 1, true: 2}", "a: {<<: {1: x}, 0x1: y}\n"])
+def test_a_key_in_two_forms_occurs_twice(text: str):
+    """What reads the mapping could not tell them apart."""
+    with pytest.raises(yaml.YAMLError, match="occurs twice"):
+        load_yaml(text)
+
+
+@pytest.mark.parametrize("text", ["<<: [1]\n", "<<: 1\n", "a: {<<: [[{x: 1}]]}\n"])
+def test_a_merge_of_what_is_no_mapping_is_refused(text: str):
+    """With the place."""
+    with pytest.raises(yaml.YAMLError, match=r"names mappings(.|\n)*line 1"):
+        load_yaml(text)
+
+
 def test_values_have_their_types_or_are_strings():
     """A plan is read as strings, because 02:00 and a date are to stay what was written."""
-    text = b"at: 2026-12-01\nevery: 12:30\nnumber: 0.5\n"
-    assert {"at": datetime.date(2026, 12, 1), "every": 750, "number": 0.5} == load_yaml(text)
-    assert {"at": "2026-12-01", "every": "12:30", "number": "0.5"} == load_yaml(text, strings=True)
+    text = b"at: 2026-12-01\nevery: 12:30\nnumber: 0.5\n=: 1\n"
+    assert {"at": datetime.date(2026, 12, 1), "every": 750, "number": 0.5, "=": 1} == load_yaml(text)
+    assert {"at": "2026-12-01", "every": "12:30", "number": "0.5", "=": "1"} == load_yaml(text, strings=True)
 
 
 def test_nothing_but_plain_values_is_made():

@@ -78,6 +78,16 @@ def test_another_python_than_it_has_packages_for_is_refused(file: Path, tmp_path
     assert (3, True, True, False) == (code, f"{fake} (3.9)" in said, "apt-get install python3" in said, ran)
 
 
+def test_a_python_is_one_path_whatever_is_in_it(file: Path, tmp_path: Path):
+    """PYTHON names one interpreter, also where its path has a blank, and nothing else is looked at."""
+    linked = tmp_path / "my tools/python3"
+    linked.parent.mkdir()
+    linked.symlink_to(PYTHON)
+    assert (0, True) == run(file, python=str(linked))[::2]
+    code, said, _ = run(file, python=f"{tmp_path}/none {PYTHON}")
+    assert (3, True) == (code, "looked at: nothing" in said)
+
+
 def test_a_file_that_is_piped_into_a_shell_says_how_to_run_it(file: Path):
     """Its payload cannot be found then."""
     done = subprocess.run(["sh"], input=file.read_bytes(), capture_output=True, cwd=file.parent, check=False)

@@ -194,6 +194,22 @@ def unknown(query: str) -> set[str]:
     return found - known
 
 
+def test_a_deprecated_metric_names_its_replacement():
+    """It names a metric that stays, and no document, dashboard or alert still asks for it."""
+    deprecated = {name: each.means for name, each in CATALOGUE.items() if each.means.startswith("Deprecated")}
+    assert {"edge_agent_engine_device_short"} == {*deprecated}
+    asking = "\n".join(
+        each.read_text(encoding="utf-8")
+        for each in DOCS.rglob("*")
+        if each.suffix in {".md", ".json", ".yml"} and each.name != "metrics.md"
+    )
+    for name, means in deprecated.items():
+        named = set(re.findall(r"\bedge_agent_[a-z_]+", means))
+        assert named
+        assert named <= CATALOGUE.keys() - deprecated.keys()
+        assert not re.search(rf"\b{name}\b", asking)
+
+
 def covered(place: dict[str, int]) -> list[tuple[int, int]]:
     return [(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])]
 

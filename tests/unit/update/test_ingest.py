@@ -19,6 +19,7 @@ from edge_agent.errors import (
 from edge_agent.formats.repository_metadata import DownloadRequest, DownloadRequests
 from edge_agent.store.bundle_archive import StoreLimits
 from edge_agent.update.blocked_update_messages import CopyProgress, SignedBundle, VerifiedRepository
+from edge_agent.update.ingest import MissingFiles
 from edge_agent.update.metadata_chain import RepositoryFolder
 from tests.support.fleet_cases import CentralTeam
 from tests.support.rights import without_root
@@ -208,6 +209,12 @@ def test_what_is_wrong_with_a_file_of_a_drive_is_said(central, site, first, tmp_
     expected = f"blobs/{sha256_of(BASE)[:12]}… {fault}"
     assert ("1 file (20.0 kB)", expected) == (found.amount, found.fault)
     assert None is site.ingest.describe_missing(site.incoming, site.believe(), first)
+
+
+@pytest.mark.parametrize(("count", "said"), [(1, ""), (2, ", like 1 other file"), (3, ", like 2 other files")])
+def test_other_files_with_a_fault_are_counted(count, said):
+    """After what is wrong with the first of them."""
+    assert f"blobs/ab… is damaged{said}" == MissingFiles(count, 20_000, "blobs/ab… is damaged").faults
 
 
 def test_a_drive_that_was_pulled_out_is_no_drive_without_the_file():

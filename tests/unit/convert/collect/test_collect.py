@@ -281,6 +281,24 @@ def test_a_copied_disk_shows(tmp_path: Path, store: Path):
     assert [(1, 3), (1, 4)] == site.received()
 
 
+def test_a_copied_disk_shows_where_both_segments_have_the_same_size(tmp_path: Path, store: Path):
+    """The size alone tells them for one, until the next segment continues the one that was not read."""
+    site, _ = sealed(store, 2)
+    copy, before = SealingSite(tmp_path / "copy"), (site.sequence, site.previous)
+    size = site.sealed(mine := site.seal([prediction(3)])).stat().st_size
+    while not copy.sealed(mine).exists() or copy.sealed(mine).stat().st_size != size:  # age adds a random length
+        copy.sequence, copy.previous = before
+        copy.seal([prediction(4)])
+    central = CentralTeam(tmp_path)
+    assert [] == central.collect(store, tmp_path / "copy").breaks
+    copy.seal([prediction(5)])
+    report = central.collect(store, tmp_path / "copy")
+    assert [(3, "arrived 2 times with different content")] == [(each.sequence, each.why) for each in report.breaks]
+    assert [("site-1", f"p-{number}") for number in range(1, 6)] == central.query(EVERYONE)
+    assert [(1, 3), (1, 4)] == site.received()
+    assert 0 == central.collect(store, tmp_path / "copy").segments_taken
+
+
 def test_a_swapped_predecessor_shows(tmp_path: Path, store: Path):
     """A segment that names another predecessor than the one that came does not continue it."""
     site, _ = sealed(store, 1)

@@ -1,5 +1,6 @@
 """Rows of a decide task: what is read from JSONL and CSV, what is refused, what is warned of."""
 
+import codecs
 import json
 from pathlib import Path
 
@@ -73,6 +74,24 @@ def test_csv_has_a_column_for_each_question(tmp_path: Path):
     assert ["rows.csv:2", "rows.csv:4"] == [
         Path(each.place).name for each in read_rows(file, "text-answers", questions=NAMES)
     ]
+
+
+def test_empty_columns_of_a_spreadsheet_are_ignored(tmp_path: Path):
+    """Excel saves them without a name, and nobody sees them there."""
+    file = tmp_path / "rows.csv"
+    file.write_text("text,label,,\nmy money,refund,,\n", encoding="utf-8-sig")
+    assert [("my money", "refund")] == [(row.text, row.label) for row in read_rows(file, "text-label")]
+
+
+def test_a_byte_order_mark_before_jsonl_is_no_part_of_it(tmp_path: Path):
+    """Windows writes it; in another line it is an error."""
+    file = tmp_path / "rows.jsonl"
+    line = b'{"text": "my money", "label": "refund"}\n'
+    file.write_bytes(codecs.BOM_UTF8 + line + line)
+    assert ["my money"] * 2 == [row.text for row in read_rows(file, "text-label")]
+    file.write_bytes(line + codecs.BOM_UTF8 + line)
+    with pytest.raises(InvalidRequest, match=r"rows\.jsonl:2 is not JSON"):
+        read_rows(file, "text-label")
 
 
 def test_csv_serves_the_other_formats_too(tmp_path: Path):

@@ -30,7 +30,11 @@ def test_each_format_is_read(tmp_path: Path):
         ("text-label", {"text": "t", "label": "l", "id": 7}, DataRow("t", label="l")),
         ("text-label", {"text": "t", "label": "l", "synthetic": True}, DataRow("t", label="l", synthetic=True)),
         ("text-label", {"text": "t", "label": "l", "family": "f"}, DataRow("t", label="l", family="f")),
-        ("prompt-completion", {"prompt": "p", "completion": "c", "family": 7}, DataRow("p", completion="c")),
+        (
+            "prompt-completion",
+            {"prompt": "p", "completion": "c", "family": 7},
+            DataRow("p", completion="c", family="7"),
+        ),
         (
             "text-label",
             {"text": "t", "label": "l", "label_source": "teacher", "labeled_by": "large-1"},
@@ -57,9 +61,24 @@ def test_each_format_is_read(tmp_path: Path):
         assert read_rows(file, format_) == [expected]
 
 
+def test_a_text_has_one_family(tmp_path: Path):
+    """Whichever of its rows name it, and families with a text in common are one: each would count as evidence of its
+    own. Rows of other texts without a family stay without one."""
+    rows = [("one", "b"), ("One.", None), ("two", "c"), ("two", "a"), ("three", "c"), ("four", None), ("five", "")]
+    lines = (json.dumps({"text": text, "label": "l", "family": family}) + "\n" for text, family in rows)
+    (tmp_path / "rows.jsonl").write_text("".join(lines))
+    found = [row.family for row in read_rows(tmp_path / "rows.jsonl", "text-label")]
+    assert ["b", "b", "a", "a", "a", "", ""] == found
+
+
 @pytest.mark.parametrize(
     ("format_", "line", "said"),
     [
+        (
+            "text-label",
+            '{"text": "t", "label": "l", "family": ["f"]}',
+            "rows.jsonl:2: 'family' must be text or a number",
+        ),
         ("text-label", "{", "rows.jsonl:2 is not JSON"),
         ("text-label", "[1]", "must be a JSON object"),
         ("text-label", '{"label": "x"}', "lacks 'text'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,23 +101,42 @@ def test_the_command_says_what_is_for_training_only(tmp_path: Path):
     assert 20 == sum(row.label_source == "teacher" for row in train)
 
 
-def test_the_command_says_how_many_rows_were_learned_before(tmp_path: Path):
-    """Of more rows the division is another one: an earlier bundle has learned from some of those that it measures."""
-    (tmp_path / "task.yaml").write_text(TASK)
-    command = ["split", str(tmp_path / "rows.jsonl"), "--task", str(tmp_path), "--out", str(tmp_path / "data")]
-    said = []
-    for count in (60, 80):
-        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(plain_of(row)) + "\n" for row in people(count)))
-        result = CliRunner().invoke(app, [*command, "--force"])
-        assert 0 == result.exit_code, result.output
-        said.append(result.stdout)
-        splits = {split: read_rows(tmp_path / "data" / f"{split}.jsonl", "text-label") for split in DIVISION_SHARES}
-        if count == 60:
-            learned = {row.key for row in splits["train"]}
-    moved = sum(row.key in learned for split in ("calibration", "test") for row in splits[split])
-    assert "this replaces" not in said[0]
-    assert moved
-    assert f"{moved} rows of calibration and test were in the train.jsonl that this replaces" in said[1]
+def keys_of(folder: Path) -> dict[str, set[str]]:
+    """Return the texts of each split, by their keys."""
+    return {split: {row.key for row in read_rows(folder / f"{split}.jsonl", "text-label")} for split in DIVISION_SHARES}
+
+
+def test_rows_of_an_earlier_division_stay_in_their_split(tmp_path: Path):
+    """Also in another order, with more rows, and by another seed: no bundle is measured on what an earlier one has
+    learned. The new rows bring the splits to their shares; the command says how many rows stay."""
+    assert "left in the earlier split" not in divided(tmp_path, people(60))[1]
+    before = keys_of(tmp_path / "data")
+    code, said = divided(tmp_path, people(160)[::-1], "--force", "--seed", "2")
+    after = keys_of(tmp_path / "data")
+    assert 0 == code, said
+    assert all(before[split] <= after[split] for split in DIVISION_SHARES)
+    assert {"train": 96, "calibration": 40, "test": 24} == {split: len(keys) for split, keys in after.items()}
+    assert "60 rows left in the earlier split, where a bundle can have learned from them, and 100 dealt" in said
+
+
+def test_a_variant_of_a_learned_text_is_learned_too(tmp_path: Path):
+    """A new row that makes a measured text a variant of a training text takes both to training."""
+    rows = people(60)
+    divided(tmp_path, rows)
+    before = keys_of(tmp_path / "data")
+    learned, measured = (next(row for row in rows if row.key in before[split]) for split in ("train", "test"))
+    both = [replace(row, family="f") if row in (learned, measured) else row for row in rows]
+    divided(tmp_path, both, "--force")
+    assert {learned.key, measured.key} <= keys_of(tmp_path / "data")["train"]
+
+
+def test_an_earlier_split_that_cannot_be_read_is_replaced(tmp_path: Path):
+    """Nothing is known of its rows, so all are dealt."""
+    divided(tmp_path, people(60))
+    for split in DIVISION_SHARES:
+        (tmp_path / "data" / f"{split}.jsonl").write_text("{")
+    code, said = divided(tmp_path, people(60), "--force")
+    assert (0, False) == (code, "left in the earlier split" in said), said
 
 
 def divided(folder: Path, rows: list[DataRow], *more: str) -> tuple[int, str]:

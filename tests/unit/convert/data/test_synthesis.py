@@ -193,6 +193,29 @@ def test_rows_that_were_paid_for_stay(tmp_path: Path) -> None:
     assert 10 == len((tmp_path / "more.jsonl").read_text().splitlines())
 
 
+def test_a_run_that_failed_at_once_can_be_repeated(tmp_path: Path) -> None:
+    """It leaves an empty file, which is no file of rows that lacks its rows."""
+    recipe_of(tmp_path)
+    with chat_server.serving(saying, statuses=[503, 503, 503]) as server:
+        assert 4 == run(tmp_path, server.url, "--rows", "10").exit_code
+        again = run(tmp_path, server.url, "--rows", "10")
+    assert (0, True) == (again.exit_code, "Wrote 10 rows" in again.output), again.output
+
+
+def test_a_task_whose_rows_cannot_be_asked_for_is_refused(tmp_path: Path) -> None:
+    """Before the server is asked; the message names the kinds that work."""
+    with chat_server.serving(saying) as server:
+        recipe_of(tmp_path)
+        task = "version: 1.0.0\nruntime: onnx\ntask:\n  name: t\n  kind: decide\n  questions:\n"
+        (tmp_path / "task.yaml").write_text(f"{task}  - {{name: q, type: predicate, instructions: It is.}}\n")
+        refused = run(tmp_path, server.url, "--rows", "10")
+        assert [] == server.asked
+    assert (2, True) == (refused.exit_code, "rows for a task of kind decide cannot be written" in refused.output), (
+        refused.output
+    )
+    assert "classify, generate, extract" in refused.output
+
+
 def test_only_jsonl_is_written(tmp_path: Path) -> None:
     """Another suffix is refused before anything is asked."""
     recipe_of(tmp_path)

@@ -380,7 +380,7 @@ def test_sites_are_kept_apart(tmp_path: Path):
 
 def test_too_few_sites_is_said(tmp_path: Path):
     """One site cannot be three splits."""
-    with pytest.raises(InvalidRequest, match="1 sites, and 3 splits"):
+    with pytest.raises(InvalidRequest, match="1 site, and 3 splits"):
         made(tmp_path, everything(tmp_path), by="site")
 
 
@@ -470,7 +470,7 @@ def test_the_command_warns_of_a_split_without_rows(tmp_path: Path):
     assert 0 == code
     lines = output.splitlines()
     assert (
-        "left out of 3 examples: 1 without the review that this format needs, 1 duplicates or near duplicates of"
+        "left out of 3 examples: 1 without the review that this format needs, 1 equal or nearly equal to"
         " another" in lines
     )
     assert ["1 row"] == [line.rpartition(": ")[2] for line in lines if line.endswith(" row")]

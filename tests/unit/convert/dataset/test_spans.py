@@ -170,7 +170,7 @@ def test_records_without_places_are_no_dataset(tmp_path: Path):
     SealingSite(tmp_path / "store").seal([made, feedback(1, value='{"item":"shoes"}')])
     central = CentralTeam(tmp_path)
     central.collect(tmp_path / "store")
-    with pytest.raises(InvalidRequest, match=r'each of 1 records.*"absent": {"item": 1}'):
+    with pytest.raises(InvalidRequest, match=r'of 1 record, none has.*"absent": {"item": 1}'):
         write(DatasetSelection(central.out, "pos-intent", "reviewed"), "text-spans", tmp_path / "data")
     assert not (tmp_path / "data").exists()
 

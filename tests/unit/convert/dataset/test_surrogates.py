@@ -257,14 +257,12 @@ def redacted(row: DataRow) -> DataRow:
 
 def test_a_value_is_replaced_by_another_one_of_its_type():
     """Neither the card nor the address is left; what is not personal stays, and the counts name the rules."""
-    redactor = RowRedactor()
-    found = redactor.redact(DataRow(f"charge {CARD} and write to {MAIL}", "refund"))
+    found = RowRedactor().redact(DataRow(f"charge {CARD} and write to {MAIL}", "refund"))
     assert found is not None
     assert found.row.text.startswith("charge ")
     assert " and write to " in found.row.text
     assert not {CARD, MAIL} & {found.row.text[7:26], found.row.text.split()[-1]}
     assert {"card": 1, "email": 1} == dict(found.counts)
-    assert (1, 1, 2) == (redactor.counts.rows, redactor.counts.replaced_rows, sum(redactor.counts.rules.values()))
 
 
 def test_a_row_without_values_is_unchanged():
@@ -294,10 +292,8 @@ def test_spans_move_with_their_text():
 
 
 def test_a_span_that_ends_inside_a_value_makes_the_row_unusable():
-    """The row is left out and counted: nobody knows what the span names then."""
-    redactor = RowRedactor()
-    assert None is redactor.redact(DataRow(f"mail {MAIL}", spans=(TextSpan(0, 8, "to"),)))
-    assert 1 == redactor.counts.unusable
+    """The row is left out: nobody knows what the span names then."""
+    assert None is RowRedactor().redact(DataRow(f"mail {MAIL}", spans=(TextSpan(0, 8, "to"),)))
 
 
 def test_the_same_row_gets_the_same_surrogates():

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,3 +95,16 @@ def test_every_record_of_a_decision_counts(tmp_path: Path):
     assert frozenset(records[:1]) == accountability.consents(tmp_path)
     verdict = verify_chain(tmp_path / accountability.FILE_NAME)
     assert (5, last, ()) == (verdict.entries, verdict.head, verdict.problems)
+
+
+@pytest.mark.slow
+def test_a_user_without_a_name_is_logged_by_number(tmp_path: Path):
+    """As in a container that runs under a number alone."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    bare = {key: value for key, value in os.environ.items() if key not in ("LOGNAME", "USER", "LNAME", "USERNAME")}
+    code = (
+        "import os\nfrom convert.fleet import accountability\nos.setuid(54321)\nprint(accountability.current_actor())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=bare, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("uid 54321@")

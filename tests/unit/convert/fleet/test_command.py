@@ -75,6 +75,15 @@ def test_the_same_as_json(fleet: Fleet):
     assert ["GOLDEN_DISAGREES", "WAVE_LATER"] == [reason["reason"] for reason in found["reasons"]]
 
 
+def test_a_plan_in_yaml_is_refused_with_the_command_that_writes_json(fleet: Fleet):
+    """The message names the file."""
+    fleet.plan.write_text("channels: {}\n")
+    done = fleet.run()
+    said = " ".join(done.output.split())
+    assert (2, True) == (done.exit_code, f"{fleet.plan} is not a plan as the sites receive it" in said), said
+    assert "edge-convert plan show --json" in said
+
+
 def test_no_halt_is_exit_0(fleet: Fleet):
     """A plan that allows half to fail is served by the same fleet."""
     fleet.want(plan(task(failure_percent_max=50)))

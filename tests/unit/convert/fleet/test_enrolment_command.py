@@ -75,6 +75,23 @@ def test_each_site_gets_its_own_secret(office: Office):
     assert made["shop-12"].root.encode() == (office.folder / "root.json").read_bytes()
 
 
+def test_a_site_that_is_named_twice_gets_one_file(office: Office):
+    """Of two, the code of the first would not count any more."""
+    done = office.make("shop-12", "shop-13", "shop-12")
+    assert (0, 1, 1) == (done.exit_code, len(office.registry.entry("shop-12").kits), done.output.count("shop-12.kit"))
+
+
+def test_a_key_that_windows_wrote_is_read_without_its_mark(office: Office):
+    """The byte order mark is not a part of the key; another encoding is refused and not replaced by question marks."""
+    (office.folder / "secrets" / "shop-12.key").write_bytes(b"\xef\xbb\xbfsk-twelve\r\n")
+    office.say(escalation={"url": "https://m", "model": "m", "tasks": ["t"], "key": "secrets/{site}.key"})
+    assert 0 == office.make("shop-12").exit_code
+    assert "sk-twelve" == office.enrolment()[0].escalation.key
+    (office.folder / "secrets" / "shop-12.yaml").write_bytes("access_key_id: schlüssel\n".encode("latin-1"))
+    done = office.make("shop-12", "--force")
+    assert (2, True) == (done.exit_code, "shop-12.yaml is not text in UTF-8" in " ".join(done.output.split()))
+
+
 def test_a_large_model_goes_into_the_enrolment_with_each_sites_key(office: Office):
     """Amounts as they are written; the key alone of a file, and on no screen."""
     (office.folder / "secrets" / "shop-12.key").write_text("sk-twelve\n")

@@ -165,6 +165,16 @@ def test_silence_is_named():
     assert {"shop-2": f"{TASK} {said[1].tasks[0].version}"} == found.revoked
 
 
+def test_a_clock_that_is_ahead_is_named():
+    """Its status would look fresh for years after the site's last word."""
+    said = [
+        heartbeat("shop-1", at=format_timestamp(NOW + 900 * DAY)),
+        heartbeat("shop-2", at=format_timestamp(NOW + 60)),
+    ]
+    found = compare(plan(), said)
+    assert ({"shop-1": format_timestamp(NOW + 900 * DAY)}, {}) == (found.ahead, found.silent)
+
+
 def test_the_newest_word_of_a_site_counts():
     """Whatever the order; a refusal counts only where nothing better came."""
     old, new = heartbeat("shop-1", at=format_timestamp(NOW)), heartbeat("shop-1", NEW, at=format_timestamp(NOW + 1))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
+import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from typer.testing import CliRunner
 
 from convert.cli import app
 from convert.collect.segment_intake import SiteKeyTrust
+from convert.fleet import accountability
 from convert.fleet.site_registry import EnrolmentRecord, SiteRegistry, Standing
 from edge_agent.errors import InvalidRequest, ManifestInvalid
 
@@ -59,6 +63,48 @@ def test_the_first_key_is_written_down_at_once(tmp_path: Path):
     assert "" == trust.objection("shop-1", ONE)
     again = SiteKeyTrust(SiteRegistry(tmp_path / "sites.json"), registered_only=False)
     assert ("", True) == (again.objection("shop-1", ONE), "another key" in again.objection("shop-1", TWO))
+
+
+def test_a_decision_that_was_made_meanwhile_is_kept(tmp_path: Path):
+    """While collect runs, which read the registry at its start, a site is revoked and a stranger's key rejected: the
+    first key of another site is stored beside that, and the rejected one is not trusted."""
+    path = tmp_path / "sites.json"
+    SiteRegistry(path).accept("shop-1", ONE)
+    running = SiteKeyTrust(SiteRegistry(path), registered_only=False)
+    SiteRegistry(path).revoke("shop-1", "2026-11-26T10:00:00Z")
+    SiteRegistry(path).reject("shop-3", THREE)
+    assert "" == running.objection("shop-2", TWO)
+    assert "rejected" in running.objection("shop-3", THREE)
+    standings = [SiteRegistry(path).standing(*each) for each in (("shop-1", ONE), ("shop-2", TWO), ("shop-3", THREE))]
+    assert ["revoked", "current", "rejected"] == standings
+    assert {"shop-2": TWO} == running.pinned
+
+
+@pytest.mark.slow
+def test_changes_at_the_same_time_are_all_kept(tmp_path: Path):
+    """Several processes accept keys of sites of their own; none overwrites what another wrote."""
+    code = (
+        "import sys; from pathlib import Path; from convert.fleet.site_registry import SiteRegistry\n"
+        "for number in range(20): SiteRegistry(Path(sys.argv[1])).accept(f'{sys.argv[2]}-{number}', 64 * 'a')"
+    )
+    names = ("shop", "bar", "clinic")
+    running = [subprocess.Popen([sys.executable, "-c", code, tmp_path / "sites.json", name]) for name in names]
+    assert [0, 0, 0] == [each.wait(120) for each in running]
+    assert 60 == len(SiteRegistry(tmp_path / "sites.json").names())
+
+
+def test_a_decision_that_cannot_be_logged_is_not_made(tmp_path: Path):
+    """The log comes first, so no key is accepted without a line about it."""
+    (tmp_path / accountability.FILE_NAME).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="accountability"):
+        SiteRegistry(tmp_path / "sites.json").accept("shop-1", ONE)
+    assert [] == SiteRegistry(tmp_path / "sites.json").every_name()
+
+
+def test_the_folder_of_a_new_registry_is_private(tmp_path: Path):
+    """Enrolment files are made before anything is collected into it."""
+    SiteRegistry(tmp_path / "collected" / "sites.json").issue("shop-1", enrolment())
+    assert 0o700 == stat.S_IMODE((tmp_path / "collected").stat().st_mode)
 
 
 def enrolment(number: int = 1) -> EnrolmentRecord:

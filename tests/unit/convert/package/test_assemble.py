@@ -68,8 +68,8 @@ def test_files_are_hard_linked_where_the_disk_allows_it(task):
 
 
 def test_samples_become_the_golden_file(task):
-    """Each line of samples.txt that is no comment is one JSON object of the golden file."""
-    (task / "samples.txt").write_text("# a comment\ncafé \n\nhow much?\n", encoding="utf-8")
+    """Each line of samples.txt that is no comment is one JSON object of the golden file; Windows marks its encoding."""
+    (task / "samples.txt").write_text("# a comment\ncafé \n\nhow much?\n", encoding="utf-8-sig")
     made = assemble(request(task))
     (golden,) = made.manifest.by_role("golden")
     lines = (made.path / golden.path).read_text(encoding="utf-8").splitlines()

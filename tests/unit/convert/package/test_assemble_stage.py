@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,22 @@ def test_sources_have_hashes_and_rows(job):
     said = "3 rows, 1 synthetic, labels: 3 imported, 3 imported rows, made-up values in 0"
     assert f"{said}, sha256 {digest}" == sources["data.train"]
     assert sources["data.test"].startswith("3 rows, 0 synthetic")
+
+
+def test_rows_that_redaction_leaves_out_are_in_the_provenance(job):
+    """A span that ends inside a replaced value makes its row unusable; the bundle says so."""
+    labels = ["O", "B-item", "I-item"]
+    rewrite(job, task={"name": "till", "kind": "extract", "labels": labels})
+    rows = [{"text": "pay by card 4111 1111 1111 1111", "spans": [{"start": 7, "end": 21, "label": "item"}]},
+            {"text": "a kettle please", "spans": [{"start": 2, "end": 8, "label": "item"}]}]  # fmt: skip
+    splits = {name: f"{name}.jsonl" for name in ("train", "calibration", "test")}
+    for name in splits.values():
+        (job.recipe.folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plain = {"source": {"checkpoint": "model"}, "data": {"format": "text-spans", **splits}}
+    (job.recipe.folder / "recipe.yaml").write_text(yaml.safe_dump(plain))
+    sources = assemble_stage.section(replace(job, recipe=recipe.read(job.recipe.folder)))["sources"]
+    said = "1 row, 0 synthetic, labels: 1 imported, 2 imported rows, made-up values in 0, 1 left out"
+    assert sources["data.train"].startswith(said)
 
 
 def test_a_changed_source_shows(job):

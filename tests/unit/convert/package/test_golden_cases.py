@@ -38,7 +38,7 @@ def test_values_are_replaced_unless_the_recipe_says_otherwise():
         origin.replaced_cases,
         origin.replaced,
     )
-    assert "surrogates: 1 values in 1 cases replaced by made-up ones" in origin.sentence()
+    assert "surrogates: 1 value in 1 case replaced by made-up ones" in origin.sentence()
 
 
 def test_only_composed_rows_become_cases_where_the_recipe_says_so():

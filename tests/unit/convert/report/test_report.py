@@ -56,6 +56,16 @@ def test_the_promise_is_checked_on_the_test_rows():
     assert "and - (95%" in markdown(made(evaluate=EVALUATE | {"sure": none}), [])
 
 
+def test_a_guarantee_is_not_rounded_to_a_stricter_one():
+    """Target and certainty are those of the recipe: 2.5% is not 2%, and 99.5% is not 100%."""
+    report = made(calibrate=CALIBRATE | {"target_risk": 0.025, "delta": 0.005})
+    assert any(
+        line.startswith("The risk guarantee (at most 2.5% wrong, with 99.5% certainty)") for line in doubts(report)
+    )
+    assert "At this threshold at most 2.5% of the answers are wrong with 99.5% certainty" in markdown(report, [])
+    assert "has a probability of at most 0.5% when more than 2.5% are wrong" in markdown(report, [])
+
+
 def test_what_each_check_of_a_confident_answer_holds_up_is_shown():
     """Gate, floor and threshold each have their share of the rows that prove; a bundle without a gate says why."""
     text = markdown(made(), [])
