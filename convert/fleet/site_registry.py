@@ -50,7 +50,7 @@ _WHY: dict[Standing, str] = {
     "current": "",
     "retired": "signed by a key of an earlier life of the site, whose segments only are taken",
     "rejected": "signed by a key that was rejected",
-    "revoked": "the site was revoked; 'edge-convert sites restore {site}' takes that back",
+    "revoked": "the site was revoked; 'edge-convert sites restore {site} {option}' takes that back",
     "awaited": "the site's key was not accepted yet; {how}",
     "another": "signed by another key than the site's, {known}…; was the box replaced or installed again? {how}",
     "unknown": "the site is not registered; {how}",
@@ -148,7 +148,7 @@ class SiteRegistry:
         accept = f"accept it with 'edge-convert sites accept {site} {key} {self._option}'"
         how = f"if the site shows the code {verification_code(key)}, {accept}"
         known = self.keys(site)[-1:]
-        return _WHY[self.standing(site, key)].format(site=site, how=how, known="".join(known)[:16])
+        return _WHY[self.standing(site, key)].format(site=site, how=how, known="".join(known)[:16], option=self._option)
 
     @property
     def _option(self) -> str:
@@ -163,7 +163,7 @@ class SiteRegistry:
         if revoked_at:
             said = f"{site} was revoked on {revoked_at[:10]}"
             raise InvalidRequest(
-                said, remedy=f"'edge-convert sites restore {site}' takes that back; or take another id."
+                said, remedy=f"'edge-convert sites restore {site} {self._option}' takes that back; or take another id."
             )
 
     def accept(self, site: str, key: str, *, replaces: bool = False) -> None:
@@ -226,7 +226,8 @@ class SiteRegistry:
 
     def _revoked(self, site: str, at: str | None) -> None:
         if not self.entry(site).known:
-            raise InvalidRequest(f"'{site}' is not in {self._path}", remedy="'edge-convert sites list' shows who is.")
+            remedy = f"'edge-convert sites list {self._option}' shows who is."
+            raise InvalidRequest(f"'{site}' is not in {self._path}", remedy=remedy)
         with self._changed(site) as entry:
             entry.revoked_at = at
             self._log("site revoked" if at else "site restored", site)

@@ -166,8 +166,9 @@ def test_every_decision_can_be_taken_back(tmp_path: Path):
     sites = registry(tmp_path)
     sites.accept("stolen", ONE)
     sites.accept("replaced", ONE)
-    with pytest.raises(InvalidRequest, match="was revoked on 2026-11-26"):
+    with pytest.raises(InvalidRequest, match="was revoked on 2026-11-26") as refused:
         sites.accept("given-up", TWO)
+    assert f"'edge-convert sites restore given-up --collected {tmp_path}'" in (refused.value.remedy or "")
     sites.restore("given-up")
     sites.accept("given-up", TWO)
     again = SiteRegistry(tmp_path / "sites.json")
