@@ -101,6 +101,16 @@ def test_a_decision_that_cannot_be_logged_is_not_made(tmp_path: Path):
     assert [] == SiteRegistry(tmp_path / "sites.json").every_name()
 
 
+def test_a_registry_that_could_not_be_read_again_is_not_written(tmp_path: Path):
+    """A site can have a hundred keys; one more is refused, and neither stored nor logged."""
+    path = tmp_path / "sites.json"
+    full = {"schema": "edge-agent/sites/v1", "sites": {"shop-1": {"keys": [f"{number:064x}" for number in range(100)]}}}
+    path.write_text(json.dumps(full))
+    with pytest.raises(InvalidRequest, match="shop-1 would have 101 keys"):
+        SiteRegistry(path).accept("shop-1", ONE)
+    assert (100, []) == (len(SiteRegistry(path).keys("shop-1")), accountability.entries(tmp_path))
+
+
 def test_the_folder_of_a_new_registry_is_private(tmp_path: Path):
     """Enrolment files are made before anything is collected into it."""
     SiteRegistry(tmp_path / "collected" / "sites.json").issue("shop-1", enrolment())
