@@ -18,7 +18,7 @@ from convert.collect.sources import open_source
 from convert.fleet import rollout_progress
 from convert.fleet.rollout_progress import FailureReason, FleetReport, SiteAlarm, SiteRedaction, Stand, TaskProgress
 from convert.fleet.site_registry import FILE_NAME, SiteRegistry
-from edge_agent.cli.terminal import EscapedTable, write_exactly
+from edge_agent.cli.terminal import EscapedTable, table, write_exactly
 from edge_agent.errors import InvalidRequest, PlanInvalid
 from edge_agent.formats.plan import FILE_NAME as PLAN_NAME
 from edge_agent.formats.plan import PLAN_BYTES_MAX, RolloutPlan, parse
@@ -128,16 +128,14 @@ _ALWAYS = ("sites", "due", "there", "failed")
 
 
 def _overview(tasks: Iterable[TaskProgress]) -> Table:
-    table = EscapedTable("task", "channel", "wanted", box=None, pad_edge=False)
     rows = [(task, _counts(task)) for task in tasks]
     # All counts do not fit a terminal of 80 columns: those that no task has are left out.
     names = [name for name in rows[0][1] if name in _ALWAYS or any(counts[name] for _, counts in rows)]
-    for name in names:
-        table.add_column(name, justify="right")
+    made = table("task", "channel", "wanted", *names, right=tuple(names), wrap=("task", "wanted"))
     for task, counts in rows:
         wanted = " or ".join(dict.fromkeys(task.bundles.values())) + (", halted" if task.halted else "")
-        table.add_row(task.task, task.channel, wanted, *(f"{counts[name]:,}" for name in names))
-    return table
+        made.add_row(task.task, task.channel, wanted, *(f"{counts[name]:,}" for name in names))
+    return made
 
 
 def _counts(task: TaskProgress) -> dict[str, int]:
@@ -157,14 +155,14 @@ def _counts(task: TaskProgress) -> dict[str, int]:
 def _print_task(console: Console, task: TaskProgress) -> None:
     name = f"{task.task} on {task.channel}"
     if task.waves:
-        table = EscapedTable(f"waves of {name}", "", box=None, pad_edge=False)
+        waves = EscapedTable(f"waves of {name}", "", box=None, pad_edge=False)
         for title in ("sites", "there", "failed"):
-            table.add_column(title, justify="right")
+            waves.add_column(title, justify="right")
         for wave in task.waves:
             began = "since" if wave.open else "from"
             counts = (f"{count:,}" for count in (wave.sites, wave.there, wave.failed))
-            table.add_row(f"{began} {wave.start[:16].replace('T', ' ')} UTC", f"up to {wave.percent}%", *counts)
-        console.print(table)
+            waves.add_row(f"{began} {wave.start[:16].replace('T', ' ')} UTC", f"up to {wave.percent}%", *counts)
+        console.print(waves)
     for reason in task.reasons[:_SHOWN_MAX]:
         console.print(Text.assemble((f"{reason.state}: ", "bold"), _said(name, reason)))
 

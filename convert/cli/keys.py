@@ -9,7 +9,7 @@ import typer
 
 from convert.cli.progress_output import out
 from convert.publish import central_keys, key_rotation, keyring, layout
-from edge_agent.cli.terminal import EscapedTable, say
+from edge_agent.cli.terminal import say, table
 from edge_agent.errors import InvalidRequest
 
 app = typer.Typer(
@@ -170,10 +170,10 @@ def _quorum(written: str) -> key_rotation.RoleQuorum:
 
 
 def _print_signing(folder: Path) -> None:
-    table = EscapedTable("key", "role", "is", "private half", box=None, pad_edge=False)
+    made = table("key", "role", "is", "private half", wrap=("key", "private half"))
     for named in keyring.read_folder(folder):
-        table.add_row(named.name, named.role, f"{named.key.keytype} {named.key.keyid[:12]}", _private(named))
-    out().print(table)
+        made.add_row(named.name, named.role, f"{named.key.keytype} {named.key.keyid[:12]}", _private(named))
+    out().print(made)
     if (folder / keyring.ANCHOR).is_file():
         root = keyring.root_of(folder).signed
         say(f"Every site needs {folder / keyring.ANCHOR}: 'root_file' under 'update' in agent.yaml.")

@@ -17,8 +17,8 @@ from rich.text import Text
 from edge_agent.cli.daemon_target import TargetOption, TaskArgument, target_of
 from edge_agent.cli.exits import ExitCode, exit_code
 from edge_agent.cli.inputs import FileOption, Inputs, Texts, answers, as_text
-from edge_agent.cli.output import AsJson, err, no_threshold, out, plain, print_json, print_trimmed, table
-from edge_agent.cli.terminal import EscapedTable, printable_text, write_answer
+from edge_agent.cli.output import AsJson, err, no_threshold, out, plain, print_json, print_trimmed
+from edge_agent.cli.terminal import EscapedTable, printable_text, table, write_answer
 from edge_agent.client import (
     Answer,
     CallFailed,

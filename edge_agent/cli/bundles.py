@@ -22,9 +22,8 @@ from edge_agent.cli.output import (
     print_json,
     print_trimmed,
     progress,
-    table,
 )
-from edge_agent.cli.terminal import advice
+from edge_agent.cli.terminal import advice, table
 from edge_agent.client import AdminClient, Bundle, BundleRef, Status
 from edge_agent.errors import FileMissing, HashMismatch, UnknownBundle, UnknownTask
 from edge_agent.errors.base import first_task_remedy

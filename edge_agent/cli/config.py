@@ -26,8 +26,8 @@ from rich.text import Text
 from edge_agent.cli.command_group import global_options
 from edge_agent.cli.daemon_target import target_of
 from edge_agent.cli.exits import ExitCode
-from edge_agent.cli.output import AsJson, YesOption, confirm, out, print_done, print_json, print_trimmed, table
-from edge_agent.cli.terminal import write_exactly
+from edge_agent.cli.output import AsJson, YesOption, confirm, out, print_done, print_json, print_trimmed
+from edge_agent.cli.terminal import table, write_exactly
 from edge_agent.config import Config, Overrides, config_paths, load, read_files
 from edge_agent.config.config_files import render_sections
 from edge_agent.errors import ConfigInvalid, SystemdFailed

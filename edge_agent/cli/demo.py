@@ -22,8 +22,8 @@ from rich.text import Text
 from edge_agent.cli import demo_questions, status
 from edge_agent.cli.batch_inference import decision_table
 from edge_agent.cli.demo_questions import LabelledMessage, read_labelled, sample
-from edge_agent.cli.output import no_threshold, out, print_trimmed, table
-from edge_agent.cli.terminal import write_answer
+from edge_agent.cli.output import no_threshold, out, print_trimmed
+from edge_agent.cli.terminal import table, write_answer
 from edge_agent.client import AdminClient, CallFailed, Client, Failure
 from edge_agent.config import SOCKET_PATH_BYTES_MAX
 from edge_agent.errors import BundleUnreadable, EdgeAgentError, FileMissing

@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edge_agent.cli.output import print_trimmed, table
+from edge_agent.cli.output import print_trimmed
+from edge_agent.cli.terminal import table
 from edge_agent.client import Classification, Client, Failure
 from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats.manifest import Manifest

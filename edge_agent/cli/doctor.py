@@ -21,18 +21,8 @@ from rich.text import Text
 from edge_agent import __version__
 from edge_agent.cli.daemon_target import DaemonTarget, target_of
 from edge_agent.cli.exits import ExitCode
-from edge_agent.cli.output import (
-    AsJson,
-    YesOption,
-    confirm,
-    err,
-    out,
-    plain,
-    print_done,
-    print_json,
-    print_trimmed,
-    table,
-)
+from edge_agent.cli.output import AsJson, YesOption, confirm, err, out, plain, print_done, print_json, print_trimmed
+from edge_agent.cli.terminal import table
 from edge_agent.config import ConfigFiles, config_paths, load_without_agent_yaml, read_files, validate_files
 from edge_agent.doctor.all_checks import evaluate, run_checks, unchecked
 from edge_agent.doctor.findings import VERDICTS, Finding, Verdict, worst

@@ -33,8 +33,8 @@ from edge_agent.cli.output import (
     print_facts,
     print_json,
     print_trimmed,
-    table,
 )
+from edge_agent.cli.terminal import table
 from edge_agent.client import AdminClient, RedactionTrial
 from edge_agent.client.operator_reports import (
     DEFAULT_TYPE,

@@ -14,8 +14,8 @@ from rich.padding import Padding
 from rich.text import Text
 
 from edge_agent.cli.daemon_target import DaemonTarget, target_of
-from edge_agent.cli.output import AsJson, err, out, print_json, print_trimmed, table
-from edge_agent.cli.terminal import advice
+from edge_agent.cli.output import AsJson, err, out, print_json, print_trimmed
+from edge_agent.cli.terminal import advice, table
 from edge_agent.client import AdminClient
 from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import EdgeAgentError, MediaFailed, SiteError, UnknownTask

@@ -22,9 +22,8 @@ from edge_agent.cli.output import (
     out,
     print_json,
     print_trimmed,
-    table,
 )
-from edge_agent.cli.terminal import advice
+from edge_agent.cli.terminal import advice, table
 from edge_agent.client import (
     ExamplesStatus,
     FieldAlarm,

@@ -11,13 +11,15 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import typer
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.padding import Padding
 from rich.segment import Segment
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from edge_agent.errors.base import OBEYED, escaped, one_line, printable, printable_lines, with_sudo, works_by_sudo
@@ -47,11 +49,120 @@ class Terminal(Console):
 
 
 class EscapedTable(Table):
-    """A table that makes room for what is escaped in its cells."""
+    """A table that makes room for what is escaped in its cells, and cuts nothing: what is too long is folded."""
+
+    def __init__(self, *headers: str, **settings: Any) -> None:
+        """Take the headers and settings of rich's table."""
+        super().__init__(*headers, **settings)
+        for column in self.columns:
+            column.overflow = "fold"
+
+    def add_column(self, header: RenderableType = "", **settings: Any) -> None:  # type: ignore[override]
+        """Add a column."""
+        super().add_column(header, **{"overflow": "fold", **settings})
 
     def add_row(self, *cells: RenderableType | None, **settings: Any) -> None:
         """Add a row."""
         super().add_row(*(printable_text(each) if isinstance(each, Text) else each for each in cells), **settings)
+
+
+class RowTable(EscapedTable):
+    """A table without lines that fits its terminal and keeps words whole.
+
+    Where the words of the columns that wrap do not fit beside the others, the cells of the widest get lines of their
+    own: those of the first column above the rest of their row, others below it. Where that does not help, each cell
+    has a line, with the name of its column.
+    """
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw it."""
+        sizes = [_measured(column, console) for column in self.columns]
+        wrapped = [number for number, column in enumerate(self.columns) if not column.no_wrap]
+        apart: set[int] = set()
+        for number in sorted(wrapped, key=lambda number: (sizes[number][0], number), reverse=True):
+            if _needed(sizes, apart) <= options.max_width:
+                break
+            apart.add(number)
+        left = options.max_width - _needed(sizes, apart)
+        if left < 0 or len(apart) == len(sizes):
+            yield from self._records()
+        else:
+            self._fit(sizes, apart, left)
+            yield from self._rows(apart) if apart else super().__rich_console__(console, options)
+
+    def _fit(self, sizes: Sequence[tuple[int, int]], apart: set[int], left: int) -> None:
+        """Give the columns their widths, and what is left to those that wrap, the ones that need least of it first."""
+        beside = [number for number in range(len(sizes)) if number not in apart]
+        for place, number in enumerate(sorted(beside, key=lambda number: sizes[number][1] - sizes[number][0])):
+            least, best = sizes[number]
+            more = min(best - least, left // (len(beside) - place))
+            self.columns[number].width, left = least + more, left - more
+
+    def _rows(self, apart: set[int]) -> RenderResult:
+        """Draw each row, with the names of the columns as the first, in more lines than one."""
+        indent = _INDENT if 0 in apart else 0
+        for row in (self._heads(), *zip(*(column.cells for column in self.columns), strict=True)):
+            yield from (row[number] for number in apart & {0})
+            beside = EscapedTable(box=None, show_header=False, pad_edge=False, padding=(0, _GAP, 0, 0))
+            for number, column in enumerate(self.columns):
+                if number not in apart:
+                    beside.add_column(
+                        justify=column.justify, no_wrap=column.no_wrap, overflow="fold", width=column.width
+                    )
+            beside.add_row(*(cell for number, cell in enumerate(row) if number not in apart))
+            yield Padding(beside, (0, 0, 0, indent))
+            yield from (Padding(row[number], (0, 0, 0, indent + _INDENT)) for number in sorted(apart - {0}))
+
+    def _records(self) -> RenderResult:
+        """Draw each cell on a line, after the name of its column."""
+        for row in zip(*(column.cells for column in self.columns), strict=True):
+            made = EscapedTable.grid(padding=(0, _GAP, 0, 0))
+            made.add_column(no_wrap=True)
+            made.add_column(overflow="fold")
+            for name, cell in zip(self._heads(), row, strict=True):
+                made.add_row(name, cell)
+            yield made
+            yield Text()
+
+    def _heads(self) -> tuple[Text, ...]:
+        """Return the names of the columns."""
+        heads = [column.header for column in self.columns]
+        return tuple(head if isinstance(head, Text) else Text(str(head), style=self.header_style) for head in heads)
+
+
+def _measured(column: Column, console: Console) -> tuple[int, int]:
+    """Return the least and the best width of a column."""
+    column.width = None
+    options = console.options.update_width(_UNBOUNDED)
+    found = [Measurement.get(console, options, each) for each in (column.header, *column.cells)]
+    best = max(column.min_width or 0, *(each.maximum for each in found))
+    words = max(each.minimum for each in found)
+    return best if column.no_wrap else max(words, column.min_width or min(best, _WRAPPED_MIN)), best
+
+
+def _needed(sizes: Sequence[tuple[int, int]], apart: set[int]) -> int:
+    """Return the least width of a table without the columns that stand apart."""
+    widths = [least for number, (least, _) in enumerate(sizes) if number not in apart]
+    return sum(widths) + _GAP * (len(widths) - 1) + (_INDENT if 0 in apart else 0)
+
+
+_GAP, _INDENT = 2, 2
+_WRAPPED_MIN = 20
+"""Least width of running text beside other columns."""
+_UNBOUNDED = 10_000
+
+
+def table(*columns: str, right: tuple[str, ...] = (), wrap: tuple[str, ...] = ()) -> Table:
+    """Return an empty table; the columns named in `right` hold numbers, those in `wrap` give way first.
+
+    Nothing is cut: text that does not fit continues on the next line.
+    """
+    made = RowTable(box=None, header_style="bold", pad_edge=False, padding=(0, _GAP, 0, 0))
+    for column in columns:
+        made.add_column(
+            column, justify="right" if column in right else "left", no_wrap=column not in wrap, overflow="fold"
+        )
+    return made
 
 
 def printable_text(text: Text) -> Text:

@@ -11,15 +11,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from edge_agent.cli.output import (
-    ENGINE_STYLES,
-    LINK_STYLES,
-    UPDATE_STYLES,
-    duration,
-    large_model_state,
-    table,
-)
-from edge_agent.cli.terminal import EscapedTable, advice
+from edge_agent.cli.output import ENGINE_STYLES, LINK_STYLES, UPDATE_STYLES, duration, large_model_state
+from edge_agent.cli.terminal import EscapedTable, advice, table
 from edge_agent.cli.watch_history import TOTAL, RefusalCount, TaskRates, WatchSnapshot
 from edge_agent.client import (
     Engine,

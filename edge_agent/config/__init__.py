@@ -347,8 +347,16 @@ def _check_stores(uplink: UplinkConfig, found: ConfigFiles) -> None:
             remedy = f"One of: {', '.join(STORE_SCHEMES)}."
             raise ConfigInvalid(f"{source}: uplink.{key}: '{scheme}' is no kind of store", remedy=remedy)
         if not _is_address(url):
-            remedy = f"Write it as {scheme}://host/path; an IPv6 address stands in brackets, and a port is a number."
+            remedy = f"Write it as {scheme}://host/path; {_ADDRESS_FORM}."
             raise ConfigInvalid(f"{source}: uplink.{key} is not the address of a store", remedy=remedy)
+    for key, options in (("options", uplink.options), ("updates_options", uplink.updates_options)):
+        for name, value in options.items():
+            if "://" in value and not _is_address(value):
+                said = f"{found.source_of('uplink', key)}: '{name}' in uplink.{key} is not the address of a server"
+                raise ConfigInvalid(said, remedy=f"Write it as https://host:port; {_ADDRESS_FORM}.")
+
+
+_ADDRESS_FORM = "an IPv6 address stands in brackets, and a port is a number"
 
 
 def _is_address(url: str) -> bool:

@@ -161,7 +161,7 @@ async def _serve(
     """Serve; return the background component whose failure ended it, or an empty string."""
     tls, sock = listening
     async with DaemonConnections(settings.endpoints) as daemon:
-        app = application(daemon, guard, settings.config.session_seconds_max)
+        app = application(daemon, guard, settings.config)
         server = uvicorn.Server(_server_config(settings.config, app, tls))
 
         def stop_serving() -> None:
@@ -380,8 +380,9 @@ def display_address(address: str, *, secure: bool) -> str:
 STATIC = Path(__file__).parent / "static"
 
 
-def application(daemon: DaemonConnections, settings: GuardSettings, session_seconds_max: float) -> ASGIApp:
+def application(daemon: DaemonConnections, settings: GuardSettings, config: WebConfig) -> ASGIApp:
     """Build the application, inside the running event loop. The gateway needs a console that may infer."""
+    calls_max = min(endpoints.CALLS_MAX, max(1, config.connections_max // 2))
     routes = [
         Route("/healthz", show_liveness),
         Mount("/static", StaticFiles(directory=STATIC)),
@@ -390,10 +391,10 @@ def application(daemon: DaemonConnections, settings: GuardSettings, session_seco
         *overview_page.ROUTES,
         *review_page.ROUTES,
         *redaction_page.ROUTES,
-        *(endpoints.routes(daemon.devices, settings.refusals) if daemon.devices else ()),
+        *(endpoints.routes(daemon.devices, settings.refusals, calls_max) if daemon.devices else ()),
     ]
     app = Starlette(routes=routes, exception_handlers={CallFailed: show_daemon_failure, HTTPException: show_http_error})
-    app.state.daemon, app.state.guard, app.state.session_seconds_max = daemon, settings, session_seconds_max
+    app.state.daemon, app.state.guard, app.state.session_seconds_max = daemon, settings, config.session_seconds_max
     return RequestGuard(app, settings)
 
 

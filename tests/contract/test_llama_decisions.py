@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from edge_agent.engine.protocol import AskedQuestion, Event, FailureReport, JobRequest, JobResult, LoadRequest
-from edge_agent.engine.runtimes.llama.decision_jobs import GROUP_MAX
 from edge_agent.engine.runtimes.llama.kv_cells import QUESTIONS_MAX
 from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
 from edge_agent.errors import InputTooLong, InvalidRequest, ModelLoadFailed
@@ -151,7 +150,7 @@ def test_many_questions_are_read_in_groups(runtime: LlamaRuntime) -> None:
     """A job with more questions than there are sequences ends, with the answers that each has alone; three such jobs,
     which share the sequences, do so, too.
     """
-    numbers = range(3 * GROUP_MAX + 1)
+    numbers = range(3 * QUESTIONS_MAX + 1)
     many = [AskedQuestion(str(number), "predicate", f"Is it number {number}?", NO_YES) for number in numbers]
     alone = each_alone(runtime, many)
     ends = finish(runtime, [job(many, name) for name in "abc"])

@@ -17,6 +17,7 @@ from edge_agent.engine.runtimes.llama.kv_cells import SequenceSlot
 from edge_agent.engine.runtimes.llama.llama_bundle import LOADED_MAX
 from edge_agent.engine.runtimes.llama.llama_context import ROWS_MAX
 from edge_agent.engine.runtimes.llama.llama_runtime import BatchExecutor, LlamaRuntime
+from edge_agent.engine.runtimes.llama.memory_estimate import PLACES_MAX
 from edge_agent.engine.runtimes.llama.sequence_jobs import ScoringJob
 from edge_agent.errors import InputTooLong, ModelFailed
 from edge_agent.process_resources import resident_bytes
@@ -39,6 +40,7 @@ PROMPTS = 24
 ADAPTERS = 60
 SOAKED = 2000
 GROWTH_BYTES_MAX = 8 * 2**20
+LONG_TEXT = "I want my money back. " * 12
 
 
 @pytest.fixture
@@ -92,6 +94,21 @@ def test_cancelled_jobs_leave_nothing(runtime: LlamaRuntime, tmp_path: Path, can
     assert {"CANCELLED": cancels} == turmoil.reasons
     require_as_before(turmoil)
     assert idle == cells_in_use(runtime)
+
+
+def test_a_bundle_is_attached_while_jobs_take_all_the_room(tmp_path: Path) -> None:
+    """Also where there are more places than cells for jobs of full length: those leave room for one more prompt."""
+    runtime = tiny_runtime(tmp_path, kept_bytes=2**22, jobs=0)
+    try:
+        runtime.attach("g", manifest("generate"), {})
+        for number in range(PLACES_MAX):
+            job = JobRequest(job_id=str(number), digest="g", text=f"{number} {LONG_TEXT}", output_tokens_max=50)
+            runtime.submit(job)
+        runtime.step()
+        assert computed_together(runtime) < PLACES_MAX
+        runtime.attach("c", manifest("classify", before=LONG_TEXT), {})
+    finally:
+        runtime.close()
 
 
 class UnkeepingCache:

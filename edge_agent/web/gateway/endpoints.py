@@ -53,7 +53,7 @@ _UNKNOWN_DATE = "1970-01-01"
 """When a bundle was made is not known here, and the format needs a date."""
 _DECIDING = ("CLASSIFY", "DECIDE")
 CALLS_MAX = 32
-"""Calls in progress, streams included: half of the console's connections, so that programs do not lock people out."""
+"""Calls in progress, streams included; fewer where half of the console's connections are, which people need, too."""
 PATHS = (
     "POST /v1/chat/completions",
     "POST /v1/decisions",

@@ -14,7 +14,8 @@ import termios
 from rich.console import Console
 from rich.table import Table
 
-from edge_agent.cli.output import print_facts, print_trimmed, table
+from edge_agent.cli.output import print_facts, print_trimmed
+from edge_agent.cli.terminal import table
 
 
 def drawn(made: Table, width: int = 80) -> list[str]:

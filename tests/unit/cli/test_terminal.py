@@ -55,6 +55,19 @@ def test_what_comes_from_elsewhere_is_one_line_of_text(thing: RenderableType) ->
     assert not OBEYED & set(said)
 
 
+@pytest.mark.parametrize("added", [True, False])
+def test_a_table_cuts_no_name(added: bool) -> None:
+    """A name that is wider than its column goes on in the next line."""
+    made = EscapedTable("task", *([] if added else ["sites"]), box=None)
+    if added:
+        made.add_column("sites", justify="right")
+    made.add_row("front-desk-messages-of-customers-by-mail", "1,200")
+    written = io.StringIO()
+    Terminal(file=written, width=30).print(made)
+    printed = written.getvalue().replace("sites", "").replace("1,200", "")
+    assert "taskfront-desk-messages-of-customers-by-mail" == "".join(printed.split())
+
+
 @pytest.mark.parametrize(
     "text", ["café 漢字 नमस्ते", "10\N{NO-BREAK SPACE}%", "👩\N{ZERO WIDTH JOINER}🔬", "[bold]x[/]", ":smile:"]
 )

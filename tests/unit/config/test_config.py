@@ -454,6 +454,13 @@ def test_an_address_that_no_store_can_have_is_refused(tmp_path, key, url, said):
     assert "secret" not in f"{error.message} {error.remedy}"
 
 
+@pytest.mark.parametrize("key", ["options", "updates_options"])
+def test_an_option_that_is_no_address_is_refused(tmp_path, key):
+    """By its name; other options are the store's to judge."""
+    error = refused(tmp_path, f"uplink: {{{key}: {{region: eu-1, endpoint: 'https://[fe80::1/x'}}}}")
+    assert f"'endpoint' in uplink.{key} is not the address of a server" in error.message
+
+
 @pytest.mark.parametrize("url", ["https://[fe80::1]:8443/x", "s3://a_bucket", "az://box/x", "file:///srv/x", "/srv/x"])
 def test_an_address_of_a_store_is_accepted(tmp_path, url):
     """A host or bucket with or without a port, or a folder."""

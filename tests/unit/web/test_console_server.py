@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx2
 import pytest
 import uvicorn
 
@@ -22,10 +23,11 @@ from edge_agent.config.optional_sections import token_path
 from edge_agent.errors import ConfigInvalid, SocketInUse, WebTokenUnusable
 from edge_agent.web import console_server
 from edge_agent.web.console_server import application, display_address, open_listener
-from edge_agent.web.daemon_access import DaemonConnections
+from edge_agent.web.daemon_access import DaemonConnections, DaemonEndpoint
 from edge_agent.web.request_guard import PAGE_KEY, GuardSettings, SessionSigner, allowed_hosts
 from tests.support.asgi import HOST, ask
-from tests.support.eventually import eventually
+from tests.support.eventually import eventually, given_up
+from tests.support.fake_daemon import FakeDaemon
 from tests.support.free_ports import free_port
 
 CERTIFICATES = {"certificate_file": "a.crt", "key_file": "a.key", "client_ca_file": "ca.crt"}
@@ -125,7 +127,7 @@ SIGNER = SessionSigner("t" * 43)
 async def console() -> AsyncIterator[Any]:
     """Make the application of a console that uses no role of the daemon."""
     async with DaemonConnections({}) as daemon:
-        yield application(daemon, GuardSettings(allowed_hosts(HOST, ()), SIGNER, None, 100_000, 5.0), 60.0)
+        yield application(daemon, GuardSettings(allowed_hosts(HOST, ()), SIGNER, None, 100_000, 5.0), WebConfig())
 
 
 def signed_in(**more: str) -> dict[str, str]:
@@ -172,6 +174,37 @@ async def test_no_link_of_an_error_leads_to_another_site(console):
     )  # fmt: skip
 
 
+@contextlib.asynccontextmanager
+async def listening(config: WebConfig, app: Any) -> AsyncIterator[tuple[uvicorn.Server, tuple[str, int]]]:
+    """Serve an application as the console does; yields the server and its address."""
+    server = uvicorn.Server(console_server._server_config(config, app, None))
+    with open_listener(config.address) as sock:
+        serving = asyncio.create_task(server.serve([sock]))
+        await eventually(lambda: server.started)
+        try:
+            yield server, sock.getsockname()
+        finally:
+            server.should_exit = True
+            await serving
+
+
+async def test_programs_take_at_most_half_of_the_connections():
+    """The others stay for people, however few there are."""
+    config = WebConfig(address="127.0.0.1:0", connections_max=6)
+    with FakeDaemon("127.0.0.1:0") as daemon:
+        async with DaemonConnections({"infer": DaemonEndpoint(daemon.targets[0])}) as connections:
+            app = application(connections, GuardSettings(frozenset({HOST}), SIGNER, None, 100_000, 5.0), config)
+            async with listening(config, app) as (_, (host, port)):
+                headers = {"host": HOST, "authorization": f"Bearer {'t' * 43}"}
+                async with httpx2.AsyncClient(base_url=f"http://{host}:{port}", headers=headers, timeout=60) as client:
+                    asked = {"model": "stuck", "input": "x"}
+                    calls = [asyncio.create_task(client.post("/v1/embeddings", json=asked)) for _ in range(3)]
+                    await eventually(lambda: len(daemon.inference.requests) == 3)
+                    assert "3 calls are in progress here, which is the limit" in (await client.get("/v1/models")).text
+                    assert 200 == (await client.get("/healthz")).status_code
+                    await asyncio.gather(*map(given_up, calls))
+
+
 SILENT_SECONDS = 1.0
 
 
@@ -184,21 +217,15 @@ async def large_answer(size: int) -> AsyncIterator[tuple[uvicorn.Server, socket.
         await send({"type": "http.response.body", "body": bytes(size)})
 
     config = WebConfig(address="127.0.0.1:0", silent_seconds_max=SILENT_SECONDS)
-    server = uvicorn.Server(console_server._server_config(config, app, None))
-    with open_listener(config.address) as listening, socket.socket() as client:
-        serving = asyncio.create_task(server.serve([listening]))
-        await eventually(lambda: server.started)
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
-        client.setblocking(False)
-        loop = asyncio.get_running_loop()
-        await loop.sock_connect(client, listening.getsockname())
-        await loop.sock_sendall(client, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        await eventually(lambda: server.server_state.total_requests == 1)
-        try:
+    async with listening(config, app) as (server, address):
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+            client.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(client, address)
+            await loop.sock_sendall(client, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            await eventually(lambda: server.server_state.total_requests == 1)
             yield server, client
-        finally:
-            server.should_exit = True
-            await serving
 
 
 @pytest.mark.slow

@@ -5,8 +5,8 @@ The input is read once. Then the questions come in groups: each has a sequence t
 tree of its outputs (`token_probabilities.py`). So every step is filled with rows of as many questions as fit, and a job
 is as many bounded steps as it takes, between which others move.
 
-A group has as many questions as there are sequences for, GROUP_MAX at most, and as fit into the cells of one request
-behind the input: a job with 400 questions takes no more memory than one that writes.
+A group has as many questions as there are sequences for, QUESTIONS_MAX at most, and as fit into the cells of one
+request behind the input: a job with 400 questions takes no more memory than one that writes.
 """
 
 from __future__ import annotations
@@ -17,16 +17,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from edge_agent.engine.protocol import Event, JobRequest, JobResult
-from edge_agent.engine.runtimes.llama.kv_cells import QuestionSequence, QuestionSequences
+from edge_agent.engine.runtimes.llama.kv_cells import QUESTIONS_MAX, QuestionSequence, QuestionSequences
 from edge_agent.engine.runtimes.llama.llama_bundle import LlamaBundle
 from edge_agent.engine.runtimes.llama.llama_context import BatchPart, BranchRows, LlamaContext, TokenRows
 from edge_agent.engine.runtimes.llama.question_prompts import DecisionQuestion, QuestionTokens
 from edge_agent.engine.runtimes.llama.sequence_jobs import Fork, SequenceJob
 from edge_agent.engine.runtimes.llama.step_scheduler import WorkItem
 from edge_agent.engine.runtimes.llama.token_probabilities import LabelScorer, TreeChunk, label_scores
-
-GROUP_MAX = 7
-"""Questions of one job that are read at once: half of the sequences that there are for all jobs."""
 
 
 @dataclass
@@ -114,7 +111,7 @@ class DecisionJob(SequenceJob):
         """Open the next group, with as many questions as fit; none while other jobs have all sequences."""
         assert self.slot is not None
         room, count = self._room, 0
-        for each in self._questions[self._next : self._next + GROUP_MAX]:
+        for each in self._questions[self._next : self._next + QUESTIONS_MAX]:
             room -= len(each.question.tokens)
             if room < 0:
                 break

@@ -104,11 +104,14 @@ class BranchSequences:
 class KvCache:
     """The sequences of one context: jobs, pinned prefixes, branches of labels, questions, and three of its own."""
 
-    def __init__(self, model: LlamaModel, jobs: int, shape: ContextShape, kept_bytes_max: int = 0) -> None:
-        """Allocate the context. Raises ModelLoadFailed."""
+    def __init__(
+        self, model: LlamaModel, jobs: int, shape: ContextShape, kept_bytes_max: int = 0, fill_tokens_max: int = 0
+    ) -> None:
+        """Allocate the context. Jobs leave room for `fill_tokens_max` tokens to `fill`. Raises ModelLoadFailed."""
         self.context = LlamaContext(model, shape)
         self._cells = KvCells(shape.cells)
         self._kept = PrefixTree(kept_bytes_max)
+        self._fill_tokens_max = fill_tokens_max
         self._free = list(range(jobs + 1))
         """One more than jobs: for bundles that are attached meanwhile."""
         self._slots: dict[int, SequenceSlot] = {}
@@ -145,11 +148,11 @@ class KvCache:
         """Return a place for a job with what is known of its tokens in it, and how many they are; None = no room now.
 
         `suffix` is what stands behind the prompt, `outputs` the most tokens that may be written behind that, `spare`
-        how many places stay free. Raises ModelFailed.
+        how many places stay free, and with them the cells for `fill`. Raises ModelFailed.
         """
         self.tidy()
         needed = len(suffix) + outputs
-        if len(self._free) <= spare or not self._has_room(prompt, needed):
+        if len(self._free) <= spare or not self._has_room(prompt, needed + spare * self._fill_tokens_max):
             return None
         if prompt.exact and outputs:
             # A writing job that looks at few cells needs no padding rows.

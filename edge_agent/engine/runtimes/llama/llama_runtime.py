@@ -185,7 +185,7 @@ class LlamaRuntime:
                     f"{model.name} was trained with {model.context_tokens_max}"
                 )
             tuned = autotune.autotune(spec, model, shape, self._code)
-            self._cache = KvCache(model, slots, tuned.shape, spec.prompt_cache_bytes_max)
+            self._cache = KvCache(model, slots, tuned.shape, spec.prompt_cache_bytes_max, spec.context_tokens)
         except ModelLoadFailed:
             model.close()
             raise
