@@ -42,7 +42,8 @@ _PURPOSES: dict[Format, str] = {"preference": "corrected", "unpaired": "judged"}
 _ROWS = """
     SELECT c.place, e.kind, e.redaction_counts,
            e.site, e.prediction_id, e.input, e.output, {right}, e.verdict, {source}, {by},
-           e.review_stream, e.sampling_probability, e.question, {probabilities}
+           e.review_stream, e.sampling_probability, e.question, {probabilities},
+           CASE WHEN count(DISTINCT e.text_key) OVER (PARTITION BY e.cluster) > 1 THEN e.cluster::VARCHAR END
     FROM chosen c JOIN examples e USING (site, prediction_id)
     ORDER BY {order}
 """
@@ -232,9 +233,10 @@ def _built(found: Iterator[tuple[Any, ...]], builder: RowBuilder) -> Iterator[tu
 
 
 def _redacted(kind: Kind, redacted: Mapping[str, int], *fields: Any) -> RedactedExample:
-    *shared, question, scores = fields
+    *shared, question, scores, family = fields
     soft = {pair["label"]: pair["score"] for pair in scores or ()}
-    return RedactedExample(replace(CollectedExample(*shared), question=question, probabilities=soft), kind, redacted)
+    more = {"question": question, "probabilities": soft, "family": family or ""}
+    return RedactedExample(replace(CollectedExample(*shared), **more), kind, redacted)
 
 
 def _shared(example: CollectedExample) -> tuple[Any, ...]:

@@ -36,6 +36,8 @@ class CollectedExample:
     """Why people were asked to review it; None = the site's agent had no streams."""
     sampling_probability: float | None = None
     """Sampling probability of the random audit; None = unknown."""
+    family: str = ""
+    """Shared with near duplicates that have another answer; empty = there is none in the dataset."""
     spans: tuple[TextSpan, ...] = ()
     """text-spans: places in the input."""
     surrogates: int = 0
@@ -54,6 +56,8 @@ def rows_of(example: CollectedExample, form: Format) -> list[Row]:
     """Return the rows that an example makes; unpaired ones may be two."""
     origin: Row = {"site": example.site, "prediction_id": example.prediction_id, **_drawn(example)}
     origin |= {"label_source": example.label_source, "labeled_by": example.labeled_by}
+    if example.family:
+        origin["family"] = example.family
     if example.surrogates:
         origin["surrogates"] = example.surrogates
     return [{**row, **origin} for row in _WRITERS[form](example)]

@@ -115,6 +115,14 @@ def _name(fake: faker.Faker) -> str:
     return f"{fake.first_name()} {fake.last_name()}"
 
 
+def _city(fake: faker.Faker) -> str:
+    if str(fake.locales[0]) != "it_IT":
+        return fake.city()
+    # Faker's list of Italian towns comes from a set: its order differs from one process to the next.
+    town_and_province = fake.postcode_city_province().partition(", ")[2]
+    return town_and_province.rpartition(" (")[0]
+
+
 def _street(fake: faker.Faker) -> str:
     return " ".join(fake.street_address().split())
 
@@ -170,7 +178,7 @@ KINDS: Mapping[str, SurrogateKind] = {
     "name": SurrogateKind(_name),
     "first_name": SurrogateKind(lambda fake: fake.first_name()),
     "last_name": SurrogateKind(lambda fake: fake.last_name()),
-    "city": SurrogateKind(lambda fake: fake.city()),
+    "city": SurrogateKind(_city),
     "street": SurrogateKind(_street, None),
     "address": SurrogateKind(_address, "ADDRESS"),
     "ip": SurrogateKind(lambda fake: fake.ipv4_public(), "IP"),
@@ -224,13 +232,22 @@ def _se_personnummer(fake: faker.Faker) -> str:
     return _until_found("se_personnummer", lambda: f"{born}-{fake.numerify('####')}")
 
 
+def _fi_hetu(fake: faker.Faker) -> str:
+    born, number = _birth_date(fake), f"{fake.random.randrange(2, 900):03}"
+    check = _HETU_CHECKS[int(f"{born:%d%m%y}{number}") % len(_HETU_CHECKS)]
+    return f"{born:%d%m%y}{'-' if born.year < 2000 else 'A'}{number}{check}"
+
+
+_HETU_CHECKS = "0123456789ABCDEFHJKLMNPRSTUVWXY"
+
+
 def _mrz(fake: faker.Faker) -> str:
     return f"P<USA{fake.last_name().upper()}<<{fake.first_name().upper()}".replace("'", "").ljust(44, "<")
 
 
 _NUMBERS: Mapping[str, tuple[str, _Make]] = {
     "mrz": ("en_US", _mrz),
-    "national_number": ("fi_FI", lambda fake: fake.ssn()),
+    "national_number": ("fi_FI", _fi_hetu),
     "us_ssn": ("en_US", lambda fake: fake.ssn()),
     "uk_nhs": ("en_GB", _uk_nhs),
     "uk_nino": ("en_GB", _uk_nino),

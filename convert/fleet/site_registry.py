@@ -37,6 +37,7 @@ SCHEMA = "edge-agent/sites/v1"
 _KEY = re.compile(r"[0-9a-f]{64}")
 _SITE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _KITS_KEPT = 20
+_KEYS_MAX = 100
 
 Standing = Literal["current", "retired", "rejected", "revoked", "awaited", "another", "unknown"]
 """What a key is to a site. current: speaks for it. retired: of an earlier life; what it sealed is taken, and nothing
@@ -50,7 +51,7 @@ _WHY: dict[Standing, str] = {
     "current": "",
     "retired": "signed by a key of an earlier life of the site, whose segments only are taken",
     "rejected": "signed by a key that was rejected",
-    "revoked": "the site was revoked; 'edge-convert sites restore {site}' takes that back",
+    "revoked": "the site was revoked; 'edge-convert sites restore {site} {option}' takes that back",
     "awaited": "the site's key was not accepted yet; {how}",
     "another": "signed by another key than the site's, {known}…; was the box replaced or installed again? {how}",
     "unknown": "the site is not registered; {how}",
@@ -70,10 +71,10 @@ class SiteEntry(BaseModel):
     """What is known of a site."""
 
     model_config = ConfigDict(extra="forbid")
-    keys: list[str] = Field(default=[], max_length=100)
+    keys: list[str] = Field(default=[], max_length=_KEYS_MAX)
     """Ed25519 public keys in hexadecimal, the newest last."""
-    retired: list[str] = Field(default=[], max_length=100)
-    rejected: list[str] = Field(default=[], max_length=100)
+    retired: list[str] = Field(default=[], max_length=_KEYS_MAX)
+    rejected: list[str] = Field(default=[], max_length=_KEYS_MAX)
     kits: list[EnrolmentRecord] = Field(default=[], max_length=_KITS_KEPT)
     """The newest last."""
     revoked_at: At | None = None
@@ -148,7 +149,7 @@ class SiteRegistry:
         accept = f"accept it with 'edge-convert sites accept {site} {key} {self._option}'"
         how = f"if the site shows the code {verification_code(key)}, {accept}"
         known = self.keys(site)[-1:]
-        return _WHY[self.standing(site, key)].format(site=site, how=how, known="".join(known)[:16])
+        return _WHY[self.standing(site, key)].format(site=site, how=how, known="".join(known)[:16], option=self._option)
 
     @property
     def _option(self) -> str:
@@ -163,7 +164,7 @@ class SiteRegistry:
         if revoked_at:
             said = f"{site} was revoked on {revoked_at[:10]}"
             raise InvalidRequest(
-                said, remedy=f"'edge-convert sites restore {site}' takes that back; or take another id."
+                said, remedy=f"'edge-convert sites restore {site} {self._option}' takes that back; or take another id."
             )
 
     def accept(self, site: str, key: str, *, replaces: bool = False) -> None:
@@ -179,7 +180,7 @@ class SiteRegistry:
             entry.retired = _without(_with(entry.retired, *(entry.keys if replaces else [])), key)
             entry.keys = [key] if replaces else _with(entry.keys, key)
             entry.rejected = _without(entry.rejected, key)
-            self._log("key accepted", site, key=key, replaces=replaces)
+            self._log(entry, "key accepted", site, key=key, replaces=replaces)
 
     def accept_first(self, site: str, key: str) -> bool:
         """Let a site sign with the first key that was seen of it; False = something is known of the site by now.
@@ -191,7 +192,7 @@ class SiteRegistry:
             if entry.known:
                 return False
             entry.keys = [key]
-            self._log("key accepted", site, actor="collect", key=key, why="the first key of a new site")
+            self._log(entry, "key accepted", site, actor="collect", key=key, why="the first key of a new site")
             return True
 
     def retire(self, site: str, key: str) -> None:
@@ -200,7 +201,7 @@ class SiteRegistry:
         with self._changed(site) as entry:
             entry.retired = _with(entry.retired, key)
             entry.keys, entry.rejected = _without(entry.keys, key), _without(entry.rejected, key)
-            self._log("key retired", site, key=key)
+            self._log(entry, "key retired", site, key=key)
 
     def reject(self, site: str, key: str) -> None:
         """Take nothing of a key any more. Raises as `accept`."""
@@ -208,7 +209,7 @@ class SiteRegistry:
         with self._changed(site) as entry:
             entry.rejected = _with(entry.rejected, key)
             entry.keys, entry.retired = _without(entry.keys, key), _without(entry.retired, key)
-            self._log("key rejected", site, key=key)
+            self._log(entry, "key rejected", site, key=key)
 
     def issue(self, site: str, enrolment: EnrolmentRecord) -> None:
         """Write down that an enrolment file was made: the site is known from now on. Raises as `accept`."""
@@ -226,10 +227,11 @@ class SiteRegistry:
 
     def _revoked(self, site: str, at: str | None) -> None:
         if not self.entry(site).known:
-            raise InvalidRequest(f"'{site}' is not in {self._path}", remedy="'edge-convert sites list' shows who is.")
+            remedy = f"'edge-convert sites list {self._option}' shows who is."
+            raise InvalidRequest(f"'{site}' is not in {self._path}", remedy=remedy)
         with self._changed(site) as entry:
             entry.revoked_at = at
-            self._log("site revoked" if at else "site restored", site)
+            self._log(entry, "site revoked" if at else "site restored", site)
 
     @contextmanager
     def _changed(self, site: str) -> Iterator[SiteEntry]:
@@ -248,7 +250,14 @@ class SiteRegistry:
         finally:
             os.close(lock)
 
-    def _log(self, action: accountability.Action, site: str, *, actor: str = "", **details: Any) -> None:
+    def _log(
+        self, entry: SiteEntry, action: accountability.Action, site: str, *, actor: str = "", **details: Any
+    ) -> None:
+        """Write a decision into the log. Raises InvalidRequest if the entry would be too long to be read again."""
+        for standing, keys in entry.every_key.items():
+            if len(keys) > _KEYS_MAX:
+                said = f"{site} would have {len(keys)} keys of the kind '{standing}'; the limit is {_KEYS_MAX}"
+                raise InvalidRequest(said, remedy=f"Take old ones of the site out of {self._path}.")
         accountability.record(self._path.parent, action, [site], actor=actor, **details)
 
     def _write(self) -> None:

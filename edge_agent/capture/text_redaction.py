@@ -109,7 +109,7 @@ def build_redactor(config: Config) -> Redactor:
             names cannot be loaded.
     """
     from edge_agent.capture.redact.redactor import Redactor, compile_site_rules, name_detector  # noqa: PLC0415
-    from edge_agent.capture.redact.telephone_numbers import is_known_region  # noqa: PLC0415
+    from edge_agent.capture.redact.telephone_numbers_and_dates import is_known_region  # noqa: PLC0415
 
     patterns, pipeline = config.examples.site_rules, config.examples.presidio_pipeline
     regions = config.examples.phone_regions

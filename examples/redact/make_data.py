@@ -18,8 +18,8 @@ Words of forms, openings and closings, brands, and Faker's names are in all spli
 The test split was made first and stays what it was: whatever was added later, notes, lists, foods, the sentences and
 words under "more", the forms of values in varied_values.py and all of public_words.py, is in the other splits only.
 
-Every step is seeded, and Python's hashes are fixed, as Faker draws some towns from a set. Only Faker's national numbers
-depend on the day, because they carry an age. docs/data.md describes the data.
+Every step is seeded. Python's hashes are fixed, as Faker draws some towns from a set, and so is the day from which
+Faker counts ages in national numbers. docs/data.md describes the data.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ from edge_agent.capture.redact.national_numbers import (
     find_machine_readable_lines,
     find_written_national_numbers,
 )
-from edge_agent.capture.redact.telephone_numbers import find_birth_dates, find_phones, regional_phones
+from edge_agent.capture.redact.telephone_numbers_and_dates import find_birth_dates, find_phones, regional_phones
 
 _PART = (
     rf"(?:[{UPPER}](?:[\w'\u2019]{{0,30}}[a-zß-öø-ÿā-ž'\u2019][\w'\u2019]{{0,30}}|\.)(?:-[{UPPER}][\w'\u2019]{{1,30}})?"

@@ -18,6 +18,12 @@ from edge_agent.formats.calibration import OodGate, Threshold, mass_score, rows_
 RNG = np.random.default_rng(11)
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Let each test draw the same numbers, whichever tests run before it."""
+    RNG.bit_generator.state = np.random.default_rng(11).bit_generator.state
+
+
 def said(*scores: float) -> list[ServedPrediction]:
     """Return answers to inputs so strange."""
     return [ServedPrediction("a", 0.9, ood_score=score) for score in scores]

@@ -11,6 +11,12 @@ from edge_agent.formats.calibration import TypicalInputs
 RNG = np.random.default_rng(2)
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Let each test draw the same numbers, whichever tests run before it."""
+    RNG.bit_generator.state = np.random.default_rng(2).bit_generator.state
+
+
 def drawn(rows: int, labels: int, distortion: float) -> tuple[np.ndarray, np.ndarray]:
     """Return log-probabilities that are `distortion` times too sure, and labels drawn from the true ones."""
     logits = RNG.normal(0, 2, (rows, labels))

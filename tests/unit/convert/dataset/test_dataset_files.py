@@ -1,13 +1,20 @@
-"""The folders of `edge-convert dataset`: what --force replaces, and what it leaves alone."""
+"""The folders of `edge-convert dataset`: their rows, what --force replaces, and what it leaves alone."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from convert.calibrate.calibration_split import one_of_each
+from convert.data.row_lines import read_rows
+from convert.dataset import dataset_files
 from convert.dataset.dataset_files import REPORT_NAME, TASKS_NAME, made_whole
+from convert.dataset.selection import DatasetSelection
 from edge_agent.errors import InvalidRequest
+from tests.support.examples import feedback, prediction
+from tests.support.segments import CentralTeam, SealingSite
 
 
 def write(out: Path, mark: str = REPORT_NAME, content: str = '{"rows": {"train": 1}}', **files: str) -> None:
@@ -50,3 +57,25 @@ def test_a_link_to_a_dataset_is_followed(tmp_path: Path):
     (tmp_path / "newest").symlink_to(tmp_path / "out")
     write(tmp_path / "newest", train="new")
     assert (True, "new") == ((tmp_path / "newest").is_symlink(), (tmp_path / "out" / "train.jsonl").read_text())
+
+
+def test_near_duplicates_with_different_answers_are_one_family(tmp_path: Path):
+    """A threshold is tested on one of them, since the model is right or wrong on both together; a text without such a
+    neighbour has no family."""
+    long = "i want my money back for the toaster that you sold to me on the second of may"
+    said = [(long, "refund"), (f"{long} ok", "price"), ("do you deliver to the island", "price")]
+    records = [
+        each
+        for n, (text, label) in enumerate(said, 1)
+        for each in (prediction(n, input=text), feedback(n, value=label))
+    ]
+    SealingSite(tmp_path / "store").seal(records)
+    central = CentralTeam(tmp_path)
+    central.collect(tmp_path / "store")
+    choice = DatasetSelection(central.out, "pos-intent", "reviewed", shares={"train": 1.0})
+    dataset_files.write(choice, "text-label", tmp_path / "data")
+    lines = [json.loads(line) for line in (tmp_path / "data" / "train.jsonl").read_text().splitlines()]
+    families = {row["text"]: row.get("family") for row in lines}
+    assert families[long] == families[f"{long} ok"]
+    assert (True, None) == (bool(families[long]), families["do you deliver to the island"])
+    assert 2 == len(one_of_each(read_rows(tmp_path / "data" / "train.jsonl", "text-label")))

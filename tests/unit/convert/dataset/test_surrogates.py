@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -181,6 +184,47 @@ def test_the_seed_and_the_row_decide():
     assert alone == made.fill("site-1/p-1", ANY, ["mail [EMAIL_1]"], 1).texts
     assert alone != fill("mail [EMAIL_1]", key="site-1/p-2").texts
     assert alone != fill("mail [EMAIL_1]", seed="2").texts
+
+
+_EVERYTHING = """
+import datetime, json, sys, types
+
+class Today(datetime.date):
+    @classmethod
+    def today(cls):
+        return datetime.date(2000 + int(sys.argv[1]), 2, 28)
+
+module = sys.modules["datetime"]
+patched = types.ModuleType("datetime")
+patched.__dict__.update(module.__dict__, date=Today)
+import faker.providers.ssn.fi_FI, faker.providers.ssn.it_IT, faker.providers.ssn.fr_FR, faker.providers.ssn.es_ES
+for name, each in list(sys.modules.items()):
+    if name.startswith("faker.") and getattr(each, "datetime", None) is module:
+        each.datetime = patched
+from convert.dataset.surrogate_values import KINDS, NATIONAL_NUMBERS, SurrogateSource
+
+drawn = []
+for locale in ("de_DE", "it_IT", "fi_FI"):
+    source = SurrogateSource([locale], "1")
+    for row in range(5):
+        source.begin(str(row))
+        drawn += [[source.draw(kind) for kind in KINDS], [source.draw("id", [rule]) for rule in NATIONAL_NUMBERS]]
+print(json.dumps(drawn))
+"""
+
+
+def test_the_same_values_come_on_another_day_and_in_another_process():
+    """Neither the date of today nor the seed of Python's hashes decides about a value of any kind."""
+    first, second = (
+        subprocess.run(
+            [sys.executable, "-c", _EVERYTHING, year],
+            env={**os.environ, "PYTHONHASHSEED": year},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for year in ("24", "31")
+    )
+    assert json.loads(first) == json.loads(second)
 
 
 def test_what_the_site_replaced_by_rules_of_its_own_is_a_code_or_what_it_is_told_to_be():

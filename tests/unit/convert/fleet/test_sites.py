@@ -101,6 +101,16 @@ def test_a_decision_that_cannot_be_logged_is_not_made(tmp_path: Path):
     assert [] == SiteRegistry(tmp_path / "sites.json").every_name()
 
 
+def test_a_registry_that_could_not_be_read_again_is_not_written(tmp_path: Path):
+    """A site can have a hundred keys; one more is refused, and neither stored nor logged."""
+    path = tmp_path / "sites.json"
+    full = {"schema": "edge-agent/sites/v1", "sites": {"shop-1": {"keys": [f"{number:064x}" for number in range(100)]}}}
+    path.write_text(json.dumps(full))
+    with pytest.raises(InvalidRequest, match="shop-1 would have 101 keys"):
+        SiteRegistry(path).accept("shop-1", ONE)
+    assert (100, []) == (len(SiteRegistry(path).keys("shop-1")), accountability.entries(tmp_path))
+
+
 def test_the_folder_of_a_new_registry_is_private(tmp_path: Path):
     """Enrolment files are made before anything is collected into it."""
     SiteRegistry(tmp_path / "collected" / "sites.json").issue("shop-1", enrolment())
@@ -166,8 +176,9 @@ def test_every_decision_can_be_taken_back(tmp_path: Path):
     sites = registry(tmp_path)
     sites.accept("stolen", ONE)
     sites.accept("replaced", ONE)
-    with pytest.raises(InvalidRequest, match="was revoked on 2026-11-26"):
+    with pytest.raises(InvalidRequest, match="was revoked on 2026-11-26") as refused:
         sites.accept("given-up", TWO)
+    assert f"'edge-convert sites restore given-up --collected {tmp_path}'" in (refused.value.remedy or "")
     sites.restore("given-up")
     sites.accept("given-up", TWO)
     again = SiteRegistry(tmp_path / "sites.json")
