@@ -81,7 +81,8 @@ class EngineConfig(ConfigSection):
         default=0,
         ge=0,
         le=64,
-        description="Requests that one engine computes together; 0 = as many as memory allows, at most 32.",
+        description="Requests that one engine computes together; 0 = as many as memory allows, at most 32; with ONNX 8,"
+        " or two for each thread.",
     )
     queue_requests_max: int = Field(
         default=64, ge=1, le=100_000, description="Most inputs that wait for one engine; further ones are refused."

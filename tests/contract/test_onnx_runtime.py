@@ -13,10 +13,20 @@ import pytest
 from onnx import TensorProto, helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from edge_agent.engine.protocol import FailureReport, JobRequest, JobResult, LoadRequest
+from edge_agent.engine.protocol import FailureReport, JobRequest, JobResult, LoadRequest, concurrent_jobs
 from edge_agent.engine.runtimes.onnx_runtime import CHARACTERS_PER_TOKEN_MAX, OnnxRuntime
 from edge_agent.errors import EmptyInput, InputTooLong, ModelFailed, ModelLoadFailed
 from tests.support import bert_onnx, bundles, pos_intents
+
+
+@pytest.mark.parametrize(("threads", "given", "jobs"), [(2, 0, 8), (4, 0, 8), (5, 0, 10), (16, 0, 32), (16, 3, 3)])
+def test_a_child_has_an_input_for_each_thread(tmp_path: Path, threads: int, given: int, jobs: int) -> None:
+    """On a machine of many cores, too, unless the site has set how many inputs are computed together."""
+    weights = bundles.tiny_onnx_bundle(tmp_path) / "model.onnx"
+    spec = LoadRequest(runtime="onnx", weights=str(weights), threads=threads, sequences_max=given)
+    runtime = OnnxRuntime()
+    assert jobs == concurrent_jobs(spec, runtime.load(spec))
+    runtime.close()
 
 
 def opened(folder: Path, threads: int = 1) -> OnnxRuntime:

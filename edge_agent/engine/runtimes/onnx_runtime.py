@@ -23,7 +23,15 @@ import numpy as np
 import tokenizers
 
 from edge_agent.engine.memory_cap import MemoryNeed
-from edge_agent.engine.protocol import Event, JobRequest, JobResult, LoadRequest, own_questions
+from edge_agent.engine.protocol import (
+    SEQUENCES,
+    SEQUENCES_DEFAULT,
+    Event,
+    JobRequest,
+    JobResult,
+    LoadRequest,
+    own_questions,
+)
 from edge_agent.engine.runtimes import (
     cancellation_report,
     check_input_length,
@@ -47,6 +55,8 @@ PROBE_TOKENS_MAX = 1024
 NEIGHBOUR_TOLERANCE = 1e-4
 _PROBE_LENGTHS = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
 """Of the inputs that are computed alone and together, in lengths of the fixed text."""
+JOBS_PER_THREAD = 2
+"""Inputs that the child has at once, so that each thread finds another one when it has computed one."""
 _WARM_TEXT = "Please check order 12345 for me."
 CLEAN_TEXTS = (
     "The kettle does not heat the water any more, and the lid is broken.",
@@ -112,7 +122,9 @@ class OnnxRuntime:
         self._session = OnnxSession(spec.weights, spec.device, spec.device_index)
         self.device = self._session.device
         self._workers = BatchWorkers(spec.threads)
-        return self._session.details() | {"threads": str(spec.threads)} | need.details(available)
+        places = JOBS_PER_THREAD * spec.threads
+        about = {SEQUENCES: str(places)} if not spec.sequences_max and places > SEQUENCES_DEFAULT else {}
+        return self._session.details() | {"threads": str(spec.threads)} | about | need.details(available)
 
     def attach(self, digest: str, manifest: Manifest, paths: Mapping[str, str]) -> None:
         """Open the tokenizer, compute a fixed text and one as long as the task allows, and measure neighbours."""
