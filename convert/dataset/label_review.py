@@ -170,7 +170,7 @@ _CHOSEN = """
     SELECT e.site, e.prediction_id, e.input, coalesce({right}, e.output) AS given, e.output, e.cluster
     FROM chosen c JOIN examples e USING (site, prediction_id)
     WHERE e.kind IN ('classify', 'decide') AND given <> ''
-    ORDER BY e.answered_at DESC, e.site, e.prediction_id LIMIT $limit
+    ORDER BY e.moment DESC, e.site, e.prediction_id LIMIT $limit
 """
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import getpass
 import hashlib
 import json
 import os
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edge_agent.durable.atomic_files import sync_directory
-from edge_agent.errors.base import sudo_user
+from edge_agent.errors.base import user_name
 from edge_agent.formats.signed_document import format_timestamp
 
 LINE_BYTES_MAX = 1024 * 1024
@@ -194,13 +193,8 @@ def record(folder: Path, action: Action, subjects: Iterable[str], *, actor: str 
 
 
 def current_actor() -> str:
-    """Return the user, through sudo the person who runs it, and the machine; of a user without a name, as in many
-    containers, the number."""
-    try:
-        user = sudo_user(os.environ, os.geteuid()) or getpass.getuser()
-    except (KeyError, OSError):  # KeyError: before Python 3.13
-        user = f"uid {os.getuid()}"
-    return f"{user}@{socket.gethostname()}"
+    """Return the user, through sudo the person who runs it, and the machine."""
+    return f"{user_name()}@{socket.gethostname()}"
 
 
 def entries(folder: Path) -> list[DecisionEntry]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import os
 import string
 import sys
 from collections import Counter
@@ -18,7 +16,7 @@ from rich.text import Text
 from edge_agent.cli.daemon_target import target_of
 from edge_agent.cli.output import out
 from edge_agent.client import Prediction, ReviewClient
-from edge_agent.errors.base import sudo_user
+from edge_agent.errors.base import user_name
 
 ACCEPT, REJECT, SKIP, ERASE, QUIT = "\n", "!", "-", "#", "."
 # One key for each label, in the task's order; the keys above are no letters or digits.
@@ -65,7 +63,7 @@ def review(
 
     Example: [bold]edge-agent review pos-intent --confidence-max 0.8[/bold]
     """
-    name = reviewer or sudo_user(os.environ, os.geteuid()) or getpass.getuser()
+    name = reviewer or user_name()
     done = Counter[Done]()
     with target_of(ctx).reviewer() as client:
         named = "" if stream is ALL else stream.value

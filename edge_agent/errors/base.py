@@ -7,6 +7,8 @@ they are. All of these are shown escaped, as Python writes them; letters of ever
 
 from __future__ import annotations
 
+import getpass
+import os
 import re
 from collections.abc import Mapping, MutableMapping
 from typing import Any, ClassVar
@@ -90,6 +92,15 @@ def sudo_user(environment: Mapping[str, str], user_id: int) -> str:
     Whoever may run a program as root may also set this name: no right depends on it.
     """
     return environment.get("SUDO_USER", "") if works_by_sudo(environment, user_id) else ""
+
+
+def user_name() -> str:
+    """Return who runs this program, through sudo the person; of a user without a name, as in many containers, the
+    number, such as 'uid 1000'."""
+    try:
+        return sudo_user(os.environ, os.geteuid()) or getpass.getuser()
+    except (KeyError, OSError):  # KeyError: before Python 3.13
+        return f"uid {os.getuid()}"
 
 
 def first_task_remedy(site: str) -> str:
