@@ -51,7 +51,7 @@ _WHY: dict[Standing, str] = {
     "current": "",
     "retired": "signed by a key of an earlier life of the site, whose segments only are taken",
     "rejected": "signed by a key that was rejected",
-    "revoked": "the site was revoked; 'edge-convert sites restore {site} {option}' takes that back",
+    "revoked": "the site was revoked; {restore}",
     "awaited": "the site's key was not accepted yet; {how}",
     "another": "signed by another key than the site's, {known}…; was the box replaced or installed again? {how}",
     "unknown": "the site is not registered; {how}",
@@ -149,7 +149,12 @@ class SiteRegistry:
         accept = f"accept it with 'edge-convert sites accept {site} {key} {self._option}'"
         how = f"if the site shows the code {verification_code(key)}, {accept}"
         known = self.keys(site)[-1:]
-        return _WHY[self.standing(site, key)].format(site=site, how=how, known="".join(known)[:16], option=self._option)
+        return _WHY[self.standing(site, key)].format(
+            site=site, how=how, known="".join(known)[:16], restore=self._restore(site)
+        )
+
+    def _restore(self, site: str) -> str:
+        return f"'edge-convert sites restore {site} {self._option}' takes that back"
 
     @property
     def _option(self) -> str:
@@ -163,9 +168,7 @@ class SiteRegistry:
         revoked_at = self.entry(site).revoked_at
         if revoked_at:
             said = f"{site} was revoked on {revoked_at[:10]}"
-            raise InvalidRequest(
-                said, remedy=f"'edge-convert sites restore {site} {self._option}' takes that back; or take another id."
-            )
+            raise InvalidRequest(said, remedy=f"{self._restore(site)}; or take another id.")
 
     def accept(self, site: str, key: str, *, replaces: bool = False) -> None:
         """Let a site sign with a key, beside those it has or in their place. Durable when it returns.
