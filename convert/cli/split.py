@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shlex
@@ -58,14 +57,14 @@ def run(
     there = [out / f"{name}.jsonl" for name in _FILES if (out / f"{name}.jsonl").exists()]
     if there and not force:
         raise InvalidRequest(f"{there[0]} exists", remedy="Name another --out, or replace it with --force.")
-    earlier = {name: _keys(out / f"{name}.jsonl") for name in _FILES}
+    earlier, unread = _earlier(out)
     found = row_files.read_for_task(rows, what)
     row_files.check_labels(found, what)
     divided = splits.divide(found, seed, _shares(shares), earlier)
     write_splits(out, {split: [splits.plain_of(row) for row in members] for split, members in divided.items()})
     for split, members in divided.items():
         say(f"{out / split}.jsonl: {counted(len(members), 'row')}")
-    for said in (*_not_measured(found, sum(map(len, divided.values()))), *_stayed(found, earlier)):
+    for said in (*_not_measured(found, sum(map(len, divided.values()))), *_stayed(divided, earlier), *unread):
         say(said)
     following, recipe = "Next: name these files under 'data' in recipe.yaml.", out / RECIPE_NAME
     if recipe.is_file():
@@ -75,23 +74,43 @@ def run(
     say(following)
 
 
-def _keys(split: Path) -> frozenset[str]:
-    """Return the texts, by their keys, of a split of an earlier division; none without one that is read."""
-    if not split.exists():
-        return frozenset()
-    with contextlib.suppress(InvalidRequest):
-        return frozenset(row.key for row in read_rows(split, "text-label", text_only=True))
-    return frozenset()
+def _earlier(out: Path) -> tuple[dict[str, frozenset[str]], list[str]]:
+    """Return the keys of the rows that an earlier division has dealt to each split, and which of its files is unread.
+
+    Rows that could only train were not dealt. People label such rows later, above all the difficult ones: if they all
+    stayed in training, calibration and test would lack inputs like them.
+    """
+    there: dict[str, list[DataRow]] = {}
+    unread = []
+    for name in _FILES:
+        path = out / f"{name}.jsonl"
+        try:
+            there[name] = (
+                read_rows(path, "text-label", text_only=True) if path.is_file() and path.stat().st_size else []
+            )
+        except InvalidRequest as error:
+            there[name] = []
+            unread.append(
+                f"the earlier {path} cannot be read, so its rows were dealt again, and figures of a bundle that learned"
+                f" from them can be too good: {error.message}"
+            )
+    was_dealt = splits.measurable_rows([row for rows in there.values() for row in rows])
+    return {name: frozenset(row.key for row in rows if was_dealt(row)) for name, rows in there.items()}, unread
 
 
-def _stayed(found: Sequence[DataRow], earlier: Mapping[str, frozenset[str]]) -> Iterator[str]:
-    """Say how many rows are in the split that they were in before."""
+def _stayed(divided: Mapping[str, Sequence[DataRow]], earlier: Mapping[str, frozenset[str]]) -> Iterator[str]:
+    """Say how many rows are in the split that they were in before, and how many are not."""
     known = frozenset[str]().union(*earlier.values())
-    if stayed := sum(row.key in known for row in found):
+    placed = [(split, row.key) for split, rows in divided.items() for row in rows]
+    stayed = sum(key in earlier[split] for split, key in placed)
+    moved = sum(key in known for _, key in placed) - stayed
+    if stayed or moved:
         yield (
             f"{counted(stayed, 'row')} left in the earlier split, where a bundle can have learned from them, and"
-            f" {len(found) - stayed} dealt: to divide all of them again, name another --out"
+            f" {len(placed) - stayed - moved} dealt: to divide all of them again, name another --out"
         )
+    if moved:
+        yield f"{counted(moved, 'row')} moved to the split of a variant, or to training"
 
 
 def _not_measured(found: Sequence[DataRow], divided: int) -> Iterator[str]:

@@ -131,12 +131,40 @@ def test_a_variant_of_a_learned_text_is_learned_too(tmp_path: Path):
 
 
 def test_an_earlier_split_that_cannot_be_read_is_replaced(tmp_path: Path):
-    """Nothing is known of its rows, so all are dealt."""
+    """Nothing is known of its rows, so all are dealt, and the command says what that means; an empty file had none."""
     divided(tmp_path, people(60))
-    for split in DIVISION_SHARES:
-        (tmp_path / "data" / f"{split}.jsonl").write_text("{")
+    for split, content in (("train", "{"), ("calibration", ""), ("test", "{")):
+        (tmp_path / "data" / f"{split}.jsonl").write_text(content)
     code, said = divided(tmp_path, people(60), "--force")
     assert (0, False) == (code, "left in the earlier split" in said), said
+    unread = [f"the earlier {tmp_path}/data/{split}.jsonl cannot be read" in said for split in DIVISION_SHARES]
+    assert ([True, False, True], True) == (unread, "figures of a bundle that learned from them can be too good" in said)
+
+
+def test_what_could_only_train_is_dealt_once_people_have_labelled_it(tmp_path: Path):
+    """A large model labels what is difficult: kept in training, it would be missing where the guarantee is proved."""
+    rows = people(120)
+    easy, hard = rows[:60], rows[60:]
+    divided(tmp_path, [*easy, *(replace(row, label_source="teacher", labeled_by="large-1") for row in hard)])
+    assert {row.key for row in hard} <= keys_of(tmp_path / "data")["train"]
+    code, said = divided(tmp_path, rows, "--force")
+    after = keys_of(tmp_path / "data")
+    found = {split: sum(row.key in keys for row in hard) for split, keys in after.items()}
+    assert (0, 36) == (code, found["train"]), said
+    assert min(found["calibration"], found["test"]) >= 9
+    assert "60 rows left in the earlier split, where a bundle can have learned from them, and 60 dealt" in said
+
+
+def test_a_row_that_moves_has_not_stayed(tmp_path: Path):
+    """A calibration row that turns out to be a variant of a test row calibrates, and the test row moves."""
+    rows = people(60)
+    divided(tmp_path, rows)
+    before = keys_of(tmp_path / "data")
+    ones = [next(row for row in rows if row.key in before[split]) for split in ("calibration", "test")]
+    code, said = divided(tmp_path, [replace(row, family="f") if row in ones else row for row in rows], "--force")
+    assert {row.key for row in ones} <= keys_of(tmp_path / "data")["calibration"]
+    assert "59 rows left in the earlier split, where a bundle can have learned from them, and 0 dealt" in said
+    assert (0, True) == (code, "1 row moved to the split of a variant, or to training" in said)
 
 
 def divided(folder: Path, rows: list[DataRow], *more: str) -> tuple[int, str]:
