@@ -156,7 +156,8 @@ def made_whole(out: Path, mark: str, *, force: bool) -> Iterator[Path]:
     The folder and its files are for their owner alone.
 
     Raises:
-        InvalidRequest: `out` exists, and must not be replaced; or somebody put other files into it.
+        InvalidRequest: `out` exists, and must not be replaced; or somebody put other files into it; or a run that was
+            stopped has left the folder that it was replacing.
     """
     if out.exists() and not force:
         raise InvalidRequest(f"{out} exists", remedy="Name another --out, or replace it with --force.")
@@ -164,14 +165,23 @@ def made_whole(out: Path, mark: str, *, force: bool) -> Iterator[Path]:
     if out.exists():
         _check_replaceable(place, mark)
     staging, earlier = (place.with_name(place.name + suffix) for suffix in (atomic_files.PARTIAL, _REPLACED))
-    for left in (staging, earlier):
-        shutil.rmtree(left, ignore_errors=True)
+    if earlier.exists():
+        raise InvalidRequest(
+            f"{earlier} is in the way",
+            remedy="A run that was stopped leaves there what it was replacing: look into it, then move it away.",
+        )
+    shutil.rmtree(staging, ignore_errors=True)
     try:
         with private_folder(staging):
             yield staging
         if place.exists():
             place.rename(earlier)
-        staging.rename(place)
+        try:
+            staging.rename(place)
+        except OSError:
+            if earlier.exists():
+                earlier.rename(place)
+            raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     shutil.rmtree(earlier, ignore_errors=True)

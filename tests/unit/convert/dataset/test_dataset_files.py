@@ -79,3 +79,24 @@ def test_near_duplicates_with_different_answers_are_one_family(tmp_path: Path):
     assert families[long] == families[f"{long} ok"]
     assert (True, None) == (bool(families[long]), families["do you deliver to the island"])
     assert 2 == len(one_of_each(read_rows(tmp_path / "data" / "train.jsonl", "text-label")))
+
+
+def test_what_a_stopped_run_left_is_not_deleted(tmp_path: Path):
+    """It can be the only copy of the dataset that the run was replacing; nothing is made until somebody has looked."""
+    (tmp_path / "data.replaced").mkdir()
+    (tmp_path / "data.replaced" / "train.jsonl").write_text("the only copy")
+    with (
+        pytest.raises(InvalidRequest, match=r"data\.replaced is in the way"),
+        made_whole(tmp_path / "data", "", force=True),
+    ):
+        pass
+    assert "the only copy" == (tmp_path / "data.replaced" / "train.jsonl").read_text()
+
+
+def test_a_folder_that_cannot_get_its_name_leaves_the_earlier_one(tmp_path: Path):
+    """Here somebody takes the new folder away before it gets its name."""
+    out = tmp_path / "data"
+    write(out, TASKS_NAME, "[1]")
+    with pytest.raises(OSError, match=r"data\.partial"), made_whole(out, TASKS_NAME, force=True) as folder:
+        folder.rename(tmp_path / "elsewhere")
+    assert "[1]" == (out / TASKS_NAME).read_text()
