@@ -261,6 +261,8 @@ class _CollectRun:
         for epoch in sorted(epochs):
             for entry in receipts.unconnected(self._seen.entries((listing.site, epoch))):
                 stem = name_of(epoch, entry.sequence - 1)
+                if self._seen.failures[source.name] >= _FAILURES_IN_A_ROW_MAX:
+                    return
                 if stem in listing.manifests and stem in listing.sealed:
                     with self._failures(source):
                         self._take(intake, listing, stem)

@@ -9,7 +9,6 @@ Writes to a folder survive an unplugged drive; an object store stores an object 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -153,7 +152,7 @@ class FolderSource:
         self._root = root
 
     def objects(self) -> Iterator[tuple[str, int]]:
-        """Yield regular files below `site=…/`; then fail if a folder among these cannot be read."""
+        """Yield regular files below `site=…/`; then fail if a file or folder among these cannot be read."""
         with _failures(self.name), os.scandir(self._root) as entries:
             named = (each for each in entries if each.name.startswith(SITE_PREFIX))
             sites = sorted(each.name for each in named if each.is_dir(follow_symlinks=False))
@@ -162,16 +161,19 @@ class FolderSource:
             yield from self._files(site, unread)
         closed = [error for error in unread if not isinstance(error, FileNotFoundError)]
         if closed:
-            more = f", and {counted(len(closed) - 1, 'more folder')}" if len(closed) > 1 else ""
+            more = f", and {counted(len(closed) - 1, 'more path')}" if len(closed) > 1 else ""
             raise SourceFailed(f"{closed[0].filename}: {closed[0].strerror}{more}")
 
     def _files(self, site: str, unread: list[OSError]) -> Iterator[tuple[str, int]]:
         for folder, _, names in os.walk(self._root / site, onerror=unread.append):
             for path in (Path(folder, name) for name in names):
-                with contextlib.suppress(FileNotFoundError):  # an uplink renames what it has written
+                try:
                     found = path.lstat()
-                    if stat.S_ISREG(found.st_mode):
-                        yield path.relative_to(self._root).as_posix(), found.st_size
+                except OSError as error:  # FileNotFoundError, which counts as nothing: an uplink renames its files
+                    unread.append(error)
+                    continue
+                if stat.S_ISREG(found.st_mode):
+                    yield path.relative_to(self._root).as_posix(), found.st_size
 
     def read(self, path: str, bytes_max: int) -> bytes:
         """Read a regular file."""

@@ -131,8 +131,9 @@ def test_what_is_no_place_is_an_error(written: str):
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_a_folder_that_cannot_be_read_does_not_look_empty(tmp_path: Path):
-    """A closed folder of a site is named, and the other sites are listed; one beside the sites is not looked into."""
-    for name, mode in (("site=open", 0o755), ("site=shut", 0o700), ("lost+found", 0o700)):
+    """Closed folders of sites are named, and files that may only be listed; the other sites are listed. A folder beside
+    the sites is not looked into."""
+    for name, mode in (("site=list", 0o744), ("site=open", 0o755), ("site=shut", 0o700), ("lost+found", 0o700)):
         (tmp_path / name).mkdir(mode=mode)
         (tmp_path / name / "status.json").write_bytes(b"{}")
     tmp_path.chmod(0o755)
@@ -143,7 +144,7 @@ def test_a_folder_that_cannot_be_read_does_not_look_empty(tmp_path: Path):
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "['open'] site=shut: Permission denied\n" == done.stdout
+    assert "['open'] site=list/status.json: Permission denied, and 1 more path\n" == done.stdout
 
 
 def test_a_folder_keeps_no_half_written_receipts(tmp_path: Path):
