@@ -94,7 +94,7 @@ def wrong_clocks(scoped: Any) -> Iterator[str]:
             " newer than the time when they were taken in. They count as the oldest; --since and --until exclude them"
         )
     if more := max(0, len(scoped.clocks) - _CLOCKS_SHOWN_MAX):
-        yield f"so are those of {counted(more, 'more site')}; --json names them"
+        yield f"{counted(more, 'more site')} with a wrong clock; --json names them"
 
 
 def rejected_reasons(scoped: Any) -> Iterator[str]:

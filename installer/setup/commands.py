@@ -163,7 +163,9 @@ class SetupRun:
         _end_purge([*_left_paths(kept, links), *staying])
         if staying:
             said = "users or groups of Edge Agent are still there"
-            raise SetupError(FAILED, said, "End what the notes name, then run the same command again.")
+            raise SetupError(
+                FAILED, said, "End what the notes name, then run 'sudo sh FILE.run purge', with any installer file."
+            )
 
     def _remove_program(self) -> None:
         self.services.stop()
