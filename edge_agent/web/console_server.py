@@ -12,6 +12,7 @@ import secrets
 import socket
 import ssl
 import stat
+import struct
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -312,12 +313,12 @@ _CHECK = "Check the three files under 'web' in agent.yaml; 'edge-agent certs sho
 class TimedHttpProtocol(H11Protocol):
     """HTTP/1.1 that passes the client's certificate on, and closes a connection without a complete request in time.
 
-    A client that still reads its answer is not silent: the timer starts again while the unsent bytes become fewer.
+    A client that still reads its answer is not silent: the timer starts again if its machine has taken more bytes.
     """
 
     silent_seconds_max: float
     _timer: asyncio.TimerHandle | None = None
-    _unsent_bytes = 0
+    _taken_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in the parent
         """Read the client's certificate, and start the timer for the first request."""
@@ -340,8 +341,9 @@ class TimedHttpProtocol(H11Protocol):
         self._update_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the timer."""
+        """Stop the timers: uvicorn's own would hold a connection that was reset."""
         super().connection_lost(exc)
+        self._unset_keepalive_if_required()
         self._stop_timer()
 
     def _update_timer(self) -> None:
@@ -349,20 +351,32 @@ class TimedHttpProtocol(H11Protocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self._stop_timer()
         elif self._timer is None:
-            self._unsent_bytes = self.transport.get_write_buffer_size()
+            self._taken_bytes = self._acknowledged_bytes()
             self._timer = self.loop.call_later(self.silent_seconds_max, self._end_silence)
 
     def _end_silence(self) -> None:
         self._timer = None
-        if 0 < self.transport.get_write_buffer_size() < self._unsent_bytes:
+        if self._acknowledged_bytes() > self._taken_bytes:
             self._update_timer()
         else:
             self.transport.abort()
+
+    def _acknowledged_bytes(self) -> int:
+        """Return how many bytes the client's machine has taken so far; over TLS the transport counts none as unsent."""
+        try:
+            about = self.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
+        except OSError:
+            return 0
+        return _BYTES_ACKED.unpack_from(about, _BYTES_ACKED_AT)[0] if len(about) == 128 else 0  # since Linux 4.1
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+_BYTES_ACKED, _BYTES_ACKED_AT = struct.Struct("=Q"), 120
+"""tcpi_bytes_acked in the tcp_info of linux/tcp.h."""
 
 
 def protocol_class(seconds: float) -> type[TimedHttpProtocol]:

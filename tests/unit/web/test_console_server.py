@@ -7,11 +7,16 @@ What the application answers where there is no page, or no form that it takes.
 
 import asyncio
 import contextlib
+import gc
 import os
 import socket
+import ssl
 import stat
+import struct
 import time
+import weakref
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -21,6 +26,7 @@ import uvicorn
 from edge_agent.config import WebConfig, load
 from edge_agent.config.optional_sections import token_path
 from edge_agent.errors import ConfigInvalid, SocketInUse, WebTokenUnusable
+from edge_agent.refusal_log import RefusalLog
 from edge_agent.web import console_server
 from edge_agent.web.console_server import application, display_address, open_listener
 from edge_agent.web.daemon_access import DaemonConnections, DaemonEndpoint
@@ -29,6 +35,7 @@ from tests.support.asgi import HOST, ask
 from tests.support.eventually import eventually, given_up
 from tests.support.fake_daemon import FakeDaemon
 from tests.support.free_ports import free_port
+from tests.support.tls_site import TlsSite
 
 CERTIFICATES = {"certificate_file": "a.crt", "key_file": "a.key", "client_ca_file": "ca.crt"}
 
@@ -177,7 +184,8 @@ async def test_no_link_of_an_error_leads_to_another_site(console):
 @contextlib.asynccontextmanager
 async def listening(config: WebConfig, app: Any) -> AsyncIterator[tuple[uvicorn.Server, tuple[str, int]]]:
     """Serve an application as the console does; yields the server and its address."""
-    server = uvicorn.Server(console_server._server_config(config, app, None))
+    tls = console_server.ReloadingTls(config, RefusalLog()) if config.certificate_file else None
+    server = uvicorn.Server(console_server._server_config(config, app, tls))
     with open_listener(config.address) as sock:
         serving = asyncio.create_task(server.serve([sock]))
         await eventually(lambda: server.started)
@@ -206,43 +214,76 @@ async def test_programs_take_at_most_half_of_the_connections():
 
 
 SILENT_SECONDS = 1.0
+SIZE = 24 * 2**20
+
+
+async def _large(_scope: Any, _receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": bytes(SIZE)})
 
 
 @contextlib.asynccontextmanager
-async def large_answer(size: int) -> AsyncIterator[tuple[uvicorn.Server, socket.socket]]:
-    """Ask a server that gives up silent connections for so many bytes; yields it, and the connection to read from."""
-
-    async def app(_scope: Any, _receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": bytes(size)})
-
-    config = WebConfig(address="127.0.0.1:0", silent_seconds_max=SILENT_SECONDS)
-    async with listening(config, app) as (server, address):
+async def large_answer(tls: TlsSite | None) -> AsyncIterator[tuple[uvicorn.Server, asyncio.StreamReader]]:
+    """Ask a server that gives up silent connections for SIZE bytes; yields it, and what to read the answer from."""
+    files, context = {}, None
+    if tls:
+        files = {"certificate_file": str(tls.certificate), "key_file": str(tls.key), "client_ca_file": str(tls.ca)}
+        mine = tls.client("anna", "admin")
+        context = ssl.create_default_context(cafile=tls.ca)
+        context.load_cert_chain(str(mine.certificate), str(mine.key))
+    config = WebConfig(address="127.0.0.1:0", silent_seconds_max=SILENT_SECONDS, **files)
+    async with listening(config, _large) as (server, address):
         with socket.socket() as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
-            client.setblocking(False)
-            loop = asyncio.get_running_loop()
-            await loop.sock_connect(client, address)
-            await loop.sock_sendall(client, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            client.connect(address)
+            reader, writer = await asyncio.open_connection(
+                sock=client, ssl=context, server_hostname="localhost" if tls else None, limit=64 * 1024
+            )
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
             await eventually(lambda: server.server_state.total_requests == 1)
-            yield server, client
+            yield server, reader
+            writer.transport.abort()
+
+
+@pytest.fixture(params=["http", "https"])
+def tls(request: pytest.FixtureRequest, tmp_path: Path) -> TlsSite | None:
+    return TlsSite(tmp_path / "tls") if request.param == "https" else None
 
 
 @pytest.mark.slow
-async def test_an_answer_that_is_read_slowly_arrives_whole():
+async def test_an_answer_that_is_read_slowly_arrives_whole(tls: TlsSite | None):
     """The time limit for silent connections ends no answer of which the client still takes bytes."""
-    size, taken, loop = 24 * 2**20, 0, asyncio.get_running_loop()
-    async with large_answer(size) as (_, client):
+    taken, loop = 0, asyncio.get_running_loop()
+    async with large_answer(tls) as (_, reader):
         begun = loop.time()
-        while taken < size:
-            await eventually(lambda: loop.time() - begun > 3 * SILENT_SECONDS * taken / size)  # noqa: B023 - awaited here
-            piece = await loop.sock_recv(client, 2**17)
-            assert piece, f"the connection ended after {taken} of {size} bytes"
+        while taken < SIZE:
+            await eventually(lambda: loop.time() - begun > 3 * SILENT_SECONDS * taken / SIZE)  # noqa: B023 - awaited here
+            piece = await reader.read(2**17)
+            assert piece, f"the connection ended after {taken} of {SIZE} bytes"
             taken += len(piece)
 
 
 @pytest.mark.slow
-async def test_a_client_that_reads_nothing_is_given_up():
+async def test_a_client_that_reads_nothing_is_given_up(tls: TlsSite | None):
     """Its answer is dropped, and its connection no longer counts."""
-    async with large_answer(24 * 2**20) as (server, _):
+    async with large_answer(tls) as (server, _):
         await eventually(lambda: not server.server_state.connections)
+
+
+async def test_a_connection_that_is_reset_leaves_nothing_behind():
+    """No timer holds it, also where its last answer has been read."""
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async with listening(WebConfig(address="127.0.0.1:0"), app) as (server, address):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"204" in await reader.readline()
+        [held] = map(weakref.ref, server.server_state.connections)
+        await eventually(lambda: not server.server_state.tasks)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+        await eventually(lambda: not server.server_state.connections)
+        await eventually(lambda: gc.collect() >= 0 and held() is None)
