@@ -205,6 +205,7 @@ class TransferLoop:
             status_changed=known.status_mark != known.status_sent,
             heartbeat_at=known.heartbeat_at,
             receipts_at=known.receipts_at,
+            receipts_unwritten=known.receipts_unwritten,
             scan_at=known.scan_at,
             paused_until=known.paused_until,
             uploads=self._upstream is not None,

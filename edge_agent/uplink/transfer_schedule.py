@@ -64,6 +64,8 @@ class ScheduleInput:
     """When to ask for receipts."""
     scan_at: float
     """When to look into the outbox again."""
+    receipts_unwritten: bool = False
+    """Receipts were there, and this machine could not write them: they are asked for again when no segment waits."""
     paused_until: float = 0.0
     """Before that, this machine's own disk is the problem, and nothing is tried."""
     uploads: bool = True
@@ -120,7 +122,8 @@ def _small_upload(view: ScheduleInput) -> TransferAction | None:
     changed = view.status_changed and not view.next_segment
     if view.has_status and (changed or view.now >= view.heartbeat_at):
         return TransferAction("heartbeat")
-    return TransferAction("fetch") if view.now >= view.receipts_at else None
+    again = view.receipts_unwritten and not view.next_segment
+    return TransferAction("fetch") if again or view.now >= view.receipts_at else None
 
 
 def _small_download(view: ScheduleInput) -> TransferAction | None:
@@ -272,6 +275,7 @@ class TransferState:
     scan_at: float = 0.0
     heartbeat_at: float = 0.0
     receipts_at: float = 0.0
+    receipts_unwritten: bool = False
     refresh_at: float = 0.0
     refresh_failures: int = 0
     held_until: float = 0.0

@@ -249,6 +249,7 @@ class OutboxUploader:
         """Fetch the receipts of the central team; return whether the store answered."""
         state = self._state
         state.receipts_at = self._clocks.running() + self._config.receipts_seconds
+        state.receipts_unwritten = False
         fetched = await self._store.get(self._keys.receipts(), DOCUMENT_BYTES_MAX, state.receipts_tag)
         if fetched is None or fetched.same:
             return True
@@ -259,7 +260,7 @@ class OutboxUploader:
             self._state.defer(segment.RECEIPTS_FILE_NAME, error, self._clocks.running() + SET_ASIDE_SECONDS)
             return True
         except (DiskFull, ExchangeDirUnusable):
-            state.receipts_at = self._clocks.running()  # first of all, once this disk can be used
+            state.receipts_unwritten = True
             raise
         state.set_aside.pop(segment.RECEIPTS_FILE_NAME, None)
         state.receipts_tag = fetched.tag

@@ -74,6 +74,19 @@ def test_receipts_are_fetched_as_soon_as_they_can_be_written(case: UplinkCase, l
     assert ([], True) == (reasons(case), any(case.receipts.iterdir()))
 
 
+def test_receipts_that_cannot_be_written_stop_no_segment(case: UplinkCase, loop: TransferLoop):
+    """Each failure pauses everything for a while; then segments go first."""
+    case.put(f"{PREFIX}receipts.json", signed_receipts())
+    case.receipts.rmdir()
+    case.receipts.write_bytes(b"no folder")
+    later(case, loop, 301)
+    case.seal(5)
+    for _ in range(3):
+        later(case, loop, DISK_PAUSE_SECONDS + 1)
+    assert 6 == sum(key.endswith(".json") and "segments" in key for key in case.uploaded())
+    assert ["EXCHANGE_DIR_UNUSABLE"] == reasons(case)
+
+
 def test_a_full_disk_is_left_alone_for_a_while(case: UplinkCase, loop: TransferLoop):
     """Whether there is room shows only in the next attempt, which may send something again."""
     case.put(f"{PREFIX}receipts.json", signed_receipts())
