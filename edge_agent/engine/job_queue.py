@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from bisect import insort
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from edge_agent.errors import QueueFull, ShareExceeded
@@ -183,8 +184,9 @@ class JobQueue:
 
         Otherwise a client whose deadlines pass in the queue would fall behind by each of them, and miss all others.
         """
-        for ticket in self._tickets:
+        for place, ticket in enumerate(self._tickets):
             if ticket.job_id == job_id:
+                self._move_up(self._tickets[place:], ticket.client)
                 self._tickets.remove(ticket)
                 self._release(ticket)
                 self.settle(ticket, 0.0)
@@ -193,6 +195,19 @@ class JobQueue:
         found = len(others) < len(self._again)
         self._again = others
         return found
+
+    def _move_up(self, tickets: Sequence[Ticket], client: str) -> None:
+        """Give each of a client's tickets the round of the one before it, as the first one leaves.
+
+        Otherwise its later jobs would pile up in one round, before which others wait for all of them.
+        """
+        if not client:
+            return
+        own = [each for each in tickets if each.client == client]
+        rounds = [each.round for each in own]
+        for each, earlier in zip(own[1:], rounds, strict=False):
+            each.round = earlier
+        self._tickets.sort(key=lambda each: each.turn)
 
     def settle(self, ticket: Ticket, turns: float) -> None:
         """Charge a client for the turns that its job has really taken, instead of the expected ones."""

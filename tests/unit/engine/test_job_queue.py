@@ -370,6 +370,28 @@ def test_a_client_whose_callers_give_up_in_the_queue_keeps_its_turns(asked_per_s
     assert 180 <= started["impatient"] <= 220
 
 
+@pytest.mark.parametrize(("asked_per_start", "gives_up_after"), [(5, 6), (2, 4), (2, 20)])
+def test_jobs_that_leave_let_nobody_wait_for_the_others_of_their_client(
+    asked_per_start: int, gives_up_after: int
+) -> None:
+    """A client that asks for little waits for one turn of each other client, also where many jobs of one leave."""
+    waiting, behind, longest = JobQueue(1000), 0, 0
+    for time in range(400):
+        for number in range(asked_per_start):
+            waiting.add(Ticket(f"impatient {time} {number}", time, client="impatient"))
+            waiting.discard(f"impatient {time - gives_up_after} {number}")
+        waiting.add(Ticket(f"patient {time}", time, client="patient"))
+        if time % 15 == 0:
+            waiting.add(Ticket(f"quiet {time}", time, client="quiet"))
+            behind = 0
+        ticket = waiting.next([], 1)
+        assert ticket is not None
+        if ticket.client == "quiet":
+            longest = max(longest, behind)
+        behind += 1
+    assert longest <= 2
+
+
 @pytest.mark.parametrize(("rows", "turns"), [(1, TURNS_MIN), (TURN_ROWS, 1.0), (5 * TURN_ROWS, 5.0)])
 def test_a_turn_is_so_many_rows(rows: int, turns: float) -> None:
     """A job of few rows takes a part of a turn, but costs something."""
