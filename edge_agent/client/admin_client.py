@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import grpc
 
@@ -139,7 +139,12 @@ class AdminClient(Connection):
         return translation.value_of(Bundle, self.call(self._stub.RollbackTask, request, timeout_seconds).bundle)
 
     def set_mode(self, task: str, mode: translation.Mode | None, *, timeout_seconds: float = 10) -> Task:
-        """Put a task into a mode; None = the mode of the plan, or of agent.yaml. Return the task afterwards."""
+        """Put a task into a mode; None = the mode of the plan, or of agent.yaml. Return the task afterwards.
+
+        Raises ValueError for another word.
+        """
+        if mode is not None and mode not in get_args(translation.Mode):
+            raise ValueError(f"mode must be one of {', '.join(get_args(translation.Mode))}, or None; not {mode!r}")
         request = admin_pb2.SetModeRequest(task=task, mode=f"MODE_{mode.upper()}" if mode else None)
         return translation.task(self.call(self._stub.SetMode, request, timeout_seconds).task)
 

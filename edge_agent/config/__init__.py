@@ -351,7 +351,8 @@ def _check_stores(uplink: UplinkConfig, found: ConfigFiles) -> None:
             raise ConfigInvalid(f"{source}: uplink.{key} is not the address of a store", remedy=remedy)
     for key, options in (("options", uplink.options), ("updates_options", uplink.updates_options)):
         for name, value in options.items():
-            if "://" in value and not _is_address(value):
+            names_server = "endpoint" in name.lower() or name.lower() == "proxy_url"
+            if names_server and "://" in value and not _is_address(value):
                 said = f"{found.source_of('uplink', key)}: '{name}' in uplink.{key} is not the address of a server"
                 raise ConfigInvalid(said, remedy=f"Write it as https://host:port; {_ADDRESS_FORM}.")
 

@@ -221,7 +221,7 @@ class Engine:
         return not self._probe.is_stuck(loop_time())
 
     def failure(self, digest: str) -> str:
-        """Return why a bundle does not answer, and will not without intervention; empty = it does, or may yet."""
+        """Return why a bundle does not answer, once as many loads have failed as may; empty = it does, or may yet."""
         state = self.child.state
         failed = (
             self.bundles.has_failed(digest) if state is EngineState.READY else self.child.restart_policy.is_exhausted

@@ -34,12 +34,18 @@ class _Loader(_UniqueKeys, yaml.SafeLoader):
         own = [pair for pair in node.value if pair[0].tag != _MERGE]
         named = [value for key, value in node.value if key.tag == _MERGE]
         node.value = own  # first, since a mapping may name itself
-        merged = {_identity(key): (key, value) for key, value in own}
+        merged = {self._identity(key): (key, value) for key, value in own}
+        if len(merged) < len(own):
+            raise yaml.constructor.ConstructorError(None, None, "a key occurs twice", node.start_mark)
         for source in (each for value in named for each in _sources(value)):
             self.flatten_mapping(source)
             for key, value in source.value:
-                merged.setdefault(_identity(key), (key, value))
+                merged.setdefault(self._identity(key), (key, value))
         node.value = list(merged.values())
+
+    def _identity(self, key: yaml.Node) -> object:
+        """Return what two ways to write one key have in common."""
+        return self.construct_object(key) if isinstance(key, yaml.ScalarNode) else id(key)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Refuse keys that are written differently and are the same, such as 1 and 0x1."""
@@ -50,10 +56,6 @@ class _Loader(_UniqueKeys, yaml.SafeLoader):
 
 
 _MERGE, _STRING, _VALUE = (f"tag:yaml.org,2002:{name}" for name in ("merge", "str", "value"))  # value: a key '='
-
-
-def _identity(key: yaml.Node) -> object:
-    return (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key)
 
 
 def _sources(value: yaml.Node) -> list[yaml.MappingNode]:

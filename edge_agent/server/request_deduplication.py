@@ -18,7 +18,14 @@ from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf.message import Message
 
-from edge_agent.errors import BY_REASON, CallerError, DeadlineExpired, InvalidRequest, RequestCancelled
+from edge_agent.errors import (
+    BY_REASON,
+    CallerError,
+    DeadlineExpired,
+    InputQuarantined,
+    InvalidRequest,
+    RequestCancelled,
+)
 from edge_agent.server.detached_calls import DetachedTask
 
 REQUEST_ID_CHARS_MAX = 64
@@ -27,7 +34,7 @@ ENTRY_BYTES = 1024
 FAULTS_OF_INPUT = frozenset(reason for reason, cls in BY_REASON.items() if issubclass(cls, CallerError)) - {
     DeadlineExpired.reason,
     RequestCancelled.reason,
-}
+} | {InputQuarantined.reason}
 """Why an input fails however often it is tried."""
 Response = TypeVar("Response", bound=Message)
 _RequestKey = tuple[str, str, str]
@@ -108,7 +115,7 @@ class RequestDeduplicator:
                 if known is None:
                     raise
             else:
-                if known is None or _is_final(response):
+                if known is None or DeadlineExpired.reason not in _failures(response):
                     return response
 
     def _find(self, key: _RequestKey, content: bytes) -> _StoredResponse | _RunningRequest | None:
@@ -165,8 +172,12 @@ class RequestDeduplicator:
 
 def _is_final(response: Message) -> bool:
     """Tell whether another try would change nothing."""
-    failed = (each.error.reason for each in getattr(response, "results", ()) if each.HasField("error"))
-    return all(reason in FAULTS_OF_INPUT for reason in failed)
+    return FAULTS_OF_INPUT.issuperset(_failures(response))
+
+
+def _failures(response: Message) -> set[str]:
+    """Return the reasons of the inputs that have failed."""
+    return {each.error.reason for each in getattr(response, "results", ()) if each.HasField("error")}
 
 
 async def _await(compute: Callable[[], Awaitable[Message]]) -> Message:

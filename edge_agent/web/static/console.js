@@ -8,6 +8,7 @@ const all = (what, within = document) => [...within.querySelectorAll(what)];
 const FEW = 5;
 const RETRY_MS = 3000;
 const begun = Date.now();
+let retry;
 let judged = 0;
 let againRequested = false;
 
@@ -125,7 +126,8 @@ document.addEventListener("htmx:afterRequest", (event) => {
   }
   if (!successful && elt.id === "more") {
     one("p", elt).textContent = `${xhr.responseText || "This console does not answer"}. The page retries every few seconds.`;
-    setTimeout(fetchMore, RETRY_MS);
+    clearTimeout(retry);
+    retry = setTimeout(fetchMore, RETRY_MS);
   }
   if (againRequested && !pending().length) {
     againRequested = false;

@@ -459,6 +459,9 @@ def test_an_option_that_is_no_address_is_refused(tmp_path, key):
     """By its name; other options are the store's to judge."""
     error = refused(tmp_path, f"uplink: {{{key}: {{region: eu-1, endpoint: 'https://[fe80::1/x'}}}}")
     assert f"'endpoint' in uplink.{key} is not the address of a server" in error.message
+    user_agent = "till (+https://shop.example, see there)"
+    found = config.load(write(tmp_path, f"uplink: {{url: 's3://a/b', {key}: {{user_agent: '{user_agent}'}}}}"))
+    assert {"user_agent": user_agent} == getattr(found.uplink, key)
 
 
 @pytest.mark.parametrize("url", ["https://[fe80::1]:8443/x", "s3://a_bucket", "az://box/x", "file:///srv/x", "/srv/x"])

@@ -41,6 +41,11 @@ def test_a_merge_gives_the_value_that_the_merged_mapping_has(key: str):
         assert {"a": {key: 1}, "b": {key: 1, "y": 1}, "c": {key: 1}} == found
 
 
+def test_a_key_of_the_mapping_itself_counts_also_in_another_form():
+    """A merged one would be a second value for it."""
+    assert {"a": {1: "y"}, "b": {True: "y"}} == load_yaml("a: {<<: {1: x}, 0x1: y}\nb: {<<: {yes: x}, true: y}\n")
+
+
 @pytest.mark.parametrize("key", ["x", "threshold"])
 def test_of_several_merged_mappings_the_first_counts(key: str):
     """As yaml.org has it."""
@@ -58,7 +63,7 @@ def test_merges_of_merges_take_no_more_than_their_keys():
     assert {"a": {"x": 1}} == load_yaml("a: &a {<<: *a, x: 1}\n")
 
 
-@pytest.mark.parametrize("text", ["a: {1: x, 0x1: y}\n", "{yes: 1, true: 2}", "a: {<<: {1: x}, 0x1: y}\n"])
+@pytest.mark.parametrize("text", ["a: {1: x, 0x1: y}\n", "{yes: 1, true: 2}", "a: {1: x, 0x1: y, <<: {z: 1}}\n"])
 def test_a_key_in_two_forms_occurs_twice(text: str):
     """What reads the mapping could not tell them apart."""
     with pytest.raises(yaml.YAMLError, match="occurs twice"):

@@ -116,7 +116,7 @@ async def test_a_failure_is_not_remembered(work):
     ("reason", "runs"),
     [
         *[("INPUT_EMPTY", 1), ("INPUT_TOO_LONG", 1), ("DEADLINE_EXPIRED", 2), ("DEADLINE_UNATTAINABLE", 2)],
-        *[("ENGINE_NOT_READY", 2), ("MODEL_FAILED", 2)],
+        *[("ENGINE_NOT_READY", 2), ("MODEL_FAILED", 2), ("INPUT_QUARANTINED", 1)],
     ],
 )
 async def test_a_response_is_remembered_unless_another_try_could_change_it(reason: str, runs: int) -> None:
@@ -132,6 +132,22 @@ async def test_a_response_is_remembered_unless_another_try_could_change_it(reaso
     assert runs == 2 - len(responses)
     assert reason == answered[0].results[1].error.reason
     assert (answered[0] == answered[1]) == (runs == 1)
+
+
+async def test_a_call_that_waits_gets_the_answer_that_it_has_waited_for() -> None:
+    """Also where an input has failed in it: the same call many times at once is one run."""
+    remembered, may_end, runs = window(), asyncio.Event(), []
+
+    async def compute() -> ClassifyResponse:
+        runs.append(len(runs))
+        await may_end.wait()
+        return ClassifyResponse(results=[{"error": {"reason": "MODEL_FAILED"}}])
+
+    calls = [asyncio.create_task(remembered.inner.run(("till-3", "classify", "id"), b"x", compute)) for _ in range(5)]
+    await turns(3)
+    may_end.set()
+    assert ["MODEL_FAILED"] * 5 == [each.results[0].error.reason for each in await asyncio.gather(*calls)]
+    assert [0] == runs
 
 
 @pytest.mark.parametrize("expired", [DeadlineExpired("late"), ClassifyResponse(results=[{"error": ERROR}])])
