@@ -31,28 +31,26 @@ class _Loader(_UniqueKeys, yaml.SafeLoader):
         """
         for key, _ in node.value:
             key.tag = _STRING if key.tag == _VALUE else key.tag
-        own = [pair for pair in node.value if pair[0].tag != _MERGE]
         named = [value for key, value in node.value if key.tag == _MERGE]
-        node.value = own  # first, since a mapping may name itself
-        merged = {self._identity(key): (key, value) for key, value in own}
-        if len(merged) < len(own):
-            raise yaml.constructor.ConstructorError(None, None, "a key occurs twice", node.start_mark)
+        merged = self._own(node)
+        node.value = list(merged.values())  # first, since a mapping may name itself
         for source in (each for value in named for each in _sources(value)):
             self.flatten_mapping(source)
             for key, value in source.value:
                 merged.setdefault(self._identity(key), (key, value))
         node.value = list(merged.values())
 
+    def _own(self, node: yaml.MappingNode) -> dict[object, tuple[yaml.Node, yaml.Node]]:
+        """Return the pairs that are not merged in. Refuse keys that are the same in two forms, such as 1 and 0x1."""
+        own = [pair for pair in node.value if pair[0].tag != _MERGE]
+        found = {self._identity(key): (key, value) for key, value in own}
+        if len(found) < len(own):
+            raise yaml.constructor.ConstructorError(None, None, "a key occurs twice", node.start_mark)
+        return found
+
     def _identity(self, key: yaml.Node) -> object:
         """Return what two ways to write one key have in common."""
         return self.construct_object(key) if isinstance(key, yaml.ScalarNode) else id(key)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Refuse keys that are written differently and are the same, such as 1 and 0x1."""
-        made: dict[Any, Any] = super().construct_mapping(node, deep=deep)
-        if len(made) < len(node.value):
-            raise yaml.constructor.ConstructorError(None, None, "a key occurs twice", node.start_mark)
-        return made
 
 
 _MERGE, _STRING, _VALUE = (f"tag:yaml.org,2002:{name}" for name in ("merge", "str", "value"))  # value: a key '='
