@@ -226,7 +226,7 @@ class Engine:
         failed = (
             self.bundles.has_failed(digest) if state is EngineState.READY else self.child.restart_policy.is_exhausted
         )
-        return (self.child.problem or "it does not load") if failed else ""
+        return (self.child.problem or "it does not load") if failed and not self.ready(digest) else ""
 
     def status(self) -> EngineStatus:
         """Describe the engine as it is now."""
