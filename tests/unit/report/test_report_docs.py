@@ -1,8 +1,6 @@
 """docs/report.md says what the code does."""
 
-import math
 import re
-from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from edge_agent.report.mode_recommendation import RecommendationReason
 from edge_agent.report.suitability import PRICED_MIN, CostAssumptions
 from edge_agent.report.task_figures import DELTA, TARGET, WINDOW_DAYS
 from edge_agent.statistics import anytime_proof, anytime_rows_needed, binomial_cdf
+from tests.support.repeated_looks import false_proofs
 from tests.support.report_figures import ABOUT, HYBRID, SHADOW
 
 PAGE = (Path(__file__).parents[3] / "docs" / "report.md").read_text(encoding="utf-8")
@@ -67,28 +66,13 @@ def test_the_steps_are_named_with_what_they_buy():
     assert [100, 500, 1000] == list(readiness.STEPS)
 
 
-def false_proofs(looks: int, rows: int, proves) -> float:
-    """Return how often one of the looks, each after so many more rows, proves a risk that is the target; exactly."""
-    step = [math.comb(rows, errors) * TARGET**errors * (1 - TARGET) ** (rows - errors) for errors in range(rows + 1)]
-    unproved, proved = {0: 1.0}, 0.0
-    for look in range(1, looks + 1):
-        reached: dict[int, float] = defaultdict(float)
-        for before, chance in unproved.items():
-            for errors, more in enumerate(step):
-                reached[before + errors] += chance * more
-        passes = {errors for errors in reached if proves(errors, look * rows)}
-        proved += sum(reached.pop(errors) for errors in passes)
-        unproved = reached
-    return proved
-
-
 def test_looking_every_day_costs_no_certainty():
     """Fifty looks together prove a risk that is the target with probability delta at most.
 
     A test that is made for one look does so as often as the page says.
     """
-    assert 0 < false_proofs(50, 20, lambda *seen: anytime_proof(*seen, TARGET, DELTA)) <= DELTA
-    once = false_proofs(50, 20, lambda errors, rows: binomial_cdf(errors, rows, TARGET) <= DELTA)
+    assert 0 < false_proofs(50, 20, TARGET, lambda *seen: anytime_proof(*seen, TARGET, DELTA)) <= DELTA
+    once = false_proofs(50, 20, TARGET, lambda errors, rows: binomial_cdf(errors, rows, TARGET) <= DELTA)
     assert f"would find a false proof for {100 * once:.0f}% of the tasks" in re.sub(r"\s+", " ", PAGE)
 
 
