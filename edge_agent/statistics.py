@@ -190,25 +190,6 @@ def rows_min(target: float, delta: float) -> int:
     return math.ceil(math.log(delta) / math.log1p(-target) - 1e-9)
 
 
-def rows_needed(error_share: float, target: float, delta: float) -> int | None:
-    """Return about the fewest rows that prove `target` at that share of errors; None = no reasonable number does."""
-    if error_share >= target:
-        return None
-    low = high = rows_min(target, delta)
-    while not _proves(error_share, high, target, delta):
-        low, high = high, 2 * high
-        if high > _ROWS_MAX:
-            return None
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if _proves(error_share, middle, target, delta) else (middle + 1, high)
-    return high
-
-
-def _proves(error_share: float, rows: int, target: float, delta: float) -> bool:
-    return binomial_cdf(round(error_share * rows), rows, target) <= delta
-
-
 def alternative_rates(bound: float, number: int) -> list[float]:
     """Return so many rates between `bound` and 1, in equal steps of the logarithm: what a bettor bets on."""
     return [bound ** (1 - step / (number + 1)) for step in range(1, number + 1)]
@@ -246,6 +227,64 @@ def two_sample_p_value(hits: int, rows: int, hits_now: int, rows_now: int) -> fl
 
 def _log_choose(n: int, k: int) -> float:
     return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+
+
+# --- proofs that hold however often one looks ---------------------------------------------------------------------
+
+
+def anytime_proof(errors: int, rows: int, target: float, delta: float) -> bool:
+    """Tell whether a risk of at most `target` is proved, with an error of probability `delta` over all looks together.
+
+    The looks may come after any row, and their results may decide when the next is (Ville 1939; Ramdas et al. 2023,
+    arXiv 2210.01948): a bettor's capital against each larger risk (`missed_log_capital`, each row one value) has
+    reached 1/delta. It takes 1.4 times the rows of an exact binomial test if no row is wrong, and some three times as
+    many at half the target.
+    """
+    counts = {MissedValues(1.0, 1.0): errors, MissedValues(1.0, 0.0): rows - errors}
+    seen = {each: count for each, count in counts.items() if count}
+    return missed_log_capital(seen, 1.0, target, proof_rates(target)) >= -math.log(delta)
+
+
+def anytime_upper_bound(errors: int, rows: int, delta: float) -> float:
+    """Return the risk that is exceeded with probability `delta` at most, however often one looks.
+
+    It is `alpha` or less exactly when `anytime_proof` proves alpha, for the capital grows with the risk that is bet
+    against.
+    """
+    return _edge(
+        1 - _RATE_MIN,
+        min(max(errors / rows, _RATE_MIN), 1 - _RATE_MIN) if rows else 1 - _RATE_MIN,
+        lambda rate: anytime_proof(errors, rows, rate, delta),
+    )
+
+
+def anytime_rows_min(target: float, delta: float) -> int:
+    """Return the fewest rows with which `anytime_proof` can prove a target, and only without an error."""
+    return _fewest(lambda rows: anytime_proof(0, rows, target, delta), rows_min(target, delta), math.inf) or 0
+
+
+def anytime_rows_needed(error_share: float, target: float, delta: float) -> int | None:
+    """Return about the fewest rows with which `anytime_proof` proves a target at that share of errors.
+
+    None = no reasonable number does.
+    """
+    if error_share >= target:
+        return None
+    return _fewest(
+        lambda rows: anytime_proof(round(error_share * rows), rows, target, delta), rows_min(target, delta), _ROWS_MAX
+    )
+
+
+def _fewest(proved: Callable[[int], bool], low: int, rows_max: float) -> int | None:
+    high = low
+    while not proved(high):
+        low, high = high, 2 * high
+        if high > rows_max:
+            return None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if proved(middle) else (middle + 1, high)
+    return high
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ Paths are seen from the folder of the file; `{site}` in them stands for the site
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
@@ -44,6 +44,9 @@ from convert.fleet.site_registry import check_site
 from convert.publish import central_keys
 from convert.publish.keyring import ANCHOR
 from convert.publish.layout import check_root
+from edge_agent import config
+from edge_agent.config.folder_access import store_folder
+from edge_agent.config.sections import split_host_port
 from edge_agent.errors import FileMissing, InvalidRequest, ManifestInvalid
 from edge_agent.formats.enrolment_file import EnrolmentFile
 from edge_agent.formats.signed_document import format_timestamp
@@ -51,6 +54,7 @@ from edge_agent.formats.strict_json import first_problem
 from edge_agent.formats.strict_yaml import load_yaml
 
 _SEE = "'edge-convert enrolment-file --help' and docs/enrolment.md show a fleet.yaml."
+_ABSOLUTE = "Write its whole path, from / on, as the sites have it; or an address such as s3://fleet/examples."
 _FILE_BYTES_MAX = 512 * 1024
 _DAY_SECONDS = 86_400
 _NAMES_AND_VALUES: TypeAdapter[dict[str, str | int]] = TypeAdapter(
@@ -114,10 +118,36 @@ def read(path: Path, instead: Mapping[str, object]) -> FleetFile:
     """Read fleet.yaml; `instead` are values for this time. Raises ManifestInvalid, OSError."""
     plain = yaml_file.read(path, FleetFile, list(FleetFile.model_fields), _SEE)
     try:
-        return FleetFile.model_validate({**plain, **instead})
+        fleet = FleetFile.model_validate({**plain, **instead})
     except ValidationError as error:
         said = f"{path}: {yaml_file.first_problem(error, 'the file')}"
         raise ManifestInvalid(said, remedy=_SEE) from None
+    for said, remedy in _address_problems(fleet):
+        raise ManifestInvalid(f"{path}: {said}", remedy=remedy)
+    return fleet
+
+
+def _address_problems(fleet: FleetFile) -> Iterator[tuple[str, str]]:
+    """Yield each address that a site would refuse, with a remedy: by then the enrolment file is far away."""
+    for name, place in (("examples", fleet.examples), ("updates", fleet.updates)):
+        secret = [
+            *config.secret_options(place.options),
+            *([f"the user or query of {name}.url"] * config.has_secret(place.url)),
+        ]
+        if secret:
+            remedy = f"Write it into a file, and name that in {name}.credential."
+            yield f"{name}: {', '.join(secret)} may be a secret, and these lines are no place for one", remedy
+        if problem := config.store_problem(place.url, place.options, f"{name}."):
+            yield problem[1], problem[2]
+        if (folder := store_folder(place.url)) and not folder.is_absolute():
+            yield f"{name}.url names the folder '{folder}', which every site would look for elsewhere", _ABSOLUTE
+    if fleet.escalation.url and (wrong := config.api_problem(fleet.escalation.url)):
+        yield f"escalation.{wrong[0]}", wrong[1]
+    if fleet.tls.address:
+        try:
+            split_host_port(fleet.tls.address)
+        except ValueError as error:
+            yield f"tls.address: {error}", "Correct it, or leave it out."
 
 
 def make(fleet: FleetFile, folder: Path, site: str, now: float) -> EnrolmentFile:

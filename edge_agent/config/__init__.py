@@ -314,22 +314,32 @@ def _check_escalation(escalation: EscalationConfig, found: ConfigFiles) -> None:
     url, source = escalation.url, found.source_of("escalation", "url")
     if not url:
         return
-    authority, _, _ = url.partition("://")[2].partition("/")
-    if not url.startswith(("http://", "https://")) or not _is_address(url) or "@" in authority or "?" in url:
-        remedy = "Write it as https://host/v1; the key belongs into 'credentials_file'."
-        raise ConfigInvalid(f"{source}: escalation.url is not the plain address of an API", remedy=remedy)
+    if problem := api_problem(url):
+        raise ConfigInvalid(f"{source}: escalation.{problem[0]}", remedy=problem[1])
     if not escalation.model:
         remedy = "Set it to the name that the server knows the large model by."
         raise ConfigInvalid(f"{source}: escalation.url is set without escalation.model", remedy=remedy)
 
 
+def api_problem(url: str) -> tuple[str, str] | None:
+    """Return what is wrong with the address of a large model, and a remedy; None = nothing."""
+    authority, _, _ = url.partition("://")[2].partition("/")
+    if url.startswith(("http://", "https://")) and _is_address(url) and "@" not in authority and "?" not in url:
+        return None
+    return (
+        "url is not the plain address of an API",
+        "Write it as https://host/v1; the key belongs into a file of its own.",
+    )
+
+
 def _check_secrets(uplink: UplinkConfig, source: str) -> None:
     """Keep secrets out of a file that other users may read, and out of what is logged."""
-    found = sorted(name for name in {**uplink.options, **uplink.updates_options} if _SECRET.search(name))
-    for key, url in (("url", uplink.url), ("updates_url", uplink.updates_url)):
-        authority, _, _ = url.partition("://")[2].partition("/")
-        if "@" in authority or "?" in url:
-            found.append(f"the user or query of uplink.{key}")
+    found = sorted({*secret_options(uplink.options), *secret_options(uplink.updates_options)})
+    found += [
+        f"the user or query of uplink.{key}"
+        for key, url in (("url", uplink.url), ("updates_url", uplink.updates_url))
+        if has_secret(url)
+    ]
     if found:
         raise ConfigInvalid(
             f"{source}: uplink: {', '.join(found)} may be a secret, and this file is no place for one",
@@ -337,24 +347,43 @@ def _check_secrets(uplink: UplinkConfig, source: str) -> None:
         )
 
 
+def secret_options(options: Mapping[str, str]) -> list[str]:
+    """Return the names of options whose values may be secret."""
+    return sorted(name for name in options if _SECRET.search(name))
+
+
+def has_secret(url: str) -> bool:
+    """Tell whether a URL names a user or has a query, either of which may hold a secret."""
+    return "@" in url.partition("://")[2].partition("/")[0] or "?" in url
+
+
 def _check_stores(uplink: UplinkConfig, found: ConfigFiles) -> None:
-    """Refuse an address that the uplink cannot open. The address is not shown, because it may hold a secret."""
-    for key, url in (("url", uplink.url), ("updates_url", uplink.updates_url)):
-        if not url or store_folder(url):
-            continue
-        scheme, source = url.partition("://")[0], found.source_of("uplink", key)
+    """Refuse an address that the uplink cannot open."""
+    places = (("", uplink.url, uplink.options), ("updates_", uplink.updates_url, uplink.updates_options))
+    for prefix, url, options in places:
+        if problem := store_problem(url, options, f"uplink.{prefix}"):
+            key, said, remedy = problem
+            raise ConfigInvalid(f"{found.source_of('uplink', f'{prefix}{key}')}: {said}", remedy=remedy)
+
+
+def store_problem(url: str, options: Mapping[str, str], prefix: str) -> tuple[str, str, str] | None:
+    """Return the key that is wrong in the address of a store, a sentence and a remedy; None = nothing is wrong.
+
+    `prefix` stands before 'url' and 'options' in the file. The address is not shown, because it may hold a secret.
+    """
+    if url and not store_folder(url):
+        scheme = url.partition("://")[0]
         if scheme not in STORE_SCHEMES:
-            remedy = f"One of: {', '.join(STORE_SCHEMES)}."
-            raise ConfigInvalid(f"{source}: uplink.{key}: '{scheme}' is no kind of store", remedy=remedy)
+            return "url", f"{prefix}url: '{scheme}' is no kind of store", f"One of: {', '.join(STORE_SCHEMES)}."
         if not _is_address(url):
             remedy = f"Write it as {scheme}://host/path; {_ADDRESS_FORM}."
-            raise ConfigInvalid(f"{source}: uplink.{key} is not the address of a store", remedy=remedy)
-    for key, options in (("options", uplink.options), ("updates_options", uplink.updates_options)):
-        for name, value in options.items():
-            names_server = "endpoint" in name.lower() or name.lower() == "proxy_url"
-            if names_server and "://" in value and not _is_address(value):
-                said = f"{found.source_of('uplink', key)}: '{name}' in uplink.{key} is not the address of a server"
-                raise ConfigInvalid(said, remedy=f"Write it as https://host:port; {_ADDRESS_FORM}.")
+            return "url", f"{prefix}url is not the address of a store", remedy
+    for name, value in options.items():
+        names_server = "endpoint" in name.lower() or name.lower() == "proxy_url"
+        if names_server and "://" in value and not _is_address(value):
+            said = f"'{name}' in {prefix}options is not the address of a server"
+            return "options", said, f"Write it as https://host:port; {_ADDRESS_FORM}."
+    return None
 
 
 _ADDRESS_FORM = "an IPv6 address stands in brackets, and a port is a number"

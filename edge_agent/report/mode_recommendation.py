@@ -14,7 +14,7 @@ from edge_agent.formatting import count, count_of, in_days, percent
 from edge_agent.report import readiness
 from edge_agent.report.readiness import CoverageLevel, LabelState
 from edge_agent.report.task_figures import Mode, TaskFigures
-from edge_agent.statistics import CountedShare, counted_share, rows_min
+from edge_agent.statistics import CountedShare, counted_share
 
 BROKEN = ("errors", "opinions")
 """Alarms that say that the promise does not hold."""
@@ -114,7 +114,7 @@ def _bootstrap(figures: TaskFigures) -> ModeRecommendation:
 def _shadow(figures: TaskFigures) -> ModeRecommendation:
     if figures.threshold is None:
         return _uncalibrated(figures, "none of its answers is confident")
-    level, least = readiness.at_threshold(figures), rows_min(figures.target, figures.delta)
+    level, least = readiness.at_threshold(figures), readiness.rows_min(figures)
     rows = level.rows if level else 0
     if level is None or rows < least:
         more = readiness.inputs_for(least - rows, level) if level else least

@@ -1,9 +1,12 @@
 """How ready the local model is: examples, agreement with the large model, and the coverage that is proved. Pure.
 
 The large model is the reference, not the truth: where the two differ, either may be right. What the local model could
-answer is judged by people, and by the large model where nobody has judged an answer. That share is found as
-`convert/calibrate/threshold.py` finds a threshold: from the strictest down, by exact binomial tests, until the first
-that fails.
+answer is judged by people, and by the large model where nobody has judged an answer.
+
+A report is read again and again, and the next look depends on the last one. So every proof here holds for all looks
+together (`statistics.anytime_proof`). All that is proved of a task has one error probability, `delta`: half of it is
+for the bundle's own threshold, and the rest is divided among fixed confidences. From each of these, the levels below
+are tested in order until one fails (fixed-sequence testing), which costs nothing more.
 """
 
 from __future__ import annotations
@@ -13,7 +16,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from edge_agent.report.task_figures import ComparisonCount, ConfidenceBand, LabelFigures, TaskFigures, sum_comparisons
-from edge_agent.statistics import CountedShare, binomial_cdf, counted_share, rows_min, rows_needed, upper_bound
+from edge_agent.statistics import (
+    CountedShare,
+    anytime_proof,
+    anytime_rows_min,
+    anytime_rows_needed,
+    anytime_upper_bound,
+    counted_share,
+)
 
 STEPS: dict[int, str] = {
     100: "measure a model, within ten percentage points",
@@ -24,6 +34,10 @@ LABEL_EXAMPLES_MIN = 20
 """Fewer say nothing of a label."""
 _GUESS_ROWS_MIN, _LEVEL_ROWS_MIN = 20, 5
 """Fewer comparisons, in all and above a threshold, are no ground for a guess."""
+_STARTS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+"""Where a sequence of tests begins, besides the bundle's own threshold."""
+_OWN_SHARE = 0.5
+"""Of `delta`: for the bundle's own threshold, on which the advice rests."""
 _PACE_DAYS = 14
 _NEAR = 1e-9
 
@@ -62,10 +76,12 @@ class CoverageLevel:
     reviewed: int
     """Those of these that people have judged, whose word counts; for the others the large model's does."""
     differ: int
+    delta: float
+    """This level's part of the task's `delta`."""
     bound: float
-    """Proved bound on the risk, which is exceeded with probability `delta` at most."""
+    """Proved bound on the risk, which is exceeded with probability `delta` at most, however often one looks."""
     holds: bool
-    """The bound is at most the wanted risk, and that of every stricter threshold with enough rows is."""
+    """The risk is proved to be at most the wanted one."""
 
     @property
     def risk(self) -> float:
@@ -179,13 +195,18 @@ def at_threshold(figures: TaskFigures) -> CoverageLevel | None:
     accepted = [each for each in figures.confident if each.above >= figures.threshold - _NEAR]
     found = sum_comparisons(each.right for each in accepted)
     beyond = ConfidenceBand(figures.threshold, sum(each.answers for each in accepted), found)
-    return _level(beyond, figures, open_=True) if found.rows else None
+    return _level(beyond, figures, [_OWN_SHARE * figures.delta])[0] if found.rows else None
+
+
+def rows_min(figures: TaskFigures) -> int:
+    """Return the fewest comparisons that can prove the bundle's own threshold, and only if none of them differs."""
+    return anytime_rows_min(figures.target, max(delta for _, delta in _starts(figures)))
 
 
 def more_at(level: CoverageLevel, figures: TaskFigures) -> int | None:
     """Return how many more inputs, compared, would prove a threshold; None = no number of them."""
     # At the share of differences seen, with half a one added.
-    accepted = rows_needed((level.differ + 0.5) / (level.rows + 1), figures.target, figures.delta)
+    accepted = anytime_rows_needed((level.differ + 0.5) / (level.rows + 1), figures.target, level.delta)
     return None if accepted is None else inputs_for(max(1, accepted - level.rows), level)
 
 
@@ -194,12 +215,21 @@ def inputs_for(rows: int, level: CoverageLevel) -> int:
     return math.ceil(rows / (level.taken.value or 1.0))
 
 
+def _starts(figures: TaskFigures) -> list[tuple[float, float]]:
+    """Return the confidences where a sequence of tests begins, each with its part of `delta`."""
+    own = [] if figures.threshold is None else [(figures.threshold, _OWN_SHARE * figures.delta)]
+    left = figures.delta - sum(delta for _, delta in own)
+    return own + [(start, left / len(_STARTS)) for start in _STARTS]
+
+
 def _levels(figures: TaskFigures) -> Iterator[CoverageLevel]:
-    """Walk from the strictest; the first that has enough rows and fails ends what holds."""
-    open_, least = True, rows_min(figures.target, figures.delta)
-    for beyond in _cumulated(figures):
-        level = _level(beyond, figures, open_=open_)
-        open_ = open_ and (level.holds or level.rows < least)
+    """Walk from the strictest; a level is proved by any sequence that has not failed yet."""
+    starts, bands = _starts(figures), list(_cumulated(figures))
+    lower = (*(each.above for each in bands[1:]), -math.inf)
+    open_: list[float] = []
+    for beyond, below in zip(bands, lower, strict=False):
+        open_ += [delta for start, delta in starts if below + _NEAR < start <= beyond.above + _NEAR]
+        level, open_ = _level(beyond, figures, open_)
         yield level
 
 
@@ -238,18 +268,21 @@ def _part(answers: Sequence[ConfidenceBand]) -> float:
     return sum_comparisons(each.compared for each in answers).rows / number if number else 0.0
 
 
-def _level(beyond: ConfidenceBand, figures: TaskFigures, *, open_: bool) -> CoverageLevel:
+def _level(beyond: ConfidenceBand, figures: TaskFigures, open_: list[float]) -> tuple[CoverageLevel, list[float]]:
+    """Return a level, and which of the sequences that reach it, by their part of `delta`, go on."""
     rows, differ = beyond.compared.rows, beyond.compared.rows - beyond.compared.same
     reviewed = sum(each.people.rows for each in figures.confident if each.above >= beyond.above - _NEAR)
-    bound = upper_bound(differ, rows, figures.delta)
-    holds = open_ and binomial_cdf(differ, rows, figures.target) <= figures.delta
+    delta = max(open_) if open_ else min(part for _, part in _starts(figures))
+    passed = [each for each in open_ if anytime_proof(differ, rows, figures.target, each)]
+    bound = anytime_upper_bound(differ, rows, delta)
     taken = counted_share(beyond.answers, figures.graded)
-    return CoverageLevel(beyond.above, taken, rows, min(rows, reviewed), differ, bound, holds)
+    found = CoverageLevel(beyond.above, taken, rows, min(rows, reviewed), differ, delta, bound, bool(passed))
+    return found, passed
 
 
 def _more(levels: tuple[CoverageLevel, ...], figures: TaskFigures) -> int | None:
     rows = figures.compared.rows
     if rows < _GUESS_ROWS_MIN:
-        return rows_min(figures.target, figures.delta) - rows  # too few to guess by: at the very best
+        return rows_min(figures) - rows  # too few to guess by: at the very best
     guesses = [more_at(level, figures) for level in levels if level.rows >= _LEVEL_ROWS_MIN]
     return min((each for each in guesses if each is not None), default=None)

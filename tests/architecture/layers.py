@@ -124,6 +124,9 @@ LAYERS: dict[str, set[str]] = {
     "convert": GROUND
     | {f"edge_agent.{name}" for name in ("durable", "errors", "formats", "statistics")}
     | {f"convert.{name}" for name in ("dataset", "decoder", "encoder", "evaluate")},
+    # What a site's configuration refuses, an enrolment file should not say.
+    "convert.fleet.enrolment_file": {f"edge_agent.{name}" for name in ("config", "errors", "formats")}
+    | {"convert", "edge_agent.formats.strict_yaml"},
     # What stands in place of redacted values is held against the rules that found them.
     "convert.dataset": {
         f"edge_agent.{name}" for name in ("durable", "errors", "formats", "formatting", "capture.redact")
@@ -137,6 +140,7 @@ LAYERS: dict[str, set[str]] = {
     | {"convert", "edge_agent.engine", "edge_agent.engine.protocol", "edge_agent.capture.redact"},
     **{layer: {"edge_agent.errors"} for layer in SHARED},
     "convert.cli": {"convert", "convert.dataset", "convert.evaluate", "edge_agent.errors", "edge_agent.formats"}
+    | {"convert.fleet.enrolment_file"}
     | GROUND
     | {"edge_agent.durable"}
     | SHARED,

@@ -106,19 +106,19 @@ def test_a_task_goes_from_bootstrap_to_hybrid(site, tmp_path):
     assert "MODEL_IS_HERE" == report(site)["advice"]["why"]
 
     site.admin.set_mode(TASK, "shadow")
-    for _ in range(8):
+    for _ in range(14):
         ask(site, *LABELS)
-    await_money(site, 54)
-    await_answers(site, 48)
+    await_money(site, 90)
+    await_answers(site, 84)
     compared = report(site)
     assert ("RISK_HOLDS", "hybrid") == (compared["advice"]["why"], compared["advice"]["mode"])
-    assert (48, 48) == (compared["agreement"]["hits"], compared["agreement"]["rows"])
+    assert (84, 84) == (compared["agreement"]["hits"], compared["agreement"]["rows"])
     assert 1.0 == compared["could_take"]["share"]["value"]
 
     site.admin.set_mode(TASK, "hybrid")
     ask(site, *LABELS)
-    await_answers(site, 54)
+    await_answers(site, 90)
     money = report(site)["money"]
-    assert (6, 54) == (money["answered_here"], money["priced"])
-    assert money["saved_micros"] == pytest.approx(6 * money["spent_micros"] / 54, abs=1)
+    assert (6, 90) == (money["answered_here"], money["priced"])
+    assert money["saved_micros"] == pytest.approx(6 * money["spent_micros"] / 90, abs=1)
     check_page(site, tmp_path)

@@ -37,9 +37,13 @@ ADVICE = {
     RecommendationReason.NEEDS_COMPARISONS: (
         {**SURE, "confident": confident((0.5, 20, 9), (0.9, 20, 20))},
         "shadow",
-        50,
+        116,
     ),
-    RecommendationReason.RISK_HOLDS: ({**SURE, "confident": confident((0.5, 100, 50), (0.9, 100, 99))}, "hybrid", None),
+    RecommendationReason.RISK_HOLDS: (
+        {**SURE, "confident": confident((0.5, 200, 90), (0.9, 200, 199))},
+        "hybrid",
+        None,
+    ),
     RecommendationReason.RISK_BROKEN: ({**SURE, "confident": confident((0.9, 100, 80))}, "shadow", None),
     RecommendationReason.STILL_ASKS: ({**SURE, "mode": "hybrid", "days": (day(sure=80, unsure=20),)}, "hybrid", None),
     RecommendationReason.HARDLY_ASKS: (
@@ -146,7 +150,7 @@ def test_without_anything_nothing_is_claimed():
     assert (None, 0.0, 1.0) == (judged.agreement.value, judged.agreement.low, judged.agreement.high)
     assert (None, None) == (judged.takes.above, judged.money.saved_micros)
     assert ["unknown", "no", "unknown", "unknown"] == [each.verdict for each in judged.framework]
-    assert 45 == judged.takes.more
+    assert 110 == judged.takes.more
     assert "nothing comes in at present" in judged.advice.then
 
 
@@ -171,19 +175,19 @@ def test_one_comparison_says_nearly_nothing():
         figures(confident=confident((0.99, 1, 1)), days=(day(examples=1, compared=ComparisonCount(1, 1)),))
     )
     assert (1.0, 0.025, 1.0) == (judged.agreement.value, round(judged.agreement.low, 6), judged.agreement.high)
-    assert (None, 44) == (judged.takes.above, judged.takes.more)
+    assert (None, 109) == (judged.takes.above, judged.takes.more)
 
 
 def test_complete_agreement_is_proved_as_far_as_its_number_bears():
-    """45 confident answers without a difference prove 5% with 90% certainty, 44 do not."""
-    assert None is judge_task(figures(confident=confident((0.0, 44, 44)))).takes.above
-    takes = judge_task(figures(confident=confident((0.0, 45, 45)))).takes
+    """110 answers without a difference prove 5% with 90% certainty at any of eight confidences, 109 do not."""
+    assert None is judge_task(figures(confident=confident((0.0, 109, 109)))).takes.above
+    takes = judge_task(figures(confident=confident((0.0, 110, 110)))).takes
     assert (0.0, 0.0, 1.0) == (takes.above, takes.risk, takes.share.value)
 
 
 def test_what_it_could_take_ends_where_the_risk_does():
     """The walk goes down as long as the wanted risk is proved, and no further, whatever comes below."""
-    rows = ((0.2, 100, 100), (0.5, 100, 60), (0.8, 100, 98), (0.9, 100, 100))
+    rows = ((0.2, 200, 200), (0.5, 200, 120), (0.8, 200, 196), (0.9, 200, 200))
     takes = judge_task(figures(confident=confident(*rows))).takes
     assert (0.8, 0.01, 0.5) == (takes.above, takes.risk, takes.share.value)
     assert [True, True, False, False] == [level.holds for level in takes.levels]
@@ -223,7 +227,7 @@ def test_people_s_word_may_take_it_away():
 
 def test_an_audit_says_nothing_of_what_it_does_not_look_at():
     """An audit compares confident answers only: nothing is claimed of those below the threshold."""
-    audited = (ConfidenceBand(0.2, 300, ComparisonCount()), ConfidenceBand(0.9, 100, ComparisonCount(60, 60)))
+    audited = (ConfidenceBand(0.2, 300, ComparisonCount()), ConfidenceBand(0.9, 100, ComparisonCount(80, 80)))
     assert 0.25 == judge_task(figures(confident=audited, threshold=0.9)).takes.share.value
 
 
@@ -238,14 +242,14 @@ def test_audits_on_top_of_shadow_do_not_make_the_rest_look_better():
 def test_a_model_that_is_no_good_is_told_apart_from_too_little_data():
     """Where every second answer differs, no number of comparisons helps; where a few do, some number does."""
     assert None is judge_task(figures(confident=confident((0.0, 400, 200)))).takes.more
-    assert 1 <= judge_task(figures(confident=confident((0.0, 60, 59)))).takes.more <= 400
+    assert 1 <= judge_task(figures(confident=confident((0.0, 60, 59)))).takes.more <= 700
 
 
 def test_the_large_model_is_still_told_of_when_the_bundle_has_a_lower_threshold():
     """Shadow with a careful threshold: the advice says what calibrating anew would bring."""
     advice = judge_task(SHADOW).advice
     assert (RecommendationReason.RISK_HOLDS, "hybrid") == (advice.why, advice.mode)
-    assert "Recalibrated with a threshold of 0.70, it could answer 86%." in advice.then
+    assert "Recalibrated with a threshold of 0.75, it could answer 80%." in advice.then
 
 
 def test_saved_is_calls_here_times_the_usual_price():

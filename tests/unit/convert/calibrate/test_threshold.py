@@ -1,6 +1,8 @@
 """The threshold rule: its walk, its promise, what it says when nothing reaches the target, and a second opinion."""
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from scipy import stats
 
 from benchmarks.shapes import SHAPES, Draws, measure
 from convert.calibrate.threshold import GRID, Choice, Risk, Step, choose, counts, lowest_below, rows_needed, start_of
+from tests.support.repeated_looks import false_proofs
 
 FIVE = Risk(0.05, 0.1)
 RNG = np.random.default_rng(4)
@@ -214,6 +217,16 @@ def test_rows_needed_follow_from_the_errors_seen(rows, errors, needed):
     if found is not None:
         assert needed == pytest.approx(found, abs=5)
         assert FIVE.passes(round(found * 0.5 / 31), found)
+
+
+@pytest.mark.parametrize(
+    ("attempts", "words"), [(5, "at one of five attempts with a probability of {}%"), (10, "at one of ten with {}%")]
+)
+def test_what_repeated_attempts_cost_is_in_the_page(attempts, words):
+    """Who adds 100 rows and calibrates again until a threshold passes has less certainty than delta says."""
+    page = re.sub(r"\s+", " ", (Path(__file__).parents[4] / "docs" / "labels.md").read_text(encoding="utf-8"))
+    found = false_proofs(attempts, 100, FIVE.target, FIVE.passes)
+    assert words.format(round(100 * found)) in page
 
 
 def test_nothing_is_known_without_rows():
