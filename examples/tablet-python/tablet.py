@@ -3,8 +3,9 @@
     python tablet.py unix:/run/edge-agent/inference.sock --review unix:/run/edge-agent/review.sock
     python tablet.py shop.example:9443 --tls tablet-1     # the folder that 'edge-agent certs issue' made
 
-'= LABEL' corrects the last answer, '? TEXT' lets the assistant write. The client does what daemon.js in the till does
-by hand: deadlines, RetryInfo, finding a daemon that was started anew, request ids, streams that end when they are left.
+'= LABEL' corrects the last answer, '? TEXT' lets the assistant write, '# TEXT' asks every question of the desk. The
+client does what daemon.js in the till does by hand: deadlines, RetryInfo, finding a daemon that was restarted, request
+ids, streams that end when they are left.
 """
 
 from __future__ import annotations
@@ -13,11 +14,21 @@ import argparse
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_agent.client import Answer, AsyncClient, AsyncReviewClient, CallFailed, Classification, Retry, Tls
+from edge_agent.client import (
+    Answer,
+    AsyncClient,
+    AsyncReviewClient,
+    CallFailed,
+    Classification,
+    Decision,
+    DecisionAnswer,
+    Retry,
+    Tls,
+)
 
 
 @dataclass
@@ -28,6 +39,7 @@ class Tablet:
     reviewer: AsyncReviewClient
     task: str
     assistant: str
+    desk: str
     last_id: str = ""
 
     async def answer(self, line: str) -> str:
@@ -42,12 +54,14 @@ class Tablet:
                 return "There is no answer to correct yet: say first what a guest says."
             await self.reviewer.correct(self.last_id, line[2:], reviewer="tablet")
             return "noted"
+        if line.startswith("# "):
+            [decision] = await self.client.decide(self.desk, [line[2:]], timeout_seconds=30)
+            assert isinstance(decision, Decision)  # a request with one text fails as a whole
+            return ", ".join(f"{each.question}: {graded(each, each.probabilities)}" for each in decision.answers)
         [said] = await self.client.classify(self.task, [line], timeout_seconds=30)
         assert isinstance(said, Classification)  # a request with one text fails as a whole
         self.last_id = said.prediction_id
-        # Where only a large model answers there are no scores. Unsure: let a person decide.
-        sure = f" {said.confidence:.2f}{' unsure' if said.below_threshold else ''}" if said.scores else ""
-        return f"{said.label or 'no answer'}{sure}{degraded(said)}"
+        return graded(said, said.scores)
 
     async def run(self) -> None:
         """Answer every line."""
@@ -58,6 +72,13 @@ class Tablet:
                 said = f"{failed.reason}: {failed.message}. {failed.remedy}"
             sys.stdout.write(f"{said}\n")
             sys.stdout.flush()
+
+
+def graded(answer: Classification | DecisionAnswer, scores: Sequence[object]) -> str:
+    """Say the label, how sure the model is of it, and what limits it. Without a label the model abstained."""
+    # Where only a large model answers there are no scores. Unsure: let a person decide.
+    sure = f" {answer.confidence:.2f}{' unsure' if answer.below_threshold else ''}" if scores else ""
+    return f"{answer.label or 'no answer'}{sure}{degraded(answer)}"
 
 
 def degraded(answer: Answer) -> str:
@@ -79,6 +100,7 @@ async def main() -> None:
     parser.add_argument("--tls", type=Path, help="folder with ca.crt, client.crt and client.key")
     parser.add_argument("--task", default="pos-intent")
     parser.add_argument("--assistant", default="assistant")
+    parser.add_argument("--desk", default="front-desk")
     given = parser.parse_args()
     tls = Tls(given.tls / "ca.crt", given.tls / "client.crt", given.tls / "client.key") if given.tls else None
     try:
@@ -89,7 +111,7 @@ async def main() -> None:
     except ValueError as error:
         parser.error(str(error))  # an address without a port, or a path without unix:
     async with client, reviewer:
-        await Tablet(client, reviewer, given.task, given.assistant).run()
+        await Tablet(client, reviewer, given.task, given.assistant, given.desk).run()
 
 
 if __name__ == "__main__":

@@ -118,10 +118,10 @@ def test_a_device_asks_reads_corrects_and_outlives_a_restart(site, program, way)
 
 
 @pytest.mark.slow
-@needs_node
-def test_a_till_asks_every_question_of_a_task(site):
+@programs
+def test_a_device_asks_every_question_of_a_task(site, program):
     """In one call: each question with its answer and how sure it is."""
-    with running("till", *site.ways[0]) as device:
+    with running(program, *site.ways[0]) as device:
         answers = [each.split(": ", 1) for each in device.ask("# an urgent refund").split(", ")]
     assert [each["name"] for each in QUESTIONS] == [name for name, _ in answers]
     assert ["refund", "yes"] == [said.split()[0] for _, said in answers[:2]]
