@@ -124,8 +124,8 @@ class LargeModelAccess(StrictModel):
     month_cost_max: Amount = _NOTHING
     """Cap for a month; 0 = none."""
     thinking_tokens_max: Annotated[int, Field(ge=1, le=131_072)] | None = None
-    """What a reasoning model can use before its answer. None = nothing; the file then leaves the field out, so that sites
-    that do not know it take it too."""
+    """What a reasoning model can use before its answer. None = nothing; the file then leaves the field out, so that
+    sites that do not know it take it too."""
     parameters: dict[str, JsonValue] | None = None
     """Further members of each request; None likewise."""
 

@@ -116,7 +116,8 @@ def test_a_reasoning_model_goes_into_the_enrolment_with_its_room(office: Office)
     assert (2000, {"reasoning_effort": "low"}) == (large.thinking_tokens_max, large.parameters)
     office.say(escalation=named)
     assert 0 == office.make("shop-12", "--force").exit_code
-    assert not {"thinking_tokens_max", "parameters"} & json.loads(office.enrolment()[1])["body"]["escalation"].keys()
+    body = json.loads((office.folder / "kits" / "shop-12.kit").read_bytes())["body"]
+    assert not {"thinking_tokens_max", "parameters"} & body["escalation"].keys()
 
 
 def test_members_that_the_site_would_refuse_are_refused(office: Office):
