@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import httpx2 as httpx
 import openai
@@ -52,6 +52,10 @@ _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.Un
 _NOT_FOUND = 404
 _MISSING = (_NOT_FOUND, 405, 410, 415)
 _UNSUITABLE = (400, 413, 422)
+_REFUSED = (*_UNSUITABLE, 500)
+"""Statuses of a request whose form is refused: some servers fail while they read it."""
+_FORMAT_WORDS = ("response_format", "response format", "json_schema")
+_LOOSER: dict[str, Literal["schema", "object", "none"]] = {"strict": "schema", "schema": "object", "object": "none"}
 _REFUSAL_CHARACTERS = 4000
 """Of a server's words, in which the name of a member is looked for."""
 _THOUGHT = "<think>", "</think>"
@@ -118,8 +122,9 @@ class RequestForm:
 
     limit: str = "max_tokens"
     """The member that limits the answer. Reasoning models only know the newer name."""
-    strict: bool = True
-    """The answer has to keep to the schema: OpenAI accepts only a part of JSON Schema with it."""
+    format: Literal["strict", "schema", "object", "none"] = "strict"
+    """What holds the answer to its schema: OpenAI takes only a part of JSON Schema with `strict`, and others know only
+    JSON objects, or nothing. The schema stands in the question, too, and every answer is checked."""
     without: frozenset[str] = frozenset()
     """Members that are left out."""
 
@@ -130,11 +135,8 @@ class RequestForm:
         for member in ("temperature", "stream_options"):
             if member in refusal and member not in self.without:
                 return replace(self, without=self.without | {member})
-        if any(word in refusal for word in ("response_format", "response format", "json_schema")):
-            if self.strict:
-                return replace(self, strict=False)
-            if "response_format" not in self.without:  # the schema stands in the question, too
-                return replace(self, without=self.without | {"response_format"})
+        if self.format != "none" and any(word in refusal for word in _FORMAT_WORDS):
+            return replace(self, format=_LOOSER[self.format])
         return None
 
 
@@ -207,8 +209,8 @@ class LargeModelClient:
                 break
         if form != known:
             self._forms[key] = form
-            left_out = sorted(form.without)
-            log.info("large_model_request_adapted", model=key[0], task=key[1], limit=form.limit, without=left_out)
+            written = {"limit": form.limit, "format": form.format, "without": sorted(form.without)}
+            log.info("large_model_request_adapted", model=key[0], task=key[1], **written)
         return stream
 
     async def _typed_answers(
@@ -239,8 +241,10 @@ class LargeModelClient:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        if question.schema is not None:
-            format_ = {"name": "answer", "strict": form.strict, "schema": question.schema}
+        if question.schema is not None and form.format == "object":
+            plain["response_format"] = {"type": "json_object"}
+        elif question.schema is not None and form.format != "none":
+            format_ = {"name": "answer", "strict": form.format == "strict", "schema": question.schema}
             plain["response_format"] = {"type": "json_schema", "json_schema": format_}
         kept = {name: value for name, value in plain.items() if name not in form.without}
         return kept | {"extra_body": self._config.parameters}
@@ -306,7 +310,7 @@ class LargeModelClient:
 
 def _refusal(error: Exception) -> str:
     """Return the words with which a server has refused a question for its form; empty = it failed otherwise."""
-    if not isinstance(error, openai.APIStatusError) or error.status_code not in _UNSUITABLE:
+    if not isinstance(error, openai.APIStatusError) or error.status_code not in _REFUSED:
         return ""
     return str(error.body)[:_REFUSAL_CHARACTERS]
 
