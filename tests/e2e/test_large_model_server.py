@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 import tomllib
 import urllib.error
 import urllib.request
@@ -21,6 +20,7 @@ from edge_agent.uplink.escalation.large_model_client import (
     LargeModelClient,
 )
 from tests.support import environments
+from tests.support.eventually import eventually_sync
 from tests.support.free_ports import free_port
 from tests.support.models import smollm2_path
 
@@ -60,11 +60,8 @@ def url() -> Iterator[str]:
     address = f"http://127.0.0.1:{port}/v1"
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
-            deadline = time.monotonic() + START_SECONDS_MAX
-            while not _answers(address):
-                assert server.poll() is None, "the server has ended"
-                assert time.monotonic() < deadline, "the server does not answer"
-                time.sleep(0.2)
+            eventually_sync(lambda: server.poll() is not None or _answers(address), START_SECONDS_MAX)
+            assert server.poll() is None, "the server has ended"
             yield address
         finally:
             server.terminate()
@@ -120,6 +117,7 @@ async def test_an_answer_without_an_end_is_none(url: str) -> None:
     async with client_of(url) as client:
         with pytest.raises(UpstreamFailed, match="it stops in the middle"):
             await ask(client, EscalationQuestion((("user", "and so on " * 600),), None, 5))
+    async with client_of(url) as client:  # the server closes the connection of before
         assert (await ask(client, EscalationQuestion((("user", "Hello!"),), None, 5)))[0]
 
 

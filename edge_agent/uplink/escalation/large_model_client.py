@@ -58,6 +58,8 @@ _FORMAT_WORDS = ("response_format", "response format", "json_schema")
 _LOOSER: dict[str, Literal["schema", "object", "none"]] = {"strict": "schema", "schema": "object", "object": "none"}
 _REFUSAL_CHARACTERS = 4000
 """Of a server's words, in which the name of a member is looked for."""
+_IDLE_SECONDS_MAX = 4.0
+"""Of a connection that is used again. Many servers close one after 5 s; a question on its way then would be lost."""
 _THOUGHT = "<think>", "</think>"
 _BLANKS_MAX = 100
 """Characters after which white space at the beginning belongs to the answer."""
@@ -148,7 +150,7 @@ class LargeModelClient:
         self._config = config
         self._forms: dict[tuple[str, str], RequestForm] = {}
         """What was accepted, by model and task: as many as the tasks of the configuration."""
-        limits = httpx.Limits(max_connections=config.calls_max + 2)
+        limits = httpx.Limits(max_connections=config.calls_max + 2, keepalive_expiry=_IDLE_SECONDS_MAX)
         timeout = httpx.Timeout(config.seconds_max, connect=config.connect_seconds_max)
         transport = _BoundedTransport(config.answer_bytes_max, limits)
         http = httpx.AsyncClient(

@@ -56,6 +56,7 @@ async def test_a_request_is_written_as_the_server_takes_it(oracle, refused):
         await ask(client)
     assert tries + 1 == len(oracle.received)
     assert oracle.asked[0] == oracle.asked[1]
+    assert ("response_format" in oracle.asked[0]) is ("response_format" not in refused)
     (limit,) = oracle.asked[0].keys() & {"max_tokens", "max_completion_tokens"}
     assert ("max_completion_tokens" if "max_tokens" in refused else "max_tokens", 100) == (
         limit,
@@ -95,7 +96,7 @@ async def test_a_server_that_refuses_everything_is_asked_a_few_times(oracle):
     async with client_of(oracle) as client:
         with pytest.raises(QuestionRefused):
             await ask(client)
-    assert 6 == len(oracle.received)
+    assert 7 == len(oracle.received)
 
 
 async def test_parameters_of_the_site_are_sent(oracle):
