@@ -78,6 +78,10 @@ _EPILOG = (
     " machine (a file, the disk, a package that is not installed), 4 try again later, 130 stopped."
 )
 _FAILED, _BAD_INPUT, _SITE, _TRY_LATER = 1, 2, 3, 4
+_OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+"""Errors of reading or writing an open file, which name none."""
+_USABLE_PATH = "Name a path that this user can read and write, or free some space."
+_CHECK_DISK = "Check the disk or drive: 'dmesg' shows its errors."
 # The first match counts; an error that matches none is bad input.
 _FAMILIES: tuple[tuple[type[EdgeAgentError], int], ...] = (
     (ModelError, _FAILED),
@@ -109,10 +113,10 @@ class _EdgeConvertGroup(PrintableGroup):
             report(error.message, error.remedy, error.details)
             raise typer.Exit(code_of(type(error))) from error
         except OSError as error:
-            if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.filename is None and error.errno not in _OF_A_DISK:
                 raise
             where = f"{error.filename}: " if error.filename else ""
-            report(f"{where}{error.strerror}", "Name a path that this user can read and write, or free some space.")
+            report(f"{where}{error.strerror}", _CHECK_DISK if error.errno == errno.EIO else _USABLE_PATH)
             raise typer.Exit(_SITE) from error
         except typer.Exit:
             raise

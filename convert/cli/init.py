@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -377,7 +378,8 @@ def run(
 
 def _name(folder: Path) -> str:
     """Return a task name after the folder's."""
-    kept = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in folder.resolve().name.lower())
+    name = Path(os.path.realpath(folder)).name.lower()  # unlike `resolve`, for a link to itself, too
+    kept = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in name)
     return kept.strip("-")[:63].strip("-") or "task"
 
 

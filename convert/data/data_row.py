@@ -105,6 +105,8 @@ class DataRow:
     """Nobody said it: `"composed": true` in the file. It can be a golden case as it is."""
     consented: bool = False
     """Who said it agreed that it travels in bundles: `"consented": true` in the file."""
+    own_family: str = field(default="", compare=False, repr=False)
+    """The family that the file names; `family` has another name where families have a text in common."""
     place: str = field(default="", compare=False, repr=False)
     """Where the row stands, as FILE:LINE, for messages."""
 

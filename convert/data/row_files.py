@@ -409,8 +409,9 @@ def _claims(row: DataRow) -> Iterator[tuple[str, str]]:
 
 
 def _families(found: dict[Split, list[DataRow]]) -> Iterator[str]:
+    names = {split: {name for row in rows for name in (row.family, row.own_family)} for split, rows in found.items()}
     for first, second in itertools.combinations(found, 2):
-        common = {row.family for row in found[first]} & {row.family for row in found[second]} - {""}
+        common = names[first] & names[second] - {""}
         if common:
             families, are = ("1 family", "is") if len(common) == 1 else (f"{len(common)} families", "are")
             yield (

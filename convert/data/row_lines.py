@@ -86,7 +86,9 @@ def with_families(rows: list[DataRow]) -> list[DataRow]:
         if row.family:
             one, other = sorted((first(row.family), first(of_text.setdefault(key, row.family))))
             names[other] = one
-    return [replace(row, family=first(of_text[key])) if key in of_text else row for row, key in keyed]
+    return [
+        replace(row, family=first(of_text[key]), own_family=row.family) if key in of_text else row for row, key in keyed
+    ]
 
 
 def format_of(path: Path) -> DataFormat:

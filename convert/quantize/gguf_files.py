@@ -139,16 +139,14 @@ def quantize(request: QuantizeRequest) -> QuantizedFile:
         OSError: the target cannot be written.
     """
     _check(request)
-    partial = request.target.with_name(f".{request.target.name}.partial")
-    partial.touch()  # names the path if it cannot be written
-    importance = partial.with_name(partial.name + ".npz")
-    try:
-        np.savez(importance, **dict(request.importance))  # type: ignore[arg-type]  # a keyword of its own is bool
-        facts = _quantized(_asked(request, partial, importance))
-        partial.replace(request.target)
-    finally:
-        partial.unlink(missing_ok=True)
-        importance.unlink(missing_ok=True)
+    with atomic_files.replacing(request.target) as partial:
+        partial.touch()  # names the path if it cannot be written
+        importance = partial.with_name(partial.name + ".npz")
+        try:
+            np.savez(importance, **dict(request.importance))  # type: ignore[arg-type]  # a keyword of its own is bool
+            facts = _quantized(_asked(request, partial, importance))
+        finally:
+            importance.unlink(missing_ok=True)
     return QuantizedFile(
         request.type, contents(request.target), tuple(TypeFallback(*each) for each in facts["fallbacks"])
     )

@@ -394,7 +394,9 @@ class GenerateCommand:
     ctx: typer.Context
     task: TaskArgument
     text: Annotated[str, typer.Argument(metavar="TEXT", help="The input; '-' reads standard input.")]
-    output_tokens_max: Annotated[int, typer.Option(min=0, help="The most tokens to write; 0 = the task's limit.")] = 0
+    output_tokens_max: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="The most tokens to write; 0 = the task's limit.")
+    ] = 0
     temperature: Annotated[
         float | None,
         typer.Option(min=0, max=2, help="0 = always the most probable token; default: the bundle's value."),

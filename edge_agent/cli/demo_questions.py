@@ -82,7 +82,7 @@ def _rows(raw: bytes) -> tuple[LabelledMessage, ...]:
     """Return nothing where a line is no labelled message, or no UTF-8."""
     try:
         return tuple(_labelled(json.loads(line)) for line in raw.decode().split("\n") if line.strip())
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return ()
 
 

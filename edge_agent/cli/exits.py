@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -66,6 +67,13 @@ _CLIENT_REASONS = {
     "INVALID_ARGUMENT": ExitCode.USAGE,
 }
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+_SUDO = "Run the command with sudo, or name a path that this user can use."
+_OF_A_PATH = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM), _SUDO),
+    **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR), "Name another path."),
+    errno.EIO: "Check the disk or drive: 'dmesg' shows its errors.",
+}
+"""Errors of a path that somebody named, and what to do; any other OSError is a bug."""
 REMEDIES = {
     ExitCode.FAILED: "The daemon's log says more; 'edge-agent doctor' checks this machine.",
     ExitCode.USAGE: "Change the command; -h after it explains its arguments.",
@@ -89,7 +97,7 @@ def exit_code_of(error: type[EdgeAgentError]) -> ExitCode:
 
 @contextlib.contextmanager
 def reported_errors(ctx: typer.Context) -> Iterator[None]:
-    """Turn an error of the block into a sentence on standard error and an exit code; any other exception is a bug."""
+    """Turn an error of the block, or of a path, into a sentence and an exit code; any other exception is a bug."""
     try:
         yield
     except EdgeAgentError as error:
@@ -98,6 +106,14 @@ def reported_errors(ctx: typer.Context) -> Iterator[None]:
     except _call_failures() as error:
         _report(error, ctx)
         raise typer.Exit(exit_code(error.reason)) from error  # type: ignore[attr-defined] # of CallFailed
+    except OSError as error:
+        if error.errno not in _OF_A_PATH:
+            raise
+        from edge_agent.cli import terminal  # noqa: PLC0415 - as in `report_error`
+
+        where = f"{error.filename}: " if error.filename else ""
+        terminal.report(f"{where}{error.strerror}", _OF_A_PATH[error.errno])
+        raise typer.Exit(ExitCode.SITE) from error
     except KeyboardInterrupt:
         # The command has closed what it opened. Python's own clean-up would wait for ever on a gRPC call that
         # Ctrl-C interrupted while it started.

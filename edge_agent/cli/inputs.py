@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from edge_agent.cli.terminal import errors
 from edge_agent.client import Client, Failure, Retry
+from edge_agent.config.sections import MESSAGE_BYTES_MAX
 from edge_agent.errors import EmptyInput, InvalidRequest
 
 JSON_LINES = ".jsonl"
@@ -129,8 +130,12 @@ def _text_of(line: str) -> str:
 
 def lines(stream: IO[bytes], what: str) -> Iterator[str]:
     """Yield the lines that are not blank, without white space around them. Raises InvalidRequest."""
-    decoded = (as_text(line, f"line {number} of {what}").strip() for number, line in enumerate(stream, 1))
-    return filter(None, decoded)
+    for number, line in enumerate(iter(lambda: stream.readline(MESSAGE_BYTES_MAX + 1), b""), 1):
+        if len(line) > MESSAGE_BYTES_MAX:
+            said = f"line {number} of {what} has more than {MESSAGE_BYTES_MAX} bytes, which no daemon accepts"
+            raise InvalidRequest(said, remedy="Write one input on each line.")
+        if text := as_text(line, f"line {number} of {what}").strip():
+            yield text
 
 
 def as_text(raw: bytes, what: str) -> str:

@@ -392,7 +392,7 @@ def _expired(target: str, timeout_seconds: float, *, reached: bool) -> CallFaile
 
 
 def _is_local(target: str) -> bool:
-    return target.startswith("unix")
+    return target.startswith(("unix:", "unix-abstract:"))
 
 
 def _reset(target: str) -> CallFailed:

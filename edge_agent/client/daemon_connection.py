@@ -147,10 +147,24 @@ class AsyncConnection(DaemonConnection):
         return grpc.aio.insecure_channel(self.target, options=options)
 
     async def _send(self, method: Any, request: Any, timeout_seconds: float) -> Any:
-        return await self.start(method, request, timeout_seconds)
+        try:
+            return await self.start(method, request, timeout_seconds)
+        except asyncio.CancelledError:
+            self.raise_if_closed(request)
+            raise
 
     async def _sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+    def raise_if_closed(self, request: Any) -> None:
+        """Raise CallFailed if `close` has ended a call, and not the cancellation of its task: gRPC raises the same."""
+        task = asyncio.current_task()
+        if not self._closed or (task is not None and task.cancelling()):
+            return
+        said = "this client was closed before the call had ended"
+        failed = CallFailed("CANCELLED", "CANCELLED", said, metadata={"target": self.target})
+        failed.request_id = getattr(request, "request_id", "")
+        raise failed from None
 
     async def __aenter__(self) -> Self:
         """Use as a block."""
@@ -161,7 +175,7 @@ class AsyncConnection(DaemonConnection):
         await self.close()
 
     async def close(self) -> None:
-        """End the connection; calls in progress are cancelled."""
+        """End the connection; calls in progress end with CallFailed."""
         self._closed = True
         await self.channel.close(None)
 
@@ -232,7 +246,7 @@ class Connection(DaemonConnection):
             self.close()
 
     def close(self) -> None:
-        """End the connection; calls in progress are cancelled."""
+        """End the connection; calls in progress end with CallFailed."""
         self._closed = True
         self.channel.close()
 

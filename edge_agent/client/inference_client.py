@@ -263,9 +263,11 @@ class AsyncGenerateStream(_Generation[AsyncConnection]):
                     self._connection.note_answer()
                     return
         except asyncio.CancelledError:
-            # `cancel()` arrives here as CancelledError, too; only the caller's own cancellation may pass.
+            # `cancel()` and the client's `close()` arrive here as CancelledError, too; only the caller's own
+            # cancellation may pass.
             task = asyncio.current_task()
             if not self._cancelled or (task is not None and task.cancelling()):
+                self._connection.raise_if_closed(self._request)
                 raise
         finally:
             self.cancel()

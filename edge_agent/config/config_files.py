@@ -75,7 +75,7 @@ def read_lower_files(path: Path) -> tuple[tuple[Path, Plain], ...]:
 
 def lower_file_paths(path: Path) -> list[Path]:
     """Return where the files beside agent.yaml are, or would be."""
-    return [path.with_name(name) for name in (SITE_FILE, APPLIANCE_FILE) if name != path.name]
+    return [path.parent / name for name in (SITE_FILE, APPLIANCE_FILE) if name != path.name]
 
 
 def render_sections(sections: Mapping[str, Any], head: str) -> bytes:

@@ -24,6 +24,7 @@ from typing import IO, Literal
 from edge_agent.errors import DiskFull, StateDirUnwritable, StoreDamaged
 
 PARTIAL = ".partial"
+_DEVICES = Path("/dev")
 """Suffix of a file that is being written."""
 DISK_FULL_BYTES = 1 << 20
 """A disk with less free space than this is full."""
@@ -87,6 +88,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _renamed_to(path: Path) -> Iterator[Path]:
+    _refuse_device(path)
     partial = partial_path(path)
     try:
         yield partial
@@ -102,7 +104,17 @@ def _renamed_to(path: Path) -> Iterator[Path]:
 
 def partial_path(path: Path) -> Path:
     """Return where a file is written before it is renamed to `path`."""
-    return path.with_name(f".{path.name}{PARTIAL}")
+    return path.parent / f".{path.name}{PARTIAL}"
+
+
+def _refuse_device(path: Path) -> None:
+    """Raise OSError for what root would replace for every program of the machine: /dev/null, /dev/stdout."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        mode = 0
+    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) or path.absolute().parent == _DEVICES:
+        raise OSError(errno.EINVAL, "is a device, which a file would replace", str(path))
 
 
 def write_synced(path: Path, content: bytes, mode: int | None = None, group: str = "") -> None:
@@ -226,7 +238,8 @@ def open_private(path: Path, mode: Literal["w", "a"]) -> IO[str]:
     """Open a text file for its owner alone, to write or to append; an existing one is closed. Raises OSError."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if mode == "w" else os.O_APPEND)
     fd = os.open(path, flags, FILE_MODE)
-    os.fchmod(fd, FILE_MODE)
+    if stat.S_ISREG(os.fstat(fd).st_mode):  # /dev/null is everybody's
+        os.fchmod(fd, FILE_MODE)
     return os.fdopen(fd, mode, encoding="utf-8")
 
 

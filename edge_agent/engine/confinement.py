@@ -184,6 +184,7 @@ DRIVERS = {
         readable=(*_SYSTEM_FILES, *_NVIDIA_FILES, "/usr/local/cuda"),
         nodes=("dev/nvidia[0-9]*", "dev/nvidiactl", "dev/nvidia-uvm", "dev/nvidia-uvm-tools"),
         families=(_NVIDIA, _NVIDIA_UVM),
+        calls=("flock", "inotify_add_watch"),
     ),
     "vulkan": DeviceDriver(
         readable=(
@@ -203,7 +204,7 @@ DRIVERS = {
         nodes=("dev/dri/renderD*", "dev/nvidia[0-9]*", "dev/nvidiactl", "dev/nvidia-modeset"),
         families=(_DRM, _DMA_BUF, _SYNC_FILE, _NVIDIA, _NVIDIA_MODESET),
         # Mesa's software driver has its memory from there. It is outside the child's own limit, not outside the unit's.
-        calls=("memfd_create",),
+        calls=("memfd_create", "flock", "inotify_add_watch"),
     ),
 }
 
@@ -295,8 +296,11 @@ chmod 90 -, fchmod 91 52, fchmodat 268 53, fchmodat2 452 452, chown 92 -, fchown
 utime 132 -, utimes 235 -, futimesat 261 -, utimensat 280 88, setxattr 188 5, lsetxattr 189 6, fsetxattr 190 7,
 removexattr 197 14, lremovexattr 198 15, fremovexattr 199 16, open_by_handle_at 304 265,
 
-memfd_create 319 279, memfd_secret 447 447, shmget 29 194, shmat 30 196, semget 64 190, msgget 68 186, mq_open 240 180,
-setrlimit 160 164,
+memfd_create 319 279, memfd_secret 447 447, setrlimit 160 164,
+shmget 29 194, shmat 30 196, shmctl 31 195, semget 64 190, semop 65 193, semtimedop 220 192, semctl 66 191,
+msgget 68 186, msgsnd 69 189, msgrcv 70 188, msgctl 71 187, mq_open 240 180, mq_unlink 241 181,
+
+flock 73 32, inotify_add_watch 254 27,
 
 setuid 105 146, setgid 106 144, setreuid 113 145, setregid 114 143, setresuid 117 147, setresgid 119 149,
 setfsuid 122 151, setfsgid 123 152, setgroups 116 159, capset 126 91, personality 135 92,
@@ -337,6 +341,10 @@ _IOCTL_TYPE = 0xFF00  # _IOC_TYPE of ioctl.h: the letter of a family of drivers
 # MAP_ANONYMOUS 0x20, MAP_GROWSDOWN 0x100.
 _MAP_KIND, _MAP_KINDS = 0x12F, (0x01, 0x02, 0x03, 0x22, 0x28)
 _F_SETOWN, _F_SETSIG, _F_SETOWN_EX = 8, 10, 15  # they make the kernel send signals to others
+_F_SETLEASE = 1024  # whoever else opens the file then waits for 45 s
+_FCNTL_TO_OTHERS = (_F_SETOWN, _F_SETSIG, _F_SETOWN_EX, _F_SETLEASE)
+# F_SETLK, F_SETLKW and both of open file descriptions: a lock needs no right to write, and stops a database's writers.
+_FCNTL_LOCKS = (6, 7, 37, 38)
 # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX. TIOCSTI would type into the operator's terminal.
 _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 # PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_MM, PR_SET_PTRACER: the child stays its parent's, and its memory unread.
@@ -413,7 +421,7 @@ def _syscall_rules(pid: int) -> dict[str, tuple[SyscallRule, ...]]:
         "tgkill": to_itself,
         "rt_sigqueueinfo": to_itself,
         "rt_tgsigqueueinfo": to_itself,
-        "fcntl": (SyscallRule(1, (_F_SETOWN, _F_SETSIG, _F_SETOWN_EX), only=False),),
+        "fcntl": (SyscallRule(1, (*_FCNTL_TO_OTHERS, *_FCNTL_LOCKS), only=False),),
         "ioctl": (SyscallRule(1, _IOCTLS),),
         "prctl": (SyscallRule(0, _PRCTLS, only=False),),
         "prlimit64": (SyscallRule(2, (0,)), SyscallRule(2, (0,), high=True)),  # reading only: no address of new limits
@@ -421,11 +429,15 @@ def _syscall_rules(pid: int) -> dict[str, tuple[SyscallRule, ...]]:
 
 
 def _rules_of_drivers(families: Sequence[int]) -> dict[str, tuple[SyscallRule, ...]]:
-    """Return what is other for a child that drives a device: it opens for both ways too, and speaks to drivers."""
+    """Return what is other for a child that drives a device: it opens for both ways too, and speaks to drivers.
+
+    It may lock what Landlock lets it open, as drivers may do.
+    """
     both_ways = (os.O_RDONLY, os.O_RDWR)
     return {
         "open": (SyscallRule(1, both_ways, mask=_WRITING | _NAMELESS),),
         "openat": (SyscallRule(2, both_ways, mask=_WRITING | _NAMELESS),),
+        "fcntl": (SyscallRule(1, _FCNTL_TO_OTHERS, only=False),),
         "ioctl": (SyscallRule(1, _IOCTLS, unless=tuple(families)),),
     }
 

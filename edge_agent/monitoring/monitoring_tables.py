@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from edge_agent.durable.sqlite_database import Database
+from edge_agent.formats.example_records import task_of_key
 from edge_agent.formats.status_object import Alarm
 from edge_agent.monitoring.answer_observations import (
     AgreementCount,
@@ -79,6 +80,22 @@ class SeriesRow:
     last: float
 
 
+def _of_largest_task(every: Sequence[SeriesRow], count: int) -> list[SeriesRow]:
+    """Return so many series of the task that has most, its questions included: those that promise nothing first, and
+    those that were counted longest ago. `every` begins with the newest.
+
+    Callers name the questions of a task with `open_questions`: they are not to drive out what is known of other tasks.
+    """
+    if count <= 0:
+        return []
+    ((largest, _),) = Counter(task_of_key(each.task) for each in every).most_common(1)
+    return sorted((each for each in reversed(every) if task_of_key(each.task) == largest), key=_promises)[:count]
+
+
+def _promises(row: SeriesRow) -> bool:
+    return row.target > 0
+
+
 class MonitoringTables:
     """The series of this site and what was counted of each, in an open database. One thread uses it."""
 
@@ -109,7 +126,7 @@ class MonitoringTables:
         return next((int(series) for (series,) in self._db.rows(query, (task,))), -1)
 
     def begin(self, row: SeriesRow) -> SeriesRow:
-        """Make a new one, and forget what was counted longest ago where there are too many: the new one never."""
+        """Make a new one, and forget others where there are too many: of its task, or of the task that has most."""
         values = (row.task, row.digest, row.version, row.target, row.delta, row.first, row.last)
         insert = (
             "INSERT INTO field_series (task, digest, version, target, delta, first_at, last_at)"
@@ -122,10 +139,11 @@ class MonitoringTables:
         every = sorted(
             self.every(), key=lambda each: (each.series == found.series, each.last, each.series), reverse=True
         )
-        of_task = [each for each in every if each.task == row.task]
-        for gone in {*of_task[SERIES_OF_TASK_MAX:], *every[SERIES_MAX:]}:
+        gone = [each for each in every if each.task == row.task][SERIES_OF_TASK_MAX:]
+        others = [each for each in every[1:] if each not in gone]
+        for each in [*gone, *_of_largest_task(others, len(others) + 1 - SERIES_MAX)]:
             for table in _OF_SERIES:
-                self._db.execute(f"DELETE FROM {table} WHERE series = ?", (gone.series,))  # noqa: S608 - our own names
+                self._db.execute(f"DELETE FROM {table} WHERE series = ?", (each.series,))  # noqa: S608 - our own names
         return found
 
     def seen(self, series: int, at: float) -> None:

@@ -39,6 +39,8 @@ from edge_agent.engine import confinement as kernel
 from edge_agent.engine.confinement import confine
 
 blobs, elsewhere = Path(sys.argv[1]), Path(sys.argv[2])
+weights, queue = blobs / "sha256" / "weights", b"edge-agent-%d" % os.getpid()
+MQ_UNLINK = {"x86_64": 241, "aarch64": 181}[os.uname().machine]  # the C library turns EPERM into EACCES
 parent = os.getppid()
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -122,7 +124,16 @@ ATTACKS = {
     "symlink": "os.symlink('/', elsewhere / next(names))",
     "chmod": "(blobs / 'sha256' / 'weights').chmod(0o777)",
     "utime": "os.utime(blobs / 'sha256' / 'weights')",
+    "keep others from a blob": "with weights.open('rb') as file: fcntl.fcntl(file, 1024, fcntl.F_WRLCK)  # F_SETLEASE",
+    "lock": "with weights.open('rb') as file: fcntl.lockf(file, fcntl.LOCK_SH)",
+    "flock": "with weights.open('rb') as file: fcntl.flock(file, fcntl.LOCK_EX)",
+    "watch a folder": "call('inotify_add_watch', libc.inotify_init1(0), bytes(elsewhere), 0x100)",
+    "shared memory of others": "call('shmctl', 0, 3, bytes(256))",  # IPC_INFO, which needs none; IPC_RMID removes one
+    "semaphores of others": "call('semctl', 0, 0, 3, bytes(256))",
+    "messages of others": "call('msgctl', 0, 3, bytes(256))",
+    "queues of others": "libc.mq_open(b'/' + queue, os.O_CREAT, 0o600, None); call('syscall', MQ_UNLINK, queue)",
 }
+DRIVERS_DO = ("memfd", "lock", "flock", "watch a folder")
 LOOKS = {
     "a file of the system": "Path('/etc/passwd').read_bytes()",
     "another directory": "(elsewhere / 'one').read_bytes()",
@@ -155,12 +166,12 @@ print(json.dumps([report['landlock'], {{name: tried(attack) for name, attack in 
 
 
 def test_a_child_that_drives_a_device_reaches_no_more(blobs, elsewhere):
-    """It is refused the same, but for opening a file for both ways, where Landlock is what refuses, and for nameless
-    memory, which drivers in software need."""
+    """It is refused the same, but for opening a file for both ways, where Landlock is what refuses, for nameless
+    memory, which drivers in software need, and for locks and watches."""
     landlock, refused = told(blobs, elsewhere, EVERYTHING.format(attacks=ATTACKS | LOOKS))
     assert ALL_ON["landlock"] == landlock
     expected = dict.fromkeys(ATTACKS, "EPERM") | dict.fromkeys(LOOKS, HIDDEN)
-    assert expected | {"overwrite a blob": HIDDEN, "memfd": "done"} == refused
+    assert expected | {"overwrite a blob": HIDDEN} | dict.fromkeys(DRIVERS_DO, "done") == refused
 
 
 @pytest.mark.parametrize("name", LOOKS)
@@ -197,7 +208,6 @@ def test_the_work_goes_on(blobs, elsewhere):
     code = """
     ours, theirs = socket.socketpair()
     confined()
-    weights = blobs / "sha256" / "weights"
     with weights.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         seen = [os.listdir(blobs), mapped[:].decode()]
     import wave
@@ -243,7 +253,7 @@ def lacking(number, error):
     call("prctl", 22, 2, struct.pack("HP", len(lines), ctypes.addressof(code)), 0, 0)
 
 lacking({number}, {error})
-weights, program = blobs / "sha256" / "weights", shutil.copy("/bin/true", blobs)
+program = shutil.copy("/bin/true", blobs)
 report = confined()
 attacks = [
     "socket.socket().close()",

@@ -1,11 +1,16 @@
 """Exit codes: one for each family of errors."""
 
+import errno
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from edge_agent import errors
-from edge_agent.cli.exits import REMEDIES, ExitCode, exit_code, exit_code_of
+from edge_agent.cli.exits import REMEDIES, ExitCode, exit_code, exit_code_of, reported_errors
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "exit-codes.md"
 
@@ -61,3 +66,43 @@ def test_the_document_lists_every_code():
 def test_every_code_has_a_remedy():
     """An error that does not say what to do is given the words of its code."""
     assert set(ExitCode) - {ExitCode.OK} == set(REMEDIES)
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.ENAMETOOLONG, errno.EIO])
+def test_a_path_that_cannot_be_used_is_named_without_a_traceback(capsys: pytest.CaptureFixture[str], code: int):
+    """A file of another user and a drive that fails are facts of this machine, with what to do."""
+    with pytest.raises(typer.Exit) as ended, reported_errors(_context()):
+        raise OSError(code, os.strerror(code), "/media/usb/bundle")
+    said = capsys.readouterr().err
+    assert (ExitCode.SITE, True) == (ended.value.exit_code, f"error: /media/usb/bundle: {os.strerror(code)}" in said)
+    assert "what to do: " in said
+
+
+def test_an_error_of_no_path_is_a_bug():
+    """Its traceback is shown."""
+    with pytest.raises(ConnectionRefusedError), reported_errors(_context()):
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("run", "x" * 300, "hello"), ("demo", "x" * 300), ("config", "path", "--config", "x" * 300)],
+)
+def test_a_name_that_is_too_long_is_no_traceback(arguments: tuple[str, ...]):
+    """The system's sentence stands on standard error."""
+    done = subprocess.run(
+        [sys.executable, "-m", "edge_agent.cli", *arguments], capture_output=True, text=True, check=False
+    )
+    assert (ExitCode.SITE, False) == (done.returncode, "Traceback" in done.stderr), done.stderr
+    assert "File name too long" in done.stderr
+
+
+def test_more_tokens_than_any_number_of_the_api_is_wrong_usage():
+    """The range is named; no daemon is needed for that."""
+    words = ["generate", "assistant", "hello", "--output-tokens-max", str(10**30)]
+    done = subprocess.run([sys.executable, "-m", "edge_agent.cli", *words], capture_output=True, text=True, check=False)
+    assert (ExitCode.USAGE, False) == (done.returncode, "Traceback" in done.stderr), done.stderr
+
+
+def _context() -> typer.Context:
+    return typer.Context(typer.main.get_command(typer.Typer(callback=lambda: None)))

@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from edge_agent.cli.inputs import Inputs, with_progress_bar
+from edge_agent.config.sections import MESSAGE_BYTES_MAX
 from edge_agent.errors import EmptyInput, InvalidRequest
 from tests.support.fake_daemon import FakeDaemon
 
@@ -55,6 +56,15 @@ def test_a_line_that_is_no_such_object_is_shown(tmp_path, line):
     with pytest.raises(InvalidRequest, match="not a JSON object with 'text'") as caught:
         list(Inputs(None, written(tmp_path / "rows.jsonl", line)))
     assert '{"text"' in caught.value.remedy
+
+
+def test_a_line_that_fits_no_message_is_refused_without_reading_on(tmp_path):
+    """A file without line ends, such as a disk image, does not fill the memory."""
+    path = tmp_path / "image"
+    path.touch()
+    os.truncate(path, MESSAGE_BYTES_MAX * 100)
+    with pytest.raises(InvalidRequest, match=rf"line 1 of '{path}' has more than {MESSAGE_BYTES_MAX} bytes"):
+        next(iter(Inputs(None, path)))
 
 
 def test_arguments_are_counted_and_files_that_hold_nothing_are_an_error(tmp_path):

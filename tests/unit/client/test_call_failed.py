@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import grpc
 import pytest
 
-from edge_agent.client.call_failed import explain_connection, start_remedy
+from edge_agent.client.call_failed import call_failed, explain_connection, start_remedy
 
 FAILED = "failed to connect to all addresses; last error: "
 LOOKED_UP = "errors resolving shop.lan:9443: [field:hostname lookup error:address lookup failed for shop.lan:9443: "
@@ -54,6 +55,26 @@ def test_each_fault_of_the_network_has_its_own_sentence(details: str, cause: str
     assert meaning in found.meaning
     assert remedy in found.remedy
     assert "{" not in found.meaning + found.remedy
+
+
+class Refused(grpc.RpcError):
+    """What gRPC raises where nobody listens."""
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self) -> str:
+        return "Failed to connect to remote host: Connection refused"
+
+    def trailing_metadata(self) -> tuple[()]:
+        return ()
+
+
+def test_a_machine_is_not_taken_for_a_socket_by_its_name() -> None:
+    """A host called unix-till is on the network; only 'unix:' and 'unix-abstract:' are sockets of this machine."""
+    remote, local = call_failed(Refused(), "unix-till.lan:9443", 10), call_failed(Refused(), "unix:/x/x.sock", 10)
+    assert ("refused", True) == (remote.metadata.get("cause"), "service.tcp_address" in remote.remedy)
+    assert (None, True) == (local.metadata.get("cause"), "'edge-agent serve' starts it" in local.remedy)
 
 
 @pytest.mark.parametrize("target", ["[::1]:9", "dns:///[::1]:9"])

@@ -368,6 +368,38 @@ async def test_leaving_async_batches_cancels_what_is_under_way(daemon):
         assert await asyncio.to_thread(daemon.inference.stream_ended.wait, WAIT_SECONDS_MAX)
 
 
+# --- a client that is closed meanwhile --------------------------------------------------------------------------------
+
+
+async def read_all(client: AsyncClient) -> None:
+    async for _ in client.generate("endless", "hi"):
+        pass
+
+
+@pytest.mark.parametrize("call", [lambda client: client.classify("stuck", ["x"], request_id="r-1"), read_all])
+async def test_a_call_of_a_client_that_is_closed_meanwhile_has_failed(daemon, call):
+    """It raises CallFailed, as it does without asyncio, and not the CancelledError of a task that nobody cancelled."""
+    client = AsyncClient(daemon.targets[0])
+    task = asyncio.ensure_future(call(client))
+    await eventually(lambda: bool(daemon.inference.requests))
+    await client.close()
+    with pytest.raises(CallFailed, match="this client was closed before the call had ended") as caught:
+        await task
+    assert ("CANCELLED", daemon.inference.requests[-1].request_id) == (caught.value.reason, caught.value.request_id)
+
+
+@pytest.mark.parametrize("call", [lambda client: client.classify("stuck", ["x"]), read_all])
+async def test_a_task_that_is_cancelled_stays_cancelled_though_its_client_is_closed(daemon, call):
+    """Whoever cancels it gets the CancelledError."""
+    client = AsyncClient(daemon.targets[0])
+    task = asyncio.ensure_future(call(client))
+    await eventually(lambda: bool(daemon.inference.requests))
+    task.cancel()
+    await client.close()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
 # --- streams that are left --------------------------------------------------------------------------------------------
 
 

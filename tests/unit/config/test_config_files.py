@@ -104,3 +104,9 @@ def test_what_is_written_is_read_back(tmp_path: Path):
     }
     raw = config_files.render_sections(sections, "one\ntwo: three")
     assert (sections, True) == (yaml.safe_load(raw), raw.startswith(b"# one\n# two: three\n"))
+
+
+@pytest.mark.parametrize("path", [Path(), Path("/")])
+def test_a_path_that_names_no_file_has_files_beside_it(path: Path):
+    """`doctor --config ""` then reports that agent.yaml is a folder."""
+    assert [path / "site.yaml", path / "appliance.yaml"] == config_files.lower_file_paths(path)

@@ -201,6 +201,34 @@ def test_an_open_file_is_closed_before_more_is_written(tmp_path: Path):
     assert "c" == path.read_text()
 
 
+def test_a_device_is_not_replaced_by_a_file(tmp_path: Path):
+    """Root could take /dev/null or /dev/stdout from every program of the machine."""
+    link = tmp_path / "link"
+    link.symlink_to("/dev/null")
+    for path in (link, Path("/dev/null"), Path("/dev/there-is-no-such-device")):
+        with pytest.raises(OSError, match="is a device"):
+            write_atomically(path, b"page")
+    assert (True, False) == (link.is_symlink(), Path("/dev/there-is-no-such-device").exists())
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+
+
+def test_a_path_without_a_name_is_an_error_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As `--html ""` gives it."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OSError, match=r"'\.'"):
+        write_atomically(Path(), b"page")
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_a_device_that_is_written_to_keeps_its_mode(tmp_path: Path):
+    """Rows that nobody wants may go to a device, which stays everybody's."""
+    link, before = tmp_path / "link", mode(Path("/dev/null"))
+    link.symlink_to("/dev/null")
+    with open_private(link, "a") as file:
+        file.write("row")
+    assert before == mode(Path("/dev/null"))
+
+
 def test_a_file_of_others_is_read_within_its_limit(tmp_path: Path):
     """One byte more shows that it is longer; a link is not followed, a folder and a pipe are no files."""
     (tmp_path / "file").write_bytes(b"12345")

@@ -153,6 +153,15 @@ def test_descriptors_send_no_signals_and_type_no_text(machine):
 
 
 @MACHINES
+def test_nobody_waits_for_a_lock_or_a_lease_of_a_child(machine):
+    """A child takes no lease, and no lock but where it drives a device."""
+    locks, lease, driver = (6, 7, 37, 38), 1024, confinement.DRIVERS["cuda"].families
+    assert {"EPERM"} == {depends(machine, "fcntl", 0, command) for command in (*locks, lease)}
+    assert {"allow"} == {depends(machine, "fcntl", 0, command, families=driver) for command in locks}
+    assert {"EPERM"} == {depends(machine, "fcntl", 0, command, families=driver) for command in (8, 10, 15, lease)}
+
+
+@MACHINES
 def test_the_child_stays_its_parents(machine):
     """It keeps the signal at its parent's death and stays closed to debuggers; threads may still be named."""
     assert {"EPERM"} == {depends(machine, "prctl", option) for option in (1, 4, 35, 0x59616D61)}

@@ -75,6 +75,20 @@ def test_init_replaces_nothing_unasked(tmp_path: Path):
     assert edge_convert("init", str(tmp_path), "--force")[0] == 0
 
 
+def test_init_names_a_link_to_itself(tmp_path: Path):
+    """As the system does, without a traceback."""
+    loop = tmp_path / "loop"
+    loop.symlink_to("loop")
+    code, said = edge_convert("init", str(loop), "--kind", "classify")
+    assert (3, True) == (code, "error: " in said), said
+
+
+def test_a_drive_that_fails_is_reported_with_where_to_look():
+    """Reading an open file raises an error without a name; this file of the system does it on every machine."""
+    code, said = edge_convert("run", "/proc/self/mem")
+    assert (3, True) == (code, "error: Input/output error what to do: Check the disk or drive" in said), said
+
+
 def test_every_stage_is_a_command():
     """--help names run, init and each stage of the table, and every command explains itself."""
     said = edge_convert("--help")[1]

@@ -298,6 +298,19 @@ def test_a_family_in_two_splits_is_a_warning(tmp_path: Path):
     assert summary.warnings[0].startswith("1 family of rows, such as 'price/how-much', is in both the train and")
 
 
+def test_a_family_in_two_splits_is_a_warning_where_it_shares_a_text_with_another(tmp_path: Path):
+    """In the training split the two are one family, with the name of the other, which the test split lacks."""
+    row = '{"text": "%s", "label": "price", "family": "%s"}\n'
+    summary = row_files.check(
+        recipe_of(
+            tmp_path,
+            train=TRAIN + row % ("how much", "price/how-much") + row % ("how much", "a-sum"),
+            test=TEST + row % ("what is that", "price/how-much"),
+        )
+    )
+    assert any("such as 'price/how-much', is in both the train and" in each for each in summary.warnings)
+
+
 @given(st.text().map("x{}".format), st.sampled_from(["{}", " {}\t", "{}!", "{}. "]))
 def test_a_key_does_not_change_with_spaces_and_final_marks(text: str, around: str):
     """Texts that differ only in outer spaces and final punctuation are one text."""
