@@ -51,7 +51,7 @@ class DayFigures:
     sure: int = 0
     """Confident answers of the model here, given or not."""
     unusual: int = 0
-    """Of these, those to unusual inputs: the risk guarantee does not cover them, and mode hybrid asks about them, too."""
+    """Of these, those to unusual inputs: the risk guarantee does not cover them, and hybrid asks about them, too."""
     unsure: int = 0
     """Answers of the model here that are not confident."""
     held_up: Mapping[str, int] = field(default_factory=dict)
