@@ -123,6 +123,8 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 continue
             try:
                 plain = strict_json.decode(raw)
+                if b"\\u" in raw:
+                    strict_json.encode(plain)  # half a character, which a text cut inside an emoji leaves
             except ValueError as error:  # ValueError: also for bytes that are not UTF-8
                 raise InvalidRequest(f"{where} is not JSON: {error}", remedy="Correct that line.") from None
             if not isinstance(plain, dict):
