@@ -102,7 +102,7 @@ def _renamed_to(path: Path) -> Iterator[Path]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # a write to an open file names none
+        if isinstance(error, OSError) and error.filename in (None, str(partial)):  # a write to an open file names none
             error.filename = str(path)
         raise
     sync_directory(path.parent)
