@@ -79,9 +79,9 @@ class CollectCommand:
             help="A bundle of kind redact, which reads what people typed in Label Studio, beside the rules.",
         ),
     ] = None
-    memory_mib: Annotated[int, typer.Option(metavar="N", help="Memory for joining; more data is spilled to disk.")] = (
-        1024
-    )
+    memory_mib: Annotated[
+        int, typer.Option(max=2**24, metavar="N", help="Memory for joining; more data is spilled to disk.")
+    ] = 1024
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False
 
     def __post_init__(self) -> None:

@@ -123,6 +123,8 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 continue
             try:
                 plain = strict_json.decode(raw)
+                if b"\\u" in raw:
+                    strict_json.encode(plain)  # half a character, which a text cut inside an emoji leaves
             except ValueError as error:  # ValueError: also for bytes that are not UTF-8
                 raise InvalidRequest(f"{where} is not JSON: {error}", remedy="Correct that line.") from None
             if not isinstance(plain, dict):
@@ -132,6 +134,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _csv_lines(path: Path, questions: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the rows of a CSV file as they would stand in JSONL; an empty cell is a key that is absent."""
+    csv.field_size_limit(LINE_BYTES_MAX)  # of the process; Python's own is 131,072 characters
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:  # Excel writes a byte order mark
             cells = csv.reader(file, strict=True)
@@ -148,6 +151,9 @@ def _csv_lines(path: Path, questions: Sequence[str]) -> Iterator[tuple[int, dict
                 named = {name: cell for name, cell in zip(header, row, strict=True) if name.strip() and cell.strip()}
                 yield number, _typed(named, questions, f"{path}:{number}")
     except (csv.Error, UnicodeDecodeError) as error:
+        if "field limit" in str(error):
+            said = f"{path} has a cell of more than {LINE_BYTES_MAX} characters"
+            raise InvalidRequest(said, remedy='Shorten it, or write the second of its "quotes".') from None
         said = f"{path} is not CSV in UTF-8: {str(error)[:200]}"
         raise InvalidRequest(said, remedy="Save it as CSV, UTF-8, separated by commas.") from None
 

@@ -272,6 +272,8 @@ class SiteRegistry:
 
 def _read(path: Path) -> _RegistryDocument:
     """Read the file; one that is not there holds no site. Raises ManifestInvalid."""
+    if path.exists() and not path.is_file():
+        raise ManifestInvalid(f"{path} is not a file", remedy="Name the registry of the sites: sites.json.")
     try:
         plain = strict_json.decode(path.read_bytes() if path.is_file() else b"{}")
         return strict_json.validate(_RegistryDocument, plain)

@@ -31,6 +31,7 @@ _TOKENIZERS = (
     "vocab.json",
 )
 _TAKEN = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "README.md", "LICENSE*")
+_COPY = "Copy the checkpoint again."
 _QUANTIZED_REMEDY = "Name the float checkpoint from before quantization; the lost precision cannot be restored."
 
 Shapes = dict[str, list[int]]
@@ -74,22 +75,30 @@ def _config(source: Path) -> dict[str, Any]:
             f"{source} has no {CONFIG}, so it is not a checkpoint",
             remedy="Name a directory written by save_pretrained of transformers.",
         )
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelLoadFailed(f"{file} is not valid JSON: {error}", remedy="Copy the checkpoint again.") from None
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind not in transformers.CONFIG_MAPPING:
+    config = read_object(file)
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in transformers.CONFIG_MAPPING:
         said = f"{file}: transformers {transformers.__version__} does not know the architecture {kind!r}"
         remedy = "docs/architectures.md lists the architectures that work."
         raise InvalidRequest(said, remedy=remedy)
-    return dict(config)
+    return config
+
+
+def read_object(file: Path, remedy: str = _COPY) -> dict[str, Any]:
+    """Read the JSON object in a file of a model's folder; nothing if there is no file. Raises ModelLoadFailed."""
+    if not file.is_file():
+        return {}
+    try:
+        plain = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ModelLoadFailed(f"{file} is not valid JSON: {error}", remedy=remedy) from None
+    if not isinstance(plain, dict):
+        raise ModelLoadFailed(f"{file} must hold a JSON object", remedy=remedy)
+    return plain
 
 
 def _refuse_code(source: Path, config: dict[str, Any]) -> None:
-    tokenizer = source / "tokenizer_config.json"
-    both = [config, json.loads(tokenizer.read_text(encoding="utf-8")) if tokenizer.is_file() else {}]
-    if any("auto_map" in each for each in both):
+    if any("auto_map" in each for each in (config, read_object(source / "tokenizer_config.json"))):
         raise InvalidRequest(
             f"{source} contains code of its own (auto_map), which is never run here",
             remedy="Save the model with a class of transformers itself, and remove 'auto_map' from its JSON files.",
@@ -115,8 +124,10 @@ def _check_weights(source: Path) -> dict[str, int]:
 def _check_shards(source: Path, there: set[str]) -> None:
     index = source / INDEX
     if index.is_file():
-        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        for name in sorted(named - there):
+        places = read_object(index).get("weight_map")
+        if not isinstance(places, dict):
+            raise ModelLoadFailed(f"{index} names no files of weights: it has no 'weight_map'", remedy=_COPY)
+        for name in sorted(set(map(str, places.values())) - there):
             raise FileMissing(f"{index} names {name}, which does not exist", remedy="Copy the whole checkpoint.")
 
 
@@ -200,7 +211,7 @@ def _adapter_config(source: Path) -> dict[str, Any]:
     for name in (ADAPTER_CONFIG, WEIGHTS):
         if not (source / name).is_file():
             raise FileMissing(f"{source} has no {name}", remedy=_missing_remedy(source, name))
-    config: dict[str, Any] = json.loads((source / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    config = read_object(source / ADAPTER_CONFIG, "Copy the adapter again.")
     kind = config.get("peft_type")
     if kind != "LORA":
         raise InvalidRequest(f"{source} is a PEFT adapter of type {kind}; only LORA is supported", remedy=_KINDS_REMEDY)

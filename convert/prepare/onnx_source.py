@@ -30,6 +30,7 @@ from onnx import numpy_helper
 
 from convert import probe
 from convert.pipeline.stage import CHECKPOINT, Report, StageJob
+from convert.prepare.checkpoint_source import read_object
 from edge_agent.errors import FileMissing, InvalidRequest, ModelFailed, ModelLoadFailed
 
 CONFIG, MODEL, TOKENIZER = "config.json", "model.onnx", "tokenizer.json"
@@ -92,14 +93,11 @@ def _config(source: Path) -> dict[str, Any]:
     file = source / CONFIG
     if not file.is_file():
         raise FileMissing(f"{source} has no {CONFIG}, which names the model's outputs", remedy=_COPY)
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelLoadFailed(f"{file} is not valid JSON: {error}", remedy=_COPY) from None
-    names = config.get("id2label") if isinstance(config, dict) else None
+    config = read_object(file, _COPY)
+    names = config.get("id2label")
     if not isinstance(names, dict) or not all(key.isdecimal() and isinstance(name, str) for key, name in names.items()):
         raise InvalidRequest(f"{file} has no 'id2label', so nobody knows what the outputs mean", remedy=_COPY)
-    return dict(config)
+    return config
 
 
 def _graph(source: Path) -> Path:
@@ -181,12 +179,10 @@ def read_back(source: Path, out: Path) -> Report:
 
 def _checked_config(source: Path, config: dict[str, Any]) -> Any:
     kind = config.get("model_type")
-    if kind not in transformers.CONFIG_MAPPING:
+    if not isinstance(kind, str) or kind not in transformers.CONFIG_MAPPING:
         said = f"transformers {transformers.__version__} does not know the architecture {kind!r} of {source}"
         raise InvalidRequest(said, remedy=_REMEDY)
-    tokenizer = source / "tokenizer_config.json"
-    both = [config, json.loads(tokenizer.read_text(encoding="utf-8")) if tokenizer.is_file() else {}]
-    if any("auto_map" in each for each in both):
+    if any("auto_map" in each for each in (config, read_object(source / "tokenizer_config.json", _COPY))):
         raise InvalidRequest(f"{source} contains code of its own (auto_map), which is never run here", remedy=_REMEDY)
     return transformers.AutoConfig.for_model(**config)
 

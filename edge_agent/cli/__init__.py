@@ -26,7 +26,6 @@ from edge_agent.cli.command_group import (
     CommandEntry,
     GlobalOptions,
     LazyGroup,
-    UsageError,
     disable_color,
     flush_output,
 )
@@ -184,13 +183,6 @@ OLD_NAMES = {
 
 class _RootGroup(LazyGroup):
     entries = COMMANDS | OLD_NAMES
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        for number, given in enumerate(args, 1):
-            shown = given.encode(errors="surrogateescape").decode(errors="backslashreplace")
-            if shown != given:
-                raise UsageError(f"argument {number} is not UTF-8: {shown}", ctx=ctx)
-        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         # Only a command that runs needs what it leads to; help does not.

@@ -175,6 +175,14 @@ class PrintableGroup(TyperGroup):
             error.message = _usage_message(error.message)
             raise
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse what is not text: messages, requests and libraries take none of it."""
+        for number, given in enumerate(args, 1):
+            shown = given.encode(errors="surrogateescape").decode(errors="backslashreplace")
+            if shown != given:
+                raise UsageError(f"argument {number} is not UTF-8: {shown}", ctx=ctx)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         """Read the arguments of a command, and run it."""
         try:

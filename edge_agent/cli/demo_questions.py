@@ -79,7 +79,7 @@ def read_labelled(path: Path) -> tuple[LabelledMessage, ...]:
 
 
 def _rows(raw: bytes) -> tuple[LabelledMessage, ...]:
-    """Return nothing where a line is no labelled message, or no UTF-8."""
+    """Return nothing where a line is no labelled message, or no text."""
     try:
         return tuple(_labelled(json.loads(line)) for line in raw.decode().split("\n") if line.strip())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -88,6 +88,7 @@ def _rows(raw: bytes) -> tuple[LabelledMessage, ...]:
 
 def _labelled(plain: dict[str, Any]) -> LabelledMessage:
     text, family = str(plain["text"]), str(plain.get("family") or "")
+    text.encode()  # ValueError: half a character
     if "answers" not in plain:
         return LabelledMessage(text, str(plain["label"]), family)
     answers = {str(name): str(answer) for name, answer in plain["answers"].items()}

@@ -123,8 +123,9 @@ def _text_of(line: str) -> str:
     with contextlib.suppress(ValueError, RecursionError):
         row = json.loads(line)
         if isinstance(row, dict) and isinstance(row.get("text"), str):
+            row["text"].encode()  # ValueError: half a character, which a text cut inside an emoji leaves
             return str(row["text"])
-    said = f"a line is not a JSON object with 'text': {line[:80]}"
+    said = f"a line is not a JSON object with 'text' in whole characters: {line[:80]}"
     raise InvalidRequest(said, remedy='Write each line like {"text": "I want my money back"}.')
 
 

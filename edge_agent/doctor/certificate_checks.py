@@ -45,14 +45,17 @@ class CertificateFacts:
         """Who renews it."""
         if self.what == "clients" and self.has_authority:
             return "Make a new authority, and issue the certificates of the server and of all clients again."
-        return renewer(has_authority=self.has_authority)
+        if self.has_authority:
+            return "Renew it."
+        return "Have its authority issue a new one; with an enrolment file, the central team."
 
     @property
     def renewal(self) -> str:
         """The commands that renew it, as far as this machine can."""
         if self.what == "clients" and self.has_authority:
             return "edge-agent help certificate"
-        return renewal(self.file.path, has_authority=self.has_authority)
+        shown = f"sudo edge-agent certs show {self.file.path}"
+        return f"sudo edge-agent certs server --renew --dir {self.folder}; {shown}" if self.has_authority else shown
 
     @property
     def maker(self) -> str:
@@ -88,22 +91,6 @@ class CertificateFacts:
     def until(self) -> str:
         """Time until it becomes valid, as text."""
         return format_duration(self.starts_in)
-
-
-def renewer(*, has_authority: bool) -> str:
-    """Return who renews the certificate of a server."""
-    return (
-        "Renew it."
-        if has_authority
-        else ("Have its authority issue a new one; with an enrolment file, the central team.")
-    )
-
-
-def renewal(path: str, *, has_authority: bool) -> str:
-    """Return the commands that renew the certificate of a server, as far as this machine can."""
-    shown = f"sudo edge-agent certs show {path}"
-    folder = path.rpartition("/")[0]
-    return f"sudo edge-agent certs server --renew --dir {folder}; {shown}" if has_authority else shown
 
 
 _CERTIFICATE: tuple[FindingRule[CertificateFacts], ...] = (
@@ -190,7 +177,7 @@ def _probe_file(context: ProbeContext, what: str, path: Path, certificate: Path)
     except CertificateUnusable as error:
         return CertificateFacts(what, file, error.message, barred=barred, has_authority=own)
     now = time.time()
-    found = _in_use(found, now) if what == "clients" else found
+    found = in_use(found, now) if what == "clients" else found
     starts, ends = max(each.starts_at for each in found) - now, min(each.expires_at for each in found) - now
     return CertificateFacts(what, file, "", starts, ends, barred, own)
 
@@ -200,7 +187,7 @@ def has_own_authority(path: Path) -> bool:
     return stat_file(path.parent / "ca.crt").kind != ""
 
 
-def _in_use(authorities: list[Certificate], now: float) -> list[Certificate]:
+def in_use(authorities: list[Certificate], now: float) -> list[Certificate]:
     """Return those that are valid: after a change of the authority an old one may stay until it expires."""
     return [each for each in authorities if each.starts_at <= now < each.expires_at] or authorities
 

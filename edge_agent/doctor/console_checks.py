@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edge_agent.config import WebConfig, sections
 from edge_agent.config.optional_sections import token_path
-from edge_agent.doctor.certificate_checks import WARNED_SECONDS, has_own_authority, renewal, renewer
+from edge_agent.doctor.certificate_checks import WARNED_SECONDS, CertificateFacts, has_own_authority, in_use
 from edge_agent.doctor.findings import Check, Finding, FindingRule, first_match, otherwise
 from edge_agent.doctor.installation import FileInfo, Installation, read_bytes, stat_file
 from edge_agent.doctor.probe_context import CheckGroup, ProbeContext, parse_phase, parse_properties
@@ -35,11 +35,13 @@ class ConsoleFacts:
     missing: tuple[str, ...] = ()
     """Required packages that are not installed."""
     certificate: str = ""
-    """Path of its certificate; empty when it uses no TLS."""
+    """Path of the one that expires first, of its certificate and its clients' authorities; empty without TLS."""
     problem: str = ""
     """Why one of its TLS files cannot be used; empty when all can."""
     expires_in: float = 0.0
-    """Seconds until its certificate expires."""
+    """Seconds until `certificate` expires."""
+    of_clients: bool = False
+    """`certificate` is that of its clients' authorities."""
     has_authority: bool = True
     """The site's own authority is in the folder of its certificate."""
     unit: UnitFacts | None = None
@@ -63,12 +65,22 @@ class ConsoleFacts:
     @property
     def renewer(self) -> str:
         """Who renews its certificate."""
-        return renewer(has_authority=self.has_authority)
+        return self._facts.renewer
 
     @property
     def renewal(self) -> str:
         """The commands that renew its certificate, as far as this machine can."""
-        return renewal(self.certificate, has_authority=self.has_authority)
+        return self._facts.renewal
+
+    @property
+    def consequence(self) -> str:
+        """What an expired certificate leads to."""
+        return "the console lets no browser in" if self.of_clients else "every browser refuses it"
+
+    @property
+    def _facts(self) -> CertificateFacts:
+        what = "clients" if self.of_clients else "server"
+        return CertificateFacts(what, FileInfo(self.certificate, "file"), has_authority=self.has_authority)
 
     @property
     def left(self) -> str:
@@ -104,7 +116,7 @@ _CONSOLE: tuple[FindingRule[ConsoleFacts], ...] = (
     FindingRule(
         "fault",
         lambda f: f.certificate and f.expires_in < 0,
-        "{f.certificate} expired {f.left} ago: every browser refuses it",
+        "{f.certificate} expired {f.left} ago: {f.consequence}",
         "{f.renewer} The console loads the new certificate without a restart.",
         _RENEW,
     ),
@@ -146,16 +158,17 @@ def probe_console(context: ProbeContext) -> ConsoleFacts:
     """Look at the console."""
     web = context.installation.config.web
     host, port = sections.split_host_port(web.address)
-    problem, expires_in = _tls(web) if web.has_tls else ("", 0.0)
+    problem, certificate, expires_in = _tls(web) if web.has_tls else ("", "", 0.0)
     return ConsoleFacts(
         address=web.address,
         listening=check_port(host, port)[0],
         token=stat_file(token_path(web)),
         missing=tuple(filterfalse(_is_installed, CONSOLE_PACKAGES)),
-        certificate=web.certificate_file,
+        certificate=certificate,
         problem=problem,
         expires_in=expires_in,
-        has_authority=has_own_authority(Path(web.certificate_file)),
+        of_clients=bool(certificate) and certificate == web.client_ca_file,
+        has_authority=has_own_authority(Path(certificate)),
         unit=_unit(context.installation),
     )
 
@@ -166,17 +179,23 @@ def _is_installed(package: str) -> bool:
     return found is not None and found.origin is not None
 
 
-def _tls(web: WebConfig) -> tuple[str, float]:
-    """Return why a TLS file cannot be used, and in how many seconds the certificate expires."""
+def _tls(web: WebConfig) -> tuple[str, str, float]:
+    """Return why a TLS file cannot be used, the one that expires first, and in how many seconds it does."""
     try:
         chain = read_bytes(Path(web.certificate_file))
         check_key_matches(chain, read_bytes(Path(web.key_file)), web.certificate_file)
-        parse_certificates(read_bytes(Path(web.client_ca_file)), web.client_ca_file)
-        return "", parse_certificates(chain, web.certificate_file)[0].expires_at - time.time()
+        clients = parse_certificates(read_bytes(Path(web.client_ca_file)), web.client_ca_file)
+        now = time.time()
+        ends = {
+            web.certificate_file: parse_certificates(chain, web.certificate_file)[0].expires_at,
+            web.client_ca_file: min(each.expires_at for each in in_use(clients, now)),
+        }
+        first = min(ends, key=lambda path: ends[path])
+        return "", first, ends[first] - now
     except CertificateUnusable as error:
-        return error.message, 0.0
+        return error.message, web.certificate_file, 0.0
     except FileNotFoundError as error:
-        return f"{error.filename} does not exist", 0.0
+        return f"{error.filename} does not exist", web.certificate_file, 0.0
 
 
 def _unit(installation: Installation) -> UnitFacts | None:

@@ -176,7 +176,7 @@ def _farthest(wanted: Sequence[float], found: Sequence[float]) -> float:
 
 
 def _turned(wanted: Sequence[float], found: Sequence[float]) -> float:
-    """Return 1 less the cosine."""
+    """Return 1 less the cosine; a vector of zeros has no direction, and is like another one alone."""
     lengths = math.hypot(*wanted) * math.hypot(*found)
     product = sum(left * right for left, right in zip(wanted, found, strict=True))
-    return 1.0 - product / lengths if lengths else 0.0
+    return 1.0 - product / lengths if lengths else float(any(wanted) != any(found))

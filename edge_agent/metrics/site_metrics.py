@@ -50,6 +50,8 @@ SNAPSHOT_SECONDS_MAX = 4.0
 """For the event loop to take a snapshot."""
 SAMPLES_AT_ONCE = 20
 """Rendered before another thread gets its turn."""
+_DIGITS_MAX = 18
+"""Of a number that a child gives of itself."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ class SiteMetrics:
             yield MetricSample("errors_total", number, (lost.task, lost.reason))
         yield from _tasks(snapshot)
         for engine in snapshot.engines:
-            yield from _engine(engine)
+            yield from engine_samples(engine)
             yield from process_samples(engine.name, engine.pid)
         yield from process_samples("serve", os.getpid())
         if snapshot.examples:
@@ -230,7 +232,8 @@ def _tasks(snapshot: SiteSnapshot) -> Iterator[MetricSample]:
         yield MetricSample("task_revoked", snapshot.overview.is_revoked(bundle), (task,))
 
 
-def _engine(engine: EngineStatus) -> Iterator[MetricSample]:
+def engine_samples(engine: EngineStatus) -> Iterator[MetricSample]:
+    """Yield the samples of one engine."""
     name = (engine.name,)
     yield MetricSample("engine_info", 1, (engine.name, engine.runtime, engine.device))
     yield MetricSample("engine_state", 1, (engine.name, engine.state.value))
@@ -248,9 +251,10 @@ def _engine(engine: EngineStatus) -> Iterator[MetricSample]:
         "load_failures_total": engine.load_failures,
         "threads": engine.threads,
     }
-    # What a child says of itself may be anything.
+    # What a child says of itself may be anything, also a number of more digits than Python reads.
     told = {"memory_estimated_bytes", "memory_limit_bytes", "context_cells"} & engine.details.keys()
-    numbers |= {key: int(engine.details[key]) for key in sorted(told) if engine.details[key].isdecimal()}
+    given = {key: engine.details[key] for key in sorted(told)}
+    numbers |= {key: int(said) for key, said in given.items() if said.isdecimal() and len(said) <= _DIGITS_MAX}
     if cache := engine.cache:
         numbers |= {
             "context_cells_in_use": cache.cells_in_use,

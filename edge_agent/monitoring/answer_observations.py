@@ -110,6 +110,8 @@ class AnswerObservation:
             yield "examples"
         if self.confidence is not None:
             yield "graded"
+            if self.sure:
+                yield "confident"
         if self.accepted:
             yield "sure"
         if self.unusual:

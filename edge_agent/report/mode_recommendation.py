@@ -188,7 +188,8 @@ def _hybrid(figures: TaskFigures) -> ModeRecommendation:
         f" {count(judged.rows)} of these, and disagrees with {count(judged.rows - judged.same)}."
     )
     said = readiness.without_answers(figures, _UNKNOWN) if sure.value is None else said
-    if sure.rows >= LOCAL_ANSWERS_MIN and sure.low >= LOCAL_SHARE_MIN and judged.rows:
+    unasked = counted_share(sure.hits - sum(day.unusual for day in figures.recent), sure.rows)
+    if sure.rows >= LOCAL_ANSWERS_MIN and unasked.low >= LOCAL_SHARE_MIN and judged.rows:
         return ModeRecommendation(
             "local",
             RecommendationReason.HARDLY_ASKS,

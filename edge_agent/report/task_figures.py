@@ -49,9 +49,11 @@ class DayFigures:
     answers: Mapping[str, int] = field(default_factory=dict)
     """By route: local, upstream, abstained, deferred."""
     sure: int = 0
-    """Answers of the model here that it was sure of, given or not."""
+    """Confident answers of the model here, given or not."""
+    unusual: int = 0
+    """Of these, those to unusual inputs: the risk guarantee does not cover them, and hybrid asks about them, too."""
     unsure: int = 0
-    """Those that it was not sure of."""
+    """Answers of the model here that are not confident."""
     held_up: Mapping[str, int] = field(default_factory=dict)
     """Of these, by reason: BELOW_THRESHOLD, BELOW_FLOOR, OUT_OF_DISTRIBUTION, SCORES_VARY."""
     blocked: int = 0
@@ -392,11 +394,15 @@ def _without_days_ahead(known: Set[str], every: Sequence[FieldSeries]) -> Set[st
 
 
 def _day(date: str, counts: Counter[str], compared: ComparisonCount) -> DayFigures:
+    confident = max(
+        counts["confident"], counts["sure"]
+    )  # version 0.1 counted only those that the risk guarantee covers
     return DayFigures(
         date=date,
         answers={name.removeprefix(_ROUTE): number for name, number in counts.items() if name.startswith(_ROUTE)},
-        sure=counts["sure"],
-        unsure=counts["graded"] - counts["sure"],
+        sure=confident,
+        unusual=confident - counts["sure"],
+        unsure=counts["graded"] - confident,
         held_up={name.removeprefix(_HELD_UP): number for name, number in counts.items() if name.startswith(_HELD_UP)},
         blocked=sum(counts[f"reason:{reason}"] for reason in BLOCKED),
         compared=compared,

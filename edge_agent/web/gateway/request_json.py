@@ -73,7 +73,7 @@ def parse_body(raw: bytes) -> JsonMembers:
     try:
         given = strict_json.decode(raw)
     except ValueError as error:
-        raise GatewayError(f"the body is not JSON: {str(error)[:PROBLEM_CHARS_MAX]}") from None
+        raise GatewayError(f"the body cannot be read as JSON: {str(error)[:PROBLEM_CHARS_MAX]}") from None
     if not isinstance(given, dict):
         raise GatewayError(f"the body must be a JSON object; it is {type_name(given)}")
     return JsonMembers(given)

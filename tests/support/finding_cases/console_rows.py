@@ -47,7 +47,7 @@ def _with(days: float, at: float) -> Callable[[FaultySite], None]:
     return make
 
 
-made("console/fault/expired-ago-every-browser-refuses-it", settings=with_console, prepare=_serve)(_with(30, -60))
+made("console/fault/expired-ago", settings=with_console, prepare=_serve)(_with(30, -60))
 made("console/warning/expires-in", settings=with_console, prepare=_serve)(_with(9, 0))
 
 

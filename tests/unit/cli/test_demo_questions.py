@@ -87,7 +87,13 @@ def test_rows_have_a_label_or_answers(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text('{"text": "a", "answers": {"intent": "refund"}, "family": "f"}\n')
     assert (LabelledMessage("a", family="f", answers={"intent": "refund"}),) == demo_questions.read_labelled(file)
-    wrong = ('{"text": "a"}', '{"text": "a", "answers": ["refund"]}', '{"text": "a", "answers": null}', "[" * 100_000)
+    wrong = (
+        '{"text": "a"}',
+        '{"text": "a", "answers": ["refund"]}',
+        '{"text": "a", "answers": null}',
+        "[" * 100_000,
+        '{"text": "\\ud83d", "label": "x"}',
+    )
     for line in wrong:
         file.write_text(line)
         with pytest.raises(InvalidRequest) as caught:

@@ -50,7 +50,7 @@ def test_a_jsonl_file_has_a_text_in_each_object(tmp_path):
     assert ["one\ntwo", "three"] == list(Inputs(None, path))
 
 
-@pytest.mark.parametrize("line", ["text", '{"label": "x"}', '{"text": 7}', "[1]", "[" * 100_000])
+@pytest.mark.parametrize("line", ["text", '{"label": "x"}', '{"text": 7}', '{"text": "\\ud83d"}', "[1]", "[" * 100_000])
 def test_a_line_that_is_no_such_object_is_shown(tmp_path, line):
     """With how to write it."""
     with pytest.raises(InvalidRequest, match="not a JSON object with 'text'") as caught:

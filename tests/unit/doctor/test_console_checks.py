@@ -1,9 +1,13 @@
 """What doctor says of the page for people."""
 
+import socket
+import time
 from dataclasses import replace
 
 import pytest
 
+from edge_agent import certificate_authority
+from edge_agent.certificate_authority import AUTHORITY_DAYS
 from edge_agent.config import WebConfig
 from edge_agent.doctor.console_checks import UNIT, ConsoleFacts, judge_console
 from edge_agent.doctor.installation import FileInfo
@@ -45,6 +49,11 @@ SECURE = replace(WANTED, certificate="/x/server.crt", listening=True)
         (replace(SECURE, expires_in=-3 * DAY), "fault", "/x/server.crt expired 3 days ago"),
         (replace(SECURE, expires_in=3 * DAY), "warning", "/x/server.crt expires in 3 days"),
         (replace(SECURE, expires_in=300 * DAY), "ok", "127.0.0.1:8390 is open"),
+        (
+            replace(SECURE, certificate="/x/ca.crt", of_clients=True, expires_in=-3 * DAY),
+            "fault",
+            "/x/ca.crt expired 3 days ago: the console lets no browser in",
+        ),
     ],
 )
 def test_the_console_is_judged(facts, verdict, seen):
@@ -78,6 +87,23 @@ def test_doctor_looks_at_the_certificate_of_the_console(tmp_path):
     assert "no process listens" in seen()
     assert "does not belong" in seen(key_file=str(site.folder / "ca.key"))
     assert "none.crt does not exist" in seen(certificate_file=str(tmp_path / "none.crt"))
+
+
+def test_doctor_looks_at_the_authority_of_the_browsers(tmp_path):
+    """It is named where it expires before the certificate, and renewing the certificate is not advised."""
+    site = TlsSite(tmp_path / "tls")
+    authority = certificate_authority.make_authority("old", time.time() - (AUTHORITY_DAYS - 3) * DAY)
+    certificate_authority.write_pair(authority, tmp_path / "old.crt", tmp_path / "old.key")
+    certificate_authority.write_pair(site.server(days=365), site.certificate, site.key, replace=True)
+    files = {"certificate_file": str(site.certificate), "key_file": str(site.key)}
+    with socket.create_server(("127.0.0.1", 0)) as console:
+        address = f"127.0.0.1:{console.getsockname()[1]}"
+        web = WebConfig(
+            address=address, client_ca_file=str(tmp_path / "old.crt"), token_file=str(tmp_path / "t"), **files
+        )
+        found = looked(place(tmp_path, web=web))["console"]
+    assert ("warning", True) == (found.verdict, found.seen.startswith(f"{tmp_path / 'old.crt'} expires in ")), found
+    assert "--renew" not in found.command
 
 
 def test_a_certificate_is_renewed_in_the_folder_where_it_is():

@@ -212,6 +212,13 @@ def test_a_device_is_not_replaced_by_a_file(tmp_path: Path):
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
 
 
+def test_a_folder_in_the_way_is_named(tmp_path: Path):
+    """And not the file that would have taken its place, which nobody has heard of."""
+    with pytest.raises(IsADirectoryError) as raised:
+        write_atomically(tmp_path, b"page")
+    assert str(tmp_path) == raised.value.filename
+
+
 def test_a_path_without_a_name_is_an_error_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """As `--html ""` gives it."""
     monkeypatch.chdir(tmp_path)

@@ -84,11 +84,13 @@ def test_an_answer_is_compared_with_its_case(answer, scores, count):
 
 
 def test_a_vector_is_compared_by_its_direction():
-    """Length does not matter, an angle does; a case without an answer is never different."""
+    """Length does not matter, an angle does, and zeros have none; a case without an answer is never different."""
     case = GoldenCase(input="x", answer="", scores=(1.0, 0.0))
     assert [] == differences(case, GoldenAnswer("", (3.0, 0.1)), vector=True)
     assert 1 == len(differences(case, GoldenAnswer("", (1.0, 1.0)), vector=True))
-    assert [] == differences(case, GoldenAnswer("", (0.0, 0.0)), vector=True)
+    assert 1 == len(differences(case, GoldenAnswer("", (0.0, 0.0)), vector=True))
+    nothing = GoldenCase(input="x", answer="", scores=(0.0, 0.0))
+    assert [] == differences(nothing, GoldenAnswer("", (0.0, 0.0)), vector=True)
     assert [] == differences(GoldenCase(input="x"), GoldenAnswer("anything", (1.0,)))
 
 

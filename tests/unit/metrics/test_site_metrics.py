@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from edge_agent.engine.engine import EngineState, EngineStatus
 from edge_agent.errors import BY_REASON, EngineCrashed
 from edge_agent.metrics import site_metrics
 from edge_agent.metrics.metric_catalogue import (
@@ -237,3 +238,12 @@ def test_alerts_ask_for_what_there_is():
     assert len({rule["alert"] for rule in alerts}) == len(alerts)
     assert [] == [rule["alert"] for rule in alerts if not {"summary", "action"} <= rule["annotations"].keys()]
     assert {"warning", "critical"} == {rule["labels"]["severity"] for rule in alerts}
+
+
+def test_a_number_of_a_child_that_is_none_spoils_no_page():
+    """A child may say anything of itself, also a number with more digits than Python reads."""
+    said = {"memory_limit_bytes": "9" * 5000, "context_cells": "4096", "memory_estimated_bytes": "much"}
+    engine = EngineStatus("e", "llama", EngineState.READY, 1, 0, 0, 0, "", "cpu", {}, (), said)
+    found = {each.name: each.value for each in site_metrics.engine_samples(engine)}
+    assert 4096 == found["engine_context_cells"]
+    assert not {"engine_memory_limit_bytes", "engine_memory_estimated_bytes"} & found.keys()

@@ -57,10 +57,18 @@ def test_answers_are_counted_by_day_route_and_reason(site):
     site.keep(sure(3))
     first, second = only(site).days.values()
     assert {
-        **{"answers": 2, "graded": 2, "sure": 1, "route:local": 2},
+        **{"answers": 2, "graded": 2, "confident": 1, "sure": 1, "route:local": 2},
         **{"reason:SURE": 1, "reason:BELOW_THRESHOLD": 1},
     } == first
-    assert {"answers": 1, "graded": 1, "sure": 1, "route:local": 1, "reason:SURE": 1} == second
+    assert {"answers": 1, "graded": 1, "confident": 1, "sure": 1, "route:local": 1, "reason:SURE": 1} == second
+
+
+def test_a_confident_answer_to_an_unusual_input_is_confident_and_not_covered(site):
+    """The risk guarantee does not cover it ("sure"), which makes it no answer below the threshold."""
+    site.keep(sure(1, reasons=("SURE", "INPUT_LENGTH_UNUSUAL")))
+    assert {
+        **{"answers": 1, "graded": 1, "confident": 1, "unusual": 1, "route:local": 1, "reason:SURE": 1},
+    } == dict(next(iter(only(site).days.values())))
 
 
 @pytest.mark.parametrize(

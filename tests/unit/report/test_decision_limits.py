@@ -111,6 +111,13 @@ def test_local_is_advised_when_hardly_anything_is_asked(sure, unsure, why):
     assert why is judge_task(said).advice.why
 
 
+def test_local_is_not_advised_while_unusual_inputs_are_asked_about():
+    """In mode hybrid the large model answers those, too, however confident the answer here is."""
+    days = (day(sure=5000, unusual=1000),)
+    said = judge_task(figures(threshold=0.9, mode="hybrid", days=days, judged=ComparisonCount(10, 10))).advice
+    assert (RecommendationReason.STILL_ASKS, True) == (said.why, "confident of 100% of its answers" in said.because)
+
+
 def test_local_is_not_advised_without_a_look():
     """Where the large model was never asked about a confident answer, nobody knows whether these are right."""
     assert (

@@ -81,8 +81,16 @@ def test_a_day_has_its_routes_its_sure_ones_and_what_was_in_the_way():
     }
     (day,) = only(series(days=(FieldDay("2026-11-25", counts, share(7, 8)),))).days
     assert ("2026-11-25", {"local": 12, "upstream": 8}) == (day.date, day.answers)
+    assert 0 == day.unusual
     assert (10, 10, 3, 9, 3) == (day.sure, day.unsure, day.blocked, day.examples, day.reviewed)
     assert ComparisonCount(8, 7) == day.compared
+
+
+def test_a_confident_answer_to_an_unusual_input_is_not_counted_as_doubtful():
+    """A day has it among the confident ones, and names how many of these the risk guarantee does not cover."""
+    counts = {"answers": 20, "graded": 20, "confident": 15, "sure": 11, "held_up:OUT_OF_DISTRIBUTION": 5}
+    (day,) = only(series(days=(FieldDay("2026-11-25", counts, NOTHING),))).days
+    assert (15, 4, 5) == (day.sure, day.unusual, day.unsure)
 
 
 def test_days_without_answers_count():

@@ -260,13 +260,13 @@ def test_what_cannot_be_done_is_refused_by_its_name(more: dict[str, Any], param:
 @pytest.mark.parametrize(
     ("raw", "said"),
     [
-        (b"", "the body is not JSON"),
-        (b"{", "the body is not JSON"),
-        (b"\xff\xfe{}", "the body is not JSON"),
+        (b"", "the body cannot be read as JSON"),
+        (b"{", "the body cannot be read as JSON"),
+        (b"\xff\xfe{}", "the body cannot be read as JSON"),
         (b"[]", "must be a JSON object; it is a list"),
         (b"null", "must be a JSON object; it is null"),
         (b'{"temperature": NaN}', "NaN is not a number"),
-        (b'{"seed": ' + b"9" * 5000 + b"}", "the body is not JSON"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "the body cannot be read as JSON"),
         (b'{"a":' * 100_000, "nested too deep"),
         (b"{}", "'messages' is missing"),
     ],

@@ -370,13 +370,15 @@ def test_a_name_that_stands_twice_among_very_many_is_found_at_once() -> None:
     """The search takes steps in proportion to the members: a body of 4 MiB cannot stop the console for hours."""
     members = ",".join(f'"{number}":0' for number in range(300_000))
     problem = refused(decision_requests.parse_system_one, f'{{{members},"299999":1}}'.encode())[1]
-    assert 'the body is not JSON: the key "299999" occurs twice in one object' == problem
+    assert 'the body cannot be read as JSON: the key "299999" occurs twice in one object' == problem
 
 
 def test_a_state_that_is_nested_without_end_is_refused() -> None:
     """Before anything goes through it."""
     raw = b'{"state":' + b'{"a":' * 100_000 + b"1" + b"}" * 100_000 + b"}"
-    assert "the body is not JSON: it is nested too deep" == refused(decision_requests.parse_system_one, raw)[1]
+    assert (
+        "the body cannot be read as JSON: it is nested too deep" == refused(decision_requests.parse_system_one, raw)[1]
+    )
 
 
 JSON = st.recursive(

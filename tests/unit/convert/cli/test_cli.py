@@ -89,6 +89,12 @@ def test_a_drive_that_fails_is_reported_with_where_to_look():
     assert (3, True) == (code, "error: Input/output error what to do: Check the disk or drive" in said), said
 
 
+def test_an_argument_that_is_not_text_is_refused_before_any_work(tmp_path: Path):
+    """Libraries that write the files take no such name; before, the command found out after its work."""
+    code, said = edge_convert("init", str(tmp_path / "a\udcff"))
+    assert (2, True, []) == (code, r"is not UTF-8" in said, list(tmp_path.iterdir())), said
+
+
 def test_every_stage_is_a_command():
     """--help names run, init and each stage of the table, and every command explains itself."""
     said = edge_convert("--help")[1]

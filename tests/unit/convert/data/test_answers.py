@@ -160,6 +160,17 @@ def test_broken_csv_is_named(tmp_path: Path, content: str, said: str, remedy: st
     assert remedy in raised.value.remedy
 
 
+def test_a_long_cell_is_read_and_one_that_does_not_end_is_named(tmp_path: Path):
+    """A text may be as long as in JSONL; more than that is mostly a quote that is missing."""
+    file = tmp_path / "rows.csv"
+    file.write_text(f"text,label\n{'a' * 500_000},refund\n")
+    assert [500_000] == [len(row.text) for row in read_rows(file, "text-label")]
+    file.write_text('text,label\n"' + "a\n" * 1_000_000)
+    with pytest.raises(InvalidRequest, match="has a cell of more than 1048576 characters") as raised:
+        read_rows(file, "text-label")
+    assert '"quotes"' in raised.value.remedy
+
+
 def test_csv_in_another_encoding_is_refused(tmp_path: Path):
     """Bytes that are not UTF-8 are no text."""
     file = tmp_path / "rows.csv"

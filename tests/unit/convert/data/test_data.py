@@ -80,6 +80,7 @@ def test_a_text_has_one_family(tmp_path: Path):
             "rows.jsonl:2: 'family' must be text or a number",
         ),
         ("text-label", "{", "rows.jsonl:2 is not JSON"),
+        ("text-label", '{"text": "\\ud83d", "label": "x"}', "rows.jsonl:2 is not JSON: a text holds half a character"),
         ("text-label", "[1]", "must be a JSON object"),
         ("text-label", '{"label": "x"}', "lacks 'text'"),
         ("text-label", '{"text": " ", "label": "x"}', "'text' must be text that is not empty"),

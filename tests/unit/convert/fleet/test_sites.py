@@ -38,6 +38,14 @@ def test_what_is_no_site_and_no_key_is_refused(tmp_path: Path, site: str, key: s
     assert not (tmp_path / "sites.json").exists()
 
 
+def test_a_folder_is_no_registry(tmp_path: Path):
+    """`--sites collected` would otherwise show a fleet without sites."""
+    with pytest.raises(ManifestInvalid, match="is not a file"):
+        SiteRegistry(tmp_path)
+    done = CliRunner().invoke(app, ["sites", "list", "--sites", str(tmp_path)])
+    assert (2, True) == (done.exit_code, "sites.json" in done.output), done.output
+
+
 @pytest.mark.parametrize("content", ["", "{", '{"schema": "edge-agent/sites/v2"}', '{"sites": {"a": {"keys": []}}}'])
 def test_a_spoilt_registry_is_an_error(tmp_path: Path, content: str):
     """It is not taken for an empty one, which would trust anybody."""

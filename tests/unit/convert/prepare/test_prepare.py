@@ -54,6 +54,23 @@ def adapter(folder: Path, hidden: int = 32, **config: Any) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "model.safetensors.index.json"])
+@pytest.mark.parametrize("content", ["version https://git-lfs.github.com/spec/v1\n", "[]", "{", "[" * 100_000])
+def test_a_damaged_file_of_a_checkpoint_is_named(tmp_path: Path, name: str, content: str) -> None:
+    """Such as the pointer of git-lfs in place of the file."""
+    (tiny_decoder.checkpoint(tmp_path / "source") / name).write_text(content)
+    with pytest.raises(ModelLoadFailed, match=f"source/{name} ") as raised:
+        prepared(tmp_path, checkpoint="source")
+    assert "Copy the checkpoint again." == raised.value.remedy
+
+
+def test_an_index_without_files_is_damaged(tmp_path: Path) -> None:
+    """Its key 'weight_map' is missing."""
+    (tiny_decoder.checkpoint(tmp_path / "source") / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(ModelLoadFailed, match="weight_map"):
+        prepared(tmp_path, checkpoint="source")
+
+
 def test_checkpoint_is_taken_over(tmp_path: Path) -> None:
     """The copy opens as the same model and tokenizer; optimizer states and pickles stay behind."""
     source = tiny_decoder.checkpoint(tmp_path / "source")
