@@ -39,8 +39,14 @@ def stop_services() -> None:
 
 
 def restart_services(*, uplink: bool) -> list[str]:
-    """Have systemd read its units again, and start what should run now; return what did not, as sentences."""
+    """Have systemd read its units again, and start what should run now; return what did not, as sentences.
+
+    An uplink without anything to do is stopped and disabled: it would keep the credentials that it has read, and end
+    with an error at its next start.
+    """
     reload_units()
+    if not uplink:
+        _systemctl("disable", "--now", UPLINK)
     units = filter(_known, (DAEMON, UPLINK) if uplink else (DAEMON,))
     return [f"{unit} did not start: 'journalctl -u {unit}' explains why" for unit in units if not _start(unit)]
 

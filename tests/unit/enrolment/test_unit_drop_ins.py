@@ -12,6 +12,7 @@ from edge_agent.config import Config, ServiceConfig, UplinkConfig
 from edge_agent.enrolment.unit_drop_ins import (
     allowed_networks,
     attached_networks,
+    restart_services,
     unit_drop_ins,
     write_drop_ins,
 )
@@ -151,3 +152,22 @@ def test_a_folder_with_letters_beyond_ascii_can_be_changed(tmp_path: Path):
     assert ATTACHED[:1] == allowed_networks(after, tmp_path, (), ATTACHED)
     changes = [line for each in unit_drop_ins(after, tmp_path, ATTACHED[:1]) for line in each.changes]
     assert ["- ReadWritePaths=-/mnt/Stra\u00dfe", "+ ReadWritePaths=-/mnt/usb"] == changes[-2:]
+
+
+@pytest.mark.parametrize(
+    ("uplink", "asked"),
+    [
+        (True, ["enable edge-agent", "restart edge-agent", "enable edge-uplink", "restart edge-uplink"]),
+        (False, ["disable --now edge-uplink", "enable edge-agent", "restart edge-agent"]),
+    ],
+    ids=["needed", "not needed"],
+)
+def test_an_uplink_without_anything_to_do_is_stopped_for_good(tmp_path: Path, monkeypatch, uplink: bool, asked):
+    """It would keep the credentials that it has read, and fail at each start after the next reboot."""
+    program = tmp_path / "systemctl"
+    program.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert [] == restart_services(uplink=uplink)
+    lines = (tmp_path / "asked").read_text().replace(".service", "").splitlines()
+    assert asked == [line for line in lines if not line.startswith(("cat", "daemon-reload"))]
