@@ -280,7 +280,7 @@ class EnrolCommand:
         if not self._systemd:
             out().print("Next: restart the daemon and its uplink; then 'sudo edge-agent identity' shows the site key.")
             return
-        for said in unit_drop_ins.restart_services(uplink=prepared.config.needs_uplink):
+        for said in unit_drop_ins.restart_services(prepared.config):
             _warn(said)
         show_key(prepared.config, seconds_max=_KEY_SECONDS_MAX)
 

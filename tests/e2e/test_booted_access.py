@@ -212,6 +212,7 @@ def test_an_uplink_without_anything_to_do_is_stopped_for_good(site: Appliance):
             lay_network(site.machine)
         assert "inactive" == site.machine.property("edge-uplink", "ActiveState")
         assert [] == findings(site, "unit")
+        assert None is site.status()["uplink"]
     enrol_with_stores(site, examples={"url": FLEET}, updates={})
     assert "active" == site.machine.property("edge-uplink", "ActiveState")
 
