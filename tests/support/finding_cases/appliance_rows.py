@@ -110,6 +110,13 @@ def key_of_root(site: FaultySite) -> None:
     os.chown(site.folder / "tls" / "server.key", 0, 0)
 
 
+@made("certificate/fault/may-not-enter-which-holds", settings=_certificates, is_appliance=True)
+def certificates_in_a_closed_folder(site: FaultySite) -> None:
+    """Root made the folder under a umask that closes new folders."""
+    os.chown(site.folder / "tls", 0, 0)
+    (site.folder / "tls").chmod(0o750)
+
+
 def _credential(folder: Path) -> Mapping[str, Any]:
     path = folder / "store.yaml"
     path.write_text("access_key_id: x\n")
