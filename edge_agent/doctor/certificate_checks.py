@@ -26,6 +26,8 @@ from edge_agent.formatting import format_duration
 CERTIFICATE = Check("certificate", "sockets")
 
 WARNED_SECONDS = 30 * 86_400.0
+_HOMES = ("/root", "/home")
+"""Nobody opens these to other users; the service does not see them in any case."""
 _SHOW = "sudo edge-agent certs show {f.file.path}"
 _RENEW = "{f.renewal}"
 
@@ -49,7 +51,7 @@ class CertificateFacts:
     has_authority: bool = True
     """The site's own authority is in the same folder."""
     closed: FileInfo | None = None
-    """The folder above it that the daemon's user may not enter."""
+    """The folder above it that the daemon's user may not enter, unless it is in somebody's home."""
 
     @property
     def renewer(self) -> str:
@@ -117,7 +119,7 @@ _CERTIFICATE: tuple[FindingRule[CertificateFacts], ...] = (
         lambda f: f.closed,
         "{f.barred} may not enter {f.closed.path} ({f.closed.shown}), which holds {f.file.path}",
         "Let other users enter the folder; its keys stay closed by their own modes.",
-        "sudo chmod 755 {f.closed.path}",
+        "sudo chmod a+x {f.closed.path}",
     ),
     FindingRule(
         "fault",
@@ -185,7 +187,8 @@ def _probe_file(context: ProbeContext, what: str, path: Path, certificate: Path)
     if not file.kind:
         return facts
     if user and not can_reach(user, above, file, READ):
-        closed = next((each for each in reversed(above) if not has_access(user, each, ENTER)), None)
+        shut = [each for each in reversed(above) if not has_access(user, each, ENTER)]
+        closed = shut[0] if shut and not any(map(path.is_relative_to, _HOMES)) else None
         facts = replace(facts, barred=user.name, closed=closed)
     try:
         if what == "key":
