@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from edge_agent.doctor.installation import (
     ENTER,
     READ,
     FileInfo,
+    SystemUser,
     can_reach,
     has_access,
     read_bytes,
@@ -187,9 +188,7 @@ def _probe_file(context: ProbeContext, what: str, path: Path, certificate: Path)
     if not file.kind:
         return facts
     if user and not can_reach(user, above, file, READ):
-        shut = [each for each in reversed(above) if not has_access(user, each, ENTER)]
-        closed = shut[0] if shut and not any(map(path.is_relative_to, _HOMES)) else None
-        facts = replace(facts, barred=user.name, closed=closed)
+        facts = replace(facts, barred=user.name, closed=_closed_folder(user, path, above))
     try:
         if what == "key":
             if stat_file(certificate).kind:  # that it is missing is reported
@@ -202,6 +201,12 @@ def _probe_file(context: ProbeContext, what: str, path: Path, certificate: Path)
     found = in_use(found, now) if what == "clients" else found
     starts, ends = max(each.starts_at for each in found) - now, min(each.expires_at for each in found) - now
     return replace(facts, starts_in=starts, expires_in=ends)
+
+
+def _closed_folder(user: SystemUser, path: Path, above: Sequence[FileInfo]) -> FileInfo | None:
+    """Return the topmost folder above a path that a user may not enter; None in somebody's home."""
+    closed = [each for each in reversed(above) if not has_access(user, each, ENTER)]
+    return closed[0] if closed and not any(map(path.is_relative_to, _HOMES)) else None
 
 
 def has_own_authority(path: Path) -> bool:
