@@ -78,9 +78,9 @@ def _drop_output() -> None:
 
 
 def _report_lost_output(error: OSError) -> NoReturn:
-    # As `terminal.report` does, without what it loads.
-    remedy = "Free some space, or write to another place."
-    sys.stderr.write(f"error: standard output: {error.strerror}\n  what to do: {remedy}\n")
+    from edge_agent.cli.terminal import report  # noqa: PLC0415 - most commands end without an error
+
+    report(f"standard output: {error.strerror}", "Free some space, or write to another place.")
     raise SystemExit(_SITE) from None
 
 
