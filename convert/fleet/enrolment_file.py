@@ -25,6 +25,8 @@
       output_token_price: 0.60
       day_cost_max: 2.00
       month_cost_max: 40.00
+      thinking_tokens_max: 2000           if it is a reasoning model
+      parameters: {reasoning_effort: low}
 
 Paths are seen from the folder of the file; `{site}` in them stands for the site's id, so that each has its own secret.
 """
@@ -37,7 +39,7 @@ from pathlib import Path
 from typing import Annotated
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
 from convert import yaml_file
 from convert.fleet.site_registry import check_site
@@ -97,6 +99,8 @@ class FleetLargeModel(_FleetSection):
     output_token_price: Decimal = Decimal(0)
     day_cost_max: Decimal = Decimal(0)
     month_cost_max: Decimal = Decimal(0)
+    thinking_tokens_max: int = Field(default=0, ge=0, le=131_072)
+    parameters: dict[str, JsonValue] = {}
 
 
 class FleetFile(_FleetSection):
@@ -143,6 +147,10 @@ def _address_problems(fleet: FleetFile) -> Iterator[tuple[str, str]]:
             yield f"{name}.url names the folder '{folder}', which every site would look for elsewhere", _ABSOLUTE
     if fleet.escalation.url and (wrong := config.api_problem(fleet.escalation.url)):
         yield f"escalation.{wrong[0]}", wrong[1]
+    try:
+        config.EscalationConfig(parameters=fleet.escalation.parameters)
+    except ValidationError as error:
+        yield f"escalation.{first_problem(error)}", "Correct it: docs/routing.md has an example."
     if fleet.tls.address:
         try:
             split_host_port(fleet.tls.address)
@@ -227,7 +235,9 @@ class _SiteFiles:
             return None
         # Python writes 0.0000001 as 1E-7, and what has more digits than money has is refused by the format.
         amounts = {name: f"{value:f}" for name, value in given if isinstance(value, Decimal)}
-        return {"url": given.url, "model": given.model, "tasks": given.tasks, **amounts, "key": self._key(given.key)}
+        names = {"url": given.url, "model": given.model, "tasks": given.tasks, "key": self._key(given.key)}
+        thinking = {"thinking_tokens_max": given.thinking_tokens_max or None, "parameters": given.parameters or None}
+        return {**names, **amounts, **thinking}
 
     def _key(self, named: str) -> str:
         key = self.text(named).strip()

@@ -154,12 +154,14 @@ class SpoolWorker:
         self.recorder = RecordBuilder(config.examples, site, redactor, config.redaction, digester, dependencies.drawn)
         self._ballast = Ballast(config.state_dir / "spool.ballast")
         shares = AuditShares(config.examples.review_share, config.examples.review_shares)
-        self.spool = Spool(
-            config.state_dir / "spool.db",
-            dependencies.monotonic,
-            lambda db: ReviewStreams(db, shares, dependencies.drawn),
-            personal_limits(config.examples),
-            dependencies.now,
+        self.spool = self._ballast.run(
+            lambda: Spool(
+                config.state_dir / "spool.db",
+                dependencies.monotonic,
+                lambda db: ReviewStreams(db, shares, dependencies.drawn),
+                personal_limits(config.examples),
+                dependencies.now,
+            )
         )
         redaction, days = config.redaction, config.examples.retention_days
         limits = AuditLimits(redaction.audit_examples_max, redaction.audit_days, days)

@@ -347,7 +347,7 @@ _UNIT_SOCKETS = "/run/edge-agent/"
 
 def _handshake_failed(target: str, details: str, tls: Tls | None) -> CallFailed | None:
     doubt = tls.doubt if tls else ""
-    found = None if _is_local(target) else explain_handshake(details, with_tls=tls is not None, doubt=doubt)
+    found = None if is_local(target) else explain_handshake(details, with_tls=tls is not None, doubt=doubt)
     if found is None:
         return None
     said, remedy = found
@@ -358,7 +358,7 @@ def _handshake_failed(target: str, details: str, tls: Tls | None) -> CallFailed 
 def _unreachable(target: str, details: str) -> CallFailed:
     message, metadata = f"no daemon answers at {target}", {"target": target, "details": details}
     path = target.removeprefix("unix:")
-    if not _is_local(target):
+    if not is_local(target):
         fault = explain_connection(details, target)
         metadata["cause"], remedy = fault.cause, fault.remedy
         message += f": {fault.meaning}" if fault.meaning else ""
@@ -385,13 +385,14 @@ def _expired(target: str, timeout_seconds: float, *, reached: bool) -> CallFaile
     """A daemon that has answered before is slow; of another machine that never has, nobody knows."""
     said, remedy = f"no answer from {target} within {timeout_seconds:g} s", "Allow more time, or send less at once."
     metadata = {"target": target, "timeout_seconds": f"{timeout_seconds:g}"}
-    if not reached and not _is_local(target):
+    if not reached and not is_local(target):
         said = f"{said}, and none before"
         remedy = f"{explain_connection('timed out', target).remedy} If the daemon is only slow, allow more time."
     return CallFailed("DEADLINE_EXCEEDED", DEADLINE_EXPIRED, said, remedy=remedy, metadata=metadata)
 
 
-def _is_local(target: str) -> bool:
+def is_local(target: str) -> bool:
+    """Tell whether an address is a socket of this machine."""
     return target.startswith(("unix:", "unix-abstract:"))
 
 

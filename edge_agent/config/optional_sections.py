@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue, field_validator
 
 from edge_agent.config import sections
 from edge_agent.config.sections import ConfigSection, Mode, Role, Seconds, TaskName
 from edge_agent.errors import ConfigInvalid
+
+CHAT_MEMBERS = frozenset(
+    {"model", "messages", "max_tokens", "max_completion_tokens", "stream", "stream_options", "response_format", "n"}
+)
+"""Members of a chat request that decide who answers what, at which price, and how the answer is read."""
+PARAMETERS_BYTES_MAX = 4096
 
 
 class EscalationConfig(ConfigSection):
@@ -53,6 +60,17 @@ class EscalationConfig(ConfigSection):
     seconds_max: Seconds = Field(default=30, description="Longest time for an answer, in seconds.")
     connect_seconds_max: Seconds = Field(default=3, description="Longest time for a connection, in seconds.")
     answer_tokens_max: int = Field(default=1024, ge=1, le=131_072, description="Longest answer, in tokens.")
+    thinking_tokens_max: int = Field(
+        default=0,
+        ge=0,
+        le=131_072,
+        description="Tokens that a reasoning model can use before its answer, in addition to those of the answer.",
+    )
+    parameters: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")], JsonValue] = Field(
+        default={},
+        max_length=32,
+        description="Further members of each request to the chat API, e.g. {reasoning_effort: low}.",
+    )
     answer_bytes_max: int = Field(
         default=2**20, ge=1024, le=2**26, description="Largest answer, including the HTTP response around it, in bytes."
     )
@@ -99,6 +117,15 @@ class EscalationConfig(ConfigSection):
         le=1,
         description="Share of each cap that deferred questions can use; the rest is for callers.",
     )
+
+    @field_validator("parameters")
+    @classmethod
+    def _only_further(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted(value.keys() & CHAT_MEMBERS):
+            raise ValueError(f"{', '.join(taken)}: the uplink sets this itself")
+        if (size := len(json.dumps(value))) > PARAMETERS_BYTES_MAX:
+            raise ValueError(f"it has {size} bytes as JSON; the limit is {PARAMETERS_BYTES_MAX}")
+        return value
 
 
 class RedactionConfig(ConfigSection):

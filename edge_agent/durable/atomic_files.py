@@ -16,13 +16,14 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, TypeVar
 
 from edge_agent.errors import DiskFull, StateDirUnwritable, StoreDamaged
 
+_Result = TypeVar("_Result")
 PARTIAL = ".partial"
 _DEVICES = Path("/dev")
 """Suffix of a file that is being written."""
@@ -41,11 +42,16 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         message = f"cannot use {path}: {error.strerror}"
-        if error.errno in _FULL:
+        if is_disk_full(error):
             raise DiskFull(message, path=path) from None
         if error.errno in _REFUSED:
             raise StateDirUnwritable(message, path=path) from None
         raise StoreDamaged(message, remedy=CHECK_DISK, path=path) from None
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Tell whether a write failed because there is no space for it."""
+    return error.errno in _FULL
 
 
 def write_durably(path: Path, content: bytes, mode: int = 0o600) -> None:
@@ -178,24 +184,44 @@ def require_free_space(path: Path) -> None:
 
 
 class Ballast:
-    """A file that reserves disk space: deleting rows on a full disk needs space for the database's log."""
+    """A file that reserves disk space: a database needs some for its log, also to be opened or to delete rows."""
 
     BYTES = 1 << 20
+    STEP = BYTES // 8
 
     def __init__(self, path: Path) -> None:
         """Name the file; `lay` makes it."""
         self._path = path
 
     def lay(self) -> None:
-        """Reserve the space if the disk has it; without it only the next full disk is harder to recover from."""
-        try:
+        """Reserve the space, or what of it the disk has; without it the next full disk is harder to recover from."""
+        with contextlib.suppress(OSError):
             fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
-                os.posix_fallocate(fd, 0, self.BYTES)
+                if self._reserve(fd):
+                    return
             finally:
                 os.close(fd)
-        except OSError:
+        self.drop()
+
+    def _reserve(self, fd: int) -> bool:
+        for size in range(self.BYTES, 0, -self.STEP):
+            with contextlib.suppress(OSError):
+                os.posix_fallocate(fd, 0, size)
+                os.ftruncate(fd, size)  # a larger one that failed may have taken all that there was
+                return True
+        return False
+
+    def run(self, work: Callable[[], _Result]) -> _Result:
+        """Do something that writes a little. If the disk is full, release the space and do it again. Raises DiskFull.
+
+        `lay` reserves it again.
+        """
+        try:
+            return work()
+        except DiskFull:
             self.drop()
+            return work()
 
     def drop(self) -> None:
         """Release the space."""

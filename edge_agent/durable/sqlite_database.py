@@ -101,7 +101,7 @@ class Database:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            translated = self._translated(getattr(error, "sqlite_errorcode", 0) & 0xFF, f"{self.path}: {error}")
+            translated = self._translated(getattr(error, "sqlite_errorcode", 0), f"{self.path}: {error}")
             if translated is None:  # a mistake of ours, such as use after close
                 raise
             raise translated from None
@@ -161,9 +161,12 @@ class Database:
             with self.errors():
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
-    def _translated(self, code: int, said: str) -> EdgeAgentError | None:
+    def _translated(self, extended: int, said: str) -> EdgeAgentError | None:
+        code = extended & 0xFF
         if code == sqlite3.SQLITE_FULL:
             return DiskFull(said, path=self.path)
+        if extended == sqlite3.SQLITE_IOERR_SHMSIZE:  # "disk I/O error": no space for the file beside the log
+            return DiskFull(f"{self.path}: the disk is full", path=self.path)
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
             return StateDirUnwritable(said, path=self.path)
         if code == sqlite3.SQLITE_BUSY:

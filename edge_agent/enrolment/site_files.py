@@ -150,7 +150,8 @@ def sections(enrolment: EnrolmentFile, places: SystemPaths) -> dict[str, Any]:
 def _escalation(large: LargeModelAccess) -> dict[str, Any]:
     names = ("input_token_price", "output_token_price", "day_cost_max", "month_cost_max")
     amounts = {name: float(getattr(large, name)) for name in names}
-    known = {"url": large.url, "model": large.model, "tasks": list(large.tasks), **amounts}
+    thinking = {"thinking_tokens_max": large.thinking_tokens_max, "parameters": large.parameters}
+    known = {"url": large.url, "model": large.model, "tasks": list(large.tasks), **amounts, **thinking}
     return {key: value for key, value in known.items() if value}
 
 

@@ -23,7 +23,7 @@ import re
 from typing import Annotated, Any, Literal
 
 import pyrage
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, JsonValue, ValidationError, model_validator
 
 from edge_agent.errors import DocumentInvalid, EnrolmentFileInvalid
 from edge_agent.formats import strict_json
@@ -123,6 +123,11 @@ class LargeModelAccess(StrictModel):
     """Cap for a day; 0 = none."""
     month_cost_max: Amount = _NOTHING
     """Cap for a month; 0 = none."""
+    thinking_tokens_max: Annotated[int, Field(ge=1, le=131_072)] | None = None
+    """What a reasoning model can use before its answer. None = nothing; the file then leaves the field out, so that
+    sites that do not know it take it too."""
+    parameters: dict[str, JsonValue] | None = None
+    """Further members of each request; None likewise."""
 
 
 class EnrolmentFile(StrictModel):

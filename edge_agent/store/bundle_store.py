@@ -32,7 +32,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import edge_agent
-from edge_agent.durable.atomic_files import Ballast, disk_errors, write_durably
+from edge_agent.durable.atomic_files import Ballast, disk_errors, is_disk_full, write_durably
 from edge_agent.durable.disk_thread import DiskThread
 from edge_agent.errors import (
     AmbiguousBundle,
@@ -126,14 +126,16 @@ class Store:
         Raises:
             StateDirUnwritable: the directory cannot be created or written.
             StateDirInUse: another process owns it; the message has its process id.
+            DiskFull: it is new, and there is no space for it.
             StoreDamaged: state.db cannot be used; the remedy says what to do.
         """
         with ExitStack() as closing:
             closing.callback(os.close, _locked(state_dir))
             blobs = BlobStore(state_dir / "blobs")
-            state = StateDatabase(state_dir / "state.db", may_create=blobs.used_bytes() == 0)
+            ballast, may_create = Ballast(state_dir / "ballast"), blobs.used_bytes() == 0
+            # Answers need no disk: a site whose disk is full starts again after a power cut.
+            state = ballast.run(lambda: StateDatabase(state_dir / "state.db", may_create))
             closing.callback(state.close)
-            ballast = Ballast(state_dir / "ballast")
             store = cls(blobs, state, limits, now, closing, ballast)
             store._collect()
             ballast.lay()
@@ -282,11 +284,7 @@ class Store:
 
     def _forget(self, forget: Callable[[], None]) -> int:
         """Delete rows and what only they named; return the bytes freed."""
-        try:
-            forget()
-        except DiskFull:
-            self._ballast.drop()
-            forget()
+        self._ballast.run(forget)
         freed = self._collect()
         self._ballast.lay()
         return freed
@@ -375,11 +373,10 @@ def _locked(state_dir: Path) -> int:
         fd = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         said = f"cannot write the state directory {state_dir}: {error.strerror}"
-        raise StateDirUnwritable(said, path=state_dir) from None
+        raise (DiskFull if is_disk_full(error) else StateDirUnwritable)(said, path=state_dir) from None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        _write_process_id(fd)
     except BlockingIOError:
         holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
         os.close(fd)
@@ -390,6 +387,16 @@ def _locked(state_dir: Path) -> int:
         said = f"cannot lock the state directory {state_dir}: {error.strerror}"
         raise StateDirUnwritable(said, path=state_dir) from None
     return fd
+
+
+def _write_process_id(fd: int) -> None:
+    """Say in the lock file who holds it; on a full disk nobody is named. Raises OSError."""
+    try:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
 
 
 def _check_files(manifest: Manifest, members: dict[str, BundleMember], limits: StoreLimits) -> None:

@@ -390,6 +390,11 @@ def test_background_work_has_an_owner():
     require_none(gone, "BACKGROUND names a module that is not there.")
 
 
+def test_the_working_directory_is_no_place_for_modules():
+    """A program that starts another one imports nothing from where it stands, such as a bundle's folder."""
+    require_none(habits.borrowed_modules(SHIPPED), "Write -P before -m.")
+
+
 @pytest.mark.slow
 def test_tests_do_not_sleep():
     """No test waits by sleeping."""

@@ -17,6 +17,7 @@ import pytest
 
 from edge_agent import certificate_authority
 from edge_agent.client import AdminClient, CallFailed, Tls
+from tests.support.counted_network import why_not
 from tests.support.daemon import RunningDaemon
 from tests.support.fake_daemon import FakeDaemon
 from tests.support.free_ports import free_port
@@ -132,6 +133,43 @@ def test_a_daemon_far_away_is_reached() -> None:
         AdminClient(line.address) as client,
     ):
         assert client.status(timeout_seconds=60).serving
+
+
+FORGETFUL = """
+import subprocess, time
+from edge_agent.client import CallFailed, Client
+from tests.support.fake_daemon import FakeDaemon
+
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+with FakeDaemon("127.0.0.1:0") as daemon, Client(daemon.targets[0]) as client:
+    client.classify("pos-intent", ["x"])
+    listed = subprocess.run(["ss", "-tnH", "state", "established"], capture_output=True, text=True, check=True).stdout
+    ports = {place.rpartition(":")[2] for line in listed.splitlines() for place in line.split()[-2:]}
+    (port,) = ports - {daemon.targets[0].rpartition(":")[2]}
+    rules = ("type filter hook input priority 0;", f"tcp sport {port} drop", f"tcp dport {port} drop")
+    table = "\\n".join(["table inet firewall {", "chain in {", *rules, "}", "}", ""])
+    subprocess.run(["nft", "-f", "-"], input=table, text=True, check=True)
+    until, reasons = time.monotonic() + 180, set()
+    while time.monotonic() < until:
+        try:
+            client.classify("pos-intent", ["x"], timeout_seconds=2)
+        except CallFailed as failed:
+            reasons.add(failed.reason)
+        else:
+            print("answered after", *sorted(reasons))
+            break
+"""
+
+
+@pytest.mark.slow
+def test_a_connection_that_a_firewall_has_forgotten_is_made_again() -> None:
+    """What is sent on it gets no answer any more: the client gives it up, and its calls are answered on a new one."""
+    if why := why_not():
+        pytest.skip(why)
+    done = subprocess.run(
+        ["unshare", "--net", sys.executable, "-c", FORGETFUL], capture_output=True, text=True, check=False
+    )
+    assert (0, True) == (done.returncode, done.stdout.startswith("answered after DEADLINE_EXPIRED")), done.stderr
 
 
 @pytest.mark.slow

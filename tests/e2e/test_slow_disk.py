@@ -17,6 +17,7 @@ from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync
 from tests.support.free_ports import free_port
+from tests.support.mounts import tmpfs
 from tests.support.scraped import scrape
 
 IMPATIENT_SECONDS, SCRAPER_SECONDS = 0.3, 0.1
@@ -104,3 +105,20 @@ def test_doctor_names_the_disk_and_advises_no_kill(daemon):
     assert ["fault"] == [each["verdict"] for each in faults]
     assert ["ok"] == [each["verdict"] for each in found if each["check"] == "daemon"]
     assert [] == [each["check"] for each in found if "kill" in each["command"]]
+
+
+@pytest.mark.slow
+def test_a_daemon_whose_disk_is_full_starts_again(tmp_path: Path) -> None:
+    """Not a byte is free when it starts: it answers, also a task whose answers are kept."""
+    with tmpfs(tmp_path / "disk", "size=8m") as disk:
+        daemon = RunningDaemon(tmp_path, examples={"collect": {"till": "local"}})
+        daemon.state_dir = disk / "state"
+        with daemon:
+            daemon.install(echo_bundle(tmp_path / "a", "till", "classify", ("refund", "price")))
+        with (disk / "filler").open("ab", buffering=0) as filler, contextlib.suppress(OSError):
+            while filler.write(bytes(4096)):
+                pass
+        with daemon, daemon.client() as client:
+            eventually_sync(lambda: client.serving("till"))
+            (answer,) = client.classify("till", ["hello"])
+        assert isinstance(answer, Classification)

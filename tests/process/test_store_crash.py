@@ -179,13 +179,13 @@ def test_a_kill_while_an_older_database_is_taken_over_loses_nothing(tmp_path: Pa
 
 @needs_strace
 @pytest.mark.release
-@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
-def test_a_failing_disk_ends_in_an_error_and_in_the_old_or_the_new_release(site: Site, error: str) -> None:
-    """Each write and each sync fails once. Only the checkpoint after the last commit may fail unnoticed."""
+@pytest.mark.parametrize(("error", "named"), [("EIO", "STATE_DIR_UNWRITABLE"), ("ENOSPC", "DISK_FULL")])
+def test_a_failing_disk_ends_in_an_error_and_in_the_old_or_the_new_release(site: Site, error: str, named: str) -> None:
+    """Each write and each sync fails once. Only the checkpoint after the last commit may fail unnoticed, and what the
+    ballast has room for."""
     every = [point for point in site.points(site.fresh()) if point[0] in WRITING]
     reasons = error_sweep(site, every, error)
-    assert {"", "STATE_DIR_UNWRITABLE", "STORE_DAMAGED"} == reasons.keys() - {"DISK_FULL"}
-    assert (error == "ENOSPC") == ("DISK_FULL" in reasons)
+    assert {"", "STORE_DAMAGED", named} == reasons.keys()
     assert reasons[""] < len(every) / 2
 
 

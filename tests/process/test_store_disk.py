@@ -100,14 +100,58 @@ def disk_of_blocks(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
+def fill(disk: Path) -> None:
+    """Take what is left of a disk."""
+    with (disk / "filler").open("ab", buffering=0) as filler, pytest.raises(OSError, match="No space left"):
+        filler.writelines(itertools.repeat(b"\0" * 4096))
+
+
 def test_a_full_disk_does_not_keep_bundles_from_being_removed(disk_of_blocks: Path, tmp_path: Path) -> None:
     """Not a byte is free, and removing still works: the ballast gives the room that the database's log needs."""
     store = Store.open(disk_of_blocks / "state", LIMITS)
     installed, _ = store.install(bundle(tmp_path / "b", weights=b"w" * 2**20), allow_unsigned=True)
     store.set_active(installed.digest)
-    with (disk_of_blocks / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError, match="No space left"):
-        filler.writelines(itertools.repeat(b"\0" * 4096))
+    fill(disk_of_blocks)
     assert store.remove_task(installed.manifest.task.name) >= 2**20
     assert {} == store.active()
     assert (disk_of_blocks / "state" / "ballast").stat().st_size > 0
     store.close()
+
+
+def test_a_store_on_a_full_disk_is_opened_again(disk_of_blocks: Path, tmp_path: Path) -> None:
+    """Not a byte is free after a stop: what was active is, again and again, and a bundle can be removed."""
+    store = Store.open(disk_of_blocks / "state", LIMITS)
+    installed, _ = store.install(bundle(tmp_path / "b", weights=b"w" * 2**20), allow_unsigned=True)
+    store.set_active(installed.digest)
+    store.close()
+    for _ in range(2):
+        fill(disk_of_blocks)
+        store = Store.open(disk_of_blocks / "state", LIMITS)
+        assert [installed.digest] == [each.digest for each in store.active().values()]
+        store.close()
+    fill(disk_of_blocks)
+    store = Store.open(disk_of_blocks / "state", LIMITS)
+    fill(disk_of_blocks)
+    assert store.remove_task(installed.manifest.task.name) >= 2**20
+    store.close()
+
+
+def test_a_full_disk_is_named_and_not_taken_for_a_damaged_one(disk_of_blocks: Path) -> None:
+    """There is no ballast, or not even a state directory: the error says that the disk is full."""
+    Store.open(disk_of_blocks / "state", LIMITS).close()
+    (disk_of_blocks / "state" / "ballast").unlink()
+    fill(disk_of_blocks)
+    for state_dir in (disk_of_blocks / "state", disk_of_blocks / "new"):
+        with pytest.raises(DiskFull, match=r"full|No space left"):
+            Store.open(state_dir, LIMITS)
+
+
+def test_a_disk_without_a_file_to_give_is_full(small_disk: Path) -> None:
+    """It is no lack of rights, either."""
+    for number in itertools.count():
+        try:
+            (small_disk / str(number)).touch()
+        except OSError:
+            break
+    with pytest.raises(DiskFull, match="cannot write the state directory"):
+        Store.open(small_disk / "state", LIMITS)

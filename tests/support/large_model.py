@@ -17,6 +17,38 @@ from types import TracebackType
 from typing import Any, Self
 
 KEY = "sk-oracle"
+
+
+def _openai(message: str, param: str | None = None) -> tuple[int, dict[str, Any]]:
+    return 400, {"error": {"message": message, "type": "invalid_request_error", "param": param, "code": None}}
+
+
+REFUSALS: dict[str, tuple[int, dict[str, Any]]] = {
+    "max_tokens": _openai(
+        "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+        "max_tokens",
+    ),
+    "temperature": _openai(
+        "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) value is supported.",
+        "temperature",
+    ),
+    "stream_options": (
+        422,
+        {
+            "detail": [
+                {"type": "extra_forbidden", "loc": ["body", "stream_options"], "msg": "Extra inputs are not allowed"}
+            ]
+        },
+    ),
+    "strict": _openai(
+        "Invalid schema for response_format 'answer': In context=(), 'required' has to include every key.",
+        "response_format",
+    ),
+    "response_format": _openai("This response_format type is unavailable now"),
+    "reasoning_effort": _openai("Unrecognized request argument supplied: reasoning_effort"),
+    "messages": _openai("max_tokens max_completion_tokens temperature stream_options response_format"),
+}
+"""What servers answer to a member of a request that they do not take: OpenAI's reasoning models, FastAPI, DeepSeek."""
 CHARACTERS_PER_TOKEN = 4
 """About as many as large models make of English."""
 TEN_MEGABYTES = 10 * 1000 * 1000
@@ -35,6 +67,12 @@ class LargeModel:
         self.listing = "well"
         self.typed = b""
         """The body of its answer to typed questions."""
+        self.refuses: tuple[str, ...] = ()
+        """Members of a request that it does not take, among REFUSALS; the first one is named."""
+        self.thoughts = ""
+        """What it writes before its answer; each piece counts as a token."""
+        self.piece_characters = 3
+        """Of a piece of its answer."""
         self.repairs = True
         """When asked again after a bad answer, give a good one."""
         self.retry_after = "0"
@@ -94,6 +132,11 @@ class LargeModel:
         self._thread.join()
 
 
+def _is_strict(body: dict[str, Any]) -> bool:
+    """Tell whether an answer has to keep to a schema."""
+    return bool(body.get("response_format", {}).get("json_schema", {}).get("strict"))
+
+
 class _Quiet(ThreadingHTTPServer):
     """Says nothing of connections that those who ask have cut: that is what many tests are about."""
 
@@ -119,6 +162,10 @@ class _Handler(BaseHTTPRequestHandler):
         if self._refused():
             self._plain(401, {})
             return
+        for member in self.owner.refuses:
+            if member in body or (member == "strict" and _is_strict(body)):
+                self._plain(*REFUSALS[member])
+                return
         self.owner.asked.append(body)
         self.owner.pause(self.owner.seconds)
         if not self._odd(self.owner.way):
@@ -160,7 +207,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Connection", "close")
         self.end_headers()
         self.close_connection = True
-        pieces = [said[at : at + 3] for at in range(0, len(said), 3)]
+        said = self.owner.thoughts + said
+        size = self.owner.piece_characters
+        pieces = [said[at : at + size] for at in range(0, len(said), size)]
+        limit = body.get("max_completion_tokens", body.get("max_tokens", len(pieces)))
+        if len(pieces) > limit:
+            pieces, way = pieces[:limit], "limited"
         if way in ("truncated", "stall", "cut"):
             pieces = pieces[: max(1, len(pieces) // 2)]
         for piece in pieces:
@@ -171,7 +223,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.owner.pause(60)
         if way == "cut":
             return
-        self._event(body, {}, "length" if way == "truncated" else "stop")
+        self._event(body, {}, "length" if way in ("truncated", "limited") else "stop")
         asked = sum(len(turn["content"]) for turn in body["messages"]) // CHARACTERS_PER_TOKEN
         usage = {"prompt_tokens": asked, "completion_tokens": len(pieces), "total_tokens": asked + len(pieces)}
         self.owner.tokens += usage["total_tokens"]

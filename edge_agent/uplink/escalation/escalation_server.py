@@ -209,6 +209,7 @@ def parse_question(request: pb.AskRequest, config: EscalationConfig) -> Escalati
     except (ValueError, RecursionError):
         raise InvalidRequest("answer_schema is not JSON") from None
     tokens = min(request.output_tokens_max or config.answer_tokens_max, config.answer_tokens_max)
+    tokens += config.thinking_tokens_max
     turns = tuple((turn.role, turn.text) for turn in request.turns)
     typed = () if config.protocol == "chat" else _typed_questions(request)
     return EscalationQuestion(turns, schema, tokens, request.background, request.task, typed, request.input)

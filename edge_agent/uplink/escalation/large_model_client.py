@@ -1,5 +1,9 @@
 """One question to a server: by OpenAI's chat API, a stream of text, or by an API for decisions, probabilities.
 
+Servers and models of the chat API refuse different members of a request: reasoning models `max_tokens` and
+`temperature`, others `stream_options` or a JSON schema. A request that is refused for such a member is written without
+it and sent again, which costs nothing; what was accepted is remembered for the model and the task (`RequestForm`).
+
 Everything that comes back is hostile until it was looked at elsewhere: here it is bounded, in bytes and in time. No
 redirect is followed, and nothing is asked twice by the library. Of the server's own words none leaves but the status.
 """
@@ -8,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
 
 import httpx2 as httpx
 import openai
+import structlog
 
 from edge_agent.config import EscalationConfig
 from edge_agent.errors import (
@@ -26,12 +31,18 @@ from edge_agent.errors import (
 from edge_agent.uplink.escalation import decision_protocols
 from edge_agent.uplink.escalation.decision_protocols import TypedAnswer, TypedQuestion
 
+log = structlog.get_logger("edge_agent.uplink")
+
 BYTES_PER_TOKEN = 2
 """How many bytes of text a token has at least, for reserving its price before the server counts."""
 _ENDPOINT = "Check 'url' and 'model' under 'escalation' in agent.yaml, and the server; it is retried automatically."
 _UNFIT = (
-    "Other questions are still asked. If this message stays, check that the server accepts inputs of this length, JSON "
-    "schemas, and the model that 'model' or 'task_models' under 'escalation' in agent.yaml names."
+    "Other questions are still asked. If this message stays, check that the server accepts inputs of this length, and "
+    "the model and the parameters that 'model', 'task_models' and 'parameters' under 'escalation' in agent.yaml name."
+)
+_SPENT = (
+    "If the model thinks before it answers, set 'thinking_tokens_max' under 'escalation' in agent.yaml, or let it think"
+    " less, e.g. with 'parameters: {reasoning_effort: low}'."
 )
 _UNPACKED = {"Accept-Encoding": "identity"}
 """A packed answer of a few bytes may be a large one: none is asked for, and none is read."""
@@ -41,6 +52,17 @@ _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.Un
 _NOT_FOUND = 404
 _MISSING = (_NOT_FOUND, 405, 410, 415)
 _UNSUITABLE = (400, 413, 422)
+_REFUSED = (*_UNSUITABLE, 500)
+"""Statuses of a request whose form is refused: some servers fail while they read it."""
+_FORMAT_WORDS = ("response_format", "response format", "json_schema")
+_LOOSER: dict[str, Literal["schema", "object", "none"]] = {"strict": "schema", "schema": "object", "object": "none"}
+_REFUSAL_CHARACTERS = 4000
+"""Of a server's words, in which the name of a member is looked for."""
+_IDLE_SECONDS_MAX = 4.0
+"""Of a connection that is used again. Many servers close one after 5 s; a question on its way then would be lost."""
+_THOUGHT = "<think>", "</think>"
+_BLANKS_MAX = 100
+"""Characters after which white space at the beginning belongs to the answer."""
 
 
 @dataclass(frozen=True)
@@ -96,13 +118,39 @@ class ConnectionLost(UpstreamUnreachable):
     """The connection broke when the question was on its way: it may have been answered, and paid for."""
 
 
+@dataclass(frozen=True)
+class RequestForm:
+    """How a chat request is written; at first with all that makes the answer certain, cheap and countable."""
+
+    limit: str = "max_tokens"
+    """The member that limits the answer. Reasoning models only know the newer name."""
+    format: Literal["strict", "schema", "object", "none"] = "strict"
+    """What holds the answer to its schema: OpenAI takes only a part of JSON Schema with `strict`, and others know only
+    JSON objects, or nothing. The schema stands in the question, too, and every answer is checked."""
+    without: frozenset[str] = frozenset()
+    """Members that are left out."""
+
+    def adapted(self, refusal: str) -> RequestForm | None:
+        """Return the form that takes a server's refusal into account; None = it names nothing that can be changed."""
+        if self.limit in refusal and "max_completion_tokens" in refusal and self.limit != "max_completion_tokens":
+            return replace(self, limit="max_completion_tokens")
+        for member in ("temperature", "stream_options"):
+            if member in refusal and member not in self.without:
+                return replace(self, without=self.without | {member})
+        if self.format != "none" and any(word in refusal for word in _FORMAT_WORDS):
+            return replace(self, format=_LOOSER[self.format])
+        return None
+
+
 class LargeModelClient:
     """One endpoint."""
 
     def __init__(self, config: EscalationConfig, key: str) -> None:
         """Prepare; nothing is asked yet."""
         self._config = config
-        limits = httpx.Limits(max_connections=config.calls_max + 2)
+        self._forms: dict[tuple[str, str], RequestForm] = {}
+        """What was accepted, by model and task: as many as the tasks of the configuration."""
+        limits = httpx.Limits(max_connections=config.calls_max + 2, keepalive_expiry=_IDLE_SECONDS_MAX)
         timeout = httpx.Timeout(config.seconds_max, connect=config.connect_seconds_max)
         transport = _BoundedTransport(config.answer_bytes_max, limits)
         http = httpx.AsyncClient(
@@ -141,14 +189,31 @@ class LargeModelClient:
         if question.questions and self._config.protocol != "chat":
             yield self._typed_answers(question, self._config.protocol)
             return
+        stream = await self._stream(question)
         try:
-            stream = await self._client.chat.completions.create(**self._request(question))
-        except _FAILURES as error:
-            raise self._said(error, question.task) from None
-        try:
-            yield self._pieces(cast(Any, stream), question)
+            yield self._pieces(stream, question)
         finally:
-            await cast(Any, stream).close()
+            await stream.close()
+
+    async def _stream(self, question: EscalationQuestion) -> Any:
+        """Send a question, in the form that the server accepts, and return the stream of its answer."""
+        key = self._model(question), question.task
+        known = form = self._forms.get(key, RequestForm())
+        while True:
+            try:
+                stream = await self._client.chat.completions.create(**self._request(question, form))
+            except _FAILURES as error:
+                changed = form.adapted(_refusal(error))
+                if changed is None:
+                    raise self._said(error, question.task) from None
+                form = changed
+            else:
+                break
+        if form != known:
+            self._forms[key] = form
+            written = {"limit": form.limit, "format": form.format, "without": sorted(form.without)}
+            log.info("large_model_request_adapted", model=key[0], task=key[1], **written)
+        return stream
 
     async def _typed_answers(
         self, question: EscalationQuestion, protocol: decision_protocols.DecisionProtocol
@@ -169,19 +234,22 @@ class LargeModelClient:
     def _model(self, question: EscalationQuestion) -> str:
         return self._config.task_models.get(question.task, self._config.model)
 
-    def _request(self, question: EscalationQuestion) -> Any:
+    def _request(self, question: EscalationQuestion, form: RequestForm) -> Any:
         plain: dict[str, Any] = {
             "model": self._model(question),
             "messages": [{"role": role, "content": text} for role, text in question.turns],
             "temperature": 0.0,
-            "max_tokens": question.output_tokens_max,
+            form.limit: question.output_tokens_max,
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        if question.schema is not None:
-            format_ = {"name": "answer", "strict": True, "schema": question.schema}
+        if question.schema is not None and form.format == "object":
+            plain["response_format"] = {"type": "json_object"}
+        elif question.schema is not None and form.format != "none":
+            format_ = {"name": "answer", "strict": form.format == "strict", "schema": question.schema}
             plain["response_format"] = {"type": "json_schema", "json_schema": format_}
-        return plain
+        kept = {name: value for name, value in plain.items() if name not in form.without}
+        return kept | {"extra_body": self._config.parameters}
 
     async def _pieces(self, stream: Any, question: EscalationQuestion) -> AsyncIterator[AnswerEvent]:
         heard = _AnswerStream(self._model(question))
@@ -193,6 +261,13 @@ class LargeModelClient:
             raise self._said(error) from None
         if heard.finish is None:
             raise self._broken("it stops in the middle")
+        if heard.finish == "length" and not heard.is_answering:
+            said = (
+                f"the large model at {self._config.url} used its {question.output_tokens_max} tokens before it answered"
+            )
+            raise UpstreamFailed(said, remedy=_SPENT)
+        if heard.rest and not heard.rest.startswith(_THOUGHT[0]):
+            yield heard.rest
         counted = heard.usage or _EstimatedUsage(question.input_tokens_max, heard.bytes // BYTES_PER_TOKEN)
         tokens = _count(counted.prompt_tokens), _count(counted.completion_tokens)
         yield AnswerEnd(str(heard.model)[:200], *tokens, complete=heard.finish == "stop")
@@ -235,6 +310,13 @@ class LargeModelClient:
         return UpstreamFailed(f"the large model at {self._config.url} gave no whole answer: {how}", remedy=_ENDPOINT)
 
 
+def _refusal(error: Exception) -> str:
+    """Return the words with which a server has refused a question for its form; empty = it failed otherwise."""
+    if not isinstance(error, openai.APIStatusError) or error.status_code not in _REFUSED:
+        return ""
+    return str(error.body)[:_REFUSAL_CHARACTERS]
+
+
 @dataclass
 class _AnswerStream:
     """What has come of one answer."""
@@ -243,6 +325,12 @@ class _AnswerStream:
     bytes: int = 0
     usage: Any = None
     finish: str | None = None
+    rest: str = ""
+    """Text that may still belong to thoughts before the answer: some servers write them into it."""
+    has_thought: str = ""
+    """The mark at the end of such thoughts; empty until it has come."""
+    is_answering: bool = False
+    """The answer itself has begun."""
 
     def take(self, chunk: Any) -> str:
         """Take a piece as the library read it; return its text."""
@@ -253,7 +341,24 @@ class _AnswerStream:
         self.finish = choice.finish_reason or self.finish
         text = (choice.delta.content if choice.delta else None) or ""
         self.bytes += len(text.encode())
-        return str(text)
+        return str(text) if self.is_answering else self._without_thoughts(str(text))
+
+    def _without_thoughts(self, text: str) -> str:
+        """Return what is certainly of the answer, and keep what may not be."""
+        begin, end = _THOUGHT
+        held = self.rest + text
+        seen = held.lstrip()
+        if not self.has_thought and seen.startswith(begin):
+            _, self.has_thought, held = seen.partition(end)
+            if not self.has_thought:  # only what may be a part of the mark is kept
+                self.rest = begin + seen[len(begin) :][-len(end) :]
+                return ""
+        elif not self.has_thought and begin.startswith(seen[: len(begin)]) and len(held) < _BLANKS_MAX:
+            self.rest = held
+            return ""
+        held = held.lstrip() if self.has_thought else held
+        self.rest, self.is_answering = "", bool(held)
+        return held
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ log = structlog.get_logger("edge_agent.uplink")
 REMEMBERED, REMEMBERED_SECONDS = 64, 300.0
 """Answers that the usual time is taken from: a server that was slow gets another chance when these are forgotten."""
 USUAL_TOKENS = (1000, 200)
-"""Of a question and its answer, for telling whether the caps leave room for one more."""
+"""Of a question and its answer without thinking, for telling whether the caps leave room for one more."""
 TICK_SECONDS = 1.0
 CUT_OFF_FACTOR = 2.0
 """What was cut off is taken to last so many times as long as it was waited for."""
@@ -106,6 +106,7 @@ class EscalationBroker:
     def __init__(self, config: EscalationConfig, model: LargeModelClient, ledger: SpendLedger) -> None:
         """Begin; whether anybody is there is not known before `run` has tried."""
         self._config, self._model, self.ledger = config, model, ledger
+        self._usual_tokens = USUAL_TOKENS[0], USUAL_TOKENS[1] + config.thinking_tokens_max
         self._books = ThreadPoolExecutor(1, thread_name_prefix="spend-ledger")
         self._hard = Backoff(config.retry_seconds_first, config.retry_seconds_max, failures_max=1)
         self._soft = Backoff(config.retry_seconds_first, config.retry_seconds_max, SOFT_FAILURES_MAX)
@@ -123,9 +124,9 @@ class EscalationBroker:
         patience = isinstance(self._problem, LargeModelBusy)  # it is there, and takes nothing for a while
         return TeacherStatus(
             online=patience or self._online,
-            affordable=self.ledger.affords_once_settled(*USUAL_TOKENS),
-            free=not patience and self._has_place and self.ledger.affords(*USUAL_TOKENS),
-            spare=self._spare(USUAL_TOKENS),
+            affordable=self.ledger.affords_once_settled(*self._usual_tokens),
+            free=not patience and self._has_place and self.ledger.affords(*self._usual_tokens),
+            spare=self._spare(self._usual_tokens),
             usual_ms=1000 * statistics.median(seconds) if seconds else 0.0,
             problem=self._problem,
         )

@@ -145,6 +145,14 @@ def test_a_large_model_comes_with_its_key(box: Box):
     assert 0o600 == stat.S_IMODE(path.stat().st_mode)
 
 
+def test_a_reasoning_model_comes_with_its_room(box: Box):
+    """What it may think, and the further members of its requests."""
+    thinking = {"thinking_tokens_max": 2000, "parameters": {"reasoning_effort": "low", "metadata": {"site": 12}}}
+    assert 0 == box.enrol(box.enrolment(escalation=LARGE_MODEL | thinking), "--yes").exit_code
+    found = config.load(box.agent_yaml(), environ={}).escalation
+    assert thinking == {name: getattr(found, name) for name in thinking}
+
+
 def test_the_uplink_reads_the_key_that_systemd_hands_over(box: Box, tmp_path: Path):
     """Decrypted where it was encrypted: the credential holds the key alone, under the name that the uplink asks for."""
     box.enrol(box.enrolment(escalation=LARGE_MODEL), "--yes")

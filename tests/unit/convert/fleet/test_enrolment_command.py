@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 from pathlib import Path
 
@@ -104,6 +105,26 @@ def test_a_large_model_goes_into_the_enrolment_with_each_sites_key(office: Offic
     prices = (large.input_token_price, large.output_token_price)
     assert ("sk-twelve", ("0.15", "0.6"), "2", "0") == (large.key, prices, large.day_cost_max, large.month_cost_max)
     assert ("https://models.example/v1", "large-1", ("pos-intent",)) == (large.url, large.model, large.tasks)
+
+
+def test_a_reasoning_model_goes_into_the_enrolment_with_its_room(office: Office):
+    """Room and members are left out where there are none, so that sites of before take the file."""
+    named = {"url": "https://models.example/v1", "model": "large-1", "tasks": ["pos-intent"]}
+    office.say(escalation={**named, "thinking_tokens_max": 2000, "parameters": {"reasoning_effort": "low"}})
+    assert 0 == office.make("shop-12").exit_code
+    large = office.enrolment()[0].escalation
+    assert (2000, {"reasoning_effort": "low"}) == (large.thinking_tokens_max, large.parameters)
+    office.say(escalation=named)
+    assert 0 == office.make("shop-12", "--force").exit_code
+    body = json.loads((office.folder / "kits" / "shop-12.kit").read_bytes())["body"]
+    assert not {"thinking_tokens_max", "parameters"} & body["escalation"].keys()
+
+
+def test_members_that_the_site_would_refuse_are_refused(office: Office):
+    """By then the enrolment file is far away."""
+    office.say(escalation={"url": "https://m/v1", "model": "m", "parameters": {"max_tokens": 5}})
+    done = office.make("shop-12")
+    assert (2, True) == (done.exit_code, "max_tokens: the uplink sets this itself" in " ".join(done.output.split()))
 
 
 def test_a_fleet_without_a_large_model_makes_enrolments_without_one(office: Office):

@@ -1,0 +1,170 @@
+"""One question to servers that take different requests, over real HTTP."""
+
+import contextlib
+
+import pytest
+
+from edge_agent.config import EscalationConfig
+from edge_agent.errors import UpstreamFailed
+from edge_agent.uplink.escalation.escalation_server import parse_question
+from edge_agent.uplink.escalation.large_model_client import (
+    AnswerEnd,
+    EscalationQuestion,
+    LargeModelClient,
+    QuestionRefused,
+)
+from edge_agent.v1 import escalation_pb2 as pb
+from tests.support.large_model import KEY, LargeModel
+
+SCHEMA = {"type": "object", "properties": {"label": {"type": "string"}}, "required": ["label"]}
+QUESTION = EscalationQuestion((("user", "hi, how are you today?"),), SCHEMA, 100, task="greeting")
+ADAPTABLE = ("max_tokens", "temperature", "stream_options", "strict", "response_format")
+
+
+@pytest.fixture
+def oracle():
+    with LargeModel(lambda _: "hello there") as server:
+        yield server
+
+
+@contextlib.asynccontextmanager
+async def client_of(oracle, **settings):
+    """Open a client of the server."""
+    client = LargeModelClient(EscalationConfig(url=oracle.url, model="m", tasks=("greeting",), **settings), KEY)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def ask(client, question=QUESTION):
+    """Return the text of an answer, and its end."""
+    async with client.answering(question) as events:
+        *texts, end = [event async for event in events]
+    assert isinstance(end, AnswerEnd)
+    return "".join(texts), end
+
+
+@pytest.mark.parametrize("refused", [*[(each,) for each in ADAPTABLE], ADAPTABLE[::-1]])
+async def test_a_request_is_written_as_the_server_takes_it(oracle, refused):
+    """A member that a server refuses by name is written otherwise or left out; only the first question takes longer."""
+    oracle.refuses = refused
+    async with client_of(oracle) as client:
+        said, end = await ask(client)
+        tries = len(oracle.received)
+        assert ("hello there" in said, end.complete) == (True, True)
+        await ask(client)
+    assert tries + 1 == len(oracle.received)
+    assert oracle.asked[0] == oracle.asked[1]
+    assert ("response_format" in oracle.asked[0]) is ("response_format" not in refused)
+    (limit,) = oracle.asked[0].keys() & {"max_tokens", "max_completion_tokens"}
+    assert ("max_completion_tokens" if "max_tokens" in refused else "max_tokens", 100) == (
+        limit,
+        oracle.asked[0][limit],
+    )
+    assert not oracle.asked[0].keys() & {*refused}
+
+
+async def test_what_a_model_refuses_is_remembered_for_the_task_alone(oracle):
+    """OpenAI takes a schema or not by what is in it: another task has another one."""
+    oracle.refuses = ("response_format",)
+    async with client_of(oracle) as client:
+        await ask(client)
+        oracle.refuses = ()
+        await ask(client)
+        await ask(client, EscalationQuestion(QUESTION.turns, SCHEMA, 100, task="other"))
+    assert [False, False, True] == ["response_format" in each for each in oracle.asked]
+
+
+async def test_a_refusal_of_what_the_site_wants_is_final(oracle):
+    """Neither a member of 'parameters' nor a question that the server takes in no form is sent again."""
+    oracle.refuses = ("reasoning_effort",)
+    async with client_of(oracle, parameters={"reasoning_effort": "low"}) as client:
+        with pytest.raises(QuestionRefused) as caught:
+            await ask(client)
+        assert "'parameters'" in caught.value.remedy
+        assert 1 == len(oracle.received)
+        oracle.refuses, oracle.way = (), "400"
+        with pytest.raises(QuestionRefused):
+            await ask(client)
+    assert 2 == len(oracle.received)
+
+
+async def test_a_server_that_refuses_everything_is_asked_a_few_times(oracle):
+    """Each member is given up once: whatever the server says, the question ends."""
+    oracle.refuses = ("messages",)
+    async with client_of(oracle) as client:
+        with pytest.raises(QuestionRefused):
+            await ask(client)
+    assert 7 == len(oracle.received)
+
+
+async def test_parameters_of_the_site_are_sent(oracle):
+    """What the site wants further stands in each request, also nested, and the rest is as ever."""
+    further = {"reasoning_effort": "low", "chat_template_kwargs": {"enable_thinking": False}, "temperature": 1.0}
+    async with client_of(oracle, parameters=further) as client:
+        await ask(client)
+    assert further.items() <= oracle.asked[0].items()
+    assert "m" == oracle.asked[0]["model"]
+
+
+@pytest.mark.parametrize(
+    ("thoughts", "answer"),
+    [
+        ("<think>Could be {x}. Hm.</think>\n\n", '{"label": "hello there"}'),
+        ("\n<think></think>", '{"label": "hello there"}'),
+        ("  <thinking is fun> ", '  <thinking is fun> {"label": "hello there"}'),
+        ("", '{"label": "hello there"}'),
+        ("    ", '    {"label": "hello there"}'),
+    ],
+)
+async def test_thoughts_before_an_answer_are_not_the_answer(oracle, thoughts, answer):
+    """Some servers write what a model thinks into its answer; anything else at its beginning belongs to it."""
+    oracle.thoughts = thoughts
+    async with client_of(oracle) as client:
+        assert answer == (await ask(client))[0]
+
+
+async def test_an_answer_that_ends_in_thoughts_is_empty(oracle):
+    """A model that never stops thinking has answered nothing."""
+    oracle.thoughts = "<think>" + "and then " * 9
+    async with client_of(oracle) as client:
+        said, end = await ask(client)
+    assert ("", True) == (said, end.complete)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 30])
+async def test_a_model_that_thinks_until_its_limit_is_told_so(oracle, tokens):
+    """The remedy names the settings that give it room, or let it think less."""
+    oracle.thoughts = "<think>" + "and then " * 99
+    async with client_of(oracle) as client:
+        with pytest.raises(UpstreamFailed, match=f"used its {tokens} tokens before it answered") as caught:
+            await ask(client, EscalationQuestion(QUESTION.turns, SCHEMA, tokens, task="greeting"))
+    assert "'thinking_tokens_max'" in caught.value.remedy
+    assert "'parameters: {reasoning_effort: low}'" in caught.value.remedy
+
+
+@pytest.mark.parametrize(("wanted", "sent"), [(64, 2064), (0, 3024), (5000, 3024)])
+def test_thinking_has_room_beside_the_answer(wanted, sent):
+    """What a model may think is added to what it may answer, so that the price of both is set aside."""
+    request = pb.AskRequest(task="greeting", turns=[pb.Turn(role="user", text="hi")], output_tokens_max=wanted)
+    assert sent == parse_question(request, EscalationConfig(thinking_tokens_max=2000)).output_tokens_max
+
+
+def test_settings_that_the_uplink_makes_itself_are_refused():
+    """Who decides what is sent to whom, and at which price, is the section, not a member of a request."""
+    for name in ("model", "messages", "max_tokens", "stream", "n"):
+        with pytest.raises(ValueError, match=f"{name}: the uplink sets this itself"):
+            EscalationConfig(parameters={name: 1})
+    with pytest.raises(ValueError, match="the limit is 4096"):
+        EscalationConfig(parameters={"metadata": {"note": "x" * 4096}})
+    assert {} == EscalationConfig().parameters
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 7, 8, 100])
+async def test_pieces_of_any_size_give_the_same_answer(oracle, size):
+    """Where a piece ends decides nothing."""
+    oracle.thoughts, oracle.piece_characters = " <think>a < b </thin k></think>\n ", size
+    oracle.answer = lambda _: '{"label": "<think>"}'
+    async with client_of(oracle) as client:
+        assert '{"label": "<think>"}' == (await ask(client))[0]
