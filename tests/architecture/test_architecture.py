@@ -163,6 +163,7 @@ ENTRIES = {
 LATE_IMPORTS: dict[str, str] = {
     "convert.package.bundle_assembly": "only a prompt with 'chat: true' loads what reads a model file",
     "edge_agent.cli": "help needs nothing that a command leads to",
+    "edge_agent.cli.command_group": "the screen libraries are loaded only when there is an error to print",
     "edge_agent.cli.config": "the configuration is shown without what writes units",
     "edge_agent.cli.doctor": "only a support bundle loads the rules of redaction",
     "edge_agent.cli.exits": "the screen libraries are loaded only when there is an error to print",
