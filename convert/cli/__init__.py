@@ -28,7 +28,7 @@ import typer
 from convert.cli import assess, collect, dataset, fleet, init, keys, media, plan, privacy, publish, run, sites, split
 from convert.pipeline.execution import STAGES
 from edge_agent import __version__
-from edge_agent.cli.command_group import PrintableGroup, flush_output
+from edge_agent.cli.command_group import PrintableGroup, flush_output, open_standard_streams
 from edge_agent.cli.terminal import report, say
 from edge_agent.errors import CapacityError, EdgeAgentError, ModelError, RequirementUnmet, SiteError
 from edge_agent.errors.base import printable_event
@@ -199,6 +199,7 @@ app.add_typer(plan.app, name="plan", rich_help_panel=_UPDATES_PANEL)
 
 def main() -> None:
     """Run the console script."""
+    open_standard_streams()
     listen()
     # The engine logs for a daemon. Here only warnings matter, and standard output holds the result.
     structlog.configure(

@@ -47,7 +47,7 @@ def ask(child: str, request: Mapping[str, Any]) -> ProbeAnswer:
     """
     with tempfile.TemporaryDirectory(prefix="edge-convert-") as folder:
         Path(folder, REQUEST).write_text(json.dumps(request), encoding="utf-8")
-        command = [sys.executable, "-m", child, folder]
+        command = [sys.executable, "-P", "-m", child, folder]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603 - ours
         if done.returncode != 0:
             atomic_files.require_free_space(Path(folder, FACTS))  # numpy does not say that the disk is full

@@ -185,6 +185,8 @@ def read_passphrase(path: Path) -> str:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise FileMissing(f"{path} does not exist", remedy="Check --passphrase-file.") from None
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"{path} is not text in UTF-8", remedy="Save it as UTF-8.") from None
     passphrase = text.split("\n", 1)[0].removesuffix("\r")
     if not passphrase:
         raise InvalidRequest(f"the first line of {path} is empty", remedy="Write the passphrase to its first line.")

@@ -28,6 +28,7 @@ from edge_agent.cli.command_group import (
     LazyGroup,
     disable_color,
     flush_output,
+    open_standard_streams,
 )
 
 PROTOBUF_IN_PYTHON = "google.protobuf.internal.python_message"
@@ -249,6 +250,7 @@ class RootCommand:
 
 def main() -> None:
     """Run the console script."""
+    open_standard_streams()
     # Imported modules stay until the process ends. Looking for garbage among them takes half as long as the imports.
     gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
     install_stand_ins()

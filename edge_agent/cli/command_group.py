@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -37,17 +37,51 @@ class GlobalOptions:
     no_color: bool = False
 
 
+_SITE = 3
+"""Exit code of both programs for a fault of this machine."""
 GLOBAL_OPTION_NAMES = frozenset(field.name for field in fields(GlobalOptions))
 
 
+def open_standard_streams() -> None:
+    """Open those that the caller has closed, as with `>&-`, on /dev/null. Call before anything else is opened.
+
+    Python prints nowhere then, with a traceback; and the next file would get the number, and what a library prints.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
+
+
 def flush_output() -> None:
-    """Write out what is left of standard output; quietly where its reader, such as `head`, has gone."""
+    """Write out what is left of standard output; quietly where its reader, such as `head`, has gone.
+
+    Raises SystemExit where it cannot be written: a file with half of an answer is no success.
+    """
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        nothing = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nothing, sys.stdout.fileno())
-        os.close(nothing)
+    except OSError as error:
+        was_reported = isinstance(error.__context__, SystemExit) and error.__context__.code == _SITE
+        _drop_output()
+        if not (isinstance(error, BrokenPipeError) or was_reported):
+            _report_lost_output(error)
+
+
+def _drop_output() -> None:
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, sys.stdout.fileno())
+    os.close(nothing)
+
+
+def _report_lost_output(error: OSError) -> NoReturn:
+    from edge_agent.cli.terminal import report  # noqa: PLC0415 - most commands end without an error
+
+    report(f"standard output: {error.strerror}", "Free some space, or write to another place.")
+    raise SystemExit(_SITE) from None
 
 
 def disable_color() -> None:
@@ -168,9 +202,14 @@ class PrintableGroup(TyperGroup):
         join_help_lines(self)
 
     def make_context(self, *args: Any, **extra: Any) -> Any:
-        """Read the arguments of the group."""
+        """Read the arguments of the group, or print its help."""
         try:
             return super().make_context(*args, **extra)
+        except OSError as error:
+            if error.filename is not None or isinstance(error, BrokenPipeError):
+                raise
+            _drop_output()
+            _report_lost_output(error)
         except UsageError as error:
             error.message = _usage_message(error.message)
             raise

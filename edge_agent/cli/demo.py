@@ -324,7 +324,7 @@ class DemoDaemon:
         with self._log.open("wb") as log:
             # A process group of its own: Ctrl-C reaches the demo alone, which then stops the daemon in order.
             self._process = subprocess.Popen(  # noqa: S603 our own program
-                [sys.executable, "-m", "edge_agent.cli", *map(str, options), "serve"],
+                [sys.executable, "-P", "-m", "edge_agent.cli", *map(str, options), "serve"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -71,6 +71,7 @@ _SUDO = "Run the command with sudo, or name a path that this user can use."
 _OF_A_PATH = {
     **dict.fromkeys((errno.EACCES, errno.EPERM), _SUDO),
     **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR), "Name another path."),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free some space, or write to another place."),
     errno.EIO: "Check the disk or drive: 'dmesg' shows its errors.",
 }
 """Errors of a path that somebody named, and what to do; any other OSError is a bug."""
@@ -111,8 +112,8 @@ def reported_errors(ctx: typer.Context) -> Iterator[None]:
             raise
         from edge_agent.cli import terminal  # noqa: PLC0415 - as in `report_error`
 
-        where = f"{error.filename}: " if error.filename else ""
-        terminal.report(f"{where}{error.strerror}", _OF_A_PATH[error.errno])
+        where = error.filename or "an open file, or standard output"
+        terminal.report(f"{where}: {error.strerror}", _OF_A_PATH[error.errno])
         raise typer.Exit(ExitCode.SITE) from error
     except KeyboardInterrupt:
         # The command has closed what it opened. Python's own clean-up would wait for ever on a gRPC call that

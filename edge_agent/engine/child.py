@@ -1,6 +1,6 @@
 """The child's side of the pipe: one thread that reads its mailbox, does one step of work, sends what came out.
 
-Started as `python -m edge_agent.engine.child FD PARENT` by `child_process.py`; ends when the parent's end of the
+Started as `python -P -m edge_agent.engine.child FD PARENT` by `child_process.py`; ends when the parent's end of the
 socketpair closes, on Stop, or with its parent. Only code below this module imports `llama_cpp` or `onnxruntime`.
 
 Where a bundle is attached on a device, its golden cases are asked: another device rounds differently, and a broken

@@ -158,7 +158,8 @@ def _popen(theirs: socket.socket) -> subprocess.Popen[bytes]:
     """Start the process: vfork and exec take about a millisecond."""
     with _signals_blocked():
         return subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", "edge_agent.engine.child", str(theirs.fileno()), str(os.getpid())],
+            # -P: no module of the working directory, which may be a bundle's own folder.
+            [sys.executable, "-P", "-m", "edge_agent.engine.child", str(theirs.fileno()), str(os.getpid())],
             pass_fds=(theirs.fileno(),),
             stdin=subprocess.DEVNULL,
             env=_environment(),

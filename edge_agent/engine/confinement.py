@@ -130,7 +130,7 @@ def confine(readable: Sequence[Path], memory_bytes_max: int, device: str = "cpu"
 
 
 def _runtime_paths() -> list[Path]:
-    """Return where Python and the runtimes may still load from. Not all of sys.path: it holds the working directory."""
+    """Return where Python and the runtimes may still load from. Not all of sys.path: it may hold a caller's folders."""
     code = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), *site.getsitepackages()]
     # A virtual environment may stand on the packages of another, by a .pth file or PYTHONPATH.
     borrowed = [path for path in map(Path, sys.path) if path.name in PACKAGE_FOLDERS]

@@ -53,7 +53,7 @@ class BuildEnvironment:
         if self._marked("tools", self._tools):
             return
         with self._runner.console.step("make the build's own environment"):
-            self._runner.run([sys.executable, "-m", "venv", "--clear", self._folder])
+            self._runner.run([sys.executable, "-P", "-m", "venv", "--clear", self._folder])
             # Without dependencies: of scikit-learn only a library is used, and the others' are in the list.
             self._runner.run(
                 [self.python, "-m", "pip", "install", "--disable-pip-version-check", "--no-deps", *self._tools]

@@ -60,6 +60,17 @@ def _groups(tree: ast.Module) -> set[str]:
     return {ast.unparse(item.optional_vars) for item in made if item.optional_vars}
 
 
+def borrowed_modules(sources: Sequence[Source]) -> list[str]:
+    """Find commands that start Python with -m and without -P (or -I) before it: the working directory comes first."""
+    found = []
+    for source in sources:
+        for node in source.nodes:
+            words = [ast.unparse(each).strip("'") for each in node.elts] if isinstance(node, ast.List) else []
+            if "sys.executable" in words and "-m" in words and not {"-P", "-I"} & set(words[: words.index("-m")]):
+                found.append(source.at(node, "starts Python with -m, which imports from the working directory"))
+    return found
+
+
 def sleeping(tests: Sequence[Source], allowed: Mapping[str, str]) -> list[str]:
     """Find calls of any `sleep` in tests, except in modules that have a reason."""
     return [

@@ -163,6 +163,7 @@ ENTRIES = {
 LATE_IMPORTS: dict[str, str] = {
     "convert.package.bundle_assembly": "only a prompt with 'chat: true' loads what reads a model file",
     "edge_agent.cli": "help needs nothing that a command leads to",
+    "edge_agent.cli.command_group": "the screen libraries are loaded only when there is an error to print",
     "edge_agent.cli.config": "the configuration is shown without what writes units",
     "edge_agent.cli.doctor": "only a support bundle loads the rules of redaction",
     "edge_agent.cli.exits": "the screen libraries are loaded only when there is an error to print",
@@ -387,6 +388,11 @@ def test_background_work_has_an_owner():
     require_none(habits.unowned(SHIPPED, BACKGROUND), remedy)
     gone = [module for module in BACKGROUND if not any(below(each.module, [module]) for each in SHIPPED)]
     require_none(gone, "BACKGROUND names a module that is not there.")
+
+
+def test_the_working_directory_is_no_place_for_modules():
+    """A program that starts another one imports nothing from where it stands, such as a bundle's folder."""
+    require_none(habits.borrowed_modules(SHIPPED), "Write -P before -m.")
 
 
 @pytest.mark.slow

@@ -249,6 +249,14 @@ def test_a_task_group_owns_its_tasks():
     assert [] == habits.unowned(files(a=text), {})
 
 
+def test_modules_of_the_working_directory_found():
+    """Python with -m is a violation, unless -P or -I comes before it; a script is none."""
+    text = (
+        "a = [sys.executable, '-m', 'x', '-P']\nb = [sys.executable, '-P', '-m', 'x']\nc = [sys.executable, 'x.py']\n"
+    )
+    assert ["a.py:1"] == lines_of(habits.borrowed_modules(files(a=text)))
+
+
 @pytest.mark.parametrize("call", ["time.sleep(1)", "sleep(1)", "await asyncio.sleep(0)"])
 def test_sleep_found(call: str):
     """A test that sleeps is a violation, whoever's sleep it is."""

@@ -350,6 +350,16 @@ def test_packages_of_another_environment_load_late(blobs, elsewhere):
     assert ["done", HIDDEN] == told(blobs, elsewhere, code)
 
 
+def test_a_child_imports_nothing_from_where_a_person_stands(tmp_path):
+    """A bundle's own folder may hold a module that the child would import before it is confined: it is not run."""
+    folder = bundles.echo_bundle(tmp_path / "bundle")
+    (folder / "msgspec.py").write_text("from pathlib import Path\nPath('ran').touch()\n")
+    command = [sys.executable, "-P", "-m", "edge_agent.cli", "run", ".", "hello"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=SECONDS_MAX, check=False)
+    assert not (folder / "ran").exists()
+    assert 0 == done.returncode, done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("build", [bundles.tiny_onnx_bundle, bundles.smollm2_bundle])
 def test_real_models_load_and_compute_confined(tmp_path, elsewhere, build):

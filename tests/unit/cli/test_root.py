@@ -235,6 +235,47 @@ def test_a_reader_that_has_gone_ends_the_output_quietly():
     assert (0, b"") == (done.returncode, done.stderr)
 
 
+@pytest.mark.parametrize("module", ["edge_agent.cli", "convert.cli"])
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_the_caller_has_closed_are_no_error(module: str, closed: str):
+    """As some programs start theirs: what would be printed is dropped."""
+    words = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", module, "--version"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (0, "") == (done.returncode, done.stderr)
+
+
+def test_a_file_does_not_get_the_number_of_a_closed_stream(tmp_path: Path):
+    """Whatever a library prints would be written into it."""
+    program = (
+        "from edge_agent.cli.command_group import open_standard_streams; open_standard_streams()\n"
+        f"import os; file = open({str(tmp_path / 'file')!r}, 'w'); os.write(1, b'x'); os.write(2, b'x')\n"
+        "raise SystemExit(file.fileno() < 3)"
+    )
+    words = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", program]
+    assert 0 == subprocess.run(words, check=False).returncode
+    assert "" == (tmp_path / "file").read_text()
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        ("edge_agent.cli", ["help"]),
+        ("edge_agent.cli", ["--help"]),
+        ("edge_agent.cli", ["config", "show"]),
+        ("convert.cli", ["--help"]),
+    ],
+)
+def test_an_answer_that_fits_on_no_disk_is_an_error(module: str, arguments: list[str]):
+    """Half of an answer in a file is no success, and Python's words are no help."""
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", module, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (3, 1) == (done.returncode, done.stderr.count("No space left on device")), done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.skipif(SYSTEMD_RUNS.is_dir(), reason="this machine has a journal")
 def test_logs_without_systemd_say_where_to_look(run):
     """A container or a laptop has no units; the error names the daemon's standard error."""

@@ -131,6 +131,15 @@ def test_the_command_prints_what_sites_need(tmp_path: Path):
     assert (0, central_keys.public(tmp_path / "keys").recipient in turned) == (code, turned != made)
 
 
+def test_a_passphrase_in_another_encoding_is_refused(tmp_path: Path):
+    """Its letters would be others where it is typed."""
+    file = tmp_path / "passphrase"
+    file.write_bytes("größer als sechzehn".encode("latin-1"))
+    file.chmod(0o600)
+    with pytest.raises(InvalidRequest, match="is not text in UTF-8"):
+        central_keys.read_passphrase(file)
+
+
 @pytest.mark.parametrize(
     ("content", "mode", "said"),
     [("short\n", 0o600, "5 characters"), ("\n", 0o600, "is empty"), (PASSPHRASE, 0o644, "every user can read")],
