@@ -253,15 +253,25 @@ class GroupCommit:
 
     def _commit_apart(self, worker: SpoolWorker, kept: list[PredictionRecord], jobs: list[_SpoolJob]) -> None:
         """Commit the answers and each job separately, so that only what raises again is lost."""
-        try:
-            _commit_together(worker, kept, [])
-        except Exception:  # noqa: BLE001 - logged when it was raised first
-            self._failed["dropped_failed"] += len(kept)
+        self._commit_answers(worker, kept)
         for job in jobs:
             try:
                 _commit_together(worker, [], [job])
             except Exception as error:  # noqa: BLE001 - its caller is told
                 job.end(error=error)
+
+    def _commit_answers(self, worker: SpoolWorker, kept: list[PredictionRecord]) -> None:
+        """Commit answers in halves, and these again, until those that raise are alone: no other one is lost."""
+        try:
+            _commit_together(worker, kept, [])
+        except EdgeAgentError:
+            self._failed["dropped_disk"] += len(kept)
+        except Exception:  # noqa: BLE001 - logged when it was raised first
+            if len(kept) <= 1:
+                self._failed["dropped_failed"] += len(kept)
+                return
+            self._commit_answers(worker, kept[: len(kept) // 2])
+            self._commit_answers(worker, kept[len(kept) // 2 :])
 
     def _retry_jobs(self, worker: SpoolWorker, jobs: list[_SpoolJob], error: EdgeAgentError) -> None:
         worker = self.opened() or worker

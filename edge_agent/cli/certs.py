@@ -34,7 +34,7 @@ from edge_agent.cli.output import AsJson, YesOption, err, out, print_json
 from edge_agent.config import Config, Role, ServiceConfig, config_files, config_paths
 from edge_agent.config.config_files import REMOTE_FILE, render_remote
 from edge_agent.config.folder_access import is_hidden_from_services
-from edge_agent.durable.atomic_files import write_durably
+from edge_agent.durable.atomic_files import make_folders, write_durably
 from edge_agent.enrolment import unit_drop_ins
 from edge_agent.errors import CertificateUnusable, ConfigInvalid
 from edge_agent.formats.certificates import ROLE_URI, Certificate, parse_certificates
@@ -371,7 +371,7 @@ def _refuse_existing(directory: Path) -> None:
 
 def _make_folder(folder: Path, mode: int) -> None:
     try:
-        folder.mkdir(mode=mode, parents=True, exist_ok=True)
+        make_folders(folder, mode)
     except PermissionError as error:
         said = f"this user may not make {error.filename}"
         raise CertificateUnusable(said, remedy="Run the command with sudo.") from None

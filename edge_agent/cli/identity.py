@@ -280,9 +280,7 @@ class EnrolCommand:
         if not self._systemd:
             out().print("Next: restart the daemon and its uplink; then 'sudo edge-agent identity' shows the site key.")
             return
-        given = prepared.request.enrolment
-        has_uplink = bool(given.examples.url or given.updates.url or given.escalation)
-        for said in unit_drop_ins.restart_services(uplink=has_uplink):
+        for said in unit_drop_ins.restart_services(prepared.config):
             _warn(said)
         show_key(prepared.config, seconds_max=_KEY_SECONDS_MAX)
 

@@ -101,6 +101,11 @@ class Config(ConfigSection):
         return bool(self.service.tcp_address and self.access.certificate_file)
 
     @property
+    def needs_uplink(self) -> bool:
+        """Whether the uplink has something to do: a store of examples or updates, or a large model."""
+        return bool(self.uplink.url or self.uplink.updates_url or self.escalation.url)
+
+    @property
     def inference_socket(self) -> Path:
         """The socket of the devices."""
         return self.run_dir / "inference.sock"

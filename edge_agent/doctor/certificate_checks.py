@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge_agent.doctor.findings import Check, Finding, FindingRule, first_match, otherwise
-from edge_agent.doctor.installation import READ, FileInfo, can_reach, read_bytes, stat_file, stat_parents
+from edge_agent.doctor.installation import (
+    ENTER,
+    READ,
+    FileInfo,
+    SystemUser,
+    can_reach,
+    has_access,
+    read_bytes,
+    stat_file,
+    stat_parents,
+)
 from edge_agent.doctor.probe_context import CheckGroup, ProbeContext
 from edge_agent.errors import CertificateUnusable
 from edge_agent.formats.certificates import Certificate, check_key_matches, parse_certificates
@@ -17,6 +27,8 @@ from edge_agent.formatting import format_duration
 CERTIFICATE = Check("certificate", "sockets")
 
 WARNED_SECONDS = 30 * 86_400.0
+_HOMES = ("/root", "/home")
+"""Nobody opens these to other users; the service does not see them in any case."""
 _SHOW = "sudo edge-agent certs show {f.file.path}"
 _RENEW = "{f.renewal}"
 
@@ -39,6 +51,8 @@ class CertificateFacts:
 
     has_authority: bool = True
     """The site's own authority is in the same folder."""
+    closed: FileInfo | None = None
+    """The folder above it that the daemon's user may not enter, unless it is in somebody's home."""
 
     @property
     def renewer(self) -> str:
@@ -103,6 +117,13 @@ _CERTIFICATE: tuple[FindingRule[CertificateFacts], ...] = (
     ),
     FindingRule(
         "fault",
+        lambda f: f.closed,
+        "{f.barred} may not enter {f.closed.path} ({f.closed.shown}), which holds {f.file.path}",
+        "Let other users enter the folder; its keys stay closed by their own modes.",
+        "sudo chmod a+x {f.closed.path}",
+    ),
+    FindingRule(
+        "fault",
         lambda f: f.barred,
         "{f.barred} may not read {f.file.path} ({f.file.shown})",
         "Make the daemon's user its owner.",
@@ -162,24 +183,30 @@ def probe_certificates(context: ProbeContext) -> tuple[CertificateFacts, ...]:
 
 
 def _probe_file(context: ProbeContext, what: str, path: Path, certificate: Path) -> CertificateFacts:
-    file, user = stat_file(path), context.daemon_user
-    own = has_own_authority(path)
+    file, user, above = stat_file(path), context.daemon_user, stat_parents(path)
+    facts = CertificateFacts(what, file, has_authority=has_own_authority(path))
     if not file.kind:
-        return CertificateFacts(what, file, has_authority=own)
-    barred = user.name if user and not can_reach(user, stat_parents(path), file, READ) else ""
+        return facts
+    if user and not can_reach(user, above, file, READ):
+        facts = replace(facts, barred=user.name, closed=_closed_folder(user, path, above))
     try:
         if what == "key":
-            if not stat_file(certificate).kind:  # that is reported
-                return CertificateFacts(what, file, barred=barred, has_authority=own)
-            check_key_matches(read_bytes(certificate), read_bytes(path), str(certificate))
-            return CertificateFacts(what, file, barred=barred, has_authority=own)
+            if stat_file(certificate).kind:  # that it is missing is reported
+                check_key_matches(read_bytes(certificate), read_bytes(path), str(certificate))
+            return facts
         found = parse_certificates(read_bytes(path), str(path))
     except CertificateUnusable as error:
-        return CertificateFacts(what, file, error.message, barred=barred, has_authority=own)
+        return replace(facts, problem=error.message)
     now = time.time()
     found = in_use(found, now) if what == "clients" else found
     starts, ends = max(each.starts_at for each in found) - now, min(each.expires_at for each in found) - now
-    return CertificateFacts(what, file, "", starts, ends, barred, own)
+    return replace(facts, starts_in=starts, expires_in=ends)
+
+
+def _closed_folder(user: SystemUser, path: Path, above: Sequence[FileInfo]) -> FileInfo | None:
+    """Return the topmost folder above a path that a user may not enter; None in somebody's home."""
+    closed = [each for each in reversed(above) if not has_access(user, each, ENTER)]
+    return closed[0] if closed and not any(map(path.is_relative_to, _HOMES)) else None
 
 
 def has_own_authority(path: Path) -> bool:

@@ -328,9 +328,8 @@ def probe_units(context: ProbeContext) -> tuple[UnitFacts, ...] | ProbeFailure |
     installation = context.installation
     if not installation.has_systemd:
         return None
-    uplink, large = installation.config.uplink, installation.config.escalation
     found = []
-    for name, needed in ((SERVE, True), (UPLINK, bool(uplink.url or uplink.updates_url or large.url))):
+    for name, needed in ((SERVE, True), (UPLINK, installation.config.needs_uplink)):
         text = show_unit(installation, name)
         if text is None:
             return ProbeFailure("systemctl does not answer")

@@ -232,6 +232,19 @@ FILE_MODE, FOLDER_MODE = 0o600, 0o700
 _OTHERS = 0o077
 
 
+def make_folders(folder: Path, mode: int) -> None:
+    """Make a folder with `mode`, and those above it that are missing with 0o755, whatever the umask.
+
+    For folders of root that a daemon enters: hardened machines give root a umask that would close them. The umask
+    belongs to the process: use it in programs that do one thing at a time. Raises OSError.
+    """
+    before = os.umask(0o022)
+    try:
+        folder.mkdir(mode=mode, parents=True, exist_ok=True)
+    finally:
+        os.umask(before)
+
+
 @contextmanager
 def private_folder(folder: Path, *, marks: tuple[str, ...] = ()) -> Iterator[None]:
     """Make a folder for the owner alone; in the block every new file has 0600 and every new folder 0700.

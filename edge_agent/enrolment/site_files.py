@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.config import config_files
-from edge_agent.durable.atomic_files import partial_path, sync_directory, write_synced
+from edge_agent.durable.atomic_files import make_folders, partial_path, sync_directory, write_synced
 from edge_agent.errors import ConfigInvalid, DiskFull
 from edge_agent.formats.enrolment_file import RECORD_FILE_NAME, EnrolmentFile, LargeModelAccess, Secrecy, SiteEnrolment
 
@@ -212,7 +212,7 @@ def _credentials(places: SystemPaths, sealed: Mapping[str, StoredCredential]) ->
 def _stage(file: SiteFile) -> None:
     # A folder of secrets that systemd has not made yet is closed to others.
     closed = file.mode == 0o600
-    file.path.parent.mkdir(mode=0o700 if closed else 0o755, parents=True, exist_ok=True)
+    make_folders(file.path.parent, 0o700 if closed else 0o755)
     write_synced(file.partial, file.content, file.mode, file.group)
 
 

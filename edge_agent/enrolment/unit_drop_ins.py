@@ -8,6 +8,7 @@ edge-uplink.service.d/folders.conf    a folder that is the store of examples; th
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import pwd
 import shutil
@@ -22,6 +23,7 @@ from edge_agent.config.sections import is_loopback, split_host_port
 from edge_agent.enrolment import site_files
 from edge_agent.enrolment.site_files import SiteFile
 from edge_agent.errors import ConfigInvalid
+from edge_agent.formats import uplink_state
 
 DAEMON, UPLINK = "edge-agent.service", "edge-uplink.service"
 _BOOTED = Path("/run/systemd/system")
@@ -38,10 +40,18 @@ def stop_services() -> None:
     _systemctl("stop", UPLINK, DAEMON)
 
 
-def restart_services(*, uplink: bool) -> list[str]:
-    """Have systemd read its units again, and start what should run now; return what did not, as sentences."""
+def restart_services(config: Config) -> list[str]:
+    """Have systemd read its units again, and start what should run now; return what did not, as sentences.
+
+    An uplink without anything to do is stopped and disabled: it would keep the credentials that it has read, and end
+    with an error at its next start. Its report goes, too: it would count as that of an uplink that hangs.
+    """
     reload_units()
-    units = filter(_known, (DAEMON, UPLINK) if uplink else (DAEMON,))
+    if not config.needs_uplink:
+        _systemctl("disable", "--now", UPLINK)
+        with contextlib.suppress(OSError):
+            (config.uplink_notes / uplink_state.FILE_NAME).unlink(missing_ok=True)
+    units = filter(_known, (DAEMON, UPLINK) if config.needs_uplink else (DAEMON,))
     return [f"{unit} did not start: 'journalctl -u {unit}' explains why" for unit in units if not _start(unit)]
 
 

@@ -92,6 +92,11 @@ class AnswerObservation:
         return next((each.outputs for each in self.manifest.task.questions_asked if each.name == name), ())
 
     @property
+    def is_of_call(self) -> bool:
+        """Tell whether the question came with the call: its name and its labels mean what that call says they do."""
+        return bool(self.question) and all(each.name != self.question for each in self.manifest.task.questions)
+
+    @property
     def accepted(self) -> bool:
         """Tell whether the bundle's promise speaks of this answer."""
         return self.confidence is not None and self.sure and not self.unusual
@@ -122,7 +127,7 @@ class AnswerObservation:
     def events(self) -> Mapping[Alarm, tuple[str, ...]]:
         """Return which events happened, by what may drift; what it says nothing of is left out."""
         found: dict[Alarm, tuple[str, ...]] = {"length": _up_to(LENGTHS, self.characters)}
-        if self.confidence is None:
+        if self.confidence is None or self.is_of_call:
             return found
         if self.manifest.task.kind in LABEL_KINDS:
             found["labels"] = (self.ours or "",)

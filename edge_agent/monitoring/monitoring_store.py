@@ -416,7 +416,7 @@ def _confidences(group: Sequence[AnswerObservation]) -> list[ConfidenceCount]:
 
 
 def _labels(group: Sequence[AnswerObservation]) -> list[LabelCount]:
-    answers = Counter(each.label for each in group if each.label)
+    answers = Counter(each.label for each in group if each.label and not each.is_of_call)
     examples = Counter(each.label for each in group if each.route == "upstream")
     return [LabelCount(label, number, examples[label]) for label, number in answers.items()]
 

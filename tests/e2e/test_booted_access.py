@@ -147,7 +147,7 @@ def ask_from_the_till(site: Appliance) -> tuple[int, str]:
 
 def test_a_device_on_the_network_calls_with_a_certificate(site: Appliance):
     """Without the drop-in nothing arrives, and doctor says so; its commands, as printed, let the till in."""
-    said = site.machine.run("edge-agent", "certs", "init", "--name", HOST)
+    said = site.machine.run("sh", "-c", f"umask 027; edge-agent certs init --name {HOST}")  # as on hardened machines
     assert "'sudo edge-agent drop-ins' writes it" in said
     lines = re.search(r"^service:\n(?:(?:  |access:).*\n)+", said, re.MULTILINE)
     assert lines is not None
@@ -169,21 +169,20 @@ def test_a_device_on_the_network_calls_with_a_certificate(site: Appliance):
     assert 3 == site.machine.tell("edge-agent", "certs", "init", "--name", HOST)[0]
 
 
+def enrol_with_stores(site: Appliance, **stores: dict[str, str]) -> str:
+    """Enrol with an enrolment file that was made now."""
+    now = time.time()
+    dates = {"issued_at": format_timestamp(now), "expires_at": format_timestamp(now + DAY)}
+    made = a_enrolment(site=SITE, root=site.central.root_bytes.decode(), **dates, **stores)
+    path = site.folder / "stores.kit"
+    path.write_bytes(enrolment_file.encode(made))
+    site.machine.put(path, "/srv/stores.kit")
+    return site.machine.run("edge-agent", "enrol", "--yes", "/srv/stores.kit")
+
+
 def test_a_folder_store_works_after_what_enrolment_advises(site: Appliance):
     """enrol names the missing folder, then its owner, and writes the drop-in; then status.json is in the folder."""
-    now = time.time()
-    made = a_enrolment(
-        site=SITE,
-        issued_at=format_timestamp(now),
-        expires_at=format_timestamp(now + DAY),
-        root=site.central.root_bytes.decode(),
-        examples={"url": FLEET},
-        updates={"url": FLEET},
-    )
-    path = site.folder / "folder.kit"
-    path.write_bytes(enrolment_file.encode(made))
-    site.machine.put(path, "/srv/folder.kit")
-    said = site.machine.run("edge-agent", "enrol", "--yes", "/srv/folder.kit")
+    said = enrol_with_stores(site, examples={"url": FLEET}, updates={"url": FLEET})
     assert f"the folder {FLEET} does not exist" in " ".join(said.split())
     site.machine.until(lambda: "does not exist" in json.dumps(site.status()["uplink"]["problems"]))
     assert "ONLINE" not in (site.status()["uplink"]["state"], site.status()["uplink"]["downloads"]["state"])
@@ -202,6 +201,20 @@ def test_a_folder_store_works_after_what_enrolment_advises(site: Appliance):
     for command in found["command"].split("; "):
         run_printed(site.machine, command)
     assert [] == findings(site, "folder-store")
+
+
+def test_an_uplink_without_anything_to_do_is_stopped_for_good(site: Appliance):
+    """A file without stores stops it, also after a reboot; one with a store starts it again."""
+    enrol_with_stores(site, examples={}, updates={})
+    for reboots in (False, True):
+        if reboots:
+            site.machine.reboot()
+            lay_network(site.machine)
+        assert "inactive" == site.machine.property("edge-uplink", "ActiveState")
+        assert [] == findings(site, "unit")
+        assert None is site.status()["uplink"]
+    enrol_with_stores(site, examples={"url": FLEET}, updates={})
+    assert "active" == site.machine.property("edge-uplink", "ActiveState")
 
 
 def test_purge_leaves_no_group_and_no_drop_in(site: Appliance):

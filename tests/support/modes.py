@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 
 @contextmanager
-def open_umask() -> Iterator[None]:
-    """Make new files open to everybody, where nothing else closes them."""
-    before = os.umask(0)
+def umask(mask: int) -> Iterator[None]:
+    """Make new files without these rights, where nothing else sets their mode."""
+    before = os.umask(mask)
     try:
         yield
     finally:
         os.umask(before)
+
+
+def open_umask() -> AbstractContextManager[None]:
+    """Make new files open to everybody, where nothing else closes them."""
+    return umask(0)
 
 
 def not_private(folder: Path) -> list[str]:

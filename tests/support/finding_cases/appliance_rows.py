@@ -12,6 +12,7 @@ from typing import Any
 
 from tests.support.finding_cases.appliance import DAEMON_UID, EXCHANGE_GID, UPLINK_UID
 from tests.support.finding_cases.case import made
+from tests.support.finding_cases.certificate_rows import LOADING
 from tests.support.finding_cases.site import FaultySite
 from tests.support.installer_cases import installer
 from tests.support.tls_site import TlsSite
@@ -108,6 +109,13 @@ def _certificates(folder: Path) -> Mapping[str, Any]:
 def key_of_root(site: FaultySite) -> None:
     """Somebody copied the key as root."""
     os.chown(site.folder / "tls" / "server.key", 0, 0)
+
+
+@made("certificate/fault/may-not-enter-which-holds", settings=_certificates, is_appliance=True, with_it=LOADING)
+def certificates_in_a_closed_folder(site: FaultySite) -> None:
+    """Root made the folder under a umask that closes new folders."""
+    os.chown(site.folder / "tls", 0, 0)
+    (site.folder / "tls").chmod(0o750)
 
 
 def _credential(folder: Path) -> Mapping[str, Any]:

@@ -252,8 +252,27 @@ def test_a_mistake_in_one_job_is_its_callers_alone(writer, alone):
     assert result(writer.submit(lambda worker: worker.spool.find_prediction("p-2"))).task == "pos-intent"
 
 
-def test_a_mistake_in_keeping_answers_costs_the_group(tmp_path):
-    """The answers are counted as dropped, the jobs beside them are done, and the next group is kept."""
+def test_an_answer_that_cannot_be_stored_takes_no_other_with_it(tmp_path):
+    """A confidence that is no number, as a child that was taken over might give it: it alone is dropped, and counted.
+
+    The answers in its group, be they of other tasks, are kept.
+    """
+    running = SpoolWriter(opener(tmp_path), CaptureLimits(1000, 10**6, 64, 60.0, 1000))
+    running.start()
+    strange = {5: float("nan"), 17: 1e308, 18: float("nan")}
+    for number in range(30):
+        running.queue_answer(answered(number, **({"confidence": strange[number]} if number in strange else {})))
+    result(running.submit(count))
+    counters = result(running.submit(lambda worker: dict(worker.spool.counters)))
+    running.stop()
+    assert (27, 3) == (counters["captured"], counters["dropped_failed"])
+    database = sqlite3.connect(tmp_path / "spool.db")
+    assert (27,) == database.execute("SELECT count(*) FROM predictions").fetchone()
+    database.close()
+
+
+def test_a_mistake_in_keeping_an_answer_costs_that_answer(tmp_path):
+    """It is counted as dropped, the jobs beside it are done, and the next group is kept."""
     cls = house_class()
     running = SpoolWriter(opener(tmp_path, cls), LIMITS)
     running.start()

@@ -21,6 +21,7 @@ from edge_agent.config.config_files import load_remote
 from edge_agent.errors import CertificateUnusable, ConfigInvalid
 from edge_agent.formats.certificates import check_key_matches, parse_certificates
 from edge_agent.server.roles import certificate_roles
+from tests.support.modes import umask
 
 OLD = 0.0
 
@@ -45,6 +46,17 @@ def test_init_makes_what_a_daemon_needs(tls: Path):
     assert {0o600} == {stat.S_IMODE(path.stat().st_mode) for path in tls.glob("*.key")}
     check_key_matches((tls / "server.crt").read_bytes(), (tls / "server.key").read_bytes(), "it")
     assert {"shop.example", "10.0.0.5"} == set(parse_certificates((tls / "server.crt").read_bytes(), "it")[0].names)
+
+
+@pytest.mark.parametrize("mask", [0o027, 0o077])
+def test_the_daemon_enters_the_folder_whatever_the_umask(tmp_path: Path, mask: int):
+    """Hardened machines give root a umask that closes new folders; a client's folder stays closed."""
+    tls = tmp_path / "etc" / "tls"
+    with umask(mask):
+        run("certs", "init", "--dir", tls, "--name", "shop.example")
+        run("certs", "issue", "till-3", "--role", "infer", "--dir", tls)
+    folders = (tls.parent, tls, tls / "clients", tls / "clients/till-3")
+    assert [0o755, 0o755, 0o755, 0o700] == [stat.S_IMODE(path.stat().st_mode) for path in folders]
 
 
 def test_what_init_prints_is_a_configuration(tmp_path: Path):

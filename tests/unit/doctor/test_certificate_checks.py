@@ -26,6 +26,7 @@ NAMES = ("server.crt", "server.key", "ca.crt")
         ("fault", CertificateFacts("server", file("/tls/server.crt", kind=""))),
         ("fault", CertificateFacts("server", file("/tls/server.crt"), "it holds no certificate in PEM")),
         ("fault", CertificateFacts("server", file("/tls/server.crt"), barred="edge-agent")),
+        ("fault", CertificateFacts("key", file("/tls/server.key"), barred="edge-agent", closed=file("/tls", 0o750))),
         ("fault", CertificateFacts("key", file("/tls/server.key", 0o644))),
         ("ok", CertificateFacts("key", file("/tls/server.key", 0o640))),
     ],

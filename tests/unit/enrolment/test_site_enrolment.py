@@ -29,6 +29,7 @@ from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.uplink.escalation.escalation_server import read_key
 from tests.support.enrolled import hand_over
 from tests.support.enrolment_files import DAY, LARGE_MODEL, a_enrolment
+from tests.support.modes import umask
 from tests.support.mounts import tmpfs
 from tests.support.rights import without_root
 
@@ -364,10 +365,23 @@ def test_a_full_disk_changes_nothing(tmp_path: Path):
         assert "nothing was changed" in done.output
 
 
+PEM = {name: f"-----BEGIN {name.upper()}-----\n" for name in ("certificate", "key", "clients")}
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_the_daemons_enter_the_folders_whatever_the_umask(box: Box, mask: int):
+    """Hardened machines give root a umask that closes new folders; the folder of secrets stays closed."""
+    with umask(mask):
+        assert 0 == box.enrol(box.enrolment(tls={**PEM, "address": "127.0.0.1:9443"}), "--yes").exit_code
+    modes = {str(path.relative_to(box.etc)): stat.S_IMODE(path.stat().st_mode) for path in box.etc.rglob("*/")}
+    secrets = {name: mode for name, mode in modes.items() if name.startswith("credstore")}
+    assert {0o700} == set(secrets.values())
+    assert {0o755} == {mode for name, mode in modes.items() if name not in secrets}
+
+
 def test_tls_files_are_the_daemons_to_read(box: Box):
     """Mode 0640, beside the configuration, which names them."""
-    pem = {name: f"-----BEGIN {name.upper()}-----\n" for name in ("certificate", "key", "clients")}
-    assert 0 == box.enrol(box.enrolment(tls={**pem, "address": "127.0.0.1:9443"}), "--yes").exit_code
+    assert 0 == box.enrol(box.enrolment(tls={**PEM, "address": "127.0.0.1:9443"}), "--yes").exit_code
     names = sorted((box.etc / "edge-agent" / "tls").iterdir())
     assert ["clients.crt", "server.crt", "server.key"] == [path.name for path in names]
     assert {0o640} == {stat.S_IMODE(path.stat().st_mode) for path in names}

@@ -12,10 +12,12 @@ from edge_agent.config import Config, ServiceConfig, UplinkConfig
 from edge_agent.enrolment.unit_drop_ins import (
     allowed_networks,
     attached_networks,
+    restart_services,
     unit_drop_ins,
     write_drop_ins,
 )
 from edge_agent.errors import ConfigInvalid
+from edge_agent.formats import uplink_state
 
 ROUTE = """Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
 eth0\t00000000\t010AA8C0\t0003\t0\t0\t100\t00000000\t0\t0\t0
@@ -151,3 +153,24 @@ def test_a_folder_with_letters_beyond_ascii_can_be_changed(tmp_path: Path):
     assert ATTACHED[:1] == allowed_networks(after, tmp_path, (), ATTACHED)
     changes = [line for each in unit_drop_ins(after, tmp_path, ATTACHED[:1]) for line in each.changes]
     assert ["- ReadWritePaths=-/mnt/Stra\u00dfe", "+ ReadWritePaths=-/mnt/usb"] == changes[-2:]
+
+
+@pytest.mark.parametrize(
+    ("has_store", "asked"),
+    [
+        (True, ["enable edge-agent", "restart edge-agent", "enable edge-uplink", "restart edge-uplink"]),
+        (False, ["disable --now edge-uplink", "enable edge-agent", "restart edge-agent"]),
+    ],
+)
+def test_an_uplink_without_anything_to_do_is_stopped_for_good(tmp_path: Path, monkeypatch, has_store: bool, asked):
+    """It would keep the credentials that it has read, and fail at each start; nobody waits for its next report."""
+    program, report = tmp_path / "systemctl", tmp_path / uplink_state.FILE_NAME
+    program.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    program.chmod(0o755)
+    report.write_text("{}")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    store = "s3://fleet/examples" if has_store else ""
+    assert [] == restart_services(Config(uplink=UplinkConfig(url=store, notes_dir=str(tmp_path))))
+    lines = (tmp_path / "asked").read_text().replace(".service", "").splitlines()
+    assert asked == [line for line in lines if not line.startswith(("cat", "daemon-reload"))]
+    assert has_store == report.exists()

@@ -3,6 +3,7 @@
 import pytest
 
 from edge_agent.capture.spool_writer import PENDING_CHARGES_MAX, PendingCharges
+from edge_agent.formats.manifest import Manifest
 from edge_agent.monitoring.answer_observations import DailySpend, LabelCount
 from edge_agent.monitoring.monitoring_store import Charge
 from edge_agent.monitoring.monitoring_tables import DAYS_MAX
@@ -98,3 +99,20 @@ def test_bills_that_cannot_be_written_do_not_pile_up():
         bills.add("pos-intent", number)
     bills.settle(written.extend)
     assert (PENDING_CHARGES_MAX, 1) == (len(written), written[0].micros)
+
+
+def test_labels_that_callers_bring_raise_no_alarm_and_fill_no_table(site):
+    """A question of the call has other options each time: its answers are counted, and not which ones they are."""
+    task = {
+        "name": "pos-intent",
+        "kind": "decide",
+        "open_questions": True,
+        "prompt": {"template": "{input} {question}"},
+    }
+    bundle = Manifest.model_validate({"task": task, "version": "1.0.0", "runtime": "echo"})
+    for option in ("red", "blue"):
+        asked = {"manifest": bundle, "question": "which", "local_answer": option, "scores": [(option, 0.75)]}
+        site.keep(*(answered(1000 * (option == "blue") + number, threshold=None, **asked) for number in range(1000)))
+    (series,) = site.worker.monitoring.report("pos-intent")
+    assert 2000 == sum(day["answers"] for day in series.days.values())
+    assert ((), ()) == (site.worker.monitoring.active_alarms(), series.labels)
