@@ -110,12 +110,13 @@ def reported_errors(ctx: typer.Context) -> Iterator[None]:
         _report(error, ctx)
         raise typer.Exit(exit_code(error.reason)) from error  # type: ignore[attr-defined] # of CallFailed
     except OSError as error:
-        if error.errno not in (_OF_A_PATH if error.filename else _OF_A_DISK):
+        remedy = _OF_A_PATH.get(error.errno or 0)
+        if remedy is None or not (error.filename or error.errno in _OF_A_DISK):
             raise
         from edge_agent.cli import terminal  # noqa: PLC0415 - as in `report_error`
 
         where = error.filename or "an open file, or standard output"
-        terminal.report(f"{where}: {error.strerror}", _OF_A_PATH[error.errno])
+        terminal.report(f"{where}: {error.strerror}", remedy)
         raise typer.Exit(ExitCode.SITE) from error
     except KeyboardInterrupt:
         # The command has closed what it opened. Python's own clean-up would wait for ever on a gRPC call that
