@@ -49,6 +49,9 @@ class EscalationConfig(ConfigSection):
     credentials_file: str = Field(
         default="", description="File with the key alone; empty = systemd's credential 'escalation', if given."
     )
+    proxy_url: str = Field(
+        default="", description="HTTP proxy on the way to it, http://proxy.example:3128; empty = none."
+    )
     socket: str = Field(
         default="",
         description="Socket over which serve sends questions to the uplink; empty = escalation.sock in the"

@@ -152,7 +152,7 @@ class LargeModelClient:
         """What was accepted, by model and task: as many as the tasks of the configuration."""
         limits = httpx.Limits(max_connections=config.calls_max + 2, keepalive_expiry=_IDLE_SECONDS_MAX)
         timeout = httpx.Timeout(config.seconds_max, connect=config.connect_seconds_max)
-        transport = _BoundedTransport(config.answer_bytes_max, limits)
+        transport = _BoundedTransport(config.answer_bytes_max, limits, config.proxy_url or None)
         http = httpx.AsyncClient(
             transport=transport, timeout=timeout, follow_redirects=False, trust_env=False, headers=_UNPACKED
         )
@@ -376,8 +376,8 @@ def _count(tokens: object) -> int:
 class _BoundedTransport(httpx.AsyncHTTPTransport):
     """Ends an answer that has more bytes than may come, or that is packed."""
 
-    def __init__(self, bytes_max: int, limits: httpx.Limits) -> None:
-        super().__init__(limits=limits, retries=0)
+    def __init__(self, bytes_max: int, limits: httpx.Limits, proxy: str | None) -> None:
+        super().__init__(limits=limits, retries=0, proxy=proxy)
         self._bytes_max = bytes_max
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

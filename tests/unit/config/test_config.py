@@ -478,7 +478,7 @@ def test_an_address_of_a_store_is_accepted(tmp_path, url):
         ("{url: 'https://me:secret@m.example/v1', model: m}", "not the plain address"),
         ("{url: 'https://m.example/v1?key=secret', model: m}", "not the plain address"),
         ("{url: 'm.example/v1', model: m}", "not the plain address"),
-        ("{url: 'file:///v1', model: m}", "not the plain address"),
+        ("{url: 'https://m/v1', model: m, proxy_url: 'p:1'}", "not the plain address of a proxy"),
         ("{url: 'https://[fe80::1/v1', model: m}", "not the plain address"),
         ("{url: 'https://m.example:secret/v1', model: m}", "not the plain address"),
     ],
