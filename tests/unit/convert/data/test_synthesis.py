@@ -60,7 +60,7 @@ def made(recipe: Recipe, server: chat_server.ChatServer, **wanted: Any) -> Synth
 
 
 def test_a_reasoning_model_is_asked_as_it_wants(tmp_path: Path):
-    """Members that the server refuses are written otherwise or left out, from the first answer on; thinking has room."""
+    """Members that the server refuses are written otherwise or left out, with room to think."""
     refuses = ("max_tokens", "temperature", "seed")
     with chat_server.serving(lambda *asked: f"<think>{{?}}</think>{saying(*asked)}", refuses=refuses) as server:
         found = made(recipe_of(tmp_path), server)
