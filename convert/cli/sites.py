@@ -101,6 +101,11 @@ def list_(
     Example: [bold]edge-convert sites list --collected collected[/bold]
     """
     central = _central(collected, registry)
+    if not central.path.exists():
+        say(
+            f"note: {central.path} does not exist yet: no site has an enrolment file, or data that was collected",
+            err=True,
+        )
     if as_json:
         _print_json(central)
         return

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import itertools
 import json
+import os
 import shutil
 import time
 from collections import Counter
@@ -27,7 +29,7 @@ from convert.dataset.selection import AuditSample, DatasetSelection, SelectionCo
 from convert.dataset.surrogates import SurrogateSettings
 from convert.fleet import accountability
 from edge_agent.durable import atomic_files
-from edge_agent.durable.atomic_files import private_folder
+from edge_agent.durable.atomic_files import make_private, private_folder
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Kind
 from edge_agent.formats.signed_document import format_timestamp
@@ -156,8 +158,8 @@ def made_whole(out: Path, mark: str, *, force: bool) -> Iterator[Path]:
     The folder and its files are for their owner alone.
 
     Raises:
-        InvalidRequest: `out` exists, and must not be replaced; or somebody put other files into it; or a run that was
-            stopped has left the folder that it was replacing.
+        InvalidRequest: `out` exists, and must not be replaced; or somebody put other files into it; or another run
+            writes it now; or a run that was stopped has left the folder that it was replacing.
     """
     if out.exists() and not force:
         raise InvalidRequest(f"{out} exists", remedy="Name another --out, or replace it with --force.")
@@ -170,8 +172,7 @@ def made_whole(out: Path, mark: str, *, force: bool) -> Iterator[Path]:
             f"{earlier} is in the way",
             remedy="A run that was stopped leaves there what it was replacing: look into it, then move it away.",
         )
-    shutil.rmtree(staging, ignore_errors=True)
-    try:
+    with _alone(staging, out):
         with private_folder(staging):
             yield staging
         if place.exists():
@@ -182,9 +183,54 @@ def made_whole(out: Path, mark: str, *, force: bool) -> Iterator[Path]:
             if earlier.exists():
                 earlier.rename(place)
             raise
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     shutil.rmtree(earlier, ignore_errors=True)
+
+
+@contextmanager
+def _alone(staging: Path, out: Path) -> Iterator[None]:
+    """Make a folder for this run alone, deleted at the end; what a run that was stopped has left there is deleted."""
+    busy = InvalidRequest(f"another run writes {out} now", remedy="Wait until it has ended, or name another --out.")
+    if staging.exists():
+        with _locked(staging, busy):
+            shutil.rmtree(staging, ignore_errors=True)
+    try:
+        make_private(staging)
+    except FileExistsError:
+        raise busy from None
+    with _locked(staging, busy) as fd:
+        try:
+            yield
+        finally:
+            if _is_at(staging, fd):  # and not the folder of a later run
+                shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path, busy: InvalidRequest) -> Iterator[int]:
+    """Lock a folder for the block; some shares have no locks. Raises `busy` if another run has it."""
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+    except FileNotFoundError:
+        raise busy from None
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise busy from None
+        except OSError:
+            pass
+        if not _is_at(folder, fd):  # deleted by another run in between
+            raise busy
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _is_at(folder: Path, fd: int) -> bool:
+    try:
+        return os.path.samestat(folder.stat(), os.fstat(fd))
+    except FileNotFoundError:
+        return False
 
 
 def _check_replaceable(folder: Path, mark: str) -> None:

@@ -128,15 +128,18 @@ def commit(
     files = _assembled(keys, held, draft, now, days)
     for path, content in draft.blobs.items():
         place.write(path, content)
-    require_unchanged(place, held)
-    stamp = files.pop(layout.TIMESTAMP_PATH)
-    root = files.pop(layout.path_of(ROOT, held.root.signed.version + 1), None)
-    for path, content in files.items():
-        place.write(path, content)
-    _require_ours(place, files)
-    place.write(layout.TIMESTAMP_PATH, stamp)
-    if root is not None:
-        place.write(layout.path_of(ROOT, held.root.signed.version + 1), root)
+    with place.exclusive() as alone:
+        if not alone:
+            raise _occupied(place)
+        require_unchanged(place, held)
+        stamp = files.pop(layout.TIMESTAMP_PATH)
+        root = files.pop(layout.path_of(ROOT, held.root.signed.version + 1), None)
+        for path, content in files.items():
+            place.write(path, content)
+        _require_ours(place, files)
+        place.write(layout.TIMESTAMP_PATH, stamp)
+        if root is not None:
+            place.write(layout.path_of(ROOT, held.root.signed.version + 1), root)
 
 
 def _assembled(
@@ -178,7 +181,11 @@ def _require_ours(place: RepositoryStorage, files: Mapping[str, bytes]) -> None:
     """Check again before the timestamp names the files: two concurrent publishers write the same names."""
     for path, content in files.items():
         if place.read(path, len(content)) != content:
-            raise InvalidRequest(f"another publisher is publishing to {place.name} now", remedy=_AGAIN)
+            raise _occupied(place)
+
+
+def _occupied(place: RepositoryStorage) -> InvalidRequest:
+    return InvalidRequest(f"another publisher is publishing to {place.name} now", remedy=_AGAIN)
 
 
 def require_unchanged(place: RepositoryStorage, held: RepositoryState) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -41,6 +42,9 @@ class RepositoryStorage(Protocol):
 
     def is_at(self, folder: Path) -> bool:
         """Return whether it is that folder."""
+
+    def exclusive(self) -> AbstractContextManager[bool]:
+        """Keep other publishers out for the block, as far as the place can; False = another one is in there."""
 
 
 def open_place(written: str, options: Mapping[str, str]) -> RepositoryStorage:
@@ -91,6 +95,20 @@ class FolderStorage:
     def is_at(self, folder: Path) -> bool:
         """Compare after following links."""
         return self._root.resolve() == folder.resolve()
+
+    @contextmanager
+    def exclusive(self) -> Iterator[bool]:
+        """Lock the folder; some shares have no locks."""
+        fd = os.open(self._root, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                alone = True
+            except OSError as error:
+                alone = not isinstance(error, BlockingIOError)
+            yield alone
+        finally:
+            os.close(fd)
 
     def _make(self, folder: Path) -> None:
         if not folder.is_dir():
@@ -154,6 +172,10 @@ class BucketStorage:
     def is_at(self, folder: Path) -> bool:
         """Never."""
         return False
+
+    def exclusive(self) -> AbstractContextManager[bool]:
+        """Keep nobody out: an object store has no locks."""
+        return nullcontext(True)
 
     @contextmanager
     def _failures(self, path: str) -> Iterator[None]:

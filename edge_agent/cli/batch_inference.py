@@ -440,7 +440,7 @@ class GenerateCommand:
 def _likelihoods(finish: Finish) -> Table | Text:
     """Return a table of the written tokens, a row each."""
     if not finish.tokens:
-        return Text("no probabilities: who wrote this knows none", style="dim")
+        return Text("no probabilities: the model that wrote this returned none", style="dim")
     table = EscapedTable(box=None, header_style="dim", pad_edge=False)
     table.add_column("token")
     table.add_column("probability", justify="right")

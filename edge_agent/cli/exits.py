@@ -75,6 +75,8 @@ _OF_A_PATH = {
     errno.EIO: "Check the disk or drive: 'dmesg' shows its errors.",
 }
 """Errors of a path that somebody named, and what to do; any other OSError is a bug."""
+_OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+"""Errors of reading or writing an open file, which name none."""
 REMEDIES = {
     ExitCode.FAILED: "The daemon's log says more; 'edge-agent doctor' checks this machine.",
     ExitCode.USAGE: "Change the command; -h after it explains its arguments.",
@@ -108,12 +110,13 @@ def reported_errors(ctx: typer.Context) -> Iterator[None]:
         _report(error, ctx)
         raise typer.Exit(exit_code(error.reason)) from error  # type: ignore[attr-defined] # of CallFailed
     except OSError as error:
-        if error.errno not in _OF_A_PATH:
+        remedy = _OF_A_PATH.get(error.errno or 0)
+        if remedy is None or not (error.filename or error.errno in _OF_A_DISK):
             raise
         from edge_agent.cli import terminal  # noqa: PLC0415 - as in `report_error`
 
         where = error.filename or "an open file, or standard output"
-        terminal.report(f"{where}: {error.strerror}", _OF_A_PATH[error.errno])
+        terminal.report(f"{where}: {error.strerror}", remedy)
         raise typer.Exit(ExitCode.SITE) from error
     except KeyboardInterrupt:
         # The command has closed what it opened. Python's own clean-up would wait for ever on a gRPC call that

@@ -5,11 +5,12 @@ from __future__ import annotations
 import string
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import Annotated, Literal
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
@@ -94,7 +95,20 @@ def _show(console: Console, shown: Prediction) -> None:
     keys = ["Enter accept", *(f"{key} {label}" for key, label in _choices(shown).items())]
     if shown.kind in CORRECTIONS:
         keys.append(f"1 type {CORRECTIONS[shown.kind]}")
-    console.print(Text("  " + "   ".join([*keys, "! reject", "- skip", "# erase", ". end"]), style="dim"))
+    for line in lines_of_keys([*keys, "! reject", "- skip", "# erase", ". end"], console.width):
+        console.print(Text(line, style="dim"))
+
+
+def lines_of_keys(keys: Sequence[str], cells: int) -> Iterator[str]:
+    """Return the keys in lines of at most so many cells; a key and what it does stay on one line."""
+    line = ""
+    for key in keys:
+        longer = f"{line}   {key}" if line else f"  {key}"
+        if line and cell_len(longer) > cells:
+            yield line
+            longer = f"  {key}"
+        line = longer
+    yield line
 
 
 def _sureness(shown: Prediction) -> str:

@@ -321,6 +321,9 @@ def _check_escalation(escalation: EscalationConfig, found: ConfigFiles) -> None:
         return
     if problem := api_problem(url):
         raise ConfigInvalid(f"{source}: escalation.{problem[0]}", remedy=problem[1])
+    if escalation.proxy_url and api_problem(escalation.proxy_url):
+        remedy = f"Write it as http://host:port; {_ADDRESS_FORM}, and a proxy that wants a password cannot be used."
+        raise ConfigInvalid(f"{source}: escalation.proxy_url is not the plain address of a proxy", remedy=remedy)
     if not escalation.model:
         remedy = "Set it to the name that the server knows the large model by."
         raise ConfigInvalid(f"{source}: escalation.url is set without escalation.model", remedy=remedy)

@@ -59,7 +59,9 @@ class UploadLog:
         self._upstream = upstream
         self._path = folder / "uploaded.jsonl"
         with exchange_errors(folder):
-            folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+            # The state directory, where the uplink starts before the daemon: the daemon makes it as private.
+            folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
             self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         self._fd = -1
         try:

@@ -78,10 +78,11 @@ def test_a_path_that_cannot_be_used_is_named_without_a_traceback(capsys: pytest.
     assert "what to do: " in said
 
 
-def test_an_error_of_no_path_is_a_bug():
-    """Its traceback is shown."""
-    with pytest.raises(ConnectionRefusedError), reported_errors(_context()):
-        raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+@pytest.mark.parametrize("code", [errno.ECONNREFUSED, errno.EACCES])
+def test_an_error_of_no_path_is_a_bug(code: int):
+    """Its traceback is shown: nobody could tell which socket or file it is."""
+    with pytest.raises(OSError, match=os.strerror(code)), reported_errors(_context()):
+        raise OSError(code, os.strerror(code))
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,8 @@ def oracle():
 @contextlib.asynccontextmanager
 async def client_of(oracle, **settings):
     """Open a client of the server."""
-    client = LargeModelClient(EscalationConfig(url=oracle.url, model="m", tasks=("greeting",), **settings), KEY)
+    plain = {"url": oracle.url, "model": "m", "tasks": ("greeting",)}
+    client = LargeModelClient(EscalationConfig(**plain | settings), KEY)
     try:
         yield client
     finally:
@@ -97,6 +98,18 @@ async def test_a_server_that_refuses_everything_is_asked_a_few_times(oracle):
         with pytest.raises(QuestionRefused):
             await ask(client)
     assert 7 == len(oracle.received)
+
+
+async def test_a_proxy_is_asked_for_the_server(oracle):
+    """The proxy gets the whole address, and the server's name is its business."""
+    settings = {"url": "http://models.invalid/v1", "proxy_url": oracle.url.removesuffix("/v1")}
+    async with client_of(oracle, **settings) as client:
+        await client.reachable()
+        assert "hello there" in (await ask(client))[0]
+    assert [
+        "GET http://models.invalid/v1/models HTTP/1.1",
+        "POST http://models.invalid/v1/chat/completions HTTP/1.1",
+    ] == [each.partition("\n")[0] for each in oracle.received]
 
 
 async def test_parameters_of_the_site_are_sent(oracle):

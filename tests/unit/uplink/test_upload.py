@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +117,13 @@ def test_a_full_disk_is_named_and_got_over(tmp_path: Path):
         notes.add(stems(number)[0], at=1)
         assert notes.is_settled(stems(1)[0], 1, DAY)
         assert number == (disk / "notes" / "uploaded.jsonl").read_bytes().count(b"segment")
+
+
+def test_an_uplink_that_starts_before_the_daemon_makes_a_private_state_directory(tmp_path: Path):
+    """The daemon keeps captured examples there, so only its owner may enter it, whichever program made it."""
+    with UploadLog(tmp_path / "state" / "uplink", "s3://fleet"):
+        assert 0o700 == stat.S_IMODE((tmp_path / "state").stat().st_mode)
+        assert 0o750 == stat.S_IMODE((tmp_path / "state" / "uplink").stat().st_mode)
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path):

@@ -93,6 +93,25 @@ def test_what_a_stopped_run_left_is_not_deleted(tmp_path: Path):
     assert "the only copy" == (tmp_path / "data.replaced" / "train.jsonl").read_text()
 
 
+def test_two_runs_do_not_write_one_folder(tmp_path: Path):
+    """The first would otherwise give its name to what the second has written so far."""
+    out = tmp_path / "data"
+    with made_whole(out, TASKS_NAME, force=True) as folder:
+        (folder / TASKS_NAME).write_text("[1]")
+        with pytest.raises(InvalidRequest, match="another run writes"), made_whole(out, TASKS_NAME, force=True):
+            pass
+    assert ("[1]", [out]) == ((out / TASKS_NAME).read_text(), list(tmp_path.iterdir()))
+
+
+def test_what_a_stopped_run_had_begun_is_deleted(tmp_path: Path):
+    """Nobody holds it any more."""
+    (tmp_path / "data.partial").mkdir()
+    (tmp_path / "data.partial" / "rest").write_text("x")
+    write(tmp_path / "data", TASKS_NAME, "[1]")
+    assert [tmp_path / "data"] == list(tmp_path.iterdir())
+    assert [TASKS_NAME] == [path.name for path in (tmp_path / "data").iterdir()]
+
+
 def test_a_folder_that_cannot_get_its_name_leaves_the_earlier_one(tmp_path: Path):
     """Here somebody takes the new folder away before it gets its name."""
     out = tmp_path / "data"

@@ -46,6 +46,13 @@ def test_a_folder_is_no_registry(tmp_path: Path):
     assert (2, True) == (done.exit_code, "sites.json" in done.output), done.output
 
 
+def test_a_registry_that_is_not_there_is_noted(tmp_path: Path):
+    """A list without sites is no proof that there are none: the folder may be mistyped."""
+    done = CliRunner().invoke(app, ["sites", "list", "--json", "--collected", str(tmp_path / "colected")])
+    assert (0, {"sites": {}, "waiting": {}}) == (done.exit_code, json.loads(done.stdout))
+    assert f"note: {tmp_path / 'colected' / 'sites.json'} does not exist yet" in done.stderr
+
+
 @pytest.mark.parametrize("content", ["", "{", '{"schema": "edge-agent/sites/v2"}', '{"sites": {"a": {"keys": []}}}'])
 def test_a_spoilt_registry_is_an_error(tmp_path: Path, content: str):
     """It is not taken for an empty one, which would trust anybody."""

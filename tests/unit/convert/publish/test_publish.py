@@ -308,6 +308,29 @@ def test_publishers_that_cross_leave_what_sites_accept(central: CentralTeam, cli
     assert [central.publish(tmp_path / "bundle")] == list(central.held.bundles())
 
 
+class Waiting(FolderStorage):
+    """A place at which somebody else publishes while this publisher writes."""
+
+    def write(self, path: str, content: bytes | Iterable[bytes]) -> None:
+        super().write(path, content)
+        if path.endswith(".targets.json"):
+            with FolderStorage(self._root).exclusive() as alone:
+                self.found_alone = alone
+
+
+def test_a_publisher_keeps_others_out_of_a_folder(central: CentralTeam, tmp_path: Path):
+    """Two that write at once would both report success, and the second would take the bundle of the first away."""
+    central.publisher.place = waiting = Waiting(central.folder)
+    digest = central.publish(echo_bundle(tmp_path / "bundle"))
+    assert ([digest], False) == (list(central.held.bundles()), waiting.found_alone)
+    with (
+        FolderStorage(central.folder).exclusive(),
+        pytest.raises(InvalidRequest, match="another publisher is publishing to"),
+    ):
+        central.publish(echo_bundle(tmp_path / "other", version="1.1.0"))
+    assert [digest] == list(central.held.bundles())
+
+
 def test_too_few_keys_publish_nothing(central: CentralTeam, tmp_path: Path):
     """Without the offline keys the command says whose signatures are missing, and how to go on."""
     for path in central.keys.glob("targets-*.pem"):
