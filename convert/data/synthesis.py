@@ -29,6 +29,7 @@ from convert.pipeline import task_file as tasks
 from convert.pipeline.recipe import DataFormat, Recipe
 from convert.pipeline.stage import Progress
 from edge_agent.errors import EdgeAgentError, EngineNotReady, InvalidRequest
+from edge_agent.formats.chat_request_form import ChatRequestForm
 from edge_agent.formats.manifest import TaskSpec
 from edge_agent.formatting import counted
 
@@ -170,6 +171,7 @@ class ParsedRow:
 
 def rows_of(answer: str, request: GenerationRequest) -> Iterator[ParsedRow | RejectedRow]:
     """Yield the rows of an answer, at most as many as were asked for."""
+    answer = answer.rpartition("</think>")[2]  # some servers write a model's thoughts before its answer
     try:
         # Some models put their JSON into a code block, or a word before it.
         read = _RowList.model_validate_json(answer[answer.index("{") : answer.rindex("}") + 1])
@@ -365,16 +367,20 @@ def line(row: dict[str, Any]) -> str:
 
 REQUEST_SECONDS_MAX = 300.0
 ANSWER_TOKENS_MAX = 4096
+_THINKING_FACTOR = 4
+"""A reasoning model may use so many times the tokens of an answer, with those of its thoughts."""
 _CHARACTERS_PER_TOKEN = 4
 
 
-@dataclass(frozen=True)
+@dataclass
 class ChatEndpoint:
     """Where to ask, and which model."""
 
     base_url: str
     key: str
     model: str
+    form: ChatRequestForm = field(default_factory=ChatRequestForm)
+    """How the server takes a request, as far as that is known."""
 
     def ask(self, messages: list[dict[str, str]], seed: int) -> ModelReply:
         """Return the model's answer.
@@ -390,19 +396,27 @@ class ChatEndpoint:
             base_url=self.base_url, api_key=self.key, timeout=REQUEST_SECONDS_MAX, max_retries=2
         ) as client:
             try:
-                answer = client.chat.completions.create(
-                    model=self.model,
-                    messages=cast(Any, messages),
-                    temperature=1.0,
-                    max_tokens=ANSWER_TOKENS_MAX,
-                    seed=seed,
-                )
+                answer = self._answer(client, messages, seed)
             except openai.OpenAIError as error:
                 raise self._said(error) from None
         text = answer.choices[0].message.content or "" if answer.choices else ""
         characters = len(text) + sum(len(message["content"]) for message in messages)
         tokens = answer.usage.total_tokens if answer.usage else characters // _CHARACTERS_PER_TOKEN
         return ModelReply(text, tokens)
+
+    def _answer(self, client: openai.OpenAI, messages: list[dict[str, str]], seed: int) -> Any:
+        """Ask in the form that the server accepts. Raises OpenAIError."""
+        while True:
+            limit = ANSWER_TOKENS_MAX * (1 if self.form.limit == "max_tokens" else _THINKING_FACTOR)
+            members: dict[str, Any] = {"temperature": 1.0, "seed": seed, self.form.limit: limit}
+            request = {name: value for name, value in members.items() if name not in self.form.without}
+            try:
+                return client.chat.completions.create(model=self.model, messages=cast(Any, messages), **request)
+            except openai.APIStatusError as error:
+                changed = self.form.adapted(error.status_code, error.body, request)
+                if changed is None:
+                    raise
+                self.form = changed
 
     def _said(self, error: Exception) -> EdgeAgentError:
         """Turn an error of the library into ours; its texts do not contain the key."""

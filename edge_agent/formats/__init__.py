@@ -13,6 +13,7 @@ status_object.py        what a site reports about itself, signed; state_code.py 
 uplink_state.py         uplink.json, what the uplink reports to the programs next to it
 signed_document.py      how documents of site and central team are read and signed
 strict_json.py          one strict reader of JSON that others wrote; strict_yaml.py of YAML that people wrote
+chat_request_form.py    how a request is written for a large model whose server refuses a part of it
 compression.py          bounded decompression
 certificates.py         X.509 certificates in PEM, and what is read of one
 """

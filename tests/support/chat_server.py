@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tests.support.large_model import REFUSALS
+
 KEY = "secret-key"
 
 
@@ -23,6 +25,9 @@ class ChatServer:
     """What the server says a request used; None = it does not say."""
     statuses: list[int] = field(default_factory=list)
     """Of the first requests; after that 200."""
+    refuses: tuple[str, ...] = ()
+    """Members of a request that it does not take, among REFUSALS."""
+    refused: int = 0
     asked: list[dict[str, Any]] = field(default_factory=list)
     url: str = ""
 
@@ -48,6 +53,10 @@ def serving(answer: Callable[[int, str], str], **more: Any) -> Iterator[ChatServ
             status = script.statuses.pop(0) if script.statuses else 200
             if self.headers["authorization"] != f"Bearer {KEY}":
                 status = 401
+            if member := next((each for each in script.refuses if each in body), ""):
+                script.refused += 1
+                self.reply(*REFUSALS[member])
+                return
             if status != 200:
                 self.reply(status, {"error": {"message": f"no: {status}"}})
                 return

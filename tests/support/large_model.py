@@ -45,6 +45,10 @@ REFUSALS: dict[str, tuple[int, dict[str, Any]]] = {
         "response_format",
     ),
     "response_format": _openai("This response_format type is unavailable now"),
+    "seed": (
+        422,
+        {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not allowed"}]},
+    ),
     "reasoning_effort": _openai("Unrecognized request argument supplied: reasoning_effort"),
     "messages": _openai("max_tokens max_completion_tokens temperature stream_options response_format"),
 }

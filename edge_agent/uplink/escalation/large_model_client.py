@@ -1,8 +1,7 @@
 """One question to a server: by OpenAI's chat API, a stream of text, or by an API for decisions, probabilities.
 
-Servers and models of the chat API refuse different members of a request: reasoning models `max_tokens` and
-`temperature`, others `stream_options` or a JSON schema. A request that is refused for such a member is written without
-it and sent again, which costs nothing; what was accepted is remembered for the model and the task (`RequestForm`).
+Servers and models of the chat API refuse different members of a request (`formats/chat_request_form.py`). Such a
+request is written without it and sent again; what was accepted is remembered for the model and the task.
 
 Everything that comes back is hostile until it was looked at elsewhere: here it is bounded, in bytes and in time. No
 redirect is followed, and nothing is asked twice by the library. Of the server's own words none leaves but the status.
@@ -12,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 import httpx2 as httpx
 import openai
@@ -28,6 +27,7 @@ from edge_agent.errors import (
     UpstreamRefused,
     UpstreamUnreachable,
 )
+from edge_agent.formats.chat_request_form import ChatRequestForm
 from edge_agent.uplink.escalation import decision_protocols
 from edge_agent.uplink.escalation.decision_protocols import TypedAnswer, TypedQuestion
 
@@ -56,12 +56,6 @@ _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.Un
 _NOT_FOUND = 404
 _MISSING = (_NOT_FOUND, 405, 410, 415)
 _UNSUITABLE = (400, 413, 422)
-_REFUSED = (*_UNSUITABLE, 500)
-"""Statuses of a request whose form is refused: some servers fail while they read it."""
-_FORMAT_WORDS = ("response_format", "response format", "json_schema")
-_LOOSER: dict[str, Literal["schema", "object", "none"]] = {"strict": "schema", "schema": "object", "object": "none"}
-_REFUSAL_CHARACTERS = 4000
-"""Of a server's words, in which the name of a member is looked for."""
 _IDLE_SECONDS_MAX = 4.0
 """Of a connection that is used again. Many servers close one after 5 s; a question on its way then would be lost."""
 _THOUGHT = "<think>", "</think>"
@@ -122,37 +116,13 @@ class ConnectionLost(UpstreamUnreachable):
     """The connection broke when the question was on its way: it may have been answered, and paid for."""
 
 
-@dataclass(frozen=True)
-class RequestForm:
-    """How a chat request is written; at first with all that makes the answer certain, cheap and countable."""
-
-    limit: str = "max_tokens"
-    """The member that limits the answer. Reasoning models only know the newer name."""
-    format: Literal["strict", "schema", "object", "none"] = "strict"
-    """What holds the answer to its schema: OpenAI takes only a part of JSON Schema with `strict`, and others know only
-    JSON objects, or nothing. The schema stands in the question, too, and every answer is checked."""
-    without: frozenset[str] = frozenset()
-    """Members that are left out."""
-
-    def adapted(self, refusal: str) -> RequestForm | None:
-        """Return the form that takes a server's refusal into account; None = it names nothing that can be changed."""
-        if self.limit in refusal and "max_completion_tokens" in refusal and self.limit != "max_completion_tokens":
-            return replace(self, limit="max_completion_tokens")
-        for member in ("temperature", "stream_options"):
-            if member in refusal and member not in self.without:
-                return replace(self, without=self.without | {member})
-        if self.format != "none" and any(word in refusal for word in _FORMAT_WORDS):
-            return replace(self, format=_LOOSER[self.format])
-        return None
-
-
 class LargeModelClient:
     """One endpoint."""
 
     def __init__(self, config: EscalationConfig, key: str) -> None:
         """Prepare; nothing is asked yet."""
         self._config = config
-        self._forms: dict[tuple[str, str], RequestForm] = {}
+        self._forms: dict[tuple[str, str], ChatRequestForm] = {}
         """What was accepted, by model and task: as many as the tasks of the configuration."""
         limits = httpx.Limits(max_connections=config.calls_max + 2, keepalive_expiry=_IDLE_SECONDS_MAX)
         timeout = httpx.Timeout(config.seconds_max, connect=config.connect_seconds_max)
@@ -202,15 +172,18 @@ class LargeModelClient:
     async def _stream(self, question: EscalationQuestion) -> Any:
         """Send a question, in the form that the server accepts, and return the stream of its answer."""
         key = self._model(question), question.task
-        known = form = self._forms.get(key, RequestForm())
+        known = form = self._forms.get(key, ChatRequestForm())
         while True:
+            request = self._request(question, form)
             try:
-                stream = await self._client.chat.completions.create(**self._request(question, form))
-            except _FAILURES as error:
-                changed = form.adapted(_refusal(error))
+                stream = await self._client.chat.completions.create(**request)
+            except openai.APIStatusError as error:
+                changed = form.adapted(error.status_code, error.body, request)
                 if changed is None:
                     raise self._said(error, question.task) from None
                 form = changed
+            except _FAILURES as error:
+                raise self._said(error, question.task) from None
             else:
                 break
         if form != known:
@@ -238,7 +211,7 @@ class LargeModelClient:
     def _model(self, question: EscalationQuestion) -> str:
         return self._config.task_models.get(question.task, self._config.model)
 
-    def _request(self, question: EscalationQuestion, form: RequestForm) -> Any:
+    def _request(self, question: EscalationQuestion, form: ChatRequestForm) -> Any:
         plain: dict[str, Any] = {
             "model": self._model(question),
             "messages": [{"role": role, "content": text} for role, text in question.turns],
@@ -319,13 +292,6 @@ class LargeModelClient:
 
     def _broken(self, how: str) -> UpstreamFailed:
         return UpstreamFailed(f"the large model at {self._config.url} gave no whole answer: {how}", remedy=_ENDPOINT)
-
-
-def _refusal(error: Exception) -> str:
-    """Return the words with which a server has refused a question for its form; empty = it failed otherwise."""
-    if not isinstance(error, openai.APIStatusError) or error.status_code not in _REFUSED:
-        return ""
-    return str(error.body)[:_REFUSAL_CHARACTERS]
 
 
 @dataclass

@@ -132,7 +132,7 @@ def credential_of_root(site: FaultySite) -> None:
     os.chown(site.folder / "store.yaml", 0, 0)
 
 
-@made("state-dir/fault/may-not-write", is_appliance=True, with_it=("daemon", "state-owner"))
+@made("state-dir/fault/may-not-write", is_appliance=True, with_it=("state-owner",))
 def state_of_root(site: FaultySite) -> None:
     """Somebody copied the state folder back as root."""
     os.chown(site.daemon.state_dir, 0, 0)

@@ -59,6 +59,16 @@ def made(recipe: Recipe, server: chat_server.ChatServer, **wanted: Any) -> Synth
 # --- the whole way ----------------------------------------------------------------------------------------------------
 
 
+def test_a_reasoning_model_is_asked_as_it_wants(tmp_path: Path):
+    """Members that the server refuses are written otherwise or left out, with room to think."""
+    refuses = ("max_tokens", "temperature", "seed")
+    with chat_server.serving(lambda *asked: f"<think>{{?}}</think>{saying(*asked)}", refuses=refuses) as server:
+        found = made(recipe_of(tmp_path), server)
+    assert (12, 3) == (len(found.rows), server.refused)
+    assert all({"model", "messages", "max_completion_tokens"} == each.keys() for each in server.asked)
+    assert server.asked[0]["max_completion_tokens"] > synthesis.ANSWER_TOKENS_MAX
+
+
 def test_rows_come_back_marked_and_trainable(tmp_path: Path) -> None:
     """Each label is asked for in turn; the rows are text-label rows that data.py takes for training only."""
     recipe = recipe_of(tmp_path)

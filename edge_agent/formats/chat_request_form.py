@@ -1,0 +1,54 @@
+"""How a request to OpenAI's chat API is written for a server that refuses a part of it. Pure.
+
+Servers and models of this API take different members: OpenAI's reasoning models refuse `max_tokens` and a temperature
+of 0, others `stream_options`, or a JSON schema or a part of it. They name what they refuse, so the request can be
+written without it and sent again, which costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass, replace
+from typing import Literal
+
+_REFUSED = (400, 413, 422, 500)
+"""Statuses of a request whose form is refused: some servers fail while they read it."""
+_FORMAT_WORDS = ("response_format", "response format", "json_schema")
+_LOOSER: dict[str, Literal["schema", "object", "none"]] = {"strict": "schema", "schema": "object", "object": "none"}
+_REFUSAL_CHARACTERS = 4000
+"""Of a server's words, in which the name of a member is looked for."""
+
+
+@dataclass(frozen=True)
+class ChatRequestForm:
+    """How a chat request is written; at first with all that makes the answer certain, cheap and countable."""
+
+    limit: str = "max_tokens"
+    """The member that limits the answer. Reasoning models only know the newer name."""
+    format: Literal["strict", "schema", "object", "none"] = "strict"
+    """What holds the answer to its schema: OpenAI takes only a part of JSON Schema with `strict`, and others know only
+    JSON objects, or nothing. The schema stands in the question, too, and every answer is checked."""
+    without: frozenset[str] = frozenset()
+    """Members that are left out."""
+
+    def adapted(self, status: int, body: object, sent: Container[str]) -> ChatRequestForm | None:
+        """Return the form that takes a server's refusal into account; None = it names nothing that can be changed.
+
+        Each member is given up once, so a request ends after six refusals, whatever the server says.
+
+        Args:
+            status: of the HTTP response.
+            body: the response, hostile.
+            sent: the members of the request.
+        """
+        if status not in _REFUSED:
+            return None
+        refusal = str(body)[:_REFUSAL_CHARACTERS]
+        if self.limit in refusal and "max_completion_tokens" in refusal and self.limit != "max_completion_tokens":
+            return replace(self, limit="max_completion_tokens")
+        for member in ("temperature", "stream_options", "seed"):
+            if member in refusal and member in sent:
+                return replace(self, without=self.without | {member})
+        if "response_format" in sent and any(word in refusal for word in _FORMAT_WORDS):
+            return replace(self, format=_LOOSER[self.format])
+        return None
