@@ -37,8 +37,8 @@ BYTES_PER_TOKEN = 2
 """How many bytes of text a token has at least, for reserving its price before the server counts."""
 _ENDPOINT = "Check 'url' and 'model' under 'escalation' in agent.yaml, and the server; it is retried automatically."
 _PROXY = (
-    "Check 'proxy_url' under 'escalation' in agent.yaml, and whether the proxy lets this machine connect to the server, "
-    "without a password; it is retried automatically."
+    "Check 'proxy_url' under 'escalation' in agent.yaml, and whether the proxy lets this machine connect to the server"
+    " without a password; it is retried automatically."
 )
 _UNFIT = (
     "Other questions are still asked. If this message stays, check that the server accepts inputs of this length, and "

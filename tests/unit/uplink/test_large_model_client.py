@@ -123,7 +123,7 @@ async def test_a_proxy_that_does_not_connect_is_named_and_nothing_was_asked(orac
 
 @pytest.mark.parametrize(("beside", "room", "tokens"), [("", 0, 9), ("hm, a greeting", 0, 16), ("", 2000, 100)])
 async def test_thoughts_that_no_server_counts_are_paid_for(oracle, beside, room, tokens):
-    """Where the server does not count, what it sends beside the answer counts, too; a thinker may send nothing of it."""
+    """Where the server does not count, what it sends beside the answer counts; a thinker may send nothing of it."""
     oracle.refuses, oracle.beside, oracle.answer = ("stream_options",), beside, lambda _: "hello"
     async with client_of(oracle, thinking_tokens_max=room) as client:
         said, end = await ask(client)
