@@ -41,6 +41,8 @@ SCRAPE_SECONDS_MAX = 5.0
 ENTRIES_MAX = 2000
 ARCHIVE_MODE = 0o600
 _UNITS = ("edge-agent", "edge-uplink")
+_ESCAPED = "backslashreplace"
+"""How half a character is written: names of files can hold any bytes, and lines of logs any escapes."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def _part(teller: _PartSource, sources: SupportSources, rules: RedactionRules, *
 
 def _encoded(of: Any, rules: RedactionRules) -> bytes:
     plain = json.loads(json.dumps(of, default=_plain))
-    return json.dumps(redact_value(plain, rules), ensure_ascii=False, indent=1).encode() + b"\n"
+    return json.dumps(redact_value(plain, rules), ensure_ascii=False, indent=1).encode(errors=_ESCAPED) + b"\n"
 
 
 def _plain(of: object) -> Any:
@@ -152,7 +154,7 @@ def _units(sources: SupportSources, rules: RedactionRules) -> bytes:
     if not any(said):
         raise _PartMissing("systemd does not answer")
     kept = [line for each in said for line in (each or "").splitlines() if not line.startswith(("Environment", "Exec"))]
-    return redact_text("\n".join(kept), rules).encode()
+    return redact_text("\n".join(kept), rules).encode(errors=_ESCAPED)
 
 
 def _log(unit: str) -> Callable[[SupportSources, RedactionRules], bytes]:
@@ -173,7 +175,7 @@ def _log(unit: str) -> Callable[[SupportSources, RedactionRules], bytes]:
         said = sources.case.installation.run(command)
         if not said:
             raise _PartMissing("the journal has nothing of it, or this user may not read it")
-        return "\n".join(_entries(said, rules)).encode()
+        return "\n".join(_entries(said, rules)).encode(errors=_ESCAPED)
 
     return tell
 
@@ -199,7 +201,7 @@ def _machine(sources: SupportSources, rules: RedactionRules) -> bytes:
     pid = sources.case.daemon.pid
     for name in ("status", "limits") if pid > 0 else ():
         parts.append(f"== /proc/{pid}/{name}\n{read_text(Path(f'/proc/{pid}/{name}'))}")
-    return redact_text("\n".join(parts), rules).encode()
+    return redact_text("\n".join(parts), rules).encode(errors=_ESCAPED)
 
 
 def _metrics(sources: SupportSources, rules: RedactionRules) -> bytes:
@@ -249,7 +251,7 @@ def _folders(sources: SupportSources, rules: RedactionRules) -> bytes:
             lines += [f"{file.shown} {file.size:>12} {file.path}" for file in found]
             if len(lines) > ENTRIES_MAX:
                 break
-    return redact_text("\n".join(lines[:ENTRIES_MAX]), rules).encode()
+    return redact_text("\n".join(lines[:ENTRIES_MAX]), rules).encode(errors=_ESCAPED)
 
 
 _PART_SOURCES = (

@@ -126,7 +126,11 @@ class EscalationConfig(ConfigSection):
     def _only_further(cls, value: dict[str, Any]) -> dict[str, Any]:
         if taken := sorted(value.keys() & CHAT_MEMBERS):
             raise ValueError(f"{', '.join(taken)}: the uplink sets this itself")
-        if (size := len(json.dumps(value))) > PARAMETERS_BYTES_MAX:
+        try:
+            size = len(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
+        except ValueError:
+            raise ValueError("it holds a number that JSON has not (.nan, .inf), or half a character") from None
+        if size > PARAMETERS_BYTES_MAX:
             raise ValueError(f"it has {size} bytes as JSON; the limit is {PARAMETERS_BYTES_MAX}")
         return value
 

@@ -25,8 +25,8 @@ from edge_agent.errors import DiskFull, StateDirUnwritable, StoreDamaged
 
 _Result = TypeVar("_Result")
 PARTIAL = ".partial"
-_DEVICES = Path("/dev")
 """Suffix of a file that is being written."""
+_DEVICES = Path("/dev")
 DISK_FULL_BYTES = 1 << 20
 """A disk with less free space than this is full."""
 CHECK_DISK = "Check the disk; the kernel's log ('dmesg') may say more."

@@ -196,7 +196,7 @@ def parse(raw: bytes) -> tuple[EnrolmentFile, str]:
     """
     _check_size(raw)
     try:
-        plain = strict_json.decode(raw, fractions=False)
+        plain = strict_json.decode(raw)  # with fractions, which 'parameters' of a large model may hold
     except ValueError as error:
         said = f"the file is not an enrolment file, or was cut off: {error}"
         raise EnrolmentFileInvalid(said, remedy=_ANEW) from None

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from typing import Any
 
 import yaml
 
+_HALF = re.compile("[\ud800-\udfff]")
+
 
 class _UniqueKeys(yaml.composer.Composer):
-    """Refuses a key that occurs twice in one mapping: the second would silently replace the first."""
+    """Refuses a key that occurs twice in one mapping: the second would silently replace the first.
+
+    And half a character, which nobody can write out.
+    """
+
+    def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
+        """Refuse it by its line."""
+        node = super().compose_scalar_node(anchor)
+        if _HALF.search(node.value):
+            said = "a text holds half a character (a lone surrogate)"
+            raise yaml.composer.ComposerError(None, None, said, node.start_mark)
+        return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Refuse it by its line, before keys of other mappings are merged in."""
@@ -70,16 +85,42 @@ class _StringLoader(_UniqueKeys, yaml.BaseLoader):
     """Reads every value as a string, such as 02:00 and 2026-12-01."""
 
 
+_REPEATED_MAX = 100_000
+"""Values that aliases can repeat, beyond one for each character: a few lines could repeat more than memory holds."""
+
+
+def _written_out(plain: Any) -> int:
+    """Return how many values there are if each alias is written out. Raises YAMLError if that has no end."""
+    sizes: dict[int, int] = {}
+
+    def size(value: Any) -> int:
+        if not isinstance(value, dict | list | tuple | set):
+            return 1
+        if id(value) not in sizes:
+            sizes[id(value)] = 0
+            parts = itertools.chain(value, value.values()) if isinstance(value, dict) else value
+            sizes[id(value)] = 1 + sum(map(size, parts))
+        elif not sizes[id(value)]:
+            raise yaml.YAMLError("an alias stands inside of what it repeats")
+        return sizes[id(value)]
+
+    return size(plain)
+
+
 def load_yaml(text: bytes | str, *, strings: bool = False) -> Any:
     """Read one document; with `strings`, every value in it is a string.
 
     Raises:
-        YAMLError: not YAML, a key occurs twice, or a type that is given with '!!' does not fit its value.
+        YAMLError: not YAML, a key occurs twice, a type that is given with '!!' does not fit its value, aliases repeat
+            too much, or a text holds half a character.
         ValueError: an impossible date or number.
         RecursionError: nested too deeply.
     """
     try:
-        return yaml.load(text, _StringLoader if strings else _Loader)  # noqa: S506 - both make plain values only
+        plain = yaml.load(text, _StringLoader if strings else _Loader)  # noqa: S506 - both make plain values only
     except (LookupError, AttributeError, TypeError):  # what the reader makes of '!!bool' before what is not one
         said = "a type that is given with '!!' does not fit its value, and no key needs one"
         raise yaml.YAMLError(said) from None
+    if _written_out(plain) > len(text) + _REPEATED_MAX:
+        raise yaml.YAMLError(f"its aliases repeat more than {_REPEATED_MAX} values")
+    return plain

@@ -194,6 +194,16 @@ def planted(tmp_path: Path) -> tuple[Installation, ConfigFiles]:
     return Installation(where.config, root=where.root, run=run, find_user=where.find_user), files
 
 
+def test_what_is_no_text_is_escaped(tmp_path):
+    """A name of a file can hold any bytes, and a line of a log half a character; the bundle is made all the same."""
+    where, _ = planted(tmp_path)
+    where.config.incoming.mkdir(parents=True, exist_ok=True)
+    Path(os.fsdecode(os.fsencode(where.config.incoming) + b"/d\xff")).touch()
+    listed = gathered(where)["folders.txt"].content.decode()
+    assert r"/d\udcff" in listed
+    assert r'"task": "\ud83d"' in logged(tmp_path / "log", entry(json.dumps({"event": "x", "task": "\ud83d"})))
+
+
 def test_planted_secrets_and_prompts_do_not_get_in(tmp_path):
     """Not one byte of spool, outbox, keys, credentials, comments or texts of callers is in any part."""
     where, files = planted(tmp_path)

@@ -148,7 +148,10 @@ def test_a_large_model_comes_with_its_key(box: Box):
 
 def test_a_reasoning_model_comes_with_its_room(box: Box):
     """What it may think, and the further members of its requests."""
-    thinking = {"thinking_tokens_max": 2000, "parameters": {"reasoning_effort": "low", "metadata": {"site": 12}}}
+    thinking = {
+        "thinking_tokens_max": 2000,
+        "parameters": {"reasoning_effort": "low", "top_p": 0.9, "metadata": {"site": 12}},
+    }
     assert 0 == box.enrol(box.enrolment(escalation=LARGE_MODEL | thinking), "--yes").exit_code
     found = config.load(box.agent_yaml(), environ={}).escalation
     assert thinking == {name: getattr(found, name) for name in thinking}

@@ -63,6 +63,32 @@ def test_merges_of_merges_take_no_more_than_their_keys():
     assert {"a": {"x": 1}} == load_yaml("a: &a {<<: *a, x: 1}\n")
 
 
+@pytest.mark.parametrize("strings", [False, True])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "x0: &x0 [1]\n" + "".join(f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 10)}]\n" for n in range(1, 30)),
+            "repeat",
+        ),
+        ("a: &a [*a]\n", "inside of what it repeats|recursive"),
+        ("a: &a {b: *a}\n", "inside of what it repeats|recursive"),
+        ('a:\n- {b: ["\\ud800"]}\n', r"half a character(.|\n)*line 2"),
+        ('{"\\ud83d": 1}\n', "half a character"),
+    ],
+)
+def test_what_cannot_be_written_out_is_refused(text: str, said: str, *, strings: bool):
+    """Whoever logs, checks or sends it would not end, or fail."""
+    with pytest.raises(yaml.YAMLError, match=said):
+        load_yaml(text, strings=strings)
+
+
+def test_an_alias_repeats_a_value():
+    """Also many times, and in a file without any a list can be long."""
+    assert {"a": [1, 2], "b": [[1, 2]] * 1000} == load_yaml(f"a: &a [1, 2]\nb: [{', '.join(['*a'] * 1000)}]\n")
+    assert 50_000 == len(load_yaml(f"[{'1,' * 50_000}]"))
+
+
 @pytest.mark.parametrize("text", ["a: {1: x, 0x1: y}\n", "{yes: 1, true: 2}", "a: {1: x, 0x1: y, <<: {z: 1}}\n"])
 def test_a_key_in_two_forms_occurs_twice(text: str):
     """What reads the mapping could not tell them apart."""

@@ -120,11 +120,28 @@ def test_a_reasoning_model_goes_into_the_enrolment_with_its_room(office: Office)
     assert not {"thinking_tokens_max", "parameters"} & body["escalation"].keys()
 
 
-def test_members_that_the_site_would_refuse_are_refused(office: Office):
-    """By then the enrolment file is far away."""
-    office.say(escalation={"url": "https://m/v1", "model": "m", "parameters": {"max_tokens": 5}})
+def test_a_member_can_be_a_fraction(office: Office):
+    """Such as `top_p`."""
+    office.say(escalation={"url": "https://m/v1", "model": "m", "parameters": {"top_p": 0.9}})
     done = office.make("shop-12")
-    assert (2, True) == (done.exit_code, "max_tokens: the uplink sets this itself" in " ".join(done.output.split()))
+    assert 0 == done.exit_code, done.output
+    large = office.enrolment()[0].escalation
+    assert {"top_p": 0.9} == large.parameters
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        ({"max_tokens": 5}, "max_tokens: the uplink sets this itself"),
+        ({"top_p": float("nan")}, "a number that JSON has not"),
+        ({"user": "\ud83d"}, "half a character"),
+    ],
+)
+def test_members_that_the_site_would_refuse_are_refused(office: Office, members: dict[str, object], said: str):
+    """By then the enrolment file is far away."""
+    office.say(escalation={"url": "https://m/v1", "model": "m", "parameters": members})
+    done = office.make("shop-12")
+    assert (2, True) == (done.exit_code, said in " ".join(done.output.split())), done.output
 
 
 def test_a_fleet_without_a_large_model_makes_enrolments_without_one(office: Office):
