@@ -5,7 +5,7 @@ import contextlib
 import pytest
 
 from edge_agent.config import EscalationConfig
-from edge_agent.errors import UpstreamFailed
+from edge_agent.errors import UpstreamFailed, UpstreamRefused
 from edge_agent.uplink.escalation.escalation_server import parse_question
 from edge_agent.uplink.escalation.large_model_client import (
     AnswerEnd,
@@ -98,6 +98,19 @@ async def test_a_server_that_refuses_everything_is_asked_a_few_times(oracle):
         with pytest.raises(QuestionRefused):
             await ask(client)
     assert 7 == len(oracle.received)
+
+
+@pytest.mark.parametrize("status", ["401", "403"])
+async def test_a_key_that_may_not_list_models_may_ask(oracle, status):
+    """OpenAI's keys have a right for each; what is sent to find out is no question that anybody pays for."""
+    oracle.listing = status
+    async with client_of(oracle) as client:
+        await client.reachable()
+    assert [] == oracle.asked
+    oracle.way = "401"
+    async with client_of(oracle) as client:
+        with pytest.raises(UpstreamRefused, match="refuses the key"):
+            await client.reachable()
 
 
 async def test_a_proxy_is_asked_for_the_server(oracle):
