@@ -168,6 +168,11 @@ class _Handler(BaseHTTPRequestHandler):
         if self._refused():
             self._plain(401, {})
             return
+        if not body.get("messages", True) and self.owner.way != "404":
+            self._plain(
+                *_openai("Invalid 'messages': empty array. Expected an array with minimum length 1.", "messages")
+            )
+            return
         for member in self.owner.refuses:
             if member in body or (member == "strict" and _is_strict(body)):
                 self._plain(*REFUSALS[member])

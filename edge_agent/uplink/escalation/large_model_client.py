@@ -141,11 +141,24 @@ class LargeModelClient:
     async def reachable(self) -> None:
         """Ask for its models, which costs nothing.
 
+        A key can have the right to ask a model and not the one to list them, so where the list is refused an empty
+        question is sent, which no server answers.
+
         Raises:
-            CapacityError, UpstreamRefused: nobody is there, or refuses the key.
+            CapacityError, UpstreamRefused, UpstreamMissing: nobody is there, or refuses the key, or neither page is there.
         """
+        seconds = self._config.connect_seconds_max
         try:
-            await self._client.models.list(timeout=self._config.connect_seconds_max)
+            try:
+                await self._client.models.list(timeout=seconds)
+            except (openai.AuthenticationError, openai.PermissionDeniedError):
+                if self._config.protocol != "chat":
+                    raise
+                empty: Any = {"model": self._config.model, "messages": [], "max_tokens": 1}
+                try:
+                    await self._client.chat.completions.create(**empty, timeout=seconds)
+                except openai.NotFoundError as error:  # nothing there has taken the key
+                    raise self._said(error) from None
         except _FAILURES as error:
             problem = self._said(error)
             if not isinstance(

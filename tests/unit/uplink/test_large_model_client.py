@@ -5,7 +5,7 @@ import contextlib
 import pytest
 
 from edge_agent.config import EscalationConfig
-from edge_agent.errors import UpstreamFailed, UpstreamUnreachable
+from edge_agent.errors import UpstreamFailed, UpstreamMissing, UpstreamRefused, UpstreamUnreachable
 from edge_agent.uplink.escalation.escalation_server import parse_question
 from edge_agent.uplink.escalation.large_model_client import (
     AnswerEnd,
@@ -100,6 +100,19 @@ async def test_a_server_that_refuses_everything_is_asked_a_few_times(oracle):
     assert 7 == len(oracle.received)
 
 
+@pytest.mark.parametrize("status", ["401", "403"])
+async def test_a_key_that_may_not_list_models_may_ask(oracle, status):
+    """OpenAI's keys have a right for each; what is sent to find out is no question that anybody pays for."""
+    oracle.listing = status
+    async with client_of(oracle) as client:
+        await client.reachable()
+    assert [] == oracle.asked
+    oracle.way = "401"
+    async with client_of(oracle) as client:
+        with pytest.raises(UpstreamRefused, match="refuses the key"):
+            await client.reachable()
+
+
 async def test_a_proxy_is_asked_for_the_server(oracle):
     """The proxy gets the whole address, and the server's name is its business."""
     settings = {"url": "http://models.invalid/v1", "proxy_url": oracle.url.removesuffix("/v1")}
@@ -110,6 +123,17 @@ async def test_a_proxy_is_asked_for_the_server(oracle):
         "GET http://models.invalid/v1/models HTTP/1.1",
         "POST http://models.invalid/v1/chat/completions HTTP/1.1",
     ] == [each.partition("\n")[0] for each in oracle.received]
+
+
+async def test_only_the_page_that_questions_are_sent_to_overrules_a_refused_key(oracle):
+    """A server of decisions has no page for chat, which says nothing of its key; nor does a wrong address."""
+    oracle.listing, oracle.way = "401", "404"
+    async with client_of(oracle, protocol="systemone") as client:
+        with pytest.raises(UpstreamRefused, match="refuses the key"):
+            await client.reachable()
+    async with client_of(oracle) as client:
+        with pytest.raises(UpstreamMissing, match="refuses the question for the model 'm'"):
+            await client.reachable()
 
 
 async def test_a_proxy_that_does_not_connect_is_named_and_nothing_was_asked(oracle):
