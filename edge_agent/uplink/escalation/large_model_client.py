@@ -145,7 +145,7 @@ class LargeModelClient:
         question is sent, which no server answers.
 
         Raises:
-            CapacityError, UpstreamRefused, UpstreamMissing: nobody is there, or refuses the key, or neither page is there.
+            CapacityError, UpstreamRefused, UpstreamMissing: nobody is there, or refuses the key, or has neither page.
         """
         seconds = self._config.connect_seconds_max
         try:
