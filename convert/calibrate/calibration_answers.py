@@ -162,12 +162,19 @@ def _fit_records(ask: Ask, bundle: BundleFolder, rows: Sequence[DataRow]) -> tup
     if not tried[0].rows:
         return Fit(), tried[0]
     losses = np.array([temperature.log_losses(said.confidences(), said.right) for said in tried])
+    wrong = np.array([temperature.log_losses(said.confidences(), ~said.right) for said in tried])
     families = tried[0].families()
     folds = temperature.folds_of(families)
     held_out = np.zeros(len(families))
     for fold in set(folds.tolist()):
         here = folds == fold
-        held_out[here] = losses[np.argmin(losses[:, ~here].mean(axis=1)), here]
-    best, at_one = int(np.argmin(losses.mean(axis=1))), TEMPERATURES.index(1.0)
+        held_out[here] = losses[_likeliest(losses[:, ~here], wrong[:, ~here]), here]
+    best, at_one = _likeliest(losses, wrong), TEMPERATURES.index(1.0)
     fit = temperature.checked(TEMPERATURES[best], held_out, losses[at_one], families)
     return fit, tried[best if fit.kept else at_one]
+
+
+def _likeliest(losses: Floats, wrong: Floats) -> int:
+    """Return the place of the temperature with the least loss; `wrong` has the losses of the opposite verdicts."""
+    doubted = temperature.doubt(losses.shape[1])
+    return int(np.argmin(((1 - doubted) * losses + doubted * wrong).mean(axis=1)))

@@ -1,6 +1,8 @@
 """Fits the temperature that turns scores into probabilities (Guo et al. 2017, arXiv 1706.04599). Pure.
 
-It is one number, fitted by maximum likelihood, and does not change the best label.
+It is one number, fitted by maximum likelihood, and does not change the best label. In each fit half a row counts as
+wrong: where every row is right, the likeliest temperature is 0, which would make every answer certain (Platt 1999 does
+this for two classes; with the weight of Krichevsky and Trofimov 1981).
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
-# If every row of the fit is right, the most likely temperature is 0, which would make every answer certain.
 LOWEST, HIGHEST = 0.25, 10.0
+_PSEUDO_ROWS = 0.5
 # With fewer rows the fit would mostly reflect noise.
 ROWS_MIN = 30
 # The manifest contains the temperature with all its digits.
@@ -57,13 +59,22 @@ def fit(log_probabilities: Floats, truth: Integers) -> float:
     """
     if len(truth) < ROWS_MIN:
         return 1.0
+    rows, doubted = np.arange(len(truth)), doubt(len(truth))
+    others = log_probabilities.copy()
+    others[rows, truth] = -np.inf
+    rival = others.argmax(axis=1)
 
     def loss(log_temperature: float) -> float:
         scaled = scaled_log(log_probabilities, math.exp(log_temperature))
-        return -float(scaled[np.arange(len(truth)), truth].mean())
+        return -float(((1 - doubted) * scaled[rows, truth] + doubted * scaled[rows, rival]).mean())
 
     found = minimize_scalar(loss, bounds=(math.log(LOWEST), math.log(HIGHEST)), method="bounded")
     return round(math.exp(found.x), _DIGITS)
+
+
+def doubt(rows: int) -> float:
+    """Return the share of each row that counts as wrong in a fit of so many rows."""
+    return _PSEUDO_ROWS / (rows + 2 * _PSEUDO_ROWS)
 
 
 def folds_of(families: Integers) -> Integers:

@@ -1,18 +1,21 @@
 """How a request to OpenAI's chat API is written for a server that refuses a part of it. Pure.
 
-Servers and models of this API take different members: OpenAI's reasoning models refuse `max_tokens` and a temperature
-of 0, others `stream_options`, or a JSON schema or a part of it. They name what they refuse, so the request can be
-written without it and sent again, which costs nothing.
+Servers and models of this API take different members: OpenAI's reasoning models refuse `max_tokens`, a temperature of 0
+and, for organizations that it has not verified, streams; others refuse `stream_options`, or a JSON schema or a part of
+it. They name what they refuse, so the request can be written without it and sent again, which costs nothing.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container
 from dataclasses import dataclass, replace
 from typing import Literal
 
 _REFUSED = (400, 413, 422, 500)
 """Statuses of a request whose form is refused: some servers fail while they read it."""
+_STREAM = re.compile(r"\bstream\b")
+"""The member, and not `stream_options`: an underscore is a part of a word."""
 _FORMAT_WORDS = ("response_format", "response format", "json_schema")
 _LOOSER: dict[str, Literal["schema", "object", "none"]] = {"strict": "schema", "schema": "object", "object": "none"}
 _REFUSAL_CHARACTERS = 4000
@@ -34,7 +37,7 @@ class ChatRequestForm:
     def adapted(self, status: int, body: object, sent: Container[str]) -> ChatRequestForm | None:
         """Return the form that takes a server's refusal into account; None = it names nothing that can be changed.
 
-        Each member is given up once, so a request ends after six refusals, whatever the server says.
+        Each member is given up once, so a request ends after a few refusals, whatever the server says.
 
         Args:
             status: of the HTTP response.
@@ -49,6 +52,8 @@ class ChatRequestForm:
         for member in ("temperature", "stream_options", "seed"):
             if member in refusal and member in sent:
                 return replace(self, without=self.without | {member})
+        if "stream" in sent and _STREAM.search(refusal):
+            return replace(self, without=self.without | {"stream", "stream_options"})
         if "response_format" in sent and any(word in refusal for word in _FORMAT_WORDS):
             return replace(self, format=_LOOSER[self.format])
         return None

@@ -52,6 +52,11 @@ SAMPLES_AT_ONCE = 20
 """Rendered before another thread gets its turn."""
 _DIGITS_MAX = 18
 """Of a number that a child gives of itself."""
+LOSS_EVENTS = (
+    *("dropped_disk", "dropped_failed", "dropped_queue_full", "dropped_too_long", "dropped_unredacted"),
+    *("sacrificed_audit", "sacrificed_escalated", "sacrificed_routine", "sacrificed_unsure", "segments_lost"),
+)
+"""Events of `examples_total` that are shown from 0 on: `increase()` does not see the first value of a new series."""
 
 
 @dataclass(frozen=True)
@@ -269,7 +274,8 @@ def engine_samples(engine: EngineStatus) -> Iterator[MetricSample]:
 
 
 def _examples(examples: CaptureStatus, config: Config) -> Iterator[MetricSample]:
-    for event, number in sorted(examples.counters.items()):
+    first = {} if examples.is_off else dict.fromkeys(LOSS_EVENTS, 0)  # a spool that cannot be read is not at 0
+    for event, number in sorted((first | examples.counters).items()):
         yield MetricSample("examples_total", number, (event,))
     for class_, number in sorted(examples.retained.items()):
         yield MetricSample("spool_examples", number, (class_,))
@@ -342,9 +348,9 @@ def _large_model(said: EscalationStatus) -> Iterator[MetricSample]:
     yield MetricSample("large_model_spent", said.month_micros / 1e6, ("month",))
     for why, number in sorted(said.waiting.items()):
         yield MetricSample("large_model_questions", number, (why,))
-    for why, number in sorted(said.given_up.items()):
-        yield MetricSample("large_model_questions_given_up_total", number, (why,))
     if said.waiting:
+        for why in messages.GIVEN_UP:  # from 0 on, like LOSS_EVENTS
+            yield MetricSample("large_model_questions_given_up_total", said.given_up.get(why, 0), (why,))
         yield MetricSample("large_model_oldest_question_seconds", said.waiting_seconds)
         yield MetricSample("large_model_opinions_total", said.opinions)
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from edge_agent.client import CallFailed, TaskQuestion
+from edge_agent.metrics.site_metrics import LOSS_EVENTS
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync
@@ -59,6 +60,13 @@ def test_answers_are_counted(daemon: RunningDaemon, port: int) -> None:
         assert 4 == after(port, before, f"{name}_count", task=UNCALIBRATED)
     assert 4 == after(port, before, "answers_below_threshold_total", task=UNCALIBRATED)
     eventually_sync(lambda: scrape(port).value("examples_total", event="captured") == 4)
+
+
+def test_losses_begin_at_zero(port: int) -> None:
+    """What an alert takes the increase of is there before the first loss: `increase()` does not see a new series."""
+    eventually_sync(lambda: scrape(port).value("examples_total", event="dropped_disk") == 0)
+    named = {labels["event"] for labels in scrape(port).labels("examples_total")}
+    assert set() == set(LOSS_EVENTS) - named
 
 
 def test_each_question_is_counted(daemon: RunningDaemon, port: int) -> None:

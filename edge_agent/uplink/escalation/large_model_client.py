@@ -137,11 +137,19 @@ class LargeModelClient:
     async def reachable(self) -> None:
         """Ask for its models, which costs nothing.
 
+        A key can have the right to ask a model and not the one to list them, so where the list is refused an empty
+        question is sent, which no server answers.
+
         Raises:
             CapacityError, UpstreamRefused: nobody is there, or refuses the key.
         """
+        seconds = self._config.connect_seconds_max
         try:
-            await self._client.models.list(timeout=self._config.connect_seconds_max)
+            try:
+                await self._client.models.list(timeout=seconds)
+            except (openai.AuthenticationError, openai.PermissionDeniedError):
+                empty: Any = {"model": self._config.model, "messages": [], "max_tokens": 1}
+                await self._client.chat.completions.create(**empty, timeout=seconds)
         except _FAILURES as error:
             problem = self._said(error)
             if not isinstance(
@@ -159,20 +167,23 @@ class LargeModelClient:
         if question.questions and self._config.protocol != "chat":
             yield self._typed_answers(question, self._config.protocol)
             return
-        stream = await self._stream(question)
+        answer = await self._answer(question)
+        if not isinstance(answer, openai.AsyncStream):
+            yield self._pieces(_once(answer), question)
+            return
         try:
-            yield self._pieces(stream, question)
+            yield self._pieces(answer, question)
         finally:
-            await stream.close()
+            await answer.close()
 
-    async def _stream(self, question: EscalationQuestion) -> Any:
-        """Send a question, in the form that the server accepts, and return the stream of its answer."""
+    async def _answer(self, question: EscalationQuestion) -> Any:
+        """Send a question, in the form that the server accepts, and return the stream of its answer, or the answer."""
         key = self._model(question), question.task
         known = form = self._forms.get(key, ChatRequestForm())
         while True:
             request = self._request(question, form)
             try:
-                stream = await self._client.chat.completions.create(**request)
+                answer = await self._client.chat.completions.create(**request)
             except openai.APIStatusError as error:
                 changed = form.adapted(error.status_code, error.body, request)
                 if changed is None:
@@ -186,7 +197,7 @@ class LargeModelClient:
             self._forms[key] = form
             written = {"limit": form.limit, "format": form.format, "without": sorted(form.without)}
             log.info("large_model_request_adapted", model=key[0], task=key[1], **written)
-        return stream
+        return answer
 
     async def _typed_answers(
         self, question: EscalationQuestion, protocol: decision_protocols.DecisionProtocol
@@ -283,6 +294,11 @@ class LargeModelClient:
         return UpstreamFailed(f"the large model at {self._config.url} gave no whole answer: {how}", remedy=_ENDPOINT)
 
 
+async def _once(answer: Any) -> AsyncIterator[Any]:
+    """Yield an answer that did not come in pieces."""
+    yield answer
+
+
 @dataclass
 class _AnswerStream:
     """What has come of one answer."""
@@ -305,7 +321,8 @@ class _AnswerStream:
             return ""
         choice = chunk.choices[0]
         self.finish = choice.finish_reason or self.finish
-        text = (choice.delta.content if choice.delta else None) or ""
+        said = choice.message if hasattr(choice, "message") else choice.delta
+        text = (said.content if said else None) or ""
         self.bytes += len(text.encode())
         return str(text) if self.is_answering else self._without_thoughts(str(text))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from edge_agent.capture.spool import CLASS_NAMES
 from edge_agent.engine.engine import EngineState, EngineStatus
 from edge_agent.errors import BY_REASON, EngineCrashed
 from edge_agent.metrics import site_metrics
@@ -32,7 +33,8 @@ from edge_agent.server.finished_answers import UnansweredCallCounter
 from tests.support.scraped import kinds, parse
 
 ENDS = {False: ("",), True: ("", "_bucket", "_sum", "_count")}
-DOCS = Path(__file__).parents[3] / "docs"
+ROOT = Path(__file__).parents[3]
+DOCS = ROOT / "docs"
 
 
 def written(*samples: MetricSample) -> str:
@@ -238,6 +240,21 @@ def test_alerts_ask_for_what_there_is():
     assert len({rule["alert"] for rule in alerts}) == len(alerts)
     assert [] == [rule["alert"] for rule in alerts if not {"summary", "action"} <= rule["annotations"].keys()]
     assert {"warning", "critical"} == {rule["labels"]["severity"] for rule in alerts}
+
+
+def test_every_loss_of_examples_is_shown_from_zero_on():
+    """Each event for which the alert of lost examples watches, and that the program counts, is in LOSS_EVENTS."""
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "edge_agent" / "capture").glob("*.py"))
+    counted = set(re.findall(r'\[f?"(dropped_\w+|segments_lost)"\] \+=', sources))
+    evicted = {f"sacrificed_{name}" for name in (*CLASS_NAMES[:3], "audit")}
+    assert sorted(counted | evicted) == sorted(site_metrics.LOSS_EVENTS)
+
+
+def test_an_alert_of_errors_needs_no_answer():
+    """A site where every input fails has no counter of answers: the errors are compared with 0 then."""
+    rules = yaml.safe_load((DOCS / "prometheus" / "edge-agent.rules.yml").read_text(encoding="utf-8"))
+    [errors] = [rule["expr"] for rule in rules["groups"][0]["rules"] if rule["alert"] == "EdgeAgentErrors"]
+    assert re.search(r"\(sum by \(instance\) \(rate\(edge_agent_answers_total\[10m\]\)\) or 0 \* sum by", errors)
 
 
 def test_a_number_of_a_child_that_is_none_spoils_no_page():
