@@ -7,7 +7,8 @@ signed by the keys of the old root and of the new one. After an interruption run
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -128,10 +129,7 @@ def commit(
     files = _assembled(keys, held, draft, now, days)
     for path, content in draft.blobs.items():
         place.write(path, content)
-    with place.exclusive() as alone:
-        if not alone:
-            raise _occupied(place)
-        require_unchanged(place, held)
+    with unchanged(place, held):
         stamp = files.pop(layout.TIMESTAMP_PATH)
         root = files.pop(layout.path_of(ROOT, held.root.signed.version + 1), None)
         for path, content in files.items():
@@ -188,8 +186,16 @@ def _occupied(place: RepositoryStorage) -> InvalidRequest:
     return InvalidRequest(f"another publisher is publishing to {place.name} now", remedy=_AGAIN)
 
 
-def require_unchanged(place: RepositoryStorage, held: RepositoryState) -> None:
-    """Check that no other publisher has published since it was read. Raises InvalidRequest."""
-    if place.read(layout.TIMESTAMP_PATH, layout.METADATA_BYTES_MAX[TIMESTAMP]) != held.files[layout.TIMESTAMP_PATH]:
-        said = f"another publisher has published to {place.name} in the meantime"
-        raise InvalidRequest(said, remedy=_AGAIN)
+@contextmanager
+def unchanged(place: RepositoryStorage, held: RepositoryState) -> Iterator[None]:
+    """Keep other publishers out for the block, as far as the place can. Raises InvalidRequest.
+
+    One of them is in there, or has published since the repository was read.
+    """
+    with place.exclusive() as alone:
+        if not alone:
+            raise _occupied(place)
+        if place.read(layout.TIMESTAMP_PATH, layout.METADATA_BYTES_MAX[TIMESTAMP]) != held.files[layout.TIMESTAMP_PATH]:
+            said = f"another publisher has published to {place.name} in the meantime"
+            raise InvalidRequest(said, remedy=_AGAIN)
+        yield

@@ -20,7 +20,7 @@ from pathlib import Path
 from tuf.api.metadata import Metadata, Timestamp
 
 from convert.publish import layout, repository_reader
-from convert.publish.commit import online, require_unchanged
+from convert.publish.commit import online, unchanged
 from convert.publish.layout import ROOT, TIMESTAMP
 from convert.publish.publisher import Publisher
 from convert.publish.repository_reader import RepositoryState
@@ -135,8 +135,8 @@ def _stamps(publisher: Publisher, held: RepositoryState, days: float) -> Metadat
         layout.issue(stamp.signed, held.timestamp.signed.version + ahead, publisher.now(), holds)
         online(publisher.keys, stamp, TIMESTAMP, [held.root])
         made.append(stamp)
-    require_unchanged(publisher.place, held)
-    publisher.place.write(layout.TIMESTAMP_PATH, layout.encode(made[1]))
+    with unchanged(publisher.place, held):
+        publisher.place.write(layout.TIMESTAMP_PATH, layout.encode(made[1]))
     return made[0]
 
 

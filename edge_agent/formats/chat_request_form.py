@@ -1,18 +1,26 @@
 """How a request to OpenAI's chat API is written for a server that refuses a part of it. Pure.
 
-Servers and models of this API take different members: OpenAI's reasoning models refuse `max_tokens` and a temperature
-of 0, others `stream_options`, or a JSON schema or a part of it. They name what they refuse, so the request can be
-written without it and sent again, which costs nothing.
+Servers and models of this API take different members: OpenAI's reasoning models refuse `max_tokens`, a temperature of 0
+and, for organizations that it has not verified, streams; others refuse `stream_options`, or a JSON schema or a part of
+it. They name what they refuse, so the request can be written without it and sent again, which costs nothing.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container
 from dataclasses import dataclass, replace
 from typing import Literal
 
 _REFUSED = (400, 413, 422, 500)
 """Statuses of a request whose form is refused: some servers fail while they read it."""
+_OPTIONAL = {
+    "temperature": {"temperature"},
+    "stream_options": {"stream_options"},
+    "seed": {"seed"},
+    "stream": {"stream", "stream_options"},
+}
+"""Members that can be left out, each with those that go with it."""
 _FORMAT_WORDS = ("response_format", "response format", "json_schema")
 _LOOSER: dict[str, Literal["schema", "object", "none"]] = {"strict": "schema", "schema": "object", "object": "none"}
 _REFUSAL_CHARACTERS = 4000
@@ -34,7 +42,7 @@ class ChatRequestForm:
     def adapted(self, status: int, body: object, sent: Container[str]) -> ChatRequestForm | None:
         """Return the form that takes a server's refusal into account; None = it names nothing that can be changed.
 
-        Each member is given up once, so a request ends after six refusals, whatever the server says.
+        Each member is given up once, so a request ends after a few refusals, whatever the server says.
 
         Args:
             status: of the HTTP response.
@@ -46,9 +54,9 @@ class ChatRequestForm:
         refusal = str(body)[:_REFUSAL_CHARACTERS]
         if self.limit in refusal and "max_completion_tokens" in refusal and self.limit != "max_completion_tokens":
             return replace(self, limit="max_completion_tokens")
-        for member in ("temperature", "stream_options", "seed"):
-            if member in refusal and member in sent:
-                return replace(self, without=self.without | {member})
+        for member, together in _OPTIONAL.items():
+            if member in sent and re.search(rf"\b{member}\b", refusal):
+                return replace(self, without=self.without | together)
         if "response_format" in sent and any(word in refusal for word in _FORMAT_WORDS):
             return replace(self, format=_LOOSER[self.format])
         return None

@@ -40,6 +40,10 @@ REFUSALS: dict[str, tuple[int, dict[str, Any]]] = {
             ]
         },
     ),
+    "stream": _openai(
+        "Your organization must be verified to stream this model. If you just verified, it can take up to 15 minutes.",
+        "stream",
+    ),
     "strict": _openai(
         "Invalid schema for response_format 'answer': In context=(), 'required' has to include every key.",
         "response_format",
@@ -50,7 +54,7 @@ REFUSALS: dict[str, tuple[int, dict[str, Any]]] = {
         {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not allowed"}]},
     ),
     "reasoning_effort": _openai("Unrecognized request argument supplied: reasoning_effort"),
-    "messages": _openai("max_tokens max_completion_tokens temperature stream_options response_format"),
+    "messages": _openai("max_tokens max_completion_tokens temperature stream stream_options response_format"),
 }
 """What servers answer to a member of a request that they do not take: OpenAI's reasoning models, FastAPI, DeepSeek."""
 CHARACTERS_PER_TOKEN = 4
@@ -184,7 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._whole(200, self.owner.typed, {"Content-Type": "application/json"})
                 return
             with contextlib.suppress(OSError):
-                self._stream(body)
+                self._stream(body) if body.get("stream") else self._at_once(body)
 
     def _receive(self) -> str:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
@@ -209,6 +213,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _refused(self) -> bool:
         return self.headers["Authorization"] != f"Bearer {KEY}" or self.owner.way == "401"
+
+    def _at_once(self, body: dict[str, Any]) -> None:
+        """Answer in one piece."""
+        message = {"role": "assistant", "content": self.owner.thoughts + self.owner.said(body, self.owner.way_of(body))}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 5, "completion_tokens": 4, "total_tokens": 9}
+        self._plain(200, {**_chunk(body), "object": "chat.completion", "choices": [choice], "usage": usage})
 
     def _stream(self, body: dict[str, Any]) -> None:
         way = self.owner.way_of(body)

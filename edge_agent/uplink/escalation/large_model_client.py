@@ -176,20 +176,23 @@ class LargeModelClient:
         if question.questions and self._config.protocol != "chat":
             yield self._typed_answers(question, self._config.protocol)
             return
-        stream = await self._stream(question)
+        answer = await self._answer(question)
+        if not isinstance(answer, openai.AsyncStream):
+            yield self._pieces(_once(answer), question)
+            return
         try:
-            yield self._pieces(stream, question)
+            yield self._pieces(answer, question)
         finally:
-            await stream.close()
+            await answer.close()
 
-    async def _stream(self, question: EscalationQuestion) -> Any:
-        """Send a question, in the form that the server accepts, and return the stream of its answer."""
+    async def _answer(self, question: EscalationQuestion) -> Any:
+        """Send a question, in the form that the server accepts, and return the stream of its answer, or the answer."""
         key = self._model(question), question.task
         known = form = self._forms.get(key, ChatRequestForm())
         while True:
             request = self._request(question, form)
             try:
-                stream = await self._client.chat.completions.create(**request)
+                answer = await self._client.chat.completions.create(**request)
             except openai.APIStatusError as error:
                 changed = form.adapted(error.status_code, error.body, request)
                 if changed is None:
@@ -203,7 +206,7 @@ class LargeModelClient:
             self._forms[key] = form
             written = {"limit": form.limit, "format": form.format, "without": sorted(form.without)}
             log.info("large_model_request_adapted", model=key[0], task=key[1], **written)
-        return stream
+        return answer
 
     async def _typed_answers(
         self, question: EscalationQuestion, protocol: decision_protocols.DecisionProtocol
@@ -307,6 +310,11 @@ class LargeModelClient:
         return UpstreamFailed(f"the large model at {self._config.url} gave no whole answer: {how}", remedy=_ENDPOINT)
 
 
+async def _once(answer: Any) -> AsyncIterator[Any]:
+    """Yield an answer that did not come in pieces."""
+    yield answer
+
+
 @dataclass
 class _AnswerStream:
     """What has come of one answer."""
@@ -330,8 +338,9 @@ class _AnswerStream:
             return ""
         choice = chunk.choices[0]
         self.finish = choice.finish_reason or self.finish
-        text = (choice.delta.content if choice.delta else None) or ""
-        beside = (choice.delta.model_extra if choice.delta else None) or {}
+        said = choice.message if hasattr(choice, "message") else choice.delta
+        text = (said.content if said else None) or ""
+        beside = (said.model_extra if said else None) or {}
         self.bytes += sum(len(each.encode()) for each in (text, *beside.values()) if isinstance(each, str))
         return str(text) if self.is_answering else self._without_thoughts(str(text))
 

@@ -18,7 +18,7 @@ from tests.support.large_model import KEY, LargeModel
 
 SCHEMA = {"type": "object", "properties": {"label": {"type": "string"}}, "required": ["label"]}
 QUESTION = EscalationQuestion((("user", "hi, how are you today?"),), SCHEMA, 100, task="greeting")
-ADAPTABLE = ("max_tokens", "temperature", "stream_options", "strict", "response_format")
+ADAPTABLE = ("max_tokens", "temperature", "stream_options", "stream", "strict", "response_format")
 
 
 @pytest.fixture
@@ -66,6 +66,14 @@ async def test_a_request_is_written_as_the_server_takes_it(oracle, refused):
     assert not oracle.asked[0].keys() & {*refused}
 
 
+async def test_an_answer_in_one_piece_is_like_a_stream(oracle):
+    """OpenAI streams some models only to verified organizations: text, end, price and thoughts are the same without."""
+    oracle.refuses, oracle.thoughts = ("stream",), "<think>hm</think>"
+    async with client_of(oracle) as client:
+        said, end = await ask(client)
+    assert ('{"label": "hello there"}', 5, 4, True) == (said, end.input_tokens, end.output_tokens, end.complete)
+
+
 async def test_what_a_model_refuses_is_remembered_for_the_task_alone(oracle):
     """OpenAI takes a schema or not by what is in it: another task has another one."""
     oracle.refuses = ("response_format",)
@@ -97,7 +105,7 @@ async def test_a_server_that_refuses_everything_is_asked_a_few_times(oracle):
     async with client_of(oracle) as client:
         with pytest.raises(QuestionRefused):
             await ask(client)
-    assert 7 == len(oracle.received)
+    assert 8 == len(oracle.received)
 
 
 @pytest.mark.parametrize("status", ["401", "403"])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tuf.api.exceptions import BadVersionNumberError, ExpiredMetadataError
 
+from convert.publish import layout
 from convert.publish.commit import ChangeDraft
 from convert.publish.publisher import InsufficientSignatures
 from convert.publish.repository_storage import FolderStorage
@@ -329,6 +330,18 @@ def test_a_publisher_keeps_others_out_of_a_folder(central: CentralTeam, tmp_path
     ):
         central.publish(echo_bundle(tmp_path / "other", version="1.1.0"))
     assert [digest] == list(central.held.bundles())
+
+
+def test_a_drive_is_not_written_while_somebody_publishes(central: CentralTeam, tmp_path: Path):
+    """Its timestamp would take the place of the one that names the other publisher's bundle."""
+    central.plan(central.offering(central.publish(echo_bundle(tmp_path / "bundle"))))
+    before = central.publisher.held().files[layout.TIMESTAMP_PATH]
+    with (
+        FolderStorage(central.folder).exclusive(),
+        pytest.raises(InvalidRequest, match="another publisher is publishing to"),
+    ):
+        central.drive(tmp_path / "drive")
+    assert before == central.publisher.held().files[layout.TIMESTAMP_PATH]
 
 
 def test_too_few_keys_publish_nothing(central: CentralTeam, tmp_path: Path):
