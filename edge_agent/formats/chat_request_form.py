@@ -21,6 +21,8 @@ _OPTIONAL = {
     "stream": {"stream", "stream_options"},
 }
 """Members that can be left out, each with those that go with it."""
+_BROKEN = 500
+"""A server that fails may speak of a broken stream, too: that refuses none."""
 _FORMAT_WORDS = ("response_format", "response format", "json_schema")
 _LOOSER: dict[str, Literal["schema", "object", "none"]] = {"strict": "schema", "schema": "object", "object": "none"}
 _REFUSAL_CHARACTERS = 4000
@@ -55,6 +57,8 @@ class ChatRequestForm:
         if self.limit in refusal and "max_completion_tokens" in refusal and self.limit != "max_completion_tokens":
             return replace(self, limit="max_completion_tokens")
         for member, together in _OPTIONAL.items():
+            if status == _BROKEN and member == "stream":
+                continue
             if member in sent and re.search(rf"\b{member}\b", refusal):
                 return replace(self, without=self.without | together)
         if "response_format" in sent and any(word in refusal for word in _FORMAT_WORDS):
