@@ -57,10 +57,12 @@ class ChatRequestForm:
         if self.limit in refusal and "max_completion_tokens" in refusal and self.limit != "max_completion_tokens":
             return replace(self, limit="max_completion_tokens")
         for member, together in _OPTIONAL.items():
-            if status == _BROKEN and member == "stream":
-                continue
-            if member in sent and re.search(rf"\b{member}\b", refusal):
+            if member in sent and _refuses(member, status, refusal):
                 return replace(self, without=self.without | together)
         if "response_format" in sent and any(word in refusal for word in _FORMAT_WORDS):
             return replace(self, format=_LOOSER[self.format])
         return None
+
+
+def _refuses(member: str, status: int, refusal: str) -> bool:
+    return (member, status) != ("stream", _BROKEN) and re.search(rf"\b{member}\b", refusal) is not None
