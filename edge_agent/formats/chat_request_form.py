@@ -14,8 +14,13 @@ from typing import Literal
 
 _REFUSED = (400, 413, 422, 500)
 """Statuses of a request whose form is refused: some servers fail while they read it."""
-_STREAM = re.compile(r"\bstream\b")
-"""The member, and not `stream_options`: an underscore is a part of a word."""
+_OPTIONAL = {
+    "temperature": {"temperature"},
+    "stream_options": {"stream_options"},
+    "seed": {"seed"},
+    "stream": {"stream", "stream_options"},
+}
+"""Members that can be left out, each with those that go with it."""
 _FORMAT_WORDS = ("response_format", "response format", "json_schema")
 _LOOSER: dict[str, Literal["schema", "object", "none"]] = {"strict": "schema", "schema": "object", "object": "none"}
 _REFUSAL_CHARACTERS = 4000
@@ -49,11 +54,9 @@ class ChatRequestForm:
         refusal = str(body)[:_REFUSAL_CHARACTERS]
         if self.limit in refusal and "max_completion_tokens" in refusal and self.limit != "max_completion_tokens":
             return replace(self, limit="max_completion_tokens")
-        for member in ("temperature", "stream_options", "seed"):
-            if member in refusal and member in sent:
-                return replace(self, without=self.without | {member})
-        if "stream" in sent and _STREAM.search(refusal):
-            return replace(self, without=self.without | {"stream", "stream_options"})
+        for member, together in _OPTIONAL.items():
+            if member in sent and re.search(rf"\b{member}\b", refusal):
+                return replace(self, without=self.without | together)
         if "response_format" in sent and any(word in refusal for word in _FORMAT_WORDS):
             return replace(self, format=_LOOSER[self.format])
         return None

@@ -328,7 +328,7 @@ def _common_options(config: Config) -> Options:
         ("grpc.server.max_pending_requests", pending_max),  # beyond 1000, its default, streams are reset
         ("grpc.server.max_pending_requests_hard_limit", pending_max),
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS_MAX),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_INTERVAL_MS_MIN),
+        ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MS_MIN),
         ("grpc.keepalive_permit_without_calls", 1),
     )
 

@@ -79,6 +79,8 @@ class LargeModel:
         """Members of a request that it does not take, among REFUSALS; the first one is named."""
         self.thoughts = ""
         """What it writes before its answer; each piece counts as a token."""
+        self.beside = ""
+        """What it thinks, in a member of its own."""
         self.piece_characters = 3
         """Of a piece of its answer."""
         self.repairs = True
@@ -170,7 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self._refused():
             self._plain(401, {})
             return
-        if not body.get("messages", True):
+        if not body.get("messages", True) and self.owner.way != "404":
             self._plain(
                 *_openai("Invalid 'messages': empty array. Expected an array with minimum length 1.", "messages")
             )
@@ -235,6 +237,8 @@ class _Handler(BaseHTTPRequestHandler):
             pieces, way = pieces[:limit], "limited"
         if way in ("truncated", "stall", "cut"):
             pieces = pieces[: max(1, len(pieces) // 2)]
+        if self.owner.beside:
+            self._event(body, {"reasoning_content": self.owner.beside}, None)
         for piece in pieces:
             self._event(body, {"content": piece}, None)
         while way == "huge":
@@ -247,7 +251,8 @@ class _Handler(BaseHTTPRequestHandler):
         asked = sum(len(turn["content"]) for turn in body["messages"]) // CHARACTERS_PER_TOKEN
         usage = {"prompt_tokens": asked, "completion_tokens": len(pieces), "total_tokens": asked + len(pieces)}
         self.owner.tokens += usage["total_tokens"]
-        self._data({**_chunk(body), "choices": [], "usage": usage})
+        if body.get("stream_options", {}).get("include_usage"):
+            self._data({**_chunk(body), "choices": [], "usage": usage})
         self.wfile.write(b"data: [DONE]\n\n")
 
     def _event(self, body: dict[str, Any], delta: dict[str, str], finish: str | None) -> None:

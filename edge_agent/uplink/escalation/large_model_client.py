@@ -36,6 +36,10 @@ log = structlog.get_logger("edge_agent.uplink")
 BYTES_PER_TOKEN = 2
 """How many bytes of text a token has at least, for reserving its price before the server counts."""
 _ENDPOINT = "Check 'url' and 'model' under 'escalation' in agent.yaml, and the server; it is retried automatically."
+_PROXY = (
+    "Check 'proxy_url' under 'escalation' in agent.yaml, and whether the proxy lets this machine connect to the server"
+    " without a password; it is retried automatically."
+)
 _UNFIT = (
     "Other questions are still asked. If this message stays, check that the server accepts inputs of this length, and "
     "the model and the parameters that 'model', 'task_models' and 'parameters' under 'escalation' in agent.yaml name."
@@ -141,15 +145,20 @@ class LargeModelClient:
         question is sent, which no server answers.
 
         Raises:
-            CapacityError, UpstreamRefused: nobody is there, or refuses the key.
+            CapacityError, UpstreamRefused, UpstreamMissing: nobody is there, or refuses the key, or has neither page.
         """
         seconds = self._config.connect_seconds_max
         try:
             try:
                 await self._client.models.list(timeout=seconds)
             except (openai.AuthenticationError, openai.PermissionDeniedError):
+                if self._config.protocol != "chat":
+                    raise
                 empty: Any = {"model": self._config.model, "messages": [], "max_tokens": 1}
-                await self._client.chat.completions.create(**empty, timeout=seconds)
+                try:
+                    await self._client.chat.completions.create(**empty, timeout=seconds)
+                except openai.NotFoundError as error:  # nothing there has taken the key
+                    raise self._said(error) from None
         except _FAILURES as error:
             problem = self._said(error)
             if not isinstance(
@@ -252,7 +261,11 @@ class LargeModelClient:
             raise UpstreamFailed(said, remedy=_SPENT)
         if heard.rest and not heard.rest.startswith(_THOUGHT[0]):
             yield heard.rest
-        counted = heard.usage or _EstimatedUsage(question.input_tokens_max, heard.bytes // BYTES_PER_TOKEN)
+        # What a model thinks need not be sent.
+        written = max(
+            heard.bytes // BYTES_PER_TOKEN, question.output_tokens_max * bool(self._config.thinking_tokens_max)
+        )
+        counted = heard.usage or _EstimatedUsage(question.input_tokens_max, written)
         tokens = _count(counted.prompt_tokens), _count(counted.completion_tokens)
         yield AnswerEnd(str(heard.model)[:200], *tokens, complete=heard.finish == "stop")
 
@@ -266,6 +279,9 @@ class LargeModelClient:
             return self._status(error.status_code, error.response.headers.get("retry-after"), task)
         if isinstance(error, openai.APIConnectionError):
             why = error.__cause__ or error
+            if isinstance(why, httpx.ProxyError):
+                said = f"the proxy {self._config.proxy_url} does not connect to the large model at {where}"
+                return UpstreamUnreachable(said, remedy=_PROXY)
             kind = UpstreamUnreachable if isinstance(why, _UNSENT) else ConnectionLost
             return kind(f"the large model at {where} cannot be reached ({type(why).__name__})", remedy=_ENDPOINT)
         return self._broken(type(error).__name__)
@@ -305,6 +321,7 @@ class _AnswerStream:
 
     model: str
     bytes: int = 0
+    """Of the answer, and of what the server sends beside it, such as thoughts."""
     usage: Any = None
     finish: str | None = None
     rest: str = ""
@@ -323,7 +340,8 @@ class _AnswerStream:
         self.finish = choice.finish_reason or self.finish
         said = choice.message if hasattr(choice, "message") else choice.delta
         text = (said.content if said else None) or ""
-        self.bytes += len(text.encode())
+        beside = (said.model_extra if said else None) or {}
+        self.bytes += sum(len(each.encode()) for each in (text, *beside.values()) if isinstance(each, str))
         return str(text) if self.is_answering else self._without_thoughts(str(text))
 
     def _without_thoughts(self, text: str) -> str:

@@ -5,7 +5,7 @@ import contextlib
 import pytest
 
 from edge_agent.config import EscalationConfig
-from edge_agent.errors import UpstreamFailed, UpstreamRefused
+from edge_agent.errors import UpstreamFailed, UpstreamMissing, UpstreamRefused, UpstreamUnreachable
 from edge_agent.uplink.escalation.escalation_server import parse_question
 from edge_agent.uplink.escalation.large_model_client import (
     AnswerEnd,
@@ -131,6 +131,35 @@ async def test_a_proxy_is_asked_for_the_server(oracle):
         "GET http://models.invalid/v1/models HTTP/1.1",
         "POST http://models.invalid/v1/chat/completions HTTP/1.1",
     ] == [each.partition("\n")[0] for each in oracle.received]
+
+
+async def test_only_the_page_that_questions_are_sent_to_overrules_a_refused_key(oracle):
+    """A server of decisions has no page for chat, which says nothing of its key; nor does a wrong address."""
+    oracle.listing, oracle.way = "401", "404"
+    async with client_of(oracle, protocol="systemone") as client:
+        with pytest.raises(UpstreamRefused, match="refuses the key"):
+            await client.reachable()
+    async with client_of(oracle) as client:
+        with pytest.raises(UpstreamMissing, match="refuses the question for the model 'm'"):
+            await client.reachable()
+
+
+async def test_a_proxy_that_does_not_connect_is_named_and_nothing_was_asked(oracle):
+    """The question has not left the machine: it is no lost connection, whose question may have been paid for."""
+    proxy = oracle.url.removesuffix("/v1")
+    async with client_of(oracle, url="https://models.invalid/v1", proxy_url=proxy) as client:
+        with pytest.raises(UpstreamUnreachable, match=f"the proxy {proxy} does not connect") as caught:
+            await ask(client)
+    assert (UpstreamUnreachable, True) == (type(caught.value), "'proxy_url'" in caught.value.remedy)
+
+
+@pytest.mark.parametrize(("beside", "room", "tokens"), [("", 0, 9), ("hm, a greeting", 0, 16), ("", 2000, 100)])
+async def test_thoughts_that_no_server_counts_are_paid_for(oracle, beside, room, tokens):
+    """Where the server does not count, what it sends beside the answer counts; a thinker may send nothing of it."""
+    oracle.refuses, oracle.beside, oracle.answer = ("stream_options",), beside, lambda _: "hello"
+    async with client_of(oracle, thinking_tokens_max=room) as client:
+        said, end = await ask(client)
+    assert ('{"label": "hello"}', QUESTION.input_tokens_max, tokens) == (said, end.input_tokens, end.output_tokens)
 
 
 async def test_parameters_of_the_site_are_sent(oracle):

@@ -113,12 +113,12 @@ async def test_what_is_set_aside_for_a_question_in_progress_is_not_shown_as_spen
 async def test_a_time_limit_that_ends_between_two_parts_does_not_cancel_the_reader(oracle, tmp_path):
     """A slow reader has the error at its next read; what it awaits meanwhile is left alone."""
     loop = asyncio.get_running_loop()
-    until = loop.time() + 0.6
 
     async def read_slowly():
         async with broker_for(oracle, tmp_path) as broker, contextlib.aclosing(broker.ask(QUESTION, 0.5)) as events:
             async for _ in events:
-                await eventually(lambda: loop.time() >= until)
+                until = loop.time() + 0.6
+                await eventually(lambda until=until: loop.time() >= until)
 
     with pytest.raises(UpstreamUnreachable):
         await read_slowly()
