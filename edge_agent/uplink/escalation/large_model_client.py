@@ -339,8 +339,7 @@ class _AnswerStream:
         choice = chunk.choices[0]
         self.finish = choice.finish_reason or self.finish
         said = choice.message if hasattr(choice, "message") else choice.delta
-        text = (said.content if said else None) or ""
-        beside = (said.model_extra if said else None) or {}
+        text, beside = (said.content or "", said.model_extra or {}) if said else ("", {})
         self.bytes += sum(len(each.encode()) for each in (text, *beside.values()) if isinstance(each, str))
         return str(text) if self.is_answering else self._without_thoughts(str(text))
 
