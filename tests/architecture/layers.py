@@ -140,6 +140,7 @@ LAYERS: dict[str, set[str]] = {
     | {"convert", "edge_agent.engine", "edge_agent.engine.protocol", "edge_agent.capture.redact"},
     **{layer: {"edge_agent.errors"} for layer in SHARED},
     "edge_agent.cli.command_group": {"edge_agent.errors", "edge_agent.cli.terminal"},
+    "convert.__main__": {"convert.cli"},
     "convert.cli": {"convert", "convert.dataset", "convert.evaluate", "edge_agent.errors", "edge_agent.formats"}
     | {"convert.fleet.enrolment_file"}
     | GROUND

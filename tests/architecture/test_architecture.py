@@ -161,6 +161,7 @@ ENTRIES = {
     "edge_agent.engine.runtimes.llama.llama_runtime": "chosen by the table of runtimes",
 }
 LATE_IMPORTS: dict[str, str] = {
+    "convert.__main__": "Ctrl-C is heard before the libraries are imported, which takes seconds",
     "convert.package.bundle_assembly": "only a prompt with 'chat: true' loads what reads a model file",
     "edge_agent.cli": "help needs nothing that a command leads to",
     "edge_agent.cli.command_group": "the screen libraries are loaded only when there is an error to print",

@@ -90,3 +90,27 @@ def test_a_signal_that_a_library_turns_into_its_own_error_stops_as_any_other():
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
     assert (130, False) == (ended.returncode, "Traceback" in ended.stderr), ended.stderr
     assert "error: stopped" in ended.stderr
+
+
+IMPORTING = """
+import os, signal, sys
+from importlib.abc import MetaPathFinder
+
+class Stopped(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "structlog":
+            os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Stopped())
+from convert.__main__ import main
+main()
+"""
+"""Gets Ctrl-C while the command imports its libraries."""
+
+
+def test_ctrl_c_while_the_libraries_are_imported_stops_as_any_other():
+    """The command ends with 130 and a sentence, no traceback."""
+    command = [sys.executable, "-c", IMPORTING, "--version"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert (130, "error: stopped\n") == (ended.returncode, ended.stderr)

@@ -339,10 +339,7 @@ class _AnswerStream:
         choice = chunk.choices[0]
         self.finish = choice.finish_reason or self.finish
         said = choice.message if hasattr(choice, "message") else choice.delta
-        return self._take_text(said) if said else ""
-
-    def _take_text(self, said: Any) -> str:
-        text, beside = said.content or "", said.model_extra or {}
+        text, beside = (said.content or "", said.model_extra or {}) if said else ("", {})
         self.bytes += sum(len(each.encode()) for each in (text, *beside.values()) if isinstance(each, str))
         return str(text) if self.is_answering else self._without_thoughts(str(text))
 
