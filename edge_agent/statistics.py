@@ -260,7 +260,7 @@ def anytime_upper_bound(errors: int, rows: int, delta: float) -> float:
 
 def anytime_rows_min(target: float, delta: float) -> int:
     """Return the fewest rows with which `anytime_proof` can prove a target, and only without an error."""
-    return _fewest(lambda rows: anytime_proof(0, rows, target, delta), rows_min(target, delta), math.inf) or 0
+    return fewest(lambda rows: anytime_proof(0, rows, target, delta), rows_min(target, delta), math.inf) or 0
 
 
 def anytime_rows_needed(error_share: float, target: float, delta: float) -> int | None:
@@ -270,12 +270,14 @@ def anytime_rows_needed(error_share: float, target: float, delta: float) -> int 
     """
     if error_share >= target:
         return None
-    return _fewest(
-        lambda rows: anytime_proof(round(error_share * rows), rows, target, delta), rows_min(target, delta), _ROWS_MAX
-    )
+    return fewest(lambda rows: anytime_proof(round(error_share * rows), rows, target, delta), rows_min(target, delta))
 
 
-def _fewest(proved: Callable[[int], bool], low: int, rows_max: float) -> int | None:
+def fewest(proved: Callable[[int], bool], low: int, rows_max: float = _ROWS_MAX) -> int | None:
+    """Return about the fewest rows from `low` on with which something is proved: it is not, and from some number on is.
+
+    None = not with `rows_max`.
+    """
     high = low
     while not proved(high):
         low, high = high, 2 * high

@@ -16,7 +16,6 @@ the confidences, so the sequence is still fixed before the labels are used.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -167,18 +166,5 @@ def _needed_at(step: Step, rows: int, risk: Risk) -> int | None:
     error_share = (step.errors + 0.5) / (step.rows + 1)
     if error_share >= risk.target:
         return None
-    accepted = _smallest(lambda m: risk.passes(round(m * error_share), m), risk.rows_min)
+    accepted = statistics.fewest(lambda m: risk.passes(round(m * error_share), m), risk.rows_min, _ROWS_MAX)
     return None if accepted is None else math.ceil(accepted * rows / step.rows)
-
-
-def _smallest(holds: Callable[[int], bool], low: int) -> int | None:
-    """Return about the smallest number from `low` on for which a condition holds that is false, then true."""
-    high = low
-    while not holds(high):
-        low, high = high, 2 * high
-        if high > _ROWS_MAX:
-            return None
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if holds(middle) else (middle + 1, high)
-    return high
