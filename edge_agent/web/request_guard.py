@@ -32,6 +32,8 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 HTTP = "http"
 """What refuses, in the log of refusals."""
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+_LEFT_OUT = (":80", ":443")
+"""Ports that browsers leave out of `Host`."""
 _ANY = ("0.0.0.0", "::")  # noqa: S104 - compared with, not listened on
 Proof = Literal["cookie", "bearer", "certificate"]
 # The first match counts; every principal may read a path that is not listed.
@@ -141,12 +143,13 @@ class SessionSigner:
 def allowed_hosts(address: str, names: Iterable[str]) -> frozenset[str]:
     """Return the accepted values of `Host`, for the listening address and the names (or name:port) that lead to it."""
     host, port = sections.split_host_port(address)
-    elsewhere = frozenset(name.lower() for name in names if name.count(":") == 1)
-    known = [_bracketed(name.lower()) for name in names if name.count(":") != 1]
+    ported = frozenset(name.lower() for name in names if name.count(":") == 1 or "]:" in name)
+    unported = frozenset(name.rpartition(":")[0] for name in ported if name.endswith(_LEFT_OUT))
+    known = [_bracketed(name.lower()) for name in names if name.lower() not in ported]
     known += [*_LOOPBACK] if sections.is_loopback(host) or host in _ANY else []
     known += [] if host in _ANY else [_bracketed(host.lower())]
-    usual = frozenset(known) if port in (80, 443) else frozenset()
-    return elsewhere | usual | frozenset(f"{name}:{port}" for name in known)
+    unported |= frozenset(known) if f":{port}" in _LEFT_OUT else frozenset()
+    return ported | unported | frozenset(f"{name}:{port}" for name in known)
 
 
 def is_same_origin(origin: str, host: str, *, secure: bool) -> bool:
@@ -237,9 +240,8 @@ class RequestGuard:
         settings, path, safe = self._settings, scope["path"], scope["method"] in SAFE_METHODS
         host = headers.get("host", "").lower()
         if not settings.knows_host(host):
-            raise RequestRefused(
-                421, "HOST_UNKNOWN", "this console has another host name; 'names' under 'web' in agent.yaml adds one"
-            )
+            said = "this console has another host name; 'names' under 'web' in agent.yaml adds one, with its port"
+            raise RequestRefused(421, "HOST_UNKNOWN", f"{said} if that is not the console's")
         same_origin = is_same_origin(headers.get("origin", ""), host, secure=scope["scheme"] == "https")
         if not safe and not same_origin:
             raise RequestRefused(403, "ORIGIN_FOREIGN", "a page of another site requested a change")

@@ -18,6 +18,8 @@ CERTIFICATES = {"certificate_file": "a.crt", "key_file": "a.key", "client_ca_fil
         ("10.0.0.5:9443", ("fd00::1",), {"[fd00::1]:9443", "10.0.0.5:9443"}),
         ("10.0.0.5:9443", ("localhost:8391",), {"localhost:8391", "10.0.0.5:9443"}),
         ("10.0.0.5:443", (), {"10.0.0.5:443", "10.0.0.5"}),
+        ("10.0.0.5:9443", ("Till:80",), {"till:80", "till", "10.0.0.5:9443"}),
+        ("10.0.0.5:9443", ("[FD00::1]:443",), {"[fd00::1]:443", "[fd00::1]", "10.0.0.5:9443"}),
     ],
 )  # fmt: skip
 def test_host_must_be_a_name_of_the_console(address, names, expected):
