@@ -34,6 +34,11 @@ _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>([A-Za-z]{1,60})</Code>")
 _WITHOUT_STATUS: tuple[tuple[re.Pattern[str], type[EdgeAgentError], str], ...] = (
     (
+        re.compile("redirect without LOCATION"),
+        UpstreamFailed,
+        "was redirected without an address, as S3 does for another region: correct 'region' under 'options'",
+    ),
+    (
         re.compile("Unable to extract metadata|redirect|Header missing"),
         UpstreamFailed,
         "was answered, but not as a store of this kind does",
@@ -49,6 +54,10 @@ _BY_STATUS: dict[str, type[EdgeAgentError]] = {
     **dict.fromkeys(("401", "403", "407"), UpstreamRefused),
     "404": UpstreamMissing,
     **dict.fromkeys(("408", "425", "429", "503", "509"), UpstreamBusy),
+}
+_CREDENTIAL_CODES = {
+    *("ExpiredToken", "InvalidToken", "TokenRefreshRequired"),  # of S3 with 400
+    *("InvalidAccessKeyId", "RequestTimeTooSkewed", "SignatureDoesNotMatch"),
 }
 _BUCKET_MISSING_CODES = {"NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted", "AccountNotFound"}
 
@@ -168,13 +177,23 @@ def classify_store_error(message: str, operation: str, store: str) -> EdgeAgentE
             (UpstreamUnreachable, "got no answer"),
         )
         return kind(f"{store}: {operation} {outcome}")
-    code = _CODE.search(message)
+    code = _code_of(message)
     kind = UpstreamMissing if is_bucket_missing(message) else _BY_STATUS.get(found[1], UpstreamFailed)
-    answer = f"{found[1]} {code[1]}" if code else found[1]
+    kind = UpstreamRefused if is_credential_refused(message) else kind
+    answer = f"{found[1]} {code}" if code else found[1]
     return kind(f"{store}: {operation} was answered with {answer}", status=found[1])
 
 
 def is_bucket_missing(message: str) -> bool:
     """Return whether "not found" refers to the bucket or container, not to the object."""
-    code = _CODE.search(message)
-    return bool(code and code[1] in _BUCKET_MISSING_CODES)
+    return _code_of(message) in _BUCKET_MISSING_CODES
+
+
+def is_credential_refused(message: str) -> bool:
+    """Return whether a refusal is about the key, its token or the clock, whichever object was asked for."""
+    return _code_of(message) in _CREDENTIAL_CODES
+
+
+def _code_of(message: str) -> str:
+    found = _CODE.search(message)
+    return found[1] if found else ""

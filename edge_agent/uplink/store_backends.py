@@ -42,6 +42,7 @@ from edge_agent.uplink.object_store import (
     ObjectStore,
     classify_store_error,
     is_bucket_missing,
+    is_credential_refused,
     md5_from_tag,
 )
 
@@ -269,7 +270,7 @@ class BucketStore:
             request.absent = method in _READS and (
                 (isinstance(error, FileNotFoundError) and not is_bucket_missing(said))
                 # Who may not list a bucket is told "forbidden" of what is not there.
-                or (self._reads and isinstance(fault, UpstreamRefused))
+                or (self._reads and isinstance(fault, UpstreamRefused) and not is_credential_refused(said))
             )
             if not request.absent:
                 raise fault from None

@@ -144,12 +144,11 @@ def allowed_hosts(address: str, names: Iterable[str]) -> frozenset[str]:
     """Return the accepted values of `Host`, for the listening address and the names (or name:port) that lead to it."""
     host, port = sections.split_host_port(address)
     ported = frozenset(name.lower() for name in names if name.count(":") == 1 or "]:" in name)
-    unported = frozenset(name.rpartition(":")[0] for name in ported if name.endswith(_LEFT_OUT))
     known = [_bracketed(name.lower()) for name in names if name.lower() not in ported]
     known += [*_LOOPBACK] if sections.is_loopback(host) or host in _ANY else []
     known += [] if host in _ANY else [_bracketed(host.lower())]
-    unported |= frozenset(known) if f":{port}" in _LEFT_OUT else frozenset()
-    return ported | unported | frozenset(f"{name}:{port}" for name in known)
+    hosts = ported | {f"{name}:{port}" for name in known}
+    return hosts | {each.rpartition(":")[0] for each in hosts if each.endswith(_LEFT_OUT)}
 
 
 def is_same_origin(origin: str, host: str, *, secure: bool) -> bool:

@@ -21,7 +21,8 @@ WAYS = ("403", "401", "429", "500", "503", "301", "garbage", "silent", "html", "
 
 
 class AnsweringServer:
-    """Keeps objects by path while its way is "well"; otherwise each request is answered as the way says."""
+    """Keeps objects by path while its way is "well"; otherwise each request is answered as the way says:
+    "503", or with a code of S3, "403 AccessDenied"."""
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
@@ -80,8 +81,9 @@ class _Handler(BaseHTTPRequestHandler):
         way = self.owner.way if self.owner.only(self.command, self.path) else "well"
         if way == "well":
             self._well(body)
-        elif way.isdigit():
-            self._send(int(way), XML)
+        elif way[:3].isdigit():
+            status, _, code = way.partition(" ")
+            self._send(int(status), XML.replace(b"SlowDown", code.encode()) if code else XML)
         elif way == "html":
             self._send(200, PAGE)
         elif way == "silent":

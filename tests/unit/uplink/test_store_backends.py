@@ -1,4 +1,5 @@
-"""A folder as an object store: what is said when it is missing, closed, read-only or no folder."""
+"""A folder as an object store: what is said when it is missing, closed, read-only or no folder; what a bucket's refusal
+means."""
 
 from __future__ import annotations
 
@@ -11,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.config.sections import UplinkConfig
 from edge_agent.errors import EdgeAgentError, UpstreamMissing, UpstreamRefused
-from edge_agent.uplink.store_backends import FolderStore
+from edge_agent.uplink.store_backends import FolderStore, open_updates_store
+from tests.support.answering_server import AnsweringServer
 
 NOBODY = 65534
 
@@ -76,3 +79,48 @@ def test_a_folder_that_may_only_be_read_is_a_matter_of_rights(shared: Path):
         error = fault(folder)
         assert asyncio.run(FolderStore(folder).head("site=a/status.json")) is None
     assert (UpstreamRefused, False, True) == (type(error), "folder" in error.metadata, "drop-in" in error.remedy)
+
+
+S3_KEYS = {"access_key_id": "a", "secret_access_key": "b", "region": "us-east-1", "allow_http": "true"}
+
+
+def read_again(way: str) -> str:
+    """Return how a read of a bucket on S3 ends that answered well before, and then in that way."""
+    with AnsweringServer() as server:
+        options = {"endpoint": server.address, **S3_KEYS}
+        store = open_updates_store(UplinkConfig(updates_url="s3://fleet/updates", updates_options=options))
+        assert store is not None
+        asyncio.run(store.put("metadata/timestamp.json", b"{}"))
+        assert asyncio.run(store.get("metadata/timestamp.json", 100)) is not None
+        server.answer(way)
+        try:
+            found = asyncio.run(store.get("metadata/timestamp.json", 100))
+        except EdgeAgentError as error:
+            return f"{error.reason} {error.message.partition('timestamp.json ')[2]}"
+        return "absent" if found is None else "there"
+
+
+@pytest.mark.parametrize("way", ["403 AccessDenied", "404 NoSuchKey"])
+def test_an_object_that_a_site_may_not_list_is_absent(way: str):
+    """S3 says "forbidden" of what is not there to a site that may not list the bucket."""
+    assert read_again(way) == "absent"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "403 RequestTimeTooSkewed",
+        "403 InvalidAccessKeyId",
+        "403 SignatureDoesNotMatch",
+        "400 ExpiredToken",
+    ],
+)
+def test_a_credential_that_is_not_accepted_any_more_is_refused(answer: str):
+    """A clock that goes wrong, a key that is withdrawn, a token that expires: that does not make the object absent."""
+    assert read_again(answer) == f"UPSTREAM_REFUSED was answered with {answer}"
+
+
+def test_a_bucket_of_another_region_is_named():
+    """S3 redirects without an address where the region is another."""
+    said = "was redirected without an address, as S3 does for another region: correct 'region' under 'options'"
+    assert read_again("301 PermanentRedirect") == f"UPSTREAM_FAILED {said}"
