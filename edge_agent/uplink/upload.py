@@ -23,7 +23,7 @@ from typing import Self
 import structlog
 
 from edge_agent.config import UplinkConfig
-from edge_agent.durable.atomic_files import write_durably
+from edge_agent.durable.atomic_files import stat_or_none, write_durably
 from edge_agent.errors import (
     DiskFull,
     EdgeAgentError,
@@ -126,7 +126,7 @@ class UploadLog:
     def _read(self) -> dict[str, float]:
         try:
             with exchange_errors(self._path):
-                lines = self._path.read_bytes().splitlines() if self._path.exists() else []
+                lines = self._path.read_bytes().splitlines() if stat_or_none(self._path) else []
         except FileNotFoundError:
             lines = []
         head, *rest = [_parsed(line) for line in lines] or [{}]

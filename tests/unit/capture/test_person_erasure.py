@@ -37,6 +37,7 @@ from edge_agent.capture.text_redaction import RedactionDependencies
 from edge_agent.config import RedactionConfig
 from edge_agent.errors import InvalidRequest, StoreDamaged
 from tests.support.eventually import eventually
+from tests.support.rights import fail_stat, use_quiet_predicates
 from tests.support.site_cases import ASite, answered, config_of, judgement, manifest
 from tests.unit.capture.test_question_examples import of_question
 
@@ -94,6 +95,18 @@ def test_the_key_is_made_once_and_is_private(tmp_path: Path):
     path = tmp_path / "value.key"
     key = load_digest_key(path)
     assert (KEY_BYTES, 0o600) == (len(key), stat.S_IMODE(path.stat().st_mode))
+    assert key == load_digest_key(path)
+
+
+def test_a_disk_that_fails_makes_no_new_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Stored digests need the key that is there."""
+    path = tmp_path / "value.key"
+    key = load_digest_key(path)
+    with monkeypatch.context() as faulty:
+        use_quiet_predicates(faulty)
+        fail_stat(faulty, path)
+        with pytest.raises(StoreDamaged, match="Input/output error"):
+            load_digest_key(path)
     assert key == load_digest_key(path)
 
 
@@ -487,7 +500,7 @@ def test_a_spool_of_an_earlier_agent_gets_the_tables(tmp_path: Path):
     site.keep(answered(1))
     for table in ("value_digests", "retention_dates", "privacy_counts", "erasures", "erased_predictions"):
         site.worker.spool.db.execute(f"DROP TABLE {table}")
-    with sqlite3.connect(site.config.state_dir / "spool.db") as database:
+    with contextlib.closing(sqlite3.connect(site.config.state_dir / "spool.db")) as database, database:
         for (name,) in database.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
             if any(word in name for word in ("value_digests", "retention", "erasure")):
                 database.execute(f"DROP TRIGGER {name}")
