@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
 from functools import partial
@@ -160,7 +159,7 @@ async def test_turns_are_taken_one_after_the_other() -> None:
         nonlocal running
         running += 1
         seen.append((name, running))
-        await asyncio.sleep(0)  # meanwhile others may run
+        await turns()  # meanwhile others may run
         running -= 1
         return f"{name}{number}"
 
@@ -189,7 +188,7 @@ class Writer:
         pieces = self._pieces if len(self.asked) - 1 in self._ending else tokens
         for _ in range(pieces):
             watch.piece()
-            await asyncio.sleep(0)  # meanwhile others may run
+            await turns()  # meanwhile others may run
         if self._broken:
             raise ConnectionError("the stream broke")
         return Written(asked, tuple(watch.times), time.perf_counter(), pieces)
@@ -252,7 +251,7 @@ async def test_clients_share_the_texts() -> None:
         running += 1
         most = max(most, running)
         asked.append(text)
-        await asyncio.sleep(0)  # meanwhile others may run
+        await turns()  # meanwhile others may run
         running -= 1
 
     texts = [str(number) for number in range(20)]

@@ -20,7 +20,6 @@ from edge_agent.errors import DiskFull, DocumentInvalid, SignatureInvalid, State
 from edge_agent.formats import segment, status_object
 from edge_agent.formats.status_object import SiteUpdates
 from tests.support.examples import SITE_KEY
-from tests.support.rights import fail_stat, use_quiet_predicates
 from tests.support.site_cases import ASite, answered, judgement, read_outbox
 
 SURE = {"confidence": 0.95, "sure": True}
@@ -277,19 +276,6 @@ def test_the_site_keeps_its_key(tmp_path):
     with pytest.raises(StoreDamaged, match="holds no Ed25519 key"):
         load_site_key(path)
     assert b"-----BEGIN" == path.read_bytes()
-
-
-def test_a_disk_that_fails_makes_no_new_key(tmp_path, monkeypatch):
-    """The central team knows the key that is there."""
-    path = tmp_path / "site.key"
-    load_site_key(path)
-    before = path.read_bytes()
-    with monkeypatch.context() as faulty:
-        use_quiet_predicates(faulty)
-        fail_stat(faulty, path)
-        with pytest.raises(StoreDamaged, match="Input/output error"):
-            load_site_key(path)
-    assert before == path.read_bytes()
 
 
 @pytest.mark.parametrize(

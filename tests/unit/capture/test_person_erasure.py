@@ -37,7 +37,6 @@ from edge_agent.capture.text_redaction import RedactionDependencies
 from edge_agent.config import RedactionConfig
 from edge_agent.errors import InvalidRequest, StoreDamaged
 from tests.support.eventually import eventually
-from tests.support.rights import fail_stat, use_quiet_predicates
 from tests.support.site_cases import ASite, answered, config_of, judgement, manifest
 from tests.unit.capture.test_question_examples import of_question
 
@@ -95,18 +94,6 @@ def test_the_key_is_made_once_and_is_private(tmp_path: Path):
     path = tmp_path / "value.key"
     key = load_digest_key(path)
     assert (KEY_BYTES, 0o600) == (len(key), stat.S_IMODE(path.stat().st_mode))
-    assert key == load_digest_key(path)
-
-
-def test_a_disk_that_fails_makes_no_new_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Stored digests need the key that is there."""
-    path = tmp_path / "value.key"
-    key = load_digest_key(path)
-    with monkeypatch.context() as faulty:
-        use_quiet_predicates(faulty)
-        fail_stat(faulty, path)
-        with pytest.raises(StoreDamaged, match="Input/output error"):
-            load_digest_key(path)
     assert key == load_digest_key(path)
 
 

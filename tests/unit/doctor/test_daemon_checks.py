@@ -12,7 +12,7 @@ import pytest
 from edge_agent import __version__
 from edge_agent.client import AdminClient, BundleRef, OperatorWarning, Status, TaskUpdate, UplinkProblem
 from edge_agent.config import Config
-from edge_agent.doctor import capture_checks, daemon_checks, enrolment_checks, update_checks, uplink_checks
+from edge_agent.doctor import capture_checks, daemon_checks, update_checks, uplink_checks
 from edge_agent.doctor.capture_checks import CaptureFacts
 from edge_agent.doctor.installation import Installation
 from edge_agent.doctor.probe_context import DaemonFacts, ProbeContext, StoredState, UnitPhase
@@ -21,7 +21,6 @@ from edge_agent.doctor.uplink_checks import UplinkFacts
 from edge_agent.store.state_database import StateDatabase, UpdateProgress
 from tests.support.doctor_cases import DAY, looked, only, place, told, verdicts
 from tests.support.fake_daemon import FakeDaemon, task_message
-from tests.support.rights import use_quiet_predicates, without_root
 
 NOW = 1_790_000_000.0
 ADMIN = "/run/edge-agent/admin.sock"
@@ -220,21 +219,6 @@ def test_metadata_are_not_looked_for_where_no_updates_are_taken(tmp_path):
     context = ProbeContext(Installation(Config(state_dir=tmp_path)), facts, None, None, StoredState(None, {}))
     found = update_checks.probe_metadata(context)
     assert (False, "") == (found.exists, found.problem)
-
-
-@pytest.mark.parametrize(
-    ("probe", "root_file"), [(update_checks.probe_metadata, "/etc/passwd"), (enrolment_checks.probe_root, "root.json")]
-)
-def test_what_this_user_may_not_see_is_not_called_missing(tmp_path, monkeypatch, probe, root_file):
-    """The check then says that it needs other rights."""
-    closed = tmp_path / "closed"
-    closed.mkdir(mode=0)
-    config = Config(state_dir=closed, update={"root_file": str(closed / root_file)})
-    facts = DaemonFacts("/run/admin.sock", True, None)
-    context = ProbeContext(Installation(config), facts, None, None, StoredState(None, {}))
-    use_quiet_predicates(monkeypatch)
-    with without_root(), pytest.raises(PermissionError):
-        probe(context)
 
 
 def task(state: str, reason: str = "", age: float = 60.0) -> TaskUpdate:
