@@ -18,6 +18,7 @@ from benchmarks.llama.streams import EndedSooner, Written, pace, rate, short, st
 from benchmarks.llama.tasks import Texts
 from benchmarks.llama.turns import calls_per_second, order, p50_ms, take_turns
 from edge_agent.formats import record_schema
+from tests.support.eventually import turns
 
 SENTENCES = [
     "how much is the blue lamp in the window",
