@@ -88,8 +88,7 @@ def section(rows: Sequence[Row], others: Sequence[Row]) -> str:
             "",
             *_table(["", "unit", *names], sides),
             "",
-            *_figures(rows),
-            *_other_figures(others),
+            *_figures(rows, models, others),
             "",
         ]
     )
@@ -176,13 +175,19 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 
-def _figures(rows: Sequence[Row]) -> list[str]:
+def _figures(rows: Sequence[Row], models: Sequence[str], others: Sequence[Row]) -> list[str]:
+    """Return the table of the figures that are compared with nothing; nothing where there are none."""
     told = [row for row in rows if "low" not in row and row["bar"] not in ("processor cores", "threads of each side")]
-    return [f"- `{row['model']}`: {row['bar']}: {row['value']:.3g}" for row in told]
-
-
-def _other_figures(others: Sequence[Row]) -> list[str]:
-    return [f"- {each['name']}: {what}: {value:g}" for each in others for what, value in each["figures"].items()]
+    at = {(row["model"], row["bar"]): f"{row['value']:.3g}" for row in told}
+    elsewhere = {(each["name"], bar): f"{value:g}" for each in others for bar, value in each["figures"].items()}
+    bars = dict.fromkeys(bar for _, bar in (*at, *elsewhere))
+    if not bars:
+        return []
+    names = [each["name"] for each in others]
+    found = [
+        [bar, *(at.get((m, bar), "") for m in models), *(elsewhere.get((n, bar), "") for n in names)] for bar in bars
+    ]
+    return ["Further figures:", "", *_table(["", *(f"`{model}`" for model in models), *names], found)]
 
 
 if __name__ == "__main__":
