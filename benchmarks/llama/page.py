@@ -177,17 +177,23 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _figures(rows: Sequence[Row], models: Sequence[str], others: Sequence[Row]) -> list[str]:
     """Return the table of the figures that are compared with nothing; nothing where there are none."""
-    told = [row for row in rows if "low" not in row and row["bar"] not in ("processor cores", "threads of each side")]
-    at = {(row["model"], row["bar"]): f"{row['value']:.3g}" for row in told}
-    elsewhere = {(each["name"], bar): f"{value:g}" for each in others for bar, value in each["figures"].items()}
-    bars = dict.fromkeys(bar for _, bar in (*at, *elsewhere))
-    if not bars:
+    at = _told(rows) | {(each["name"], bar): f"{value:g}" for each in others for bar, value in each["figures"].items()}
+    if not at:
         return []
     names = [each["name"] for each in others]
     found = [
-        [bar, *(at.get((m, bar), "") for m in models), *(elsewhere.get((n, bar), "") for n in names)] for bar in bars
+        [bar, *(at.get((column, bar), "") for column in (*models, *names))] for bar in dict.fromkeys(b for _, b in at)
     ]
     return ["Further figures:", "", *_table(["", *(f"`{model}`" for model in models), *names], found)]
+
+
+def _told(rows: Sequence[Row]) -> dict[tuple[str, str], str]:
+    about = ("processor cores", "threads of each side")
+    return {
+        (row["model"], row["bar"]): f"{row['value']:.3g}"
+        for row in rows
+        if "low" not in row and row["bar"] not in about
+    }
 
 
 if __name__ == "__main__":
