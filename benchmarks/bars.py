@@ -85,8 +85,12 @@ def main(measure: Callable[[], Iterable[Bar]]) -> int:
 
 
 def printed(measure: Callable[[], Iterable[Bar]], *, as_json: bool) -> int:
-    """Print each bar as it comes; return 0 if all are met, 1 when one is missed or there is none, 130 after Ctrl-C."""
+    """Print each bar as it comes; return 0 if all are met, 1 when one is missed or there is none, 130 after Ctrl-C.
+
+    SIGTERM ends the program as Ctrl-C does: with the daemons that it has started.
+    """
     met: list[bool] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         for bar in measure():
             print(json.dumps(asdict(bar)) if as_json else bar.line(), flush=True)  # noqa: T201 - its output
@@ -94,6 +98,8 @@ def printed(measure: Callable[[], Iterable[Bar]], *, as_json: bool) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)  # noqa: T201 - beside its output
         return 128 + signal.SIGINT
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if not met:
         print("Nothing was measured.", file=sys.stderr)  # noqa: T201 - beside its output
     return 0 if met and all(met) else 1

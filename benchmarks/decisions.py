@@ -13,7 +13,6 @@ false-proofs: how often any threshold of a bundle is proved falsely, by 1,000 re
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -52,5 +51,4 @@ def measure() -> Iterator[Bar]:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # servers are ended as by Ctrl-C
     sys.exit(main(measure))

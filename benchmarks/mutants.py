@@ -149,7 +149,7 @@ def copied(tree: Path) -> None:
 
 
 def _chosen(words: Sequence[str]) -> list[Mutant]:
-    """Return the faults with one of these words in their names; all without words. Ends the program if there is none."""
+    """Return the faults with one of these words in their names, or all; ends the program where there is none."""
     chosen = [mutant for mutant in MUTANTS if not words or any(word in mutant.name for word in words)]
     if not chosen:
         names = "; ".join(each.name for each in MUTANTS)

@@ -19,6 +19,11 @@ BENCHMARK = """
 import signal, sys
 from benchmarks.bars import Bar, main, option, run_sections
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
+def started():
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        print("stopped the daemon", file=sys.stderr)
 SECTIONS = {"first": lambda: [Bar("first", 1, 1, "higher")], "second": lambda: SECOND}
 sys.exit(main(lambda: run_sections(SECTIONS)))
 """
@@ -90,6 +95,12 @@ def test_a_benchmark_that_is_interrupted_ends_as_a_shell_expects() -> None:
     """SIGINT while a section runs: no traceback, exit code 130."""
     done = ended("signal.raise_signal(signal.SIGINT)")
     assert (130, "stopped\n") == (done.returncode, done.stderr)
+
+
+def test_a_benchmark_that_is_terminated_ends_what_it_has_started() -> None:
+    """SIGTERM leaves every block on the way out, as those around daemons; the exit code is 143."""
+    done = ended("started()")
+    assert (143, "stopped the daemon\n") == (done.returncode, done.stderr)
 
 
 @pytest.mark.parametrize(
