@@ -18,6 +18,7 @@ from convert.publish.repository_check import CheckScope
 from convert.publish.repository_reader import RepositoryState
 from convert.publish.repository_storage import open_place
 from edge_agent.cli.terminal import write_exactly
+from edge_agent.errors import InvalidRequest
 from edge_agent.formatting import format_bytes
 
 
@@ -100,6 +101,9 @@ class VerifyCommand:
 
     def __post_init__(self) -> None:
         """Run the command."""
+        if (self.site or self.channel) and not (self.media or self.stick):
+            said = "--site and --channel name what a USB drive must hold"
+            raise InvalidRequest(said, remedy="Add --media, or leave them out: a repository must hold everything.")
         place = open_place(self.place, store_options(self.store_option))
         scope = CheckScope(deep=not self.quick, only=self._wanted if self.media or self.stick else None)
         with progress_output.bar() as advance:
