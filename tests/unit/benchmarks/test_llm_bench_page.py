@@ -62,7 +62,19 @@ def test_another_machine_has_a_column() -> None:
     assert "| 0.45 (0.45 to 0.45) | **0.65 (0.65 to 0.65)** | **0.62** |" in text
     assert "| **0.83 (0.83 to 0.83)** |  | 1.19 |" in text
     assert "| reported | 0.67 (0.67 to 0.67) |  |  |" in text
-    assert "- AVX2: Python, microseconds: 145" in text
+    assert "|  | `Q4_0` | `Q8_0` | AVX2 |" in text
+    assert "| Python, microseconds |  |  | 145 |" in text
+
+
+def test_figures_that_are_compared_with_nothing_have_a_table() -> None:
+    """A row for each figure and a column for each model; without such figures there is no table."""
+    tokens = [
+        Figure("tokens of the prefix", value, None, "higher", {}, model)
+        for model, value in (("Q4_0", 234), ("Q8_0", 0.00924))
+    ]
+    text = page.section(page.parse("\n".join([LINES, *(json.dumps(asdict(each)) for each in tokens)])), [])
+    assert "|  | `Q4_0` | `Q8_0` |\n| --- | --- | --- |\n| tokens of the prefix | 234 | 0.00924 |" in text
+    assert "Further figures" not in page.section(page.parse(LINES), [])
 
 
 def test_the_page_has_what_is_kept_of_other_machines() -> None:
