@@ -111,10 +111,14 @@ def _machine(rows: Sequence[Row]) -> list[str]:
     lines = [", ".join(words)]
     if (load := float(about.get("load", 0))) > LOAD_QUIET:
         lines += ["", f"**Other work ran meanwhile** (load average {load:g} when it began): the ratios are rough."]
+    settings: dict[str, list[str]] = {}
     for row in rows:
         if row["bar"] == "threads of each side":
             engine = ", ".join(f"{name} {row['about'][name]}" for name in TOLD if name in row["about"])
-            lines += ["", f"`{row['model']}`: the engine has {engine}; llama-server `{row['about']['llama-server']}`."]
+            sides = f"the engine has {engine}; llama-server `{row['about']['llama-server']}`."
+            settings.setdefault(sides, []).append(f"`{row['model']}`")
+    for sides, models in settings.items():
+        lines += ["", f"{', '.join(models)}: {sides}"]
     return lines
 
 

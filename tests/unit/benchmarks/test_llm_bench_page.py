@@ -93,6 +93,14 @@ def test_the_page_says_what_it_was_measured_on() -> None:
     assert "`Q4_0`: the engine has kv_type f16; llama-server `-t 2`." in text
 
 
+def test_models_with_the_same_settings_share_a_sentence() -> None:
+    """A model with other settings has its own."""
+    others = [replace(TOLD, model="Q8_0"), replace(TOLD, model="F16", about={**TOLD.about, "kv_type": "q8_0"})]
+    text = page.section(page.parse("\n".join([LINES, *(json.dumps(asdict(each)) for each in others)])), [])
+    assert "\n`Q4_0`, `Q8_0`: the engine has kv_type f16; llama-server `-t 2`.\n" in text
+    assert "\n`F16`: the engine has kv_type q8_0; llama-server `-t 2`.\n" in text
+
+
 @pytest.mark.parametrize(("load", "told"), [("0.3", False), ("7.5", True)])
 def test_the_page_says_that_other_work_ran(load: str, told: bool) -> None:
     """Where the machine was not left alone."""
