@@ -130,7 +130,10 @@ class SetupRun:
         self.programs.go_back()
         program = self.programs.current
         assert program is not None
-        self._bring_up(program, now)
+        try:
+            self._bring_up(program, now)
+        except SetupError as error:
+            raise SetupError(error.code, error.message, f"{error.remedy} {self._way_back()}".rstrip()) from None
         say(f"The program is now {program.title}. {self._way_back()}".rstrip())
 
     def uninstall(self) -> None:
