@@ -34,15 +34,6 @@ from tests.support.mounts import tmpfs
 from tests.support.rights import without_root
 
 PASSPHRASE = "nine purple herons"
-# Encrypts, in its way, every secret but the key of the large model.
-SYSTEMD_CREDS = """\
-#!/bin/sh
-case "$1 $2" in
-  *=escalation) exit 1 ;;
-  encrypt*) exec base64 ;;
-  decrypt*) exec base64 -d ;;
-esac
-"""
 ONE = RoleQuorum(1, 1)
 
 
@@ -136,28 +127,6 @@ def test_where_systemd_cannot_encrypt_it_says_so(box: Box):
     assert "are stored unencrypted" in done.output
     assert b"secret_access_key: s3cr3t" in box.files()["credstore/edge-agent-uplink.cred"]
     assert b"LoadCredential=uplink:" in box.files()["systemd/system/edge-uplink.service.d/credentials.conf"]
-
-
-def test_a_secret_that_cannot_be_encrypted_leaves_the_others_encrypted(box: Box):
-    """systemd-creds may encrypt one secret and fail at the next: each opens as the uplink's unit has it."""
-    program = box.folder / "bin/systemd-creds"
-    program.parent.mkdir()
-    program.write_text(SYSTEMD_CREDS)
-    program.chmod(0o755)
-    done = box.enrol(
-        box.enrolment(escalation=LARGE_MODEL), "--yes", env={"PATH": f"{program.parent}:{os.environ['PATH']}"}
-    )
-    assert "are stored unencrypted" in done.output
-    drop_in = box.files()["systemd/system/edge-uplink.service.d/credentials.conf"].decode()
-    sealed, plain = (
-        box.etc / "credstore.encrypted/edge-agent-uplink.cred",
-        box.etc / "credstore/edge-agent-escalation.cred",
-    )
-    assert [f"LoadCredentialEncrypted=uplink:{sealed}", f"LoadCredential=escalation:{plain}"] == drop_in.splitlines()[
-        2:
-    ]
-    assert ("sk-s3cr3t\n", False) == (plain.read_text(), b"s3cr3t" in sealed.read_bytes())
-    assert "plain" == parse_record(box.files()["edge-agent/enrolment.json"]).secrecy
 
 
 def test_a_large_model_comes_with_its_key(box: Box):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,11 +28,12 @@ def test_a_rollback_that_does_not_start_names_the_way_forward(tmp_path: Path):
     """The service is down then: whoever rolled back is told the command that brings the newer program back."""
     places = InstallPaths(tmp_path)
     for version in ("1.0", "2.0"):
-        about = dict.fromkeys(("variant", "commit", "python", "interpreter", "installed_at"), "x") | {
-            "version": version
-        }
+        python = f"{sys.version_info.major}.{sys.version_info.minor}"
+        about = dict.fromkeys(("variant", "commit", "interpreter", "installed_at"), "x")
+        about |= {"version": version, "python": python}
         durable_files.write(places.programs / version / program_build.MARK, json.dumps(about).encode())
         durable_files.write(places.programs / version / "share/agent.yaml", b"")
+        durable_files.link(places.programs / version / "bin/python", sys.executable)
     places.current.symlink_to("venvs/2.0")
     places.previous.symlink_to("venvs/1.0")
     setup = SetupRun(places, StubbornServices(places, wanted=True), InstalledPrograms(places))
