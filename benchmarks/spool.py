@@ -113,6 +113,8 @@ def _keeping(folder: Path, rate: float) -> list[Bar]:
     examples, milliseconds, commits, dropped = _kept(folder / "plain", rate)
     _kept(folder / "traced", rate, *traced)
     syncs = sum(int(line.split()[3]) for line in log.read_text().splitlines() if line.rstrip().endswith("sync"))
+    if not syncs:
+        raise AssertionError(f"strace counted no sync of {examples:.0f} examples, and there were {commits:.0f} commits")
     return [
         Bar(f"kept at twice that rate ({rate:.0f}/s), dropped", dropped, 0, "lower"),
         Bar("processor time an example of 500 characters, ms", milliseconds, PROCESSOR_MILLISECONDS_MAX, "lower"),

@@ -18,6 +18,7 @@ from convert.publish.repository_check import CheckScope
 from convert.publish.repository_reader import RepositoryState
 from convert.publish.repository_storage import open_place
 from edge_agent.cli.terminal import write_exactly
+from edge_agent.errors import InvalidRequest
 from edge_agent.formatting import format_bytes
 
 
@@ -74,7 +75,7 @@ _FAILED = 1
 
 @dataclass
 class VerifyCommand:
-    """Check a repository as a site does and further: every signature, every root, every file of every signed bundle.
+    """Check a repository more fully than a site does: every signature, every root, every file of every signed bundle.
 
     Needs no key. A USB drive contains only what the plan assigns to some sites: use --media, with the --site and
     --channel that it was written with.
@@ -100,6 +101,9 @@ class VerifyCommand:
 
     def __post_init__(self) -> None:
         """Run the command."""
+        if (self.site or self.channel) and not (self.media or self.stick):
+            said = "--site and --channel name what a USB drive must hold"
+            raise InvalidRequest(said, remedy="Add --media, or leave them out: a repository must hold everything.")
         place = open_place(self.place, store_options(self.store_option))
         scope = CheckScope(deep=not self.quick, only=self._wanted if self.media or self.stick else None)
         with progress_output.bar() as advance:

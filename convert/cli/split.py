@@ -63,7 +63,9 @@ def run(
     divided = splits.divide(found, seed, _shares(shares), earlier)
     write_splits(out, {split: [splits.plain_of(row) for row in members] for split, members in divided.items()})
     for split, members in divided.items():
-        say(f"{out / split}.jsonl: {counted(len(members), 'row')}")
+        say(
+            f"{out / split}.jsonl: {counted(len(members), 'row') if members else 'empty, and a recipe needs rows here'}"
+        )
     for said in (*_not_measured(found, sum(map(len, divided.values()))), *_stayed(divided, earlier), *unread):
         say(said)
     following, recipe = "Next: name these files under 'data' in recipe.yaml.", out / RECIPE_NAME

@@ -35,6 +35,15 @@ _MARKS: dict[str, DataFormat] = {
     "spans": "text-spans",
     "answers": "text-answers",
 }
+_OTHER_FORMATS = {
+    b"[": "one JSON array",
+    b"PAR1": "Parquet",
+    b"PK\x03\x04": "a workbook or a zip archive",
+    b"\x1f\x8b": "a gzip archive",
+    codecs.BOM_UTF16_LE: "text in UTF-16",
+    codecs.BOM_UTF16_BE: "text in UTF-16",
+}
+"""How other files begin that people take for JSONL."""
 _MARKED = ("synthetic", "composed", "consented")
 _TEXT_ONLY: tuple[DataFormat, ...] = ("text-label", "text-spans", "text-answers")
 
@@ -126,10 +135,30 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 if b"\\u" in raw:
                     strict_json.encode(plain)  # half a character, which a text cut inside an emoji leaves
             except ValueError as error:  # ValueError: also for bytes that are not UTF-8
-                raise InvalidRequest(f"{where} is not JSON: {error}", remedy="Correct that line.") from None
+                remedy = (_other_format(raw) if number == 1 else "") or "Correct that line."
+                raise InvalidRequest(f"{where} is not JSON: {error}", remedy=remedy) from None
             if not isinstance(plain, dict):
-                raise InvalidRequest(f"{where} must be a JSON object", remedy=SEE)
-            yield number, plain
+                raise InvalidRequest(f"{where} must be a JSON object", remedy=_other_format(raw) or SEE)
+            yield number, _without_nulls(plain) or {}
+
+
+def _without_nulls(plain: dict[str, Any], levels: int = 3) -> dict[str, Any] | None:
+    """Return an object of a row without the keys that are null; None if no others are left.
+
+    Programs that work on tables write every column into every row, and every probability into every distribution.
+    """
+    inner = (
+        (key, _without_nulls(value, levels - 1) if levels > 1 and isinstance(value, dict) else value)
+        for key, value in plain.items()
+    )
+    given = {key: value for key, value in inner if value is not None}
+    return given if given or not plain else None
+
+
+def _other_format(first: bytes) -> str:
+    """Return what to do if a line that is no JSON object begins like a file of another format."""
+    kind = next((kind for begin, kind in _OTHER_FORMATS.items() if first.startswith(begin)), "")
+    return f"Save it as JSONL, one object a line, or as CSV: the file seems to be {kind}. {SEE}" if kind else ""
 
 
 def _csv_lines(path: Path, questions: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:

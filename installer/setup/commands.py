@@ -102,7 +102,7 @@ class SetupRun:
         configured = installed_files.install_configuration(self.places, program)
         if configured:
             done(f"wrote the sample configuration, {self.places.config / 'agent.yaml'}")
-        done("laid units and man pages" if laid.changed else "units and man pages are there already, and unchanged")
+        done("installed units and man pages" if laid.changed else "units and man pages are unchanged")
         for made in self.services.prepare():
             done(made)
         return laid.changed or configured or known != accounts()

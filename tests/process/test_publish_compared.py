@@ -49,3 +49,12 @@ def test_the_first_version_of_a_task_has_nothing_to_be_compared_with(tmp_path: P
     result = CliRunner().invoke(app, ["publish", str(bundle), *place], catch_exceptions=False)
     assert "No other version of pos-intent is signed, so there is nothing to compare with." in result.output
     assert 1 == len(central.publisher.held().bundles())
+
+
+def test_rows_that_do_not_exist_are_refused_before_anything_is_signed(tmp_path: Path):
+    """Also where there is no version to compare with, so that a mistyped path does not pass for a comparison."""
+    central = CentralTeam(tmp_path)
+    place = ["--to", str(central.folder), "--keys", str(central.keys), "--compare-on", str(tmp_path / "rows.jsonl")]
+    result = CliRunner().invoke(app, ["publish", str(echo_bundle(tmp_path / "one")), *place])
+    assert "rows.jsonl does not exist" in "".join(result.output.split("\n")), result.output
+    assert not central.publisher.held().bundles()

@@ -1,5 +1,6 @@
 """Rows of a recipe: what is read, what is refused, what is warned of."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from convert.data import row_files
 from convert.data.data_row import ChatMessage, DataRow, TextSpan
-from convert.data.row_lines import LINE_BYTES_MAX, read_rows
+from convert.data.row_lines import LINE_BYTES_MAX, format_of, read_rows
 from edge_agent.errors import EdgeAgentError, FileMissing, InvalidRequest, ManifestInvalid
 from tests.support.recipes import CALIBRATION, TEST, TRAIN, recipe_of, text_label
 
@@ -111,6 +112,51 @@ def test_a_broken_row_is_named_by_file_and_line(tmp_path: Path, format_, line: s
         read_rows(file, format_)
     assert said in raised.value.message
     assert raised.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("format_", "line", "expected"),
+    [
+        ("text-label", {"text": "t", "label": "l"}, DataRow("t", label="l")),
+        (
+            "text-label",
+            {"text": "t", "label": {"a": 0.25, "b": 0.75, "c": None}},
+            DataRow("t", label="b", shares=(("a", 0.25), ("b", 0.75))),
+        ),
+        ("text-answers", {"text": "t", "answers": None}, DataRow("t")),
+        ("text-answers", {"text": "t", "answers": {"q": {"a": None, "b": None}}}, DataRow("t")),
+    ],
+)
+def test_a_key_that_is_null_is_absent(tmp_path: Path, format_, line: dict, expected: DataRow):
+    """pandas, datasets and DuckDB write every column into every row, and every probability into every distribution:
+    null, where another file that they joined has a value."""
+    keys = ("label_source", "labeled_by", "family", "synthetic", "composed", "consented", "model", "site")
+    others = (*keys, "prediction_id", "review_stream", "sampling_probability", "prompt", "messages", "spans")
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({**dict.fromkeys(others), **line}) + "\n")
+    assert [expected] == read_rows(file, format_)
+    if expected.label:
+        assert format_of(file) == format_
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b'[\n{"text": "t", "label": "l"}\n]', "one JSON array"),
+        (b'[{"text": "t", "label": "l"}]', "one JSON array"),
+        (b"PAR1\x15\x04\xff\n", "Parquet"),
+        (b"PK\x03\x04\x14\xff\n", "a workbook or a zip archive"),
+        (gzip.compress(b'{"text": "t", "label": "l"}\n'), "a gzip archive"),
+        ('{"text": "t", "label": "l"}\n'.encode("utf-16"), "text in UTF-16"),
+    ],
+)
+def test_a_file_of_another_format_is_named(tmp_path: Path, content: bytes, kind: str):
+    """Its first line is no row, and there is nothing to correct in that line."""
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(content)
+    with pytest.raises(InvalidRequest, match=r"rows\.jsonl:1") as raised:
+        read_rows(file, "text-label")
+    assert f"the file seems to be {kind}." in raised.value.remedy
 
 
 @given(st.binary(max_size=200))

@@ -101,6 +101,12 @@ def test_the_command_says_what_is_for_training_only(tmp_path: Path):
     assert 20 == sum(row.label_source == "teacher" for row in train)
 
 
+def test_a_split_without_rows_is_named(tmp_path: Path):
+    """Two rows do not fill three splits: the files are there, and no recipe would run with them."""
+    code, said = divided(tmp_path, people(2))
+    assert (0, 2) == (code, said.count("empty, and a recipe needs rows here")), said
+
+
 def keys_of(folder: Path) -> dict[str, set[str]]:
     """Return the texts of each split, by their keys."""
     return {split: {row.key for row in read_rows(folder / f"{split}.jsonl", "text-label")} for split in DIVISION_SHARES}

@@ -179,6 +179,12 @@ def test_the_command_says_what_is_wrong(fleet: Fleet):
     assert plain["expires"].keys() == {"root", "targets", "plan", "snapshot", "timestamp"}
 
 
+def test_sites_are_named_for_a_drive_alone(fleet: Fleet):
+    """Without --media everything is checked, so that --site would choose nothing: it is refused."""
+    code, said = run(fleet.central.folder, "--root", fleet.central.keys / "root.json", "--site", "till-1")
+    assert (False, True) == (code == 0, "Add --media" in said), said
+
+
 def test_a_drive_is_whole_with_what_the_plan_wants(fleet: Fleet, tmp_path: Path):
     """The other signed bundle is not on it, and need not be."""
     drive = fleet.central.drive(tmp_path / "drive")
