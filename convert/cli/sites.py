@@ -162,7 +162,8 @@ def accept(
     collected: Collected = None,
     registry: Registry = None,
     replaces: Annotated[
-        bool, typer.Option("--replaces", help="Retire the site's earlier keys: the box was replaced or reinstalled.")
+        bool,
+        typer.Option("--replaces", help="Retire the site's earlier keys: the machine was replaced or reinstalled."),
     ] = False,
     former: Annotated[
         bool,
@@ -172,7 +173,7 @@ def accept(
         ),
     ] = False,
 ) -> None:
-    """Accept a key for a site: a new site, a replaced box, or a reinstalled one.
+    """Accept a key for a site: a new site, a replaced machine, or a reinstalled one.
 
     Compare its code first: 'sudo edge-agent identity' shows it on the site.
 
@@ -192,7 +193,7 @@ def accept(
 
 @app.command()
 def reject(site: Site, key: Key, collected: Collected = None, registry: Registry = None) -> None:
-    """Reject a key: of a stolen box, or of somebody who pretends to be the site.
+    """Reject a key: of a stolen machine, or of somebody who pretends to be the site.
 
     Example: [bold]edge-convert sites reject shop-1 9f86-d081-884c-7d65-9a2f --collected collected[/bold]
     """
@@ -298,7 +299,7 @@ _PRIVATE_MODE = 0o600
 
 @dataclass(kw_only=True)
 class EnrolmentCommand:
-    """Make the enrolment files of sites: one each, with all that a box needs to become that site.
+    """Make the enrolment files of sites: one each, with all that a machine needs to become that site.
 
     fleet.yaml has the settings of every site; docs/enrolment.md shows one. An enrolment file holds secrets: only you
     can read it, and you can seal it with a passphrase for the mail. The command adds the site to the registry, where it
