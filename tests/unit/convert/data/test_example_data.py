@@ -151,4 +151,4 @@ def test_the_thresholds_that_the_examples_carry_were_tested_by_family_and_with_a
             carrying.append(file.parent.relative_to(EXAMPLES).as_posix())
             assert whole["gate"], file
             assert all(each["bound"] == each["target_risk"] and each["floor"] >= 0.5 for each in proved), file
-    assert ["front-desk/head", "pos-intent", "pos-intent/head"] == carrying
+    assert {"front-desk/head", "pos-intent", "pos-intent/head"} == set(carrying)
