@@ -23,7 +23,6 @@ from typing import Self
 import structlog
 
 from edge_agent.config import UplinkConfig
-from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import (
     DiskFull,
     EdgeAgentError,
@@ -36,7 +35,7 @@ from edge_agent.errors import (
 from edge_agent.formats import segment
 from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX
 from edge_agent.uplink import transfer_schedule
-from edge_agent.uplink.exchange_dirs import FILE_MODE, FOLDER_MODE, ExchangeDirs, SealedSegment, exchange_errors
+from edge_agent.uplink.exchange_dirs import FOLDER_MODE, ExchangeDirs, SealedSegment, exchange_errors, write_exchanged
 from edge_agent.uplink.object_store import ObjectMetadata, ObjectStore, SiteObjectKeys
 from edge_agent.uplink.transfer_schedule import SET_ASIDE_SECONDS, Clocks, TransferState
 
@@ -145,8 +144,8 @@ class UploadLog:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+        write_exchanged(self._path, b"".join([head, *lines]))
         with exchange_errors(self._path):
-            write_durably(self._path, b"".join([head, *lines]), FILE_MODE)
             self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
 
 
