@@ -123,11 +123,8 @@ class UploadLog:
         self.close()
 
     def _read(self) -> dict[str, float]:
-        try:
-            with exchange_errors(self._path):
-                lines = self._path.read_bytes().splitlines() if self._path.exists() else []
-        except FileNotFoundError:
-            lines = []
+        with exchange_errors(self._path):
+            lines = self._path.read_bytes().splitlines() if self._path.exists() else []
         head, *rest = [_parsed(line) for line in lines] or [{}]
         if head.get("schema") != SCHEMA or head.get("upstream") != self._upstream:
             return {}
@@ -299,9 +296,7 @@ async def upload_immutable(store: ObjectStore, key: str, content: bytes) -> int:
         if whole is False:
             said = f"{store.name}: {key} holds {existing.size} other bytes; {len(content)} were to be sent"
             raise UploadConflict(said, key=key)
-    tag = await store.put(key, content)
-    await _verify(store, key, content, tag)
-    return len(content)
+    return await upload_replacing(store, key, content)
 
 
 async def upload_replacing(store: ObjectStore, key: str, content: bytes) -> int:
