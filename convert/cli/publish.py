@@ -11,8 +11,8 @@ import typer
 from rich.text import Text
 
 from convert.cli import progress_output, repository_options
-from convert.cli.keys import described
-from convert.cli.repository_options import Keys, PassphraseFile, RepositoryCommand, Stage, Yes
+from convert.cli.keys import PassphraseFile, described
+from convert.cli.repository_options import Keys, RepositoryCommand, Stage, Yes
 from convert.data import row_files
 from convert.pipeline.stage import load_module
 from convert.publish import key_rotation, keyring, publishable_bundle, staged_change

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from convert.cli import progress_output
 from convert.cli.collect import StoreOption, store_options
+from convert.cli.keys import PassphraseFile
 from convert.publish import central_keys as collecting
 from convert.publish import staged_change
 from convert.publish.commit import ChangeDraft
@@ -31,13 +32,6 @@ Repo = Annotated[
 Keys = Annotated[
     list[Path],
     typer.Option("--keys", metavar="FOLDER", help="Signing keys: see 'edge-convert keys signing'. Repeatable."),
-]
-PassphraseFile = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="File whose first line is the passphrase of the keys. Without it the command prompts for it.",
-    ),
 ]
 Stage = Annotated[
     Path | None,
