@@ -177,6 +177,20 @@ def read_regular(path: Path, bytes_max: int) -> bytes:
         os.close(fd)
 
 
+def stat_or_none(path: Path) -> os.stat_result | None:
+    """Return what stat(2) reports, links followed; None = nothing is at that path. Raises OSError.
+
+    From Python 3.14 on, `Path.exists`, `is_file` and `is_dir` are False also where this user may not look or the disk
+    fails. What is done only where a file does not exist is decided by this function.
+    """
+    try:
+        return path.stat()
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise
+
+
 def require_free_space(path: Path) -> None:
     """Raise OSError if the disk of a file is full: for libraries that fail to write it and do not report why."""
     if shutil.disk_usage(path.parent).free < DISK_FULL_BYTES:

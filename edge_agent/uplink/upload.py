@@ -23,6 +23,7 @@ from typing import Self
 import structlog
 
 from edge_agent.config import UplinkConfig
+from edge_agent.durable.atomic_files import stat_or_none
 from edge_agent.errors import (
     DiskFull,
     EdgeAgentError,
@@ -124,7 +125,7 @@ class UploadLog:
 
     def _read(self) -> dict[str, float]:
         with exchange_errors(self._path):
-            lines = self._path.read_bytes().splitlines() if self._path.exists() else []
+            lines = self._path.read_bytes().splitlines() if stat_or_none(self._path) else []
         head, *rest = [_parsed(line) for line in lines] or [{}]
         if head.get("schema") != SCHEMA or head.get("upstream") != self._upstream:
             return {}
