@@ -69,7 +69,7 @@ def scope_of(
     sites: list[str] | None,
     since: datetime | None,
     until: datetime | None,
-    new_labels: list[str] | None = None,
+    new_labels: list[str] | None,
 ) -> Any:
     """Return the scope that those options mean."""
     scope = load_module("convert.dataset.example_scope")  # needs the extra, unlike other commands

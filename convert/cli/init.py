@@ -322,7 +322,7 @@ risk:
   delta: 0.1
   # Smallest probability of a single confident answer.
   # floor: 0.5
-  # The gate: largest share of ordinary inputs that it holds up as out-of-distribution; 0 = no gate.
+  # The gate: largest share of ordinary inputs that it holds up as out-of-distribution, on average; 0 = no gate.
   # held_up_max: 0.03
 
 {redaction}

@@ -15,6 +15,7 @@ import typer
 from rich.text import Text
 
 from convert.cli import progress_output
+from convert.cli.keys import new_passphrase
 from convert.fleet import enrolment_file
 from convert.fleet.site_registry import FILE_NAME, UNDECIDED, SiteEntry, SiteRegistry, Standing
 from convert.fleet.site_registry import EnrolmentRecord as Issued
@@ -336,7 +337,8 @@ class EnrolmentCommand:
         for each in made:
             registry.check_open(each.site)
         self._confirm_replacing()
-        secret = self._secret()
+        secret = new_passphrase(self.passphrase_file, self.passphrase, "Passphrase of the files")
+        central_keys.check_passphrase(secret)
         self.out.mkdir(mode=0o700, parents=True, exist_ok=True)
         for each in made:
             self._write(each, secret, registry)
@@ -345,16 +347,6 @@ class EnrolmentCommand:
     def _fleet(self) -> enrolment_file.FleetFile:
         given = {"channel": self.channel, "days": self.days}
         return enrolment_file.read(self.fleet, {key: value for key, value in given.items() if value})
-
-    def _secret(self) -> str:
-        if self.passphrase_file is not None:
-            secret = central_keys.read_passphrase(self.passphrase_file)
-        elif self.passphrase:
-            secret = typer.prompt("Passphrase of the files", hide_input=True, confirmation_prompt=True, err=True)
-        else:
-            secret = ""
-        central_keys.check_passphrase(secret)
-        return secret
 
     def _path(self, site: str) -> Path:
         return self.out / f"{site}{enrolment_format.SUFFIX}"

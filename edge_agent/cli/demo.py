@@ -203,7 +203,7 @@ def _ask_strange(console: Console, client: Client, show: DemoBundle) -> None:
         p_value = "-" if result.p_value is None else f"{result.p_value:.3f}"
         made.add_row(Text(text), Text(result.label), f"{result.confidence:.2f}", p_value, Text(said, style=style))
     print_trimmed(console, made)
-    ordinary = f"The gate holds up {gate.held_up_max:.0%} of ordinary messages at most"
+    ordinary = f"On average such a gate holds up {gate.held_up_max:.0%} of ordinary messages at most"
     console.print(f"{ordinary}; how many strange ones it recognizes is not promised.", style="dim")
 
 

@@ -123,7 +123,7 @@ def _refuse_device(path: Path) -> None:
         raise OSError(errno.EINVAL, "is a device, which a file would replace", str(path))
 
 
-def write_synced(path: Path, content: bytes, mode: int | None = None, group: str = "") -> None:
+def write_synced(path: Path, content: bytes, mode: int | None, group: str = "") -> None:
     """Write and sync a file in place; its name is durable only after `sync_directory`. Raises OSError.
 
     The file has `mode`, whatever it had before; without one it is made with 0o644, less the umask. It belongs to
