@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -50,9 +52,20 @@ def median(values: list[float]) -> float:
     return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
+def quotient(value: float, of: float) -> float:
+    """Return value / of, for a bar that has to be low; infinite where `of` is not above zero: nothing was measured."""
+    return value / of if of > 0 else math.inf
+
+
 def option(name: str, default: str = "") -> str:
-    """Return what stands after an option on the command line."""
-    return sys.argv[sys.argv.index(name) + 1] if name in sys.argv[:-1] else default
+    """Return what stands after an option on the command line; ends the program where nothing does."""
+    words = sys.argv[1:]
+    if name not in words:
+        return default
+    after = words[words.index(name) + 1 :]
+    if not after or after[0].startswith("--"):
+        sys.exit(f"{name} needs a value.")
+    return after[0]
 
 
 def run_sections(sections: Mapping[str, Callable[[], Iterable[Bar]]]) -> Iterator[Bar]:
@@ -64,12 +77,29 @@ def run_sections(sections: Mapping[str, Callable[[], Iterable[Bar]]]) -> Iterato
 
 
 def main(measure: Callable[[], Iterable[Bar]]) -> int:
-    """Measure, print each bar as it comes, and return the exit code: 1 when a bar is missed. --help only tells."""
+    """Measure, print each bar as it comes, and return the exit code of `printed`. --help only tells."""
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(sys.modules["__main__"].__doc__)  # noqa: T201 - its output
         return 0
-    met = True
-    for bar in measure():
-        print(json.dumps(asdict(bar)) if "--json" in sys.argv[1:] else bar.line(), flush=True)  # noqa: T201 - its output
-        met = met and bar.ok
-    return 0 if met else 1
+    return printed(measure, as_json="--json" in sys.argv[1:])
+
+
+def printed(measure: Callable[[], Iterable[Bar]], *, as_json: bool) -> int:
+    """Print each bar as it comes; return 0 if all are met, 1 when one is missed or there is none, 130 after Ctrl-C.
+
+    SIGTERM ends the program as Ctrl-C does: with the daemons that it has started.
+    """
+    met: list[bool] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        for bar in measure():
+            print(json.dumps(asdict(bar)) if as_json else bar.line(), flush=True)  # noqa: T201 - its output
+            met.append(bar.ok)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)  # noqa: T201 - beside its output
+        return 128 + signal.SIGINT
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if not met:
+        print("Nothing was measured.", file=sys.stderr)  # noqa: T201 - beside its output
+    return 0 if met and all(met) else 1

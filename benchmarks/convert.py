@@ -28,6 +28,8 @@ SECONDS_MAX = {
 def measure() -> list[Bar]:
     """Run each recipe from nothing, or those that the command line names."""
     named = [each.removeprefix("examples/").rstrip("/") for each in sys.argv[1:] if not each.startswith("-")]
+    if unknown := set(named) - set(SECONDS_MAX):
+        sys.exit(f"No limit is set for {', '.join(sorted(unknown))}; there are: {', '.join(SECONDS_MAX)}.")
     return [bar for recipe in named or SECONDS_MAX for bar in _run(recipe)]
 
 

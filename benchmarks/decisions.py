@@ -13,11 +13,11 @@ false-proofs: how often any threshold of a bundle is proved falsely, by 1,000 re
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from benchmarks import public_data
 from benchmarks.bars import Bar, main
 from benchmarks.deciding import encoder_questions, false_proofs, http_questions, open_questions, soft_targets
 
@@ -42,10 +42,13 @@ def measure() -> Iterator[Bar]:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each system; fewer are less sure")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="a data set that others published")
     asked = parser.parse_args()
+    try:
+        data = public_data.read(asked.data)[0] if asked.data else None
+    except (LookupError, OSError, ValueError) as error:
+        parser.error(f"--data: {error}")
     for part in asked.part or [*PARTS, SOFT_TARGETS]:
-        yield from soft_targets.measure(asked.data) if part == SOFT_TARGETS else PARTS[part](asked.rounds)
+        yield from soft_targets.measure(data) if part == SOFT_TARGETS else PARTS[part](asked.rounds)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # servers are ended as by Ctrl-C
     sys.exit(main(measure))

@@ -78,7 +78,9 @@ async def measure_killing(daemon: RunningDaemon, texts: Sequence[str]) -> list[B
             lost += failed
         for caller in callers:
             caller.cancel()
-        await asyncio.gather(*callers, return_exceptions=True)
+        ended = await asyncio.gather(*callers, return_exceptions=True)
+    if wrong := [each for each in ended if not isinstance(each, asyncio.CancelledError)]:
+        raise AssertionError(f"callers ended before they were told to: {wrong}")
     return [
         Bar("first good answer after a kill under load, s beyond load time", max(beyond), 2, "lower"),
         Bar("calls to other engines failed during that", lost, 0, "lower"),

@@ -12,19 +12,17 @@ there already counts against the ranking. Both ways to compare texts are measure
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from benchmarks import public_data
-from benchmarks.bars import Bar
+from benchmarks.bars import Bar, printed
 from benchmarks.flywheel import goods
 from convert.cli import progress_output
 from convert.dataset import label_review
@@ -44,12 +42,11 @@ def main() -> int:
     parser.add_argument("--data", type=Path, metavar="FOLDER")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    met = True
-    for name, rows in _read(asked.data):
-        for bar in measure(name, rows):
-            met = met and bar.ok
-            print(json.dumps(asdict(bar)) if asked.json else bar.line(), flush=True)  # noqa: T201 - its output
-    return 0 if met else 1
+    try:
+        sets = _read(asked.data)
+    except (LookupError, OSError, ValueError) as error:
+        parser.error(f"--data: {error}")
+    return printed(lambda: (bar for each in sets for bar in measure(*each)), as_json=asked.json)
 
 
 def measure(name: str, rows: list[tuple[str, str]]) -> Iterator[Bar]:
@@ -83,13 +80,11 @@ def _flipped(right: list[str], labels: list[str]) -> tuple[set[int], list[str]]:
     return set(chosen.tolist()), given
 
 
-def _read(folder: Path | None) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    if folder is None:
-        with tempfile.TemporaryDirectory() as made:
-            yield "goods", [(row.text, row.label) for row in goods.rows(Path(made))]
-        return
-    for data in public_data.read(folder):
-        yield data.name, list(data.train)
+def _read(folder: Path | None) -> list[tuple[str, list[tuple[str, str]]]]:
+    if folder is not None:
+        return [(data.name, list(data.train)) for data in public_data.read(folder)]
+    with tempfile.TemporaryDirectory() as made:
+        return [("goods", [(row.text, row.label) for row in goods.rows(Path(made))])]
 
 
 if __name__ == "__main__":

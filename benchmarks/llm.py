@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -123,5 +122,4 @@ def gemma_file() -> Path:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the servers are ended as by Ctrl-C
     sys.exit(main(measure))

@@ -148,10 +148,18 @@ def copied(tree: Path) -> None:
         (tree / folder).symlink_to(ROOT / folder)
 
 
+def _chosen(words: Sequence[str]) -> list[Mutant]:
+    """Return the faults with one of these words in their names, or all; ends the program where there is none."""
+    chosen = [mutant for mutant in MUTANTS if not words or any(word in mutant.name for word in words)]
+    if not chosen:
+        names = "; ".join(each.name for each in MUTANTS)
+        sys.exit(f"No fault has {' or '.join(words)} in its name; there are: {names}.")
+    return chosen
+
+
 def measure() -> Iterator[Bar]:
     """Put each fault into a copy of the sources, and count those that no test notices."""
-    words = [word for word in sys.argv[1:] if not word.startswith("-")]
-    chosen = [mutant for mutant in MUTANTS if not words or any(word in mutant.name for word in words)]
+    chosen = _chosen([word for word in sys.argv[1:] if not word.startswith("-")])
     survived = 0
     with tempfile.TemporaryDirectory(prefix="mutants.") as name:
         tree = Path(name)

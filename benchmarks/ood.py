@@ -63,6 +63,10 @@ from convert.pipeline.recipe import RiskSection
 RESAMPLES, GATE_ROWS = 1000, 450
 LEFT_OUT, TIMES = 10, 5
 WORK = Path("build/ood")
+CLINC = ("clinc150/train.jsonl", "clinc150/validation.jsonl")
+EVERY = (*CLINC, "clinc150/out_of_scope_validation.jsonl", "banking77/train.jsonl", "banking77/calibration.jsonl")
+DATA_OF: dict[str, Sequence[str]] = {"till": (), "clinc": EVERY[:3], "left-out": CLINC, "topic": CLINC}
+"""What a section reads that is run alone; others read EVERY."""
 TILL = Path(__file__).parent.parent / "examples/pos-intent/data"
 
 
@@ -242,6 +246,8 @@ def measure() -> Iterable[Bar]:
         sys.exit(f"There is no section {only!r}; there are: {', '.join(SECTIONS)}.")
     if not data and only != "till":
         sys.exit("Name the folder with clinc150/ and banking77/: --data FOLDER")
+    if absent := [name for name in DATA_OF.get(only, EVERY) if not (Path(data) / name).is_file()]:
+        sys.exit(f"{data} has no {' and no '.join(absent)}.")
     effort, folder = _effort()
     work = Path(option("--work", str(WORK / folder)))
     ground = Ground(Path(data), work.absolute(), effort)

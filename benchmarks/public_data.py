@@ -51,6 +51,8 @@ class PublicData:
 
 def read(folder: Path) -> list[PublicData]:
     """Read the data set in a folder, or those in its folders. Raises LookupError if there is none."""
+    if not folder.is_dir():
+        raise LookupError(f"{folder} is no folder")
     places = [folder, *sorted(each for each in folder.iterdir() if each.is_dir())]
     found = [_divided(place.name, splits) for place in places if (splits := _splits(place)).get("train")]
     if not found:
@@ -102,7 +104,11 @@ def _divided(name: str, splits: dict[str, list[Text]]) -> PublicData:
     learning, more = _without(train, known | {_key(text) for text, _ in calibrating})
     if dropped + more:
         notes.append(f"{dropped + more} rows for training or calibration have a text of a later split: left out")
-    return PublicData(name, tuple(learning), tuple(calibrating), tuple(test), official, tuple(notes))
+    labels = {label for _, label in learning}
+    kept, asked = ([row for row in rows if row[1] in labels] for rows in (calibrating, test))
+    if strange := len(calibrating) - len(kept) + len(test) - len(asked):
+        notes.append(f"{strange} rows for calibration or test have a label that no training row has: left out")
+    return PublicData(name, tuple(learning), tuple(kept), tuple(asked), official, tuple(notes))
 
 
 def _carved(rows: Sequence[Text], purpose: str) -> tuple[list[Text], list[Text]]:

@@ -24,15 +24,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.bars import Bar
+from benchmarks.bars import Bar, printed
 from benchmarks.redacting.bound import bound_bars
 from benchmarks.redacting.bundle_model import BundleModel
 from benchmarks.redacting.composed_texts import composed_texts
@@ -102,17 +101,17 @@ def main() -> int:
         marked = read_marked(asked.data)[: asked.limit]
     except (LookupError, OSError, KeyError, ValueError) as error:
         parser.error(f"--data: {error}")
-    met = True
     names = (*((RAMPART,) if not asked.without else ()), *((PRESIDIO,) if asked.others else ()))
     try:
         bundle = BundleModel(asked.model, asked.cutoff) if asked.model else None
     except (EdgeAgentError, ValueError) as error:
         parser.error(f"--model: {error}")
     compared = ComparedRedactors(names, bundle, asked.learn)
-    for bar in itertools.chain(measure(marked, clean_texts(asked.data, asked.clean), compared), bound_bars()):
-        met = met and bar.ok
-        print(json.dumps(asdict(bar)) if asked.json else bar.line(), flush=True)  # noqa: T201 - its output
-    return 0 if met else 1
+
+    def every() -> Iterator[Bar]:
+        return itertools.chain(measure(marked, clean_texts(asked.data, asked.clean), compared), bound_bars())
+
+    return printed(every, as_json=asked.json)
 
 
 def measure(

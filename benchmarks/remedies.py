@@ -45,7 +45,7 @@ than five minutes, one that asks for nothing, and one that needs a memory contro
 
 def measure() -> Iterator[Bar]:
     """Play every row, or those that were asked for; yield the bars of each table."""
-    only = [name for name in option("--only").split(",") if name]
+    only = _named()
     began = time.monotonic()
     for kind, (table, names) in TABLES.items():
         rows = [row for name, row in table.items() if not only or name in only]
@@ -54,6 +54,14 @@ def measure() -> Iterator[Bar]:
         yield Bar(kind, len(rows), len(rows) if only else len(names), "higher")
         yield from judged(kind, rows, [play(row, f"{number}/{len(rows)}") for number, row in enumerate(rows, 1)])
         report(f"{kind}: {spent(began)}")
+
+
+def _named() -> list[str]:
+    """Return the names of rows behind `--only`. Ends the program at one that no row has."""
+    only = [name for name in option("--only").split(",") if name]
+    if unknown := set(only) - {name for table, _ in TABLES.values() for name in table}:
+        sys.exit(f"No row is called {' or '.join(sorted(unknown))}.")
+    return only
 
 
 def judged(kind: str, rows: Sequence[RemedyCase], outcomes: Sequence[Played]) -> list[Bar]:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.bare.encoder import Encoder
@@ -20,8 +21,8 @@ from tests.support.daemon import RunningDaemon
 THREADS = len(os.sched_getaffinity(0))
 
 
-def measure() -> list[Bar]:
-    """Start a daemon for each part: the encoder alone, the decoder alone, both."""
+def measure() -> Iterator[Bar]:
+    """Start a daemon for each part: the encoder alone, the decoder alone, both; yield its bars when it is done."""
     with tempfile.TemporaryDirectory() as path:
         folder = Path(path)
         limits = {"input_tokens_max": 512, "output_tokens_max": 128}
@@ -29,17 +30,16 @@ def measure() -> list[Bar]:
         decoder = smollm2_bundle(folder / "decoder", "generate", task={"limits": limits})
         threads = {"engine": {"cpu_threads": THREADS}}
         texts = texts_of(Encoder(encoder))
-        bars = measure_classifying(RunningDaemon(folder / "one", **threads), encoder, texts)
+        yield from measure_classifying(RunningDaemon(folder / "one", **threads), encoder, texts)
         with RunningDaemon(folder / "two", **threads) as daemon:
             daemon.install(decoder)
-            bars += asyncio.run(measure_streaming(daemon.inference, decoder / "model.gguf", THREADS))
-        bars += measure_neighbours(folder / "neighbours", THREADS)
+            yield from asyncio.run(measure_streaming(daemon.inference, decoder / "model.gguf", THREADS))
+        yield from measure_neighbours(folder / "neighbours", THREADS)
         both = RunningDaemon(folder / "both", **threads)
         with both:
             both.install(encoder, decoder)
         with both:
-            bars += asyncio.run(measure_killing(both, texts))
-        return bars
+            yield from asyncio.run(measure_killing(both, texts))
 
 
 if __name__ == "__main__":

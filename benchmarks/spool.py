@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -42,18 +43,16 @@ def texts() -> list[str]:
     return [" ".join(islice(cycle(SENTENCES[start:] + SENTENCES[:start]), 6))[:CHARACTERS] for start in range(4)]
 
 
-def measure() -> list[Bar]:
+def measure() -> Iterator[Bar]:
     """Two daemons in turn for the added time, an encoder for the peak rate, then the writer at twice that rate."""
     with tempfile.TemporaryDirectory() as path:
         folder = Path(path)
         added = asyncio.run(_added(folder))
+        yield Bar("capture adds to Classify, ms p50", added, ADDED_MILLISECONDS_MAX, "lower")
         peak = asyncio.run(_peak(folder / "peak"))
-        return [
-            Bar("capture adds to Classify, ms p50", added, ADDED_MILLISECONDS_MAX, "lower"),
-            Bar("peak classify rate of the encoder, 1/s", peak, 1, "higher"),
-            *_keeping(folder / "keeping", 2 * peak),
-            *collecting.measure(),
-        ]
+        yield Bar("peak classify rate of the encoder, 1/s", peak, 1, "higher")
+        yield from _keeping(folder / "keeping", 2 * peak)
+        yield from collecting.measure()
 
 
 async def _added(folder: Path) -> float:
@@ -113,6 +112,8 @@ def _keeping(folder: Path, rate: float) -> list[Bar]:
     examples, milliseconds, commits, dropped = _kept(folder / "plain", rate)
     _kept(folder / "traced", rate, *traced)
     syncs = sum(int(line.split()[3]) for line in log.read_text().splitlines() if line.rstrip().endswith("sync"))
+    if not syncs:
+        raise AssertionError(f"strace counted no sync of {examples:.0f} examples, and there were {commits:.0f} commits")
     return [
         Bar(f"kept at twice that rate ({rate:.0f}/s), dropped", dropped, 0, "lower"),
         Bar("processor time an example of 500 characters, ms", milliseconds, PROCESSOR_MILLISECONDS_MAX, "lower"),

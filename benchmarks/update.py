@@ -6,6 +6,7 @@ import asyncio
 import functools
 import json
 import logging
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,7 +43,7 @@ UpdateCase(Path(sys.argv[1]), "s3://fleet", options, chunk_bytes=int(sys.argv[2]
 def measure() -> list[Bar]:
     """Publish with the real publisher, mirror over a socket as S3, and count what passes there."""
     with tempfile.TemporaryDirectory() as path:
-        return [*_transfers(Path(path)), _resumed(Path(path) / "resumed")]
+        return [*_transfers(Path(path)), *_resumed(Path(path) / "resumed")]
 
 
 class Wire:
@@ -137,9 +138,9 @@ def _transfers(folder: Path) -> list[Bar]:
     ]
 
 
-def _resumed(folder: Path) -> Bar:
-    """Kill a download at several places, each in its own try; return the worst that came again, in chunks."""
-    blob, worst = rubbish(24 * CHUNK_BYTES + 1000), 0.0
+def _resumed(folder: Path) -> list[Bar]:
+    """Kill a download at several places, each in its own try; count the kills, and the worst that came again."""
+    blob, worst, killed = rubbish(24 * CHUNK_BYTES + 1000), 0.0, 0
     for number in range(KILLS):
         with AnsweringServer() as server, ToxicProxy(port_of(server)) as proxy:
             case = UpdateCase(folder / str(number), "s3://fleet", options_of(proxy))
@@ -148,19 +149,24 @@ def _resumed(folder: Path) -> Bar:
             lay(central, server)
             server.objects[path] = blob
             sent = functools.partial(server.sent_of, path)
-            _killed_once(case, proxy, sent, CHUNK_BYTES * (2 + 3 * number) + 1)
+            killed += _killed_once(case, proxy, sent, CHUNK_BYTES * (2 + 3 * number) + 1)
             worst = max(worst, (sent() - len(blob)) / CHUNK_BYTES)
             assert blob == case.arrived()[f"blobs/{sha256(blob)}"]
-    return Bar("fetched again after a kill, in chunks", worst, 1, "lower")
+    return [
+        Bar("downloads killed on their way", killed, KILLS, "higher"),
+        Bar("fetched again after a kill, in chunks", worst, 1, "lower"),
+    ]
 
 
-def _killed_once(case: UpdateCase, proxy: ToxicProxy, sent: Callable[[], int], after_bytes: int) -> None:
+def _killed_once(case: UpdateCase, proxy: ToxicProxy, sent: Callable[[], int], after_bytes: int) -> bool:
+    """Kill a download after so many bytes, and let another process end it; tell whether the first was still at it."""
     command = [sys.executable, "-c", ONCE, str(case.folder), str(CHUNK_BYTES)]
     command += [part for pair in options_of(proxy).items() for part in pair]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:  # noqa: S603 - ours
         eventually_sync(lambda: sent() >= after_bytes, 60)
         running.kill()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - ours
+    return running.returncode == -signal.SIGKILL
 
 
 def lay(central: CentralTeam, server: AnsweringServer) -> None:

@@ -169,12 +169,11 @@ def _issue(
     # What outlived its authority would be refused before the day that it names.
     end = above.not_valid_after_utc if span[0] < above.not_valid_after_utc.timestamp() else None
     builder = _builder(_subject(name), key, *span, end).issuer_name(above.subject)
-    identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(_usage(signs_certificates=False), critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
     builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    builder = builder.add_extension(identifier, critical=False)
+    builder = builder.add_extension(_authority_identifier(above), critical=False)
     return _pair(builder.sign(signer, hashes.SHA256()), key)
 
 
@@ -192,6 +191,19 @@ def _builder(
         .not_valid_after(min(until, end) if end else until)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
+
+
+def _authority_identifier(authority: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    """Return the identifier that the authority's own certificate has: a TLS library looks for the issuer by it, and
+    other programs do not all make it by SHA-1 of the key.
+    """
+    try:
+        subject = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+    except x509.ExtensionNotFound:
+        key = authority.public_key()
+        assert isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey), "the key is one of `_SIGNING_KEYS`"
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(key)
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(subject.value)
 
 
 def _subject(name: str) -> x509.Name:

@@ -14,7 +14,6 @@ import contextlib
 import faulthandler
 import functools
 import os
-import signal
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -341,18 +340,7 @@ async def _serve(
     config: Config, store: Store, wrap: RunWrapper, spool_worker: type[SpoolWorker] | None, core_log: CoreLog | None
 ) -> DaemonOutcome:
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def stop_at_once() -> None:
-        os._exit(1)
-
-    def stop_gently() -> None:
-        stop.set()
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signum, stop_at_once)
-
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stop_gently)
+    supervision.stop_on_signals(stop)
     supervisor = Supervisor(stop.set, wrap=wrap)
     daemon = Daemon(config, store, supervisor, spool_worker, core_log)
     async with daemon.running():

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import time
 from collections import Counter
@@ -251,6 +252,19 @@ def log_task_failure(task: asyncio.Task[Any], what: str) -> None:
             log.error("task_died", what=what, exc_info=error)
 
     task.add_done_callback(note)
+
+
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """Set `stop` at the first SIGTERM or SIGINT; a second one ends the process at once. Call it on the event loop."""
+    loop, signals = asyncio.get_running_loop(), (signal.SIGTERM, signal.SIGINT)
+
+    def stop_gently() -> None:
+        stop.set()
+        for signum in signals:
+            loop.add_signal_handler(signum, os._exit, 1)
+
+    for signum in signals:
+        loop.add_signal_handler(signum, stop_gently)
 
 
 PINGS = 4

@@ -228,14 +228,14 @@ def _updates(sources: SupportSources, rules: RedactionRules) -> bytes:
 def _uplink(sources: SupportSources, rules: RedactionRules) -> bytes:
     notes = sources.case.installation.config.uplink_notes
     path = notes / uplink_state.FILE_NAME
-    if not path.exists():
+    if not stat_file(path).kind:
         raise _PartMissing(f"there is no {path}")
     try:
         said = json.loads(read_bytes(path, uplink_state.STATE_BYTES_MAX) or b"{}")
     except (ValueError, RecursionError):
         raise _PartMissing(f"{path} is no JSON") from None
     uploaded = notes / "uploaded.jsonl"
-    lines = read_text(uploaded).count("\n") if uploaded.exists() else 0
+    lines = read_text(uploaded).count("\n") if stat_file(uploaded).kind else 0
     return _encoded({"state": said, "notes_lines": lines}, rules)
 
 

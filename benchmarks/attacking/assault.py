@@ -63,11 +63,13 @@ class Assault:
 
     async def connect(self) -> Stream:
         """Open a connection."""
-        self.done["connections"] += 1
         if self.address.startswith("unix:"):
-            return await asyncio.open_unix_connection(self.address.removeprefix("unix:"))
-        host, _, port = self.address.rpartition(":")
-        return await asyncio.open_connection(host, int(port), ssl=self.tls)
+            stream = await asyncio.open_unix_connection(self.address.removeprefix("unix:"))
+        else:
+            host, _, port = self.address.rpartition(":")
+            stream = await asyncio.open_connection(host, int(port), ssl=self.tls)
+        self.done["connections"] += 1
+        return stream
 
     async def again(self, once: Callable[[Stream], Awaitable[None]]) -> None:
         """Do something on one connection after the other, as often as the other end closes it."""

@@ -117,7 +117,7 @@ def _measured(daemon: RunningDaemon, ways: list[Way], seconds: float) -> list[Ba
 def assaulted(way: Way, kind: str, seconds: float, crowded: Crowded) -> None:
     """Measure the good client in quiet and under one kind of assault."""
     quiet = _served(way.client, seconds)
-    with _assault(way, kind) as done:
+    with assault(way, kind) as done:
         time.sleep(RAMP_SECONDS)
         under = _served(way.client, seconds)
     ratio = median(under.seconds) / median(quiet.seconds)
@@ -147,14 +147,16 @@ def _served(client: Client, seconds: float) -> Served:
 
 
 @contextlib.contextmanager
-def _assault(way: Way, kind: str) -> Iterator[dict[str, int]]:
-    """Attack while the block runs; afterwards the dictionary says what was done."""
+def assault(way: Way, kind: str) -> Iterator[dict[str, int]]:
+    """Attack while the block runs; afterwards the dictionary says what was done. Raises AssertionError: nothing was."""
     command = [sys.executable, "-m", "benchmarks.attacking.assault", kind, way.address, *way.files]
     done: dict[str, int] = {}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:  # noqa: S603 - our own
         yield done
         output, _ = process.communicate(timeout=60)
     done.update(json.loads(output or b"{}"))
+    if process.returncode or not done.get("connections"):
+        raise AssertionError(f"{kind} did not reach {way.address}: it ended with {process.returncode}, {done}")
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -191,19 +192,26 @@ def _bundles(folder: Path) -> dict[str, Path]:
 def _loaded(field: Field, seconds: float) -> int:
     """Load it; return the calls that are pending when all callers have gone."""
     with contextlib.ExitStack() as stack:
-        threads = [threading.Thread(target=work, name=name) for name, work in _works(field, stack)]
-        for thread in threads:
-            thread.start()
+        works = _works(field, stack)
+        threads = ThreadPoolExecutor(len(works))
+        running = [(name, threads.submit(work)) for name, work in works]
         try:
             field.stop.wait(seconds)
         finally:
             field.stop.set()  # also for Ctrl-C: what waits for the threads would wait for ever
-        until = time.monotonic() + END_SECONDS_MAX
-        for thread in threads:
-            thread.join(max(0.0, until - time.monotonic()))
-            if thread.is_alive():
-                field.noted.stuck.append(f"{thread.name} does not end")
+        wait([each for _, each in running], END_SECONDS_MAX)
+        threads.shutdown(wait=False)
+        note_ends(running, field.noted)
         return _pending(field)
+
+
+def note_ends(running: Sequence[tuple[str, Future[None]]], noted: Noted) -> None:
+    """Note who does not end, and who ended by an error: from then on nobody called in that place."""
+    for name, each in running:
+        if not each.done():
+            noted.stuck.append(f"{name} does not end")
+        elif error := each.exception():
+            noted.failed.append(f"{name} ended by {error!r}")
 
 
 def _works(field: Field, stack: contextlib.ExitStack) -> list[tuple[str, Callable[[], None]]]:

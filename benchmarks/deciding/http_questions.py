@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bars import Bar, median
+from benchmarks.bars import Bar, median, quotient
 from benchmarks.deciding.encoder_questions import SIZES, task_question
 from benchmarks.deciding.http_caller import TEXT
 from tests.support.bundles import echo_bundle
@@ -40,7 +40,7 @@ def measure(rounds: int) -> Iterator[Bar]:
     decisions, chat = p50["HTTP decisions"] - p50["gRPC Decide"], p50["HTTP chat"] - p50["gRPC Classify"]
     yield Bar("HTTP decisions, added to gRPC Decide, ms p50", decisions, None, "lower")
     yield Bar("HTTP chat, added to gRPC Classify, ms p50", chat, None, "lower")
-    yield Bar("added by HTTP: decisions / chat", decisions / chat, ADDED_MAX, "lower")
+    yield Bar("added by HTTP: decisions / chat", quotient(decisions, chat), ADDED_MAX, "lower")
 
 
 def _taken(site: GatewaySite, questions: list[dict[str, Any]], turns: int) -> dict[str, list[float]]:

@@ -20,14 +20,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks import calibration, public_data
+from benchmarks import calibration
 from benchmarks.bars import Bar
+from benchmarks.public_data import PublicData
 from convert.calibrate import temperature
 from convert.encoder import logistic_regression
 from convert.encoder.logistic_regression import Floats, Integers
@@ -73,7 +73,7 @@ class Student(NamedTuple):
     right: npt.NDArray[np.bool_]
 
 
-def measure(data: Path | None = None) -> Iterator[Bar]:
+def measure(data: PublicData | None = None) -> Iterator[Bar]:
     """Teach SEEDS times, each time with other rows, and compare."""
     rows = _labelled(data)
     runs = [_taught(rows, np.random.default_rng(seed)) for seed in range(SEEDS)]
@@ -105,12 +105,11 @@ def _lost(runs: list[dict[str, Student]]) -> float:
     return float(np.mean([each.mean() for each in lost]) / error)
 
 
-def _labelled(data: Path | None) -> Labelled:
+def _labelled(data: PublicData | None) -> Labelled:
     if data is None:
         pairs = calibration.descriptions()
     else:
-        found = public_data.read(data)[0]
-        pairs = [*found.train, *found.calibration, *found.test]
+        pairs = [*data.train, *data.calibration, *data.test]
         np.random.default_rng(0).shuffle(pairs)
     pairs = pairs[:ROWS_MAX]
     labels = sorted({label for _, label in pairs})

@@ -33,7 +33,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/flywheel", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--draw", type=Path, metavar="FILE", help="draw the chart, .png or .svg")
-    parser.add_argument("--work", type=Path, default=WORK, help="a folder of its own: it is emptied")
+    parser.add_argument(
+        "--work", type=Path, default=WORK, help="a folder of its own: a walk empties what the last one left"
+    )
     parser.add_argument("--small", action="store_true", help="fewer calls and epochs: does it go all the way?")
     parser.add_argument(
         "--last", action="store_true", help="do not walk: take the figures of the last walk in that folder"

@@ -46,7 +46,7 @@ class CentralTeam:
             "updates": {"url": str(self.repository)},
         }
         (self.folder / "fleet.yaml").write_text(yaml.safe_dump(fleet), encoding="utf-8")
-        self._commands.convert("site-kit", SITE, "--fleet", "fleet.yaml", "--out", "kits")
+        self._commands.convert("enrolment-file", SITE, "--fleet", "fleet.yaml", "--out", "kits")
         return self.folder / "kits" / f"{SITE}.kit"
 
     def define(self, task: Path) -> None:

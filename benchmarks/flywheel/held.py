@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.bars import Bar
+from benchmarks.bars import Bar, option
 from benchmarks.flywheel.central import BUNDLE, RISK_DELTA, RISK_TARGET
 from benchmarks.flywheel.commands import Screen
 from benchmarks.flywheel.loop import FIGURES_NAME, UNSEEN_NAME, WORK, Loop, Size, fresh
@@ -25,10 +25,11 @@ _AT_ONCE = 4
 
 
 def quality() -> list[Bar]:
-    """As right as the large model, and most of it answered here."""
+    """As right as the large model, and most of it answered here; a walk with --small has too few calls."""
     hybrid = _figures()["modes"]["hybrid"]
     gained = 100 * (hybrid["accuracy"] - hybrid["large_accuracy"])
     return [
+        Bar("flywheel: calls in hybrid mode", hybrid["calls"], Size().hybrid_calls, "higher"),
         Bar("flywheel: hybrid over the large model, points", gained, -LOST_POINTS_MAX, "higher"),
         Bar("flywheel: share answered here", hybrid["local_share"], LOCAL_SHARE_MIN, "higher"),
     ]
@@ -60,7 +61,9 @@ def _figures() -> dict[str, Any]:
 @functools.cache
 def _folder() -> Path:
     """Return the folder of a walked flywheel: the one that was named, or one that is walked now."""
-    if _OPTION in sys.argv:
-        return Path(sys.argv[sys.argv.index(_OPTION) + 1])
+    if named := option(_OPTION):
+        if not (Path(named) / FIGURES_NAME).is_file():
+            sys.exit(f"{named} holds no walk that went all the way.")
+        return Path(named)
     Loop(fresh(WORK), Size(), Screen()).walk()
     return WORK

@@ -23,6 +23,8 @@ WRONG_SHARE = 0.06
 ROUNDS_MAX = 3
 WORK = Path(".cache", "flywheel").absolute()
 FIGURES_NAME, UNSEEN_NAME = "flywheel.json", "unseen.jsonl"
+_MARK = ".flywheel"
+"""A file in a folder that a walk may empty."""
 
 
 @dataclass(frozen=True)
@@ -189,10 +191,17 @@ class Loop:
 
 
 def fresh(folder: Path) -> Path:
-    """Empty a folder that a walk may have left."""
+    """Make a folder for a walk, and empty one that a walk has left. Raises StepFailed where other things lie in it."""
+    if folder.exists() and not (folder.is_dir() and (_is_of_a_walk(folder) or not any(folder.iterdir()))):
+        raise StepFailed(f"{folder} was not made by a walk, and would be emptied: name a new folder")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    (folder / _MARK).touch()
     return folder
+
+
+def _is_of_a_walk(folder: Path) -> bool:
+    return folder == WORK or (folder / _MARK).is_file()
 
 
 def _blocks(rows: Sequence[Row]) -> list[Sequence[Row]]:

@@ -88,8 +88,7 @@ def section(rows: Sequence[Row], others: Sequence[Row]) -> str:
             "",
             *_table(["", "unit", *names], sides),
             "",
-            *_figures(rows),
-            *_other_figures(others),
+            *_figures(rows, models, others),
             "",
         ]
     )
@@ -112,10 +111,14 @@ def _machine(rows: Sequence[Row]) -> list[str]:
     lines = [", ".join(words)]
     if (load := float(about.get("load", 0))) > LOAD_QUIET:
         lines += ["", f"**Other work ran meanwhile** (load average {load:g} when it began): the ratios are rough."]
+    settings: dict[str, list[str]] = {}
     for row in rows:
         if row["bar"] == "threads of each side":
             engine = ", ".join(f"{name} {row['about'][name]}" for name in TOLD if name in row["about"])
-            lines += ["", f"`{row['model']}`: the engine has {engine}; llama-server `{row['about']['llama-server']}`."]
+            sides = f"the engine has {engine}; llama-server `{row['about']['llama-server']}`."
+            settings.setdefault(sides, []).append(f"`{row['model']}`")
+    for sides, models in settings.items():
+        lines += ["", f"{', '.join(models)}: {sides}"]
     return lines
 
 
@@ -176,13 +179,25 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 
-def _figures(rows: Sequence[Row]) -> list[str]:
-    told = [row for row in rows if "low" not in row and row["bar"] not in ("processor cores", "threads of each side")]
-    return [f"- `{row['model']}`: {row['bar']}: {row['value']:.3g}" for row in told]
+def _figures(rows: Sequence[Row], models: Sequence[str], others: Sequence[Row]) -> list[str]:
+    """Return the table of the figures that are compared with nothing; nothing where there are none."""
+    at = _told(rows) | {(each["name"], bar): f"{value:g}" for each in others for bar, value in each["figures"].items()}
+    if not at:
+        return []
+    names = [each["name"] for each in others]
+    found = [
+        [bar, *(at.get((column, bar), "") for column in (*models, *names))] for bar in dict.fromkeys(b for _, b in at)
+    ]
+    return ["Further figures:", "", *_table(["", *(f"`{model}`" for model in models), *names], found)]
 
 
-def _other_figures(others: Sequence[Row]) -> list[str]:
-    return [f"- {each['name']}: {what}: {value:g}" for each in others for what, value in each["figures"].items()]
+def _told(rows: Sequence[Row]) -> dict[tuple[str, str], str]:
+    about = ("processor cores", "threads of each side")
+    return {
+        (row["model"], row["bar"]): f"{row['value']:.3g}"
+        for row in rows
+        if "low" not in row and row["bar"] not in about
+    }
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ class CollectCommand:
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="A bundle of kind redact, which reads what people typed in Label Studio, beside the rules.",
+            help="A bundle of kind redact, which reads what people typed in Label Studio, in addition to the rules.",
         ),
     ] = None
     memory_mib: Annotated[

@@ -69,7 +69,7 @@ def scope_of(
     sites: list[str] | None,
     since: datetime | None,
     until: datetime | None,
-    new_labels: list[str] | None = None,
+    new_labels: list[str] | None,
 ) -> Any:
     """Return the scope that those options mean."""
     scope = load_module("convert.dataset.example_scope")  # needs the extra, unlike other commands
@@ -188,13 +188,15 @@ class DatasetCommand:
     label-studio writes the examples that most need a review; 'edge-convert collect --label-studio FILE' imports the
     answers.
 
+    docs/training-data.md shows an example of each format.
+
     Example: [bold]edge-convert dataset collected --task pos-intent --format text-label --out data[/bold]
     """
 
     # The fields are the command's arguments and options: typer reads them like a function's parameters.
     collected: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where 'edge-convert collect' writes.")]
     task: Annotated[str, typer.Option(metavar="NAME", help="The task.")]
-    form: Annotated[Form, typer.Option("--format", help="docs/training-data.md shows an example of each.")]
+    form: Annotated[Form, typer.Option("--format", help="Format of the rows.")]
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to create.")]
     version: Version = ""
     site: Sites = None

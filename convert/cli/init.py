@@ -322,7 +322,7 @@ risk:
   delta: 0.1
   # Smallest probability of a single confident answer.
   # floor: 0.5
-  # The gate: largest share of ordinary inputs that it holds up as out-of-distribution; 0 = no gate.
+  # The gate: largest share of ordinary inputs that it holds up as out-of-distribution, on average; 0 = no gate.
   # held_up_max: 0.03
 
 {redaction}
@@ -335,7 +335,7 @@ risk:
   # Rows that no site sent: redacted; or waived, with the reason and who decided in `waiver`.
   # imported_data: redacted
   # waiver: ""
-  # Folder of a redaction bundle, which finds personal values beside the rules. Empty: rules alone.
+  # Folder of a redaction bundle, which finds personal values in addition to the rules. Empty: only the rules.
   # redaction_bundle: ""
 
 # Folder for the results of stages. Empty: build/NAME below the current directory.

@@ -41,7 +41,7 @@ def create(
 
     Example: [bold]edge-convert keys create central-keys --passphrase[/bold]
     """
-    chosen = _new_passphrase(passphrase_file, passphrase)
+    chosen = new_passphrase(passphrase_file, passphrase)
     _print(central_keys.create(folder, chosen))
 
 
@@ -67,7 +67,7 @@ def signing(
 
     Example: [bold]edge-convert keys signing signing-keys --passphrase[/bold]
     """
-    chosen = _new_passphrase(passphrase_file, passphrase)
+    chosen = new_passphrase(passphrase_file, passphrase)
     key_rotation.create(folder, time.time(), _quorum(root), _quorum(targets), chosen)
     _print_signing(folder)
 
@@ -103,7 +103,7 @@ class SigningKeyCommand:
             raise InvalidRequest(f"'{self.role}' is not a role", remedy="One of: root, targets, plan, online.")
         if bool(self.uri) != (self.public is not None):
             raise InvalidRequest("--uri and --public go together", remedy="Name both, or neither to create a key here.")
-        chosen = _new_passphrase(self.passphrase_file, self.passphrase)
+        chosen = new_passphrase(self.passphrase_file, self.passphrase)
         central_keys.check_passphrase(chosen)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if chosen:
@@ -112,7 +112,7 @@ class SigningKeyCommand:
 
     def _made(self) -> keyring.PublicKeyFile:
         if self.public is None:
-            return keyring.Keyring([self.folder], lambda _: _ask()).make(self.name, self.role)
+            return keyring.Keyring([self.folder], lambda _: ask_passphrase()).make(self.name, self.role)
         return keyring.bring(self.folder, self.name, self.role, self.uri, self.public.read_bytes())
 
 
@@ -142,23 +142,30 @@ def asking(passphrase_file: Path | None) -> central_keys.Ask:
     """Return a function that reads the passphrase: from the file, or from the person at the terminal."""
     if passphrase_file is not None:
         return lambda: central_keys.read_passphrase(passphrase_file)
-    return _ask
+    return ask_passphrase
 
 
-def _ask() -> str:
+def ask_passphrase(folder: Path | None = None) -> str:
+    """Prompt for the passphrase of keys, naming their folder if it is given.
+
+    Raises:
+        InvalidRequest: there is no terminal.
+    """
+    where, whose = (f" in {folder}", f" of {folder}") if folder else ("", "")
     if not typer.get_text_stream("stdin").isatty():
-        said = "the keys have a passphrase, and there is no terminal to prompt for it"
+        said = f"the keys{where} have a passphrase, and there is no terminal to prompt for it"
         raise InvalidRequest(said, remedy="Name a file that holds it: --passphrase-file FILE.")
-    typed: str = typer.prompt("Passphrase", hide_input=True, err=True)
+    typed: str = typer.prompt(f"Passphrase{whose}", hide_input=True, err=True)
     return typed
 
 
-def _new_passphrase(passphrase_file: Path | None, ask: bool) -> str:
+def new_passphrase(passphrase_file: Path | None, ask: bool, prompt: str = "Passphrase") -> str:
+    """Return the passphrase to lock something with: of the file, or typed twice; empty if there is to be none."""
     if passphrase_file is not None:
         return central_keys.read_passphrase(passphrase_file)
     if not ask:
         return ""
-    typed: str = typer.prompt("Passphrase", hide_input=True, confirmation_prompt=True, err=True)
+    typed: str = typer.prompt(prompt, hide_input=True, confirmation_prompt=True, err=True)
     return typed
 
 

@@ -75,7 +75,7 @@ _FAILED = 1
 
 @dataclass
 class VerifyCommand:
-    """Check a repository as a site does and further: every signature, every root, every file of every signed bundle.
+    """Check a repository more fully than a site does: every signature, every root, every file of every signed bundle.
 
     Needs no key. A USB drive contains only what the plan assigns to some sites: use --media, with the --site and
     --channel that it was written with.

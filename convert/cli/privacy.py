@@ -150,7 +150,7 @@ def purge(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count; delete nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete collected examples that are older than their site and task keep them, with their reviews.
+    """Delete collected examples after the days that --keep sets for their site and task, with their reviews.
 
     Run it from a timer. Training rows and bundles made earlier are not changed: 'lineage' lists them.
 

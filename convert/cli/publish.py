@@ -11,8 +11,8 @@ import typer
 from rich.text import Text
 
 from convert.cli import progress_output, repository_options
-from convert.cli.keys import described
-from convert.cli.repository_options import Keys, PassphraseFile, RepositoryCommand, Stage, Yes
+from convert.cli.keys import PassphraseFile, described
+from convert.cli.repository_options import Keys, RepositoryCommand, Stage, Yes
 from convert.data import row_files
 from convert.pipeline.stage import load_module
 from convert.publish import key_rotation, keyring, publishable_bundle, staged_change
@@ -218,7 +218,7 @@ def _new(publisher: Publisher, role: str) -> PublicKeyFile:
     taken = {named.name for named in publisher.keys.keys}
     number = next(number for number in itertools.count(1) if f"{role}-{number}" not in taken)
     made = publisher.keys.make(f"{role}-{number}", role)
-    progress_output.out().print(Text(f"created a new key, {described(made)}"))
+    _say(f"created a new key, {described(made)}")
     return made
 
 
@@ -301,7 +301,7 @@ def sign(
     ring = repository_options.open_keys(keys, passphrase_file)
     change = staged_change.read(folder, ring)
     for line in change.described(ring):
-        progress_output.out().print(Text(line))
+        _say(line)
     repository_options.confirm("Sign this?", yes)
     staged_change.add_signatures(change, ring)
     repository_options.show_missing(change, ring)

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from convert.cli import progress_output
 from convert.cli.collect import StoreOption, store_options
+from convert.cli.keys import PassphraseFile, ask_passphrase
 from convert.publish import central_keys as collecting
 from convert.publish import staged_change
 from convert.publish.commit import ChangeDraft
@@ -31,13 +32,6 @@ Repo = Annotated[
 Keys = Annotated[
     list[Path],
     typer.Option("--keys", metavar="FOLDER", help="Signing keys: see 'edge-convert keys signing'. Repeatable."),
-]
-PassphraseFile = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="File whose first line is the passphrase of the keys. Without it the command prompts for it.",
-    ),
 ]
 Stage = Annotated[
     Path | None,
@@ -144,12 +138,4 @@ def _staging(folder: Path) -> Store:
 def _asking(passphrase_file: Path | None) -> Callable[[Path], str]:
     if passphrase_file is not None:
         return lambda _: collecting.read_passphrase(passphrase_file)
-    return _ask
-
-
-def _ask(folder: Path) -> str:
-    if not typer.get_text_stream("stdin").isatty():
-        said = f"the keys in {folder} have a passphrase, and there is no terminal to prompt for it"
-        raise InvalidRequest(said, remedy="Name a file that holds it: --passphrase-file FILE.")
-    typed: str = typer.prompt(f"Passphrase of {folder}", hide_input=True, err=True)
-    return typed
+    return ask_passphrase

@@ -205,8 +205,8 @@ def _show(markdown: str, report: dict[str, Any], as_json: bool) -> None:
 
 
 _NO_GOLDEN = (
-    "It has no golden answers: a site can load it, and cannot check that the model computes there what it computes"
-    " here. A bundle that a recipe makes has them ('edge-convert run')."
+    "It has no golden cases: a site can load it, but cannot check that the model gives the same answers there."
+    " 'edge-convert run' makes bundles with golden cases."
 )
 
 

@@ -15,6 +15,7 @@ import typer
 from rich.text import Text
 
 from convert.cli import progress_output
+from convert.cli.keys import new_passphrase
 from convert.fleet import enrolment_file
 from convert.fleet.site_registry import FILE_NAME, UNDECIDED, SiteEntry, SiteRegistry, Standing
 from convert.fleet.site_registry import EnrolmentRecord as Issued
@@ -162,7 +163,8 @@ def accept(
     collected: Collected = None,
     registry: Registry = None,
     replaces: Annotated[
-        bool, typer.Option("--replaces", help="Retire the site's earlier keys: the box was replaced or reinstalled.")
+        bool,
+        typer.Option("--replaces", help="Retire the site's earlier keys: the machine was replaced or reinstalled."),
     ] = False,
     former: Annotated[
         bool,
@@ -172,7 +174,7 @@ def accept(
         ),
     ] = False,
 ) -> None:
-    """Accept a key for a site: a new site, a replaced box, or a reinstalled one.
+    """Accept a key for a site: a new site, a replaced machine, or a reinstalled one.
 
     Compare its code first: 'sudo edge-agent identity' shows it on the site.
 
@@ -192,7 +194,7 @@ def accept(
 
 @app.command()
 def reject(site: Site, key: Key, collected: Collected = None, registry: Registry = None) -> None:
-    """Reject a key: of a stolen box, or of somebody who pretends to be the site.
+    """Reject a key: of a stolen machine, or of somebody who pretends to be the site.
 
     Example: [bold]edge-convert sites reject shop-1 9f86-d081-884c-7d65-9a2f --collected collected[/bold]
     """
@@ -298,7 +300,7 @@ _PRIVATE_MODE = 0o600
 
 @dataclass(kw_only=True)
 class EnrolmentCommand:
-    """Make the enrolment files of sites: one each, with all that a box needs to become that site.
+    """Make the enrolment files of sites: one each, with all that a machine needs to become that site.
 
     fleet.yaml has the settings of every site; docs/enrolment.md shows one. An enrolment file holds secrets: only you
     can read it, and you can seal it with a passphrase for the mail. The command adds the site to the registry, where it
@@ -335,7 +337,8 @@ class EnrolmentCommand:
         for each in made:
             registry.check_open(each.site)
         self._confirm_replacing()
-        secret = self._secret()
+        secret = new_passphrase(self.passphrase_file, self.passphrase, "Passphrase of the files")
+        central_keys.check_passphrase(secret)
         self.out.mkdir(mode=0o700, parents=True, exist_ok=True)
         for each in made:
             self._write(each, secret, registry)
@@ -344,16 +347,6 @@ class EnrolmentCommand:
     def _fleet(self) -> enrolment_file.FleetFile:
         given = {"channel": self.channel, "days": self.days}
         return enrolment_file.read(self.fleet, {key: value for key, value in given.items() if value})
-
-    def _secret(self) -> str:
-        if self.passphrase_file is not None:
-            secret = central_keys.read_passphrase(self.passphrase_file)
-        elif self.passphrase:
-            secret = typer.prompt("Passphrase of the files", hide_input=True, confirmation_prompt=True, err=True)
-        else:
-            secret = ""
-        central_keys.check_passphrase(secret)
-        return secret
 
     def _path(self, site: str) -> Path:
         return self.out / f"{site}{enrolment_format.SUFFIX}"

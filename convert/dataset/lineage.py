@@ -116,7 +116,7 @@ def documents(collected: Path | None, works: Iterable[Path] = ()) -> Iterator[Li
             yield found
 
 
-def unread(collected: Path | None, works: Iterable[Path] = ()) -> list[Path]:
+def unread(collected: Path | None, works: Iterable[Path]) -> list[Path]:
     """Return the documents that `documents` skips, because they are damaged or of a newer version."""
     return [path for path in _paths(collected, works) if path.exists() and _read(path) is None]
 

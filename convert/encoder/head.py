@@ -5,7 +5,8 @@
 A head is a safetensors file: `classifier.weight`, `classifier.bias`, and in its metadata `encoder_sha256`, the hash of
 the weights that it was trained on. Other weights are refused, because its answers would be random. A head of several
 questions also has `layers` and `outputs`, as JSON: what it reads and gives (`bert_graph.LayerPooling`). Without them it
-reads the mean of the token vectors and classifies.
+reads the mean of the token vectors and classifies. A `detector.safetensors` beside it (`ood_detector.Fitted.save`) adds
+the out-of-distribution score, from which a calibration makes the gate.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from safetensors.numpy import save_file
 
 from convert.encoder import bert_graph
 from convert.encoder.bert_graph import LayerPooling, Weights
+from convert.quantize import ood_detector
 from edge_agent.errors import FileMissing, InvalidRequest
 
 ENCODER_SHA256 = "encoder_sha256"
 LAYERS, OUTPUTS = "layers", "outputs"
 WEIGHT, BIAS = "classifier.weight", "classifier.bias"
 WEIGHTS_NAME, TOKENIZER_NAME = "model.safetensors", "tokenizer.json"
+DETECTOR_NAME = "detector.safetensors"
 
 
 def checkpoint_of(package: str) -> Path:
@@ -84,12 +87,16 @@ def _sha256(path: Path) -> str:
 
 
 def main(head: str, package: str, out: str) -> None:
-    """Write the model and its tokenizer into a folder."""
+    """Write the model, with the detector if the head has one, and its tokenizer into a folder."""
     encoder, folder = checkpoint_of(package), Path(out)
-    model = compose(Path(head), encoder)
+    model, detector = compose(Path(head), encoder), Path(head).with_name(DETECTOR_NAME)
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(encoder / TOKENIZER_NAME, folder / TOKENIZER_NAME)
-    (folder / "model.onnx").write_bytes(model)
+    weights = folder / "model.onnx"
+    weights.write_bytes(model)
+    if detector.is_file() and not ood_detector.read_saved(detector).put_into(weights):
+        said = f"{detector} was fitted on another graph than that of {head}"
+        raise InvalidRequest(said, remedy="Write both by one run of the train.py beside them.")
 
 
 if __name__ == "__main__":

@@ -65,16 +65,14 @@ class GgufConverter:
         )
 
 
-def cache_folder(given: Path | None = None) -> Path:
-    """Return the folder of the converter: the given one, $EDGE_CONVERT_CACHE, or the user's cache."""
-    if given is not None:
-        return given
+def _user_cache() -> Path:
+    """Return the folder of the converter: $EDGE_CONVERT_CACHE, or one in the user's cache."""
     own = os.environ.get(CACHE_VARIABLE)
     user = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(own) if own else Path(user, "edge-convert")
 
 
-def find(checkout: Path | None = None, cache: Path | None = None) -> GgufConverter:
+def find(checkout: Path | None = None) -> GgufConverter:
     """Return the converter: that of a llama.cpp checkout if one is given, else the one that `setup` made.
 
     Raises:
@@ -85,7 +83,7 @@ def find(checkout: Path | None = None, cache: Path | None = None) -> GgufConvert
         if not (checkout / HF_SCRIPT).is_file():
             raise FileMissing(f"{checkout} has no {HF_SCRIPT}", remedy="Name a checkout of llama.cpp.")
         return GgufConverter(checkout, checkout / "gguf-py")
-    site = _site(cache_folder(cache))
+    site = _site(_user_cache())
     if not (site / HF_SCRIPT).is_file():
         raise RequirementUnmet(
             f"llama.cpp's converter is not set up: {site} does not exist",
@@ -103,7 +101,7 @@ def setup(cache: Path | None = None, archive: Path | None = None, progress: Prog
         HashMismatch: the archive is not the pinned one.
         RequirementUnmet: pip cannot download or build a package.
     """
-    site = _site(cache_folder(cache))
+    site = _site(cache or _user_cache())
     if (site / HF_SCRIPT).is_file():
         return site
     site.parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@
 A site that an enrolment file was made for is known from then on: its key is accepted by a person, who compares its
 code with what the site shows. Of a site that was never registered, the first key seen is written down and binds (trust
 on first use), unless only registered sites are taken. Another key of a known site waits until someone decides: a
-replaced box has a new key, and so has someone who pretends to be it.
+replaced machine has a new key, and so has someone who pretends to be it.
 
 Several commands can change the file at the same time, such as `sites revoke` while collect runs for an hour: each
 change reads the file again under a lock. A decision is in the log (accountability.py) before it counts.
@@ -53,7 +53,7 @@ _WHY: dict[Standing, str] = {
     "rejected": "signed by a key that was rejected",
     "revoked": "the site was revoked; {restore}",
     "awaited": "the site's key was not accepted yet; {how}",
-    "another": "signed by another key than the site's, {known}…; was the box replaced or installed again? {how}",
+    "another": "signed by another key than the site's, {known}…; was the machine replaced or reinstalled? {how}",
     "unknown": "the site is not registered; {how}",
 }
 

@@ -147,7 +147,7 @@ class RiskSection(_RecipeSection):
     floor: float = Field(default=0.5, ge=0.0, lt=1.0)
     """A confident answer has at least this calibrated probability on its own; 0 = any."""
     held_up_max: float = Field(default=0.03, ge=0.0, lt=1.0)
-    """The gate: largest share of ordinary inputs that it holds up as out-of-distribution; 0 = no gate."""
+    """The gate: largest share of ordinary inputs that it holds up as out-of-distribution, on average; 0 = no gate."""
 
 
 class RedactionTargetSection(_RecipeSection):

@@ -19,6 +19,7 @@ from tuf.api.serialization import DeserializationError
 from tuf.api.serialization.json import JSONSerializer
 
 from edge_agent.errors import UpdateUntrusted
+from edge_agent.formats.repository_metadata import ISSUED_AT
 from edge_agent.formats.signed_document import format_timestamp
 
 ROOT, TARGETS, PLAN, SNAPSHOT, TIMESTAMP = "root", "targets", "plan", "snapshot", "timestamp"
@@ -26,8 +27,6 @@ ONLINE = "online"
 """The name of the key of snapshot and timestamp."""
 METADATA, BLOBS = "metadata", "blobs"
 TIMESTAMP_PATH = f"{METADATA}/timestamp.json"
-ISSUED_AT = "x-edge-agent-issued-at"
-"""Signed in every metadata file, RFC 3339: the only time that a site stores."""
 REVOKED = "x-edge-agent-revoked"
 """Signed in `targets`: the digests of bundles that were signed and then revoked. Sites do not read it."""
 KEY_NAME = "x-edge-agent-name"

@@ -31,6 +31,7 @@ in float32, after its quantized ones.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -41,13 +42,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
-from scipy.special import softmax
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from convert import probe
 from convert.data import row_files
 from convert.data.data_row import DataRow, main_question, rows_of
 from convert.encoder import served_tokenizer
-from convert.pipeline.stage import Report, StageJob
+from convert.pipeline.stage import Progress, Report, StageJob
 from convert.quantize.background_texts import background_texts
 from convert.quantize.graph_nodes import Factor, GraphNodes
 from edge_agent.formats.calibration import OUTPUT_NAME
@@ -61,6 +63,7 @@ OPSET_MIN = 18
 _PREFIX = "/ood"
 _OUTPUTS = ("logits", "last_hidden_state", "sentence_embedding")
 _HEADS = ("MatMul", "Gemm")
+_TOLD = "detector"
 _NORM = "LayerNormalization"
 
 
@@ -101,7 +104,8 @@ class Detector:
         doubt: Floats | float = 1.0
         if logits is not None:
             weight = DOUBT_WEIGHT * math.log(logits.shape[1])
-            doubt = (1 + DOUBT_MIN - softmax(logits, axis=1).max(axis=1)) ** weight
+            largest = 1 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1)
+            doubt = (1 + DOUBT_MIN - largest) ** weight
         return np.asarray(np.sqrt(np.maximum(squared * (2 - 2 * cosine), 0)) * np.exp(raised) * doubt, np.float32)
 
     @property
@@ -302,6 +306,18 @@ class Fitted:
         onnx.save(model, weights)
         return True
 
+    def save(self, path: Path) -> None:
+        """Write it to a safetensors file, for a bundle that is assembled without a recipe. Raises OSError."""
+        found = self.detector
+        halves = {"whitening": found.whitening, "classes": found.classes, "centroids": found.centroids}
+        singles = {"centre": found.centre, "variances": found.variances}
+        if found.contrast is not None:
+            singles["contrast"] = found.contrast
+        arrays = {name: np.ascontiguousarray(each, np.float16) for name, each in halves.items()} | singles
+        told = {"layers": list(self.layers), "logits": self.logits, "rows": self.rows, "outside": found.outside}
+        save_file(arrays, path, metadata={_TOLD: json.dumps(told)})
+        path.chmod(0o644)  # safetensors writes it readable by its owner only
+
     def report(self) -> Report:
         """Return the fitted sizes, for the report."""
         return {
@@ -325,20 +341,50 @@ def fit(job: StageJob, task: TaskSpec, exported: Path, tokenizer: Path) -> Fitte
     """
     if not job.recipe.data.train or task.kind == "redact":
         return None  # a redaction model reads every text: none is held up as out-of-distribution
+    return fit_rows(row_files.rows(job.recipe, "train"), task, exported, tokenizer, progress=job.progress)
+
+
+def fit_rows(
+    rows: Sequence[DataRow],
+    task: TaskSpec,
+    exported: Path,
+    tokenizer: Path,
+    *,
+    layers: tuple[str, ...] = (),
+    progress: Progress,
+) -> Fitted | None:
+    """Fit a detector on training rows, as `fit`.
+
+    Args:
+        rows: of the training split.
+        task: of the bundle.
+        exported: the graph.
+        tokenizer: its tokenizer.json.
+        layers: the tensors to read; () = those that `find` names.
+        progress: how many texts are read.
+    """
     model = onnx.load(exported)
-    layers, logits = find(model, task.kind), logits_of(model, task.kind)
+    layers, logits = layers or find(model, task.kind), logits_of(model, task.kind)
     served = served_tokenizer(tokenizer)
-    drawn = [(row, tuple(served.encode(row.text).ids)) for row in _drawn(row_files.rows(job.recipe, "train"))]
+    drawn = [(row, tuple(served.encode(row.text).ids)) for row in _drawn(rows)]
     # A site refuses longer inputs, and the graph may have no positions for them.
     read = [(row, ids) for row, ids in drawn if len(ids) <= task.limits.input_tokens_max]
     if not layers or len(read) < ROWS_MIN:
         return None
-    rows = [row for row, _ in read]
-    job.progress("reading the training texts", 0, len(rows))
+    progress("reading the training texts", 0, len(read))
     inputs = [*(ids for _, ids in read), *(served.encode(text).ids for text in background_texts())]
-    vectors, background = np.split(_vectors(model, layers, inputs), [len(rows)])
-    found = fitted(vectors, _classes(task, rows))
-    return Fitted(layers, contrasted(found, vectors, background), len(rows), logits)
+    vectors, background = np.split(_vectors(model, layers, inputs), [len(read)])
+    found = fitted(vectors, _classes(task, [row for row, _ in read]))
+    return Fitted(layers, contrasted(found, vectors, background), len(read), logits)
+
+
+def read_saved(path: Path) -> Fitted:
+    """Read what `Fitted.save` wrote. Raises OSError; SafetensorError, ValueError, KeyError: it is another file."""
+    with safe_open(path, framework="numpy") as file:
+        told = json.loads((file.metadata() or {})[_TOLD])
+        arrays = {name: np.asarray(file.get_tensor(name), np.float32) for name in file.keys()}  # noqa: SIM118
+    detector = Detector(**arrays, outside=told["outside"])
+    return Fitted(tuple(told["layers"]), detector, told["rows"], told["logits"])
 
 
 def _classes(task: TaskSpec, rows: Sequence[DataRow]) -> npt.NDArray[np.str_]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from convert.report.run_summary import (
     percent,
     table,
 )
+from edge_agent import statistics
 from edge_agent.formatting import counted, format_bytes
 
 _CONFUSIONS_MAX = 10
@@ -220,8 +222,8 @@ def _answer_quality(evaluate: Mapping[str, Any]) -> Iterator[str]:
     if gate := evaluate.get("gate"):
         most, share = percent(gate["held_up_max"]), interval(gate["held_up"])
         yield (
-            f"The gate holds up {share} of these rows. It promises at most {most} of all ordinary inputs together, and"
-            " not of each label."
+            f"The gate holds up {share} of these rows. On average such a gate holds up at most {most} of all ordinary"
+            " inputs together, and not of each label."
         )
     if types := evaluate.get("per_type"):
         yield "Personal values, by type; a value is found when every letter and digit of it is replaced:"
@@ -318,13 +320,23 @@ def _checks(calibrate: Mapping[str, Any]) -> Iterator[str]:
     else:
         most, rows = percent(gate["held_up_max"]), counted(gate["rows"], "held-out row")
         yield (
-            f"The gate holds an input up if its p-value is at most {most}, by {rows}. The floor is"
-            f" {number(calibrate['floor'])}. The threshold was proved with both active, so the risk guarantee is for"
-            " answers that pass all three."
+            f"The gate holds an input up if its p-value is at most {most}, by {rows}. On average over samples of such"
+            f" rows it holds up at most {most} of the ordinary inputs; one such gate in ten holds up more than"
+            f" {percent(_exceeded(gate['rows'], gate['held_up_max']))}. The floor is {number(calibrate['floor'])}. The"
+            " threshold was proved with both active, so the risk guarantee is for answers that pass all three."
         )
     yield table(
         ["of the rows of the threshold", "share"], [[said, interval(found[key])] for key, said in _CHECKS.items()]
     )
+
+
+def _exceeded(rows: int, held_up_max: float) -> float:
+    """Return the share of ordinary inputs beyond which one gate in ten holds up, over samples of held-out rows.
+
+    The share of one gate has a Beta(k, rows + 1 - k) distribution, k = held_up_max (rows + 1) rounded down (Vovk 2012,
+    arXiv 1209.2673). Its quantile is that of an exact upper bound with k - 1 errors.
+    """
+    return statistics.upper_bound(math.floor(held_up_max * (rows + 1) + 1e-9) - 1, rows, 0.1)
 
 
 def _test(calibrate: Mapping[str, Any]) -> str:

@@ -188,8 +188,8 @@ def start_head(
     rows: EncodedRows,
     sizes: Sequence[int],
     progress: Progress,
-    weights: Sequence[float] = (),
-    log_priors: Sequence[float] = (),
+    weights: Sequence[float],
+    log_priors: Sequence[float],
 ) -> bool:
     """Fit a new head on mean token vectors as linear classifiers, one for each question with `sizes` outputs; return
     whether the head is of that kind. `weights` and `log_priors` of all outputs, or none, are those of the loss.

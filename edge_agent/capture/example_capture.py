@@ -206,7 +206,7 @@ class ExampleCapture:
         """
         await self.calls.run(lambda worker: worker.redaction_audit.judge(prediction_id, missed, wrong))
 
-    async def monitoring_report(self, task: str = "") -> tuple[tuple[BundleSeries, ...], tuple[DailySpend, ...]]:
+    async def monitoring_report(self, task: str) -> tuple[tuple[BundleSeries, ...], tuple[DailySpend, ...]]:
         """Return the production monitoring of a task's bundles, or of all tasks, and what was spent."""
         if not self._enabled:
             return (), ()

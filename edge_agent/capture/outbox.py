@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from edge_agent.capture.segment_ledger import LedgerSegment, SealedFiles, SegmentLedger
 from edge_agent.capture.spool import Spool
 from edge_agent.config import ExamplesConfig, SiteConfig
-from edge_agent.durable.atomic_files import disk_errors, read_regular, sync_directory, write_durably
+from edge_agent.durable.atomic_files import disk_errors, read_regular, stat_or_none, sync_directory, write_durably
 from edge_agent.errors import DiskFull, DocumentInvalid, ExchangeError, StoreDamaged
 from edge_agent.formats import segment, status_object
 from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
@@ -337,7 +337,7 @@ def load_site_key(path: Path) -> Ed25519PrivateKey:
         StateDirUnwritable, DiskFull: a new one cannot be written.
     """
     with disk_errors(path):
-        pem = path.read_bytes() if path.exists() else b""
+        pem = path.read_bytes() if stat_or_none(path) else b""
     if not pem:
         key = Ed25519PrivateKey.generate()
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

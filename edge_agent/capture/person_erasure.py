@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_agent.durable.atomic_files import disk_errors, write_durably
+from edge_agent.durable.atomic_files import disk_errors, stat_or_none, write_durably
 from edge_agent.errors import InvalidRequest, StoreDamaged
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def load_digest_key(path: Path) -> bytes:
         StateDirUnwritable, DiskFull: it cannot be read, or a new one cannot be written.
     """
     with disk_errors(path):
-        key = path.read_bytes() if path.exists() else b""
+        key = path.read_bytes() if stat_or_none(path) else b""
     if not key:
         key = secrets.token_bytes(KEY_BYTES)
         write_durably(path, key)

@@ -25,6 +25,8 @@ CLOCK_STEP_SECONDS_MAX = 7 * 86_400.0
 """Most that the calendar advances while no daemon ran: a clock that jumps by years must not end every retention."""
 _DAY = 86_400.0
 _AT_ONCE = 500
+_SURPLUS = "kept_at < ? OR row <= (SELECT coalesce(max(row), 0) FROM value_digests) - ?"
+"""Which digests are over the limits (`_bounds`)."""
 _STATEMENTS = (
     "CREATE TABLE IF NOT EXISTS value_digests (row INTEGER PRIMARY KEY AUTOINCREMENT, digest BLOB NOT NULL,"
     " prediction_id TEXT NOT NULL, kept_at REAL NOT NULL, UNIQUE (digest, prediction_id)) STRICT",
@@ -157,11 +159,11 @@ class PersonalDataTables:
     def can_trim(self, clock: float) -> bool:
         """Return whether `trim` would delete digests; writes nothing. The first is the oldest."""
         oldest = "SELECT row, kept_at FROM value_digests ORDER BY row LIMIT 1"
-        return bool(self._db.rows(f"SELECT 1 FROM ({oldest}) WHERE {self._surplus()}", self._bounds(clock)))  # noqa: S608
+        return bool(self._db.rows(f"SELECT 1 FROM ({oldest}) WHERE {_SURPLUS}", self._bounds(clock)))  # noqa: S608
 
     def trim(self, clock: float) -> int:
         """Delete digests over the limits, the oldest first; return how many."""
-        query = f"DELETE FROM value_digests WHERE {self._surplus()}"  # noqa: S608 - of this module
+        query = f"DELETE FROM value_digests WHERE {_SURPLUS}"  # noqa: S608 - of this module
         return self._db.execute(query, self._bounds(clock)).rowcount
 
     def count_digests(self) -> int:
@@ -208,9 +210,6 @@ class PersonalDataTables:
         """Return the erasures, the newest first."""
         query = "SELECT row, at, erased, told, confirmed FROM erasures ORDER BY row DESC"
         return [Erasure(*row) for row in self._db.rows(query)]
-
-    def _surplus(self) -> str:
-        return "kept_at < ? OR row <= (SELECT coalesce(max(row), 0) FROM value_digests) - ?"
 
     def _bounds(self, clock: float) -> tuple[float, int]:
         return clock - self._limits.digest_seconds_max, self._limits.digests_max

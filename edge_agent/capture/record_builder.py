@@ -156,8 +156,8 @@ class RecordBuilder:
         model: str,
         manifest: Manifest,
         at: float,
-        findings: ModelFindings | None = None,
-        scores: Sequence[tuple[str, float]] = (),
+        findings: ModelFindings | None,
+        scores: Sequence[tuple[str, float]],
     ) -> bytes:
         """Write what the large model said of a stored prediction, redacted as feedback is."""
         prediction = json.loads(asked.record)

@@ -214,7 +214,7 @@ def _print_version(wanted: bool) -> None:
 class RootCommand:
     """Run fine-tuned small models where the work happens, with no network needed.
 
-    These options stand anywhere: [bold]edge-agent status --run-dir ./run[/bold]
+    These options can be anywhere on the line: [bold]edge-agent status --run-dir ./run[/bold]
     """
 
     # The fields are the options: typer reads them like a function's parameters.

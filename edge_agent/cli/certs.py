@@ -34,7 +34,7 @@ from edge_agent.cli.output import AsJson, YesOption, err, out, print_json
 from edge_agent.config import Config, Role, ServiceConfig, config_files, config_paths
 from edge_agent.config.config_files import REMOTE_FILE, render_remote
 from edge_agent.config.folder_access import is_hidden_from_services
-from edge_agent.durable.atomic_files import make_folders, write_durably
+from edge_agent.durable.atomic_files import make_folders, stat_or_none, write_durably
 from edge_agent.enrolment import unit_drop_ins
 from edge_agent.errors import CertificateUnusable, ConfigInvalid
 from edge_agent.formats.certificates import ROLE_URI, Certificate, parse_certificates
@@ -123,7 +123,7 @@ def _configured_authority(config_path: Path | None) -> Path | None:
 def _exists(path: Path) -> bool:
     """Tell whether a file exists. A folder that this user may not enter counts as one that holds it."""
     try:
-        return path.exists()
+        return stat_or_none(path) is not None
     except PermissionError:
         return True
 

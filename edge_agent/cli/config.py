@@ -30,6 +30,7 @@ from edge_agent.cli.output import AsJson, YesOption, confirm, out, print_done, p
 from edge_agent.cli.terminal import table, write_exactly
 from edge_agent.config import Config, Overrides, config_paths, load, read_files
 from edge_agent.config.config_files import render_sections
+from edge_agent.durable.atomic_files import stat_or_none
 from edge_agent.errors import ConfigInvalid, SystemdFailed
 from edge_agent.formatting import format_bytes
 
@@ -111,7 +112,10 @@ def list_config_paths(ctx: typer.Context, as_json: AsJson = False) -> None:
 
     Example: [bold]edge-agent config path[/bold]
     """
-    files = [{"path": str(path), "exists": path.exists()} for path in config_paths(global_options(ctx).config)]
+    files = [
+        {"path": str(path), "exists": stat_or_none(path) is not None}
+        for path in config_paths(global_options(ctx).config)
+    ]
     if as_json:
         print_json(files, indent=2)
         return

@@ -29,7 +29,7 @@ _SOCKETS: dict[Role, Callable[[Config], Path]] = {
 }
 TargetOption = Annotated[
     str,
-    typer.Option("--target", metavar="ADDRESS", help="Another daemon: unix:/path/to/inference.sock or host:port."),
+    typer.Option("--target", metavar="ADDRESS", help="Another daemon: unix:SOCKET or HOST:PORT."),
 ]
 TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="Name of the task; 'edge-agent status' lists them.")]
 

@@ -26,6 +26,7 @@ from edge_agent.cli.output import no_threshold, out, print_trimmed
 from edge_agent.cli.terminal import table, write_answer
 from edge_agent.client import AdminClient, CallFailed, Client, Failure
 from edge_agent.config import SOCKET_PATH_BYTES_MAX
+from edge_agent.durable.atomic_files import stat_or_none
 from edge_agent.errors import BundleUnreadable, EdgeAgentError, FileMissing
 from edge_agent.formats import golden_cases
 from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, parse
@@ -97,14 +98,14 @@ def read_demo_bundle(path: Path) -> DemoBundle:
         ManifestInvalid, SchemaUnknown: see formats.manifest.
         FileMissing: the golden file is not there.
     """
-    if not (path / MANIFEST_NAME).is_file():
+    if stat_or_none(path / MANIFEST_NAME) is None:
         remedy = "'edge-convert assemble' makes bundle directories."
         raise BundleUnreadable(f"{path} is no bundle directory: it has no {MANIFEST_NAME}", remedy=remedy)
     manifest = parse((path / MANIFEST_NAME).read_bytes())
     samples: tuple[str, ...] = ()
     for artifact in manifest.by_role("golden"):
         file = path / artifact.path
-        if not file.is_file():
+        if stat_or_none(file) is None:
             raise FileMissing(f"{file} does not exist, though the manifest names it")
         samples = tuple(case.input for case in golden_cases.parse(file.read_bytes()))
     return DemoBundle(path.absolute(), manifest, samples[:SAMPLES_MAX])
@@ -202,7 +203,7 @@ def _ask_strange(console: Console, client: Client, show: DemoBundle) -> None:
         p_value = "-" if result.p_value is None else f"{result.p_value:.3f}"
         made.add_row(Text(text), Text(result.label), f"{result.confidence:.2f}", p_value, Text(said, style=style))
     print_trimmed(console, made)
-    ordinary = f"The gate holds up {gate.held_up_max:.0%} of ordinary messages at most"
+    ordinary = f"On average such a gate holds up {gate.held_up_max:.0%} of ordinary messages at most"
     console.print(f"{ordinary}; how many strange ones it recognizes is not promised.", style="dim")
 
 

@@ -22,7 +22,7 @@ from edge_agent import __version__
 from edge_agent.cli.daemon_target import DaemonTarget, target_of
 from edge_agent.cli.exits import ExitCode
 from edge_agent.cli.output import AsJson, YesOption, confirm, err, out, plain, print_done, print_json, print_trimmed
-from edge_agent.cli.terminal import table
+from edge_agent.cli.terminal import prose_width, table
 from edge_agent.config import ConfigFiles, config_paths, load_without_agent_yaml, read_files, validate_files
 from edge_agent.doctor.all_checks import evaluate, run_checks, unchecked
 from edge_agent.doctor.findings import VERDICTS, Finding, Verdict, worst
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from edge_agent.support_bundle import SupportPart
 
 
-WIDTH_MAX = 100
 _STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "unseen": "magenta", "fault": "bold red"}
 _MARKS = {"ok": "ok", "note": "note", "warning": "warn", "unseen": "?", "fault": "FAULT"}
 _NAMED = {"note": "note", "warning": "warning", "unseen": "not checked", "fault": "fault"}
@@ -85,7 +84,7 @@ def show_rights(console: Console, found: list[Finding], command: str) -> None:
         return
     user = current_user().name
     said = f"User {user} may not make {counted(len(names), 'check')}: {', '.join(names)}. To make them, run"
-    for line in textwrap.wrap(said, max(40, min(console.width, WIDTH_MAX)), break_on_hyphens=False):
+    for line in textwrap.wrap(said, prose_width(console), break_on_hyphens=False):
         console.print(Text(line, _STYLES["unseen"]), soft_wrap=True)
     console.print(Text(f"  $ {command}", style="bold"), soft_wrap=True)
     console.print()
@@ -160,7 +159,7 @@ def _show_alike(console: Console, findings: list[Finding]) -> None:
 
 def _block(console: Console, mark: Text, said: str) -> None:
     """Print a sentence after a mark, its further lines indented like the first."""
-    width = max(40, min(console.width, WIDTH_MAX)) - _INDENT - 1
+    width = prose_width(console) - _INDENT - 1
     for number, line in enumerate(textwrap.wrap(said, width, break_long_words=False, break_on_hyphens=False)):
         start = Text.assemble(" ", mark, " ") if number == 0 else Text(" " * _INDENT)
         console.print(Text.assemble(start, line), soft_wrap=True)

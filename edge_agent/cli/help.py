@@ -22,9 +22,9 @@ from rich.text import Text
 from edge_agent import __version__
 from edge_agent.cli.command_group import UsageError, global_options
 from edge_agent.cli.output import AsJson, out, print_facts, print_json
+from edge_agent.cli.terminal import prose_width
 from edge_agent.errors import BY_REASON, EdgeAgentError
 
-WIDTH_MAX = 100
 _PART = re.compile(r"^- \*\*(look|do|alert)\*\* (.*)$")
 _CODE = re.compile(r"`([^`]+)`")
 
@@ -97,7 +97,7 @@ def _show_names(console: Console, entries: dict[str, RunbookEntry]) -> None:
 def _block(console: Console, mark: str, text: str) -> None:
     """Print wrapped text behind a mark; what the run book writes in backquotes is bold, and never broken."""
     kept = _CODE.sub(lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
-    width = max(40, min(console.width, WIDTH_MAX)) - len(mark)
+    width = prose_width(console) - len(mark)
     for number, line in enumerate(textwrap.wrap(kept, width, break_long_words=False, break_on_hyphens=False)):
         shown = Text(mark if number == 0 else " " * len(mark), style="dim")
         for at, piece in enumerate(_CODE.split(line)):

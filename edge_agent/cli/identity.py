@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from edge_agent.cli.config import SYSTEM
 from edge_agent.cli.daemon_target import target_of
 from edge_agent.cli.output import AsJson, err, out, print_facts, print_json, print_trimmed
 from edge_agent.config import Config, ConfigFiles
@@ -157,7 +158,6 @@ def _read(path: Path) -> bytes:
         raise ConfigInvalid(f"cannot read {path}: {error.strerror}", remedy="Run the command with sudo.") from None
 
 
-SYSTEM = Path("/etc")
 _COMPARE = "Ask the central team, by telephone, for the code of this site's enrolment file."
 _MISTYPED = (
     "Have the code read out again, and type it again. If it still does not fit, this is not the file that the central"

@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ from edge_agent.cli.daemon_target import target_of
 from edge_agent.cli.exits import ExitCode
 from edge_agent.cli.output import AsJson, err, out, plain, print_done, print_json, print_trimmed, progress
 from edge_agent.client import AdminClient, CallFailed, ExamplesStatus, ImportProgress, UpdatesStatus
-from edge_agent.durable.atomic_files import write_durably
+from edge_agent.durable.atomic_files import stat_or_none, write_durably
 from edge_agent.errors import BY_REASON, ConfigInvalid, DocumentInvalid, EdgeAgentError, MediaFailed, UpdateIncomplete
 from edge_agent.formatting import counted, format_bytes
 
@@ -241,7 +242,7 @@ def copy_out(outbox: Path, target: Path, show: Callable[[int, int], object] = la
     """
     sealed = sorted((outbox / "segments").glob("*.json"))
     pairs = [(file, target / "segments" / file.name) for each in sealed for file in (each.with_suffix(".age"), each)]
-    pairs += [(outbox / "status.json", target / "status.json")] if (outbox / "status.json").exists() else []
+    pairs += [(outbox / "status.json", target / "status.json")] if stat_or_none(outbox / "status.json") else []
     copying = MediaCopy()
     for number, (source, goal) in enumerate(pairs):
         try:
@@ -265,7 +266,7 @@ def import_media(ctx: typer.Context, path: MediaPath, as_json: AsJson = False) -
     _check_folder(path)
     path = path.resolve()
     with _drive_errors(path):
-        has_update = any((path / folder).is_dir() for folder in ("metadata", "blobs"))
+        has_update = any(_is_folder(path / folder) for folder in ("metadata", "blobs"))
         has_receipts = any(path.glob("site=*/receipts.json"))
     with target_of(ctx).admin() as admin:
         admin.status()  # a missing daemon is reported before missing files
@@ -295,7 +296,9 @@ def _import_receipts_beside(admin: AdminClient, path: Path, updates: UpdatesStat
     try:
         sealed = admin.seal_examples()
         source = path / f"site={sealed.site}" / "receipts.json"
-        if not source.exists():
+        with _drive_errors(path):
+            is_there = stat_or_none(source) is not None
+        if not is_there:
             said = f"the receipts in {path} are for other sites: {source} does not exist"
             remedy = "Have 'edge-convert collect' write this site's receipts to the drive first."
             raise DocumentInvalid(said, remedy=remedy)
@@ -324,12 +327,17 @@ def _drive_errors(path: Path) -> Iterator[None]:
 def _check_folder(path: Path) -> None:
     """Refuse a path that is not a folder: a copy to the mount point of a missing drive would reach nobody."""
     with _drive_errors(path):
-        is_folder = path.is_dir()
+        found, is_folder = stat_or_none(path), _is_folder(path)
     if not is_folder:
-        said = f"{path} is not a folder" if path.exists() else f"{path} does not exist"
+        said = f"{path} is not a folder" if found else f"{path} does not exist"
         raise MediaFailed(said, remedy=f"{_LOOK}.")
     with _drive_errors(path):
         os.scandir(path).close()
+
+
+def _is_folder(path: Path) -> bool:
+    found = stat_or_none(path)
+    return found is not None and stat.S_ISDIR(found.st_mode)
 
 
 def _look(path: Path, *own: Path) -> DriveFolder:
@@ -475,7 +483,7 @@ def _copy(source: Path, goal: Path, copying: MediaCopy) -> None:
 
 def _read(path: Path) -> bytes:
     # A drive can hold anything: a link would copy a file of this machine, and reading a FIFO would never end.
-    if path.is_symlink() or not path.is_file():
+    if not stat.S_ISREG(path.lstat().st_mode):
         raise DocumentInvalid(f"{path} is not a regular file")
     with path.open("rb") as file:
         content = file.read(FILE_BYTES_MAX + 1)

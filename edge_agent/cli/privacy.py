@@ -83,7 +83,7 @@ def erase(
 
     With --value: every answer that concerns a person, also those that wait to be sent, and those that have left; the
     next segment tells the central side which ones to erase, and 'edge-agent privacy report' shows when its receipt is
-    back. It finds values that redaction has replaced, and values that stand in a text that is still here.
+    back. It finds values that redaction has replaced, and values in texts that are still stored here.
 
     Asks for confirmation, since an erased answer cannot be restored. A script gives --yes: without a terminal and
     without --yes the command refuses.

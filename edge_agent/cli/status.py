@@ -37,9 +37,8 @@ from edge_agent.client import (
     UplinkStatus,
 )
 from edge_agent.errors.base import first_task_remedy
-from edge_agent.formatting import counted, format_bytes, shorten_digests
+from edge_agent.formatting import MICROS, counted, format_bytes, shorten_digests
 
-_MICROS = 1_000_000
 # Counters of examples that an operator should see even when the loss has ended.
 _LOSSES = ("dropped_", "sacrificed_", "segments_lost", "over_limit")
 
@@ -362,7 +361,7 @@ def _dropped_questions(large: LargeModel) -> str:
 
 
 def _amount(micros: int, cap: int) -> str:
-    return f"{micros / _MICROS:.2f}" + (f" of {cap / _MICROS:.2f}" if cap else "")
+    return f"{micros / MICROS:.2f}" + (f" of {cap / MICROS:.2f}" if cap else "")
 
 
 AS_PLANNED = "planned"

@@ -24,6 +24,7 @@ from rich.text import Text
 
 from edge_agent.errors.base import OBEYED, escaped, one_line, printable, printable_lines, with_sudo, works_by_sudo
 
+_PROSE_MIN, _PROSE_MAX = 40, 100
 _QUOTED = re.compile(r"(?<!\w)'[^'\n]+'")
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 
@@ -128,6 +129,11 @@ class RowTable(EscapedTable):
         """Return the names of the columns."""
         heads = [column.header for column in self.columns]
         return tuple(head if isinstance(head, Text) else Text(str(head), style=self.header_style) for head in heads)
+
+
+def prose_width(console: Console) -> int:
+    """Return how many columns sentences may take: no more than people read well, and no fewer than words need."""
+    return max(_PROSE_MIN, min(console.width, _PROSE_MAX))
 
 
 def _measured(column: Column, console: Console) -> tuple[int, int]:

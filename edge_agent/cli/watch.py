@@ -205,7 +205,7 @@ def run(ctx: typer.Context, as_json: AsJson = False, interval: Interval = 1.0, c
     """Watch tasks, engines, calls, transfers and refusals on one live screen, until q or Ctrl-C.
 
     It shows no inputs and no answers. Without a terminal it prints one screen and ends; --count asks for more. With
-    --json it prints one object per look on a line of its own.
+    --json it prints one object per measurement, each on a line of its own.
 
     Example: [bold]edge-agent watch --json --count 2 | jq .answers_per_second[/bold]
     """

@@ -15,7 +15,7 @@ HIDDEN_FROM_SERVICES = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "
 """Folders that the units do not see: ProtectHome= and PrivateTmp=."""
 STORE_SCHEMES = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "https", "http")
 """Of the URLs of object stores that are not folders."""
-_RESTART = "sudo systemctl restart edge-uplink"
+RESTART_UPLINK = "sudo systemctl restart edge-uplink"
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,13 @@ def judge_folder(facts: FolderFacts) -> FolderProblem | None:
         return FolderProblem(
             f"the uplink's service cannot see {facts.path}: its unit hides home directories and /tmp",
             "Use a folder below /mnt, /media or /srv, and name it under 'uplink' in agent.yaml.",
-            f"sudoedit /etc/edge-agent/agent.yaml; {_RESTART}",
+            f"sudoedit /etc/edge-agent/agent.yaml; {RESTART_UPLINK}",
         )
     if not facts.kind:
         return FolderProblem(
             f"the folder {facts.path} does not exist",
             "Mount its disk or share there, and restart the uplink, which never makes the folder itself.",
-            f"lsblk -f; findmnt {path}; {_RESTART}",
+            f"lsblk -f; findmnt {path}; {RESTART_UPLINK}",
         )
     if facts.kind != "folder":
         return FolderProblem(
@@ -110,7 +110,7 @@ def judge_folder(facts: FolderFacts) -> FolderProblem | None:
         return FolderProblem(
             f"the uplink's unit may not write to {facts.path}: it has no drop-in for this folder",
             "Write the drop-in, and restart the uplink.",
-            f"sudo edge-agent drop-ins --yes; {_RESTART}",
+            f"sudo edge-agent drop-ins --yes; {RESTART_UPLINK}",
         )
     return None
 

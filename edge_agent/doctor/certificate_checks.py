@@ -27,8 +27,8 @@ from edge_agent.formatting import format_duration
 CERTIFICATE = Check("certificate", "sockets")
 
 WARNED_SECONDS = 30 * 86_400.0
-_HOMES = ("/root", "/home")
-"""Nobody opens these to other users; the service does not see them in any case."""
+_CLOSED_ON_PURPOSE = ("/root", "/home", "/etc/ssl", "/etc/pki", "/etc/letsencrypt")
+"""Nobody opens these to other users; the service does not see homes in any case."""
 _SHOW = "sudo edge-agent certs show {f.file.path}"
 _RENEW = "{f.renewal}"
 
@@ -52,7 +52,7 @@ class CertificateFacts:
     has_authority: bool = True
     """The site's own authority is in the same folder."""
     closed: FileInfo | None = None
-    """The folder above it that the daemon's user may not enter, unless it is in somebody's home."""
+    """The topmost folder above it that the daemon's user may not enter."""
 
     @property
     def renewer(self) -> str:
@@ -92,6 +92,26 @@ class CertificateFacts:
         return f"sudo edge-agent certs init --dir {self.folder} --name NAME"
 
     @property
+    def way_in(self) -> str:
+        """How the daemon comes to a file in a folder that it may not enter."""
+        if self.stays_closed:
+            return "That folder stays closed: copy the file, name the copy in agent.yaml, and copy each renewed one."
+        return "Let other users enter the folder; its keys stay closed by their own modes."
+
+    @property
+    def letting_in(self) -> str:
+        """The commands for that."""
+        if self.stays_closed:
+            copying = f"sudo install -D -o {self.barred} -m 600 -t /etc/edge-agent/tls {self.file.path}"
+            return f"{copying}; sudoedit /etc/edge-agent/agent.yaml"
+        return f"sudo chmod a+x {self.closed.path}" if self.closed else ""
+
+    @property
+    def stays_closed(self) -> bool:
+        """The closed folder is one that the system or its user keeps closed."""
+        return self.closed is not None and any(map(Path(self.closed.path).is_relative_to, _CLOSED_ON_PURPOSE))
+
+    @property
     def folder(self) -> str:
         """The folder that holds it."""
         return self.file.path.rpartition("/")[0]
@@ -119,8 +139,8 @@ _CERTIFICATE: tuple[FindingRule[CertificateFacts], ...] = (
         "fault",
         lambda f: f.closed,
         "{f.barred} may not enter {f.closed.path} ({f.closed.shown}), which holds {f.file.path}",
-        "Let other users enter the folder; its keys stay closed by their own modes.",
-        "sudo chmod a+x {f.closed.path}",
+        "{f.way_in}",
+        "{f.letting_in}",
     ),
     FindingRule(
         "fault",
@@ -188,7 +208,7 @@ def _probe_file(context: ProbeContext, what: str, path: Path, certificate: Path)
     if not file.kind:
         return facts
     if user and not can_reach(user, above, file, READ):
-        facts = replace(facts, barred=user.name, closed=_closed_folder(user, path, above))
+        facts = replace(facts, barred=user.name, closed=_closed_folder(user, above))
     try:
         if what == "key":
             if stat_file(certificate).kind:  # that it is missing is reported
@@ -203,10 +223,9 @@ def _probe_file(context: ProbeContext, what: str, path: Path, certificate: Path)
     return replace(facts, starts_in=starts, expires_in=ends)
 
 
-def _closed_folder(user: SystemUser, path: Path, above: Sequence[FileInfo]) -> FileInfo | None:
-    """Return the topmost folder above a path that a user may not enter; None in somebody's home."""
-    closed = [each for each in reversed(above) if not has_access(user, each, ENTER)]
-    return closed[0] if closed and not any(map(path.is_relative_to, _HOMES)) else None
+def _closed_folder(user: SystemUser, above: Sequence[FileInfo]) -> FileInfo | None:
+    """Return the topmost of the folders above a path that a user may not enter."""
+    return next((each for each in reversed(above) if not has_access(user, each, ENTER)), None)
 
 
 def has_own_authority(path: Path) -> bool:

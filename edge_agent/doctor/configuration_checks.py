@@ -185,9 +185,9 @@ def _readers(context: ProbeContext) -> Iterator[FileReader]:
     """Yield each file that a daemon's user has to read, with that user."""
     installation, root_file = context.installation, context.installation.config.update.root_file
     users = [user for user in map(installation.find_user, (DAEMON_USER, UPLINK_USER)) if user]
-    for path in filter(Path.exists, installation.sources):
+    for path in (each for each in installation.sources if stat_file(each).kind):
         yield from (_reader(path, user) for user in users)
-    if root_file and users and Path(root_file).exists():
+    if root_file and users and stat_file(Path(root_file)).kind:
         yield _reader(Path(root_file), users[0])
 
 

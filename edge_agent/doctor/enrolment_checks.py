@@ -262,7 +262,7 @@ def probe_root(context: ProbeContext) -> RootFacts:
     path, updates = config.update.root_file, config.uplink.updates_url
     if not path:
         return RootFacts("", updates)
-    if not Path(path).exists():
+    if not stat_file(Path(path)).kind:
         return RootFacts(path, updates)
     try:
         version, expires = read_signed_part(Path(path), "root")
@@ -314,7 +314,7 @@ def _credential(context: ProbeContext, what: str, url: str, named: str) -> Crede
         readers = (FileReader(stat_file(path), stat_parents(path), user),)
         return CredentialFile(what, url, stat_file(path), sealed=False, readers=readers)
     # systemd reads these as root, and passes them to the uplink only.
-    path = plain if plain.exists() and not sealed.exists() else sealed
+    path = plain if stat_file(plain).kind and not stat_file(sealed).kind else sealed
     expected = f"={what}:" in read_text(context.installation.at(_DROP_IN))
     return CredentialFile(what, url, stat_file(path), sealed=path == sealed, readers=(), expected=expected)
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from edge_agent.doctor.findings import Check, Finding, FindingRule, ProbeFailure, first_match, otherwise
-from edge_agent.doctor.installation import read_text
+from edge_agent.doctor.installation import read_text, stat_file
 from edge_agent.doctor.probe_context import CheckGroup, ProbeContext, running_seconds
 from edge_agent.engine import confinement
 from edge_agent.formatting import counted, format_bytes, format_duration
@@ -303,7 +303,7 @@ def probe_disks(context: ProbeContext) -> tuple[Volume, ...]:
         (config.state_dir, "bundles and examples", config.store.disk_reserve_bytes),
         (config.outbox, "outgoing examples", config.examples.disk_reserve_bytes),
         (config.incoming, "updates", config.uplink.disk_reserve_bytes),
-        *([(opt, "the program", 0)] if opt.exists() else []),
+        *([(opt, "the program", 0)] if stat_file(opt).kind else []),
     ]
     found: dict[int, Volume] = {}
     for path, what, reserve in folders:
@@ -314,7 +314,7 @@ def probe_disks(context: ProbeContext) -> tuple[Volume, ...]:
 
 def _nearest_existing(path: Path) -> Path:
     path = path.absolute()
-    return next(each for each in (path, *path.parents) if each.exists())
+    return next(each for each in (path, *path.parents) if stat_file(each).kind)
 
 
 def _volume(path: Path, what: str, reserve: int) -> Volume:

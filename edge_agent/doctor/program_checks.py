@@ -86,8 +86,11 @@ def _link(path: Path, inside: str = "") -> ProgramLink:
 def judge_program(facts: ProgramFacts) -> Iterator[Finding]:
     """Judge the packages, then the links of the installer."""
     missing = [name for name, version in facts.packages.items() if not version]
-    if missing:
+    if missing and facts.installed:
         yield PACKAGES.fault(f"not installed: {', '.join(missing)}", RUN_INSTALLER, _INSTALLER)
+    elif missing:
+        remedy = "A bundle that needs one does not load. In a clone of the repository, scripts/setup installs them."
+        yield PACKAGES.note(f"not installed: {', '.join(missing)}", remedy)
     else:
         versions = ", ".join(f"{name} {version}" for name, version in facts.packages.items())
         yield PACKAGES.ok(f"Python {facts.python}, {versions}")

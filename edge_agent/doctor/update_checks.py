@@ -260,7 +260,7 @@ def probe_metadata(context: ProbeContext) -> MetadataFacts:
     arrived = folder / "timestamp.json"
     # An import from a USB drive leaves nothing in incoming/, and is newer than what an uplink left there long ago.
     verified = next(iter(sorted((config.state_dir / TRUSTED).glob("**/timestamp.json"))), arrived)
-    present = [path for path in dict.fromkeys((arrived, verified)) if path.exists()]
+    present = [path for path in dict.fromkeys((arrived, verified)) if stat_file(path).kind]
     if not present:
         root = stat_file(Path(config.update.root_file))
         is_new = root is not None and time.time() - root.changed < DAY_SECONDS

@@ -13,13 +13,13 @@ from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 from edge_agent.client import UplinkProblem, UplinkStatus
-from edge_agent.config.folder_access import store_folder
+from edge_agent.config.folder_access import RESTART_UPLINK, store_folder
 from edge_agent.doctor.findings import Check, Finding, FindingRule, ProbeFailure, first_match, otherwise
 from edge_agent.doctor.installation import read_bytes, stat_file
 from edge_agent.doctor.probe_context import NO_PHASE, CheckGroup, ProbeContext, UnitPhase, running_seconds, unit_phase
 from edge_agent.errors import DocumentInvalid
 from edge_agent.formats import signed_document, uplink_state
-from edge_agent.formatting import counted, format_bytes, format_duration
+from edge_agent.formatting import MICROS, counted, format_bytes, format_duration
 
 RUNNING = Check("uplink", "uplink")
 LINK = Check("uplink-online", "uplink")
@@ -223,10 +223,8 @@ KEY = Check("large-model-key", "uplink")
 BUDGET = Check("large-model-budget", "uplink")
 
 _LARGE_MODEL_LOG = "sudo journalctl -u edge-uplink -b | grep large_model | tail -20"
-_RESTART = "sudo systemctl restart edge-uplink"
 SILENT = "UPLINK_SILENT"
 _NEARLY = 0.9
-_MICROS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -263,7 +261,7 @@ class LargeModelFacts:
     @property
     def costs(self) -> str:
         """What was spent of each cap, as text."""
-        capped = [f"{each / _MICROS:.2f} of {cap / _MICROS:.2f} {span}" for span, each, cap in self.spent if cap]
+        capped = [f"{each / MICROS:.2f} of {cap / MICROS:.2f} {span}" for span, each, cap in self.spent if cap]
         return ", ".join(capped) or "without a cap"
 
     @property
@@ -278,7 +276,7 @@ _LARGE_MODEL: tuple[FindingRule[LargeModelFacts], ...] = (
         lambda f: f.silent,
         "no task can ask it: {f.problem}",
         "Local models answer meanwhile. Start the uplink; its log shows why it ended.",
-        f"{_RESTART}; {_LARGE_MODEL_LOG}",
+        f"{RESTART_UPLINK}; {_LARGE_MODEL_LOG}",
     ),
     FindingRule(
         "note",
@@ -305,7 +303,7 @@ _KEY: tuple[FindingRule[LargeModelFacts], ...] = (
         lambda f: f.reason == "UPSTREAM_REFUSED",
         "{f.problem}",
         "The key expired or was withdrawn. Ask the central team for an enrolment file with a new key, and enrol.",
-        f"sudo edge-agent-setup --kit FILE; {_RESTART}",
+        f"sudo edge-agent-setup --kit FILE; {RESTART_UPLINK}",
     ),
     FindingRule("ok", lambda f: f.online, "the large model accepts it"),
 )

@@ -123,7 +123,7 @@ def _refuse_device(path: Path) -> None:
         raise OSError(errno.EINVAL, "is a device, which a file would replace", str(path))
 
 
-def write_synced(path: Path, content: bytes, mode: int | None = None, group: str = "") -> None:
+def write_synced(path: Path, content: bytes, mode: int | None, group: str = "") -> None:
     """Write and sync a file in place; its name is durable only after `sync_directory`. Raises OSError.
 
     The file has `mode`, whatever it had before; without one it is made with 0o644, less the umask. It belongs to
@@ -175,6 +175,20 @@ def read_regular(path: Path, bytes_max: int) -> bytes:
             return file.read(bytes_max + 1)
     finally:
         os.close(fd)
+
+
+def stat_or_none(path: Path) -> os.stat_result | None:
+    """Return what stat(2) reports, links followed; None = nothing is at that path. Raises OSError.
+
+    From Python 3.14 on, `Path.exists`, `is_file` and `is_dir` are False also where this user may not look or the disk
+    fails. What is done only where a file does not exist is decided by this function.
+    """
+    try:
+        return path.stat()
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise
 
 
 def require_free_space(path: Path) -> None:

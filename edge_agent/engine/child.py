@@ -44,13 +44,12 @@ from edge_agent.errors import (
 )
 from edge_agent.errors.base import one_line, printable_lines
 from edge_agent.formats import manifest
-from edge_agent.formats.golden_cases import GoldenCase, differences, is_binding, parse
+from edge_agent.formats.golden_cases import DIFFERENT_PERCENT_MAX, GoldenCase, differences, is_binding, parse
 from edge_agent.formats.manifest import Manifest
 
 CASES_MAX = 32
 SECONDS_MAX = 15.0
 """No further case is begun after that; what is known by then decides."""
-DIFFERENT_PERCENT_MAX = 5
 SHOWN_MAX = 2
 
 Others = Callable[[Iterable[Event]], None]

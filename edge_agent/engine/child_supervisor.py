@@ -109,11 +109,7 @@ class InterruptibleStep:
 
     async def pause(self, seconds: float) -> None:
         """Wait that long, or until interrupted."""
-        await self.within(_sleep(seconds))
-
-
-async def _sleep(seconds: float) -> None:
-    await asyncio.sleep(seconds)
+        await self.within(asyncio.sleep(seconds))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from edge_agent import config
 from edge_agent.config import Config, ConfigFiles, Overrides, config_files
-from edge_agent.durable.atomic_files import disk_errors, sync_directory
+from edge_agent.durable.atomic_files import disk_errors, stat_or_none, sync_directory
 from edge_agent.enrolment import site_files, unit_drop_ins
 from edge_agent.enrolment.site_files import StoredCredential, SystemPaths, encrypt
 from edge_agent.enrolment.unit_drop_ins import UnitDropIn
@@ -61,7 +61,7 @@ class PreviousSite:
 def check_idle(config: Config) -> None:
     """Make sure that no daemon is at work in the state directory. Raises StateDirInUse."""
     lock = config.state_dir / "lock"
-    if not lock.exists():
+    if stat_or_none(lock) is None:
         return
     with disk_errors(lock):
         fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
@@ -94,7 +94,7 @@ def set_aside(config: Config, site: str, stamp: str) -> PreviousSite:
 
 
 def _move(sources: list[Path], target: Path) -> None:
-    for source in filter(Path.exists, sources):
+    for source in filter(stat_or_none, sources):
         for folder in (target.parent.parent, target.parent, target):
             _make_like(source.parent, folder)
         source.rename(target / source.name)

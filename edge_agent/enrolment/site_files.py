@@ -166,7 +166,7 @@ def files_of(enrolment: EnrolmentFile, places: SystemPaths, sealed: Mapping[str,
 
 
 def secrecy_of(sealed: Mapping[str, StoredCredential]) -> Secrecy:
-    """Say how credentials lie on the disk: one kind for all of them."""
+    """Say how credentials lie on the disk: plain if one of them does."""
     if not sealed:
         return "none"
     return "encrypted" if all(each.encrypted for each in sealed.values()) else "plain"
@@ -203,10 +203,11 @@ def put(written: Iterable[SiteFile], stale: Iterable[Path]) -> None:
 
 
 def _credentials(places: SystemPaths, sealed: Mapping[str, StoredCredential]) -> list[SiteFile]:
-    secrecy = secrecy_of(sealed)
-    paths = {name: places.credential(name, encrypted=secrecy == "encrypted") for name in sealed}
-    made = [SiteFile(paths[name], each.content, 0o600) for name, each in sealed.items()]
-    return [*made, SiteFile(places.drop_in, drop_in(paths, secrecy))] if made else []
+    made = [
+        SiteFile(places.credential(name, encrypted=each.encrypted), each.content, 0o600)
+        for name, each in sealed.items()
+    ]
+    return [*made, SiteFile(places.drop_in, drop_in(places, sealed))] if made else []
 
 
 def _stage(file: SiteFile) -> None:
@@ -255,10 +256,15 @@ def could_be_encrypted(known: SiteEnrolment) -> bool:
     return known.secrecy == "plain" and encrypt("trial", b"trial").encrypted
 
 
-def drop_in(paths: Mapping[str, Path], secrecy: Secrecy) -> bytes:
-    """Return the part of the uplink's unit that has systemd hand the secrets over, by their names."""
-    directive = "LoadCredentialEncrypted" if secrecy == "encrypted" else "LoadCredential"
-    lines = [f"{directive}={name}:{path}" for name, path in paths.items()]
+def drop_in(places: SystemPaths, sealed: Mapping[str, StoredCredential]) -> bytes:
+    """Return the part of the uplink's unit that has systemd hand the secrets over, by their names.
+
+    Each as it was stored: systemd-creds can encrypt one and fail at the next.
+    """
+    lines = [
+        f"LoadCredential{'Encrypted' * each.encrypted}={name}:{places.credential(name, encrypted=each.encrypted)}"
+        for name, each in sealed.items()
+    ]
     return "\n".join(["# Written by 'edge-agent enrol'.", "[Service]", *lines, ""]).encode()
 
 

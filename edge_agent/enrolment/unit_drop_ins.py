@@ -12,6 +12,7 @@ import contextlib
 import ipaddress
 import pwd
 import shutil
+import stat
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from pathlib import Path
 from edge_agent.config import Config
 from edge_agent.config.folder_access import UPLINK_USER, FolderFacts, FolderProblem, judge_folder, store_folder
 from edge_agent.config.sections import is_loopback, split_host_port
+from edge_agent.durable.atomic_files import stat_or_none
 from edge_agent.enrolment import site_files
 from edge_agent.enrolment.site_files import SiteFile
 from edge_agent.errors import ConfigInvalid
@@ -98,8 +100,8 @@ def store_folder_problems(config: Config, *, managed: bool) -> Iterator[FolderPr
 
 def _look(path: Path, *, written: bool, managed: bool) -> FolderFacts:
     try:
-        kind = "folder" if path.is_dir() else "other" if path.exists() else ""
-        found = path.stat() if kind else None
+        found = stat_or_none(path)
+        kind = "" if found is None else "folder" if stat.S_ISDIR(found.st_mode) else "other"
         shown = f"{path.owner()}:{path.group()} {found.st_mode & 0o7777:04o}" if found else ""
     except (OSError, KeyError):  # KeyError: an owner without a name
         kind, shown = "folder", ""

@@ -43,7 +43,8 @@ class OodGate(StrictModel):
     score: GateScore
     """ood_score: the output of that name of an ONNX graph. label_mass: -log of what a decoder gave to all labels."""
     held_up_max: float = Field(gt=0.0, lt=1.0)
-    """At most so many of the inputs that resemble the calibration rows are held up, as a probability."""
+    """At most so many of the inputs that resemble the calibration rows are held up, as a probability, on average over
+    samples of these rows."""
     scores: tuple[_Finite, ...] = Field(min_length=1, max_length=ROWS_MAX)
     """Of the held-out rows, rising."""
     family_sizes: tuple[Annotated[int, Field(ge=1)], ...] | None = None

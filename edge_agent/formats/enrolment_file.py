@@ -28,6 +28,7 @@ from pydantic import AfterValidator, Field, JsonValue, ValidationError, model_va
 from edge_agent.errors import DocumentInvalid, EnrolmentFileInvalid
 from edge_agent.formats import strict_json
 from edge_agent.formats.manifest import Sha256, TaskName
+from edge_agent.formats.plan import Channel
 from edge_agent.formats.signed_document import At, ExchangedModel, SiteId, canonical
 from edge_agent.formats.strict_json import StrictModel
 
@@ -48,8 +49,6 @@ _ANEW = (
     "Copy the enrolment file again. If the error persists, have the central team make a new one: 'edge-convert "
     "enrolment-file'."
 )
-
-Channel = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
 
 
 def _age_key(written: str) -> str:

@@ -27,6 +27,8 @@ from edge_agent.formats.strict_json import StrictModel
 TOLERANCE = 0.05
 SCORE_TOLERANCE = 0.05
 """Largest difference between two scores of how strange an input is, as a share of the case's, or of 1 if it is less."""
+DIFFERENT_PERCENT_MAX = 5
+"""So many of the cases that are binding may be answered differently, in a self-test and on a device."""
 CASES_MAX = 10_000
 LINE_BYTES_MAX = 4 * 1024 * 1024
 

@@ -28,6 +28,8 @@ from edge_agent.formats import plan, strict_json
 from edge_agent.formats.manifest import Sha256
 from edge_agent.formats.signed_document import At, ExchangedModel
 
+ISSUED_AT = "x-edge-agent-issued-at"
+"""Signed in every metadata file, RFC 3339: the only time that a site stores."""
 TIMESTAMP = "timestamp.json"
 TIMESTAMP_BYTES_MAX = 16 * 1024
 SNAPSHOT_BYTES_MAX = 64 * 1024

@@ -1,4 +1,4 @@
-"""Every metric there is, the counts of answers behind some of them, and the page that Prometheus reads.
+"""The catalogue of metrics, the counts of answers behind some of them, and the page that Prometheus reads.
 
 The catalogue has name, kind, labels and meaning of each; docs/metrics.md shows this table, and a test compares them.
 
@@ -129,30 +129,30 @@ def _table(labels: tuple[str, ...], rows: str) -> tuple[MetricDefinition, ...]:
 
 
 DAEMON = (
-    *_table(("reason",), "denied_total c Calls that were denied, by reason: no certificate, or a wrong role."),
+    *_table(("reason",), "denied_total c Denied calls, by reason: no certificate, or a wrong role."),
     *_table(
         ("surface", "reason"),
-        "refused_total c Calls that were refused (grpc), by reason (docs/errors.md), and TLS handshakes that failed"
-        " (handshake), by cause.",
+        "refused_total c Refused calls (grpc), by reason (docs/errors.md), and failed TLS handshakes (handshake), by"
+        " cause.",
     ),
     *_table(
         ("component",),
         """
-        component_up g 1 = this part of the daemon runs in the background, 0 = it has died within the last minute.
-        component_deaths_total c How often it has died since the daemon started.
+        component_up g 1 = this background component of the daemon runs, 0 = it died within the last minute.
+        component_deaths_total c Number of times that the component died since the daemon started.
         """,
     ),
-    *_table(("version", "python"), "build_info g Always 1; the labels say which program this is."),
+    *_table(("version", "python"), "build_info g Always 1; the labels identify the program."),
     *_table(
         (),
         """
-        serving g 1 = it takes work, 0 = it is draining.
+        serving g 1 = the daemon accepts calls, 0 = it is draining.
         calls_in_progress g Inference calls in progress.
-        calls_max g Calls in progress above which more are refused (service.calls_max).
-        loop_delay_seconds g How long the event loop took to turn to this scrape: above 0.1 it has too much to do.
-        scrape_seconds g How long it took to put the last page together.
+        calls_max g Most inference calls in progress; further ones are refused (service.calls_max).
+        loop_delay_seconds g Time until the event loop began this scrape; above 0.1 the daemon is overloaded.
+        scrape_seconds g Time to make the last page.
         store_bytes g Bytes of installed bundles.
-        disk_free_bytes g Bytes left on the disk of the state directory; missing where the disk does not answer.
+        disk_free_bytes g Free bytes on the disk of the state directory; absent if the disk does not answer.
         """,
     ),
 )
@@ -163,110 +163,111 @@ ANSWERS = (
         queue_seconds h Time that an input waited for its engine.
         compute_seconds h Time that the model took for an input.
         answer_seconds h Time from the arrival of an input to its answer.
-        first_token_seconds h Time from arrival to the first token, of tasks that write text or records.
-        token_seconds h Time for each further token, of tasks that write.
-        confidence_ratio h Calibrated confidence of answers, 0 to 1, of tasks that classify, decide or extract.
+        first_token_seconds h Time from arrival to the first token, for tasks that write text or records.
+        token_seconds h Time for each further token, for tasks that write.
+        confidence_ratio h Calibrated confidence of answers, 0 to 1, for tasks that classify, decide or extract.
         answers_below_threshold_total c Answers that are not confident, whatever the reason.
-        input_tokens_total c Tokens read, the prompt around the input included.
+        input_tokens_total c Tokens read, including the prompt around the input.
         output_tokens_total c Tokens written.
         """,
     ),
     *_table(
         ("task", "reason"),
-        "answers_not_confident_total c The same by what held them up: BELOW_THRESHOLD, BELOW_FLOOR,"
+        "answers_not_confident_total c The same by reason: BELOW_THRESHOLD, BELOW_FLOOR,"
         " OUT_OF_DISTRIBUTION, SCORES_VARY.",
     ),
     *_table(
         ("task", "route"),
-        "answers_total c Answers by where they came from: one for each input, or one for each question asked about it.",
+        "answers_total c Answers by route: one for each input, or one for each question about it.",
     ),
     *_table(
         ("task", "question", "route"),
-        "question_answers_total c The same by question, of tasks with several; no question = those of the call.",
+        "question_answers_total c The same by question, for decide tasks; empty = questions that the call defined.",
     ),
     *_table(
         ("task", "question", "reason"),
-        "question_answers_not_confident_total c Answers to a question that are not confident, by what held them up.",
+        "question_answers_not_confident_total c Answers to a question that are not confident, by reason.",
     ),
-    *_table(("task", "reason"), "degraded_total c Answers that were given with a reservation, by reason."),
+    *_table(("task", "reason"), "degraded_total c Limited answers, by each reason in their 'degraded'."),
     *_table(
         ("task", "reason"),
-        "errors_total c Inputs or whole calls without an answer, by reason (docs/errors.md, and INTERNAL for a bug);"
-        " no task = one that is not installed.",
+        "errors_total c Inputs or whole calls without an answer, by reason (docs/errors.md; INTERNAL = a bug); an empty"
+        " task is not installed.",
     ),
 )
 TASKS = (
-    *_table(("task", "kind", "version", "engine"), "task_info g Always 1; the labels say what answers."),
+    *_table(("task", "kind", "version", "engine"), "task_info g Always 1; the labels show what answers the task."),
     *_table(
         ("task",),
         """
-        task_ready g 1 = it answers now.
+        task_ready g 1 = the task answers now.
         task_signed g 1 = its bundle has a verified signature.
-        task_gated g 1 = its bundle has a gate, which holds up inputs unlike the training data.
-        task_revoked g 1 = its bundle was signed, and is not any more.
+        task_gated g 1 = its bundle has a gate, the test for inputs unlike the training data.
+        task_revoked g 1 = the central team has revoked its bundle.
         """,
     ),
 )
 ENGINES = (
-    *_table(("engine", "runtime", "device"), "engine_info g Always 1; the device is empty before the first load."),
+    *_table(("engine", "runtime", "device"), "engine_info g Always 1; the device is empty until the first load."),
     *_table(
         ("engine", "reason"),
-        "engine_device_shortfall g 1 where it computes elsewhere than is wanted, or only a part there: DEVICE_FALLBACK,"
-        " DEVICE_PARTIAL. Absent where it computes as wanted.",
+        "engine_device_shortfall g 1 = not on the configured device (DEVICE_FALLBACK), or only partly (DEVICE_PARTIAL);"
+        " otherwise absent.",
     ),
-    *_table(("engine", "state"), "engine_state g 1 for the state it is in: starting, ready, backing off, failed."),
+    *_table(("engine", "state"), "engine_state g 1 for the engine's state: starting, ready, backing off, failed."),
     *_table(
         ("engine",),
         """
-        engine_up g 1 = it answers now.
-        engine_device_short g Deprecated since 0.2: 1 where edge_agent_engine_device_shortfall has a reason.
-        engine_sequences_in_use g Inputs that the engine computes now.
-        engine_sequences_max g Inputs that it computes together at most.
+        engine_up g 1 = the engine answers now.
+        engine_device_short g Deprecated since 0.2: 1 if edge_agent_engine_device_shortfall has a reason.
+        engine_sequences_in_use g Inputs that the engine is computing.
+        engine_sequences_max g Most inputs that it computes together.
         engine_queue_inputs g Inputs that wait for it.
-        engine_queue_inputs_max g Inputs that may wait; one more is refused.
-        engine_restarts_total c Starts of its process after the first.
-        engine_loads_total c Loads of its model that succeeded.
-        engine_load_failures_total c Loads that failed.
-        engine_threads g Threads that it was given.
-        engine_memory_estimated_bytes g Memory that the model was computed to need.
-        engine_memory_limit_bytes g Memory that there was for it when it started.
+        engine_queue_inputs_max g Most inputs that can wait; further ones are refused.
+        engine_restarts_total c Restarts of its process.
+        engine_loads_total c Successful loads of its model.
+        engine_load_failures_total c Failed loads of its model.
+        engine_threads g Its share of the threads.
+        engine_memory_estimated_bytes g Estimated memory of the model.
+        engine_memory_limit_bytes g Memory that was available to it when it started.
         engine_context_cells g Tokens that its key-value cache can hold (llama).
         engine_context_cells_in_use g Tokens in its key-value cache (llama).
-        engine_prefix_lookups_total c Inputs that looked for the beginning of their prompt (llama).
-        engine_prefix_hits_total c Inputs that found the beginning of their prompt in the cache (llama).
-        engine_prefix_kept_bytes g Kept of prompts beside the key-value cache (llama).
-        engine_prefix_tokens_reused_total c Tokens that were not computed again because of that (llama).
-        engine_tokens_computed_total c Tokens that the model has computed (llama).
+        engine_prefix_lookups_total c Lookups of a prompt's beginning in the prompt cache (llama).
+        engine_prefix_hits_total c Lookups that found one (llama).
+        engine_prefix_kept_bytes g Bytes of prompts in the prompt cache (llama).
+        engine_prefix_tokens_reused_total c Tokens that the prompt cache saved from being computed again (llama).
+        engine_tokens_computed_total c Computed tokens (llama).
         """,
     ),
 )
 PROCESSES = _table(
     ("process",),
     """
-    process_resident_memory_bytes g Resident memory; mapped weights count too.
+    process_resident_memory_bytes g Resident memory, including mapped weights.
     process_cpu_seconds_total c Processor time, user and system.
     process_threads g Threads.
-    process_open_fds g Open file descriptors; missing where the kernel does not show them.
-    process_start_time_seconds g When it started, in seconds since 1970.
+    process_open_fds g Open file descriptors; absent if the kernel does not show them.
+    process_start_time_seconds g Time of its start, in seconds since 1970.
     """,
 )
 EXAMPLES = (
-    *_table(("class",), "spool_examples g Examples that are kept: routine, unsure, escalated, reviewed, feedback."),
+    *_table(("class",), "spool_examples g Stored examples, by class: routine, unsure, escalated, reviewed, feedback."),
     *_table(
-        ("event",), "examples_total c What became of examples: captured, feedback, expired, dropped_…, sacrificed_…, …"
+        ("event",),
+        "examples_total c Events of examples: captured, feedback, expired, dropped_…, sacrificed_… (evicted), …",
     ),
     *_table(
         (),
         """
-        spool_bytes g Bytes of examples.
-        spool_bytes_max g Bytes above which routine examples are given up (examples.spool_bytes_max).
-        spool_oldest_unsealed_seconds g Age of the oldest example that waits to be sealed, in seconds of running.
+        spool_bytes g Bytes of stored examples.
+        spool_bytes_max g Most bytes; beyond that, routine examples are evicted first (examples.spool_bytes_max).
+        spool_oldest_unsealed_seconds g Age of the oldest example that waits to be sealed, in running time.
         outbox_segments g Sealed segments without a receipt.
-        outbox_bytes g Their bytes.
-        outbox_bytes_max g Bytes above which nothing more is sealed (examples.outbox_bytes_max).
-        outbox_oldest_segment_seconds g Age of the oldest segment without a receipt, by the clock of the machine.
-        examples_problems g Things that keep examples from being kept, sealed or signed for.
-        examples_stalled_seconds g For how long the disk has worked on one write; then the other figures are missing.
+        outbox_bytes g Bytes of these segments.
+        outbox_bytes_max g Most bytes; beyond that, nothing is sealed (examples.outbox_bytes_max).
+        outbox_oldest_segment_seconds g Age of the oldest segment without a receipt, by the machine's clock.
+        examples_problems g Problems that block the capture, the sealing or the receipts of examples.
+        examples_stalled_seconds g Time that the disk has spent on one write; meanwhile the other figures are absent.
         """,
     ),
 )
@@ -274,13 +275,13 @@ REDACTION = (
     *_table(
         (),
         """
-        redaction_ready g 1 = the redaction model reads what is captured or sent; absent where none is configured.
-        redaction_waiting g Answers that wait in memory for it; nothing of them is written or sent.
-        redaction_oldest_waiting_seconds g How long the oldest of them has waited.
-        redaction_audit_waiting g Texts that wait for a person in the random audit of redaction.
-        redaction_missed_low g Least share of the personal values that remain, by an interval of 95% that holds always.
-        redaction_missed_high g Greatest share, likewise.
-        redaction_missed_alarm g 1 = certainly more remains than the bundle promises.
+        redaction_ready g 1 = the redaction model reads texts; absent if none is configured.
+        redaction_waiting g Answers that wait in memory for the model, and are not written or sent meanwhile.
+        redaction_oldest_waiting_seconds g Age of the oldest of these.
+        redaction_audit_waiting g Texts of the random audit that wait for a person.
+        redaction_missed_low g Share of the personal values that remain: lower end of an always valid 95% interval.
+        redaction_missed_high g Upper end of this interval.
+        redaction_missed_alarm g 1 = the whole interval is above the bundle's bound.
         """,
     ),
     *_table(
@@ -289,34 +290,33 @@ REDACTION = (
     ),
     *_table(
         ("event",),
-        "redaction_total c Texts by what came of them: read_by_model, passed_by_rules, dropped_unredacted,"
-        " erased_unredacted.",
+        "redaction_total c Texts by outcome: read_by_model, passed_by_rules, dropped_unredacted, erased_unredacted.",
     ),
 )
 UPLINK = (
-    *_table(("state",), "uplink_state g 1 for the state it is in: online, probing, offline, silent."),
+    *_table(("state",), "uplink_state g 1 for the uplink's state: online, probing, offline, silent."),
     *_table(
         (),
         """
-        uplink_online g 1 = the last answer of the upstream was one, and the uplink said so in the last 3 minutes.
-        uplink_age_seconds g How long ago the uplink last said anything.
-        uplink_last_contact_timestamp_seconds g When it last heard of the upstream, in seconds since 1970.
-        uplink_waiting_segments g Segments that wait to go up.
-        uplink_waiting_bytes g Their bytes.
-        uplink_problems g Things that keep the uplink from its work.
-        updates_waiting_bytes g Bytes of updates that are wanted and not here yet.
+        uplink_online g 1 = the uplink reported within the last 3 minutes that its object store answers.
+        uplink_age_seconds g Time since the last report of the uplink.
+        uplink_last_contact_timestamp_seconds g Time of the object store's last answer, in seconds since 1970.
+        uplink_waiting_segments g Segments that wait for upload.
+        uplink_waiting_bytes g Bytes of these segments.
+        uplink_problems g Problems that the uplink reports.
+        updates_waiting_bytes g Bytes of updates that are still to be downloaded.
         """,
     ),
 )
 UPDATES = (
-    *_table(("task", "state"), "update_state g 1 for the state in which a task is on its way to what the plan wants."),
-    *_table(("task",), "update_attempts g Tries that something on this machine stopped."),
+    *_table(("task", "state"), "update_state g 1 for the state of the task's update (docs/updates.md)."),
+    *_table(("task",), "update_attempts g Attempts that a problem of this machine stopped."),
     *_table(
         (),
         """
-        plan_version g Of the newest plan that the site trusts; 0 = none.
-        updates_believed g 0 = what came last is not trusted; 'edge-agent status' explains why.
-        trust_expiry_timestamp_seconds g When what is trusted of the repository expires, in seconds since 1970.
+        plan_version g Version of the newest trusted plan; 0 = none.
+        updates_believed g 0 = the newest metadata was refused; 'edge-agent status' shows the reason.
+        trust_expiry_timestamp_seconds g Time at which the trusted metadata expires, in seconds since 1970.
         """,
     ),
 )
@@ -324,35 +324,33 @@ LARGE_MODEL = (
     *_table(
         (),
         """
-        large_model_online g 1 = the large model can be asked, as far as is known.
-        large_model_affordable g 1 = what was paid leaves room in the caps for another question.
-        large_model_usual_seconds g Median time of its last answers.
-        large_model_oldest_question_seconds g Age of the oldest question that waits for it, in running seconds.
-        large_model_opinions_total c Questions that it answered after the caller had an answer.
+        large_model_online g 1 = by its last report, the uplink can ask the large model.
+        large_model_affordable g 1 = the caps leave room for another question.
+        large_model_usual_seconds g Median time of its recent answers.
+        large_model_oldest_question_seconds g Age of the oldest question that waits, in running time.
+        large_model_opinions_total c Teacher labels: questions that it answered after the call.
         """,
     ),
-    *_table(("why",), "large_model_questions g Questions that wait for it: deferred, audit."),
-    *_table(
-        ("why",), "large_model_questions_given_up_total c Questions that were given up: failed, lost, expired, crowded."
-    ),
-    *_table(("period",), "large_model_spent g Spent this day or month (UTC), in the currency that the prices are in."),
+    *_table(("why",), "large_model_questions g Questions that wait: deferred, audit."),
+    *_table(("why",), "large_model_questions_given_up_total c Questions given up: failed, lost, expired, crowded."),
+    *_table(("period",), "large_model_spent g Cost of this day or month (UTC), in the currency of the prices."),
 )
 FIELD = (
-    *_table(("task", "alarm"), "field_alarm g 1 = it stands against the bundle that answers (docs/routing.md)."),
+    *_table(("task", "alarm"), "field_alarm g 1 = this alarm is raised for the active bundle (docs/routing.md)."),
     *_table(
         ("task",),
         """
         field_demoted g 1 = an alarm put the task into shadow, as the plan allows.
-        field_pairs_total c Inputs that both models answered, in shadow and in the audit, since the bundle is here.
-        field_agreed_total c Those of them to which both said the same.
+        field_pairs_total c Inputs that both models answered, in shadow and in the audit, for the active bundle.
+        field_agreed_total c Inputs of these to which both models gave the same answer.
         """,
     ),
     *_table(
         ("task", "judge"),
         """
-        field_judged_total c Sure answers that people, or the large model, have judged since the bundle is here.
-        field_wrong_total c Those of them that were found wrong.
-        field_evidence_ratio g Evidence that more are wrong than the bundle promises: at 1 the promise is refuted.
+        field_judged_total c Confident answers of the active bundle that people or the large model have judged.
+        field_wrong_total c Answers of these that were judged wrong.
+        field_evidence_ratio g Evidence against the bundle's risk guarantee; at 1 it is refuted.
         """,
     ),
 )
@@ -367,7 +365,7 @@ GROUPS = {
     "The uplink": UPLINK,
     "Updates": UPDATES,
     "The large model": LARGE_MODEL,
-    "The field": FIELD,
+    "Production monitoring": FIELD,
 }
 CATALOGUE = {metric.name: metric for group in GROUPS.values() for metric in group}
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, get_args
 
 from edge_agent import __version__
 from edge_agent.engine.child_supervisor import EngineState
+from edge_agent.errors import AccessError
 from edge_agent.formats.example_records import task_of_key
 from edge_agent.formats.signed_document import parse_timestamp
 from edge_agent.formats.status_object import Alarm
@@ -57,6 +58,8 @@ LOSS_EVENTS = (
     *("sacrificed_audit", "sacrificed_escalated", "sacrificed_routine", "sacrificed_unsure", "segments_lost"),
 )
 """Events of `examples_total` that are shown from 0 on: `increase()` does not see the first value of a new series."""
+DENIAL_REASONS = tuple(each.reason for each in AccessError.__subclasses__())
+"""Of `denied_total`, shown from 0 on for the same reason."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +188,7 @@ def _captured(snapshot: SiteSnapshot, examples: CaptureStatus, config: Config) -
 
 
 def _refusals(snapshot: SiteSnapshot) -> Iterator[MetricSample]:
-    for reason, number in snapshot.denied.items():
+    for reason, number in sorted((dict.fromkeys(DENIAL_REASONS, 0) | snapshot.denied).items()):
         yield MetricSample("denied_total", number, (reason,))
     for refused, number in snapshot.refused.items():
         yield MetricSample("refused_total", number, refused)

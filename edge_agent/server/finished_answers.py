@@ -107,8 +107,9 @@ def without_local_answer(
     question: QuestionSpec | None = None,
 ) -> FinishedAnswer:
     """Return the answer where no local model was asked."""
-    blank = FinishedAnswer(text, NO_LOCAL_ANSWER, bundle, new_prediction_id(), 0.0, decision, large_model)
-    return blank._replace(question=question)
+    return FinishedAnswer(
+        text, NO_LOCAL_ANSWER, bundle, new_prediction_id(), 0.0, decision, large_model, question=question
+    )
 
 
 def split_by_question(

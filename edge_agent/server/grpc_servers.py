@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_health.v1 import health_pb2 as pb
 from grpc_reflection.v1alpha import _async as reflection_aio
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
@@ -303,7 +303,7 @@ def _add_admin(
 ) -> None:
     admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, interceptor)
     shown = oip_tensors.pool_with(
-        *(each.DESCRIPTOR for each in (inference_pb2, feedback_pb2, admin_pb2, health_pb2, reflection_pb2))
+        *(each.DESCRIPTOR for each in (inference_pb2, feedback_pb2, admin_pb2, pb, reflection_pb2))
     )
     reflecting = reflection_aio.ReflectionServicer(listed, pool=shown)
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflecting, interceptor)

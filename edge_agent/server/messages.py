@@ -11,8 +11,8 @@ from edge_agent.engine.child_supervisor import EngineState
 from edge_agent.engine.machine_limits import DEVICE_FALLBACK, DEVICE_PARTIAL
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.calibration import Confidence, Threshold
-from edge_agent.v1 import admin_pb2, inference_pb2, task_pb2
 from edge_agent.v1 import admin_pb2 as pb
+from edge_agent.v1 import inference_pb2, task_pb2
 
 if TYPE_CHECKING:
     from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
@@ -49,10 +49,8 @@ LOW_CONFIDENCE_POLICIES: dict[int, LowConfidencePolicy] = {
     **{number: word for word, number in words_of(task_pb2.OnLowConfidence).items()},
 }
 FINISHES = words_of(inference_pb2.FinishReason)
-STATES: dict[EngineState, Any] = {
-    state: admin_pb2.EngineState.Value(f"ENGINE_STATE_{state.name}") for state in EngineState
-}
-UPDATE_STATES = words_of(admin_pb2.UpdateState)
+STATES: dict[EngineState, Any] = {state: pb.EngineState.Value(f"ENGINE_STATE_{state.name}") for state in EngineState}
+UPDATE_STATES = words_of(pb.UpdateState)
 PAGE_SIZE_DEFAULT = 100
 PAGE_SIZE_MAX = 1000
 
@@ -104,9 +102,9 @@ def _question(question: QuestionSpec, calibration: Confidence) -> task_pb2.Quest
     return message
 
 
-def redaction_message(queue: RedactionQueue, audit: AuditFigures | None) -> admin_pb2.RedactionStatus:
+def redaction_message(queue: RedactionQueue, audit: AuditFigures | None) -> pb.RedactionStatus:
     """Describe the redaction model of a site, what waits for it, and what its audit has found."""
-    message = admin_pb2.RedactionStatus(
+    message = pb.RedactionStatus(
         task=queue.task,
         model=queue.model,
         waiting=queue.waiting,
@@ -121,8 +119,8 @@ def redaction_message(queue: RedactionQueue, audit: AuditFigures | None) -> admi
     return message
 
 
-def _audit_message(audit: AuditFigures) -> admin_pb2.RedactionAudit:
-    return admin_pb2.RedactionAudit(
+def _audit_message(audit: AuditFigures) -> pb.RedactionAudit:
+    return pb.RedactionAudit(
         waiting=audit.waiting,
         texts=audit.texts,
         values=audit.values,
@@ -135,25 +133,25 @@ def _audit_message(audit: AuditFigures) -> admin_pb2.RedactionAudit:
     )
 
 
-def audited_text_message(text: AuditedText) -> admin_pb2.AuditedText:
+def audited_text_message(text: AuditedText) -> pb.AuditedText:
     """Show a text that the audit of redaction has drawn."""
-    return admin_pb2.AuditedText(
+    return pb.AuditedText(
         row=text.row,
         prediction_id=text.prediction_id,
         task=text.task,
         model=text.drawn.model,
         text=text.drawn.text,
         redacted=text.drawn.redacted,
-        spans=[admin_pb2.ReplacedSpan(**vars(each)) for each in text.drawn.replaced],
-        missed=[admin_pb2.MissedSpan(**each._asdict()) for each in text.missed],
+        spans=[pb.ReplacedSpan(**vars(each)) for each in text.drawn.replaced],
+        missed=[pb.MissedSpan(**each._asdict()) for each in text.missed],
         wrong=text.wrong,
     )
 
 
-def tried_redaction_message(tried: TriedRedaction) -> admin_pb2.TryRedactionResponse:
+def tried_redaction_message(tried: TriedRedaction) -> pb.TryRedactionResponse:
     """Show what redaction made of a text."""
-    spans = [admin_pb2.ReplacedSpan(**vars(each)) for each in tried.replaced]
-    return admin_pb2.TryRedactionResponse(
+    spans = [pb.ReplacedSpan(**vars(each)) for each in tried.replaced]
+    return pb.TryRedactionResponse(
         redacted=tried.redacted, spans=spans, model=tried.model, held_because=tried.held_because
     )
 
@@ -166,9 +164,9 @@ def record_schema(bundle: InstalledBundle) -> str:
 
 def bundle_message(
     bundle: InstalledBundle, *, active: bool, previous: bool, revoked: bool = False, score_variance: str = ""
-) -> admin_pb2.Bundle:
+) -> pb.Bundle:
     """Describe an installed bundle; `score_variance` as for its task."""
-    message = admin_pb2.Bundle(
+    message = pb.Bundle(
         ref=bundle_ref(bundle),
         kind=KINDS[bundle.manifest.task.kind],
         runtime=bundle.manifest.runtime,
@@ -184,9 +182,9 @@ def bundle_message(
     return message
 
 
-def engine_message(status: EngineStatus, serving: Mapping[str, InstalledBundle]) -> admin_pb2.Engine:
+def engine_message(status: EngineStatus, serving: Mapping[str, InstalledBundle]) -> pb.Engine:
     """Describe an engine, and which of the tasks it answers."""
-    return admin_pb2.Engine(
+    return pb.Engine(
         name=status.name,
         runtime=status.runtime,
         state=STATES[status.state],
@@ -205,16 +203,16 @@ def engine_message(status: EngineStatus, serving: Mapping[str, InstalledBundle])
     )
 
 
-def counts_messages(counts: AnswerCounts) -> list[admin_pb2.TaskCounts]:
+def counts_messages(counts: AnswerCounts) -> list[pb.TaskCounts]:
     """Describe the results of inputs, by task."""
     found = {task: _counts_message(task, each) for task, each in sorted(counts.tasks.items())}
     for lost, number in counts.errors.items():
-        found.setdefault(lost.task, admin_pb2.TaskCounts(task=lost.task)).errors[lost.reason] = number
+        found.setdefault(lost.task, pb.TaskCounts(task=lost.task)).errors[lost.reason] = number
     return list(found.values())
 
 
-def _counts_message(task: str, counts: TaskCounters) -> admin_pb2.TaskCounts:
-    return admin_pb2.TaskCounts(
+def _counts_message(task: str, counts: TaskCounters) -> pb.TaskCounts:
+    return pb.TaskCounts(
         task=task,
         answers=counts.answers,
         graded=sum(counts.confidence.counts),
@@ -226,17 +224,17 @@ def _counts_message(task: str, counts: TaskCounters) -> admin_pb2.TaskCounts:
     )
 
 
-def _durations(histogram: Histogram) -> admin_pb2.Durations:
-    return admin_pb2.Durations(bounds_seconds=histogram.bounds, counts=histogram.counts, total_seconds=histogram.total)
+def _durations(histogram: Histogram) -> pb.Durations:
+    return pb.Durations(bounds_seconds=histogram.bounds, counts=histogram.counts, total_seconds=histogram.total)
 
 
 GIVEN_UP = ("failed", "lost", "expired", "crowded")
 """Why a question for the large model was given up: the spool's counters without their prefix `questions_`."""
 
 
-def examples_message(status: CaptureStatus, collect: Mapping[str, str]) -> admin_pb2.ExamplesStatus:
+def examples_message(status: CaptureStatus, collect: Mapping[str, str]) -> pb.ExamplesStatus:
     """Describe the captured examples."""
-    return admin_pb2.ExamplesStatus(
+    return pb.ExamplesStatus(
         counters=status.counters,
         retained=status.retained,
         spool_bytes=status.spool_bytes,
@@ -250,16 +248,14 @@ def examples_message(status: CaptureStatus, collect: Mapping[str, str]) -> admin
     )
 
 
-def _audit(status: CaptureStatus) -> admin_pb2.ReviewAudit:
+def _audit(status: CaptureStatus) -> pb.ReviewAudit:
     drawn, reviewed = status.counters.get("audit_drawn", 0), status.counters.get("audit_reviewed", 0)
     waiting = status.review_waiting.get("audit", 0)
     lost = max(0, drawn - reviewed - waiting)
-    return admin_pb2.ReviewAudit(drawn=drawn, reviewed=reviewed, waiting=waiting, lost=lost)
+    return pb.ReviewAudit(drawn=drawn, reviewed=reviewed, waiting=waiting, lost=lost)
 
 
-def large_model_message(
-    said: admin_pb2.EscalationStatus | None, examples: CaptureStatus | None
-) -> admin_pb2.EscalationStatus | None:
+def large_model_message(said: pb.EscalationStatus | None, examples: CaptureStatus | None) -> pb.EscalationStatus | None:
     """Add the waiting questions and their results to the state of the large model."""
     if said is None or examples is None or examples.stalled_seconds:
         return said
@@ -271,10 +267,10 @@ def large_model_message(
     return said
 
 
-def updates_message(activation: Activation, overview: UpdateOverview, copied: CopyProgress) -> admin_pb2.UpdatesStatus:
+def updates_message(activation: Activation, overview: UpdateOverview, copied: CopyProgress) -> pb.UpdatesStatus:
     """Describe the state of the site's updates, and how far a bundle has been copied."""
     tasks = sorted(activation.serving.keys() | overview.rows.keys())
-    return admin_pb2.UpdatesStatus(
+    return pb.UpdatesStatus(
         channel=overview.channel,
         plan_version=overview.plan_version,
         problem=f"{overview.problem.message}. {overview.problem.remedy}" if overview.problem else "",
@@ -285,16 +281,14 @@ def updates_message(activation: Activation, overview: UpdateOverview, copied: Co
     )
 
 
-def import_message(copied: CopyProgress) -> admin_pb2.ImportUpdateResponse:
+def import_message(copied: CopyProgress) -> pb.ImportUpdateResponse:
     """Describe the progress of a copy."""
-    return admin_pb2.ImportUpdateResponse(
-        copying=copied.name, copied_bytes=copied.bytes, total_bytes=copied.bytes_total
-    )
+    return pb.ImportUpdateResponse(copying=copied.name, copied_bytes=copied.bytes, total_bytes=copied.bytes_total)
 
 
-def task_update_message(task: str, activation: Activation, row: UpdateProgress | None) -> admin_pb2.TaskUpdate:
+def task_update_message(task: str, activation: Activation, row: UpdateProgress | None) -> pb.TaskUpdate:
     """Describe the update of a task."""
-    message = admin_pb2.TaskUpdate(task=task)
+    message = pb.TaskUpdate(task=task)
     if active := activation.serving.get(task):
         message.active.CopyFrom(bundle_ref(active))
     if digest := activation.inventory.rollbacks.get(task):

@@ -55,6 +55,7 @@ from edge_agent.errors import (
     UpdateUntrusted,
 )
 from edge_agent.formats.plan import FILE_NAME, PLAN_BYTES_MAX
+from edge_agent.formats.repository_metadata import TIMESTAMP
 from edge_agent.store.bundle_archive import READ, BundleMember, open_inside
 from edge_agent.store.state_database import TrustTable
 
@@ -241,7 +242,6 @@ def _until(error: Exception, files: Mapping[str, bytes]) -> str:
 
 
 METADATA, BLOBS = "metadata", "blobs"
-TIMESTAMP = "timestamp.json"
 MEDIA_ERRORS = frozenset(
     {
         errno.EIO,

@@ -42,20 +42,19 @@ from edge_agent.errors import (
 from edge_agent.formats import plan
 from edge_agent.formats.manifest import MANIFEST_BYTES_MAX
 from edge_agent.formats.plan import FILE_NAME, BundleOffer, RolloutPlan
+from edge_agent.formats.repository_metadata import ISSUED_AT, TIMESTAMP, TIMESTAMP_BYTES_MAX
 from edge_agent.formats.signed_document import parse_timestamp
 from edge_agent.store.state_database import MetadataFloor, TrustTable
 from edge_agent.update import metadata_chain
 from edge_agent.update.blocked_update_messages import SignedBundle, VerifiedRepository
 from edge_agent.update.metadata_chain import (
     METADATA,
-    TIMESTAMP,
     FileTooLong,
     MetadataChain,
     RepositoryFolder,
     RootChain,
 )
 
-TIMESTAMP_BYTES_MAX = 16 * 1024
 _DRIVE_REMEDY = "Name the folder that 'edge-convert media' has written to its end."
 _MIRROR_REMEDY = (
     "Wait for 'edge-agent serve uplink', whose part of 'edge-agent status' says more; or import a USB drive."
@@ -237,8 +236,6 @@ def _offers(read: RolloutPlan) -> Collection[tuple[str, BundleOffer]]:
     return [(task, offer) for task, each in tasks for offer in each.offers]
 
 
-ISSUED_AT = "x-edge-agent-issued-at"
-"""Signed in every metadata file, RFC 3339: the only time that a site keeps."""
 _TWO_REMEDY = "Have the central team look who published it, and publish again: 'edge-convert verify-repo'."
 _NONE = MetadataFloor(0, (), 0.0)
 Floors = Mapping[str, MetadataFloor]

@@ -16,7 +16,14 @@ from pathlib import Path
 from statistics import median
 
 from edge_agent.errors import DeadlineExpired, EdgeAgentError, SiteError
-from edge_agent.formats.golden_cases import GoldenAnswer, GoldenCase, differences, is_binding, parse
+from edge_agent.formats.golden_cases import (
+    DIFFERENT_PERCENT_MAX,
+    GoldenAnswer,
+    GoldenCase,
+    differences,
+    is_binding,
+    parse,
+)
 from edge_agent.formats.plan import TaskPlan
 from edge_agent.store.bundle_store import Store
 from edge_agent.store.state_database import InstalledBundle
@@ -24,7 +31,6 @@ from edge_agent.update.activation import Activation
 from edge_agent.update.update_state_machine import StepOutcome, StepResult, classify_error
 
 CASES_MAX = 200
-DIFFERENT_PERCENT_MAX = 5
 TIMED_CASES_MAX = 12
 REPEATS = 3
 ROUNDS_MAX = 3

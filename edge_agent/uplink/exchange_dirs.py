@@ -121,8 +121,7 @@ class ExchangeDirs:
         path = self.receipts / segment.RECEIPTS_FILE_NAME
         if read_bounded(path, DOCUMENT_BYTES_MAX) == raw:
             return False
-        with exchange_errors(path):
-            write_durably(path, raw, FILE_MODE)
+        write_exchanged(path, raw)
         return True
 
 
@@ -147,6 +146,16 @@ def read_bounded(path: Path, bytes_max: int) -> bytes | None:
             return read_regular(path, bytes_max)
         except FileNotFoundError:
             return None
+
+
+def write_exchanged(path: Path, content: bytes) -> None:
+    """Write a file that the daemon may read.
+
+    Raises:
+        DiskFull, ExchangeDirUnusable: it cannot be written; what was there stays.
+    """
+    with exchange_errors(path):
+        write_durably(path, content, FILE_MODE)
 
 
 REPOSITORY_REMEDY = (
@@ -381,7 +390,7 @@ class IncomingDir:
         Raises:
             DiskFull, ExchangeDirUnusable: it cannot be written.
         """
-        self._write(self._metadata / repository_metadata.root_name(version), raw)
+        write_exchanged(self._metadata / repository_metadata.root_name(version), raw)
 
     def adopt(self, release: MetadataSet, before: MetadataSet | None) -> None:
         """Write metadata that belongs together; what is neither in it nor in the set before is removed.
@@ -390,10 +399,10 @@ class IncomingDir:
             DiskFull, ExchangeDirUnusable: it cannot be written; the set before is still there.
         """
         if release.plan_sha256:
-            self._write(self.blobs / release.plan_sha256, release.plan)
+            write_exchanged(self.blobs / release.plan_sha256, release.plan)
         for name, raw in release.metadata.items():
-            self._write(self._metadata / name, raw)
-        self._write(self._metadata / repository_metadata.TIMESTAMP, release.timestamp)
+            write_exchanged(self._metadata / name, raw)
+        write_exchanged(self._metadata / repository_metadata.TIMESTAMP, release.timestamp)
         kept = {repository_metadata.TIMESTAMP, *release.metadata, *(before.metadata if before else ())}
         with exchange_errors(self._metadata):
             for name in _files(self._metadata):
@@ -449,10 +458,6 @@ class IncomingDir:
             for name in _files(self.blobs):
                 if name not in kept and _BLOB.fullmatch(name):
                     (self.blobs / name).unlink(missing_ok=True)
-
-    def _write(self, path: Path, content: bytes) -> None:
-        with exchange_errors(path):
-            write_durably(path, content, FILE_MODE)
 
 
 def _sized(entries: Iterator[os.DirEntry[str]]) -> Iterator[tuple[str, int]]:

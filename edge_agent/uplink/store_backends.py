@@ -342,7 +342,7 @@ def _open(address: _StoreAddress, config: UplinkConfig) -> ObjectStore | None:
     return BucketStore(_name(url), _store(address), config, tag_is_md5=url.startswith(_CONTENT_HASHED))
 
 
-def read_credentials(path: Path, prefix: str = "") -> dict[str, str]:
+def read_credentials(path: Path, prefix: str) -> dict[str, str]:
     """Read a credential file: YAML, names and values. `prefix` is that of its key in the configuration.
 
     Raises:

@@ -11,7 +11,6 @@ from pathlib import Path
 import structlog
 
 from edge_agent.config import UplinkConfig
-from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import (
     BundleError,
     CapacityError,
@@ -28,7 +27,7 @@ from edge_agent.errors import (
 from edge_agent.formats import repository_metadata, uplink_state
 from edge_agent.uplink import connectivity, transfer_schedule
 from edge_agent.uplink.connectivity import Backoff, Connectivity
-from edge_agent.uplink.exchange_dirs import FILE_MODE, ExchangeDirs, exchange_errors
+from edge_agent.uplink.exchange_dirs import ExchangeDirs, write_exchanged
 from edge_agent.uplink.object_store import ObjectStore
 from edge_agent.uplink.store_backends import store_identities
 from edge_agent.uplink.transfer_schedule import (
@@ -179,10 +178,8 @@ class TransferLoop:
         patience = COUNTS_SECONDS if counted != self._counted else uplink_state.REFRESH_SECONDS
         if not again and mark == self._published[1] and running - self._published[0] < patience:
             return
-        path = self._notes.folder / uplink_state.FILE_NAME
         try:
-            with exchange_errors(path):
-                write_durably(path, uplink_state.encode(self._state(running)), FILE_MODE)
+            write_exchanged(self._notes.folder / uplink_state.FILE_NAME, uplink_state.encode(self._state(running)))
         except (DiskFull, ExchangeDirUnusable) as error:
             log.warning("state_not_written", **error_fields(error))
         self._published, self._counted = (running, mark), counted

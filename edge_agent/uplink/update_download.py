@@ -7,7 +7,6 @@ from piling up: names, sizes, hashes, and that files which belong together are a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,10 +85,9 @@ class UpdateDownloader:
         }
         progress.waiting = {sha256: size for sha256, size in wanted.items() if sha256 not in progress.arrived}
 
-    def waiting_bytes(self, but: Iterable[str] = ()) -> int:
+    def waiting_bytes(self) -> int:
         """Return how many bytes are still to come."""
-        missing = self.progress.waiting.keys() - set(but)
-        return sum(max(0, self.progress.waiting[sha256] - self._incoming.begun(sha256)) for sha256 in missing)
+        return sum(max(0, size - self._incoming.begun(sha256)) for sha256, size in self.progress.waiting.items())
 
     async def refresh(self, now: float) -> bool:
         """Ask for metadata; tell whether something new has come.

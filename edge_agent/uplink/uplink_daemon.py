@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
 import time
 from collections.abc import Iterator
 
@@ -73,18 +71,7 @@ def _places(config: Config) -> TransferTargets:
 async def _serve(config: Config, mirror: TransferLoop | None, name: str, around: RunWrapper) -> str:
     """Work until told to stop; return the component whose death ended it, if one did."""
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def stop_at_once() -> None:
-        os._exit(1)
-
-    def stop_gently() -> None:
-        stop.set()
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signum, stop_at_once)
-
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stop_gently)
+    supervision.stop_on_signals(stop)
     if mirror:
         mirror.publish(again=True)
     supervisor = Supervisor(stop.set, wrap=around)

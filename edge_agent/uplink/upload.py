@@ -23,7 +23,7 @@ from typing import Self
 import structlog
 
 from edge_agent.config import UplinkConfig
-from edge_agent.durable.atomic_files import write_durably
+from edge_agent.durable.atomic_files import stat_or_none
 from edge_agent.errors import (
     DiskFull,
     EdgeAgentError,
@@ -36,7 +36,7 @@ from edge_agent.errors import (
 from edge_agent.formats import segment
 from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX
 from edge_agent.uplink import transfer_schedule
-from edge_agent.uplink.exchange_dirs import FILE_MODE, FOLDER_MODE, ExchangeDirs, SealedSegment, exchange_errors
+from edge_agent.uplink.exchange_dirs import FOLDER_MODE, ExchangeDirs, SealedSegment, exchange_errors, write_exchanged
 from edge_agent.uplink.object_store import ObjectMetadata, ObjectStore, SiteObjectKeys
 from edge_agent.uplink.transfer_schedule import SET_ASIDE_SECONDS, Clocks, TransferState
 
@@ -124,11 +124,8 @@ class UploadLog:
         self.close()
 
     def _read(self) -> dict[str, float]:
-        try:
-            with exchange_errors(self._path):
-                lines = self._path.read_bytes().splitlines() if self._path.exists() else []
-        except FileNotFoundError:
-            lines = []
+        with exchange_errors(self._path):
+            lines = self._path.read_bytes().splitlines() if stat_or_none(self._path) else []
         head, *rest = [_parsed(line) for line in lines] or [{}]
         if head.get("schema") != SCHEMA or head.get("upstream") != self._upstream:
             return {}
@@ -145,8 +142,8 @@ class UploadLog:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+        write_exchanged(self._path, b"".join([head, *lines]))
         with exchange_errors(self._path):
-            write_durably(self._path, b"".join([head, *lines]), FILE_MODE)
             self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
 
 
@@ -300,9 +297,7 @@ async def upload_immutable(store: ObjectStore, key: str, content: bytes) -> int:
         if whole is False:
             said = f"{store.name}: {key} holds {existing.size} other bytes; {len(content)} were to be sent"
             raise UploadConflict(said, key=key)
-    tag = await store.put(key, content)
-    await _verify(store, key, content, tag)
-    return len(content)
+    return await upload_replacing(store, key, content)
 
 
 async def upload_replacing(store: ObjectStore, key: str, content: bytes) -> int:

@@ -7,7 +7,7 @@ with its original, which the daemon keeps until it is judged.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from edge_agent.client import AsyncAdminClient, ReplacedSpan
 from edge_agent.client.operator_reports import DEFAULT_TYPE, RedactionAuditText, missed_values, named_values
+from edge_agent.web.daemon_access import CALL_SECONDS_MAX
 from edge_agent.web.rendering import daemon_of, read_fields, read_form, render_page
 
 EXAMPLE = (
@@ -23,7 +24,6 @@ EXAMPLE = (
     " She takes ramipril 5 mg."
 )
 TRY_SECONDS_MAX = 12.0
-CALL_SECONDS_MAX = 5.0
 DIGITS_MAX = 19
 JUDGED_FIELDS_MAX = 5_000
 """Fields of a judged text: one for each replaced value that is not personal, and a few others."""
@@ -90,11 +90,9 @@ async def _audit_page(request: Request, after: int) -> Response:
     found = await _operator(request).redaction_audit(after=after, count=1, timeout_seconds=CALL_SECONDS_MAX)
     text: RedactionAuditText | None = found[0] if found else None
     status = await _operator(request).status(timeout_seconds=CALL_SECONDS_MAX)
-    before = parts_before(text.spans, text.text) if text else []
-    numbers = iter(range(len(before)))
     facts = {
         "text": text,
-        "before": [replace(part, number=next(numbers)) if part.source else part for part in before],
+        "before": parts_before(text.spans, text.text) if text else [],
         "after": parts_after(text.spans, text.text) if text else [],
         "state": status.redaction,
         "types": OFFERED_TYPES,
@@ -125,10 +123,10 @@ def parts_after(spans: Sequence[ReplacedSpan], text: str) -> list[TextPart]:
 
 def _parts(spans: Sequence[ReplacedSpan], text: str, shown: Callable[[ReplacedSpan], str]) -> list[TextPart]:
     parts, end = [], 0
-    for span in spans:
+    for number, span in enumerate(spans):
         score = f"{span.score:.2f}" if span.by_model else ""
         parts.append(TextPart(text[end : span.start]))
-        parts.append(TextPart(shown(span), span.source, span.placeholder, span.rule, score))
+        parts.append(TextPart(shown(span), span.source, span.placeholder, span.rule, score, number))
         end = span.end
     return [part for part in (*parts, TextPart(text[end:])) if part.text]
 

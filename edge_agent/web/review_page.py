@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from edge_agent.client import AsyncReviewClient, CallFailed, Prediction
 from edge_agent.formatting import count
+from edge_agent.web.daemon_access import CALL_SECONDS_MAX
 from edge_agent.web.rendering import daemon_of, principal_of, read_form, render_page
 
 REVIEWER_COOKIE = "edge_agent_reviewer"
@@ -26,7 +27,6 @@ REVIEWER_CHARS_MAX = 100
 REVIEWER_SECONDS = 365 * 86_400
 FETCHED_FIRST, FETCHED_NEXT = 8, 20
 """Answers that the page starts with, and answers that it fetches when few are left."""
-CALL_SECONDS_MAX = 5.0
 JUDGE_SECONDS_MAX = 12.0
 """A judgement is retried this long while the daemon restarts."""
 

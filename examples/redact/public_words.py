@@ -5,7 +5,8 @@ languages; names of people. The package's lists are read, its code is not run.
 
 What `scripts/bench redaction` takes for clean is not learned by heart: an entry that stands in a line of
 tests/data/clean_lookalikes.txt is left out, and so is a brand, firm, car or drug that stands in a name of goods of
-examples/retail-categories. An entry or a sentence with a name of a person is left out, too.
+examples/retail-categories. A dish, town or occupation that is called just as a person is left out, too, and a sentence
+with a name of a person. A firm, car or country may be called after one, such as Ann Taylor, Alfa Romeo or Jordan.
 """
 
 from __future__ import annotations

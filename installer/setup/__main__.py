@@ -147,7 +147,7 @@ def main() -> int:
         return _report(error)
     except KeyboardInterrupt:
         return _report(
-            SetupError(INTERRUPTED, "interrupted", "Run the same command again; it goes on from what is there.")
+            SetupError(INTERRUPTED, "interrupted", "Run the same command again: it continues where it was stopped.")
         )
 
 

@@ -12,7 +12,7 @@ from installer.setup import durable_files, install_report, installed_files, prog
 from installer.setup.errors import DONE, FAILED, MACHINE, USAGE, SetupError
 from installer.setup.install_paths import SERVE, InstallPaths
 from installer.setup.payload import Payload
-from installer.setup.programs import InstalledProgram, InstalledPrograms, drop, read_program
+from installer.setup.programs import InstalledProgram, InstalledPrograms, drop, has_its_python, read_program
 from installer.setup.screen import Stopwatch, done, note, say, size
 from installer.setup.services import Services, accounts
 
@@ -102,7 +102,7 @@ class SetupRun:
         configured = installed_files.install_configuration(self.places, program)
         if configured:
             done(f"wrote the sample configuration, {self.places.config / 'agent.yaml'}")
-        done("laid units and man pages" if laid.changed else "units and man pages are there already, and unchanged")
+        done("installed units and man pages" if laid.changed else "units and man pages are unchanged")
         for made in self.services.prepare():
             done(made)
         return laid.changed or configured or known != accounts()
@@ -130,7 +130,10 @@ class SetupRun:
         self.programs.go_back()
         program = self.programs.current
         assert program is not None
-        self._bring_up(program, now)
+        try:
+            self._bring_up(program, now)
+        except SetupError as error:
+            raise SetupError(error.code, error.message, f"{error.remedy} {self._way_back()}".rstrip()) from None
         say(f"The program is now {program.title}. {self._way_back()}".rstrip())
 
     def uninstall(self) -> None:
@@ -187,6 +190,9 @@ class SetupRun:
             count = len(found.damaged)
             said = "1 file is not what was installed" if count == 1 else f"{count} files are not what was installed"
             raise SetupError(FAILED, said, "Run the installer file of this version again: it makes the program again.")
+        if not has_its_python(program):
+            said = f"the program does not run: it was made for Python {program.python}, which is gone from this machine"
+            raise SetupError(FAILED, said, "Run the installer file again: settings and data stay.")
         return DONE
 
     def enrol(self, kit: Path, options: Sequence[str]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,10 +61,12 @@ class InstalledPrograms:
 
     @property
     def previous(self) -> InstalledProgram | None:
-        """The one before; None when there is none to go back to."""
+        """The one before; None when there is none to go back to, or its Python is gone."""
         before = read_program(self._places.previous)
         current = self.current
-        return None if before is None or (current and before.name == current.name) else before
+        if before is None or (current and before.name == current.name):
+            return None
+        return before if has_its_python(before) else None
 
     def find(self, payload: Payload, machine: TargetMachine) -> tuple[Path, InstalledProgram | None]:
         """Return where a payload's program belongs, and the program if it is there and undamaged.
@@ -125,9 +128,25 @@ class InstalledPrograms:
         return {folder.name for folder in self._places.programs.glob("*")}
 
 
+def has_its_python(program: InstalledProgram) -> bool:
+    """Tell whether the Python that a program was made for is still there: an upgrade of the system replaces it."""
+    command = [
+        str(program.folder / "bin/python"),
+        "-I",
+        "-S",
+        "-c",
+        "import sys; print('%d.%d' % sys.version_info[:2])",
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own words
+    except OSError:
+        return False
+    return done.stdout.strip() == program.python
+
+
 def _is_whole(program: InstalledProgram | None) -> bool:
-    """Tell whether there is a program, and every file of it is what was installed."""
-    return program is not None and not integrity.damaged_files(program.folder)
+    """Tell whether there is a program that can run, and every file of it is what was installed."""
+    return program is not None and has_its_python(program) and not integrity.damaged_files(program.folder)
 
 
 def _name(program: InstalledProgram | None) -> str:

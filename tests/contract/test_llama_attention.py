@@ -12,7 +12,6 @@ import torch
 
 from convert.quantize import gguf_files
 from edge_agent.engine.runtimes.llama.llama_context import (
-    BULK_ROWS,
     ROWS_MAX,
     ContextShape,
     LlamaContext,
@@ -21,6 +20,7 @@ from edge_agent.engine.runtimes.llama.llama_context import (
     TokenRows,
 )
 from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
+from edge_agent.engine.runtimes.llama.step_costs import BULK_ROWS
 from tests.support import tiny_decoder, tiny_gguf
 from tests.support.attention import by_row
 from tests.support.models import smollm2_path

@@ -9,6 +9,7 @@ import pytest
 from benchmarks.attacking import crowding
 from benchmarks.attacking.assault import CALL, KINDS, PREFACE, frame, literal
 from tests.support.bundles import echo_bundle
+from tests.support.callers import Callers
 from tests.support.daemon import RunningDaemon
 
 
@@ -24,6 +25,18 @@ def test_a_good_client_is_served_whatever_others_do(tmp_path: Path, kind: str) -
         after = crowding.settled(daemon, before)
     assert ([], True) == (crowded.failed, crowded.calls > 0)
     assert after.descriptors <= before.descriptors + crowding.DESCRIPTORS_MAX
+
+
+def test_an_input_without_an_answer_is_lost_to_the_steady_load(tmp_path: Path) -> None:
+    """A caller that gets a reason in place of an answer notes it; it does not stop calling without a word."""
+    with RunningDaemon(tmp_path) as daemon:
+        limits = {"limits": {"input_tokens_max": 8}}
+        daemon.install(echo_bundle(tmp_path / "a", "intent", labels=crowding.LABELS, task=limits))
+        with Callers(daemon, "intent", 1, text="word " * 100) as callers:
+            callers.wait_for_answers(1)
+        assert 0 == callers.answers
+        assert callers.lost
+        assert "INPUT" in callers.lost[0]
 
 
 def test_frames_are_written_as_the_protocol_has_them() -> None:

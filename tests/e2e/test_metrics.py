@@ -122,6 +122,12 @@ def test_the_site_is_described(daemon: RunningDaemon, port: int) -> None:
     assert "counter" == kinds(page)["edge_agent_answers"]
 
 
+def test_denials_are_shown_from_zero_on(daemon: RunningDaemon, port: int) -> None:
+    """Otherwise Prometheus' `increase()` misses all that are denied before the first scrape that shows their reason."""
+    read = scrape(port)
+    assert [0, 0] == [read.value("denied_total", reason=reason) for reason in ("ROLE_MISSING", "CERTIFICATE_EXPIRED")]
+
+
 def test_a_restart_of_an_engine_shows(daemon: RunningDaemon, port: int) -> None:
     """When an engine's process dies, its restarts and loads go up."""
     before = scrape(port)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.installer_cases import Site, installer, needs_pip
+from tests.support.installer_cases import PYTHON, Site, installer, needs_pip
 
 pytestmark = [needs_pip, pytest.mark.skipif(sys.platform != "linux", reason="an installer for Linux")]
 
@@ -64,6 +64,14 @@ def test_the_same_again_changes_nothing_and_repairs_what_is_damaged(tmp_path: Pa
     assert 0 == site.setup("status").returncode
 
 
+def replace_python(program: Path) -> None:
+    """Do what a new release of the system does: the Python of a program is of another version."""
+    python = program / "bin/python"
+    python.unlink()
+    python.write_text("#!/bin/sh\necho 3.10\n")
+    python.chmod(0o755)
+
+
 def damage_program(site: Site) -> None:
     """Spoil a module of the program in use, as a failing disk does."""
     [module] = site.current.resolve().glob("lib/python*/site-packages/edge_agent/cli.py")
@@ -94,6 +102,21 @@ def test_a_damaged_program_is_no_way_back(tmp_path: Path, site: Site):
     assert (0, "edge-agent 1.0") == (site.setup("rollback").returncode, site.version())
     assert json.loads(site.setup("status", "--json").stdout)["previous"] is None
     assert not (site.current.parent / "previous").is_symlink()
+
+
+@pytest.mark.slow
+def test_after_an_upgrade_of_the_system_status_names_the_remedy(tmp_path: Path, site: Site):
+    """The Python that a program was made for is another one then: status fails, and it is no way back."""
+    for version in ("1.0", "2.0"):
+        site.run(installer(tmp_path, version))
+    replace_python(site.current)
+    status = site.setup("status")
+    assert (1, True) == (status.returncode, f"made for Python {PYTHON}, which is gone" in status.stderr)
+    replace_python(site.current.parent / "previous")
+    repaired = site.run(installer(tmp_path, "3.0"))
+    assert (0, False) == (repaired.returncode, "rollback" in repaired.stdout), repaired.stdout
+    assert (0, "edge-agent 3.0", 1) == (site.setup("status").returncode, site.version(), len(site.programs()))
+    assert 3 == site.setup("rollback").returncode
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import time
 from types import TracebackType
 from typing import Self
 
-from edge_agent.client import CallFailed, Classification, Client
+from edge_agent.client import CallFailed, Classification, Client, Failure
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync
 
@@ -67,7 +67,7 @@ class Callers:
                     with self._lock:
                         self.lost.append(f"{failed.code} {failed.reason}: {failed.message}")
 
-    def _until_answered(self, client: Client) -> Classification:
+    def _until_answered(self, client: Client) -> Classification | Failure:
         give_up = time.monotonic() + GIVE_UP_SECONDS
         while True:
             try:
@@ -79,11 +79,13 @@ class Callers:
                     self.retries += 1
                 threading.Event().wait(failed.retry_after_seconds or DELAY_SECONDS)
             else:
-                assert isinstance(answer, Classification)
                 return answer
 
-    def _note(self, answer: Classification, versions: list[str]) -> None:
+    def _note(self, answer: Classification | Failure, versions: list[str]) -> None:
         with self._lock:
+            if isinstance(answer, Failure):
+                self.lost.append(f"{answer.reason}: {answer.message}")
+                return
             self.answers += 1
             self._label = self._label or answer.label
             if answer.label != self._label:

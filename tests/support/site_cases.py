@@ -8,6 +8,7 @@ records = site.records()
 from __future__ import annotations
 
 import hashlib
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,7 @@ class ASite:
     def open(self) -> SpoolWorker:
         """Open the worker, as a start of the daemon does."""
         self.worker = SpoolWorker(self.config, build_redactor(self.config), self.clock.around())
+        weakref.finalize(self, self.worker.spool.db.close)  # Python warns of one that is left open, from 3.13 on
         return self.worker
 
     def reopen(self) -> SpoolWorker:

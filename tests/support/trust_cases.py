@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,6 +46,7 @@ class TrustingSite:
         if hasattr(self, "store"):
             self.store.close()
         self.store: Store = Store.open(self.config.state_dir, limits)
+        weakref.finalize(self, self.store.close)  # Python warns of a database that is left open, from 3.13 on
         self.trust = RepositoryTrust(self.config, self.store.trusted, lambda: self.now())
         self.ingest = BundleIngest(self.config, self.store, self.trust, lambda: self.now())
         return self

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import ssl
 import stat
 import time
 from datetime import UTC, datetime, timedelta
@@ -12,13 +14,14 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent import certificate_authority
+from edge_agent.certificate_authority import CertificateKeyPair
 from edge_agent.errors import CertificateUnusable
 from edge_agent.formats.certificates import check_key_matches, parse_certificates
 from tests.support.tls_site import DAY
@@ -125,13 +128,17 @@ def test_a_key_that_openssl_stumbles_over_is_named() -> None:
         check_key_matches(ROOT.certificate, pem, "the server's certificate")
 
 
-def _foreign_authority(folder: Path, key: PrivateKeyTypes, algorithm: hashes.HashAlgorithm | None) -> None:
-    """Write an authority that another program made, with a key of its kind."""
+def _foreign_authority(
+    folder: Path, key: PrivateKeyTypes, algorithm: hashes.HashAlgorithm | None, identifier: bytes | None = None
+) -> None:
+    """Write an authority that another program made, with a key of its kind, and a key identifier if there is one."""
     name, now = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Company")]), datetime.fromtimestamp(NOW, UTC)
     public: Any = key.public_key()
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(public).serial_number(1)
     builder = builder.not_valid_before(now).not_valid_after(now + timedelta(days=9))
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    if identifier is not None:
+        builder = builder.add_extension(x509.SubjectKeyIdentifier(identifier), critical=False)
     signer: Any = key
     form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     pem = builder.sign(signer, algorithm).public_bytes(serialization.Encoding.PEM)
@@ -146,6 +153,40 @@ def test_a_site_may_bring_an_authority_with_an_rsa_key(tmp_path: Path) -> None:
     made = certificate_authority.issue_client_certificate(root, "till-3", ["infer"], NOW)
     above = x509.load_pem_x509_certificate(root.certificate)
     x509.load_pem_x509_certificate(made.certificate).verify_directly_issued_by(above)
+
+
+def _handshake(folder: Path, root: CertificateKeyPair, *, strict: bool = False) -> str:
+    """Make a TLS connection in memory between a server and a client that `root` issues; return the client's name."""
+    server = certificate_authority.issue_server_certificate(root, ["shop.example"], NOW)
+    client = certificate_authority.issue_client_certificate(root, "till-3", ["infer"], NOW)
+    (folder / "root.crt").write_bytes(root.certificate)
+    contexts = {}
+    for purpose, pair in ((ssl.Purpose.SERVER_AUTH, client), (ssl.Purpose.CLIENT_AUTH, server)):
+        certificate_authority.write_pair(pair, folder / f"{purpose.name}.crt", folder / f"{purpose.name}.key")
+        contexts[purpose] = context = ssl.create_default_context(purpose, cafile=folder / "root.crt")
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_flags |= ssl.VERIFY_X509_STRICT if strict else 0
+        context.load_cert_chain(folder / f"{purpose.name}.crt", folder / f"{purpose.name}.key")
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    caller = contexts[ssl.Purpose.SERVER_AUTH].wrap_bio(down, up, server_hostname="shop.example")
+    called = contexts[ssl.Purpose.CLIENT_AUTH].wrap_bio(up, down, server_side=True)
+    for side in (caller, called, caller, called):
+        with contextlib.suppress(ssl.SSLWantReadError):
+            side.do_handshake()
+    return dict(part[0] for part in called.getpeercert()["subject"])["commonName"]
+
+
+def test_strict_clients_accept_what_the_authority_issues(tmp_path: Path) -> None:
+    """Python from 3.13 on asks for all that RFC 5280 wants of a chain."""
+    assert "till-3" == _handshake(tmp_path, ROOT, strict=True)
+
+
+@pytest.mark.parametrize("identifier", [None, b"\x07" * 20, b"\x07" * 32], ids=["none", "20 bytes", "32 bytes"])
+def test_tls_libraries_find_the_authority_whatever_identifies_its_key(tmp_path: Path, identifier: bytes | None) -> None:
+    """Not every program makes the identifier of a key by SHA-1 of it, and some leave it out."""
+    _foreign_authority(tmp_path, ec.generate_private_key(ec.SECP256R1()), hashes.SHA256(), identifier)
+    root = certificate_authority.load_authority(tmp_path / "ca.crt", tmp_path / "ca.key", NOW)
+    assert "till-3" == _handshake(tmp_path, root)
 
 
 def test_what_can_issue_nothing_is_no_authority(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from edge_agent.supervision import (
     Supervisor,
     log_task_failure,
 )
-from tests.support.eventually import eventually
+from tests.support.eventually import eventually, turns
 from tests.support.injected_faults import InjectedFault, InjectedFaults
 
 UNITS = Path(__file__).parents[2] / "systemd"
@@ -124,7 +124,7 @@ async def test_an_end_in_order_is_awaited_and_no_death():
         try:
             await for_ever()
         finally:
-            await asyncio.to_thread(int)  # meanwhile others may run
+            await turns()  # meanwhile others may run
             ended.append("cancelled")
 
     async def end() -> None:
@@ -241,7 +241,7 @@ async def test_what_runs_once_is_in_the_log_when_it_fails():
         for work in (fails, for_ever):
             task = asyncio.create_task(work())
             log_task_failure(task, work.__name__)
-            await asyncio.to_thread(int)  # meanwhile it begins
+            await turns()  # meanwhile it begins
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
     assert [("task_died", "fails")] == [(event["event"], event["what"]) for event in logged]

@@ -1,7 +1,10 @@
-"""The readiness protocol, heard at a real socket."""
+"""The readiness protocol, heard at a real socket; signals that stop a daemon."""
 
 import os
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,3 +86,31 @@ def test_the_end_may_take_as_long_as_calls_do(heard):
     address, listening = heard
     announce_stop(30.5, {"NOTIFY_SOCKET": address})
     assert [b"STOPPING=1", b"EXTEND_TIMEOUT_USEC=30500000"] == [listening.recv(4096), listening.recv(4096)]
+
+
+ENDLESS = """
+import asyncio
+from edge_agent.supervision import stop_on_signals
+
+async def main():
+    stop = asyncio.Event()
+    stop_on_signals(stop)
+    print("ready", flush=True)
+    await stop.wait()
+    print("stopping", flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_stops_gently_and_the_second_at_once(signum):
+    """A daemon that hangs in its stop ends at the second signal, with code 1."""
+    with subprocess.Popen([sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert "ready\n" == process.stdout.readline()
+        process.send_signal(signum)
+        assert "stopping\n" == process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        assert 1 == process.wait(60)

@@ -79,7 +79,7 @@ def us_ssn(digits: str) -> bool:
 
 def uk_nhs(digits: str) -> bool:
     """NHS number, modulo 11."""
-    rest = 11 - _weighted(digits, range(10, 1, -1)) % 11
+    rest = 11 - weighted_sum(digits, range(10, 1, -1)) % 11
     return rest != 10 and rest % 11 == int(digits[9])
 
 
@@ -97,7 +97,8 @@ def _mod_11_10(digits: str) -> int:
     return (11 - product) % 10
 
 
-def _weighted(digits: str, weights: Iterable[int]) -> int:
+def weighted_sum(digits: str, weights: Iterable[int]) -> int:
+    """Return the sum of the products of digits and weights, as far as both go."""
     return sum(int(digit) * weight for digit, weight in zip(digits, weights, strict=False))
 
 
@@ -122,7 +123,7 @@ def fr_nir(number: str) -> bool:
 def pl_pesel(digits: str) -> bool:
     """PESEL: a date of birth, a serial and a check digit."""
     fits = 1 <= int(digits[2:4]) % 20 <= 12 and 1 <= int(digits[4:6]) <= 31
-    return fits and _weighted(digits, (1, 3, 7, 9, 1, 3, 7, 9, 1, 3, 1)) % 10 == 0
+    return fits and weighted_sum(digits, (1, 3, 7, 9, 1, 3, 7, 9, 1, 3, 1)) % 10 == 0
 
 
 def se_personnummer(digits: str) -> bool:
@@ -132,7 +133,7 @@ def se_personnummer(digits: str) -> bool:
 
 def br_cpf(digits: str) -> bool:
     """Cadastro de Pessoas Físicas: two check digits, modulo 11."""
-    first, second = _weighted(digits, range(10, 1, -1)), _weighted(digits, range(11, 1, -1))
+    first, second = weighted_sum(digits, range(10, 1, -1)), weighted_sum(digits, range(11, 1, -1))
     expected = f"{first * 10 % 11 % 10}{second * 10 % 11 % 10}"
     return digits[9:] == expected and len(set(digits)) > 1
 

@@ -339,7 +339,7 @@ RULES = (
 """In the order in which they run: what has a checksum comes before what has only a shape."""
 
 
-def built_in_rules(phone_regions: Sequence[str] = ()) -> tuple[RedactionRule, ...]:
+def built_in_rules(phone_regions: Sequence[str]) -> tuple[RedactionRule, ...]:
     """Return the rules of a site whose telephone numbers without a prefix are of these regions (ISO 3166-1 codes)."""
     if not phone_regions:
         return RULES

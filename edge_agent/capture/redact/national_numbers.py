@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from edge_agent.capture.redact import Span, bare
+from edge_agent.capture.redact.account_numbers import weighted_sum
 from edge_agent.capture.redact.indexed_text import AnnouncedPattern, beginnings
 
 
@@ -237,10 +238,6 @@ def _stdnum(module: str) -> Callable[[str], bool]:
     return check
 
 
-def _weighted(digits: str, weights: tuple[int, ...]) -> int:
-    return sum(int(digit) * weight for digit, weight in zip(digits, weights, strict=False))
-
-
 def _cross_sum(value: int) -> int:
     return sum(divmod(value, 10))
 
@@ -261,17 +258,17 @@ def de_pension(number: str) -> bool:
 
 def au_medicare(number: str) -> bool:
     """Check a Medicare card number of Australia: the ninth digit is a weighted sum of the eight before, modulo 10."""
-    return _weighted(number, (1, 3, 7, 9, 1, 3, 7, 9)) % 10 == int(number[8])
+    return weighted_sum(number, (1, 3, 7, 9, 1, 3, 7, 9)) % 10 == int(number[8])
 
 
 def lv_person(number: str) -> bool:
     """Check a personas kods of Latvia."""
-    return (1101 - _weighted(number, (1, 6, 3, 7, 9, 10, 5, 8, 4, 2))) % 11 % 10 == int(number[10])
+    return (1101 - weighted_sum(number, (1, 6, 3, 7, 9, 10, 5, 8, 4, 2))) % 11 % 10 == int(number[10])
 
 
 def ru_snils(number: str) -> bool:
     """Check a SNILS: a weighted sum modulo 101, of which 100 is written 00."""
-    return _weighted(number, (9, 8, 7, 6, 5, 4, 3, 2, 1)) % 101 % 100 == int(number[9:])
+    return weighted_sum(number, (9, 8, 7, 6, 5, 4, 3, 2, 1)) % 101 % 100 == int(number[9:])
 
 
 OWN_CHECKS: dict[str, Callable[[str], bool]] = {

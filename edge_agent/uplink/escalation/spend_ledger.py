@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.config import EscalationConfig
-from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import StoreDamaged, UpstreamBusy
-from edge_agent.uplink.exchange_dirs import FILE_MODE, exchange_errors, read_bounded
+from edge_agent.uplink.exchange_dirs import read_bounded, write_exchanged
 
 DAYS_MAX = 100
 BYTES_MAX = 64 * 1024
@@ -179,8 +178,7 @@ class SpendLedger:
     def _write(self, spent: SpendByDay) -> None:
         if spent == self.spent:  # where nothing costs anything, nothing is written
             return
-        with exchange_errors(self._path):
-            write_durably(self._path, encode(spent), FILE_MODE)
+        write_exchanged(self._path, encode(spent))
         self.spent = spent
 
     def _read(self) -> SpendByDay:

@@ -195,7 +195,6 @@ MESSAGES = "messages"
 STOPS_MAX = 4
 STOP_CHARS_MAX = 64
 TOP_LOGPROBS_MAX = 5
-_UINT32_MAX = 2**32 - 1
 LOW_CONFIDENCE_POLICIES: tuple[OnLowConfidence, ...] = get_args(OnLowConfidence)
 AS_MODE: OnLowConfidence = "as_mode"
 
@@ -220,17 +219,17 @@ _REMEDIES = {
     "prompt": "Write the text as the one user message of 'messages'.",
 }
 _OPTIONS: Mapping[str, Callable[[Any], Any]] = {
-    "max_tokens": request_json.integer_in(1, _UINT32_MAX),
-    "max_completion_tokens": request_json.integer_in(1, _UINT32_MAX),
+    "max_tokens": request_json.integer_in(1, request_json.UINT32_MAX),
+    "max_completion_tokens": request_json.integer_in(1, request_json.UINT32_MAX),
     "temperature": request_json.number_in(0, 2),
-    "seed": request_json.integer_in(0, _UINT32_MAX),
+    "seed": request_json.integer_in(0, request_json.UINT32_MAX),
     "stop": lambda value: parse_stops(value),
     "logprobs": request_json.parse_bool,
     "top_logprobs": request_json.integer_in(0, TOP_LOGPROBS_MAX),
 }
 _EXTRA_OPTIONS: Mapping[str, Callable[[Any], Any]] = {
     "on_low_confidence": request_json.one_of(*LOW_CONFIDENCE_POLICIES),
-    "top_k": request_json.integer_in(0, _UINT32_MAX),
+    "top_k": request_json.integer_in(0, request_json.UINT32_MAX),
     "escalate": request_json.parse_bool,
 }
 _LIMITS = ("max_tokens", "max_completion_tokens")

@@ -309,7 +309,6 @@ def _finish(stream: AsyncGenerateStream) -> Finish:
     return stream.finish
 
 
-_UINT32_MAX = 2**32 - 1
 _IGNORED_EMBEDDING_MEMBERS = {"user": request_json.parse_string}
 
 
@@ -338,7 +337,7 @@ class TaskEndpoints:
         request = request_json.parse_body(call.body)
         task, texts = request.required("model", request_json.parse_string), request.required("input", _inputs)
         as_base64 = request.optional("encoding_format", request_json.one_of("float", "base64"), "float") == "base64"
-        dimensions = request.optional("dimensions", request_json.integer_in(1, _UINT32_MAX), 0)
+        dimensions = request.optional("dimensions", request_json.integer_in(1, request_json.UINT32_MAX), 0)
         request.present(_IGNORED_EMBEDDING_MEMBERS)
         request.refuse_rest()
         found = await self._client.embed(task, texts, request_id=call.request_id, timeout_seconds=call.seconds_left)
@@ -355,7 +354,7 @@ class TaskEndpoints:
         policy = request.optional(
             "on_low_confidence", request_json.one_of(*chat_request.LOW_CONFIDENCE_POLICIES), chat_request.AS_MODE
         )
-        top_k = request.optional("top_k", request_json.integer_in(0, _UINT32_MAX), 0)
+        top_k = request.optional("top_k", request_json.integer_in(0, request_json.UINT32_MAX), 0)
         request.refuse_rest()
         found = await self._client.classify(
             call.path["task"],

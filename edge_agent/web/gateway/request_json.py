@@ -19,6 +19,7 @@ from edge_agent.web.gateway.openai_responses import GatewayError
 
 SHOWN_CHARS_MAX = 80
 PROBLEM_CHARS_MAX = 120
+UINT32_MAX = 2**32 - 1  # of a number in a call to the daemon
 _T = TypeVar("_T")
 _TYPES: tuple[tuple[type, str], ...] = (
     (bool, "true or false"),

@@ -1,4 +1,4 @@
-"""Trains head.safetensors and writes task.yaml: five linear heads on all-MiniLM-L6-v2, without torch, in a minute.
+"""Makes five linear heads on all-MiniLM-L6-v2, without torch: head.safetensors, detector.safetensors and task.yaml.
 
     .venv/bin/python examples/front-desk/make_data.py
     .venv/bin/python examples/front-desk/head/train.py
@@ -20,17 +20,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import tokenizers
 import yaml
 
-from convert.calibrate.calibrate_stage import calibrate
+from convert.calibrate.calibrate_stage import CalibrationSettings, calibrate
 from convert.calibrate.threshold import Risk
 from convert.data.row_files import read_for_task
 from convert.encoder import bert_graph, head, logistic_regression
 from convert.encoder.bert_graph import LayerPooling
-from convert.evaluate.serving import BundleFolder, open_bundle, predict
+from convert.evaluate.serving import BundleFolder, open_bundle, predict, quiet
 from convert.package.bundle_assembly import AssembleRequest, assemble
+from convert.pipeline import task_file
+from convert.quantize import ood_detector
 from edge_agent.formats.questions import QUESTION_OUTPUT, QuestionSpec
 
 HERE = Path(__file__).parent
@@ -45,6 +48,8 @@ FOLDS = 5
 SPREAD_MIN = 0.1
 """A feature is scaled by its standard deviation, or by this much of the mean one: some hardly differ between texts."""
 RISK = Risk(0.1, 0.1)
+SETTINGS = CalibrationSettings(floor=0.5, held_up_max=0.03)
+"""As a recipe has them by default."""
 TASK = {
     "version": "0.1.0",
     "runtime": "onnx",
@@ -138,16 +143,32 @@ def main() -> None:
     outputs = {QUESTION_OUTPUT.format(question.name): len(question.outputs) for question in QUESTIONS}
     told = head.told_of(LayerPooling(LAYERS, outputs)) | {"trained_on": "../data/train.jsonl"}
     head.save(HERE / "head.safetensors", {head.WEIGHT: weight, head.BIAS: bias}, encoder, told)
+    write_task({})
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
+        save_detector(work)
         head.main(str(HERE / "head.safetensors"), PACKAGE, folder)
-        write_task({})
         bundle = made(work, "first")
-        found = calibrate(bundle, read_for_task(DATA / "calibration.jsonl", bundle.manifest.task), RISK)
+        found = calibrate(
+            bundle, read_for_task(DATA / "calibration.jsonl", bundle.manifest.task), RISK, wanted=SETTINGS
+        )
         sys.stdout.write(f"{found.report['verdict']}\n")
         questions = {name: each.model_dump(mode="json") for name, each in found.questions.items()}
         write_task({"confidence": found.confidence.model_dump(mode="json"), "question_confidence": questions})
         measure(made(work, "second"))
+
+
+def save_detector(work: Path) -> None:
+    """Fit the detector on the training texts, and write it beside the heads."""
+    (HERE / head.DETECTOR_NAME).unlink(missing_ok=True)
+    head.main(str(HERE / "head.safetensors"), PACKAGE, str(work))
+    task, model = task_file.of(HERE), work / "model.onnx"
+    norms = [node.output[0] for node in onnx.load(model).graph.node if node.op_type == "LayerNormalization"]
+    # The heads read three layers; the detector reads the middle and the last one, as that of a single head does.
+    layers = (norms[(len(norms) - 1) // 2], norms[-1])
+    files = (model, work / head.TOKENIZER_NAME)
+    rows = read_for_task(DATA / "train.jsonl", task)
+    ood_detector.fit_rows(rows, task, *files, layers=layers, progress=quiet).save(HERE / head.DETECTOR_NAME)
 
 
 def made(work: Path, name: str) -> BundleFolder:
@@ -158,7 +179,7 @@ def made(work: Path, name: str) -> BundleFolder:
 
 def write_task(sections: dict[str, object]) -> None:
     """Write task.yaml."""
-    text = yaml.safe_dump({**TASK, **sections}, sort_keys=False, width=120)
+    text = yaml.safe_dump({**TASK, **sections}, sort_keys=False, width=120, default_flow_style=None)
     (HERE / "task.yaml").write_text(NOTE + text, encoding="utf-8")
 
 
@@ -166,16 +187,19 @@ def measure(bundle: BundleFolder) -> None:
     """Print how good each question is on rows that nothing before has seen."""
     rows = rows_of("test")
     said = predict(bundle.folder, [row["text"] for row in rows])
+    gate = bundle.manifest.confidence.gate
+    strange = [gate.holds_up(gate.score_of(each.ood_score, each.label_mass)) for each in said]
+    sys.stdout.write(f"test: the gate holds up {sum(strange)} of {len(rows)}\n")
     for place, question in enumerate(QUESTIONS):
         confidence = bundle.manifest.question_confidence[question.name]
-        threshold = confidence.threshold if confidence.policy == "threshold" else 2.0
+        least = confidence.confidence_min if confidence.policy == "threshold" else 2.0
         scores = [each.question_scores[place] for each in said]
         right = [
             question.outputs[int(np.argmax(each))] == row["answers"][question.name]
             for row, each in zip(rows, scores, strict=True)
         ]
-        sure = [good for good, each in zip(right, scores, strict=True) if max(each) >= threshold]
-        figures = f"{sum(right)} of {len(rows)} right; {len(sure)} sure, {sum(sure)} of them right"
+        sure = [good for good, each, odd in zip(right, scores, strange, strict=True) if max(each) >= least and not odd]
+        figures = f"{sum(right)} of {len(rows)} right; {len(sure)} confident, {sum(sure)} of them right"
         sys.stdout.write(f"test, {question.name}: {figures}\n")
 
 

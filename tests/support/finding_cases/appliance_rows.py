@@ -244,3 +244,9 @@ def _bring_package(site: FaultySite) -> None:
 def package_lost(site: FaultySite) -> None:
     """The disk lost what pip knows of a package; the installer that brings it stands for the umount."""
     _run(site, "mount", "-t", "tmpfs", "none", str(_metadata()))
+
+
+@made("packages/note/f-not-installed", by_hand=_bring_package)
+def package_left_out(site: FaultySite) -> None:
+    """The program runs from a clone, and its environment lacks a package; scripts/setup stands for the umount."""
+    package_lost(site)

@@ -15,6 +15,7 @@ from benchmarks.flywheel import figures, goods, oracle
 from benchmarks.flywheel.commands import Commands, Screen, StepFailed
 from benchmarks.flywheel.figures import Call, Figures, block, sum_up
 from benchmarks.flywheel.goods import Row
+from benchmarks.flywheel.loop import fresh
 from benchmarks.flywheel.oracle import Oracle
 from benchmarks.flywheel.picture import draw, spans
 from benchmarks.resampling import RESAMPLES, Population, broken_max, resample
@@ -43,6 +44,22 @@ def walked() -> Figures:
         found.blocks.append(block(mode, calls, 0.1))
         found.modes[mode] = sum_up(calls, 0.1)
     return found
+
+
+def test_a_walk_empties_only_what_a_walk_has_left(tmp_path: Path):
+    """A folder that is new, empty or of a walk is emptied; one with other things in it is refused, and a file is."""
+    (tmp_path / "empty").mkdir()
+    for name in ("new", "empty"):
+        work = fresh(tmp_path / name)
+        (work / "left").touch()
+        assert not (fresh(work) / "left").exists()
+    (tmp_path / "home").mkdir()
+    precious = tmp_path / "home" / "thesis.tex"
+    precious.touch()
+    for taken in (precious.parent, precious):
+        with pytest.raises(StepFailed, match="name a new folder"):
+            fresh(taken)
+    assert precious.exists()
 
 
 def test_the_oracle_errs_as_often_as_it_should_and_always_alike():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
 from functools import partial
@@ -19,6 +18,7 @@ from benchmarks.llama.streams import EndedSooner, Written, pace, rate, short, st
 from benchmarks.llama.tasks import Texts
 from benchmarks.llama.turns import calls_per_second, order, p50_ms, take_turns
 from edge_agent.formats import record_schema
+from tests.support.eventually import turns
 
 SENTENCES = [
     "how much is the blue lamp in the window",
@@ -160,7 +160,7 @@ async def test_turns_are_taken_one_after_the_other() -> None:
         nonlocal running
         running += 1
         seen.append((name, running))
-        await asyncio.to_thread(int)  # meanwhile others may run
+        await turns()  # meanwhile others may run
         running -= 1
         return f"{name}{number}"
 
@@ -189,7 +189,7 @@ class Writer:
         pieces = self._pieces if len(self.asked) - 1 in self._ending else tokens
         for _ in range(pieces):
             watch.piece()
-            await asyncio.to_thread(int)  # meanwhile others may run
+            await turns()  # meanwhile others may run
         if self._broken:
             raise ConnectionError("the stream broke")
         return Written(asked, tuple(watch.times), time.perf_counter(), pieces)
@@ -252,7 +252,7 @@ async def test_clients_share_the_texts() -> None:
         running += 1
         most = max(most, running)
         asked.append(text)
-        await asyncio.to_thread(int)  # meanwhile others may run
+        await turns()  # meanwhile others may run
         running -= 1
 
     texts = [str(number) for number in range(20)]

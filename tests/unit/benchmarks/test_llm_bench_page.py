@@ -62,7 +62,19 @@ def test_another_machine_has_a_column() -> None:
     assert "| 0.45 (0.45 to 0.45) | **0.65 (0.65 to 0.65)** | **0.62** |" in text
     assert "| **0.83 (0.83 to 0.83)** |  | 1.19 |" in text
     assert "| reported | 0.67 (0.67 to 0.67) |  |  |" in text
-    assert "- AVX2: Python, microseconds: 145" in text
+    assert "|  | `Q4_0` | `Q8_0` | AVX2 |" in text
+    assert "| Python, microseconds |  |  | 145 |" in text
+
+
+def test_figures_that_are_compared_with_nothing_have_a_table() -> None:
+    """A row for each figure and a column for each model; without such figures there is no table."""
+    tokens = [
+        Figure("tokens of the prefix", value, None, "higher", {}, model)
+        for model, value in (("Q4_0", 234), ("Q8_0", 0.00924))
+    ]
+    text = page.section(page.parse("\n".join([LINES, *(json.dumps(asdict(each)) for each in tokens)])), [])
+    assert "|  | `Q4_0` | `Q8_0` |\n| --- | --- | --- |\n| tokens of the prefix | 234 | 0.00924 |" in text
+    assert "Further figures" not in page.section(page.parse(LINES), [])
 
 
 def test_the_page_has_what_is_kept_of_other_machines() -> None:
@@ -79,6 +91,14 @@ def test_the_page_says_what_it_was_measured_on() -> None:
     text = page.section(page.parse(LINES), [])
     assert "\nMachine: A processor, 2 cores, 24 GiB, " in text
     assert "`Q4_0`: the engine has kv_type f16; llama-server `-t 2`." in text
+
+
+def test_models_with_the_same_settings_share_a_sentence() -> None:
+    """A model with other settings has its own."""
+    others = [replace(TOLD, model="Q8_0"), replace(TOLD, model="F16", about={**TOLD.about, "kv_type": "q8_0"})]
+    text = page.section(page.parse("\n".join([LINES, *(json.dumps(asdict(each)) for each in others)])), [])
+    assert "\n`Q4_0`, `Q8_0`: the engine has kv_type f16; llama-server `-t 2`.\n" in text
+    assert "\n`F16`: the engine has kv_type q8_0; llama-server `-t 2`.\n" in text
 
 
 @pytest.mark.parametrize(("load", "told"), [("0.3", False), ("7.5", True)])

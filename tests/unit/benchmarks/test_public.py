@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from benchmarks.public import is_sure
+from benchmarks.public import RECIPE, Measured, bars, is_sure
+from benchmarks.public_data import PublicData
+from convert.pipeline.recipe import Recipe
 from tests.support.bundles import echo_bundle
 
 THRESHOLD = {"threshold": 0.4, "temperature": 1.0, "target_risk": 0.05, "delta": 0.1, "n": 40, "bound": 0.04}
@@ -36,3 +39,13 @@ def test_threshold_floor_and_gate_are_all_in_force(tmp_path: Path, measured: dic
 def test_without_a_threshold_nothing_is_confident(tmp_path: Path) -> None:
     """A bundle that always escalates answers no row confidently."""
     assert not is_sure(echo_bundle(tmp_path), row(1.0))
+
+
+@pytest.mark.parametrize(("sure", "missed"), [(90, []), (0, ["x: share of confident answers"])])
+def test_a_bundle_that_is_never_confident_misses_a_bar(sure: int, missed: list[str]) -> None:
+    """Of no answers none is wrong, so the promise alone would be met without having been put to the test."""
+    flags = np.arange(100) < sure
+    data = PublicData("x", (), (), (), official=False, notes=())
+    measured = Measured(data, np.ones(100, bool), flags, 0.9, 0.01, None, 1.0, Recipe.model_validate(RECIPE))
+    assert missed == [bar.bar for bar in bars(measured) if not bar.ok]
+    assert all(bar.ok for bar in bars(measured, judged=False))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,21 @@ def test_a_folder_without_data_is_an_error(tmp_path: Path):
     write_jsonl(tmp_path / "pii", dev=[("text", "label")])
     with pytest.raises(LookupError, match=r"holds no train\.jsonl, train\.csv or data_full\.json"):
         public_data.read(tmp_path)
+
+
+def test_a_label_that_no_training_row_has_is_neither_asked_nor_calibrated(tmp_path: Path) -> None:
+    """Both models that are compared answer the same rows, so none has a label that neither could learn."""
+    strange = [("out of scope", "oos"), ("another one", "oos")]
+    write_jsonl(
+        tmp_path / "x", train=rows("train"), calibration=rows("calibration") + strange[:1], test=rows("test") + strange
+    )
+    found = the_only(tmp_path / "x")
+    assert {"label-0", "label-1", "label-2"} == {label for _, label in (*found.calibration, *found.test)}
+    assert "2 rows for calibration or test have a label that no training row has: left out" in found.notes
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """As is one without data."""
+    for folder in (tmp_path / "missing", tmp_path):
+        with pytest.raises(LookupError, match=re.escape(str(folder))):
+            public_data.read(folder)

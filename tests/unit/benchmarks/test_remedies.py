@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
 from benchmarks.remedies import judged
 from tests.support.reason_cases import Played, RemedyCase
 
@@ -28,3 +34,11 @@ def test_a_row_that_a_booted_machine_plays_is_neither_shown_here_nor_excused():
     without = judged("findings", [*rows, RemedyCase("new", "technician")], [*outcomes, *[NOT_PLAYED] * 3])
     missed = ["findings: shown", "findings: cured, or the person named who can", "findings: not made"]
     assert [*missed, "findings: shown + booted + excused"] == [bar.bar for bar in without if not bar.ok]
+
+
+@pytest.mark.slow
+def test_a_row_that_nobody_has_written_is_named() -> None:
+    """`--only` with a wrong name plays nothing, which is no success."""
+    command = [sys.executable, "-m", "benchmarks.remedies", "--only", "NO_SUCH_REASON"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
+    assert (1, "No row is called NO_SUCH_REASON.\n") == (done.returncode, done.stderr)

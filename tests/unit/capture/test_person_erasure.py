@@ -487,7 +487,7 @@ def test_a_spool_of_an_earlier_agent_gets_the_tables(tmp_path: Path):
     site.keep(answered(1))
     for table in ("value_digests", "retention_dates", "privacy_counts", "erasures", "erased_predictions"):
         site.worker.spool.db.execute(f"DROP TABLE {table}")
-    with sqlite3.connect(site.config.state_dir / "spool.db") as database:
+    with contextlib.closing(sqlite3.connect(site.config.state_dir / "spool.db")) as database, database:
         for (name,) in database.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
             if any(word in name for word in ("value_digests", "retention", "erasure")):
                 database.execute(f"DROP TRIGGER {name}")

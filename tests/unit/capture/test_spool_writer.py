@@ -20,7 +20,7 @@ from edge_agent.errors import DiskFull, PredictionUnknown, SpoolStalled, StoreDa
 from tests.support.eventually import eventually, eventually_sync
 from tests.support.site_cases import answered, config_of, judgement, manifest, opener
 
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 60.0
 LIMITS = CaptureLimits(examples_max=1000, bytes_max=10**6, group_max=256, group_seconds=0.02, characters_max=1000)
 
 

@@ -36,6 +36,25 @@ def test_certificates_are_judged(verdict, facts):
     assert (verdict, verdict != "ok") == told(list(judged((facts,))), "certificate")
 
 
+@pytest.mark.parametrize(
+    ("folder", "command"),
+    [
+        ("/srv/tls", "sudo chmod a+x /srv/tls"),
+        (
+            "/etc/ssl/private",
+            "sudo install -D -o edge-agent -m 600 -t /etc/edge-agent/tls /etc/ssl/private/server.key; ",
+        ),
+        ("/root", "sudo install -D -o edge-agent -m 600 -t /etc/edge-agent/tls /root/server.key; "),
+    ],
+)
+def test_a_folder_that_is_closed_on_purpose_stays_closed(folder: str, command: str):
+    """The system's folder of keys and somebody's home are not opened to all: the file is copied out of them."""
+    closed = CertificateFacts("key", file(f"{folder}/server.key"), barred="edge-agent", closed=file(folder, 0o710))
+    [finding] = judged((closed,))
+    after = "sudoedit /etc/edge-agent/agent.yaml" if command.endswith("; ") else ""
+    assert command + after == finding.command
+
+
 def made(tmp_path: Path, days: int = 365) -> AccessConfig:
     """Issue a server's certificate that is good for so many days."""
     authority = certificate_authority.make_authority("shop", time.time())

@@ -10,8 +10,8 @@ import pytest
 
 from edge_agent.cli.daemon_target import DaemonTarget
 from edge_agent.cli.doctor import place_of
-from edge_agent.config import Overrides
-from edge_agent.doctor import configuration_checks, enrolment_checks, state_checks
+from edge_agent.config import Config, Overrides
+from edge_agent.doctor import configuration_checks, enrolment_checks, state_checks, update_checks
 from edge_agent.doctor.configuration_checks import ConfigurationFacts, FileReader
 from edge_agent.doctor.enrolment_checks import CredentialFile, EnrolmentFacts, RootFacts, SiteKeyFacts
 from edge_agent.doctor.installation import (
@@ -24,10 +24,12 @@ from edge_agent.doctor.installation import (
     has_access,
     stat_file,
 )
+from edge_agent.doctor.probe_context import DaemonFacts, ProbeContext, StoredState
 from edge_agent.doctor.state_checks import DatabaseFacts, ExchangeFolder, StateFacts
 from edge_agent.store.state_database import StateDatabase
 from tests.support.doctor_cases import DAEMON, DAY, UPLINK, enrolled, file, looked, only, place, told, verdicts
 from tests.support.reason_cases.uplink_cases import IDENTITY
+from tests.support.rights import without_root
 
 STRANGER = SystemUser("nobody", 99, frozenset({99}))
 OPEN = (file("/etc", 0o755, "folder", uid=0, gid=0),)
@@ -334,3 +336,17 @@ def test_a_site_key_that_the_daemon_does_not_make_is_not_missing(tmp_path, colle
     """It makes one where examples are collected, or reports on updates go to the central team."""
     where = place(tmp_path, site=IDENTITY, examples={"collect": collect})
     assert needed is ("site-key" in looked(where))
+
+
+@pytest.mark.parametrize(
+    ("probe", "root_file"), [(update_checks.probe_metadata, "/etc/passwd"), (enrolment_checks.probe_root, "root.json")]
+)
+def test_what_this_user_may_not_see_is_not_called_missing(tmp_path, probe, root_file):
+    """The check then says that it needs other rights, on Python 3.14 too, whose Path.exists says no."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    config = Config(state_dir=closed, update={"root_file": str(closed / root_file)})
+    facts = DaemonFacts("/run/admin.sock", True, None)
+    context = ProbeContext(Installation(config), facts, None, None, StoredState(None, {}))
+    with without_root(), pytest.raises(PermissionError):
+        probe(context)

@@ -92,7 +92,7 @@ SAID = [
     (
         program_checks.judge_program(
             ProgramFacts(
-                "3.11", {"grpcio": ""}, "/opt", "/opt/edge-agent", False, ProgramLink(), ProgramLink(), ProgramLink()
+                "3.11", {"grpcio": ""}, "/opt", "/opt/edge-agent", True, ProgramLink(), ProgramLink(), ProgramLink()
             )
         ),
         "not installed: grpcio",

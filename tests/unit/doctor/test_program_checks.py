@@ -5,6 +5,7 @@ import pytest
 from edge_agent.doctor import unit_checks
 from edge_agent.doctor.installation import Installation
 from edge_agent.doctor.probe_context import parse_phase, parse_properties
+from edge_agent.doctor.program_checks import ProgramFacts, ProgramLink, judge_program
 from edge_agent.doctor.unit_checks import SERVE, UPLINK, UnitFacts
 from tests.support.doctor_cases import link, looked, only, place, program, told, verdicts
 
@@ -83,6 +84,18 @@ def test_packages_are_looked_up_without_loading_them(tmp_path):
     """Their versions stand in the sentence."""
     found = looked(place(tmp_path))["packages"]
     assert ("ok", True) == (found.verdict, "onnxruntime 1." in found.seen)
+
+
+@pytest.mark.parametrize(
+    ("installed", "verdict", "command"),
+    [(True, "fault", "sudo sh edge-agent-*-linux-x86_64.run"), (False, "note", "")],
+)
+def test_a_missing_package_is_a_fault_of_an_installed_program_alone(tmp_path, installed, verdict, command):
+    """The installer brings all packages; a clone for the quick demo has no llama.cpp on purpose, and no installer."""
+    where, lost = ProgramLink(), {"llama_cpp_python": ""}
+    facts = ProgramFacts("3.11", lost, str(tmp_path), "/opt/edge-agent", installed, where, where, where)
+    found = next(iter(judge_program(facts)))
+    assert ("packages", verdict, command) == (found.check, found.verdict, found.command)
 
 
 def test_systemctl_is_read_as_it_prints():

@@ -23,11 +23,13 @@ from edge_agent.durable.atomic_files import (
     private_folder,
     read_regular,
     replacing,
+    stat_or_none,
     write_atomically,
     write_durably,
 )
 from edge_agent.errors import StateDirUnwritable, StoreDamaged
 from tests.support.power_cut import TRACER, PowerCut
+from tests.support.rights import without_root
 from tests.support.strace import needs_strace
 
 OLD, NEW = b"old" * 1000, b"new" * 1000
@@ -253,3 +255,17 @@ def test_a_tree_with_files_of_others_is_closed_as_far_as_possible(tmp_path: Path
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     close_tree(tmp_path)
     assert "700" == mode(tmp_path)
+
+
+def test_only_what_does_not_exist_is_absent(tmp_path: Path):
+    """A path whose folder is closed to this user is an error: nobody can tell whether it exists."""
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "file").write_bytes(b"four")
+    absent = [tmp_path / "nothing", tmp_path / "file" / "nothing", tmp_path / "loop"]
+    assert [None, None, None] == [stat_or_none(path) for path in absent]
+    found = stat_or_none(tmp_path / "file")
+    assert found is not None
+    assert 4 == found.st_size
+    (tmp_path / "closed").mkdir(mode=0)
+    with without_root(), pytest.raises(PermissionError):
+        stat_or_none(tmp_path / "closed" / "file")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from pathlib import Path
@@ -101,8 +102,8 @@ def test_a_database_with_other_tables_is_damaged(tmp_path: Path, statement: str)
     with sqlite3.connect(tmp_path / "a.db") as other:
         other.execute(statement)
     other.close()
-    with pytest.raises(StoreDamaged) as caught:
-        Database(tmp_path / "a.db", SCHEMA).rows("SELECT a, b FROM t")
+    with pytest.raises(StoreDamaged) as caught, contextlib.closing(Database(tmp_path / "a.db", SCHEMA)) as database:
+        database.rows("SELECT a, b FROM t")
     assert "Move it away." == caught.value.remedy
 
 
@@ -121,8 +122,8 @@ def test_a_text_that_is_no_text_is_damage(tmp_path: Path):
     with sqlite3.connect(tmp_path / "a.db") as other:
         other.execute("INSERT INTO t (b) VALUES (CAST(x'73ff64' AS TEXT))")
     other.close()
-    with pytest.raises(StoreDamaged) as caught:
-        Database(tmp_path / "a.db", SCHEMA).rows("SELECT b FROM t")
+    with pytest.raises(StoreDamaged) as caught, contextlib.closing(Database(tmp_path / "a.db", SCHEMA)) as database:
+        database.rows("SELECT b FROM t")
     assert "Move it away." == caught.value.remedy
 
 

@@ -31,8 +31,8 @@ def tar_with(path: Path, name: str, data: bytes = b"", edit: Header = lambda _: 
     header.size = len(data)
     edit(header)
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
-        tar.addfile(header)
         assert tar.fileobj is not None
+        tar.fileobj.write(header.tobuf(tarfile.GNU_FORMAT, tar.encoding, tar.errors))  # addfile checks the header
         tar.fileobj.write(data.ljust(-len(data) % 512 + len(data), b"\0"))
     return path
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -125,7 +126,7 @@ def test_every_hash_that_is_signed_has_to_fit(central, tmp_path, fits, missing):
 def test_floors_of_an_earlier_agent_are_read(central, site):
     """What its snapshot named was not written down: the next one is."""
     floors = site.store.trusted.floors()
-    with sqlite3.connect(site.config.state_dir / "state.db") as database:
+    with closing(sqlite3.connect(site.config.state_dir / "state.db")) as database, database:
         for name, value in database.execute("SELECT name, value FROM trust").fetchall():
             older = {key: each for key, each in json.loads(value).items() if key not in ("listed", "sha256")}
             database.execute("UPDATE trust SET value = ? WHERE name = ?", (json.dumps(older), name))

@@ -43,7 +43,6 @@ from edge_agent.engine.runtimes.llama.kv_cells import (
     cut_sequence,
 )
 from edge_agent.engine.runtimes.llama.llama_context import (
-    BULK_ROWS,
     LONE_CELLS_MAX,
     PADDING_TOKEN,
     ROWS_MAX,
@@ -54,7 +53,7 @@ from edge_agent.engine.runtimes.llama.llama_context import (
     probe_lone_rows,
 )
 from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
-from edge_agent.engine.runtimes.llama.step_costs import PADDING_ROWS_MAX, padded_rows
+from edge_agent.engine.runtimes.llama.step_costs import BULK_ROWS, PADDING_ROWS_MAX, padded_rows
 from edge_agent.errors import ModelFailed
 
 PINNED_PREFIXES_MAX = 16

@@ -32,13 +32,12 @@ from numpy.typing import NDArray
 
 from edge_agent.engine.runtimes import DeviceLost
 from edge_agent.engine.runtimes.llama.llama_model import ERRORS, LlamaModel
+from edge_agent.engine.runtimes.llama.step_costs import BULK_ROWS, EXACT_ROWS_MAX
 from edge_agent.engine.runtimes.llama.token_probabilities import TokenSampler
 from edge_agent.errors import ModelFailed, ModelLoadFailed
 
-ROWS_MAX = 63
+ROWS_MAX = EXACT_ROWS_MAX
 """Rows in a batch that computes a score."""
-BULK_ROWS = 256
-"""Rows in a batch that computes none."""
 _KV_TYPES = {"f16": llama.GGML_TYPE_F16, "q8_0": llama.GGML_TYPE_Q8_0}
 
 _OUTPUTS_STEP = 64

@@ -46,6 +46,8 @@ from typing import NamedTuple
 BULK_ROWS_MIN = 64
 """Rows from which on flash attention takes its other kernel: a score would depend on its neighbours."""
 EXACT_ROWS_MAX = BULK_ROWS_MIN - 1
+BULK_ROWS = 256
+"""Rows in a batch that computes none."""
 ROWS_GROUP, ROWS_BLOCK = 4, 16
 PADDING_ROWS_MAX = ROWS_GROUP - 1
 """Rows by which a step is filled up."""

@@ -38,6 +38,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from edge_agent.engine.runtimes.llama.step_costs import (
+    BULK_ROWS,
     BULK_ROWS_MIN,
     EXACT_ROWS_MAX,
     ROWS_GROUP,
@@ -57,7 +58,6 @@ BULK_ROWS_LEAST = 128
 BULK_SECONDS_MAX = 0.8
 """So long a bulk step may take that has no more rows than BULK_ROWS_LEAST: fewer would cost twice as much each."""
 PRIORITY_SECONDS = 1.0
-BULK_ROWS = 256
 WRITING_ROWS_MAX = 32
 """Lanes that write, in a step that computes prompts too."""
 ROWS_MIN = 16

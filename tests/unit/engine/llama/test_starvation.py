@@ -7,9 +7,14 @@ from dataclasses import dataclass, field
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from edge_agent.engine.runtimes.llama.step_costs import BULK_ROWS_MIN, EXACT_ROWS_MAX, StepCostModel, attention_pairs
-from edge_agent.engine.runtimes.llama.step_scheduler import (
+from edge_agent.engine.runtimes.llama.step_costs import (
     BULK_ROWS,
+    BULK_ROWS_MIN,
+    EXACT_ROWS_MAX,
+    StepCostModel,
+    attention_pairs,
+)
+from edge_agent.engine.runtimes.llama.step_scheduler import (
     LARGE_ROUNDS,
     PRIORITY_SECONDS,
     QUANTUM_SECONDS,

@@ -36,7 +36,10 @@ def row_for(history: tuple[int, ...]) -> np.ndarray:
 
 def naive(path: tuple[int, ...]) -> float:
     """Return the joint log-probability of a label, token by token."""
-    return sum(float(log_probs(row_for(path[:i]), [token])[0]) for i, token in enumerate(path))
+    total = 0.0
+    for i, token in enumerate(path):
+        total += float(log_probs(row_for(path[:i]), [token])[0])  # sum() rounds in another way from Python 3.12 on
+    return total
 
 
 def tallied(paths: list[tuple[int, ...]], rows_max: int) -> list[float]:

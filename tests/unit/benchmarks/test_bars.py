@@ -1,0 +1,119 @@
+"""What a benchmark's exit code says: 0 only where something was measured and every bar is met."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.bars import Bar, printed, quotient
+
+ROOT = Path(__file__).parents[3]
+MET, MISSED = Bar("met", 1.0, 1.0, "lower"), Bar("missed", 1.0, 2.0, "higher")
+BENCHMARK = """
+import signal, sys
+from benchmarks.bars import Bar, main, option, run_sections
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
+def started():
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        print("stopped the daemon", file=sys.stderr)
+SECTIONS = {"first": lambda: [Bar("first", 1, 1, "higher")], "second": lambda: SECOND}
+sys.exit(main(lambda: run_sections(SECTIONS)))
+"""
+
+
+def ended(second: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a benchmark of two sections as a process."""
+    command = [sys.executable, "-c", BENCHMARK.replace("SECOND", second), *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("bars", "code"),
+    [
+        pytest.param([MET], 0, id="met"),
+        pytest.param([Bar("reported", math.nan, None, "lower")], 0, id="reported"),
+        pytest.param([MET, MISSED, MET], 1, id="one of several missed"),
+        pytest.param([MET, Bar("nothing", math.nan, 1.0, "lower")], 1, id="not a number"),
+        pytest.param([MET, Bar("nothing", math.nan, 1.0, "higher")], 1, id="not a number, higher"),
+        pytest.param([MET, Bar("no limit", 1.0, math.nan, "lower")], 1, id="a limit that is not a number"),
+        pytest.param([MET, Bar("never", math.inf, 1.0, "lower")], 1, id="infinite"),
+        pytest.param([], 1, id="nothing measured"),
+    ],
+)
+def test_a_benchmark_succeeds_if_every_bar_is_met_and_there_is_one(
+    capsys: pytest.CaptureFixture[str], bars: list[Bar], code: int
+) -> None:
+    """Nothing measured, or a figure that is not a number, is no success; each bar is printed."""
+    assert code == printed(lambda: bars, as_json=True)
+    out, err = capsys.readouterr()
+    assert [bar.bar for bar in bars] == [json.loads(line)["bar"] for line in out.splitlines()]
+    assert bool(bars) != ("Nothing was measured" in err)
+
+
+def test_bars_are_printed_until_somebody_stops_the_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
+    """Ctrl-C ends with 130 and a word, as a shell has it, and what was measured until then is there."""
+
+    def stopped() -> Iterator[Bar]:
+        yield MET
+        raise KeyboardInterrupt
+
+    assert 130 == printed(stopped, as_json=False)
+    out, err = capsys.readouterr()
+    assert (1, "stopped\n") == (len(out.splitlines()), err)
+
+
+@pytest.mark.parametrize(
+    ("second", "arguments", "code", "shown"),
+    [
+        pytest.param('[Bar("second", 1, 1, "higher")]', (), 0, 2, id="all met"),
+        pytest.param('[Bar("second", 0, 1, "higher")]', (), 1, 2, id="missed"),
+        pytest.param('[Bar("second", 0, 1, "higher")]', ("--only", "first"), 0, 1, id="the missed one not asked for"),
+        pytest.param("1 / 0", (), 1, 1, id="a section dies"),
+        pytest.param("[]", ("--only", "second"), 1, 0, id="a section measures nothing"),
+        pytest.param("[]", ("--only", "third"), 1, 0, id="no such section"),
+        pytest.param("[]", ("--only",), 1, 0, id="no section named"),
+        pytest.param("[]", ("--only", "--json"), 1, 0, id="an option in place of a section"),
+        pytest.param("1 / 0", ("--help",), 0, 0, id="help measures nothing"),
+    ],
+)
+def test_a_benchmark_as_a_process(second: str, arguments: tuple[str, ...], code: int, shown: int) -> None:
+    """Its exit code is 1 when a bar is missed, and when a section dies or measures nothing; other bars are shown."""
+    done = ended(second, *arguments)
+    bars = [line for line in done.stdout.splitlines() if line.endswith((" ok", " MISSED"))]
+    assert (code, shown) == (done.returncode, len(bars))
+
+
+def test_a_benchmark_that_is_interrupted_ends_as_a_shell_expects() -> None:
+    """SIGINT while a section runs: no traceback, exit code 130."""
+    done = ended("signal.raise_signal(signal.SIGINT)")
+    assert (130, "stopped\n") == (done.returncode, done.stderr)
+
+
+def test_a_benchmark_that_is_terminated_ends_what_it_has_started() -> None:
+    """SIGTERM leaves every block on the way out, as those around daemons; the exit code is 143."""
+    done = ended("started()")
+    assert (143, "stopped the daemon\n") == (done.returncode, done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"),
+    [((), "7"), (("--cases", "9"), "9"), (("--json", "--cases", "-1"), "-1")],
+)
+def test_an_option_has_the_value_behind_it(arguments: tuple[str, ...], value: str) -> None:
+    """Without the option there is the default."""
+    done = ended('[Bar(option("--cases", "7"), 1, 1, "higher")]', *arguments)
+    assert value in done.stdout
+
+
+def test_a_quotient_of_nothing_meets_no_bar() -> None:
+    """Where the other side took no time, or less than none, a ratio would be low or negative by mistake."""
+    assert (0.5, math.inf, math.inf) == (quotient(1.0, 2.0), quotient(1.0, 0.0), quotient(1.0, -0.1))
+    assert not Bar("added", quotient(1.0, -0.1), 1.35, "lower").ok

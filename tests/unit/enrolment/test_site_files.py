@@ -1,0 +1,39 @@
+"""How the uplink's credentials are stored, where systemd's program does not do what was asked."""
+
+from __future__ import annotations
+
+import base64
+import os
+from pathlib import Path
+
+import pytest
+
+from edge_agent.enrolment.site_files import SystemPaths, encrypt, files_of, secrecy_of, secrets_of
+from tests.support.enrolment_files import LARGE_MODEL, a_enrolment
+
+# Encrypts, in its way, every secret but the key of the large model.
+SYSTEMD_CREDS = """\
+#!/bin/sh
+case "$1 $2" in
+  *=escalation) exit 1 ;;
+  encrypt*) exec base64 -w0 ;;
+  decrypt*) exec base64 -d ;;
+esac
+"""
+
+
+def test_a_secret_that_cannot_be_encrypted_leaves_the_others_encrypted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """systemd-creds may encrypt one secret and fail at the next: the uplink's unit has each as it is stored."""
+    program = tmp_path / "systemd-creds"
+    program.write_text(SYSTEMD_CREDS)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    enrolment, places = a_enrolment(escalation=LARGE_MODEL), SystemPaths(tmp_path / "etc")
+    secrets = secrets_of(enrolment)
+    sealed = {name: encrypt(name, secret) for name, secret in secrets.items()}
+    files = {file.path: file.content for file in files_of(enrolment, places, sealed)}
+    uplink, key = (places.credential(name, encrypted=name == "uplink") for name in ("uplink", "escalation"))
+    assert (secrets["uplink"], b"sk-s3cr3t\n") == (base64.b64decode(files[uplink]), files[key])
+    lines = files[places.drop_in].decode().splitlines()
+    assert [f"LoadCredentialEncrypted=uplink:{uplink}", f"LoadCredential=escalation:{key}"] == lines[2:]
+    assert "plain" == secrecy_of(sealed)

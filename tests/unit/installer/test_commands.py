@@ -1,0 +1,44 @@
+"""The commands of edge-agent-setup where a service does not do what was asked."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from installer.setup import durable_files, program_build
+from installer.setup.commands import SetupRun
+from installer.setup.errors import FAILED, SetupError
+from installer.setup.install_paths import InstallPaths
+from installer.setup.programs import InstalledPrograms
+from installer.setup.services import Services
+
+
+class StubbornServices(Services):
+    """Services of which none starts."""
+
+    def start(self, units: list[str]) -> None:
+        """Fail as systemctl does."""
+        raise SetupError(FAILED, "'systemctl restart edge-agent.service' failed", "'edge-agent doctor' says more.")
+
+
+def test_a_rollback_that_does_not_start_names_the_way_forward(tmp_path: Path):
+    """The service is down then: whoever rolled back is told the command that brings the newer program back."""
+    places = InstallPaths(tmp_path)
+    for version in ("1.0", "2.0"):
+        python = f"{sys.version_info.major}.{sys.version_info.minor}"
+        about = dict.fromkeys(("variant", "commit", "interpreter", "installed_at"), "x")
+        about |= {"version": version, "python": python}
+        durable_files.write(places.programs / version / program_build.MARK, json.dumps(about).encode())
+        durable_files.write(places.programs / version / "share/agent.yaml", b"")
+        durable_files.link(places.programs / version / "bin/python", sys.executable)
+    places.current.symlink_to("venvs/2.0")
+    places.previous.symlink_to("venvs/1.0")
+    setup = SetupRun(places, StubbornServices(places, wanted=True), InstalledPrograms(places))
+    with pytest.raises(SetupError) as failed:
+        setup.rollback()
+    assert "venvs/1.0" == str(places.current.readlink())
+    forward = "'sudo edge-agent-setup rollback' goes back to 2.0 (x, 2.0)."
+    assert f"'edge-agent doctor' says more. {forward}" == failed.value.remedy
