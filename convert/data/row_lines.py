@@ -125,7 +125,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         number = 0
         while raw := file.readline(LINE_BYTES_MAX + 1):
             number += 1
-            where, other = f"{path}:{number}", _other_format(raw) if number == 1 else ""
+            where, other = f"{path}:{number}", _other_format(raw, number)
             if len(raw) > LINE_BYTES_MAX:
                 said = f"{where} has more than {LINE_BYTES_MAX} bytes"
                 raise InvalidRequest(said, remedy=other or "Shorten that row.")
@@ -156,9 +156,10 @@ def _without_nulls(plain: dict[str, Any], levels: int = 3) -> dict[str, Any] | N
     return given if given or not plain else None
 
 
-def _other_format(first: bytes) -> str:
-    """Return what to do if a first line that is no row begins like a file of another format."""
-    kind = next((kind for begin, kind in _OTHER_FORMATS.items() if first.startswith(begin)), "")
+def _other_format(raw: bytes, number: int) -> str:
+    """Return what to do if the first line of a file is no row, and begins like a file of another format."""
+    kinds = (kind for begin, kind in _OTHER_FORMATS.items() if number == 1 and raw.startswith(begin))
+    kind = next(kinds, "")
     return f"Save it as JSONL, one object a line, or as CSV: the file seems to be {kind}. {SEE}" if kind else ""
 
 
