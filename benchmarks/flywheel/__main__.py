@@ -52,7 +52,8 @@ def main() -> int:
         return 128 + signal.SIGINT
     except (StepFailed, CallFailed) as error:
         screen.line(f"stopped: {error}", "red")
-        screen.line(f"logs: {work}/commands.log, {work}/box; the next run starts again", "red")
+        if (work / "commands.log").is_file():  # not where the folder was refused
+            screen.line(f"logs: {work}/commands.log, {work}/box; the next run starts again", "red")
         return 1
     if given.draw:
         draw(given.draw, figures)

@@ -13,7 +13,7 @@ from rich.text import Text
 from convert.cli import progress_output, repository_options
 from convert.cli.keys import PassphraseFile, described
 from convert.cli.repository_options import Keys, RepositoryCommand, Stage, Yes
-from convert.data import row_files
+from convert.data import row_files, row_lines
 from convert.pipeline.stage import load_module
 from convert.publish import key_rotation, keyring, publishable_bundle, staged_change
 from convert.publish.key_rotation import KeyRotation
@@ -21,7 +21,7 @@ from convert.publish.keyring import ANCHOR, PublicKeyFile
 from convert.publish.publisher import PublishedBundle, Publisher, UploadedBundle
 from convert.publish.repository_reader import BundleTarget, find, newest
 from convert.report import comparison
-from edge_agent.errors import FileMissing, InvalidRequest, ModelFailed
+from edge_agent.errors import InvalidRequest, ModelFailed
 from edge_agent.formatting import format_bytes
 
 
@@ -110,8 +110,8 @@ class PublishCommand(RepositoryCommand):
             raise InvalidRequest("nothing to publish", remedy="Name a bundle, or --staged FOLDER; or --new alone.")
         if self.stage and changes > 1:
             raise InvalidRequest("one change is staged at a time", remedy="Name one bundle with --stage.")
-        if self.compare_on and not self.compare_on.is_file():
-            raise FileMissing(f"--compare-on {self.compare_on} does not exist", remedy="Check the path.")
+        if self.compare_on:
+            row_lines.require_file(self.compare_on, "Name a file of rows after --compare-on.")
 
     def _root(self, publisher: Publisher) -> str:
         return next(str(path) for folder in publisher.keys.folders if (path := folder / ANCHOR).is_file())

@@ -67,7 +67,7 @@ def read_rows(
         FileMissing: it is not there.
         InvalidRequest: a line is not a row of that format, or there is no line; the message names file and line.
     """
-    _require_file(path, "Correct the path under 'data' in the recipe.")
+    require_file(path, "Correct the path under 'data' in the recipe.")
     asked = () if text_only else tuple(questions)
     rows = [_row(line, format, text_only, f"{path}:{number}") for number, line in _lines(path, asked)]
     if not rows:
@@ -102,12 +102,13 @@ def with_families(rows: list[DataRow]) -> list[DataRow]:
 
 def format_of(path: Path) -> DataFormat:
     """Detect the format of a JSONL file by the keys of its first row. Raises FileMissing, InvalidRequest."""
-    _require_file(path, "Name a file of rows: docs/data-formats.md.")
+    require_file(path, "Name a file of rows: docs/data-formats.md.")
     first = next((plain for _, plain in _lines(path, ())), {})
     return next((format_ for key, format_ in _MARKS.items() if key in first), "text-label")
 
 
-def _require_file(path: Path, remedy: str) -> None:
+def require_file(path: Path, remedy: str) -> None:
+    """Raise FileMissing if there is no file of rows at a path: nothing, or a folder or pipe."""
     if not path.is_file():
         raise FileMissing(f"{path} {'is not a file' if path.exists() else 'does not exist'}", remedy=remedy)
 
@@ -124,9 +125,10 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         number = 0
         while raw := file.readline(LINE_BYTES_MAX + 1):
             number += 1
-            where = f"{path}:{number}"
+            where, other = f"{path}:{number}", _other_format(raw, number)
             if len(raw) > LINE_BYTES_MAX:
-                raise InvalidRequest(f"{where} has more than {LINE_BYTES_MAX} bytes", remedy="Shorten that row.")
+                said = f"{where} has more than {LINE_BYTES_MAX} bytes"
+                raise InvalidRequest(said, remedy=other or "Shorten that row.")
             raw = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw  # Windows writes a byte order mark
             if not raw.strip():
                 continue
@@ -135,10 +137,9 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 if b"\\u" in raw:
                     strict_json.encode(plain)  # half a character, which a text cut inside an emoji leaves
             except ValueError as error:  # ValueError: also for bytes that are not UTF-8
-                remedy = (_other_format(raw) if number == 1 else "") or "Correct that line."
-                raise InvalidRequest(f"{where} is not JSON: {error}", remedy=remedy) from None
+                raise InvalidRequest(f"{where} is not JSON: {error}", remedy=other or "Correct that line.") from None
             if not isinstance(plain, dict):
-                raise InvalidRequest(f"{where} must be a JSON object", remedy=_other_format(raw) or SEE)
+                raise InvalidRequest(f"{where} must be a JSON object", remedy=other or SEE)
             yield number, _without_nulls(plain) or {}
 
 
@@ -155,9 +156,10 @@ def _without_nulls(plain: dict[str, Any], levels: int = 3) -> dict[str, Any] | N
     return given if given or not plain else None
 
 
-def _other_format(first: bytes) -> str:
-    """Return what to do if a line that is no JSON object begins like a file of another format."""
-    kind = next((kind for begin, kind in _OTHER_FORMATS.items() if first.startswith(begin)), "")
+def _other_format(raw: bytes, number: int) -> str:
+    """Return what to do if the first line of a file is no row, and begins like a file of another format."""
+    kinds = (kind for begin, kind in _OTHER_FORMATS.items() if number == 1 and raw.startswith(begin))
+    kind = next(kinds, "")
     return f"Save it as JSONL, one object a line, or as CSV: the file seems to be {kind}. {SEE}" if kind else ""
 
 

@@ -26,7 +26,7 @@ from edge_agent.cli.output import no_threshold, out, print_trimmed
 from edge_agent.cli.terminal import table, write_answer
 from edge_agent.client import AdminClient, CallFailed, Client, Failure
 from edge_agent.config import SOCKET_PATH_BYTES_MAX
-from edge_agent.durable.atomic_files import stat_or_none
+from edge_agent.durable.atomic_files import is_file
 from edge_agent.errors import BundleUnreadable, EdgeAgentError, FileMissing
 from edge_agent.formats import golden_cases
 from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, parse
@@ -98,14 +98,14 @@ def read_demo_bundle(path: Path) -> DemoBundle:
         ManifestInvalid, SchemaUnknown: see formats.manifest.
         FileMissing: the golden file is not there.
     """
-    if stat_or_none(path / MANIFEST_NAME) is None:
+    if not is_file(path / MANIFEST_NAME):
         remedy = "'edge-convert assemble' makes bundle directories."
         raise BundleUnreadable(f"{path} is no bundle directory: it has no {MANIFEST_NAME}", remedy=remedy)
     manifest = parse((path / MANIFEST_NAME).read_bytes())
     samples: tuple[str, ...] = ()
     for artifact in manifest.by_role("golden"):
         file = path / artifact.path
-        if stat_or_none(file) is None:
+        if not is_file(file):
             raise FileMissing(f"{file} does not exist, though the manifest names it")
         samples = tuple(case.input for case in golden_cases.parse(file.read_bytes()))
     return DemoBundle(path.absolute(), manifest, samples[:SAMPLES_MAX])

@@ -23,7 +23,7 @@ from rich.text import Text
 from edge_agent.cli.output import print_trimmed
 from edge_agent.cli.terminal import table
 from edge_agent.client import Classification, Client, Failure
-from edge_agent.durable.atomic_files import stat_or_none
+from edge_agent.durable.atomic_files import is_file
 from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.questions import QuestionSpec
@@ -71,8 +71,8 @@ class DemoScore:
 
 def read_labelled(path: Path) -> tuple[LabelledMessage, ...]:
     """Read JSON lines with "text", and "label" or "answers". Raises FileMissing, InvalidRequest."""
-    if stat_or_none(path) is None:
-        raise FileMissing(f"{path} does not exist", remedy=_REMEDY)
+    if not is_file(path):
+        raise FileMissing(f"{path} {'is not a file' if path.exists() else 'does not exist'}", remedy=_REMEDY)
     rows = _rows(path.read_bytes())
     if not rows:
         raise InvalidRequest(f"{path} must hold labelled messages", remedy=_REMEDY)

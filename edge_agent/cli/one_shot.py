@@ -21,7 +21,7 @@ from edge_agent.cli.inputs import as_text
 from edge_agent.cli.output import AsJson, err, no_threshold, out, print_facts, print_json, progress
 from edge_agent.cli.terminal import write_answer
 from edge_agent.config import EngineConfig, LogConfig
-from edge_agent.durable.atomic_files import stat_or_none
+from edge_agent.durable.atomic_files import is_file
 from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.protocol import JobRequest, JobResult, TextChunk
 from edge_agent.errors import BundleUnreadable, FileMissing, HashMismatch
@@ -84,17 +84,16 @@ def read_folder(folder: Path) -> OneShotBundle:
         ManifestInvalid, SchemaUnknown: the manifest breaks a rule.
     """
     file = folder / MANIFEST_NAME
-    if stat_or_none(file) is None:
+    if not is_file(file):
         raise BundleUnreadable(f"{folder} is not a bundle directory: it has no {MANIFEST_NAME}", remedy=_FOLDER_REMEDY)
     raw = file.read_bytes()
     manifest = parse(raw)
     for artifact in manifest.artifacts:
         path = folder / artifact.path
-        found = stat_or_none(path)
-        if found is None:
+        if not is_file(path):
             raise FileMissing(f"{path} does not exist, though the manifest names it", remedy="Copy the bundle again.")
-        if found.st_size != artifact.size_bytes:
-            said = f"{path} has {found.st_size} bytes; the manifest names {artifact.size_bytes}"
+        if path.stat().st_size != artifact.size_bytes:
+            said = f"{path} has {path.stat().st_size} bytes; the manifest names {artifact.size_bytes}"
             raise HashMismatch(said, remedy="Copy the bundle again.")
     return OneShotBundle(manifest, raw, {each.role: (folder / each.path).resolve() for each in manifest.artifacts})
 

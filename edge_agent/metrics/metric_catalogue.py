@@ -129,7 +129,7 @@ def _table(labels: tuple[str, ...], rows: str) -> tuple[MetricDefinition, ...]:
 
 
 DAEMON = (
-    *_table(("reason",), "denied_total c Denied calls, by reason: no certificate, or a wrong role."),
+    *_table(("reason",), "denied_total c Denied calls, by reason: CERTIFICATE_EXPIRED, ROLE_MISSING."),
     *_table(
         ("surface", "reason"),
         "refused_total c Refused calls (grpc), by reason (docs/errors.md), and failed TLS handshakes (handshake), by"

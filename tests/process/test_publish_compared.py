@@ -53,8 +53,10 @@ def test_the_first_version_of_a_task_has_nothing_to_be_compared_with(tmp_path: P
 
 def test_rows_that_do_not_exist_are_refused_before_anything_is_signed(tmp_path: Path):
     """Also where there is no version to compare with, so that a mistyped path does not pass for a comparison."""
-    central = CentralTeam(tmp_path)
-    place = ["--to", str(central.folder), "--keys", str(central.keys), "--compare-on", str(tmp_path / "rows.jsonl")]
-    result = CliRunner().invoke(app, ["publish", str(echo_bundle(tmp_path / "one")), *place])
-    assert "rows.jsonl does not exist" in "".join(result.output.split("\n")), result.output
+    central, bundle = CentralTeam(tmp_path), echo_bundle(tmp_path / "one")
+    (tmp_path / "folder").mkdir()
+    for name, said in (("rows.jsonl", "rows.jsonl does not exist"), ("folder", "folder is not a file")):
+        place = ["--to", str(central.folder), "--keys", str(central.keys), "--compare-on", str(tmp_path / name)]
+        result = CliRunner().invoke(app, ["publish", str(bundle), *place])
+        assert said in "".join(result.output.split("\n")), result.output
     assert not central.publisher.held().bundles()

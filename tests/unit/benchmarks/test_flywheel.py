@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,6 +61,9 @@ def test_a_walk_empties_only_what_a_walk_has_left(tmp_path: Path):
     for taken in (precious.parent, precious):
         with pytest.raises(StepFailed, match="name a new folder"):
             fresh(taken)
+    command = [sys.executable, "-m", "benchmarks.flywheel", "--work", precious.parent]
+    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
+    assert (1, False) == (done.returncode, "logs:" in done.stdout + done.stderr)
     assert precious.exists()
 
 

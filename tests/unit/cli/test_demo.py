@@ -132,7 +132,7 @@ def test_samples_come_from_the_golden_file(tmp_path):
 
 
 def test_what_is_no_bundle_is_named(tmp_path):
-    """A directory without a manifest, a golden file that is gone or spoiled: an error each."""
+    """A directory without a manifest, a golden file that is gone, spoiled, or a directory: an error each."""
     with pytest.raises(BundleUnreadable, match="is no bundle directory"):
         read_demo_bundle(tmp_path)
     spoiled = bundle(tmp_path, "talk", "generate", "a\n")
@@ -140,5 +140,10 @@ def test_what_is_no_bundle_is_named(tmp_path):
     with pytest.raises(BundleUnreadable, match="one JSON object with 'input' a line"):
         read_demo_bundle(spoiled)
     (spoiled / "golden.jsonl").unlink()
-    with pytest.raises(FileMissing, match=r"golden\.jsonl does not exist"):
-        read_demo_bundle(spoiled)
+    for _ in range(2):
+        with pytest.raises(FileMissing, match=r"golden\.jsonl does not exist"):
+            read_demo_bundle(spoiled)
+        (spoiled / "golden.jsonl").mkdir(exist_ok=True)
+    (tmp_path / "manifest.json").mkdir()
+    with pytest.raises(BundleUnreadable, match="is no bundle directory"):
+        read_demo_bundle(tmp_path)

@@ -121,12 +121,14 @@ def test_what_holds_no_labelled_messages_is_refused(tmp_path: Path, content: str
 
 
 def test_labelled_messages_are_read(tmp_path: Path):
-    """Other columns and blank lines do not matter."""
+    """Other columns and blank lines do not matter; a folder, or what is not there, is named."""
     file = tmp_path / "rows.jsonl"
     file.write_text('{"text": "money back", "label": "refund", "family": "x"}\n\n')
     assert (LabelledMessage("money back", "refund", "x"),) == demo_questions.read_labelled(file)
     with pytest.raises(FileMissing, match="does not exist"):
         demo_questions.read_labelled(tmp_path / "nothing.jsonl")
+    with pytest.raises(FileMissing, match="is not a file"):
+        demo_questions.read_labelled(tmp_path)
 
 
 class Answering:

@@ -55,8 +55,10 @@ def test_run_writes_the_text_of_a_generation(tmp_path):
 
 def test_run_refuses_a_folder_that_is_not_a_bundle(tmp_path):
     """The error names the folder, and ends with 5 before any model loads."""
-    result = CliRunner().invoke(app, ["run", str(tmp_path), "x"])
-    assert (5, True) == (result.exit_code, "is not a bundle directory" in result.stderr)
+    for _ in range(2):
+        result = CliRunner().invoke(app, ["run", str(tmp_path), "x"])
+        assert (5, True) == (result.exit_code, "is not a bundle directory" in result.stderr)
+        (tmp_path / "manifest.json").mkdir(exist_ok=True)
     folder = echo_bundle(tmp_path / "bundle", weights=b"weights")
     (folder / "echo.weights.bin").unlink()
     missing = CliRunner().invoke(app, ["run", str(folder), "x"])

@@ -18,6 +18,7 @@ import pytest
 from edge_agent.durable.atomic_files import (
     close_tree,
     create,
+    is_file,
     make_private,
     open_private,
     private_folder,
@@ -266,6 +267,7 @@ def test_only_what_does_not_exist_is_absent(tmp_path: Path):
     found = stat_or_none(tmp_path / "file")
     assert found is not None
     assert 4 == found.st_size
+    assert [False, True, False] == [is_file(path) for path in (tmp_path, tmp_path / "file", absent[0])]
     (tmp_path / "closed").mkdir(mode=0)
     with without_root(), pytest.raises(PermissionError):
         stat_or_none(tmp_path / "closed" / "file")

@@ -264,3 +264,9 @@ def test_a_number_of_a_child_that_is_none_spoils_no_page():
     found = {each.name: each.value for each in site_metrics.engine_samples(engine)}
     assert 4096 == found["engine_context_cells"]
     assert not {"engine_memory_limit_bytes", "engine_memory_estimated_bytes"} & found.keys()
+
+
+def test_the_reasons_of_denied_calls_are_those_that_are_shown():
+    """The meaning of the metric names the values of its label. A handshake without a certificate is no denied call."""
+    named = re.findall("[A-Z_]{2,}", CATALOGUE["edge_agent_denied_total"].means)
+    assert sorted(site_metrics.DENIAL_REASONS) == named

@@ -159,6 +159,19 @@ def test_a_file_of_another_format_is_named(tmp_path: Path, content: bytes, kind:
     assert f"the file seems to be {kind}." in raised.value.remedy
 
 
+def test_an_array_of_any_size_is_named_and_a_later_line_is_only_that_line(tmp_path: Path):
+    """json.dump writes all rows into one line, longer than a row may be; an array between rows is an error there."""
+    file, row = tmp_path / "rows.jsonl", {"text": "t", "label": "l"}
+    file.write_text(json.dumps([row] * (LINE_BYTES_MAX // 20)))
+    with pytest.raises(InvalidRequest, match="has more than") as raised:
+        read_rows(file, "text-label")
+    assert "the file seems to be one JSON array." in raised.value.remedy
+    file.write_text(json.dumps(row) + "\n[]\n")
+    with pytest.raises(InvalidRequest, match=r"rows\.jsonl:2 must be a JSON object") as raised:
+        read_rows(file, "text-label")
+    assert "seems" not in raised.value.remedy
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_rows_or_our_error(tmp_path_factory: pytest.TempPathFactory, content: bytes):
     """No file makes the reader fail otherwise than with an error of ours."""
