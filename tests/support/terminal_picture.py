@@ -1,6 +1,6 @@
 """Draws what a command prints on a terminal as an SVG file, for the README.
 
-python -m tests.support.terminal_picture docs/demo.svg --lines 65 --title "scripts/demo --quick" -- scripts/demo --quick
+python -m tests.support.terminal_picture docs/demo.svg --lines 74 --title "scripts/demo --quick" -- scripts/demo --quick
 
 The command runs on a pseudo-terminal, by default 100 columns wide. Progress that overwrites its own line leaves its
 last state, and so do frames over one another.
