@@ -313,7 +313,9 @@ class Fitted:
         singles = {"centre": found.centre, "variances": found.variances}
         if found.contrast is not None:
             singles["contrast"] = found.contrast
-        arrays = {name: np.ascontiguousarray(each, np.float16) for name, each in halves.items()} | singles
+        # safetensors writes the memory of an array, and takes no account of its strides.
+        arrays = {name: np.ascontiguousarray(each, np.float16) for name, each in halves.items()}
+        arrays |= {name: np.ascontiguousarray(each, np.float32) for name, each in singles.items()}
         told = {"layers": list(self.layers), "logits": self.logits, "rows": self.rows, "outside": found.outside}
         save_file(arrays, path, metadata={_TOLD: json.dumps(told)})
         path.chmod(0o644)  # safetensors writes it readable by its owner only

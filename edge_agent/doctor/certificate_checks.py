@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -102,7 +103,9 @@ class CertificateFacts:
     def letting_in(self) -> str:
         """The commands for that."""
         if self.stays_closed:
-            copying = f"sudo install -D -o {self.barred} -m 600 -t /etc/edge-agent/tls {self.file.path}"
+            # --backup: the site can have a file of that name there.
+            options = f"-D --backup -o {self.barred} -m 600 -t /etc/edge-agent/tls"
+            copying = f"sudo install {options} {shlex.quote(self.file.path)}"
             return f"{copying}; sudoedit /etc/edge-agent/agent.yaml"
         return f"sudo chmod a+x {self.closed.path}" if self.closed else ""
 

@@ -42,9 +42,9 @@ def test_certificates_are_judged(verdict, facts):
         ("/srv/tls", "sudo chmod a+x /srv/tls"),
         (
             "/etc/ssl/private",
-            "sudo install -D -o edge-agent -m 600 -t /etc/edge-agent/tls /etc/ssl/private/server.key; ",
+            "sudo install -D --backup -o edge-agent -m 600 -t /etc/edge-agent/tls /etc/ssl/private/server.key; ",
         ),
-        ("/root", "sudo install -D -o edge-agent -m 600 -t /etc/edge-agent/tls /root/server.key; "),
+        ("/root", "sudo install -D --backup -o edge-agent -m 600 -t /etc/edge-agent/tls /root/server.key; "),
     ],
 )
 def test_a_folder_that_is_closed_on_purpose_stays_closed(folder: str, command: str):
