@@ -1,7 +1,7 @@
 """Calibrates adapter.gguf as committed, and writes `confidence` of task.yaml: minutes, and no training.
 
-    scripts/demo                                                                  # makes .cache/demo/pos-intent
-    .venv/bin/python examples/pos-intent/calibrate_adapter.py .cache/demo/pos-intent
+    scripts/demo                                                # makes .cache/demo/pos-intent
+    .venv/bin/python examples/pos-intent/calibrate_adapter.py   # reads it, or the bundle in an argument
 
 A run of recipe.yaml trains an adapter of its own, and calibrates that. Afterwards assemble the bundle again:
 `scripts/demo` does.
@@ -26,7 +26,7 @@ AFTER = "\nprovenance:\n"
 """What follows the section in task.yaml."""
 
 
-def main(bundle: str) -> None:
+def main(bundle: str = ".cache/demo/pos-intent") -> None:
     """Calibrate, and replace the section."""
     found = calibrate(
         open_bundle(Path(bundle)), read_for(HERE / "data" / "calibration.jsonl", "classify"), RISK, wanted=SETTINGS
