@@ -179,6 +179,8 @@ def export_media(ctx: typer.Context, path: MediaPath, yes: CopyAnyway = False, a
     _check_folder(path)
     if not yes:
         _look(path).require_drive()
+    with _drive_errors(path):
+        device = path.stat().st_dev
     with target_of(ctx).admin() as admin, progress(ctx, "Sealing"):
         sealed = admin.seal_examples()
         empty = sealed.site and not any(Path(sealed.outbox_path, "segments").glob("*.json"))
@@ -201,7 +203,7 @@ def export_media(ctx: typer.Context, path: MediaPath, yes: CopyAnyway = False, a
         def show(done: int, total: int) -> None:
             bar.update(shown, completed=done, total=total)
 
-        copying = copy_out(Path(sealed.outbox_path), path / f"site={sealed.site}", show)
+        copying = copy_out(Path(sealed.outbox_path), path / f"site={sealed.site}", show, device)
     new = f"{counted(copying.copied, 'file')} ({format_bytes(copying.bytes)}) copied to {path}"
     copied = f"{new}, {_were(copying.unchanged)} there already"
     if copying.failure is not None:
@@ -235,10 +237,13 @@ def check_readable(outbox: Path) -> None:
         raise ConfigInvalid(f"cannot read {outbox}: {error.strerror}", remedy="Run the command with sudo.") from None
 
 
-def copy_out(outbox: Path, target: Path, show: Callable[[int, int], object] = lambda *_: None) -> MediaCopy:
+def copy_out(
+    outbox: Path, target: Path, show: Callable[[int, int], object] = lambda *_: None, device: int | None = None
+) -> MediaCopy:
     """Copy an outbox, the oldest segment first and the status last; stops at the first failure.
 
-    `show` is called with the number of copied files, and of all.
+    `show` is called with the number of copied files, and of all. `device` is the number of the drive's file system:
+    when the folder above `target` is on another one, the drive was unmounted, and the copy stops; None = it may be.
     """
     sealed = sorted((outbox / "segments").glob("*.json"))
     pairs = [(file, target / "segments" / file.name) for each in sealed for file in (each.with_suffix(".age"), each)]
@@ -246,10 +251,14 @@ def copy_out(outbox: Path, target: Path, show: Callable[[int, int], object] = la
     copying = MediaCopy()
     for number, (source, goal) in enumerate(pairs):
         try:
-            _copy(source, goal, copying)
+            written = _copy(source, goal)
+            _require_mounted(target.parent, device)
         except (EdgeAgentError, OSError) as error:
             copying.failure, copying.missing = error, [one.name for one, _ in pairs[number:]]
             break
+        copying.unchanged += written is None
+        copying.copied += written is not None
+        copying.bytes += written or 0
         show(number + 1, len(pairs))
     return copying
 
@@ -470,15 +479,20 @@ def _blocker(outcome: BundleOutcome) -> type[EdgeAgentError] | None:
     return BY_REASON.get(outcome.reason) if outcome.state in ("WAITING", "FETCHING", "STAGED", "HELD") else None
 
 
-def _copy(source: Path, goal: Path, copying: MediaCopy) -> None:
+def _copy(source: Path, goal: Path) -> int | None:
+    """Return how many bytes were written; None = the drive has the file already."""
     content = _read(source)
     if goal.exists() and hashlib.sha256(_read(goal)).digest() == hashlib.sha256(content).digest():
-        copying.unchanged += 1
-        return
+        return None
     goal.parent.mkdir(parents=True, exist_ok=True)
     write_durably(goal, content, 0o644)
-    copying.copied += 1
-    copying.bytes += len(content)
+    return len(content)
+
+
+def _require_mounted(folder: Path, device: int | None) -> None:
+    """Refuse a folder whose drive is gone: desktops and systemd unmount a drive that is pulled out."""
+    if device is not None and folder.stat().st_dev != device:
+        raise MediaFailed(f"the USB drive at {folder} was unmounted meanwhile")
 
 
 def _read(path: Path) -> bytes:
