@@ -110,18 +110,14 @@ def explain_empty_export(examples: ExamplesStatus | None, environ: Mapping[str, 
             "under 'examples.collect' in agent.yaml to let them leave"
         )
     if waiting := sum(examples.review_waiting.values()):
-        return _unreviewed(waiting, "sudo " if environ.get("SUDO_USER") else "")
+        answers = "1 answer waits" if waiting == 1 else f"{waiting} answers wait"
+        return (
+            f"{answers} for review, and none has been reviewed since the last export: "
+            f"'{'sudo ' if environ.get('SUDO_USER') else ''}edge-agent review' shows them one by one; then export again"
+        )
     if not sum(number for name, number in examples.retained.items() if name != "feedback"):
         return f"No answer of {', '.join(leaving)} has been kept yet"
     return "The central team has confirmed all examples that may leave"
-
-
-def _unreviewed(waiting: int, sudo: str) -> str:
-    answers = "1 answer waits" if waiting == 1 else f"{waiting} answers wait"
-    return (
-        f"{answers} for review, and none has been reviewed since the last export: "
-        f"'{sudo}edge-agent review' shows them one by one; then export again"
-    )
 
 
 FILE_BYTES_MAX = 64 * 2**20
@@ -176,11 +172,9 @@ def export_media(ctx: typer.Context, path: MediaPath, yes: CopyAnyway = False, a
 
     Example: [bold]sudo edge-agent media export /media/usb[/bold]
     """
-    _check_folder(path)
+    device = _check_folder(path)
     if not yes:
         _look(path).require_drive()
-    with _drive_errors(path):
-        device = path.stat().st_dev
     with target_of(ctx).admin() as admin, progress(ctx, "Sealing"):
         sealed = admin.seal_examples()
         empty = sealed.site and not any(Path(sealed.outbox_path, "segments").glob("*.json"))
@@ -193,8 +187,7 @@ def export_media(ctx: typer.Context, path: MediaPath, yes: CopyAnyway = False, a
             out().print(f"{why_empty}.")
         return
     check_readable(Path(sealed.outbox_path))
-    doubt = _look(path, Path(sealed.outbox_path)).doubt
-    if doubt:
+    if doubt := _look(path, Path(sealed.outbox_path)).doubt:
         print_trimmed(err(), Text.assemble(("warning: ", "yellow"), doubt))
     columns, console = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()), err()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -242,8 +235,7 @@ def copy_out(
 ) -> MediaCopy:
     """Copy an outbox, the oldest segment first and the status last; stops at the first failure.
 
-    `show` is called with the number of copied files, and of all. `device` is the number of the drive's file system:
-    when the folder above `target` is on another one, the drive was unmounted, and the copy stops; None = it may be.
+    `show` is called with the number of copied files, and of all; `device` is the drive's st_dev, None = unknown.
     """
     sealed = sorted((outbox / "segments").glob("*.json"))
     pairs = [(file, target / "segments" / file.name) for each in sealed for file in (each.with_suffix(".age"), each)]
@@ -252,7 +244,9 @@ def copy_out(
     for number, (source, goal) in enumerate(pairs):
         try:
             written = _copy(source, goal)
-            _require_mounted(target.parent, device)
+            # Desktops and systemd unmount a drive that is pulled out; its mount point is on this machine's disk.
+            if device not in (None, target.parent.stat().st_dev):
+                raise MediaFailed(f"the USB drive at {target.parent} was unmounted meanwhile")
         except (EdgeAgentError, OSError) as error:
             copying.failure, copying.missing = error, [one.name for one, _ in pairs[number:]]
             break
@@ -333,15 +327,16 @@ def _drive_errors(path: Path) -> Iterator[None]:
         raise MediaFailed(said, remedy=MediaFailed.remedy_reading, path=path) from None
 
 
-def _check_folder(path: Path) -> None:
-    """Refuse a path that is not a folder: a copy to the mount point of a missing drive would reach nobody."""
+def _check_folder(path: Path) -> int:
+    """Return the st_dev of a folder; refuse what is none: a copy to where a drive is missing would reach nobody."""
     with _drive_errors(path):
-        found, is_folder = stat_or_none(path), _is_folder(path)
-    if not is_folder:
+        found = stat_or_none(path)
+    if found is None or not stat.S_ISDIR(found.st_mode):
         said = f"{path} is not a folder" if found else f"{path} does not exist"
         raise MediaFailed(said, remedy=f"{_LOOK}.")
     with _drive_errors(path):
         os.scandir(path).close()
+    return found.st_dev
 
 
 def _is_folder(path: Path) -> bool:
@@ -487,12 +482,6 @@ def _copy(source: Path, goal: Path) -> int | None:
     goal.parent.mkdir(parents=True, exist_ok=True)
     write_durably(goal, content, 0o644)
     return len(content)
-
-
-def _require_mounted(folder: Path, device: int | None) -> None:
-    """Refuse a folder whose drive is gone: desktops and systemd unmount a drive that is pulled out."""
-    if device is not None and folder.stat().st_dev != device:
-        raise MediaFailed(f"the USB drive at {folder} was unmounted meanwhile")
 
 
 def _read(path: Path) -> bytes:

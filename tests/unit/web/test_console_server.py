@@ -137,7 +137,7 @@ def test_a_name_that_has_an_ipv6_address_alone_is_listened_on(tmp_path):
     if done.returncode == 77 or "unshare" in done.stderr:
         pytest.skip("needs the right to mount")
     assert (0, "::1\n") == (done.returncode, done.stdout), done.stderr
-    with pytest.raises(SocketInUse, match="cannot listen on nowhere.invalid:1: "):
+    with pytest.raises(SocketInUse, match=r"cannot listen on nowhere\.invalid:1: "):
         open_listener("nowhere.invalid:1")
 
 

@@ -323,7 +323,7 @@ def test_a_drive_says_what_it_holds_and_until_when(desk: Desk):
 
 
 def test_a_file_that_is_too_large_for_the_drive_names_its_format(desk: Desk):
-    """As on FAT32, which drives are sold with, from 4 GiB on; nothing is left of it, and other drives can be written."""
+    """As on FAT32, which drives are sold with, from 4 GiB on; nothing is left of it, and the next attempt completes."""
     desk.on_repo("plan", "edit", "--file", desk.write_plan("1.0.0"), "--yes")
     drive = desk.root / "drive"
     drive.mkdir()
