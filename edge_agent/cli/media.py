@@ -113,7 +113,7 @@ def explain_empty_export(examples: ExamplesStatus | None, environ: Mapping[str, 
         answers = "1 answer waits" if waiting == 1 else f"{waiting} answers wait"
         return (
             f"{answers} for review, and none has been reviewed since the last export: "
-            f"'{'sudo ' if environ.get('SUDO_USER') else ''}edge-agent review' shows them one by one; then export again"
+            f"'{'sudo ' * bool(environ.get('SUDO_USER'))}edge-agent review' shows them one by one; then export again"
         )
     if not sum(number for name, number in examples.retained.items() if name != "feedback"):
         return f"No answer of {', '.join(leaving)} has been kept yet"
