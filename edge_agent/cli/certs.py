@@ -34,6 +34,7 @@ from edge_agent.cli.output import AsJson, YesOption, err, out, print_json
 from edge_agent.config import Config, Role, ServiceConfig, config_files, config_paths
 from edge_agent.config.config_files import REMOTE_FILE, render_remote
 from edge_agent.config.folder_access import is_hidden_from_services
+from edge_agent.config.sections import join_host_port
 from edge_agent.durable.atomic_files import make_folders, stat_or_none, write_durably
 from edge_agent.enrolment import unit_drop_ins
 from edge_agent.errors import CertificateUnusable, ConfigInvalid
@@ -242,7 +243,7 @@ def issue(
     write_durably(folder / "ca.crt", root.certificate, 0o644)
     reached = "" if (folder / REMOTE_FILE).exists() else _reached_by(place)
     if reached:
-        write_durably(folder / REMOTE_FILE, render_remote(f"{reached}:{PORT}").encode(), 0o644)
+        write_durably(folder / REMOTE_FILE, render_remote(join_host_port(reached, PORT)).encode(), 0o644)
     _say(f"{client} may {' and '.join(granted)}, {_until(made)}. Bring this folder there:", "")
     _say(f"  {folder.absolute()}")
     for name, said in _CLIENT_FILES.items():

@@ -279,6 +279,8 @@ def require_address(address: str) -> str:
         raise ValueError(f"{address} is a URL: write host:port, the port of the daemon and not of its console")
     if "/" in address or address.endswith(".sock"):
         raise ValueError(f"{address} is a path: write unix:{address}")
+    if address.count(":") > 1 and not address.startswith("["):
+        raise ValueError(f"{address} is ambiguous: write an IPv6 address in brackets, as in [::1]:PORT")
     if not re.search(r":\d+$", address):
         raise ValueError(f"{address} has no port: write {address}:PORT, or unix:/path/to/inference.sock")
     return address

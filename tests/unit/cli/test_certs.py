@@ -186,6 +186,15 @@ def test_issue_makes_a_folder_to_carry(tls: Path):
     assert (tls / "ca.crt").read_bytes() == Path(found.ca).read_bytes()
 
 
+def test_a_client_of_an_ipv6_address_can_read_its_folder(tmp_path: Path):
+    """The address stands in brackets, and in quotation marks, because brackets begin a list in YAML."""
+    run("certs", "init", "--dir", tmp_path, "--name", "fd00::5")
+    run("certs", "issue", "till-3", "--role", "infer", "--dir", tmp_path)
+    found = load_remote(tmp_path / "clients" / "till-3", {})
+    assert found is not None
+    assert "[fd00::5]:9443" == found.address
+
+
 def test_a_new_authority_follows_an_old_one_without_a_gap(tls: Path):
     """As in the run book: with both in each ca.crt, the new one issues, and the client accepts servers of either."""
     second = tls.parent / "tls-2"
