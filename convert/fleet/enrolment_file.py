@@ -141,7 +141,7 @@ def _address_problems(fleet: FleetFile) -> Iterator[tuple[str, str]]:
         ]
         if secret:
             remedy = f"Write it into a file, and name that in {name}.credential."
-            yield f"{name}: {', '.join(secret)} can be a secret, which must not be in fleet.yaml itself", remedy
+            yield f"{name}: {', '.join(secret)} may be a secret, which must not be in fleet.yaml itself", remedy
         if problem := config.store_problem(place.url, place.options, f"{name}."):
             yield problem[1], problem[2]
         if (folder := store_folder(place.url)) and not folder.is_absolute():
