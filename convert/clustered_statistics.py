@@ -151,7 +151,7 @@ def paired_difference(only_first: float, only_second: float, rows: float) -> Int
 
 
 def _are_alone(families: Numbers) -> bool:
-    """Tell whether no two rows share a family."""
+    """Return whether no two rows share a family."""
     return len(np.unique(families)) == len(families)
 
 

@@ -51,7 +51,7 @@ def listen() -> None:
 
 
 def is_asked() -> bool:
-    """Tell whether a signal has asked this process to stop."""
+    """Return whether a signal has asked this process to stop."""
     return _asked.is_set()
 
 

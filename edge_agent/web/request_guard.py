@@ -60,7 +60,7 @@ class Principal:
     """What the principal's page key is derived from."""
 
     def has_role(self, role: Role) -> bool:
-        """Tell whether the principal has a role."""
+        """Return whether the principal has a role."""
         return role in self.roles
 
 
@@ -99,7 +99,7 @@ def required_role(path: str) -> Role | None:
 
 
 def is_public(path: str) -> bool:
-    """Tell whether a path needs no authentication."""
+    """Return whether a path needs no authentication."""
     return any(path == each or (each.endswith("/") and path.startswith(each)) for each in PUBLIC_PATHS)
 
 
@@ -113,7 +113,7 @@ class SessionSigner:
         """Name of the session cookie. It depends on the secret, as browsers share cookies between ports of one host."""
 
     def is_token(self, given: str) -> bool:
-        """Tell whether a text is the secret, in constant time."""
+        """Return whether a text is the secret, in constant time."""
         return hmac.compare_digest(given.encode(), self._secret)
 
     def sign_session(self, ends_at: float, nonce: str) -> str:
@@ -122,7 +122,7 @@ class SessionSigner:
         return f"{claim}.{self._signed('session', claim)}"
 
     def is_valid_session(self, cookie: str, now: float) -> bool:
-        """Tell whether a cookie was signed here, and its session has not ended."""
+        """Return whether a cookie was signed here, and its session has not ended."""
         claim, _, signature = cookie.rpartition(".")
         if not hmac.compare_digest(signature.encode(), self._signed("session", claim).encode()):
             return False
@@ -133,7 +133,7 @@ class SessionSigner:
         return self._signed("page", identity)
 
     def is_page_key(self, identity: str, given: str) -> bool:
-        """Tell whether a text is the page key of a principal, in constant time."""
+        """Return whether a text is the page key of a principal, in constant time."""
         return hmac.compare_digest(given.encode(), self.page_key(identity).encode())
 
     def _signed(self, purpose: str, text: str) -> str:
@@ -152,7 +152,7 @@ def allowed_hosts(address: str, names: Iterable[str]) -> frozenset[str]:
 
 
 def is_same_origin(origin: str, host: str, *, secure: bool) -> bool:
-    """Tell whether a request comes from a page of this console; a request without `Origin` is not from a page."""
+    """Return whether a request comes from a page of this console; a request without `Origin` is not from a page."""
     return not origin or origin == f"{'https' if secure else 'http'}://{host}"
 
 
@@ -193,7 +193,7 @@ class GuardSettings:
     """Those by the names of the certificate in use, which a renewal can change."""
 
     def knows_host(self, host: str) -> bool:
-        """Tell whether a value of `Host` leads here."""
+        """Return whether a value of `Host` leads here."""
         return host in self.hosts or host in self.certificate_hosts()
 
 
@@ -293,7 +293,7 @@ class RequestGuard:
 
 
 def _is_own_request(principal: Principal, headers: Headers, signer: SessionSigner) -> bool:
-    """Tell whether a program or one of our pages requests a change. A cookie or certificate, which browsers send
+    """Return whether a program or one of our pages requests a change. A cookie or certificate, which browsers send
     automatically, does not prove it.
     """
     if principal.proof == "bearer":

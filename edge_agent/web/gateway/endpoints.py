@@ -122,7 +122,8 @@ def _input_tokens(decision: Decision) -> int:
 
 
 def is_answered(answer: DecisionAnswer) -> bool:
-    """Tell whether there is a label with probabilities: not where the task abstained, or asked a large model alone."""
+    """Return whether there is a label with probabilities: not where the task abstained, or asked a large model
+    alone."""
     return answer.route != "ABSTAINED" and bool(answer.probabilities)
 
 
