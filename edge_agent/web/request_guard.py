@@ -30,7 +30,7 @@ from edge_agent.web.gateway import openai_responses
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 HTTP = "http"
-"""What refuses, in the log of refusals."""
+"""Name of the HTTP interface in the log of refusals."""
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _LEFT_OUT = (":80", ":443")
 """Ports that browsers leave out of `Host`."""
@@ -57,7 +57,7 @@ class Principal:
     roles: frozenset[Role]
     proof: Proof
     identity: str
-    """What the principal's page key is derived from."""
+    """The identity from which the principal's page key is derived."""
 
     def has_role(self, role: Role) -> bool:
         """Return whether the principal has a role."""
@@ -107,7 +107,7 @@ class SessionSigner:
     """Signs sessions and page keys with the console's secret, and verifies them. Another secret ends every session."""
 
     def __init__(self, secret: str) -> None:
-        """Take the secret: the text of the token file."""
+        """`secret`: the text of the token file."""
         self._secret = secret.encode()
         self.cookie_name = f"edge_agent_{self._signed('cookie', '')[:12]}"
         """Name of the session cookie. It depends on the secret, as browsers share cookies between ports of one host."""
@@ -188,12 +188,12 @@ class GuardSettings:
     request_seconds_max: float
     now: Callable[[], float] = time.time
     refusals: RefusalLog = field(default_factory=RefusalLog)
-    """Counts and logs what is refused."""
+    """Counts and logs refusals."""
     certificate_hosts: Callable[[], frozenset[str]] = frozenset
-    """Those by the names of the certificate in use, which a renewal can change."""
+    """Accepted values of `Host` by the names in the current certificate, which a renewal can change."""
 
     def knows_host(self, host: str) -> bool:
-        """Return whether a value of `Host` leads here."""
+        """Return whether a value of `Host` is accepted."""
         return host in self.hosts or host in self.certificate_hosts()
 
 
