@@ -224,7 +224,7 @@ def export(how: GgufExport, tool: GgufConverter, out: Path, progress: Progress) 
     elif how.merged:
         progress("merging and converting", 0, 1)
         with tempfile.TemporaryDirectory(dir=out, prefix=".merged-") as folder:
-            to_gguf(tool, _merged(how.checkpoint, how.adapter, Path(folder)), out / BASE)
+            to_gguf(tool, _merged(how.checkpoint, how.adapter, Path(folder, "checkpoint")), out / BASE)
     else:
         _refuse_adapter(how.adapter)
         progress("converting the base", 0, 2)
@@ -329,7 +329,15 @@ def _architecture(config: dict[str, Any]) -> str:
 
 
 def _merged(checkpoint: Path, adapter: Path, out: Path) -> Path:
+    """Return a copy whose weights include the adapter. It names its base, which `save_pretrained` leaves out.
+
+    The converter takes what it writes as `general.finetune` from the folder's name, so this must not be a random one.
+    """
     checkpoint_loading.open_model(checkpoint, adapter, "causal").save_pretrained(out)
+    base = checkpoint_loading.read_config(checkpoint).get("_name_or_path")
+    if base:
+        config = checkpoint_loading.read_config(out) | {"_name_or_path": base}
+        (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     _copy_rest(checkpoint, out)
     return out
 
