@@ -405,4 +405,4 @@ def _certificate(path: Path) -> bytes:
 
 def _name(url: str) -> str:
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}{parts.path}"  # an IPv6 address in brackets
