@@ -29,7 +29,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -370,7 +370,7 @@ def main() -> None:
     found = bars(walked)
     if given.json:
         for bar in found:
-            print(json.dumps(asdict(bar)))  # noqa: T201 - its output
+            print(json.dumps(bar.plain()))  # noqa: T201 - its output
     sys.exit(not all(bar.ok for bar in found))
 
 
