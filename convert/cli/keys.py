@@ -10,6 +10,7 @@ import typer
 from convert.cli.progress_output import out
 from convert.publish import central_keys, key_rotation, keyring, layout
 from edge_agent.cli.terminal import say, table
+from edge_agent.durable.atomic_files import read_small
 from edge_agent.errors import InvalidRequest
 
 app = typer.Typer(
@@ -113,7 +114,7 @@ class SigningKeyCommand:
     def _made(self) -> keyring.PublicKeyFile:
         if self.public is None:
             return keyring.Keyring([self.folder], lambda _: ask_passphrase()).make(self.name, self.role)
-        return keyring.bring(self.folder, self.name, self.role, self.uri, self.public.read_bytes())
+        return keyring.bring(self.folder, self.name, self.role, self.uri, read_small(self.public))
 
 
 app.command("signer")(SigningKeyCommand)

@@ -182,7 +182,7 @@ def check_passphrase(passphrase: str) -> None:
 def read_passphrase(path: Path) -> str:
     """Return the first line of a file, without its end. Raises FileMissing, InvalidRequest."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = atomic_files.read_small(path).decode()
     except FileNotFoundError:
         raise FileMissing(f"{path} does not exist", remedy="Check --passphrase-file.") from None
     except UnicodeDecodeError:

@@ -34,7 +34,7 @@ from edge_agent.cli.output import AsJson, YesOption, err, out, print_json
 from edge_agent.config import Config, Role, ServiceConfig, config_files, config_paths
 from edge_agent.config.config_files import REMOTE_FILE, render_remote
 from edge_agent.config.folder_access import is_hidden_from_services
-from edge_agent.durable.atomic_files import make_folders, stat_or_none, write_durably
+from edge_agent.durable.atomic_files import make_folders, read_small, stat_or_none, write_durably
 from edge_agent.enrolment import unit_drop_ins
 from edge_agent.errors import CertificateUnusable, ConfigInvalid
 from edge_agent.formats.certificates import ROLE_URI, Certificate, parse_certificates
@@ -288,7 +288,7 @@ def show(
     Example: [bold]edge-agent certs show till-3.crt[/bold]
     """
     try:
-        pem = file.read_bytes()
+        pem = read_small(file)
     except OSError as error:
         raise CertificateUnusable(f"cannot read {file}: {error.strerror}", remedy="Check the path.") from None
     found = parse_certificates(pem, str(file))
@@ -313,7 +313,7 @@ def _is_ip_address(name: str) -> bool:
 
 
 def _names(path: Path) -> list[str]:
-    return list(parse_certificates(path.read_bytes(), str(path))[0].names)
+    return list(parse_certificates(read_small(path), str(path))[0].names)
 
 
 def _config_path(ctx: typer.Context) -> Path | None:
