@@ -383,12 +383,9 @@ def _report(prepared: PreparedEnrolment, done: CompletedEnrolment) -> None:
     console.print(f"This machine is site {done.record.site} now: {prepared.request.places.site_yaml}")
     if done.record.secrecy == "encrypted":
         console.print("The uplink's credentials are encrypted to this machine.")
-    if plain := plain_credentials(done.record):
+    if plain := plain_credentials(done.record.files):
         what = f"{counted(len(plain), 'credential')} of the uplink"
-        _warn(
-            f"systemd-creds did not encrypt {what}, stored unencrypted and readable by root only:"
-            f" {', '.join(map(str, plain))}"
-        )
+        _warn(f"systemd-creds did not encrypt {what}, stored unencrypted and readable by root only: {', '.join(plain)}")
     if done.former:
         _report_previous(done.former)
     for each in prepared.drop_ins:

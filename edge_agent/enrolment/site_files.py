@@ -167,9 +167,9 @@ def files_of(enrolment: EnrolmentFile, places: SystemPaths, sealed: Mapping[str,
     return [*made, SiteFile(places.site_yaml, config_files.render_sections(sections(enrolment, places), head))]
 
 
-def plain_credentials(known: SiteEnrolment) -> list[Path]:
-    """Return the credentials that are stored unencrypted."""
-    return [path for path in map(Path, known.files) if path.parent.name == _PLAIN_FOLDER]
+def plain_credentials(files: Iterable[str]) -> list[str]:
+    """Return which files of an enrolment are credentials that are stored unencrypted."""
+    return [path for path in files if Path(path).parent.name == _PLAIN_FOLDER]
 
 
 def secrecy_of(sealed: Mapping[str, StoredCredential]) -> Secrecy:

@@ -215,17 +215,6 @@ def test_a_plain_secret_of_an_enrolment_that_was_cut_off_goes(box: Box):
     assert ["credstore.encrypted/edge-agent-uplink.cred"] == credentials
 
 
-def test_of_two_secrets_the_one_that_is_not_encrypted_is_named(box: Box):
-    """systemd-creds may fail at one secret alone: nobody reads then that this machine cannot encrypt."""
-    env = encrypting(box)
-    program = box.folder / "programs/systemd-creds"
-    program.write_text(ENCRYPTING.replace("#!/bin/sh\n", "#!/bin/sh\n[ $2 = --name=escalation ] && exit 1\n"))
-    done = box.enrol(box.enrolment(escalation=LARGE_MODEL), "--yes", env=env)
-    said = " ".join(done.output.split())
-    assert (0, True) == (done.exit_code, "did not encrypt 1 credential" in said), said
-    assert ("edge-agent-escalation.cred" in said, "edge-agent-uplink.cred" in said) == (True, False)
-
-
 def test_the_same_enrolment_encrypts_what_could_not_be_encrypted_before(box: Box):
     """As doctor advises; the plain file is gone then, and the third time nothing changes."""
     path = box.enrolment()

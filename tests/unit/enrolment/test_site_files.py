@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.enrolment.site_files import SiteFile, SystemPaths, encrypt, files_of, put, secrecy_of, secrets_of, stage
+from edge_agent.enrolment.site_files import (
+    SiteFile,
+    SystemPaths,
+    encrypt,
+    files_of,
+    plain_credentials,
+    put,
+    secrecy_of,
+    secrets_of,
+    stage,
+)
 from tests.support.enrolment_files import LARGE_MODEL, a_enrolment
 
 # Encrypts, in its way, every secret but the key of the large model.
@@ -36,7 +46,7 @@ def test_a_secret_that_cannot_be_encrypted_leaves_the_others_encrypted(tmp_path:
     assert (secrets["uplink"], b"sk-s3cr3t\n") == (base64.b64decode(files[uplink]), files[key])
     lines = files[places.drop_in].decode().splitlines()
     assert [f"LoadCredentialEncrypted=uplink:{uplink}", f"LoadCredential=escalation:{key}"] == lines[2:]
-    assert "plain" == secrecy_of(sealed)
+    assert ("plain", [str(key)]) == (secrecy_of(sealed), plain_credentials(map(str, files)))
 
 
 def test_the_record_comes_after_everything_that_it_promises(tmp_path: Path):
