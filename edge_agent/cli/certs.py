@@ -275,7 +275,7 @@ def server(
         raise typer.BadParameter("name the host name or IP address that clients use", param_hint="--name")
     made = certificate_authority.issue_server_certificate(root, named, now, days)
     _write_server(made, place, replace=renew)
-    _say(f"The server's certificate is for {', '.join(named)}, {_until(made)}.")
+    _say(f"The server's certificate is for {', '.join(named)}, {_until(made)}: {before.absolute()}")
     _say("A daemon that uses these files reads it at the next connection; 'edge-agent status' reports a failure.")
 
 
