@@ -355,6 +355,8 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=CALLS, help=f"calls of devices; {CALLS} unless said otherwise")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON, steps to standard error")
     given = parser.parse_args()
+    # So that a walk that is stopped takes its processes with it.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         with (
             contextlib.redirect_stdout(sys.stderr if given.json else sys.stdout),
