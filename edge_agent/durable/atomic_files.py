@@ -210,6 +210,12 @@ def is_file(path: Path) -> bool:
     return found is not None and stat.S_ISREG(found.st_mode)
 
 
+def is_dir(path: Path) -> bool:
+    """Return whether a directory is at a path, links followed. Raises OSError, as `stat_or_none`."""
+    found = stat_or_none(path)
+    return found is not None and stat.S_ISDIR(found.st_mode)
+
+
 def require_free_space(path: Path) -> None:
     """Raise OSError if the disk of a file is full: for libraries that fail to write it and do not report why."""
     if shutil.disk_usage(path.parent).free < DISK_FULL_BYTES:
