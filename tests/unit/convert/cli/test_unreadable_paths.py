@@ -33,6 +33,7 @@ def test_a_path_that_this_user_may_not_look_at_is_not_called_missing(
     monkeypatch: pytest.MonkeyPatch, look: Callable[[Path], object]
 ):
     """The error of the system names the right that is missing, also where Path.is_file hides it: Python 3.14."""
+    monkeypatch.setattr(Path, "exists", os.path.exists)
     monkeypatch.setattr(Path, "is_file", os.path.isfile)
     monkeypatch.setattr(Path, "is_dir", os.path.isdir)
     with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
