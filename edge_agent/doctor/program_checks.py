@@ -24,7 +24,6 @@ PACKAGE_NAMES = ("llama_cpp_python", "onnxruntime", "tokenizers", "grpcio")
 FOLDER = "/opt/edge-agent"
 COMMAND_PATH = "usr/local/bin/edge-agent"
 RUN_INSTALLER = "Run the installer again: it makes the links again, and keeps settings and data."
-_KEEP = "Keep the current version; the next upgrade makes a new previous one."
 _PRINT_VERSION = "import sys; print('%d.%d' % sys.version_info[:2])"
 _INSTALLER = "sudo sh edge-agent-*-linux-x86_64.run"
 
@@ -137,13 +136,12 @@ def _judge_previous(facts: ProgramFacts) -> Finding:
     path = f"{facts.folder}/previous"
     if not facts.previous.target:
         return PREVIOUS.note("there is no previous version to go back to; the next upgrade keeps the current one")
-    if facts.previous.lost_python:
-        lost = f"needs Python {facts.previous.lost_python}, which is gone from this machine"
-        seen = f"{path} points to {facts.previous.target}, which {lost}: there is no version to go back to"
-        return PREVIOUS.warning(seen, _KEEP, "ls -l /opt/edge-agent")
     if not facts.previous.whole:
-        seen = f"{path} points to {facts.previous.target}, which is broken: a rollback would fail"
-        return PREVIOUS.warning(seen, _KEEP, "ls -l /opt/edge-agent")
+        lost = facts.previous.lost_python
+        why = f"needs Python {lost}, which is gone from this machine" if lost else "is broken"
+        seen = f"{path} points to {facts.previous.target}, which {why}: a rollback would fail"
+        remedy = "Keep the current version; the next upgrade makes a new previous one."
+        return PREVIOUS.warning(seen, remedy, "ls -l /opt/edge-agent")
     return PREVIOUS.ok(f"{facts.previous.target} exists; 'sudo edge-agent-setup rollback' goes back to it")
 
 
