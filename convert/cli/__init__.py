@@ -78,10 +78,14 @@ _EPILOG = (
     " machine (a file, the disk, a package that is not installed), 4 try again later, 130 stopped."
 )
 _FAILED, _BAD_INPUT, _SITE, _TRY_LATER = 1, 2, 3, 4
-_OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+_OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Errors of reading or writing an open file, which name none."""
 _USABLE_PATH = "Name a path that this user can read and write, or free some space."
-_CHECK_DISK = "Check the disk or drive: 'dmesg' shows its errors."
+_DISK_REMEDIES = {
+    errno.EIO: "Check the disk or drive: 'dmesg' shows its errors.",
+    errno.EFBIG: "No file can be that large there. FAT32 has a limit of 4 GiB: format the USB drive as exFAT or ext4."
+    " 'ulimit -f' shows the limit of this shell.",
+}
 # The first match counts; an error that matches none is bad input.
 _FAMILIES: tuple[tuple[type[EdgeAgentError], int], ...] = (
     (ModelError, _FAILED),
@@ -116,7 +120,7 @@ class _EdgeConvertGroup(PrintableGroup):
             if error.filename is None and error.errno not in _OF_A_DISK:
                 raise
             where = f"{error.filename}: " if error.filename else ""
-            report(f"{where}{error.strerror}", _CHECK_DISK if error.errno == errno.EIO else _USABLE_PATH)
+            report(f"{where}{error.strerror}", _DISK_REMEDIES.get(error.errno or 0, _USABLE_PATH))
             raise typer.Exit(_SITE) from error
         except typer.Exit:
             raise

@@ -24,7 +24,6 @@ from convert.evaluate.predictions import FoundEntity, ServedPrediction, at_one
 from convert.package.bundle_assembly import candidate_bundle, chosen_weights
 from convert.pipeline.stage import Progress, StageJob
 from edge_agent.config import EngineConfig
-from edge_agent.durable.atomic_files import is_file
 from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.protocol import JobRequest, JobResult, TextChunk
 from edge_agent.errors import (
@@ -106,7 +105,7 @@ def open_bundle(folder: Path) -> BundleFolder:
         ManifestInvalid, SchemaUnknown: the manifest breaks a rule.
     """
     file = folder / MANIFEST_NAME
-    if not is_file(file):
+    if not file.is_file():
         said = f"{folder} is not a bundle directory: it has no {MANIFEST_NAME}"
         raise BundleUnreadable(
             said, remedy="Name a bundle directory made by 'edge-convert run' or 'assemble'; unpack a tar first."
@@ -115,7 +114,7 @@ def open_bundle(folder: Path) -> BundleFolder:
     manifest = parse(manifest_bytes)
     for artifact in manifest.artifacts:
         path = folder / artifact.path
-        if not is_file(path):
+        if not path.is_file():
             raise FileMissing(f"{path} does not exist, though the manifest names it", remedy="Copy the bundle again.")
         if path.stat().st_size != artifact.size_bytes:
             raise HashMismatch(f"{path} has {path.stat().st_size} bytes; the manifest has {artifact.size_bytes}")

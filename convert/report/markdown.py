@@ -42,7 +42,7 @@ def markdown(made: RunSummary, plots: Sequence[str]) -> str:
     """Return report.md; plots are names of files in the same folder."""
     parts = [
         f"# {made.task} {made.version}",
-        " ".join(_sentences(made)),
+        _summary(made),
         *_list("Warnings", doubts(made)),
         *_questions(made.report("evaluate"), made.report("calibrate")),
         *_quality(made.report("evaluate")),
@@ -57,18 +57,16 @@ def markdown(made: RunSummary, plots: Sequence[str]) -> str:
 
 def measured(name: str, evaluate: Mapping[str, Any]) -> str:
     """Return the evaluation of one bundle as Markdown."""
-    first = [f"# {name}", " ".join(_quality_sentences(evaluate))]
+    first = [f"# {name}", " ".join([*headline(evaluate), *_speed(evaluate)])]
     parts = [*_list("Warnings", list(of_quality(evaluate))), *_questions(evaluate, {}), *_quality(evaluate)]
     return "\n\n".join([*first, *parts]) + "\n"
 
 
-def _quality_sentences(quality: Mapping[str, Any]) -> Iterator[str]:
-    yield from headline(quality)
+def _speed(quality: Mapping[str, Any]) -> Iterator[str]:
+    if times := quality.get("latency_ms"):
+        yield f"An answer takes {times['p50']:.1f} ms, 99% of them at most {times['p99']:.1f} ms, on this machine."
     if invariance := quality.get("batch_invariance"):
         yield _in_company(invariance)
-    times = quality.get("latency_ms")
-    if times:
-        yield f"An answer takes {times['p50']:.1f} ms, 99% of them at most {times['p99']:.1f} ms, on this machine."
 
 
 def headline(quality: Mapping[str, Any]) -> Iterator[str]:
@@ -173,12 +171,24 @@ def _in_company(invariance: Mapping[str, Any]) -> str:
     return f"Its answers to {texts} alone and in batches of {sizes} {same} ({invariance['build']})."
 
 
-def _sentences(made: RunSummary) -> Iterator[str]:
-    chosen = made.chosen
+def _summary(made: RunSummary) -> str:
+    """Return what a team asks first, as a list: how good, what is guaranteed, which file, how fast."""
+    evaluate, golden = made.report("evaluate"), made.report("assemble").get("golden") or {}
+    points = {
+        "Quality": headline(evaluate),
+        "Guarantee": [made.report("calibrate").get("verdict", "The calibrate stage has not run.")],
+        "Model file": _artefact(made),
+        "Speed": _speed(evaluate),
+        "Golden cases, which travel to every site": [f"{golden['origin']['sentence']}."] if "origin" in golden else [],
+    }
+    said = {title: " ".join(sentences) for title, sentences in points.items()}
+    return "\n".join(f"- **{title}.** {text}" for title, text in said.items() if text)
+
+
+def _artefact(made: RunSummary) -> Iterator[str]:
+    chosen, verify = made.chosen, made.report("verify")
     if chosen:
-        yield f"The model file is {chosen['name']}, {format_bytes(chosen['size_bytes'])}{_bits(chosen)}."
-    yield from _quality_sentences(made.report("evaluate"))
-    verify = made.report("verify")
+        yield f"It is {chosen['name']}, {format_bytes(chosen['size_bytes'])}{_bits(chosen)}."
     if "kl_mean" in verify:
         yield (
             f"The export matches the checkpoint: the same best choice in {percent(verify['same_top'])} of"
@@ -186,10 +196,6 @@ def _sentences(made: RunSummary) -> Iterator[str]:
         )
     if "agreement" in chosen:
         yield f"It gives the same answer as the full-precision model on {interval(chosen['agreement'])} of the rows."
-    yield made.report("calibrate").get("verdict", "The calibrate stage has not run.")
-    golden = made.report("assemble").get("golden") or {}
-    if "origin" in golden:
-        yield f"Golden cases, which travel to every site: {golden['origin']['sentence']}."
 
 
 def _bits(candidate: Mapping[str, Any]) -> str:

@@ -34,6 +34,8 @@ from edge_agent.cli.output import AsJson, YesOption, err, out, print_json
 from edge_agent.config import Config, Role, ServiceConfig, config_files, config_paths
 from edge_agent.config.config_files import REMOTE_FILE, render_remote
 from edge_agent.config.folder_access import is_hidden_from_services
+from edge_agent.config.sections import join_host_port
+from edge_agent.doctor.machine_checks import EARLIEST
 from edge_agent.durable.atomic_files import make_folders, read_small, stat_or_none, write_durably
 from edge_agent.enrolment import unit_drop_ins
 from edge_agent.errors import CertificateUnusable, ConfigInvalid
@@ -190,6 +192,7 @@ def init(
     Example: [bold]sudo edge-agent certs init --name shop.example[/bold]
     """
     now = time.time()
+    _require_clock(now)
     named = names or [socket.gethostname().lower(), "localhost", "127.0.0.1"]
     if not new_authority:
         _refuse_second_authority(ctx)
@@ -242,7 +245,7 @@ def issue(
     write_durably(folder / "ca.crt", root.certificate, 0o644)
     reached = "" if (folder / REMOTE_FILE).exists() else _reached_by(place)
     if reached:
-        write_durably(folder / REMOTE_FILE, render_remote(f"{reached}:{PORT}").encode(), 0o644)
+        write_durably(folder / REMOTE_FILE, render_remote(join_host_port(reached, PORT)).encode(), 0o644)
     _say(f"{client} may {' and '.join(granted)}, {_until(made)}. Bring this folder there:", "")
     _say(f"  {folder.absolute()}")
     for name, said in _CLIENT_FILES.items():
@@ -338,6 +341,15 @@ def _authority(ctx: typer.Context, directory: Path | None) -> Path:
     if found.note:
         err().print(f"note: {found.note}", soft_wrap=True)
     return found.path
+
+
+def _require_clock(now: float) -> None:
+    """Raise CertificateUnusable where the clock is wrong for certain: all certificates would end when it is set."""
+    if now < EARLIEST:
+        raise CertificateUnusable(
+            f"this machine's clock shows {_day(now)}, which is before this program was made; nothing was written",
+            remedy="Set the clock ('timedatectl'), and run the command again: the dates of certificates follow it.",
+        )
 
 
 def _refuse_second_authority(ctx: typer.Context) -> None:

@@ -110,18 +110,14 @@ def explain_empty_export(examples: ExamplesStatus | None, environ: Mapping[str, 
             "under 'examples.collect' in agent.yaml to let them leave"
         )
     if waiting := sum(examples.review_waiting.values()):
-        return _unreviewed(waiting, "sudo " if environ.get("SUDO_USER") else "")
+        answers = "1 answer waits" if waiting == 1 else f"{waiting} answers wait"
+        return (
+            f"{answers} for review, and none has been reviewed since the last export: "
+            f"'{'sudo ' * bool(environ.get('SUDO_USER'))}edge-agent review' shows them one by one; then export again"
+        )
     if not sum(number for name, number in examples.retained.items() if name != "feedback"):
         return f"No answer of {', '.join(leaving)} has been kept yet"
     return "The central team has confirmed all examples that may leave"
-
-
-def _unreviewed(waiting: int, sudo: str) -> str:
-    answers = "1 answer waits" if waiting == 1 else f"{waiting} answers wait"
-    return (
-        f"{answers} for review, and none has been reviewed since the last export: "
-        f"'{sudo}edge-agent review' shows them one by one; then export again"
-    )
 
 
 FILE_BYTES_MAX = 64 * 2**20
@@ -176,7 +172,7 @@ def export_media(ctx: typer.Context, path: MediaPath, yes: CopyAnyway = False, a
 
     Example: [bold]sudo edge-agent media export /media/usb[/bold]
     """
-    _check_folder(path)
+    device = _check_folder(path)
     if not yes:
         _look(path).require_drive()
     with target_of(ctx).admin() as admin, progress(ctx, "Sealing"):
@@ -191,8 +187,7 @@ def export_media(ctx: typer.Context, path: MediaPath, yes: CopyAnyway = False, a
             out().print(f"{why_empty}.")
         return
     check_readable(Path(sealed.outbox_path))
-    doubt = _look(path, Path(sealed.outbox_path)).doubt
-    if doubt:
+    if doubt := _look(path, Path(sealed.outbox_path)).doubt:
         print_trimmed(err(), Text.assemble(("warning: ", "yellow"), doubt))
     columns, console = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()), err()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -201,7 +196,7 @@ def export_media(ctx: typer.Context, path: MediaPath, yes: CopyAnyway = False, a
         def show(done: int, total: int) -> None:
             bar.update(shown, completed=done, total=total)
 
-        copying = copy_out(Path(sealed.outbox_path), path / f"site={sealed.site}", show)
+        copying = copy_out(Path(sealed.outbox_path), path / f"site={sealed.site}", show, device)
     new = f"{counted(copying.copied, 'file')} ({format_bytes(copying.bytes)}) copied to {path}"
     copied = f"{new}, {_were(copying.unchanged)} there already"
     if copying.failure is not None:
@@ -235,10 +230,12 @@ def check_readable(outbox: Path) -> None:
         raise ConfigInvalid(f"cannot read {outbox}: {error.strerror}", remedy="Run the command with sudo.") from None
 
 
-def copy_out(outbox: Path, target: Path, show: Callable[[int, int], object] = lambda *_: None) -> MediaCopy:
+def copy_out(
+    outbox: Path, target: Path, show: Callable[[int, int], object] = lambda *_: None, device: int | None = None
+) -> MediaCopy:
     """Copy an outbox, the oldest segment first and the status last; stops at the first failure.
 
-    `show` is called with the number of copied files, and of all.
+    `show` is called with the number of copied files, and of all; `device` is the drive's st_dev, None = unknown.
     """
     sealed = sorted((outbox / "segments").glob("*.json"))
     pairs = [(file, target / "segments" / file.name) for each in sealed for file in (each.with_suffix(".age"), each)]
@@ -246,10 +243,16 @@ def copy_out(outbox: Path, target: Path, show: Callable[[int, int], object] = la
     copying = MediaCopy()
     for number, (source, goal) in enumerate(pairs):
         try:
-            _copy(source, goal, copying)
+            written = _copy(source, goal)
+            # Desktops and systemd unmount a drive that is pulled out; its mount point is on this machine's disk.
+            if device not in (None, target.parent.stat().st_dev):
+                raise MediaFailed(f"the USB drive at {target.parent} was unmounted meanwhile")
         except (EdgeAgentError, OSError) as error:
             copying.failure, copying.missing = error, [one.name for one, _ in pairs[number:]]
             break
+        copying.unchanged += written is None
+        copying.copied += written is not None
+        copying.bytes += written or 0
         show(number + 1, len(pairs))
     return copying
 
@@ -324,15 +327,16 @@ def _drive_errors(path: Path) -> Iterator[None]:
         raise MediaFailed(said, remedy=MediaFailed.remedy_reading, path=path) from None
 
 
-def _check_folder(path: Path) -> None:
-    """Refuse a path that is not a folder: a copy to the mount point of a missing drive would reach nobody."""
+def _check_folder(path: Path) -> int:
+    """Return the st_dev of a folder; refuse what is none: a copy to where a drive is missing would reach nobody."""
     with _drive_errors(path):
-        found, is_folder = stat_or_none(path), _is_folder(path)
-    if not is_folder:
+        found = stat_or_none(path)
+    if found is None or not stat.S_ISDIR(found.st_mode):
         said = f"{path} is not a folder" if found else f"{path} does not exist"
         raise MediaFailed(said, remedy=f"{_LOOK}.")
     with _drive_errors(path):
         os.scandir(path).close()
+    return found.st_dev
 
 
 def _is_folder(path: Path) -> bool:
@@ -470,15 +474,14 @@ def _blocker(outcome: BundleOutcome) -> type[EdgeAgentError] | None:
     return BY_REASON.get(outcome.reason) if outcome.state in ("WAITING", "FETCHING", "STAGED", "HELD") else None
 
 
-def _copy(source: Path, goal: Path, copying: MediaCopy) -> None:
+def _copy(source: Path, goal: Path) -> int | None:
+    """Return how many bytes were written; None = the drive has the file already."""
     content = _read(source)
     if goal.exists() and hashlib.sha256(_read(goal)).digest() == hashlib.sha256(content).digest():
-        copying.unchanged += 1
-        return
+        return None
     goal.parent.mkdir(parents=True, exist_ok=True)
     write_durably(goal, content, 0o644)
-    copying.copied += 1
-    copying.bytes += len(content)
+    return len(content)
 
 
 def _read(path: Path) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -11,7 +12,6 @@ import grpc
 from edge_agent.client import translation
 from edge_agent.client.call_failed import Tls
 from edge_agent.client.daemon_connection import PAGE_SIZE, AsyncConnection, Connection, blocking
-from edge_agent.client.retry import Retry
 from edge_agent.client.site_state import (
     Bundle,
     ImportProgress,
@@ -207,7 +207,6 @@ class AdminClient(Connection):
 class AsyncAdminClient(_SharedCalls, AsyncConnection):
     """The operator's calls that change no bundle, awaited. Every method raises CallFailed."""
 
-    def __init__(self, target: str, tls: Tls | None = None, *, retry: Retry | None = None) -> None:
-        """Name the daemon, as to AdminClient."""
-        super().__init__(target, tls, retry=retry)
-        self._stub: Any = AdminServiceStub(self.channel)
+    @functools.cached_property
+    def _stub(self) -> Any:
+        return AdminServiceStub(self.channel)

@@ -13,12 +13,13 @@ out of date. The remedy names what to look at.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc
 from google.protobuf.message import Message
@@ -246,6 +247,11 @@ class CallFailed(Exception):
         certificate."""
         self.is_answer = False
         """Whether the daemon reported this error."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle every part: a process pool waits for ever for an exception of a worker that it cannot read."""
+        make = functools.partial(CallFailed, remedy=self.remedy, metadata=self.metadata)
+        return make, (self.code, self.reason, self.message), vars(self)
 
     def give_up(self, why: str) -> None:
         """Add to the message how often the call was made, for how long, and why it is not made again."""

@@ -67,10 +67,8 @@ class DaemonConnection:
         self._closed = False
         self._answered = False
         network = () if is_local(self.target) else _NETWORK_OPTIONS
-        self.channel = self._open_channel([*_CHANNEL_OPTIONS, *network, *(tls.options() if tls else ())])
-
-    def _open_channel(self, options: list[tuple[str, Any]]) -> Any:
-        raise NotImplementedError
+        self._options = [*_CHANNEL_OPTIONS, *network, *(tls.options() if tls else ())]
+        self._credentials = tls.channel_credentials() if tls else None
 
     async def _send(self, method: Any, request: Any, timeout_seconds: float) -> Any:
         raise NotImplementedError
@@ -143,14 +141,25 @@ class DaemonConnection:
 
 
 class AsyncConnection(DaemonConnection):
-    """A context manager around one channel. Create and use it inside one running event loop."""
+    """A context manager around one channel, which belongs to the event loop of the first call."""
 
     serving = DaemonConnection.check_health
+    _loop: asyncio.AbstractEventLoop | None = None
 
-    def _open_channel(self, options: list[tuple[str, Any]]) -> Any:
-        if self.tls:
-            return grpc.aio.secure_channel(self.target, self.tls.channel_credentials(), options=options)
-        return grpc.aio.insecure_channel(self.target, options=options)
+    @functools.cached_property
+    def channel(self) -> grpc.aio.Channel:
+        """Opened by the first call: gRPC binds it to the event loop that runs then."""
+        if self._credentials:
+            return grpc.aio.secure_channel(self.target, self._credentials, options=self._options)
+        return grpc.aio.insecure_channel(self.target, options=self._options)
+
+    def start(self, method: Any, request: Any, timeout_seconds: float) -> Any:
+        """Start a call. Raises ValueError in another event loop than that of the first call, too."""
+        loop = asyncio.get_running_loop()
+        self._loop = self._loop or loop
+        if loop is not self._loop:
+            raise ValueError("this client made its first call in another event loop: make a client in each")
+        return super().start(method, request, timeout_seconds)
 
     async def _send(self, method: Any, request: Any, timeout_seconds: float) -> Any:
         try:
@@ -183,7 +192,8 @@ class AsyncConnection(DaemonConnection):
     async def close(self) -> None:
         """End the connection; calls in progress end with CallFailed."""
         self._closed = True
-        await self.channel.close(None)
+        if "channel" in vars(self):
+            await self.channel.close(None)
 
 
 def run_blocking(coroutine: Coroutine[Any, Any, _T]) -> _T:
@@ -228,10 +238,13 @@ class Connection(DaemonConnection):
     call = blocking(DaemonConnection.unary)
     serving = blocking(DaemonConnection.check_health)
 
-    def _open_channel(self, options: list[tuple[str, Any]]) -> Any:
-        if self.tls:
-            return grpc.secure_channel(self.target, self.tls.channel_credentials(), options=options)
-        return grpc.insecure_channel(self.target, options=options)
+    def __init__(self, target: str, tls: Tls | None = None, *, retry: Retry | None = None) -> None:
+        """Name the daemon, as to DaemonConnection."""
+        super().__init__(target, tls, retry=retry)
+        if self._credentials:
+            self.channel = grpc.secure_channel(self.target, self._credentials, options=self._options)
+        else:
+            self.channel = grpc.insecure_channel(self.target, options=self._options)
 
     async def _send(self, method: Any, request: Any, timeout_seconds: float) -> Any:
         return self.start(method, request, timeout_seconds)
@@ -267,6 +280,8 @@ def require_address(address: str) -> str:
         raise ValueError(f"{address} is a URL: write host:port, the port of the daemon and not of its console")
     if "/" in address or address.endswith(".sock"):
         raise ValueError(f"{address} is a path: write unix:{address}")
+    if address.count(":") > 1 and not address.startswith("["):
+        raise ValueError(f"{address} is ambiguous: write an IPv6 address in brackets, as in [::1]:PORT")
     if not re.search(r":\d+$", address):
         raise ValueError(f"{address} has no port: write {address}:PORT, or unix:/path/to/inference.sock")
     return address

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
@@ -360,13 +361,12 @@ class AsyncClient(_InferenceCalls, AsyncConnection):
     """Calls of a device, awaited. Every method raises CallFailed; an input of a batch that fails alone is a Failure.
 
     A request that cannot be sent is a ValueError or TypeError: a text that is not a string, a client that is closed.
-    Create and use it inside one running event loop.
+    It belongs to the event loop of its first call, and can be created before that runs.
     """
 
-    def __init__(self, target: str, tls: Tls | None = None, *, retry: Retry | None = None) -> None:
-        """Name the daemon, as to Client."""
-        super().__init__(target, tls, retry=retry)
-        self._stub: Any = InferenceServiceStub(self.channel)
+    @functools.cached_property
+    def _stub(self) -> Any:
+        return InferenceServiceStub(self.channel)
 
     def generate(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -167,7 +168,6 @@ class ReviewClient(Connection):
 class AsyncReviewClient(_ReviewCalls, AsyncConnection):
     """The same calls, awaited. Every method raises CallFailed."""
 
-    def __init__(self, target: str, tls: Tls | None = None, *, retry: Retry | None = None) -> None:
-        """Name the daemon, as to ReviewClient."""
-        super().__init__(target, tls, retry=retry)
-        self._stub: Any = FeedbackServiceStub(self.channel)
+    @functools.cached_property
+    def _stub(self) -> Any:
+        return FeedbackServiceStub(self.channel)

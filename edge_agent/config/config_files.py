@@ -175,7 +175,8 @@ def render_remote(address: str) -> str:
     remote = RemoteDaemonConfig(address=address, ca="ca.crt", certificate="client.crt", key="client.key")
     said = {key: field.description for key, field in RemoteDaemonConfig.model_fields.items()}
     return "".join(
-        f"# {said[key]}\n{key}: {value}\n" for key, value in remote.model_dump(exclude_defaults=True).items()
+        f"# {said[key]}\n{yaml.safe_dump({key: value})}"
+        for key, value in remote.model_dump(exclude_defaults=True).items()
     )
 
 

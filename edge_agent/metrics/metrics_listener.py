@@ -94,7 +94,8 @@ class MetricsListener:
                 continue
             async with server:
                 self.port, self.problem = server.sockets[0].getsockname()[1], ""
-                log.info("metrics", url=f"http://{self._host}:{self.port}/metrics")
+                host = f"[{self._host}]" if ":" in self._host else self._host
+                log.info("metrics", url=f"http://{host}:{self.port}/metrics")
                 await self._stopped.wait()
                 await _turns()  # what stands in the backlog: asyncio loses a socket that it accepts while it closes
         await self._end_connections()

@@ -266,7 +266,7 @@ def _held_up(figures: TaskFigures) -> tuple[str, str, str]:
     held_up, graded = figures.held_up, sum(day.sure + day.unsure for day in figures.recent)
     limits = _LIMITS if figures.threshold is not None else {**_LIMITS, "BELOW_THRESHOLD": "without a threshold"}
     parts = [f"{count(held_up[reason])} {words}" for reason, words in limits.items() if held_up.get(reason)]
-    if figures.gate == "none":
+    if figures.gate == "none" and figures.threshold is not None:
         parts.append("no gate: an input unlike the training data can get a confident answer")
     share = percent(sum(day.unsure for day in figures.recent) / graded) if graded else "not yet"
     return "Not confident", share, "; ".join(parts) or f"of {count_of(graded, 'answer')}"

@@ -35,6 +35,7 @@ from grpc_reflection.v1alpha import _async as reflection_aio
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from edge_agent.config import AccessConfig, Config, Role, ServiceConfig
+from edge_agent.config.sections import join_host_port, split_host_port
 from edge_agent.errors import ConfigInvalid, Draining, SiteError, SocketInUse
 from edge_agent.refusal_log import RefusalLog
 from edge_agent.server import roles
@@ -397,8 +398,9 @@ def _require_unused(path: Path) -> None:
 
 
 def _bind_tcp(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> None:
+    written = join_host_port(*split_host_port(address))  # gRPC takes ::1:9443 for an address without a port
     try:
-        bound = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+        bound = server.add_secure_port(written, credentials) if credentials else server.add_insecure_port(written)
     except RuntimeError:
         bound = 0
     if not bound:

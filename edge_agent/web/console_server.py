@@ -225,17 +225,19 @@ _NEVER_SECONDS = 365 * 86_400
 def open_listener(address: str) -> socket.socket:
     """Listen on host:port. Raises SocketInUse."""
     host, port = sections.split_host_port(address)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With the protocol named, asyncio turns off Nagle's algorithm, which delayed each answer by 40 ms.
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
-        listening.listen(_BACKLOG)
-    except OSError as error:
-        listening.close()
-        remedy = "Stop the program that listens there, or choose another 'address' under 'web' in agent.yaml."
-        raise SocketInUse(f"cannot listen on {address}: {error.strerror}", remedy=remedy, address=address) from None
+    with contextlib.ExitStack() as opened:
+        try:
+            # The IPv4 address of a name that has both: it is the only one by which a console of before was reached.
+            found = min(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP))
+            # With the protocol named, asyncio turns off Nagle's algorithm, which delayed each answer by 40 ms.
+            listening = opened.enter_context(socket.socket(*found[:3]))
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(found[4])
+            listening.listen(_BACKLOG)
+        except OSError as error:
+            remedy = "Stop the program that listens there, or choose another 'address' under 'web' in agent.yaml."
+            raise SocketInUse(f"cannot listen on {address}: {error.strerror}", remedy=remedy, address=address) from None
+        opened.pop_all()
     listening.setblocking(False)
     return listening
 
@@ -388,7 +390,7 @@ def display_address(address: str, *, secure: bool) -> str:
     """Return the URL for a browser; an address of all networks becomes this machine's host name."""
     host, port = sections.split_host_port(address)
     named = socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared with
-    return f"{'https' if secure else 'http'}://{f'[{named}]' if ':' in named else named}:{port}"
+    return f"{'https' if secure else 'http'}://{sections.join_host_port(named, port)}"
 
 
 STATIC = Path(__file__).parent / "static"

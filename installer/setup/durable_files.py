@@ -13,7 +13,7 @@ MODE = 0o644
 def write(path: Path, content: bytes, mode: int = MODE) -> None:
     """Write a file beside its place and rename it there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_path(path)
     with partial.open("wb") as file:
         os.fchmod(file.fileno(), mode)
         file.write(content)
@@ -26,11 +26,16 @@ def write(path: Path, content: bytes, mode: int = MODE) -> None:
 def link(path: Path, target: Path | str) -> None:
     """Let a link lead to a target, in one step wherever it led before."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_path(path)
     partial.unlink(missing_ok=True)
     partial.symlink_to(target)
     partial.replace(path)
     sync_folder(path.parent)
+
+
+def partial_path(path: Path) -> Path:
+    """Return where a file or a link is made before it is renamed; a setup that was killed can leave it there."""
+    return path.with_name(f".{path.name}.partial")
 
 
 def remove(path: Path) -> None:

@@ -66,6 +66,7 @@ def remove_files(places: InstallPaths) -> None:
     laid = {path for folder in places.programs.glob("*") for path, _ in _files(places, folder)}
     for path in {*places.commands, *places.always_laid, *laid}:
         durable_files.remove(path)
+        durable_files.remove(durable_files.partial_path(path))
 
 
 def unit_names(program: InstalledProgram) -> list[str]:

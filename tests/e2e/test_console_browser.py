@@ -334,9 +334,11 @@ def test_how_it_looks(console, tab, tmp_path):
 
 
 def shot(tab: Tab, path: Path) -> None:
-    """Take a picture; nothing lies beside the window, everything that is pressed has a name."""
+    """Take a picture; nothing lies beside the window, what is pressed has a name, what scrolls has the keyboard."""
     assert 0 >= tab.value("document.documentElement.scrollWidth - document.documentElement.clientWidth"), path.name
     nameless = "[...document.querySelectorAll('button, a, input:not([type=hidden]), textarea:not([hidden])')]"
     script = f"{nameless}.filter((each) => !(each.labels?.length || each.ariaLabel || each.textContent.trim())).length"
     assert 0 == tab.value(script)
+    moved = "[...document.querySelectorAll('.scroll')].filter((each) => each.scrollWidth > each.clientWidth)"
+    assert 0 == tab.value(f"{moved}.filter((each) => each.tabIndex < 0 || !each.ariaLabel).length"), path.name
     tab.picture(path)

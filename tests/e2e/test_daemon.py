@@ -18,7 +18,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from edge_agent.client import CallFailed, Classification, Failure
+from edge_agent.client import CallFailed, Classification, Client, Failure
 from edge_agent.v1 import inference_pb2, inference_pb2_grpc
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
@@ -342,6 +342,18 @@ def test_the_daemon_also_answers_on_a_port_when_told_to(tmp_path: Path) -> None:
             stub = inference_pb2_grpc.InferenceServiceStub(channel)
             assert [] == list(stub.ListTasks(inference_pb2.ListTasksRequest(), timeout=60).tasks)
         assert "listening_without_tls" in daemon.log.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("written", ["[::1]:{}", "::1:{}"])
+def test_an_ipv6_address_is_listened_on_with_and_without_brackets(tmp_path: Path, written: str) -> None:
+    """As for metrics and the console, the last colon separates the port."""
+    port = free_port()
+    with (
+        RunningDaemon(tmp_path, service={"tcp_address": written.format(port), "insecure": True}),
+        Client(f"[::1]:{port}") as client,
+    ):
+        assert client.serving()
 
 
 # --- stopping ----------------------------------------------------------------------------------------------------

@@ -51,6 +51,36 @@ def test_without_a_network_a_name_and_an_address_fail_differently(tmp_path: Path
     assert ["Is the cable in" in by_address, "Is the cable in" in by_name] == [True, True]
 
 
+HEALTHY = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from edge_agent.client import Client
+import grpc
+from grpc_health.v1 import health, health_pb2_grpc
+server = grpc.server(ThreadPoolExecutor(2))
+health_pb2_grpc.add_HealthServicer_to_server(health.HealthServicer(), server)
+port = server.add_insecure_port("127.0.0.1:0")
+server.start()
+with Client(f"till-3.shop:{port}") as client:
+    sys.exit(not client.serving(timeout_seconds=20))
+"""
+
+
+@pytest.mark.slow
+def test_a_name_is_looked_up_as_by_every_program_of_the_machine(tmp_path: Path) -> None:
+    """With nsswitch.conf and every line of /etc/hosts: of two addresses the one that leads somewhere is taken."""
+    lines = ("127.0.0.1 localhost", "2001:db8::dead till-3.shop", "127.0.0.1 till-3.shop")
+    (tmp_path / "hosts").write_text("".join(f"{line}\n" for line in lines))
+    script = 'ip link set lo up && mount --bind "$0" /etc/hosts || exit 77; exec "$@"'
+    command = ["unshare", "--net", "--mount", "sh", "-c", script, str(tmp_path / "hosts"), sys.executable, "-c"]
+    if not shutil.which("unshare") or not shutil.which("ip"):
+        pytest.skip("needs unshare and ip")
+    done = subprocess.run([*command, HEALTHY], capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip("needs the right to make namespaces and to mount")
+    assert (0, "") == (done.returncode, done.stderr)
+
+
 @pytest.mark.slow
 def test_a_port_where_nothing_listens_is_told_from_a_machine_that_is_off(tmp_path: Path) -> None:
     """The machine answers, so the remedy is about the daemon there."""

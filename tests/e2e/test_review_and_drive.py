@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from edge_agent.cli import app, media
 from edge_agent.client import CallFailed, ReviewClient
-from edge_agent.errors import DiskFull
+from edge_agent.errors import DiskFull, MediaFailed
 from edge_agent.formats import segment, status_object, uplink_state
 from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
 from tests.support.bundles import echo_bundle
@@ -246,6 +246,20 @@ def small_drive(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("needs the right to mount")
     yield path
     subprocess.run(["umount", str(path)], check=False, capture_output=True)
+
+
+def test_a_drive_that_is_unmounted_meanwhile_is_no_success(small_drive, tmp_path):
+    """What is copied to the empty mount point reaches nobody: the copy stops, and counts none of it as copied."""
+    outbox, device = outbox_of(tmp_path / "outbox", 2, 100), small_drive.stat().st_dev
+
+    def pull(done: int, _: int) -> None:
+        if done == 2:
+            subprocess.run(["umount", "-l", str(small_drive)], check=True)
+
+    stopped = media.copy_out(outbox, small_drive / "site=x", pull, device)
+    assert isinstance(stopped.failure, MediaFailed)
+    assert (2, 3, 102) == (stopped.copied, len(stopped.missing), stopped.bytes)
+    assert f"the USB drive at {small_drive} was unmounted meanwhile" == stopped.failure.message
 
 
 def test_a_full_drive_holds_whole_files_and_says_what_is_missing(small_drive, tmp_path):

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import stat
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from edge_agent.errors import CertificateUnusable, ConfigInvalid
 from edge_agent.formats.certificates import check_key_matches, parse_certificates
 from edge_agent.server.roles import certificate_roles
 from tests.support.modes import umask
+from tests.support.wall_clock import WallClock, needs_gcc
 
 OLD = 0.0
 
@@ -64,6 +67,22 @@ def test_the_daemon_enters_the_folder_whatever_the_umask(tmp_path: Path, mask: i
         run("certs", "issue", "till-3", "--role", "infer", "--dir", tls)
     folders = (tls.parent, tls, tls / "clients", tls / "clients/till-3")
     assert [0o755, 0o755, 0o755, 0o700] == [stat.S_IMODE(path.stat().st_mode) for path in folders]
+
+
+@needs_gcc
+def test_no_authority_is_made_by_a_clock_that_is_wrong_for_certain(tmp_path: Path):
+    """A machine without a battery starts in 1970: its certificates would have ended once somebody sets its clock."""
+    clock = WallClock(tmp_path)
+    clock.jump(-int(time.time()) + 86_400)
+    done = subprocess.run(
+        [sys.executable, "-m", "edge_agent.cli", "certs", "init", "--dir", str(tmp_path / "tls")],
+        env={**os.environ, **clock.environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (3, True) == (done.returncode, "clock shows 1970-01-02" in done.stderr), done.stderr
+    assert not (tmp_path / "tls").exists()
 
 
 def test_what_init_prints_is_a_configuration(tmp_path: Path):
@@ -191,6 +210,15 @@ def test_issue_makes_a_folder_to_carry(tls: Path):
     made = parse_certificates(Path(found.certificate).read_bytes(), "it")[0]
     assert ("till-3", {"infer", "feedback"}) == (made.name, certificate_roles(made, {}))
     assert (tls / "ca.crt").read_bytes() == Path(found.ca).read_bytes()
+
+
+def test_a_client_of_an_ipv6_address_can_read_its_folder(tmp_path: Path):
+    """The address stands in brackets, and in quotation marks, because brackets begin a list in YAML."""
+    run("certs", "init", "--dir", tmp_path, "--name", "fd00::5")
+    run("certs", "issue", "till-3", "--role", "infer", "--dir", tmp_path)
+    found = load_remote(tmp_path / "clients" / "till-3", {})
+    assert found is not None
+    assert "[fd00::5]:9443" == found.address
 
 
 def test_a_new_authority_follows_an_old_one_without_a_gap(tls: Path):

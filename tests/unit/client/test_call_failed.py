@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 
 import grpc
 import pytest
 
-from edge_agent.client.call_failed import call_failed, explain_connection, start_remedy
+from edge_agent.client.call_failed import CallFailed, call_failed, explain_connection, start_remedy
 
 FAILED = "failed to connect to all addresses; last error: "
 LOOKED_UP = "errors resolving shop.lan:9443: [field:hostname lookup error:address lookup failed for shop.lan:9443: "
@@ -100,3 +102,12 @@ def test_a_daemon_is_started_as_this_machine_runs_it(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).touch()
     assert f"Is edge-agent running? {command} starts it" in start_remedy(socket_path, tmp_path)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda failed: pickle.loads(pickle.dumps(failed))])
+def test_failed_call_passes_from_a_worker_process_to_its_parent(again):
+    """multiprocessing.Pool waits for ever for an exception that it cannot read, and ProcessPoolExecutor breaks."""
+    failed = CallFailed("UNAVAILABLE", "UNREACHABLE", "no daemon", remedy="Start it.", metadata={"target": "unix:/x"})
+    failed.retry_after_seconds, failed.request_id, failed.tries, failed.is_answer = 2.5, "r-1", 3, True
+    failed.give_up("0.1 s are left")
+    assert (vars(failed), str(failed)) == (vars(again(failed)), str(again(failed)))

@@ -317,6 +317,7 @@ def test_a_policy_that_does_not_exist_is_a_slip(client, daemon):
         ("localhost", "write localhost:PORT"),
         ("http://till:8390", "is a URL: write host:port"),
         ("", "is empty"),
+        ("::1:9443", r"write an IPv6 address in brackets, as in \[::1\]:PORT"),
     ],
 )
 async def test_an_address_is_unix_or_has_a_port(address, said):

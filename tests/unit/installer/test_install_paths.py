@@ -43,6 +43,17 @@ def test_a_purge_removes_our_units_drop_ins_and_edited_texts_only(tmp_path: Path
     assert ([], True) == ([path for path in ours if path.exists()], other.exists())
 
 
+def test_a_purge_removes_what_a_killed_setup_left_of_links_and_files(tmp_path: Path):
+    """Each is made next to its place and renamed: a power cut before that leaves it there."""
+    link, unit = (tmp_path / name for name in ("usr/local/sbin/.edge-agent-setup.partial", "etc/systemd/system"))
+    for folder in (link.parent, unit):
+        folder.mkdir(parents=True)
+    link.symlink_to(tmp_path / "opt/edge-agent/current/bin/edge-agent-setup")
+    (unit / ".edge-agent.service.partial").write_text("[Un")
+    setup_below(tmp_path).purge(agreed=True)
+    assert [] == [path for path in tmp_path.rglob("*") if not path.is_dir() or path.is_symlink()]
+
+
 def test_a_purge_names_what_a_link_leads_to_and_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """State on another disk may hold other things: it is not removed, and not said to be."""
     (tmp_path / "data").mkdir()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from structlog.testing import capture_logs
 
 from edge_agent.metrics import metrics_listener
 from edge_agent.metrics.metrics_listener import CONNECTIONS_MAX, REQUEST_BYTES_MAX, MetricsListener
@@ -34,9 +35,9 @@ class Site:
 
 
 @contextlib.contextmanager
-def listening(site: Site, port: int = 0) -> Iterator[MetricsListener]:
+def listening(site: Site, port: int = 0, host: str = "127.0.0.1") -> Iterator[MetricsListener]:
     """Listen, and stop at the end of the block."""
-    made = MetricsListener("127.0.0.1", port, site.page)
+    made = MetricsListener(host, port, site.page)
     made.start()
     try:
         eventually_sync(lambda: bool(made.port or made.problem))
@@ -136,6 +137,14 @@ def test_a_taken_port_stops_nothing(site):
     port = free_port()
     with socket.create_server(("127.0.0.1", port)), listening(site, port) as there:
         assert (0, True) == (there.port, "in use" in there.problem)
+
+
+def test_the_log_has_an_ipv6_address_that_can_be_opened(site):
+    """In brackets, as in every URL."""
+    with capture_logs() as logged, listening(site, host="::1") as there:
+        if not there.port:
+            pytest.skip("needs IPv6")
+    assert f"http://[::1]:{there.port}/metrics" == logged[0]["url"]
 
 
 def test_the_thread_ends(site):

@@ -55,6 +55,13 @@ def test_every_chart_has_words_and_a_table():
     assert charts == outline.values("role").count("img") == outline.count("desc")
 
 
+def test_tables_scroll_by_the_keyboard():
+    """A table that is wider than a telephone can be focused, and says what it is."""
+    tags = re.findall(r'<div class="scroll"[^>]*>', written(SHADOW))
+    assert len(tags) > 3
+    assert all('tabindex="0"' in tag and 'aria-label="' in tag for tag in tags)
+
+
 def test_the_first_lines_say_what_a_manager_asks():
     """Summary, mode, advice and the six numbers stand before any table."""
     said = " ".join(Outline(written(SHADOW)).words)
@@ -64,20 +71,21 @@ def test_the_first_lines_say_what_a_manager_asks():
 
 
 @pytest.mark.parametrize(
-    ("gate", "held_up", "expected"),
+    ("gate", "threshold", "held_up", "expected"),
     [
-        ("ood_score", {"BELOW_THRESHOLD": 6, "BELOW_FLOOR": 1, "OUT_OF_DISTRIBUTION": 3},
+        ("ood_score", 0.9, {"BELOW_THRESHOLD": 6, "BELOW_FLOOR": 1, "OUT_OF_DISTRIBUTION": 3},
          ("10%", "6 below the threshold; 1 below the floor; 3 out of distribution")),
-        ("ood_score", {}, ("10%", "of 100 answers")),
-        ("none", {"BELOW_THRESHOLD": 10},
+        ("ood_score", 0.9, {}, ("10%", "of 100 answers")),
+        ("none", 0.9, {"BELOW_THRESHOLD": 10},
          ("10%", "10 below the threshold; no gate: an input unlike the training data can get a confident answer")),
-        ("", {"BELOW_THRESHOLD": 10}, ("10%", "10 below the threshold")),
+        ("none", None, {"BELOW_THRESHOLD": 10}, ("10%", "10 without a threshold")),
+        ("", 0.9, {"BELOW_THRESHOLD": 10}, ("10%", "10 below the threshold")),
     ],
 )  # fmt: skip
-def test_the_report_says_what_held_answers_up(gate, held_up, expected):
-    """The share of answers that were not confident, what each limit held up, and what it means to have no gate."""
+def test_the_report_says_what_held_answers_up(gate, threshold, held_up, expected):
+    """The share of answers that were not confident, what each limit held up, and what no gate means."""
     days = (day(answers={"local": 100}, sure=90, unsure=10, held_up=held_up),)
-    task = figures(days=days, gate=gate, threshold=0.9)
+    task = figures(days=days, gate=gate, threshold=threshold)
     (found,) = [(number, rests) for what, number, rests in summary_tiles(judge_task(task)) if what == "Not confident"]
     assert expected == found
 

@@ -13,6 +13,8 @@ import socket
 import ssl
 import stat
 import struct
+import subprocess
+import sys
 import time
 import weakref
 from collections.abc import AsyncIterator
@@ -118,6 +120,25 @@ def test_a_port_that_is_taken_is_named():
     with open_listener(address), pytest.raises(SocketInUse, match=f"cannot listen on {address}") as refused:
         open_listener(address)
     assert "'address' under 'web'" in refused.value.remedy
+
+
+def test_a_name_that_has_an_ipv6_address_alone_is_listened_on(tmp_path):
+    """On a network without IPv4 a name of this machine leads to an IPv6 address; a name without any is an error."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text("::1 till-3.shop\n")
+    program = (
+        "from edge_agent.web.console_server import open_listener\n"
+        "with open_listener('till-3.shop:0') as listening:\n    print(listening.getsockname()[0])"
+    )
+    script = f'mount --bind {hosts} /etc/hosts || exit 77; exec {sys.executable} -c "$0"'
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, program], capture_output=True, text=True, timeout=60, check=False
+    )
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip("needs the right to mount")
+    assert (0, "::1\n") == (done.returncode, done.stdout), done.stderr
+    with pytest.raises(SocketInUse, match=r"cannot listen on nowhere\.invalid:1: "):
+        open_listener("nowhere.invalid:1")
 
 
 def test_the_shown_address_can_be_opened():

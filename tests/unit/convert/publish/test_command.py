@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import shutil
 from pathlib import Path
 
@@ -319,6 +320,23 @@ def test_a_drive_says_what_it_holds_and_until_when(desk: Desk):
         .invoke(app, ["verify-repo", str(desk.root / "drive"), "--root", str(root), "--stick", "--json"])
         .stdout
     ).items()
+
+
+def test_a_file_that_is_too_large_for_the_drive_names_its_format(desk: Desk):
+    """As on FAT32, which drives are sold with, from 4 GiB on; nothing is left of it, and the next attempt completes."""
+    desk.on_repo("plan", "edit", "--file", desk.write_plan("1.0.0"), "--yes")
+    drive = desk.root / "drive"
+    drive.mkdir()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_500, before[1]))
+    try:
+        place = ("--repo", desk.repo, "--keys", desk.keys)
+        code, said = desk.attempt("media", drive, *place)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (3, True, True) == (code, "File too large" in said, "format the USB drive as exFAT or ext4" in said), said
+    assert [] == list(drive.rglob("*.partial"))
+    assert "holds pos-intent 1.0.0" in desk.on_repo("media", drive)
 
 
 @pytest.mark.release

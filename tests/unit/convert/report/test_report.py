@@ -37,14 +37,16 @@ def test_a_report_is_written_for_programs_and_for_people(tmp_path: Path):
         assert (tmp_path / name).read_bytes().startswith(PNG)
 
 
-def test_the_first_paragraph_says_what_a_team_asks(tmp_path: Path):
-    """Which artefact, how good, how fast, how faithful, and what its risk guarantee is."""
-    first = markdown(made(), []).split("\n\n")[1]
-    assert first.startswith("The model file is Q4_0, 91.7 MB, 5.39 bits per weight. It is right on 83.8% (95% interval")
-    assert "of 331 test rows. An answer takes 20.3 ms, 99% of them at most 31.0 ms, on this machine." in first
-    assert "same answer as the full-precision model on 95.1% (95% interval 93.9% to 96.3%) of the rows." in first
-    assert "the same best choice in 100.0% of 819 positions, mean divergence 6e-10." in first
-    assert first.endswith(CALIBRATE["verdict"])
+def test_the_first_list_says_what_a_team_asks(tmp_path: Path):
+    """How good, what its risk guarantee is, which file and how faithful, how fast."""
+    quality, guarantee, file, speed, *_ = markdown(made(), []).split("\n\n")[1].split("\n")
+    assert quality.startswith("- **Quality.** It is right on 83.8% (95% interval")
+    assert "of 331 test rows." in quality
+    assert f"- **Guarantee.** {CALIBRATE['verdict']}" == guarantee
+    assert file.startswith("- **Model file.** It is Q4_0, 91.7 MB, 5.39 bits per weight.")
+    assert "same answer as the full-precision model on 95.1% (95% interval 93.9% to 96.3%) of the rows." in file
+    assert "the same best choice in 100.0% of 819 positions, mean divergence 6e-10." in file
+    assert speed == "- **Speed.** An answer takes 20.3 ms, 99% of them at most 31.0 ms, on this machine."
 
 
 def test_the_promise_is_checked_on_the_test_rows():
@@ -332,7 +334,7 @@ def test_near_copies_are_counted_in_every_report():
 
 
 def test_the_headline_without_near_copies_stands_beside_the_other():
-    """Both in the first paragraph, with how many rows are copies."""
+    """Both in the first list, with how many rows are copies."""
     copies = {"near_copies": {"rows": 150}, "without_near_copies": {"rows": 181, "accuracy": share(0.7, 0.07)}}
     first = markdown(made(evaluate=EVALUATE | copies), []).split("\n\n")[1]
     assert "150 test rows (45.3%) are near duplicates of training or calibration rows." in first

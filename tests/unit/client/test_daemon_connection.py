@@ -1,0 +1,47 @@
+"""The connection of a client, and the event loop that an asyncio client belongs to."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from edge_agent.client import AsyncAdminClient, AsyncClient, AsyncReviewClient
+from tests.support.fake_daemon import FakeDaemon
+
+
+@pytest.fixture
+def daemon() -> Iterator[FakeDaemon]:
+    with FakeDaemon("127.0.0.1:0") as running:
+        yield running
+
+
+def test_asyncio_client_made_before_the_event_loop_works_in_it(daemon):
+    """As a module of a web application makes it, which is imported before its server runs a loop."""
+    client = AsyncClient(daemon.targets[0])
+
+    async def ask() -> int:
+        async with client:
+            return len(await client.classify("pos-intent", ["hello"]))
+
+    assert 1 == asyncio.run(ask())
+
+
+def test_asyncio_client_refuses_a_second_event_loop(daemon):
+    """It says what to do, in place of gRPC's future "attached to a different loop"."""
+    client = AsyncClient(daemon.targets[0])
+
+    async def ask() -> None:
+        await client.classify("pos-intent", ["hello"])
+
+    asyncio.run(ask())
+    with pytest.raises(ValueError, match="made its first call in another event loop: make a client in each"):
+        asyncio.run(ask())
+
+
+@pytest.mark.parametrize("make", [AsyncClient, AsyncAdminClient, AsyncReviewClient])
+async def test_asyncio_client_that_made_no_call_closes(make):
+    """Nothing was opened, so there is nothing to wait for."""
+    async with make("unix:/nowhere.sock") as client:
+        pass
+    with pytest.raises(ValueError, match="closed"):
+        await client.serving()
