@@ -50,7 +50,7 @@ class MediaCommand(RepositoryCommand):
         """Run the command."""
         publisher = self.publisher()
         order = media_writer.MediaOrder(self.folder, self.expires_in_days, tuple(self.site or ()), self.channel)
-        # Not below the bar: this can prompt for a passphrase.
+        # Outside the bar, because this can prompt for a passphrase.
         prepared = media_writer.prepare(publisher, order)
         with progress_output.bar() as advance:
             written = media_writer.fill(prepared, advance)

@@ -37,7 +37,7 @@ _BLOB = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class MediaOrder:
-    """The target sites of a drive."""
+    """The drive, how long it is valid, and its target sites."""
 
     folder: Path
     days: float

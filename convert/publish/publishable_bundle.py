@@ -31,7 +31,7 @@ _REPAIR = "'edge-convert verify-repo' lists what is damaged; publishing the bund
 
 @dataclass(frozen=True)
 class PublishableBundle:
-    """A bundle that can be read."""
+    """An opened bundle."""
 
     raw: bytes
     """manifest.json as stored."""
@@ -171,7 +171,7 @@ def of_bundle(bundle: PublishableBundle) -> dict[str, Any]:
 
 
 def golden_origin_of(bundle: PublishableBundle) -> str:
-    """Return where the texts of the golden cases come from, by the bundle's provenance, or that it does not tell."""
+    """Return the origin of the golden cases' texts by the bundle's provenance, or that the bundle does not tell it."""
     if not bundle.manifest.by_role("golden"):
         return "there are no golden cases"
     said = bundle.manifest.provenance.converter.get(_PROVENANCE_KEY, "")
@@ -199,10 +199,8 @@ def decode(written: object) -> dict[str, Any]:
 
 
 def taken(plain: object) -> dict[str, Any]:
-    """Return only the figures of a headline, of a decide task for each question.
-
-    Empty if they do not have the form of an evaluation's report.
-    """
+    """Return only the headline figures of an evaluation's report, for a decide task by question; empty for another
+    form."""
     questions = _mapping(_mapping(plain).get("questions"))
     if not questions:
         return _headline(plain)

@@ -21,7 +21,7 @@ from edge_agent.durable.atomic_files import read_small
 if TYPE_CHECKING:
     from edge_agent.client import AdminClient, Client, Retry, ReviewClient, Tls
 
-# A name of the client loads its module: the clients of the other sockets stay on the disk.
+# Using a name of the client package imports its module, so the clients of other sockets are not loaded.
 _C = TypeVar("_C", "Client", "AdminClient", "ReviewClient")
 _SOCKETS: dict[Role, Callable[[Config], Path]] = {
     "infer": lambda config: config.inference_socket,

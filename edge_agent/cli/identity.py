@@ -51,7 +51,7 @@ class SiteIdentity:
     epoch: str
     """The incarnation of the spool."""
     known_at_centre: bool
-    """The central team has signed for segments of this incarnation, so it has accepted the key."""
+    """The central team has signed receipts for segments of this incarnation, so it has accepted the key."""
     enrolment: SiteEnrolment | None
     """None = the site was configured by hand, in agent.yaml."""
 
@@ -232,7 +232,7 @@ class EnrolCommand:
             self._apply(prepared)
 
     def _warn_of_folders(self, prepared: PreparedEnrolment) -> None:
-        """Print what keeps the uplink from using a folder that is an object store, and the command against it."""
+        """Print why the uplink cannot use a folder that is an object store, and the command that fixes it."""
         managed = self._systemd or prepared.request.places.uplink_unit.exists()
         for problem in unit_drop_ins.store_folder_problems(prepared.config, managed=managed):
             _warn(f"{problem.seen}. {problem.remedy}")
@@ -261,10 +261,10 @@ class EnrolCommand:
         return typed
 
     def _authenticate(self, site: str, sha256: str, sealed: bool) -> None:
-        """Make sure that the central team made the file: whoever could change it would control the site from now on.
+        """Make sure that the central team made the file, because its author controls the site from now on.
 
         Raises:
-            KitRefused: it is another file.
+            EnrolmentFileRefused: it is another file.
             InvalidRequest: there is no terminal to ask on.
         """
         if self.code:
@@ -316,7 +316,7 @@ def _ask_to_compare(sha256: str, site: str) -> None:
     """Ask whether the code is that of the central team; the answer may be the code itself.
 
     Raises:
-        EnrolmentFileRefused: it is another one.
+        EnrolmentFileRefused: the code differs.
         InvalidRequest: there is no terminal to ask on.
     """
     if not sys.stdin.isatty():
@@ -396,7 +396,7 @@ def _report(prepared: PreparedEnrolment, done: CompletedEnrolment) -> None:
 
 
 def _lets_in(prepared: PreparedEnrolment) -> bool:
-    """Tell whether the daemon's unit lets any network in."""
+    """Return whether the daemon's unit lets any network in."""
     units, networks = prepared.request.places.units, prepared.request.networks
     return bool(unit_drop_ins.allowed_networks(prepared.config, units, (), networks))
 

@@ -29,7 +29,7 @@ CERTIFICATE = Check("certificate", "sockets")
 
 WARNED_SECONDS = 30 * 86_400.0
 _CLOSED_ON_PURPOSE = ("/root", "/home", "/etc/ssl", "/etc/pki", "/etc/letsencrypt")
-"""Nobody opens these to other users; the service does not see homes in any case."""
+"""Folders that stay private to their users; the service has no access to home folders anyway."""
 _SHOW = "sudo edge-agent certs show {f.file.path}"
 _RENEW = "{f.renewal}"
 
@@ -105,7 +105,7 @@ class CertificateFacts:
 
     @property
     def way_in(self) -> str:
-        """How the daemon comes to a file in a folder that it may not enter."""
+        """How to give the daemon access to a file in a folder that it may not enter."""
         if self.stays_closed:
             return "That folder stays closed: copy the file, name the copy in agent.yaml, and copy each renewed one."
         return "Let other users enter the folder; its keys stay closed by their own modes."
@@ -243,7 +243,7 @@ def _closed_folder(user: SystemUser, above: Sequence[FileInfo]) -> FileInfo | No
 
 
 def has_own_authority(path: Path) -> bool:
-    """Tell whether the authority that `edge-agent certs` makes is in the folder of a certificate."""
+    """Return whether the authority that `edge-agent certs` makes is in the folder of a certificate."""
     return stat_file(path.parent / "ca.crt").kind != ""
 
 

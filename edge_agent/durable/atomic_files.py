@@ -66,7 +66,7 @@ def write_durably(path: Path, content: bytes, mode: int = 0o600) -> None:
 
 
 def write_atomically(path: Path, content: bytes, mode: int | None = None) -> None:
-    """Replace a file, or make it; without `mode` it gets 0o644, less the umask. Raises OSError."""
+    """Replace or create a file; without `mode` it gets 0o644, less the umask. Raises OSError."""
     with _renamed_to(path) as partial:
         write_synced(partial, content, mode)
 
@@ -103,7 +103,8 @@ def _renamed_to(path: Path) -> Iterator[Path]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename in (None, str(partial)):  # a write to an open file names none
+        # A failed write to an open file has no file name.
+        if isinstance(error, OSError) and error.filename in (None, str(partial)):
             error.filename = str(path)
         raise
     sync_directory(path.parent)
@@ -115,7 +116,7 @@ def partial_path(path: Path) -> Path:
 
 
 def _refuse_device(path: Path) -> None:
-    """Raise OSError for what root would replace for every program of the machine: /dev/null, /dev/stdout."""
+    """Raise OSError for a device such as /dev/null or /dev/stdout, which root would replace for all programs."""
     try:
         mode = path.stat().st_mode
     except OSError:
@@ -127,7 +128,7 @@ def _refuse_device(path: Path) -> None:
 def write_synced(path: Path, content: bytes, mode: int | None, group: str = "") -> None:
     """Write and sync a file in place; its name is durable only after `sync_directory`. Raises OSError.
 
-    The file has `mode`, whatever it had before; without one it is made with 0o644, less the umask. It belongs to
+    The file has `mode`, whatever it had before; without `mode` it is created with 0o644, less the umask. It belongs to
     `group` if that exists and this process may set it.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -164,7 +165,7 @@ def _sync(path: Path, flags: int) -> None:
 
 
 def read_regular(path: Path, bytes_max: int) -> bytes:
-    """Return a file, of a longer one the first `bytes_max` + 1 bytes: no link is followed, and no pipe waited for.
+    """Return at most the first `bytes_max` + 1 bytes of a file, without following a link or waiting for a pipe.
 
     Raises OSError; EINVAL = it is not a regular file.
     """
@@ -193,8 +194,8 @@ def read_small(path: Path, bytes_max: int = SMALL_BYTES_MAX) -> bytes:
 def stat_or_none(path: Path) -> os.stat_result | None:
     """Return what stat(2) reports, links followed; None = nothing is at that path. Raises OSError.
 
-    From Python 3.14 on, `Path.exists`, `is_file` and `is_dir` are False also where this user may not look or the disk
-    fails. What is done only where a file does not exist is decided by this function.
+    From Python 3.14 on, `Path.exists`, `is_file` and `is_dir` are also False if this user has no access or the disk
+    fails. So code that acts only if a file does not exist uses this function.
     """
     try:
         return path.stat()
@@ -223,7 +224,7 @@ def require_free_space(path: Path) -> None:
 
 
 class Ballast:
-    """A file that reserves disk space: a database needs some for its log, also to be opened or to delete rows."""
+    """A file that reserves disk space: a database needs some for its log, even to be opened or to delete rows."""
 
     BYTES = 1 << 20
     STEP = BYTES // 8
@@ -233,7 +234,7 @@ class Ballast:
         self._path = path
 
     def lay(self) -> None:
-        """Reserve the space, or what of it the disk has; without it the next full disk is harder to recover from."""
+        """Reserve the space, or as much of it as the disk has; without it a full disk is harder to recover from."""
         with contextlib.suppress(OSError):
             fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
@@ -247,14 +248,14 @@ class Ballast:
         for size in range(self.BYTES, 0, -self.STEP):
             with contextlib.suppress(OSError):
                 os.posix_fallocate(fd, 0, size)
-                os.ftruncate(fd, size)  # a larger one that failed may have taken all that there was
+                os.ftruncate(fd, size)  # a larger attempt that failed may have taken all free space
                 return True
         return False
 
     def run(self, work: Callable[[], _Result]) -> _Result:
-        """Do something that writes a little. If the disk is full, release the space and do it again. Raises DiskFull.
+        """Run `work`, which writes a little. If the disk is full, release the space and run it again. Raises DiskFull.
 
-        `lay` reserves it again.
+        `lay` reserves the space again.
         """
         try:
             return work()
@@ -288,9 +289,9 @@ def make_folders(folder: Path, mode: int) -> None:
 def private_folder(folder: Path, *, marks: tuple[str, ...] = ()) -> Iterator[None]:
     """Make a folder for the owner alone; in the block every new file has 0600 and every new folder 0700.
 
-    A folder that exists is closed if it is empty or has one of the files in `marks`, by which this program knows its
-    own folders; if others could open it before, everything in it is closed. Another folder of the user keeps its mode.
-    The umask belongs to the process: use it in programs that do one thing at a time. Raises OSError.
+    A folder that exists is closed if it is empty or has one of the files in `marks`, by which this program recognizes
+    its own folders; if others could open it before, everything in it is closed. Other folders of the user keep their
+    mode. The umask belongs to the process: use it in programs that do one thing at a time. Raises OSError.
     """
     make_private(folder, marks=marks)
     before = os.umask(_OTHERS)
@@ -324,7 +325,7 @@ def open_private(path: Path, mode: Literal["w", "a"]) -> IO[str]:
 def close_tree(folder: Path) -> None:
     """Close a folder and everything in it to others. Raises OSError.
 
-    Links are not followed. A file with a second name elsewhere keeps its mode: it belongs to somebody's model, too.
+    Links are not followed. A file with a second hard link keeps its mode, because it may also belong to another folder.
     """
     _close(folder, FOLDER_MODE)
     for path, folders, names in os.walk(folder):

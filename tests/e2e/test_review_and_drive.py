@@ -186,7 +186,7 @@ def test_a_drive_there_and_back(daemon, run, tmp_path):
     assert (5, True) == (missing.exit_code, "edge-convert collect" in missing.stderr)
     receipt(tmp_path, highest, SITE_KEY)
     forged = run("media", "import", str(tmp_path))
-    assert (5, True) == (forged.exit_code, "none of the keys trusted" in forged.stderr)
+    assert (5, True) == (forged.exit_code, "not one of the keys trusted" in forged.stderr)
     assert names == {path.name for path in (daemon.state_dir / "outbox" / "segments").iterdir()}
     receipt(tmp_path, highest)
     taken = run("media", "import", str(tmp_path))
