@@ -377,6 +377,8 @@ def _store(address: _StoreAddress) -> Any:
         client["default_headers"] = headers
     if options.pop("allow_http", "").lower() == "true":
         client["allow_http"] = True
+    if proxy := options.pop("proxy_url", ""):
+        client["proxy_url"] = proxy
     if authority := options.pop("root_certificate_file", ""):
         client["root_certificate"] = _certificate(Path(authority))
     opener: Any = from_url
