@@ -137,9 +137,11 @@ class CollectCommand:
 
 
 def _read(export: Path) -> bytes:
-    if export.stat().st_size > EXPORT_BYTES_MAX:
+    with export.open("rb") as file:
+        content = file.read(EXPORT_BYTES_MAX + 1)
+    if len(content) > EXPORT_BYTES_MAX:
         raise InvalidRequest(f"{export} has more than {EXPORT_BYTES_MAX} bytes", remedy="Export in several parts.")
-    return export.read_bytes()
+    return content
 
 
 def store_options(written: list[str] | None) -> dict[str, str]:

@@ -19,6 +19,7 @@ from convert.fleet import rollout_progress
 from convert.fleet.rollout_progress import FailureReason, FleetReport, SiteAlarm, SiteRedaction, Stand, TaskProgress
 from convert.fleet.site_registry import FILE_NAME, SiteRegistry
 from edge_agent.cli.terminal import EscapedTable, table, write_exactly
+from edge_agent.durable.atomic_files import is_file
 from edge_agent.errors import InvalidRequest, PlanInvalid
 from edge_agent.formats.plan import FILE_NAME as PLAN_NAME
 from edge_agent.formats.plan import PLAN_BYTES_MAX, RolloutPlan, parse
@@ -86,7 +87,7 @@ class FleetCommand:
         if self.collected and self.sites:
             raise InvalidRequest("name either --collected or --sites", remedy="Name the folder that 'collect' writes.")
         path = self.sites or (self.collected / FILE_NAME if self.collected else None)
-        if path and not path.is_file():
+        if path and not is_file(path):
             raise InvalidRequest(f"{path} is not a file", remedy="Name the registry that 'collect' or 'sites' wrote.")
         return SiteRegistry(path) if path else None
 

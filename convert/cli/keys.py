@@ -10,6 +10,7 @@ import typer
 from convert.cli.progress_output import out
 from convert.publish import central_keys, key_rotation, keyring, layout
 from edge_agent.cli.terminal import say, table
+from edge_agent.durable.atomic_files import is_dir, read_small
 from edge_agent.errors import InvalidRequest
 
 app = typer.Typer(
@@ -113,7 +114,7 @@ class SigningKeyCommand:
     def _made(self) -> keyring.PublicKeyFile:
         if self.public is None:
             return keyring.Keyring([self.folder], lambda _: ask_passphrase()).make(self.name, self.role)
-        return keyring.register_external(self.folder, self.name, self.role, self.uri, self.public.read_bytes())
+        return keyring.register_external(self.folder, self.name, self.role, self.uri, read_small(self.public))
 
 
 app.command("signer")(SigningKeyCommand)
@@ -122,7 +123,7 @@ app.command("signer")(SigningKeyCommand)
 @app.command()
 def show(folder: Folder) -> None:
     """Print the public half that every site needs, for agent.yaml. Needs no passphrase."""
-    signs = folder.is_dir() and next(keyring.read_folder(folder), None) is not None
+    signs = is_dir(folder) and next(keyring.read_folder(folder), None) is not None
     if signs:
         _print_signing(folder)
     if not signs or (folder / central_keys.RECIPIENT).is_file():

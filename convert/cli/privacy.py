@@ -20,6 +20,7 @@ from convert.pipeline.stage import load_module
 from convert.publish.publisher import Publisher
 from convert.publish.repository_storage import open_place
 from edge_agent.cli.terminal import say, write_exactly
+from edge_agent.durable.atomic_files import is_dir
 from edge_agent.errors import InvalidRequest
 from edge_agent.formatting import counted
 
@@ -228,7 +229,7 @@ def _checked(records: list[str]) -> list[str]:
 
 def _require_folder(folder: Path) -> None:
     """Raise InvalidRequest for a folder that is not there: nothing found in it would look like an all-clear."""
-    if not folder.is_dir():
+    if not is_dir(folder):
         remedy = "Name the folder that 'edge-convert collect' or 'run' writes."
         raise InvalidRequest(f"{folder} is not a folder", remedy=remedy)
 

@@ -24,6 +24,7 @@ from obstore.store import from_url
 
 from edge_agent.durable import atomic_files
 from edge_agent.errors import InvalidRequest
+from edge_agent.errors.base import CONNECTION_REMEDY, connection_setting
 from edge_agent.formats import segment, status_object
 from edge_agent.formatting import counted
 
@@ -110,10 +111,14 @@ def open_store(url: str, options: Mapping[str, str]) -> Any:
             f"'{url}' is neither a folder nor an object store",
             remedy="Name a folder, or a URL with s3://, gs:// or az://.",
         )
+    if setting := connection_setting(options):
+        raise InvalidRequest(f"--store-option: '{setting}' is a setting of the connection", remedy=CONNECTION_REMEDY)
     plain: dict[str, Any] = dict(options)
     client: dict[str, Any] = {"timeout": timedelta(seconds=60), "connect_timeout": timedelta(seconds=10)}
     if plain.pop("allow_http", "").lower() == "true":
         client["allow_http"] = True
+    if proxy := plain.pop("proxy_url", ""):
+        client["proxy_url"] = proxy
     try:
         return _STORES(url, config=plain or None, client_options=client, retry_config=_RETRY)
     except (BaseError, ValueError) as error:

@@ -21,6 +21,7 @@ from typing import Any
 from convert.data import probability_sampling
 from convert.data.data_row import LABEL_SOURCES, LABELED_BY_CHARS_MAX, ChatMessage, DataRow, RowAnswer, Shares, TextSpan
 from convert.pipeline.recipe import DataFormat
+from edge_agent.durable.atomic_files import is_file
 from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats import strict_json
 
@@ -109,7 +110,7 @@ def format_of(path: Path) -> DataFormat:
 
 def require_file(path: Path, remedy: str) -> None:
     """Raise FileMissing if there is no file of rows at a path: nothing, or a folder or pipe."""
-    if not path.is_file():
+    if not is_file(path):
         raise FileMissing(f"{path} {'is not a file' if path.exists() else 'does not exist'}", remedy=remedy)
 
 

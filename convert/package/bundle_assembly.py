@@ -26,6 +26,7 @@ from typing import Any, get_args
 from convert.pipeline import task_file as tasks
 from convert.pipeline.stage import StageJob
 from edge_agent import __version__
+from edge_agent.durable.atomic_files import is_file
 from edge_agent.errors import FileMissing, InvalidRequest, ManifestInvalid, ModelFailed, ModelLoadFailed
 from edge_agent.formats import golden_cases
 from edge_agent.formats.golden_cases import GoldenCase
@@ -110,7 +111,7 @@ def assemble(request: AssembleRequest, progress: Progress = lambda _name, _done,
     recipe = tasks.find(request.task)
     plain = _completed(_merged(tasks.read(recipe), request.sections), request.version)
     for role, source in request.files.items():
-        if not source.is_file():
+        if not is_file(source):
             raise FileMissing(f"{role} file {source} does not exist", remedy=f"Check --{role}.")
     _check_roles(plain, request.files)
     _check_golden(plain, request)

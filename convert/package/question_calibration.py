@@ -28,6 +28,7 @@ from convert.package.bundle_assembly import AssembledBundle, AssembleRequest
 from convert.package.golden_cases import GoldenOrigin
 from convert.pipeline.recipe import GoldenRule, PrivacySection
 from convert.pipeline.stage import Progress, Report
+from edge_agent.durable.atomic_files import is_file
 from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats.golden_cases import GoldenCase, encode
 from edge_agent.formats.manifest import Manifest, Role
@@ -144,7 +145,7 @@ def _with_questions(
 
 def read_questions(path: Path) -> tuple[QuestionSpec, ...]:
     """Read a list of questions. Raises FileMissing, InvalidRequest, naming the question and its key."""
-    if not path.is_file():
+    if not is_file(path):
         raise FileMissing(f"{path} does not exist", remedy="Check --questions.")
     if path.stat().st_size > yaml_file.FILE_BYTES_MAX:
         raise InvalidRequest(f"{path} has more than {yaml_file.FILE_BYTES_MAX} bytes", remedy=_SEE)

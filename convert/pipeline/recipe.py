@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from convert import yaml_file
+from edge_agent.durable.atomic_files import is_dir, is_file
 from edge_agent.errors import FileMissing, ManifestInvalid
 
 RECIPE_NAME = "recipe.yaml"
@@ -236,8 +237,8 @@ def read(path: Path) -> Recipe:
         FileMissing: the file does not exist.
         ManifestInvalid: it breaks a rule; the message names the key and the rule.
     """
-    file = path / RECIPE_NAME if path.is_dir() else path
-    if not file.is_file():
+    file = path / RECIPE_NAME if is_dir(path) else path
+    if not is_file(file):
         raise FileMissing(f"{file} does not exist", remedy=f"Name a {RECIPE_NAME}; 'edge-convert init' writes one.")
     plain = yaml_file.read(file, Recipe, [key for key in Recipe.model_fields if key != "folder"], _SEE)
     try:

@@ -262,7 +262,7 @@ def read_folder(folder: Path) -> Iterator[PublicKeyFile]:
         FileMissing: no such folder.
         InvalidRequest: a file without a public key.
     """
-    if not folder.is_dir():
+    if not atomic_files.is_dir(folder):
         remedy = f"Create keys: edge-convert keys signing {folder}"
         raise FileMissing(f"there is no key folder {folder}", remedy=remedy)
     yield from (read_public(path) for path in sorted(folder.glob(f"*{PUBLIC}")) if path.read_bytes()[:1] == b"{")

@@ -151,7 +151,7 @@ def _check(place: RepositoryStorage, held: RepositoryState, order: MediaOrder) -
 
 
 def _check_folder(place: RepositoryStorage, folder: Path) -> None:
-    if not folder.is_dir():
+    if not atomic_files.is_dir(folder):
         raise InvalidRequest(f"there is no folder {folder}", remedy="Mount the USB drive, and name its mount point.")
     if place.is_at(folder):
         raise InvalidRequest(f"{folder} is the repository itself", remedy="Name another folder.")

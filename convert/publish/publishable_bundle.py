@@ -19,6 +19,7 @@ from typing import IO, Any
 
 from convert.publish import layout
 from convert.publish.repository_storage import RepositoryStorage, chunked
+from edge_agent.durable.atomic_files import is_dir, is_file
 from edge_agent.errors import BundleUnreadable, FileMissing, HashMismatch
 from edge_agent.formats import manifest, strict_json
 from edge_agent.formats.manifest import MANIFEST_BYTES_MAX, MANIFEST_NAME, Artifact, Manifest
@@ -73,8 +74,8 @@ def opened(path: Path) -> Iterator[PublishableBundle]:
         BundleUnreadable: neither a bundle directory nor a tar.
         FileMissing, ManifestInvalid, SchemaUnknown: a missing or invalid manifest.
     """
-    if path.is_dir():
-        if not (path / MANIFEST_NAME).is_file():
+    if is_dir(path):
+        if not is_file(path / MANIFEST_NAME):
             raise BundleUnreadable(f"{path} is not a bundle: it has no {MANIFEST_NAME}", remedy=_MAKE)
         yield _bundle(lambda name: _file(path / name))
         return

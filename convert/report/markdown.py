@@ -307,6 +307,7 @@ def _question_confidence(name: str, calibrate: Mapping[str, Any], plots: Sequenc
     yield from _images(plots, *(plot_of(each, name) for each in ("reliability.png", "risk-coverage.png")))
 
 
+_ROUNDING = 1e-6
 _CHECKS = {
     "gate": "held up by the gate",
     "floor": "below the floor",
@@ -334,6 +335,11 @@ def _checks(calibrate: Mapping[str, Any]) -> Iterator[str]:
     yield table(
         ["of the rows of the threshold", "share"], [[said, interval(found[key])] for key, said in _CHECKS.items()]
     )
+    if calibrate["threshold"] is not None and found["confident"]["value"] - calibrate["coverage"] > _ROUNDING:
+        yield (
+            "The row at the gate's limit passes the gate, so it counts here as confident; the test of the threshold"
+            f" leaves it out, so {percent(calibrate['coverage'])} are confident there."
+        )
 
 
 def _exceeded(rows: int, held_up_max: float) -> float:

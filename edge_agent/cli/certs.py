@@ -36,7 +36,7 @@ from edge_agent.config.config_files import REMOTE_FILE, render_remote
 from edge_agent.config.folder_access import is_hidden_from_services
 from edge_agent.config.sections import join_host_port
 from edge_agent.doctor.machine_checks import EARLIEST
-from edge_agent.durable.atomic_files import make_folders, stat_or_none, write_durably
+from edge_agent.durable.atomic_files import make_folders, read_small, stat_or_none, write_durably
 from edge_agent.enrolment import unit_drop_ins
 from edge_agent.errors import CertificateUnusable, ConfigInvalid
 from edge_agent.formats.certificates import ROLE_URI, Certificate, parse_certificates
@@ -278,7 +278,7 @@ def server(
         raise typer.BadParameter("name the host name or IP address that clients use", param_hint="--name")
     made = certificate_authority.issue_server_certificate(root, named, now, days)
     _write_server(made, place, replace=renew)
-    _say(f"The server's certificate is for {', '.join(named)}, {_until(made)}.")
+    _say(f"The server's certificate is for {', '.join(named)}, {_until(made)}: {before.absolute()}")
     _say("A daemon that uses these files reads it at the next connection; 'edge-agent status' reports a failure.")
 
 
@@ -291,7 +291,7 @@ def show(
     Example: [bold]edge-agent certs show till-3.crt[/bold]
     """
     try:
-        pem = file.read_bytes()
+        pem = read_small(file)
     except OSError as error:
         raise CertificateUnusable(f"cannot read {file}: {error.strerror}", remedy="Check the path.") from None
     found = parse_certificates(pem, str(file))
@@ -316,7 +316,7 @@ def _is_ip_address(name: str) -> bool:
 
 
 def _names(path: Path) -> list[str]:
-    return list(parse_certificates(path.read_bytes(), str(path))[0].names)
+    return list(parse_certificates(read_small(path), str(path))[0].names)
 
 
 def _config_path(ctx: typer.Context) -> Path | None:

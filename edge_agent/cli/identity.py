@@ -19,7 +19,7 @@ from edge_agent.cli.output import AsJson, err, out, print_facts, print_json, pri
 from edge_agent.config import Config, ConfigFiles
 from edge_agent.enrolment import site_enrolment, unit_drop_ins
 from edge_agent.enrolment.site_enrolment import CompletedEnrolment, EnrolmentRequest, PreparedEnrolment, PreviousSite
-from edge_agent.enrolment.site_files import SystemPaths, require_rights
+from edge_agent.enrolment.site_files import SystemPaths, plain_credentials, require_rights
 from edge_agent.errors import ConfigInvalid, EnrolmentFileRefused, ExchangeError, InvalidRequest
 from edge_agent.formats import enrolment_file, segment, status_object
 from edge_agent.formats.enrolment_file import RECORD_FILE_NAME, EnrolmentFile, SiteEnrolment, verification_code
@@ -383,8 +383,9 @@ def _report(prepared: PreparedEnrolment, done: CompletedEnrolment) -> None:
     console.print(f"This machine is site {done.record.site} now: {prepared.request.places.site_yaml}")
     if done.record.secrecy == "encrypted":
         console.print("The uplink's credentials are encrypted to this machine.")
-    if done.record.secrecy == "plain":
-        _warn("systemd cannot encrypt here: the uplink's credentials are stored unencrypted, readable by root only.")
+    if plain := plain_credentials(done.record.files):
+        what = f"{counted(len(plain), 'credential')} of the uplink"
+        _warn(f"systemd-creds did not encrypt {what}, stored unencrypted and readable by root only: {', '.join(plain)}")
     if done.former:
         _report_previous(done.former)
     for each in prepared.drop_ins:

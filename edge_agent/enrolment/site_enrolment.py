@@ -195,17 +195,17 @@ def apply(prepared: PreparedEnrolment) -> CompletedEnrolment:
     sealed = {name: encrypt(name, secret) for name, secret in site_files.secrets_of(enrolment).items()}
     made = site_files.files_of(enrolment, places, sealed)
     done = _record(request, sealed, made)
-    made.append(site_files.SiteFile(places.record, enrolment_file.encode_record(done)))
     made += [site_files.SiteFile(each.path, each.content.encode()) for each in prepared.drop_ins if each.content]
+    made.append(site_files.SiteFile(places.record, enrolment_file.encode_record(done)))
     site_files.stage(made)
     try:
         aside = _set_aside(prepared)
     except SiteError:
         site_files.unstage(made)
         raise
-    stale = set(known.files if known else ()) - set(done.files)
+    stale = set(map(Path, known.files if known else ())) | site_files.replaced_credentials(places, sealed)
     emptied = [each.path for each in prepared.drop_ins if not each.content]
-    site_files.put(made, [*sorted(map(Path, stale)), *emptied])
+    site_files.put(made, [*sorted(stale - set(map(Path, done.files))), *emptied])
     return CompletedEnrolment(done, aside)
 
 

@@ -1,7 +1,8 @@
 """The files of an enrolment, and writing all of them or none.
 
 Every file is first written next to its final path and synced. When all are written, they are renamed, site.yaml after
-the files that it names. So a full disk changes nothing, and after a power failure the same command completes.
+the files that it names, and the record of the enrolment last. So a full disk changes nothing, and after a power failure
+the same command completes.
 
 systemd encrypts the uplink's credentials with a key of this machine and passes them to one service. A copy of such a
 file cannot be decrypted on another machine; root on this machine can decrypt it. Where systemd cannot encrypt, the
@@ -30,6 +31,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _HEAD = """Site {site}, by an enrolment file of {issued}.
 Written by 'edge-agent enrol': do not edit it; agent.yaml overrides it."""
 CERTIFICATE, KEY, CLIENTS = "server.crt", "server.key", "clients.crt"
+_PLAIN_FOLDER = "credstore"
 DAEMON_GROUP = "edge-agent"
 """Group that reads the files of the listener, besides root."""
 
@@ -82,7 +84,7 @@ class SystemPaths:
 
     def credential(self, name: str, *, encrypted: bool) -> Path:
         """Return the path where systemd reads a secret."""
-        return self.etc / ("credstore.encrypted" if encrypted else "credstore") / f"edge-agent-{name}.cred"
+        return self.etc / ("credstore.encrypted" if encrypted else _PLAIN_FOLDER) / f"edge-agent-{name}.cred"
 
     def tls(self, name: str) -> Path:
         """Return the path of a file of the TCP listener."""
@@ -165,6 +167,11 @@ def files_of(enrolment: EnrolmentFile, places: SystemPaths, sealed: Mapping[str,
     return [*made, SiteFile(places.site_yaml, config_files.render_sections(sections(enrolment, places), head))]
 
 
+def plain_credentials(files: Iterable[str]) -> list[str]:
+    """Return which files of an enrolment are credentials that are stored unencrypted."""
+    return [path for path in files if Path(path).parent.name == _PLAIN_FOLDER]
+
+
 def secrecy_of(sealed: Mapping[str, StoredCredential]) -> Secrecy:
     """Return how credentials are stored on the disk: plain if one of them is."""
     if not sealed:
@@ -193,13 +200,30 @@ def unstage(written: Iterable[SiteFile]) -> None:
             file.partial.unlink(missing_ok=True)
 
 
-def put(written: Iterable[SiteFile], stale: Iterable[Path]) -> None:
-    """Rename staged files into place; then delete stale files of an earlier enrolment."""
-    for file in written:
-        file.partial.rename(file.path)
-        sync_directory(file.path.parent)
+def put(written: Sequence[SiteFile], stale: Iterable[Path]) -> None:
+    """Rename staged files into place, and delete stale files of an earlier enrolment.
+
+    The last file, which is the record of an enrolment, comes after everything else: until it exists, the same enrolment
+    file repeats every step.
+    """
+    for file in written[:-1]:
+        _put(file)
     for path in stale:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+            sync_directory(path.parent)
+    for file in written[-1:]:
+        _put(file)
+
+
+def _put(file: SiteFile) -> None:
+    file.partial.rename(file.path)
+    sync_directory(file.path.parent)
+
+
+def replaced_credentials(places: SystemPaths, sealed: Mapping[str, StoredCredential]) -> set[Path]:
+    """Return where the same secrets lie if an enrolment that was cut off stored them in the other way."""
+    return {places.credential(name, encrypted=not each.encrypted) for name, each in sealed.items()}
 
 
 def _credentials(places: SystemPaths, sealed: Mapping[str, StoredCredential]) -> list[SiteFile]:

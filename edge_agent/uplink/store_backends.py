@@ -376,6 +376,8 @@ def _store(address: _StoreAddress) -> Any:
         client["default_headers"] = headers
     if options.pop("allow_http", "").lower() == "true":
         client["allow_http"] = True
+    if proxy := options.pop("proxy_url", ""):
+        client["proxy_url"] = proxy
     if authority := options.pop("root_certificate_file", ""):
         client["root_certificate"] = _certificate(Path(authority))
     opener: Any = from_url
@@ -402,4 +404,4 @@ def _certificate(path: Path) -> bytes:
 
 def _name(url: str) -> str:
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}{parts.path}"  # an IPv6 address in brackets
