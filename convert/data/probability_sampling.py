@@ -47,7 +47,7 @@ class ProbabilitySample(Generic[R]):
     unknown: int = 0
     """Left out because their probability is unknown."""
     thinned: int = 0
-    """Left out so that the rest are equally likely."""
+    """Left out so that all others have the same probability."""
     probability: float | None = None
     """Of each row; None = a team's own sample, whose sampling is unknown."""
 

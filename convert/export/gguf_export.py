@@ -1,4 +1,4 @@
-"""Exports checkpoints to GGUF with llama.cpp's converter, and handles or refuses what it gets silently wrong.
+"""Exports checkpoints to GGUF with llama.cpp's converter, and handles or refuses what it gets wrong without an error.
 
 The converter is of the same release that the agent runs. It is not on PyPI, but in the source archive of
 llama-cpp-python, together with a gguf library that differs from the one on PyPI of the same version. So `setup` builds
@@ -244,7 +244,7 @@ def to_gguf(tool: GgufConverter, checkpoint: Path, out: Path) -> None:
         name = str(config.get("_name_or_path") or config["model_type"]).rstrip("/").rpartition("/")[2]
         kind = weight_type(checkpoint).lower()
         done = tool.run(HF_SCRIPT, [str(checkpoint), "--outfile", str(out), "--outtype", kind, "--model-name", name])
-    _refuse_what_failed(done, config)
+    _raise_known_failure(done, config)
     check_done(done, out)
 
 
@@ -304,8 +304,8 @@ def _refuse_adapter(adapter: Path) -> None:
         raise InvalidRequest("the adapter changes biases, which llama.cpp does not support", remedy=_MERGE_REMEDY)
 
 
-def _refuse_what_failed(done: subprocess.CompletedProcess[str], config: dict[str, Any]) -> None:
-    """Raise InvalidRequest for the failures that have a known cause."""
+def _raise_known_failure(done: subprocess.CompletedProcess[str], config: dict[str, Any]) -> None:
+    """Raise InvalidRequest if the converter failed for a known cause."""
     if done.returncode == 0:
         return
     if "pre-tokenizer was not recognized" in done.stderr:
@@ -343,7 +343,7 @@ def _merged(checkpoint: Path, adapter: Path, out: Path) -> Path:
 
 
 def _with_pooler(checkpoint: Path, out: Path) -> Path:
-    """Return a copy whose pooler has the name of the layer that llama.cpp computes before the classifier."""
+    """Return a copy in which the pooler has the name of the layer that llama.cpp computes before the classifier."""
     out.mkdir()
     for file in checkpoint.glob("*.safetensors"):
         tensors = {name.replace(*_POOLED): tensor for name, tensor in load_file(file).items()}
