@@ -39,13 +39,17 @@ def install_files(paths: InstallPaths, program: InstalledProgram, before: Instal
         path.replace(edited_path(path))
     outdated = {path: source for path, source in new_files.items() if not _is_installed(path, source)}
     obsolete = [path for path in old_files.keys() - new_files.keys() if path.exists()]
+    _write_and_remove(paths, outdated, obsolete)
+    return InstalledFiles(edited, changed=bool(outdated or obsolete))
+
+
+def _write_and_remove(paths: InstallPaths, outdated: dict[Path, Path], obsolete: list[Path]) -> None:
     for path, source in outdated.items():
         durable_files.write(path, source.read_bytes())
     for path in obsolete:
         durable_files.remove(path)
     for path, target in paths.commands.items():
         durable_files.link(path, target)
-    return InstalledFiles(edited, changed=bool(outdated or obsolete))
 
 
 def install_configuration(paths: InstallPaths, program: InstalledProgram) -> bool:
