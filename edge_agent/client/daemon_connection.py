@@ -26,6 +26,7 @@ _T = TypeVar("_T")
 PAGE_SIZE = 1000
 TIMEOUT_SECONDS_MAX = 365 * 86_400.0
 """gRPC takes a deadline that is centuries away for one that has passed."""
+_COUNT_MAX = 2**32 - 1
 CONNECT_MS_MAX = 5000
 """How long one attempt to connect may take, TLS included."""
 # A local daemon that has just started is found at once instead of after gRPC's default of a second and more. gRPC takes
@@ -309,6 +310,13 @@ def require_text(given: str, name: str = "text") -> str:
         character = ascii(given[error.start])
         fault = f"{name} cannot be written as UTF-8: character {error.start} is {character}, half of a surrogate pair"
         raise ValueError(f"{fault}; decode the text again from its bytes") from None
+    return given
+
+
+def require_count(given: Any, name: str) -> Any:
+    """Return a number of the API, which has no negative ones and 32 bits. Raises ValueError, naming the field."""
+    if isinstance(given, int) and not 0 <= given <= _COUNT_MAX:
+        raise ValueError(f"{name} is {given}: it must be from 0 to {_COUNT_MAX}")
     return given
 
 

@@ -41,6 +41,7 @@ from edge_agent.config.sections import (
     UplinkConfig,
 )
 from edge_agent.errors import ConfigInvalid, SocketPathTooLong
+from edge_agent.errors.base import CONNECTION_REMEDY, connection_setting
 
 __all__ = [
     "CONFIG_BYTES_MAX",
@@ -386,9 +387,11 @@ def store_problem(url: str, options: Mapping[str, str], prefix: str) -> tuple[st
         if not _is_address(url):
             remedy = f"Write it as {scheme}://host/path; {_ADDRESS_FORM}."
             return "url", f"{prefix}url is not the address of a store", remedy
+    if setting := connection_setting(options):
+        return "options", f"'{setting}' in {prefix}options is a setting of the connection", CONNECTION_REMEDY
     for name, value in options.items():
-        names_server = "endpoint" in name.lower() or name.lower() == "proxy_url"
-        if names_server and "://" in value and not _is_address(value):
+        names_server = "endpoint" in name.lower() or name == "proxy_url"
+        if names_server and "://" in value and (not _is_address(value) or has_secret(value)):
             said = f"'{name}' in {prefix}options is not the address of a server"
             return "options", said, f"Write it as https://host:port; {_ADDRESS_FORM}."
     return None

@@ -1,1 +1,1 @@
-"""Files and databases that survive a power cut, and errors of the disk that say what to do."""
+"""Files and databases that survive a power cut, and errors of the disk with remedies."""

@@ -21,12 +21,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Literal, TypeVar
 
-from edge_agent.errors import DiskFull, StateDirUnwritable, StoreDamaged
+from edge_agent.errors import DiskFull, InvalidRequest, StateDirUnwritable, StoreDamaged
 
 _Result = TypeVar("_Result")
 PARTIAL = ".partial"
 """Suffix of a file that is being written."""
 _DEVICES = Path("/dev")
+SMALL_BYTES_MAX = 1 << 20
 DISK_FULL_BYTES = 1 << 20
 """A disk with less free space than this is full."""
 CHECK_DISK = "Check the disk; the kernel's log ('dmesg') may say more."
@@ -65,7 +66,7 @@ def write_durably(path: Path, content: bytes, mode: int = 0o600) -> None:
 
 
 def write_atomically(path: Path, content: bytes, mode: int | None = None) -> None:
-    """Replace a file, or make it; without `mode` it gets 0o644, less the umask. Raises OSError."""
+    """Replace or create a file; without `mode` it gets 0o644, less the umask. Raises OSError."""
     with _renamed_to(path) as partial:
         write_synced(partial, content, mode)
 
@@ -102,7 +103,8 @@ def _renamed_to(path: Path) -> Iterator[Path]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename in (None, str(partial)):  # a write to an open file names none
+        # A failed write to an open file has no file name.
+        if isinstance(error, OSError) and error.filename in (None, str(partial)):
             error.filename = str(path)
         raise
     sync_directory(path.parent)
@@ -114,7 +116,7 @@ def partial_path(path: Path) -> Path:
 
 
 def _refuse_device(path: Path) -> None:
-    """Raise OSError for what root would replace for every program of the machine: /dev/null, /dev/stdout."""
+    """Raise OSError for a device such as /dev/null or /dev/stdout, which root would replace for all programs."""
     try:
         mode = path.stat().st_mode
     except OSError:
@@ -126,7 +128,7 @@ def _refuse_device(path: Path) -> None:
 def write_synced(path: Path, content: bytes, mode: int | None, group: str = "") -> None:
     """Write and sync a file in place; its name is durable only after `sync_directory`. Raises OSError.
 
-    The file has `mode`, whatever it had before; without one it is made with 0o644, less the umask. It belongs to
+    The file has `mode`, whatever it had before; without `mode` it is created with 0o644, less the umask. It belongs to
     `group` if that exists and this process may set it.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -163,7 +165,7 @@ def _sync(path: Path, flags: int) -> None:
 
 
 def read_regular(path: Path, bytes_max: int) -> bytes:
-    """Return a file, of a longer one the first `bytes_max` + 1 bytes: no link is followed, and no pipe waited for.
+    """Return at most the first `bytes_max` + 1 bytes of a file, without following a link or waiting for a pipe.
 
     Raises OSError; EINVAL = it is not a regular file.
     """
@@ -177,11 +179,23 @@ def read_regular(path: Path, bytes_max: int) -> bytes:
         os.close(fd)
 
 
+def read_small(path: Path, bytes_max: int = SMALL_BYTES_MAX) -> bytes:
+    """Return a small file that somebody named, such as a key or a certificate; a pipe is read to its end.
+
+    Raises OSError; InvalidRequest: it has more bytes, as a wrong file or a device has.
+    """
+    with path.open("rb") as file:
+        content = file.read(bytes_max + 1)
+    if len(content) > bytes_max:
+        raise InvalidRequest(f"{path} has more than {bytes_max} bytes", remedy="Name another file.")
+    return content
+
+
 def stat_or_none(path: Path) -> os.stat_result | None:
     """Return what stat(2) reports, links followed; None = nothing is at that path. Raises OSError.
 
-    From Python 3.14 on, `Path.exists`, `is_file` and `is_dir` are False also where this user may not look or the disk
-    fails. What is done only where a file does not exist is decided by this function.
+    From Python 3.14 on, `Path.exists`, `is_file` and `is_dir` are also False if this user has no access or the disk
+    fails. So code that acts only if a file does not exist uses this function.
     """
     try:
         return path.stat()
@@ -197,6 +211,12 @@ def is_file(path: Path) -> bool:
     return found is not None and stat.S_ISREG(found.st_mode)
 
 
+def is_dir(path: Path) -> bool:
+    """Return whether a directory is at a path, links followed. Raises OSError, as `stat_or_none`."""
+    found = stat_or_none(path)
+    return found is not None and stat.S_ISDIR(found.st_mode)
+
+
 def require_free_space(path: Path) -> None:
     """Raise OSError if the disk of a file is full: for libraries that fail to write it and do not report why."""
     if shutil.disk_usage(path.parent).free < DISK_FULL_BYTES:
@@ -204,7 +224,7 @@ def require_free_space(path: Path) -> None:
 
 
 class Ballast:
-    """A file that reserves disk space: a database needs some for its log, also to be opened or to delete rows."""
+    """A file that reserves disk space: a database needs some for its log, even to be opened or to delete rows."""
 
     BYTES = 1 << 20
     STEP = BYTES // 8
@@ -214,7 +234,7 @@ class Ballast:
         self._path = path
 
     def lay(self) -> None:
-        """Reserve the space, or what of it the disk has; without it the next full disk is harder to recover from."""
+        """Reserve the space, or as much of it as the disk has; without it a full disk is harder to recover from."""
         with contextlib.suppress(OSError):
             fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
@@ -228,14 +248,14 @@ class Ballast:
         for size in range(self.BYTES, 0, -self.STEP):
             with contextlib.suppress(OSError):
                 os.posix_fallocate(fd, 0, size)
-                os.ftruncate(fd, size)  # a larger one that failed may have taken all that there was
+                os.ftruncate(fd, size)  # a larger attempt that failed may have taken all free space
                 return True
         return False
 
     def run(self, work: Callable[[], _Result]) -> _Result:
-        """Do something that writes a little. If the disk is full, release the space and do it again. Raises DiskFull.
+        """Run `work`, which writes a little. If the disk is full, release the space and run it again. Raises DiskFull.
 
-        `lay` reserves it again.
+        `lay` reserves the space again.
         """
         try:
             return work()
@@ -269,9 +289,9 @@ def make_folders(folder: Path, mode: int) -> None:
 def private_folder(folder: Path, *, marks: tuple[str, ...] = ()) -> Iterator[None]:
     """Make a folder for the owner alone; in the block every new file has 0600 and every new folder 0700.
 
-    A folder that exists is closed if it is empty or has one of the files in `marks`, by which this program knows its
-    own folders; if others could open it before, everything in it is closed. Another folder of the user keeps its mode.
-    The umask belongs to the process: use it in programs that do one thing at a time. Raises OSError.
+    A folder that exists is closed if it is empty or has one of the files in `marks`, by which this program recognizes
+    its own folders; if others could open it before, everything in it is closed. Other folders of the user keep their
+    mode. The umask belongs to the process: use it in programs that do one thing at a time. Raises OSError.
     """
     make_private(folder, marks=marks)
     before = os.umask(_OTHERS)
@@ -305,7 +325,7 @@ def open_private(path: Path, mode: Literal["w", "a"]) -> IO[str]:
 def close_tree(folder: Path) -> None:
     """Close a folder and everything in it to others. Raises OSError.
 
-    Links are not followed. A file with a second name elsewhere keeps its mode: it belongs to somebody's model, too.
+    Links are not followed. A file with a second hard link keeps its mode, because it may also belong to another folder.
     """
     _close(folder, FOLDER_MODE)
     for path, folders, names in os.walk(folder):

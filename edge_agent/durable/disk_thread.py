@@ -1,7 +1,7 @@
-"""The one thread that uses a disk: work in order, each piece a future of the library, and how long the disk has stood.
+"""The one thread that uses a disk: it runs work in order, and reports how long the present work has taken.
 
-`ThreadPoolExecutor` owns the thread, so a caller who is cancelled takes only its own future with it: what waits is
-dropped, what runs comes to its end, and the thread goes on whatever a piece of work raises.
+`ThreadPoolExecutor` owns the thread. Cancelling a caller cancels only its own work: waiting work is dropped, running
+work finishes. The thread continues whatever exception work raises.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ Arguments = ParamSpec("Arguments")
 
 
 class DiskThread:
-    """See the module. Any thread submits."""
+    """See the module. Any thread may submit work."""
 
     def __init__(self, name: str, monotonic: Callable[[], float] = time.monotonic) -> None:
-        """Name the thread; it starts with the first piece of work."""
+        """Name the thread, which starts with the first piece of work."""
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._pending = 0
         self._progress_at = 0.0
-        """When a piece of work ended last, or came to an idle thread."""
+        """When a piece of work last ended, or was submitted to an idle thread."""
         self._resting = False
 
     def submit(
         self, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> Future[Result]:
-        """Do a piece of work after those before it. Raises RuntimeError after `stop`."""
+        """Run a piece of work after those submitted before it. Raises RuntimeError after `stop`."""
         with self._lock:
             if not self._pending:
                 self._progress_at = self._monotonic()
@@ -49,12 +49,12 @@ class DiskThread:
         return future
 
     async def run(self, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        """Await a piece of work; a caller that is cancelled does not stop work that has begun."""
+        """Submit a piece of work and await it; cancelling the caller does not stop work that has begun."""
         return await asyncio.wrap_future(self.submit(work, *args, **kwargs))
 
     @property
     def stalled_seconds(self) -> float:
-        """How long the work at hand has taken so far; 0 = there is none."""
+        """How long the running work has taken so far; 0 = there is none."""
         with self._lock:
             if not self._pending or self._resting:
                 return 0.0
@@ -62,7 +62,7 @@ class DiskThread:
 
     @contextlib.contextmanager
     def resting(self) -> Iterator[None]:
-        """Say inside a piece of work that it waits for more to come, and not for the disk."""
+        """Mark, inside a piece of work, a block that waits for more work and not for the disk."""
         self._rest(resting=True)
         try:
             yield
@@ -70,7 +70,7 @@ class DiskThread:
             self._rest(resting=False)
 
     def stop(self, seconds_max: float) -> bool:
-        """Take no more work and let what waits come to its end; tell whether it did in that time."""
+        """Take no more work, and finish what was submitted; tell whether that ended within `seconds_max`."""
         try:
             last = self.submit(lambda: None)
         except RuntimeError:  # stopped before

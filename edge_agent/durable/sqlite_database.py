@@ -1,4 +1,4 @@
-"""A SQLite database that survives a power cut: WAL mode with synchronous=FULL, and errors that say what to do.
+"""A SQLite database that survives a power cut: WAL mode with synchronous=FULL, and errors with remedies.
 
 A change that was committed is on the disk, and every change is one transaction. One process owns the file, and one
 thread at a time uses it (any thread).
@@ -19,8 +19,8 @@ from edge_agent.durable.atomic_files import CHECK_DISK, disk_errors
 from edge_agent.errors import DiskFull, EdgeAgentError, StateDirInUse, StateDirUnwritable, StoreDamaged
 
 _BUSY_SECONDS = 5.0
-# What SQLite says where the damage is in the list of tables, and Python where it is in a text: our own statements are
-# right, and what they write is text.
+# Messages of SQLite if the list of tables is damaged, and of Python if a text is: our own statements are correct, and
+# write only text.
 _OTHER_TABLES = re.compile(
     "no such (table|column|index)|already exists|has no column named|malformed database schema|unsupported file format"
     "|Could not decode to UTF-8"
@@ -29,16 +29,16 @@ _OTHER_TABLES = re.compile(
 
 @dataclass(frozen=True)
 class DatabaseSchema:
-    """What a database holds."""
+    """The tables of a database, and how to create or migrate them."""
 
     version: int
     statements: tuple[str, ...]
-    """Run once, in a new file. Pragmas that must come before the first table stand in `first`."""
+    """Run once, in a new file. Pragmas that must come before the first table are in `first`."""
     damage_remedy: str
     """What to do about a damaged file."""
     first: tuple[str, ...] = ()
     migrations: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
-    """By version: run once in a file of that version, to make it one of the next. All or none of them are done."""
+    """By version: run once in a file of that version, to bring it to the next. All of them run, or none."""
     checked: bool = True
     """Read the whole file when it is opened, to find damage early; takes a second for each gigabyte or so."""
 
@@ -55,7 +55,7 @@ class Database:
         """
         self.path, self._schema = path, schema
         with disk_errors(path), self.errors():
-            # Made here for its mode; SQLite gives the same mode to the files beside it.
+            # Created here for its mode; SQLite gives the same mode to its files next to it.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
@@ -105,23 +105,23 @@ class Database:
             if translated is None:  # a mistake of ours, such as use after close
                 raise
             raise translated from None
-        except UnicodeDecodeError:  # SQLite's own sentence quotes what is no text
-            raise self.damaged(f"{self.path} is damaged: it holds a name that is no text") from None
+        except UnicodeDecodeError:  # SQLite's own message quotes a name that is not UTF-8
+            raise self.damaged(f"{self.path} is damaged: it holds a name that is not UTF-8 text") from None
 
     def reclaimable_bytes(self) -> int:
-        """Return what a vacuum and a checkpoint would give back to the disk: free pages, and the write-ahead log."""
+        """Return the bytes that a vacuum and a checkpoint would free: unused pages, and the write-ahead log."""
         ((pages,),), ((page_bytes,),) = self.rows("PRAGMA freelist_count"), self.rows("PRAGMA page_size")
         log = self.path.with_name(f"{self.path.name}-wal")
         return int(pages * page_bytes) + (log.stat().st_size if log.exists() else 0)
 
     @property
     def in_transaction(self) -> bool:
-        """Whether a transaction is open: never between the calls of its owner."""
+        """Whether a transaction is open, which it never is between the calls of its owner."""
         return self._db.in_transaction
 
-    def damaged(self, said: str) -> StoreDamaged:
-        """Return the error that says that the file is damaged, and what to do."""
-        return StoreDamaged(said, remedy=self._schema.damage_remedy, path=self.path)
+    def damaged(self, message: str) -> StoreDamaged:
+        """Return an error about a damaged file, with the remedy of its schema."""
+        return StoreDamaged(message, remedy=self._schema.damage_remedy, path=self.path)
 
     def _prepare(self, may_create: bool) -> None:
         verdict = "ok"
@@ -138,42 +138,42 @@ class Database:
         if verdict != "ok":
             raise self.damaged(f"{self.path} is damaged: {' '.join(verdict.split())}")
         if version > self._schema.version:
-            said = f"{self.path} has schema version {version}; this agent knows {self._schema.version}"
-            raise StoreDamaged(said, remedy="Start the edge-agent version that wrote it, or a newer one.")
+            message = f"{self.path} has schema version {version}; this agent supports {self._schema.version}"
+            raise StoreDamaged(message, remedy="Start the edge-agent version that wrote it, or a newer one.")
         if version == 0 and not may_create:
-            raise self.damaged(f"{self.path} is missing or empty, but blobs are stored beside it")
+            raise self.damaged(f"{self.path} is missing or empty, but blobs are stored next to it")
         if version != self._schema.version:
-            self._bring_up(version)
+            self._migrate(version)
 
-    def _bring_up(self, version: int) -> None:
-        """Make a new file, or an older one, one of today: wholly or not at all."""
+    def _migrate(self, version: int) -> None:
+        """Bring a new or an older file to the present schema, in one transaction."""
         statements = list(self._schema.statements if version == 0 else ())
         for older in range(version, self._schema.version) if version else ():
             if older not in self._schema.migrations:
-                said = f"{self.path} has schema version {version}, which this agent cannot bring up to date"
-                raise StoreDamaged(said, remedy="Start an edge-agent version between the two first.")
+                message = f"{self.path} has schema version {version}, which this agent cannot migrate"
+                raise StoreDamaged(message, remedy="Start an edge-agent version between the two first.")
             statements += self._schema.migrations[older]
         with self.transaction():
             for statement in (*statements, f"PRAGMA user_version = {self._schema.version}"):
                 self._db.execute(statement)
         if version:
-            # Programs that look at the file without its log, such as doctor, see the new version, too.
+            # So that programs that read the file without its log, such as doctor, see the new version.
             with self.errors():
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
-    def _translated(self, extended: int, said: str) -> EdgeAgentError | None:
+    def _translated(self, extended: int, message: str) -> EdgeAgentError | None:
         code = extended & 0xFF
         if code == sqlite3.SQLITE_FULL:
-            return DiskFull(said, path=self.path)
-        if extended == sqlite3.SQLITE_IOERR_SHMSIZE:  # "disk I/O error": no space for the file beside the log
+            return DiskFull(message, path=self.path)
+        if extended == sqlite3.SQLITE_IOERR_SHMSIZE:  # "disk I/O error": no space for the shared-memory file
             return DiskFull(f"{self.path}: the disk is full", path=self.path)
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
-            return StateDirUnwritable(said, path=self.path)
+            return StateDirUnwritable(message, path=self.path)
         if code == sqlite3.SQLITE_BUSY:
             remedy = f"Close the other program that has {self.path.name} open."
-            return StateDirInUse(said, remedy=remedy, path=self.path)
+            return StateDirInUse(message, remedy=remedy, path=self.path)
         if code == sqlite3.SQLITE_IOERR:
-            return StoreDamaged(said, remedy=CHECK_DISK, path=self.path)
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or _OTHER_TABLES.search(said):
-            return self.damaged(said)
+            return StoreDamaged(message, remedy=CHECK_DISK, path=self.path)
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or _OTHER_TABLES.search(message):
+            return self.damaged(message)
         return None

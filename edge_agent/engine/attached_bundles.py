@@ -20,7 +20,7 @@ class AttachedBundle:
 
     attach: protocol.AttachRequest
     outcome: asyncio.Future[None]
-    """In the present child, or in the next one."""
+    """Of attaching it to the present child, or to the next one."""
     sent_at: float = NOT_SENT
     """On the event loop's clock; an attach has begun when the child has sent something since."""
     is_ready: bool = False
@@ -46,13 +46,13 @@ class AttachedBundles(dict[str, AttachedBundle]):
         self._numbers = itertools.count(1)
 
     def add(self, attach: protocol.AttachRequest) -> AttachedBundle:
-        """Add a bundle, which has not been sent to a child. Each call is another attach, with a number of its own."""
+        """Add a bundle that no child has received yet. Each call is a separate attach, with its own number."""
         numbered = msgspec.structs.replace(attach, number=next(self._numbers))
         bundle = self[attach.digest] = AttachedBundle(numbered, asyncio.get_running_loop().create_future())
         return bundle
 
     def of_attach(self, digest: str, number: int) -> AttachedBundle | None:
-        """Return the bundle of an attach; None = it was detached meanwhile, even if it was added again."""
+        """Return the bundle of an attach; None = it was detached since, even if it was then added again."""
         bundle = self.get(digest)
         return bundle if bundle is not None and bundle.attach.number == number else None
 
@@ -64,7 +64,7 @@ class AttachedBundles(dict[str, AttachedBundle]):
                 bundle.outcome = asyncio.get_running_loop().create_future()
 
     def unsent(self) -> AttachedBundle | None:
-        """Return a bundle that the child has not received; one that was detached and added again is another bundle."""
+        """Return a bundle that the child has not received, which may be one that was detached and added again."""
         return next((bundle for bundle in self.values() if bundle.sent_at == NOT_SENT), None)
 
     def is_attaching(self, sent_before: float = NOT_SENT) -> bool:
@@ -83,7 +83,7 @@ class AttachedBundles(dict[str, AttachedBundle]):
             bundle.outcome.result()
 
     def fail_all(self, error: EdgeAgentError) -> None:
-        """End every attach that is awaited with an error."""
+        """End every pending attach with this error."""
         for bundle in self.values():
             bundle.settle(error)
 

@@ -1,12 +1,12 @@
-"""The child's side of the pipe: one thread that reads its mailbox, does one step of work, sends what came out.
+"""The child's side of the pipe: one thread repeatedly reads messages, computes one step, and sends the results.
 
 Started as `python -P -m edge_agent.engine.child FD PARENT` by `child_process.py`; ends when the parent's end of the
-socketpair closes, on Stop, or with its parent. Only code below this module imports `llama_cpp` or `onnxruntime`.
+socketpair closes, on StopRequest, or with its parent. Only code below this module imports `llama_cpp` or `onnxruntime`.
 
-Where a bundle is attached on a device, its golden cases are asked: another device rounds differently, and a broken
-driver computes nonsense without an error. The rule is the self-test's: answers that a rounding error may turn count for
-nothing, scores have the tolerance of their case, and nearly all of the others must be alike. Only a device is asked; of
-the processor the self-test of an update asks more.
+When a bundle is attached on a device, its golden cases are run: a device rounds differently, and a broken driver
+computes nonsense without an error. As in the self-test, answers that a rounding error may change do not count, scores
+have the tolerance of their case, and nearly all other answers must agree. On the processor they are not run here: the
+self-test of an update checks more.
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ from edge_agent.formats.manifest import Manifest
 
 CASES_MAX = 32
 SECONDS_MAX = 15.0
-"""No further case is begun after that; what is known by then decides."""
+"""No further case begins after that; the cases run by then decide."""
 SHOWN_MAX = 2
 
 Others = Callable[[Iterable[Event]], None]
-"""Takes what came of other bundles' jobs meanwhile."""
+"""Takes the events of other bundles' jobs meanwhile."""
 
 
 def check_golden_answers(runtime: Runtime, digest: str, manifest: Manifest, golden: str, others: Others) -> None:
-    """Ask a bundle that is attached its golden cases; `golden` empty = it has none, and the device is taken as it is.
+    """Run the golden cases of an attached bundle from the file `golden`; without a readable file nothing is checked.
 
     Raises:
-        DeviceUnusable: too many were not.
+        DeviceUnusable: too many answers differ.
     """
     deadline = time.monotonic() + SECONDS_MAX
     cases = itertools.takewhile(lambda _: time.monotonic() < deadline, _cases(golden))
@@ -70,22 +70,22 @@ def check_golden_answers(runtime: Runtime, digest: str, manifest: Manifest, gold
     ]
     wrong = list(filter(None, found))
     if 100 * len(wrong) > DIFFERENT_PERCENT_MAX * len(found):
-        told = (
-            f"{len(wrong)} of {len(found)} golden inputs are answered otherwise there: {'; '.join(wrong[:SHOWN_MAX])}"
+        message = (
+            f"{len(wrong)} of {len(found)} golden inputs have different answers there: {'; '.join(wrong[:SHOWN_MAX])}"
         )
-        raise DeviceUnusable(told, lasting=True, wrong=len(wrong), asked=len(found))
+        raise DeviceUnusable(message, lasting=True, wrong=len(wrong), asked=len(found))
 
 
 def _cases(golden: str) -> Sequence[GoldenCase]:
     try:
         found = parse(Path(golden).read_bytes())
-    except (OSError, BundleUnreadable):  # there is none, or its own fault is the self-test's to tell
+    except (OSError, BundleUnreadable):  # it does not exist, or the self-test reports what is wrong with it
         return []
     return list(filter(is_binding, found))[:CASES_MAX]
 
 
 def _difference(runtime: Runtime, job: JobRequest, case: GoldenCase, manifest: Manifest, others: Others) -> str:
-    """Return in what the answer differs, with its input; empty = in nothing."""
+    """Describe how the answer differs, with its input; empty = it does not."""
     try:
         runtime.submit(job)
     except CallerError as error:
@@ -100,7 +100,7 @@ def _difference(runtime: Runtime, job: JobRequest, case: GoldenCase, manifest: M
 
 
 def _events(runtime: Runtime, job: JobRequest, others: Others) -> list[Event]:
-    """Return all that comes of a job."""
+    """Run steps until a job ends; return its events."""
     mine: list[Event] = []
     while not (mine and isinstance(mine[-1], JobResult | FailureReport)):
         rest: list[Event] = []
@@ -112,7 +112,7 @@ def _events(runtime: Runtime, job: JobRequest, others: Others) -> list[Event]:
 
 RECEIVE_BYTES = 1 << 16
 REST_MILLISECONDS_MAX = 10
-"""How long the next piece of a message is waited for, before a step."""
+"""How long to wait for the next piece of a message before a step."""
 DEVICE_REMEDY = (
     "Set 'device' under 'engine' in agent.yaml to it or to auto, on a machine that has one (docs/devices.md), "
     "or let the plan choose by 'devices' under 'requires'."
@@ -120,7 +120,7 @@ DEVICE_REMEDY = (
 MEMORY_SLACK_BYTES = 128 << 20
 MEMORY_SLACK_BYTES_PER_THREAD = 32 << 20
 _PR_SET_PDEATHSIG = 1  # prctl(2)
-# Of 1000. Where memory runs out the kernel ends a child, which is started again, and not the daemon or its neighbours.
+# Of 1000. When memory runs out, the kernel kills a child, which is started again, and not the daemon or other programs.
 OOM_SCORE = "500"
 
 
@@ -140,7 +140,7 @@ class EngineChild:
         self._stopped = False
 
     def run(self) -> None:
-        """Serve until the parent says Stop or is gone."""
+        """Serve until a StopRequest, or until the parent is gone."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             while not self._stopped:
                 self._receive()
@@ -153,9 +153,9 @@ class EngineChild:
         return self._runtime is not None and self._runtime.busy
 
     def _receive(self) -> None:
-        """Handle what is in the mailbox; wait for it if there is nothing to compute, and for the rest of a message.
+        """Handle all messages in the mailbox; wait for one if there is nothing to compute, and for the rest of one.
 
-        A message of megabytes that came by a piece in each step would keep those behind it for a hundred steps.
+        If only one piece were read in each step, a message of megabytes would delay later ones by a hundred steps.
         """
         if not self._inbox and (not self._busy() or self._mail.poll(0)):
             self._read()
@@ -165,13 +165,13 @@ class EngineChild:
             self._handle(self._inbox.popleft())
 
     def _read(self) -> None:
-        """Put what has come into the inbox."""
+        """Put the messages that have arrived into the inbox."""
         data = self._socket.recv(RECEIVE_BYTES)
         self._stopped = self._stopped or not data
         self._inbox.extend(map(protocol.decode_to_child, self._splitter.feed(data)))
 
     def poll_cancellations(self, jobs: Collection[str]) -> bool:
-        """Read while a step computes, on another thread; tell whether one of its jobs is not wanted any more."""
+        """Read messages on another thread while a step computes; tell whether one of its jobs was cancelled."""
         if self._stopped:
             return True
         known = len(self._inbox)
@@ -180,7 +180,7 @@ class EngineChild:
         return self._stopped or any(isinstance(each, protocol.CancelRequest) and each.job_id in jobs for each in fresh)
 
     def request_memory(self, needed_bytes: int, known: int, headroom: int = 0) -> int:
-        """Say what will be taken, and return how much there is when the parent has set the limit."""
+        """Send the estimate, wait until the parent has set the limit, and return the available memory in bytes."""
         del known
         estimate = protocol.MemoryEstimate(needed_bytes=needed_bytes, headroom_bytes=headroom)
         estimate.threads, estimate.device = self._spec.threads, self._spec.device
@@ -190,7 +190,7 @@ class EngineChild:
             for grant in [each for each in self._inbox if isinstance(each, protocol.MemoryGrant)]:
                 self._inbox.remove(grant)
                 return grant.available_bytes
-        raise BrokenPipeError  # nobody is there for whom to load it
+        raise BrokenPipeError  # the parent is gone
 
     def _step(self) -> None:
         assert self._runtime is not None
@@ -214,26 +214,26 @@ class EngineChild:
         except (BrokenPipeError, ConnectionResetError, MemoryError, DeviceLost):
             raise
         except Exception as error:  # noqa: BLE001 - the pipe is a process boundary
-            # Whatever a model library throws becomes that request's failure.
+            # Whatever a model library raises becomes the failure of that request.
             sys.stderr.write(printable_lines(traceback.format_exc()))
             self._send([_failure(message, _unforeseen(message, error))])
 
     def _load(self, message: protocol.LoadRequest) -> protocol.ChildReady:
-        """Import the runtime, give up all that it does not need, and only then open a file that others made."""
+        """Import the runtime, confine the process, and only then open a file from outside."""
         runtime = runtimes.create(message.runtime)
         runtime.mailbox, runtime.poll_cancellations = self._socket.fileno(), self.poll_cancellations
         runtime.request_memory = self.request_memory
         self._spec = message
         confined = confine([Path(path) for path in message.readable], _memory_limit(message), message.device)
         if message.device != "cpu" and confined.landlock != "on":
-            said = "what opens a device for writing needs Landlock to keep it from other files"
-            raise DeviceUnusable(f"{said}: {confined.landlock}", lasting=True)
+            needed = "a process that may write to a device needs Landlock to keep it from writing to files"
+            raise DeviceUnusable(f"{needed}: {confined.landlock}", lasting=True)
         details = runtime.load(message)
         self._runtime = runtime
         return protocol.ChildReady(device=runtime.device, details={**details, **asdict(confined)})
 
     def _attach(self, message: protocol.AttachRequest) -> None:
-        """Make a bundle ready, if the device is one that it may run on and that computes it as it should."""
+        """Make a bundle ready, if its manifest allows the device and the device computes its golden cases correctly."""
         assert self._runtime is not None
         described, device = manifest.parse(message.manifest), self._spec.device
         needed = described.requires.device
@@ -244,7 +244,7 @@ class EngineChild:
                 remedy=DEVICE_REMEDY,
                 needed=needed,
             )
-        # Of each bundle: an engine is loaded for the first, and others come to it.
+        # For each bundle: the engine was loaded with the requirements of the first one.
         MemoryNeed(0, 0, 0, 0, 0).check(self._spec.memory_bytes_max, described.requires.memory_bytes)
         self._runtime.attach(message.digest, described, message.paths)
         if device != "cpu":
@@ -269,7 +269,7 @@ class EngineChild:
             case protocol.StopRequest():
                 self._stopped = True
                 return []
-        if self._runtime is None:  # its load failed, and this was on its way already
+        if self._runtime is None:  # the load failed when this message was already sent
             return []
         match message:
             case protocol.CancelRequest():
@@ -277,7 +277,7 @@ class EngineChild:
             case protocol.DetachRequest():
                 return self._runtime.detach(message.digest)
             case protocol.AttachRequest():
-                self._send([protocol.Heartbeat()])  # the last for long, perhaps: the parent has to know why
+                self._send([protocol.Heartbeat()])  # tells the parent that the attach begins: it may be silent for long
                 with time_limit(message.seconds_max):
                     self._attach(message)
                 variance = self._runtime.score_variance(message.digest)
@@ -286,9 +286,9 @@ class EngineChild:
 
 
 def _unforeseen(message: protocol.ToChild, error: Exception) -> EdgeAgentError:
-    """Return the failure that stands for an error which nobody expected, with the library's own words.
+    """Return the failure for an unexpected exception, with the library's own message.
 
-    What a job raises may quote its input, so nothing of it is told. The log has the kind of error.
+    Not for a job, whose exception may quote its input: the log has the traceback.
     """
     match message:
         case protocol.LoadRequest():
@@ -297,13 +297,13 @@ def _unforeseen(message: protocol.ToChild, error: Exception) -> EdgeAgentError:
             about = f"bundle {message.digest[:12]} cannot be used with the model"
         case _:
             return ModelFailed("the model does not compute this input: an unexpected error in its runtime")
-    words = " ".join(str(error).split())[:200] or "without a word"
-    return ModelLoadFailed(f"{about}: {words}")
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return ModelLoadFailed(f"{about}: {reason}")
 
 
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """End this process by SIGALRM if the block takes longer: also inside a library that never returns. 0 = never."""
+    """End this process by SIGALRM if the block takes longer, even inside a library call. 0 = no limit."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
@@ -313,7 +313,7 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def _failure(message: protocol.ToChild, error: EdgeAgentError) -> protocol.FailureReport:
-    """Write what a message came to: it names the job, the bundle and which attach of it, or nothing for the load."""
+    """Return the report of a failed message: it names the job, the bundle and its attach, or nothing for the load."""
     match message:
         case protocol.JobRequest():
             return failure_report(message.job_id, error)

@@ -49,8 +49,8 @@ class ChildWatch:
 
         A child that `loads` may compute for `load_seconds_max` more. `ended` is done when the child is gone.
 
-        If this process did not run for a while, as in a paused container, its silence begins again: what the child has
-        said is not read yet, and an idle child was not asked.
+        If this process did not run for a while, as in a paused container, the silence counts from now on: messages of
+        the child are not read yet, and an idle child was not pinged.
         """
         limit, began = self._silence_seconds_max, loop_time()
         done, _ = await asyncio.wait(awaited, timeout=limit / 4, return_when=asyncio.FIRST_COMPLETED)
@@ -88,7 +88,7 @@ STOP_SECONDS_MAX = 1.0  # a child holds nothing worth waiting longer for
 
 
 class ChildRun:
-    """What is known of one child; a supervisor has one after the other."""
+    """One child; a supervisor has one after the other."""
 
     def __init__(self, name: str, config: EngineConfig, requested: LoadRequest) -> None:
         """Prepare a child of the engine of that name; `start` begins."""
@@ -118,8 +118,8 @@ class ChildRun:
             self.process.send(message)
 
     async def await_step(self, future: asyncio.Future[None], step: str) -> None:
-        """Wait for it to do as told. Raises its answer, or ModelLoadFailed when it dies or takes too long."""
-        assert self.process is not None, "only a child that runs is told anything"
+        """Wait for the end of a step. Raises the step's error, or ModelLoadFailed if the child dies or is too slow."""
+        assert self.process is not None, "the process must run"
         limit = time_limit_seconds(self._config, step) + ALARM_SECONDS
         await self.watch.until_done(self.process, self.exit, future, limit)
         if not future.done():
@@ -129,7 +129,7 @@ class ChildRun:
 
     async def check_silence(self, *, loads: bool) -> None:
         """Wait for its end for a while; kill it if it has been silent for too long."""
-        assert self.process is not None, "only a child that runs is silent"
+        assert self.process is not None, "the process must run"
         await self.watch.check_silence(self.process, self.exit, [self.exit], loads=loads)
 
     async def end(self) -> None:

@@ -33,10 +33,10 @@ from edge_agent.engine.protocol import (
     frame,
 )
 
-# GNU OpenMP spins between parallel regions. Beside one busy neighbour unbounded spinning turned an 11 ms step into
-# 1.5 s. A count of 1000 made steps 2.2 times as long there and cost 10% on a quiet machine; 5000 makes them 3.4 times
-# as long and costs 3%. The library reads it when it loads. The engine computes with fewer threads beside a neighbour
-# (decision 0046), and one thread has no barrier to spin at.
+# GNU OpenMP spins between parallel regions. With one other busy program, unbounded spinning turned an 11 ms step into
+# 1.5 s. A count of 1000 made such steps 2.2 times as long, and steps on a quiet machine 10% longer; 5000 makes them 3.4
+# times as long and 3% longer. The library reads the count when it loads. The engine computes with fewer threads while
+# another program is busy (decision 0046), and one thread has no barrier to spin at.
 CHILD_ENVIRONMENT = {
     "GOMP_SPINCOUNT": "5000",
     "GGML_NO_BACKTRACE": "1",
@@ -87,7 +87,7 @@ def _environment() -> dict[str, str]:
 
 @contextlib.contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Block what the child ignores as soon as it can: a process begins with what its parent blocks."""
+    """Block the signals that the child will ignore, until it does so: a child inherits its parent's signal mask."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED_SIGNALS)
     try:
         yield
@@ -124,7 +124,7 @@ class _ChildPipe(asyncio.Protocol):
                 self.last_heartbeat = loop_time()
                 self._on_message(decode_from_child(body))
         except (ValueError, msgspec.MsgspecError):
-            # A child that sends invalid frames cannot be used any more: closing the pipe ends it.
+            # A child that sends invalid frames is unusable: closing the pipe ends it.
             self.abort()
 
 
@@ -167,16 +167,16 @@ def _popen(theirs: socket.socket) -> subprocess.Popen[bytes]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill and reap a process that has only just begun."""
+    """Kill and reap a process that has just been started."""
     process.kill()
     process.wait()
 
 
 def _reaped(process: subprocess.Popen[bytes]) -> tuple[int, int]:
-    """Reap a process that has ended; return its code, and the most that it had in memory, in bytes; 0 = not known."""
+    """Reap a process that has ended; return its code, and its peak memory in bytes, 0 = not known."""
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    # A process that was made by vfork begins with the peak of its parent.
+    # A process that was started by vfork inherits the peak of its parent.
     ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return process.returncode, usage.ru_maxrss * _BYTES_IN_KIB if usage.ru_maxrss > ours else 0
 
@@ -192,7 +192,7 @@ class ChildProcess:
         self._pipe = pipe
         self._pidfd = pidfd
         self.peak_bytes = 0
-        """The most that it has held in memory, known when it is gone; 0 = not known, for it is less than ours."""
+        """Its peak memory, known after its end; 0 = not known, because it is below that of this process."""
         self._waiter = asyncio.create_task(self._wait(on_exit))
 
     @classmethod
@@ -215,7 +215,7 @@ class ChildProcess:
                 ours.setblocking(False)
                 pipe = await _connected(ours, on_message)
                 undo.callback(pipe.abort)
-                # Nothing is awaited from here on: nobody would end the process of a caller that was cancelled.
+                # No await from here on: if the caller were cancelled there, nothing would end the process.
                 process = _popen(theirs)
             undo.callback(_end, process)
             pidfd = _Pidfd(pidfd_open(process.pid))
@@ -229,7 +229,7 @@ class ChildProcess:
 
     @property
     def processor_seconds(self) -> float:
-        """What it has computed in all its life: clock_getcpuclockid(3), which needs no /proc; 0 when it is gone."""
+        """Its total processor time, by clock_getcpuclockid(3), which needs no /proc; 0 when it is gone."""
         try:
             return time.clock_gettime(~self.pid << 3 | 2)  # CPUCLOCK_SCHED of a whole process
         except OSError:
@@ -237,7 +237,7 @@ class ChildProcess:
 
     @property
     def last_heartbeat(self) -> float:
-        """When it sent its last message, or was given work while it was idle, on the event loop's clock."""
+        """When it sent its last message or, if that is later, got work while idle; on the event loop's clock."""
         return self._pipe.last_heartbeat
 
     def begin_work(self) -> None:
@@ -254,7 +254,7 @@ class ChildProcess:
             self._process.kill()
 
     async def stop(self, seconds: float) -> None:
-        """Let it end; kill it after so long, or when the caller is cancelled. It is gone when this returns."""
+        """Let it end; kill it after `seconds`, or if the caller is cancelled. It is gone when this returns."""
         self.send(StopRequest())
         try:
             await asyncio.wait([self._waiter], timeout=seconds)

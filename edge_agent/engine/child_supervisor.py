@@ -1,11 +1,11 @@
 """The children of an engine: one supervising task starts each, loads the base, attaches the bundles and watches it.
 
-*Alive* is the process, *ready* is loaded and every bundle attached, *progressing* is any message within
-`heartbeat_seconds_max`, or an attach that computes; a child that is silent for longer is killed.
+A child is *ready* when it has loaded the base and tried to attach every bundle. It makes *progress* while it sends a
+message at least every `heartbeat_seconds_max`, or computes an attach; otherwise it is killed.
 
-When a child dies, streams that had begun end with StreamBroken; every other job in flight is tried once more, alone; a
-job that was alone and kills the child again ends with EngineCrashed and is quarantined. Waiting jobs wait for the next
-child. `job_dispatch.py` stores them, and `restart_policy.py` decides which deaths count.
+When a child dies, streams that had begun end with StreamBroken. If the death may be the fault of a job, every other job
+in flight is tried once more, alone; a job that kills the child while alone ends with EngineCrashed and is quarantined.
+Waiting jobs wait for the next child. `job_dispatch.py` stores them; `restart_policy.py` decides which deaths count.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class InterruptibleStep:
     """Interrupts the step that a task awaits, without cancelling the task.
 
     A task that owns something, such as a child process, must not be cancelled from outside: a second cancellation, by
-    another caller or by one that loses patience, would come in the middle of its cleaning up. So callers only request
-    that the awaited step ends; the owner ends it and continues.
+    another caller or after a timeout, would interrupt its clean-up. So callers only request that the awaited step ends;
+    the owner ends it and continues.
     """
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class InterruptibleStep:
         self.requested = False
 
     def request(self) -> None:
-        """End the step that is being awaited, if there is one; any number of requests ends it once."""
+        """End the step that is being awaited, if there is one; repeated requests have no further effect."""
         self.requested = True
         if self._scope is not None:
             self._scope.reschedule(asyncio.get_running_loop().time())
@@ -117,9 +117,9 @@ class EngineDependencies:
     """What an engine needs of the pool around it."""
 
     owner: Supervisor
-    """Of the supervising tasks."""
+    """Owns the supervising tasks."""
     prepare_load: Callable[[ChildSupervisor], protocol.LoadRequest]
-    """Returns what the next child loads, which may start long after the last one."""
+    """Returns what the next child loads; called before each start, as settings and free memory change meanwhile."""
     available_memory: Callable[[ChildSupervisor], int]
     """Measures the memory that is available to it now, in bytes; 0 = that is not measured."""
     on_change: Callable[[], None]
@@ -145,7 +145,7 @@ class ChildSupervisor:
         self.load = load
         """What the next child is told to load."""
         self.loaded = load
-        """What the child was told whose `details` these are."""
+        """What the child that reported `details` was told to load."""
         self.state = EngineState.STARTING
         self.problem, self.device = "", ""
         self.details: dict[str, str] = {}
@@ -167,7 +167,7 @@ class ChildSupervisor:
 
     @property
     def shortfalls(self) -> dict[str, str]:
-        """Why it uses less of a device than is configured: the sentence, by the word in answers."""
+        """Reasons why it uses less of a device than is configured, by the code that answers carry."""
         reasons = {DEVICE_FALLBACK: self._accelerators.fallback, DEVICE_PARTIAL: self.details.get("device_partial", "")}
         return {word: reason for word, reason in reasons.items() if reason}
 
@@ -190,7 +190,7 @@ class ChildSupervisor:
 
     @property
     def granted_bytes(self) -> int | None:
-        """The memory that a child which loads was granted, in bytes; None = no child loads."""
+        """Memory granted to the child that is loading, in bytes; None = no child is loading."""
         if self.state is not EngineState.STARTING:
             return None
         return self._run.cap.granted_bytes if self._run else 0
@@ -219,14 +219,14 @@ class ChildSupervisor:
         await self._childless.wait()
 
     def request_stop(self) -> None:
-        """Let the child end, for good. Unfinished jobs and attaches then end with EngineNotReady."""
+        """End the child, and start no other. Unfinished jobs and attaches then end with EngineNotReady."""
         self._stopped = True
         self._set_state(EngineState.STOPPING)
         self._interruption.request()
         self._end_unwatched()
 
     def _end_unwatched(self) -> None:
-        """Fail what waits if no task will do so: no task supervises, or it has died and pauses before its restart."""
+        """Fail waiting jobs and attaches if no supervising task will: there is none, or it pauses before a restart."""
         if (
             self._supervisor is None
             or self._supervisor.done()
@@ -240,7 +240,7 @@ class ChildSupervisor:
         self._bundles.fail_all(error)
 
     def drain(self) -> None:
-        """Start no further child: the one that runs finishes what it has, and a pause before one ends."""
+        """Start no more children: a running one finishes its jobs, and a pause before a restart ends now."""
         self._draining = True
         if not self.pid:
             self._interruption.request()
@@ -262,7 +262,7 @@ class ChildSupervisor:
     def receive(self, message: protocol.FromChild) -> None:
         """Handle a message of the child that is not about a job."""
         run = self._run
-        if run is None:  # the last words of a child that the supervisor has let go
+        if run is None:  # a late message of a child that has been ended
             return
         match message:
             case protocol.MemoryEstimate():
@@ -276,7 +276,7 @@ class ChildSupervisor:
                 self._settle_attach(message.digest, message.number, None, message.score_variance)
             case protocol.FailureReport():
                 self._handle_failure(run, message)
-            case protocol.Pong():  # its loop turns; that is not computing
+            case protocol.Pong():  # shows that its loop runs, not that it computes
                 self.cache = message.cache
                 if message.threads:
                     self.details = {**self.details, "threads_now": str(message.threads)}
@@ -285,13 +285,13 @@ class ChildSupervisor:
         error = from_wire(message.reason, message.message, message.remedy, message.metadata)
         if message.job_id == "" and not run.loaded.done():
             resolve(run.loaded, error)
-        elif isinstance(error, DeviceUnusable):  # for all bundles on it, whichever one detected it
+        elif isinstance(error, DeviceUnusable):  # for all bundles on it, not only the one that detected it
             self._accelerators.record_failure(error, loop_time())
             self.send(protocol.StopRequest())
         elif message.attach:
             self._settle_attach(message.job_id, message.attach, error)
         else:
-            log.warning("engine_complained", engine=self.name, reason=message.reason, message=message.message)
+            log.warning("engine_failure_unassigned", engine=self.name, reason=message.reason, message=message.message)
 
     def _settle_attach(self, digest: str, number: int, error: EdgeAgentError | None, score_variance: str = "") -> None:
         if bundle := self._bundles.of_attach(digest, number):
@@ -304,7 +304,7 @@ class ChildSupervisor:
 
     async def _supervise(self) -> None:
         """Keep a child running until stopped, until loading has failed too often, or until one dies while draining."""
-        self._jobs.child_died(to_blame=False)  # after a fault of the supervisor the child's jobs are tried again
+        self._jobs.child_died(to_blame=False)  # if this task was restarted, the last child's jobs are tried again
         while not (self._stopped or self._draining):
             self._interruption.clear()
             self._set_state(EngineState.STARTING)
@@ -322,7 +322,7 @@ class ChildSupervisor:
         self._fail_all(EngineNotReady(STOPPING))
 
     async def _one_life(self) -> float | None:
-        """Run one child from start to end, whatever happens; return the pause before the next, or None for no next."""
+        """Run one child and always end it; return the pause before the next one, or None to give up."""
         try:
             try:
                 return await self._interruption.within(self._live())
@@ -330,13 +330,13 @@ class ChildSupervisor:
                 if self.state is EngineState.READY:
                     self._set_state(EngineState.BACKING_OFF)
                 await self._end_child()
-                self._jobs.child_died(to_blame=False)  # those about which nothing was decided yet
+                self._jobs.child_died(to_blame=False)  # does nothing after `_after_crash`
         except Exception as error:
             log.exception("engine_supervision_failed", engine=self.name)
             return self._after_start_failure(f"supervising it failed with {type(error).__name__}")
 
     async def _live(self) -> float | None:
-        """Start one child and watch it; return the pause before the next, or None for no next."""
+        """Start one child and watch it; return the pause before the next one, or None to give up."""
         started = loop_time()
         self.problem = ""
         self._bundles.begin()
@@ -367,11 +367,11 @@ class ChildSupervisor:
     async def _load(self, run: ChildRun) -> None:
         run.send(run.requested)
         await run.await_step(run.loaded, "load")
-        # Not a plain loop: while one bundle is being attached others may come, or one go and come again.
+        # Not a `for` loop: bundles may be added or removed while one is being attached.
         while bundle := self._bundles.unsent():
-            await self._attach_again(run, bundle)
+            await self._attach(run, bundle)
 
-    async def _attach_again(self, run: ChildRun, bundle: AttachedBundle) -> None:
+    async def _attach(self, run: ChildRun, bundle: AttachedBundle) -> None:
         bundle.sent_at = loop_time()
         run.send(bundle.attach)
         try:
@@ -379,23 +379,23 @@ class ChildSupervisor:
         except EdgeAgentError as error:
             if run.exit.done() or (run.requested.device != CPU and "limit_seconds" in error.metadata):
                 raise
-            # One bad bundle must not take the others on this base down.
+            # A bundle that fails must not affect the others on this base.
             if self._bundles.get(bundle.attach.digest) is bundle:
                 self.problem = error.message
             bundle.settle(error)
 
     async def _until_gone(self, run: ChildRun) -> bool:
-        """Return True when the child is gone, killed for its silence or not; False when it should move to a device."""
+        """Return True when the child is gone, False when it should be replaced by one on a better device."""
         while not run.exit.done():
             await run.check_silence(loads=self._bundles.is_attaching(run.last_heartbeat))
-            # A better device is tried while no job and no attach waits, but not by the last child.
-            busy = self._draining or self._bundles.is_attaching() or self._jobs
-            if not busy and self._accelerators.has_better_device(loop_time()):
+            # Only an idle child is replaced, and never the last one.
+            stays = self._draining or self._bundles.is_attaching() or self._jobs
+            if not stays and self._accelerators.has_better_device(loop_time()):
                 return run.exit.done()
         return True
 
     def _after_crash(self, run: ChildRun, code: int) -> None:
-        attaching = self._bundles.is_attaching(run.last_heartbeat)  # then the attach was computing, not a job
+        attaching = self._bundles.is_attaching(run.last_heartbeat)  # if so, the attach was computing, not a job
         error: EdgeAgentError = EngineCrashed(f"the model's process died: {describe_exit(code)}{run.cap.summary}")
         if attaching and not run.watch.killed:
             error = load_exit_error("attach", code, self._config, run.cap)
@@ -408,11 +408,11 @@ class ChildSupervisor:
         running, how = self._jobs.in_flight, describe_exit(code)
         log.error("engine_died", engine=self.name, how=how, running=running, to_blame=to_blame)
         self._jobs.child_died(to_blame=to_blame)
-        if not on_device:  # else the next child attaches them, on the CPU if need be
+        if not on_device:  # otherwise the next child attaches them, on the CPU if necessary
             self._bundles.fail_all(error)
 
     def _after_load_failure(self, run: ChildRun, error: EdgeAgentError) -> float | None:
-        """Return the pause before the next try: none where the CPU, or the device once more, is what is tried."""
+        """Return the pause before the next load: 0 after a failure on a device, None to give up."""
         if run.requested.device == CPU:
             self._note_load_failure(error)
             return self.restart_policy.pause_after_load_failure(may_pass=isinstance(error, MemoryShort))
@@ -421,7 +421,7 @@ class ChildSupervisor:
         return 0.0
 
     def _after_start_failure(self, reason: str) -> float:
-        """Return the pause before the next start after this machine, or a fault of the supervisor, prevented one."""
+        """Return the pause before the next try, after the machine or a fault of the supervisor prevented a start."""
         pause = self.restart_policy.pause_after_start_failure()
         self._note_load_failure(start_error(reason, pause))
         return pause

@@ -1,27 +1,26 @@
-"""A child gives up what it does not need before it reads a file that somebody else made.
+"""A child gives up what it does not need before it reads a file from outside.
 
-A model file that takes the process over then finds no socket, no program to start, no other process, no file but the
-blobs and the runtime's own code, and memory up to a limit. It holds for root too. Each measure works without the others
-and explains why where it does not hold. They stand below in this order: limits, Landlock (files and devices), seccomp
-(system calls).
+A model file that takes over the process then finds no socket, no program to start, no other process, no file except the
+blobs and the runtime's own code, and limited memory. This holds for root too. Each measure works without the others,
+and reports why if it is not in force. Their order below: limits, Landlock (files and devices), seccomp (system calls).
 
-What stays: the pipe to the parent and standard error. What is no measure here: processor time (the heartbeat), the
-number of threads (the unit's TasksMax, and each one's stack counts as memory), writing to a file that is already open
-(RLIMIT_FSIZE would silence a standard error that goes to a file).
+The child keeps the pipe to the parent and standard error. Not restricted here: processor time (the heartbeat bounds
+it), the number of threads (the unit's TasksMax bounds it, and each stack counts as memory), and writing to a file that
+is already open (RLIMIT_FSIZE would silence a standard error that goes to a file).
 
-Landlock (landlock(7)) says what of the file system a child may read, the files of device drivers included. Nothing can
-be written or executed, but for devices. It holds for the calling thread and those it starts later. Names, sizes and
+Landlock (landlock(7)) restricts which files a child may read, those of device drivers included. It can write only to
+devices, and execute nothing. The restriction holds for the calling thread and those it starts later. Names, sizes and
 times of other files stay visible to stat(2). To drive a device, a child needs the driver's files, its nodes and its
-calls. The libraries themselves lie where every child may read. Nothing of it can be created, renamed or deleted.
+system calls; the driver's libraries lie where every child may read. It cannot create, rename or delete any of these.
 
-seccomp (seccomp(2)) says which system calls a child may make, as a classic BPF program: a list of what is denied,
-closed at the top, and not a list of what is allowed. What a C library, Python and two compute libraries call changes
-with each of their versions, and a till whose engine no longer starts after an update of the system is worse than one
-more harmless call. A new kernel opens no way round the list, because numbers it does not know do not exist for the
-child (ENOSYS): a C library then does what it does on an older kernel. x32 falls there too. Denied calls fail with
-EPERM, so that a library that tries one for comfort goes on without it. Two that carry their flags in memory, where no
-filter can read them, do not exist either: instead of clone3 glibc uses clone, instead of openat2 programs use openat.
-Only a call in the convention of another architecture ends the process: nobody but an attacker makes one.
+seccomp (seccomp(2)) restricts the system calls, by a classic BPF program that lists denied calls, not allowed ones:
+what a C library, Python and two compute libraries call changes with each of their versions, and a till whose engine no
+longer starts after a system update is worse than one more harmless call. A new kernel opens no way round the list:
+calls with higher numbers than the list knows do not exist for the child (ENOSYS), so a C library behaves as on an older
+kernel. The same rule excludes x32. Denied calls fail with EPERM, so a library that tries an optional one continues
+without it. clone3 and openat2 carry their flags in memory, which no filter can read, so they do not exist either: glibc
+falls back to clone, and programs to openat. Only a call in the convention of another architecture ends the process,
+because only an attacker makes one.
 """
 
 from __future__ import annotations
@@ -72,7 +71,7 @@ def _checked(result: int) -> int:
 DESCRIPTORS_MAX = 256
 PACKAGE_FOLDERS = ("site-packages", "dist-packages")
 
-# What the C library and the runtimes read when they run: libraries loaded late, the number and kind of processors.
+# What the C library and the runtimes read while they run: libraries loaded late, the number and kind of processors.
 SYSTEM_PATHS = (
     "/lib",
     "/lib64",
@@ -103,13 +102,13 @@ def confine(readable: Sequence[Path], memory_bytes_max: int, device: str = "cpu"
     started, for Landlock does not reach threads that run already.
 
     Args:
-        readable: what may be read, with all below it; has to be there already.
+        readable: what may be read, with everything below it; must exist.
         memory_bytes_max: private writable memory in bytes, touched or not (VmData of proc(5)): the heap, the stack of
             each thread and what the imports took, but not the mapped weights. 0 = no limit.
         device: what the process will drive; see `DRIVERS`.
 
     Raises:
-        OSError: a path of `readable` is not there, or out of reach; nothing was done.
+        OSError: a path of `readable` does not exist or cannot be reached; nothing was done.
     """
     for path in readable:
         path.stat()
@@ -134,20 +133,20 @@ def _runtime_paths() -> list[Path]:
     code = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), *site.getsitepackages()]
     # A virtual environment may stand on the packages of another, by a .pth file or PYTHONPATH.
     borrowed = [path for path in map(Path, sys.path) if path.name in PACKAGE_FOLDERS]
-    # Where another build of llama.cpp lies: its code for a device is opened later.
+    # The folder of another build of llama.cpp, whose code for a device is opened later.
     other = [Path(folder) for folder in [os.environ.get("LLAMA_CPP_LIB_PATH")] if folder]
     return [*map(Path, (*code, *SYSTEM_PATHS)), *borrowed, *other, Path(edge_agent.__file__).parent]
 
 
 def _limit_memory(bytes_max: int) -> str:
-    """Set RLIMIT_DATA: unlike RLIMIT_AS it leaves out files that are mapped to be read."""
+    """Set RLIMIT_DATA: unlike RLIMIT_AS, it does not count files that are mapped for reading."""
     if bytes_max <= 0:
         return "no limit is set"
     try:
         _lower(resource.RLIMIT_DATA, bytes_max)
     except (OSError, ValueError) as error:
         return f"the kernel refuses a limit of {bytes_max} bytes: {error}"
-    # A kernel can be told to ignore this limit, and some containers do: one that holds refuses this at once.
+    # Some kernels and containers ignore this limit: where it is enforced, this map fails at once.
     try:
         mmap.mmap(-1, bytes_max, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
     except (OSError, OverflowError):
@@ -166,9 +165,9 @@ class DeviceDriver:
     """What the drivers of one kind of device need."""
 
     readable: tuple[str, ...]
-    """Read, with all below."""
+    """Paths to read, with everything below."""
     nodes: tuple[str, ...]
-    """Patterns of what is opened for reading and writing."""
+    """Patterns of the device nodes that they open for reading and writing."""
     families: tuple[int, ...]
     """Types of the ioctls that they make (_IOC_TYPE of ioctl.h)."""
     calls: tuple[str, ...] = ()
@@ -200,17 +199,17 @@ DRIVERS = {
             "/usr/share/libdrm",
             "/usr/share/glvnd",
         ),
-        # A render node computes and does nothing else: card0 could also set modes, and is not needed.
+        # A render node can only compute; card0 could also set video modes, and is not needed.
         nodes=("dev/dri/renderD*", "dev/nvidia[0-9]*", "dev/nvidiactl", "dev/nvidia-modeset"),
         families=(_DRM, _DMA_BUF, _SYNC_FILE, _NVIDIA, _NVIDIA_MODESET),
-        # Mesa's software driver has its memory from there. It is outside the child's own limit, not outside the unit's.
+        # Mesa's software driver takes memory from memfd_create, which the unit's limit counts, but not the child's own.
         calls=("memfd_create", "flock", "inotify_add_watch"),
     ),
 }
 
 
 def device_nodes(driver: DeviceDriver, root: Path = Path("/")) -> list[Path]:
-    """Return the nodes that there are now."""
+    """Return the driver's nodes that exist now."""
     return sorted(path for pattern in driver.nodes for path in root.glob(pattern))
 
 
@@ -229,7 +228,7 @@ _LANDLOCK_REASONS = {
 
 
 def restrict_files(readable: Iterable[Path], devices: Iterable[Path] = ()) -> str:
-    """Leave only reading at and below these paths, as they are now, and use of these devices; return "on" or why not.
+    """Allow only reading at and below these paths, as they are now, and using these devices; return "on" or why not.
 
     Paths that this process cannot open are left out. Needs PR_SET_NO_NEW_PRIVS.
     """
@@ -242,7 +241,7 @@ def restrict_files(readable: Iterable[Path], devices: Iterable[Path] = ()) -> st
 
 
 def ruleset(abi: int) -> bytes:
-    """Return struct landlock_ruleset_attr with every restriction that this version of the interface has."""
+    """Return struct landlock_ruleset_attr with every restriction that version `abi` of the interface has."""
     rights = 13 + (abi >= 2) + (abi >= 3) + (abi >= 5)  # files; + refer; + truncate; + ioctl of devices
     fields = [(1 << rights) - 1]
     if abi >= 4:
@@ -325,7 +324,7 @@ LAST_KNOWN = 462  # mseal, Linux 6.10; from 424 on all architectures share their
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _SECCOMP = {"x86_64": 317, "aarch64": 277}
 _SET_MODE_FILTER, _TSYNC = 1, 1
-# Kernels before 5.16 slow a filtered process down against a leak between parts of one process; here is nothing to part.
+# Kernels before 5.16 slow down a filtered process to prevent leaks between its parts; a child has none to separate.
 _SPEC_ALLOW = 1 << 2
 
 _LOAD_WORD, _AND, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x06
@@ -341,9 +340,9 @@ _IOCTL_TYPE = 0xFF00  # _IOC_TYPE of ioctl.h: the letter of a family of drivers
 # MAP_ANONYMOUS 0x20, MAP_GROWSDOWN 0x100.
 _MAP_KIND, _MAP_KINDS = 0x12F, (0x01, 0x02, 0x03, 0x22, 0x28)
 _F_SETOWN, _F_SETSIG, _F_SETOWN_EX = 8, 10, 15  # they make the kernel send signals to others
-_F_SETLEASE = 1024  # whoever else opens the file then waits for 45 s
+_F_SETLEASE = 1024  # another process that opens the file would wait for 45 s
 _FCNTL_TO_OTHERS = (_F_SETOWN, _F_SETSIG, _F_SETOWN_EX, _F_SETLEASE)
-# F_SETLK, F_SETLKW and both of open file descriptions: a lock needs no right to write, and stops a database's writers.
+# F_SETLK, F_SETLKW, F_OFD_SETLK, F_OFD_SETLKW: a lock needs no right to write, and blocks a database's writers.
 _FCNTL_LOCKS = (6, 7, 37, 38)
 # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX. TIOCSTI would type into the operator's terminal.
 _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
@@ -353,7 +352,7 @@ _PRCTLS = (1, PR_SET_DUMPABLE, 35, 0x59616D61)
 
 @dataclass(frozen=True)
 class SyscallRule:
-    """A 32-bit word of an argument, masked: only these values pass, or these do not."""
+    """A test of a 32-bit word of an argument, masked: only these values pass, or all others do."""
 
     argument: int
     values: tuple[int, ...]
@@ -362,16 +361,16 @@ class SyscallRule:
     high: bool = False
     """The upper word. The kernel ignores it in arguments that are no address."""
     unless: tuple[int, ...] = ()
-    """Passes all the same: the types of ioctls (_IOC_TYPE)."""
+    """Types of ioctls (_IOC_TYPE) that pass anyway."""
 
 
 def install_filter(driver_families: Sequence[int] | None = None, calls: Sequence[str] = ()) -> str:
     """Filter every thread of this process from now on; return "on" or why not. Needs PR_SET_NO_NEW_PRIVS.
 
     Args:
-        driver_families: of a child that drives a device, the families of ioctls that it may make. It may also open for
-            reading and writing what is there already: which files those are is Landlock's to say.
-        calls: of the denied ones, those that it may make.
+        driver_families: for a child that drives a device, the families of ioctls that it may make. It may also open
+            existing files for reading and writing; Landlock restricts which ones.
+        calls: denied calls that it may make all the same.
     """
     machine = platform.machine()
     if machine not in AUDIT_ARCH:
@@ -397,7 +396,7 @@ def call_numbers(table: str, machine: str) -> dict[str, int]:
 def filter_program(
     machine: str, pid: int, driver_families: Sequence[int] | None = None, calls: Sequence[str] = ()
 ) -> bytes:
-    """Assemble the filter of an architecture for the process of that id; see `install`."""
+    """Assemble the filter of an architecture for the process of that id; see `install_filter`."""
     code = [_op(_LOAD_WORD, _ARCH_AT), _op(_EQUAL, AUDIT_ARCH[machine], 1, 0), _op(_RETURN, KILL_PROCESS)]
     code += [_op(_LOAD_WORD, _NUMBER_AT), _op(_AT_LEAST, LAST_KNOWN + 1, 0, 1), _op(_RETURN, ERRNO | errno.ENOSYS)]
     rules = _syscall_rules(pid) | (_rules_of_drivers(driver_families) if driver_families is not None else {})
@@ -429,9 +428,9 @@ def _syscall_rules(pid: int) -> dict[str, tuple[SyscallRule, ...]]:
 
 
 def _rules_of_drivers(families: Sequence[int]) -> dict[str, tuple[SyscallRule, ...]]:
-    """Return what is other for a child that drives a device: it opens for both ways too, and speaks to drivers.
+    """Return the rules that differ for a child that drives a device: it may write to device nodes, and call drivers.
 
-    It may lock what Landlock lets it open, as drivers may do.
+    It may also lock what Landlock lets it open, as drivers do.
     """
     both_ways = (os.O_RDONLY, os.O_RDWR)
     return {

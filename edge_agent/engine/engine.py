@@ -1,8 +1,8 @@
 """One engine: a loaded base in a supervised child, the bundles on it, and the jobs on their way through it.
 
 The engine owns all its state and lives on one event loop. `child_supervisor.py` runs the child. `LivenessProbe` tells
-the daemon's watchdog whether the engine computes: after a while without work it requests a small piece of work, and an
-engine that owes one for longer than its patience is stuck.
+the daemon's watchdog whether the engine computes: an engine that was idle for a while gets a small probe job, and is
+stuck if neither the probe nor any other job makes progress in time.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from edge_agent.errors import EngineNotReady, ModelLoadFailed
 from edge_agent.process_resources import resident_bytes
 
 ANSWERING = (EngineState.STARTING, EngineState.READY)
-"""A bundle that is attached answers also while others are still being attached."""
-# More than it takes until a silent child is killed: a child's fault is the engine's to fix, not the watchdog's.
+"""An attached bundle answers while others are still being attached."""
+# Longer than the engine takes to kill a silent child: the engine replaces that child before the watchdog acts.
 PATIENCE_HEARTBEATS = 1.5
 PATIENCE_SECONDS_MIN = 2.0
 
@@ -44,7 +44,7 @@ class EngineStatus:
     problem: str
     device: str
     shortfalls: Mapping[str, str]
-    """Why it uses less of a device than is configured: the sentence, by DEVICE_FALLBACK or DEVICE_PARTIAL."""
+    """Reasons why it uses less of a device than is configured, by DEVICE_FALLBACK or DEVICE_PARTIAL."""
     digests: tuple[str, ...]
     details: Mapping[str, str]
     running: int = 0
@@ -62,30 +62,30 @@ class LivenessProbe:
     """Whether an engine computes. Pure."""
 
     def __init__(self, patience_seconds: float) -> None:
-        """Start with nothing owed."""
+        """Start with no probe due."""
         self._patience = patience_seconds
         self._worked_at = 0.0
-        self._owed_since: float | None = None
+        self._due_since: float | None = None
 
     def record_work(self, now: float) -> None:
-        """Note a piece of work, or that none can be expected."""
-        self._worked_at, self._owed_since = now, None
+        """Note a sign of work, or that none can be expected."""
+        self._worked_at, self._due_since = now, None
 
     def is_due(self, now: float, every_seconds: float, *, exempt: bool = False) -> bool:
-        """Tell whether the engine owes work: it did none for that long, or owed it before; never while `exempt`."""
+        """Tell whether a probe is due: there was no sign of work for `every_seconds`. Never while `exempt`."""
         if exempt:
             self.record_work(now)
-        elif self._owed_since is None and now - self._worked_at >= every_seconds:
-            self._owed_since = now
-        return self._owed_since is not None
+        elif self._due_since is None and now - self._worked_at >= every_seconds:
+            self._due_since = now
+        return self._due_since is not None
 
     def is_stuck(self, now: float) -> bool:
-        """Tell whether it has owed work for longer than its patience."""
-        return self._owed_since is not None and now - self._owed_since > self._patience
+        """Tell whether a probe has been due for longer than the patience."""
+        return self._due_since is not None and now - self._due_since > self._patience
 
 
 def patience_seconds(heartbeat_seconds_max: float) -> float:
-    """Return for how long an engine may owe a piece of work."""
+    """Return how long a due probe may go without a sign of work."""
     return PATIENCE_HEARTBEATS * heartbeat_seconds_max + PATIENCE_SECONDS_MIN
 
 
@@ -101,7 +101,7 @@ class Engine:
         dependencies: EngineDependencies,
         accelerators: AcceleratorPolicy | None = None,
     ) -> None:
-        """Prepare; the first `attach` starts the child. Without `accelerators` the CPU computes."""
+        """Prepare; the first `attach` starts the child. Without `accelerators` it computes on the CPU."""
         self.name, self._config = name, config
         limits = JobLimits(config.queue_requests_max, protocol.concurrent_jobs(load, {}))
         self.jobs = JobDispatcher(limits, quarantine)
@@ -132,7 +132,7 @@ class Engine:
         await asyncio.shield(bundle.outcome)
 
     async def detach(self, digest: str, drain_seconds: float) -> None:
-        """Remove a bundle; its jobs get that long to finish."""
+        """Remove a bundle; its jobs get `drain_seconds` to finish."""
         bundle = self.bundles.pop(digest, None)
         if bundle is None:
             return
@@ -146,12 +146,12 @@ class Engine:
 
     @property
     def _problem(self) -> str:
-        """What is wrong; of an engine that answers, what stands as long as a bundle that did not attach is on it."""
+        """What is wrong; empty if the engine is ready and no bundle on it has failed to attach."""
         is_whole = self.child.state is EngineState.READY and not any(map(self.bundles.has_failed, self.bundles))
         return "" if is_whole else self.child.problem
 
     def reserve(self, digest: str, jobs: int, client: str) -> Reservation:
-        """Reserve places in the queue for `jobs` more of this client. Raises CapacityError or ModelLoadFailed."""
+        """Reserve queue places for `jobs` more inputs of this client. Raises CapacityError or ModelLoadFailed."""
         self._require_ready(digest)
         return self.jobs.reserve(jobs, client)
 
@@ -190,7 +190,7 @@ class Engine:
         raise EngineNotReady(f"the model is {STATE_WORDS[state]}", retry_seconds=pause, state=state.value)
 
     def _receive(self, message: protocol.FromChild) -> None:
-        """Handle a message of the child; those that are not about a job are its supervisor's."""
+        """Handle a message from the child; pass one that is not about a job to the child's supervisor."""
         match message:
             case protocol.JobResult():
                 if self.child.restart_policy.crashes:
@@ -208,7 +208,7 @@ class Engine:
         self._probe.record_work(loop_time())
 
     def is_alive(self, every_seconds: float) -> bool:
-        """Tell whether it computes, or need not now: an engine that loads or restarts is no fault of the daemon.
+        """Tell whether it computes, or need not compute now, for example because it loads or restarts.
 
         An engine without work for `every_seconds` gets a tiny probe job; an error counts as an answer.
         """
@@ -221,7 +221,7 @@ class Engine:
         return not self._probe.is_stuck(loop_time())
 
     def failure(self, digest: str) -> str:
-        """Return why a bundle does not answer, once as many loads have failed as may; empty = it does, or may yet."""
+        """Return why a bundle does not answer, once the engine has given up; empty = it answers, or still may."""
         state = self.child.state
         failed = (
             self.bundles.has_failed(digest) if state is EngineState.READY else self.child.restart_policy.is_exhausted

@@ -1,4 +1,4 @@
-"""The jobs of one engine, from the caller to the child and back: who waits, who is in flight, how each one ends.
+"""The jobs of one engine, from the caller to the child and back: which wait, which are in flight, how each one ends.
 
 The module starts no process. The engine sets `child` when the child is ready, passes its messages on (`chunk`,
 `finish`), and reports its death (`child_died`). Every job ends exactly once.
@@ -37,14 +37,14 @@ from edge_agent.supervision import log_task_failure
 
 PROBE_TEXT = "1"
 PROBE_PRIORITY = 10  # as if it had come 10 s later
-PROBER = "watchdog"  # a client like others, so that it waits for a turn of each and not for their queues
-SECONDS_MIN = 0.001  # of a deadline that has passed: 0 would be none
-TRIES_MAX = 3  # of one job, when its child was killed from outside each time
+PROBER = "watchdog"  # an ordinary client: a probe waits for one turn of each other client, not for all their jobs
+SECONDS_MIN = 0.001  # sent for a deadline that has passed, as 0 would mean no deadline
+TRIES_MAX = 3  # of one job, if its child was killed from outside each time
 LATENCIES_MAX = 256
 TURNS_AVERAGED = 4
-"""The mean of turns is mostly that of so many inputs."""
+"""The running mean of turns mostly reflects this many inputs."""
 _UNCOMPUTED = frozenset({EmptyInput.reason, InputTooLong.reason, InvalidRequest.reason, DeadlineUnattainable.reason})
-"""An input that ends so has had nothing of the model."""
+"""Errors of inputs for which the model computed nothing."""
 _MODEL_FAILURES = frozenset(reason for reason, cls in BY_REASON.items() if issubclass(cls, ModelError))
 
 _probes = itertools.count()
@@ -55,9 +55,9 @@ class ComputeInfo(NamedTuple):
 
     device: str = "cpu"
     degraded: tuple[str, ...] = ()
-    """Why that is less than it could be, as answers say it."""
+    """The reasons why that is limited, as answers carry them."""
     scores_vary: bool = False
-    """Scores of the bundle depend on what else is computed, so that no threshold holds for them."""
+    """Scores of the bundle depend on what else is computed, so no threshold holds for them."""
 
 
 BY_CPU = ComputeInfo()
@@ -72,7 +72,7 @@ class EngineAnswer(NamedTuple):
 
 
 class JobEvents:
-    """What happens to one job, in order, for one reader: an asyncio.Queue with a fifth of its cost."""
+    """The events of one job, in order, for one reader: a queue at a fifth of the cost of asyncio.Queue."""
 
     def __init__(self) -> None:
         """Start empty."""
@@ -108,18 +108,18 @@ class EngineJob:
     events: JobEvents = field(default_factory=JobEvents)
     sent_at: float = 0.0
     computed: ComputeInfo = BY_CPU
-    """By the child that has it."""
+    """What the child that has it computes on."""
     tries: int = 0
     streamed: bool = False
     counted: bool = True
-    """Whether it counts in the figures of its bundle: a caller sent it."""
+    """Whether it counts in the figures of its bundle; a probe does not."""
     finished: bool = False
     """The child has answered it, or reported its failure."""
     timer: asyncio.TimerHandle = field(init=False)
     """Ends the job at its deadline."""
 
     def answer(self, done: protocol.JobResult) -> EngineAnswer:
-        """End the job."""
+        """Return the answer that ends the job."""
         return EngineAnswer(done, 1000 * max(self.sent_at - self.ticket.came_at, 0.0), self.computed)
 
 
@@ -132,10 +132,10 @@ class JobLimits:
 
 
 class BundleStats:
-    """Counts of the inputs of one bundle since it was attached. A call pays next to nothing for them.
+    """Counts of the inputs of one bundle since it was attached. They add almost nothing to the cost of a call.
 
-    They show how well the model does, not its callers: an input that is too long, or a caller that leaves, does not
-    count. Times are those in the child, without the queue before it.
+    They describe the model and not its callers: an input that is too long, or a caller that leaves, does not count.
+    Times are those in the child, without the wait in the queue.
     """
 
     def __init__(self) -> None:
@@ -143,13 +143,13 @@ class BundleStats:
         self.calls = 0
         self.failures = 0
         self.crashes = 0
-        """Deaths of its child that may be the bundle's own: one of its jobs was in flight, or none of any bundle."""
+        """Deaths of the child that the bundle may have caused: one of its jobs was in flight, or no job at all was."""
         self.turns = 1.0
         """Turns that an input takes (`job_queue.turns_for_rows`): the mean of the latest."""
         self._milliseconds: deque[float] = deque(maxlen=LATENCIES_MAX)
 
     def record_end(self, event: protocol.JobResult | protocol.FailureReport, seconds: float) -> None:
-        """Note the end of an input that the child had for so long."""
+        """Note the end of an input that was in the child for `seconds`."""
         if isinstance(event, protocol.JobResult):
             self.calls += 1
             # A longer text takes longer: of what is generated, each token counts for itself.
@@ -158,11 +158,11 @@ class BundleStats:
             self.record_failure()
 
     def record_turns(self, turns: float) -> None:
-        """Note what an input has taken."""
+        """Note the turns that an input has taken."""
         self.turns += (turns - self.turns) / TURNS_AVERAGED
 
     def record_failure(self) -> None:
-        """Note an input that the model failed."""
+        """Note an input on which the model failed."""
         self.calls += 1
         self.failures += 1
 
@@ -173,12 +173,12 @@ class BundleStats:
 
     @property
     def timed(self) -> int:
-        """How many of the latest inputs `median_ms` is of."""
+        """How many inputs `median_ms` covers, the latest ones."""
         return len(self._milliseconds)
 
     @property
     def median_ms(self) -> float:
-        """The median of the latest inputs, in milliseconds; of generation, for each token. 0 = none yet."""
+        """The median time of the latest inputs, in milliseconds; for generation, per token. 0 = none yet."""
         return median(self._milliseconds) if self._milliseconds else 0.0
 
 
@@ -189,8 +189,8 @@ class JobDispatcher:
         """Start without jobs and without a child."""
         self._waiting = JobQueue(limits.queue)
         self._running_max = limits.running
-        self._of_one_client = limits.running
-        """The most of them that are one client's."""
+        self._client_running_max = limits.running
+        """Likewise for one client."""
         self._quarantine = quarantine
         self.child: ChildProcess | None = None
         """The child, while it takes jobs."""
@@ -198,11 +198,11 @@ class JobDispatcher:
         self._running: dict[str, EngineJob] = {}
         self._forgotten = asyncio.Event()
         self.computed = BY_CPU
-        """By the child that there is."""
+        """What the present child computes on."""
         self.score_variances: dict[str, str] = {}
         """Why scores of a bundle depend on what else is computed, by digest; empty = they do not."""
         self.stats: dict[str, BundleStats] = {}
-        """What came of the jobs, by digest; of bundles that are not here, nothing is counted."""
+        """Counts by digest, of the bundles on this engine only."""
 
     def __len__(self) -> int:
         """Return how many jobs wait or run."""
@@ -247,50 +247,50 @@ class JobDispatcher:
             self._forget(job)
 
     def request_probe(self, digest: str, deadline: float) -> None:
-        """Have the child compute the least that there is, after a turn of everybody else, and count it nowhere."""
-        self._probe = asyncio.create_task(self._ask(digest, deadline), name="probe")
+        """Queue a minimal job, behind one turn of each client, which counts in no figures."""
+        self._probe = asyncio.create_task(self._compute_probe(digest, deadline), name="probe")
         log_task_failure(self._probe, "probe of an engine")
-
-    async def _ask(self, digest: str, deadline: float) -> None:
-        with contextlib.suppress(EdgeAgentError):  # an error is an answer too
-            await self._compute_probe(digest, deadline)
 
     async def _compute_probe(self, digest: str, deadline: float) -> None:
         run = protocol.JobRequest(job_id=f"probe-{next(_probes)}", digest=digest, text=PROBE_TEXT, output_tokens_max=1)
-        job = self._take(run, deadline, PROBE_PRIORITY, PROBER)
-        job.counted = False
-        try:
-            while not isinstance(await job.events.get(), protocol.JobResult):
-                pass
-        finally:
-            self._forget(job)
+        with contextlib.suppress(EdgeAgentError):  # an error is an answer too
+            job = self._take(run, deadline, PROBE_PRIORITY, PROBER)
+            job.counted = False
+            try:
+                while not isinstance(await job.events.get(), protocol.JobResult):
+                    pass
+            finally:
+                self._forget(job)
 
     def forget_bundle(self, digest: str) -> None:
-        """Drop what is known of a bundle that is no longer here; its jobs end so that their callers may try again."""
+        """Forget a bundle that has been detached; its jobs end with errors after which their callers may retry."""
         for job in self._jobs.values():
             if job.run.digest == digest:
-                broken, waits = "in the middle of the stream", "before it had answered"
-                said = f"the bundle was replaced or removed {broken if job.streamed else waits}"
-                job.events.put(StreamBroken(said) if job.streamed else EngineNotReady(said))
+                removed = "the bundle was replaced or removed"
+                job.events.put(
+                    StreamBroken(f"{removed} in the middle of the stream")
+                    if job.streamed
+                    else EngineNotReady(f"{removed} before it had answered")
+                )
         self.stats.pop(digest, None)
         self.score_variances.pop(digest, None)
 
     def loaded(self, computed: ComputeInfo, load: protocol.LoadRequest, details: Mapping[str, str]) -> None:
-        """Take note of what computes from now on, and how many jobs at once.
+        """Note what computes from now on, and how many jobs at once.
 
-        Where the site has not set that, some of the places are kept from each single client.
+        If the site has not set that number, no single client gets all of the places.
         """
         self.computed = computed
-        self._running_max = self._of_one_client = protocol.concurrent_jobs(load, details)
+        self._running_max = self._client_running_max = protocol.concurrent_jobs(load, details)
         if not load.sequences_max and protocol.SEQUENCES in details:
-            self._of_one_client = job_queue.places_of_one_client(self._running_max)
+            self._client_running_max = job_queue.places_of_one_client(self._running_max)
 
     def pump(self) -> None:
         """Give the child what it can take."""
         if self.child is None or not self._waiting:
             return
         running = [job.ticket for job in self._running.values()]
-        while ticket := self._waiting.next(running, self._running_max, self._of_one_client):
+        while ticket := self._waiting.next(running, self._running_max, self._client_running_max):
             running.append(ticket)
             self._start(self._jobs[ticket.job_id], self.child, loop_time())
 
@@ -301,30 +301,31 @@ class JobDispatcher:
             job.events.put(chunk)
 
     def finish(self, event: protocol.JobResult | protocol.FailureReport) -> bool:
-        """End a job as the child says; tell whether it was in flight."""
+        """End a job with the child's result or failure; tell whether it was in flight."""
         job = self._running.pop(event.job_id, None)
         if job is None:
             return False
-        tally = self._tally(job)
+        stats = self._stats_of(job)
         if isinstance(event, protocol.JobResult) and event.rows:
             turns = job_queue.turns_for_rows(event.rows)
             self._waiting.settle(job.ticket, turns)
-            if tally:
-                tally.record_turns(turns)
+            if stats:
+                stats.record_turns(turns)
         elif isinstance(event, protocol.FailureReport) and event.reason in _UNCOMPUTED:
             self._waiting.settle(job.ticket, job_queue.TURNS_MIN)
-        if tally:
-            tally.record_end(event, loop_time() - job.sent_at)
+        if stats:
+            stats.record_end(event, loop_time() - job.sent_at)
         job.finished = True
         job.events.put(event)
         self.pump()
         return True
 
     def child_died(self, *, to_blame: bool) -> None:
-        """Decide what becomes of the jobs in flight."""
-        for digest in {job.run.digest for job in self._running.values()} or self.stats:
-            if to_blame and digest in self.stats:
-                self.stats[digest].crashes += 1
+        """End the jobs in flight or try them again. `to_blame`: one of them may have caused the death."""
+        if to_blame:
+            for digest in {job.run.digest for job in self._running.values()} or self.stats:
+                if digest in self.stats:
+                    self.stats[digest].crashes += 1
         again = []
         for job in self._running.values():
             if job.run.job_id not in self._jobs:
@@ -369,10 +370,9 @@ class JobDispatcher:
         if self._quarantine.until:
             self._quarantine.check(run, now)
         run.priority = priority
-        tally = self.stats.get(run.digest)
-        job = EngineJob(
-            run, Ticket(run.job_id, now, priority, client=client, turns=tally.turns if tally else 1.0), deadline
-        )
+        stats = self.stats.get(run.digest)
+        turns = stats.turns if stats else 1.0
+        job = EngineJob(run, Ticket(run.job_id, now, priority, client=client, turns=turns), deadline)
         child = self.child
         if child is None or self._running or self._waiting:
             self._waiting.add(job.ticket, reservation)
@@ -383,7 +383,7 @@ class JobDispatcher:
                 reservation.take_place(self._waiting)
             self._jobs[run.job_id] = job
             self._start(job, child, now)
-        # One timer for the whole job, not one for each event; and not before the child has it.
+        # One timer for the whole job instead of one for each event, and set only after the child has the job.
         job.timer = asyncio.get_running_loop().call_at(deadline, self._expire, run.job_id)
         return job
 
@@ -401,17 +401,17 @@ class JobDispatcher:
 
     def _expire(self, job_id: str) -> None:
         if job := self._jobs.get(job_id):
-            tally = self._tally(job)
-            if tally and job_id in self._running:
-                tally.record_timeout(loop_time() - job.sent_at)
+            stats = self._stats_of(job)
+            if stats and job_id in self._running:
+                stats.record_timeout(loop_time() - job.sent_at)
             job.events.put(DeadlineExpired("the deadline passed before the answer was there"))
 
-    def _tally(self, job: EngineJob) -> BundleStats | None:
+    def _stats_of(self, job: EngineJob) -> BundleStats | None:
         return self.stats.get(job.run.digest) if job.counted else None
 
     def _give_up(self, job: EngineJob, *, to_blame: bool) -> None:
-        if tally := self._tally(job):
-            tally.record_failure()
+        if stats := self._stats_of(job):
+            stats.record_failure()
         if to_blame and job.ticket.alone:
             self._quarantine.add(job.run, loop_time())
             job.events.put(EngineCrashed("the model's process died on this input, twice"))
@@ -423,7 +423,7 @@ class JobDispatcher:
         if self._jobs.pop(job.run.job_id, None) is None:
             return
         if job.run.job_id in self._running:
-            # It keeps its place in flight until the child confirms, so the child is never given too much.
+            # It keeps its place in flight until the child confirms, so the child never has too many jobs.
             if self.child is not None:
                 self.child.send(protocol.CancelRequest(job_id=job.run.job_id))
         elif not job.finished:
@@ -432,7 +432,7 @@ class JobDispatcher:
 
 
 def _require_frame(run: protocol.JobRequest) -> None:
-    """Raise InputTooLong for an input that the child could not be sent: it would take the frame for nonsense."""
+    """Raise InputTooLong for an input whose frame the child would refuse as invalid."""
     size = protocol.frame_bytes(run)
     if size > protocol.FRAME_BYTES_MAX:
         raise InputTooLong(

@@ -10,7 +10,7 @@ and nothing starts while it runs.
 
 Places. One client alone may fill the queue. In addition there are places for other clients only: a client may hold at
 most SHARE_OF_FREE_MAX times what is left free (dynamic thresholds, Choudhury and Hahne 1998). So clients that all ask
-for more than there is come to hold the same number, and a place that becomes free goes to a new client. Nothing has to
+for more than there is end up with the same number, and a place that becomes free goes to a new client. Nothing needs to
 be known of future clients, and no job is evicted.
 """
 
@@ -26,15 +26,15 @@ from edge_agent.errors import QueueFull, ShareExceeded
 
 PRIORITY_SECONDS = 1.0
 SHARE_OF_FREE_MAX = 3
-"""A client may hold so many times the number of free places."""
+"""A client may hold at most this many times the number of free places."""
 TURN_ROWS = 64
 """Rows of one turn: as many as a step of the llama engine may have."""
 TURNS_MIN = 0.25
-"""The least that a job takes: it costs more than its rows."""
+"""The least that a job is charged: it costs more than its rows."""
 RESERVED_ONE_IN = 4
-"""One in so many of the places where jobs run is closed to each single client."""
+"""Of the places where jobs run, a single client may use all but one in this many."""
 CLIENTS_MAX = 1024
-"""The most clients of a round; a round with more ends, and the next begins."""
+"""The most clients of a round; with one more, the next round begins."""
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Ticket:
 
     @property
     def turn(self) -> tuple[int, float]:
-        """The order of start: the smallest first."""
+        """The key by which jobs start: the smallest first."""
         return self.round, self.came_at + self.priority * PRIORITY_SECONDS
 
 
@@ -105,12 +105,12 @@ class FairRounds:
         return int(begin)
 
     def adjust(self, client: str, turns: float) -> None:
-        """Add turns to those of a client, or take them back."""
+        """Add turns to those of a client; a negative number takes them back."""
         if client in self._until:
             self._until[client] += turns
 
     def advance(self, taken: int) -> None:
-        """Note that a turn of this round was taken: earlier rounds are over."""
+        """Note that a turn of round `taken` was taken: earlier rounds are over."""
         if taken > self.now:
             self.now = taken
             self._until = {client: until for client, until in self._until.items() if until > taken}
@@ -137,7 +137,7 @@ class JobQueue:
         return len(self._tickets) + len(self._again)
 
     def reserve(self, jobs: int, client: str = "") -> Reservation:
-        """Reserve places for `jobs` more, all or none. Raises QueueFull, ShareExceeded."""
+        """Reserve places for `jobs` more jobs, all or none. Raises QueueFull, ShareExceeded."""
         self._require_room(jobs, client)
         self._reserved[client] += jobs
         return Reservation(self, client, jobs)
@@ -182,7 +182,7 @@ class JobQueue:
     def discard(self, job_id: str) -> bool:
         """Remove a waiting job, and charge its client nothing for it; tell whether it was in the queue.
 
-        Otherwise a client whose deadlines pass in the queue would fall behind by each of them, and miss all others.
+        If it were charged, a client whose deadlines pass in the queue would fall further behind with each of them.
         """
         for place, ticket in enumerate(self._tickets):
             if ticket.job_id == job_id:
@@ -199,7 +199,7 @@ class JobQueue:
     def _move_up(self, tickets: Sequence[Ticket], client: str) -> None:
         """Give each of a client's tickets the round of the one before it, as the first one leaves.
 
-        Otherwise its later jobs would pile up in one round, before which others wait for all of them.
+        Otherwise its later jobs would pile up in one round, and other clients would wait for all of them.
         """
         if not client:
             return
@@ -210,12 +210,12 @@ class JobQueue:
         self._tickets.sort(key=lambda each: each.turn)
 
     def settle(self, ticket: Ticket, turns: float) -> None:
-        """Charge a client for the turns that its job has really taken, instead of the expected ones."""
+        """Charge a client for the turns that its job has taken, instead of the expected ones."""
         if ticket.client and ticket.round >= 0:
             self._rounds.adjust(ticket.client, turns - ticket.turns)
 
     def next(self, running: list[Ticket], running_max: int, client_max: int = 0) -> Ticket | None:
-        """Remove and return the job to start now, or None. One client has `client_max` running at most; 0 = all."""
+        """Remove and return the job to start now, or None. One client may have `client_max` running; 0 = no limit."""
         if len(running) >= running_max or any(ticket.alone for ticket in running):
             return None
         if self._again:
@@ -249,7 +249,7 @@ def places_for_all(limit: int) -> int:
 def has_share_for(held: int, total: int, more: int, limit: int) -> bool:
     """Tell whether a client that holds `held` of the `total` taken places may have `more`.
 
-    A client that holds none has no share to keep to: its request is accepted up to the limit while there are places.
+    The share does not bind a client that holds none: it may have up to `limit` while there are places.
     """
     if held == 0:
         return more <= limit and total + more <= places_for_all(limit)
@@ -257,7 +257,7 @@ def has_share_for(held: int, total: int, more: int, limit: int) -> bool:
 
 
 def turns_for_rows(rows: int) -> float:
-    """Return the turns that a job of so many rows takes. A job takes one turn where rows are not counted."""
+    """Return the turns that a job of that many rows takes. If rows are not counted, a job takes one turn."""
     return max(rows / TURN_ROWS, TURNS_MIN)
 
 

@@ -11,11 +11,12 @@ thread, because a step of several threads waits for the slowest of them. More th
   while a bundle is attached, which computes a few inputs.
 
 `AcceleratorPolicy` decides on which device the next child of an engine computes, and when one that failed is tried
-again. A child has one device for its whole life: what confines it depends on that, and a driver that failed is gone
-with it. A device that cannot be used (`DeviceUnusable`) is left at once; one under which children die or do not load is
-left after `failures_max` of that within `retry_seconds`. Then the CPU computes, and everything says so. What may pass
-(no memory, a lost device) is tried again after `retry_seconds`, then twice that, up to a day; what stays (another
-build, no device, other answers) when the daemon starts the next time.
+again. A child has one device for its whole life, because its confinement depends on the device, and a failed driver
+ends with the child. A device that cannot be used (`DeviceUnusable`) is left at once; one on which children die or do
+not load is left after `failures_max` failures within `retry_seconds`. Then the CPU computes, and status and answers
+show it. After a cause that may pass (no memory, a lost device) the device is tried again after `retry_seconds`, then
+after twice that, up to a day; after a lasting cause (another build, no device, different answers) when the daemon
+starts the next time.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def allowed_cores(schedulable: int, cpu_max: Iterable[str]) -> int:
     Args:
         schedulable: cores that it may run on, sched_getaffinity(2).
         cpu_max: the contents of cpu.max of its control group and those around it (cgroup v2): "150000 100000" is 150 ms
-            in each 100 ms. Rounded down: a thread too many uses the time up early, and then all of them are stopped.
+            in each 100 ms. Rounded down: with one thread too many the quota is used up early, and all threads stop.
     """
     limits = [schedulable]
     for content in cpu_max:
@@ -71,18 +72,18 @@ class EngineMemoryUse(NamedTuple):
 
     resident: int
     granted: int | None = None
-    """What it was granted and takes step by step, while it loads; 0 = it has not asked yet. None = it does not load."""
+    """What it was granted and takes gradually while it loads; 0 = it has not asked yet. None = it does not load."""
 
     @property
     def counted(self) -> int:
-        """What others cannot have. A child that has not asked yet will ask after them."""
+        """What others cannot have; nothing for a child that has not asked yet, since it gets only what they leave."""
         if self.granted is None:
             return self.resident
         return max(self.granted, self.resident) if self.granted else 0
 
     @property
     def coming(self) -> int:
-        """The part of it that it has not taken yet."""
+        """The part of `counted` that it has not taken yet."""
         return max(0, self.counted - self.resident)
 
 
@@ -116,7 +117,7 @@ def own_cgroups(root: Path = Path("/")) -> list[Path]:
 
 
 def _free_in_machine(root: Path) -> int:
-    """Return MemAvailable of proc(5): what can be had without swapping, unused page cache included."""
+    """Return MemAvailable of proc(5): what can be allocated without swapping, unused page cache included."""
     found = re.search(r"^MemAvailable: +(\d+) kB$", (root / "proc/meminfo").read_text(), re.MULTILINE)
     assert found, "Linux 3.14 and newer have MemAvailable"
     return int(found[1]) * _BYTES_IN_KIB
@@ -140,7 +141,7 @@ def _text(path: Path) -> str:
 
 
 NODES = {"cuda": ("dev/nvidia[0-9]*",), "vulkan": ("dev/dri/renderD*", "dev/nvidia[0-9]*")}
-# Runtime and device: where the library that a build for it brings may lie, below the folder of the packages.
+# By runtime and device: where a build for that device has its library, below the folder of the packages.
 LIBRARIES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "llama": {
         "cuda": ("bin/libggml-cuda.so", "llama_cpp/lib/libggml-cuda.so"),
@@ -170,7 +171,7 @@ def devices_present(root: Path = Path("/")) -> list[str]:
 
 
 def _found(root: Path, patterns: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """Return the devices of which a file is there."""
+    """Return the devices of which a file exists."""
     return [device for device, each in patterns.items() if any(any(root.glob(pattern)) for pattern in each)]
 
 
@@ -181,14 +182,14 @@ def _packages_of(package: str) -> Path:
 
 
 CPU = "cpu"
-DEVICE_FALLBACK, DEVICE_PARTIAL = "DEVICE_FALLBACK", "DEVICE_PARTIAL"  # what answers say of it
+DEVICE_FALLBACK, DEVICE_PARTIAL = "DEVICE_FALLBACK", "DEVICE_PARTIAL"  # as answers carry them in `degraded`
 BEST_FIRST = ("cuda", "vulkan")
 RETRY_SECONDS_MAX = 86_400.0
 
 
 @dataclass(frozen=True)
 class DeviceSupport:
-    """What a runtime could compute on, beside the CPU."""
+    """What a runtime could compute on, in addition to the CPU."""
 
     known: Collection[str] = ()
     """Devices that the library can be built for."""
@@ -199,10 +200,10 @@ class DeviceSupport:
 
 
 def candidate_devices(setting: str, required: str, offered: DeviceSupport) -> tuple[str, ...]:
-    """Return the devices to try, the best first; none = the CPU is what was asked for, or all that there is.
+    """Return the devices to try, the best first; none = the CPU was asked for, or there is nothing else.
 
     Args:
-        setting: `engine.device`: auto, cpu, cuda or vulkan. A device that the runtime cannot use at all is not wanted.
+        setting: `engine.device`: auto, cpu, cuda or vulkan. A device that the runtime can never use counts as cpu.
         required: `requires.device` of the first bundle: any, cuda or vulkan.
         offered: by the runtime and the machine.
     """
@@ -219,8 +220,9 @@ class _DeviceRecord:
 
     why: str = ""
     until: float = 0.0
-    """It is not used before."""
+    """It is not used before this time."""
     failures: list[float] = field(default_factory=list)
+    """Times of recent failures."""
     times: int = 0
     """How often it was left."""
 
@@ -245,7 +247,7 @@ class AcceleratorPolicy:
 
     @property
     def fallback(self) -> str:
-        """Why the child is not on the device that is wanted most; empty = it is."""
+        """Why the child is not on the most wanted device; empty = it is."""
         before = list(self._records)
         before = before[: before.index(self.device)] if self.device in before else before
         return "; ".join(f"{device} is not used: {self._records[device].why}" for device in before)
@@ -254,7 +256,7 @@ class AcceleratorPolicy:
         """Note that the child's device could not be used, or that the child died on it."""
         record = self._records[self.device]
         if record.until > now:
-            return  # its end was noted already, and the child's death followed from that
+            return  # it has been left already, and the child's death is a consequence of that
         record.why = error.message
         if isinstance(error, DeviceUnusable):
             self._leave(record, now, lasting=error.lasting)
@@ -273,7 +275,7 @@ class AcceleratorPolicy:
         return next((device for device, record in self._records.items() if record.until <= now), CPU)
 
     def _leave(self, record: _DeviceRecord, now: float, *, lasting: bool) -> None:
-        if now - record.until > RETRY_SECONDS_MAX:  # it was well for a day
+        if now - record.until > RETRY_SECONDS_MAX:  # it worked for a day
             record.times = 0
         pause = backoff_seconds(record.times + 1, self._retry_seconds, RETRY_SECONDS_MAX)
         record.until = math.inf if lasting else now + pause

@@ -1,8 +1,8 @@
-"""What a model needs in memory, and what a child may take: its estimate times a factor and a constant.
+"""What a model needs in memory, and what a child may take: its estimate times a factor, plus a constant.
 
 The pool measures what is available before it starts a child (machine_limits.py). The child adds up what the model needs
-before it loads it, and refuses a model that does not fit: later the kernel would kill it, and whatever else needs
-memory. A need is an upper bound, within 1.5 times of what the child takes (tests/process/test_memory.py measures it).
+before it loads it, and refuses a model that does not fit: otherwise the kernel would later kill the child or another
+program. A need is an upper bound, within 1.5 times of what the child takes (tests/process/test_memory.py measures it).
 
 A child adds up what it needs before a library opens a file (MemoryEstimate), and again before each attach that needs
 more. The daemon sets the limit of that process and only then lets it continue (MemoryGrant): the child itself can
@@ -88,7 +88,7 @@ def format_megabytes(size: int) -> str:
 
 
 FACTOR_PERCENT = 150
-"""Of the estimate. Measured: VmData of SmolLM2, Gemma 3 and MiniLM at work is 0.75 to 0.96 of it."""
+"""Of the estimate. Measured: VmData of SmolLM2, Gemma 3 and MiniLM at work is 0.75 to 0.96 of the estimate."""
 RUNTIME_BYTES = 256 << 20
 """In addition: what malloc keeps, and the largest frame (FRAME_BYTES_MAX) with its copies."""
 THREAD_BYTES = 32 << 20
@@ -131,9 +131,8 @@ class MemoryCap:
             self.granted_bytes = max(self.granted_bytes, estimate.needed_bytes)
         self.estimated_bytes = max(self.estimated_bytes, estimate.needed_bytes)
         self.limit_bytes = max(self.limit_bytes, cap_bytes(estimate))
-        with contextlib.suppress(
-            OSError, ValueError
-        ):  # it is gone, or the kernel has no such limit, which status shows
+        # Fails if the process is gone, or if the kernel has no such limit, which status shows.
+        with contextlib.suppress(OSError, ValueError):
             hard = resource.prlimit(self.pid, resource.RLIMIT_DATA)[1]
             soft = self.limit_bytes if hard == resource.RLIM_INFINITY else min(self.limit_bytes, hard)
             resource.prlimit(self.pid, resource.RLIMIT_DATA, (soft, hard))
@@ -154,7 +153,7 @@ class MemoryCap:
             return ""
         taken = f", and had taken {format_megabytes(self.peak_bytes)}" if self.peak_bytes else ""
         estimated, limit = format_megabytes(self.estimated_bytes), format_megabytes(self.limit_bytes)
-        return f"; it was estimated to need {estimated} of memory, was limited to {limit}{taken}"
+        return f"; it was estimated to need {estimated} of memory and limited to {limit}{taken}"
 
     @property
     def metadata(self) -> dict[str, str]:

@@ -3,9 +3,8 @@
 Activation and updates attach bundles and detach them. The pool starts an engine for the first bundle of a base and
 stops it after the last. It uses digests and manifests, and no disk or network.
 
-`TuningCache` remembers which settings suit this machine, as children have measured them: by weights, threads and cache
-type. What they were measured for beside that (processor, build of the library) is for the child to compare: it measures
-again when that has changed.
+`TuningCache` stores the settings that suit this machine, as children have measured them: by weights, threads and cache
+type. The child itself compares the processor and the build of the library, and measures again if one has changed.
 """
 
 from __future__ import annotations
@@ -42,16 +41,16 @@ from edge_agent.process_resources import resident_bytes
 from edge_agent.supervision import Supervisor
 
 ENTRIES_MAX = 64
-"""The ones that were measured longest ago are forgotten beyond."""
+"""Beyond this number, the settings that were measured longest ago are dropped."""
 
 TuningSettings = dict[str, dict[str, str]]
 
 
 class TuningCache:
-    """See the module. Hands every change to `keep`, which must not fail."""
+    """See the module. Calls `on_change`, which must not fail, with all settings after every change."""
 
     def __init__(self, known: Mapping[str, Mapping[str, str]] | None = None) -> None:
-        """Start with what was kept before."""
+        """Start with the settings that were stored before."""
         self._known: TuningSettings = {key: dict(settings) for key, settings in (known or {}).items()}
         self.on_change: Callable[[TuningSettings], None] = lambda _: None
 
@@ -60,7 +59,7 @@ class TuningCache:
         return self._known.get(_key(load), {})
 
     def remember(self, load: LoadRequest, details: Mapping[str, str]) -> None:
-        """Take the settings of an engine that has just measured them."""
+        """Store the settings in `details`, if the engine has just measured them."""
         if details.get("tuned") != "measured":
             return
         settings = {name: details[name] for name in TUNING_DETAILS if name in details}
@@ -75,7 +74,7 @@ class TuningCache:
 
 
 def _key(load: LoadRequest) -> str:
-    """Name what is known to the daemon: a blob's name is the hash of what is in it."""
+    """Return the key of an engine's settings. The name of a weights file is the hash of its content."""
     return f"{Path(load.weights).name} {load.kv_type} {load.threads}"
 
 
@@ -149,14 +148,14 @@ class EnginePool:
         parent: EnginePool | None = None,
         detect_support: Callable[[str], DeviceSupport] = machine_limits.detect_support,
     ) -> None:
-        """Start with no engines; children may read `readable` and nothing else of the site.
+        """Start with no engines; children may read only `readable` of the site's files.
 
         `on_change` is called whenever a bundle may have become ready or not ready. The engines of `parent`, the pool of
         which this is a sandbox, share the memory with these. `detect_support` returns what a runtime could compute on.
         """
         self._parent = parent
         self._sandbox: EnginePool | None = None
-        """The latest one: its child may still be ending."""
+        """The latest one; its child may not be gone yet."""
         self._config = config
         self._on_change = on_change
         self._engines: dict[str, Engine] = {}
@@ -172,16 +171,16 @@ class EnginePool:
         self.tuning_cache = TuningCache()
         self._loading = asyncio.Lock()
         self.owner = Supervisor()
-        """Of the tasks that supervise the children."""
+        """Owns the tasks that supervise the children."""
         dependencies = EngineDependencies(self.owner, self._prepare_load, self._available_memory, self._engine_changed)
         self.factory = EngineFactory(config, readable, dependencies, detect_support)
 
     async def attach(
         self, digest: str, manifest: Manifest, manifest_bytes: bytes, paths: Mapping[str, Path], keep: bool = False
     ) -> None:
-        """Make a bundle ready to answer, starting its engine when it is the first on its base.
+        """Make a bundle ready to answer; the first bundle on a base starts its engine.
 
-        With `keep`, a bundle that fails stays attached: the engine tries again by its own rules.
+        With `keep`, a bundle that fails stays attached, and the engine tries again by its own rules.
 
         Raises:
             ModelLoadFailed, EngineCrashed: it does not load.
@@ -208,7 +207,7 @@ class EnginePool:
             if not keep:
                 await self._attach(engine, message)
                 return
-            # At the start of the daemon one after the other, so that a model measures its settings undisturbed.
+            # When the daemon starts, models load one after the other, so that each measures its settings undisturbed.
             async with self._loading:
                 await self._attach(engine, message)
         except BaseException:
@@ -217,7 +216,7 @@ class EnginePool:
             raise
 
     async def detach(self, digest: str, drain_seconds: float) -> None:
-        """Remove a bundle after its running jobs had that long to finish; stop an engine without bundles."""
+        """Remove a bundle, whose running jobs get `drain_seconds` to finish; stop an engine left without bundles."""
         self._without_model.discard(digest)
         engine = self._by_digest.pop(digest, None)
         if engine is None:
@@ -239,9 +238,9 @@ class EnginePool:
         if engine.ready(message.digest):
             return
         if engine.bundles.has_failed(message.digest):
-            await engine.child.restart()  # its files may have changed: the child holds the old ones
+            await engine.child.restart()  # its files may have changed, and the child has the old ones open
         if self._by_digest.get(message.digest) is not engine:
-            raise EngineNotReady("the bundle was taken off while it waited for another to load")
+            raise EngineNotReady("the bundle was removed while it waited for another one to load")
         await engine.attach(message)
         if why := engine.jobs.score_variances.get(message.digest):
             task = self._tasks.get(message.digest, "")
@@ -255,7 +254,7 @@ class EnginePool:
     def _available_memory(self, child: ChildSupervisor) -> int:
         """Measure how much memory the child of an engine may take in all, in bytes.
 
-        What is granted to one that loads is not available to another that loads at the same time.
+        Memory granted to one child that loads is not available to another that loads at the same time.
         """
         pools = (self, self._parent, self._sandbox)
         children = [each for pool in pools if pool for each in pool.children]
@@ -273,8 +272,8 @@ class EnginePool:
     async def sandbox_pool(self, seconds_max: float) -> AsyncIterator[EnginePool]:
         """Yield a pool for testing a bundle: its child ends with the block, and serves no caller. One at a time.
 
-        It has the threads of an engine here, tries no load twice, quarantines no input, and kills a child that is
-        silent for `seconds_max`.
+        It has as many threads as an engine of this pool, tries no load twice, quarantines no input, and kills a child
+        that is silent for `seconds_max`.
         """
         config = self._config.model_copy(
             update={
@@ -315,7 +314,7 @@ class EnginePool:
         return engine.failure(digest)
 
     def score_variance(self, digest: str) -> str:
-        """Return why scores of a bundle depend on what else is computed; empty = they do not, as far as is known."""
+        """Return why scores of a bundle depend on what else is computed; empty = no such dependence is known."""
         engine = self._by_digest.get(digest)
         return engine.jobs.score_variances.get(digest, "") if engine else ""
 
@@ -344,14 +343,14 @@ class EnginePool:
         """Reserve places for `jobs` more inputs of this client until the end of a `with` block.
 
         Raises:
-            CapacityError, ModelLoadFailed: they would not be taken now, not all of them.
+            CapacityError, ModelLoadFailed: the engine would not take all of them now.
         """
         return self._engine_of(digest).reserve(digest, jobs, client)
 
     def events(
         self, run: JobRequest, deadline: float, priority: int = 0, client: str = ""
     ) -> AsyncGenerator[TextChunk | EngineAnswer, None]:
-        """Compute one input; see Engine.events. `deadline` is on the event loop's clock, in seconds; 0 comes first."""
+        """Compute one input; see Engine.events. `deadline` is on the event loop's clock; `priority` 0 comes first."""
         return self._engine_of(run.digest).events(run, deadline, priority, client)
 
     def answer(
@@ -366,7 +365,7 @@ class EnginePool:
         return self._engine_of(run.digest).answer(run, deadline, priority, client, reservation)
 
     def request_figures(self) -> None:
-        """Let the children report the use of their caches; `statuses` has it when they have answered."""
+        """Ask the children for the use of their caches; `statuses` shows it when they have answered."""
         for engine in self._engines.values():
             if engine.child.state is EngineState.READY:
                 engine.child.send(Ping())
@@ -380,7 +379,7 @@ class EnginePool:
         return [engine.name for engine in self._engines.values() if not engine.is_alive(every_seconds)]
 
     def drain(self) -> None:
-        """Start no further child: those that run finish what they have."""
+        """Start no more children; those that run finish their jobs."""
         for engine in self._engines.values():
             engine.child.drain()
 
@@ -411,5 +410,5 @@ class EnginePool:
 
 
 def _or_auto(setting: int | str) -> int:
-    """Return a setting as a child is told it: -1 = auto."""
+    """Return a setting as LoadRequest has it: -1 = auto."""
     return setting if isinstance(setting, int) else -1

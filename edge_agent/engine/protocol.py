@@ -1,17 +1,17 @@
-"""What parent and child say to each other: msgpack structs in length-prefixed frames over one socketpair.
+"""The messages between parent and child: msgpack structs in length-prefixed frames over one socketpair.
 
 Parent to child: `LoadRequest` once, then `AttachRequest`, `DetachRequest`, `JobRequest`, `CancelRequest`, `Ping`,
 `StopRequest` in any order. Child to parent: `ChildReady` or `FailureReport(job_id="")` after `LoadRequest`; `Heartbeat`
 when an `AttachRequest` begins, then `BundleAttached` or `FailureReport(job_id=<digest>)` with its number; for each
 `JobRequest` any number of `TextChunk`s, then exactly one `JobResult` or `FailureReport`; `Pong`; and `Heartbeat` after
-steps of work, at most one in PROGRESS_SECONDS, which is the heartbeat: a child with work pending and none of these is
-wedged. Only an attach that has begun may be silent for longer, as long as it computes.
+steps of work, at most one in PROGRESS_SECONDS. A child that has work pending and sends none of these hangs. Only an
+attach that has begun may be silent for longer, as long as it computes.
 
-A child that loads or attaches sends `MemoryEstimate` before it gives a file to a library, and waits for `MemoryGrant`.
+A child that loads or attaches sends `MemoryEstimate` before a library opens a file, and waits for `MemoryGrant`.
 
 A frame is a 4-byte little-endian length and that many bytes of one msgpack map with its type in `t`.
 
-Golden cases and questions of a manifest become jobs here, and answers words of the case. Pure.
+The module also makes jobs from the golden cases and questions of a manifest, and golden answers from results. Pure.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.questions import QuestionSpec
 
 FRAME_BYTES_MAX = 65 * 2**20
-"""Takes the largest text that `service.message_bytes_max` allows, 64 MiB, with what else a Run says."""
+"""Holds the largest text that `service.message_bytes_max` allows, 64 MiB, and the other fields of a JobRequest."""
 IGNORED_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-"""Ctrl-C and a stop reach the whole group of processes. When a child ends is the daemon's matter: calls run."""
+"""Ctrl-C and a service stop reach all processes, but calls still run: the daemon decides when a child ends."""
 PROGRESS_SECONDS = 0.25
-EXIT_OUT_OF_MEMORY = 12  # ENOMEM; a child's last word when it could not allocate
-EXIT_DEVICE_LOST = 19  # ENODEV; the device under it failed
+EXIT_OUT_OF_MEMORY = 12  # ENOMEM: the child could not allocate
+EXIT_DEVICE_LOST = 19  # ENODEV: the child's device failed
 TUNING_DETAILS = (
     *("threads", "flash_attention", "bulk_rows", "bulk_scores", "thread_scores", "row_groups"),
     *("tuned_for", "tuning"),
 )
-"""Details of Ready that say which settings suit the processor, and for what they were measured."""
+"""Details of ChildReady with the settings that suit the processor, and the conditions of their measurement."""
 SEQUENCES = "sequences_max"
-"""The detail of Ready that says how many requests are computed together."""
+"""The detail of ChildReady with the number of requests that are computed together."""
 SEQUENCES_DEFAULT = 8
-"""So many where neither the site nor the child says it."""
+"""That number if neither the site nor the child sets it."""
 _LENGTH = struct.Struct("<I")
 
 
@@ -51,7 +51,7 @@ class ChildMessage(msgspec.Struct, tag_field="t", kw_only=True):
 
 
 class LoadRequest(ChildMessage, tag="load", frozen=True):  # type: ignore[misc]  # a dataclass could not be
-    """Load the base that every later bundle stands on. A value: what a child was loaded with does not change."""
+    """Load the base of all later bundles. Immutable: it also records what a child was loaded with."""
 
     runtime: str
     weights: str = ""
@@ -59,38 +59,38 @@ class LoadRequest(ChildMessage, tag="load", frozen=True):  # type: ignore[misc] 
     context_tokens: int = 1024
     kv_type: str = "f16"
     sequences_max: int = 8
-    """Requests computed together; 0 = as many as memory allows, which Ready then says as SEQUENCES."""
+    """Requests computed together; 0 = as many as memory allows, which ChildReady then reports as SEQUENCES."""
     threads: int = 1
     readable: tuple[str, ...] = ()
-    """All that the child may read once it is confined, beside the runtime's own code: the folder of the blobs."""
+    """Paths that the confined child may read in addition to the runtime's own code: the folder of the blobs."""
     memory_bytes_max: int = 0
-    """Memory that there is for the child, in bytes; what needs more is not loaded. 0 = no limit."""
+    """Memory available to the child, in bytes; a model that needs more is not loaded. 0 = no limit."""
     memory_bytes_wanted: int = 0
-    """Memory that the bundle asks for in its manifest, in bytes."""
+    """Memory that the bundle requires by its manifest, in bytes."""
     device: str = "cpu"
-    """Where to compute: cpu, cuda or vulkan; nowhere else, whatever there is."""
+    """Where to compute: cpu, cuda or vulkan; never anywhere else."""
     device_index: int = -1
-    """Which of the devices, as the driver counts them; -1 = the first that the library would take by itself."""
+    """Which of the devices, as the driver counts them; -1 = the library's first choice."""
     device_memory_bytes_max: int = 0
     """The most that it may take of the device's memory, in bytes; 0 = what is free there."""
     gpu_layers: int = -1
     """The most layers to compute there; -1 = all that fit."""
     prompt_cache_bytes_max: int = 64 * 2**20
-    """What may be kept of prompts that were computed, in bytes, beside what jobs are using."""
+    """The most bytes of stored prompts, in addition to the memory that jobs use."""
     tune: bool = False
-    """Try which settings suit the processor, unless `settings` say so for it."""
+    """Measure which settings suit the processor, unless `settings` were measured for it."""
     settings: dict[str, str] = {}
-    """Of an earlier Ready, those of its details that are named in REMEMBERED."""
+    """The TUNING_DETAILS of an earlier ChildReady."""
     seconds_max: float = 0.0
-    """Time that loading may take; then the process ends itself. 0 = no limit. Likewise in Attach."""
+    """Time limit of the load; then the process ends itself. 0 = no limit. Likewise in AttachRequest."""
     fallback: str = ""
-    """Why it is not the device that was wanted, for a bundle that needs that one."""
+    """Why `device` is not the wanted one; shown if a bundle requires that one."""
 
 
 def concurrent_jobs(load: LoadRequest, details: Mapping[str, str]) -> int:
-    """Return how many requests a child computes together, which has said `details` when it was ready."""
-    told = details.get(SEQUENCES, "")
-    return load.sequences_max or (max(int(told), 1) if told.isdecimal() else SEQUENCES_DEFAULT)
+    """Return how many requests a child computes together; `details` are those of its ChildReady."""
+    reported = details.get(SEQUENCES, "")
+    return load.sequences_max or (max(int(reported), 1) if reported.isdecimal() else SEQUENCES_DEFAULT)
 
 
 class AttachRequest(ChildMessage, tag="attach"):
@@ -103,8 +103,8 @@ class AttachRequest(ChildMessage, tag="attach"):
     """Path of each artifact of the bundle, by role."""
     seconds_max: float = 0.0
     number: int = 0
-    """Of this attach, from 1 for what an engine asks: the outcome repeats it. A bundle can be attached again before the
-    outcome of an earlier attach has come."""
+    """Identifies this attach in its outcome, from 1: a bundle can be attached again before the outcome of an earlier
+    attach has arrived."""
 
 
 class DetachRequest(ChildMessage, tag="detach"):
@@ -120,11 +120,11 @@ class AskedQuestion(msgspec.Struct, array_like=True, frozen=True):
     type: str
     instructions: str
     outputs: tuple[str, ...]
-    """The possible answers, in the order of their probabilities; of a predicate "no" and "yes"."""
+    """The possible answers, in the order of the returned probabilities; "no" and "yes" for a predicate."""
     descriptions: tuple[str, ...] = ()
-    """Of each output; empty = of none."""
+    """One for each output, or empty."""
     temperature: float = 1.0
-    """Scores are divided by it before the softmax; 1 for a question that was never calibrated."""
+    """Scores are divided by it before the softmax; 1 for an uncalibrated question."""
 
 
 class JobRequest(ChildMessage, tag="run"):
@@ -138,18 +138,18 @@ class JobRequest(ChildMessage, tag="run"):
     seed: int = 0
     stops: tuple[str, ...] = ()
     priority: int = 0
-    """0 is first; of what the child has at once."""
+    """0 is first among the jobs that the child has."""
     seconds: float = 0.0
-    """What is left of the time that its caller waits, when it is sent; 0 = no limit."""
+    """Time left until the caller's deadline when the job is sent; 0 = no limit."""
     logprobs: int | None = None
-    """generate: tell the probability of each token, and of so many of the likeliest; None = do not."""
+    """generate: return the log-probability of each token and of this many of the likeliest ones; None = of none."""
     questions: tuple[AskedQuestion, ...] = ()
-    """decide on a runtime of OPEN_RUNTIMES, which computes each question for itself: what to answer instead of all of
-    the bundle's own questions. Empty = all of its own, which other runtimes always answer."""
+    """decide: the questions to answer instead of the bundle's own, on a runtime of OPEN_RUNTIMES, which computes each
+    question separately. Empty = all of the bundle's own, which other runtimes always answer."""
 
 
 class CancelRequest(ChildMessage, tag="cancel"):
-    """Stop a job; answered with Failed(CANCELLED) unless it was finished already."""
+    """Stop a job; answered with FailureReport(CANCELLED) unless the job has finished."""
 
     job_id: str
 
@@ -163,18 +163,18 @@ class StopRequest(ChildMessage, tag="stop"):
 
 
 class MemoryGrant(ChildMessage, tag="memory_grant"):
-    """The limit is set; go on."""
+    """The limit is set; continue."""
 
     available_bytes: int
-    """What there is for the child now, in bytes; 0 = nobody measured it."""
+    """Memory available to the child now, in bytes; 0 = not measured."""
 
 
 class MemoryEstimate(ChildMessage, tag="memory_estimate"):
-    """What the child will take in all, as it has added up; nothing that others made has been given to a library."""
+    """The child's estimate of all memory that it will take, before a library opens a file from outside."""
 
     needed_bytes: int
     headroom_bytes: int = 0
-    """What the longest inputs may take for a moment, in bytes: no reason to refuse, and not over the limit."""
+    """What the longest inputs may take for a moment, in bytes: it raises the limit, but is no reason to refuse."""
     threads: int = 1
     device: str = "cpu"
 
@@ -191,7 +191,7 @@ class BundleAttached(ChildMessage, tag="attached"):
 
     digest: str
     number: int = 0
-    """That of the Attach."""
+    """That of the AttachRequest."""
     score_variance: str = ""
     """Why its scores depend on what else is computed at that time; empty = they do not."""
 
@@ -213,13 +213,13 @@ class TextChunk(ChildMessage, tag="chunk"):
 
 
 class Token(msgspec.Struct, array_like=True):
-    """One token of a text, and what the model thought of it."""
+    """One token of a text, with its log-probability."""
 
     piece: bytes
     """Not always whole characters."""
     logprob: float
     alternatives: tuple[tuple[bytes, float], ...] = ()
-    """The likeliest in its place."""
+    """The likeliest tokens in its place, with their log-probabilities."""
 
 
 class JobResult(ChildMessage, tag="done"):
@@ -231,10 +231,11 @@ class JobResult(ChildMessage, tag="done"):
     question_scores: tuple[tuple[float, ...], ...] = ()
     """decide: for each question asked, in their order, the probabilities of its outputs, at its own temperature."""
     question_masses: tuple[float, ...] = ()
-    """decide by a decoder: for each question what `label_mass` is for a classify task; empty = 1 for each."""
+    """decide by a decoder: the label mass of each question, as `label_mass` of a classify task; empty = 1 for each."""
     label_mass: float = 1.0
+    """classify by a decoder: probability of all labels together before renormalisation, 0 to 1."""
     ood_score: float | None = None
-    """What the graph of the bundle says of how strange the input is; None = it has no such output."""
+    """The out-of-distribution score from the bundle's graph; None = the graph has no such output."""
     entities: tuple[EntitySpan, ...] = ()
     confidence: float = 0.0
     """extract: probability of the whole record, 0 to 1."""
@@ -243,15 +244,15 @@ class JobResult(ChildMessage, tag="done"):
     record: str = ""
     """extract by a model that writes the record: a JSON object."""
     fields: dict[str, float] = {}
-    """Of that record, each field that is in it, in its order: probability, 0 to 1."""
+    """The probability of each field of that record, 0 to 1, in its order."""
     finish: str = ""
     """generate: "stop" or "length"."""
     tokens: tuple[Token, ...] = ()
-    """generate, where `logprobs` was set and the runtime knows them: what was written."""
+    """generate: the written tokens, if `logprobs` was set and the runtime knows them."""
     input_tokens: int = 0
     output_tokens: int = 0
     rows: int = 0
-    """What was computed for it, in tokens; what it had in common with others is not. 0 = that is not counted."""
+    """Tokens computed for it, without those taken from the cache; 0 = not counted."""
     prefill_ms: float = 0.0
     decode_ms: float = 0.0
 
@@ -272,7 +273,7 @@ class FailureReport(ChildMessage, tag="failed"):
     remedy: str = ""
     metadata: dict[str, str] = {}
     attach: int = 0
-    """The number of the Attach that failed; 0 = a job or the load did."""
+    """The number of the AttachRequest that failed; 0 = a job or the load failed."""
 
 
 class Heartbeat(ChildMessage, tag="progress"):
@@ -280,7 +281,7 @@ class Heartbeat(ChildMessage, tag="progress"):
 
 
 class CacheUse(msgspec.Struct, array_like=True):
-    """What a key-value cache holds, and what it has saved since the model was loaded; all in tokens but `hits`."""
+    """What a key-value cache holds, and what it has saved since the model was loaded; in tokens unless stated."""
 
     cells_in_use: int
     hits: int
@@ -288,9 +289,9 @@ class CacheUse(msgspec.Struct, array_like=True):
     reused: int
     computed: int
     lookups: int = 0
-    """Inputs that looked for it."""
+    """Inputs that looked for the beginning of their prompt in it."""
     kept_bytes: int = 0
-    """Of prompts kept outside the buffer."""
+    """Bytes of prompts stored outside the buffer."""
 
 
 class Pong(ChildMessage, tag="pong"):
@@ -299,7 +300,7 @@ class Pong(ChildMessage, tag="pong"):
     cache: CacheUse | None = None
     """None = the runtime has none."""
     threads: int = 0
-    """With how many it computes now; 0 = with those that it was given, always."""
+    """Threads that compute now; 0 = always those of the LoadRequest."""
 
 
 ToChild = LoadRequest | AttachRequest | DetachRequest | JobRequest | CancelRequest | Ping | StopRequest | MemoryGrant
@@ -318,10 +319,10 @@ def frame(message: ChildMessage) -> bytes:
 
 
 def frame_bytes(run: JobRequest) -> int:
-    """Return at least the size of the frame of a job, in bytes; exactly where it may be over the limit."""
+    """Return a job's frame size in bytes: exact if it has questions or is near the limit, else by its text."""
     if run.questions:
         return len(_encoder.encode(run))
-    most = 4 * len(run.text)  # in UTF-8; what else there is comes out of a manifest and has its own limits
+    most = 4 * len(run.text)  # in UTF-8; the other fields come from a manifest, which limits them
     return most if most < FRAME_BYTES_MAX // 2 else len(_encoder.encode(run))
 
 
@@ -332,7 +333,7 @@ class FrameSplitter:
         """Start with nothing received."""
         self._buffer = bytearray()
         self.is_partial = False
-        """The beginning of a frame has come, and not its end."""
+        """The beginning of a frame has arrived, but not its end."""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yield the body of every frame that is complete with `data`."""
@@ -355,7 +356,7 @@ SEED = 1
 
 
 def golden_job(manifest: Manifest, digest: str, text: str, job_id: str) -> JobRequest:
-    """Return the job that asks a bundle what a golden file asks it."""
+    """Return the job for one input of a golden file."""
     task = manifest.task
     return JobRequest(
         job_id=job_id,
@@ -369,38 +370,38 @@ def golden_job(manifest: Manifest, digest: str, text: str, job_id: str) -> JobRe
 
 
 def golden_answer(manifest: Manifest, written: str, done: JobResult) -> GoldenAnswer:
-    """Put an answer, and the text of its chunks, in the words of a golden case."""
-    strangeness = ood_score(manifest, done)
+    """Return a result, and the text of its chunks, in the form of a golden case."""
+    ood = ood_score(manifest, done)
     match manifest.task.kind:
         case "classify":
-            return GoldenAnswer(manifest.task.labels[argmax(done.scores)], done.scores, strangeness)
+            return GoldenAnswer(manifest.task.labels[argmax(done.scores)], done.scores, ood)
         case "decide":
             questions, scores = manifest.task.questions, done.question_scores
             by_name = {question.name: each for question, each in zip(questions, scores, strict=True)}
             labels = {each.name: each.outputs[argmax(by_name[each.name])] for each in questions}
-            return GoldenAnswer("", (), strangeness, labels, by_name)
+            return GoldenAnswer("", (), ood, labels, by_name)
         case "extract" | "redact":
             found = [[each.label, each.start, each.end] for each in done.entities]
-            return GoldenAnswer(done.record or json.dumps(found), (done.confidence,), strangeness)
+            return GoldenAnswer(done.record or json.dumps(found), (done.confidence,), ood)
         case "embed":
-            return GoldenAnswer("", struct.unpack(f"<{len(done.vector) // 4}f", done.vector), strangeness)
+            return GoldenAnswer("", struct.unpack(f"<{len(done.vector) // 4}f", done.vector), ood)
         case _:
             return GoldenAnswer(written)
 
 
 def argmax(scores: Sequence[float]) -> int:
-    """Return the place of the largest score, the first one of several."""
+    """Return the index of the largest score; the first one of equals."""
     return scores.index(max(scores))
 
 
 def ood_score(manifest: Manifest, done: JobResult) -> float | None:
-    """Return how strange an input is by the score of the bundle's gate; None = the bundle has no gate."""
+    """Return the out-of-distribution score that the bundle's gate compares; None = the bundle has no gate."""
     gate = manifest.confidence.gate
     return gate.score_of(done.ood_score, done.label_mass) if gate else None
 
 
 def own_questions(manifest: Manifest) -> tuple[AskedQuestion, ...]:
-    """Return the questions that a bundle defines; of a classify task its only one."""
+    """Return the questions that a bundle defines; a classify task has exactly one."""
     return as_asked(manifest, manifest.task.questions_asked)
 
 

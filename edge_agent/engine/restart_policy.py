@@ -1,12 +1,12 @@
 """What follows when a child fails: how its end is described, which input is to blame, when the next one starts.
 
-A child that was killed from outside (by the kernel short of memory, or by an operator), or that ran out of memory, is
-no evidence against its input. An input that killed the child while it ran alone is quarantined.
+The death of a child that was killed from outside (by the kernel's out-of-memory killer, or by an operator), or that ran
+out of memory, is no evidence against its input. An input that killed the child while it ran alone is quarantined.
 
-Pauses before a start double. Loads that fail in a row end the tries. Starts that fail do not, nor loads for which there
-is too little memory: a machine without descriptors, processes or memory is no evidence against the model. The time that
-a child was ready counts towards the pause after it, so a child that lived longer than its pause is replaced at once,
-and only one that keeps dying young waits.
+Pauses before a start double. After `load_failures_max` failed loads in a row the engine gives up. It does not give up
+after failed starts, or after loads for which memory is too short: a machine without descriptors, processes or memory
+is no evidence against the model. The time for which a child was ready shortens the pause after it, so a child that
+lived longer than its pause is replaced at once, and only children that die soon after their start cause a wait.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from edge_agent.engine.protocol import EXIT_DEVICE_LOST, EXIT_OUT_OF_MEMORY, Job
 from edge_agent.errors import EngineNotReady, InputQuarantined, ModelLoadFailed
 
 ALARM_SECONDS = 5.0
-"""How long after its time limit a child is killed that could not end itself by its alarm."""
+"""How long after its time limit the daemon kills a child that its own alarm did not end."""
 QUARANTINED_MAX = 1024
 START_REMEDY = (
-    "The daemon tries again, with growing pauses. If the problem stays: raise LimitNOFILE= or TasksMax= of the "
-    "service, free some memory, or end the programs that run so many processes."
+    "The daemon tries again, with growing pauses. If the problem persists: raise LimitNOFILE= or TasksMax= of the "
+    "service, free some memory, or end programs that run many processes."
 )
 _EXPLAINED = {EXIT_OUT_OF_MEMORY: "it ran out of memory", EXIT_DEVICE_LOST: "it lost its device"}
 _FROM_OUTSIDE = frozenset({-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, -signal.SIGALRM})
@@ -63,7 +63,7 @@ def load_exit_error(step: str, exit_code: int | None, config: EngineConfig, cap:
 
 def start_error(reason: str, pause_seconds: float) -> EngineNotReady:
     """Return the error for callers that wait for an engine whose process cannot be started on this machine."""
-    message = f"the model's process cannot be run: {reason}; it is tried again"
+    message = f"the model's process cannot be started: {reason}; the daemon tries again"
     return EngineNotReady(message, retry_seconds=max(pause_seconds, 1.0), remedy=START_REMEDY)
 
 
@@ -85,23 +85,23 @@ class RestartPolicy:
         self.crashes = 0
 
     def pause_after_crash(self, ready_seconds: float = 0.0) -> float:
-        """Return the pause before the next start of a child that was ready for so long."""
+        """Return the pause after the crash of a child that was ready for `ready_seconds`."""
         self.crashes += 1
         return max(0.0, self._pause(self.crashes) - ready_seconds)
 
     def pause_after_start_failure(self) -> float:
-        """Return the pause after a child could not be started: the machine has to change, and it may."""
+        """Return the pause after a child could not be started; there is always a next try, since a machine recovers."""
         self.start_failures += 1
         return self._pause(self.start_failures)
 
     def pause_after_load_failure(self, *, may_pass: bool = False) -> float | None:
-        """Return the pause, or None after `load_failures_max` failures in a row, unless the cause `may_pass`."""
+        """Return the pause, or None to give up: after `load_failures_max` in a row, unless the cause `may_pass`."""
         self.load_failures += 1
         return None if self.is_exhausted and not may_pass else self._pause(self.load_failures)
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether as many loads in a row have failed as may fail."""
+        """Whether `load_failures_max` loads in a row have failed."""
         return self.load_failures >= self.config.load_failures_max
 
     def _pause(self, failures: int) -> float:
@@ -110,21 +110,21 @@ class RestartPolicy:
 
 @dataclass
 class Quarantine:
-    """Inputs that are refused for a while because they killed the child while they ran alone; the oldest first.
+    """Inputs that are refused for a while because they killed the child while they ran alone.
 
-    They are known by their fingerprint: nothing of the text is stored.
+    Only a hash of each is stored, none of its text.
     """
 
     seconds: float
     until: OrderedDict[str, float] = field(default_factory=OrderedDict)
-    """By fingerprint, the time on the loop's clock until which it is refused. Empty: callers do not check, since
-    to hash every input in vain would be the most expensive step of a call."""
+    """By fingerprint, the time on the loop's clock until which it is refused, the earliest first. While it is empty,
+    callers skip `check`: to hash every input would be the most expensive step of a call."""
 
     def add(self, run: JobRequest, now: float) -> None:
         """Refuse an input from now on."""
-        known = fingerprint(run)
-        self.until[known] = now + self.seconds
-        self.until.move_to_end(known)
+        key = fingerprint(run)
+        self.until[key] = now + self.seconds
+        self.until.move_to_end(key)
         while len(self.until) > QUARANTINED_MAX:
             self.until.popitem(last=False)
 

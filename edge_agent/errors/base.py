@@ -1,8 +1,8 @@
-"""The root of all errors, what of a text may reach a screen or a log, and the commands that remedies quote. Pure.
+"""The root of all errors, escaping of text for screens and logs, and the commands that remedies quote. Pure.
 
-Labels, file names, answers and messages may come from files and machines of others. A terminal would obey the control
-characters in them; line breaks would let them write lines of ours, and marks of direction let them read otherwise than
-they are. All of these are shown escaped, as Python writes them; letters of every script stay. JSON needs none of it.
+Labels, file names, answers and messages may be untrusted. A terminal would obey control characters in them; line breaks
+could forge lines of our output, and direction marks could change how a text reads. All of these are escaped as in
+Python; letters of every script stay. JSON needs no escaping.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import getpass
 import os
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any, ClassVar
 
 # Control characters, the separators of lines and paragraphs, what embeds, overrides or isolates a direction, and
@@ -21,22 +21,22 @@ _BREAKS = re.compile(r"[ \t]*[\r\n]\s*")
 
 
 def printable(text: str) -> str:
-    """Return a text on one line, with all of it escaped."""
+    """Return a text on one line, with all such characters escaped."""
     return text if text.isprintable() else OBEYED.sub(escaped, text)
 
 
 def printable_lines(text: str) -> str:
-    """Return a text of which lines and tabs stay what they are: a long answer, a traceback."""
+    """Return a text escaped except for line breaks and tabs, for a long answer or a traceback."""
     return text if text.isprintable() else _OBEYED_IN_LINES.sub(escaped, text)
 
 
 def one_line(text: str) -> str:
-    """Return a sentence on one line: a break in it, as messages of libraries have them, becomes a blank."""
+    """Return a sentence escaped on one line; a line break, as in messages of libraries, becomes a blank."""
     return text if text.isprintable() else printable(_BREAKS.sub(" ", text.strip()))
 
 
 def escaped(found: re.Match[str]) -> str:
-    """Return how a character is shown."""
+    """Return the escaped form of a character."""
     return ascii(found[0])[1:-1]
 
 
@@ -54,13 +54,13 @@ class EdgeAgentError(Exception):
     reason: ClassVar[str] = "INTERNAL"
     remedy_default: ClassVar[str] = ""
     retryable: ClassVar[bool] = False
-    """The same call, unchanged, may succeed later without anybody acting."""
+    """The same call may succeed later without any intervention."""
 
     details: tuple[str, ...] = ()
     """Lines that a command shows below the sentence, such as the end of a log."""
 
     def __init__(self, message: str, *, remedy: str = "", **metadata: object) -> None:
-        """Keep the sentence, the remedy and the dynamic values (as text). A sentence may quote a hostile file."""
+        """Keep message, remedy and dynamic values (as text). The message may quote an untrusted file."""
         super().__init__(one_line(message))
         self.message = one_line(message)
         self.remedy = one_line(remedy) or self.remedy_default
@@ -72,31 +72,30 @@ _QUOTED = re.compile(r"'[^'\n]+'")
 
 
 def commands_with_sudo(command: str) -> str:
-    """Return a command line in which those of ours that need another user's rights begin with sudo."""
+    """Return a command line with sudo before our commands that need another user's rights."""
     return _OURS.sub("sudo edge-agent ", command)
 
 
 def with_sudo(text: str) -> str:
-    """Return a sentence in which the commands of ours that it quotes begin with sudo."""
+    """Return a sentence with sudo before our commands that it quotes."""
     return _QUOTED.sub(lambda found: "'" + commands_with_sudo(found[0][1:]), text)
 
 
 def works_by_sudo(environment: Mapping[str, str], user_id: int) -> bool:
-    """Tell whether a person runs this program through sudo: then another command of ours needs it too."""
+    """Tell whether a person runs this program through sudo; then our other commands need it, too."""
     return user_id == 0 and environment.get("SUDO_UID", "0") != "0"
 
 
 def sudo_user(environment: Mapping[str, str], user_id: int) -> str:
-    """Return the name of the person who runs this program through sudo, for records of who did what; empty = nobody.
+    """Return the name of the person who runs this program through sudo, for records; empty = nobody.
 
-    Whoever may run a program as root may also set this name: no right depends on it.
+    A user who may run a program as root may also set this name, so no right depends on it.
     """
     return environment.get("SUDO_USER", "") if works_by_sudo(environment, user_id) else ""
 
 
 def user_name() -> str:
-    """Return who runs this program, through sudo the person; of a user without a name, as in many containers, the
-    number, such as 'uid 1000'."""
+    """Return the user of this program, or the person behind sudo; 'uid 1000' for a user without a name."""
     try:
         return sudo_user(os.environ, os.geteuid()) or getpass.getuser()
     except (KeyError, OSError):  # KeyError: before Python 3.13
@@ -104,7 +103,7 @@ def user_name() -> str:
 
 
 def first_task_remedy(site: str) -> str:
-    """Return how the first task comes to a machine; `site` is its id, empty before it is enrolled."""
+    """Return the remedy for a machine without a task; `site` is its id, empty before it is enrolled."""
     if site:
         return (
             "'edge-agent media import' brings tasks from the USB drive of the central team, and"
@@ -115,3 +114,16 @@ def first_task_remedy(site: str) -> str:
         " 'edge-agent media import' then brings tasks from the USB drive. 'edge-agent install PATH' installs a bundle"
         " without a signature only where 'allow_unsigned' under 'store' in agent.yaml is true."
     )
+
+
+CONNECTION_REMEDY = "Leave it out: of these settings only allow_http and proxy_url can be given."
+_CONNECTION_SETTING = re.compile(
+    r"((aws|azure|google)_)?((allow|http[12]|pool|proxy|randomize)_.*|.*timeout|user_agent|default_content_type)",
+    re.IGNORECASE,
+)
+
+
+def connection_setting(options: Iterable[str]) -> str:
+    """Return the first option that obstore panics at: a setting of its HTTP client, not of a store; empty = none."""
+    found = (name for name in options if _CONNECTION_SETTING.fullmatch(name))
+    return next((name for name in found if name not in ("allow_http", "proxy_url")), "")

@@ -1,18 +1,18 @@
-"""How sure a bundle is: temperature, threshold with its proof, gate, cut-off of redaction; parts of a manifest. Pure.
+"""The calibration in a manifest: temperature, threshold with its proof, gate, and the cut-off of redaction. Pure.
 
-The gate asks whether an input resembles what the bundle was calibrated with. A score measures how strange an input is.
-Its conformal p-value is the share of held-out rows at least as strange, the input itself counted: (1 + rows at least as
-strange) / (rows + 1). For an input exchangeable with these rows the probability of a p-value of `held_up_max` or less
-is at most `held_up_max`, whatever the score, with any number of rows (Vovk et al. 2005; Bates et al., arXiv
-2104.08279). Rows of one family are not independent, so a family counts as one row, and each of its rows as an equal
-part of it; the statement holds for an input of a new family (hierarchical conformal prediction: Lee, Barber & Willett,
-arXiv 2306.06342). The agent applies the rule and the conversion toolkit proves the threshold with it, so both use this
-module.
+The gate tests whether an input resembles the rows with which the bundle was calibrated. An out-of-distribution score is
+higher for an unusual input. Its conformal p-value is the share of held-out rows with at least that score, the input
+itself counted: (1 + such rows) / (rows + 1). For an input exchangeable with these rows, the probability of a p-value of
+`held_up_max` or less is at most `held_up_max`, for any score and any number of rows (Vovk et al. 2005; Bates et al.,
+arXiv 2104.08279). Rows of one family are not independent, so a family counts as one row, and each of its rows as an
+equal part of it; the statement holds for an input of a new family (hierarchical conformal prediction: Lee, Barber &
+Willett, arXiv 2306.06342). The agent applies the rule and the conversion toolkit proves the threshold with it, so both
+use this module.
 
-The section `redaction` has what a bundle of kind redact counts as personal. Its model is a token classifier with BIO
-tags: O, B-x where a value of type x begins, I-x where it continues. A word is personal where the probability of the
-types that count, added up, is at least `cutoff`, and beside a personal word at a quarter of it. A lower cut-off misses
-less and replaces more; `bound` carries what the cut-off was proved to miss.
+The section `redaction` defines what a bundle of kind redact counts as personal. Its model is a token classifier with
+BIO tags: O, B-x where a value of type x begins, I-x where it continues. A word is personal if the probabilities of the
+counted types add up to at least `cutoff`, or next to a personal word to a quarter of it. A lower cut-off misses less
+and replaces more; `bound` is the proved bound on the share that it misses.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from pydantic import Field, model_validator
 from edge_agent.formats.strict_json import StrictModel
 
 OUTPUT_NAME = "ood_score"
-"""The output of an ONNX graph that holds the score: float32, [batch], larger for a stranger input."""
+"""The output of an ONNX graph that holds the score: float32, [batch], larger for a more unusual input."""
 OUT_OF_DISTRIBUTION = "OUT_OF_DISTRIBUTION"
-"""How an answer to an input that the gate holds up is marked, in `degraded` and in the reasons of its example."""
+"""Marks an answer to an input that the gate holds up, in `degraded` and in the reasons of its example."""
 ROWS_MAX = 4096
 GateScore = Literal["ood_score", "label_mass"]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -41,12 +41,12 @@ class OodGate(StrictModel):
     """The section `confidence.gate` of a manifest; without it a bundle has no gate."""
 
     score: GateScore
-    """ood_score: the output of that name of an ONNX graph. label_mass: -log of what a decoder gave to all labels."""
+    """ood_score: the output of that name of an ONNX graph. label_mass: -log of a decoder's label mass."""
     held_up_max: float = Field(gt=0.0, lt=1.0)
-    """At most so many of the inputs that resemble the calibration rows are held up, as a probability, on average over
-    samples of these rows."""
+    """The largest probability that an input that resembles the calibration rows is held up, on average over samples of
+    these rows."""
     scores: tuple[_Finite, ...] = Field(min_length=1, max_length=ROWS_MAX)
-    """Of the held-out rows, rising."""
+    """Those of the held-out rows, in ascending order."""
     family_sizes: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     """For each score, how many of the rows belong to its family; None = every row is a family of its own."""
 
@@ -60,28 +60,28 @@ class OodGate(StrictModel):
 
     @cached_property
     def families(self) -> int:
-        """How many families the held-out rows are of: as many observations are independent."""
+        """The number of families of the held-out rows, which are the independent observations."""
         return len(self.scores) if self.family_sizes is None else round(self._weights_from[0])
 
     @cached_property
     def _weights_from(self) -> tuple[float, ...]:
-        """[rows + 1]: how many families the rows from a place on amount to."""
+        """[rows + 1]: how many families the rows from each index on add up to."""
         sizes = self.family_sizes or (1,) * len(self.scores)
         return tuple(accumulate((1 / size for size in reversed(sizes)), initial=0.0))[::-1]
 
     def score_of(self, ood_score: float | None, label_mass: float) -> float:
-        """Return the score of an input from what its engine said of it; NaN where it said nothing."""
+        """Return the score of an input from the values of its engine; NaN if the engine gave none."""
         if self.score == "label_mass":
             return mass_score(label_mass)
         return math.nan if ood_score is None else ood_score
 
     def p_value(self, score: float) -> float:
-        """Return the p-value of an input; the smallest there is for a score that is not a number."""
+        """Return the p-value of an input; for NaN the smallest possible one."""
         place = len(self.scores) if math.isnan(score) else bisect_left(self.scores, score)
         return (1 + self._weights_from[place]) / (self.families + 1)
 
     def holds_up(self, score: float) -> bool:
-        """Tell whether an input is too strange for a confident answer."""
+        """Tell whether an input is too unusual for a confident answer."""
         return self.p_value(score) <= self.held_up_max
 
     @cached_property
@@ -101,16 +101,16 @@ def rows_needed(held_up_max: float) -> int:
 
 
 class TypicalInputs(StrictModel):
-    """What inputs usually look like: an input outside is unlike those that the bundle was calibrated with."""
+    """The usual ranges of inputs: an input outside is unlike those with which the bundle was calibrated."""
 
     label_mass_min: float = Field(default=0.0, ge=0.0, le=1.0)
-    """What the model gave to all labels together, before they were renormalised."""
+    """The least probability of all labels together, before renormalisation."""
     input_tokens_min: int = Field(default=0, ge=0)
-    """Of the prompt with the input in it, as answers report it."""
+    """Tokens of the prompt with the input, as answers report them."""
     input_tokens_max: int = Field(default=2**31, ge=1)
 
     def unusual(self, label_mass: float, input_tokens: int) -> tuple[str, ...]:
-        """Return in which ways an input is unlike them, as answers say it."""
+        """Return the codes for the ways in which an input is unusual."""
         mass = ("LABEL_MASS_UNUSUAL",) if label_mass < self.label_mass_min else ()
         inside = self.input_tokens_min <= input_tokens <= self.input_tokens_max
         return mass if inside else (*mass, "INPUT_LENGTH_UNUSUAL")
@@ -129,7 +129,7 @@ class Threshold(StrictModel):
     bound: float = Field(ge=0.0, le=1.0)
     coverage: float = Field(ge=0.0, le=1.0)
     floor: float = Field(default=0.0, ge=0.0, le=1.0)
-    """A confident answer is at least so probable on its own, whatever the threshold."""
+    """The least confidence of a confident answer, whatever the threshold."""
     novelty: TypicalInputs | None = None
     gate: OodGate | None = None
     """None: the bundle has no gate, and no input is held up."""
@@ -138,8 +138,8 @@ class Threshold(StrictModel):
         """Tell whether an answer passes threshold, floor and gate.
 
         Args:
-            probability: of the answer, calibrated.
-            score: of the input, as `gate.score_of` has it; without a gate it does not matter.
+            probability: the calibrated probability of the answer.
+            score: the score of the input by `gate.score_of`; ignored without a gate.
         """
         return self.shortfall(probability) is None and not (self.gate is not None and self.gate.holds_up(score))
 
@@ -174,7 +174,7 @@ def check_gate_size(gate: OodGate) -> None:
 
 
 class AlwaysEscalate(StrictModel):
-    """No threshold: no answer counts as sure. Where calibration proved none, its temperature and gate are here."""
+    """No threshold: no answer is confident. If calibration proved none, its temperature and gate are here."""
 
     policy: Literal["always_escalate"] = "always_escalate"
     temperature: float = Field(default=1.0, gt=0.0, le=100.0)
@@ -190,10 +190,10 @@ class AlwaysEscalate(StrictModel):
 Confidence = Annotated[Threshold | AlwaysEscalate, Field(discriminator="policy")]
 
 NoThreshold = Literal["", "NOT_CALIBRATED", "NONE_PROVED", "SCORES_VARY"]
-"""Why an answer has no threshold, as answers say it; empty = it has one."""
+"""The code of why an answer has no threshold; empty = it has one."""
 
 UNCALIBRATED = AlwaysEscalate()
-"""Of a question whose bundle has no calibration for it."""
+"""The calibration of a question for which the bundle has none."""
 
 
 OUTSIDE = "O"
@@ -213,23 +213,23 @@ class MissedBound(StrictModel):
     delta: _Share
     """Probability with which the bound may fail to hold."""
     n: int = Field(ge=1)
-    """Documents that it was computed from."""
+    """Documents from which it was computed."""
     families: int = Field(ge=1)
     """Families of these: the units of the test."""
     values: int = Field(ge=1)
     """Personal values in these."""
     values_max: int = Field(ge=1)
-    """A document with more values counts as so many."""
+    """A document with more values counts as if it had this many."""
     bound: float = Field(ge=0.0, le=1.0)
     """Upper bound of the share missed; at most `target`."""
     rules: str = Field(min_length=1, max_length=40)
-    """Version of the built-in rules that read the documents too. Rules of the site's own only find more."""
+    """Version of the built-in rules, which also read the documents. A site's own rules can only find more."""
     labeled_by: str = Field(default="", max_length=500)
-    """Where the labels of the documents come from, in words."""
+    """The source of the documents' labels, in words."""
 
 
 class RedactionSection(StrictModel):
-    """What counts as personal."""
+    """Which words count as personal."""
 
     cutoff: _Share = 0.5
     """A word is personal at this probability or above."""
@@ -257,7 +257,7 @@ def tags_problem(tags: Sequence[str]) -> str:
     """Return why labels are not the tags of a redaction model; empty = they are."""
     if OUTSIDE not in tags:
         return "a redact task needs the tag 'O' for words that are not personal"
-    strange = [tag for tag in tags if tag != OUTSIDE and (tag[:2] not in ("B-", "I-") or not tag[2:])]
-    if strange:
-        return f"the tags of a redact task are O, B-... and I-...; {strange[0]!r} is not"
+    others = [tag for tag in tags if tag != OUTSIDE and (tag[:2] not in ("B-", "I-") or not tag[2:])]
+    if others:
+        return f"the tags of a redact task are O, B-... and I-...; {others[0]!r} is not one of them"
     return "" if len(tags) > 1 else "a redact task needs at least one type of personal value"

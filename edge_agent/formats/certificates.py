@@ -1,4 +1,4 @@
-"""X.509 certificates in PEM: reading what one says of its holder, and whether a key belongs to it. Pure."""
+"""X.509 certificates in PEM: names and times of a certificate, and whether a key belongs to it. Pure."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from cryptography import x509
 
 ROLE_URI = "edge-agent://role/"
-"""In front of a role, among the alternative names of a client's certificate."""
+"""The prefix of a role among the alternative names of a client's certificate."""
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What is read of a certificate. Times are seconds since 1970."""
+    """The fields of a certificate that the agent uses. Times are seconds since 1970."""
 
     name: str
-    """The common name of its subject; without one, its first alternative name that is no role."""
+    """The common name of its subject; without one, its first alternative name that is not a role."""
     names: tuple[str, ...]
     """Its alternative names: URIs, DNS names, e-mail and IP addresses."""
     uris: tuple[str, ...]
@@ -34,21 +34,21 @@ class Certificate:
     """sha256 of its DER bytes, in hexadecimal."""
 
 
-_TAKE_IT_OFF = "Take the passphrase off ('openssl pkey'): the daemon starts with nobody there to type it."
+_ENCRYPTED_REMEDY = "Remove the passphrase ('openssl pkey'): when the daemon starts, nobody is there to type it."
 
 
 def parse_certificates(pem: bytes, what: str) -> list[Certificate]:
-    """Read every certificate of a file; `what` names it in the error.
+    """Read every certificate of a file; `what` names the file in the error.
 
     Raises:
-        CertificateUnusable: there is none in it, or one that cannot be read.
+        CertificateUnusable: the file has none, or one that cannot be read.
     """
     return [_described(each, what) for each in _loaded(pem, what)]
 
 
 def check_key_matches(chain: bytes, key: bytes, what: str) -> None:
     """Raise CertificateUnusable unless the private key belongs to the first certificate of the chain."""
-    # A daemon without TLS, which decides by roles too, does without this library.
+    # Imported late, because a daemon without TLS loads this module, but does not need the library.
     from cryptography.exceptions import InternalError, UnsupportedAlgorithm  # noqa: PLC0415
     from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
 
@@ -60,9 +60,9 @@ def check_key_matches(chain: bytes, key: bytes, what: str) -> None:
     try:
         private = serialization.load_pem_private_key(key, password=None)
     except TypeError:
-        raise CertificateUnusable(f"the key of {what} is encrypted", remedy=_TAKE_IT_OFF) from None
+        raise CertificateUnusable(f"the key of {what} is encrypted", remedy=_ENCRYPTED_REMEDY) from None
     except (ValueError, UnsupportedAlgorithm, InternalError):
-        raise CertificateUnusable(f"the key of {what} is no private key in PEM") from None
+        raise CertificateUnusable(f"the key of {what} is not a private key in PEM") from None
     if spki(public) != spki(private.public_key()):
         raise CertificateUnusable(f"the key does not belong to {what}")
 

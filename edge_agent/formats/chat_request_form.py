@@ -20,35 +20,35 @@ _OPTIONAL = {
     "seed": {"seed"},
     "stream": {"stream", "stream_options"},
 }
-"""Members that can be left out, each with those that go with it."""
+"""Members that can be left out, each with those that must go with it."""
 _BROKEN = 500
-"""A server that fails may speak of a broken stream, too: that refuses none."""
+"""With this status a server may mention "stream" because its own stream broke: that is no refusal of the member."""
 _FORMAT_WORDS = ("response_format", "response format", "json_schema")
 _LOOSER: dict[str, Literal["schema", "object", "none"]] = {"strict": "schema", "schema": "object", "object": "none"}
 _REFUSAL_CHARACTERS = 4000
-"""Of a server's words, in which the name of a member is looked for."""
+"""How much of a server's message is searched for the name of a member."""
 
 
 @dataclass(frozen=True)
 class ChatRequestForm:
-    """How a chat request is written; at first with all that makes the answer certain, cheap and countable."""
+    """How a chat request is written; at first with every member that makes the answer valid, cheap and countable."""
 
     limit: str = "max_tokens"
     """The member that limits the answer. Reasoning models only know the newer name."""
     format: Literal["strict", "schema", "object", "none"] = "strict"
-    """What holds the answer to its schema: OpenAI takes only a part of JSON Schema with `strict`, and others know only
-    JSON objects, or nothing. The schema stands in the question, too, and every answer is checked."""
+    """How the server is told to keep to the schema: OpenAI accepts only a part of JSON Schema with `strict`, and other
+    servers only JSON objects, or nothing. The schema is also in the question, and every answer is checked."""
     without: frozenset[str] = frozenset()
     """Members that are left out."""
 
     def adapted(self, status: int, body: object, sent: Container[str]) -> ChatRequestForm | None:
-        """Return the form that takes a server's refusal into account; None = it names nothing that can be changed.
+        """Return the form adapted to a server's refusal; None = the refusal names nothing that can be changed.
 
-        Each member is given up once, so a request ends after a few refusals, whatever the server says.
+        Each member is dropped once, so a request ends after a few refusals, whatever the server answers.
 
         Args:
-            status: of the HTTP response.
-            body: the response, hostile.
+            status: the status of the HTTP response.
+            body: the body of the response, untrusted.
             sent: the members of the request.
         """
         if status not in _REFUSED:

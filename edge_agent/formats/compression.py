@@ -1,4 +1,4 @@
-"""Bounded decompression of Zstandard data (RFC 8878) that others made."""
+"""Bounded decompression of untrusted Zstandard data (RFC 8878)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from edge_agent.errors import DocumentInvalid
 
 
 class TooLarge(DocumentInvalid):
-    """Data that decompresses to more than its reader takes."""
+    """Data that decompresses to more than the limit."""
 
 
 def compress(plain: bytes, level: int) -> bytes:
@@ -17,11 +17,11 @@ def compress(plain: bytes, level: int) -> bytes:
 
 
 def decompress(packed: bytes, bytes_max: int) -> bytes:
-    """Decompress one frame to at most so many bytes.
+    """Decompress one frame to at most `bytes_max` bytes.
 
     Raises:
-        TooLarge: it holds more than `bytes_max` bytes; no more than that were written.
-        DocumentInvalid: it is not one whole frame: damaged, cut off, or with more data behind it.
+        TooLarge: it holds more; decompression stopped there.
+        DocumentInvalid: it is not exactly one frame: damaged, truncated, or followed by more data.
     """
     frame = zstandard.ZstdDecompressor().decompressobj()
     try:
@@ -29,7 +29,7 @@ def decompress(packed: bytes, bytes_max: int) -> bytes:
             plain = reader.read(bytes_max + 1)
         if len(plain) > bytes_max:
             raise TooLarge(f"it decompresses to more than {bytes_max} bytes")
-        # The bounded reader takes the end of the data for the end of the frame; this one has no bound, and tells.
+        # The bounded reader cannot tell the end of the data from the end of the frame; this one can, but has no bound.
         frame.decompress(packed)
     except zstandard.ZstdError as error:
         raise DocumentInvalid(str(error)) from None

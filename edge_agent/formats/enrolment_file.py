@@ -1,18 +1,18 @@
-"""The enrolment file of a site, and `enrolment.json`, by which a box knows which one made it a site.
+"""The enrolment file of a site, and `enrolment.json`, the machine's record of its enrolment.
 
     {"body": {"schema": "edge-agent/kit/v1", "site": "shop-12", …}, "sha256": "…"}
 
-`sha256` is of the canonical bytes of `body` (signed_document.py). It finds damage, not malice: who changes the one can
-change the other. Its first 20 digits are the file's *code*, which the central team and the site show, for people to
+`sha256` is that of the canonical bytes of `body` (signed_document.py). It detects damage, not manipulation, because one
+can change both. Its first 20 digits are the file's *code*, which the central team and the site show for people to
 compare (docs/enrolment.md).
 
-It holds secrets. `enrolment.json`, the record of what an enrolment wrote, holds none.
+The file holds secrets. `enrolment.json`, the record of what an enrolment wrote, holds none.
 
-A sealed enrolment file is the same file in the age format under a passphrase; the age command opens it. Whoever does
-not know the passphrase can neither read nor change it.
+A sealed enrolment file is the same file in the age format under a passphrase; the age command opens it. Without the
+passphrase it can be neither read nor changed.
 
-Everything in it is read as hostile: it may be carried on a USB drive, or come by mail. Keys that this version does not
-know are refused, not ignored: they may say how the site is to be closed.
+The file is untrusted: it may come on a USB drive or by mail. Unknown keys are refused, not ignored, because they may
+restrict the site.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ SCHEMA = "edge-agent/kit/v1"
 ENROLMENT_FILE_BYTES_MAX = 2 * 1024 * 1024
 SUFFIX = ".kit"
 SCRYPT_WORK_MAX = 21
-"""Of a sealed file: 2 to that power rounds, which take 2 GB. The age format itself lets a file ask for far more. What
-`seal` makes takes its machine about a second: 20 on a processor of 2026."""
+"""Of a sealed file, as a power of two: 2**21 rounds take 2 GB. The age format lets a file request far more. `seal` uses
+what takes its machine about a second: 20 on a processor of 2026."""
 CODE_DIGITS = 20
-"""80 bits: nobody makes another enrolment file, or key, with the same ones."""
+"""80 bits: it is infeasible to make another enrolment file, or key, with the same digits."""
 _AGE = b"age-encryption.org/"
 _SCRYPT = re.compile(rb"^-> scrypt[^\n]*?([^ \n]*)$", re.MULTILINE)
 _HEAD_BYTES_MAX = 64 * 1024
@@ -63,7 +63,7 @@ Recipient = Annotated[str, Field(max_length=100), AfterValidator(_age_key)]
 Ed25519Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Url = Annotated[str, Field(max_length=1000, pattern=r"^[!-~]*$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$")]
-# Text, and the line breaks of a key in PEM: nothing that a file of names and values could mistake for its own.
+# Text, and the line breaks of a key in PEM: no control characters, which a file of names and values could misread.
 Value = Annotated[str, Field(max_length=16 * 1024, pattern=r"^[ -~\n]*$")]
 Pem = Annotated[str, Field(max_length=_PEM_CHARACTERS_MAX, pattern=r"^(-----BEGIN [A-Z0-9 ]+-----\n[ -~\n]*)?$")]
 Amount = Annotated[str, Field(pattern=r"^[0-9]{1,9}(\.[0-9]{1,6})?$")]
@@ -74,18 +74,18 @@ NamedValues = Annotated[dict[Name, Value], Field(max_length=50)]
 
 
 class StoreLocation(StrictModel):
-    """An object store or a folder, and what opens it."""
+    """An object store or a folder, and its credential."""
 
     url: Url = ""
     """Empty = there is none."""
     options: NamedValues = Field(default={})
     """Nothing secret."""
     credential: NamedValues = Field(default={}, repr=False)
-    """Secret: names and values as obstore has them."""
+    """Secret: names and values of obstore's options."""
 
 
 class EnrolmentTls(StrictModel):
-    """What the site's TCP listener shows, and whom it trusts. All of it, or nothing."""
+    """The certificate of the site's TCP listener, and the authorities that it trusts. All of it, or nothing."""
 
     certificate: Pem = ""
     key: Pem = Field(default="", repr=False)
@@ -93,7 +93,7 @@ class EnrolmentTls(StrictModel):
     clients: Pem = ""
     """Authorities that sign the certificates of clients."""
     address: Url = ""
-    """Where it listens, such as 0.0.0.0:9443; empty = as agent.yaml says."""
+    """The address of the listener, such as 0.0.0.0:9443; empty = that in agent.yaml."""
 
     @model_validator(mode="after")
     def _whole(self) -> EnrolmentTls:
@@ -104,18 +104,18 @@ class EnrolmentTls(StrictModel):
 
 
 class LargeModelAccess(StrictModel):
-    """A large model that the site may ask, what it may cost there, and what opens it."""
+    """A large model that the site may ask, its credential, and the limits on its cost."""
 
     url: Annotated[str, Field(max_length=1000, pattern=r"^https?://[!-~]+$")]
     """Base URL of an API like OpenAI's."""
     model: Annotated[str, Field(min_length=1, max_length=200)]
-    """Its name there."""
+    """Its name at the server."""
     key: Key = Field(default="", repr=False)
     """Secret; empty = the server needs none."""
     tasks: tuple[TaskName, ...] = Field(default=(), max_length=1000)
-    """Whose inputs may go there, redacted; none by default."""
+    """Tasks whose inputs may go there, redacted; none by default."""
     input_token_price: Amount = _NOTHING
-    """Of a million tokens of questions, in the fleet's currency."""
+    """Price of a million tokens of questions, in the fleet's currency."""
     output_token_price: Amount = _NOTHING
     """Likewise of answers."""
     day_cost_max: Amount = _NOTHING
@@ -123,56 +123,56 @@ class LargeModelAccess(StrictModel):
     month_cost_max: Amount = _NOTHING
     """Cap for a month; 0 = none."""
     thinking_tokens_max: Annotated[int, Field(ge=1, le=131_072)] | None = None
-    """What a reasoning model can use before its answer. None = nothing; the file then leaves the field out, so that
-    sites that do not know it take it too."""
+    """Tokens that a reasoning model may use before its answer. None = none; the field is then left out of the file, so
+    that older sites accept it, too."""
     parameters: dict[str, JsonValue] | None = None
-    """Further members of each request; None likewise."""
+    """More members of each request; None likewise."""
 
 
 class EnrolmentFile(StrictModel):
-    """All that a box needs to become a site."""
+    """Everything that a machine needs to become a site."""
 
     schema_: Literal["edge-agent/kit/v1"] = Field(default="edge-agent/kit/v1", alias="schema")
     site: SiteId
     issued_at: At
     """By the central team's clock; of two enrolment files of one site the later one counts."""
     expires_at: At
-    """When a box may no longer be enrolled with it. What was enrolled goes on."""
+    """From then on no machine can be enrolled with it. Enrolled machines are not affected."""
     channel: Channel = "stable"
     root: str = Field(default="", max_length=700_000)
-    """The fleet's root of trust, root.json as it was published; empty = no updates but by 'install'."""
+    """The fleet's root of trust, root.json as published; empty = no updates, only 'install'."""
     recipients: tuple[Recipient, ...] = Field(min_length=1, max_length=20)
-    """age keys of the central team: each opens what the site seals."""
+    """age keys of the central team, each of which opens the site's sealed examples."""
     receipt_keys: tuple[Ed25519Hex, ...] = Field(min_length=1, max_length=20)
-    """Whose receipts let the site delete."""
+    """Keys whose receipts let the site delete examples."""
     examples: StoreLocation = StoreLocation()
     """Where sealed examples go."""
     updates: StoreLocation = StoreLocation()
     """Where signed updates come from."""
     tls: EnrolmentTls = EnrolmentTls()
     escalation: LargeModelAccess | None = None
-    """None = the site has no large model. The file then leaves the field out: sites that do not know it take it too."""
+    """None = no large model; the field is then left out of the file, so that older sites accept it, too."""
 
 
 def encode(enrolment: EnrolmentFile) -> bytes:
-    """Write an enrolment file."""
+    """Encode an enrolment file."""
     body = enrolment.model_dump(mode="json", by_alias=True, exclude_none=True)
     sha256 = hashlib.sha256(canonical(body)).hexdigest()
     return json.dumps({"body": body, "sha256": sha256}, ensure_ascii=False, indent=1).encode() + b"\n"
 
 
 def seal(raw: bytes, passphrase: str) -> bytes:
-    """Put an enrolment file under a passphrase."""
+    """Encrypt an enrolment file with a passphrase."""
     return bytes(pyrage.passphrase.encrypt(raw, passphrase))
 
 
 def is_sealed(raw: bytes) -> bool:
-    """Tell whether an enrolment file is under a passphrase."""
+    """Tell whether an enrolment file is encrypted."""
     return raw.startswith(_AGE)
 
 
 def unseal(raw: bytes, passphrase: str) -> bytes:
-    """Open a sealed enrolment file. Raises EnrolmentFileInvalid, also before the work where that is too much."""
+    """Open a sealed enrolment file. Raises EnrolmentFileInvalid, also if it requests too many rounds of scrypt."""
     _check_size(raw)
     for asked in _SCRYPT.findall(raw, 0, _HEAD_BYTES_MAX):
         if not asked.isdigit() or len(asked) > 2 or int(asked) > SCRYPT_WORK_MAX:
@@ -183,8 +183,8 @@ def unseal(raw: bytes, passphrase: str) -> bytes:
     try:
         return bytes(pyrage.passphrase.decrypt(raw, passphrase))
     except (pyrage.DecryptError, ValueError, OSError):
-        said = "the enrolment file does not open: the passphrase is another one, or the file was damaged or changed"
-        raise EnrolmentFileInvalid(said, remedy=f"Ask the central team for the passphrase. {_ANEW}") from None
+        message = "the enrolment file does not open: the passphrase is wrong, or the file was damaged or changed"
+        raise EnrolmentFileInvalid(message, remedy=f"Ask the central team for the passphrase. {_ANEW}") from None
 
 
 def parse(raw: bytes) -> tuple[EnrolmentFile, str]:
@@ -207,20 +207,20 @@ def parse(raw: bytes) -> tuple[EnrolmentFile, str]:
 
 
 def verification_code(sha256_or_key: str) -> str:
-    """Return what people compare of an enrolment file's sha256, or of a public key: 20 digits in groups of four."""
-    normalize_code = sha256_or_key[:CODE_DIGITS]
-    return "-".join(normalize_code[start : start + 4] for start in range(0, len(normalize_code), 4))
+    """Return the code of an enrolment file's sha256, or of a public key, for people: 20 digits in groups of four."""
+    digits = sha256_or_key[:CODE_DIGITS]
+    return "-".join(digits[start : start + 4] for start in range(0, len(digits), 4))
 
 
 def normalize_code(code_as_typed: str) -> str:
-    """Return the digits of a code as somebody typed it: with any case, hyphens and spaces."""
+    """Return the digits of a code that was typed in any case, with hyphens, colons or spaces."""
     return re.sub(r"[\s:-]", "", code_as_typed).lower()
 
 
 def matches_code(typed: str, sha256_or_key: str) -> bool:
-    """Tell whether somebody typed the code of an enrolment file or key, or more of its digits."""
-    given = normalize_code(typed)
-    return len(given) >= CODE_DIGITS and sha256_or_key.startswith(given)
+    """Tell whether the typed code is that of an enrolment file or key; it may have more of the digits."""
+    digits = normalize_code(typed)
+    return len(digits) >= CODE_DIGITS and sha256_or_key.startswith(digits)
 
 
 def _check_size(raw: bytes) -> None:
@@ -261,11 +261,11 @@ def _enrolment(body: dict[str, Any]) -> EnrolmentFile:
 RECORD_FILE_NAME = "enrolment.json"
 ENROLMENT_BYTES_MAX = 256 * 1024
 Secrecy = Literal["none", "encrypted", "plain"]
-"""How the uplink's credentials lie on the disk."""
+"""How the uplink's credentials are stored on the disk."""
 
 
 class SiteEnrolment(ExchangedModel):
-    """What is remembered."""
+    """`enrolment.json`: the record of an enrolment."""
 
     schema_: Literal["edge-agent/enrolment/v1"] = Field(default="edge-agent/enrolment/v1", alias="schema")
     site: SiteId
@@ -276,7 +276,7 @@ class SiteEnrolment(ExchangedModel):
     """By this machine's clock."""
     secrecy: Secrecy
     files: dict[Annotated[str, Field(max_length=1000)], Sha256] = Field(max_length=100)
-    """By path: what a purge removes, with this file."""
+    """By path: the written files, which a purge removes together with this one."""
 
 
 def encode_record(enrolment: SiteEnrolment) -> bytes:

@@ -1,16 +1,16 @@
-"""Records of examples: what a site writes into segments and the central team reads out of them.
+"""Records of examples, which a site writes into segments and the central team reads.
 
-One JSON object a line, of one of four types. A *prediction* is one redacted input with the answer it got. *Feedback*
-is what a person said of a prediction; it may come in a later segment than its prediction, or in the same one. An
-*opinion* is what the large model said of an input after its answer was given, likewise. A *tombstone* asks the central
-team to forget a prediction and what was said of it, wherever they are.
+One JSON object per line, of one of four types. A *prediction* is one redacted input with its answer. *Feedback* is a
+person's verdict on a prediction; it may come in a later segment than its prediction, or in the same one. An *opinion*
+is the large model's answer to an input that was answered without it (a teacher label), likewise. A *tombstone* requests
+the central team to delete a prediction, its feedback and its opinion, wherever they are.
 
-A prediction keeps the local answer and the large model's answer apart. Scores, confidence and threshold stand beside
-the local answer alone: beside `output` where the bundle's own model gave it, in `local` where the large model did.
-Version 0.1 wrote them beside the large model's output; `separate_answers` reads such a record as what it is.
+A prediction keeps the local answer and the large model's answer apart. Scores, confidence and threshold belong to the
+local answer alone: they are next to `output` if the bundle's own model gave that, otherwise in `local`. Version 0.1
+wrote them next to the large model's output; `separate_answers` corrects such a record.
 
-`record_id` is the key to drop duplicates by: the same record may come twice (a segment made again after damage), never
-with different content.
+`record_id` identifies duplicates: the same record may come twice (a segment made again after damage), but always with
+the same content.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ RECORD_BYTES_MAX = 2 * 1024 * 1024
 Consent = Literal["off", "local", "upstream"]
 """off = nothing is kept; local = kept on the site; upstream = may leave for the central team."""
 Class = Literal["routine", "unsure", "escalated", "reviewed"]
-"""Why a prediction was kept, in the order in which they are given up when there is no room.
+"""Why a prediction was kept, in eviction order when there is no room.
 
-reviewed = people said something of it; never given up.
+reviewed = it has feedback of people; never evicted.
 """
 Verdict = Literal["accept", "corrected", "reject"]
 Why = Literal["deferred", "audit"]
 """Why the large model is asked after the answer was given.
 
-deferred = it would have answered, and could not be asked in time; audit = drawn at random among the sure answers.
+deferred = it should have answered, but could not be asked in time; audit = drawn at random among confident answers.
 """
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Probability = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -60,25 +60,25 @@ class BundleVersion(ExchangedModel):
 
 
 class RedactionSummary(ExchangedModel):
-    """Which rules looked at the input before it was written, and how often each replaced something."""
+    """The rules that redacted the input before it was written, and how often each replaced something."""
 
     version: str = Field(max_length=64)
-    """Of the set of rules; another number means other rules."""
+    """The version of the set of rules."""
     rules: tuple[str, ...] = Field(max_length=200)
     """Names of the rules that ran, in their order."""
     counts: dict[str, int] = Field(default_factory=dict)
-    """Replacements by the name of the rule; a rule without any is left out. What a redaction model found counts as
-    "model:" with its type."""
+    """Replacements by the name of the rule; a rule without any is left out. A value found by a redaction model counts
+    under "model:" and its type."""
     model: str = Field(default="", max_length=200)
     """The bundle of the redaction model that read the texts, task@version; empty = rules alone did."""
 
 
 class RetentionReason(ExchangedModel):
-    """Why the record is here, for statistics that must not be biased by the choice."""
+    """Why the record was kept, so that statistics can correct for the selection."""
 
     because: Class
     share: Share = 1.0
-    """The chance that a prediction like this one had to be sealed; rows of the audit always are."""
+    """The probability with which a prediction like this one was sealed; rows of the audit always are."""
 
 
 class _ExampleRecord(ExchangedModel):
@@ -89,7 +89,7 @@ class _ExampleRecord(ExchangedModel):
 
 
 class LocalAnswer(ExchangedModel):
-    """What the bundle's own model answered, and how sure it was of that."""
+    """The answer of the bundle's own model, with its confidence."""
 
     answer: str
     """As in `ExamplePrediction.output`."""
@@ -99,7 +99,7 @@ class LocalAnswer(ExchangedModel):
     """0 to 1; None where the kind has none."""
     threshold: float | None = None
     sure: bool = False
-    """The answer was confident by the bundle's threshold, floor and gate. False where there is no threshold."""
+    """The answer was confident by the bundle's threshold, floor and gate. False without a threshold."""
     label_mass: float | None = None
 
 
@@ -111,41 +111,40 @@ class ExamplePrediction(_ExampleRecord):
     task: TaskName
     kind: Kind
     question: QuestionName | None = None
-    """decide: which question about the input is answered; each has a record of its own. None for any other kind."""
+    """decide: the answered question about the input; each has a record of its own. None for any other kind."""
     bundle: BundleVersion
     input: str
     """Redacted."""
     output: str
-    """The answer that was given, also where it was withheld; empty = none was, such as by a large model out of reach.
+    """The answer, even if it was withheld; empty = there was none, for example because the large model was offline.
 
     classify and decide: a label. extract: a JSON object. generate: text.
     """
     scores: tuple[tuple[str, float], ...] = ()
-    """Here and in the four fields below: as in LocalAnswer, of `output`; empty where the large model gave that."""
+    """This and the four fields below are those of LocalAnswer, for `output`; empty if the large model gave it."""
     confidence: float | None = None
     threshold: float | None = None
     sure: bool
     label_mass: float | None = None
     p_value: Share | None = None
-    """How well the input resembles the training data, by the bundle's gate; None where it has none. Where it is too
-    small, `reason` has OUT_OF_DISTRIBUTION."""
+    """The p-value of the bundle's gate; None = it has no gate. If it is too small, `reason` has OUT_OF_DISTRIBUTION."""
     local: LocalAnswer | None = None
-    """What the bundle's own model answered where `output` is the large model's; None = it was not asked, or `output`
-    is its own, or version 0.1 did not keep it."""
+    """The answer of the bundle's own model if `output` is the large model's; None = it was not asked, or `output` is
+    its own, or version 0.1 did not keep it."""
     route: Literal["local", "upstream", "abstained", "deferred"]
     reason: str = Field(default="", max_length=200)
-    """Why it took that route, UPPER_SNAKE words separated by blanks; empty = nothing to say."""
+    """The reasons for the route, UPPER_SNAKE words separated by blanks; may be empty."""
     model: str = Field(default="", max_length=200)
     """The large model that gave `output`; empty = the bundle's own did."""
     teacher_scores: tuple[tuple[str, Share], ...] = ()
-    """Each label with the probability that the large model gave it; empty = it gave none. Older readers ignore it."""
+    """The labels with the large model's probabilities; empty = it gave none. Older readers ignore it."""
     redaction: RedactionSummary
     kept: RetentionReason
     review_stream: ReviewStream | None = None
-    """In which people are asked to review it; None = an agent wrote it that knew no streams."""
+    """The stream in which people review it; None = written by an agent without streams."""
     sampling_probability: Probability | None = None
-    """audit: the chance with which a kept answer was drawn when this one was. Times `kept.share` it is the chance that
-    the record is here as one of the audit. None = not known; so in every other stream."""
+    """audit: the probability with which a kept answer was drawn at that time. Times `kept.share` it is the probability
+    that the record is here as part of the audit. None in every other stream."""
 
     @model_validator(mode="after")
     def _only_of_the_audit(self) -> ExamplePrediction:
@@ -161,7 +160,7 @@ class ExamplePrediction(_ExampleRecord):
 
     @model_validator(mode="after")
     def _apart(self) -> Self:
-        """Take the local model's grades away from the large model's answer, beside which version 0.1 wrote them."""
+        """Move the local model's grades from the large model's answer, where version 0.1 wrote them, to `local`."""
         if self.teacher_answer is not None and self.local is None:
             local = local_answer(self.model_dump(include=_ANSWERS))
             object.__setattr__(self, "local", LocalAnswer.model_validate(local) if local else None)
@@ -171,7 +170,7 @@ class ExamplePrediction(_ExampleRecord):
 
     @property
     def local_answer(self) -> LocalAnswer | None:
-        """What the bundle's own model answered; None = nothing, or nobody knows."""
+        """The answer of the bundle's own model; None = it gave none, or it is not known."""
         if self.teacher_answer is not None:
             return self.local
         grades = {name: getattr(self, name) for name in UNGRADED}
@@ -179,12 +178,12 @@ class ExamplePrediction(_ExampleRecord):
 
     @property
     def teacher_answer(self) -> str | None:
-        """What the large model answered; None = it was not asked."""
+        """The large model's answer; None = it was not asked."""
         return self.output if self.route == "upstream" or self.model else None
 
 
 class ExampleFeedback(_ExampleRecord):
-    """What a person said of a prediction."""
+    """A person's verdict on a prediction."""
 
     type: Literal["feedback"] = "feedback"
     feedback_id: Identifier
@@ -193,36 +192,36 @@ class ExampleFeedback(_ExampleRecord):
     reviewer: str = Field(max_length=100)
     verdict: Verdict
     value: str = ""
-    """corrected: the right label, JSON object or text, redacted like an input. Empty otherwise."""
+    """corrected: the correct label, JSON object or text, redacted like an input. Empty otherwise."""
     reason: str = Field(default="", max_length=2000)
-    """reject: why, redacted like an input."""
+    """reject: the reason, redacted like an input."""
 
 
 class ExampleTeacherLabel(_ExampleRecord):
-    """What the large model said of an input whose answer was given without it. No person has seen it."""
+    """The large model's answer to an input that was answered without it. No person has seen it."""
 
     type: Literal["opinion"] = "opinion"
     prediction_id: Identifier
-    """There is at most one opinion of a prediction."""
+    """A prediction has at most one opinion."""
     task: TaskName
     model: str = Field(min_length=1, max_length=200)
-    """As its server names it."""
+    """The name of the model at its server."""
     why: Why
     value: str
-    """What it would have answered, as in `output`: a label of the task, a JSON object or a text; redacted."""
+    """The answer, in the form of `output`: a label of the task, a JSON object or a text; redacted."""
     scores: tuple[tuple[str, Share], ...] = ()
     """As `teacher_scores` of a prediction."""
 
 
 class ExampleTombstone(_ExampleRecord):
-    """Forget a prediction, its feedback and the opinion of it."""
+    """A request to delete a prediction, its feedback and its opinion."""
 
     type: Literal["tombstone"] = "tombstone"
     prediction_id: Identifier
 
 
 def example_key(prediction: Mapping[str, Any]) -> str:
-    """Return what the examples of a prediction are grouped by: its task, or TASK/QUESTION for a question of its own."""
+    """Return the key by which examples are grouped: the task, or TASK/QUESTION for a decide task."""
     question = prediction.get("question")
     return f"{prediction['task']}/{question}" if question else str(prediction["task"])
 
@@ -238,21 +237,21 @@ def question_of_key(key: str) -> str:
 
 
 UNGRADED: dict[str, Any] = {"scores": (), "confidence": None, "threshold": None, "sure": False, "label_mass": None}
-"""What stands beside an answer that the bundle's own model did not give."""
+"""The grades of an answer that the bundle's own model did not give."""
 _ANSWERS = {"output", "local", "route", "model", *UNGRADED}
 
 
 def teacher_answer(prediction: Mapping[str, Any]) -> str | None:
-    """Return what the large model answered, of a prediction as JSON has it; None = it was not asked."""
+    """Return the large model's answer in a prediction decoded from JSON; None = it was not asked."""
     given = prediction["route"] == "upstream" or prediction.get("model")
     return str(prediction["output"]) if given else None
 
 
 def local_answer(prediction: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return what the bundle's own model answered, as LocalAnswer has it; None = nothing, or nobody knows.
+    """Return the answer of the bundle's own model in the form of LocalAnswer; None = it gave none, or it is not known.
 
-    Of a classification that the large model answered, version 0.1 kept the local scores, whose best is the local
-    answer. Of a record that it extracted there was only the confidence, which says nothing without the answer.
+    For a classification that the large model answered, version 0.1 kept the local scores, the best of which is the
+    local answer. For an extracted record it kept only the confidence, which is useless without the answer.
     """
     if prediction.get("local"):
         local: dict[str, Any] = {**prediction["local"]}
@@ -264,7 +263,7 @@ def local_answer(prediction: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def separate_answers(prediction: dict[str, Any]) -> dict[str, Any]:
-    """Return a prediction as JSON has it with its answers apart, whatever version wrote it."""
+    """Return a prediction decoded from JSON with its answers apart, whatever version wrote it."""
     if prediction["type"] != "prediction" or teacher_answer(prediction) is None:
         return prediction
     return {**prediction, **UNGRADED, "local": local_answer(prediction)}
@@ -276,7 +275,7 @@ _RECORDS: TypeAdapter[AnyRecord] = TypeAdapter(Record, config=ConfigDict(defer_b
 
 
 def encode(record: AnyRecord) -> bytes:
-    """Write a record as one line of UTF-8 JSON with its newline."""
+    """Encode a record as one line of UTF-8 JSON with its newline."""
     return record.model_dump_json(by_alias=True).encode() + b"\n"
 
 
@@ -296,7 +295,7 @@ def parse(line: bytes) -> AnyRecord:
 
 
 def parse_stored(raw: bytes) -> dict[str, Any]:
-    """Read a record as a site's spool keeps it: a prediction is told why it was kept only when it leaves.
+    """Read a record of a site's spool, where predictions have no `kept` yet: it is added when they leave.
 
     Raises:
         RecordInvalid: as `parse`.

@@ -1,10 +1,10 @@
-"""The bundle manifest: what `manifest.json` may say, and the rules it is held to.
+"""The bundle manifest: the fields of `manifest.json`, and their rules.
 
 A bundle is an immutable version of one task. Its identity is the sha256 of the stored bytes of `manifest.json`, so the
-bytes are kept as they came and never written again. The manifest names every file of the bundle by role, path, size and
+bytes are kept as they came and never encoded again. The manifest names every file of the bundle by role, path, size and
 sha256. Unknown keys are refused: a typo must not silently drop a threshold.
 
-`parse` is the only way in; it raises SchemaUnknown or ManifestInvalid and never anything else.
+`parse` is the only way to read one; it raises only SchemaUnknown and ManifestInvalid.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ Kind = Literal["classify", "decide", "extract", "generate", "embed", "redact"]
 RuntimeName = Literal["llama", "onnx", "echo", "upstream"]
 Role = Literal["weights", "adapter", "tokenizer", "golden", "report", "licence"]
 
-# What each runtime can do in this version of the agent. A bundle beyond it is refused before anything is installed.
+# The kinds of task of each runtime in this version of the agent. Another bundle is refused before it is installed.
 RUNTIME_KINDS: dict[str, frozenset[str]] = {
     "llama": frozenset({"classify", "decide", "extract", "generate"}),
     "onnx": frozenset({"classify", "decide", "extract", "embed", "redact"}),
     "echo": frozenset({"classify", "decide", "extract", "generate", "embed", "redact"}),
-    # No model of its own: only the large one answers. The definition of a task that has none yet.
+    # A task without a model of its own yet: only the large one answers.
     "upstream": frozenset({"classify", "decide", "extract", "generate"}),
 }
 SCORED_KINDS: frozenset[Kind] = frozenset({"classify", "decide", "extract"})
@@ -70,9 +70,9 @@ Version = Annotated[str, Field(max_length=64, pattern=r"^[0-9]+\.[0-9]+\.[0-9]+(
 
 
 _MAKE_REMEDY = "Make the bundle again with 'edge-convert assemble'."
-_MEND_REMEDY = "Correct it in task.yaml, and make the bundle again with 'edge-convert assemble'."
-# What a field must be, where its rule is a pattern: by the last part of the field's name.
-_IN_WORDS = {
+_CORRECT_REMEDY = "Correct it in task.yaml, and make the bundle again with 'edge-convert assemble'."
+# Descriptions of fields whose rule is a pattern, by the last part of the field's name.
+_PATTERNS_IN_WORDS = {
     "version": "a semantic version such as 1.2.0",
     "agent": "a version such as 0.1.0",
     "name": "a name of 1 to 63 lower-case letters, digits and inner hyphens",
@@ -84,9 +84,9 @@ class PromptTemplate(StrictModel):
     """How an input becomes the text that a decoder model reads."""
 
     template: str = Field(default="{input}", max_length=200_000)
-    """Holds `{input}` exactly once. What stands before it is the prefix that all requests of the task share.
+    """Holds `{input}` exactly once. The text before it is the prefix that all requests of the task share.
 
-    decide on llama: also `{question}` once, behind it."""
+    decide on llama: also `{question}` once, after it."""
     chat: bool = False
     """Wrap the text as a user message in the model's own chat template."""
     system: str = Field(default="", max_length=200_000)
@@ -118,7 +118,7 @@ class TaskLimits(StrictModel):
 
 
 class TaskSpec(StrictModel):
-    """What devices call."""
+    """The task that devices call."""
 
     name: TaskName
     kind: Kind
@@ -129,9 +129,9 @@ class TaskSpec(StrictModel):
     pii_fields: tuple[Label, ...] = Field(default=(), max_length=1000)
     """extract: fields of the record whose values are personal data; examples are kept without them."""
     questions: tuple[QuestionSpec, ...] = Field(default=(), max_length=QUESTIONS_MAX)
-    """decide: what is asked about each input."""
+    """decide: the questions about each input."""
     open_questions: bool = False
-    """decide on llama: a call may bring questions of its own; `questions` are then those that the bundle defines."""
+    """decide on llama: a call may bring questions of its own, in addition to `questions`."""
     prompt: PromptTemplate = PromptTemplate()
     limits: TaskLimits = TaskLimits()
 
@@ -158,14 +158,14 @@ class TaskSpec(StrictModel):
 
     @property
     def written_tokens_max(self) -> int:
-        """Tokens that an answer may be written in; 0 for a task that writes none."""
+        """The most tokens of a written answer; 0 for a task that writes none."""
         return self.limits.output_tokens_max if self.kind == "generate" or self.record_schema is not None else 0
 
     @cached_property
     def questions_asked(self) -> tuple[QuestionSpec, ...]:
-        """The questions that each input is asked: a classify task is one choice that has the task's name.
+        """The questions about each input: for a classify task one choice with the task's name.
 
-        Empty for a task of another kind, and for a bundle that takes its questions from the call alone.
+        Empty for other kinds than classify and decide, and for a bundle that takes questions only from the call.
         """
         return single_choice(self.name, self.labels) if self.kind == "classify" else self.questions
 
@@ -215,7 +215,7 @@ class Artifact(StrictModel):
 
 
 class Quantization(StrictModel):
-    """What the weights really hold, not what the file is called."""
+    """The measured quantization of the weights, whatever the file's name claims."""
 
     type: str = Field(max_length=32)
     bits_per_weight: float = Field(gt=0, le=64)
@@ -246,10 +246,10 @@ class Provenance(StrictModel):
 
 
 class Requires(StrictModel):
-    """What the machine must have."""
+    """The requirements on the machine."""
 
     agent: str = Field(default="0.1.0", max_length=64, pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")
-    """The oldest agent that can run it."""
+    """The oldest agent that can run the bundle."""
     memory_bytes: int = Field(default=0, ge=0, le=2**62)
     device: Literal["any", "cuda", "vulkan"] = "any"
 
@@ -264,11 +264,11 @@ class Manifest(StrictModel):
     artifacts: tuple[Artifact, ...] = Field(default=(), max_length=64)
     engine: EngineSettings = EngineSettings()
     confidence: Confidence = AlwaysEscalate()
-    """Of a decide task, what its questions share: the gate."""
+    """For a decide task only the gate, which its questions share."""
     question_confidence: dict[str, Confidence] = Field(default_factory=dict, max_length=QUESTIONS_MAX)
-    """decide: by the name of the question, without a gate; a question that is not in it always escalates."""
+    """decide: by the name of the question, without a gate; a missing question always escalates."""
     redaction: RedactionSection | None = None
-    """redact alone: what counts as personal; None = every tag, at the default cut-off."""
+    """redact: which words count as personal; None = every tag, at the default cut-off."""
     provenance: Provenance = Provenance()
     requires: Requires = Requires()
 
@@ -355,9 +355,9 @@ class Manifest(StrictModel):
         return tuple(artifact for artifact in self.artifacts if artifact.role == role)
 
     def engine_key(self) -> str:
-        """Return what bundles must share to share an engine: runtime, weights and the settings they load with.
+        """Return a hash of what bundles must have in common to share an engine: runtime, weights, and load settings.
 
-        For onnx the tokenizer, too: a hostile one is parsed in a process that answers for nobody else.
+        For onnx also the tokenizer, so that a malicious one is parsed in a process that serves no other bundles.
         """
         roles = ("weights", "tokenizer") if self.runtime == "onnx" else ("weights",)
         files = [artifact.sha256 for role in roles for artifact in self.by_role(role)]
@@ -365,10 +365,10 @@ class Manifest(StrictModel):
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
     def confidence_of(self, question: str) -> Confidence:
-        """Return how sure answers to a question are: its own calibration, with the gate that all questions share.
+        """Return the calibration of a question, with the gate that all questions share.
 
         Args:
-            question: its name; of a classify task, the task's. A question that the bundle does not define, such as one
+            question: its name; for a classify task the task's. A question that the bundle does not define, such as one
                 that came with the call, has no calibration: it always escalates.
         """
         if self.task.kind != "decide":
@@ -381,9 +381,9 @@ class Manifest(StrictModel):
 
     @cached_property
     def no_threshold_reasons(self) -> dict[str, NoThreshold]:
-        """Why answers have no threshold, by question; for all in "" where the task is not of kind decide.
+        """Why answers have no threshold, by question; under "" for a task that is not of kind decide.
 
-        A question that is not here is not calibrated. Made once, as every answer needs one.
+        A missing question is not calibrated. Cached, because every answer needs a reason.
         """
         if self.task.kind == "decide":
             proved = {name: isinstance(own, Threshold) for name, own in self._calibrations.items()}
@@ -394,7 +394,7 @@ class Manifest(StrictModel):
 
     @cached_property
     def _calibrations(self) -> dict[str, Confidence]:
-        """Of each question of a decide task: made once, as every answer needs one."""
+        """By question of a decide task; cached, because every answer needs one."""
         return {name: self._with_gate(own) for name, own in self.question_confidence.items()}
 
     def _with_gate(self, own: Confidence) -> Confidence:
@@ -403,7 +403,7 @@ class Manifest(StrictModel):
 
     @property
     def redaction_rule(self) -> RedactionSection:
-        """What counts as personal, of a task of kind redact."""
+        """Which words count as personal, for a task of kind redact."""
         return self.redaction or RedactionSection()
 
     @property
@@ -419,7 +419,7 @@ class Manifest(StrictModel):
 
 
 def is_safe_path(path: str) -> bool:
-    """Tell whether a path stays inside the bundle and has nothing a file system or terminal could stumble over."""
+    """Tell whether a path stays inside the bundle, and is safe for file systems and terminals."""
     plain = re.fullmatch(r"[A-Za-z0-9._/+ -]+", path) is not None
     return plain and not {"", ".", ".."} & set(path.split("/"))
 
@@ -430,10 +430,10 @@ def digest_of(manifest_bytes: bytes) -> str:
 
 
 def encode(manifest: Manifest) -> bytes:
-    """Write a manifest as canonical JSON (sorted keys, UTF-8, final newline).
+    """Encode a manifest as canonical JSON (sorted keys, UTF-8, final newline).
 
-    What does not exist of a gate, floor, family size, question or redaction is left out: older agents refuse a manifest
-    with unknown keys, and a manifest of theirs keeps its bytes.
+    An absent gate, floor, family size, question or redaction is left out, because older agents refuse unknown keys, and
+    so that a manifest of an older version keeps its bytes.
     """
     plain = manifest.model_dump(mode="json", by_alias=True)
     if manifest.redaction is None:
@@ -462,38 +462,38 @@ def parse(manifest_bytes: bytes) -> Manifest:
         ManifestInvalid: not JSON, over 4 MiB, or a rule is broken; the message names the field and the rule.
     """
     if len(manifest_bytes) > MANIFEST_BYTES_MAX:
-        said = f"manifest.json has {len(manifest_bytes)} bytes; the limit is {MANIFEST_BYTES_MAX}"
-        raise ManifestInvalid(said, remedy=_MAKE_REMEDY)
+        message = f"manifest.json has {len(manifest_bytes)} bytes; the limit is {MANIFEST_BYTES_MAX}"
+        raise ManifestInvalid(message, remedy=_MAKE_REMEDY)
     try:
         plain = strict_json.decode(manifest_bytes)
     except ValueError as error:
-        remedy = f"Copy the bundle again; if it repeats: {_MAKE_REMEDY}"
+        remedy = f"Copy the bundle again. If the error persists: {_MAKE_REMEDY}"
         raise ManifestInvalid(f"manifest.json is not valid JSON: {error}", remedy=remedy) from None
     if not isinstance(plain, dict):
         raise ManifestInvalid("manifest.json must hold a JSON object", remedy=_MAKE_REMEDY)
     schema = plain.get("schema")
     if schema != SCHEMA:
         shown = repr(schema)[:100]
-        raise SchemaUnknown(f"manifest.json has schema {shown}; this agent knows {SCHEMA!r}", schema=shown)
+        raise SchemaUnknown(f"manifest.json has schema {shown}; this agent supports {SCHEMA!r}", schema=shown)
     try:
         return strict_json.validate(Manifest, plain)
     except ValueError as error:
-        said, remedy = _first_problem(error)
-        raise ManifestInvalid(f"manifest.json: {said}", remedy=remedy) from None
+        rule, remedy = _first_problem(error)
+        raise ManifestInvalid(f"manifest.json: {rule}", remedy=remedy) from None
 
 
 def _first_problem(error: ValueError) -> tuple[str, str]:
-    """Return the first broken rule in words, and what to do about it."""
-    said = strict_json.first_problem(error, show=True)
+    """Return the first broken rule as a sentence, and its remedy."""
+    rule = strict_json.first_problem(error, show=True)
     if not isinstance(error, ValidationError):
-        return said, _MEND_REMEDY
+        return rule, _CORRECT_REMEDY
     problem = error.errors()[0]
     names = [str(part) for part in problem["loc"]]
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    words = _IN_WORDS.get(names[-1]) if names else None
+    words = _PATTERNS_IN_WORDS.get(names[-1]) if names else None
     if words and problem["type"].startswith("string"):
-        said = f"{'.'.join(names)[:200]}: {strict_json.shown(problem['input'])} is not {words}"
+        rule = f"{'.'.join(names)[:200]}: {strict_json.shown(problem['input'])} is not {words}"
     known = re.findall(r"'([^']*)'", str(problem.get("ctx", {}).get("expected", "")))
     close = difflib.get_close_matches(str(problem["input"])[:100], known, n=1)
-    remedy = f"Did you mean '{close[0]}'?" if close else _MEND_REMEDY
-    return f"{said}{more}", remedy
+    remedy = f"Did you mean '{close[0]}'?" if close else _CORRECT_REMEDY
+    return f"{rule}{more}", remedy

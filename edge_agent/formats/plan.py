@@ -1,15 +1,15 @@
 """The plan: which bundle each site should run, from when, and under which conditions; and what that means for one site.
 
 One file for the whole fleet. It is the one target of the delegated TUF role `plan`, whose key is easier to reach than
-the offline ones. So it may only name bundles that the top-level role `targets` has signed: whoever holds its key alone
-can halt a rollout or return to an earlier bundle, but cannot introduce a new one. `version` only increases; that, not a
-number on each bundle, keeps a site from returning to an old plan.
+the offline ones. So it may only name bundles that the top-level role `targets` has signed: with its key alone one can
+halt a rollout or return to an earlier bundle, but not introduce a new one. `version` only increases, which keeps a site
+from returning to an old plan.
 
-A task that a plan does not name is left alone. `parse` is the only way to read a plan.
+A task that a plan does not name does not change. `parse` is the only way to read a plan.
 
-A site draws no random number: its position in a rollout is the hash of its name and the bundle. So anybody can tell
-beforehand which sites a wave takes, and no site is always among the first. A site that was offline when its wave began
-takes part when it is back. The same code runs on the site and in the central team's simulation.
+A site draws no random number: its position in a rollout is the hash of its name and the bundle. So the sites of a wave
+are known beforehand, and no site is always among the first. A site that was offline when its wave began takes part when
+it is back. The same code runs on the site and in the central team's simulation.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ Mode = Literal["bootstrap", "shadow", "hybrid", "local"]
 
 
 class HardwareRequirements(StrictModel):
-    """What a machine must have. Nothing said = any machine."""
+    """What a machine must have; by default any machine will do."""
 
     memory_bytes_min: int = Field(default=0, ge=0, le=2**62)
-    """All of the machine's memory, not what is free."""
+    """Of the machine's total memory, used or not."""
     devices: tuple[Literal["cpu", "cuda", "vulkan"], ...] = Field(default=(), max_length=3)
     """One of them; empty = any."""
     cpu_features: tuple[Annotated[str, Field(pattern=r"^[a-z0-9_.]{1,32}$")], ...] = Field(default=(), max_length=32)
@@ -51,17 +51,17 @@ class HardwareRequirements(StrictModel):
 
 
 class BundleOffer(StrictModel):
-    """A bundle for the machines that it suits."""
+    """A bundle for the machines that meet its requirements."""
 
     bundle: Sha256
     """Its digest."""
     version: Version
-    """For people; the digest decides."""
+    """For people; only the digest counts."""
     requires: HardwareRequirements = HardwareRequirements()
 
 
 class RolloutWave(StrictModel):
-    """From `start` on, `percent` of the sites, those of earlier waves included."""
+    """From `start` on, `percent` of the sites, including those of earlier waves."""
 
     start: At
     percent: int = Field(ge=1, le=100)
@@ -81,37 +81,37 @@ class SwitchWindow(StrictModel):
 
 
 class ProbationRules(StrictModel):
-    """How long a bundle that has just been switched to is watched, and what sends it back.
+    """How long a newly activated bundle is watched, and when it is rolled back.
 
-    It is over after `calls` calls or `hours` hours, whichever comes first.
+    Probation ends after `calls` calls or `hours` hours, whichever comes first.
     """
 
     calls: int = Field(default=200, ge=0, le=1_000_000)
     hours: int = Field(default=24, ge=0, le=24 * 30)
     error_percent_max: int = Field(default=5, ge=0, le=100)
-    """Calls that the model failed; counted from the 20th call on."""
+    """Calls on which the model failed; counted from the 20th call on."""
     latency_percent_max: int = Field(default=200, ge=100, le=10_000)
-    """Median latency in percent of what it was before."""
+    """Median latency in percent of the earlier bundle's."""
 
 
 class TaskPlan(StrictModel):
-    """What is wanted of one task."""
+    """The plan of one task."""
 
     offers: tuple[BundleOffer, ...] = Field(min_length=1, max_length=16)
-    """The first one that suits a machine is meant for it."""
+    """The first one whose requirements a machine meets is for that machine."""
     waves: tuple[RolloutWave, ...] = Field(default=(), max_length=32)
     """Empty = all sites at once."""
     window: SwitchWindow | None = None
     mode: Mode | None = None
-    """None = as the site has it."""
+    """None = as set at the site."""
     demote_on: tuple[Alarm, ...] = Field(default=(), max_length=len(get_args(Alarm)))
-    """Alarms of a site that may put the task into shadow there, until its operator, this plan's mode or another bundle
-    says otherwise; empty = none may. Agents before this one refuse a plan that has it."""
+    """Alarms that may put the task into shadow at a site, until its operator sets a mode, or the plan's mode or the
+    bundle changes; empty = none may. Older agents refuse a plan with this field."""
     halted: bool = False
-    """No site switches to it any more; sites that have switched keep it."""
+    """No more sites switch to it; sites that have switched keep it."""
     probation: ProbationRules = ProbationRules()
     failure_percent_max: int = Field(default=10, ge=0, le=100)
-    """Sites where it failed, of those that tried: above that 'edge-convert fleet' recommends a halt."""
+    """If it failed at more than this share of the sites that tried it, 'edge-convert fleet' recommends a halt."""
 
     @model_validator(mode="after")
     def _waves_grow(self) -> TaskPlan:
@@ -127,7 +127,7 @@ class FleetPlan(StrictModel):
 
     tasks: dict[TaskName, TaskPlan] = Field(default_factory=dict, max_length=1000)
     bytes_per_second_max: int | None = Field(default=None, ge=1000, le=10**10)
-    """For downloads; None = as the site has it. The smaller of the two holds."""
+    """For downloads; None = as set at the site. The smaller of the two applies."""
 
 
 class RolloutPlan(StrictModel):
@@ -138,10 +138,10 @@ class RolloutPlan(StrictModel):
     issued_at: At
     channels: dict[Channel, FleetPlan] = Field(default_factory=dict, max_length=100)
     sites: dict[SiteId, FleetPlan] = Field(default_factory=dict, max_length=20_000)
-    """Said of one site: takes the place of what its channel says of the same task."""
+    """By site: its tasks override those of its channel."""
 
     def for_site(self, site: str, channel: str) -> FleetPlan:
-        """Return what is meant for one site: its channel's tasks, each overridden by what is said of the site."""
+        """Return the tasks of one site: those of its channel, overridden by the site's own."""
         common, own = self.channels.get(channel, FleetPlan()), self.sites.get(site, FleetPlan())
         cap = own.bytes_per_second_max or common.bytes_per_second_max
         return FleetPlan(tasks={**common.tasks, **own.tasks}, bytes_per_second_max=cap)
@@ -154,7 +154,7 @@ class RolloutPlan(StrictModel):
 
 
 def encode(plan: RolloutPlan) -> bytes:
-    """Write a plan: JSON with sorted keys and without what is as by default, UTF-8, final newline."""
+    """Encode a plan: JSON with sorted keys and without default values, UTF-8, final newline."""
     plain = plan.model_dump(mode="json", by_alias=True, exclude_defaults=True) | {"schema": SCHEMA}
     return (json.dumps(plain, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
@@ -188,34 +188,34 @@ class MachineCapabilities:
 
 @dataclass(frozen=True)
 class DesiredState:
-    """What is wanted of one task on one site."""
+    """The state that the plan wants of one task on one site."""
 
     verdict: Verdict
     plan: TaskPlan
     offer: BundleOffer | None = None
-    """The bundle meant for this machine; None = none of them suits it."""
+    """The bundle for this machine; None = it meets the requirements of none."""
     opens_at: float = 0.0
     """WAVE_LATER: when the site's wave begins, in seconds since 1970."""
 
     @property
     def bundle(self) -> Sha256 | None:
-        """Digest of the bundle that the site should run now; None = it stays with what it has."""
+        """Digest of the bundle that the site should run now; None = it keeps the present one."""
         return self.offer.bundle if self.offer and self.verdict == "WANTED" else None
 
 
 def desired_states(fleet: FleetPlan, site: str, machine: MachineCapabilities, now: float) -> Mapping[str, DesiredState]:
-    """Return what is wanted of each task that the plan names; `now` in seconds since 1970."""
+    """Return the desired state of each task that the plan names; `now` in seconds since 1970."""
     return {task: _desired_state(each, site, machine, now) for task, each in fleet.tasks.items()}
 
 
 def rollout_position(site: str, bundle: str) -> int:
-    """Return where a site stands in the rollout of a bundle: 0 (among the first) to STEPS - 1."""
+    """Return the position of a site in the rollout of a bundle: 0 (among the first) to ROLLOUT_STEPS - 1."""
     drawn = hashlib.sha256(f"{site}\n{bundle}".encode()).digest()
     return int.from_bytes(drawn[:8], "big") % ROLLOUT_STEPS
 
 
 def meets_requirements(requires: HardwareRequirements, machine: MachineCapabilities) -> bool:
-    """Tell whether a machine has what is required."""
+    """Tell whether a machine meets the requirements."""
     has_device = not requires.devices or bool(machine.devices & set(requires.devices))
     has_features = set(requires.cpu_features) <= machine.cpu_features
     return has_device and has_features and machine.memory_bytes >= requires.memory_bytes_min

@@ -1,8 +1,8 @@
-"""The questions of a decide task: what may be asked about an input, and which answers there are.
+"""The questions of a decide task: their types and possible answers.
 
-A question is of one of three types. *predicate*: is the statement in the instructions true; its outputs are "no" and
-"yes". *choice*: which of several options. *score*: which of several ordered levels; its score is the expected value of
-the level's place, counted from 0. A classify task is the special case of a single choice (`TaskSpec.questions_asked`).
+A question has one of three types. *predicate*: whether the statement in the instructions is true; its outputs are "no"
+and "yes". *choice*: one of several options. *score*: one of several ordered levels; its score is the expected index of
+the level, from 0. A classify task is the special case of a single choice (`TaskSpec.questions_asked`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class QuestionSpec(StrictModel):
     name: QuestionName
     type: QuestionType
     instructions: str = Field(min_length=1, max_length=2000)
-    """What is asked; of a predicate, the statement that is true or not."""
+    """The question; for a predicate, a statement that is true or not."""
     labels: tuple[Label, ...] = Field(default=(), max_length=255)
     """choice: the options. score: the levels, the lowest first. predicate: none."""
     descriptions: tuple[Description, ...] = Field(default=(), max_length=255)
@@ -77,10 +77,10 @@ def single_choice(name: str, labels: tuple[str, ...]) -> tuple[QuestionSpec]:
 
 
 def expected_level(probabilities: Sequence[float]) -> float:
-    """Return the expected value of a score question: the mean of the levels' places from 0, each by its probability."""
+    """Return the expected level of a score question: the mean index of the levels, from 0, weighted by probability."""
     return sum(place * each for place, each in enumerate(probabilities))
 
 
 def duplicates(names: Sequence[str]) -> list[str]:
-    """Return the names that occur more than once, in the order of the alphabet."""
+    """Return the names that occur more than once, sorted."""
     return sorted(name for name, count in Counter(names).items() if count > 1)

@@ -1,7 +1,7 @@
-"""What the record of an extract task may look like: a part of JSON Schema (2020-12), with a limit on everything. Pure.
+"""The schema of an extract task's records: a part of JSON Schema (2020-12), with a limit on everything. Pure.
 
-The part is what an engine can hold a model to while it writes. A keyword that could not be kept is refused, and so is
-every way to recursion ('$ref'): nothing here can grow without bound. docs/task-yaml.md lists what there is.
+It has only those keywords that an engine can enforce while a model writes. Other keywords are refused, and so is every
+kind of recursion ('$ref'): nothing here can grow without bound. docs/task-yaml.md lists the keywords.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FORMATS = {
     "date-time": f"^{_DATE}T{_TIME}$",
     "uuid": "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
 }
-"""What `format` may say, and what it means: RFC 3339, days that exist, no fractions of a second."""
+"""The values of `format`, with their patterns: RFC 3339, days that exist, no fractions of a second."""
 
 _NOTES = frozenset({"title", "description", "$schema", "$id", "$comment"})
 _NUMBER = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
@@ -58,8 +58,8 @@ Schema = Mapping[str, Any]
 
 
 def check(schema: Schema) -> None:
-    """Raise ValueError, naming the place and the rule, unless the schema is one that can be kept."""
-    try:  # first: what cannot be written cannot be named in an error either
+    """Raise ValueError, naming the place and the rule, unless an engine can enforce the schema."""
+    try:  # first, because a text that cannot be encoded cannot appear in an error either
         size = len(json.dumps(schema, ensure_ascii=False).encode())
     except UnicodeEncodeError:
         raise ValueError("the schema holds half a character (a lone surrogate)") from None
@@ -73,9 +73,9 @@ def check(schema: Schema) -> None:
 
 
 def fields(schema: Schema) -> list[str]:
-    """Return the properties of an object in the order in which they are written.
+    """Return the properties of an object in the order in which a model writes them.
 
-    First those of 'required', in its order, then the others by name: a manifest keeps no other order.
+    First those of 'required', in its order, then the others by name, because a manifest preserves no other order.
     """
     required: list[str] = list(schema.get("required", ()))
     return required + sorted(set(schema["properties"]) - set(required))
@@ -89,7 +89,7 @@ def kind_of(node: Schema) -> str:
 
 
 class _Check:
-    """One walk over a schema, with what is counted over all of it."""
+    """One walk over a schema, with the counts for the whole of it."""
 
     def __init__(self) -> None:
         self._properties = 0
@@ -193,7 +193,7 @@ def _check_range(node: Schema, keywords: tuple[str, str], limit: int, at: str) -
 
 
 def _is_small(value: float) -> bool:
-    return abs(value) <= NUMBER_MAX  # not so for what is no number
+    return abs(value) <= NUMBER_MAX  # False for NaN
 
 
 def _too_long(what: str) -> str:
@@ -209,6 +209,6 @@ def _unknown(keyword: Any, known: frozenset[str]) -> str:
     return f"{shown} is not known here. {hint}"
 
 
-def _require(holds: bool, at: str, said: str) -> None:
+def _require(holds: bool, at: str, message: str) -> None:
     if not holds:
-        raise ValueError(f"{at[:200]}: {said}" if at else said)
+        raise ValueError(f"{at[:200]}: {message}" if at else message)

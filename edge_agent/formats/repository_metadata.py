@@ -1,17 +1,17 @@
-"""What a mirror reads in a repository's metadata, and `wants.json`, by which the daemon asks it for blobs.
+"""The metadata of a repository as a mirror reads it, and `wants.json`, the daemon's requests to the mirror.
 
 The metadata is that of The Update Framework (TUF 1.0.34, sections 4.4 to 4.6) with consistent snapshots. A mirror has
-no keys: what it reads here, anybody may have written, and the site verifies all of it again. So only version numbers,
+no keys: the metadata that it reads is untrusted, and the site verifies all of it again. So only version numbers,
 lengths and hashes are read, each within a limit, and files that are too large are not read at all.
 
     metadata/timestamp.json -> <n>.snapshot.json -> <n>.targets.json, <n>.plan.json -> blobs/<sha256> of the plan
     metadata/<n>.root.json
 
-`wants.json` is unsigned: who can write it can only make a mirror fetch. It is written again whenever it changes. Order
-is urgency. A mirror fetches each blob from `blobs/<sha256>` of the repository into `incoming/blobs/<sha256>`. A blob
-stays wanted until serve has it in its own store, so also while it lies in `incoming/`; one that is not wanted any more
-a mirror deletes there. It cannot check signatures, so serve tells it how far the roots are known, and when what it
-brought was not trusted.
+`wants.json` is unsigned, because with it one can only make a mirror download. It is written again whenever it changes,
+the most urgent blob first. A mirror fetches each blob from `blobs/<sha256>` of the repository into
+`incoming/blobs/<sha256>`. A blob stays requested until the daemon has it in its own store, so also while it lies in
+`incoming/`; the mirror deletes a blob there that is no longer requested. The mirror cannot check signatures, so the
+daemon tells it the newest trusted root, and whether the metadata that it brought was not trusted.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ _Number = Annotated[int, Field(ge=1, le=2**31)]
 
 @dataclass(frozen=True)
 class MetadataFile:
-    """A file that metadata names, and what it says of it."""
+    """A file that metadata names, with the limit, length and hash that apply to it."""
 
     name: str
     bytes_max: int
     length: int | None = None
     sha256: str = ""
-    """Empty = it does not say."""
+    """Empty = not known."""
     folder: Literal["metadata", "blobs"] = "metadata"
 
     @property
@@ -59,7 +59,7 @@ class MetadataFile:
         return f"{self.folder}/{self.name}"
 
     def is_this(self, raw: bytes) -> bool:
-        """Tell whether a content can be meant, as far as that is said."""
+        """Tell whether a content fits the limit, and the length and hash if they are known."""
         length_fits = len(raw) <= self.bytes_max and self.length in (None, len(raw))
         return length_fits and self.sha256 in ("", hashlib.sha256(raw).hexdigest())
 
@@ -153,16 +153,16 @@ def root_name(version: int) -> str:
 
 
 def root_version(name: str) -> int:
-    """Return the version in the name of a root; 0 = it is none."""
+    """Return the version in the name of a root; 0 = it is not the name of a root."""
     number, _, rest = name.partition(".")
     return int(number) if rest == "root.json" and number.isdecimal() and len(number) <= len(str(2**31)) else 0
 
 
 def check_root(raw: bytes, version: int) -> None:
-    """Check that this may be that root.
+    """Check that a file is a root of that version, without its signatures.
 
     Raises:
-        DocumentInvalid: it is none, or another one.
+        DocumentInvalid: it is not a root, or has another version.
     """
     found = _read(_RootFile, raw, root_name(version)).signed.version
     if found != version:
@@ -170,10 +170,10 @@ def check_root(raw: bytes, version: int) -> None:
 
 
 def follow_metadata(timestamp: bytes) -> Generator[MetadataFile, bytes, MetadataSet]:
-    """Name one after the other what a timestamp leads to; each is sent in, read to its limit, before the next.
+    """Yield one after the other the files to which a timestamp leads; the caller sends the content of each.
 
     Raises:
-        DocumentInvalid: what was sent in is not what it should be.
+        DocumentInvalid: a content is not what it should be.
     """
     snapshot = _named(_read(_TimestampFile, timestamp, TIMESTAMP).signed.meta.snapshot, "snapshot", SNAPSHOT_BYTES_MAX)
     metadata = {snapshot.name: (yield snapshot)}
@@ -209,25 +209,25 @@ BLOBS_MAX = 4096
 
 
 class DownloadRequest(ExchangedModel):
-    """One blob."""
+    """A requested blob."""
 
     sha256: Sha256
     size_bytes: Annotated[int, Field(ge=0, le=2**62)]
 
 
 class DownloadRequests(ExchangedModel):
-    """All of them."""
+    """`wants.json`."""
 
     schema_: Literal["edge-agent/wants/v1"] = Field(default="edge-agent/wants/v1", alias="schema")
     at: At
     """By the site's clock, which may be wrong."""
     blobs: tuple[DownloadRequest, ...] = Field(default=(), max_length=BLOBS_MAX)
     bytes_per_second_max: int | None = Field(default=None, ge=1000, le=10**10)
-    """What the plan allows; None = no cap of its own."""
+    """The plan's cap; None = it has none."""
     root_version: int | None = Field(default=None, ge=1, le=2**31)
-    """Of the newest root that serve trusts: the mirror asks for those after it. None = the mirror's own count."""
+    """The newest root that the daemon trusts: the mirror fetches those after it. None = by the mirror's own count."""
     again: bool = False
-    """What lies in `incoming/metadata` does not verify: the mirror fetches all of it again, at most once an hour."""
+    """The metadata in `incoming/metadata` does not verify: the mirror fetches all of it again, at most once an hour."""
 
 
 def encode(wants: DownloadRequests) -> bytes:

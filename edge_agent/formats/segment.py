@@ -5,16 +5,16 @@ A segment is JSONL of records (formats/example_records.py), compressed with zstd
 `<epoch>-<sequence>.json`, a document signed by the site (formats/signed_document.py). The manifest is written last: a
 segment without one does not exist yet.
 
-An epoch is one incarnation of a site's spool, 16 random hexadecimal digits: a reinstalled site cannot collide with its
-former self. Within an epoch sequence numbers start at 1 without a gap. Each manifest carries the sha256 of the manifest
-file before it, so that a lost, swapped or invented segment is detected. A name never gets other content.
+An epoch is one incarnation of a site's spool, 16 random hexadecimal digits, so a reinstalled site reuses no name.
+Within an epoch sequence numbers start at 1 without a gap. Each manifest contains the sha256 of the previous manifest
+file, so that a lost, swapped or invented segment is detected. The content of a name never changes.
 
-Receipts are a signed document of the central team's receipt key: what it says it has of one site. For each epoch it
-names ranges of sequences without a gap; the sha256 of the last manifest in a range stands for all of them, because the
-manifests form a chain. A site trusts a range only if it knows that very manifest as its own, so receipts for another
-site, or for another life of this one, do nothing.
+Receipts are a document signed by the central team's receipt key. It lists the segments of one site that the central
+team has: for each epoch, ranges of sequence numbers without a gap. The sha256 of the last manifest in a range covers
+the whole range, because the manifests form a chain. A site accepts a range only if that manifest is its own, so
+receipts for another site, or for an earlier incarnation of its spool, have no effect.
 
-What an uplink notes about its own uploads is no receipt.
+An uplink's own record of its uploads is not a receipt.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Recipient = Annotated[str, Field(pattern=r"^age1[0-9a-z]{10,3000}$")]
 
 
 class SegmentManifest(ExchangedModel):
-    """What the site says of one segment."""
+    """The signed manifest of one segment."""
 
     schema_: Literal["edge-agent/segment/v1"] = Field(default="edge-agent/segment/v1", alias="schema")
     site: SiteId
@@ -55,7 +55,7 @@ class SegmentManifest(ExchangedModel):
     size_bytes: int = Field(ge=0, le=SEALED_BYTES_MAX)
     """Of the sealed file."""
     previous: str = Field(pattern=r"^([0-9a-f]{64})?$")
-    """sha256 of the file of the manifest before it in the epoch; empty for the first."""
+    """sha256 of the previous manifest file of the epoch; empty for the first."""
     records: int = Field(ge=1)
     recipients: tuple[Recipient, ...] = Field(min_length=1, max_length=20)
     reseals: tuple[signed_document.SequenceNumber, ...] = Field(default=(), max_length=1000)
@@ -68,13 +68,13 @@ def name_of(epoch: str, sequence: int) -> str:
 
 
 def parse_name(stem: str) -> tuple[str, int] | None:
-    """Return epoch and sequence of a file name without suffix; None if it is no segment's."""
+    """Return epoch and sequence of a file name without suffix; None if it is not that of a segment."""
     found = _NAME.fullmatch(stem)
     return (found[1], int(found[2])) if found and int(found[2]) > 0 else None
 
 
 def verify(raw: bytes, stem: str, keys: Collection[str] | None) -> SignedDocument[SegmentManifest]:
-    """Read a manifest that was found under a name, and check its signature; `keys` as in `document.verify`.
+    """Read the manifest of the file name `stem`, and check its signature; `keys` as in `signed_document.verify`.
 
     Raises:
         DocumentInvalid: not a manifest, or one of another segment.
@@ -82,8 +82,8 @@ def verify(raw: bytes, stem: str, keys: Collection[str] | None) -> SignedDocumen
     """
     signed = signed_document.verify(raw, SegmentManifest, f"{stem}{MANIFEST_SUFFIX}", keys)
     if name_of(signed.body.epoch, signed.body.sequence) != stem:
-        said = f"{stem}{MANIFEST_SUFFIX} is the manifest of {name_of(signed.body.epoch, signed.body.sequence)}"
-        raise DocumentInvalid(said)
+        message = f"{stem}{MANIFEST_SUFFIX} is the manifest of {name_of(signed.body.epoch, signed.body.sequence)}"
+        raise DocumentInvalid(message)
     return signed
 
 
@@ -91,12 +91,12 @@ def seal(lines: bytes, recipients: Sequence[str]) -> bytes:
     """Compress and encrypt records to all recipients, each of which can open them alone.
 
     Raises:
-        DocumentInvalid: a recipient is no age public key.
+        DocumentInvalid: a recipient is not an age public key.
     """
     try:
         to = [pyrage.x25519.Recipient.from_str(recipient) for recipient in recipients]
     except pyrage.RecipientError as error:
-        raise DocumentInvalid(f"a recipient is no age public key (age1…): {error}") from None
+        raise DocumentInvalid(f"a recipient is not an age public key (age1…): {error}") from None
     sealed: bytes = pyrage.encrypt(compression.compress(lines, ZSTD_LEVEL), to)
     return sealed
 
@@ -137,7 +137,7 @@ class ReceiptRange(ExchangedModel):
 
 
 class RefusedSegment(ExchangedModel):
-    """A segment that came, but cannot be used: the site seals again what it still holds of it."""
+    """A segment that arrived but cannot be used: the site seals its surviving records again."""
 
     sequence: signed_document.SequenceNumber
     manifest_sha256: Sha256
@@ -145,7 +145,7 @@ class RefusedSegment(ExchangedModel):
 
 
 class EpochReceipts(ExchangedModel):
-    """What the central team has of one life of the site's spool."""
+    """The segments of one epoch that the central team has received or refused."""
 
     epoch: Epoch
     received: tuple[ReceiptRange, ...] = Field(default=(), max_length=10_000)
@@ -153,7 +153,7 @@ class EpochReceipts(ExchangedModel):
 
 
 class Receipts(ExchangedModel):
-    """What the central team has of one site."""
+    """The receipts of one site."""
 
     schema_: Literal["edge-agent/receipts/v1"] = Field(default="edge-agent/receipts/v1", alias="schema")
     site: SiteId
@@ -165,7 +165,7 @@ def verify_receipts(raw: bytes, keys: Collection[str]) -> SignedDocument[Receipt
     """Read receipts and check that one of the central team's keys signed them.
 
     Raises:
-        DocumentInvalid: no receipts.
+        DocumentInvalid: it is not a receipts document.
         SignatureInvalid: not signed by one of the keys, or changed afterwards.
     """
     return signed_document.verify(raw, Receipts, RECEIPTS_FILE_NAME, keys)

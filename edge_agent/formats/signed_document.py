@@ -2,11 +2,11 @@
 
 A signed document is one JSON object: `{"body": {...}, "key": "...", "signature": "..."}`. The signature is Ed25519
 (RFC 8032) over the canonical bytes of `body`: JSON with sorted keys, no white space, UTF-8. A body holds text, whole
-numbers, booleans, lists and objects, no floats, so that everyone writes the same bytes. The body's own `schema` is
+numbers, booleans, lists and objects, no floats, so that every program writes the same bytes. The body's own `schema` is
 signed with it, so one kind of document cannot pass for another. `key` and `signature` are lower-case hexadecimal; `key`
-is the public key that signed, for a reader to look up, never to trust.
+is the public key that signed, which a reader compares with those that it trusts.
 
-Keys that a reader does not know are ignored: a newer site may say more. The signature covers them all the same.
+Unknown keys are ignored, because a newer site may send more; the signature covers them, too.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ At = Annotated[
 
 
 class ExchangedModel(BaseModel):
-    """What passes between site and central team: frozen, and silent about keys it does not know."""
+    """A document that site and central team exchange: frozen; unknown keys are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
@@ -67,14 +67,14 @@ class SignedDocument(Generic[Body]):
     sha256: str
 
 
-def format_timestamp(parse_timestamp: float) -> str:
-    """Write seconds since 1970 as RFC 3339 in UTC with milliseconds."""
-    at = datetime.fromtimestamp(parse_timestamp, UTC)
+def format_timestamp(seconds: float) -> str:
+    """Format seconds since 1970 as RFC 3339 in UTC with milliseconds."""
+    at = datetime.fromtimestamp(seconds, UTC)
     return f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03d}Z"
 
 
 def parse_timestamp(at: str) -> float:
-    """Return the seconds since 1970 of what `format_timestamp` or a like hand wrote."""
+    """Return the seconds since 1970 of an RFC 3339 time."""
     return datetime.fromisoformat(at).timestamp()
 
 
@@ -84,7 +84,7 @@ def public_key_hex(key: Ed25519PrivateKey) -> str:
 
 
 def sign(body: ExchangedModel, key: Ed25519PrivateKey) -> bytes:
-    """Write a signed document."""
+    """Return a signed document."""
     plain = body.model_dump(mode="json", by_alias=True)
     document = {"body": plain, "key": public_key_hex(key), "signature": key.sign(canonical(plain)).hex()}
     return (json.dumps(document, sort_keys=True, ensure_ascii=False) + "\n").encode()
@@ -103,22 +103,24 @@ def verify(raw: bytes, model: type[Body], what: str, keys: Collection[str] | Non
     plain = _object(raw, what)
     body, key, signature = plain.get("body"), str(plain.get("key")), str(plain.get("signature"))
     if not isinstance(body, dict) or not _KEY.fullmatch(key) or not _SIGNATURE.fullmatch(signature):
-        raise DocumentInvalid(f"{what} is no signed document: it needs 'body', 'key' and 'signature'")
+        raise DocumentInvalid(f"{what} is not a signed document: it needs 'body', 'key' and 'signature'")
     if keys is not None and key not in keys:
-        raise SignatureInvalid(f"{what} is signed by {key[:16]}…, which is none of the keys trusted here", key=key)
-    # Most who load this module read no signature, and do without the library.
+        raise SignatureInvalid(f"{what} is signed by {key[:16]}…, which is not one of the keys trusted here", key=key)
+    # Imported late: most programs that load this module verify no signature.
     from cryptography.exceptions import InvalidSignature  # noqa: PLC0415
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
 
     try:
         Ed25519PublicKey.from_public_bytes(bytes.fromhex(key)).verify(bytes.fromhex(signature), canonical(body))
     except (InvalidSignature, ValueError):  # ValueError: half of a surrogate pair, which has no bytes
-        raise SignatureInvalid(f"{what} was changed after it was signed, or the signature is none", key=key) from None
+        raise SignatureInvalid(
+            f"{what} was changed after it was signed, or has an invalid signature", key=key
+        ) from None
     return SignedDocument(validate(body, model, what), key, hashlib.sha256(raw).hexdigest())
 
 
 def validate(plain: dict[str, Any], model: type[Body], what: str) -> Body:
-    """Check what was read against a model.
+    """Check a decoded body against a model.
 
     Raises:
         DocumentInvalid: a rule is broken; the message names the field.
@@ -142,7 +144,7 @@ def _object(raw: bytes, what: str) -> dict[str, Any]:
 
 
 def canonical(body: dict[str, Any]) -> bytes:
-    """Return the bytes of a body that are signed. Raises ValueError: half a character, or nested too deep."""
+    """Return the bytes of a body that are signed. Raises ValueError for half a character, or too deep nesting."""
     try:
         return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
     except RecursionError:

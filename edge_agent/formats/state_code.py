@@ -4,9 +4,10 @@
     for group in spoken_groups(code): ... # "K7M2Q7", the last character checks the others
     decode("K7M2Q7 0X3…")                 # or the text of the QR code
 
-A summary is written as text with separators, the text as one number in base 46, and the number in Crockford's base 32,
-which has no I, L, O and U. Two characters at the end check the whole. A spoken group has a character more, in GF(32):
-one wrong character, two that are swapped and groups in the wrong order are found, and the group is named.
+A summary is encoded as text with separators, the text as one number in base 46, and the number in Crockford's base 32,
+which has no I, L, O and U. Two check characters at the end cover the whole. A spoken group has a check character of its
+own, in GF(32): it detects one wrong character, two swapped ones, and groups in the wrong order; the error names the
+group.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from edge_agent.errors import DocumentInvalid
 
 VERSION = "1"
 PREFIX = "EA."
-"""In front of a code in a QR code: so that a scanner shows what it is."""
+"""The prefix of a code in a QR code, so that a scanner shows what it is."""
 CODE_CHARACTERS_MAX = 151
 """With PREFIX these fit a QR code of version 5, which has 37 modules a side and fits a terminal of 80 by 24."""
 GROUP_CHARACTERS = 5
-"""Of a spoken group, without the one that checks it."""
+"""Of a spoken group, without its check character."""
 TASK_STATES = {"ready": "r", "starting": "s", "backing_off": "b", "failed": "f", "stopping": "t", "not_ready": "n"}
 UPDATE_STATES = {
     **{"waiting": "w", "fetching": "f", "staged": "s", "testing": "t", "switching": "x"},
@@ -55,21 +56,21 @@ class TaskSummary:
     state: str
     """A key of TASK_STATES."""
     update: str = ""
-    """A key of UPDATE_STATES; empty = the plan wants nothing of it."""
+    """A key of UPDATE_STATES; empty = the plan does not name the task."""
     to_version: str = ""
-    """What the plan wants, if that is another version."""
+    """The version in the plan, if that is another one."""
     alarms: tuple[str, ...] = ()
     """Keys of ALARMS."""
 
 
 @dataclass(frozen=True)
 class SiteSummary:
-    """What a code holds."""
+    """The content of a code."""
 
     site: str
     agent_version: str
     minutes: int
-    """Since 1970, when it was made."""
+    """When it was made, in minutes since 1970."""
     serving: bool
     link: str
     """A key of LINK_STATES; empty = there is no uplink."""
@@ -89,7 +90,7 @@ def encode(summary: SiteSummary) -> str:
 
 
 def spoken_groups(code: str) -> list[str]:
-    """Return a code in groups to be read out, each with the character that checks it."""
+    """Return a code in groups to be read aloud, each with its check character."""
     parts = [code[start : start + GROUP_CHARACTERS] for start in range(0, len(code), GROUP_CHARACTERS)]
     return [part + _group_check(part, number) for number, part in enumerate(parts)]
 
@@ -98,7 +99,7 @@ def decode(given: str) -> SiteSummary:
     """Read a code: the text of a QR code, or groups as somebody wrote them down.
 
     Raises:
-        DocumentInvalid: a group is wrong, and which; or the whole does not fit together.
+        DocumentInvalid: a group is wrong, which the error names; or groups are missing or repeated.
     """
     text = given.strip().upper()
     scanned = text.startswith(PREFIX)
@@ -109,15 +110,15 @@ def decode(given: str) -> SiteSummary:
 
 
 def _joined(groups: list[str]) -> str:
-    """Return a code without the characters that check its groups; one that came in one piece is divided first."""
+    """Return a code without the check characters of its groups; a code without separators is divided first."""
     step = GROUP_CHARACTERS + 1
     if len(groups) == 1:
         groups = [groups[0][start : start + step] for start in range(0, len(groups[0]), step)]
     for number, group in enumerate(groups):
         whole = len(group) == step or (number == len(groups) - 1 and 2 <= len(group) < step)
         if not whole or group[-1] != _group_check(group[:-1], number):
-            said = f"group {number + 1} of {len(groups)} is wrong: {group}"
-            raise DocumentInvalid(said, remedy="Ask for this group and the previous one again.")
+            message = f"group {number + 1} of {len(groups)} is wrong: {group}"
+            raise DocumentInvalid(message, remedy="Ask for this group and the previous one again.")
     return "".join(group[:-1] for group in groups)
 
 
@@ -197,8 +198,8 @@ def _task_text(task: TaskSummary) -> str:
 def _summary_of(text: str) -> SiteSummary:
     fields = text.split(_FIELD)
     if fields[0] != VERSION:
-        said = f"the code is of version {fields[0][:8]}, and this program reads version {VERSION}"
-        raise DocumentInvalid(said, remedy="Read it with a newer edge-convert.")
+        message = f"the code is of version {fields[0][:8]}, and this program reads version {VERSION}"
+        raise DocumentInvalid(message, remedy="Read it with a newer edge-convert.")
     try:
         _, site, version, flags, minutes, left_out, *tasks = fields
         return SiteSummary(

@@ -30,16 +30,16 @@ UpdateState = Literal[
 ]
 """Where a task stands on its way to the bundle that the plan wants.
 
-waiting: the plan wants it later, in another window, on other hardware, or has halted it. fetching: files are on their
-way. staged: all is here, and what is in the way (memory, disk, the window) passes. testing: the self-test runs in a
-child of its own. switching: the new engine gets ready. probation: it answers and is watched. done: it answers for good.
-failed: it failed here, and is tried again only when the plan changes. rolled_back: it failed in probation, likewise.
-held: an operator went back by hand; it stays so until the plan moves on.
+waiting: the plan wants it later, in another window, on other hardware, or has halted it. fetching: files are missing.
+staged: all files are here, but a temporary condition (memory, disk, the window) blocks the update. testing: the
+self-test runs in a child of its own. switching: the new engine gets ready. probation: it answers and is watched. done:
+it answers for good. failed: it failed here, and is tried again only when the plan changes. rolled_back: it failed in
+probation, likewise. held: an operator rolled back; it stays so until the plan changes.
 """
 
 
 class UpdateStatus(ExchangedModel):
-    """What the plan wants of one task, and how far that has come."""
+    """The bundle that the plan wants for one task, and the progress of that update."""
 
     candidate: Sha256
     version: Version
@@ -47,11 +47,11 @@ class UpdateStatus(ExchangedModel):
     since: At
     plan_version: Annotated[int, Field(ge=1, le=2**31)]
     reason: str = Field(default="", max_length=64)
-    """Code: why it is in that state; empty = nothing is in the way."""
+    """The code of why it is in that state; empty = nothing blocks it."""
     message: str = Field(default="", max_length=1000)
     """The same as a sentence."""
     attempts: Count = 0
-    """Tries that something on this machine stopped."""
+    """Tries that failed because of this machine."""
 
 
 class TaskStatus(ExchangedModel):
@@ -64,28 +64,28 @@ class TaskStatus(ExchangedModel):
     ready: bool
     collect: Consent
     previous: Sha256 | None = None
-    """What 'rollback' goes back to."""
+    """The bundle to which 'rollback' returns."""
     update: UpdateStatus | None = None
-    """None = the plan says nothing of it."""
+    """None = the plan does not name the task."""
     revoked: bool = False
-    """It runs a bundle that was signed, and is not any more."""
+    """It runs a bundle that was signed, and no longer is."""
     alarms: tuple[RaisedAlarm, ...] = Field(default=(), max_length=TASK_ALARMS_MAX)
-    """What stands against its bundle in the field."""
+    """Raised alarms about its bundle."""
 
 
 class RedactionReport(ExchangedModel):
-    """What people at a site found in the random audit of redaction; figures alone, of the bundle that reads there."""
+    """The figures of a site's redaction audit for its present redaction bundle, without any text."""
 
     model: str = Field(max_length=200)
-    """task@version; empty = no bundle reads now."""
+    """task@version; empty = no bundle redacts now."""
     rules: str = Field(max_length=40)
-    """Version of the built-in rules there."""
+    """Version of the built-in rules at the site."""
     proved_rules: str = Field(default="", max_length=40)
-    """Version of the rules with which the bundle's bound was proved; empty = it promises nothing."""
+    """Version of the rules with which the bundle's bound was proved; empty = it has no bound."""
     target: Millionths | None = None
-    """Largest share of personal values that the bundle promises to miss."""
+    """The largest share of personal values that the bundle may miss by its bound."""
     waiting: Count = 0
-    """Drawn texts that nobody has judged yet."""
+    """Drawn texts that wait for a person's judgement."""
     texts: Count = 0
     """Texts that people have judged."""
     values: Count = 0
@@ -93,13 +93,13 @@ class RedactionReport(ExchangedModel):
     missed: Count = 0
     """Of these, values that remained."""
     low: Millionths = 0
-    """Least share of the values that remain, by an interval of 95% that holds at every moment; rounded down."""
+    """Lower end of the 95% interval of the share of values that remain, valid at every look; rounded down."""
     high: Millionths = 1_000_000
-    """Greatest share, likewise; rounded up."""
+    """Upper end, likewise; rounded up."""
 
     @property
     def is_exceeded(self) -> bool:
-        """Whether certainly more remains than the bundle promises."""
+        """Whether the interval shows that more remains than the bundle's bound."""
         return self.target is not None and self.low > self.target
 
     @property
@@ -109,15 +109,15 @@ class RedactionReport(ExchangedModel):
 
 
 class SiteUpdates(ExchangedModel):
-    """Where a site stands with updates, beside its tasks."""
+    """The state of a site's updates, apart from its tasks."""
 
     arriving: dict[TaskName, UpdateStatus] = Field(default_factory=dict, max_length=1000)
-    """Tasks that the plan names and that nothing answers yet."""
+    """Tasks that the plan names, and that no bundle answers yet."""
     channel: str = Field(default="", max_length=32)
     plan_version: Annotated[int, Field(ge=0, le=2**31)] = 0
-    """Of the newest plan that the site trusts; 0 = none."""
+    """The version of the newest plan that the site trusts; 0 = none."""
     update_problem: str = Field(default="", max_length=1000)
-    """Why what came last was not trusted; empty = it was."""
+    """Why the latest metadata was not trusted; empty = it was."""
 
 
 class SiteStatus(SiteUpdates):
@@ -133,7 +133,7 @@ class SiteStatus(SiteUpdates):
     highest: dict[Epoch, int] = Field(default_factory=dict, max_length=1000)
     """Highest sequence sealed, by epoch; 0 = none yet."""
     missing: dict[Epoch, tuple[signed_document.SequenceNumber, ...]] = Field(default_factory=dict, max_length=1000)
-    """Segments that were sealed and lost or damaged on the site before a receipt came; do not wait for them."""
+    """Segments that were sealed, then lost or damaged at the site before a receipt came: they will never arrive."""
     counters: dict[str, Count] = Field(default_factory=dict, max_length=200)
     retained_bytes: Count = 0
     """Bytes of examples that the site holds, sealed or not."""
@@ -143,20 +143,19 @@ class SiteStatus(SiteUpdates):
 
 
 def verify(raw: bytes, keys: Collection[str] | None) -> SignedDocument[SiteStatus]:
-    """Read a status object and check its signature; `keys` as in `document.verify`.
+    """Read a status object and check its signature; `keys` as in `signed_document.verify`.
 
     Raises:
-        DocumentInvalid: no status object.
+        DocumentInvalid: it is not a status object.
         SignatureInvalid: not signed by one of the keys, or changed afterwards.
     """
     return signed_document.verify(raw, SiteStatus, FILE_NAME, keys)
 
 
 Alarm = Literal["errors", "opinions", "labels", "confidence", "novelty", "length", "new_inputs"]
-"""errors: people found more of the sure answers wrong than the bundle promises. opinions: the large model disagrees
-with more of them than that. The others: the answers (their labels, their confidence) or the inputs (unlike those of
-calibration, their length) are not what they were. new_inputs: more inputs are outside the bundle's gate than chance
-explains."""
+"""errors: people found more confident answers wrong than the risk guarantee allows. opinions: the large model disagrees
+with more of them than that. labels, confidence: the answers have drifted. novelty, length: the inputs have drifted.
+new_inputs: more inputs are outside the bundle's gate than chance explains."""
 
 REMEDIES: dict[Alarm, str] = {
     "errors": "Have the central team calibrate the bundle again with the corrections; shadow mode is safer until then.",
@@ -170,7 +169,7 @@ REMEDIES: dict[Alarm, str] = {
 
 
 class RaisedAlarm(ExchangedModel):
-    """An alarm that stands, as the central team reads it."""
+    """A raised alarm, in the form for the central team."""
 
     alarm: Alarm
     since: At

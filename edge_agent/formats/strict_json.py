@@ -1,9 +1,8 @@
-"""JSON that others wrote: one reader, one kind of model, and one check against it that converts nothing.
+"""JSON from outside: one reader, one kind of model, and one check against it that converts nothing.
 
-`decode` takes JSON as RFC 8259 has it, in UTF-8, and refuses what two readers may read differently: a key that occurs
-twice in an object, NaN and Infinity, a number out of range. `validate` takes a value only in the type that the model
-names: `true`, `"64"` and `1e3` are not whole numbers. A whole number is taken where a fraction may be. A key that a
-`StrictModel` does not know is refused.
+`decode` accepts JSON of RFC 8259 in UTF-8, and refuses what two readers may read differently: a key that occurs twice
+in an object, NaN and Infinity, a number out of range. `validate` accepts a value only in the type of the model: `true`,
+`"64"` and `1e3` are not whole numbers. A whole number is accepted as a fraction. A `StrictModel` refuses unknown keys.
 
 Both raise a ValueError; `first_problem` turns that of `validate` into a sentence.
 """
@@ -42,13 +41,13 @@ _ABSENT = {"missing", "extra_forbidden", "value_error", "json_invalid", "union_t
 
 
 class StrictModel(BaseModel):
-    """A part of a document: a value whose keys are all known, and which may keep what it has computed of itself."""
+    """A part of a document: immutable, without unknown keys; it may cache values computed from it."""
 
     # Compiled with the document where that is first read, not by itself.
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Return a copy with other values; pydantic would copy what was computed of the old ones, too."""
+        """Return a copy with other values; pydantic alone would also copy values cached from the old ones."""
         copied = super().model_copy(update=update, deep=deep)
         for name, value in vars(type(self)).items():
             if isinstance(value, cached_property):
@@ -98,11 +97,11 @@ def validate_as(adapter: TypeAdapter[Value], plain: Any) -> Value:
 
 
 def first_problem(error: ValueError, *, show: bool = False) -> str:
-    """Say which rule was broken first, and in which field.
+    """Return the first broken rule and its field as a sentence.
 
     Args:
         error: what `validate` raised.
-        show: quote the start of the value. Not where it may be private.
+        show: quote the start of the value; not for values that may be private.
     """
     if not isinstance(error, ValidationError):
         return str(error)[:300]
@@ -117,11 +116,11 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN_MAX else f"{text[:_SHOWN_MAX]}…"
 
 
-def _rule(kind: str, said: str, value: object, show: bool) -> str:
+def _rule(kind: str, message: str, value: object, show: bool) -> str:
     if kind in _TYPES:
         return f"{shown(value)} is not {_TYPES[kind]}" if show else f"must be {_TYPES[kind]}"
-    said = said.removeprefix("Value error, ")[:300]
-    return f"{said}; it is {shown(value)}" if show and kind not in _ABSENT else said
+    message = message.removeprefix("Value error, ")[:300]
+    return f"{message}; it is {shown(value)}" if show and kind not in _ABSENT else message
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -12,21 +12,21 @@ _HALF = re.compile("[\ud800-\udfff]")
 
 
 class _UniqueKeys(yaml.composer.Composer):
-    """Refuses a key that occurs twice in one mapping: the second would silently replace the first.
+    """Refuses a key that occurs twice in one mapping, where the second would silently replace the first.
 
-    And half a character, which nobody can write out.
+    Also refuses half a character, which cannot be encoded. The errors have the line.
     """
 
     def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
-        """Refuse it by its line."""
+        """Refuse half a character."""
         node = super().compose_scalar_node(anchor)
         if _HALF.search(node.value):
-            said = "a text holds half a character (a lone surrogate)"
-            raise yaml.composer.ComposerError(None, None, said, node.start_mark)
+            message = "a text holds half a character (a lone surrogate)"
+            raise yaml.composer.ComposerError(None, None, message, node.start_mark)
         return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Refuse it by its line, before keys of other mappings are merged in."""
+        """Refuse a key that occurs twice, before keys of other mappings are merged in."""
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
@@ -40,9 +40,9 @@ class _Loader(_UniqueKeys, yaml.SafeLoader):
     """Reads numbers, dates and true or false as such, and merges mappings ('<<') as https://yaml.org/type/merge.html."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Merge: a key of the mapping itself counts, then that of the first one named.
+        """Merge: the mapping's own keys take precedence, then those of the first mapping named.
 
-        PyYAML's own takes another value where a merged mapping had merged one of its keys, or where several are named.
+        PyYAML itself chooses another value if a merged mapping has merged one of its keys, or if several are named.
         """
         for key, _ in node.value:
             key.tag = _STRING if key.tag == _VALUE else key.tag
@@ -56,7 +56,7 @@ class _Loader(_UniqueKeys, yaml.SafeLoader):
         node.value = list(merged.values())
 
     def _own(self, node: yaml.MappingNode) -> dict[object, tuple[yaml.Node, yaml.Node]]:
-        """Return the pairs that are not merged in. Refuse keys that are the same in two forms, such as 1 and 0x1."""
+        """Return the mapping's own pairs. Refuse keys that are equal in two forms, such as 1 and 0x1."""
         own = [pair for pair in node.value if pair[0].tag != _MERGE]
         found = {self._identity(key): (key, value) for key, value in own}
         if len(found) < len(own):
@@ -64,7 +64,7 @@ class _Loader(_UniqueKeys, yaml.SafeLoader):
         return found
 
     def _identity(self, key: yaml.Node) -> object:
-        """Return what two ways to write one key have in common."""
+        """Return a value that is equal for two ways to write one key."""
         return self.construct_object(key) if isinstance(key, yaml.ScalarNode) else id(key)
 
 
@@ -76,8 +76,8 @@ def _sources(value: yaml.Node) -> list[yaml.MappingNode]:
     named = value.value if isinstance(value, yaml.SequenceNode) else [value]
     for each in named:
         if not isinstance(each, yaml.MappingNode):
-            said = f"'<<' names mappings, and this is a {each.id}"
-            raise yaml.constructor.ConstructorError(None, None, said, each.start_mark)
+            message = f"'<<' names mappings, and this is a {each.id}"
+            raise yaml.constructor.ConstructorError(None, None, message, each.start_mark)
     return named
 
 
@@ -86,11 +86,11 @@ class _StringLoader(_UniqueKeys, yaml.BaseLoader):
 
 
 _REPEATED_MAX = 100_000
-"""Values that aliases can repeat, beyond one for each character: a few lines could repeat more than memory holds."""
+"""Values that aliases may repeat, in addition to one per character: a few lines could repeat more than memory holds."""
 
 
-def _written_out(plain: Any) -> int:
-    """Return how many values there are if each alias is written out. Raises YAMLError if that has no end."""
+def _expanded_values(plain: Any) -> int:
+    """Return how many values there are with each alias expanded. Raises YAMLError if there is no end."""
     sizes: dict[int, int] = {}
 
     def size(value: Any) -> int:
@@ -101,7 +101,7 @@ def _written_out(plain: Any) -> int:
             parts = itertools.chain(value, value.values()) if isinstance(value, dict) else value
             sizes[id(value)] = 1 + sum(map(size, parts))
         elif not sizes[id(value)]:
-            raise yaml.YAMLError("an alias stands inside of what it repeats")
+            raise yaml.YAMLError("an alias is inside the value that it repeats")
         return sizes[id(value)]
 
     return size(plain)
@@ -111,16 +111,16 @@ def load_yaml(text: bytes | str, *, strings: bool = False) -> Any:
     """Read one document; with `strings`, every value in it is a string.
 
     Raises:
-        YAMLError: not YAML, a key occurs twice, a type that is given with '!!' does not fit its value, aliases repeat
-            too much, or a text holds half a character.
+        YAMLError: not YAML, a key occurs twice, a type given with '!!' does not fit its value, aliases repeat too much,
+            or a text holds half a character.
         ValueError: an impossible date or number.
         RecursionError: nested too deeply.
     """
     try:
         plain = yaml.load(text, _StringLoader if strings else _Loader)  # noqa: S506 - both make plain values only
-    except (LookupError, AttributeError, TypeError):  # what the reader makes of '!!bool' before what is not one
-        said = "a type that is given with '!!' does not fit its value, and no key needs one"
-        raise yaml.YAMLError(said) from None
-    if _written_out(plain) > len(text) + _REPEATED_MAX:
+    except (LookupError, AttributeError, TypeError):  # PyYAML's reaction to, for example, '!!bool' before a number
+        message = "a type given with '!!' does not fit its value, and no key needs one"
+        raise yaml.YAMLError(message) from None
+    if _expanded_values(plain) > len(text) + _REPEATED_MAX:
         raise yaml.YAMLError(f"its aliases repeat more than {_REPEATED_MAX} values")
     return plain

@@ -1,8 +1,8 @@
-"""What the uplink says of itself to the programs beside it: `uplink.json`, unsigned, for status and for routing.
+"""`uplink.json`: the state of the uplink for other programs on the machine, unsigned, for status and for routing.
 
-It is written again when something changes and at least every 60 s. A reader takes it for true only while it is fresh;
-afterwards, and without it, the upstream counts as offline. The clock of `running_seconds` is CLOCK_BOOTTIME
-(clock_gettime(2)), which all processes of one boot share and nobody sets.
+It is written again when something changes and at least every 60 s. Readers use it only while it is fresh; afterwards,
+and without it, the upstream counts as offline. The clock of `running_seconds` is CLOCK_BOOTTIME (clock_gettime(2)),
+which all processes of one boot share, and which cannot be set.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ class UplinkStateProblem(ExchangedModel):
 
 
 class DownloadProgress(ExchangedModel):
-    """How far updates have come."""
+    """The progress of downloads."""
 
     repository: str = Field(max_length=500)
-    """Where from, without anything secret."""
+    """The address of the repository, without secrets."""
     state: Literal["online", "offline", "probing"]
     since: At
     retry_at: At | None = None
-    """When it is tried again; None = at once."""
+    """The time of the next try; None = at once."""
     refreshed_at: At | None = None
-    """When all metadata was last seen to be here; None = not since this uplink started."""
+    """When all metadata was last found to be complete here; None = not since this uplink started."""
     waiting_blobs: int = Field(ge=0)
     waiting_bytes: int = Field(ge=0)
     fetched_blobs: int = Field(ge=0)
@@ -52,23 +52,23 @@ class DownloadProgress(ExchangedModel):
 
 
 class UplinkState(ExchangedModel):
-    """The known state of the upstream, and what waits for it."""
+    """The known state of the upstream, and the segments that wait for it."""
 
     schema_: Literal["edge-agent/uplink/v1"] = Field(default="edge-agent/uplink/v1", alias="schema")
     pid: int
     version: str = Field(max_length=64)
     upstream: str = Field(max_length=500)
-    """Where to, without anything secret."""
+    """The address to which examples go, without secrets."""
     at: At
     """When this was written, by a clock that may be wrong."""
     running_seconds: float
-    """The same by CLOCK_BOOTTIME."""
+    """The same time by CLOCK_BOOTTIME."""
     state: Literal["online", "offline", "probing"]
-    """Of the place for examples; without one, of the repository of updates."""
+    """Of the object store for examples; without one, of the repository of updates."""
     since: At
     last_contact: At | None = None
     retry_at: At | None = None
-    """When it is tried again; None = at once."""
+    """The time of the next try; None = at once."""
     failures: int = Field(ge=0)
     """In a row."""
     waiting_segments: int = Field(ge=0)

@@ -1,12 +1,12 @@
 """The gRPC edge: translates, authorizes and maps errors; never decides.
 
 grpc_servers.py           the listeners: one server for each socket, one for TCP
-interceptor.py            what every call passes: role, admission, audit, errors
-roles.py                  which roles may call which method; who calls; tls.py reads certificates
-admission_control.py      calls in progress and calls per second of a client (what waits: engine/job_queue.py)
+interceptor.py            wraps every call: role, admission, audit, errors
+roles.py                  the roles that may call each method, and the identity of callers; tls.py reads certificates
+admission_control.py      calls in progress and calls per second of a client (engine/job_queue.py limits waiting inputs)
 inference.py              a Classify or Decide call, with decide_questions.py, model_router.py and finished_answers.py
-feedback.py               what reviewers say
-admin_service.py          what operators do and see, with the warnings of status
+feedback.py               reviewers' feedback
+admin_service.py          the calls of operators, with the warnings of status
 open_inference/           the Open Inference Protocol
 request_deduplication.py  one answer for each request_id
 detached_calls.py         changes that continue when their caller leaves

@@ -45,9 +45,9 @@ if TYPE_CHECKING:
 
 PROGRESS_SECONDS = 0.25
 AUDIT_TEXTS, AUDIT_TEXTS_MAX = 20, 100
-"""Texts of the audit of redaction in one answer."""
+"""Texts of the redaction audit in one answer: by default, and at most."""
 ROW_MAX = 2**63 - 1
-"""Of a database."""
+"""The largest row number of a database."""
 _ENROL_FIRST = (
     "Enrol the site with the enrolment file of the central team: 'sudo edge-agent enrol FILE'. Without one, set it to"
     " the root.json of the central team, and restart the daemon."
@@ -203,14 +203,14 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         """Import an update from a folder."""
         path, updater = _absolute(request.path), self._components.updater
         if not self._components.config.update.root_file:
-            said = "this site was given no root of trust: 'update.root_file' in agent.yaml is not set"
-            raise ConfigInvalid(said, remedy=_ENROL_FIRST)
+            message = "this site has no root of trust: 'update.root_file' in agent.yaml is not set"
+            raise ConfigInvalid(message, remedy=_ENROL_FIRST)
         async with asyncio.TaskGroup() as group:
-            looking = group.create_task(updater.check(path))
-            while not looking.done():
+            importing = group.create_task(updater.check(path))
+            while not importing.done():
                 await context.write(messages.import_message(updater.copy_progress))
-                await asyncio.wait([looking], timeout=PROGRESS_SECONDS)
-        if problem := looking.result():
+                await asyncio.wait([importing], timeout=PROGRESS_SECONDS)
+        if problem := importing.result():
             raise problem
         updates = messages.updates_message(self._components.activation, updater.overview, updater.copy_progress)
         await context.write(pb.ImportUpdateResponse(updates=updates))
@@ -230,8 +230,8 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         if wanted is None and request.mode:
             raise InvalidRequest(f"mode is {request.mode}, which this version does not support")
         if bundle.manifest.runtime == "upstream" and wanted not in (None, "bootstrap"):
-            said = f"task {request.task!r} has no model of its own, so only the large one can answer it"
-            raise InvalidRequest(said, remedy="Install a bundle with a model first; the mode holds from then on.")
+            message = f"task {request.task!r} has no model of its own, so only the large one can answer it"
+            raise InvalidRequest(message, remedy="Install a bundle with a model first; the mode holds from then on.")
         await self._components.store_thread.run(self._components.task_modes.set_by_operator, request.task, wanted)
         return pb.SetModeResponse(task=self._task(bundle))
 
@@ -241,7 +241,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         """Show the production figures of the bundles of a task, or of all."""
         components = self._components
         found, spent = await components.capture.monitoring_report(request.task)
-        # The intervals of many shares take a moment, which no call has to wait for.
+        # On a thread, because the intervals of many shares take a moment, and no call should wait for them.
         series = await asyncio.to_thread(self._described, found, dict(components.activation.serving))
         consents = components.config.examples.collect.items()
         serving = sorted(components.activation.serving.items())
@@ -249,12 +249,12 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             series=series,
             tasks=[self._task(bundle) for task, bundle in serving if request.task in ("", task)],
             escalation=components.uplink.message(),
-            collect={task: said for task, said in consents if said != "off" and request.task in ("", task)},
+            collect={task: consent for task, consent in consents if consent != "off" and request.task in ("", task)},
             money=map(monitoring_messages.money_message, spent),
         )
 
     async def EraseValues(self, request: pb.EraseValuesRequest, context: CallContext) -> pb.EraseValuesResponse:
-        """Find what concerns a person, and erase it."""
+        """Find the examples that concern a person, and erase them."""
         done = await self._components.capture.erasure.erase_values(tuple(request.values), dry_run=request.dry_run)
         return pb.EraseValuesResponse(**vars(done))
 
@@ -298,17 +298,17 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         return pb.DrainResponse()
 
     async def TryRedaction(self, request: pb.TryRedactionRequest, context: CallContext) -> pb.TryRedactionResponse:
-        """Redact a text, and show what was found by what."""
+        """Redact a text, and show each replaced value and the rule or model that found it."""
         most = self._components.config.examples.input_characters_max
         if not 0 < len(request.text) <= most:
-            said = f"the text has {len(request.text)} characters; 1 to {most} are allowed"
-            raise InvalidRequest(said, remedy="'input_characters_max' under 'examples' in agent.yaml is the limit.")
+            message = f"the text has {len(request.text)} characters; 1 to {most} are allowed"
+            raise InvalidRequest(message, remedy="'input_characters_max' under 'examples' in agent.yaml is the limit.")
         return messages.tried_redaction_message(await self._components.capture.text_redaction.show(request.text))
 
     async def ListRedactionAudit(
         self, request: pb.ListRedactionAuditRequest, context: CallContext
     ) -> pb.ListRedactionAuditResponse:
-        """List texts of the audit of redaction."""
+        """List texts of the redaction audit."""
         if request.count > AUDIT_TEXTS_MAX:
             raise InvalidRequest(f"count is {request.count}; 1 to {AUDIT_TEXTS_MAX} texts can be listed at once")
         count = request.count or AUDIT_TEXTS
@@ -319,7 +319,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     async def JudgeRedaction(
         self, request: pb.JudgeRedactionRequest, context: CallContext
     ) -> pb.JudgeRedactionResponse:
-        """Store what a person found in a text of the audit of redaction."""
+        """Store a person's findings in a text of the redaction audit."""
         # Only a site with a redaction model loads its audit.
         from edge_agent.capture.redaction_audit import MarkedSpan  # noqa: PLC0415
 
@@ -363,7 +363,7 @@ def _absolute(path: str) -> Path:
 
 STORE_STALLED_SECONDS = 120.0
 """One step takes no longer on a slow disk, except the copy of a large bundle."""
-# Measures that an engine reports; a value other than "on" explains why the kernel or the configuration leaves it out.
+# Measures that an engine reports; a value other than "on" is the reason why the measure is not in force.
 CONFINEMENT = ("seccomp", "landlock")
 Serving = Mapping[str, InstalledBundle]
 
@@ -412,7 +412,7 @@ def vector_warnings(serving: Serving, capture: ExampleCapture) -> Iterator[pb.St
     """Report each task that is configured to be captured and cannot be."""
     for task, bundle in serving.items():
         if bundle.manifest.task.kind == "embed" and capture.consent(task) != "off":
-            message = f"Task {task} answers with vectors, of which nothing is kept."
+            message = f"Task {task} answers with vectors, which are never captured."
             message += " Leave it out of 'collect' in agent.yaml."
             yield _warning(pb.WARNING_KIND_NOT_CAPTURED, message, task)
 
@@ -424,9 +424,9 @@ def task_warnings(activation: Activation, engines: EnginePool) -> Iterator[pb.St
         if task not in serving or not engines.ready(serving[task].digest):
             message = f"Task {task} does not answer: {error.message}. {error.remedy}"
             yield _warning(pb.WARNING_KIND_TASK_SILENT, message, task)
-    said = {error.message for error in problems.values()}
+    reported = {error.message for error in problems.values()}
     for broken in activation.inventory.unreadable:
-        if broken.error.message not in said:
+        if broken.error.message not in reported:
             message = f"Bundle {broken.name} cannot be used: {broken.error.message}. {broken.error.remedy}"
             yield _warning(pb.WARNING_KIND_BUNDLE_BROKEN, message, str(broken.name))
     for task, bundle in sorted(serving.items()):
@@ -454,7 +454,7 @@ def store_warnings(thread: DiskThread, state_dir: Path) -> Iterator[pb.StatusWar
     """Report a disk that does not finish a step of an install or update."""
     if (seconds := thread.stalled_seconds) >= STORE_STALLED_SECONDS:
         message = f"The disk of {state_dir} has worked on one step of an install or update for {seconds:.0f} s."
-        message += " What answers continues; installs and updates wait. Check the disk ('dmesg')."
+        message += " Answers continue; installs and updates wait. Check the disk ('dmesg')."
         yield _warning(pb.WARNING_KIND_STORE_STALLED, message)
 
 
@@ -470,7 +470,7 @@ def example_warnings(examples: CaptureStatus) -> Iterator[pb.StatusWarning]:
 
 
 def redaction_warnings(capture: ExampleCapture, audit: AuditFigures | None) -> Iterator[pb.StatusWarning]:
-    """Report that the redaction model does not read what should be captured or sent, or misses more than promised."""
+    """Report that the redaction model does not read texts, which then wait, or that it misses more than promised."""
     if audit is not None and audit.is_exceeded:
         message = (
             f"Redaction misses more than {audit.model} promises: {100 * audit.share.value:.1f}% of the"

@@ -17,7 +17,7 @@ from edge_agent.errors import Draining, QueueFull, ShareExceeded
 
 RETRY_SECONDS = 1.0
 QUIET_SECONDS, QUIET_SECONDS_MAX = 0.05, 0.5
-"""A stop waits until no call has come for so long; and the longest such wait."""
+"""A stop waits until no call has come for this long; and the longest such wait."""
 CLIENTS_MAX = 4096
 """Clients with a token bucket of their own."""
 OTHER_CLIENTS = "others"

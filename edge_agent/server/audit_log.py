@@ -1,4 +1,4 @@
-"""The audit log: what operators did, and which calls were denied. Lines of JSON, never inputs or outputs.
+"""The audit log: the actions of operators, and denied calls. Lines of JSON, never inputs or outputs.
 
 Each change has a line, which is on the disk before the response is sent. Status calls, lists and denials have a line
 the first time and then one per minute with a count, so neither `edge-agent watch` nor an attacker fills the log. The
@@ -35,7 +35,7 @@ from edge_agent.server.roles import NOBODY, Caller
 log = structlog.get_logger("edge_agent.server")
 
 FILE_NAME, OLDER_NAME = "audit.jsonl", "audit.1.jsonl"
-TOLD = ("task", "bundle", "path", "no_activate", "prediction_id")
+LOGGED_FIELDS = ("task", "bundle", "path", "no_activate", "prediction_id")
 """The fields of requests that are logged."""
 VALUE_CHARS_MAX = 300
 WAITING_LINES_MAX = 1024
@@ -44,12 +44,12 @@ WAITING_LINES_MAX = 1024
 
 @dataclass(frozen=True)
 class AuditTimeouts:
-    """How long a stalled disk is waited for."""
+    """How long to wait for a stalled disk."""
 
     change_seconds_max: float = 10.0
-    """By a change, for its line."""
+    """The wait of a change for its line."""
     close_seconds_max: float = 5.0
-    """By a stop, for all lines."""
+    """The wait of a stop for all lines."""
 
 
 AUDIT_TIMEOUTS = AuditTimeouts()
@@ -101,7 +101,7 @@ class AuditLog:
         The line is also written if the caller is cancelled.
         """
         seconds = self._patience.change_seconds_max
-        line = self._line(AuditEntry(caller, call, outcome), _told(request))
+        line = self._line(AuditEntry(caller, call, outcome), _logged_fields(request))
         written = asyncio.wrap_future(self._thread.submit(self._file.write, line, durably=True))
         done, _ = await asyncio.wait([written], timeout=seconds)  # a cancelled caller does not cancel the write
         if done:
@@ -114,20 +114,20 @@ class AuditLog:
         now, entry = time.monotonic(), AuditEntry(caller, call, outcome)
         if outcome != "OK":
             self.denied[outcome] += 1
-        self._tell_counts(self._repeats.due(now))
+        self._write_counts(self._repeats.due(now))
         if self._repeats.first(entry, now):
-            self._tell(entry, {})
+            self._write(entry, {})
 
     async def close(self) -> bool:
-        """Log what was only counted so far; tell whether the disk took all lines in time."""
-        self._tell_counts(self._repeats.rest())
+        """Log the events that were only counted so far; tell whether the disk took all lines in time."""
+        self._write_counts(self._repeats.rest())
         seconds = self._patience.close_seconds_max
         closed = await asyncio.to_thread(self._thread.stop, seconds)
         if not closed:
             log.error("audit_not_closed", seconds=seconds)
         return closed
 
-    def _tell(self, entry: AuditEntry, more: dict[str, Any]) -> None:
+    def _write(self, entry: AuditEntry, more: dict[str, Any]) -> None:
         if not self._waiting.acquire(blocking=False):
             self._file.fail(f"{self._waiting_max} lines wait for the disk")
             return
@@ -139,9 +139,9 @@ class AuditLog:
         if error := line.exception():
             log.error("audit_broke", error=type(error).__name__, exc_info=error)
 
-    def _tell_counts(self, counted: list[tuple[AuditEntry, int]]) -> None:
+    def _write_counts(self, counted: list[tuple[AuditEntry, int]]) -> None:
         for entry, count in counted:
-            self._tell(entry, {"times_more": count})
+            self._write(entry, {"times_more": count})
 
     def _line(self, entry: AuditEntry, more: dict[str, Any]) -> bytes:
         certificate = {"certificate": entry.caller.fingerprint} if entry.caller.fingerprint else {}
@@ -151,7 +151,7 @@ class AuditLog:
 
 
 class _AuditFile:
-    """The file and its predecessor. One thread writes; any may read `problem`."""
+    """The file and its predecessor. One thread writes; any thread may read `problem`."""
 
     def __init__(self, folder: Path, bytes_max: int) -> None:
         self._path, self._older = folder / FILE_NAME, folder / OLDER_NAME
@@ -197,7 +197,7 @@ class _AuditFile:
             return None
 
 
-def _told(request: Any) -> dict[str, Any]:
+def _logged_fields(request: Any) -> dict[str, Any]:
     known = {field.name for field in request.DESCRIPTOR.fields}
-    said = {name: getattr(request, name) for name in TOLD if name in known}
-    return {name: each[:VALUE_CHARS_MAX] if isinstance(each, str) else each for name, each in said.items() if each}
+    values = {name: getattr(request, name) for name in LOGGED_FIELDS if name in known}
+    return {name: each[:VALUE_CHARS_MAX] if isinstance(each, str) else each for name, each in values.items() if each}

@@ -19,18 +19,18 @@ _TYPES = {number: name for name, number in QUESTION_TYPES.items()}
 
 
 class WantedQuestions(NamedTuple):
-    """What a call asks about each of its inputs."""
+    """The questions of a call about each of its inputs."""
 
     wanted: tuple[QuestionSpec, ...]
-    """In the order of the answers."""
+    """Those to answer, in the order of the answers."""
     computed: tuple[QuestionSpec, ...]
-    """What the engine answers: all of the bundle's where it cannot answer some alone."""
+    """Those that the engine computes: all of the bundle's if its runtime cannot compute some of them alone."""
     job: tuple[AskedQuestion, ...] = ()
-    """As the engine is told; empty = all of the bundle's."""
+    """The questions of the job; empty = all of the bundle's."""
 
 
 def wanted_questions(request: inference_pb2.DecideRequest, manifest: Manifest) -> WantedQuestions:
-    """Return what a request asks.
+    """Return the questions of a request.
 
     Raises:
         UnknownQuestion: the task has no question of a name, or takes no questions from the call.
@@ -44,15 +44,16 @@ def wanted_questions(request: inference_pb2.DecideRequest, manifest: Manifest) -
         )
     if request.open_questions:
         if not task.open_questions:
-            said = f"task {task.name!r} takes no questions from the call; its questions are: {_names(manifest)}"
-            raise UnknownQuestion(said, remedy="Name them in 'questions', or leave that empty for all.", task=task.name)
+            message = f"task {task.name!r} takes no questions from the call; its questions are: {_names(manifest)}"
+            remedy = "Name them in 'questions', or leave that empty for all."
+            raise UnknownQuestion(message, remedy=remedy, task=task.name)
         questions = _open(request.open_questions, manifest)
         return WantedQuestions(questions, questions, as_asked(manifest, questions))
     if request.questions:
         return _named(request.questions, manifest)
     if not task.questions_asked:
-        said = f"task {task.name!r} has no questions of its own, and the request has none"
-        raise InvalidRequest(said, remedy="Send at least one question in 'open_questions'.", task=task.name)
+        message = f"task {task.name!r} has no questions of its own, and the request has none"
+        raise InvalidRequest(message, remedy="Send at least one question in 'open_questions'.", task=task.name)
     return WantedQuestions(task.questions_asked, task.questions_asked)
 
 
@@ -61,8 +62,8 @@ def _named(names: Sequence[str], manifest: Manifest) -> WantedQuestions:
     questions = manifest.task.questions_asked
     known = [question.name for question in questions]
     if unknown := [name[:100] for name in names if name not in known]:
-        said = f"task {manifest.task.name!r} has no question {unknown[0]!r}; its questions are: {_names(manifest)}"
-        raise UnknownQuestion(said, task=manifest.task.name, question=unknown[0])
+        message = f"task {manifest.task.name!r} has no question {unknown[0]!r}; its questions are: {_names(manifest)}"
+        raise UnknownQuestion(message, task=manifest.task.name, question=unknown[0])
     wanted = tuple(each for each in questions if each.name in names)
     if manifest.runtime in OPEN_RUNTIMES and len(wanted) < len(known):
         return WantedQuestions(wanted, wanted, as_asked(manifest, wanted))
@@ -87,14 +88,14 @@ def _open(questions: Sequence[task_pb2.Question], manifest: Manifest) -> tuple[Q
 
 
 def _resolved(question: task_pb2.Question, place: int, own: QuestionSpec | None) -> QuestionSpec:
-    """Return a question of the call; a name of the bundle's own stands for that question, and for no other."""
+    """Return a question of the call. A name of the bundle's own question means that question, and no other."""
     bare = not question.type and not question.instructions and not question.options
     if own is not None and bare:
         return own
     spec = _spec(question, place)
     if own is not None and spec != own:
         raise InvalidRequest(
-            f"question {own.name!r} is defined by the task, and the request defines it otherwise",
+            f"question {own.name!r} is defined by the task, and the request defines it differently",
             remedy="Send its name alone, or give your question another name.",
             question=own.name,
         )

@@ -1,7 +1,7 @@
 """Changes of operators, which continue when their callers leave, and the task of such a call.
 
-A change that has begun runs to its end whether or not its caller waits. So its line in the audit log states what came
-of the change, not what became of the caller, and is on the disk before the caller has its answer. One thing ends early:
+A change that has begun runs to its end whether or not its caller waits. So its line in the audit log states the outcome
+of the change, even if the caller has left, and is on the disk before the caller has its answer. There is one exception:
 a bundle that is not ready yet when its caller leaves is given up like one that does not load (`caller_left`).
 """
 
@@ -32,9 +32,9 @@ Result = TypeVar("Result")
 
 
 class DetachedTask(Generic[Result]):
-    """A task that outlives those who wait for it; its failure is logged if nobody waits.
+    """A task that continues when its waiters leave; a failure without a waiter is logged.
 
-    Whoever makes one owns it until `ended` was called.
+    Its creator owns it until `ended` was called.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class DetachedTask(Generic[Result]):
     ) -> None:
         """Start the work; the log names it `name`.
 
-        `ended` is called at its end, before those who wait continue; `left` when the last one who waited is cancelled.
+        `ended` is called at its end, before waiters continue; `left` when the last waiter is cancelled.
         """
         self._name = name
         self._waiters = 0
@@ -62,13 +62,13 @@ class DetachedTask(Generic[Result]):
 
     @contextlib.contextmanager
     def attended(self) -> Iterator[None]:
-        """Count the block as a waiter, which handles a failure."""
+        """Count the block as a waiter that handles a failure."""
         self._waiters += 1
         try:
             yield
         except asyncio.CancelledError:
             if self._waiters == 1 and self.task.done():
-                self._log_failure()  # it failed in the moment in which the last waiter left
+                self._log_failure()  # it failed at the moment when the last waiter left
             elif self._waiters == 1:
                 self._left()
             raise
@@ -130,7 +130,7 @@ class ChangeRunner:
             await running.result()
 
     async def stop(self) -> None:
-        """Return when all changes have ended; call it when no call can come any more."""
+        """Return when all changes have ended; call it when no more calls can come."""
         while self._running:
             await asyncio.wait(self._running)
 
@@ -166,7 +166,7 @@ class ChangeRunner:
 
 
 class LatestProgress:
-    """Takes the place of a call's context for a change that writes: only the newest message is for the caller.
+    """Replaces a call's context for a change that writes progress: the caller gets only the newest message.
 
     So a caller that does not read, or has left, does not delay the change.
     """

@@ -1,9 +1,9 @@
-"""The engines as other components see them: what activation, updates and redaction ask of them, and of this machine.
+"""The engines as activation, updates and redaction use them, and the capabilities of this machine.
 
-`open_sandbox` lets an update ask a bundle in the words of its golden file, in a child of its own or where it serves.
-That child is thrown away, whatever it did. The redaction model of the site reads long texts in windows that overlap.
-It is the bundle that answers the task under `redaction` in agent.yaml, in an engine of its own, behind the calls
-of client devices. Whatever goes wrong there is one error, RedactionHeld; its caller decides whether the text waits.
+`open_sandbox` loads a bundle into a child of its own, which an update gives the inputs of the golden file; the child
+ends afterwards. The redaction model of the site reads long texts in windows that overlap. It is the bundle that answers
+the task under `redaction` in agent.yaml, in an engine of its own, behind the calls of client devices. Every failure
+there is one error, RedactionHeld; its caller decides whether the text waits.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ class LoadableBundle:
 
 
 class SandboxedBundle:
-    """One bundle of a pool, to be asked one text after the other."""
+    """One bundle of a pool, which answers one text after the other."""
 
     def __init__(self, pool: EnginePool, digest: str, manifest: Manifest) -> None:
-        """Ask a bundle that is attached."""
+        """Use a bundle that is attached to `pool`."""
         self._pool, self._digest, self._manifest = pool, digest, manifest
 
     async def answer(self, text: str, seconds_max: float) -> tuple[GoldenAnswer, float]:
-        """Return what is said to a text, and the milliseconds in the child, for each token if it is written.
+        """Return the answer to a text, and the milliseconds in the child, per token for a written answer.
 
         Raises:
             CallerError, CapacityError, ModelError: as the job ended.
@@ -91,7 +91,7 @@ class SandboxedBundle:
         return self._pool.estimated_bytes(self._digest)
 
     def crashes(self) -> int:
-        """Return how often the child has died by itself."""
+        """Return how often the child has crashed."""
         return self._pool.stats(self._digest).crashes
 
 
@@ -99,7 +99,7 @@ class SandboxedBundle:
 async def open_sandbox(
     pool: EnginePool, digest: str, loadable: LoadableBundle, seconds_max: float
 ) -> AsyncIterator[SandboxedBundle]:
-    """Load a bundle beside those of `pool`, in a child that ends with the block.
+    """Load a bundle in addition to those of `pool`, in a child that ends with the block.
 
     Raises:
         ModelLoadFailed, EngineCrashed: it does not load, or not within `seconds_max`.
@@ -114,7 +114,7 @@ _BYTES_IN_KIB = 1024
 
 
 def read_machine(devices: frozenset[str] = frozenset({"cpu"}), root: Path = Path("/")) -> MachineCapabilities:
-    """Read it from proc(5), which is mounted at `root`; `devices` are those that the engines may use."""
+    """Read the machine's capabilities from proc(5) below `root`; `devices` are those that the engines may use."""
     memory = re.search(r"^MemTotal: +(\d+) kB$", _text(root / "proc/meminfo"), re.MULTILINE)
     # x86 writes flags, Arm Features; every core has the same ones.
     features = re.search(r"^(?:flags|Features)\s*: (.*)$", _text(root / "proc/cpuinfo"), re.MULTILINE)
@@ -154,7 +154,7 @@ def open_tuning_cache(file: TuningFile, thread: DiskThread) -> TuningCache:
 
 
 def activation_engines(engines: EnginePool, report: Callable[[], Awaitable[None]]) -> ActivationDependencies:
-    """Return what activation needs of the engines; `report` tells health after every change."""
+    """Return what activation needs of the engines; `report` updates health after every change."""
     return ActivationDependencies(engines.attach, engines.detach, engines.ready, report, engines.replaces)
 
 
@@ -168,31 +168,30 @@ def update_engines(
     """Return what updates need of the engines and the machine."""
 
     @contextlib.asynccontextmanager
-    async def tried(
+    async def open_candidate(
         bundle: InstalledBundle, paths: Mapping[str, Path], seconds_max: float
     ) -> AsyncIterator[BundleUnderTest]:
         loadable = LoadableBundle(bundle.manifest, bundle.manifest_bytes, paths)
-        async with open_sandbox(engines, bundle.digest, loadable, seconds_max) as asked:
-            yield _subject(asked)
+        async with open_sandbox(engines, bundle.digest, loadable, seconds_max) as sandboxed:
+            yield _under_test(sandboxed)
 
-    def serving(bundle: InstalledBundle) -> BundleUnderTest | None:
+    def serving_bundle(bundle: InstalledBundle) -> BundleUnderTest | None:
         ready = engines.ready(bundle.digest) and bundle.manifest.runtime != "upstream"
-        return _subject(SandboxedBundle(engines, bundle.digest, bundle.manifest)) if ready else None
+        return _under_test(SandboxedBundle(engines, bundle.digest, bundle.manifest)) if ready else None
 
-    def seen(digest: str) -> BundleActivity:
-        tally = engines.stats(digest)
+    def activity(digest: str) -> BundleActivity:
+        stats = engines.stats(digest)
         problem = engines.failure(digest)
         if problem is None:
             problem = _not_loaded(activation, digest)
-        return BundleActivity(tally.calls, tally.failures, tally.crashes, tally.timed, tally.median_ms, problem)
+        return BundleActivity(stats.calls, stats.failures, stats.crashes, stats.timed, stats.median_ms, problem)
 
-    return UpdaterDependencies(
-        tried, serving, seen, read_machine(engines.factory.devices), changed, planned, download_blocker
-    )
+    machine = read_machine(engines.factory.devices)
+    return UpdaterDependencies(open_candidate, serving_bundle, activity, machine, changed, planned, download_blocker)
 
 
-def _subject(asked: SandboxedBundle) -> BundleUnderTest:
-    return BundleUnderTest(asked.answer, asked.resident_bytes, asked.estimated_bytes, asked.crashes)
+def _under_test(bundle: SandboxedBundle) -> BundleUnderTest:
+    return BundleUnderTest(bundle.answer, bundle.resident_bytes, bundle.estimated_bytes, bundle.crashes)
 
 
 def _not_loaded(activation: Activation, digest: str) -> str:
@@ -226,16 +225,15 @@ class ModelRedactor:
         return RedactionDependencies(self.find, lambda: self.model, self.bound)
 
     def bound(self) -> MissedBound | None:
-        """Return what the bundle promises of what it misses; None = nothing, or none answers."""
+        """Return the bundle's bound on missed values; None = it has none, or no bundle answers."""
         bundle = self._activation.serving.get(self._task)
         return bundle.manifest.redaction_rule.bound if bundle is not None else None
 
     async def find(self, texts: Iterable[str], seconds: float) -> ModelFindings:
-        """Return what is personal in each text, within that time.
+        """Return the personal values in each text, within `seconds`.
 
         Raises:
-            RedactionHeld: the model does not answer, or not about these texts; then `permanent` in its metadata is
-                "True".
+            RedactionHeld: the model does not answer; `permanent` in its metadata is "True" if it cannot read a text.
         """
         bundle = self._bundle()
         deadline = asyncio.get_running_loop().time() + seconds
@@ -245,8 +243,8 @@ class ModelRedactor:
         except TimeoutError:
             raise RedactionHeld(f"the redaction model did not read the text within {seconds:g} s") from None
         except (InputTooLong, InputQuarantined, ModelFailed) as error:
-            said = f"the redaction model does not read the text: {error.message}"
-            raise RedactionHeld(said, permanent=True, cause=error.reason) from None
+            message = f"the redaction model does not read the text: {error.message}"
+            raise RedactionHeld(message, permanent=True, cause=error.reason) from None
         except EdgeAgentError as error:
             raise RedactionHeld(f"the redaction model does not answer: {error.message}", cause=error.reason) from None
         return ModelFindings(found, _name(bundle))
@@ -256,12 +254,12 @@ class ModelRedactor:
         if bundle is None:
             raise RedactionHeld(f"no bundle answers the task {self._task!r}, which redacts", cause="TASK_UNKNOWN")
         if (kind := bundle.manifest.task.kind) != KIND:
-            said = f"the task {self._task!r} is to redact, and its bundle is of kind {kind}"
-            raise RedactionHeld(said, cause="TASK_KIND_MISMATCH")
+            message = f"the task {self._task!r} is to redact, but its bundle is of kind {kind}"
+            raise RedactionHeld(message, cause="TASK_KIND_MISMATCH")
         return bundle
 
     async def _read(self, text: str, bundle: InstalledBundle, deadline: float) -> tuple[FoundValue, ...]:
-        """Return the personal values of one text: a few windows at a time, so that a long one takes no whole queue."""
+        """Return the personal values of one text, a few windows at a time to leave room in the queue."""
         parts = [(start, text[start:end]) for start, end in windows(text) if text[start:end].strip()]
         found: list[FoundValue] = []
         for place in range(0, len(parts), WINDOWS_AT_ONCE):
@@ -275,7 +273,7 @@ class ModelRedactor:
         return join_windows(found)
 
     async def _read_window(self, text: str, bundle: InstalledBundle, deadline: float) -> list[FoundValue]:
-        """Return the values of one window; what has too many tokens is divided again."""
+        """Return the values of one window; one with too many tokens is divided again."""
         run = JobRequest(job_id=f"redaction-{next(self._ids)}", digest=bundle.digest, text=text)
         try:
             answer = await self._engines.answer(run, deadline, PRIORITY, CLIENT)

@@ -53,14 +53,14 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
         _check_id(request.prediction_id)
         found = await self._capture.find_prediction(request.prediction_id)
         manifest = self._manifest(found.record["task"])
-        said = _judgement(request, found.record, manifest)
-        await self._capture.store_feedback(said, found.record, manifest)
+        feedback = _human_feedback(request, found.record, manifest)
+        await self._capture.store_feedback(feedback, found.record, manifest)
         return pb.SubmitFeedbackResponse()
 
     async def ListReviewQueue(
         self, request: pb.ListReviewQueueRequest, context: CallContext
     ) -> pb.ListReviewQueueResponse:
-        """List captured answers, from the review streams in turns."""
+        """List captured answers, from the review streams in turn."""
         size = messages.clamp_page_size(request.page_size)
         after = parse_page_token(request.page_token) if request.page_token else QUEUE_START
         at_most = request.confidence_max if request.HasField("confidence_max") else None
@@ -127,8 +127,10 @@ def _check_request(request: pb.SubmitFeedbackRequest) -> None:
         )
 
 
-def _judgement(request: pb.SubmitFeedbackRequest, record: dict[str, Any], manifest: Manifest | None) -> HumanFeedback:
-    """Check the verdict against the prediction's task."""
+def _human_feedback(
+    request: pb.SubmitFeedbackRequest, record: dict[str, Any], manifest: Manifest | None
+) -> HumanFeedback:
+    """Return the feedback of a request, checked against the prediction's task."""
     verdict, ids = request.WhichOneof("verdict"), (str(uuid.uuid4()), request.prediction_id, request.reviewer)
     if verdict == "accept" and request.accept:
         return HumanFeedback(*ids, "accept", request_id=request.request_id)
@@ -178,9 +180,9 @@ def _check_json(value: str, fields: list[str]) -> None:
     )
 
 
-def _require(holds: bool, said: str, remedy: str) -> None:
+def _require(holds: bool, message: str, remedy: str) -> None:
     if not holds:
-        raise InvalidRequest(said, remedy=remedy)
+        raise InvalidRequest(message, remedy=remedy)
 
 
 STREAMS = messages.words_of(pb.ReviewStream)
@@ -188,7 +190,7 @@ _PLACE = struct.Struct(">Bqqqdqdq")
 
 
 def prediction_message(found: ReviewItem, manifest: Manifest | None) -> pb.Prediction:
-    """Describe a captured answer; `manifest` is of the task as installed now."""
+    """Describe a captured answer; `manifest` is that of the task as installed now."""
     record = found.record
     message = pb.Prediction(
         prediction_id=record["prediction_id"],
@@ -201,7 +203,7 @@ def prediction_message(found: ReviewItem, manifest: Manifest | None) -> pb.Predi
         kind=messages.KINDS[record["kind"]],
         labels=_labels(manifest, record),
         question=record.get("question", ""),
-        feedback=[_feedback(said, record["kind"]) for said in found.feedback],
+        feedback=[_feedback(each, record["kind"]) for each in found.feedback],
         reviewed=found.reviewed,
     )
     message.answer_time.FromJsonString(record["at"])
@@ -236,7 +238,7 @@ def parse_page_token(token: str) -> ReviewCursor:
     """Read a page's token.
 
     Raises:
-        InvalidRequest: it is none that `token` gave.
+        InvalidRequest: it does not come from `make_page_token`.
     """
     try:
         found = ReviewCursor(*_PLACE.unpack(base64.urlsafe_b64decode(token.encode())))
@@ -247,7 +249,7 @@ def parse_page_token(token: str) -> ReviewCursor:
 
 
 def make_page_token(last: ReviewCursor) -> str:
-    """Write the token of the page behind a place."""
+    """Return the token of the page that follows `last`."""
     return base64.urlsafe_b64encode(_PLACE.pack(*last)).decode()
 
 
@@ -262,7 +264,7 @@ def parse_review_stream(asked: pb.ReviewStream) -> ReviewStream | None:
 
 
 def _labels(manifest: Manifest | None, record: dict[str, Any]) -> list[str]:
-    """Return what a correction may name, as the task has it now; without it, the labels that the record has."""
+    """Return the labels or fields that a correction may name: those of the present task, else those of the record."""
     if manifest is not None and manifest.task.kind == "extract":
         return manifest.task.record_fields
     question = _question(manifest, record)
@@ -271,18 +273,18 @@ def _labels(manifest: Manifest | None, record: dict[str, Any]) -> list[str]:
 
 
 def _question(manifest: Manifest | None, record: dict[str, Any]) -> QuestionSpec | None:
-    """Return the question that a record answers, as the task has it now."""
+    """Return the question that a record answers, as the present task defines it; None = it does not."""
     asked = manifest.task.questions if manifest else ()
     return next((each for each in asked if each.name == record.get("question")), None)
 
 
-def _feedback(said: dict[str, Any], kind: str) -> pb.Feedback:
-    message = pb.Feedback(feedback_id=said["feedback_id"], reviewer=said["reviewer"])
-    message.feedback_time.FromJsonString(said["at"])
-    if said["verdict"] == "accept":
+def _feedback(record: dict[str, Any], kind: str) -> pb.Feedback:
+    message = pb.Feedback(feedback_id=record["feedback_id"], reviewer=record["reviewer"])
+    message.feedback_time.FromJsonString(record["at"])
+    if record["verdict"] == "accept":
         message.accept = True
-    elif said["verdict"] == "reject":
-        message.reject_reason = said["reason"]
+    elif record["verdict"] == "reject":
+        message.reject_reason = record["reason"]
     else:
-        setattr(message, CORRECTIONS[kind], said["value"])
+        setattr(message, CORRECTIONS[kind], record["value"])
     return message

@@ -1,6 +1,6 @@
-"""The finished answer to one input, and what is made of it: the response, the counts, the captured example.
+"""The finished answer to one input, and what it becomes: the response, the counts, the captured example.
 
-Each `fill_` function writes into a message of the response: a message made elsewhere would be copied into it.
+Each `fill_` function writes into a message of the response, which saves a copy.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 UNGRADED = RouteDecision("local", RouteReason.UNGRADED)
 NO_LOCAL_ANSWER = EngineAnswer(JobResult(job_id=""), 0.0, ComputeInfo(""))
-"""Where the local model was not asked."""
+"""The answer of a local model that was not asked."""
 
 
 class LargeModelAnswer(NamedTuple):
@@ -52,7 +52,7 @@ class LargeModelAnswer(NamedTuple):
     complete: bool = True
     """False when the limit of tokens ended it."""
     probabilities: tuple[tuple[str, float], ...] = ()
-    """Each label with the probability that it gave it, in the order of the task; empty = it gave none."""
+    """The labels with their probabilities, in the order of the task; empty = it returned none."""
 
 
 class FinishedAnswer(NamedTuple):
@@ -66,15 +66,15 @@ class FinishedAnswer(NamedTuple):
     """Since the arrival of the input."""
     decision: RouteDecision = UNGRADED
     large_model: LargeModelAnswer | None = None
-    """The large model's answer, where the decision is for it."""
+    """The large model's answer, if that is returned."""
     audited: bool = False
     """Drawn for the large model to check later."""
     question: QuestionSpec | None = None
-    """What was asked about the input; a classify task has one. None for a record, a text or a vector."""
+    """The answered question; a classify task has one. None for a record, a text or a vector."""
 
     @property
     def calibration(self) -> Confidence:
-        """How sure answers to the question are."""
+        """The calibration of answers to the question."""
         manifest = self.bundle.manifest
         if self.question is None or manifest.task.kind != "decide":
             return manifest.confidence
@@ -106,7 +106,7 @@ def without_local_answer(
     large_model: LargeModelAnswer | None,
     question: QuestionSpec | None = None,
 ) -> FinishedAnswer:
-    """Return the answer where no local model was asked."""
+    """Return an answer for which no local model was asked."""
     return FinishedAnswer(
         text, NO_LOCAL_ANSWER, bundle, new_prediction_id(), 0.0, decision, large_model, question=question
     )
@@ -118,8 +118,8 @@ def split_by_question(
     """Return an answer for each question of a computed input, each a prediction of its own.
 
     Args:
-        finished: what the engine answered to the input.
-        computed: the questions that it answered, in the order of its scores; empty where the task has none.
+        finished: the engine's answer to the input.
+        computed: the questions that it answered, in the order of its scores; empty if the task has none.
         wanted: those among them to return.
     """
     done = finished.answer.done
@@ -137,16 +137,16 @@ def split_by_question(
     ]
 
 
-def decide_on_local_answer(finished: FinishedAnswer, asked: EscalationContext) -> RouteDecision:
+def decide_on_local_answer(finished: FinishedAnswer, context: EscalationContext) -> RouteDecision:
     """Decide on a local answer that has a confidence."""
     done = finished.answer.done
     seen = InputObservation(done.input_tokens, done.label_mass, finished.answer.computed.scores_vary, done.ood_score)
     confidence = max(done.scores) if done.scores else done.confidence
-    return decide_graded(confidence, finished.calibration, asked, seen)
+    return decide_graded(confidence, finished.calibration, context, seen)
 
 
 def with_gate_result(finished: FinishedAnswer) -> FinishedAnswer:
-    """Return an answer without a confidence, such as a vector, with what the gate of its bundle finds."""
+    """Return an answer without a confidence, such as a vector, with the result of its bundle's gate."""
     manifest, done = finished.bundle.manifest, finished.answer.done
     seen = InputObservation(done.input_tokens, ood_score=done.ood_score)
     p_value, outside = check_ood_gate(manifest.confidence, seen)
@@ -203,7 +203,7 @@ def fill_decision(message: pb.DecisionAnswer, finished: FinishedAnswer) -> float
 
 
 def asked_question(finished: FinishedAnswer) -> QuestionSpec:
-    """Return what an answer of a classify or decide task answers."""
+    """Return the question that an answer of a classify or decide task answers."""
     return finished.question or finished.bundle.manifest.task.questions_asked[0]
 
 
@@ -365,26 +365,26 @@ def record_answer(
     """Count an answer, in a few microseconds.
 
     Args:
-        counts: of all tasks.
+        counts: those of all tasks.
         finished: the answer.
-        confidence: None if its kind has none or no local model was asked.
-        first: of its input, whose times and tokens count once.
+        confidence: None if its kind has none, or no local model was asked.
+        first: the first answer to its input, whose times and tokens count once.
     """
-    of, decision = counts.of(finished.bundle.manifest.task.name), finished.decision
+    task_counts, decision = counts.of(finished.bundle.manifest.task.name), finished.decision
     if first:
-        _record_input(of, finished)
-    of.answers[decision.route] += 1
+        _record_input(task_counts, finished)
+    task_counts.answers[decision.route] += 1
     question = _counted_question(finished)
     if question is not None:
-        of.question_answers[question, decision.route] += 1
+        task_counts.question_answers[question, decision.route] += 1
     if confidence is not None:
-        of.confidence.observe(confidence)
+        task_counts.confidence.observe(confidence)
         if decision.held_up is not None:
-            of.held_up[decision.held_up] += 1
+            task_counts.held_up[decision.held_up] += 1
             if question is not None:
-                of.question_held_up[question, decision.held_up] += 1
+                task_counts.question_held_up[question, decision.held_up] += 1
     for reason in decision.degraded:
-        of.degraded[reason] += 1
+        task_counts.degraded[reason] += 1
 
 
 def _counted_question(finished: FinishedAnswer) -> str | None:
@@ -395,18 +395,18 @@ def _counted_question(finished: FinishedAnswer) -> str | None:
     return question.name if any(each.name == question.name for each in task.questions) else ""
 
 
-def _record_input(of: TaskCounters, finished: FinishedAnswer) -> None:
+def _record_input(task_counts: TaskCounters, finished: FinishedAnswer) -> None:
     answer = finished.answer
     done = answer.done
     waited = 0.001 * answer.queue_ms
-    of.queue.observe(waited)
-    of.compute.observe(0.001 * (done.prefill_ms + done.decode_ms))
-    of.total.observe(finished.seconds)
-    of.tokens[0] += done.input_tokens
+    task_counts.queue.observe(waited)
+    task_counts.compute.observe(0.001 * (done.prefill_ms + done.decode_ms))
+    task_counts.total.observe(finished.seconds)
+    task_counts.tokens[0] += done.input_tokens
     if done.output_tokens:
-        of.tokens[1] += done.output_tokens
-        of.first.observe(waited + 0.001 * done.prefill_ms)
-        of.token.observe(0.001 * done.decode_ms / done.output_tokens)
+        task_counts.tokens[1] += done.output_tokens
+        task_counts.first.observe(waited + 0.001 * done.prefill_ms)
+        task_counts.token.observe(0.001 * done.decode_ms / done.output_tokens)
 
 
 def record_error(counts: AnswerCounts, task: str, error: BaseException) -> None:

@@ -8,10 +8,10 @@ tcp_address      TLS    all of them; the client's certificate says which it may 
 
 Each call passes `interceptor.py` first, which authorizes it by the table in `roles.py`.
 
-Of health, the library's servicer is not used: there a watcher that does not read delays whoever reports a change, and
-one that leaves loses the changes of all others. Here a change is recorded without waiting. A watch lasts as long as its
-caller likes. So each listener has its own limit, of which each client has a share: a client that uses its whole share
-leaves some to others, and takes nothing from another listener.
+The health servicer of gRPC's library is not used: in it, a watcher that does not read delays the reporter of a change,
+and one that leaves loses the changes for all others. Here a change is recorded without waiting. A watch lasts as long
+as its caller wants, so each listener has its own limit on watches, and each client a share of it: a client that uses
+its whole share leaves places to others, and takes none from another listener.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ Status = int
 
 
 class HealthState:
-    """What is ready, for all listeners. One event loop owns it."""
+    """Which tasks are ready, for all listeners. One event loop owns it."""
 
     def __init__(self) -> None:
         """Begin with a daemon that serves no task yet."""
@@ -96,8 +96,8 @@ class HealthState:
 
     def _note(self, statuses: dict[str, Status]) -> None:
         self._statuses = statuses
-        told, self._changed = self._changed, asyncio.Event()
-        told.set()
+        previous, self._changed = self._changed, asyncio.Event()
+        previous.set()
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the library has no types
@@ -136,9 +136,9 @@ PING_INTERVAL_MS_MIN = 10_000  # gRPC's own 300 s kills clients that keep a till
 METADATA_BYTES_MAX = 16 * 1024
 HANDSHAKE_MS_MAX = 10_000  # gRPC's own 120 s lets a silent client hold a connection for long
 SILENCE_MS_MAX = 60_000
-"""A TCP client that sends no byte for so long gets a keepalive ping."""
+"""A TCP client that sends no byte for this long gets a keepalive ping."""
 ANSWER_MS_MAX = 20_000
-"""For its answer to the ping."""
+"""The time limit of its answer to the ping."""
 AGE_GRACE_MS = 600_000
 """For running calls of a connection that has reached its maximum age."""
 OPERATION_SECONDS = 1.0
@@ -152,7 +152,7 @@ LISTED = (
     health.SERVICE_NAME,
     reflection.SERVICE_NAME,
 )
-"""What reflection lists of admin.sock."""
+"""The services of admin.sock that reflection lists."""
 FEEDBACK = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"].full_name
 
 
@@ -160,7 +160,7 @@ class GrpcServers:
     """The gRPC servers of one daemon, one for each listener."""
 
     def __init__(self, config: Config) -> None:
-        """Make the listeners; `add_services` says what they serve, `start` binds them.
+        """Make the listeners; `add_services` adds their services, `start` binds them.
 
         Raises:
             CertificateUnusable: the TLS files cannot be used.

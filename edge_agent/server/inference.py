@@ -73,7 +73,7 @@ class _BatchMethod(Generic[Response]):
     fill: Callable[[Any, FinishedAnswer], float | None]
     """Writes an answer into that message; returns its confidence, if it has one."""
     captured: Callable[[FinishedAnswer, Any], CapturedAnswer] | None = None
-    """Builds the example of an answer from it and its message, where its task is collected."""
+    """Builds the example of an answer from it and its message, if its task is collected."""
     low_confidence: LowConfidencePolicy | None = None
     """How the caller wants an unconfident answer; None = answers of this kind have no confidence."""
 
@@ -113,7 +113,6 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
     async def Classify(self, request: pb.ClassifyRequest, context: CallContext) -> pb.ClassifyResponse:
         """Choose one label for each input."""
-        low_confidence = _low_confidence_policy(request.on_low_confidence)
 
         def fill(message: pb.Classification, finished: FinishedAnswer) -> float | None:
             return finished_answers.fill_classification(message, finished, request.top_k)
@@ -121,7 +120,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         method = _BatchMethod(
             *("classify", pb.ClassifyResponse, attrgetter("classification"), fill),
             captured=finished_answers.captured_label,
-            low_confidence=low_confidence,
+            low_confidence=_low_confidence_policy(request.on_low_confidence),
         )
         return await self._answer_once(request, context, method)
 
@@ -137,12 +136,10 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
     async def Extract(self, request: pb.ExtractRequest, context: CallContext) -> pb.ExtractResponse:
         """Find typed values in each input."""
-        low_confidence = _low_confidence_policy(request.on_low_confidence)
-
         method = _BatchMethod(
             *("extract", pb.ExtractResponse, attrgetter("extraction"), finished_answers.fill_extraction),
             captured=finished_answers.captured_extraction,
-            low_confidence=low_confidence,
+            low_confidence=_low_confidence_policy(request.on_low_confidence),
         )
         return await self._answer_once(request, context, method)
 
@@ -183,7 +180,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     async def _stream_text(
         self, item: RoutedInput, run: JobRequest, escalate: bool, client: str
     ) -> AsyncGenerator[str | FinishedAnswer, None]:
-        """Yield a text chunk by chunk, then its end; from the large model where the policy decides so."""
+        """Yield a text chunk by chunk, then its end; from the large model if the policy decides so."""
         context = self._router.context(item.bundle.manifest, "escalate" if escalate else "as_mode", item.deadline)
         decision, begun = policy.decide_ungraded(context), False
         if decision.route == "upstream":
@@ -246,7 +243,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         return bundle
 
     def seconds_left(self, context: CallContext) -> float:
-        """Return the time until the caller's deadline, or the site's default where the caller sets none."""
+        """Return the seconds until the caller's deadline, or the site's default if the caller sets none."""
         remaining = context.time_remaining()
         return self._config.deadline_seconds_default if remaining is None else remaining
 
@@ -308,7 +305,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     ) -> list[list[FinishedAnswer] | EdgeAgentError]:
         """Compute all inputs, each with the answers to its questions. The error of a single input is raised.
 
-        `common` has what they have in common: all but the text.
+        `common` is every input without its text.
         """
         if len(texts) == 1:
             return [await self._answer_input(common._replace(text=texts[0]), asked, low_confidence)]
@@ -325,7 +322,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     def _reserve(
         self, bundle: InstalledBundle, low_confidence: LowConfidencePolicy | None, inputs: int
     ) -> contextlib.AbstractContextManager[Reservation | None]:
-        """Reserve queue places for all inputs of a request; none where the large model alone answers them."""
+        """Reserve queue places for all inputs of a request; none if the large model alone answers them."""
         if low_confidence is not None and self._router.mode(bundle.manifest) == "bootstrap":
             return contextlib.nullcontext()
         return self._engines.reserve(bundle.digest, inputs, current_caller.get().account)
@@ -369,7 +366,7 @@ def _is_served_by(task: TaskSpec, kind: str) -> bool:
 
 
 async def _gather(work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
-    """Return all results; when one fails, or the caller leaves, the others have ended before this does."""
+    """Return all results. If one fails, or the caller leaves, all others end before this does."""
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(each) for each in work]

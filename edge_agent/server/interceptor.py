@@ -1,4 +1,4 @@
-"""The interceptor: what every call passes before, around and after its handler.
+"""The interceptor: runs before, around and after the handler of every call.
 
 Before: the caller is identified and authorized (`roles.py`), and its rate is checked. Only then are its bytes parsed:
 an unauthorized caller reaches no parser. Around: an error of ours becomes a status, and no text of another exception
@@ -46,7 +46,7 @@ READING_SECONDS = 0.2
 """For callers to read how the last calls ended."""
 
 GRPC = "grpc"
-"""What refuses, in the log of refusals and the metrics."""
+"""The name of this component in the log of refusals and the metrics."""
 
 # grpc.aio's context is generic in messages whose types no handler here needs.
 CallContext = grpc.aio.ServicerContext[Any, Any]

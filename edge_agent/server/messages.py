@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def words_of(enum: EnumTypeWrapper) -> dict[Any, Any]:
-    """Return the numbers of an enum of the API by the agent's words: "local" for ROUTE_LOCAL; none for UNSPECIFIED."""
+    """Return the numbers of an API enum by the agent's words, such as "local" for ROUTE_LOCAL, without UNSPECIFIED."""
     prefix = enum.Name(0).removesuffix("UNSPECIFIED")
     return {name.removeprefix(prefix).lower(): number for name, number in enum.items() if number}
 
@@ -255,16 +255,18 @@ def _audit(status: CaptureStatus) -> pb.ReviewAudit:
     return pb.ReviewAudit(drawn=drawn, reviewed=reviewed, waiting=waiting, lost=lost)
 
 
-def large_model_message(said: pb.EscalationStatus | None, examples: CaptureStatus | None) -> pb.EscalationStatus | None:
-    """Add the waiting questions and their results to the state of the large model."""
-    if said is None or examples is None or examples.stalled_seconds:
-        return said
-    said.waiting.update(examples.questions)
-    said.waiting_seconds = examples.question_seconds
-    said.opinions = examples.counters.get("opinions", 0)
+def large_model_message(
+    status: pb.EscalationStatus | None, examples: CaptureStatus | None
+) -> pb.EscalationStatus | None:
+    """Add the waiting questions and their results to the status of the large model."""
+    if status is None or examples is None or examples.stalled_seconds:
+        return status
+    status.waiting.update(examples.questions)
+    status.waiting_seconds = examples.question_seconds
+    status.opinions = examples.counters.get("opinions", 0)
     given_up = {why: examples.counters.get(f"questions_{why}", 0) for why in GIVEN_UP}
-    said.given_up.update({why: number for why, number in given_up.items() if number})
-    return said
+    status.given_up.update({why: number for why, number in given_up.items() if number})
+    return status
 
 
 def updates_message(activation: Activation, overview: UpdateOverview, copied: CopyProgress) -> pb.UpdatesStatus:

@@ -1,16 +1,16 @@
 """Routes inputs between the local model and the large one, as `routing/policy.py` decides.
 
-An input of a decide task has an answer for each question, and each has its own route; those that need the large model
-are asked of it in one call. Every other input has one answer.
+An input of a decide task has an answer for each question, and each answer has its own route; one call asks the large
+model all questions that need it. Every other input has one answer.
 
-The caller's deadline always holds. The large model gets what is left of it less MARGIN_SECONDS; then the local answer
-stands. An input is redacted before it leaves. An answer that comes back is checked, asked for once more if it cannot
-be used, and has the redacted values restored in memory.
+The caller's deadline always holds. The large model gets the time until then, less MARGIN_SECONDS; without its answer
+the local one is returned. An input is redacted before it leaves. The large model's answer is checked; if it cannot be
+used, the model is asked once more. Then redacted values are restored in it, in memory.
 
-Stored inputs, those deferred and those drawn for the audit, are asked of the large model when it can be asked: one
-question at a time, and none while the uplink has no spare capacity. That a question was asked is on the disk before
-it leaves, so a daemon that is killed then does not send it again. The answer is checked like any other and becomes a
-teacher label. Redacted values are not restored in it: who reads it did not send the input.
+Stored inputs, deferred or drawn for the audit, are sent to the large model later: one question at a time, and none
+while the uplink has no spare capacity. A question is marked as asked on the disk before it leaves, so a daemon that is
+killed then does not send it again. The answer is checked like any other and becomes a teacher label. Redacted values
+are not restored in it, because its readers did not send the input.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger("edge_agent.server")
 
 MARGIN_SECONDS = 0.1
-"""Of the caller's time, reserved for writing and reading the local answer."""
+"""The part of the caller's time that is reserved for writing and reading the local answer."""
 BEGINS_SHARE = 0.5
-"""Of the caller's time: if the large model's text has not begun by then, a local model writes it, if there is one."""
+"""If the large model's text has not begun after this share of the caller's time, a local model, if any, writes it."""
 TRIES_MAX = 2
 """How often the large model is asked, if its answer cannot be used."""
 
@@ -74,13 +74,13 @@ class RoutedInput(NamedTuple):
     bundle: InstalledBundle
     deadline: float
     questions: tuple[QuestionSpec, ...] = ()
-    """What is asked about it: one for a classify task, empty for a record or a text."""
+    """Those about it: one for a classify task, none for a record or a text."""
 
 
 Compute = Callable[[], Awaitable[list[FinishedAnswer]]]
 """Asks the local model; returns an answer for each question, or the only one."""
 Replies = dict[str, LargeModelAnswer | RouteReason]
-"""What the large model answered, or why it did not, by the name of the question; "" where there are no questions."""
+"""The large model's answer, or why there is none, by the name of the question; "" if the task has no questions."""
 
 
 class ModelRouter:
@@ -139,9 +139,9 @@ class ModelRouter:
     def _settle(
         self, finished: FinishedAnswer, reply: LargeModelAnswer | RouteReason | None, context: EscalationContext
     ) -> FinishedAnswer:
-        """Take the large model's reply for an answer; None = it was not asked about it."""
+        """Return an answer with the large model's reply; None = it was not asked."""
         if reply is None:
-            # Drawn for every answer that is given, so that load and connection do not bias the sample.
+            # Drawn for every returned answer, so that load and connection do not bias the sample.
             drawn = policy.is_drawn_for_audit(finished.decision, context, self._audit_share, self._draw())
             return finished._replace(audited=drawn)
         if isinstance(reply, RouteReason):
@@ -167,9 +167,9 @@ class ModelRouter:
         begins = None if self.mode(item.bundle.manifest) == "bootstrap" else BEGINS_SHARE * seconds
         async with contextlib.aclosing(_require_start(self._uplink.ask(question, seconds), begins)) as events:
             async for event in events:
-                if isinstance(event, tuple):  # nothing typed was asked
+                if isinstance(event, tuple):  # typed answers, for which nobody asked
                     continue
-                # A placeholder may come in pieces: what may still become one is not written yet.
+                # A placeholder may come in pieces: text that may still become one waits.
                 text, pending = (
                     (pending, "") if isinstance(event, LargeModelFinish) else redaction.split(pending + event)
                 )
@@ -181,7 +181,7 @@ class ModelRouter:
                     yield LargeModelAnswer("".join(parts), event.model, took_ms, event.complete)
 
     async def _answer_remotely(self, item: RoutedInput, context: EscalationContext) -> list[FinishedAnswer]:
-        """Let the large model answer where there is no local one, or abstain."""
+        """Return the large model's answers, for a task without a local model, or abstain."""
         decision = policy.decide_before_local_answer(context)
         assert decision is not None, "bootstrap is decided before a model is asked"
         unanswered = _unanswered(item, decision)
@@ -200,7 +200,7 @@ class ModelRouter:
     async def _answer_with_both(
         self, item: RoutedInput, context: EscalationContext, compute: Compute
     ) -> list[FinishedAnswer]:
-        """Ask both models for comparison, and give the large model's answers."""
+        """Ask both models for comparison, and return the large model's answers."""
         unanswered = _unanswered(item, RouteDecision("upstream", RouteReason.MODE_SHADOW))
         try:
             async with asyncio.TaskGroup() as group:
@@ -227,11 +227,11 @@ class ModelRouter:
                 conversation = LargeModelConversation(self._uplink, manifest.task, question)
                 reply, finish = await conversation.answer(lambda: _seconds_left(item))
                 replied = reply.answers or {names[0]: reply}
-                took_ms, given = 1000 * (time.monotonic() - began), dict[str, LargeModelAnswer]()
+                took_ms, restored = 1000 * (time.monotonic() - began), dict[str, LargeModelAnswer]()
                 for name, each in replied.items():
                     value = _restore(each.value, manifest, redaction)
-                    given[name] = LargeModelAnswer(value, finish.model, took_ms, probabilities=each.probabilities)
-                return {name: given.get(name, RouteReason.UPSTREAM_FAILED) for name in names}
+                    restored[name] = LargeModelAnswer(value, finish.model, took_ms, probabilities=each.probabilities)
+                return {name: restored.get(name, RouteReason.UPSTREAM_FAILED) for name in names}
         except UpstreamBusy:
             return dict.fromkeys(names, RouteReason.UPSTREAM_BUSY)
         except EdgeAgentError as error:
@@ -251,12 +251,11 @@ class LargeModelConversation:
     async def answer(self, seconds: Callable[[], float]) -> tuple[LargeModelReply, LargeModelFinish]:
         """Return the reply; `seconds` returns the limit of each try when it begins.
 
-        Of several questions the last try may leave some unanswered: the others have their answers.
-
-        Answers to typed questions are not asked for again: the same question gets the same answer.
+        After the last try, a reply that answers only some of the questions is returned. Typed questions are not asked
+        again, because the same question gets the same answer.
 
         Raises:
-            EdgeAgentError: there is no answer, or none that keeps to the questions or the schema.
+            EdgeAgentError: there is no answer, or none that fits the questions or the schema.
         """
         problem = ""
         for attempt in range(1, TRIES_MAX + 1):
@@ -301,7 +300,7 @@ def _unanswered(item: RoutedInput, decision: RouteDecision) -> list[FinishedAnsw
 
 
 def _remote_alone(unanswered: list[FinishedAnswer], replies: Replies, error: EdgeAgentError) -> list[FinishedAnswer]:
-    """Return the large model's answers where the local model failed. Raises its error if one of them is missing."""
+    """Return the large model's answers after the local model failed. Raises its error if one of them is missing."""
     decision, settled = RouteDecision("upstream", RouteReason.MODE_SHADOW, degraded=(error.reason,)), []
     for each in unanswered:
         reply = replies[_name(each)]
@@ -314,7 +313,7 @@ def _remote_alone(unanswered: list[FinishedAnswer], replies: Replies, error: Edg
 def _shadowed(
     finished: FinishedAnswer, reply: LargeModelAnswer | RouteReason, context: EscalationContext
 ) -> FinishedAnswer:
-    """Give the large model's answer, with the local one to compare it with; without it the local one."""
+    """Return the large model's answer with the local one for comparison; if it is missing, the local one."""
     if isinstance(reply, RouteReason):
         return _with_decision(finished, policy.with_blocker(context, reply))
     graded = finished_answers.decide_on_local_answer(finished, policy.with_blocker(context))
@@ -461,7 +460,7 @@ class DeferredEscalations:
         return True
 
     async def _unanswered(self, waiting: TeacherQuestion, error: EdgeAgentError, answers: int) -> None:
-        # Refused before any work on it; but a refused second try follows work on the first.
+        # A first try that was refused has cost nothing; a refused second one follows work on the first.
         again = isinstance(error, (UpstreamBusy, SiteError)) and not answers
         if again:
             self._refused_in_a_row += 1

@@ -130,18 +130,18 @@ def _by_label(rows: Iterable[AgreementCount]) -> dict[tuple[str, str], tuple[int
     return {each: (agreed[each], pairs[each]) for each in pairs}
 
 
-def _tests(promise: RiskGuarantee | None, evidence: Mapping[str, RiskEvidence]) -> Iterator[pb.FieldTest]:
-    if promise is None:
+def _tests(guarantee: RiskGuarantee | None, evidence: Mapping[str, RiskEvidence]) -> Iterator[pb.FieldTest]:
+    if guarantee is None:
         return
     for judge, found in evidence.items():
         yield pb.FieldTest(
             judge=judge,
             wrong=share_message(found.wrong, found.judged),
-            target=found.held_to(promise),
-            delta=promise.delta,
+            target=found.held_to(guarantee),
+            delta=guarantee.delta,
             evidence=found.peak,
-            evidence_max=promise.limit,
-            refuted=found.rejects(promise),
+            evidence_max=guarantee.limit,
+            refuted=found.rejects(guarantee),
             unjudged=found.unjudged,
         )
 

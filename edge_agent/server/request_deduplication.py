@@ -1,4 +1,4 @@
-"""One answer for each `request_id`: a device that sends a request again gets the stored response, without a second run.
+"""One response for each `request_id`: a device that sends a request again gets the stored one, without a second run.
 
 The request is the same if client, method and `request_id` are (AIP-155). The store is bounded in entries and in bytes,
 and drops the oldest responses first. A retry that comes while the first call still runs waits for it. A running request
@@ -35,7 +35,7 @@ FAULTS_OF_INPUT = frozenset(reason for reason, cls in BY_REASON.items() if issub
     DeadlineExpired.reason,
     RequestCancelled.reason,
 } | {InputQuarantined.reason}
-"""Why an input fails however often it is tried."""
+"""The reasons with which an input fails on every try."""
 Response = TypeVar("Response", bound=Message)
 _RequestKey = tuple[str, str, str]
 """Client, method and request_id."""
@@ -89,7 +89,7 @@ class RequestDeduplicator:
     async def run(self, key: _RequestKey, content: bytes, compute: Callable[[], Awaitable[Response]]) -> Response:
         """Return the stored response to a request, or compute it.
 
-        A computation continues when its callers leave, for the one that tries again.
+        A computation continues when its callers leave, because one of them may try again.
 
         Args:
             key: client, method and request_id.
@@ -129,7 +129,7 @@ class RequestDeduplicator:
         return known
 
     async def stop(self) -> None:
-        """Cancel what runs and wait for it; call it when no call can come any more."""
+        """Cancel running requests and wait for their end; call it when no more calls can come."""
         tasks = [running.response.task for running in self._running.values()]
         for task in tasks:
             task.cancel()
@@ -171,7 +171,7 @@ class RequestDeduplicator:
 
 
 def _is_final(response: Message) -> bool:
-    """Tell whether another try would change nothing."""
+    """Tell whether another try would have the same result."""
     return FAULTS_OF_INPUT.issuperset(_failures(response))
 
 

@@ -1,12 +1,12 @@
-"""Which roles may call which method: the one table; and who calls.
+"""The one table of the roles that may call each method, and the identity of callers.
 
-A method that is not in it may be called by nobody. What a listener does not serve does not exist there, whatever stands
-here: the sockets keep to their own services, TCP with certificates has them all.
+A method that is not in the table may be called by nobody. A listener has only the methods of its own services, whatever
+the table says: each socket has some services, TCP with certificates has them all.
 
 A caller is the client of a socket, an address, or the holder of a certificate. gRPC tells a server neither the user nor
 the process at the other end of a Unix socket. So all callers of a socket are one client, unless they name themselves in
 the metadata `edge-agent-client`. The name separates their shares and appears in the audit log; it gives no role. On TCP
-the name is ignored: the certificate, or else the address, identifies.
+the name is ignored: the certificate, or else the address, identifies the caller.
 
 Nobody verifies such a name, and a caller can send another one with each call. So limits count by accounts, not by
 names, and a socket has a fixed number of accounts.
@@ -56,23 +56,23 @@ METHODS: dict[str, frozenset[Role]] = {
 """The roles that may call a method, each of them alone."""
 
 
-def role_missing(call: str, allowed: frozenset[Role], who: str, roles: frozenset[Role]) -> RoleMissing:
+def role_missing(call: str, allowed: frozenset[Role], client: str, roles: frozenset[Role]) -> RoleMissing:
     """Return the refusal of a call that only `allowed` may make, to a client with other roles."""
     needs = " or ".join(sorted(allowed)) if allowed else "a role that nobody has"
     has = f"has the role {' and '.join(sorted(roles))}" if roles else "has no role"
     role = min(allowed, default="")
     command = f" ('sudo edge-agent certs issue CLIENT --role {role}')" if role else ""
     return RoleMissing(
-        f"{who} {has}; {call} needs {needs}",
+        f"{client} {has}; {call} needs {needs}",
         remedy=f"Have a certificate issued with {ROLE_URI}{role or '…'}{command}, or use the socket of that role.",
-        client=who,
+        client=client,
         call=call,
         roles=",".join(sorted(roles)),
         needs=",".join(sorted(allowed)),
     )
 
 
-_LOOKING = (
+_READ_ONLY = (
     *("GetStatus", "GetFieldReport", "GetPrivacyReport", "ListBundles", "TryRedaction", "ListRedactionAudit"),
     "ServerReflectionInfo",
 )
@@ -82,21 +82,21 @@ CallTreatment = Literal["work", "look", "change", "health"]
 def call_treatment(method: str) -> CallTreatment:
     """Return how limits and the audit log treat a call.
 
-    work = a client's rate counts it; look = an operator's that changes nothing; change = each one has a line in the
-    audit log, as has what a reviewer erases; health = neither.
+    work = it counts in the client's rate; look = a read-only call of an operator; change = it has a line of its own in
+    the audit log, as a reviewer's erasure has; health = neither limited nor logged.
     """
     name, allowed = method.rpartition("/")[2], METHODS.get(method, frozenset())
     if allowed == ROLES:
         return "health"
-    if name == "ErasePrediction" or (allowed == ADMIN and name not in _LOOKING):
+    if name == "ErasePrediction" or (allowed == ADMIN and name not in _READ_ONLY):
         return "change"
     return "look" if allowed == ADMIN else "work"
 
 
 def certificate_roles(certificate: Certificate, configured: Mapping[str, Iterable[Role]]) -> frozenset[Role]:
-    """Return the roles of a client: those that its certificate says, and those configured for one of its names.
+    """Return the roles of a client: those in its certificate, and those configured for one of its names.
 
-    A URI is told from other names, so that no authority for DNS names can be talked into issuing a role.
+    URIs are compared only with URIs, so an authority that issues DNS names cannot be tricked into granting a role.
     """
     own = {role for role in ROLES if f"{ROLE_URI}{role}" in certificate.uris}
     given = {
@@ -170,7 +170,7 @@ def identify_by_address(context: Any) -> Caller:
 
 
 ACCOUNT_SECONDS = 60.0
-"""Another name can take the account of one that has not called for so long."""
+"""Another name can take the account of one that has not called for this long."""
 
 
 class AccountTable:

@@ -1,7 +1,7 @@
-"""In which mode each task is, which alarms put it into shadow, and what the site's status document says of tasks.
+"""The mode of each task, the alarms that put it into shadow, and the tasks in the site's status document.
 
-The operator or the plan sets the mode of a task; where neither did, agent.yaml does. An alarm puts a task into shadow
-where the signed plan allows that.
+The operator or the plan sets the mode of a task; if neither did, agent.yaml does. An alarm puts a task into shadow if
+the signed plan allows that.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class TaskModes:
     """The mode of each task. Methods that write are called on the store's thread."""
 
     def __init__(self, config: Config, store: Store, activation: Activation) -> None:
-        """Read what the store holds of the plan, the operator and alarms; agent.yaml has the rest."""
+        """Read the modes and demotions in the store; agent.yaml has the modes that are not there."""
         self._configured, self._table, self._demotions = config.escalation.modes, store.modes, store.demotions
         self._activation = activation
         self._known, self._demoted = self._table.read(), self._demotions.read()
@@ -81,9 +81,9 @@ class TaskModes:
         self._read()
 
     def demote(self, alarms: Sequence[AlarmState], uplink: UplinkClient) -> bool:
-        """Put into shadow each task that an alarm may put there; tell whether there was one.
+        """Put each task into shadow that an alarm may put there; tell whether there was one.
 
-        Only where the local model answers now, and the large one may be asked.
+        This applies only to tasks that the local model answers now, and that may ask the large one.
         """
         demoted = False
         for task in {task_of_key(alarm.task) for alarm in alarms}:
@@ -146,7 +146,7 @@ class MonitoringAlarms:
         ]
 
     def report(self, task: str) -> tuple[RaisedAlarm, ...]:
-        """Return them as the site's status document has them."""
+        """Return the alarms of a task in the form of the site's status document."""
         return tuple(
             RaisedAlarm(
                 alarm=alarm.alarm,
@@ -205,7 +205,7 @@ def site_updates(activation: Activation, overview: UpdateOverview) -> SiteUpdate
 
 
 def update_status(row: UpdateProgress) -> UpdateStatus:
-    """Write a row of the journal as the status document has it."""
+    """Return a row of the journal in the form of the status document."""
     return UpdateStatus(
         candidate=row.candidate,
         version=row.version,

@@ -28,7 +28,7 @@ log = structlog.get_logger("edge_agent.server")
 
 FILE_BYTES_MAX = 1024 * 1024
 SOON_SECONDS = 14 * 86_400
-"""Warn this long before an end."""
+"""How long before a certificate ends status warns."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class TlsFiles:
 
     def warnings(self) -> list[str]:
         """Return what an operator should know about the files, a sentence each."""
-        self._look()
+        self._reload()
         material, now = self._material, self._now()
         ends = (
             (
@@ -101,14 +101,14 @@ class TlsFiles:
 
     def _changed(self) -> grpc.ServerCertificateConfiguration | None:
         """Return the newest files if gRPC does not have them yet; its threads call this at every handshake."""
-        self._look()
+        self._reload()
         with self._lock:
             if self._handed is self._material:
                 return None
             self._handed = self._material
             return self._handed.configuration()
 
-    def _look(self) -> None:
+    def _reload(self) -> None:
         """Reload the files if one has changed since the last attempt."""
         with self._lock:
             found = self._signature()

@@ -46,7 +46,7 @@ from edge_agent.v1 import escalation_pb2 as pb
 SILENT_REASON = "UPLINK_SILENT"
 _STATES = messages.words_of(admin_pb2.LinkState)
 _COUNT_MAX = 2**62
-"""Numbers in the file have no limit; those in the message do."""
+"""The limit of numbers in the message; those in the file have none."""
 _START = "Start it with 'sudo systemctl enable --now edge-uplink', and read its log: 'edge-agent logs uplink'."
 _RIGHTS = "Give this daemon's user, edge-agent, the right to read the folder 'uplink' in the state directory."
 
@@ -64,31 +64,31 @@ class UplinkReport:
 def uplink_message(config: Config) -> admin_pb2.UplinkStatus | None:
     """Describe the uplink; None if none is configured and none has written its file."""
     path = config.uplink_notes / uplink_state.FILE_NAME
-    heard = read_uplink_report(path, time.clock_gettime(time.CLOCK_BOOTTIME))
+    report = read_uplink_report(path, time.clock_gettime(time.CLOCK_BOOTTIME))
     configured = bool(config.uplink.url or config.uplink.updates_url)
-    if heard.state is None and not configured and not os.path.lexists(path):
+    if report.state is None and not configured and not os.path.lexists(path):
         return None
-    message = _described(heard.state) if heard.state else admin_pb2.UplinkStatus()
-    message.age_seconds = heard.age_seconds
-    if heard.silence:
+    message = _described(report.state) if report.state else admin_pb2.UplinkStatus()
+    message.age_seconds = report.age_seconds
+    if report.silence:
         message.state = admin_pb2.LINK_STATE_SILENT
         message.problems.insert(
-            0, admin_pb2.UplinkProblem(reason=SILENT_REASON, message=heard.silence, remedy=heard.remedy)
+            0, admin_pb2.UplinkProblem(reason=SILENT_REASON, message=report.silence, remedy=report.remedy)
         )
     return message
 
 
 def download_blocker(config: Config) -> DownloadBlocker | None:
-    """Return why the uplink brings no files of updates; None = it does, as far as it reports."""
+    """Return why the uplink does not download updates; None = by its report it does."""
     if not config.uplink.updates_url:
         return DownloadBlocker("no uplink for updates is configured", has_uplink=False)
     path = config.uplink_notes / uplink_state.FILE_NAME
-    heard = read_uplink_report(path, time.clock_gettime(time.CLOCK_BOOTTIME))
-    if heard.silence or heard.state is None or heard.state.downloads is None:
+    report = read_uplink_report(path, time.clock_gettime(time.CLOCK_BOOTTIME))
+    if report.silence or report.state is None or report.state.downloads is None:
         return DownloadBlocker("the uplink does not report that it downloads updates")
-    if any(each.reason == DiskFull.reason for each in heard.state.problems):
+    if any(each.reason == DiskFull.reason for each in report.state.problems):
         return DownloadBlocker("the uplink's disk is full", disk_full=True)
-    if heard.state.downloads.state == "offline":
+    if report.state.downloads.state == "offline":
         return DownloadBlocker("the uplink is offline")
     return None
 
@@ -136,19 +136,19 @@ def _described(state: uplink_state.UplinkState) -> admin_pb2.UplinkStatus:
     )
 
 
-def _downloads(said: uplink_state.DownloadProgress | None) -> admin_pb2.UplinkDownloads | None:
-    if said is None:
+def _downloads(progress: uplink_state.DownloadProgress | None) -> admin_pb2.UplinkDownloads | None:
+    if progress is None:
         return None
     return admin_pb2.UplinkDownloads(
-        state=_STATES[said.state],
-        repository=_printable(said.repository),
-        since_time=_moment(said.since),
-        retry_time=_moment(said.retry_at),
-        refresh_time=_moment(said.refreshed_at),
-        waiting_blobs=min(said.waiting_blobs, _COUNT_MAX),
-        waiting_bytes=min(said.waiting_bytes, _COUNT_MAX),
-        fetched_blobs=min(said.fetched_blobs, _COUNT_MAX),
-        fetched_bytes=min(said.fetched_bytes, _COUNT_MAX),
+        state=_STATES[progress.state],
+        repository=_printable(progress.repository),
+        since_time=_moment(progress.since),
+        retry_time=_moment(progress.retry_at),
+        refresh_time=_moment(progress.refreshed_at),
+        waiting_blobs=min(progress.waiting_blobs, _COUNT_MAX),
+        waiting_bytes=min(progress.waiting_bytes, _COUNT_MAX),
+        fetched_blobs=min(progress.fetched_blobs, _COUNT_MAX),
+        fetched_bytes=min(progress.fetched_bytes, _COUNT_MAX),
     )
 
 
@@ -169,12 +169,12 @@ log = structlog.get_logger("edge_agent.server")
 
 RECONNECT_SECONDS = 0.5
 SILENT_SECONDS = 6.0
-"""The uplink reports its state every 2 s; one that is silent for so long hangs, or is stopped."""
+"""The uplink reports its state every 2 s; one that is silent for this long hangs, or is stopped."""
 MESSAGE_BYTES_MAX = 2 * 1024 * 1024
 COST_MICROS_MAX = 10**12
-"""A million in the currency of the prices, for one question: a larger number is none, and the database sums them."""
+"""A million in the currency of the prices. The charge for one question is cut to it: the database adds charges up."""
 _LOST = "the uplink does not answer"
-_LATE = "the large model took longer than there was time"
+_LATE = "the large model did not answer in time"
 # Reconnect at once to an uplink that comes back, not after gRPC's pause, which grows to two minutes.
 _CHANNEL = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
@@ -311,7 +311,7 @@ class UplinkClient:
 async def _next_response(call: grpc.aio.UnaryStreamCall[pb.AskRequest, pb.AskResponse], deadline: float) -> Any:
     """Return the next part of an answer; at its end an object that is false.
 
-    The time limit is that of each read: one around the whole answer would cancel whatever its reader awaits between.
+    The time limit is set for each read: one around the whole answer would cancel what its reader awaits between reads.
 
     Raises:
         UpstreamUnreachable, UpstreamBusy: there is no more of it.
@@ -325,7 +325,7 @@ async def _next_response(call: grpc.aio.UnaryStreamCall[pb.AskRequest, pb.AskRes
         raise UpstreamUnreachable(_LATE) from None
     except grpc.aio.AioRpcError as error:
         if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:  # more calls at once than the uplink's server takes
-            raise UpstreamBusy("the uplink has as many questions as it takes") from None
+            raise UpstreamBusy("the uplink has reached its limit of concurrent questions") from None
         raise UpstreamUnreachable(_LATE if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED else _LOST) from None
     except asyncio.CancelledError:
         if task.cancelling():
@@ -335,7 +335,7 @@ async def _next_response(call: grpc.aio.UnaryStreamCall[pb.AskRequest, pb.AskRes
 
 @contextlib.contextmanager
 def _cancelling(call: grpc.aio.Call) -> Iterator[None]:
-    """Cancel a call that is left: grpc.aio does not when its stream is given up (grpc/grpc#43462)."""
+    """Cancel a call at the end of the block: grpc.aio does not when its stream is abandoned (grpc/grpc#43462)."""
     try:
         yield
     finally:

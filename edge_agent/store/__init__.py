@@ -1,7 +1,7 @@
 """Content-addressed blobs, bundle archives and state.db.
 
-blob_store.py      where blobs lie: files named by their hash, written once and checked
-bundle_archive.py  reads a folder or a tar that somebody else made, and refuses what is hostile
-bundle_store.py    installs, finds and removes bundles, never with a state in between
-state_database.py  state.db: installed bundles, the active one of each task, modes, what updates remember
+blob_store.py      blobs: files named by their hash, written once and verified
+bundle_archive.py  reads a folder or a tar from outside, and refuses a malicious one
+bundle_store.py    installs, finds and removes bundles, each wholly or not at all
+state_database.py  state.db: installed bundles, the active one of each task, modes, the state of updates
 """

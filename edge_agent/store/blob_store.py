@@ -1,8 +1,8 @@
 """Content-addressed files: `sha256/<2 hex>/<64 hex>` below one directory.
 
-A blob has its name only when all its bytes are on the disk: it is written to `staging/`, hashed on the way, synced,
-renamed, and the directory synced. What a power cut leaves in `staging/` is deleted when the store is opened. One
-process owns the directory, and one thread at a time uses it.
+A blob gets its name only when all its bytes are on the disk: it is written to `staging/` and hashed, synced, renamed,
+and the directory synced. Files that a power cut leaves in `staging/` are deleted when the store is opened. One process
+owns the directory, and one thread at a time uses it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class BlobStore:
     """The blobs below one directory."""
 
     def __init__(self, root: Path) -> None:
-        """Create the directories, and delete what an interrupted install left in staging."""
+        """Create the directories, and delete the files that an interrupted install left in staging."""
         self._named, self._staging = root / "sha256", root / "staging"
         with disk_errors(root):
             for folder in (root, self._named, self._staging):
@@ -132,5 +132,5 @@ def _write(staged: Path, chunks: Iterable[bytes]) -> str:
 
 def _check(artifact: str, expected: str, actual: str) -> None:
     if actual != expected:
-        said = f"{artifact} has sha256 {actual}; the manifest says {expected}"
-        raise HashMismatch(said, path=artifact, expected=expected, actual=actual)
+        message = f"{artifact} has sha256 {actual}; the manifest says {expected}"
+        raise HashMismatch(message, path=artifact, expected=expected, actual=actual)

@@ -1,8 +1,8 @@
-"""Where a bundle comes from: a directory or one uncompressed tar, both read as hostile, neither ever extracted.
+"""The source of a bundle: a directory or one uncompressed tar, both untrusted, neither ever extracted.
 
 `open_bundle` lists the files of either as `BundleMember`s: a name and a region of an open file. Before it yields, it
 has refused
-- names that leave the bundle, and names that a file system or terminal could stumble over;
+- names that leave the bundle, and names that are unsafe for file systems or terminals;
 - anything but regular files and directories (links, devices, FIFOs, sparse files) and names that occur twice;
 - files over the size limit, more files than the limit, and a tar that ends before its last file does.
 
@@ -56,7 +56,7 @@ class StoreLimits:
     files_max: int = 65
     """Files of a bundle with its manifest: one more than a manifest may name."""
     bundles_per_task_max: int = 10
-    """Bundles kept for each task. The oldest that neither answers nor is kept for rollback makes room for a new one;
+    """Bundles kept for each task. The oldest one that is neither active nor kept for rollback makes room for a new one;
     the active, the previous and the newest bundle stay whatever the limit."""
     disk_reserve_bytes: int = 64 * 2**20
     """Bytes that an install leaves free on the disk, so that state, logs and a rollback still have room."""
@@ -80,8 +80,8 @@ class BundleMember:
             finally:
                 os.close(fd)
         except OSError as error:
-            said = f"cannot read {self.path}: {error.strerror}"
-            raise BundleUnreadable(said, remedy=_COPY_REMEDY, path=self.path, errno=error.errno) from None
+            message = f"cannot read {self.path}: {error.strerror}"
+            raise BundleUnreadable(message, remedy=_COPY_REMEDY, path=self.path, errno=error.errno) from None
 
     def _read(self, fd: int) -> Iterator[bytes]:
         done = 0
@@ -117,8 +117,8 @@ def open_bundle(path: Path, limits: StoreLimits) -> Iterator[dict[str, BundleMem
                 raise BundleUnreadable(f"{path} is neither a directory nor a file", remedy=_TAR_REMEDY)
             members = _checked(found, limits)
         except OSError as error:
-            said = f"cannot read {path}: {error.strerror}"
-            raise BundleUnreadable(said, remedy=_TAR_REMEDY, path=path, errno=error.errno) from None
+            message = f"cannot read {path}: {error.strerror}"
+            raise BundleUnreadable(message, remedy=_TAR_REMEDY, path=path, errno=error.errno) from None
         yield members
 
 
@@ -128,8 +128,8 @@ def manifest_bytes(members: dict[str, BundleMember]) -> bytes:
     if member is None:
         raise FileMissing(f"the bundle has no {MANIFEST_NAME}", path=MANIFEST_NAME, remedy=_TAR_REMEDY)
     if member.size_bytes > MANIFEST_BYTES_MAX:
-        said = f"{MANIFEST_NAME} has {member.size_bytes} bytes; the limit is {MANIFEST_BYTES_MAX}"
-        raise ManifestInvalid(said, remedy=_MAKE_REMEDY)
+        message = f"{MANIFEST_NAME} has {member.size_bytes} bytes; the limit is {MANIFEST_BYTES_MAX}"
+        raise ManifestInvalid(message, remedy=_MAKE_REMEDY)
     return b"".join(member.chunks())
 
 
@@ -139,13 +139,13 @@ def _checked(found: Iterator[BundleMember], limits: StoreLimits) -> dict[str, Bu
         if member.path in members:
             raise ManifestInvalid(f"the bundle holds {member.path} twice", path=member.path, remedy=_MAKE_REMEDY)
         if member.size_bytes > limits.file_bytes_max:
-            said = f"{member.path} has {member.size_bytes} bytes; the limit for one file is {limits.file_bytes_max}"
+            message = f"{member.path} has {member.size_bytes} bytes; the limit for one file is {limits.file_bytes_max}"
             size = member.size_bytes
-            raise BundleTooLarge(said, path=member.path, size=size, limit=limits.file_bytes_max)
+            raise BundleTooLarge(message, path=member.path, size=size, limit=limits.file_bytes_max)
         members[member.path] = member
         if len(members) > limits.files_max:
-            said = f"the bundle has more than {limits.files_max} files"
-            raise BundleTooLarge(said, remedy=_MAKE_REMEDY, limit=limits.files_max)
+            message = f"the bundle has more than {limits.files_max} files"
+            raise BundleTooLarge(message, remedy=_MAKE_REMEDY, limit=limits.files_max)
     return members
 
 
@@ -153,8 +153,8 @@ def _safe(name: str) -> str:
     if not is_safe_path(name):
         # ascii(): the name may hold control characters or bytes that are no text.
         shown = ascii(name[:200])
-        said = f"the bundle holds {shown}: not relative, with '..', or not of plain characters"
-        raise PathUnsafe(said, remedy=_MAKE_REMEDY, path=shown)
+        message = f"the bundle holds {shown}: not relative, with '..', or not of plain characters"
+        raise PathUnsafe(message, remedy=_MAKE_REMEDY, path=shown)
     return name
 
 
@@ -170,8 +170,8 @@ def _list_directory(root_fd: int) -> Iterator[BundleMember]:
                     if not entry.is_dir(follow_symlinks=False):
                         yield _directory_member(root_fd, path, entry.stat(follow_symlinks=False))
                     elif len(folders) > FOLDERS_MAX:
-                        said = f"the bundle has more than {FOLDERS_MAX} directories"
-                        raise BundleTooLarge(said, remedy=_MAKE_REMEDY, limit=FOLDERS_MAX)
+                        message = f"the bundle has more than {FOLDERS_MAX} directories"
+                        raise BundleTooLarge(message, remedy=_MAKE_REMEDY, limit=FOLDERS_MAX)
                     else:
                         folders.append(path)
         finally:
@@ -203,12 +203,12 @@ def open_inside(root_fd: int, path: str, flags: int = 0) -> int:
 
 
 def _not_regular(path: str) -> PathUnsafe:
-    said = f"{path} is a link, device or FIFO; a bundle holds only regular files"
-    return PathUnsafe(said, remedy=_MAKE_REMEDY, path=path)
+    message = f"{path} is a link, device or FIFO; a bundle holds only regular files"
+    return PathUnsafe(message, remedy=_MAKE_REMEDY, path=path)
 
 
 class _HeaderReader(io.RawIOBase):
-    """What tarfile reads a tar through: one read, and all of them together, are bounded."""
+    """The file object through which tarfile reads a tar: it bounds each read, and all of them together."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -251,8 +251,8 @@ def _list_tar(fd: int, path: Path) -> Iterator[BundleMember]:
             return
         member = _tar_member(entry, fd)
         if member and member.offset + member.size_bytes > size:
-            said = f"{path} ends at byte {size}, but {member.path} would end at {member.offset + member.size_bytes}"
-            raise BundleUnreadable(said, remedy=_COPY_REMEDY, path=member.path)
+            message = f"{path} ends at byte {size}, but {member.path} would end at {member.offset + member.size_bytes}"
+            raise BundleUnreadable(message, remedy=_COPY_REMEDY, path=member.path)
         if member:
             yield member
 
@@ -270,15 +270,15 @@ def _tar_member(entry: tarfile.TarInfo, fd: int) -> BundleMember | None:
 
 
 def _refuse_repository(root_fd: int, path: Path) -> None:
-    """Refuse the folder of a USB drive that a central team has written: it holds updates, and no bundle."""
+    """Refuse the folder of a USB drive that a central team has written: it holds updates, not a bundle."""
     names = set(os.listdir(root_fd))
     if MANIFEST_NAME not in names and ("metadata" in names or any(name.startswith("site=") for name in names)):
-        said = f"{path} holds signed updates from the central team, not a bundle"
-        raise BundleUnreadable(said, remedy=f"Import it: sudo edge-agent media import {path}")
+        message = f"{path} holds signed updates from the central team, not a bundle"
+        raise BundleUnreadable(message, remedy=f"Import it: sudo edge-agent media import {path}")
 
 
 def _refuse_compressed(head: bytes, path: Path) -> None:
     for magic, name in _COMPRESSED.items():
         if head.startswith(magic):
-            said = f"{path} is compressed with {name}; a bundle travels as an uncompressed tar"
-            raise BundleUnreadable(said, remedy=f"Unpack the {name} file and install what is inside.")
+            message = f"{path} is compressed with {name}; a bundle travels as an uncompressed tar"
+            raise BundleUnreadable(message, remedy=f"Unpack the {name} file and install what is inside.")

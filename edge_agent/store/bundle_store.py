@@ -1,19 +1,19 @@
-"""The store of one site: bundles in, bundles found, bundles forgotten, and never a state in between.
+"""The store of one site: installs, finds and removes bundles, each wholly or not at all.
 
     state_dir/lock            held while a process owns the directory
-    state_dir/state.db        which bundles there are, and which one answers (state_database.py)
+    state_dir/state.db        the installed bundles, and the active one of each task (state_database.py)
     state_dir/blobs/          their files, by content (blob_store.py)
-    state_dir/settings.json   which settings of its engines suit this machine (`TuningFile`)
+    state_dir/settings.json   the engine settings that suit this machine (`TuningFile`)
 
 A bundle exists when its row does, and the row is written after the last blob is durable; a row is deleted before its
 blobs are. So a kill or power cut at any point leaves only blobs that no row names, and the next open deletes them. The
 active and the previous bundle of every task are never deleted, except with the whole task.
 
-A bundle whose stored manifest this agent cannot read keeps its row and its blobs, for the version that installed it; it
-can be removed, and explains why it is of no use when it is asked for. The other bundles do not notice.
+A bundle whose stored manifest this agent cannot read keeps its row and its blobs, for the version that installed it. It
+can be removed; using it raises an error with the reason. Other bundles are not affected.
 
-Nothing depends on settings.json: what cannot be read is measured again. It is a file of its own, because engines report
-while state.db is in other hands, and an agent to which a site may go back does not look at it.
+Nothing depends on settings.json: settings that cannot be read are measured again. It is a separate file, because
+engines report settings while another thread may use state.db, and an older agent ignores it.
 
 Synchronous: calls block on the disk. One process owns a store, and one thread at a time uses it: in a daemon that is
 `Store.thread`.
@@ -66,14 +66,14 @@ StoredTuning = dict[str, dict[str, str]]
 
 
 class TuningFile:
-    """The file; it need not be there."""
+    """settings.json, which may be missing."""
 
     def __init__(self, path: Path) -> None:
-        """Name it."""
+        """Use the file at that path."""
         self._path = path
 
     def read(self) -> StoredTuning:
-        """Return what is in it; nothing if it is missing, cannot be read or is not what `write` writes."""
+        """Return the stored settings; none if the file is missing, cannot be read or has another form."""
         try:
             found = json.loads(self._path.read_bytes())
             return {
@@ -83,7 +83,7 @@ class TuningFile:
             return {}
 
     def write(self, settings: Mapping[str, Mapping[str, str]]) -> None:
-        """Write all of it. Raises DiskFull, StateDirUnwritable or StoreDamaged."""
+        """Replace the file. Raises DiskFull, StateDirUnwritable or StoreDamaged."""
         write_durably(self._path, json.dumps(settings, indent=1).encode())
 
 
@@ -133,7 +133,7 @@ class Store:
             closing.callback(os.close, _locked(state_dir))
             blobs = BlobStore(state_dir / "blobs")
             ballast, may_create = Ballast(state_dir / "ballast"), blobs.used_bytes() == 0
-            # Answers need no disk: a site whose disk is full starts again after a power cut.
+            # The ballast lets a site with a full disk start again after a power cut: answers need no disk.
             state = ballast.run(lambda: StateDatabase(state_dir / "state.db", may_create))
             closing.callback(state.close)
             store = cls(blobs, state, limits, now, closing, ballast)
@@ -144,7 +144,7 @@ class Store:
 
     @property
     def readable(self) -> tuple[Path, ...]:
-        """What has to be readable for whoever loads a bundle's files: absolute, without symbolic links."""
+        """The folders that a process must read to load a bundle's files: absolute, without symbolic links."""
         return (self._blobs.folder.resolve(),)
 
     def close(self) -> None:
@@ -157,15 +157,15 @@ class Store:
             return parse(bundle_archive.manifest_bytes(members)).task.name
 
     def install(self, path: Path, allow_unsigned: bool, task: str = "") -> tuple[InstalledBundle, bool]:
-        """Verify a bundle directory or tar and keep it; return it, and whether it was new.
+        """Verify a bundle directory or tar and store it; return it, and whether it was new.
 
         Installing a bundle again checks the stored files too and replaces damaged ones. A new bundle does not answer
-        until `set_active`. It may push out the oldest idle bundle of its task: see `bundles_per_task_max`. With `task`
-        it has to be of that one.
+        until `set_active`. It may replace the oldest idle bundle of its task: see `bundles_per_task_max`. With `task`,
+        the bundle must be of that task.
 
         Raises:
             BundleError: the bundle is refused; the message names the file and the rule. Nothing is left behind.
-            DiskFull: it does not fit on the disk beside the reserve. Nothing is left behind.
+            DiskFull: it does not fit on the disk in addition to the reserve. Nothing is left behind.
         """
         with bundle_archive.open_bundle(path, self._limits) as members:
             manifest_bytes = bundle_archive.manifest_bytes(members)
@@ -175,22 +175,22 @@ class Store:
             _check_files(manifest, members, self._limits)
             _check_agent(manifest, edge_agent.__version__)
             if not allow_unsigned:
-                said = f"bundle {manifest.task.name} {manifest.version} has no signature"
-                raise BundleUnsigned(said, task=manifest.task.name, version=manifest.version)
+                message = f"bundle {manifest.task.name} {manifest.version} has no signature"
+                raise BundleUnsigned(message, task=manifest.task.name, version=manifest.version)
             digest = digest_of(manifest_bytes)
             bundle = InstalledBundle(digest, manifest_bytes, manifest, signed=False, installed_at=self._now())
             added = self._keep(bundle, members)
         return self._by_digest(digest), added
 
     def admit(self, manifest_bytes: bytes, files: Mapping[str, BundleMember]) -> InstalledBundle:
-        """Keep a bundle whose manifest is signed; it does not answer until `set_active`.
+        """Store a bundle whose manifest is signed; it does not answer until `set_active`.
 
-        `files` are those of its files that came in, by sha256; what the store has intact is not read from there.
+        `files` are its downloaded or imported files, by sha256; one that is intact in the store is not read from there.
 
         Raises:
-            BundleError: the bundle is refused, or a file that came in is damaged. Nothing is left behind.
-            FileMissing: a file is neither there nor intact in the store; `sha256` is in its metadata.
-            DiskFull: it does not fit on the disk beside the reserve. Nothing is left behind.
+            BundleError: the bundle is refused, or one of `files` is damaged. Nothing is left behind.
+            FileMissing: a file is neither among `files` nor intact in the store; `sha256` is in its metadata.
+            DiskFull: it does not fit on the disk in addition to the reserve. Nothing is left behind.
         """
         manifest = parse(manifest_bytes)
         _check_size(manifest, self._limits)
@@ -202,15 +202,15 @@ class Store:
             member = files.get(artifact.sha256)
             if member is None:
                 name = f"{manifest.task.name} {manifest.version}"
-                said = f"{artifact.path} of bundle {name} has not come in: blobs/{artifact.sha256}"
-                raise FileMissing(said, path=artifact.path, sha256=artifact.sha256, remedy=_WAIT_REMEDY)
+                message = f"{artifact.path} of bundle {name} has not come in: blobs/{artifact.sha256}"
+                raise FileMissing(message, path=artifact.path, sha256=artifact.sha256, remedy=_WAIT_REMEDY)
             members[artifact.path] = member
         bundle = InstalledBundle(digest_of(manifest_bytes), manifest_bytes, manifest, True, self._now())
         self._keep(bundle, members)
         return self._by_digest(bundle.digest)
 
     def holds(self, artifact: Artifact) -> bool:
-        """Tell whether the store has a file, as far as its size tells."""
+        """Tell whether the store has a file of that hash and size; its content is not read."""
         return self._blobs.size(artifact.sha256) == artifact.size_bytes
 
     def bundles(self, task: str = "") -> list[InstalledBundle]:
@@ -232,17 +232,17 @@ class Store:
         if len(found) == 1:
             return found[0]
         if found:
-            said = f"{len(found)} bundles of task '{task}' match '{wanted}': {_listed(found)}"
-            raise AmbiguousBundle(said, task=task, wanted=wanted)
+            message = f"{len(found)} bundles of task '{task}' match '{wanted}': {_listed(found)}"
+            raise AmbiguousBundle(message, task=task, wanted=wanted)
         if installed:
-            said = f"task '{task}' has no bundle '{wanted}'; installed: {_listed(installed)}"
-            raise UnknownBundle(said, task=task, wanted=wanted)
+            message = f"task '{task}' has no bundle '{wanted}'; installed: {_listed(installed)}"
+            raise UnknownBundle(message, task=task, wanted=wanted)
         tasks = sorted({name.task for name in names})
-        said = f"task '{task}' has no bundle; tasks with bundles: {', '.join(tasks) or 'none'}"
-        raise UnknownBundle(said, remedy=BUNDLE_ABSENT, task=task, wanted=wanted)
+        message = f"task '{task}' has no bundle; tasks with bundles: {', '.join(tasks) or 'none'}"
+        raise UnknownBundle(message, remedy=BUNDLE_ABSENT, task=task, wanted=wanted)
 
     def find(self, task: str, wanted: str) -> InstalledBundle:
-        """Return what `resolve` names. Raises as it does, and StoreDamaged if it cannot be read."""
+        """Return the bundle that `resolve` finds. Raises as `resolve`, and StoreDamaged if it cannot be read."""
         return self._by_digest(self.resolve(task, wanted).digest)
 
     def active(self) -> dict[str, InstalledBundle]:
@@ -260,9 +260,9 @@ class Store:
         return self._by_digest(previous) if previous else None
 
     def set_active(self, digest: str, progress: UpdateProgress | None = None) -> None:
-        """Let a bundle answer for its task; the one before becomes the previous. Once more changes nothing.
+        """Let a bundle answer for its task; the active one becomes the previous one. Repeating it changes nothing.
 
-        `progress` is written to the journal in the same moment. Raises UnknownBundle.
+        `progress` is written to the journal in the same transaction. Raises UnknownBundle.
         """
         self._state.set_active(self._by_digest(digest).digest, progress)
 
@@ -272,8 +272,8 @@ class Store:
         active, previous = self._state.pointers().get(name.task, ("", ""))
         if digest in (active, previous):
             uses = f"answers for task '{name.task}'", f"is what task '{name.task}' would roll back to"
-            said = f"bundle {name.version} ({digest[:12]}) {uses[digest != active]}"
-            raise BundleInUse(said, task=name.task, version=name.version, digest=digest)
+            message = f"bundle {name.version} ({digest[:12]}) {uses[digest != active]}"
+            raise BundleInUse(message, task=name.task, version=name.version, digest=digest)
         return self._forget(lambda: self._state.remove(digest))
 
     def remove_task(self, task: str) -> int:
@@ -283,7 +283,7 @@ class Store:
         return self._forget(lambda: self._state.remove_task(task))
 
     def _forget(self, forget: Callable[[], None]) -> int:
-        """Delete rows and what only they named; return the bytes freed."""
+        """Delete rows, and blobs that only they named; return the bytes freed."""
         self._ballast.run(forget)
         freed = self._collect()
         self._ballast.lay()
@@ -328,7 +328,7 @@ class Store:
             try:
                 return self._state.add(bundle, self._limits.bundles_per_task_max)
             except StoreDamaged:
-                # The commit failed but may be on the disk all the same; the next open tells. So the blobs stay.
+                # The failed commit may still be on the disk, which only the next open shows. So the blobs stay.
                 closing.pop_all()
                 raise
 
@@ -340,20 +340,20 @@ class Store:
                 deque(golden_cases.read(file), maxlen=0)
 
     def _copy(self, manifest: Manifest, members: dict[str, BundleMember]) -> None:
-        """Put the files among `members` into the store; the others are there."""
+        """Copy the files in `members` into the store, which has the others already."""
         sizes = {artifact.sha256: artifact.size_bytes for artifact in manifest.artifacts}
         needed = sum(size for sha256, size in sizes.items() if self._blobs.size(sha256) != size)
         free, reserve = self._blobs.free_bytes(), self._limits.disk_reserve_bytes
         if needed and free - needed < reserve:
             short = needed + reserve - free
-            said = (
+            message = (
                 f"the bundle needs {format_bytes(needed)}; the disk has {format_bytes(free)} free,"
                 f" of which {format_bytes(reserve)} stay reserved"
             )
             remedy = (
                 f"Free {megabytes_to_free(short)} on the disk of {self._state.path.parent}. {DiskFull.remedy_default}"
             )
-            raise DiskFull(said, remedy=remedy, needed=needed, free=free, reserve=reserve)
+            raise DiskFull(message, remedy=remedy, needed=needed, free=free, reserve=reserve)
         for artifact in manifest.artifacts:
             if artifact.path in members:
                 self._blobs.put(artifact.path, artifact.sha256, members[artifact.path].chunks())
@@ -361,7 +361,7 @@ class Store:
     def _collect(self) -> int:
         wanted = {file.sha256 for each in self._state.bundles() for file in each.manifest.artifacts}
         for broken in self._state.unreadable():
-            # Whatever else its format is: blobs are called by their sha256, and none that it may name is lost.
+            # In any format, a blob is named by its sha256: keep every blob that the manifest may name.
             wanted |= {name.decode() for name in _SHA256.findall(broken.manifest_bytes)}
         return self._blobs.collect(wanted)
 
@@ -372,25 +372,25 @@ def _locked(state_dir: Path) -> int:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        said = f"cannot write the state directory {state_dir}: {error.strerror}"
-        raise (DiskFull if is_disk_full(error) else StateDirUnwritable)(said, path=state_dir) from None
+        message = f"cannot write the state directory {state_dir}: {error.strerror}"
+        raise (DiskFull if is_disk_full(error) else StateDirUnwritable)(message, path=state_dir) from None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _write_process_id(fd)
     except BlockingIOError:
         holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
         os.close(fd)
-        said = f"state directory {state_dir} is in use by process {holder or 'unknown'}"
-        raise StateDirInUse(said, path=state_dir, pid=holder) from None
+        message = f"state directory {state_dir} is in use by process {holder or 'unknown'}"
+        raise StateDirInUse(message, path=state_dir, pid=holder) from None
     except OSError as error:
         os.close(fd)
-        said = f"cannot lock the state directory {state_dir}: {error.strerror}"
-        raise StateDirUnwritable(said, path=state_dir) from None
+        message = f"cannot lock the state directory {state_dir}: {error.strerror}"
+        raise StateDirUnwritable(message, path=state_dir) from None
     return fd
 
 
 def _write_process_id(fd: int) -> None:
-    """Say in the lock file who holds it; on a full disk nobody is named. Raises OSError."""
+    """Write this process's id into the lock file; a full disk leaves it empty. Raises OSError."""
     try:
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
@@ -400,32 +400,32 @@ def _write_process_id(fd: int) -> None:
 
 
 def _check_files(manifest: Manifest, members: dict[str, BundleMember], limits: StoreLimits) -> None:
-    """Hold the names and sizes in the bundle against the manifest and the limits."""
+    """Check the names and sizes in the bundle against the manifest and the limits."""
     named = {artifact.path for artifact in manifest.artifacts} | {MANIFEST_NAME}
     for path in sorted(members.keys() - named):
         raise ManifestInvalid(f"the bundle holds {path}, which {MANIFEST_NAME} does not name", path=path)
     for artifact in manifest.artifacts:
         if artifact.path not in members:
-            said = f"the bundle has no {artifact.path}, which {MANIFEST_NAME} names as {artifact.role}"
-            raise FileMissing(said, path=artifact.path, remedy="Copy the bundle again, with all its files.")
+            message = f"the bundle has no {artifact.path}, which {MANIFEST_NAME} names as {artifact.role}"
+            raise FileMissing(message, path=artifact.path, remedy="Copy the bundle again, with all its files.")
         actual = members[artifact.path].size_bytes
         if actual != artifact.size_bytes:
-            said = f"{artifact.path} has {actual} bytes; the manifest says {artifact.size_bytes}"
-            raise HashMismatch(said, path=artifact.path, expected=artifact.size_bytes, actual=actual)
+            message = f"{artifact.path} has {actual} bytes; the manifest says {artifact.size_bytes}"
+            raise HashMismatch(message, path=artifact.path, expected=artifact.size_bytes, actual=actual)
     _check_size(manifest, limits)
 
 
 def _check_size(manifest: Manifest, limits: StoreLimits) -> None:
     if manifest.size_bytes > limits.bundle_bytes_max:
-        said = f"the bundle has {manifest.size_bytes} bytes; the limit is {limits.bundle_bytes_max}"
-        raise BundleTooLarge(said, size=manifest.size_bytes, limit=limits.bundle_bytes_max)
+        message = f"the bundle has {manifest.size_bytes} bytes; the limit is {limits.bundle_bytes_max}"
+        raise BundleTooLarge(message, size=manifest.size_bytes, limit=limits.bundle_bytes_max)
 
 
 def _check_agent(manifest: Manifest, agent_version: str) -> None:
     needed = manifest.requires.agent
     if _numbers(needed) > _numbers(agent_version):
-        said = f"the bundle needs edge-agent {needed} or newer; this is {agent_version}"
-        raise RequirementUnmet(said, remedy="Update edge-agent.", needed=needed, actual=agent_version)
+        message = f"the bundle needs edge-agent {needed} or newer; this is {agent_version}"
+        raise RequirementUnmet(message, remedy="Update edge-agent.", needed=needed, actual=agent_version)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""state.db: which bundles are installed, which of them answers for each task, its mode, and what updates must remember.
+"""state.db: the installed bundles, the active one of each task, the modes, and the state of updates.
 
 SQLite in WAL mode with synchronous=FULL: a change that was committed survives a power cut, and every change is one
 transaction. One process owns the file, and one thread at a time uses it (any thread). The database itself refuses to
@@ -45,11 +45,11 @@ _DEMOTIONS = (
 
 @dataclass(frozen=True)
 class RecordedModes:
-    """Modes by task, as the plan and the operator set them; a task without one is in the mode of agent.yaml."""
+    """Modes by task, set by the plan and the operator; a task without one has the mode in agent.yaml."""
 
     planned: Mapping[str, Mode]
     said: Mapping[str, Mode]
-    """By the operator, as far as it still holds."""
+    """Those of the operator that are still in force."""
 
     def of(self, task: str, configured: Mode) -> Mode:
         """Return the mode of a task."""
@@ -66,7 +66,7 @@ class ModeTable:
             database.execute(_MODES)
 
     def read(self) -> RecordedModes:
-        """Return the modes that hold."""
+        """Return the modes in force."""
         rows = self._db.rows("SELECT task, planned, said, against FROM modes ORDER BY task")
         planned = {task: mode for task, mode, _, _ in rows if mode}
         said = {task: mode for task, now, mode, against in rows if mode and now == against}
@@ -104,9 +104,9 @@ class Demotion:
     digest: str = ""
     """Of the bundle that was demoted; empty = the task was never demoted."""
     alarm: Alarm = "errors"
-    """Which alarm demoted it."""
+    """The alarm that demoted it."""
     seen: frozenset[str] = frozenset()
-    """Alarms that were raised then: none of them demotes it again."""
+    """Alarms that were raised then: none of them demotes that bundle again."""
     at: float = 0.0
     """Seconds since 1970."""
     against: str = ""
@@ -196,7 +196,7 @@ class UpdateProgress:
     """Digest of the bundle in the plan."""
     version: str
     wish: str
-    """What the plan requests, as a hash: a task that failed or is held stays so until it changes."""
+    """A hash of what the plan requests: a task that failed or is held stays so until it changes."""
     plan_version: int
     incumbent: str
     """Digest of the bundle that answered when the plan first named the candidate; empty = none."""
@@ -257,7 +257,7 @@ class MetadataFloor:
     listed: Mapping[str, int] = field(default_factory=dict)
     """snapshot: the version of each metadata file that it names, by file name."""
     sha256: str = ""
-    """timestamp: of its signed part; empty = an earlier agent did not store it."""
+    """timestamp: the sha256 of its signed part; empty = an earlier agent did not store it."""
 
 
 class TrustTable:
@@ -272,7 +272,7 @@ class TrustTable:
         return dict(self._db.rows("SELECT version, metadata FROM roots ORDER BY version"))
 
     def add_roots(self, roots: Mapping[int, bytes], *, replace: bool = False) -> None:
-        """Store roots; `replace` deletes the earlier ones, because this site was given another root of trust."""
+        """Store roots; `replace` deletes the earlier ones, because the site has got another root of trust."""
         with self._db.transaction():
             if replace:
                 self._db.execute("DELETE FROM roots")
@@ -302,7 +302,7 @@ class TrustTable:
 
 SCHEMA_VERSION = 2
 _BUNDLES = (
-    # AUTOINCREMENT: `sequence` says what is newest even after the clock was set back.
+    # AUTOINCREMENT: `sequence` shows which bundle is newest even after the clock was set back.
     "CREATE TABLE bundles (sequence INTEGER PRIMARY KEY AUTOINCREMENT, digest TEXT NOT NULL UNIQUE, task TEXT NOT NULL,"
     " version TEXT NOT NULL, manifest BLOB NOT NULL, signed INTEGER NOT NULL, installed_at REAL NOT NULL) STRICT",
     "CREATE TABLE pointers (task TEXT PRIMARY KEY, active TEXT NOT NULL REFERENCES bundles (digest),"
@@ -334,14 +334,14 @@ class InstalledBundle:
 
 
 class BundleName(NamedTuple):
-    """What the database knows of a bundle without its manifest."""
+    """The columns of a bundle that do not need its manifest."""
 
     task: str
     version: str
     digest: str
 
     def __str__(self) -> str:
-        """Name it as people do."""
+        """Return the name for people."""
         return f"{self.task} {self.version} ({self.digest[:12]})"
 
 
@@ -384,7 +384,7 @@ class StateDatabase:
         return [bundle for bundle in self._read() if isinstance(bundle, UnreadableBundle)]
 
     def names(self) -> list[BundleName]:
-        """Return what all bundles are called, whether they can be read or not: by task, the newest first."""
+        """Return the names of all bundles, readable or not: by task, the newest first."""
         return [BundleName(*row[:3]) for row in self._db.rows(_ALL)]
 
     def pointers(self) -> dict[str, tuple[str, str]]:
@@ -393,9 +393,9 @@ class StateDatabase:
         return {task: (active, previous) for task, active, previous in rows}
 
     def add(self, bundle: InstalledBundle, per_task_max: int) -> bool:
-        """Add a bundle, if it is new, and forget the task's oldest idle ones beyond `per_task_max`.
+        """Add a bundle, and delete the task's oldest idle ones beyond `per_task_max`; tell whether it was new.
 
-        One that is there already gets its manifest again, in case that was damaged, and counts as signed if it is now.
+        If it is there already, its manifest is written again, in case that was damaged, and it may become signed.
         """
         task, version = bundle.manifest.task.name, bundle.manifest.version
         row = (bundle.digest, task, version, bundle.manifest_bytes, bundle.signed, bundle.installed_at)
@@ -415,10 +415,10 @@ class StateDatabase:
         return known is None
 
     def set_active(self, digest: str, progress: UpdateProgress | None = None) -> None:
-        """Let an installed bundle answer for its task; the one before becomes the previous.
+        """Let an installed bundle answer for its task; the active one becomes the previous one.
 
-        With `progress`, the journal says so in the same moment. A bundle that was rolled back is nothing that a later
-        rollback may lead to.
+        `progress` is written to the journal in the same transaction. A later rollback must not return to a bundle that
+        was rolled back.
         """
         with self._db.transaction():
             self._db.execute(_ACTIVATE, (digest,))
@@ -448,7 +448,7 @@ class StateDatabase:
 
 
 def _schema_at(path: Path) -> DatabaseSchema:
-    # With its -wal, which SQLite would replay into a new database, and the blobs, which nothing names any more.
+    # With its -wal file, which SQLite would replay into a new database, and the blobs, which no row would name.
     away = f"{path}* and {path.parent / 'blobs'}"
     remedy = f"Stop the daemon, move {away} away, start it and install the bundles again."
     return DatabaseSchema(SCHEMA_VERSION, _BUNDLES + _UPDATES, remedy, migrations={1: _UPDATES})
@@ -460,8 +460,6 @@ def _manifest(digest: str, manifest_bytes: bytes) -> Manifest:
     try:
         return parse(manifest_bytes)
     except (ManifestInvalid, SchemaUnknown) as error:
-        said = f"this agent cannot read the installed bundle {digest}: {error.message}"
-        remedy = (
-            "Start the edge-agent version that installed it, or roll back, or install a bundle that this one knows."
-        )
-        raise StoreDamaged(said, remedy=remedy, digest=digest) from None
+        message = f"this agent cannot read the installed bundle {digest}: {error.message}"
+        remedy = "Start the edge-agent version that installed it, or roll back, or install a bundle for this version."
+        raise StoreDamaged(message, remedy=remedy, digest=digest) from None

@@ -1,10 +1,10 @@
-"""Which bundle answers each task, and the steps from one to the next.
+"""The active bundle of each task, and the change from one bundle to another.
 
 A new bundle is ready in its engine before the pointer in state.db moves; only then is the old one drained and detached.
-A bundle that does not load is never activated: the task goes on with what it had. With `swap: pause` the old one stops
-before the new one loads, if both would need an engine of their own: half the memory, and a gap, in which health says
-NOT_SERVING. One change of a task at a time; those of other tasks do not wait for it. The engines are handed in as
-callables, so this module knows nothing of processes.
+A bundle that does not load is never activated, and the task keeps its bundle. With `swap: pause` the old bundle stops
+before the new one loads, if each would need an engine of its own: this halves the memory, but leaves a gap in which
+health reports NOT_SERVING. A task has one change at a time; changes of other tasks do not wait for it. The engines are
+passed as callables, so this module is independent of processes.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ PAUSE_REMEDY = (
 )
 
 SWITCH_DRAIN_SECONDS = 60.0
-"""Nobody waits for a switch that the plan wants, so running calls get more time to finish."""
+"""The drain time of a switch by the plan: no operator waits for it, so running calls get more time to finish."""
 
 STOP_SECONDS_MAX = 10.0
-"""For what the store's thread has at hand: a disk that stands must not keep the daemon from ending."""
+"""How long a stop waits for the store's thread: a stalled disk must not keep the daemon from ending."""
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class ActivationDependencies:
-    """What activation needs of the engine room."""
+    """What activation needs of the engines."""
 
     attach: Callable[[str, Manifest, bytes, Mapping[str, Path], bool], Awaitable[None]]
     """(digest, manifest, its bytes, path by role, keep on failure); raises ModelLoadFailed or EngineCrashed"""
@@ -57,24 +57,24 @@ class ActivationDependencies:
     ready: Callable[[str], bool]
     """(digest)"""
     report: Callable[[], Awaitable[None]]
-    """Tell health which tasks there are; awaited after every change, so that its caller finds health up to date."""
+    """Update health with the present tasks; awaited after every change, so that its caller finds health up to date."""
     replaces: Callable[[str, Manifest], bool]
-    """(digest that answers, manifest that comes): detaching the one gives back memory that attaching the other takes"""
+    """(digest of the active bundle, manifest of the new one): whether detaching frees an engine that attaching needs"""
 
 
 @dataclass(frozen=True)
 class BundleInventory:
-    """What is installed, as of the last change: read without touching the disk."""
+    """The installed bundles as of the last change, read without the disk."""
 
     bundles: tuple[InstalledBundle, ...] = ()
     """By task, newest first."""
     previous: frozenset[str] = frozenset()
-    """Digests that `rollback` goes back to."""
+    """Digests of the bundles to which `rollback` returns."""
     rollbacks: Mapping[str, str] = field(default_factory=dict)
     """The same by task."""
     store_bytes: int = 0
     unreadable: tuple[UnreadableBundle, ...] = ()
-    """Installed, but of no use to this agent: kept for the version that installed them."""
+    """Installed, but unusable for this agent: kept for the version that installed them."""
 
 
 First = Callable[[], Awaitable[None]]
@@ -82,14 +82,14 @@ First = Callable[[], Awaitable[None]]
 
 @dataclass(frozen=True)
 class BundleSwap:
-    """How a bundle takes the place of another."""
+    """How a bundle replaces another."""
 
     progress: UpdateProgress | None
     """Written to the journal with the pointer."""
     drain_seconds: float
-    """What running calls of the bundle before get to finish."""
+    """Time for running calls of the old bundle to finish."""
     first: First | None = None
-    """Awaited between the two, where they take turns."""
+    """With `swap: pause`, awaited after the old bundle has stopped and before the new one loads."""
     left: asyncio.Event | None = None
     """Set when the caller has left: a bundle that is not ready yet is given up."""
 
@@ -97,8 +97,8 @@ class BundleSwap:
 class Activation:
     """Owns the store and the table of serving bundles.
 
-    The store is used on its thread, one call after the other. A change runs to its end even when its caller goes away:
-    half a change would leave the pointer and the table apart.
+    The store is used on its thread, one call after the other. A change runs to its end even if its caller leaves: after
+    half a change, pointer and table would differ.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Activation:
         self._changes = TaskChanges(self._changed)
         self._loading: set[asyncio.Task[None]] = set()
         self.problems: dict[str, EdgeAgentError] = {}
-        """Why a task did not become ready, for those that the last try failed, or whose bundle cannot be read."""
+        """By task: why its last load failed, or why its bundle cannot be read."""
         self.inventory = BundleInventory()
 
     def bundle_of(self, task: str) -> InstalledBundle:
@@ -141,8 +141,10 @@ class Activation:
         return bundle
 
     async def resume(self) -> None:
-        """Serve what was active when the daemon stopped. Models load in the background; a broken one stays a problem
-        of its own task."""
+        """Serve the bundles that were active when the daemon stopped.
+
+        Models load in the background; one that fails is a problem of its own task only.
+        """
         self.serving = dict(await self._store.thread.run(self._store.active))
         self.inventory = await self._store.thread.run(self._take_inventory)
         active = {digest for digest, _ in (await self._store.thread.run(self._store.pointers)).values()}
@@ -160,8 +162,8 @@ class Activation:
 
         Raises:
             BundleError, SiteError, ModelError: refused, or it does not load. Nothing new is left in the store, and the
-                task goes on with what it had.
-            RequestCancelled: `left` was set before the bundle was ready. Likewise.
+                task keeps its bundle.
+            RequestCancelled: `left` was set before the bundle was ready; likewise.
         """
 
         async def change(task: str) -> tuple[InstalledBundle, bool]:
@@ -174,7 +176,7 @@ class Activation:
                     if new:
                         await self._store.thread.run(self._store.remove, bundle.digest)
                     raise _naming(bundle, error) from None
-            for each in self.problems.keys() & self.serving.keys():  # what was damaged may be whole again
+            for each in self.problems.keys() & self.serving.keys():  # a shared file may be repaired now
                 self._load_in_background(self.serving[each])
             return bundle, new
 
@@ -195,7 +197,7 @@ class Activation:
         return await self._changes.run(task, change)
 
     async def rollback(self, task: str, left: asyncio.Event | None = None) -> InstalledBundle:
-        """Let the bundle before answer again. Raises UnknownTask, NothingToRollBack, ModelError, RequestCancelled."""
+        """Activate the previous bundle. Raises UnknownTask, NothingToRollBack, ModelError, RequestCancelled."""
 
         async def change() -> InstalledBundle:
             previous = await self._store.thread.run(self._store.previous, task)
@@ -208,18 +210,18 @@ class Activation:
         return await self._changes.run(task, change)
 
     async def switch(self, progress: UpdateProgress, digest: str, expected: str, first: First | None = None) -> bool:
-        """Let an installed bundle answer, and write `progress` to the journal in the same moment.
+        """Let an installed bundle answer, and write `progress` to the journal in the same transaction.
 
         Args:
-            progress: how far the task has come when the bundle answers.
-            digest: of the bundle.
-            expected: digest of what answers now; empty = nothing.
-            first: awaited when what answers had to make room (`pauses`), before the new bundle loads.
+            progress: the row of the task when the bundle answers.
+            digest: that of the bundle.
+            expected: digest of the bundle that answers now; empty = none.
+            first: awaited before the new bundle loads, if the active one had to make room (`pauses`).
 
-        Returns False, and changes nothing, when something else answers.
+        Returns False, and changes nothing, if another bundle answers.
 
         Raises:
-            UnknownBundle, StoreDamaged, ModelError, MemoryShort: or what `first` raises. What answered goes on.
+            UnknownBundle, StoreDamaged, ModelError, MemoryShort: or what `first` raises. The task keeps its bundle.
         """
 
         async def change() -> bool:
@@ -233,11 +235,11 @@ class Activation:
         return await self._changes.run(progress.task, change)
 
     async def admit(self, task: str, take: Callable[..., InstalledBundle], *args: object) -> InstalledBundle:
-        """Let a function put a bundle of a task into the store, on its thread. It does not answer yet."""
+        """Call a function on the store's thread that puts a bundle of a task into the store. It does not answer yet."""
         return await self._changes.run(task, lambda: self._store.thread.run(take, *args))
 
     def pauses(self, bundle: InstalledBundle) -> bool:
-        """Tell whether what answers now stops before a bundle loads, to make room for it."""
+        """Tell whether the active bundle stops before a bundle loads, to make room for it."""
         before = self.serving.get(bundle.manifest.task.name)
         return self._swap == "pause" and before is not None and self._engines.replaces(before.digest, bundle.manifest)
 
@@ -253,7 +255,7 @@ class Activation:
             if wanted:
                 name = await self._store.thread.run(self._store.resolve, task, wanted)
                 return await self._store.thread.run(self._store.remove, name.digest)
-            # The disk first: if it refuses, the task goes on. A model that is loaded does not need its name any more.
+            # The disk first: if it fails, the task stays. A loaded model no longer needs its files.
             freed = await self._store.thread.run(self._store.remove_task, task)
             gone = self.serving.pop(task, None)
             self.problems.pop(task, None)
@@ -264,9 +266,9 @@ class Activation:
         return await self._changes.run(task, change)
 
     async def stop(self) -> bool:
-        """Let a change that is under way come to its end; stop the loading that `resume` began.
+        """Finish running changes, and stop the loading that `resume` began.
 
-        Returns whether the disk has finished what it was given, for which it gets a moment.
+        Returns whether the disk has finished all work within STOP_SECONDS_MAX.
         """
         await self._changes.ended()
         for loading in self._loading:
@@ -275,7 +277,7 @@ class Activation:
         return await asyncio.to_thread(self._store.thread.stop, STOP_SECONDS_MAX)
 
     async def _changed(self) -> None:
-        """Report a change, made or refused, to those who read the inventory, and to health."""
+        """Update the inventory and health after a change, made or refused."""
         self.inventory = await self._store.thread.run(self._take_inventory)
         await self._engines.report()
 
@@ -299,7 +301,7 @@ class Activation:
             await self._overlap(before, bundle, change)
 
     async def _overlap(self, before: InstalledBundle, bundle: InstalledBundle, change: BundleSwap) -> None:
-        """Load a bundle while the one before answers."""
+        """Load a bundle while the old one answers."""
         pausing_helps = self._engines.replaces(before.digest, bundle.manifest)
         try:
             await self._make_active(bundle, change, same=False)
@@ -309,7 +311,7 @@ class Activation:
         await self._detach(before, change)
 
     async def _take_turns(self, before: InstalledBundle, bundle: InstalledBundle, change: BundleSwap) -> None:
-        """Stop the bundle before, and say so, so that its memory is there; bring it back if the new one fails."""
+        """Stop the old bundle, which frees its memory, and report that; load it again if the new one fails."""
         log.warning("task_pauses", task=before.manifest.task.name, version=before.manifest.version)
         await self._detach(before, change)
         await self._engines.report()
@@ -322,12 +324,12 @@ class Activation:
             raise
 
     async def _detach(self, before: InstalledBundle, change: BundleSwap) -> None:
-        # Calls that looked the bundle up a moment ago hand their inputs to its engine before this goes on.
+        # First let calls that have just looked up the bundle pass their inputs to its engine.
         await asyncio.sleep(0)
         await self._engines.detach(before.digest, change.drain_seconds)
 
     async def _make_active(self, bundle: InstalledBundle, change: BundleSwap, *, same: bool) -> None:
-        """Make a bundle ready, and only then move the pointer. `same`: it is the one that answers already."""
+        """Make a bundle ready, and only then move the pointer. `same`: it is the active one already."""
         if not (same and self._engines.ready(bundle.digest)):
             await run_unless_left(change.left, self._attach(bundle, keep=same))
         try:
@@ -348,7 +350,7 @@ class Activation:
         loading.add_done_callback(lambda done: self._loaded(bundle, done))
 
     def _loaded(self, bundle: InstalledBundle, loading: asyncio.Task[None]) -> None:
-        """Say that a task stays silent after a mistake of ours; all other errors were said before."""
+        """Record an unexpected error as the problem of the task; `_load` has recorded all others."""
         self._loading.discard(loading)
         if not loading.cancelled() and (error := loading.exception()) is not None:
             task = bundle.manifest.task.name
@@ -372,30 +374,30 @@ class Activation:
 
 
 def _naming(bundle: InstalledBundle, error: EdgeAgentError) -> EdgeAgentError:
-    """Say also which bundle an engine's error is about: the engine knows only files."""
-    said = f"bundle {bundle.manifest.task.name} {bundle.manifest.version}: {error.message}"
-    return from_wire(error.reason, said, error.remedy, error.metadata)
+    """Return an engine's error with the name of the bundle, as the engine's message names only files."""
+    message = f"bundle {bundle.manifest.task.name} {bundle.manifest.version}: {error.message}"
+    return from_wire(error.reason, message, error.remedy, error.metadata)
 
 
 class TaskChanges:
-    """The changes under way: those of one task take turns, and no task waits for another.
+    """The running changes: those of one task run one after the other, and no task waits for another.
 
-    What has begun runs to its end, also where its caller is cancelled.
+    A change that has begun runs to its end, even if its caller is cancelled.
     """
 
     def __init__(self, changed: Callable[[], Awaitable[None]]) -> None:
-        """Begin with none; `changed` is awaited at the end of each, made or refused, in its turn."""
+        """Begin with none; `changed` is awaited at the end of each change, before the task's next one."""
         self._changed = changed
         self._running: set[asyncio.Task[Any]] = set()
         self._locks: dict[str, asyncio.Lock] = {}
         self._users: dict[str, int] = {}
 
     async def run(self, task: str, change: Callable[[], Awaitable[Result]]) -> Result:
-        """Make a change when those of the same task that came before have ended."""
+        """Make a change after earlier changes of the same task have ended."""
         return await self.to_the_end(self.in_turn(task, change))
 
     async def to_the_end(self, change: Coroutine[Any, Any, Result]) -> Result:
-        """Let a change run to its end, whoever waits for it."""
+        """Run a change to its end, even if the caller is cancelled."""
         running = asyncio.create_task(change)
         self._running.add(running)
         running.add_done_callback(self._ended)
@@ -417,18 +419,18 @@ class TaskChanges:
                 del self._users[task], self._locks[task]
 
     async def ended(self) -> None:
-        """Wait for the end of what is under way."""
+        """Wait for the end of running changes."""
         await asyncio.gather(*self._running, return_exceptions=True)
 
     def _ended(self, change: asyncio.Task[Any]) -> None:
         self._running.discard(change)
         if not change.cancelled() and (error := change.exception()) is not None:
-            mistake = None if isinstance(error, EdgeAgentError) else error  # with its traceback: it is one of ours
-            log.warning("change_refused", error=type(error).__name__, message=str(error), exc_info=mistake)
+            unexpected = None if isinstance(error, EdgeAgentError) else error  # logged with its traceback
+            log.warning("change_refused", error=type(error).__name__, message=str(error), exc_info=unexpected)
 
 
 async def run_unless_left(left: asyncio.Event | None, work: Coroutine[Any, Any, Result]) -> Result:
-    """Return what work returns, which is cancelled when `left` is set. Raises RequestCancelled then."""
+    """Return the result of `work`. When `left` is set, cancel it and raise RequestCancelled."""
     if left is None:
         return await work
     working, leaving = asyncio.create_task(work), asyncio.create_task(left.wait())

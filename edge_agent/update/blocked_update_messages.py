@@ -1,8 +1,8 @@
-"""What is trusted of the repository, and what is said of an update that cannot continue.
+"""The trusted content of a repository, and the messages about an update that cannot continue.
 
 There is a state, a reason and a sentence for every cause in every phase. A sentence names the next step of a person, if
-one is needed: status, the console and the answer of an import show it as it stands. `None` means that the cause does
-not block that phase: what is in the store needs no drive and no network.
+one is needed: status, the console and the answer of an import show it unchanged. `None` means that the cause does not
+block that phase: a bundle in the store needs no drive and no network.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class SignedBundle:
     size_bytes: int
     """Of its manifest."""
     hashes: Mapping[str, str] = field(default_factory=dict)
-    """Of its manifest, by algorithm: all that the metadata name."""
+    """Those of its manifest in the metadata, by algorithm."""
 
     def is_this(self, manifest_bytes: bytes) -> bool:
-        """Tell whether a manifest has every hash that was signed; an algorithm that nobody knows fits nothing."""
+        """Tell whether a manifest has every signed hash; False if an algorithm is unknown."""
         try:
             return all(hashlib.new(name, manifest_bytes).hexdigest() == value for name, value in self.hashes.items())
         except ValueError:
@@ -39,22 +39,22 @@ class SignedBundle:
 
 @dataclass(frozen=True)
 class VerifiedRepository:
-    """Signed, not expired, not older than what was seen before."""
+    """A repository that is signed, not expired, and not older than what was seen before."""
 
     plan: RolloutPlan | None = None
     """None = none was published yet."""
     bundles: Mapping[str, SignedBundle] = field(default_factory=dict)
     """By digest."""
     issued_at: float = 0.0
-    """The newest time that was ever signed, in seconds since 1970: it is at least that late."""
+    """The newest signed time so far, in seconds since 1970: the true time is not earlier."""
     expires: float = 0.0
-    """When the first of the metadata expires, in seconds since 1970; 0 = there are none."""
+    """When the first metadata file expires, in seconds since 1970; 0 = there is none."""
     problem: EdgeAgentError | None = None
-    """Why what lies in `incoming/` now is not trusted: what is here was trusted before, and still holds."""
+    """Why the repository in `incoming/` is not trusted, if this is an earlier one that still is."""
 
     @property
     def plan_version(self) -> int:
-        """Of the plan; 0 = there is none."""
+        """The version of the plan; 0 = there is none."""
         return self.plan.version if self.plan else 0
 
 
@@ -70,13 +70,14 @@ class CopyProgress:
 
 IMPORT_AGAIN = "insert the USB drive again and import it ('sudo edge-agent media import /media/usb')"
 NOTHING_LOST = "nothing is lost"
+STOPPED_WHILE_COPYING = "the daemon or the machine stopped while it was copied from a USB drive"
 
 
 class BlockingCause(enum.Enum):
     """Why an update does not continue."""
 
     FILES_MISSING = "FILES_MISSING"
-    """Files are not here, and nobody has brought them yet."""
+    """Files are missing on this machine, and no drive has brought them yet."""
     DRIVE_INCOMPLETE = "UPDATE_INCOMPLETE"
     """A file on the USB drive is missing, cut short or damaged."""
     DRIVE_UNREADABLE = "STICK_FAILED"
@@ -94,7 +95,7 @@ class UpdatePhase(enum.Enum):
     """What was under way."""
 
     FETCHING = "fetching"
-    """Files are not all on this machine, and nobody is importing a drive."""
+    """Files are missing on this machine, and no drive is being imported."""
     IMPORTING = "importing"
     """A bundle is copied from a USB drive into the store."""
     ADMITTING = "admitting"
@@ -105,19 +106,19 @@ class UpdatePhase(enum.Enum):
 
 @dataclass(frozen=True)
 class DownloadBlocker:
-    """Why the uplink brings no files."""
+    """Why the uplink does not bring files."""
 
     message: str
     """As the end of a sentence: "the uplink is offline"."""
     has_uplink: bool = True
     """It may bring them later."""
     disk_full: bool = False
-    """It has no room for them."""
+    """Its disk has no room for them."""
 
 
 @dataclass(frozen=True)
 class BlockedUpdate:
-    """The numbers and names in what is said."""
+    """The numbers and names for the message."""
 
     detail: str = ""
     """The files that are missing, or the message of the error."""
@@ -126,14 +127,14 @@ class BlockedUpdate:
     disk: str = ""
     """The folder whose disk is full."""
     short_bytes: int | None = None
-    """Bytes that have to be freed before it can continue; 0 = there is room now, None = unknown."""
+    """Bytes to free before it can continue; 0 = there is room now, None = unknown."""
     download: DownloadBlocker | None = None
     """Why the uplink does not bring the files; None = it does."""
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What is said."""
+    """The state, reason and message of a blocked update."""
 
     state: UpdateState
     reason: str = ""
@@ -141,7 +142,7 @@ class Explanation:
 
 
 def explain(cause: BlockingCause, phase: UpdatePhase, seen: BlockedUpdate) -> Explanation | None:
-    """Return what is said of an update that a cause stops in a phase; None = it is not stopped."""
+    """Return the message about an update that a cause blocks in a phase; None = it does not block it."""
     from_drive = cause in (BlockingCause.DRIVE_INCOMPLETE, BlockingCause.DRIVE_UNREADABLE)
     match phase:
         case UpdatePhase.FETCHING if cause is BlockingCause.DISK_FULL:
@@ -159,23 +160,22 @@ def explain(cause: BlockingCause, phase: UpdatePhase, seen: BlockedUpdate) -> Ex
 
 
 def _not_here(cause: BlockingCause, seen: BlockedUpdate) -> Explanation:
-    """The files are not on this machine: either the uplink brings them, or a person has to."""
+    """Explain missing files: either the uplink brings them, or a person must."""
     if seen.download is None:
         return Explanation("fetching", message=f"{seen.detail} still to come")
     if cause is BlockingCause.INTERRUPTED:
-        said = "the daemon or the machine stopped while it was copied from a USB drive"
-        return Explanation("waiting", "INTERRUPTED", f"{said}: {IMPORT_AGAIN}; {NOTHING_LOST}")
-    if cause is not BlockingCause.FILES_MISSING:  # an import has failed before, and its sentence holds
+        return Explanation("waiting", "INTERRUPTED", f"{STOPPED_WHILE_COPYING}: {IMPORT_AGAIN}; {NOTHING_LOST}")
+    if cause is not BlockingCause.FILES_MISSING:  # an import has failed before, and its message still applies
         return Explanation("waiting", seen.reason or cause.value, seen.detail)
     if seen.download.disk_full:
         return _no_room_to_fetch(replace(seen, detail=seen.download.message))
     more = ", or wait for the uplink" if seen.download.has_uplink else ""
-    said = f"{seen.detail} missing on this machine, and {seen.download.message}: {IMPORT_AGAIN}{more}"
-    return Explanation("waiting", "FILES_MISSING", said)
+    message = f"{seen.detail} missing on this machine, and {seen.download.message}: {IMPORT_AGAIN}{more}"
+    return Explanation("waiting", "FILES_MISSING", message)
 
 
 def _no_room_to_fetch(seen: BlockedUpdate) -> Explanation:
-    if seen.short_bytes is None:  # what was said when it was measured holds
+    if seen.short_bytes is None:  # the message of the last measurement still applies
         return Explanation("waiting", "DISK_FULL", seen.detail)
     by_uplink = seen.download is None or seen.download.disk_full
     if seen.short_bytes == 0:
@@ -186,7 +186,7 @@ def _no_room_to_fetch(seen: BlockedUpdate) -> Explanation:
 
 
 def _import_failed(cause: BlockingCause, seen: BlockedUpdate) -> Explanation:
-    """The drive may be gone when the import has ended, so a person brings it again; or the uplink brings the rest."""
+    """Explain a failed import: a person brings the drive again, as it may be gone, or the uplink brings the rest."""
     state: UpdateState = "fetching" if seen.download is None else "waiting"
     reason = seen.reason or cause.value
     match cause:
@@ -203,12 +203,11 @@ def _import_failed(cause: BlockingCause, seen: BlockedUpdate) -> Explanation:
         case BlockingCause.AGENT_OLD:
             return Explanation(state, reason, f"{seen.detail}: update edge-agent, then {IMPORT_AGAIN}")
         case BlockingCause.INTERRUPTED:
-            said = "the daemon or the machine stopped while it was copied from a USB drive"
-            return Explanation(state, "INTERRUPTED", f"{said}: {IMPORT_AGAIN}; {NOTHING_LOST}")
+            return Explanation(state, "INTERRUPTED", f"{STOPPED_WHILE_COPYING}: {IMPORT_AGAIN}; {NOTHING_LOST}")
 
 
 def _blocked_here(cause: BlockingCause, seen: BlockedUpdate) -> Explanation:
-    """All files are on this machine: it is tried again automatically."""
+    """Explain a block with all files on this machine: the step is tried again automatically."""
     if cause is BlockingCause.DISK_FULL:
         if seen.short_bytes == 0:
             return Explanation("staged", message=f"{_disk(seen)} has room for it now; it continues in a moment")

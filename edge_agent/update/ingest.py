@@ -1,8 +1,8 @@
-"""How a signed bundle gets into the store, and how the mirror is asked for what is missing.
+"""Copies a signed bundle into the store, and requests its missing files from the mirror.
 
-A bundle's manifest is what is signed; it names every file by sha256 and size. So each file is checked on its way into
-the store, wherever it came from, and files that the store has already are neither fetched nor read. Copying changes
-nothing that answers.
+The signature covers a bundle's manifest, which names every file by sha256 and size. So each file is checked when it is
+copied into the store, wherever it came from, and files that the store has already are neither fetched nor read. Copying
+does not change the active bundle.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FILE_MODE, FOLDER_MODE = 0o640, 0o750
 
 @dataclass(frozen=True)
 class MissingFiles:
-    """The files of a bundle that a folder does not have whole."""
+    """The files of a bundle that are missing or damaged in a folder."""
 
     count: int
     bytes: int
@@ -50,18 +50,18 @@ class MissingFiles:
 
     @property
     def amount(self) -> str:
-        """How many, and how large they are together: "2 files (1.5 MB)"."""
+        """Their number and total size: "2 files (1.5 MB)"."""
         return f"{counted(self.count, 'file')} ({format_bytes(self.bytes)})"
 
     @property
     def faults(self) -> str:
-        """What is wrong with the first, and how many others there are."""
+        """What is wrong with the first, and the number of others."""
         others = self.count - 1
         return f"{self.fault}, like {counted(others, 'other file')}" if others else self.fault
 
 
 class BundleIngest:
-    """Owns wants.json. Synchronous; the thread that uses the store uses this."""
+    """Owns wants.json. Synchronous; used on the store's thread."""
 
     def __init__(
         self, config: Config, store: Store, trust: RepositoryTrust, now: Callable[[], float] = time.time
@@ -72,16 +72,16 @@ class BundleIngest:
         self._store, self._trust, self._now = store, trust, now
         self._verified = VerifiedRepository()
         self._damaged: set[str] = set()
-        """Blobs that the store has with the right size and wrong bytes."""
+        """Blobs in the store with the right size but wrong bytes."""
         self._refused: set[str] = set()
-        """Blobs that the mirror has brought damaged. It deletes what is not wanted; then they are wanted again."""
+        """Blobs that the mirror brought damaged. They are not requested until it has deleted them."""
         self._written = _read_wants(self._wants_file)
         self.copied = CopyProgress()
         self.on_progress: Callable[[CopyProgress], None] = lambda _: None
-        """Told of `copied` whenever it changes."""
+        """Called with `copied` whenever it changes."""
 
     def refresh(self, source: Path) -> VerifiedRepository:
-        """Say what is trusted now: `RepositoryTrust.refresh`."""
+        """Return what is trusted now: `RepositoryTrust.refresh`."""
         self._verified = self._trust.refresh(source)
         return self._verified
 
@@ -90,11 +90,11 @@ class BundleIngest:
         return self._trust.awaits_first(source)
 
     def missing_files(self, source: Path, verified: VerifiedRepository, digest: str) -> Sequence[DownloadRequest]:
-        """Return what of a bundle is neither in the store nor in a folder; only its manifest while that is missing."""
+        """Return the files of a bundle missing in the store and in a folder; its manifest alone if that is missing."""
         self._verified = verified
         signed = verified.bundles.get(digest)
         if signed is None:
-            return ()  # revoked a moment ago: `admit` says so
+            return ()  # revoked a moment ago: `admit` reports it
         folder = self._folder(source)
         raw = self._manifest_bytes(folder, digest, signed)
         if raw is None:
@@ -110,7 +110,7 @@ class BundleIngest:
         return MissingFiles(len(wanted), size, _fault(self._folder(source), wanted[0]))
 
     def download_shortage(self, missing_bytes: int) -> int:
-        """Return what is to be freed for a download: files lie in `incoming/` and in the store for a while."""
+        """Return the bytes to free for a download, whose files are in `incoming/` and in the store for a while."""
         where = self._incoming if self._incoming.exists() else self._state_dir
         copies = 2 if where.stat().st_dev == self._state_dir.stat().st_dev else 1
         return max(0, copies * missing_bytes + self._reserve_bytes - shutil.disk_usage(where).free)
@@ -119,18 +119,18 @@ class BundleIngest:
         return RepositoryFolder(source, is_media=source != self._incoming)
 
     def admit(self, source: Path, digest: str) -> InstalledBundle:
-        """Copy a signed bundle into the store, every byte checked. It does not answer yet.
+        """Copy a signed bundle into the store, with every byte checked. It does not answer yet.
 
         Raises:
-            UpdateUntrusted: it is not signed, or not any more.
-            UpdateIncomplete: a file has not come in, or is damaged.
+            UpdateUntrusted: it is not signed, or no longer.
+            UpdateIncomplete: a file is missing or damaged.
             MediaFailed: the USB drive was pulled out, or fails.
             BundleError: this agent cannot use the bundle.
             SiteError: it does not fit on this disk, or the disk failed.
         """
         signed = self._verified.bundles.get(digest)
         if signed is None:
-            raise UpdateUntrusted(f"bundle {digest[:12]} is not signed, or not any more", digest=digest)
+            raise UpdateUntrusted(f"bundle {digest[:12]} is not signed, or no longer signed", digest=digest)
         folder = self._folder(source)
         raw = self._manifest_bytes(folder, digest, signed)
         if raw is None:
@@ -139,8 +139,8 @@ class BundleIngest:
             )
         manifest = parse(raw)
         if manifest.task.name != signed.task:
-            said = f"bundle {digest[:12]} is signed for task {signed.task}, and made for {manifest.task.name}"
-            raise UpdateUntrusted(said, task=signed.task, digest=digest)
+            message = f"bundle {digest[:12]} is signed for task {signed.task}, but made for {manifest.task.name}"
+            raise UpdateUntrusted(message, task=signed.task, digest=digest)
         try:
             return self._copy(folder, raw, manifest)
         finally:
@@ -149,12 +149,12 @@ class BundleIngest:
     def request_downloads(
         self, verified: VerifiedRepository | None, digests: Collection[str], bytes_per_second_max: int | None
     ) -> None:
-        """Write wants.json, if it would say something else than it does.
+        """Write wants.json, if it changes.
 
         Args:
-            verified: what is trusted; None = nothing is, and what was wanted stays so.
+            verified: the trusted repository; None = none is, and earlier requests stay.
             digests: bundles to fetch, the most urgent first.
-            bytes_per_second_max: what the plan allows; None = it says nothing.
+            bytes_per_second_max: the plan's cap; None = it has none.
         """
         before = self._written or DownloadRequests(at=format_timestamp(self._now()))
         blobs, cap = before.blobs, before.bytes_per_second_max
@@ -199,7 +199,7 @@ class BundleIngest:
         return sha256 in self._refused
 
     def _manifest_bytes(self, folder: RepositoryFolder, digest: str, signed: SignedBundle) -> bytes | None:
-        """Return a manifest that is the signed one; None = it has not come in."""
+        """Return the signed manifest; None = it has not arrived."""
         try:
             raw = folder.read(BLOBS, digest, min(signed.size_bytes, MANIFEST_BYTES_MAX))
         except FileTooLong:
@@ -236,17 +236,17 @@ class BundleIngest:
         return bundle
 
     def _require_readable(self, error: BundleUnreadable, folder: RepositoryFolder) -> None:
-        """Raise what a read that failed means: the drive is gone, or the mirror has to bring the file again."""
+        """Raise the error for a failed read: the drive is gone, or the mirror must bring the file again."""
         code = error.metadata.get("errno")
         if code is None:
-            return  # it could be read, and what it holds is wrong
+            return  # it could be read, but its content is wrong
         folder.require_media(error.metadata["path"], int(code))
         if folder.path == self._incoming:
             self._refused.add(error.metadata["path"].rpartition("/")[2])
         raise UpdateIncomplete(f"a file in {folder.path} is damaged: {error.message}", path=folder.path)
 
     def _not_whole(self, error: BundleError, folder: RepositoryFolder, manifest: Manifest) -> UpdateIncomplete:
-        """Note which file is to be fetched, and say so."""
+        """Note the file that must be fetched again; return the error."""
         paths = {artifact.path: artifact.sha256 for artifact in manifest.artifacts}
         sha256 = paths[error.metadata["path"]]
         if isinstance(error, FileMissing):
@@ -266,19 +266,19 @@ class BundleIngest:
 
 @dataclass(frozen=True)
 class _CountedMember(BundleMember):
-    """A file whose bytes are counted while they are read."""
+    """A file that reports the number of its bytes while they are read."""
 
     count: Callable[[int], None] = lambda _: None
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield the bytes, and tell how many."""
+        """Yield the bytes, and call `count` with the size of each chunk."""
         for chunk in super().chunks():
             self.count(len(chunk))
             yield chunk
 
 
 def _fault(folder: RepositoryFolder, want: DownloadRequest) -> str:
-    """Say what is wrong with a file."""
+    """Describe what is wrong with a file."""
     name, found = f"{BLOBS}/{shorten_digest(want.sha256)}", folder.size(BLOBS, want.sha256)
     if found < 0:
         return f"{name} is not there"
@@ -292,7 +292,7 @@ def _counted(member: BundleMember, count: Callable[[int], None]) -> BundleMember
 
 
 def _read_wants(path: Path) -> DownloadRequests | None:
-    """Return what the file says; None = it has to be written again."""
+    """Return the content of the file; None = it must be written again."""
     try:
         with path.open("rb") as file:
             return repository_metadata.parse(file.read(repository_metadata.DOWNLOAD_REQUESTS_BYTES_MAX + 1))

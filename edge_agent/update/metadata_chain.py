@@ -1,14 +1,14 @@
-"""From a trusted root to the plan: the roots that a site has followed, and what a folder holds, verified.
+"""From a trusted root to the plan: verifies the metadata in a folder, and keeps the chain of trusted roots.
 
 TUF's own client verifies (TUF 1.0.34, section 5).
 
-Anybody may have filled the folder: the uplink, or a person with a USB drive. Files are read by name, within a limit,
-and never through a link, a FIFO or a device.
+The folder is untrusted: the uplink or a USB drive has filled it. Files are read by name, within a limit, and never
+through a link, a FIFO or a device.
 
-The client gets an empty cache folder every time. What it stored there could be lost, and then an older repository would
-be accepted again. What must not be lost is in state.db, and repository_acceptance.py compares it with the result of
-this module. So this module establishes: signed as the roots demand, complete, and not expired by this machine's clock.
-It does not establish that the metadata is new.
+The client gets an empty cache folder every time: if it relied on a cache and that was lost, an older repository would
+be accepted. State that must not be lost is in state.db, and repository_acceptance.py compares it with the result of
+this module. So this module ensures that metadata is signed as the roots demand, complete, and not expired by this
+machine's clock, but not that it is new.
 
 The chain of roots leads from the root that the site was given to the newest one. All of its roots are stored in
 state.db.
@@ -62,29 +62,29 @@ from edge_agent.store.state_database import TrustTable
 ROOT_BYTES_MAX = 512 * 1024
 TARGETS_BYTES_MAX = 5 * 1024 * 1024
 ROOTS_MAX = 256
-"""Roots that one look walks through; the next goes on from there."""
+"""Roots that one check follows; the next check continues from there."""
 ROLES = ("root", "timestamp", "snapshot", "targets", "plan")
-# One delegation: a role to which `plan` in turn handed its power would have no floor.
+# One delegation: a role to which `plan` delegated in turn would have no floor.
 _CONFIG = UpdaterConfig(
     max_root_rotations=ROOTS_MAX,
     max_delegations=1,
     root_max_length=ROOT_BYTES_MAX,
     targets_max_length=TARGETS_BYTES_MAX,
 )
-# Metadata is parsed before its signature is checked: what else hostile JSON makes of it.
+# Metadata is parsed before its signature is checked, so malicious JSON may cause these errors.
 _HOSTILE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True)
 class MetadataChain:
-    """What a folder holds."""
+    """The verified metadata and plan of a folder."""
 
     metadata: Mapping[str, Metadata[Any]]
-    """By role; without `plan` where `targets` does not delegate it."""
+    """By role; without `plan` if `targets` does not delegate it."""
     plan: bytes
     """Empty = none was published yet."""
     files: Mapping[str, bytes]
-    """Path and bytes of all of it but the roots."""
+    """All files except the roots, by path."""
 
     @property
     def versions(self) -> dict[str, int]:
@@ -97,30 +97,30 @@ class MetadataChain:
         return {name: each.version for name, each in self.metadata["snapshot"].signed.meta.items()}
 
     def sha256(self, role: str) -> str:
-        """Return the sha256 of what is signed in a role's metadata."""
+        """Return the sha256 of the signed part of a role's metadata."""
         return hashlib.sha256(self.metadata[role].signed_bytes).hexdigest()
 
     @property
     def expires(self) -> float:
-        """When the first of them expires, in seconds since 1970."""
+        """When the first metadata file expires, in seconds since 1970."""
         return float(min(metadata.signed.expires.timestamp() for metadata in self.metadata.values()))
 
     def delegator(self, role: str) -> Any:
-        """Return the part of the metadata that says whose signatures count for a role."""
+        """Return the signed part of the metadata that delegates a role to its keys."""
         return self.metadata["targets" if role == "plan" else "root"].signed
 
     def signers(self, role: str) -> tuple[str, ...]:
-        """Return the keys that have signed a role's metadata, of those that count."""
+        """Return the valid keys that have signed a role's metadata."""
         metadata = self.metadata[role]
         result = self.delegator(role).get_verification_result(role, metadata.signed_bytes, metadata.signatures)
         return tuple(sorted(result.signed))
 
     def still_count(self, role: str, signers: tuple[str, ...]) -> bool:
-        """Tell whether what these keys once signed would still be trusted of a role."""
+        """Tell whether signatures of these keys would still be enough for a role."""
         if role not in self.metadata:
             return False
-        of = self.delegator(role).get_delegated_role(role)
-        return len(set(signers) & set(of.keyids)) >= int(of.threshold)
+        delegated = self.delegator(role).get_delegated_role(role)
+        return len(set(signers) & set(delegated.keyids)) >= int(delegated.threshold)
 
 
 def verify_chain(
@@ -130,12 +130,12 @@ def verify_chain(
 
     Args:
         source: the folder.
-        root: the newest root that is trusted.
-        scratch: a folder for TUF's client; what is in it is deleted.
-        on_roots: told of the newer roots, by version, that the trusted one leads to: also when the rest fails.
+        root: the newest trusted root.
+        scratch: a folder for TUF's client; its content is deleted.
+        on_roots: called with the newer trusted roots, by version, even if the rest fails.
 
     Raises:
-        UpdateUntrusted, UpdateExpired, UpdateIncomplete: what is wrong, and with which file.
+        UpdateUntrusted, UpdateExpired, UpdateIncomplete: the message names the file.
         SiteError: this disk failed.
     """
     fetcher = FolderFetcher(source)
@@ -215,7 +215,7 @@ def _plan(source: RepositoryFolder, target: TargetFile | None) -> dict[str, byte
 
 
 def _explained(error: Exception, source: RepositoryFolder, files: Mapping[str, bytes]) -> UpdateError:
-    """Return what a technician is told."""
+    """Return the error for a technician."""
     last = next(reversed(list(files)), TIMESTAMP)
     if isinstance(error, ExpiredMetadataError):
         return UpdateExpired(f"the update in {source.path} is no longer valid: {error}{_until(error, files)}")
@@ -224,17 +224,17 @@ def _explained(error: Exception, source: RepositoryFolder, files: Mapping[str, b
     if isinstance(error, DeserializationError):
         return UpdateIncomplete(f"{METADATA}/{last} in {source.path} is damaged: it is cut short, or not metadata")
     if isinstance(error, LengthOrHashMismatchError):
-        said = f"files in {source.path} do not belong together, or one is damaged: {METADATA}/{last}, or {FILE_NAME}"
-        return UpdateIncomplete(said)
+        files_in = f"files in {source.path} do not belong together, or one is damaged"
+        return UpdateIncomplete(f"{files_in}: {METADATA}/{last}, or {FILE_NAME}")
     return UpdateUntrusted(f"{METADATA}/{last} in {source.path} is not trusted: {_said(error)}")
 
 
 def _said(error: Exception) -> str:
-    return str(error) or "it holds a number that nobody can sign"  # such as NaN; TUF's own error says nothing
+    return str(error) or "it holds a number that cannot be signed"  # such as NaN, for which TUF's error has no message
 
 
 def _until(error: Exception, files: Mapping[str, bytes]) -> str:
-    """Return the day on which something expired; its signature was checked before its expiry."""
+    """Return when the metadata expired; its signature was checked before that."""
     named = re.search("|".join(ROLES), str(error))
     role = named.group() if named else ""
     found = [raw for name, raw in files.items() if name.endswith(f"{role}.json")]
@@ -257,7 +257,7 @@ MEDIA_ERRORS = frozenset(
         errno.EBADMSG,
     }
 )
-"""Errors of a drive that was pulled out or fails; a file that is not there has others."""
+"""Errors of a drive that was pulled out or fails; a missing file has other errors."""
 _HIDDEN_ERRORS = frozenset({errno.EACCES, errno.EPERM})
 """Errors of a drive that was mounted for another user."""
 
@@ -267,7 +267,7 @@ class FileTooLong(Exception):
 
 
 class RepositoryFolder:
-    """The folder."""
+    """A folder with a repository: `incoming/`, a USB drive, or the one accepted last."""
 
     def __init__(self, path: Path, *, is_media: bool = False) -> None:
         """Open nothing yet; `is_media`: a person has brought it, so it may be pulled out at any time."""
@@ -301,15 +301,16 @@ class RepositoryFolder:
     def require_media(self, name: str, code: int | None) -> None:
         """Raise MediaFailed if an error code shows that the drive was pulled out, fails, or may not be read."""
         if self.is_media and code in _HIDDEN_ERRORS:
-            said = f"the daemon's user may not read {name} on the USB drive at {self.path}"
-            raise MediaFailed(said, remedy=MediaFailed.remedy_hidden, path=self.path, file=name)
+            message = f"the daemon's user may not read {name} on the USB drive at {self.path}"
+            raise MediaFailed(message, remedy=MediaFailed.remedy_hidden, path=self.path, file=name)
         if self.is_media and code in MEDIA_ERRORS:
-            said = f"the USB drive at {self.path} was pulled out or is failing: cannot read {name}: {os.strerror(code)}"
-            raise MediaFailed(said, remedy=MediaFailed.remedy_reading, path=self.path, file=name)
+            cause = f"the USB drive at {self.path} was pulled out or is failing"
+            message = f"{cause}: cannot read {name}: {os.strerror(code)}"
+            raise MediaFailed(message, remedy=MediaFailed.remedy_reading, path=self.path, file=name)
 
     @contextmanager
     def blobs(self, sizes: dict[str, int]) -> Iterator[dict[str, BundleMember]]:
-        """Yield those of these blobs, sizes by sha256, that are there with the right size; readable in the block."""
+        """Yield the blobs that exist with the right size, of `sizes` by sha256; readable in the block."""
         try:
             root_fd = os.open(self.path, READ | os.O_DIRECTORY)
         except OSError:
@@ -338,7 +339,7 @@ class RepositoryFolder:
 
 
 class FolderFetcher(FetcherInterface):
-    """Reads metadata for TUF's client, and remembers what it read."""
+    """Reads metadata for TUF's client, and keeps its content."""
 
     def __init__(self, source: RepositoryFolder) -> None:
         """Read from a folder."""
@@ -367,7 +368,7 @@ _FOREIGN_REMEDY = "Take a USB drive, or an address, of the fleet that this site 
 
 
 class RootChain:
-    """See the module."""
+    """The chain of trusted roots: see the module."""
 
     def __init__(self, first: Path, records: TrustTable) -> None:
         """Read nothing yet; `first` is the file with the root that the site was given."""
@@ -376,36 +377,37 @@ class RootChain:
 
     @property
     def version(self) -> int | None:
-        """Of the newest; None = they were not read yet."""
+        """The version of the newest root; None = the roots were not read yet."""
         return max(self._known, default=None)
 
     def newest(self) -> tuple[int, bytes]:
-        """Return version and bytes. Raises ConfigInvalid, StoreDamaged."""
+        """Return version and bytes of the newest root. Raises ConfigInvalid, StoreDamaged."""
         self._known = self._known or self._connected(self._records.roots())
         version = max(self._known)
         return version, self._known[version]
 
     def learn(self, roots: dict[int, bytes]) -> None:
-        """Remember newer roots."""
+        """Store newer roots."""
         if roots:
             self._records.add_roots(roots)
             self._known |= roots
             log.info("root_rotated", version=max(roots))
 
     def require_same_fleet(self, source: RepositoryFolder) -> None:
-        """Refuse a folder whose roots are others than these. Raises UpdateUntrusted."""
+        """Refuse a folder that has another root of one of these versions. Raises UpdateUntrusted."""
         for version, raw in self._known.items():
             if not self._same(source, version, raw):
-                said = f"{source.path} belongs to another fleet: its {version}.root.json is not the one trusted here"
-                raise UpdateUntrusted(said, remedy=_FOREIGN_REMEDY, path=source.path)
+                foreign = f"{source.path} belongs to another fleet"
+                message = f"{foreign}: its {version}.root.json is not the one trusted here"
+                raise UpdateUntrusted(message, remedy=_FOREIGN_REMEDY, path=source.path)
 
     def aged(self, source: RepositoryFolder) -> UpdateOutdated | None:
-        """Return what to say of a folder that was made before keys were replaced; None = it was not."""
+        """Return the error for a folder that was made before keys were replaced; None = it was not."""
         held = [version for version in self._known if source.size(METADATA, root_name(version)) >= 0]
         if not held or max(held) == self.version:
             return None
-        said = f"{source.path} was made before keys were replaced: it ends with root {max(held)}, not {self.version}"
-        return UpdateOutdated(said, path=source.path)
+        message = f"{source.path} was made before keys were replaced: it ends with root {max(held)}, not {self.version}"
+        return UpdateOutdated(message, path=source.path)
 
     def _same(self, source: RepositoryFolder, version: int, ours: bytes) -> bool:
         try:
@@ -415,7 +417,7 @@ class RootChain:
             return False
 
     def _connected(self, stored: dict[int, bytes]) -> dict[int, bytes]:
-        """Return the stored roots if the first is among them; otherwise start again with that."""
+        """Return the stored roots if the site's first root is among them; otherwise start again with that one."""
         raw, anchor = self._anchor()
         version = anchor.signed.version
         if version not in stored or _stored(stored[version]).signed != anchor.signed:
@@ -431,9 +433,10 @@ class RootChain:
             raw = self._first.read_bytes()
             return raw, parse_root(raw)
         except (OSError, ValueError) as error:
-            said = f"update.root_file: {self._first} is no root of trust: {getattr(error, 'strerror', None) or error}"
+            reason = getattr(error, "strerror", None) or error
+            message = f"update.root_file: {self._first} is not a root of trust: {reason}"
             remedy = "Put the root.json there that the central team handed over with 'edge-convert keys'."
-            raise ConfigInvalid(said, remedy=remedy, path=self._first) from None
+            raise ConfigInvalid(message, remedy=remedy, path=self._first) from None
 
 
 def _stored(raw: bytes) -> Metadata[Root]:
@@ -457,13 +460,13 @@ def _damaged(error: Exception) -> StoreDamaged:
 
 @dataclass(frozen=True)
 class TrustRoot:
-    """What people are told of it."""
+    """The facts about a root of trust for people."""
 
     version: int
     expires: datetime
     keys: int
     threshold: int
-    """How many of the keys sign the next root."""
+    """How many of the keys must sign the next root."""
 
 
 def parse_trust_root(raw: bytes) -> TrustRoot:

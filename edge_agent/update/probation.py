@@ -1,8 +1,8 @@
-"""Whether a bundle that was just activated does well, and the probations that this process monitors.
+"""The probation of newly activated bundles: whether they fail, crash or are too slow.
 
-The limits come from the plan and are stored in the journal with the counts. So a restart of the daemon loses nothing
-but the latencies, and a plan that cannot be read for a while changes nothing. Hours are those in which the daemon runs:
-a clock that jumps ends no probation.
+The limits come from the plan and are stored in the journal with the counts. So a restart of the daemon loses only the
+latencies, and a plan that cannot be read for a while changes nothing. Only hours in which the daemon runs count, so a
+clock that jumps ends no probation.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from edge_agent.update.update_state_machine import StepOutcome, StepResult
 JUDGED_CALLS_MIN = 20
 CRASHES_MAX = 2
 LATENCY_SLACK_MS = 5.0
-"""What a median may be longer than allowed: of very short times the noise is larger than any percentage."""
+"""Added to the allowed median: for very short times the noise is larger than any percentage."""
 SAVE_SECONDS = 600.0
-"""Time between two writes of the counts: they must not wear out a flash disk."""
+"""Time between two writes of the counts, so that they do not wear out a flash disk."""
 
 
 @dataclass(frozen=True)
 class BundleActivity:
-    """What the engine counted of a bundle since it was loaded."""
+    """The engine's counts for a bundle since it was loaded."""
 
     calls: int = 0
     failures: int = 0
@@ -34,7 +34,7 @@ class BundleActivity:
     """Inputs that were measured for `median_ms`."""
     median_ms: float = 0.0
     problem: str = ""
-    """Why it does not answer and will not without help; empty = it answers, or will soon."""
+    """Why it does not answer, and will not without intervention; empty = it answers, or will soon."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ProbationRecord:
     error_percent_max: int
     latency_percent_max: int
     before_ms: float = 0.0
-    """Median latency of the bundle before; 0 = it was not called often enough to tell."""
+    """Median latency of the previous bundle; 0 = it had too few calls."""
     calls: int = 0
     failures: int = 0
     crashes: int = 0
@@ -54,7 +54,7 @@ class ProbationRecord:
 
     @classmethod
     def begin(cls, plan: ProbationRules, before: BundleActivity) -> ProbationRecord:
-        """Begin a probation under a plan; `before` is the activity of the bundle before."""
+        """Begin a probation under a plan; `before` is the activity of the previous bundle."""
         before_ms = before.median_ms if before.timed >= JUDGED_CALLS_MIN else 0.0
         limits = plan.error_percent_max, plan.latency_percent_max
         return cls(plan.calls, 3600.0 * plan.hours, *limits, before_ms=before_ms)
@@ -69,7 +69,7 @@ class ProbationRecord:
         return json.dumps(asdict(self))
 
     def plus(self, activity: BundleActivity, seconds: float) -> ProbationRecord:
-        """Return it with the counts of this process and the seconds that it took."""
+        """Return the record with the counts and seconds of this process added."""
         return replace(
             self,
             calls=self.calls + activity.calls,
@@ -91,15 +91,16 @@ def evaluate_probation(total: ProbationRecord, activity: BundleActivity) -> Step
     if total.crashes > CRASHES_MAX:
         return StepOutcome(StepResult.FAILED, "CRASHES", f"its process died {total.crashes} times")
     if total.calls >= JUDGED_CALLS_MIN and 100 * total.failures > total.error_percent_max * total.calls:
-        said = f"it failed {total.failures} of {total.calls} calls; {total.error_percent_max}% are allowed"
-        return StepOutcome(StepResult.FAILED, "ERRORS", said)
+        message = f"it failed {total.failures} of {total.calls} calls; {total.error_percent_max}% are allowed"
+        return StepOutcome(StepResult.FAILED, "ERRORS", message)
     allowed_ms = total.before_ms * total.latency_percent_max / 100 + LATENCY_SLACK_MS
     if total.before_ms and activity.timed >= JUDGED_CALLS_MIN and activity.median_ms > allowed_ms:
-        said = f"its median latency is {activity.median_ms:.1f} ms; before it was {total.before_ms:.1f} ms"
-        return StepOutcome(StepResult.FAILED, "SLOWER", f"{said}, and {total.latency_percent_max}% of that is allowed")
+        slower = f"its median latency is {activity.median_ms:.1f} ms; before it was {total.before_ms:.1f} ms"
+        allowed = f"{total.latency_percent_max}% of that is allowed"
+        return StepOutcome(StepResult.FAILED, "SLOWER", f"{slower}, and {allowed}")
     if total.calls >= total.calls_max or total.seconds >= total.seconds_max:
-        said = f"{total.calls} calls in {total.seconds / 3600:.1f} h, {total.failures} of them failed"
-        return StepOutcome(StepResult.PASSED, message=said)
+        message = f"{total.calls} calls in {total.seconds / 3600:.1f} h, {total.failures} of them failed"
+        return StepOutcome(StepResult.PASSED, message=message)
     return None
 
 

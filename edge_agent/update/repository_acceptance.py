@@ -1,18 +1,18 @@
-"""What a site accepts of a repository that somebody brought: the uplink, or a USB drive. Neither is trusted.
+"""What a site accepts from a repository that the uplink or a USB drive brings. Neither is trusted.
 
-TUF's client verifies the chain (metadata_chain.py). What must outlast its cache, a power cut and a lost file is in
-state.db, and is written before anything is accepted:
+TUF's client verifies the chain (metadata_chain.py). State that must survive its cache, a power cut and a lost file is
+in state.db, and is written before anything is accepted:
 
-- every root that was ever accepted. The newest is where the next check starts; the first is `update.root_file`;
-- a floor for each role: the version of its metadata below which nothing is accepted, and whose signatures made it
-  count. A floor holds as long as the signatures under it would still count: until root (for the plan: targets) has
-  removed so many of the keys that they would not. So whoever raised the numbers with a stolen key loses them with the
-  key, and an additional key loses nothing;
-- the newest time that each role was signed with. The clock of a site may jump by years: metadata has expired if it has
-  by the clock or by the newest signed time, whichever is later, and the clock itself is never stored.
+- every root that was ever accepted. The next check starts with the newest; the first is `update.root_file`;
+- a floor for each role: the least version of its metadata that is accepted, and the keys that signed that version. A
+  floor is in force as long as these signatures would still be valid: until root (for the plan: targets) has removed too
+  many of the keys. So version numbers that were raised with a stolen key become void with the key, and an additional
+  key changes nothing;
+- the newest signing time of each role. The clock of a site may jump by years: metadata has expired by the clock or by
+  the newest signed time, whichever is later, and the clock itself is never stored.
 
 The repository that was accepted last is kept as files and verified again like any other. So the plan of a USB drive
-stays in force when the drive is pulled out, and an uplink that lags behind it, or lies, stops nothing before the kept
+stays in force when the drive is pulled out, and an uplink that is behind, or malicious, blocks nothing before the kept
 plan expires.
 """
 
@@ -64,7 +64,7 @@ Bundles = Mapping[str, SignedBundle]
 
 
 class _CacheKey(NamedTuple):
-    """While this stays the same, nothing has to be verified again."""
+    """While this stays the same, nothing needs to be verified again."""
 
     source: Path
     timestamp: bytes
@@ -77,7 +77,7 @@ class _CachedVerification(NamedTuple):
 
 
 class RepositoryTrust:
-    """See the module. Synchronous; the thread that uses the store uses this."""
+    """See the module. Synchronous; used on the store's thread."""
 
     def __init__(self, config: Config, records: TrustTable, now: Callable[[], float] = time.time) -> None:
         """Read nothing yet; `now` gives seconds since 1970, and may be wrong."""
@@ -85,35 +85,35 @@ class RepositoryTrust:
         self._scratch, self._kept = config.state_dir / "trust" / "tuf", config.state_dir / "trust" / "kept"
         self._records, self._now = records, now
         self._mirror_mark = config.state_dir / "trust" / "mirrored"
-        """A file that is there since a repository in `incoming/` was accepted for the first time."""
+        """A file that exists once a repository in `incoming/` has been accepted."""
         self._roots = RootChain(Path(config.update.root_file), records)
         self._last: dict[_CacheKey, _CachedVerification] = {}
-        """What was verified last; at most one."""
+        """The result of the last verification; at most one."""
         self.problem: UpdateError | None = None
-        """Why what lies in `incoming/` is not trusted; None = it is."""
+        """Why the repository in `incoming/` is not trusted; None = it is."""
 
     @property
     def root_version(self) -> int | None:
-        """Of the newest root that is trusted; None = no look was taken yet."""
+        """The version of the newest trusted root; None = the roots were not read yet."""
         return self._roots.version
 
     def refresh(self, source: Path) -> VerifiedRepository:
-        """Say what is trusted now that this folder is there; of `incoming/`, what was trusted before may stand in.
+        """Verify a folder, and return what is trusted; for `incoming/` that may be the repository trusted before.
 
         Raises:
             UpdateUntrusted, UpdateOutdated, UpdateExpired, UpdateIncomplete, PlanInvalid: nothing is to be installed.
             SiteError: this machine's disk, the file with the root of trust, or a drive that was pulled out.
         """
         if source != self._incoming:
-            return self._believe(RepositoryFolder(source, is_media=True))
+            return self._verify(RepositoryFolder(source, is_media=True))
         self.problem = None
         try:
-            verified = self._believe(RepositoryFolder(source))
+            verified = self._verify(RepositoryFolder(source))
             self._mark_mirrored()
             return verified
         except UpdateError as error:
             self.problem = error
-            return self._stand_in(error)
+            return self._last_trusted(error)
 
     def awaits_first(self, source: Path) -> bool:
         """Tell whether the site waits for its first update: none has arrived, from the uplink or on a drive."""
@@ -121,16 +121,16 @@ class RepositoryTrust:
         is_empty = all(folder.size(METADATA, TIMESTAMP) < 0 for folder in folders)
         return source == self._incoming and is_empty and not self._mirror_mark.exists()
 
-    def _stand_in(self, problem: UpdateError) -> VerifiedRepository:
-        """Return what was trusted last.
+    def _last_trusted(self, problem: UpdateError) -> VerifiedRepository:
+        """Return the repository trusted last.
 
-        Where no mirror is, or the uplink has never mirrored anything, an empty `incoming/` is no problem of updates
-        that came on a drive. A mirror that was accepted once and is empty now is one.
+        If there is no mirror, or the uplink has never mirrored anything, an empty `incoming/` is no problem for updates
+        that came on a drive. A mirror that was accepted once and is now empty is one.
         """
         is_empty = RepositoryFolder(self._incoming).size(METADATA, TIMESTAMP) < 0
         empty = is_empty and not (self._mirrored and self._mirror_mark.exists())
         try:
-            kept = self._believe(RepositoryFolder(self._kept))
+            kept = self._verify(RepositoryFolder(self._kept))
         except UpdateExpired as expired:
             raise (expired if empty else problem) from None
         except UpdateError:
@@ -141,11 +141,11 @@ class RepositoryTrust:
         if not self._mirror_mark.exists():
             write_durably(self._mirror_mark, b"The uplink has brought an update that was accepted.\n")
 
-    def _believe(self, source: RepositoryFolder) -> VerifiedRepository:
+    def _verify(self, source: RepositoryFolder) -> VerifiedRepository:
         root_version, root = self._roots.newest()
         key = _CacheKey(source.path, self._timestamp(source), root_version)
         known = self._last.get(key)
-        if known and self._still(source, key, known):
+        if known and self._is_still_valid(source, key, known):
             return known.verified
         self._roots.require_same_fleet(source)
         try:
@@ -158,12 +158,12 @@ class RepositoryTrust:
         self._last = {key._replace(root_version=newest): _CachedVerification(verified, found.expires)}
         return verified
 
-    def _still(self, source: RepositoryFolder, key: _CacheKey, known: _CachedVerification) -> bool:
+    def _is_still_valid(self, source: RepositoryFolder, key: _CacheKey, known: _CachedVerification) -> bool:
         rotated = source.size(METADATA, metadata_chain.root_name(key.root_version + 1)) >= 0
         return not rotated and self._now() < known.expires
 
     def _checked(self, found: MetadataChain, source: RepositoryFolder) -> VerifiedRepository:
-        """Hold what was found against what was seen before, and remember it."""
+        """Check verified metadata against the floors, and raise these."""
         before = self._records.floors()
         floors = holding_floors(found, before)
         after = raised_floors(found, found.versions, floors, source.path)
@@ -181,18 +181,18 @@ class RepositoryTrust:
         try:
             raw = source.read(METADATA, TIMESTAMP, TIMESTAMP_BYTES_MAX)
         except FileTooLong:
-            said = f"{METADATA}/{TIMESTAMP} in {source.path} has more than {TIMESTAMP_BYTES_MAX} bytes"
-            raise UpdateUntrusted(said, path=source.path) from None
+            message = f"{METADATA}/{TIMESTAMP} in {source.path} has more than {TIMESTAMP_BYTES_MAX} bytes"
+            raise UpdateUntrusted(message, path=source.path) from None
         if raw is None and source.is_media and not source.path.is_dir():
             raise MediaFailed(f"the daemon sees no folder {source.path}", remedy=MediaFailed.remedy_hidden)
         if raw is None:
             remedy = _MIRROR_REMEDY if source.path == self._incoming else _DRIVE_REMEDY
-            said = f"there is no update in {source.path}: {METADATA}/{TIMESTAMP} is missing"
-            raise UpdateIncomplete(said, remedy=remedy, path=source.path)
+            message = f"there is no update in {source.path}: {METADATA}/{TIMESTAMP} is missing"
+            raise UpdateIncomplete(message, remedy=remedy, path=source.path)
         return raw
 
     def _keep(self, source: RepositoryFolder, found: MetadataChain) -> None:
-        """Keep what was trusted, the timestamp last, and nothing else."""
+        """Keep the files of the trusted repository, writing the timestamp last, and delete all others."""
         if source.path == self._kept:
             return
         for path in sorted(found.files, key=lambda path: path.endswith(TIMESTAMP)):
@@ -207,7 +207,7 @@ class RepositoryTrust:
 
 
 def _bundles(found: MetadataChain) -> Iterator[tuple[str, SignedBundle]]:
-    """Yield what `targets` signs, with its digest; a target that is no bundle of this agent's kind is none."""
+    """Yield the bundles that `targets` signs, by digest; other targets are ignored."""
     for path, target in found.metadata["targets"].signed.targets.items():
         named = _TARGET.fullmatch(path)
         if named and named[2] == target.hashes.get("sha256") and target.length <= MANIFEST_BYTES_MAX:
@@ -236,21 +236,21 @@ def _offers(read: RolloutPlan) -> Collection[tuple[str, BundleOffer]]:
     return [(task, offer) for task, each in tasks for offer in each.offers]
 
 
-_TWO_REMEDY = "Have the central team look who published it, and publish again: 'edge-convert verify-repo'."
+_TWO_REMEDY = "Have the central team find out who published it, and publish again: 'edge-convert verify-repo'."
 _NONE = MetadataFloor(0, (), 0.0)
 Floors = Mapping[str, MetadataFloor]
-"""By role; that of `plan.json` goes by the number in the plan."""
+"""By role; that of `plan.json` is for the version in the plan itself."""
 
 
 def holding_floors(found: MetadataChain, before: Floors) -> Floors:
-    """Return the floors that still count."""
+    """Return the floors that are still in force."""
     return {name: floor for name, floor in before.items() if found.still_count(_role(name), floor.signers)}
 
 
 def raised_floors(
     found: MetadataChain, versions: Mapping[str, int], before: Floors, where: object
 ) -> dict[str, MetadataFloor]:
-    """Return the floors that these versions make.
+    """Return the floors raised to these versions.
 
     Raises:
         UpdateOutdated: a version is below its floor.
@@ -269,8 +269,8 @@ def raised_floors(
         _require_listed(listed, floor.listed, where)
         sha256 = found.sha256(name) if name == "timestamp" else ""
         if version == floor.version and floor.sha256 not in ("", sha256):
-            said = f"{where} has another {name} {version} than the one that this site has seen"
-            raise UpdateUntrusted(said, remedy=_TWO_REMEDY, path=where, role=name)
+            message = f"{where} has another {name} {version} than the one that this site has seen"
+            raise UpdateUntrusted(message, remedy=_TWO_REMEDY, path=where, role=name)
         issued_at = max(_issued_at(found.metadata[role]), floor.issued_at)
         floors[name] = MetadataFloor(version, found.signers(role), issued_at, listed, sha256)
     return floors
@@ -282,23 +282,23 @@ def newest_signed_time(floors: Floors) -> float:
 
 
 def require_current(found: MetadataChain, clock: float, signed: float, where: object) -> None:
-    """Refuse what has expired by the clock, or by the newest signed time. Raises UpdateExpired."""
+    """Refuse metadata that has expired by the clock, or by the newest signed time. Raises UpdateExpired."""
     for role, metadata in found.metadata.items():
         expires = metadata.signed.expires
         if expires.timestamp() <= max(clock, signed):
-            said = f"the update in {where} is no longer valid: '{role}' expired at {_day(expires)}"
-            raise UpdateExpired(f"{said}; {_by(clock, signed)}", path=where, role=role)
+            message = f"the update in {where} is no longer valid: '{role}' expired at {_day(expires)}"
+            raise UpdateExpired(f"{message}; {_by(clock, signed)}", path=where, role=role)
 
 
 def _require_listed(now: Mapping[str, int], before: Mapping[str, int], where: object) -> None:
-    """Hold what a snapshot names against what it named before: TUF 1.0.34, section 5.5.5."""
+    """Check the files in a snapshot against those that it named before: TUF 1.0.34, section 5.5.5."""
     for file, version in before.items():
         if file not in now:
-            said = f"the snapshot in {where} no longer names {file}, which it named when this site saw it last"
-            raise UpdateUntrusted(said, path=where, role="snapshot")
+            message = f"the snapshot in {where} no longer names {file}, which it named when this site saw it last"
+            raise UpdateUntrusted(message, path=where, role="snapshot")
         if now[file] < version:
-            said = f"{where} is older than what this site has seen: its snapshot names {file} {now[file]}"
-            raise UpdateOutdated(f"{said}, not {version}", path=where, role="snapshot")
+            older = f"{where} is older than what this site has seen: its snapshot names {file} {now[file]}"
+            raise UpdateOutdated(f"{older}, not {version}", path=where, role="snapshot")
 
 
 def _role(name: str) -> str:
@@ -306,7 +306,7 @@ def _role(name: str) -> str:
 
 
 def _issued_at(metadata: Metadata[Any]) -> float:
-    """Return when metadata were signed, as they say; 0 = they do not."""
+    """Return the signing time in the metadata; 0 = it has none."""
     try:
         return parse_timestamp(metadata.signed.unrecognized_fields.get(ISSUED_AT, ""))
     except (ValueError, TypeError, AttributeError):
@@ -314,15 +314,17 @@ def _issued_at(metadata: Metadata[Any]) -> float:
 
 
 def _made(issued_at: float, floor: float) -> str:
-    """Return both times in words, where they are known and tell the two apart."""
+    """Return both times in words, if they are known and differ; otherwise nothing."""
     made, seen = (_day(datetime.fromtimestamp(at, UTC)) for at in (issued_at, floor))
     return f"made at {made}, and there was one of {seen}; " if issued_at and made != seen else ""
 
 
 def _by(clock: float, signed: float) -> str:
-    said = f"this machine's clock says {_day(datetime.fromtimestamp(clock, UTC))}"
+    by_clock = f"this machine's clock says {_day(datetime.fromtimestamp(clock, UTC))}"
     later = _day(datetime.fromtimestamp(signed, UTC))
-    return said if clock >= signed else f"{said}, but it is {later} or later, for somebody has signed then"
+    if clock >= signed:
+        return by_clock
+    return f"{by_clock}, but metadata was signed at {later}, so it is at least that late"
 
 
 def _day(at: datetime) -> str:

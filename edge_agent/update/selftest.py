@@ -1,9 +1,9 @@
-"""The self-test: whether a bundle computes here what it computed where it was made, and takes no more than it may.
+"""The self-test: whether a bundle computes the same as where it was made, within its limits on time and memory.
 
 The bundle is loaded in a child process of its own and answers its golden cases. Cases whose answer a rounding error can
-flip are not counted; of the others nearly all must agree. Latency is compared with the bundle that answers now, on the
-same inputs and in the same minute: a single bad measurement on a busy machine is repeated before it counts. Memory is
-compared with the engine's estimate, and must not grow from one pass to the next.
+change are not counted; of the others nearly all must agree. Latency is compared with the active bundle, on the same
+inputs and in the same minute; on a busy machine a bad measurement is repeated before it counts. Memory is compared with
+the engine's estimate, and must not grow from one pass to the next.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class SelfTestRunner:
             self._running.cancel()
 
     async def run(self, bundle: InstalledBundle, plan: TaskPlan) -> StepOutcome:
-        """Test a bundle under the plan's limits. Whatever goes wrong is an outcome."""
+        """Test a bundle under the plan's limits. Every failure is returned as an outcome."""
         self._running = asyncio.create_task(self._run_in_time(bundle, plan))
         try:
             return await self._running
@@ -118,8 +118,8 @@ class SelfTestRunner:
             async with asyncio.timeout(self._seconds_max):
                 return await self._run(bundle, plan)
         except TimeoutError:
-            said = f"the self-test did not end within {self._seconds_max:g} s"
-            return StepOutcome(StepResult.FAILED, "SELF_TEST_TOO_LONG", said)
+            message = f"the self-test did not end within {self._seconds_max:g} s"
+            return StepOutcome(StepResult.FAILED, "SELF_TEST_TOO_LONG", message)
         except EdgeAgentError as error:
             return classify_error(error)
 
@@ -143,13 +143,13 @@ def _read_cases(golden: Path) -> Sequence[GoldenCase]:
 
 
 async def run_selftest(test: SelfTest, candidate: BundleUnderTest, incumbent: BundleUnderTest | None) -> StepOutcome:
-    """Test a bundle against its golden cases and the incumbent, if that serves. A failure of it is an outcome."""
+    """Test a bundle against its golden cases and the incumbent, if that serves. Every failure is an outcome."""
     gated = sum(map(is_binding, test.cases))
     try:
         wrong = await _golden_differences(test, candidate)
         if 100 * len(wrong) > DIFFERENT_PERCENT_MAX * gated:
-            said = f"{len(wrong)} of {gated} golden inputs are answered differently: {'; '.join(wrong[:SHOWN_MAX])}"
-            return StepOutcome(StepResult.FAILED, "GOLDEN_DIFFERS", said)
+            message = f"{len(wrong)} of {gated} golden inputs are answered differently: {'; '.join(wrong[:SHOWN_MAX])}"
+            return StepOutcome(StepResult.FAILED, "GOLDEN_DIFFERS", message)
         first_bytes = candidate.resident_bytes()
         slower = await _latency_excess(test, candidate, incumbent)
     except DeadlineExpired:
@@ -158,9 +158,9 @@ async def run_selftest(test: SelfTest, candidate: BundleUnderTest, incumbent: Bu
         )
     except SiteError as error:
         return classify_error(error)
-    except EdgeAgentError as error:  # in a child of its own nobody else is to blame, whatever it says
+    except EdgeAgentError as error:  # in a child of its own, only the bundle can be the cause
         return StepOutcome(StepResult.FAILED, error.reason, error.message)
-    if crashes := candidate.crashes():  # each of them on one input that then went well
+    if crashes := candidate.crashes():  # on inputs that succeeded when they were tried again
         return StepOutcome(StepResult.FAILED, "CRASHES", f"its process died {crashes} times in the self-test")
     if excess := _excess_memory(test, candidate, first_bytes):
         return StepOutcome(StepResult.FAILED, "MEMORY_GROWS", excess)
@@ -173,11 +173,11 @@ async def run_selftest(test: SelfTest, candidate: BundleUnderTest, incumbent: Bu
 
 
 async def _golden_differences(test: SelfTest, candidate: BundleUnderTest) -> list[str]:
-    """Return a sentence for each case that is answered differently from where the bundle was made."""
+    """Return a sentence for each case whose answer differs from that of the machine that made the bundle."""
     wrong = []
     for case in test.cases:
-        said, _ = await candidate.answer(case.input, test.answer_seconds_max)
-        found = differences(case, said, vector=test.vector) if is_binding(case) else []
+        given, _ = await candidate.answer(case.input, test.answer_seconds_max)
+        found = differences(case, given, vector=test.vector) if is_binding(case) else []
         wrong += [f"{case.input[:60]!r}: {each}" for each in found[:1]]
     return wrong
 
@@ -185,22 +185,22 @@ async def _golden_differences(test: SelfTest, candidate: BundleUnderTest) -> lis
 async def _latency_excess(test: SelfTest, candidate: BundleUnderTest, incumbent: BundleUnderTest | None) -> str:
     """Return a sentence with the figures if it is slower than allowed in every round; otherwise nothing."""
     texts = [case.input for case in test.cases[:TIMED_CASES_MAX]]
-    said = ""
+    excess = ""
     for _ in range(ROUNDS_MAX if texts else 0):
         new_ms = await _median_ms(test, texts, candidate)
         try:
             old_ms = await _median_ms(test, texts, incumbent) if incumbent else 0.0
-        except EdgeAgentError:  # it does not take what its successor takes, or has stopped to make room
+        except EdgeAgentError:  # it does not accept these inputs, or has been stopped to make room
             old_ms = 0.0
         if not old_ms or new_ms <= old_ms * test.latency_percent_max / 100 + LATENCY_SLACK_MS:
             return ""
         allowed = f"{test.latency_percent_max}% of that is allowed"
-        said = f"it takes {new_ms:.1f} ms where the bundle before takes {old_ms:.1f} ms; {allowed}"
-    return said
+        excess = f"it takes {new_ms:.1f} ms where the previous bundle takes {old_ms:.1f} ms; {allowed}"
+    return excess
 
 
 async def _median_ms(test: SelfTest, texts: Sequence[str], subject: BundleUnderTest) -> float:
-    """Return the median over the texts; of each the shortest time counts, the others were disturbed."""
+    """Return the median over the texts, of the shortest time for each: longer ones were disturbed."""
     times: list[list[float]] = [[] for _ in texts]
     for _ in range(REPEATS):
         for text, taken in zip(texts, times, strict=True):

@@ -1,4 +1,4 @@
-"""How a task goes from the bundle that answers to the bundle that the plan wants. Pure.
+"""How a task moves from its active bundle to the bundle that the plan wants. Pure.
 
     waiting ──► fetching ──► staged ──► testing ──► switching ──► probation ──► done
                                ▲           │            │             └───────► rolled_back
@@ -6,14 +6,14 @@
 
 The updater calls `decide` again and again with the facts: it returns the row of the journal as it should be, and the
 next action. The outcome of a step goes through `after_test` and `after_switch`. The row is written before the step
-begins, and the pointer moves in one transaction with the row that records it. So `decide` continues from whatever a
-kill leaves: a row found in `testing` or `switching` is a step that was cut off.
+begins, and the pointer moves in one transaction with the row that records it. So `decide` can continue after a kill at
+any point: a row found in `testing` or `switching` is a step that was interrupted.
 
-If another bundle answers than the candidate or the incumbent, somebody chose it by hand: `held`. So did whoever
-returned to the incumbent after the candidate had answered, or removed the task. failed, rolled_back and held stay until
-the plan wants something else of the task; `allow` lifts held, and so does a person who brings the files of a removed
-task again. A failure of this machine is not a failure of the bundle: the step is retried, with pauses, or waits for a
-person; blocked_update_messages.py has what is said of it.
+A task is `held` if an operator activated a bundle other than candidate and incumbent, returned to the incumbent after
+the candidate had answered, or removed the task. failed, rolled_back and held stay until the plan changes for the task;
+`allow` lifts held, and so does a person who brings the files of a removed task again. A failure of this machine is not
+a failure of the bundle: the step is retried, with pauses, or waits for a person; blocked_update_messages.py has the
+messages.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from edge_agent.update.blocked_update_messages import (
 )
 
 INTERRUPTIONS_MAX = 3
-"""Tries in which the daemon itself ended; then the bundle is taken to be the reason."""
+"""After this many tries in which the daemon itself ended, the bundle counts as the cause."""
 PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX = 10.0, 1800.0
 LATER = {
     "HALTED": "the plan has halted it",
@@ -65,7 +65,7 @@ REMEMBERED = {
     "SCHEMA_UNKNOWN": BlockingCause.AGENT_OLD,
     "INTERRUPTED": BlockingCause.INTERRUPTED,
 }
-"""Reasons with which an import ended that left files missing: they hold until the files come."""
+"""Reasons of a failed import that left files missing: they stay until the files arrive."""
 
 
 class UpdateAction(enum.Enum):
@@ -105,24 +105,24 @@ class TaskFacts:
     active: str
     """Digest of the bundle that answers; empty = none."""
     desired: DesiredState | None = None
-    """None = no accepted plan names the task: the active bundle is looked after, and nothing begins."""
+    """None = no accepted plan names the task: a probation continues, and nothing else begins."""
     plan_version: int = 0
     installed: bool = False
     """The candidate is in the store."""
     missing: str = ""
-    """Files of it that have not arrived, in words; empty = none."""
+    """The candidate's missing files, in words; empty = none."""
     drive_failed: bool = False
     """The folder cannot be read to its end; `missing` explains why."""
     brought: bool = False
-    """A person has brought a folder, in which the files are looked for."""
+    """The files are searched in a folder that a person has brought."""
     download: DownloadBlocker | None = None
     """Why the uplink brings no files; None = it does."""
     disk: str = ""
     """The folder whose disk takes the files."""
     short_bytes: int | None = None
-    """Bytes that are to be freed on it before they fit; None = unknown."""
+    """Bytes to free on it before the files fit; None = unknown."""
     unreadable: bool = False
-    """What answered cannot be read by this agent."""
+    """This agent cannot read the active bundle."""
 
     @property
     def complete(self) -> bool:
@@ -137,7 +137,7 @@ class TaskFacts:
 
 
 def classify_error(error: EdgeAgentError) -> StepOutcome:
-    """Return the outcome that an error means: the bundle failed, or this machine blocked the step."""
+    """Return the outcome for an error: the bundle failed, or this machine blocked the step."""
     blocked = isinstance(error, SiteError | StateError | CapacityError | RequirementUnmet)
     return StepOutcome(StepResult.BLOCKED if blocked else StepResult.FAILED, error.reason, error.message)
 
@@ -146,26 +146,26 @@ Decision = tuple[UpdateProgress, UpdateAction]
 
 
 def desired_state_id(desired: DesiredState) -> str:
-    """Return what the plan wants of a task as a hash: which bundle, and how it is judged.
+    """Return a hash of the bundle that the plan wants for a task, and of its probation rules.
 
-    When it comes (waves, window, halt) is left out: a site that failed or is held does not begin again because a wave
+    Its schedule (waves, window, halt) is left out: a site that failed or is held must not begin again because a wave
     grows.
     """
     offer = desired.offer or desired.plan.offers[0]
-    said = f"{offer.model_dump_json()}\n{desired.plan.probation.model_dump_json()}"
-    return hashlib.sha256(said.encode()).hexdigest()
+    content = f"{offer.model_dump_json()}\n{desired.plan.probation.model_dump_json()}"
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def pause_seconds(attempts: int) -> float:
-    """Return how long to wait after so many failures of this machine in a row."""
+    """Return how long to wait after `attempts` failures of this machine in a row."""
     return backoff_seconds(attempts, PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX)
 
 
 def decide(task: str, row: UpdateProgress | None, facts: TaskFacts, now: float) -> Decision:
-    """Return the row as it should stand, and what is to be done next; `now` in seconds since 1970."""
+    """Return the row as it should be, and the next action; `now` in seconds since 1970."""
     if facts.desired is not None:
-        row = _of_today(task, row, facts.desired, facts, now)
-    assert row is not None, "without a desired there is nothing to decide of a task that has no row"
+        row = _present_row(task, row, facts.desired, facts, now)
+    assert row is not None, "a task without a desired state must have a row"
     if facts.active == row.candidate:
         return _answering(row, facts, now)
     row = _brought_back(row, facts, now)
@@ -181,13 +181,13 @@ def decide(task: str, row: UpdateProgress | None, facts: TaskFacts, now: float) 
 
 
 def wants_files(row: UpdateProgress) -> bool:
-    """Tell whether files of the candidate are still to be fetched or taken into the store."""
+    """Tell whether files of the candidate must still be fetched or copied into the store."""
     is_blocked = row.state == "waiting" and (row.reason in REMEMBERED or row.reason == "FILES_MISSING")
     return row.state in ("fetching", "staged") or is_blocked
 
 
 def with_choice(row: UpdateProgress, active: str, now: float) -> UpdateProgress:
-    """Return the row with what somebody here has chosen since the last look: `active` answers, or nothing (empty)."""
+    """Return the row, held if an operator has chosen another bundle, `active`, since the last check; empty = none."""
     answered = row.candidate if row.state in ("probation", "done") else row.incumbent
     if row.state in ("testing", "switching", "failed", "rolled_back", "held") or active == answered:
         return row
@@ -195,14 +195,14 @@ def with_choice(row: UpdateProgress, active: str, now: float) -> UpdateProgress:
 
 
 def allow(row: UpdateProgress, active: str, now: float) -> UpdateProgress:
-    """Return the row when a person here lifts `held`: the plan's bundle may take the place of `active`."""
+    """Return the row after an operator lifts `held`: the plan's bundle may replace `active`."""
     if row.state != "held":
         return row
     return replace(_at(row, "waiting", now, message=ALLOWED), incumbent=active, attempts=0, interruptions=0)
 
 
 def not_admitted(row: UpdateProgress, outcome: StepOutcome, now: float, facts: TaskFacts) -> UpdateProgress:
-    """Return the row when the candidate could not be taken into the store; `facts` are those of the attempt."""
+    """Return the row after the candidate could not be copied into the store; `facts` are those of the attempt."""
     if outcome.end is StepResult.FAILED:
         return _at(row, "failed", now, outcome.reason, outcome.message)
     seen = BlockedUpdate(outcome.message, outcome.reason, facts.disk, facts.short_bytes, facts.download)
@@ -210,14 +210,14 @@ def not_admitted(row: UpdateProgress, outcome: StepOutcome, now: float, facts: T
 
 
 def after_test(row: UpdateProgress, outcome: StepOutcome, now: float) -> UpdateProgress:
-    """Return the row after the self-test, or after the candidate was taken into the store."""
+    """Return the row after the self-test, or after a failure to read the candidate from the store."""
     if outcome.end is StepResult.PASSED:
         return _at(row, "switching", now, message=outcome.message)
     return _stopped(row, outcome, now)
 
 
 def after_switch(row: UpdateProgress, outcome: StepOutcome, now: float) -> UpdateProgress:
-    """Return the row after the candidate was to be switched to; with PASSED, the one to be written with the pointer."""
+    """Return the row after the switch to the candidate; with PASSED, the one to be written with the pointer."""
     if outcome.end is StepResult.PASSED:
         return replace(_at(row, "probation", now), attempts=0, interruptions=0)
     return _stopped(row, outcome, now)
@@ -229,25 +229,25 @@ def rolled_back(row: UpdateProgress, now: float) -> UpdateProgress:
 
 
 def not_rolled_back(row: UpdateProgress, outcome: StepOutcome) -> UpdateProgress:
-    """Return the row when the incumbent cannot answer: the candidate goes on, and it is tried again."""
-    said = f"it is to be rolled back ({row.reason}), but the bundle before cannot answer: {outcome.message}"
-    return replace(row, attempts=row.attempts + 1, message=said)
+    """Return the row if the incumbent cannot answer: the candidate stays, and the rollback is tried again."""
+    message = f"it is to be rolled back ({row.reason}), but the bundle before cannot answer: {outcome.message}"
+    return replace(row, attempts=row.attempts + 1, message=message)
 
 
 def suspend(row: UpdateProgress, now: float) -> UpdateProgress:
-    """Return the row when the daemon stops in the middle of a step, of its own will."""
+    """Return the row for an orderly stop of the daemon in the middle of a step."""
     return _at(row, "staged", now) if row.state in ("testing", "switching") else row
 
 
-def _of_today(
+def _present_row(
     task: str, row: UpdateProgress | None, desired: DesiredState, facts: TaskFacts, now: float
 ) -> UpdateProgress:
-    """Return the row of what the plan wants now: a new one if that is something else."""
+    """Return the row for what the plan wants now: a new one if that has changed."""
     wanted = desired_state_id(desired)
     if row is not None and row.wish == wanted:
         return replace(row, plan_version=facts.plan_version)
     if row is not None and row.state == "probation" and facts.active == row.candidate and desired.verdict != "WANTED":
-        return row  # what answers now is still to be judged, and nothing takes its place yet
+        return row  # the probation continues, because nothing replaces the candidate yet
     offer = desired.offer or desired.plan.offers[0]
     return UpdateProgress(
         task=task,
@@ -262,18 +262,18 @@ def _of_today(
 
 
 def _answering(row: UpdateProgress, facts: TaskFacts, now: float) -> Decision:
-    """Look after a candidate that answers."""
+    """Decide about a candidate that answers."""
     if row.state == "probation":
         return _in_probation(row, facts, now)
     if row.state == "done":
         return row, UpdateAction.NOTHING
-    # It answered before the plan wanted it, or somebody here let it.
+    # It answered before the plan wanted it, or an operator activated it.
     by_hand = ("BY_HAND", CHOSEN) if row.incumbent != row.candidate else ()
     return _at(row, "done", now, *by_hand), UpdateAction.NOTHING
 
 
 def _in_probation(row: UpdateProgress, facts: TaskFacts, now: float) -> Decision:
-    if row.reason:  # it was condemned, and the way back was cut off or failed
+    if row.reason:  # it has failed, and the rollback was interrupted or failed
         return row, UpdateAction.ROLL_BACK if facts.may_retry else UpdateAction.NOTHING
     if facts.probation_outcome is None:
         return row, UpdateAction.NOTHING
@@ -281,8 +281,8 @@ def _in_probation(row: UpdateProgress, facts: TaskFacts, now: float) -> Decision
     if outcome.end is StepResult.PASSED:
         return _at(row, "done", now, message=outcome.message), UpdateAction.NOTHING
     if not row.incumbent:
-        said = f"{outcome.message}; nothing answered before, so there is nothing to go back to"
-        return _at(row, "done", now, outcome.reason, said), UpdateAction.NOTHING
+        message = f"{outcome.message}; nothing answered before, so there is nothing to go back to"
+        return _at(row, "done", now, outcome.reason, message), UpdateAction.NOTHING
     return replace(row, reason=outcome.reason, message=outcome.message), UpdateAction.ROLL_BACK
 
 
@@ -290,29 +290,28 @@ def _interrupted(row: UpdateProgress, now: float) -> UpdateProgress:
     row = replace(row, interruptions=row.interruptions + 1)
     if row.interruptions < INTERRUPTIONS_MAX:
         return _at(row, "staged", now)
-    said = f"the daemon ended {row.interruptions} times while it was tested or switched to"
-    return _at(row, "failed", now, "INTERRUPTED", said)
+    message = f"the daemon ended {row.interruptions} times while it was tested or switched to"
+    return _at(row, "failed", now, "INTERRUPTED", message)
 
 
 def _forward(row: UpdateProgress, desired: DesiredState, facts: TaskFacts, now: float) -> Decision:
-    """Take the next step towards the candidate, if nothing is in the way."""
+    """Take the next step towards the candidate, if nothing blocks it."""
     if desired.verdict != "WANTED":
         return _at(row, "waiting", now, desired.verdict, LATER[desired.verdict]), UpdateAction.NOTHING
     if not facts.installed and facts.missing:
-        said = _files_missing(row, facts)
-        return _at(row, said.state, now, said.reason, said.message), UpdateAction.NOTHING
+        blocked = _files_missing(row, facts)
+        return _at(row, blocked.state, now, blocked.reason, blocked.message), UpdateAction.NOTHING
     if not facts.may_retry or not facts.installed:
         why = _why_staged(row, facts)
         return _at(row, "staged", now, *why), UpdateAction.ADMIT if facts.may_retry else UpdateAction.NOTHING
     if not facts.window_open:
-        return _at(
-            row, "staged", now, "WINDOW_CLOSED", "the plan's window for switching opens later"
-        ), UpdateAction.NOTHING
+        message = "the plan's window for switching opens later"
+        return _at(row, "staged", now, "WINDOW_CLOSED", message), UpdateAction.NOTHING
     return _at(row, "testing", now), UpdateAction.TEST
 
 
 def _files_missing(row: UpdateProgress, facts: TaskFacts) -> Explanation:
-    """Say why files are missing, and what brings them."""
+    """Explain why files are missing, and what brings them."""
     seen = BlockedUpdate(facts.missing, "", facts.disk, facts.short_bytes, facts.download)
     cause, phase = BlockingCause.FILES_MISSING, UpdatePhase.FETCHING
     if facts.brought:
@@ -322,19 +321,19 @@ def _files_missing(row: UpdateProgress, facts: TaskFacts) -> Explanation:
         cause = BlockingCause.INTERRUPTED
     elif row.reason in REMEMBERED and facts.download is not None:
         cause, seen = REMEMBERED[row.reason], replace(seen, reason=row.reason, detail=row.message)
-    said = explain(cause, phase, seen)
-    assert said is not None, "missing files always stop an update"
-    return said
+    explanation = explain(cause, phase, seen)
+    assert explanation is not None, "missing files always block an update"
+    return explanation
 
 
 def _why_staged(row: UpdateProgress, facts: TaskFacts) -> tuple[str, str]:
-    """Return reason and message of a bundle that is to be taken into the store, or waits for its next try."""
+    """Return reason and message of a bundle that will be copied into the store, or waits for its next try."""
     if row.state != "staged":
         return "", ""
     if row.reason == "DISK_FULL" and facts.short_bytes is not None:
         seen = BlockedUpdate(row.message, disk=facts.disk, short_bytes=facts.short_bytes)
-        said = explain(BlockingCause.DISK_FULL, UpdatePhase.ADMITTING, seen)
-        return (said.reason, said.message) if said else ("", "")
+        explanation = explain(BlockingCause.DISK_FULL, UpdatePhase.ADMITTING, seen)
+        return (explanation.reason, explanation.message) if explanation else ("", "")
     return row.reason, row.message
 
 
@@ -348,37 +347,35 @@ def _stopped(row: UpdateProgress, outcome: StepOutcome, now: float) -> UpdatePro
 def _blocked(
     row: UpdateProgress, outcome: StepOutcome, now: float, phase: UpdatePhase, seen: BlockedUpdate
 ) -> UpdateProgress:
-    """Return the row when this machine, or the drive, stopped a step; it counts as a try."""
+    """Return the row after this machine or the drive blocked a step, which counts as a try."""
     cause = REMEMBERED.get(outcome.reason)
-    said = explain(cause, phase, seen) if cause else None
-    if said is None:
-        said = Explanation("staged", outcome.reason, outcome.message)
-    return replace(_at(row, said.state, now, said.reason, said.message), attempts=row.attempts + 1)
+    found = (explain(cause, phase, seen) if cause else None) or Explanation("staged", outcome.reason, outcome.message)
+    return replace(_at(row, found.state, now, found.reason, found.message), attempts=row.attempts + 1)
 
 
 def _brought_back(row: UpdateProgress, facts: TaskFacts, now: float) -> UpdateProgress:
-    """Lift the removal of a task: whoever brings its files again wants it back."""
+    """Lift the removal of a task whose files a person brings again."""
     if not facts.brought or not facts.complete or facts.active:
         return row
     return allow(row if facts.unreadable else with_choice(row, "", now), "", now)
 
 
 def _held(row: UpdateProgress, facts: TaskFacts, now: float) -> UpdateProgress:
-    """Return the row of a task for which somebody here chose something else than the plan."""
-    if facts.unreadable:  # nobody chose that: it comes back with the agent that can read it
+    """Return the row of a task for which an operator has chosen another bundle than the plan's."""
+    if facts.unreadable:  # no operator's choice: it answers again with an agent that can read it
         return row
-    if facts.brought and facts.missing and not facts.active:  # the drive was to bring it back, and cannot
+    if facts.brought and facts.missing and not facts.active:  # the drive should restore it, but lacks files
         failed = _files_missing(row, facts)
         return _at(row, "held", now, failed.reason, f"{failed.message}. Until then the task stays removed")
     return _chosen(row, facts.active, now)
 
 
 def _chosen(row: UpdateProgress, active: str, now: float) -> UpdateProgress:
-    reason, said = ("BY_HAND", HELD) if active else ("REMOVED", REMOVED)
-    return _at(row, "held", now, reason, said.format(task=row.task))
+    reason, message = ("BY_HAND", HELD) if active else ("REMOVED", REMOVED)
+    return _at(row, "held", now, reason, message.format(task=row.task))
 
 
 def _at(row: UpdateProgress, state: UpdateState, now: float, reason: str = "", message: str = "") -> UpdateProgress:
-    """Return the row in a state; `since` stays where it is in that state already."""
+    """Return the row in a state; `since` stays if it is in that state already."""
     since = row.since if row.state == state else now
     return replace(row, state=state, since=since, reason=reason, message=message)

@@ -1,8 +1,8 @@
 """The loop that brings each task to the bundle that the plan wants.
 
-`Updater` checks the repository and goes through the tasks, one check at a time, whether the clock or an operator with a
-USB drive asks for it: self-tests come last. `TaskUpdates` takes the steps of one task. Neither decides:
-update_state_machine.py does, and the row of a step is in the journal before the step begins.
+`Updater` checks the repository and then each task, one check at a time, started by the clock or by an operator with a
+USB drive; self-tests come last. `TaskUpdates` takes the steps of one task. Neither decides: update_state_machine.py
+does, and the row of a step is in the journal before the step begins.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from edge_agent.update.probation import BundleActivity, ProbationMonitor
 from edge_agent.update.selftest import LoadForTest, SelfTestRunner, ServingBundle
 from edge_agent.update.update_state_machine import StepOutcome, StepResult, TaskFacts, UpdateAction, classify_error
 
-if TYPE_CHECKING:  # it loads the libraries that verify, which only a site with a root of trust needs
+if TYPE_CHECKING:  # it loads the TUF libraries, which only a site with a root of trust needs
     from edge_agent.update.ingest import BundleIngest
 
 log = structlog.get_logger("edge_agent.update")
@@ -62,7 +62,7 @@ class UpdaterDependencies:
     load_for_test: LoadForTest
     serving: ServingBundle
     activity: Callable[[str], BundleActivity]
-    """(digest): what the engines counted of a bundle since it was loaded."""
+    """(digest): the engines' counts for a bundle since it was loaded."""
     machine: MachineCapabilities
     changed: Callable[[], None] = lambda: None
     """Called when a row of the journal has changed."""
@@ -134,30 +134,30 @@ class Updater:
                     await self._wake.wait()
 
     def wake(self) -> None:
-        """Begin the next check now: somebody here has changed which bundle answers."""
+        """Begin the next check now, because an operator has changed the active bundle."""
         self._wake.set()
 
     def held_by(self, task: str) -> UpdateProgress | None:
-        """Return the row of a task for which somebody here chose otherwise, also since the last check, or None."""
+        """Return the row of a task that an operator's choice holds, even one made since the last check; None = none."""
         row = self._tasks.with_choice(task)
         return row if row is not None and row.state == "held" else None
 
     async def stop(self) -> None:
-        """Abandon a self-test, let a switch come to its end, and write down how far each task has come."""
+        """Abandon a self-test, finish a switch, and write the progress of each task."""
         self._stopping = True
         self._wake.set()
         self._tasks.stop()
         async with self._checking:
-            with contextlib.suppress(SiteError):  # then the next start takes it for a power cut
+            with contextlib.suppress(SiteError):  # then the next start continues as after a power cut
                 await self._tasks.suspend()
 
     async def check(self, folder: Path | None = None) -> EdgeAgentError | None:
-        """Check what the uplink brought, or a folder that somebody brought, and take the steps that are due.
+        """Check the uplink's folder, or a folder that a person brought, and take the steps that are due.
 
         Returns why the repository there is not accepted, or None.
         """
         async with self._checking:
-            if folder is not None:  # who brings another copy does not wait for the pause after the last one
+            if folder is not None:  # another copy should not wait for the pause after the last failure
                 self._tasks.skip_pauses()
             try:
                 return await self._check(folder or self._config.incoming)
@@ -167,9 +167,13 @@ class Updater:
                 return error
 
     async def allow(self, task: str) -> bool:
-        """Let the plan's bundle answer a task again for which somebody here chose otherwise; take the steps then due.
+        """Lift an operator's hold, so that the plan's bundle may answer the task again, and take the steps due then.
 
-        Returns whether the task was held. Raises UnknownTask: the plan does not name it. Raises SiteError: not written.
+        Returns whether the task was held.
+
+        Raises:
+            UnknownTask: the plan does not name it.
+            SiteError: the journal cannot be written.
         """
         async with self._checking:
             await self._tasks.read_journal()
@@ -217,17 +221,17 @@ class Updater:
             verified = await self._store.thread.run(self._ingest.refresh, folder)
         except (UpdateError, SiteError) as error:
             if isinstance(error, UpdateIncomplete) and await self._store.thread.run(self._ingest.awaits_first, folder):
-                return None, None  # that nothing has arrived yet is no problem of what arrived
+                return None, None  # no update has arrived yet, which is no problem
             before = self._overview.problem
             if before is None or before.message != error.message:
-                log.warning("update_not_believed", reason=error.reason, message=error.message)
+                log.warning("update_not_accepted", reason=error.reason, message=error.message)
             return None, error
         return verified, verified.problem
 
 
 @dataclass(frozen=True)
 class UpdateContext:
-    """What one check of the repository found; without `verified` it was not accepted, or there is no root of trust."""
+    """The result of one check of the repository; without `verified` it was refused, or there is no root of trust."""
 
     folder: Path
     verified: VerifiedRepository | None
@@ -254,7 +258,7 @@ class TaskUpdates:
         self._probations = ProbationMonitor(dependencies.activity, dependencies.monotonic)
         self._retry_at: dict[str, float] = {}
         self._room_bytes: dict[str, int] = {}
-        """What the disk of the store has to have free for a bundle for which it was too full, by task."""
+        """By task: the bytes that the store's disk must have free for a bundle for which it was too full."""
         self.rows: Mapping[str, UpdateProgress] = {}
         """The journal by task, as it is on the disk."""
 
@@ -263,7 +267,7 @@ class TaskUpdates:
         self._selftests.stop()
 
     async def suspend(self) -> None:
-        """Write down how far each task has come, so that the next start continues there. Raises SiteError."""
+        """Write the progress of each task, so that the next start continues there. Raises SiteError."""
         for row in self.rows.values():
             await self._record(update_state_machine.suspend(self._probations.with_counts(row), self._now()))
 
@@ -272,7 +276,7 @@ class TaskUpdates:
         self._retry_at.clear()
 
     def unfinished_candidates(self, besides: Collection[str]) -> list[str]:
-        """Return the digests of the bundles that are still to be fetched or taken in; not of the tasks `besides`."""
+        """Return the digests of the bundles that must still be fetched or stored, without those of tasks `besides`."""
         rows = [row for task, row in self.rows.items() if task not in besides]
         return [row.candidate for row in rows if update_state_machine.wants_files(row)]
 
@@ -290,15 +294,15 @@ class TaskUpdates:
         row = self.with_choice(task)
         if row is None:
             known = ", ".join(sorted(self.rows)) or "none"
-            said = f"no plan names a task {task[:64]!r}; tasks of the plan: {known}"
-            raise UnknownTask(said, remedy="'edge-agent status' lists the tasks of the plan.", task=task[:64])
+            message = f"no plan names a task {task[:64]!r}; tasks of the plan: {known}"
+            raise UnknownTask(message, remedy="'edge-agent status' lists the tasks of the plan.", task=task[:64])
         await self._record(update_state_machine.allow(row, self._answering(task), self._now()))
         return row.state == "held"
 
     def with_choice(self, task: str) -> UpdateProgress | None:
-        """Return the row of a task with what somebody here chose since the last check; None = it has no row."""
+        """Return the row of a task with an operator's choice since the last check; None = it has no row."""
         row, active = self.rows.get(task), self._answering(task)
-        if row is None or (not active and task in self._activation.problems):  # nobody chose an unreadable one
+        if row is None or (not active and task in self._activation.problems):  # unreadable, which is no choice
             return row
         return update_state_machine.with_choice(row, active, self._now())
 
@@ -319,7 +323,7 @@ class TaskUpdates:
     async def _decide(
         self, task: str, desired: DesiredState | None, context: UpdateContext
     ) -> update_state_machine.Decision:
-        """Decide, and write the row; of a test that is due that it is staged, as others may come first."""
+        """Decide, and write the row; if a test is due, write it as staged, as tests of other tasks may come first."""
         before = self.rows.get(task)
         facts = await self._facts(task, before, desired, context)
         row, action = update_state_machine.decide(task, before, facts, self._now())
@@ -347,7 +351,7 @@ class TaskUpdates:
     async def _with_candidate(
         self, facts: TaskFacts, row: UpdateProgress | None, desired: DesiredState, context: UpdateContext
     ) -> TaskFacts:
-        """Add what there is of the bundle that the plan wants."""
+        """Add the facts about the bundle that the plan wants."""
         assert desired.bundle is not None, "called only with one"
         digest = desired.bundle
         installed = any(bundle.digest == digest for bundle in self._activation.inventory.bundles)
@@ -364,7 +368,7 @@ class TaskUpdates:
         )
 
     async def _with_missing_files(self, facts: TaskFacts, digest: str, context: UpdateContext) -> TaskFacts:
-        """Add which files of a bundle are missing, and why nothing brings them."""
+        """Add the missing files of a bundle, and why they do not arrive."""
         assert self._ingest is not None, "without a repository no bundle is wanted"
         assert context.verified is not None, "only an accepted plan names a bundle"
         describe, download = self._ingest.describe_missing, self._dependencies.download_blocker()
@@ -383,13 +387,13 @@ class TaskUpdates:
         return replace(facts, disk=str(self._incoming), short_bytes=short_bytes)
 
     def _shortage(self, row: UpdateProgress | None) -> int | None:
-        """Return what is to be freed for a bundle for which the store's disk was too full; None = unknown."""
+        """Return the bytes to free for a bundle for which the store's disk was too full; None = unknown."""
         if row is None or row.reason != "DISK_FULL" or row.task not in self._room_bytes:
             return None
         return max(0, self._room_bytes[row.task] - shutil.disk_usage(self._config.state_dir).free)
 
     async def _admit(self, row: UpdateProgress, folder: Path) -> bool:
-        """Take the candidate into the store; return whether that succeeded."""
+        """Copy the candidate into the store; return whether that succeeded."""
         assert self._ingest is not None, "without a repository no bundle is wanted"
         try:
             await self._activation.admit(row.task, self._ingest.admit, folder, row.candidate)
@@ -418,18 +422,18 @@ class TaskUpdates:
         return update_state_machine.not_admitted(row, outcome, self._now(), seen)
 
     async def test_and_switch(self, task: str, desired: DesiredState, context: UpdateContext) -> None:
-        """Test the candidate, if that is still due, and let it answer. Raises SiteError: the journal is not written."""
+        """Test the candidate, if that is still due, and activate it. Raises SiteError if the journal is not written."""
         row, action = await self._decide(task, desired, context)
         if action is not UpdateAction.TEST:
             return
         await self._record(row)
         try:
             bundle = await self._store.thread.run(self._store.find, row.task, row.candidate)
-        except EdgeAgentError as error:  # removed or damaged since it came
+        except EdgeAgentError as error:  # removed or damaged since it was stored
             await self._record_failure(update_state_machine.after_test(row, classify_error(error), self._now()))
             return
         outcome = await self._selftests.run(bundle, desired.plan)
-        # Where there is memory for one of them only, the test follows when the old one has stopped.
+        # If there is memory for only one of them, the test follows when the old one has stopped.
         later = outcome.reason == "MEMORY_SHORT" and self._activation.pauses(bundle)
         row = update_state_machine.after_test(row, StepOutcome(StepResult.PASSED) if later else outcome, self._now())
         if row.state != "switching":
@@ -439,12 +443,12 @@ class TaskUpdates:
         await self._switch(row, desired.plan, bundle if later else None)
 
     async def _switch(self, row: UpdateProgress, plan: TaskPlan, untested: InstalledBundle | None) -> None:
-        """Let the candidate answer; `untested` is tested when the incumbent has stopped."""
+        """Activate the candidate; `untested` is tested when the incumbent has stopped."""
         outcome = StepOutcome(StepResult.PASSED)
 
         async def test() -> None:
             nonlocal outcome
-            assert untested is not None, "handed over only with a bundle to test"
+            assert untested is not None, "passed only with a bundle to test"
             outcome = await self._selftests.run(untested, plan)
             if outcome.end is not StepResult.PASSED:
                 raise ModelFailed(outcome.message)
@@ -476,7 +480,7 @@ class TaskUpdates:
             self._show(row)
 
     async def _record_failure(self, row: UpdateProgress) -> None:
-        """Write that a step did not come to its end, and let some time pass before the next try."""
+        """Write that a step failed or was blocked, and delay the next try."""
         await self._record(row)
         self._retry_at[row.task] = self._dependencies.monotonic() + update_state_machine.pause_seconds(row.attempts)
 

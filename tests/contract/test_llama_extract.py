@@ -294,7 +294,7 @@ def test_a_schema_without_a_record_is_refused(runtime: LlamaRuntime, manifest: M
     ):
         schema = {"type": "object", "properties": {"a": part}, "required": ["a"]}
         record_schema.check(schema)
-        with pytest.raises(ModelLoadFailed, match=rf"(?i)the record's schema cannot be kept: .*{reason}") as caught:
+        with pytest.raises(ModelLoadFailed, match=rf"(?i)the record's schema cannot be followed: .*{reason}") as caught:
             runtime.attach("bad", with_schema(manifest, schema), {})
         assert "record_schema" in caught.value.remedy
     assert extract(runtime, TEXTS[0]).record

@@ -77,7 +77,7 @@ def test_a_gate_needs_the_output(tmp_path):
     [
         (TensorProto.DOUBLE, ("batch",), "the output ood_score is tensor(double); it must be tensor(float)"),
         (TensorProto.INT64, ("batch",), "the output ood_score is tensor(int64); it must be tensor(float)"),
-        (TensorProto.FLOAT, ("batch", 1), "the output ood_score has 2 dimensions; it must have one number an input"),
+        (TensorProto.FLOAT, ("batch", 1), "the output ood_score has 2 dimensions; it must have one number per input"),
     ],
 )
 def test_another_output_of_that_name_is_refused(tmp_path, elem_type, shape, message):

@@ -266,10 +266,10 @@ def test_limit_over_the_models_positions_is_refused(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"not json", b"\xff\xfe"], ids=["empty", "no model", "text", "bytes"])
 def test_bad_tokenizer_is_refused(tmp_path, content):
-    """A file that is no tokenizer.json does not attach, and its name is told."""
+    """A file that is not a tokenizer.json does not attach, and the error names it."""
     folder = bundles.tiny_onnx_bundle(tmp_path)
     (folder / "tokenizer.json").write_bytes(content)
-    refuse(folder, "tokenizer tokenizer.json is no tokenizer.json")
+    refuse(folder, "tokenizer tokenizer.json is not a tokenizer.json")
 
 
 def test_a_tokenizer_without_its_unknown_token_is_refused(tmp_path):
@@ -306,7 +306,7 @@ def test_garbage_is_no_model(tmp_path, content):
     """A file of something else is refused in plain words."""
     folder = bundles.tiny_onnx_bundle(tmp_path)
     (folder / "model.onnx").write_bytes(content)
-    refuse(folder, f"model.onnx ({len(content)} bytes) is no ONNX model, or it is cut short")
+    refuse(folder, f"model.onnx ({len(content)} bytes) is not an ONNX model, or it is truncated")
 
 
 def test_every_cut_is_refused(tmp_path):

@@ -85,7 +85,7 @@ def test_bad_schemas_are_refused_in_words(daemon: RunningDaemon, tmp_path) -> No
     """What no manifest may say is refused at install, what has no record at load; the task before serves on."""
     impossible = merged(RECORD_SCHEMA, {"properties": {"product": {"pattern": "^a$", "minLength": 5}}})
     good = smollm2_bundle(tmp_path / "a", "extract", "order", version="2.0.0", task={"record_schema": impossible})
-    with pytest.raises(CallFailed, match="cannot be kept") as caught:
+    with pytest.raises(CallFailed, match="cannot be followed") as caught:
         daemon.install(good)
     assert "MODEL_LOAD_FAILED" == caught.value.reason
     manifest = good / "manifest.json"

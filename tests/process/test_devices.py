@@ -201,7 +201,7 @@ async def test_golden_answers_decide_whether_a_device_may_be_used(
         assert device == (await answer(pool, "a refund", "judged")).computed.device
         assert device == (await answer(pool, "a refund")).computed.device
         wrong = (
-            "vulkan is not used: 2 of 20 golden inputs are answered otherwise there: 'a refund please': the answer is"
+            "vulkan is not used: 2 of 20 golden inputs have different answers there: 'a refund please': the answer is"
         )
         assert fallback(pool).startswith(wrong if device == "cpu" else "")
         assert bool(fallback(pool)) == (device == "cpu")

@@ -36,7 +36,7 @@ async def refusal(pool: EnginePool, folder: Path) -> ModelLoadFailed:
 def check_numbers(refused: ModelLoadFailed) -> None:
     """The refusal has estimate and limit, in words and as numbers."""
     estimated, limit = (int(refused.metadata[f"memory_{name}_bytes"]) for name in ("estimated", "limit"))
-    assert f"estimated to need {estimated / MB:.1f} MB of memory, was limited to {limit / MB:.1f} MB" in refused.message
+    assert f"estimated to need {estimated / MB:.1f} MB of memory and limited to {limit / MB:.1f} MB" in refused.message
     assert estimated < limit <= 2 * estimated + memory_cap.RUNTIME_BYTES + memory_cap.THREAD_BYTES
     assert limit < 1000 * MB
     assert int(refused.metadata["memory_peak_bytes"]) <= limit + 100 * MB  # mapped files are in the one alone

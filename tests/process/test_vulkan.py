@@ -105,7 +105,7 @@ def test_as_many_layers_as_fit_are_there(packages: Path, bundle: Path, whole: di
     [
         (Path("/nowhere/icd.json"), {"gpu_index": 0}, "the driver has no vulkan device 0 for this process"),
         (DRIVER, {}, "the driver has no vulkan device for this process"),
-        (DRIVER, {"gpu_index": 0, "gpu_memory_bytes_max": 10**6}, "MB; 1.0 MB are free on the device"),
+        (DRIVER, {"gpu_index": 0, "gpu_memory_bytes_max": 10**6}, "MB; 1.0 MB is free on the device"),
     ],
 )
 def test_what_cannot_be_used_is_told(

@@ -103,7 +103,7 @@ def test_a_key_of_another_certificate_is_refused() -> None:
     )
     with pytest.raises(CertificateUnusable, match="the key does not belong to it"):
         check_key_matches(ROOT.certificate, other.key, "it")
-    with pytest.raises(CertificateUnusable, match="no private key in PEM"):
+    with pytest.raises(CertificateUnusable, match="not a private key in PEM"):
         check_key_matches(ROOT.certificate, ROOT.certificate, "it")
     with pytest.raises(CertificateUnusable, match="encrypted"):
         check_key_matches(ROOT.certificate, encrypted, "it")
@@ -124,7 +124,7 @@ def test_a_key_that_openssl_stumbles_over_is_named() -> None:
     """A key of a kind whose length is another one: OpenSSL's own error says nothing to anybody."""
     der = bytes.fromhex("302e020100300506032b656f04220420" + "11" * 32)
     pem = b"-----BEGIN PRIVATE KEY-----\n" + base64.b64encode(der) + b"\n-----END PRIVATE KEY-----\n"
-    with pytest.raises(CertificateUnusable, match="is no private key in PEM"):
+    with pytest.raises(CertificateUnusable, match="is not a private key in PEM"):
         check_key_matches(ROOT.certificate, pem, "the server's certificate")
 
 

@@ -1,15 +1,15 @@
-"""The seam behind which models run, and the table that chooses one.
+"""The interface of runtimes, which compute with models, and the table that chooses one.
 
-A runtime lives in the child process, on one thread, and is driven step by step: `submit` and `cancel` only note what is
-to be done, `step` does one bounded piece of it and returns what came out. Nothing else blocks. That keeps the loop of
-the child (mailbox, step, send, tidy) the same for every runtime and lets tests run a runtime in their own process.
+A runtime lives in the child process, on one thread, and is driven step by step: `submit` and `cancel` only record a
+request, `step` does one bounded piece of work and returns the events. Nothing else blocks. So the loop of the child
+(mailbox, step, send, tidy) is the same for every runtime, and tests can run a runtime in their own process.
 
-Contract (tests/contract/test_runtimes.py holds every runtime to it):
-- `load` once, then everything else. It raises ModelLoadFailed, never returns a half-loaded model.
-- every submitted job ends with exactly one Done or Failed, whatever happens; a failure of one job is that job's alone.
-- `submit` raises CallerError for what is wrong with the input; the job then does not exist.
-- a score does not depend on which other jobs ran in the same step; a runtime that cannot ensure that for a bundle says
-  so (`score_variance`), and no answer of the bundle is confident.
+Contract (tests/contract/test_runtimes.py checks every runtime against it):
+- `load` comes first and is called once. It raises ModelLoadFailed and never leaves a half-loaded model.
+- every submitted job ends with exactly one JobResult or FailureReport; a failure of one job affects no other job.
+- `submit` raises CallerError for an invalid input; the job then does not exist.
+- a score does not depend on other jobs in the same step; a runtime that cannot ensure that for a bundle reports it
+  (`score_variance`), and no answer of the bundle is confident.
 """
 
 from __future__ import annotations
@@ -28,44 +28,44 @@ class Runtime(Protocol):
 
     device: str
     threads: int
-    """With how many it computes now; 0 = with those that it was given, always."""
+    """Threads that compute now; 0 = always those of the LoadRequest."""
     mailbox: int
-    """Descriptor that is readable when the caller has something to say, -1 for none: a step that only waits, because
-    others compute for it, ends then."""
+    """Descriptor that is readable when the caller has sent a message, -1 for none: a step that only waits for other
+    threads ends then."""
     poll_cancellations: Callable[[Collection[str]], bool]
-    """Reads the mailbox while a step computes, from another thread; true when one of these jobs was cancelled, or the
-    caller is gone. What was read is acted on after the step."""
+    """Reads the mailbox on another thread while a step computes; true if one of these jobs was cancelled, or the caller
+    is gone. The messages are handled after the step."""
 
     request_memory: Callable[[int, int, int], int]
-    """Says what the runtime will take with what it is about to load or attach, before a library opens a file of it, and
-    returns how much there is, in bytes: (what it will take in all, what was known before, headroom for long inputs)."""
+    """Reports how much memory the runtime will take, before a library opens a file, and returns how much is available.
+    All in bytes: (total with what is about to be loaded, available as known before, headroom for long inputs)."""
 
     def load(self, spec: LoadRequest) -> dict[str, str]:
         """Load the base; return details for status. Raises ModelLoadFailed."""
 
     def attach(self, digest: str, manifest: Manifest, paths: Mapping[str, str]) -> None:
-        """Make a bundle ready and prove that it computes. Raises ModelLoadFailed."""
+        """Make a bundle ready and compute a first answer. Raises ModelLoadFailed."""
 
     def score_variance(self, digest: str) -> str:
         """Return why the scores of an attached bundle depend on what else is computed; empty = they do not.
 
-        That is measured for the format of the weights and the build of the library that run.
+        It is measured with the loaded weights and the installed build of the library.
         """
 
     def detach(self, digest: str) -> list[Event]:
-        """Forget a bundle; return Failed(CANCELLED) for its running jobs. Unknown digests are ignored."""
+        """Forget a bundle; return FailureReport(CANCELLED) for its running jobs. Unknown digests are ignored."""
 
     def submit(self, job: JobRequest) -> None:
         """Take a job. Raises CallerError (EmptyInput, InputTooLong, ...)."""
 
     def cancel(self, job_id: str) -> list[Event]:
-        """Drop a job; return its Failed(CANCELLED), or nothing if it is unknown."""
+        """Drop a job; return its FailureReport(CANCELLED), or nothing if it is unknown."""
 
     def step(self) -> list[Event]:
         """Do one bounded piece of work, or wait for one. Call only while `busy`."""
 
     def tidy(self) -> None:
-        """Do what the answers of a step need not wait for; called when they are on their way."""
+        """Do work that the answers of a step need not wait for; called after they were sent."""
 
     @property
     def busy(self) -> bool:
@@ -94,17 +94,17 @@ def create(name: str) -> Runtime:
 
 
 class DeviceLost(Exception):
-    """The device under a runtime failed. No job is to blame, and the process that drove it has to end."""
+    """The device of a runtime failed. No job is to blame, and the process must end."""
 
 
 def no_cancellations(jobs: Collection[str]) -> bool:
-    """Say that all jobs are wanted: where nobody speaks while a step computes."""
+    """Report no cancellations, for a runtime without a mailbox."""
     del jobs
     return False
 
 
 def unlimited_memory(needed_bytes: int, known: int, headroom: int = 0) -> int:
-    """Return what was known before: where nobody sets limits."""
+    """Return what was known before, for a runtime without memory limits."""
     del needed_bytes, headroom
     return known
 
@@ -118,7 +118,7 @@ def check_input_length(tokens: int, limit: int) -> None:
 
 
 def failure_report(job_id: str, error: EdgeAgentError) -> FailureReport:
-    """Write an error as the end of a job."""
+    """Return an error as the report that ends a job."""
     metadata = error.metadata
     if isinstance(error, CapacityError):
         metadata = {**metadata, "retry_seconds": f"{error.retry_seconds:.3f}"}
@@ -128,5 +128,5 @@ def failure_report(job_id: str, error: EdgeAgentError) -> FailureReport:
 
 
 def cancellation_report(job_id: str) -> FailureReport:
-    """Write the end of a job whose caller went away."""
+    """Return the report that ends a cancelled job."""
     return failure_report(job_id, RequestCancelled("the request was cancelled"))

@@ -1,16 +1,16 @@
 """A model without weights: the same input always gets the same answer. The shipped fake behind the runtime seam.
 
-It lets a device developer build against the daemon before a model exists, and tests drive every path of the engine. A
-text that starts with one of these words behaves as it says:
+With it a device developer can build against the daemon before a model exists, and tests can reach every path of the
+engine. A text that starts with one of these words has this effect:
 
     !crash    the process dies            !hang      the step never returns
     !fail     this job fails              !slow N    each step of the job takes N milliseconds
-    !leak N   N megabytes are never given back  !lose     this job is never answered
+    !leak N   N megabytes are leaked      !lose      this job is never answered
 
-So does every text of a bundle whose prompt template begins with one of them. There the first two lines may be followed
-by `after N`: it begins when the process has had N jobs of the bundle. A bundle of `!stall` is never attached. Scores of
-a bundle of `!vary`, or with weights that begin so, depend on how many jobs are computed in the same step, and the
-runtime reports it.
+If a bundle's prompt template begins with one of them, every text has this effect. There the first two lines may be
+followed by `after N`: the effect begins after N jobs of the bundle in this process. A bundle of `!stall` is never
+attached. Scores of a bundle of `!vary`, or with weights that begin with it, depend on how many jobs are computed in the
+same step, and the runtime reports it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class _EchoJob:
     run: JobRequest
     words: list[str]
     orders: list[str]
-    """What the bundle is told to do with every text."""
+    """What the bundle's prompt template orders for this job."""
     next_word: int = 0
 
 
@@ -79,7 +79,7 @@ class EchoRuntime:
         self._weights_vary = False
 
     def load(self, spec: LoadRequest) -> dict[str, str]:
-        """Load nothing; a path to weights must exist all the same. What device it is told, it claims to be on."""
+        """Load nothing, but require that a path to weights exists. Claims to compute on the given device."""
         if spec.weights and not os.path.exists(spec.weights):  # noqa: PTH110
             raise ModelLoadFailed(f"weights file {spec.weights} does not exist")
         if spec.weights:
@@ -92,7 +92,7 @@ class EchoRuntime:
         return {"model": "echo"} | need.details(available)
 
     def attach(self, digest: str, manifest: Manifest, paths: Mapping[str, str]) -> None:
-        """Note the bundle; a path to its adapter must exist, as one to weights must."""
+        """Note the bundle; a path to its adapter must exist."""
         if (adapter := paths.get("adapter")) and not os.path.exists(adapter):  # noqa: PTH110
             raise ModelLoadFailed(f"adapter file {adapter} does not exist")
         if "!stall" in _orders(manifest, 0):
@@ -100,7 +100,7 @@ class EchoRuntime:
         self._bundles[digest] = manifest
 
     def score_variance(self, digest: str) -> str:
-        """Return why scores depend on what else is computed, for a bundle that is told so."""
+        """Return why scores depend on what else is computed, for a bundle of `!vary`."""
         varies = self._varies(_orders(self._bundles[digest], 0)) and self._bundles[digest].task.kind in SCORED_KINDS
         return "the echo model was told to let scores depend on the batch" if varies else ""
 
@@ -183,7 +183,7 @@ _kept: list[bytes] = []
 
 
 def _orders(manifest: Manifest, taken: int) -> list[str]:
-    """Return what a bundle's prompt template orders for its so many-th job; [""] = nothing."""
+    """Return what a bundle's prompt template orders for its job number `taken`; [""] = nothing."""
     orders = manifest.task.prompt.template.partition("{input}")[0].split()
     if not orders or not orders[0].startswith("!"):
         return [""]
@@ -219,9 +219,9 @@ def _fraction(*parts: str) -> float:
 
 
 def _scores(text: str, question: AskedQuestion, task: str, batch: int) -> tuple[float, ...]:
-    """Score the answers to a question; all of it over `batch`.
+    """Score the answers to a question; the raw scores are divided by `batch`.
 
-    A label that occurs in the text wins clearly, and so does "yes" where the name of a predicate occurs in it.
+    A label that occurs in the text wins clearly, and so does "yes" if the name of a predicate occurs in it.
     Otherwise the hash of the text decides.
     """
     lowered, outputs = text.lower(), question.outputs

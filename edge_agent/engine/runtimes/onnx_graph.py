@@ -1,4 +1,4 @@
-"""What an ONNX graph and its tokenizer may be, found out before a library opens them, and how much memory they take.
+"""Limits on an ONNX graph and its tokenizer, checked before a library opens them, and the memory that both take.
 
 `open_tokenizer` then opens a tokenizer as it is served, here and in the conversion toolkit.
 
@@ -8,16 +8,16 @@ more: attention grows with the square.
 
 The tokenizers library takes memory by the content of a tokenizer.json, not by its size: a vocabulary of type Unigram
 becomes a trie with a hash map for each byte of its tokens, 120 times the file. `check_tokenizer_file` counts in one
-pass over the bytes, before the library parses them, and builds nothing. What a file hides from the count
-(`"\\u0055nigram"`) meets the limits of the child on memory and time.
+pass over the bytes, before the library parses them, and allocates nothing. For what a file hides from the count
+(`"\\u0055nigram"`), the child has limits on memory and time.
 
-onnxruntime computes what follows from constants while it loads: a node of 30 bytes that fills a tensor of 1e9 elements
-takes 4 GB. Where such a node's size stands in the file it is held against a limit here. Where it is computed, the
-child's limit on memory holds.
+onnxruntime folds constants while it loads: a node of 30 bytes that fills a tensor of 1e9 elements takes 4 GB. If the
+size of such a node is in the file, it is checked against a limit here. If it is computed, the child's limit on memory
+applies.
 
-The file is read as hostile, over a memory map: of its tensors only names, dimensions and integers of at most
-SHAPE_ITEMS_MAX items. Format: protocol buffers, encoding and onnx.proto of ONNX 1.x; what is unknown is skipped, and
-what is damaged is onnxruntime's to refuse.
+The file is untrusted, and read over a memory map: of its tensors only names, dimensions, and integers of at most
+SHAPE_ITEMS_MAX items. Format: protocol buffers, encoding and onnx.proto of ONNX 1.x. Unknown fields are skipped, and
+damaged files are left to onnxruntime to refuse.
 """
 
 from __future__ import annotations
@@ -130,20 +130,17 @@ def _string_bytes(name: str, data: mmap.mmap) -> int:
 
 
 def open_tokenizer(path: str) -> tokenizers.Tokenizer:
-    """Open a tokenizer.json; what it says of truncation and padding is undone, for the task's limits count.
-
-    Raises ModelLoadFailed.
-    """
+    """Open a tokenizer.json with truncation and padding off: the task's limits apply. Raises ModelLoadFailed."""
     name = Path(path).name
     try:
         tokenizer = tokenizers.Tokenizer.from_buffer(Path(path).read_bytes())
     except OSError as error:
         raise ModelLoadFailed(f"tokenizer {name} cannot be read: {error.strerror}") from None
     except ValueError:
-        raise ModelLoadFailed(f"tokenizer {name} is no tokenizer.json that the tokenizers library reads") from None
+        raise ModelLoadFailed(f"tokenizer {name} is not a tokenizer.json that the tokenizers library reads") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    tokenizer.encode_special_tokens = True  # a text that says [SEP] has these five characters and no separator
+    tokenizer.encode_special_tokens = True  # "[SEP]" in a text stays five characters and becomes no separator
     return tokenizer
 
 
@@ -152,11 +149,11 @@ def _tokenizer_over(name: str, what: str, count: int, limit: int) -> ModelLoadFa
 
 
 NODES_MAX = 65_536
-"""Of all graphs together, calls of functions written out; encoders of 24 layers have some thousands."""
+"""Of all graphs together, with functions expanded at each call; encoders of 24 layers have some thousands."""
 NESTING_MAX = 16
 """Graphs within nodes within graphs (If, Loop, Scan); exported encoders have 2 at most."""
 CONSTANT_ELEMENTS_MAX = 1 << 26
-"""Elements of a tensor whose shape stands in the file and whose content does not: 256 MB as float32."""
+"""Elements of a tensor whose shape is in the file and whose content is not: 256 MB as float32."""
 SHAPE_ITEMS_MAX = 64
 """Items of a constant that may be a shape."""
 
@@ -174,16 +171,16 @@ class _DamagedGraph(Exception):
 
 @dataclass
 class _KnownConstant:
-    """What is known of a tensor of the file."""
+    """A tensor of the file."""
 
     elements: int
     values: tuple[float, ...] = ()
-    """Of a small one."""
+    """Only those of a small one."""
 
 
 @dataclass
 class _GraphCount:
-    """Over the whole model."""
+    """The nodes of the whole model."""
 
     name: str
     functions: Mapping[tuple[bytes, bytes], _Message] = field(default_factory=dict)
@@ -217,7 +214,7 @@ def _check_model(model: _Message, name: str) -> None:
 
 
 def _check_graph(graph: _Message, count: _GraphCount, depth: int, outer: Mapping[bytes, _KnownConstant]) -> None:
-    """Check a graph, and those in it; names of the graphs around it are seen from within."""
+    """Check a graph and those inside it, which see the names of the graphs around them."""
     if depth > NESTING_MAX:
         raise _over(count, f"graphs nested {depth} deep", depth, NESTING_MAX)
     constants, nodes = dict(outer), []
@@ -232,7 +229,7 @@ def _check_graph(graph: _Message, count: _GraphCount, depth: int, outer: Mapping
 
 
 def _check_function(function: _Message, count: _GraphCount, depth: int) -> None:
-    """Check the body of a function where it is called: onnxruntime writes it out there."""
+    """Check the body of a function at a call: onnxruntime expands it there."""
     if depth > NESTING_MAX:
         raise _over(count, f"functions nested {depth} deep", depth, NESTING_MAX)
     constants: dict[bytes, _KnownConstant] = {}
@@ -285,7 +282,7 @@ def _check_node(node: _GraphNode, count: _GraphCount, depth: int, constants: dic
 
 
 def _made_by(node: _GraphNode, count: _GraphCount, constants: Mapping[bytes, _KnownConstant]) -> _KnownConstant | None:
-    """Return what a node makes of what stands in the file. Raises ModelLoadFailed if that is too much."""
+    """Return the constant that a node makes from those in the file. Raises ModelLoadFailed if it is too large."""
     kind = node.kind[:40].decode("utf-8", "replace")
     if kind in _SHAPED_BY_ATTRIBUTE:
         elements = _product(_integers(node.attributes[b"shape"])) if b"shape" in node.attributes else 0.0
@@ -300,7 +297,7 @@ _Inputs = Sequence[_KnownConstant | None]
 
 
 def _values(inputs: _Inputs, place: int) -> tuple[float, ...]:
-    """Return what is known of an input; nothing where it is computed."""
+    """Return the values of an input; none if it is computed or large."""
     constant = inputs[place] if place < len(inputs) else None
     return constant.values if constant else ()
 
@@ -310,7 +307,7 @@ def _unknown(_: _Inputs) -> float:
 
 
 def _shaped(place: int) -> Callable[[_Inputs], float]:
-    """Return how many elements an operator makes of the shape that is its input at that place."""
+    """Return a function for the elements that an operator makes whose input at that place is a shape."""
     return lambda inputs: _product(_values(inputs, place))
 
 
@@ -320,7 +317,7 @@ def _tiled(inputs: _Inputs) -> float:
 
 
 def _padded(inputs: _Inputs) -> float:
-    """Each dimension becomes at least what is put at its two ends."""
+    """Each dimension becomes at least as large as its padding at both ends."""
     pads = _values(inputs, 1)
     half = len(pads) // 2
     return _product([max(1.0, begin + end) for begin, end in zip(pads[:half], pads[half:], strict=False)])
@@ -355,7 +352,7 @@ def _product(values: Sequence[float]) -> float:
 
 
 def _constant_of(node: _GraphNode) -> _KnownConstant | None:
-    """Return what a node of type Constant holds."""
+    """Return the constant that a node of type Constant holds."""
     for name, attribute in node.attributes.items():
         if name == b"value":
             tensor = next((each for number, each in _fields(attribute) if number == 5), None)
@@ -372,7 +369,7 @@ def _integers(attribute: _Message) -> list[int]:
 
 
 def _tensor(tensor: _Message) -> tuple[bytes, _KnownConstant]:
-    """Return the name of a tensor and what is known of it."""
+    """Return the name of a tensor, and its size and values."""
     parts = list(_fields(tensor))
     dims = _numbers(parts, 1)
     elements = int(min(_product(dims), _ELEMENTS_MAX)) if dims else 1
@@ -388,7 +385,7 @@ def _tensor(tensor: _Message) -> tuple[bytes, _KnownConstant]:
 
 
 def _numbers(parts: Sequence[tuple[int, int | _Message]], *wanted: int) -> list[int]:
-    """Return the integers of some fields, packed or not; no more than a shape has."""
+    """Return the integers of some fields, packed or not; not many more than SHAPE_ITEMS_MAX."""
     found: list[int] = []
     for number, value in parts:
         if number in wanted and len(found) <= SHAPE_ITEMS_MAX:
@@ -406,7 +403,7 @@ def _packed(data: _Message) -> list[int]:
 
 
 def _fields(message: _Message) -> Iterator[tuple[int, int | _Message]]:
-    """Yield number and value of each field. Raises _Damaged."""
+    """Yield number and value of each field. Raises _DamagedGraph."""
     place, end = 0, len(message)
     while place < end:
         key, place = _varint(message, place)

@@ -1,6 +1,6 @@
 """From the numbers of an encoder to answers: label probabilities, entities, a vector, personal values of a text. Pure.
 
-A row is what the model gave for one input, padding cut off: [outputs], or [tokens, outputs] for one vector a token.
+A row is the model's output for one input without padding: [outputs], or [tokens, outputs] with one vector per token.
 
 A word is personal if the probability of the types that count, added up at its first token, is at least the cut-off of
 the bundle. The tags of a run of personal words are decoded with the constraint of BIO (Viterbi): I-x stands only after
@@ -28,7 +28,7 @@ from edge_agent.formats.questions import QUESTION_OUTPUT
 
 Floats = npt.NDArray[np.float32]
 
-# The outputs to look for, by task kind, as exporters name them; without any of them it is the model's first.
+# The names that exporters give to outputs, by task kind; if a model has none of them, its first output counts.
 OUTPUT_NAMES = {
     "classify": ("logits",),
     "extract": ("logits",),
@@ -65,14 +65,14 @@ class WantedOutputs(NamedTuple):
         return self.answering + self.gate
 
     def split(self, rows: tuple[Floats, ...]) -> tuple[tuple[Floats, ...], tuple[Floats, ...]]:
-        """Divide what was computed for one input likewise."""
+        """Split the outputs computed for one input into answering ones and the gate's."""
         return rows[: len(self.answering)], rows[len(self.answering) :]
 
 
 def outputs_for(manifest: Manifest, types: Mapping[str, str]) -> WantedOutputs:
     """Return the outputs of a model that answer a task, and that of the gate, if there is one.
 
-    A manifest may have no gate where the model has its output: before the bundle is calibrated, or with too few rows.
+    A model may have a gate's output although the manifest has no gate: before calibration, or with too few rows.
 
     Args:
         manifest: of the bundle.
@@ -107,16 +107,17 @@ def _answering(task: TaskSpec, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_ood_score(row: Floats) -> None:
-    """Raise ModelLoadFailed unless the gate's output is one number an input; of the fixed text it is finite."""
+    """Raise ModelLoadFailed unless the gate's output for the fixed text is one finite number."""
     if row.ndim:
-        told = f"the output {calibration.OUTPUT_NAME} has {row.ndim + 1} dimensions; it must have one number an input"
-        raise ModelLoadFailed(told)
+        raise ModelLoadFailed(
+            f"the output {calibration.OUTPUT_NAME} has {row.ndim + 1} dimensions; it must have one number per input"
+        )
     if not np.isfinite(row):
         raise ModelLoadFailed(f"the model computes an {calibration.OUTPUT_NAME} that is not finite")
 
 
 def check_rows(task: TaskSpec, rows: Sequence[Floats]) -> None:
-    """Raise ModelLoadFailed unless what answers an input has the shapes and numbers of outputs that the task needs."""
+    """Raise ModelLoadFailed unless the rows that answer an input are finite and have the shapes that the task needs."""
     if task.kind != "decide":
         _check_row(task, rows[0])
         return
@@ -139,16 +140,16 @@ def _check_row(task: TaskSpec, row: Floats) -> None:
             outputs=row.shape[-1],
             labels=len(task.labels),
         )
-    strange = [tag for tag in task.labels if tag != "O" and not tag.startswith(("B-", "I-"))]
-    if task.kind == "extract" and strange:
-        raise ModelLoadFailed(f"the tags of an extract task are O, B-... and I-...; {strange[0]!r} is not")
+    others = [tag for tag in task.labels if tag != "O" and not tag.startswith(("B-", "I-"))]
+    if task.kind == "extract" and others:
+        raise ModelLoadFailed(f"the tags of an extract task are O, B-... and I-...; {others[0]!r} is not one of them")
     if not np.isfinite(row).all():
         raise ModelLoadFailed("the model computes values that are not finite")
 
 
 def is_finite(row: Floats) -> bool:
     """Tell whether all values are numbers, and none is infinite."""
-    # For a handful of labels, here and below, numpy costs more than plain Python. No sum of float32 overflows a double.
+    # For a few labels, here and below, numpy costs more than plain Python. No sum of float32 overflows a double.
     return math.isfinite(sum(row.tolist())) if row.ndim == 1 else bool(np.isfinite(row).all())
 
 
@@ -172,7 +173,7 @@ def word_spans(text: str, word_ids: Sequence[int | None], offsets: Sequence[tupl
     """Group tokens into words; tokens that stand for no text (word id None) are left out.
 
     A new word begins with a new word id or after a gap: tokenizers without a pre-tokenizer give all tokens one id.
-    White space that a tokenizer counts to a word (SentencePiece) is cut off.
+    White space that a tokenizer includes in a word (SentencePiece) is cut off.
     """
     found: list[WordSpan] = []
     before: int | None = None
@@ -192,18 +193,18 @@ def decode_entities(
 ) -> tuple[tuple[EntitySpan, ...], float]:
     """Decode BIO tags; return the entities and the confidence of the whole record.
 
-    A word has the tag of its first token, as token classifiers are trained. I-X goes on with an open X and opens one
-    otherwise (the rule of conlleval). An entity's score is the mean probability of its words' tags. The record is at
-    most as likely right as its least sure word, so its confidence is the smallest of the words' probabilities.
+    A word has the tag of its first token, as token classifiers are trained. I-X continues an open X and opens one
+    otherwise (the rule of conlleval). An entity's score is the mean probability of its words' tags. A record is at most
+    as likely correct as its least certain word, so its confidence is the smallest of the words' probabilities.
     """
     found: list[EntitySpan] = []
     scores: list[list[float]] = []
-    sure = 1.0
+    confidence = 1.0
     open_label = ""
     for word in of_words:
         best = int(shares[word.token].argmax())
         share = float(shares[word.token, best])
-        sure = min(sure, share)
+        confidence = min(confidence, share)
         begins, _, label = tags[best].partition("-")
         if label and label == open_label and begins == "I":
             found[-1] = EntitySpan(label, found[-1].start, word.end, 0.0)
@@ -214,11 +215,11 @@ def decode_entities(
         open_label = label
     for entity, each in zip(found, scores, strict=True):
         entity.score = sum(each) / len(each)
-    return tuple(found), sure
+    return tuple(found), confidence
 
 
 def embedding_bytes(row: Floats, pooling: str, normalize: bool) -> bytes:
-    """Return one vector as little-endian float32: one vector a token is pooled, one for all is taken as it is."""
+    """Return one vector as little-endian float32: vectors of tokens are pooled, a single vector is taken as it is."""
     pooled = row.astype(np.float64)
     if pooled.ndim == 2:
         pooled = pooled[0] if pooling == "cls" else pooled.mean(axis=0)
@@ -231,10 +232,10 @@ Shares = npt.NDArray[np.float64]
 """Probabilities [tokens, tags]."""
 
 NEIGHBOUR_SHARE = 0.25
-"""Of the cut-off: where one word of a value is found, the next one needs less."""
+"""Share of the cut-off that a word next to a personal one needs."""
 BRIDGE_CHARACTERS_MAX = 2
 _BRIDGES = frozenset("-'\u2019`./@_&\u2010\u2011")
-"""Between two pieces of one value: the hyphen of a double name, the dots of a number."""
+"""Characters that may join two pieces of one value: the hyphen of a double name, the dots of a number."""
 _INVISIBLE = frozenset("\u00ad\u200b\u200c\u200d\u2060\ufeff")
 # Scripts that write words without a space between them: a value there does not grow.
 _UNSPACED = (
@@ -249,12 +250,12 @@ _UNSPACED = (
 
 @dataclass(frozen=True)
 class PersonalSpans:
-    """What was found in a text."""
+    """The personal values found in a text."""
 
     spans: tuple[EntitySpan, ...]
     """In order, disjoint; a score is the mean probability that its words are personal."""
     margin: float
-    """0.5 to 1: how far the word nearest to another answer is from it; as the confidence of a golden case."""
+    """0.5 to 1: how far the least certain word is from another answer; the confidence of a golden case."""
 
 
 class TagColumns:
@@ -287,10 +288,10 @@ def find_personal(
 
     Args:
         text: the input.
-        words: its words, as `onnx_outputs.word_spans` has them.
-        shares: of every token of the input, [tokens, tags].
-        columns: of the model's tags.
-        cutoff: a word is personal at this probability or above, and beside a personal one at NEIGHBOUR_SHARE of it.
+        words: its words, from `word_spans`.
+        shares: probabilities of every token of the input, [tokens, tags].
+        columns: those of the model's tags.
+        cutoff: a word is personal at this probability or above; next to a personal one, at NEIGHBOUR_SHARE of it.
     """
     if not words:
         return PersonalSpans((), 1.0)
@@ -310,7 +311,7 @@ def find_personal(
 
 
 def personal_words(personal: Shares, cutoff: float) -> npt.NDArray[np.bool_]:
-    """Tell which words are personal, [words]: those at the cut-off, and what adjoins one at NEIGHBOUR_SHARE of it."""
+    """Tell which words are personal, [words]: those at the cut-off, and adjoining ones at NEIGHBOUR_SHARE of it."""
     flagged: npt.NDArray[np.bool_] = personal >= cutoff
     for begin, end in _runs((personal >= NEIGHBOUR_SHARE * cutoff).tolist()):
         flagged[begin:end] = flagged[begin:end].any()
@@ -318,7 +319,7 @@ def personal_words(personal: Shares, cutoff: float) -> npt.NDArray[np.bool_]:
 
 
 def _distances(personal: Shares, flagged: npt.NDArray[np.bool_], cutoff: float) -> Shares:
-    """Return how far the probability of each word is from another answer, scaled to the cut-off beside a quarter."""
+    """Return how far the probability of each word is from the limit that applies to it, scaled to the cut-off."""
     beside = flagged.copy()
     beside[1:] |= flagged[:-1]
     beside[:-1] |= flagged[1:]
@@ -362,7 +363,7 @@ def grow(text: str, span: EntitySpan) -> EntitySpan:
 
 
 def join_pieces(text: str, spans: Iterable[EntitySpan]) -> list[EntitySpan]:
-    """Join what overlaps, and pieces of one type with nothing but a bridge between them. `spans` may be in any order.
+    """Join spans that overlap, and those of one type with only a bridge between them. `spans` may be in any order.
 
     Where two types overlap, the longer one gives the label.
     """
@@ -396,7 +397,7 @@ def _segments(types: Sequence[int], begins: Sequence[bool]) -> Iterator[tuple[in
 
 
 def _type_margin(begins: Shares, insides: Shares) -> float:
-    """Return 0.5 to 1: how far the least sure word of a run is from another type."""
+    """Return 0.5 to 1: how far the least certain word of a run is from another type."""
     if begins.shape[1] < 2:
         return 1.0
     likeliest = np.exp(np.maximum(begins, insides))

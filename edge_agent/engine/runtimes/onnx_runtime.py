@@ -1,14 +1,14 @@
 """Encoders in ONNX: text classification, several questions (decide), token classification (extract), embedding.
 
-A score is the same alone and in company, to the last bit (decision 52). So an input to classify or to decide on is
-always computed alone: the head of such a model multiplies one row for each input, and ONNX Runtime has another kernel
-for a single row. All questions about an input are outputs of one run.
-Extract reads every token, and its inputs share a batch where `attach` has measured that none of them changes by a bit.
-A vector, which no threshold is compared with, is the same within 1e-5 on every element. Where that does not hold inputs
-are computed alone, too: int8 with dynamic quantization scales its activations over the whole batch.
+A score does not depend on other inputs in the batch, to the last bit (decision 52). So an input to classify or to
+decide on is always computed alone: the head of such a model multiplies one row for each input, and ONNX Runtime has
+another kernel for a single row. All questions about an input are outputs of one run.
+For extract the head reads every token, and inputs share a batch if `attach` has measured that no bit changes. Vectors,
+which are compared with no threshold, may share a batch if no element changes by more than NEIGHBOUR_TOLERANCE. That
+fails for int8 with dynamic quantization, which scales activations over the whole batch: its inputs are computed alone.
 
-Up to `threads` of the load are batches at work at the same time, each on one thread; see onnx_workers. `load`, `attach`
-and the tokenizer run on the thread of the caller.
+Up to `LoadRequest.threads` batches are computed at the same time, each on one thread; see onnx_session.py. `load`,
+`attach` and the tokenizer run on the caller's thread.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ from edge_agent.engine.runtimes.onnx_session import BATCH_ROWS_MAX, BatchWorkers
 from edge_agent.errors import EmptyInput, InputTooLong, ModelFailed, ModelLoadFailed
 from edge_agent.formats.manifest import LABEL_KINDS, Manifest
 
-# No language has words this long; more characters a token are an attack on the tokenizer, or white space.
+# No language has words this long: more characters per token are an attack on the tokenizer, or white space.
 CHARACTERS_PER_TOKEN_MAX = 64
 # Most encoders end at 512 positions; attention grows with the square, so a huge limit is not proven to its end.
 PROBE_TOKENS_MAX = 1024
 # embed, on raw outputs. Measured on MiniLM: fp32 0 to 1e-6, dynamically quantized int8 0.3 and more.
 NEIGHBOUR_TOLERANCE = 1e-4
 _PROBE_LENGTHS = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
-"""Of the inputs that are computed alone and together, in lengths of the fixed text."""
+"""Lengths of the inputs that are computed alone and together, as multiples of the fixed text's."""
 JOBS_PER_THREAD = 2
-"""Inputs that the child has at once, so that each thread finds another one when it has computed one."""
+"""Inputs that the child has at once, so that a thread that has computed one finds the next."""
 _WARM_TEXT = "Please check order 12345 for me."
 CLEAN_TEXTS = (
     "The kettle does not heat the water any more, and the lid is broken.",
@@ -78,7 +78,7 @@ class _OnnxBundle:
     tokenizer_bytes: int
     outputs: WantedOutputs
     temperatures: tuple[float, ...]
-    """Of each output that answers a question."""
+    """One for each output that answers a question."""
     rows_max: int
 
 
@@ -142,7 +142,7 @@ class OnnxRuntime:
         self._bundles[digest] = _OnnxBundle(manifest, tokenizer, path, size, outputs, temperatures, rows_max)
 
     def _claim(self, tokenizer: Mapping[str, int], input_tokens_max: int) -> None:
-        """Raise MemoryShort unless there is as much for what a bundle adds."""
+        """Raise MemoryShort unless there is enough memory with what a bundle adds."""
         others = {each.tokenizer_path: each.tokenizer_bytes for each in self._bundles.values()}
         size = sum(({**others, **tokenizer}).values())
         limits = [each.manifest.task.limits.input_tokens_max for each in self._bundles.values()]
@@ -152,7 +152,7 @@ class OnnxRuntime:
         need.check(self._available)
 
     def score_variance(self, digest: str) -> str:
-        """Return nothing: what has a score is computed alone."""
+        """Return nothing: inputs with scores are computed alone, or share batches that change no bit."""
         return ""
 
     def detach(self, digest: str) -> list[Event]:
@@ -176,7 +176,7 @@ class OnnxRuntime:
         self._waiting[job.job_id] = _OnnxJob(job, encoding, row)
 
     def cancel(self, job_id: str) -> list[Event]:
-        """Drop a job; what is computed for it already is computed to the end of its batch, in vain."""
+        """Drop a job; if its batch is being computed, that continues."""
         job = self._waiting.pop(job_id, None) or self._running.pop(job_id, None)
         return [cancellation_report(job_id)] if job else []
 
@@ -185,7 +185,7 @@ class OnnxRuntime:
 
     @property
     def busy(self) -> bool:
-        """True while a job is unfinished or a batch is at work."""
+        """True while a job is unfinished or a batch is being computed."""
         return bool(self._waiting) or (self._workers is not None and self._workers.busy)
 
     @property
@@ -216,7 +216,7 @@ class OnnxRuntime:
         return self._session
 
     def _next_batch(self, idle: int) -> Callable[[], _Batch]:
-        """Take the oldest job, and with it those of its bundle that are nearest in length: one idle worker's share."""
+        """Take the oldest job and those of its bundle nearest in length, at most the share of one idle worker."""
         oldest = next(iter(self._waiting.values()))
         bundle, batch = self._bundles[oldest.run.digest], [oldest]
         if len(self._waiting) > 1:
@@ -249,16 +249,13 @@ class OnnxRuntime:
         tolerance = NEIGHBOUR_TOLERANCE if manifest.task.kind == "embed" else 0.0
         lengths = {min(limit, int(share * len(warm[0]))) for share in _PROBE_LENGTHS}
         try:
-            return (
-                BATCH_ROWS_MAX
-                if self._independent(outputs, [_turned(warm, each) for each in lengths], tolerance)
-                else 1
-            )
+            independent = self._independent(outputs, [_rotated(warm, each) for each in lengths], tolerance)
         except ModelFailed:  # exported with a fixed batch of 1
-            return 1
+            independent = False
+        return BATCH_ROWS_MAX if independent else 1
 
     def _check_clean(self, manifest: Manifest, outputs: tuple[str, ...], tokenizer: tokenizers.Tokenizer) -> None:
-        """Raise ModelLoadFailed for a model that replaces texts without personal data: nothing would be left of any."""
+        """Raise ModelLoadFailed for a model that replaces most of texts without personal data."""
         replaced = characters = 0
         for text in CLEAN_TEXTS:
             encoding = _encoded(tokenizer, text, ModelLoadFailed)
@@ -313,7 +310,7 @@ def _computed(session: OnnxSession, bundle: _OnnxBundle, batch: list[_OnnxJob]) 
 def _encoded(
     tokenizer: tokenizers.Tokenizer, text: str, failure: type[ModelFailed | ModelLoadFailed]
 ) -> tokenizers.Encoding:
-    """Tokenize a text; raises the failure where the tokenizer cannot, as one whose unknown token is missing."""
+    """Tokenize a text. Raises `failure` if the tokenizer cannot, for example because it has no unknown token."""
     try:
         return tokenizer.encode(text)
     except Exception as error:  # noqa: BLE001 - the library raises plain ones
@@ -330,8 +327,8 @@ def _check_characters(text: str, limit: int) -> None:
         raise InputTooLong(message, characters=len(text), characters_limit=allowed, limit=limit)
 
 
-def _turned(row: Row, length: int) -> Row:
-    """Return an input of that length which begins at another token of the row for each length."""
+def _rotated(row: Row, length: int) -> Row:
+    """Return an input of that length, which begins at a token of the row that depends on the length."""
     ids, types = row
     place = length % len(ids)
     return _stretched(([*ids[place:], *ids[:place]], types), length)

@@ -1,19 +1,18 @@
 """One encoder in onnxruntime: open it, verify its inputs and outputs, compute batches of token rows, also on threads.
 
-onnxruntime lets go of the interpreter while it computes, so one session of one thread serves all of them: they share
-its weights, and nothing of the score. With one worker there is no thread: `start` computes, and nothing is handed over.
-Nor is it with more of them as long as the work comes one by one: to another thread and back costs 0.2 ms, a tenth of a
-short text. What came during such a work had to wait for it, so the next ones go to the threads until it is quiet again.
+A session has one thread that never spins: a session of several threads slows down badly as soon as another program uses
+the same cores. For more cores, `run` is called on several worker threads at the same time, each with its own rows on
+the shared weights, because onnxruntime releases the interpreter lock while it computes.
 
-A batch that takes longer than `overdue_seconds` is taken for stuck: the owner is then kept from everything else until
-it is done. So a heartbeat that the owner answers tells of its workers too.
+With one worker there is no thread: `start` itself computes. With more workers it does so too while inputs come one by
+one, because a hand-over to a thread and back costs 0.2 ms, a tenth of a short text. An input that came during such a
+computation had to wait, so the next ones go to the threads until inputs come one by one again.
 
-A session has one thread that never spins: a session of several threads slows down badly as soon as something else uses
-the same cores. For more cores `run` is called on several threads at the same time, each with its own rows on the shared
-weights.
+A batch that takes longer than `overdue_seconds` counts as stuck: the owner then waits for it alone, without the
+mailbox. So an owner that answers a heartbeat vouches for its workers, too.
 
-Padding is computed in vain, so no input waits for a batch to fill: `choose_batch` takes the oldest input and those of
-the nearest length that are waiting already. What batches gain: `scripts/bench encoders`.
+Padding costs time, so no input waits for a batch to fill: `choose_batch` takes the oldest input and those of the
+nearest length that already wait. `scripts/bench encoders` shows the gain of batches.
 """
 
 from __future__ import annotations
@@ -41,7 +40,8 @@ from edge_agent.errors import DeviceUnusable, ModelFailed, ModelLoadFailed
 
 Outcome = TypeVar("Outcome")
 
-# A batch is bounded at some 60 ms on the reference machine; a hundred times that is no slow machine.
+# BATCH_TOKENS_MAX bounds a batch at some 60 ms on the reference machine: more than a hundred times that is no slow
+# machine.
 OVERDUE_SECONDS = 10.0
 
 
@@ -57,9 +57,9 @@ class BatchWorkers(Generic[Outcome]):
         self._begun = 0
         self._running: dict[int, float] = {}
         self._quiet = True
-        """Nothing else came while the last work was done."""
+        """No other work came during the last one."""
         self._company = False
-        """Something else came since the workers were idle."""
+        """Other work or mail came since the workers were idle."""
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._threads = [Thread(target=self._serve, name="onnx", daemon=True) for _ in range(count if count > 1 else 0)]
         for thread in self._threads:
@@ -72,11 +72,11 @@ class BatchWorkers(Generic[Outcome]):
 
     @property
     def idle(self) -> int:
-        """How many would begin at once; none while a batch is overdue."""
+        """How many workers are idle; 0 while a batch is overdue."""
         return 0 if self._overdue() else self._count - len(self._running)
 
     def start(self, work: Callable[[], Outcome], *, lone: bool = False) -> None:
-        """Let an idle worker do it. `lone`: no other work is to be had now."""
+        """Give work to an idle worker. `lone`: there is no other work now."""
         self._begun += 1
         self._company = bool(self._running) or not lone
         self._running[self._begun] = time.monotonic()
@@ -86,11 +86,11 @@ class BatchWorkers(Generic[Outcome]):
             self._do(self._begun, work)
 
     def wait(self, mailbox: int = -1) -> list[Outcome]:
-        """Return what is done; sleep until something is, or until the descriptor `mailbox` is readable.
+        """Return finished outcomes; sleep until there is one, or until the descriptor `mailbox` is readable.
 
         Raises:
-            MemoryError, DeviceLost: a worker had not enough, or the device failed.
-            RuntimeError: a worker died of something else; threading has printed it.
+            MemoryError, DeviceLost: a worker ran out of memory, or the device failed.
+            RuntimeError: a worker died of another exception, which threading has printed.
         """
         watched = [self._bell] if mailbox < 0 or self._overdue() else [self._bell, mailbox]
         ready = select.select(watched, [], [], 0 if self._finished else None)[0]
@@ -143,15 +143,14 @@ class BatchWorkers(Generic[Outcome]):
 Row = tuple[Sequence[int], Sequence[int]]
 """Token ids and type ids of one input."""
 
-BATCH_ROWS_MAX = 8  # beyond that throughput is flat and every further row only delays the first
-BATCH_TOKENS_MAX = (
-    512  # padding included; bounds a step, and with it the wait for a cancel or a newcomer, at some 60 ms
-)
+BATCH_ROWS_MAX = 8  # with more, throughput is flat, and each row only delays the first
+# With padding. Bounds a step, and so the delay of a cancellation or a new input, at some 60 ms.
+BATCH_TOKENS_MAX = 512
 
 INPUTS_NEEDED = ("input_ids", "attention_mask")  # without a mask a score would depend on the padding
 INPUTS_KNOWN = (*INPUTS_NEEDED, "token_type_ids")  # in the order of pad_rows
 _DTYPES: dict[str, type[np.int32] | type[np.int64]] = {"tensor(int32)": np.int32, "tensor(int64)": np.int64}
-_LOG_FATAL = 4  # what onnxruntime has to say is in its exceptions; its warnings help nobody on a site
+_LOG_FATAL = 4  # onnxruntime's exceptions have its errors, and its warnings do not help at a site
 
 Provider = str | tuple[str, dict[str, str]]
 _CPU = "CPUExecutionProvider"
@@ -171,7 +170,7 @@ _ERRORS = (
     ort.NotImplemented,
     ort.RuntimeException,
     RuntimeError,
-    UnicodeDecodeError,  # it quotes names of the graph, which may be no text
+    UnicodeDecodeError,  # a message quotes names of the graph, which may not be UTF-8
 )
 
 
@@ -190,7 +189,7 @@ class OnnxSession:
             """Names of the outputs, and their types as onnxruntime writes them."""
         except (ort.InvalidProtobuf, ort.NoModel):
             size = path.stat().st_size
-            raise ModelLoadFailed(f"{path.name} ({size} bytes) is no ONNX model, or it is cut short") from None
+            raise ModelLoadFailed(f"{path.name} ({size} bytes) is not an ONNX model, or it is truncated") from None
         except UnicodeDecodeError:
             raise ModelLoadFailed(f"{path.name} does not load: a name in its graph is not UTF-8") from None
         except _ERRORS as error:
@@ -204,15 +203,15 @@ class OnnxSession:
             raise ModelLoadFailed(f"{path.name} has no output; an encoder has one with its scores or token vectors")
 
     def details(self) -> dict[str, str]:
-        """Return who made the model, and its inputs and outputs with their shapes."""
+        """Return the model's producer, and its inputs and outputs with their shapes."""
         return dict(self._details)
 
     def run(self, wanted: Sequence[str], rows: Sequence[Row]) -> list[tuple[Floats, ...]]:
-        """Compute some inputs together; return of each its part of every output named, without the padding.
+        """Compute some inputs together; return for each its part of every wanted output, without the padding.
 
         Raises:
-            ModelFailed: onnxruntime refuses; its reason goes to the child's stderr, since it may quote the input.
-            DeviceLost: its reason names the device.
+            ModelFailed: onnxruntime refuses; its message goes to the child's stderr only, since it may quote the input.
+            DeviceLost: onnxruntime's message names the device.
         """
         arrays = pad_rows(rows)
         feed = {name: arrays[place].astype(dtype, copy=False) for name, place, dtype in self._inputs}
@@ -232,28 +231,28 @@ class OnnxSession:
 
 
 def _by_row(values: Floats, rows: Sequence[Row]) -> list[Floats]:
-    """Return the part of each input, without the padding where there is one vector a token."""
+    """Return the part of each input; if there is one vector per token, without those of the padding."""
     if values.ndim == 3:
         return [value[: len(row[0])] for value, row in zip(values, rows, strict=True)]
     return list(values)
 
 
 def providers(device: str, index: int, available: Sequence[str]) -> list[Provider]:
-    """Return what onnxruntime is asked to compute with, the best first. Raises DeviceUnusable."""
+    """Return the execution providers to request, the best first. Raises DeviceUnusable."""
     if device == "cpu":
         return [_CPU]
     name = _PROVIDERS.get(device, device)
     if name not in available:
         raise DeviceUnusable(f"this onnxruntime has {', '.join(available)}, and no {name}", lasting=True)
-    # Tensor cores round float32 to 19 bits unless they are told not to: a score would move by more than by the device.
+    # By default tensor cores round float32 to 19 bits, which would change scores more than the device itself does.
     return [(name, {"device_id": str(max(index, 0)), "use_tf32": "0"}), _CPU]
 
 
 def _check_taken(device: str, taken: Sequence[str]) -> None:
     """Raise DeviceUnusable when onnxruntime silently computes with something else."""
     if device != "cpu" and taken[0] != _PROVIDERS.get(device):
-        said = f"onnxruntime could not start {_PROVIDERS.get(device)}: the driver, or a library it needs, is not there"
-        raise DeviceUnusable(said, lasting=True)
+        message = f"onnxruntime could not start {_PROVIDERS.get(device)}: the driver or a required library is missing"
+        raise DeviceUnusable(message, lasting=True)
 
 
 def _options() -> onnxruntime.SessionOptions:
@@ -288,18 +287,18 @@ def _dtypes(name: str, inputs: Sequence[onnxruntime.NodeArg]) -> dict[str, type[
 
 
 def _described(session: onnxruntime.InferenceSession) -> dict[str, str]:
-    """Return what `details` tells. Raises UnicodeDecodeError."""
+    """Return the `details` of a session. Raises UnicodeDecodeError."""
 
-    def told(values: Sequence[onnxruntime.NodeArg]) -> str:
+    def shapes(values: Sequence[onnxruntime.NodeArg]) -> str:
         return ", ".join(f"{value.name}[{','.join(map(str, value.shape))}]" for value in values)
 
-    inputs, outputs = told(session.get_inputs()), told(session.get_outputs())
+    inputs, outputs = shapes(session.get_inputs()), shapes(session.get_outputs())
     producer = session.get_modelmeta().producer_name
     return {"model": "onnx", "producer": producer, "inputs": inputs, "outputs": outputs}
 
 
 def _first_line(error: BaseException) -> str:
-    """Return what onnxruntime says, without its "[ONNXRuntimeError] : 1 : FAIL : "."""
+    """Return the first line of onnxruntime's message, without its "[ONNXRuntimeError] : 1 : FAIL : "."""
     return str(error).strip().split("\n", 1)[0].split(" : ", 3)[-1][:300]
 
 
@@ -319,10 +318,7 @@ def choose_batch(lengths: Sequence[int], rows_max: int) -> list[int]:
 
 
 def pad_rows(rows: Sequence[Row]) -> npt.NDArray[np.int64]:
-    """Return token ids, attention mask and type ids, [3, rows, longest], filled up with zeros.
-
-    The mask makes the filling count for nothing.
-    """
+    """Return token ids, attention mask and type ids, [3, rows, longest], padded with zeros, which the mask excludes."""
     longest = max(len(ids) for ids, _ in rows)
     if len(rows) == 1:
         ((ids, types),) = rows

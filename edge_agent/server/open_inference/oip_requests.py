@@ -1,7 +1,7 @@
 """Parses requests of the Open Inference Protocol into texts and options of our own API. Pure.
 
-Everything that is not understood is refused by its name. What would be passed over silently, a parameter that does
-nothing or a tensor that nobody reads, would have its caller believe in something that does not happen.
+Everything unknown is refused, and the error names it: a parameter or tensor that was silently ignored would mislead its
+caller.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from edge_agent.server import messages
 INPUT = "text"
 SHOWN_CHARS_MAX = 64
 LENGTH_BYTES = 4
-WISHES = {"answer", "abstain", "escalate"}
+LOW_CONFIDENCE_POLICIES = ("abstain", "answer", "escalate")
 FINAL_WANTED = "triton_enable_empty_final_response"
 """Sent by Triton's clients in streams; ignored, because the last response is always marked."""
 RAW_BYTES = "binary_data_size"
@@ -31,15 +31,18 @@ class RequestParameter(NamedTuple):
     read: Callable[[Any], Any] = lambda value: value
 
 
-def _wish(value: str) -> int:
-    if value.lower() not in WISHES:
-        known = ", ".join(sorted(WISHES))
+def _low_confidence_policy(value: str) -> int:
+    if value.lower() not in LOW_CONFIDENCE_POLICIES:
+        known = ", ".join(LOW_CONFIDENCE_POLICIES)
         raise InvalidRequest(f"parameter 'on_low_confidence' is {_shown(value)}; it must be one of {known}")
-    return next(number for number, wish in messages.LOW_CONFIDENCE_POLICIES.items() if wish == value.lower())
+    return next(number for number, policy in messages.LOW_CONFIDENCE_POLICIES.items() if policy == value.lower())
 
 
 _REQUEST_ID = RequestParameter("request_id", (str,))
-_GRADED = {"on_low_confidence": RequestParameter("on_low_confidence", (str,), _wish), "request_id": _REQUEST_ID}
+_GRADED = {
+    "on_low_confidence": RequestParameter("on_low_confidence", (str,), _low_confidence_policy),
+    "request_id": _REQUEST_ID,
+}
 PARAMETERS: Mapping[str, Mapping[str, RequestParameter]] = {
     "classify": _GRADED,
     "extract": _GRADED,
@@ -56,7 +59,7 @@ PARAMETERS: Mapping[str, Mapping[str, RequestParameter]] = {
 REMEDIES = {
     "priority": "Leave it out: the caller's role gives the priority.",
     "timeout": "Set the call's own deadline instead (client_timeout): it reaches the model.",
-    "classification": "Leave it out: the outputs 'label' and 'scores' have what it would give.",
+    "classification": "Leave it out: the outputs 'label' and 'scores' have the same content.",
     **dict.fromkeys(
         ("sequence_id", "sequence_start", "sequence_end"), "Leave it out: requests do not belong together."
     ),
@@ -74,7 +77,7 @@ def parse_parameters(parameters: Mapping[str, Any], kind: str) -> dict[str, Any]
 def _option(name: str, parameter: Any, known: Mapping[str, RequestParameter]) -> tuple[str, Any]:
     option = known.get(name)
     if option is None:
-        raise _unknown(f"parameter {_shown(name)}", "of a task of this kind", name, known)
+        raise _unknown(f"parameter {_shown(name)}", "for a task of this kind", name, known)
     chosen = parameter.WhichOneof("parameter_choice")
     value = getattr(parameter, chosen) if chosen else None
     if type(value) not in option.types:
@@ -90,8 +93,8 @@ def _unknown(what: str, where: str, name: str, known: Mapping[str, object]) -> I
     listed = f"known are: {', '.join(known)}" if known else "none is known"
     instead = REMEDIES.get(name, "")  # also in the message: tritonclient shows nothing else
     remedy = instead or "Leave it out, or correct its name; docs/open-inference-protocol.md has them all."
-    said = f"{what} is none {where}; {listed}" + (f". {instead.removesuffix('.')}" if instead else "")
-    return InvalidRequest(said, remedy=remedy, parameter=name[:SHOWN_CHARS_MAX])
+    message = f"{what} is unknown {where}; {listed}" + (f". {instead.removesuffix('.')}" if instead else "")
+    return InvalidRequest(message, remedy=remedy, parameter=name[:SHOWN_CHARS_MAX])
 
 
 def parse_version(requested: str) -> int | None:
@@ -99,8 +102,8 @@ def parse_version(requested: str) -> int | None:
     if not requested:
         return None
     if not re.fullmatch("[0-9]{1,19}", requested, re.ASCII) or not int(requested):
-        said = f"the version is {_shown(requested)}; it must be a whole number above 0, or empty for the active one"
-        raise InvalidRequest(said)
+        message = f"the version is {_shown(requested)}; it must be a whole number above 0, or empty for the active one"
+        raise InvalidRequest(message)
     return int(requested)
 
 
@@ -112,7 +115,7 @@ def requested_outputs(request: Any, known: Mapping[str, object], usual: Iterable
     """
     for output in request.outputs:
         if output.name not in known:
-            raise _unknown(f"output {_shown(output.name)}", "of this model", output.name, known)
+            raise _unknown(f"output {_shown(output.name)}", "for this model", output.name, known)
         _refuse(output.parameters, f"output {output.name!r}")
     names = [output.name for output in request.outputs]
     if len(set(names)) < len(names):
@@ -122,7 +125,7 @@ def requested_outputs(request: Any, known: Mapping[str, object], usual: Iterable
 
 def _refuse(parameters: Iterable[str], whose: str) -> None:
     for name in sorted(parameters):
-        raise _unknown(f"parameter {_shown(name)}", f"that {whose} can have", name, {})
+        raise _unknown(f"parameter {_shown(name)}", f"for {whose}", name, {})
 
 
 def parse_texts(request: Any) -> list[str]:
@@ -144,27 +147,29 @@ def _only(inputs: Sequence[Any]) -> Any:
 
 def _check_parameters(parameters: Mapping[str, Any], raw_bytes: int) -> None:
     _refuse(set(parameters) - {RAW_BYTES}, f"input {INPUT!r}")
-    said = parameters[RAW_BYTES].int64_param if RAW_BYTES in parameters else raw_bytes
-    if said != raw_bytes:
-        raise InvalidRequest(f"parameter {RAW_BYTES!r} of input {INPUT!r} is {said}; its raw contents have {raw_bytes}")
+    size = parameters[RAW_BYTES].int64_param if RAW_BYTES in parameters else raw_bytes
+    if size != raw_bytes:
+        raise InvalidRequest(f"parameter {RAW_BYTES!r} of input {INPUT!r} is {size}; its raw contents have {raw_bytes}")
 
 
 def _count(shape: list[int]) -> int:
     """Return how many texts a shape has room for: [N] or [N, 1]."""
     if len(shape) not in (1, 2) or shape[1:] not in ([], [1]) or shape[0] < 0:
-        said = ", ".join(map(str, shape[:8]))
-        raise InvalidRequest(f"input {INPUT!r} has shape [{said}]; it must be [N, 1] or [N]")
+        given = ", ".join(map(str, shape[:8]))
+        raise InvalidRequest(f"input {INPUT!r} has shape [{given}]; it must be [N, 1] or [N]")
     return shape[0]
 
 
 def _elements(request: Any, tensor: Any, count: int) -> list[bytes]:
     raw = request.raw_input_contents
     if raw and (len(raw) != 1 or tensor.HasField("contents")):
-        also = "and the tensor has contents, too" if tensor.HasField("contents") else "and one input"
-        raise InvalidRequest(f"raw_input_contents has {len(raw)} entries, {also}; it must be one for each input, alone")
+        also = "and the tensor has contents, too" if tensor.HasField("contents") else "and the request one input"
+        raise InvalidRequest(
+            f"raw_input_contents has {len(raw)} entries, {also}; it must have one entry for each input, and no contents"
+        )
     found = split_raw_strings(raw[0], count) if raw else list(_typed(tensor))
     if len(found) != count:
-        raise InvalidRequest(f"input {INPUT!r} has {len(found)} elements; its shape says {count}")
+        raise InvalidRequest(f"input {INPUT!r} has {len(found)} elements; by its shape it must have {count}")
     return found
 
 
@@ -176,9 +181,9 @@ def _typed(tensor: Any) -> Any:
 
 
 def split_raw_strings(raw: bytes, count: int) -> list[bytes]:
-    """Take a raw tensor of type BYTES apart: before each element its length, four bytes, little-endian.
+    """Split a raw tensor of type BYTES: each element is preceded by its length, four bytes, little-endian.
 
-    Stops after one element more than `count`: what is too much is not taken apart. Raises InvalidRequest.
+    Stops one element after `count`, which is enough to refuse the tensor. Raises InvalidRequest.
     """
     found: list[bytes] = []
     at, size = 0, len(raw)
@@ -188,8 +193,8 @@ def split_raw_strings(raw: bytes, count: int) -> list[bytes]:
         at = begin + length
         if at > size:
             left = max(size - begin, 0)
-            said = f"element {len(found) + 1} of input {INPUT!r} says that it has {length} bytes; {left} are left"
-            raise InvalidRequest(said, remedy="Before each text goes its length: four bytes, little-endian.")
+            message = f"element {len(found) + 1} of input {INPUT!r} has a length of {length} bytes; {left} are left"
+            raise InvalidRequest(message, remedy="Write the length of each text before it: four bytes, little-endian.")
         found.append(raw[begin:at])
     return found
 

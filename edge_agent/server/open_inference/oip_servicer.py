@@ -1,7 +1,7 @@
 """GRPCInferenceService, the Open Inference Protocol: InferenceServicer answers each call.
 
-A request becomes one of InferenceService, goes the same way (limits, routing, capture, counting), and its answer
-becomes tensors. What differs: a request is answered whole or not at all, for a tensor has no place for an error.
+A request is translated into one of InferenceService, with the same limits, routing, capture and counts, and its answer
+into tensors. One thing differs: a request is answered whole or not at all, because a tensor cannot hold an error.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from edge_agent.store.state_database import InstalledBundle
 
 STATUSES_WANTED = ("triton_grpc_error", "true")
-"""Metadata of a stream whose first error is to end it with a status, as Triton has it."""
+"""Metadata of a stream that its first error ends with a status, as with Triton."""
 FINAL = "triton_final_response"
 REASON = "reason"
 
 
 class _OwnMethod(NamedTuple):
-    """How our own API asks for one kind of task, and where an answer stands in its result."""
+    """The request and method of our own API for one kind of task, and the field of an answer in its result."""
 
     request: Callable[..., Any]
     answer: str
@@ -59,19 +59,19 @@ class OpenInferenceServicer:
     """See the module."""
 
     def __init__(
-        self, dependencies: InferenceDependencies, answering: InferenceServicer, dialogues: StreamLimiter
+        self, dependencies: InferenceDependencies, answering: InferenceServicer, streams: StreamLimiter
     ) -> None:
-        """Answer by the servicer of the same role."""
+        """Answer by `answering`, the servicer of the same role; `streams` limits all roles together."""
         self._activation = dependencies.activation
         self._engines = dependencies.engines
         self._admission = dependencies.admission
         self._counts = dependencies.counts
         self._router = dependencies.router
         self._answering = answering
-        self._dialogues = dialogues
+        self._streams = streams
 
     async def ServerLive(self, request: Any, context: CallContext) -> Any:
-        """Tell that the daemon takes calls."""
+        """Report that the daemon accepts calls."""
         return pb.ServerLiveResponse(live=True)
 
     async def ServerReady(self, request: Any, context: CallContext) -> Any:
@@ -127,8 +127,8 @@ class OpenInferenceServicer:
     async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: CallContext) -> None:
         """Answer one request after the other; report failures in the stream, unless the caller wants statuses."""
         statuses_wanted = STATUSES_WANTED in tuple(context.invocation_metadata() or ())
-        with self._dialogues.place(roles.current_caller.get().account):
-            async with contextlib.aclosing(self._dialogues.each(requests)) as each:
+        with self._streams.place(roles.current_caller.get().account):
+            async with contextlib.aclosing(self._streams.each(requests)) as each:
                 async for request in each:
                     try:
                         await self._answer(request, context)
@@ -204,15 +204,15 @@ class OpenInferenceServicer:
             bundle = self._activation.bundle_of(task)
         except UnknownTask as error:
             finished_answers.record_error(self._counts, UNKNOWN_TASK, error)
-            said = f"Request for unknown model: {error.message}"  # the beginning is what Triton's own tools look for
-            raise UnknownTask(said, remedy=error.remedy, **error.metadata) from None
+            message = f"Request for unknown model: {error.message}"  # Triton's own tools look for this beginning
+            raise UnknownTask(message, remedy=error.remedy, **error.metadata) from None
         answers = oip_tensors.version_number(bundle.manifest.version)
         if requested not in (None, answers):
-            said = f"Request for unknown model: {task!r} has no version {requested} that answers; {answers} does"
-            raise UnknownBundle(said, remedy="Leave the version empty.", task=task, version=answers)
+            message = f"Request for unknown model: {task!r} has no version {requested} that answers; {answers} does"
+            raise UnknownBundle(message, remedy="Leave the version empty.", task=task, version=answers)
         if (kind := bundle.manifest.task.kind) not in oip_tensors.OUTPUTS:
-            said = f"task {task!r} is of kind {kind}, which this protocol has no tensors for"
-            raise WrongTaskKind(said, remedy="Name another task.", task=task, kind=kind)
+            message = f"task {task!r} is of kind {kind}, for which this protocol has no tensors"
+            raise WrongTaskKind(message, remedy="Name another task.", task=task, kind=kind)
         return bundle
 
     def _ready(self, task: str) -> bool:
@@ -221,13 +221,13 @@ class OpenInferenceServicer:
 
 
 def _all(results: Any, answer: str) -> list[Any]:
-    """Return the answers. Raises the first error among them, saying which input it is of."""
+    """Return the answers. Raises the first error among them, with the number of its input."""
     for place, result in enumerate(results, 1):
         if result.HasField("error"):
             error = result.error
             metadata = {**error.metadata, "input": str(place)}
-            said = f"input {place} of {len(results)}: {error.message}"
-            raise from_wire(error.reason, said, metadata.pop("remedy", ""), metadata)
+            message = f"input {place} of {len(results)}: {error.message}"
+            raise from_wire(error.reason, message, metadata.pop("remedy", ""), metadata)
     return [getattr(result, answer) for result in results]
 
 
@@ -273,7 +273,7 @@ def _failure(request: Any, error: EdgeAgentError) -> Any:
 
 SILENT_SECONDS_MAX = 600.0
 STREAMS_MAX = 1024
-"""Of all callers; an open one costs some tens of kilobytes. Each has its share, as of calls."""
+"""The most open streams of all callers, of which each has its share; one costs some tens of kilobytes."""
 RETRY_SECONDS = 1.0
 
 
@@ -284,7 +284,7 @@ class StreamLimiter:
     """
 
     def __init__(self, client_streams_max: int, silent_seconds_max: float = SILENT_SECONDS_MAX) -> None:
-        """Allow each client so many open streams; end one without a request for `silent_seconds_max`."""
+        """Allow each client `client_streams_max` open streams; end one without a request for `silent_seconds_max`."""
         self._open = AdmissionControl(STREAMS_MAX, client_streams_max, "streams of requests")
         self._silent_seconds_max = silent_seconds_max
         self._waiting: set[asyncio.Timeout] = set()
@@ -298,7 +298,7 @@ class StreamLimiter:
         """Yield the requests of a stream.
 
         Raises:
-            Draining: the daemon stops; what was asked before has its answer.
+            Draining: the daemon stops; earlier requests have been answered.
             DeadlineExpired: the caller was silent for too long.
         """
         while True:
@@ -312,7 +312,7 @@ class StreamLimiter:
         """End the streams that wait for a request now, and the others after the one that they answer."""
         self._closed = True
         for waiting in self._waiting:
-            if not waiting.expired():  # its silence ends in this moment
+            if not waiting.expired():  # otherwise its silence ends at this moment
                 waiting.reschedule(0.0)
 
     async def _next(self, requests: AsyncIterator[Any]) -> Any:
@@ -323,8 +323,8 @@ class StreamLimiter:
                 return await anext(requests)
         except TimeoutError:
             self._require_open()
-            said = f"no request came on this stream for {self._silent_seconds_max:g} s"
-            raise DeadlineExpired(said, remedy="Open a stream when there is something to ask.") from None
+            message = f"no request came on this stream for {self._silent_seconds_max:g} s"
+            raise DeadlineExpired(message, remedy="Open a stream when there is something to ask.") from None
         finally:
             self._waiting.discard(waiting)
 

@@ -1,10 +1,11 @@
 """The messages of the Open Inference Protocol, tasks described as its tensors, and answers encoded into them.
 
-Every library of the protocol brings its own `inference.*` and registers it in protobuf's one default pool, which
-refuses a second of the name: whoever loads two in one process fails with "duplicate symbol". So there is no generated
-code here. scripts/proto writes the descriptors to wire.binpb, and the classes are made from them, seen by nobody else.
+Every library of the protocol has its own `inference.*` and registers it in protobuf's one default pool, which refuses a
+second one of that name: a process that loads two of them fails with "duplicate symbol". So there is no generated code
+here. scripts/proto writes the descriptors to wire.binpb, and the classes are made from them in a pool of their own.
 
-Always raw: tritonclient reads nothing else of numbers. Little-endian, row by row; before each text its length.
+Contents are always raw, because tritonclient reads numbers in no other form: little-endian, row by row, with the length
+before each text.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ pb: Any = SimpleNamespace(
         for name, cls in message_factory.GetMessageClassesForFiles([_FILE.name], _POOL).items()
     }
 )
-"""The classes, by name. Their types are made at run time: mypy knows none of them."""
+"""The message classes, by name. They are made at run time, so mypy does not know them."""
 
 
 def handlers(servicer: object) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def _handler(servicer: object, method: Any) -> Any:
 
 
 def pool_with(*files: FileDescriptor) -> DescriptorPool:
-    """Return a pool with this protocol and copies of other files: for reflection, which shows what is in one pool."""
+    """Return a pool with this protocol and copies of other files, for reflection, which shows only one pool."""
     pool = DescriptorPool()
     for serialized in dict.fromkeys([_FILE.SerializeToString(), *_whole(files)]):
         pool.AddSerializedFile(serialized)
@@ -69,7 +70,7 @@ def pool_with(*files: FileDescriptor) -> DescriptorPool:
 
 
 def _whole(files: tuple[FileDescriptor, ...]) -> Iterator[bytes]:
-    """Yield files, before each of them those that it imports."""
+    """Yield the files that each file imports, and then the file."""
     for file in files:
         yield from _whole(tuple(file.dependencies))
         yield file.serialized_pb
@@ -77,7 +78,7 @@ def _whole(files: tuple[FileDescriptor, ...]) -> Iterator[bytes]:
 
 Datatype = Literal["BYTES", "FP32", "BOOL"]
 Results = Sequence[Any]
-"""Of one request: Classification, Extraction or Embedding, or one Text."""
+"""The results of one request: Classifications, Extractions or Embeddings, or one GeneratedText."""
 ANY, EACH_LABEL = -1, -2
 FRAMES_MAX = 256
 _ONE = struct.Struct("<f").pack
@@ -98,19 +99,19 @@ class OutputTensor(NamedTuple):
 
     datatype: Datatype
     write: Callable[[Results, Sequence[str]], bytes]
-    """From the results and the task's labels."""
+    """Encodes it from the results and the task's labels."""
     width: int = 1
     """How many elements belong to one input; EACH_LABEL = one for each label, ANY = as many as there are."""
 
 
 def encode_strings(values: Iterable[str]) -> bytes:
-    """Write texts."""
+    """Encode texts, each after its length."""
     encoded = [value.encode() for value in values]
     return b"".join([len(each).to_bytes(4, "little") + each for each in encoded])
 
 
 def encode_floats(values: Sequence[float]) -> bytes:
-    """Write numbers."""
+    """Encode numbers as float32."""
     return _ONE(values[0]) if len(values) == 1 else struct.pack(f"<{len(values)}f", *values)
 
 
@@ -136,7 +137,7 @@ def _p_value(result: Any) -> float:
 
 
 def _scores(results: Results, labels: Sequence[str]) -> bytes:
-    """Write a row for each result, in the order of the labels; without a local answer there are no numbers in it."""
+    """Encode a row for each result, in the order of the labels; without a local answer it is NaN."""
     rows: list[float] = []
     for result in results:
         found = {pair.label: pair.score for pair in result.scores}
@@ -162,7 +163,7 @@ _PROVENANCE = {
     "degraded": _text(_degraded),
     "prediction_id": _text(attrgetter("provenance.prediction_id")),
 }
-_RESEMBLES = {"p_value": _number(_p_value)}
+_GATE = {"p_value": _number(_p_value)}
 _GRADED = {
     "confidence": _number(_confidence),
     "below_threshold": OutputTensor("BOOL", lambda results, _: bytes(r.confidence.below_threshold for r in results)),
@@ -174,7 +175,7 @@ OUTPUTS: Mapping[str, Mapping[str, OutputTensor]] = {
         "scores": OutputTensor("FP32", _scores, EACH_LABEL),
         "label_mass": _number(attrgetter("label_mass")),
         **_PROVENANCE,
-        **_RESEMBLES,
+        **_GATE,
     },
     "extract": {
         "record": _text(attrgetter("json")),
@@ -182,9 +183,9 @@ OUTPUTS: Mapping[str, Mapping[str, OutputTensor]] = {
         "entities": _text(_entities),
         "fields": _text(_fields),
         **_PROVENANCE,
-        **_RESEMBLES,
+        **_GATE,
     },
-    "embed": {"embedding": OutputTensor("FP32", _vectors, ANY), **_PROVENANCE, **_RESEMBLES},
+    "embed": {"embedding": OutputTensor("FP32", _vectors, ANY), **_PROVENANCE, **_GATE},
     "generate": {
         "text": _text(attrgetter("text")),
         "finish_reason": _text(lambda result: _FINISHES.get(result.finish, "")),
@@ -192,8 +193,7 @@ OUTPUTS: Mapping[str, Mapping[str, OutputTensor]] = {
     },
 }
 """By the kind of the task, in the order in which they are sent."""
-_GATED_ONLY = "p_value"
-_UNGATED = {kind: {name: each[name] for name in each if name != _GATED_ONLY} for kind, each in OUTPUTS.items()}
+_UNGATED = {kind: {name: each[name] for name in each if name not in _GATE} for kind, each in OUTPUTS.items()}
 BATCHED = frozenset({"classify", "extract", "embed"})
 """Kinds whose tensors have a first dimension that counts the inputs."""
 EACH_PIECE = ("text",)
@@ -201,23 +201,23 @@ EACH_PIECE = ("text",)
 
 
 def outputs_of(manifest: Manifest) -> Mapping[str, OutputTensor]:
-    """Return the outputs of a bundle: without a gate no p-value, as not every client can write what is no number."""
+    """Return the outputs of a bundle: without a gate no p-value, as not every client can represent NaN."""
     return (OUTPUTS if manifest.confidence.gate else _UNGATED)[manifest.task.kind]
 
 
 def tensor_shape(output: OutputTensor, kind: str, labels: int, batch: int = ANY) -> list[int]:
-    """Return the shape of an output for a task with so many labels, and so many inputs; ANY = whatever there are."""
+    """Return the shape of an output for that many labels and inputs; a batch of ANY = any number of inputs."""
     width = width_of(output, labels)
     return [batch, width] if kind in BATCHED else [width]
 
 
 def width_of(output: OutputTensor, labels: int) -> int:
-    """Return how many elements belong to one input of a task with so many labels."""
+    """Return how many elements belong to one input of a task with that many labels."""
     return labels if output.width == EACH_LABEL else output.width
 
 
 def outputs_response(task: TaskSpec, names: Sequence[str], results: Results) -> Any:
-    """Return a ModelInferResponse with outputs alone."""
+    """Return a ModelInferResponse that has only outputs."""
     known, labels = OUTPUTS[task.kind], task.labels
     raw = [known[name].write(results, labels) for name in names]
     elements = len(results[0].values) if task.kind == "embed" else ANY
@@ -249,7 +249,7 @@ VERSIONS_MAX = 256
 
 @functools.lru_cache(VERSIONS_MAX)
 def version_number(version: str) -> int:
-    """Return a semantic version as a whole number, which is all that Triton's clients know: 1.2.3 is 1002003."""
+    """Return a semantic version as a whole number, the only form that Triton's clients know: 1.2.3 is 1002003."""
     major, minor, patch = map(int, version.partition("-")[0].split("."))
     return min(max(major * 1_000_000 + minor * 1_000 + patch, 1), _INT64_MAX)
 
@@ -282,19 +282,19 @@ def model_configuration(bundle: InstalledBundle, mode: Mode) -> Any:
     config.input.add(name=oip_requests.INPUT, data_type="TYPE_STRING", dims=[1])
     for name, output in outputs_of(manifest).items():
         config.output.add(name=name, data_type=_TYPES[output.datatype], dims=[width_of(output, len(task.labels))])
-    for name, value in _said(bundle, mode).items():
+    for name, value in _parameters(bundle, mode).items():
         config.parameters[name].string_value = value
     return config
 
 
-def _said(bundle: InstalledBundle, mode: Mode) -> Mapping[str, str]:
+def _parameters(bundle: InstalledBundle, mode: Mode) -> Mapping[str, str]:
     manifest = bundle.manifest
-    said = {"kind": manifest.task.kind, "version": manifest.version, "digest": bundle.digest, "mode": mode}
+    found = {"kind": manifest.task.kind, "version": manifest.version, "digest": bundle.digest, "mode": mode}
     if manifest.task.kind == "classify":
-        said["labels"] = json.dumps(manifest.task.labels, ensure_ascii=False)
+        found["labels"] = json.dumps(manifest.task.labels, ensure_ascii=False)
     if isinstance(manifest.confidence, Threshold):
-        said["threshold"] = str(manifest.confidence.confidence_min)
-    return said | {"gate": manifest.gate_name}
+        found["threshold"] = str(manifest.confidence.confidence_min)
+    return found | {"gate": manifest.gate_name}
 
 
 def model_statistics(bundle: InstalledBundle, counts: AnswerCounts) -> Any:

@@ -137,7 +137,7 @@ def test_what_is_no_bundle_is_named(tmp_path):
         read_demo_bundle(tmp_path)
     spoiled = bundle(tmp_path, "talk", "generate", "a\n")
     (spoiled / "golden.jsonl").write_text("[]\n")
-    with pytest.raises(BundleUnreadable, match="one JSON object with 'input' a line"):
+    with pytest.raises(BundleUnreadable, match="each line of the golden file must hold a JSON object with 'input'"):
         read_demo_bundle(spoiled)
     (spoiled / "golden.jsonl").unlink()
     for _ in range(2):

@@ -46,7 +46,7 @@ def test_a_transaction_is_all_or_nothing(tmp_path: Path):
 def test_a_newer_database_is_left_alone(tmp_path: Path):
     """The agent that wrote it may read it; this one says so."""
     Database(tmp_path / "a.db", SCHEMA).close()
-    with pytest.raises(StoreDamaged, match="schema version 2; this agent knows 1"):
+    with pytest.raises(StoreDamaged, match="schema version 2; this agent supports 1"):
         Database(tmp_path / "a.db", DatabaseSchema(1, (), ""))
 
 

@@ -124,7 +124,7 @@ def test_the_numbers_are_told() -> None:
     """Estimate, limit and peak, as words and as metadata; before an estimate there are none."""
     assert ("", {}) == (MemoryCap().summary, MemoryCap().metadata)
     cap = MemoryCap(estimated_bytes=4 * 10**6, limit_bytes=6 * 10**6, peak_bytes=5 * 10**6)
-    said = "; it was estimated to need 4.0 MB of memory, was limited to 6.0 MB, and had taken 5.0 MB"
+    said = "; it was estimated to need 4.0 MB of memory and limited to 6.0 MB, and had taken 5.0 MB"
     assert said == cap.summary
     assert ["4000000", "6000000", "5000000"] == list(cap.metadata.values())
 

@@ -64,7 +64,7 @@ def test_what_unpacks_too_far_is_refused():
 
 def test_a_recipient_that_is_no_key_is_named():
     """Sealing to a typing error fails instead of sealing to nobody."""
-    with pytest.raises(DocumentInvalid, match="no age public key"):
+    with pytest.raises(DocumentInvalid, match="not an age public key"):
         segment.seal(LINES, ["age1typo"])
 
 

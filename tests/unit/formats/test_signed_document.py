@@ -36,7 +36,7 @@ def test_a_signed_document_comes_back_with_its_signer():
 
 def test_another_key_is_not_believed():
     """Receipts that the site signs for itself, or an uplink with a key of its own, are refused."""
-    with pytest.raises(SignatureInvalid, match="none of the keys"):
+    with pytest.raises(SignatureInvalid, match="not one of the keys"):
         segment.verify_receipts(sign(some_receipts(), SITE_KEY), {CENTRAL})
 
 
@@ -99,8 +99,8 @@ def test_a_reader_may_take_any_key():
         ("not valid JSON", b"\xff"),
         ("not valid JSON", b"[" * 100_000),
         ("JSON object", b"[]"),
-        ("no signed document", b"{}"),
-        ("no signed document", b'{"body": {}, "key": "AB", "signature": ""}'),
+        ("not a signed document", b"{}"),
+        ("not a signed document", b'{"body": {}, "key": "AB", "signature": ""}'),
         ("the limit is", b" " * (signed_document.DOCUMENT_BYTES_MAX + 1)),
     ],
 )

@@ -123,7 +123,7 @@ MANY = tuple(str(place) for place in range(256))
         ([question("a", 9)], "open_questions[0].type is 9"),
         ([question("a", PREDICATE)] * 2, "the request has duplicate questions: a"),
         ([question(f"q{i}", PREDICATE) for i in range(401)], "the request has 401 questions; the limit is 400"),
-        ([OWN], "question 'urgent' is defined by the task, and the request defines it otherwise"),
+        ([OWN], "question 'urgent' is defined by the task, and the request defines it differently"),
     ],
 )
 def test_a_question_of_the_call_that_breaks_its_rule_is_refused(opened: list[Any], said: str):

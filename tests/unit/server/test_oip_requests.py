@@ -68,11 +68,11 @@ def two_inputs() -> Any:
         (request([1, 2]), r"shape \[1, 2\]"),
         (request([1, 1, 1]), r"shape \[1, 1, 1\]"),
         (request([-1]), r"shape \[-1\]"),
-        (request([2]), "has 1 elements; its shape says 2"),
-        (request([1], [framed(b"a", b"b")]), "has 2 elements; its shape says 1"),
+        (request([2]), "has 1 elements; by its shape it must have 2"),
+        (request([1], [framed(b"a", b"b")]), "has 2 elements; by its shape it must have 1"),
         (request([2**62], [framed(b"a")]), "has 1 elements"),
-        (request([1], [b"\5\0\0\0abc"]), "element 1 .* says that it has 5 bytes; 3 are left"),
-        (request([1], [b"\1\0"]), "element 1 .* says that it has 1 bytes; 0 are left"),
+        (request([1], [b"\5\0\0\0abc"]), "element 1 .* has a length of 5 bytes; 3 are left"),
+        (request([1], [b"\1\0"]), "element 1 .* has a length of 1 bytes; 0 are left"),
         (request([1], [framed(b"a") + b"\xff\xff\xff\xff"]), "element 2"),
         (request([1], [framed(b"\xff")]), "not UTF-8"),
         (request([1], [framed(b"a"), framed(b"b")]), "raw_input_contents has 2 entries"),
@@ -167,8 +167,8 @@ def test_outputs_are_those_that_are_wanted_in_their_order() -> None:
     assert ["label"] == oip_requests.requested_outputs(pb.ModelInferRequest(), known, ["label"])
     for outputs, said in (
         ([{"name": "label"}, {"name": "label"}], "an output is asked for twice"),
-        ([{"name": "logits"}], "output 'logits' is none of this model; known are: label, "),
-        ([{"name": "label", "parameters": {"classification": {"int64_param": 2}}}], "'classification' is none that"),
+        ([{"name": "logits"}], "output 'logits' is unknown for this model; known are: label, "),
+        ([{"name": "label", "parameters": {"classification": {"int64_param": 2}}}], "'classification' is unknown for"),
     ):
         with pytest.raises(InvalidRequest, match=said):
             oip_requests.requested_outputs(pb.ModelInferRequest(outputs=outputs), known, known)

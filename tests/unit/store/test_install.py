@@ -265,7 +265,7 @@ def test_blobs_are_not_deleted_for_a_lost_database(store: Store, folder: Path, t
     store.close()
     (tmp_path / "state" / "state.db").unlink()
     for _ in range(2):
-        with pytest.raises(StoreDamaged, match="blobs are stored beside it"):
+        with pytest.raises(StoreDamaged, match="blobs are stored next to it"):
             Store.open(tmp_path / "state", LIMITS)
     (tmp_path / "state" / "blobs").rename(tmp_path / "away")
     Store.open(tmp_path / "state", LIMITS).close()

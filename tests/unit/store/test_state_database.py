@@ -109,7 +109,7 @@ def test_a_newer_schema_is_refused(state: StateDatabase, tmp_path: Path) -> None
     """An agent that was set back does not guess; the remedy is the newer agent."""
     state.close()
     edit(tmp_path / "state.db", "PRAGMA user_version = 3")
-    with pytest.raises(StoreDamaged, match="schema version 3; this agent knows 2") as caught:
+    with pytest.raises(StoreDamaged, match="schema version 3; this agent supports 2") as caught:
         StateDatabase(tmp_path / "state.db", may_create=False)
     assert "newer" in caught.value.remedy
 

@@ -245,7 +245,9 @@ def test_a_clock_in_the_past_does_not_bring_back_what_has_expired(tmp_path):
     clock[0] += 15 * DAY
     central.expire("timestamp", seconds=30 * DAY)
     site.bring(central.folder)
-    with pytest.raises(UpdateExpired, match=r"'targets' expired .* or later, for somebody has signed then"):
+    with pytest.raises(
+        UpdateExpired, match=r"'targets' expired .*, but metadata was signed at .*, so it is at least that late"
+    ):
         site.believe()
     assert {} == site.store.trusted.floors()
     assert 2 == site.believe(older).plan_version
@@ -428,7 +430,7 @@ def test_a_root_with_a_number_that_nobody_can_sign_is_said(site):
     raw = json.loads(site.root_file.read_bytes())
     raw["signed"]["x-extra"] = float("nan")
     site.root_file.write_text(json.dumps(raw))
-    with pytest.raises(ConfigInvalid, match="a number that nobody can sign"):
+    with pytest.raises(ConfigInvalid, match="a number that cannot be signed"):
         site.again().believe()
 
 

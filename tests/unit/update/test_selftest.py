@@ -130,7 +130,7 @@ async def test_latency_is_held_against_the_incumbent(new_ms: float, old_ms: floa
     """In percent, with a little slack for times that are all noise."""
     _, found, message = await examined(Bundle(new_ms), Bundle(old_ms))
     assert reason == found
-    assert not reason or f"it takes {new_ms:.1f} ms where the bundle before takes {old_ms:.1f} ms" in message
+    assert not reason or f"it takes {new_ms:.1f} ms where the previous bundle takes {old_ms:.1f} ms" in message
 
 
 async def test_a_disturbance_is_no_latency():

@@ -1,4 +1,4 @@
-"""Which settings of llama.cpp suit this processor: tried for a moment on the loaded weights.
+"""Which settings of llama.cpp suit this processor: measured briefly with the loaded weights.
 
 A setting that takes less time is kept only if the same text still has the same meaning (its logits move by no more than
 TOLERANCE, and the likeliest token stays), and if they are the same to the last bit however the text is cut, whatever is
@@ -25,35 +25,35 @@ from edge_agent.engine.runtimes.llama.step_costs import ROWS_BLOCK, ROWS_GROUP, 
 from edge_agent.errors import ModelFailed, ModelLoadFailed
 
 _NOISE = -0.1
-"""A setting that takes the place of another takes less time, by more than a tenth: less is noise."""
+"""A setting replaces another only if it takes at least a tenth less time: less is noise."""
 TOLERANCE = 0.5
 """How far a logit may move. Kernels of different processors differ by half of that."""
 ROWS = (256, 128, 64)
-"""In a batch that computes no score."""
+"""Rows to try for a batch that computes no score."""
 NEIGHBOURS = "scores would depend on what else is computed"
 SAME, OTHERS, DEPENDENT = "the same", "others", "neighbours"
-"""How scores come out of larger steps; `neighbours`: out of small ones, too, as what else is computed will have it."""
+"""How scores of other steps compare with those of small ones; DEPENDENT: even those depend on what else is computed."""
 FILLED = ((15, 16), (30, 32))
-"""Rows of two steps each: where the second takes less time by a twentieth, rows are multiplied in groups."""
+"""Pairs of steps in rows: if the second takes less time by a twentieth, rows are multiplied in groups."""
 _LESS = 0.95
 
 
 @dataclass(frozen=True)
 class TuningLimits:
-    """What trying may cost."""
+    """Limits on the measurements."""
 
     seconds: float = 2.5
     """Nothing more is tried once it would take longer."""
     share: float = 0.7
-    """Of the processor time of its threads that the child has to get: with less, other programs would be measured."""
+    """The least share of its threads' processor time that the child must get: below it, others distort the times."""
 
 
 @dataclass(frozen=True)
 class TuningTrial:
-    """What one setting did."""
+    """The measurements of one setting."""
 
     seconds: float
-    """Of the work that all are measured by."""
+    """For the same work as every other setting."""
     moved: float = 0.0
     """The most by which a logit moved."""
     same_token: bool = True
@@ -63,22 +63,22 @@ class TuningTrial:
 
 @dataclass(frozen=True)
 class TunedSettings:
-    """A shape with the settings that suit, and where they come from."""
+    """A shape with the best settings, and their source."""
 
     shape: ContextShape
     key: str
-    """What they hold for: for anything else they are measured again."""
+    """The conditions under which they hold: under others they are measured again."""
     source: str
     """measured, remembered, put off or off."""
     notes: str = ""
-    """What was tried and not kept."""
+    """Settings that were tried and not kept."""
     bulk_scores: str = ""
-    """SAME, OTHERS or DEPENDENT: what comes out of bulk steps, beside small ones; empty = not measured."""
+    """SAME, OTHERS or DEPENDENT: scores of bulk steps compared with those of small ones; empty = not measured."""
     thread_scores: str = ""
-    """Likewise what comes out of steps of other numbers of threads, beside those of all threads."""
+    """SAME or OTHERS: scores with fewer threads compared with those of all threads; empty = not measured."""
 
     def details(self) -> dict[str, str]:
-        """Return what status shows, and what the daemon hands in at the next load."""
+        """Return the details for status, which the daemon also passes to the next load."""
         return {
             "threads": str(self.shape.threads),
             "flash_attention": "on" if self.shape.flash else "off",
@@ -93,18 +93,15 @@ class TunedSettings:
 
 
 def score_variance(tuned: TunedSettings, quantization: str, code: str) -> str:
-    """Return why scores of these weights depend on what else `code` computes; empty = it was measured that they do not.
-
-    What could not be measured is not promised.
-    """
-    said = f"scores of {quantization} weights depend on what else is computed by llama.cpp's code for {code}"
+    """Return why scores of these weights may depend on what else `code` computes; empty = measured that they do not."""
+    dependence = f"scores of {quantization} weights depend on what else is computed by llama.cpp's code for {code}"
     if not tuned.bulk_scores:
-        return f"whether {said} was not measured: {tuned.notes}"
-    return said if tuned.bulk_scores == DEPENDENT else ""
+        return f"whether {dependence} was not measured: {tuned.notes}"
+    return dependence if tuned.bulk_scores == DEPENDENT else ""
 
 
 def trial_verdict(usual: float, trial: TuningTrial) -> str:
-    """Return why a setting is not kept, against the seconds of the best so far; empty = it is."""
+    """Return why a setting is not kept, compared with the seconds of the best one so far; empty = it is kept."""
     share = trial.seconds / usual - 1
     if share > _NOISE:
         return f"{share:+.0%} time"
@@ -116,25 +113,25 @@ def trial_verdict(usual: float, trial: TuningTrial) -> str:
 
 
 def measured_scores(settings: Mapping[str, str], name: str) -> str:
-    """Return what was found out of scores; empty = it was not, or somebody has edited it."""
+    """Return a stored result on scores; empty = there is none, or it is invalid."""
     found = settings.get(name, "")
     return found if found in (SAME, OTHERS, DEPENDENT) else ""
 
 
 def row_groups(seconds: Sequence[tuple[float, float]]) -> int:
-    """Return how rows are multiplied, by what the steps of FILLED took, the smaller ones first."""
+    """Return how many rows are multiplied at once, from the seconds of the steps of FILLED."""
     first, second = (more < _LESS * few for few, more in seconds)
     return (ROWS_GROUP if second else ROWS_BLOCK) if first else 0
 
 
 def tuning_key(spec: LoadRequest, shape: ContextShape, processor: str) -> str:
-    """Name what settings hold for, beside the weights."""
+    """Return the conditions, in addition to the weights, under which settings hold."""
     given = f"{spec.threads} threads, {shape.kv_type}, {shape.rows} rows"
     return f"llama-cpp-python {llama_cpp.__version__}, {processor}, {given}"
 
 
 def remembered_shape(settings: Mapping[str, str], key: str, shape: ContextShape) -> ContextShape | None:
-    """Return the shape with settings that were measured before; None = not for this, or not within what is given."""
+    """Return the shape with stored settings; None = they have another key, or exceed the given threads or rows."""
     threads, rows = (settings.get(name, "") for name in ("threads", "bulk_rows"))
     if settings.get("tuned_for") != key or not (threads.isdecimal() and rows.isdecimal()):
         return None
@@ -146,7 +143,7 @@ def remembered_shape(settings: Mapping[str, str], key: str, shape: ContextShape)
 
 
 TRIES, _GROUP_TRIES = 2, 4
-"""The shortest time of so many counts: what else runs makes it longer, never shorter."""
+"""The shortest of this many times counts: other programs only make it longer."""
 BUSY = "other programs were busy"
 _TEXT, _STEPS, _CUT, _ASIDE = 32, 6, 11, 5
 """Tokens of the text, steps behind it, where it is cut, and tokens of another text."""
@@ -157,16 +154,17 @@ leaks. Can he have his money back, or at least another one? In the afternoon a c
 paid twice, and a boy asks for batteries that fit a radio from 1987. Nobody has seen such a radio for years. At six the
 doors are locked, the till is counted, and what was sold is written down for the next morning."""
 _BULK, _PIECE, _TURNS = 128, 16, 2
-"""Rows of a bulk step, those of a small one, and how many texts are read in steps of both kinds."""
+"""Rows of a bulk step, rows of a small one, and how many texts are read in steps of both kinds."""
 _SMALL, _READ, _ASKED = (3, 8), 18, 6
-"""Rows of small steps that llama.cpp has different kernels for; tokens of a text that is read in each, and in one step,
-and how many of them are looked at. The last step of eights has two rows. A lone row has company where it needs it."""
+"""Rows of small steps for which llama.cpp has different kernels; tokens of a text that is read in steps of each size,
+and in one step; and how many of its last tokens are compared. With steps of eight the last one has two rows: a lone row
+would get a padding row if it needs one."""
 _SMALL_THERE, _READ_THERE = (2, 3, 8, 16, 32), 63
-"""Likewise on a device, where kernels change at other numbers of rows, up to as many as a step with scores may have."""
+"""Likewise on a device, where kernels change at other numbers of rows, up to the limit of a step with scores."""
 
 
 def processor() -> str:
-    """Return the name of this machine's processor; empty where Linux does not tell."""
+    """Return the name of this machine's processor; empty if Linux does not report it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -177,11 +175,10 @@ def processor() -> str:
 def autotune(
     spec: LoadRequest, model: LlamaModel, shape: ContextShape, named: str, limits: TuningLimits | None = None
 ) -> TunedSettings:
-    """Return the shape with its settings: as remembered, or measured now; on a device, or where nobody asks, as given.
+    """Return the shape with its settings: stored or measured now. On a device, or without `spec.tune`, as given.
 
-    `named` is the processor and its code. It is always measured whether scores depend on what else is computed, on the
-    processor and on a device; and, on the processor where it is asked for, whether they come out of bulk steps as of
-    small ones, and of fewer threads as of all.
+    `named` is the processor and its code. Whether scores depend on what else is computed is always measured. With
+    tuning on the processor it is also measured whether bulk steps and fewer threads give the same scores.
 
     Raises:
         ModelLoadFailed: there is no memory for a small buffer.
@@ -199,13 +196,13 @@ def autotune(
         else:
             same = _scores_are_independent(model, shape, on_device=spec.device != "cpu")
             tuned = replace(tuned, bulk_scores=OTHERS if same else DEPENDENT)
-    except ModelFailed as error:  # the first answer says what is wrong with it
+    except ModelFailed as error:  # the first answer of a bundle reports it
         return TunedSettings(shape, key, "off", error.message)
     return tuned
 
 
 def _with_scores(model: LlamaModel, tuned: TunedSettings, threads: int, seconds: float) -> TunedSettings:
-    """Measure what scores depend on, where it is not remembered: on bulk steps, and on fewer threads than these."""
+    """Measure, unless it is stored, whether scores depend on bulk steps and on the number of threads."""
     if not tuned.bulk_scores:
         tuned = replace(tuned, bulk_scores=_scores_in_company(model, tuned.shape, seconds))
     if not tuned.thread_scores and threads > 1:
@@ -238,7 +235,7 @@ def _scores_are_independent(model: LlamaModel, shape: ContextShape, *, on_device
 def _bulk_scores_are_the_same(model: LlamaModel, shape: ContextShape, seconds: float) -> bool:
     """Tell whether prose has the same logits in bulk steps as in small ones: one text, and others while there is time.
 
-    With attention by row (decision 0043) it has; of llama.cpp's own kernels each rounds in its way.
+    With attention by row (decision 0043) it has; llama.cpp's own kernels round differently from each other.
     """
     until = time.monotonic() + seconds
     prose = model.tokenize(_PROSE, special=False)
@@ -255,8 +252,10 @@ def _bulk_scores_are_the_same(model: LlamaModel, shape: ContextShape, seconds: f
 
 
 def _thread_scores_are_the_same(model: LlamaModel, shape: ContextShape) -> bool:
-    """Tell whether a text has the same logits with fewer threads. With llama.cpp's kernels it has: each number of a
-    result is summed up by one thread."""
+    """Tell whether a text has the same logits with fewer threads.
+
+    With llama.cpp's kernels it has, because one thread computes each element of a result.
+    """
     with _opened(model, shape) as bench:
         found = []
         for threads in reversed(thread_counts(shape.threads)):
@@ -274,7 +273,7 @@ class _SettingSearch:
         self._notes: list[str] = []
         self._usual: Logits
         self._seconds = 0.0
-        """Of the usual work with the best settings so far."""
+        """Time of the work with the best settings so far."""
 
     def run(self, key: str) -> TunedSettings:
         with _opened(self._model, self._best) as bench:
@@ -330,7 +329,7 @@ class _SettingSearch:
 
     def _flash(self) -> None:
         what = "flash attention off"
-        # With q8_0 llama.cpp keeps values in a way that only flash attention reads.
+        # With q8_0, llama.cpp stores values in a layout that only flash attention reads.
         if self._best.kv_type != "f16" or self._late(what, TRIES * self._seconds):
             return
         shape = replace(self._best, flash=False)
@@ -341,7 +340,7 @@ class _SettingSearch:
             self._notes.append(f"{what}: not possible")
 
     def _rows(self, bench: _TuningBench) -> None:
-        """Choose by the time of a row. What is computed so is no score, and has kernels of its own already."""
+        """Choose by the time per row alone: bulk steps compute no scores, and use other kernels anyway."""
         most = self._best.rows
         if self._late("fewer rows", self._seconds * most / _TEXT):
             return
@@ -357,7 +356,7 @@ class _SettingSearch:
         """Find out how many rows are multiplied at once."""
         if not self._late("groups of rows", 4 * _GROUP_TRIES * self._seconds):
             works = [functools.partial(bench.bulk, rows) for pair in FILLED for rows in pair]
-            # By turns, so that what else the machine does hits all of them.
+            # In turns, so that other programs affect all of them.
             tries = [[self._shortest(work, 1) for work in works] for _ in range(_GROUP_TRIES)]
             few, many, fewer, more = map(min, zip(*tries, strict=True))
             self._best = replace(self._best, groups=row_groups([(few, many), (fewer, more)]))
@@ -368,7 +367,7 @@ class _SettingSearch:
 
 @contextlib.contextmanager
 def _opened(model: LlamaModel, shape: ContextShape) -> Iterator[_TuningBench]:
-    """Make a small buffer, less than the one that is made room for, and free it."""
+    """Make a small buffer, which needs less memory than the final one, and free it."""
     small = replace(shape, cells=min(shape.cells, _CELLS), sequences=min(shape.sequences, _SEQUENCES))
     context = LlamaContext(model, small)
     try:
@@ -386,7 +385,7 @@ class _TuningBench:
         self._text = [(7919 * (place + 1)) % vocabulary for place in range(max(ROWS))]
 
     def work(self) -> None:
-        """Compute what an input is: some tokens at once, and some one by one."""
+        """Compute what a typical input takes: some tokens at once, and some one by one."""
         self._read(0, _TEXT)
         for place in range(_TEXT, _TEXT + _STEPS):
             self._read(place, place + 1)
@@ -404,7 +403,7 @@ class _TuningBench:
         return logits
 
     def last(self, text: list[int], rows: int, asked: int, beside: int = 0) -> list[bytes]:
-        """Return digests of the logits behind each of a text's last tokens, computed in steps of so many rows.
+        """Return digests of the logits behind each of a text's last `asked` tokens, computed in steps of `rows` rows.
 
         In each step are `beside` rows of another text.
         """
@@ -422,7 +421,7 @@ class _TuningBench:
         return found
 
     def digests(self) -> list[bytes]:
-        """Return digests of the logits behind a text, behind one token more, and behind as much as bulk steps read."""
+        """Return digests of the logits behind a text, behind one more token, and behind a bulk step."""
         found = [self._read(0, _TEXT), self._read(_TEXT, _TEXT + 1)]
         self.context.drop(0)
         found.append(self._read(0, min(ROWS)))

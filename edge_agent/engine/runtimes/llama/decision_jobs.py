@@ -75,7 +75,7 @@ class DecisionJob(SequenceJob):
         self._questions, self._bulk_safe = questions, bulk_safe
         self._room = bundle.context_tokens - len(tokens)
         self._next = 0
-        """The first question that is in no group yet."""
+        """The index of the first question that is in no group yet."""
         self._open: list[_OpenQuestion] = []
         self._steps: list[_QuestionStep] = []
         """Of the questions, in the last step."""
@@ -215,7 +215,7 @@ class DecisionJob(SequenceJob):
 
 
 def open_groups(jobs: Iterable[SequenceJob], sequences: QuestionSequences) -> None:
-    """Open the next group of each job that waits for one; who has waited longest is first."""
+    """Open the next group of each job that waits for one, the longest waiting job first."""
     waiting = [job for job in jobs if isinstance(job, DecisionJob) and job.waits_for_sequences]
     for job in waiting:
         assert job.slot is not None

@@ -1,8 +1,8 @@
-"""Reads what the head of a GGUF file says of the model's size, before llama.cpp opens the file.
+"""Reads the size of a model from the header of a GGUF file, before llama.cpp opens the file.
 
-The file is read as hostile: every count and length is held against a limit and against the file's end, nothing is
-allocated by what the file claims, and what is wrong is ModelLoadFailed. Not a check of the model: llama.cpp does that.
-Format: ggml-org/ggml, docs/gguf.md, versions 2 and 3, little-endian.
+The file is untrusted: every count and length is checked against a limit and the end of the file, no size in the file
+causes an allocation, and an error is ModelLoadFailed. The model itself is for llama.cpp to check. Format:
+ggml-org/ggml, docs/gguf.md, versions 2 and 3, little-endian.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SCALARS = {
 }
 _LAYER = re.compile(rb"blk\.(\d{1,4})\.")
 _LEFT_AS_THEY_ARE = {10, 12}
-"""Q2_K and Q4_K, by ggml's numbers: laid out again, rows in groups of four would add up otherwise than others."""
+"""Q2_K and Q4_K, by ggml's numbers: if they were repacked, rows in groups of four would round differently."""
 _LOOKUP_TABLE, _OUTPUT = b"token_embd.weight", b"output.weight"
 
 _Value = int | float | bytes | list[int | float] | None
@@ -47,7 +47,7 @@ class _DamagedGguf(Exception):
 
 
 class _WeightTensor(NamedTuple):
-    """A tensor that is multiplied with."""
+    """A tensor by which activations are multiplied."""
 
     kind: int
     name: bytes
@@ -62,7 +62,7 @@ class _WeightTensor(NamedTuple):
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """What the memory of a model follows from."""
+    """The facts from which a model's memory is computed."""
 
     version: int
     architecture: str
@@ -75,30 +75,30 @@ class GgufHeader:
     """Elements of the keys and values of one token, all layers together."""
     vocabulary: int
     product_bytes: Mapping[int, int]
-    """Bytes of the tensors that are multiplied with, by ggml type; a table that is only looked up is not."""
+    """Bytes of the tensors by which activations are multiplied, by ggml type; not of a pure lookup table."""
     layer_bytes: tuple[int, ...] = ()
     """Bytes of the weights of each layer."""
     layer_cell_elements: tuple[int, ...] = ()
     """`cell_elements` of each layer."""
     output_bytes: int = 0
-    """Bytes of what stands outside the layers and is multiplied with."""
+    """Bytes of such tensors outside the layers."""
 
     @property
     def logits_rows(self) -> float:
-        """What the logits of a row take, in rows without: the bytes that are read for them, over those of the layers.
+        """The cost of the logits of a row, in rows without logits: the bytes read for them, over those of the layers.
 
-        Between what memory says and what arithmetic says: a byte of Q8_0 has one weight, one of Q4_0 has two.
+        A compromise between memory traffic and arithmetic: a byte of Q8_0 has one weight, one of Q4_0 has two.
         """
         return self.output_bytes / max(sum(self.layer_bytes), 1)
 
     @property
     def may_be_repacked(self) -> bool:
-        """Whether llama.cpp may lay weights out again for the processor: for a file, it does so or it does not."""
+        """Whether llama.cpp may repack weights for the processor, which is set for a file as a whole."""
         return not _LEFT_AS_THEY_ARE & set(self.product_bytes)
 
 
 def read_header(path: str) -> GgufHeader:
-    """Read a file's head. Raises ModelLoadFailed."""
+    """Read the header of a file. Raises ModelLoadFailed."""
     try:
         with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _GgufReader(data).header()
@@ -112,7 +112,7 @@ def read_header(path: str) -> GgufHeader:
 
 
 class _GgufReader:
-    """Walks through the head once, never back."""
+    """Reads the header once, front to back."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self._data = data
@@ -136,7 +136,7 @@ class _GgufReader:
         return self._name(), self._value(self._number(_U32))
 
     def _value(self, kind: int) -> _Value:
-        """Read a value; of an array of texts only its length, of one too long to describe layers nothing."""
+        """Read a value: the length of an array of texts, None for an array too long to describe layers."""
         if kind == _STRING:
             return self._bytes(self._length(self._size))
         if kind == _ARRAY:
@@ -163,7 +163,7 @@ class _GgufReader:
         return _SCALARS[kind]
 
     def _products(self, count: int, alignment: int) -> list[_WeightTensor]:
-        """Read the list of tensors. How large one is follows from where the next begins, for every type alike."""
+        """Read the list of tensors. A tensor ends where the next one begins, so its size needs no table of types."""
         if not alignment:
             raise _DamagedGguf("its alignment is 0")
         found = sorted(self._tensor() for _ in range(count))
@@ -230,7 +230,7 @@ class _HeaderFacts:
         self._values = values
         architecture = values.get(b"general.architecture")
         if not isinstance(architecture, bytes):
-            raise _DamagedGguf("it does not say its architecture")
+            raise _DamagedGguf("it has no architecture")
         self._architecture = architecture
 
     def header(self, version: int, products: Sequence[_WeightTensor]) -> GgufHeader:
@@ -288,8 +288,7 @@ def _added_up(products: Sequence[_WeightTensor]) -> tuple[dict[int, int], Counte
 
 def _checked(key: bytes, value: object) -> int:
     if not isinstance(value, int) or not 0 <= value < NUMBER_MAX:
-        said = "is missing" if value is None else "is out of range"
-        raise _DamagedGguf(f"{_shown(key)} {said}")
+        raise _DamagedGguf(f"{_shown(key)} is {'missing' if value is None else 'out of range'}")
     return value
 
 

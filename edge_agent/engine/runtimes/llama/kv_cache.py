@@ -61,14 +61,14 @@ SPARE_CONTEXTS = 2
 KEPT_TOKENS_MIN = 64
 """Fewer are not worth their bytes: computing them again takes one step."""
 SCATTERED_MAX, COMPACTED_MIN = 256, 4
-"""Once streams have written so many tokens, and are so many, what each has written is put side by side."""
+"""Once at least COMPACTED_MIN streams have written SCATTERED_MAX tokens, the tokens of each are moved side by side."""
 HELD_MIN = 256
-"""So many cells are held before streams are moved, and as many as they have: each move is paid for by as many cells."""
-_NOBODY = StreamBatch((), ())
+"""Streams are moved when this many cells are held, and as many as the streams have: a move must free what it costs."""
+_NO_STREAMS = StreamBatch((), ())
 
 
 def context_shape(context_tokens: int, jobs: int, kv_type: str, threads: int) -> ContextShape:
-    """Return the size of a context for `jobs` jobs of `context_tokens` tokens, prefixes beside them, and one batch."""
+    """Return the size of a context for `jobs` jobs of `context_tokens` tokens, their prefixes, and one batch."""
     cells = (jobs + SPARE_CONTEXTS) * context_tokens + ROWS_MAX + PADDING_ROWS_MAX
     sequences = jobs + 1 + PINNED_PREFIXES_MAX + ROWS_MAX + 2 + QUESTIONS_MAX + 1
     return ContextShape(cells=cells, sequences=sequences, kv_type=kv_type, threads=threads, rows=BULK_ROWS)
@@ -82,7 +82,7 @@ class BranchSequences:
         self._context, self._account, self.sequences = context, cells, sequences
         self._taken = 0
         self.cells: list[int] = []
-        """Of all of them together, behind what they have copied."""
+        """Of the branches' own tokens, all branches together."""
 
     def fork(self, slot: SequenceSlot | QuestionSequence) -> int:
         """Return a sequence with the tokens of another in it, until `drop`; at most ROWS_MAX of them."""
@@ -112,10 +112,10 @@ class KvCache:
         self._kept = PrefixTree(kept_bytes_max)
         self._fill_tokens_max = fill_tokens_max
         self._free = list(range(jobs + 1))
-        """One more than jobs: for bundles that are attached meanwhile."""
+        """One more than jobs, for a bundle that is attached meanwhile."""
         self._slots: dict[int, SequenceSlot] = {}
         self._left: list[SequenceSlot] = []
-        """Of jobs that have ended: their sequences are not empty yet."""
+        """Those of ended jobs, whose sequences are not empty yet."""
         self._pinned_prefixes = PinnedPrefixes(
             self.context, self._cells, range(jobs + 1, jobs + 1 + PINNED_PREFIXES_MAX), self._empty, self._give_held
         )
@@ -129,14 +129,13 @@ class KvCache:
         self._held_sequence = first_question + QUESTIONS_MAX
         self._use = CacheUse(cells_in_use=0, hits=0, reused=0, computed=0)
         self._scattered = 0
-        """Tokens that the streams that are there have written since `_compact_streams`."""
-        self._writing = _NOBODY
+        """Tokens that the present streams have written since `_compact_streams`."""
+        self._writing = _NO_STREAMS
         self._unaccounted_steps = 0
-        """Steps in which each of them has taken a cell that is in no account yet."""
+        """Steps of `_writing` whose cells are not accounted for in `_cells` yet."""
         self._shape, self._padded = shape, False
-        self._compacts_streams = (
-            shape.flash and not model.on_device
-        )  # elsewhere what is written out is large, or far away
+        # Without flash attention saved sequences are large, and on a device they are slow to copy.
+        self._compacts_streams = shape.flash and not model.on_device
         scratch = (self._scratch, self._padding_sequence, *self.branches.sequences)
         self._alone, self._deep = probe_lone_rows(self.context, shape.cells, scratch, model.vocab_size)
         """Whether a lone row comes out the same without padding rows: among few cells, and among many."""
@@ -144,10 +143,10 @@ class KvCache:
     def enter(
         self, prompt: PromptPrefix, suffix: Sequence[int], outputs: int, spare: int = 1
     ) -> tuple[SequenceSlot, int] | None:
-        """Return a place for a job with what is known of its tokens in it, and how many they are; None = no room now.
+        """Return a slot for a job, and how many of its first tokens it holds already; None = there is no room now.
 
-        `suffix` is what stands behind the prompt, `outputs` the most tokens that may be written behind that, `spare`
-        how many places stay free, and with them the cells for `fill`. Raises ModelFailed.
+        `suffix` are the tokens behind the prompt, `outputs` the most tokens that may be written behind those, `spare`
+        the number of slots that stay free, each with cells for `fill`. Raises ModelFailed.
         """
         self.tidy()
         needed = len(suffix) + outputs
@@ -172,12 +171,12 @@ class KvCache:
         return slot, found
 
     def leave(self, slot: SequenceSlot) -> None:
-        """Take a place back. `tidy` empties it: llama.cpp looks at every cell for that, and no answer is to wait."""
+        """Take a slot back. `tidy` empties it later, because llama.cpp visits every cell for that."""
         del self._slots[slot.sequence]
         self._left.append(slot)
 
     def tidy(self) -> None:
-        """Empty the places that jobs have left, and the ballast; whoever takes cells does so first."""
+        """Empty the slots of ended jobs, and the padding. Call it before taking cells."""
         self._account_stream_cells()
         if self._padded:
             self.context.drop(self._padding_sequence)
@@ -196,13 +195,13 @@ class KvCache:
                 self._give_held()
 
     def _streams(self) -> list[SequenceSlot]:
-        """The jobs that write, where they are kept in order."""
+        """Return the slots of streams, if streams are kept in order; else none."""
         return [slot for slot in self._slots.values() if not slot.prompt.exact] if self._compacts_streams else []
 
     def _empty(self, sequence: int, cells: list[int], start: int) -> None:
-        """Empty a sequence that has these cells for itself, from token `start` on.
+        """Empty a sequence whose own cells are these, from token `start` on.
 
-        They are held if a stream has a cell above them: its next token would take one, and come before older ones.
+        They are held if a stream has a cell above them: otherwise its next token would lie below its older ones.
         """
         self._account_stream_cells()
         if cells and any(slot.last > cells[0] for slot in self._streams()):
@@ -212,15 +211,15 @@ class KvCache:
         else:
             self._cells.give(cells)
         self.context.drop(sequence)
-        self._writing = _NOBODY
+        self._writing = _NO_STREAMS
 
     def _give_held(self) -> None:
         self.context.drop(self._held_sequence)
         self._cells.give_held()
-        self._writing = _NOBODY
+        self._writing = _NO_STREAMS
 
     def keep(self, slot: SequenceSlot, suffix: Sequence[int]) -> None:
-        """Keep what a job has computed of its prompt, for those that begin alike. Raises ModelFailed."""
+        """Store what a job has computed of its prompt, for jobs with the same beginning. Raises ModelFailed."""
         prompt = slot.prompt
         slot.packed = len(slot.cells)
         if slot.pinned is None and prompt.tokens:
@@ -230,13 +229,13 @@ class KvCache:
             self._keep_range(slot.sequence, (start, start + len(suffix)), prompt, suffix)
 
     def forget(self, prompt: PromptPrefix) -> None:
-        """Drop what is kept behind a prompt. Only while no job has it; itself it stays until others drive it out."""
+        """Drop what is stored behind a prompt that no job uses. The stored prompt itself stays until it is evicted."""
         self.tidy()
         self._pinned_prefixes.forget(prompt)
         self._kept.drop(prompt)
 
     def compact(self, slots: Sequence[SequenceSlot]) -> None:
-        """Bring sequences that are to grow into order, where they would not stay so (rule 3). Raises ModelFailed."""
+        """Rewrite sequences whose next token would not lie in order (rule 3). Raises ModelFailed."""
         self.tidy()
         if any(slot.lost for slot in slots):
             raise ModelFailed("the keys and values of a job were lost")
@@ -244,17 +243,15 @@ class KvCache:
         while high := next((slot for slot in growing if slot.last >= self._cells.lowest), None):
             if high.prompt.exact or self._pinned_prefixes.free_cells(high.shared):
                 self._rewrite(high)  # to lower cells each time, so this ends
-            else:  # no room for a prompt of its own: rather another bit than an error
+            else:  # no room for a prompt of its own: different rounding is better than an error
                 growing.remove(high)
 
     def _in_order(self, prompt: PromptPrefix) -> bool:
-        """Tell whether the sequences of a prompt are kept in order: those of streams not on a device, as nothing is
-        promised of their bits there.
-        """
+        """Tell whether the sequences of a prompt are kept in order: always for scores, else by `_compacts_streams`."""
         return prompt.exact or self._compacts_streams
 
     def _rewrite(self, slot: SequenceSlot) -> None:
-        """Write a sequence out and in again, with its prompt where that cannot be had from what is kept."""
+        """Save a sequence and restore it, together with its prompt if that is not stored."""
         shared = slot.shared if self._has_stored(slot.prompt) and self._pinned_prefixes.free_sequence() else 0
         count = slot.shared + len(slot.cells) - shared
         slot.reserved += slot.shared - shared
@@ -264,7 +261,7 @@ class KvCache:
         self.context.drop(slot.sequence)
         self._cells.give(slot.cells)
         slot.cells = []
-        self._pinned_prefixes.unpin(slot.pinned)  # first: what it frees lies below what is restored next
+        self._pinned_prefixes.unpin(slot.pinned)  # first, to free cells below those that are restored next
         slot.pinned = self._pin(slot.prompt) if shared else None
         if state is not None:
             self.context.restore(slot.sequence, state)
@@ -275,14 +272,14 @@ class KvCache:
         slot.packed, slot.lost = len(slot.cells), False
 
     def _has_stored(self, prompt: PromptPrefix) -> bool:
-        """Tell whether all of a prompt is kept."""
+        """Tell whether all of a prompt is stored."""
         return self._kept.longest(prompt.root, prompt.tokens)[1] == len(prompt.tokens)
 
     def fill(self, prompt: PromptPrefix, tokens: Sequence[int], adapter: Any) -> None:
-        """Compute a prompt and tokens behind it at once, and keep the prompt.
+        """Compute a prompt and tokens behind it at once, and store the prompt.
 
         Raises:
-            ModelFailed: llama.cpp refused, what came out are no numbers, or there is no room to keep the prompt.
+            ModelFailed: llama.cpp refused, the logits are not numbers, or there is no room to store the prompt.
         """
         entered = self.enter(prompt, tokens, 0, spare=0)
         if entered is None:
@@ -306,9 +303,9 @@ class KvCache:
             )
 
     def decode(self, parts: Sequence[BatchPart], adapter: Any, *, exact: bool) -> None:
-        """Compute one batch. `exact`: a score comes out of it, so a lone row gets padding rows where it needs it.
+        """Compute one batch, with padding rows where more rows take less time.
 
-        Any other gets some where more rows take less time.
+        `exact`: it computes a score, so a lone row gets a padding row if it needs one.
 
         Raises:
             ModelFailed, StepAborted: nothing was computed.
@@ -321,11 +318,11 @@ class KvCache:
         padding = min(padded_rows(rows, self._shape.groups), self._shape.rows) - rows
         if exact and rows == 1 and not self._same_without_padding(adapter):
             padding = 1
+        batch = parts
         if padding > 0:
             self._padded = True
-            parts = [*parts, TokenRows(self._padding_sequence, 0, [PADDING_TOKEN] * padding, logits=0)]
-        self.context.decode(parts)
-        parts = parts[:-1] if padding > 0 else parts
+            batch = [*parts, TokenRows(self._padding_sequence, 0, [PADDING_TOKEN] * padding, logits=0)]
+        self.context.decode(batch)
         for part in parts:
             cells = self._cells.take(len(part.tokens))
             grown = self._grown(part.sequence) if isinstance(part, TokenRows) else self.branches.cells
@@ -333,14 +330,14 @@ class KvCache:
             self._use.computed += len(cells)
 
     def _grown(self, sequence: int) -> list[int]:
-        """Return the list of cells of a sequence that has been computed further."""
+        """Return the list of own cells of a sequence that has grown."""
         slot = self._slots.get(sequence)
         return slot.cells if slot is not None else self.questions.reading[sequence].cells
 
     def decode_streams(
         self, writers: StreamBatch, positions: Sequence[int], tokens: Sequence[int], adapter: Any
     ) -> None:
-        """Compute one token of each place. Raises ModelFailed, StepAborted: nothing was computed."""
+        """Compute one token of each slot. Raises ModelFailed, StepAborted: nothing was computed."""
         if writers is not self._writing or self._left or self._padded:
             self.compact(writers.slots)
             self._writing = writers
@@ -363,17 +360,18 @@ class KvCache:
         self._unaccounted_steps = 0
 
     def truncate(self, slot: SequenceSlot, tokens: int) -> None:
-        """Leave a job's sequence so many tokens, all of the pinned prefix's among them."""
+        """Cut a job's sequence to that many tokens, which include the whole pinned prefix."""
         cut_sequence(self.context, self._cells, slot, tokens - slot.shared, start=slot.shared)
 
     def _compact_streams(self, slots: Sequence[SequenceSlot]) -> None:
-        """Put side by side what each stream has written since the last time. Raises ModelFailed.
+        """Move the tokens that each stream has written since the last time side by side. Raises ModelFailed.
 
-        Streams that write together take turns at cells: of sixteen, each finds its tokens 6 kB apart, and the processor
-        waits for memory, up to a third of a step. Where this fails, those that are not whole fail in their next step.
+        Streams that write together get cells in turn: with sixteen, the tokens of each lie 6 kB apart, and the
+        processor waits for memory, up to a third of a step. If this fails, streams that lost tokens fail in their next
+        step.
         """
         self._account_stream_cells()
-        # Those first whose older tokens lie lowest: they take what is free below those of others.
+        # Streams whose older tokens lie lowest come first, and take the free cells below those of others.
         slots = sorted(slots, key=lambda slot: slot.packed_last)
         tails = [bytes(self._saved(slot.sequence, slot.shared + slot.packed)) for slot in slots]
         counts = [len(slot.cells) - slot.packed for slot in slots]
@@ -388,7 +386,7 @@ class KvCache:
         self._scattered = 0
 
     def use(self) -> CacheUse:
-        """Return what is in the buffer, a prefix that several jobs share counted once, and what was counted so far."""
+        """Return the cells in use, where a prefix that several jobs share counts once, and the counts so far."""
         self.tidy()
         cells = self._cells.count - self._cells.free
         return replace(self._use, cells_in_use=cells, kept_bytes=self._kept.bytes)
@@ -399,28 +397,28 @@ class KvCache:
         self.context.close()
 
     def _same_without_padding(self, adapter: Any) -> bool:
-        """Tell whether the next row comes out the same without padding rows (rule 2)."""
+        """Tell whether the next row has the same logits without padding rows (rule 2)."""
         few = self._cells.lowest == self._cells.taken < LONE_CELLS_MAX
         return self._alone and adapter is None and (few or self._deep)
 
     def _has_room(self, prompt: PromptPrefix, needed: int) -> bool:
-        """Return whether a job that may come to need so many cells can start; idle pinned prefixes are evicted for it.
+        """Tell whether a job that may need that many cells can start; idle pinned prefixes are evicted for it.
 
-        What jobs have reserved is kept free for them, a prompt of this one's own included, and cells for one batch.
+        Cells stay free for what jobs have reserved, for a prompt of this job's own, and for one batch.
         """
         held = sum(slot.reserved - slot.taken for slot in self._slots.values())
         wanted = held + needed + len(prompt.tokens) + ROWS_MAX + PADDING_ROWS_MAX
         return self._pinned_prefixes.free_cells(wanted)
 
     def _pin(self, prompt: PromptPrefix) -> PinnedPrefix | None:
-        """Return a prefix in the buffer for one more job, whose sequence can grow behind it now; None = not known."""
-        stored = self._kept.longest(prompt.root, prompt.tokens)  # asked each time, so that it does not grow old
+        """Return a prefix in the buffer for one more job, whose sequence can grow behind it now; None = not stored."""
+        stored = self._kept.longest(prompt.root, prompt.tokens)  # each time, so that it counts as recently used
         return self._pinned_prefixes.pin(prompt, *stored, in_order=self._in_order(prompt))
 
     def _restore_known(self, slot: SequenceSlot, suffix: Sequence[int]) -> int:
         """Put a pinned prefix and the stored tokens behind it into a new slot; return their number."""
         start = len(slot.prompt.tokens)
-        entry, shared = self._kept.longest(slot.prompt, suffix[:-1])  # one is left to compute: its logits are wanted
+        entry, shared = self._kept.longest(slot.prompt, suffix[:-1])  # the last token must be computed for its logits
         if entry and shared >= KEPT_TOKENS_MIN and self._pinned_prefixes.free_cells(len(entry.tokens)):
             self.context.restore(slot.sequence, entry.state)
             slot.cells = self._cells.take(len(entry.tokens))

@@ -1,18 +1,17 @@
 """Which cells of the key-value buffer are taken, the prefixes that jobs share, and the prompts that are stored.
 
-`KvCells` mirrors what llama.cpp decides for itself. Its rule (llama_kv_cache::find_slot of the pinned release): the
-tokens of a batch take the lowest free cells, in the order of the batch; tokens that are restored take the lowest free
-cells as well. So nothing needs to be asked.
+`KvCells` mirrors the choices of llama.cpp, so it need not ask. The rule (llama_kv_cache::find_slot of the pinned
+release): the tokens of a batch take the lowest free cells, in the order of the batch, and so do restored tokens.
 
 The questions of one job are read side by side, as many as there are sequences for, and their sequences are emptied
 together. So the input is computed once, and no question sees another.
 
-`PrefixTree` has beginnings of prompts that were computed before: a radix tree of their tokens, and how many bytes are
-kept. What is kept is the keys and values of some tokens as llama.cpp writes them out, opaque here. An entry serves
-every prompt that begins as it does, for so many tokens as they share: what is restored is cut there.
+`PrefixTree` stores beginnings of prompts that were computed before, in a radix tree of their tokens with a limit in
+bytes. An entry holds the keys and values of its tokens in llama.cpp's own format. It serves every prompt that shares
+its first tokens: the rest is cut off after restoring.
 
-A *root* names all that changes keys and values beside the tokens: the adapter, whether a score may stand on it, and the
-tokens before. Weights and the type of the buffer are those of the engine, and a tree dies with its engine.
+A *root* identifies everything else that keys and values depend on: the adapter, whether scores depend on them, and the
+tokens before. The weights and the type of the buffer belong to the engine, and a tree ends with its engine.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ Tokens = tuple[int, ...]
 
 @dataclass(eq=False)
 class StoredPrefix:
-    """What was kept of one prompt."""
+    """The stored keys and values of the first tokens of a prompt."""
 
     root: Hashable
     tokens: Tokens
@@ -46,7 +45,7 @@ class _PrefixNode:
     children: dict[int, _PrefixNode] = field(default_factory=dict)
 
     def any_entry(self) -> StoredPrefix:
-        """Return an entry at or below this node; there is one, or the node would not be."""
+        """Return an entry at or below this node; every node has one."""
         node = self
         while node.entry is None:
             node = next(iter(node.children.values()))
@@ -54,7 +53,7 @@ class _PrefixNode:
 
 
 class PrefixTree:
-    """The tree of each root, the least recently used entries leaving first."""
+    """The tree of each root; the least recently used entries are evicted first."""
 
     def __init__(self, bytes_max: int) -> None:
         """Take the most bytes of states to keep."""
@@ -85,7 +84,7 @@ class PrefixTree:
         return entry, shared
 
     def put(self, root: Hashable, tokens: Sequence[int], state: bytes) -> None:
-        """Keep a state; what is larger than the whole room is not kept."""
+        """Store a state, unless it alone is larger than the limit."""
         entry = StoredPrefix(root, tuple(tokens), state)
         if not tokens or len(state) > self._bytes_max:
             return
@@ -99,7 +98,7 @@ class PrefixTree:
             self._remove(next(iter(self._used)))
 
     def drop(self, root: Hashable) -> None:
-        """Forget what stands on a root."""
+        """Forget the entries of a root."""
         for entry in [entry for entry in self._used if entry.root == root]:
             self._forget(entry)
         self._roots.pop(root, None)
@@ -115,7 +114,7 @@ class PrefixTree:
         self.bytes -= len(entry.state)
 
     def _node(self, root: Hashable, tokens: Tokens) -> _PrefixNode:
-        """Return the node where these tokens end, made if need be."""
+        """Return the node where these tokens end; create it if necessary."""
         node = self._roots.setdefault(root, _PrefixNode(()))
         at = 0
         while at < len(tokens):
@@ -130,7 +129,7 @@ class PrefixTree:
         return node
 
     def _remove(self, entry: StoredPrefix) -> None:
-        """Take an entry out of its tree, and the nodes that served nothing else."""
+        """Remove an entry from its tree, and the nodes that lead to no other entry."""
         self._forget(entry)
         path = [self._roots[entry.root]]
         at = 0
@@ -146,7 +145,7 @@ class PrefixTree:
 
 
 def _split(node: _PrefixNode, at: int) -> _PrefixNode:
-    """Return a node with the first `at` tokens of another, and that one with the others below it."""
+    """Return a new node with the first `at` tokens of a node, which keeps the others and becomes its child."""
     upper = _PrefixNode(node.edge[:at])
     node.edge = node.edge[at:]
     upper.children[node.edge[0]] = node
@@ -164,7 +163,7 @@ def _shared(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 IDLE_MAX = 2
-"""Prefixes that stay without a job: a cell costs every row a look, and to restore them takes a millisecond."""
+"""Prefixes that stay pinned without a job: their cells slow down every row, and restoring one takes a millisecond."""
 
 
 class KvCells:
@@ -184,7 +183,7 @@ class KvCells:
 
     @property
     def taken(self) -> int:
-        """How many are taken: just the lowest ones, without a hole, where `lowest` is as many."""
+        """How many are taken. If `lowest` is the same number, there is no hole."""
         return self._top - len(self._holes)
 
     @property
@@ -193,7 +192,7 @@ class KvCells:
         return self.count - self.taken
 
     def take(self, tokens: int) -> list[int]:
-        """Take the cells that llama.cpp takes for so many tokens; they ascend. There must be as many."""
+        """Take the cells that llama.cpp takes for that many tokens, in ascending order. So many must be free."""
         holes, pop = self._holes, heapq.heappop
         cells = [pop(holes) for _ in range(min(tokens, len(holes)))]
         above = tokens - len(cells)
@@ -202,7 +201,7 @@ class KvCells:
         return cells
 
     def give(self, cells: Iterable[int]) -> None:
-        """Take note that cells are empty again."""
+        """Note that cells are empty again."""
         holes, push = self._holes, heapq.heappush
         for cell in cells:
             push(holes, cell)
@@ -211,39 +210,39 @@ class KvCells:
             self._top = 0
 
     def hold(self, cells: Iterable[int]) -> None:
-        """Take note that cells stay taken although nobody needs what is in them."""
+        """Note that cells stay taken although their content is no longer needed."""
         self._held += cells
 
     @property
     def held(self) -> int:
-        """How many these are."""
+        """How many cells are held."""
         return len(self._held)
 
     @property
     def lowest_held(self) -> int:
-        """The lowest of these; the number of cells when there is none."""
+        """The lowest held cell; the number of cells when there is none."""
         return min(self._held, default=self.count)
 
     def give_held(self) -> None:
-        """Take note that these are empty."""
+        """Note that the held cells are empty."""
         held, self._held = self._held, []
         self.give(held)
 
 
-# What has a sequence of the context: prompts that jobs share, and jobs. `kv_cache.py` owns them.
+# The owners of sequences: prompts that jobs share, jobs, and questions. `kv_cache.py` owns these objects.
 @dataclass(frozen=True)
 class PromptPrefix:
-    """What a bundle's jobs begin with, and what else their keys and values depend on."""
+    """The first tokens of a bundle's jobs, and what else their keys and values depend on."""
 
     tokens: tuple[int, ...]
     adapter: str
     """Its hash; empty for the bare weights."""
     exact: bool
-    """Scores stand on it: it is computed in batches of fewer than 64 rows, and never taken from others."""
+    """Scores depend on it: it is computed in batches of fewer than 64 rows, and stored apart from inexact ones."""
 
     @property
     def root(self) -> Hashable:
-        """Under which prefixes like this one are kept."""
+        """The root under which such prefixes are stored."""
         return self.adapter, self.exact
 
 
@@ -259,11 +258,11 @@ class PinnedPrefix:
 
 @dataclass(eq=False)
 class QuestionSequence:
-    """A question behind a job's input, whose cells its sequence has, too; so have those of other questions."""
+    """The sequence of a question behind a job's input; it shares the input's cells."""
 
     sequence: int
     cells: list[int] = field(default_factory=list)
-    """Of the question's own tokens, in their order."""
+    """Those of the question's own tokens, in their order."""
 
 
 @dataclass(eq=False)
@@ -273,21 +272,21 @@ class SequenceSlot:
     prompt: PromptPrefix
     sequence: int
     pinned: PinnedPrefix | None = None
-    """Whose cells hold the prompt; without one the job has a prompt of its own."""
+    """The prefix whose cells hold the prompt; None = the prompt is in the job's own cells."""
     cells: list[int] = field(default_factory=list)
-    """Of the tokens behind the pinned prefix's, in their order."""
+    """Those of the tokens behind the pinned prefix, in their order."""
     packed: int = 0
-    """So many of these, from the first on, lie side by side; the others among those of other streams."""
+    """How many of the first of these lie side by side; the others lie among those of other streams."""
     reserved: int = 0
-    """The most cells that it may come to need."""
+    """The most cells that it may need."""
     lost: bool = False
-    """It was written out, and could not be written in again."""
+    """Its keys and values were saved, and could not be restored."""
     questions: list[QuestionSequence] = field(default_factory=list)
-    """That are read behind it now."""
+    """Sequences of the questions that are being read behind it."""
 
     @property
     def shared(self) -> int:
-        """How many tokens it has in the pinned prefix's cells."""
+        """How many of its tokens are in the pinned prefix's cells."""
         return len(self.pinned.cells) if self.pinned else 0
 
     @property
@@ -297,12 +296,12 @@ class SequenceSlot:
 
     @property
     def taken(self) -> int:
-        """How many cells it has of those reserved."""
+        """How many of its reserved cells it has taken."""
         return len(self.cells) + sum(len(question.cells) for question in self.questions)
 
     @property
     def packed_last(self) -> int:
-        """The last cell of those that lie side by side; -1 without any."""
+        """The last of the cells that lie side by side; -1 without any."""
         pinned = self.pinned.cells if self.pinned else []
         return (self.cells[: self.packed] or pinned or [-1])[-1]
 
@@ -314,26 +313,26 @@ class SequenceSlot:
 
 
 class StreamBatch(NamedTuple):
-    """Places that get one token each, step after step; no score comes of them."""
+    """The slots of streams that get one token each, step after step, and their sequences."""
 
     slots: Sequence[SequenceSlot]
     sequences: Sequence[int]
 
 
 QUESTIONS_MAX = 7
-"""Questions that are read at once, of all jobs. More would make the context larger for every model, and with 14 a crowd
-of classifications does not share bulk steps any more (tests/contract/test_llama_bulk.py)."""
+"""Questions that are read at once, of all jobs together. More would enlarge the context of every model, and with 14,
+many concurrent classifications would no longer share bulk steps (tests/contract/test_llama_bulk.py)."""
 
 Saver = Callable[[int, int], memoryview]
 """Returns the keys and values of a sequence's tokens from the given one on, until the next call."""
 Emptier = Callable[[int, list[int], int], None]
-"""Empties a sequence that has these cells for itself, from the given token on."""
+"""Empties a sequence whose own cells are these, from the given token on."""
 
 
 def cut_sequence(
     context: LlamaContext, account: KvCells, holder: SequenceSlot | PinnedPrefix, kept: int, *, start: int
 ) -> None:
-    """Take out of a sequence what comes behind the `kept` tokens from position `start` on."""
+    """Remove from a sequence all tokens after the first `kept` ones from position `start`."""
     context.drop(holder.sequence, start + kept)
     account.give(holder.cells[kept:])
     del holder.cells[kept:]
@@ -359,10 +358,10 @@ class PinnedPrefixes:
     def pin(
         self, prompt: PromptPrefix, stored: StoredPrefix | None, shared: int, *, in_order: bool
     ) -> PinnedPrefix | None:
-        """Return a prefix for one more job, from the buffer or from `stored`, which has so many tokens of it.
+        """Return a prefix for one more job: from the buffer, or from `stored`, which holds `shared` tokens of it.
 
-        None = all of it is in neither, or there is no sequence for it. `in_order`: its cells lie below those of tokens
-        that are computed next.
+        None = neither has all of it, or there is no free sequence. `in_order`: its cells must lie below those that the
+        next tokens get.
         """
         for pinned in reversed(self.pinned):
             if pinned.prompt == prompt and not (in_order and pinned.cells[-1] >= self._cells.lowest):
@@ -382,7 +381,7 @@ class PinnedPrefixes:
         return pinned
 
     def unpin(self, pinned: PinnedPrefix | None) -> None:
-        """Take note that a job has left a prefix."""
+        """Note that a job no longer uses a prefix."""
         if pinned is None:
             return
         pinned.jobs -= 1
@@ -390,7 +389,7 @@ class PinnedPrefixes:
             self._evict(each)
 
     def free_cells(self, cells: int) -> bool:
-        """Evict prefixes without a job until so many cells are free; tell whether they are."""
+        """Evict prefixes without a job until that many cells are free; tell whether they are."""
         while self._cells.free < cells:
             idle = self._idle()
             if self._cells.held:
@@ -402,19 +401,19 @@ class PinnedPrefixes:
         return True
 
     def free_sequence(self) -> bool:
-        """Tell whether there is a sequence for one more prefix, made free if need be."""
+        """Tell whether there is a sequence for one more prefix; evict an idle prefix if necessary."""
         idle = self._idle()
         if not self._free and idle:
             self._evict(idle[0])
         return bool(self._free)
 
     def evict_idle(self, other_than: PromptPrefix) -> None:
-        """Evict all prefixes without a job but one."""
+        """Evict all other prefixes that have no job."""
         for pinned in [each for each in self._idle() if each.prompt != other_than]:
             self._evict(pinned)
 
     def forget(self, prompt: PromptPrefix) -> None:
-        """Evict a prefix that no job has."""
+        """Evict a prefix that no job uses."""
         for pinned in [each for each in self.pinned if each.prompt == prompt]:
             self._evict(pinned)
 
@@ -457,7 +456,7 @@ class QuestionSequences:
         slot.questions = []
 
     def take_out(self, slot: SequenceSlot, save: Saver) -> list[tuple[bytes, int]]:
-        """Empty the sequences of a job's questions; return the keys and values of their own tokens, and how many."""
+        """Empty the sequences of a job's questions; return the keys and values, and the number, of their own tokens."""
         states = [bytes(save(each.sequence, slot.tokens)) if each.cells else b"" for each in slot.questions]
         counts = [len(question.cells) for question in slot.questions]
         for question in slot.questions:
@@ -467,7 +466,7 @@ class QuestionSequences:
         return list(zip(states, counts, strict=True))
 
     def put_back(self, slot: SequenceSlot, saved: Iterable[tuple[bytes, int]]) -> None:
-        """Fill these sequences again, behind the job's tokens where they lie now. Raises ModelFailed."""
+        """Restore the saved questions behind the job's tokens, whose cells may have changed. Raises ModelFailed."""
         for question, (state, count) in zip(slot.questions, saved, strict=True):
             if count:
                 self._context.restore(question.sequence, state)

@@ -2,7 +2,7 @@
 
 A build for one machine has its processor code linked in. The portable build that the installer carries has one library
 for each kind of x86-64 processor and one for each kind of other device, and uses none of them until it is told where
-they are. `python -m edge_agent.engine.runtimes.llama.llama_backends` says which processor code it takes here.
+they are. `python -m edge_agent.engine.runtimes.llama.llama_backends` prints the name of the processor code used here.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from edge_agent.errors import DeviceUnusable
 _PACKAGE = Path(llama_cpp.__file__).parent
 _ELSEWHERE = os.environ.get("LLAMA_CPP_LIB_PATH")
 LIBRARIES = _PACKAGE / "lib" if _ELSEWHERE is None else Path(_ELSEWHERE)
-"""What llama_cpp has loaded: those of its package, or of another build, as the variable of llama-cpp-python says."""
-# Where the wheel of a portable build puts them; nothing looks there unless it is told to.
+"""Folder of the libraries that llama_cpp has loaded: its package's, or another build's by LLAMA_CPP_LIB_PATH."""
+# Where the wheel of a portable build puts the code for processors and devices; llama.cpp does not look there itself.
 FOLDER = _PACKAGE.parent / "bin" if _ELSEWHERE is None else LIBRARIES
 # The name that libllama itself needs: libggml.so is a second copy of the file, with an empty list of its own.
 REGISTRY = LIBRARIES / "libggml.so.0"
@@ -39,10 +39,10 @@ _SOFTWARE = ("llvmpipe", "SwiftShader")  # drivers that compute on the processor
 
 @dataclass(frozen=True)
 class BackendDevice:
-    """What computes beside the processor."""
+    """A device other than the processor."""
 
     pointer: int
-    """Of ggml_backend_dev_t."""
+    """Its ggml_backend_dev_t."""
     name: str
     """As answers name it, such as vulkan:0."""
     description: str
@@ -56,7 +56,7 @@ class BackendDevice:
 def load() -> None:
     """Load the code for this processor; does nothing where it is linked in.
 
-    Call it before the first model. It opens nothing but libraries.
+    Call it before the first model. It opens only libraries.
     """
     libraries = sorted(FOLDER.glob("libggml-cpu-*.so"), key=_score)
     if libraries:
@@ -64,9 +64,9 @@ def load() -> None:
 
 
 def open_device(kind: str, index: int) -> BackendDevice:
-    """Load the code for a kind of device, and return the first one that its driver has, or the one of that index.
+    """Load the code for a kind of device, and return its driver's device of that index, or the first one.
 
-    Call it when the process is confined: a driver is much foreign code. Index -1 leaves the choice to llama.cpp.
+    Call it after the process was confined: a driver is a lot of foreign code. Index -1 leaves the choice to llama.cpp.
 
     Raises:
         DeviceUnusable: this build has no such code, or there is no such device.
@@ -89,7 +89,7 @@ def cpu_variant() -> str:
 
 
 def cpu_code() -> str:
-    """Return a digest of the file that this code is in: another build may be fast, or exact, where this one is not."""
+    """Return a digest of the library with this code: speed and exactness differ between builds."""
     found = _CPU_LIBRARY.search(Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace"))
     return hashlib.blake2b(Path(found[0]).read_bytes(), digest_size=4).hexdigest() if found else ""
 
@@ -138,10 +138,10 @@ def _described(registry: Any, place: int) -> BackendDevice:
 
 
 def _score(library: Path) -> int:
-    """Return how well a library's code suits this processor, as llama.cpp asks it; 0 = not at all."""
+    """Return how well a library's code suits this processor, by llama.cpp's own score; 0 = not at all."""
     opened = ctypes.CDLL(str(library))
     score = int(opened.ggml_backend_score())
-    _ctypes.dlclose(opened._handle)  # or the maps of this process would show it as if it were in use
+    _ctypes.dlclose(opened._handle)  # otherwise the maps of this process would show it as in use
     return score
 
 

@@ -1,8 +1,8 @@
-"""What attached bundles bring to the base: prompt, labels, grammar, adapter; the adapters that are loaded, and memory.
+"""What attached bundles add to the base: prompt, labels, grammar, adapter; the loaded adapters, and their memory.
 
-Adapters stay loaded, the few used last. Each loaded adapter makes every change of adapter slower, used or not: 10 ms
-with one to ten, 12 with 25, 56 with 100 (llama.cpp sums up all of them when it plans its graph). Loading one again
-takes as long as one step.
+Only the LOADED_MAX adapters used last stay loaded. Each loaded adapter makes every change of adapter slower, used or
+not: 10 ms with one to ten, 12 with 25, 56 with 100 (llama.cpp counts all of them when it plans its graph). Loading one
+again takes as long as one step.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class LoraAdapter(NamedTuple):
 
 
 class LoadedAdapters:
-    """What is loaded of one model."""
+    """The loaded adapters of one model."""
 
     def __init__(self, model: LlamaModel, unset: Callable[[], None]) -> None:
-        """Take the model, and what to call before one is freed: llama.cpp crashes if a context has it set."""
+        """Start with none. `unset` is called before one is freed: llama.cpp crashes if a context has it set."""
         self._model, self._unset = model, unset
         self._loaded: OrderedDict[str, Any] = OrderedDict()
 
@@ -59,10 +59,10 @@ class LoadedAdapters:
         return len(self._loaded)
 
     def pointer(self, adapter: LoraAdapter | None) -> Any:
-        """Return an adapter to compute with, None for none; loads it if need be.
+        """Return the pointer of an adapter, None for none; load it if necessary.
 
         Raises:
-            ModelFailed: it was there when its bundle was attached, and does not load now.
+            ModelFailed: it was there when its bundle was attached, but does not load now.
         """
         if adapter is None:
             return None
@@ -74,7 +74,7 @@ class LoadedAdapters:
         return self._loaded[adapter.identity]
 
     def load(self, adapter: LoraAdapter) -> None:
-        """Load an adapter that is not loaded; the one not used for longest makes room. Raises ModelLoadFailed."""
+        """Load an adapter unless it is loaded, and evict the one not used for longest. Raises ModelLoadFailed."""
         if adapter.identity in self._loaded:
             return
         while len(self._loaded) >= LOADED_MAX:
@@ -95,7 +95,7 @@ class LoadedAdapters:
 
 
 def adapters_bytes(adapters: list[LoraAdapter]) -> int:
-    """Return what the loaded ones of these take at most, in bytes. Pure."""
+    """Return the most bytes that these adapters may take, of which LOADED_MAX are loaded at a time. Pure."""
     sizes = {adapter.identity: adapter.memory for adapter in adapters}
     return sum(sorted(sizes.values(), reverse=True)[:LOADED_MAX])
 
@@ -186,7 +186,7 @@ def read_bundle(digest: str, manifest: Manifest, model: LlamaModel, adapter: Lor
         adapter=adapter,
     )
     if task.kind == "extract":
-        bundle.drafts.learn(prefix, 0)  # of the examples in it, if there are
+        bundle.drafts.learn(prefix, 0)  # from the examples in the prompt, if it has any
     return bundle
 
 
@@ -224,12 +224,12 @@ class LlamaBundles(dict[str, LlamaBundle]):
             self._adapters.free(adapter.identity)
 
     def close(self) -> None:
-        """Let all of them go, and what their grammars share; the adapters are freed on their own."""
+        """Forget all of them, and the tokens that their grammars share; LoadedAdapters frees the adapters."""
         self.clear()
         self._tokens = None
 
     def _grammar(self, schema: Schema) -> RecordGrammar:
-        """Return a schema in the model's tokens. Raises MemoryShort, ModelLoadFailed."""
+        """Return a schema as a grammar of the model's tokens. Raises MemoryShort, ModelLoadFailed."""
         if self._tokens is None:
             more = record_bytes(self._model.vocab_size, self._sequences)
             need = replace(self._need, process=self._need.process + more)
@@ -238,7 +238,7 @@ class LlamaBundles(dict[str, LlamaBundle]):
         return RecordGrammar(self._tokens, schema)
 
     def _adapter(self, manifest: Manifest, path: str) -> LoraAdapter:
-        """Return an adapter that is there and fits. Raises MemoryShort, ModelLoadFailed."""
+        """Return the adapter of a file that exists and fits into memory. Raises MemoryShort, ModelLoadFailed."""
         check_file(path)
         identity = next((each.sha256 for each in manifest.artifacts if each.role == "adapter"), path)
         adapter = LoraAdapter(identity, path, adapter_bytes(Path(path).stat().st_size))
@@ -246,12 +246,12 @@ class LlamaBundles(dict[str, LlamaBundle]):
         return adapter
 
     def _claim(self, need: MemoryNeed) -> None:
-        """Raise MemoryShort unless there is as much for what a bundle adds."""
+        """Raise MemoryShort unless `need`, with what a bundle adds, is available."""
         self._request_memory(need.total, self._available, 0)
         need.check(self._available)
 
     def _adapter_bytes(self, *more: LoraAdapter) -> int:
-        """Return what the adapters of all bundles take, and these."""
+        """Return the most bytes that the adapters of all bundles and these may take."""
         return adapters_bytes([*(bundle.adapter for bundle in self.values() if bundle.adapter), *more])
 
 

@@ -1,18 +1,17 @@
 """The context half of the adapter over llama_cpp's C API: sequences, one batch, logits, and what ends a step early.
 
-All sequences share one key-value buffer (kv_unified), so copying a sequence copies no data. What makes a result
-independent of its neighbours is explained, and seen to, in `kv_cache.py`.
+All sequences share one key-value buffer (kv_unified), so copying a sequence copies no data. `kv_cache.py` makes results
+independent of their neighbours, and explains how.
 
-A call of llama_decode is one micro-batch. So whatever ends it early, a refusal or `abort`, leaves nothing of it behind.
+A call of llama_decode is one micro-batch, so one that ends early, by a refusal or `abort`, leaves nothing behind.
 
-`StepInterruption` ends a long step when a job in it is not wanted any more: a thread that listens while the model
-computes. A step blocks the thread that owns the context, which is also the one that reads the mailbox. So while a step
-computes that may take long, a second thread listens for it, and tells llama.cpp to stop at the next node of its graph:
-a millisecond or so later, where the rest of the step may be a second. What the step had of other jobs is computed
-again.
+`StepInterruption` ends a long step when one of its jobs is cancelled. A step blocks the thread that owns the context,
+which is also the one that reads the mailbox. So during a step that may take long, a second thread listens, and tells
+llama.cpp to stop at the next node of its graph: about a millisecond later, while the rest of the step may take a
+second. Rows of other jobs in the step are computed again.
 
-The thread sleeps in the kernel until mail comes while a step computes, and for no other reason: on two cores each of
-its wake-ups stops one of the threads that compute, and the others wait for that one.
+The thread sleeps in the kernel and wakes only when a message arrives during a step: on two cores each wake-up
+interrupts one of the computing threads, and the others wait for that one.
 """
 
 from __future__ import annotations
@@ -41,8 +40,8 @@ ROWS_MAX = EXACT_ROWS_MAX
 _KV_TYPES = {"f16": llama.GGML_TYPE_F16, "q8_0": llama.GGML_TYPE_Q8_0}
 
 _OUTPUTS_STEP = 64
-"""By how many rows with logits there may be, llama.cpp lays out what a step works in. With 115 instead of 128 a step of
-30 rows took an eighth longer (SmolLM2-135M at Q4_0, 2 threads)."""
+"""The most rows with logits is a multiple of this, because llama.cpp lays out the memory of a step by it. With 115
+instead of 128, a step of 30 rows took an eighth longer (SmolLM2-135M at Q4_0, 2 threads)."""
 _COMPUTE_FAILED = (-2, -3)  # of llama_decode: no memory for the graph, or a backend that failed
 _ABORTED = 2
 _STOP_BYTES = 8
@@ -69,11 +68,11 @@ class ContextShape:
     flash: bool = True
     """Attention by llama.cpp's flash kernels; without them a score depends on its neighbours."""
     groups: int = 0
-    """How rows are multiplied, and so how many take least time: `rates.filled_up`."""
+    """How many rows llama.cpp multiplies at once: see `step_costs.padded_rows`."""
 
     @property
     def outputs(self) -> int:
-        """How many rows of a batch there is room for logits of."""
+        """How many rows of a batch may have logits."""
         return -(-max(ROWS_MAX, self.sequences) // _OUTPUTS_STEP) * _OUTPUTS_STEP
 
 
@@ -85,25 +84,25 @@ class TokenRows(NamedTuple):
     """Of the first token: how many tokens the sequence has."""
     tokens: Sequence[int]
     logits: int
-    """So many rows have their logits kept: the last ones."""
+    """How many rows have logits: the last ones."""
 
 
 class BranchRows(NamedTuple):
-    """Ways on from the end of one sequence, for one batch: a row for each token, which ways that begin alike share."""
+    """Branches from the end of one sequence, for one batch; branches that begin alike share rows."""
 
     sequences: Sequence[int]
-    """One for each way, with the tokens of that sequence in it."""
+    """One for each branch, which already holds the tokens of that sequence."""
     position: int
-    """Of what comes first on every way."""
+    """Of the first token of every branch."""
     tokens: Sequence[int]
     """Parents before children."""
     depths: Sequence[int]
-    """Of each token: how many come before it on its way."""
+    """For each token: how many tokens of its branch precede it."""
     first: Sequence[int]
     last: Sequence[int]
-    """Of each token: the ways that it lies on, [first, last)."""
+    """For each token: the branches that it belongs to, [first, last)."""
     known: int
-    """So many of the first have no logits kept; all others have."""
+    """How many of the first rows have no logits; all others have."""
 
 
 BatchPart = TokenRows | BranchRows
@@ -141,17 +140,17 @@ class LlamaContext:
         self._writing: Sequence[int] = ()
         """The sequences of the batch, where it is one token of each."""
         self._state = ctypes.create_string_buffer(0)
-        # strlen of this text is what llama.cpp asks between the nodes of a graph: no Python, no lock of Python's.
+        # llama.cpp calls strlen on this text between the nodes of a graph, which needs neither Python nor its lock.
         self._stop = ctypes.create_string_buffer(_STOP_BYTES)
         strlen = ctypes.cast(ctypes.CDLL(None).strlen, llama.ggml_abort_callback)
         llama.llama_set_abort_callback(self._pointer, strlen, ctypes.addressof(self._stop))
 
     def _view_batch(self, rows: int) -> None:
-        """Look into the arrays of the batch: filling them through ctypes, one by one, costs 500 times as much."""
+        """Make numpy views of the arrays of the batch: filling them item by item through ctypes is 500 times slower."""
         as_array = np.ctypeslib.as_array
         self._token = as_array(self._batch.token, (rows,))
         self._position = as_array(self._batch.pos, (rows,))
-        # For a few items, again and again: the code of numpy is far away by the time a decode has ended.
+        # For writing a few items: numpy is slow there, as its code is out of the processor's cache after a decode.
         self._one_token, self._one_position = (each.data.cast("B").cast("i") for each in (self._token, self._position))
         self._wanted = as_array(self._batch.logits, (rows,))
         self._ways = as_array(self._batch.n_seq_id, (rows,))
@@ -170,7 +169,7 @@ class LlamaContext:
         self._adapter = adapter
 
     def use_threads(self, threads: int) -> None:
-        """Compute with so many threads from now on."""
+        """Compute with that many threads from now on."""
         llama.llama_set_n_threads(self._pointer, threads, threads)
 
     def decode(self, parts: Sequence[BatchPart]) -> None:
@@ -178,8 +177,8 @@ class LlamaContext:
 
         Raises:
             ModelFailed: llama.cpp refused; no sequence has changed.
-            Aborted: `abort` was called meanwhile.
-            DeviceLost: the device did not compute what the processor could have.
+            StepAborted: `abort` was called meanwhile.
+            DeviceLost: the device failed.
         """
         used, self._writing = 0, ()
         for part in parts:
@@ -189,7 +188,7 @@ class LlamaContext:
     def write_on(self, sequences: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> None:
         """Compute one token of each sequence, with logits. Raises as `decode` does.
 
-        The very object that `sequences` was in the step before means the same rows: they are not laid out again.
+        If `sequences` is the same object as in the step before, its rows are not laid out again.
         """
         used = len(tokens)
         if sequences is not self._writing:
@@ -218,12 +217,12 @@ class LlamaContext:
         self._stop[0] = b"x"
 
     def forget_abort(self) -> None:
-        """Let the next batch be computed, where `abort` came when the last one had ended. While nobody calls that."""
+        """Discard an `abort` that came after its batch had ended. Not thread-safe with `abort`."""
         self._stop[0] = b"\0"
 
     def _fill(self, start: int, part: TokenRows) -> int:
         end = start + len(part.tokens)
-        if end == start + 1:  # a stream's step, over and over: item by item is faster than four slices
+        if end == start + 1:  # each step of a stream: item by item is faster than four slices
             self._token[start], self._position[start] = part.tokens[0], part.position
             self._wanted[start], self._sequence[start][0] = part.logits, part.sequence
             self._ways[start] = 1
@@ -260,14 +259,14 @@ class LlamaContext:
         return values
 
     def unchecked(self, row: int) -> Logits:
-        """Return the same, be they numbers or not. Raises ModelFailed."""
+        """Return the same as `logits`, without checking that they are numbers. Raises ModelFailed."""
         pointer = llama.llama_get_logits_ith(self._pointer, row)
         if not pointer:
             raise ModelFailed(f"the model gave no logits for row {row}")
         address = ctypes.addressof(pointer.contents)
         view = self._views.get(address)
         if view is None:
-            # llama.cpp writes the rows to the same few places; making a view costs more than argmax does.
+            # llama.cpp writes the rows to the same few addresses; making a view costs more than argmax does.
             row_at = self._row_type.from_address(address)
             view = self._views[address] = np.frombuffer(memoryview(row_at), np.float32)
         return view
@@ -281,7 +280,7 @@ class LlamaContext:
         return int(llama.llama_memory_seq_pos_max(self._memory, sequence)) + 1
 
     def drop(self, sequence: int, start: int = 0, end: int = -1) -> None:
-        """Empty a sequence, or take its tokens [start, end) out."""
+        """Empty a sequence, or remove its tokens [start, end)."""
         llama.llama_memory_seq_rm(self._memory, sequence, start, end)
 
     def save(self, sequence: int) -> memoryview:
@@ -303,7 +302,7 @@ class LlamaContext:
             raise ModelFailed(f"the keys and values of a sequence could not be restored: {ERRORS.last()}")
 
     def choose(self, sampler: TokenSampler | None, row: int) -> int:
-        """Choose a token by one row's logits of the last batch: what the sampler draws, or else the likeliest.
+        """Choose a token by one row's logits of the last batch: by the sampler, or without one the likeliest.
 
         Raises:
             ModelFailed: the logits are not numbers.
@@ -326,7 +325,7 @@ class LlamaContext:
 
 
 LONE_CELLS_MAX = 256
-"""Among so many cells a lone row takes the attention kernel of all others."""
+"""Among at most this many cells, a lone row uses the same attention kernel as all others."""
 PADDING_TOKEN = 0
 _PROBE_TOKENS = 8
 
@@ -334,8 +333,8 @@ _PROBE_TOKENS = 8
 def probe_lone_rows(context: LlamaContext, cells: int, sequences: Sequence[int], vocabulary: int) -> tuple[bool, bool]:
     """Tell whether a row of these weights has the same logits alone as beside a padding row.
 
-    First where there are few cells, then among more than LONE_CELLS_MAX, if the context has so many. `sequences` are
-    empty, 34 or more, and empty afterwards.
+    The first result is for few cells, the second for more than LONE_CELLS_MAX, if the context has so many. `sequences`
+    are 34 or more empty ones, and are empty afterwards.
     """
     row, padding, *others = sequences
     tokens = [number % vocabulary for number in range(_PROBE_TOKENS)]
@@ -350,7 +349,7 @@ def probe_lone_rows(context: LlamaContext, cells: int, sequences: Sequence[int],
         for copy in copies:
             context.restore(copy, state)
         return True, _same_beside(context, row, padding, tokens)
-    except ModelFailed:  # the first answer says what is wrong with it
+    except ModelFailed:  # the first answer of a bundle reports it
         return same, False
     finally:
         for sequence in (row, padding, *copies):
@@ -358,7 +357,7 @@ def probe_lone_rows(context: LlamaContext, cells: int, sequences: Sequence[int],
 
 
 def _same_beside(context: LlamaContext, row: int, padding: int, tokens: list[int]) -> bool:
-    """Tell whether the row behind these tokens comes out the same alone and beside a padding row."""
+    """Tell whether the row behind these tokens has the same logits alone and beside a padding row."""
     asked = TokenRows(row, len(tokens), tokens[-1:], logits=1)
     found: list[Logits] = []
     for beside in ([], [TokenRows(padding, 0, [PADDING_TOKEN], logits=0)]):
@@ -370,36 +369,34 @@ def _same_beside(context: LlamaContext, row: int, padding: int, tokens: list[int
 
 
 LONG_ROWS, LONG_SECONDS = 17, 0.1
-"""A step of fewer rows is over before a listener has heard anything, except on a machine where it takes so long."""
-
-Hear = Callable[[Collection[str]], bool]
-"""Reads what has come, for the owner of the mailbox to act on later; tells whether one of these jobs was cancelled, or
-nobody is there any more."""
+"""A step with fewer rows that takes less time ends before a listener could act."""
 
 
 def is_long(rows: int, seconds: float) -> bool:
-    """Tell whether a step that is expected to take so long is listened to while it computes."""
+    """Tell whether a step of these rows and expected seconds should end early when a job is cancelled."""
     return rows >= LONG_ROWS or seconds >= LONG_SECONDS
 
 
 class StepInterruption:
     """The listener of one runtime."""
 
-    def __init__(self, mailbox: int, hear: Hear, abort: Callable[[], None]) -> None:
-        """Take the descriptor to wait for, what reads it, and what ends the step."""
-        self._mailbox, self._hear, self._abort = mailbox, hear, abort
+    def __init__(
+        self, mailbox: int, poll_cancellations: Callable[[Collection[str]], bool], abort: Callable[[], None]
+    ) -> None:
+        """Take the descriptor to wait for, `Runtime.poll_cancellations` which reads it, and what ends the step."""
+        self._mailbox, self._poll_cancellations, self._abort = mailbox, poll_cancellations, abort
         self._jobs: Collection[str] = ()
         self._lock = threading.Lock()
         self._closing = os.eventfd(0)
         self._mail = select.epoll()
-        """Knows the mailbox while a step computes: from another thread that takes effect at once (epoll_wait(2))."""
+        """Contains the mailbox while a step computes; `_listen` notices a change at once (epoll_wait(2))."""
         self._mail.register(self._closing, select.EPOLLIN)
         self._closed = False
         self._thread = threading.Thread(target=self._listen, name="interruption", daemon=True)
         self._thread.start()
 
     def during(self, jobs: Collection[str]) -> StepInterruption:
-        """Listen while the block runs that begins with this: what comes for one of these jobs calls `abort`."""
+        """Return the context manager within which a cancellation of one of these jobs calls `abort`."""
         self._jobs = jobs
         return self
 
@@ -425,5 +422,5 @@ class StepInterruption:
         while not self._closed:
             self._mail.poll()
             with self._lock:
-                if self._jobs and self._hear(self._jobs):
+                if self._jobs and self._poll_cancellations(self._jobs):
                     self._abort()

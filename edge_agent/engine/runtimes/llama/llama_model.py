@@ -48,7 +48,7 @@ class _ErrorLog:
             self.lines.append(line)
 
     def last(self) -> str:
-        """Return the first line of the last failure: llama.cpp reports the cause first, then who gave up on it."""
+        """Return the first line of the last failure: llama.cpp reports the cause first, then its consequences."""
         return self.lines[0] if self.lines else "llama.cpp gave no reason"
 
 
@@ -56,21 +56,21 @@ ERRORS = _ErrorLog()
 
 
 class TokenText(NamedTuple):
-    """What a token means in an answer."""
+    """A token as part of an answer."""
 
     piece: bytes
-    """Nothing for a control token."""
+    """Its bytes; empty for a control token."""
     ends: bool
     """The model ends its answer with it."""
     text: str
-    """The piece, where it is whole characters; else nothing."""
+    """The piece as text, if it is whole characters; otherwise empty."""
 
 
 class LlamaModel:
     """Weights in memory, with their vocabulary and the adapters loaded for them."""
 
     def __init__(self, path: str, device: int | None = None, layers: int = 0, head: GgufHeader | None = None) -> None:
-        """Load a GGUF file, whose `head` may have been read; give so many of its layers to a device, by its pointer.
+        """Load a GGUF file, with `layers` of its layers on the device of that pointer. `head`: if already read.
 
         Raises:
             ModelLoadFailed: another llama-cpp-python than PIN, or the file is missing, empty, cut off or damaged.
@@ -88,11 +88,11 @@ class LlamaModel:
         llama_backends.load()
         llama.llama_backend_init()
         params = llama.llama_model_default_params()
-        # A list of its own, also when it is empty: without one llama.cpp takes whatever devices there are.
+        # Always set, even to an empty list: otherwise llama.cpp uses all devices of the machine.
         devices = (ctypes.c_void_p * 2)(device, None)
         params.devices = ctypes.addressof(devices)
         params.n_gpu_layers = layers
-        # With Q2_K and Q4_K laid out again, a row would depend on how many there are (decision 0051).
+        # With repacked Q2_K and Q4_K weights, a row would depend on the number of rows (decision 0051).
         params.use_extra_bufts = (head or gguf_header.read_header(path)).may_be_repacked
         params.load_mode = llama.LLAMA_LOAD_MODE_MMAP
         self.pointer: Any = llama.llama_model_load_from_file(path.encode(), params)
@@ -106,10 +106,10 @@ class LlamaModel:
         self._tokens = (llama.llama_token * _TOKENS)()
         self._piece = ctypes.create_string_buffer(_PIECE_BYTES)
         self._written: dict[int, TokenText] = {}
-        """Of the tokens that came up; asking llama.cpp in every step costs more than looking here."""
+        """By token, of those that have occurred: asking llama.cpp in every step would cost more."""
 
     def describe(self) -> dict[str, str]:
-        """Return what the file holds, for status."""
+        """Return facts about the model, for status."""
         text = ctypes.create_string_buffer(_TEXT_BYTES)
         llama.llama_model_desc(self.pointer, text, _TEXT_BYTES)
         quantization = llama.llama_ftype_name(llama.llama_model_ftype(self.pointer)) or b"unknown"
@@ -137,7 +137,7 @@ class LlamaModel:
         With `special`, the texts of control tokens become those tokens: for templates, never for a caller's text.
         """
         data = text.encode()
-        # A type of its own for each length takes as long as to tokenize; but no long text is to take its room for ever.
+        # To make an array for each length would cost as much as tokenizing; only a long text gets one, freed with it.
         tokens, room = self._tokens, len(data) + 2
         if room > _TOKENS:
             tokens = (llama.llama_token * room)()
@@ -145,7 +145,7 @@ class LlamaModel:
         return list(tokens[:count])
 
     def written(self, token: int) -> TokenText:
-        """Return what a token means in an answer."""
+        """Return a token as part of an answer."""
         known = self._written.get(token)
         if known is None:
             ends = bool(llama.llama_vocab_is_eog(self.vocab, token))
@@ -190,6 +190,6 @@ def check_file(path: str) -> None:
     except OSError as error:
         raise ModelLoadFailed(f"model file {name} cannot be read: {error.strerror}") from None
     if not magic:
-        raise ModelLoadFailed(f"model file {name} is no model: the file is 0 bytes")
+        raise ModelLoadFailed(f"model file {name} is not a model: the file is 0 bytes")
     if magic != GGUF_MAGIC:
         raise ModelLoadFailed(f"model file {name} is not a GGUF file: magic {magic!r} instead of {GGUF_MAGIC!r}")

@@ -1,8 +1,8 @@
 """The llama runtime: GGUF models score labels, answer questions, write records and texts, several inputs in one batch.
 
 One base, one context; bundles on it share the batch, each with its own prompt prefix and LoRA adapter. A step is one
-llama_decode, planned by `step_scheduler.py`, or one more token of each stream while nobody else is there. A score is
-the same to the last bit whatever else the engine does; `kv_cache.py` says how.
+llama_decode, planned by `step_scheduler.py`, or one more token of each stream while there are only streams. A score is
+the same to the last bit whatever else the engine does; `kv_cache.py` explains how.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from edge_agent.formats.manifest import SCORED_KINDS, Manifest
 
 WARM_UP_TEXT = "Hello"
 LEARN_EACH = 4
-"""Of the steps in which streams write on, one in so many tells what it took."""
+"""Of the steps that only continue streams, one in this many is measured."""
 ENDS = (JobResult, FailureReport)
 
 Job = ScoringJob | GenerationJob | ExtractionJob | DecisionJob
@@ -50,14 +50,14 @@ class BatchExecutor:
         """Compute on a loaded base; without `interruption` no batch ends early."""
         self._cache, self._adapters, self._interruption = cache, adapters, interruption
         self.computed_at = 0.0
-        """When a batch was computed last, on the clock of `time.perf_counter`; an aborted one was not."""
+        """When a batch was computed last, on the clock of `time.perf_counter`; an aborted one does not count."""
 
     def compute(self, turns: list[tuple[Job, int]], *, long: bool) -> list[Event]:
-        """Run one batch. Where it fails, its jobs are computed one by one: who fails alone has failed.
+        """Run one batch. If it fails, run its jobs one by one: only a job that fails alone has failed.
 
         One that is `long` ends when one of its jobs is cancelled.
         """
-        if not turns:  # nobody found a place who could be in time
+        if not turns:  # no job that has a place can meet its deadline
             return []
         try:
             return self._batch(turns, long=long)
@@ -67,7 +67,7 @@ class BatchExecutor:
         return [event for turn in turns for event in self.compute([turn], long=long)]
 
     def _batch(self, turns: list[tuple[Job, int]], *, long: bool) -> list[Event]:
-        """Run one batch. Raises ModelFailed, and the jobs stand where they stood."""
+        """Run one batch. Raises ModelFailed; then no job has changed."""
         jobs = [job for job, _ in turns]
         adapter = self._adapters.pointer(jobs[0].bundle.adapter)
         self._cache.compact([job.slot for job in jobs if job.slot])
@@ -91,9 +91,9 @@ class BatchExecutor:
 
     @contextmanager
     def _interruptible(self, turns: list[tuple[Job, int]]) -> Iterator[None]:
-        """Let a step end when one of its jobs is cancelled, but let no other job lose two steps in a row by that.
+        """End the step when one of its jobs is cancelled, unless another job would lose two steps in a row by that.
 
-        Without this bound callers that cancel all the time would keep everybody else from moving.
+        Without this bound, callers that keep cancelling would stop all other jobs.
         """
         undone = {job.run.job_id for job, _ in turns if job.undone}
         if self._interruption is None or len(undone) > 1:
@@ -103,10 +103,10 @@ class BatchExecutor:
             with self._interruption.during(undone or {job.run.job_id for job, _ in turns}):
                 yield
         finally:
-            self._cache.context.forget_abort()  # it may have come too late for this step, and is not for the next
+            self._cache.context.forget_abort()  # one that came too late for this step must not end the next one
 
     def _collect(self, turns: list[tuple[Job, int]], parts: list[list[BatchPart]]) -> list[Event]:
-        """Hand every job its logits; what is wrong with one job's logits fails that job."""
+        """Pass every job its logits; a job whose logits are invalid fails alone."""
         events: list[Event] = []
         first = 0
         for (job, _), part in zip(turns, parts, strict=True):
@@ -118,7 +118,7 @@ class BatchExecutor:
                     self._cache.truncate(job.slot, job.computed)
                 if job.computed >= job.input_tokens and job.slot is not None and not job.kept:
                     job.kept = True
-                    with suppress(ModelFailed):  # then it is computed again for the next one
+                    with suppress(ModelFailed):  # then the next job computes the prompt again
                         self._cache.keep(job.slot, job.suffix)
             except ModelFailed as error:
                 events.append(failure_report(job.run.job_id, error))
@@ -141,7 +141,7 @@ class LlamaRuntime:
     def __init__(self) -> None:
         """Start with nothing loaded but llama.cpp and its code for this processor."""
         self.device, self.threads = "cpu", 0
-        ERRORS.install()  # before anything speaks: the daemon's log is JSON
+        ERRORS.install()  # before llama.cpp logs anything
         llama_backends.load()
         self._cpu_variant = llama_backends.cpu_variant()
         self._code = f"{self._cpu_variant} {llama_backends.cpu_code()}, {autotune.processor()}"
@@ -152,18 +152,19 @@ class LlamaRuntime:
         self._executor: BatchExecutor
         self._bundles: LlamaBundles
         self._jobs: dict[str, Job] = {}
-        self._written_under = set[RecordGrammar]()
-        """By jobs that have ended, since `tidy`."""
+        self._used_grammars = set[RecordGrammar]()
+        """Of jobs that have ended since `tidy`."""
         self._scheduler = StepScheduler()
         self._bulk_safe = False
-        """Inputs to classify may share bulk steps: without an adapter that moves no score."""
+        """Inputs without an adapter may share bulk steps, which do not change their scores."""
         self._score_variance = ""
         self._admission = CacheAdmission()
         self._writers: list[GenerationJob] = []
-        """All jobs, where the last step was one more token of each; what comes or ends makes it empty."""
-        self._written: StreamBatch
-        self._alike = 0
-        """Steps of theirs so far."""
+        """All jobs, if the last step was one token of each, and no job has come or ended since; otherwise empty."""
+        self._stream_batch: StreamBatch
+        """The places of the writers."""
+        self._stream_steps = 0
+        """Steps of `_decode_streams` so far."""
         self._tuner: ThreadTuner
 
     def load(self, spec: LoadRequest) -> dict[str, str]:
@@ -173,11 +174,11 @@ class LlamaRuntime:
         """
         head = gguf_header.read_header(spec.weights)
         slots, shape, need = context_capacity(head, Path(spec.weights).stat().st_size, spec)
-        slot = ON_CPU if spec.device == "cpu" else place_on_device(spec, head, shape)
-        need = slot.beside(need)
+        placement = ON_CPU if spec.device == "cpu" else place_on_device(spec, head, shape)
+        need = placement.beside(need)
         available = self.request_memory(need.total, spec.memory_bytes_max, 0)
         need.check(available, spec.memory_bytes_wanted)
-        model = LlamaModel(spec.weights, slot.pointer, slot.layers, head)
+        model = LlamaModel(spec.weights, placement.pointer, placement.layers, head)
         try:
             if spec.context_tokens > model.context_tokens_max:
                 raise ModelLoadFailed(
@@ -194,7 +195,7 @@ class LlamaRuntime:
         counts = thread_counts(spec.threads) if tuned.thread_scores == SAME else ()
         self._tuner = ThreadTuner(counts, tuned.shape.threads, time.perf_counter())
         self.threads = tuned.shape.threads
-        self._model, self._loaded, self.device = model, True, slot.name
+        self._model, self._loaded, self.device = model, True, placement.name
         self._adapters = LoadedAdapters(model, lambda: self._cache.context.use_adapter(None))
         interruption = None
         if self.mailbox >= 0:
@@ -202,11 +203,11 @@ class LlamaRuntime:
         self._executor = BatchExecutor(self._cache, self._adapters, interruption)
         self._bundles = LlamaBundles(model, self._adapters, need, available, slots, self.request_memory)
         described = model.describe()
-        code = self._code if slot.name == "cpu" else f"{self._code} and for {slot.name}"
+        code = self._code if placement.name == "cpu" else f"{self._code} and for {placement.name}"
         self._score_variance = score_variance(tuned, described["quantization"], code)
         about = {"context_cells": str(shape.cells), "kv_type": spec.kv_type, "cpu_variant": self._cpu_variant}
         about[SEQUENCES] = str(slots)
-        return described | about | tuned.details() | need.details(available) | slot.details
+        return described | about | tuned.details() | need.details(available) | placement.details
 
     def attach(self, digest: str, manifest: Manifest, paths: Mapping[str, str]) -> None:
         """Tokenize the prompt, load the adapter, compute the prefix and one answer.
@@ -221,12 +222,12 @@ class LlamaRuntime:
         except ModelFailed as error:
             self._bundles.free_adapter(bundle.adapter)
             name = Path(paths.get("adapter") or self._model.name).name
-            said = f"the first answer with {name} failed: {error.message}"
-            raise ModelLoadFailed(said, remedy=error.remedy) from None
+            message = f"the first answer with {name} failed: {error.message}"
+            raise ModelLoadFailed(message, remedy=error.remedy) from None
         self._bundles[digest] = bundle
 
     def score_variance(self, digest: str) -> str:
-        """Return why scores of a bundle depend on what else is computed, as the weights' load has measured it."""
+        """Return why scores of a bundle depend on what else is computed, as measured when the weights were loaded."""
         return self._score_variance if self._bundles[digest].task.kind in SCORED_KINDS else ""
 
     def detach(self, digest: str) -> list[Event]:
@@ -290,12 +291,12 @@ class LlamaRuntime:
         events += self._refuse(items, started)
         plan = self._scheduler.plan(items, started)
         turns = [(self._jobs[item.key], rows) for item, rows in plan]
-        # Branches of labels last: their cells are freed after the step, and higher ones then lie above no hole.
+        # Branches of labels last: their cells are freed after the step, and must leave no hole below other cells.
         turns.sort(key=lambda turn: turn[0].branches)
         self._use_threads(self._tuner.present if _keeps_streams_waiting(plan) else self._tuner.threads)
         long = is_long(sum(rows for _, rows in plan), self._scheduler.expected(plan))
         events += self._executor.compute(turns, long=long)
-        if self._executor.computed_at > started:  # and was not aborted
+        if self._executor.computed_at > started:  # the batch was not aborted
             self._learn(plan, self._executor.computed_at - started)
             self._writers = self._all_write(plan)
         else:
@@ -303,24 +304,24 @@ class LlamaRuntime:
         return self._ended(events)
 
     def _all_write(self, plan: StepPlan) -> list[GenerationJob]:
-        """Return the jobs of a step, if it was one token of each job that there is, and the next one can be so, too."""
+        """Return all jobs, if the step was one token of each and the next one can be, too; otherwise none."""
         jobs = [job for job in self._jobs.values() if isinstance(job, GenerationJob) and job.slot]
-        alike = len(jobs) == len(plan) == len(self._jobs) and all(item.decoding for item, _ in plan)
-        if not alike or len(jobs) >= LONG_ROWS:
+        all_write = len(jobs) == len(plan) == len(self._jobs) and all(item.decoding for item, _ in plan)
+        if not all_write or len(jobs) >= LONG_ROWS:
             return []
         slots = [job.slot for job in jobs if job.slot]
-        self._written = StreamBatch(slots, [slot.sequence for slot in slots])
+        self._stream_batch = StreamBatch(slots, [slot.sequence for slot in slots])
         return jobs
 
     def _decode_streams(self, jobs: list[GenerationJob], started: float) -> list[Event] | None:
-        """Compute one more token of each job, which is what `step` would plan; None = that failed, and nothing moved.
+        """Compute one more token of each job, as `step` would plan it; None = that failed, and no job has changed.
 
-        This is where an engine with streams spends its time: nothing is asked here whose answer has not changed.
+        An engine with streams spends its time here, so nothing is decided again that cannot have changed.
         """
         depths = [job.computed for job in jobs]
         try:
             adapter = self._adapters.pointer(jobs[0].bundle.adapter)
-            self._cache.decode_streams(self._written, depths, [job.tokens[-1] for job in jobs], adapter)
+            self._cache.decode_streams(self._stream_batch, depths, [job.tokens[-1] for job in jobs], adapter)
         except (ModelFailed, StepAborted):
             self._writers = []
             return None
@@ -332,8 +333,8 @@ class LlamaRuntime:
                 events += job.advance(context, row, 1)
             except ModelFailed as error:
                 events.append(failure_report(job.run.job_id, error))
-        self._alike += 1
-        if self._alike % LEARN_EACH == 0 or self._tuner.trying:  # the others are like it
+        self._stream_steps += 1
+        if self._stream_steps % LEARN_EACH == 0 or self._tuner.trying:
             costs, work = self._scheduler.costs, StepWork(len(jobs), sum(depths), len(jobs))
             seconds, expected = time.perf_counter() - started, costs.cost(work)
             if not self._tuner.trying:
@@ -342,7 +343,7 @@ class LlamaRuntime:
         return self._ended(events) if events else events
 
     def _refuse(self, items: list[WorkItem], now: float) -> list[Event]:
-        """Take out the work items that are read for nothing, since they cannot be in time; return how they end."""
+        """Remove the work items that cannot meet their deadline; return the events that end them."""
         events: list[Event] = []
         for item, pause in self._scheduler.refused(items, now):
             items.remove(item)
@@ -350,7 +351,7 @@ class LlamaRuntime:
         return events
 
     def _learn(self, plan: StepPlan, seconds: float) -> None:
-        """Take what a planned step took."""
+        """Learn from the time that a planned step took."""
         expected = self._scheduler.expected(plan)
         if not self._tuner.trying:
             self._scheduler.measured(plan, seconds)
@@ -360,10 +361,10 @@ class LlamaRuntime:
         self._tune_threads(expected, seconds)
 
     def _tune_threads(self, expected: float, seconds: float) -> None:
-        """Let the next step have as many threads as suit what steps take."""
-        dearer = self._tuner.took(expected, seconds, time.perf_counter())
-        if dearer != 1.0:
-            self._scheduler.costs.scale(dearer)
+        """Choose the threads of the next step by the time that steps take."""
+        cost_ratio = self._tuner.took(expected, seconds, time.perf_counter())
+        if cost_ratio != 1.0:
+            self._scheduler.costs.scale(cost_ratio)
         self._use_threads(self._tuner.threads)
 
     def _use_threads(self, threads: int) -> None:
@@ -372,25 +373,25 @@ class LlamaRuntime:
             self._cache.context.use_threads(threads)
 
     def _ended(self, events: list[Event]) -> list[Event]:
-        """Let the jobs go that these events end; return the events."""
+        """Remove the jobs that these events end; return the events."""
         for event in events:
             if isinstance(event, ENDS):
                 self._end(event.job_id)
         return events
 
     def tidy(self) -> None:
-        """Empty the sequences that jobs have left, and prepare for records as those that have ended."""
-        if self._writers:  # nobody has left since
+        """Empty the sequences of ended jobs, and prepare their grammars for the next records."""
+        if self._writers:  # no job has ended since
             return
         self._cache.tidy()
-        while self._written_under:
-            self._written_under.pop().prepare()
+        while self._used_grammars:
+            self._used_grammars.pop().prepare()
 
     def close(self) -> None:
         """Free jobs, adapters, context and weights, in this order."""
         for job_id in list(self._jobs):
             self._end(job_id)
-        self._written_under.clear()
+        self._used_grammars.clear()
         if self._loaded:
             self._executor.close()
             self._bundles.close()
@@ -400,12 +401,12 @@ class LlamaRuntime:
         self._loaded = False
 
     def _warm(self, bundle: LlamaBundle) -> None:
-        """Compute the prefix, and one answer's first token behind it; raise ModelFailed unless both give numbers."""
+        """Compute the prefix and the first token of one answer; raise ModelFailed unless both give numbers."""
         tokens = self._model.tokenize(bundle.blanks + WARM_UP_TEXT, special=False) + bundle.rest
         self._cache.fill(bundle.prompt, tokens, self._adapters.pointer(bundle.adapter))
 
     def _admit(self) -> list[Event]:
-        """Give waiting jobs a place, as `CacheAdmission` says; return those that cannot have one."""
+        """Give waiting jobs a place, in the order of `CacheAdmission`; return the failures of those that failed."""
         waiting = [job for job in self._jobs.values() if job.slot is None]
         events: list[Event] = []
         if waiting:
@@ -429,24 +430,27 @@ class LlamaRuntime:
         self._writers = []
         job = self._jobs.pop(job_id)
         if job.bundle.grammar is not None:
-            self._written_under.add(job.bundle.grammar)
+            self._used_grammars.add(job.bundle.grammar)
         if job.slot is not None:
             self._cache.leave(job.slot)
 
 
 def _keeps_streams_waiting(plan: StepPlan) -> bool:
-    """Tell whether a step reads a prompt while others write: other threads are not tried on it, for it is long."""
+    """Tell whether a step reads a prompt while streams wait: it is long, so no other thread count is tried on it."""
     return len({item.decoding for item, _ in plan}) > 1
 
 
 def _too_late(item: WorkItem, seconds: float, now: float, pause: float) -> Event:
-    """End a job that would cost others time, and come to nothing; it may be tried again after a pause."""
+    """Return the end of a job that cannot meet its deadline; its caller may try again after `pause` seconds."""
     left = item.deadline - now
     if left <= 0:
         return failure_report(item.key, DeadlineExpired("the deadline passed before the input was read"))
-    said = f"{item.rows} tokens are still to be read, which takes about {seconds:.1f} s as the last steps went"
-    waits = f"{said}; the caller waits for another {left:.1f} s"
     error = DeadlineUnattainable(
-        waits, retry_seconds=pause, tokens=item.rows, seconds_expected=f"{seconds:.3f}", seconds_left=f"{left:.3f}"
+        f"{item.rows} tokens are still to be read, which takes about {seconds:.1f} s by the speed of the last steps; "
+        f"the caller waits for another {left:.1f} s",
+        retry_seconds=pause,
+        tokens=item.rows,
+        seconds_expected=f"{seconds:.3f}",
+        seconds_left=f"{left:.3f}",
     )
     return failure_report(item.key, error)

@@ -1,12 +1,12 @@
-"""The memory that a GGUF model needs, and how many of its layers a device holds: known before it is loaded. Pure.
+"""The memory that a GGUF model needs, and how many of its layers fit on a device, computed before it is loaded. Pure.
 
-From the file's header and the shape of the context. Measured on llama.cpp of llama-cpp-python 0.3.36 against the
-resident memory of a child that has filled what it has: stored prompts, and rows of logits, by labels.
-tests/process/test_memory.py keeps the estimate within 10% for SmolLM2 and Gemma 3.
+Both follow from the file's header and the shape of the context. The figures were measured with llama.cpp of
+llama-cpp-python 0.3.36, as the resident memory of a child that had filled its cache, its stored prompts and its rows of
+logits. tests/process/test_memory.py keeps the estimate within 10% for SmolLM2 and Gemma 3.
 
-llama.cpp counts the output as one layer more, and gives it to the device first, then the last layer, the one before and
-so on: with `count` layers there, the output and the last `count - 1` are. Each takes its weights and, but for the
-output, its share of the key-value cache. What a step works with is there as soon as one of them is.
+llama.cpp counts the output as one more layer, and places it on the device first, then the last layer, the one before,
+and so on: `count` layers there are the output and the last `count - 1` layers. Each takes its weights and, except the
+output, its share of the key-value cache. The working memory of a step is there as soon as one layer is.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ LOGIT_BYTES = 4
 CELLS_STEP = 256  # llama.cpp rounds the cells of a context up to it
 MASK_BYTES = 6  # the attention mask as float32 and as float16
 GUIDE_TOKEN_BYTES = 512  # a token in the trie from which masks are made: 430 measured
-STATE_BYTES = 512  # of the automaton of one record: 450 measured
-ADAPTER_COST = 1.2  # of its file: the tensors, and what each loaded adapter adds to the graph; measured on 100 of them
+STATE_BYTES = 512  # a state of the automaton of one record: 450 measured
+ADAPTER_COST = 1.2  # times its file: the tensors, and what each loaded adapter adds to the graph; measured with 100
 KV_BITS = {"f16": 16.0, "q8_0": 8.5}
 # Types of which ggml-cpu may keep a second copy, laid out for the processor (repack.cpp), by ggml's numbers: Q4_0,
 # IQ4_NL, MXFP4 on x86; on ARM also Q8_0, Q5_K, Q6_K, Q1_0. Whether it does depends on the processor and on the number
-# of rows: the copy is always counted. Of a file with Q2_K or Q4_K in it there is none (Header.may_be_repacked).
+# of rows: the copy is always counted. A file with Q2_K or Q4_K in it is not copied (GgufHeader.may_be_repacked).
 _REPACKED = {2, 20, 39}
 _REPACKED_ELSEWHERE = _REPACKED | {8, 13, 14, 41}
 
@@ -46,26 +46,26 @@ def memory_need(
 ) -> MemoryNeed:
     """Return what loading the file and a context of that shape take."""
     repacked = _REPACKED if machine in ("x86_64", "AMD64") else _REPACKED_ELSEWHERE
-    # Rows that a step gives out, once as computed and once as given out. The buffers are larger, but what no step uses
-    # takes no memory. In the graph's own buffer logits lie where activations lay.
-    given = ROWS_MAX * header.vocabulary * LOGIT_BYTES
-    computed = max(given, activation_bytes(header, shape))
+    # Logits exist twice, as computed and as returned. Their buffers are larger, but pages that no step uses take no
+    # memory. In the graph's own buffer, logits reuse the place of activations.
+    returned = ROWS_MAX * header.vocabulary * LOGIT_BYTES
+    computed = max(returned, activation_bytes(header, shape))
     return MemoryNeed(
         weights=file_bytes,
         copies=sum(size for kind, size in header.product_bytes.items() if kind in repacked) * header.may_be_repacked,
         cache=cache_bytes(header.cell_elements, shape),
-        compute=given + computed + header.vocabulary * LOGIT_BYTES,  # of one row, while it is read
+        compute=returned + computed + header.vocabulary * LOGIT_BYTES,  # a copy of one row while it is read
         process=PROCESS_BYTES + header.vocabulary * TOKEN_BYTES,
     )
 
 
 def cache_bytes(cell_elements: int, shape: ContextShape) -> int:
-    """Return what the keys and values of all cells take, with so many elements in each."""
+    """Return the bytes of the keys and values of all cells, with `cell_elements` in each."""
     return int(_cells(shape) * cell_elements * KV_BITS[shape.kv_type] / 8)
 
 
 def activation_bytes(header: GgufHeader, shape: ContextShape) -> int:
-    """Return what one batch works with, but for its logits."""
+    """Return the working memory of one batch without its logits."""
     return shape.rows * (4 * (8 * header.width + 4 * header.feed_forward) + _cells(shape) * MASK_BYTES)
 
 
@@ -74,15 +74,15 @@ def _cells(shape: ContextShape) -> int:
 
 
 def kept_bytes(header: GgufHeader, shape: ContextShape, context_tokens: int, kept_bytes_max: int) -> int:
-    """Return what is kept of prompts takes, with the copy of one job's sequence from which it is made."""
+    """Return the bytes of stored prompts, with the copy of one job's sequence from which they are made."""
     return kept_bytes_max + cache_bytes(header.cell_elements, replace(shape, cells=context_tokens))
 
 
 def need_beside_device(need: MemoryNeed, device_weights: int, device_cache: int, driver: int) -> MemoryNeed:
-    """Return what of a need stays in the machine's memory when a device of its own memory takes some of it.
+    """Return the part of a need that stays in the machine's memory when a device with its own memory takes the rest.
 
-    The file stays mapped, but what the device has is not read again. Copies for the processor are counted whole as long
-    as one layer is left to it.
+    The file stays mapped, but the device's part is not read again. Copies for the processor are counted in full while
+    it has at least one layer.
     """
     weights = max(0, need.weights - device_weights)
     return replace(
@@ -95,12 +95,12 @@ def need_beside_device(need: MemoryNeed, device_weights: int, device_cache: int,
 
 
 def record_bytes(vocabulary: int, jobs: int) -> int:
-    """Return what writing records takes, for all bundles: the vocabulary as a trie, and the automata of `jobs` jobs."""
+    """Return the bytes for writing records in all bundles: the vocabulary as a trie, and an automaton for each job."""
     return vocabulary * GUIDE_TOKEN_BYTES + jobs * STATES_MAX * STATE_BYTES
 
 
 def adapter_bytes(file_bytes: int) -> int:
-    """Return what one loaded LoRA adapter takes."""
+    """Return the bytes of one loaded LoRA adapter."""
     return int(file_bytes * ADAPTER_COST)
 
 
@@ -110,15 +110,15 @@ def adapter_bytes(file_bytes: int) -> int:
 # share of the memory: short requests, the usual ones, come in as long as their own cells do (`kv_cache.py`,
 # `CacheAdmission`).
 PLACES_MAX = 32
-"""With more llama.cpp would keep room for the logits of 192 rows instead of 128."""
+"""With more, llama.cpp would allocate logits for 192 rows instead of 128."""
 FULL_MAX, FULL_USUAL = 16, 8
-"""Requests of full length that there are cells for, at most, and where they would take more than CACHE_SHARE."""
+"""The most requests of full length that get cells; more than FULL_USUAL only within CACHE_SHARE."""
 CACHE_SHARE = 0.25
-"""Of the memory that there is, what more cells than those of FULL_USUAL requests may take."""
+"""The share of available memory that the cache may take if it has cells for more than FULL_USUAL requests."""
 
 
 class ContextCapacity(NamedTuple):
-    """What an engine makes room for."""
+    """How many requests an engine computes together, and what that needs."""
 
     places: int
     """Requests computed together."""
@@ -127,7 +127,7 @@ class ContextCapacity(NamedTuple):
 
 
 def context_capacity(header: GgufHeader, file_bytes: int, spec: LoadRequest) -> ContextCapacity:
-    """Return as many places as are asked for, or else as many as the memory holds; at least one, if it holds that."""
+    """Return as many places as `spec` sets, or else as many as fit into memory, at least one."""
     if spec.sequences_max:
         return _with(header, file_bytes, spec, spec.sequences_max, spec.sequences_max)
     available = spec.memory_bytes_max
@@ -138,13 +138,13 @@ def context_capacity(header: GgufHeader, file_bytes: int, spec: LoadRequest) -> 
         if not available or (usual and found.need.total <= available):
             break
     left = available - found.need.total
-    # What a record holds while it is written is asked for when the first task that writes some comes.
+    # Memory for writing records is claimed when the first task that writes some is attached.
     fits = (each for each in range(PLACES_MAX, full, -1) if record_bytes(header.vocabulary, each) <= left)
     return found._replace(places=next(fits, full) if available else PLACES_MAX)
 
 
 def _with(header: GgufHeader, file_bytes: int, spec: LoadRequest, places: int, full: int) -> ContextCapacity:
-    """Return places for so many requests, with cells for so many of full length."""
+    """Return the capacity for `places` requests, with cells for `full` of full length."""
     shape = context_shape(spec.context_tokens, full, spec.kv_type, spec.threads)
     shape = replace(shape, sequences=shape.sequences + places - full)
     need = memory_need(header, file_bytes, shape)
@@ -152,34 +152,34 @@ def _with(header: GgufHeader, file_bytes: int, spec: LoadRequest, places: int, f
     return ContextCapacity(places, shape, replace(need, cache=need.cache + kept))
 
 
-# Of a device's memory, what stays for the screen and for others; the driver itself takes from it, too.
+# The part of a device's memory that stays free for the screen, other programs and the driver itself.
 RESERVE_BYTES = 128 * 2**20
 RESERVE_SHARE = 0.02
-# What a backend holds beside what the model asks for: contexts, code, and buffers that it copies through. CUDA's own is
-# from its documents and other people's measurements; nobody has measured it with this agent.
+# What a backend takes in addition to the model: contexts, code, and buffers for copying. The figure for CUDA is from
+# its documents and published measurements; it has not been measured with this agent.
 DRIVER_BYTES = {"cuda": 512 * 2**20, "vulkan": 64 * 2**20}
 HALF_BYTES = 2
 
 
 @dataclass(frozen=True)
 class GpuOffload:
-    """What of a model a device gets."""
+    """The part of a model that a device gets."""
 
     layers: int
     """As llama.cpp counts them, the output as one."""
     layers_all: int
     weights_bytes: int
-    """Those that the device holds."""
+    """Of the device's layers."""
     cache_bytes: int
     compute_bytes: int
     wanted_bytes: int
-    """What all layers would need there."""
+    """Device memory that all layers would need."""
     free_bytes: int
-    """What may be taken there."""
+    """Device memory that may be taken."""
 
     @property
     def needed_bytes(self) -> int:
-        """What is taken of the device's memory."""
+        """Device memory that is taken."""
         return self.weights_bytes + self.cache_bytes + self.compute_bytes
 
     @property
@@ -198,7 +198,7 @@ def plan_offload(header: GgufHeader, shape: ContextShape, device: str, free: int
     """Return how many layers fit into `free` bytes; at most `layers_max`, -1 = no such limit.
 
     Raises:
-        DeviceUnusable: not even one does. It has the numbers, and may pass.
+        DeviceUnusable: not even one fits, which may change.
     """
     weights = [header.output_bytes, *reversed(header.layer_bytes)]
     caches = [0, *(cache_bytes(elements, shape) for elements in reversed(header.layer_cell_elements))]
@@ -206,8 +206,9 @@ def plan_offload(header: GgufHeader, shape: ContextShape, device: str, free: int
     sums = [compute + taken for taken in accumulate(map(sum, zip(weights, caches, strict=True)))]
     fitting = sum(taken <= free for taken in sums)
     if not fitting:
-        said = f"one layer and its work need {_megabytes(sums[0])}; {_megabytes(free)} are free on the device"
-        raise DeviceUnusable(said, needed_bytes=sums[0], available_bytes=free)
+        need, left = _megabytes(sums[0]), _megabytes(free)
+        message = f"one layer and its working memory need {need}; {left} is free on the device"
+        raise DeviceUnusable(message, needed_bytes=sums[0], available_bytes=free)
     count = fitting if layers_max < 0 else min(fitting, layers_max)
     return GpuOffload(
         layers=count,
@@ -221,18 +222,18 @@ def plan_offload(header: GgufHeader, shape: ContextShape, device: str, free: int
 
 
 def shortfall(offload: GpuOffload, layers_max: int) -> str:
-    """Return that fewer layers are there than were asked for, with the numbers; empty = as many as that."""
+    """Describe that fewer layers fit than were asked for, with the numbers; empty = all of those fit."""
     asked = offload.layers_all if layers_max < 0 else min(layers_max, offload.layers_all)
     if offload.layers >= asked:
         return ""
     return (
         f"{offload.layers} of {asked} layers fit on the device: all {offload.layers_all} need "
-        f"{_megabytes(offload.wanted_bytes)}, and {_megabytes(offload.free_bytes)} are free there"
+        f"{_megabytes(offload.wanted_bytes)}, and {_megabytes(offload.free_bytes)} is free there"
     )
 
 
 def _compute_bytes(header: GgufHeader, shape: ContextShape, device: str) -> int:
-    """Return what a step takes: logits, activations, and the largest matrix as half floats, which some kernels want."""
+    """Return the working memory of a step: logits, activations, and for some kernels the largest matrix in float16."""
     logits = shape.outputs * header.vocabulary * LOGIT_BYTES
     widest = max(header.vocabulary, header.feed_forward) * header.width * HALF_BYTES
     return logits + activation_bytes(header, shape) + widest + DRIVER_BYTES[device]
@@ -242,9 +243,9 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:.1f} MB"
 
 
-# Where a model is put: on the processor, or as many of its layers as fit on a device, which is asked first.
-# What a driver takes of the machine's memory in this process. Measured with Mesa's software driver, which brings a
-# compiler with it; for CUDA it is what others report.
+# Where a model is placed: on the processor, or with as many layers as fit on a device.
+# What a driver takes of the machine's memory in this process. Measured with Mesa's software driver, which contains a
+# compiler; for CUDA it is a published figure.
 HOST_DRIVER_BYTES = {"cuda": 640 * 2**20, "vulkan": 192 * 2**20}
 
 
@@ -263,14 +264,14 @@ class ModelPlacement:
 
     @property
     def layers(self) -> int:
-        """How many the device gets, as llama.cpp counts them."""
+        """How many layers the device gets, as llama.cpp counts them."""
         return self.offload.layers if self.offload else 0
 
     def beside(self, need: MemoryNeed) -> MemoryNeed:
-        """Return what of a need is left to the machine's memory."""
+        """Return the part of a need that stays in the machine's memory."""
         if self.offload is None:
             return need
-        if self.shares_memory:  # nothing is spared: what the device holds lies in the same memory
+        if self.shares_memory:  # the device's part lies in the machine's memory, too
             more = self.offload.compute_bytes + self.driver_bytes
             return replace(need, process=need.process + more)
         return need_beside_device(need, self.offload.weights_bytes, self.offload.cache_bytes, self.driver_bytes)

@@ -106,8 +106,8 @@ OUTPUTS_MAX = 8_192
 TOKENS_MAX = 32_768
 """Of all questions of one call, what their outputs add included."""
 KEPT_MAX, KEPT_ROWS_MAX = 1_024, 4 * TOKENS_MAX
-"""Questions whose tokens are kept, and rows of all of them: the same are asked about one input after the other. A row
-takes a quarter of a kilobyte, and each call of a task with open questions may bring others."""
+"""Questions whose tokens are cached, and their rows in all: the same questions are asked about many inputs. A row takes
+a quarter of a kilobyte, and each call of a task with open questions may bring new ones."""
 TOKEN_CHARACTERS_MAX = 64
 """A question with more characters for each allowed token is refused before it is tokenized."""
 
@@ -121,10 +121,10 @@ class QuestionTokens:
 
     name: str
     tokens: tuple[int, ...]
-    """Behind the input, up to its outputs; at least one."""
+    """The tokens behind the input, up to the outputs; at least one."""
     tree: LabelTree
     depth: int
-    """The most rows of one output behind them."""
+    """The most rows of one output behind these tokens."""
 
     @property
     def rows(self) -> int:
@@ -144,7 +144,7 @@ class QuestionTemplate:
 
 
 def question_template(parts: PromptParts, task: str) -> QuestionTemplate:
-    """Return what stands around the question, of the text behind the input. Raises ModelLoadFailed."""
+    """Split the text behind the input around the question. Raises ModelLoadFailed."""
     if QUESTION in parts.before or parts.after.count(QUESTION) != 1:
         raise ModelLoadFailed(f"the prompt of task {task!r} must hold {QUESTION} once, behind {{input}}")
     between, behind = parts.after.split(QUESTION)
@@ -153,12 +153,12 @@ def question_template(parts: PromptParts, task: str) -> QuestionTemplate:
 
 
 def question_text(question: AskedQuestion) -> str:
-    """Return what a model reads of a question."""
+    """Return the text of a question for the model."""
     outputs = question.outputs
     if question.descriptions and any(question.descriptions):
         head = {"predicate": "Answers:", "choice": "Options:", "score": "Levels, lowest first:"}[question.type]
         pairs = zip(outputs, question.descriptions, strict=True)
-        lines = [f"- {output}: {said}" if said else f"- {output}" for output, said in pairs]
+        lines = [f"- {output}: {description}" if description else f"- {output}" for output, description in pairs]
         return "\n".join([question.instructions, head, *lines])
     if question.type == "predicate":
         return f"{question.instructions}\nAnswer no or yes."
@@ -167,10 +167,10 @@ def question_text(question: AskedQuestion) -> str:
 
 
 class QuestionTokenizer:
-    """Turns the questions of one bundle into tokens; those asked last are kept."""
+    """Turns the questions of one bundle into tokens, and caches those asked last."""
 
     def __init__(self, template: QuestionTemplate, label_prefix: str, tokenize: Tokenizer, tokens_max: int) -> None:
-        """Take what is written around a question and before an output, and the most tokens of a question."""
+        """Take the texts around a question and before an output, and the most tokens of a question."""
         self._blanks, self._label_prefix, self._tokenize = template.blanks, label_prefix, tokenize
         self._behind = tokenize(template.behind, True)
         self.tokens_max = tokens_max
@@ -189,7 +189,7 @@ class QuestionTokenizer:
         for question in questions:
             found.append(self._one(question))
             rows += found[-1].rows
-            if rows > TOKENS_MAX:  # at once: other callers wait while questions are tokenized
+            if rows > TOKENS_MAX:  # before the others are tokenized: other callers wait meanwhile
                 some = f"the first {len(found)} of {len(questions)} questions"
                 raise InvalidRequest(f"{some} have {rows} tokens; the limit is {TOKENS_MAX}")
         return found
@@ -242,7 +242,7 @@ class BundleQuestions:
             tokenizer.read(own)
 
     def asked(self, questions: Sequence[AskedQuestion]) -> list[DecisionQuestion]:
-        """Return what a call asks; without questions, all of the bundle's own. Raises InvalidRequest."""
+        """Return the questions of a call in tokens; without any, all of the bundle's own. Raises InvalidRequest."""
         wanted = questions or self._own
         return [
             DecisionQuestion(tokens, question.temperature)

@@ -1,14 +1,14 @@
-"""What may be written next in a record: its schema, walked token by token with llguidance, and the likely continuation.
+"""The tokens that may come next in a record, by its schema with llguidance, and those that probably will.
 
 The records of one task are alike: the same keys, the same century. The tokens that mostly followed the last ORDER
-tokens are computed together with the tokens that are due (a *draft*). Where the model agrees, their steps are saved
+tokens are computed together with the tokens that are due (a *draft*). Where the model agrees, steps are saved
 (speculative decoding, Leviathan et al. 2023, with an n-gram table in place of a small model). Rows do not depend on
 other rows, so the record is the same to the last bit.
 
-Everything that can grow has a limit before llguidance sees it: formats/record_schema.py refuses, and `bounded` fills in
-what is left open. Inside, fuel bounds a step (about 10 ms) and a count of states the memory of a walk; what runs out
-ends one job. llguidance neither raises nor aborts on a bad grammar: it enters a state of error, which is asked for here
-after every call.
+Everything that can grow has a limit before llguidance sees it: formats/record_schema.py refuses too large a schema, and
+`bounded` adds the limits that it leaves open. In llguidance, fuel bounds the time of a step (about 10 ms) and a count
+of states the memory of a record; a job that exceeds them fails. llguidance neither raises nor aborts on a bad grammar:
+it enters an error state, which is checked here after every call.
 """
 
 from __future__ import annotations
@@ -31,26 +31,25 @@ ORDER = 3
 DRAFT_MAX = 12
 """Tokens in one draft."""
 WORTH, WORTH_ALONE = 0.2, 0.5
-"""A draft goes on while it is right so often: a row beside others costs a fifth of a step. Its first token has to be
-right more often where one row would be computed alone: on processors with AMX that takes half as long as two."""
+"""The least chance that a whole draft is right: an additional row costs a fifth of a step. The first token needs
+WORTH_ALONE if one row would otherwise be computed alone: on processors with AMX that takes half as long as two."""
 CONTEXTS_MAX = 1024
-"""Of a task: 0.4 MB. The oldest leaves first."""
+"""Of a task: 0.4 MB. The oldest is dropped first."""
 _FIRST, _LEAST, _RATE = 0.35, 0.3, 0.2
-"""The chance of what was seen once; the one below which another token takes its place, and has to earn its own; how
-much each record tells."""
+"""The chance of a token seen once; the chance below which another token replaces it; the weight of each record."""
 
 DraftContext = tuple[int, ...]
 
 
 class RecordDrafts:
-    """The records of one task: after which tokens comes which, and how often that was right."""
+    """The records of one task: the token that mostly follows each context, and how often it did."""
 
     def __init__(self) -> None:
         """Start with nothing learnt."""
         self._next: dict[DraftContext, tuple[int, float]] = {}
 
     def learn(self, tokens: Sequence[int], start: int) -> None:
-        """Take note of a record: the tokens from `start` on, and what they stand behind."""
+        """Learn from a record: its tokens from `start` on, each with the ORDER tokens before it."""
         for at in range(max(start, ORDER), len(tokens)):
             context, token = tuple(tokens[at - ORDER : at]), tokens[at]
             known, chance = self._next.get(context, (token, _FIRST))
@@ -61,7 +60,7 @@ class RecordDrafts:
             self._next[context] = (known if chance > _LEAST else token, chance)
 
     def after(self, tokens: Sequence[int], most: int = DRAFT_MAX, *, alone: bool = False) -> list[int]:
-        """Return what probably follows these tokens, `most` tokens at most; mostly nothing. `alone`: behind one row."""
+        """Return what probably follows these tokens, often nothing. `alone`: one row would be computed without it."""
         context, chance = tuple(tokens[-ORDER:]), 1.0
         draft: list[int] = []  # a call of list[int] costs ten times as much, in each step
         while len(draft) < most and context in self._next:
@@ -75,7 +74,7 @@ class RecordDrafts:
 
 
 STATES_MAX = 20_000
-"""Of the automaton that one walk builds as it goes: half a kilobyte each."""
+"""Of the automaton that is built for one record: half a kilobyte each."""
 _LIMITS = llguidance.LLParserLimits(
     max_items_in_row=2000,
     initial_lexer_fuel=1_000_000,  # 20 ms
@@ -97,16 +96,16 @@ GuideTokens = llguidance.LLTokenizer
 
 
 def guide_tokens(model: LlamaModel) -> GuideTokens:
-    """Return a model's vocabulary as llguidance wants it: half a second. The model must outlive it."""
+    """Return a model's vocabulary for llguidance, which takes half a second. The model must outlive it."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # it asks llama_cpp by a name that still works
+        warnings.simplefilter("ignore", DeprecationWarning)  # it uses a deprecated name of llama_cpp
         return lltokenizer_from_vocab(model.vocab)
 
 
 def bounded(node: Schema) -> dict[str, Any]:
-    """Return a schema with a limit on everything, in the order in which a record is written. Pure.
+    """Return a schema with a limit on everything, its fields in the order of a record. Pure.
 
-    Whatever fits it fits the schema that was given.
+    A record that fits it also fits the given schema.
     """
     if "anyOf" in node:
         return {"anyOf": [bounded(branch) for branch in node["anyOf"]]}
@@ -158,7 +157,7 @@ class GrammarMatcher:
         self._check()
 
     def forced(self) -> list[int]:
-        """Go as far as only one text is possible; return its tokens, cut as the tokenizer would cut them.
+        """Advance as far as only one text is possible; return its tokens, cut as the tokenizer would cut them.
 
         A token at the end that could still become a longer one is not among them. Raises ModelFailed.
         """
@@ -171,18 +170,18 @@ class GrammarMatcher:
         """Return the tokens that may come next, at least one. Raises ModelFailed."""
         self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
         self._check()
-        # As booleans numpy finds them ten times as fast as in bytes, be they two or all.
+        # numpy searches booleans ten times as fast as bytes, whether two tokens are allowed or all.
         allowed = np.flatnonzero(np.unpackbits(self._mask.view(np.uint8), bitorder="little").view(np.bool_))
         if not len(allowed):
-            raise ModelFailed("the record's schema allows no way to go on", remedy=_REMEDY)
+            raise ModelFailed("the record's schema allows no next token", remedy=_REMEDY)
         return allowed
 
     def allows(self, tokens: list[int]) -> list[int]:
-        """Return as many of these tokens, from the first on, as may come next, one behind the other."""
+        """Return the longest beginning of these tokens that may come next."""
         return tokens[: self._matcher.validate_tokens(tokens)] if tokens else tokens
 
     def take(self, token: int) -> None:
-        """Go on with a token that is allowed. Raises ModelFailed."""
+        """Advance by an allowed token. Raises ModelFailed."""
         self._matcher.consume_token(token)
         self._check()
 
@@ -193,8 +192,8 @@ class GrammarMatcher:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            said = " ".join(self._matcher.get_error().split())[:300]
-            raise ModelFailed(f"the record's schema cannot be kept: {said}", remedy=_REMEDY)
+            reason = " ".join(self._matcher.get_error().split())[:300]
+            raise ModelFailed(f"the record's schema cannot be followed: {reason}", remedy=_REMEDY)
 
 
 class RecordGrammar:
@@ -220,12 +219,13 @@ class RecordGrammar:
         return walk
 
     def prepare(self) -> None:
-        """Have a start ready for the next record. Raises ModelFailed."""
+        """Make the matcher for the next record in advance. Raises ModelFailed."""
         self._spare = self._spare or self._start()
 
     def _start(self) -> GrammarMatcher:
-        """Start from the text each time, a millisecond: copies of one matcher would share its count of states, and one
-        long record could then end all that follow. Raises ModelFailed.
+        """Return a matcher made from the text, which takes a millisecond. Raises ModelFailed.
+
+        Copies of one matcher would share its count of states, so one long record could end all later ones.
         """
         matcher = llguidance.LLMatcher(self._tokens, self._text, log_level=0, limits=_LIMITS)
         return GrammarMatcher(matcher, self._tokens.vocab_size)

@@ -3,7 +3,7 @@
 A job owns `tokens`, its bundle's prefix first, of which the first `computed` are in the cache. `undo` takes back the
 last step, of which nothing came out: the job gives the same answer.
 
-Extraction: a record that fits the task's schema, and how sure the model is of it and of each field.
+Extraction: a record that fits the task's schema, with the confidence of the record and of each field.
 
 Each token is the likeliest one that the schema allows. Tokens that the schema forces are not computed one by one: they
 follow the prompt from the start, or run in one batch with the token before them (*jump-forward*). Likely tokens are
@@ -53,7 +53,7 @@ from edge_agent.engine.runtimes.llama.token_probabilities import (
 from edge_agent.errors import ModelFailed
 
 PIECE_SECONDS = 0.025
-"""Pieces of one stream are at least so far apart, but for the first and the last: decision 0014 explains why."""
+"""The least time between pieces of one stream, except before the first and the last (decision 0014)."""
 
 Fork = Callable[[SequenceSlot | QuestionSequence], int]
 """Returns a new sequence with the tokens of the given one, for this step only."""
@@ -64,7 +64,7 @@ class SequenceJob:
     """One input under way."""
 
     exact: ClassVar[bool] = True
-    """What comes out must not depend on who else is computed."""
+    """The result must not depend on other jobs."""
 
     run: JobRequest
     bundle: LlamaBundle
@@ -76,13 +76,13 @@ class SequenceJob:
     deadline: float = field(init=False)
     """0 = none."""
     kept: bool = False
-    """Its prompt has been offered to others."""
+    """Its prompt has been stored for other jobs."""
     _rows: int = field(init=False, default=0)
-    """Taken in the last step."""
+    """Tokens taken in the last step."""
     _found: int = field(init=False, default=0)
-    """Tokens that were in the cache when it came in."""
+    """Tokens that were in the cache when it got its slot."""
     beside: int = field(init=False, default=0)
-    """Rows that were computed for it and are none of `tokens`."""
+    """Rows that were computed for it but are not in `tokens`."""
     undone: bool = field(init=False, default=False)
     """Its last step was not computed."""
     _started: float = field(init=False, default=0.0)
@@ -120,15 +120,15 @@ class SequenceJob:
         return 0
 
     def allow_drafts(self) -> None:
-        """Take note that nobody else is there: rows beside the next step's would cost no one time."""
+        """Note that there is no other job: extra rows in the next step would delay none."""
 
     def start(self, slot: SequenceSlot, computed: int) -> None:
-        """Take a place that holds so many tokens."""
+        """Take a slot that already holds `computed` tokens."""
         self.slot, self.computed, self._found = slot, computed, computed
         self._started = time.perf_counter()
 
     def undo(self) -> None:
-        """Take back what the last step took: it was not computed."""
+        """Take back the tokens of the last step, which was not computed."""
         self.computed -= self._rows
         self._rows, self.undone = 0, True
 
@@ -160,7 +160,7 @@ class SequenceJob:
         return part
 
     def done(self) -> JobResult:
-        """Return the end of the job with what all kinds report: tokens, and wall time of prompt and answer."""
+        """Return the result with the fields of all kinds of job: tokens, and wall time of prompt and answer."""
         return JobResult(
             job_id=self.run.job_id,
             input_tokens=self.input_tokens,
@@ -237,7 +237,7 @@ class GenerationJob(SequenceJob):
         self._text = TextStream((*bundle.task.prompt.stops, *(stop for stop in run.stops if stop)))
         self._sampler = TokenSampler(run.temperature, run.seed) if run.temperature else None
         self._written = 0
-        self._told: list[Token] = []
+        self._tokens_written: list[Token] = []
         self._held = ""
         self._piece_due = 0.0
 
@@ -267,19 +267,19 @@ class GenerationJob(SequenceJob):
         if written.ends:
             return self._end("stop")
         if self.run.logprobs is not None:
-            self._told.append(self._thought(context.logits(row + rows - 1), token, self.run.logprobs))
+            self._tokens_written.append(self._with_logprobs(context.logits(row + rows - 1), token, self.run.logprobs))
         self._written += 1
         self.tokens.append(token)
         self._held += self._text.feed(written.piece, written.text)
-        events = self._hand_out() if time.perf_counter() >= self._piece_due else []
+        events = self._flush() if time.perf_counter() >= self._piece_due else []
         if self._text.stopped:
             events += self._end("stop")
         elif self._written == self._limit:
             events += self._end("length")
         return events
 
-    def _thought(self, logits: Logits, token: int, count: int) -> Token:
-        """Return what the model thought of a token and of the likeliest ones, before temperature and seed chose."""
+    def _with_logprobs(self, logits: Logits, token: int, count: int) -> Token:
+        """Return a token and the `count` likeliest ones with their log-probabilities at temperature 1."""
         tokens = [token, *likeliest_tokens(logits, count)]
         probabilities = log_probs(logits, tokens).tolist()
         (piece, logprob), *others = [
@@ -287,8 +287,8 @@ class GenerationJob(SequenceJob):
         ]
         return Token(piece, logprob, tuple(others))
 
-    def _hand_out(self) -> list[Event]:
-        """Hand out what was written since the last piece."""
+    def _flush(self) -> list[Event]:
+        """Return what was written since the last piece as one piece."""
         if not self._held:
             return []
         self._piece_due = time.perf_counter() + PIECE_SECONDS
@@ -297,9 +297,9 @@ class GenerationJob(SequenceJob):
 
     def _end(self, finish: str) -> list[Event]:
         done = self.done()
-        done.finish, done.output_tokens, done.tokens = finish, self._written, tuple(self._told)
+        done.finish, done.output_tokens, done.tokens = finish, self._written, tuple(self._tokens_written)
         self._held += self._text.finish()
-        return [*self._hand_out(), done]
+        return [*self._flush(), done]
 
 
 _REMEDY = "Raise 'output_tokens_max', or give strings 'maxLength' and arrays 'maxItems', in task.yaml."
@@ -308,7 +308,7 @@ _REMEDY = "Raise 'output_tokens_max', or give strings 'maxLength' and arrays 'ma
 def choose(logits: NDArray[np.float32], allowed: NDArray[np.intp], temperature: float) -> tuple[int, float]:
     """Return the likeliest of the allowed tokens, and its log-probability among them at the temperature.
 
-    That is not a number where the logits are not.
+    The log-probability is NaN if the logits are not numbers.
     """
     weights = logits.take(allowed)
     best = int(weights.argmax())  # the first NaN, if there is one
@@ -399,7 +399,7 @@ class ExtractionJob(SequenceJob):
         return self._limit
 
     def allow_drafts(self) -> None:
-        """Have what probably follows computed with the next step."""
+        """Draft the probable next tokens, to be computed with the next step."""
         if not self._walk.complete:
             most = min(DRAFT_MAX, self._limit - len(self._written))
             self._draft = self._walk.allows(self.bundle.drafts.after(self.tokens, most, alone=self.pending == 1))
@@ -410,10 +410,7 @@ class ExtractionJob(SequenceJob):
         return [self.take_tokens(rows, self._draft)]
 
     def advance(self, context: LlamaContext, row: int, rows: int) -> list[Event]:
-        """Choose the next token and go on to where there is a choice again, or a row that is not computed.
-
-        Raises ModelFailed.
-        """
+        """Choose tokens until one needs a row that is not computed. Raises ModelFailed."""
         if self.pending > 0:
             return []
         self.mark_prefilled()
@@ -434,7 +431,7 @@ class ExtractionJob(SequenceJob):
         return [self._done()] if self._walk.complete else []
 
     def _jump(self) -> None:
-        """Write what is forced; ask again, since a long run comes in parts."""
+        """Write the forced tokens; a long run of them comes in parts."""
         while not self._walk.complete and (tokens := self._walk.forced()):
             self._write(tokens)
 

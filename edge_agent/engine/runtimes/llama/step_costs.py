@@ -1,39 +1,39 @@
-"""What a step costs, and with how many threads the next one computes, learnt from the steps that were. Pure.
+"""What a step costs, and how many threads compute the next one, both learnt from measured steps. Pure.
 
     seconds = base + per_row * (rows + logits_rows * logits) + per_pair * pairs
 
-A pair is a token to compute and a token that it looks at: attention costs grow with what is in the cache already. A row
-that has logits is multiplied with the whole vocabulary, too: `logits_rows` says what that is in rows of a prompt. It
-follows from the sizes of the model's matrices, so it is given and not learnt: streams that write show only the sum.
-Steps below BULK_ROWS_MIN rows take another attention kernel than those above, so each kind is learnt for itself.
+A pair is a token to compute and an earlier token that it attends to: attention costs grow with the tokens in the cache.
+A row with logits is also multiplied with the whole vocabulary, at a cost of `logits_rows` rows of a prompt. That number
+follows from the sizes of the model's matrices; it is not learnt, because steps of streams show only the sum. Steps
+below BULK_ROWS_MIN rows use another attention kernel than those above, so each kind is learnt separately.
 
-Learning is the normalised least-mean-squares rule (Widrow & Hoff 1960): each measured step moves the three numbers as
-little as explains RATE of what it was off. It needs no history, cannot become singular when all steps look alike, and
-keeps what long phases of nothing but writing do not tell. A step that took more than twice what was expected counts as
-just that: a machine that slept through a step says nothing about the next. One that took less is believed twice as fast
-(RATE_DOWN), since nothing makes a step shorter than it is.
+Learning is the normalised least-mean-squares rule (Widrow & Hoff 1960): each measured step makes the smallest change of
+the three numbers that explains RATE of its error. The rule needs no history, cannot become singular when all steps look
+alike, and keeps what a long phase of streams alone does not show. A step that took more than twice the expected time
+counts as twice: a machine that paused during a step says nothing about the next one. Errors downwards count twice as
+much (RATE_DOWN), because disturbances only make steps longer.
 
-A job that an estimate refuses is not measured, so no refusal may keep its own reason alive: where another program had
-the processor for a while, a deadline would be out of reach for ever. What an estimate says against a job therefore
-halves every HALF_SECONDS in which no step like the job's next was measured, and counts for as much as the last such
-step took of what was expected. A job that comes through in this way is the measurement. Only an idle engine, or one
-that reads nothing as large, forgets; so what such a job costs in vain is one step.
+A refused job is not measured, so a refusal must not preserve its own reason: otherwise, after another program had used
+the processor for a while, a deadline would stay out of reach for ever. Therefore the weight of an estimate against a
+job halves every HALF_SECONDS in which no step like the job's next was measured. It starts at the ratio of measured to
+expected time of the last such step, at most 1. A job admitted in this way is the measurement. Estimates lose weight
+only in an engine that is idle or reads nothing as large, so a job admitted in vain costs one step.
 
-Two threads on two cores are faster than one until another program has one of the cores: from then on each step waits
+Two threads on two cores are faster than one until another program uses one of the cores: from then on each step waits
 for the thread that shares its core, and one thread alone takes a third of the time. So other counts are tried while
-jobs are computed, in rounds. A round takes steps by turns, two with the other count and two with the present one, so
-that whatever else the machine does hits both, and so that jobs of two steps each give both counts the same work. A
-step counts by what it took of what was expected of it (`StepCosts`), whatever its size.
+jobs are computed, in rounds. A round alternates two steps with the other count and two with the present one, so that
+other programs affect both, and jobs of two steps each give both counts the same work. A step counts by the ratio of its
+time to the expected time (`StepCosts`), whatever its size.
 
-Another count has to take GAIN less time, in two blocks of such turns or far less in one, so that noise changes nothing.
+Another count must take at most GAIN of the time in two such blocks, or far less in one, so that noise changes nothing.
 A round begins
 
 - as soon as steps take longer than expected for a while (a cumulated sum of the logarithms, Page 1954);
 - after FIRST_SECONDS and STEPS_MIN steps, and twice as long each time that nothing changed, up to SECONDS_MAX: with
-  fewer threads no step tells that the other core is free again.
+  fewer threads, no step shows that the other core is free again.
 
-A block ends at once when the other count takes far longer, so a round in vain costs a step or two. Bits of scores do
-not depend on the number of threads: where that was not found (`tuning.thread_scores`), there is one count, no rounds.
+A block ends at once when the other count takes far longer, so a round in vain costs a step or two. The bits of scores
+must not depend on the number of threads: unless that was measured (`thread_scores`), there is one count, and no round.
 """
 
 from __future__ import annotations
@@ -44,23 +44,23 @@ from math import frexp, inf, log, log2, sqrt
 from typing import NamedTuple
 
 BULK_ROWS_MIN = 64
-"""Rows from which on flash attention takes its other kernel: a score would depend on its neighbours."""
+"""From this many rows on, flash attention uses another kernel: a score would depend on its neighbours."""
 EXACT_ROWS_MAX = BULK_ROWS_MIN - 1
 BULK_ROWS = 256
-"""Rows in a batch that computes none."""
+"""The most rows in a batch that computes no score."""
 ROWS_GROUP, ROWS_BLOCK = 4, 16
 PADDING_ROWS_MAX = ROWS_GROUP - 1
-"""Rows by which a step is filled up."""
+"""The most padding rows in a step."""
 RATE = 0.25
 RATE_DOWN = 0.5
 SURPRISE_MAX = 2.0
 FIRST_STEPS = 4
-"""Steps of a kind that say how fast the machine is, before it is asked what is fast on it."""
+"""The first steps of a kind set only the scale of its costs; later ones also their proportions."""
 TRUSTED_STEPS = 20
 OPTIMISM = 0.5
-"""What is predicted to take longer than its caller waits is tried all the same, unless half of it would be too long."""
+"""A job is refused only if this share of its predicted time is longer than its caller waits."""
 HALF_SECONDS = 0.25
-"""An estimate that nothing confirms counts half after so long: one a hundred times too high is tried after 1.7 s."""
+"""Half-life of an unconfirmed estimate: a job with one a hundred times too high is tried after 1.7 s."""
 RETRY_SECONDS_MAX = 5.0
 _ROW_UNIT, _PAIR_UNIT = 32, 32_768  # so that one unit of either costs about the same
 _SECONDS_MIN = 1e-9
@@ -85,16 +85,16 @@ class StepCostModel:
         self.base, self.per_row, self.per_pair = base, per_row, per_pair
         self.steps = 0
         self._read: dict[int, tuple[float, float]] = {}
-        """Of the steps that read a prompt, the last one of each power of two in size, some twenty in all: when it was
-        measured, and how much it took of what is estimated since, at most 1."""
+        """For each power of two in size, some twenty in all, the last step that read a prompt: when it was measured,
+        and the ratio of its time to the estimate after it, at most 1."""
 
     def cost(self, rows: float, pairs: float) -> float:
         """Return the seconds that such a step takes."""
         return self.base + self.per_row * rows + self.per_pair * pairs
 
     def left(self, seconds: float, rows: float, pairs: float) -> float:
-        """Return what is left of the seconds beside these rows: at least as much as they take, since a step that costs
-        its time whoever is in it is not made shorter by leaving out others."""
+        """Return the seconds left after these rows, but at least as much as they take: to leave out other rows would
+        not make a step shorter if most of its time is fixed."""
         taken = self.cost(rows, pairs)
         return max(seconds - taken, taken)
 
@@ -109,20 +109,20 @@ class StepCostModel:
         return int(2 * seconds / (row + sqrt(row * row + 2 * self.per_pair * seconds)))
 
     def scale(self, ratio: float) -> None:
-        """Make everything dearer by a factor."""
+        """Multiply all costs by a factor."""
         self.base *= ratio
         self.per_row *= ratio
         self.per_pair *= ratio
 
     def cap(self, other: StepCostModel) -> None:
-        """Make a row no dearer than it is there: what is held to be dear is not tried, and would never be corrected."""
+        """Make a row cost no more than in `other`: costly steps are not tried, so too high a cost would stay."""
         self.per_row = min(self.per_row, other.per_row)
         self.per_pair = min(self.per_pair, other.per_pair)
 
     def weight(self, rows: float, pairs: float, now: float) -> float:
         """Return how much the estimate for a step that reads so much counts against a job, 0 to 1.
 
-        What smaller steps than half of it have told says little of what its rows cost.
+        Measurements of steps less than half as large do not count: they show little of what its rows cost.
         """
         known = [last for size, last in self._read.items() if size >= _size(rows, pairs) - 1]
         at, share = max(known, default=(-inf, 1.0))
@@ -133,7 +133,7 @@ class StepCostModel:
         self._read[_size(rows, pairs)] = at, min(seconds / self.cost(rows, pairs), 1.0)
 
     def cut_off(self, rows: float, pairs: float, seconds: float, at: float) -> None:
-        """Note that a step was ended after so long: what is estimated holds if that is more than was left of it."""
+        """Note that a step was aborted after `seconds`: if that exceeds the weighted estimate, the estimate holds."""
         if seconds >= OPTIMISM * self.cost(rows, pairs) * self.weight(rows, pairs, at):
             self._read[_size(rows, pairs)] = at, 1.0
 
@@ -160,10 +160,10 @@ def _size(rows: float, pairs: float) -> int:
 
 
 def padded_rows(rows: int, groups: int) -> int:
-    """Return how many rows take least time, of so many and more: llama.cpp multiplies in groups, and the rest singly.
+    """Return the number of rows, at least `rows`, that takes the least time: llama.cpp multiplies groups of rows.
 
-    With `groups` of ROWS_GROUP fifteen rows cost more than sixteen, thirty more than 32 and three more than four; with
-    ROWS_BLOCK only the first holds, and with 0 none. A step that scores may be in stays one.
+    With `groups` of ROWS_GROUP, fifteen rows cost more than sixteen, thirty more than 32 and three more than four; with
+    ROWS_BLOCK only the first holds, and with 0 none. A step small enough for scores stays so.
     """
     more = rows
     if groups and rows % ROWS_BLOCK > ROWS_BLOCK - ROWS_GROUP:
@@ -183,7 +183,7 @@ class StepCosts:
     """The cost of steps of either kind."""
 
     def __init__(self, logits_rows: float = 0.0) -> None:
-        """Start with a model of 135 million weights on two cores of a server; whatever it is instead shows at once."""
+        """Start with the costs of a model of 135 million weights on two server cores; the first step corrects them."""
         self.logits_rows = logits_rows
         self.small = StepCostModel(0.003, 0.0016, 9e-7)
         self.bulk = StepCostModel(0.010, 0.0011, 4e-7)
@@ -215,23 +215,23 @@ class StepCosts:
         self._fit(work.rows).confirm(*self._weighed(work), seconds, at)
 
     def cut_off(self, work: StepWork, seconds: float, at: float) -> None:
-        """Note that a step which read prompts was ended after so long, by somebody who did not want to wait."""
+        """Note that a step which read prompts was aborted after `seconds`."""
         self._fit(work.rows).cut_off(*self._weighed(work), seconds, at)
 
     def scale(self, ratio: float) -> None:
-        """Make everything dearer by a factor."""
+        """Multiply all costs by a factor."""
         self.small.scale(ratio)
         self.bulk.scale(ratio)
 
     def alone(self, rows: int, depth: int, chunk: int) -> float:
-        """Return the seconds that so many tokens of one job take in steps of `chunk` rows with nobody beside it."""
+        """Return the seconds that so many tokens of one job take alone, in steps of `chunk` rows."""
         fit = self._fit(min(rows, chunk))
         return -(-rows // chunk) * fit.base + fit.per_row * rows + fit.per_pair * attention_pairs(rows, depth)
 
     def certain(self, rows: int, depth: int, chunk: int, first: int, now: float) -> float:
-        """Return the seconds that these tokens take at least, as far as the estimate counts now; 0 = it does not.
+        """Return the seconds that these tokens take at least, by the present weight of the estimate; 0 = it has none.
 
-        They would be read in steps of `chunk` rows with nobody beside them, and `first` of them in the next step.
+        They would be read alone, `first` of them in the next step, and then in steps of `chunk` rows.
         """
         if self.small.steps + self.bulk.steps < TRUSTED_STEPS:
             return 0.0
@@ -246,7 +246,7 @@ class StepCosts:
 
 
 def retry_seconds(certain: float, seconds: float) -> float:
-    """Return after how long a job that has so many seconds is tried, where it takes `certain` seconds at least."""
+    """Return after how long a job is worth another try that has `seconds` left, but takes at least `certain` now."""
     halves = log2(max(certain, _SECONDS_MIN) / max(seconds, _SECONDS_MIN))
     return min(max(halves, 1.0) * HALF_SECONDS, RETRY_SECONDS_MAX)
 
@@ -254,24 +254,24 @@ def retry_seconds(certain: float, seconds: float) -> float:
 FIRST_SECONDS, SECONDS_MAX = 1.0, 10.0
 """Between two rounds."""
 STEPS_MIN = 32
-"""Likewise: where jobs come seldom, few of them are slow for the sake of the others."""
+"""Likewise in steps: if jobs are rare, a round must not slow down too many of them."""
 AGAIN_SECONDS = 0.5
 """The least between two rounds, however slow steps become."""
 BLOCK = ("other", "other", "present", "present")
 BLOCKS_MAX = 2
 GAIN = 0.85
-"""Another count takes the place of the present one if it takes so much of its time, or less."""
+"""Another count replaces the present one if it takes at most this share of its time."""
 CLEARLY_FASTER, CLEARLY_SLOWER = 0.6, 1.2
-"""After one block: there is no need of another."""
+"""Beyond these ratios one block decides."""
 FAR_SLOWER = 2.0
-"""One step with the other count takes so many times what is expected with the present one: the round is over."""
+"""If a step with the other count takes this many times what is expected with the present one, the round ends."""
 SLOWER, SLOWER_SUM = log(1.2), log(4.0)
-"""A step is slow beyond this; so much in all, of a step log(CAP) at most, and a round begins."""
+"""The logarithm of each step's ratio beyond SLOWER, at most log(CAP), is added up; at SLOWER_SUM a round begins."""
 CAP = 4.0
 
 
 def thread_counts(given: int) -> list[int]:
-    """Return what may be tried, the least first: all that are given, one less for another program, and halves."""
+    """Return the counts to try in ascending order: all given threads, halves, and one less for another program."""
     halves = {given >> shift for shift in range(given.bit_length())}
     return sorted(halves | ({given - 1} if given > 2 else set()))
 
@@ -285,38 +285,38 @@ class _ThreadTimes:
 
     @property
     def ratio(self) -> float:
-        """What they took of what was expected; of more than two the worst does not count."""
+        """Their time over the expected time; of more than two steps the worst does not count."""
         steps = sorted(self.steps, key=lambda step: step[0] / step[1])
         kept = steps[:-1] if len(steps) > 2 else steps
         return sum(seconds for seconds, _ in kept) / sum(expected for _, expected in kept)
 
 
 class ThreadTuner:
-    """Says how many threads the next step has."""
+    """Chooses how many threads the next step has."""
 
     def __init__(self, counts: Sequence[int], present: int, now: float) -> None:
         """Begin with one of these counts."""
         self._counts = sorted({*counts, present})
         self.present = present
-        """What was chosen last."""
+        """The chosen count."""
         self.threads = present
-        """Of the next step."""
+        """The count of the next step."""
         self.trying = False
-        """A round is under way: what steps take says nothing about what is expected of them."""
+        """A round is under way: the times of its steps must not be learnt."""
         self._upwards = False
         self._slow = 0.0
         self._began, self._steps = now, 0
         self._pause = FIRST_SECONDS
         self._steady = True
-        """The round began though steps took what was expected."""
+        """The round began although steps took the expected time."""
         self._other = present
         self._sides: dict[str, _ThreadTimes] = {}
         self._place = 0
 
     def took(self, expected: float, seconds: float, now: float) -> float:
-        """Take a step with `threads`; return the factor by which steps are dearer from now on.
+        """Note the time of a step with `threads`; return the factor by which the costs of steps change with it.
 
-        `expected` is what it would have taken with the present count, by what was learnt outside of rounds.
+        `expected` is the time with the present count, learnt outside of rounds.
         """
         if len(self._counts) == 1:
             return 1.0
@@ -330,14 +330,14 @@ class ThreadTuner:
         return 1.0
 
     def _begin(self, *, slower: bool) -> None:
-        """Try the next count: a smaller one where steps became slow, else by turns."""
+        """Try the next count: a smaller one if steps became slower, otherwise smaller and larger ones in turn."""
         at = self._counts.index(self.present)
         upwards = self._upwards and not slower
         if at == 0 or (upwards and at + 1 < len(self._counts)):
             self._other = self._counts[at + 1]
         else:
             self._other = self._counts[at - 1]
-        self._upwards = self._other < self.present  # next time the other way
+        self._upwards = self._other < self.present  # next time in the other direction
         self.trying, self._place = True, 0
         self._sides = {side: _ThreadTimes() for side in BLOCK}
         self.threads = self._other

@@ -52,23 +52,23 @@ from edge_agent.engine.runtimes.llama.step_costs import (
 STEP_SECONDS = 0.2
 ALONE_SECONDS = 0.5
 LONG_TOKENS = 512
-"""Bulk steps are for prompts of so many tokens: what is written beside shorter ones is the same, whoever is there."""
+"""Prompts of at least this many tokens use bulk steps. Texts written beside shorter ones do not depend on company."""
 BULK_ROWS_LEAST = 128
-"""A bulk step of fewer is not shorter; so many rows of work items that are safe in bulk are worth one."""
+"""A bulk step with fewer rows takes no less time. This many bulk-safe rows are worth one."""
 BULK_SECONDS_MAX = 0.8
-"""So long a bulk step may take that has no more rows than BULK_ROWS_LEAST: fewer would cost twice as much each."""
+"""Time limit of a bulk step of BULK_ROWS_LEAST rows: with fewer rows, each would cost twice as much."""
 PRIORITY_SECONDS = 1.0
 WRITING_ROWS_MAX = 32
-"""Lanes that write, in a step that computes prompts too."""
+"""The most streams in a step that also reads prompts."""
 ROWS_MIN = 16
-"""A prompt that moves at all moves so far, whatever it costs."""
+"""A prompt that is read in a step gets at least this many rows, whatever they cost."""
 SMALL_ROWS = 32
-"""A prompt of so many or fewer is not cut where it is first and nobody writes."""
+"""A prompt of at most this many rows is not cut if it comes first and there are no streams."""
 LARGE, LARGE_ROUNDS = 2.0, 2
-"""A job of LARGE times the rows of the smallest stands behind it by so many rounds; others in between by a part. All of
-ROWS_MIN or fewer are the same."""
+"""A job of LARGE times the rows of the smallest waits LARGE_ROUNDS rounds behind it, and a smaller job a part of that.
+Jobs of ROWS_MIN or fewer rows count as equal."""
 FILL_SHARE = 0.5
-"""By so much a work item that a step only reads a part of makes it longer, where others are read to their end in it."""
+"""The share by which partly read work items may lengthen a step that reads others to their end."""
 QUANTUM_STEPS = 64
 QUANTUM_SECONDS = (0.1, 0.5)
 CHANGES_SHARE = 0.05
@@ -78,20 +78,20 @@ StepPlan = list[tuple["WorkItem", int]]
 
 
 class WorkItem(NamedTuple):
-    """What one job wants to compute."""
+    """What one job could compute now."""
 
     key: str
     group: str
     rows: int
     """Tokens that could be computed now; at least 1."""
     least: int = 1
-    """Fewer rows than these are no use; at most EXACT_ROWS_MAX - WRITING_ROWS_MAX."""
+    """Fewer rows than this are useless; at most EXACT_ROWS_MAX - WRITING_ROWS_MAX."""
     decoding: bool = False
-    """It writes: one row now, and a reader waits for what comes of it."""
+    """It is a stream: it has one row now, and a reader waits for the token."""
     exact: bool = True
     """Its result must not depend on its neighbours."""
     bulk_safe: bool = False
-    """Bulk steps do not move its result: beside others like it it takes them, however short they are."""
+    """Bulk steps do not change its result, so it may share one with others like it, however short they are."""
     depth: int = 0
     """Tokens that it has in the cache."""
     priority: int = 0
@@ -101,18 +101,18 @@ class WorkItem(NamedTuple):
     deadline: float = 0.0
     """Likewise; 0 = none."""
     ahead: int = 0
-    """Rows that it is known to want behind these."""
+    """Rows that are known to follow these."""
     logits: bool = False
-    """Each of its rows has logits; of a prompt only the last one has, and of one that writes the one."""
+    """All its rows have logits; otherwise only the last one has."""
 
 
 def turn_time(since: float, priority: int) -> float:
-    """Return who goes first: whoever has the smallest. Both are of someone who waits."""
+    """Return the sort key of a job that waits since then: the smallest goes first."""
     return since + priority * PRIORITY_SECONDS
 
 
 class TurnOrder:
-    """Whose turn it is: who has waited longest comes first, and a large job stands behind smaller ones."""
+    """The order of work items: the one that has waited longest comes first, and large jobs wait behind smaller ones."""
 
     def __init__(self, costs: StepCosts) -> None:
         """Measure rows and rounds by `costs`."""
@@ -120,21 +120,20 @@ class TurnOrder:
         self.now = 0.0
         """When the last step was planned."""
         self._since: dict[str, float] = {}
-        """Since when each work item waits, later by what its priority costs."""
+        """The `turn_time` of each work item."""
         self._behind: dict[str, float] = {}
-        """By what each work item that reads stands behind smaller ones, in seconds."""
+        """The seconds by which each work item that reads is placed behind smaller ones."""
         self._sizes: dict[str, float] = {}
-        """Rows of each job that reads, those that it has had and those that it is known to want; with logits they count
-        for more, but for those that are still ahead."""
+        """All rows of each job that reads, computed and known to follow, by `weight`; rows `ahead` count singly."""
         self._ended = 0.0
         """Rows of the smallest job that ended with the last step; 0 = none did."""
         self._moved: dict[str, int] = {}
-        """The work items of the last step."""
+        """The work items of the last step, with their rows."""
         self._served: dict[str, float] = {}
-        """Rows that each work item which reads has had, likewise."""
+        """Computed rows of each work item that reads, by `weight`."""
 
     def arrive(self, items: Sequence[WorkItem], now: float) -> None:
-        """Note who waits since when; those of the last step since now."""
+        """Note since when each work item waits; those of the last step wait since now."""
         now = max(now, self.now + _TICK)
         here = {item.key for item in items}
         ended = (size for key, size in self._sizes.items() if key in self._moved and key not in here)
@@ -163,7 +162,7 @@ class TurnOrder:
         return self._ended if min(self._sizes.values(), default=0) > LARGE * max(self._ended, ROWS_MIN) else 0.0
 
     def _line_up(self, reading: Sequence[WorkItem], seconds: float) -> None:
-        """Let large work items stand behind smaller ones, by so many seconds at most."""
+        """Place large work items behind smaller ones, by at most `seconds`."""
         self._served = {item.key: self._served.get(item.key, 0.0) for item in reading}
         sizes = self._sizes = {
             item.key: self._served[item.key] + item.rows * self.weight(item) + item.ahead for item in reading
@@ -174,16 +173,16 @@ class TurnOrder:
         }
 
     def round_seconds(self, items: int) -> float:
-        """Return the seconds in which each of so many work items has a step of exact rows, as long as one may be."""
+        """Return the seconds in which each of that many work items gets one exact step of the greatest length."""
         small = self._costs.small
         return items * min(small.cost(EXACT_ROWS_MAX, 0.0), small.base + small.left(STEP_SECONDS, 0, 0.0))
 
     def weight(self, item: WorkItem) -> float:
-        """Return what a row of a work item counts, in rows of a prompt."""
+        """Return how many rows of a prompt one row of a work item counts for."""
         return self._costs.row_weight(logits=item.logits)
 
     def turn(self, item: WorkItem) -> float:
-        """Return when a work item's turn is: the smallest is first."""
+        """Return the sort key of a work item: the smallest goes first."""
         return self._since[item.key] + self._behind.get(item.key, 0.0)
 
 
@@ -191,7 +190,7 @@ class StepScheduler:
     """Plans one step after the other."""
 
     def __init__(self, bulk_rows: int = BULK_ROWS, logits_rows: float = 0.0) -> None:
-        """Take the most rows of a step without exact work items; at most EXACT_ROWS_MAX = there are no bulk steps.
+        """Start with the most rows of a step without exact work items; EXACT_ROWS_MAX or less = no bulk steps.
 
         The logits of a row cost as much as `logits_rows` rows of a prompt.
         """
@@ -216,11 +215,11 @@ class StepScheduler:
         return plan
 
     def measured(self, plan: StepPlan, seconds: float) -> None:
-        """Learn from what the planned step took; of a step without rows there is nothing to learn."""
+        """Learn from the time of the planned step, unless it had no rows."""
         if not plan:
             return
         work = _work_of(plan)
-        if self._changed and self.costs.known:  # says what a change of adapters costs, and nothing of rows
+        if self._changed and self.costs.known:  # shows what a change of adapters costs, not what rows cost
             extra = max(seconds - self.costs.cost(work), 0.0)
             self._change_seconds += (extra - self._change_seconds) / 4
         else:
@@ -229,7 +228,7 @@ class StepScheduler:
                 self.costs.confirm(work, seconds, self.order.now + seconds)
 
     def cut_off(self, plan: StepPlan, seconds: float) -> None:
-        """Take note that the planned step was ended after so long, before it was done."""
+        """Note that the planned step was aborted after `seconds`."""
         if _reads(plan):
             self.costs.cut_off(_work_of(plan), seconds, self.order.now + seconds)
 
@@ -238,11 +237,11 @@ class StepScheduler:
         return self.costs.cost(_work_of(plan))
 
     def alone(self, item: WorkItem) -> float:
-        """Return the seconds that the rows of a work item would take with nobody beside it."""
+        """Return the seconds that the rows of a work item would take if it were the only one."""
         return self.costs.alone(item.rows, item.depth, self._chunk(item, ALONE_SECONDS))
 
     def refused(self, items: Sequence[WorkItem], now: float) -> list[tuple[WorkItem, float]]:
-        """Return the work items that cannot meet their deadline even with the machine to themselves.
+        """Return the work items that could not meet their deadline even if each were the only one.
 
         Each comes with the seconds after which it is worth another try.
         """
@@ -261,11 +260,11 @@ class StepScheduler:
         return 0.0 if left > certain else retry_seconds(certain, left)
 
     def _chunk(self, item: WorkItem, seconds: float) -> int:
-        """Return the rows of the step that would be planned for a work item alone, if it may take so long."""
+        """Return the rows of the step of at most `seconds` that would be planned for a work item alone."""
         return _rows_of(self._read([], [item], seconds))
 
     def _of_one_group(self, items: Sequence[WorkItem]) -> Sequence[WorkItem]:
-        """Return the work items whose adapter computes now."""
+        """Return the work items of the group that computes now."""
         here = [item for item in items if item.group == self._group]
         self._changed = False
         self._group_steps += 1
@@ -282,7 +281,7 @@ class StepScheduler:
         return here
 
     def _share(self, items: Sequence[WorkItem], *, lone: bool) -> StepPlan:
-        """Return the step of one group. `lone`: there is one work item in all."""
+        """Return the step of one group. `lone`: there is only one work item in all groups."""
         writing = [item for item in items if item.decoding]
         if len(writing) == len(items):
             return [(item, 1) for item in self._oldest(writing, EXACT_ROWS_MAX)]
@@ -302,7 +301,7 @@ class StepScheduler:
                 plan = self._bulk(writing, prompts, BULK_ROWS_LEAST, BULK_SECONDS_MAX)
             if _rows_of(plan) >= BULK_ROWS_MIN:
                 return plan
-        elif long:  # they wait for a step in which they cost half
+        elif long:  # they wait for a bulk step, in which they cost half
             prompts = [item for item in prompts if item not in long]
         return self._small(writing, prompts, seconds)
 
@@ -316,10 +315,10 @@ class StepScheduler:
     def _filled(
         self, writing: Sequence[WorkItem], prompts: Iterable[WorkItem], fit: StepCostModel, most: int, seconds: float
     ) -> StepPlan:
-        """Return a step: one row for each that writes, and for the others, in order, what rows and time are left.
+        """Return a step: one row for each stream; the prompts share the remaining rows and time, in order.
 
-        Work items of which only a part is read add FILL_SHARE at most to what those before them take, and end the step
-        at a multiple of ROWS_GROUP: what is left of a group is multiplied row by row, each as dear as half a group.
+        A work item that is only partly read adds at most FILL_SHARE to the time of those before it, and ends the step
+        at a multiple of ROWS_GROUP: rows beyond one are multiplied singly, and each costs half as much as a group.
         """
         plan = [(item, 1) for item in writing]
         left = most - len(plan)
@@ -346,7 +345,7 @@ class StepScheduler:
         return plan
 
     def _worth_bulk(self, prompts: Sequence[WorkItem]) -> Sequence[WorkItem]:
-        """Return the prompts for which a bulk step is worth while: long ones, and those that make a bulk batch."""
+        """Return the prompts that are worth a bulk step: long ones, and those that make a bulk batch."""
         return [
             item
             for item in prompts
@@ -354,7 +353,7 @@ class StepScheduler:
         ]
 
     def _with_bulk_batch(self, prompts: Sequence[WorkItem]) -> Sequence[WorkItem]:
-        """Return the prompts; those that are safe in bulk are inexact if they make a bulk batch, otherwise exact."""
+        """Return the prompts, with the bulk-safe ones marked inexact if they make a bulk batch, otherwise exact."""
         bulk = [item.rows for item in prompts if item.bulk_safe]
         if not bulk:
             return prompts
@@ -365,7 +364,7 @@ class StepScheduler:
         return min(item.rows, self._bulk_rows) >= BULK_ROWS_MIN and item.rows + item.depth >= LONG_TOKENS
 
     def _affords_bulk(self, item: WorkItem) -> bool:
-        """Tell whether a bulk step of such rows is not too long."""
+        """Tell whether a bulk step with rows of this work item is short enough."""
         bulk = self.costs.bulk
         return bulk.affordable(bulk.left(BULK_SECONDS_MAX, 0, 0), item.depth) >= BULK_ROWS_MIN
 
@@ -404,24 +403,24 @@ def _inexact(items: Sequence[WorkItem]) -> Sequence[WorkItem]:
 
 
 # --- which waiting job gets its slot in the cache next; the caller knows whether there is room for it -----------------
-# A job comes in when the cache can promise all the cells that it may come to need, so that no job runs out of cells
-# halfway. Jobs come in by turn time: when they came, later by the cost of their priority. A job that needs more than is
-# free lets others pass, so that cells do not lie idle, but at most PASSED_MAX of them: then nobody comes in until there
-# is room for it, and there will be, because the jobs inside end. So at most (k + 1) * PASSED_MAX jobs pass one that has
-# k jobs before it.
+# A job is admitted when the cache can reserve all the cells that it may need, so that no job runs out of cells halfway.
+# Jobs are admitted by turn time: when they came, later by the cost of their priority. A job that needs more than is
+# free lets others pass, so that cells do not lie idle, but at most PASSED_MAX of them: then no job is admitted until
+# there is room for it, and there will be, because admitted jobs end. So at most (k + 1) * PASSED_MAX jobs pass one that
+# has k jobs before it.
 PASSED_MAX = 8
 
 
 class CacheAdmission:
-    """Remembers who waits for room, and how many have passed it."""
+    """Tracks the first job that waits for room, and how many jobs have passed it."""
 
     def __init__(self) -> None:
-        """Start with nobody."""
+        """Start with no waiting job."""
         self._first = ""
         self._passed = 0
 
     def admit(self, keys: Iterable[str], enter: Callable[[str], bool]) -> None:
-        """Let jobs in, in this order, while there is room; `enter` tells whether there was for one."""
+        """Admit jobs, in this order, while there is room; `enter` admits one if there is, and tells whether it did."""
         waits = False
         for key in keys:
             if waits and self._passed >= PASSED_MAX:

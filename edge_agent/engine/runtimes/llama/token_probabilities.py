@@ -37,7 +37,7 @@ from edge_agent.errors import ModelLoadFailed
 
 LABEL_TOKENS_MAX = 32
 CHUNKS_KEPT = 256
-"""Of a tree; the same few are wanted again and again."""
+"""Of one tree; the same few are needed again and again."""
 ROOT = 0
 
 Tokens = tuple[int, ...]
@@ -45,7 +45,7 @@ Indexes = NDArray[np.intp]
 
 
 class NodeEdges(NamedTuple):
-    """What comes behind a node: a token each, those that lead to other nodes first, then those that end a label."""
+    """The tokens that may follow a node: first those that lead to other nodes, then those that end a label."""
 
     tokens: Indexes
     nodes: Indexes
@@ -72,9 +72,9 @@ class TreeChunk(NamedTuple):
     first: tuple[int, ...]
     last: tuple[int, ...]
     known: int
-    """So many of the first rows were computed before: their logits are not wanted, those of all other rows are."""
+    """How many of the first rows were computed before: their logits are not needed, those of all other rows are."""
     nodes: tuple[int, ...]
-    """The nodes of the tree whose logits are wanted, row by row."""
+    """The nodes of the tree whose logits are needed, row by row."""
 
 
 class _LabelNode:
@@ -119,7 +119,7 @@ class LabelTree:
         """Of each branch, its nodes."""
 
     def _add(self, node: _LabelNode, token: int, path: Tokens) -> int:
-        """Give a node and those behind it their numbers, in the order of a walk. At most LABEL_TOKENS_MAX deep."""
+        """Number a node and those below it, in the order of a walk. At most LABEL_TOKENS_MAX deep."""
         number, branch = len(self.edges), len(self._paths)
         if token >= 0:
             path = (*path, number)
@@ -145,7 +145,7 @@ class LabelTree:
     def chunk(self, branch: int, rows_max: int, branches_max: int) -> TreeChunk:
         """Return as many branches from the given one on as fit; `rows_max` is at least `least(branch)`.
 
-        Where more branches are behind them, up to three rows are left out if what is free then is whole groups of rows.
+        If more branches follow, up to three rows are left out so that the remaining room is whole groups of rows.
         """
         room = rows_max - self._shared[branch] + self._fresh_before[branch]
         end = min(bisect_right(self._fresh_before, room) - 1, branch + branches_max)
@@ -194,7 +194,7 @@ def _common(one: Tokens, other: Tokens) -> int:
     return next(i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
 
 
-# Classification by scoring: how likely is each label as the model's answer?
+# Classification by scoring: the probability of each label as the model's answer.
 #
 # The score of a label is its joint log-probability: the sum, over its tokens, of log p(token | prompt, tokens before).
 # The sum is not divided by the number of tokens, and the end of the answer is not scored: a label that is the beginning
@@ -219,14 +219,14 @@ def log_probs(logits: Logits, tokens: Sequence[int] | NDArray[np.intp]) -> LogPr
 
 @functools.lru_cache(1)
 def scratch(size: int) -> Logits:
-    """Return where the one thread that computes works on a row: memory that is new each time costs as much again."""
+    """Return a buffer for the one thread that computes: to allocate one for each row would double the time."""
     return np.empty(size, np.float32)
 
 
 class LabelScorer:
     """Adds up the joint log-probabilities of one input's labels, each from its first token to its last.
 
-    The sums are to the last bit those of one walk per label, in whatever steps the tree is computed.
+    However the tree is cut into steps, the sums equal those of one walk per label, to the last bit.
     """
 
     def __init__(self, tree: LabelTree) -> None:
@@ -261,8 +261,8 @@ def label_scores(joint: LogProbs, temperature: float) -> tuple[tuple[float, ...]
     """Return the labels' probabilities and the label mass.
 
     The probabilities are renormalised over the labels at the temperature (Guo et al. 2017, arXiv 1706.04599) and add up
-    to 1. The label mass, 0 to 1, is what the model gave to all labels together before: little means that the input is
-    unlike what the task was made for.
+    to 1. The label mass, 0 to 1, is the probability of all labels together before that: a low mass means that the input
+    is unlike those that the task was made for.
     """
     scaled = (joint - joint.max()) / temperature
     weights = np.exp(scaled)
@@ -273,7 +273,7 @@ def label_scores(joint: LogProbs, temperature: float) -> tuple[tuple[float, ...]
 BLOCK = 512
 """Tokens whose probabilities are added up at once."""
 TEMPERATURE_MIN = 1e-6
-"""A lower temperature counts as this one: only tokens with the same logit share the draw then."""
+"""A lower temperature counts as this one, at which only tokens with equal logits share the draw."""
 
 
 class TokenSampler:
@@ -322,8 +322,7 @@ def token_at(shares: Logits, place: float) -> int:
 def likeliest_tokens(logits: Logits, count: int) -> list[int]:
     """Return the tokens with the highest logits, the highest first; of equal ones, those with lower numbers.
 
-    The highest logits of as many blocks are at least as high as the last one wanted is: only what reaches them is
-    sorted.
+    At least `count` logits reach the lowest of the `count` highest block maxima, so only those that do are sorted.
     """
     if not count:
         return []
@@ -337,7 +336,7 @@ def likeliest_tokens(logits: Logits, count: int) -> list[int]:
 
 # From tokens' bytes to the text that a caller sees: whole characters, and nothing from a stop string on.
 def whole_text(data: bytes) -> str:
-    """Return the text of bytes that are whole characters; nothing for others."""
+    """Return the text of bytes that are whole characters; else an empty text."""
     try:
         return data.decode()
     except UnicodeDecodeError:
@@ -355,19 +354,19 @@ class TextStream:
         self._stops = tuple(dict.fromkeys(stops))
         self._half = b""
         self._plain = not stops
-        """What comes passes at once: nothing is held back."""
+        """Text passes at once: nothing is held back."""
         self._held = ""
         self.stopped = False
         """A stop string has come: the text is complete without it."""
 
     def feed(self, data: bytes, text: str = "") -> str:
-        """Return the text that is certain now; nothing once `stopped`. `text`: of the bytes, where it is known."""
+        """Return the text that is certain now; nothing once `stopped`. `text`: that of `data`, if it is known."""
         if text and self._plain:
             return text
         if self.stopped:
             return ""
         data = self._half + data if self._half else data
-        text, used = codecs.utf_8_decode(data, "replace", False)  # what an incremental decoder of codecs calls itself
+        text, used = codecs.utf_8_decode(data, "replace", False)  # as codecs' incremental decoder does
         self._half = data[used:]
         self._plain = not (self._stops or self._half)
         if not self._stops:

@@ -149,7 +149,9 @@ def test_a_golden_file_that_is_none_is_refused(task):
     golden = task.parent / "golden.jsonl"
     golden.write_bytes(os.urandom(100))
     files = {"weights": task.parent / "model.onnx", "tokenizer": task.parent / "tokenizer.json", "golden": golden}
-    with pytest.raises(BundleUnreadable, match="the golden file must hold one JSON object with 'input' a line; line 1"):
+    with pytest.raises(
+        BundleUnreadable, match="each line of the golden file must hold a JSON object with 'input'; line 1"
+    ):
         assemble(request(task, files=files))
 
 
