@@ -37,18 +37,17 @@ echo "what to do: install python3, then run this again" >&2
 exit 3
 """
 
-# Python looks beside the command first, and takes a folder without __init__.py only where there is no package of that
-# name: where the program's Python is of another version, which has none of its packages.
+# Python looks next to the command first, but prefers any package of that name to a folder without __init__.py. So it
+# loads this file only if the program's Python has another version, and therefore none of its packages.
 _STUB = Path("bin/edge_agent/cli.py")
-_STUB_CODE = """\"\"\"Says what to do when an upgrade of the system has replaced the Python of this program.\"\"\"
+_STUB_CODE = """\"\"\"Prints the remedy if an upgrade of the system has replaced the Python of this program.\"\"\"
 
 import sys
 
 
 def main():
-    lost = "it was made for Python {python}, which is gone from this machine"
-    sys.stderr.write(f"error: the program does not run: {{lost}}\\n")
-    sys.stderr.write("what to do: run the installer file again: settings and data stay\\n")
+    sys.stderr.write("error: the program does not run: its Python {python} is no longer on this machine\\n")
+    sys.stderr.write("what to do: run the installer file again: configuration and data stay\\n")
     return 3
 """
 

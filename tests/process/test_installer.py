@@ -126,9 +126,9 @@ def test_without_its_python_the_command_names_the_remedy(tmp_path: Path, site: S
     packages = site.current.resolve() / f"lib/python{PYTHON}"
     packages.rename(packages.with_name("python3.10"))
     done = site.agent("status")
-    said = f"error: the program does not run: it was made for Python {PYTHON}, which is gone from this machine\n"
-    remedy = "what to do: run the installer file again: settings and data stay\n"
-    assert (3, "", said + remedy) == (done.returncode, done.stdout, done.stderr)
+    message = f"error: the program does not run: its Python {PYTHON} is no longer on this machine\n"
+    remedy = "what to do: run the installer file again: configuration and data stay\n"
+    assert (3, "", message + remedy) == (done.returncode, done.stdout, done.stderr)
 
 
 @pytest.mark.slow
