@@ -271,11 +271,9 @@ def _check_texts(config: Config, found: ConfigFiles) -> None:
         except UnicodeEncodeError:
             is_valid = False
         if not is_valid:
-            source, quoted = found.source_of(*key.split(".")), ascii(text)[:100]
-            raise ConfigInvalid(
-                f"{source}: {key} holds a character that no name can have: {quoted}",
-                remedy="Write it without '\\0' and '\\u' escapes.",
-            )
+            source, remedy = found.source_of(*key.split(".")), "Write it without '\\0' and '\\u' escapes."
+            quoted = ascii(text)[:100]
+            raise ConfigInvalid(f"{source}: {key} holds a character that no name can have: {quoted}", remedy=remedy)
 
 
 def _texts(section: BaseModel, prefix: str) -> Iterator[tuple[str, str]]:
@@ -446,10 +444,8 @@ def _validate(plain: dict[str, Any], found: ConfigFiles) -> Config:
         source, where = found.source_of(*problem["loc"]), ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             raise ConfigInvalid(f"{source}: unknown key '{where}'", remedy=_nearest(problem["loc"])) from None
-        raise ConfigInvalid(
-            f"{source}: {where}: {problem['msg']}, not {reprlib.repr(problem['input'])}",
-            remedy=f"See {where} in the sample agent.yaml.",
-        ) from None
+        message = f"{source}: {where}: {problem['msg']}, not {reprlib.repr(problem['input'])}"
+        raise ConfigInvalid(message, remedy=f"See {where} in the sample agent.yaml.") from None
 
 
 def _nearest(loc: tuple[int | str, ...]) -> str:
