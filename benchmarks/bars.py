@@ -23,13 +23,18 @@ class Bar:
     ok: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        """Judge."""
-        object.__setattr__(self, "ok", self.limit is None or self._meets(self.judged, self.limit))
+        """Judge. What is not finite was not measured: it meets no limit."""
+        met = self.limit is None or (math.isfinite(self.judged) and self._meets(self.judged, self.limit))
+        object.__setattr__(self, "ok", met)
 
     @property
     def judged(self) -> float:
         """What is held against the limit."""
         return self.value
+
+    def plain(self) -> dict[str, object]:
+        """Return it as JSON has it, which has neither NaN nor infinity: null is what could not be measured."""
+        return {name: _finite(each) for name, each in asdict(self).items()}
 
     def line(self) -> str:
         """Return it as a row of the table."""
@@ -43,6 +48,10 @@ class Bar:
             return "(reported)"
         sign = "<=" if self.better == "lower" else ">="
         return f"{sign} {self.limit:<10g} {'ok' if self.ok else 'MISSED'}"
+
+
+def _finite(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def median(values: list[float]) -> float:
@@ -93,7 +102,7 @@ def printed(measure: Callable[[], Iterable[Bar]], *, as_json: bool) -> int:
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         for bar in measure():
-            print(json.dumps(asdict(bar)) if as_json else bar.line(), flush=True)  # noqa: T201 - its output
+            print(json.dumps(bar.plain()) if as_json else bar.line(), flush=True)  # noqa: T201 - its output
             met.append(bar.ok)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)  # noqa: T201 - beside its output

@@ -29,7 +29,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -355,6 +355,8 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=CALLS, help=f"calls of devices; {CALLS} unless said otherwise")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON, steps to standard error")
     given = parser.parse_args()
+    # So that a walk that is stopped takes its processes with it.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         with (
             contextlib.redirect_stdout(sys.stderr if given.json else sys.stdout),
@@ -370,7 +372,7 @@ def main() -> None:
     found = bars(walked)
     if given.json:
         for bar in found:
-            print(json.dumps(asdict(bar)))  # noqa: T201 - its output
+            print(json.dumps(bar.plain()))  # noqa: T201 - its output
     sys.exit(not all(bar.ok for bar in found))
 
 

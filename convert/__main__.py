@@ -1,4 +1,4 @@
-"""`edge-convert`, and `python -m convert`: Ctrl-C ends it with its exit code also while it imports its libraries."""
+"""Starts `edge-convert`, also as `python -m convert`. Ctrl-C exits with code 130 even while the libraries load."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import signal
 from types import FrameType
 from typing import NoReturn
 
-_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+_INTERRUPTED = 130  # 128 + SIGINT, the convention of shells
 _STDERR = 2
 
 
 def main() -> None:
     """Run the console script."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell has its background jobs ignore it
-        signal.signal(signal.SIGINT, _stop)  # until `listen` takes over
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell ignores SIGINT for its background jobs
+        signal.signal(signal.SIGINT, _stop)  # until `listen` replaces it
     from convert import cli  # noqa: PLC0415 - takes a second, or several from a cold disk
 
     cli.main()

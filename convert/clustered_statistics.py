@@ -73,7 +73,7 @@ def clustered_difference(differences: Numbers, families: Numbers) -> Interval:
 def paired_p_value(differences: Numbers, families: Numbers) -> float:
     """Return the exact two-sided p-value that neither of two systems is better: McNemar's, in whole families.
 
-    If it is chance which system said what, each family's sum of differences has either sign with probability one half.
+    If neither is better, each family's sum of differences has either sign with probability one half.
     The distribution of their sum comes from its characteristic function.
     """
     if not len(differences) or _are_alone(families):
@@ -89,9 +89,9 @@ def paired_p_value(differences: Numbers, families: Numbers) -> float:
 
 
 def difference_of(first: Interval, second: Interval) -> Interval:
-    """Return second less first, from the intervals of both (MOVER: Zou and Donner 2008, doi 10.1002/sim.3095).
+    """Return second - first, from the intervals of both (MOVER: Zou and Donner 2008, doi 10.1002/sim.3095).
 
-    It is too wide if both rise and fall together, as on the same rows.
+    It is too wide if the two are positively correlated, as on the same rows.
     """
     if math.isnan(first.value) or math.isnan(second.value):
         return Interval(math.nan, -1.0, 1.0, first.level)
@@ -119,8 +119,8 @@ def exchange_p_value(first: Floats, second: Floats, statistic: Callable[[Floats]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values adjusted for their number (Holm 1979): the probability of a single false alarm among all of
-    them."""
+    """Return p-values adjusted for their number (Holm 1979): at a level of 5%, the probability of any false alarm among
+    all of them is at most 5%."""
     order = sorted(range(len(p_values)), key=p_values.__getitem__)
     raised, least = list(p_values), 0.0
     for rank, place in enumerate(order):
@@ -151,7 +151,7 @@ def paired_difference(only_first: float, only_second: float, rows: float) -> Int
 
 
 def _are_alone(families: Numbers) -> bool:
-    """Tell whether no two rows share a family."""
+    """Return whether no two rows share a family."""
     return len(np.unique(families)) == len(families)
 
 

@@ -39,7 +39,7 @@ def read(path: Path, model: type[BaseModel], known: Sequence[str], see: str) -> 
 
 
 def first_problem(error: ValidationError, whole: str) -> str:
-    """Return the first broken rule and the key it belongs to; `whole` stands for a rule of no single key."""
+    """Return the first broken rule and the key it belongs to; `whole` replaces the key for a rule of no single key."""
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"]) or whole
     return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
@@ -59,7 +59,7 @@ def _check_keys(plain: dict[Any, Any], models: list[type[BaseModel]], known: Seq
 def _inside(
     models: list[type[BaseModel]], key: str, value: Any
 ) -> Iterator[tuple[list[type[BaseModel]], dict[Any, Any], str]]:
-    """Yield each section of a value: what it may be, its keys and values, and where it is."""
+    """Yield each section of a value: its possible models, its keys and values, and its place."""
     fields = [model.model_fields[key] for model in models if key in model.model_fields]
     inner = [sub for field in fields for sub in _sections(field)]
     if not inner or not isinstance(value, dict):

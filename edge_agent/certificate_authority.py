@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from edge_agent.durable.atomic_files import write_durably
+from edge_agent.durable.atomic_files import read_small, write_durably
 from edge_agent.errors import CertificateUnusable
 from edge_agent.formats.certificates import ROLE_URI, check_key_matches, parse_certificates
 
@@ -99,9 +99,10 @@ def load_authority(certificate: Path, key: Path, at: float) -> CertificateKeyPai
     Raises:
         CertificateUnusable: a file cannot be read, the key belongs to another certificate, or the certificate is not an
             authority's, is not valid at that time, or has a key of another type.
+        InvalidRequest: a file is too large.
     """
     try:
-        pair = CertificateKeyPair(certificate.read_bytes(), key.read_bytes())
+        pair = CertificateKeyPair(read_small(certificate), read_small(key))
     except OSError as error:
         remedy = _unreadable_remedy(error, certificate, key)
         raise CertificateUnusable(f"cannot read {error.filename}: {error.strerror}", remedy=remedy) from None

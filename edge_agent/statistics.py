@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 LEVEL = 0.95
 _TINY, _PRECISION, _TERMS_MAX, _STEPS_MAX = 1e-300, 1e-15, 100_000, 200
@@ -188,6 +188,19 @@ def binomial_cdf(errors: int, rows: int, risk: float) -> float:
 def rows_min(target: float, delta: float) -> int:
     """Return the fewest rows that can prove a risk at most `target`, and only without an error."""
     return math.ceil(math.log(delta) / math.log1p(-target) - 1e-9)
+
+
+Name = TypeVar("Name")
+
+
+def divided_delta(rows: Mapping[Name, int], target: float, delta: float) -> tuple[float, list[Name]]:
+    """Divide `delta` equally among questions, and return each one's part and the questions that take part.
+
+    A question takes part if it has enough rows to prove `target` at the whole `delta`. Only the numbers of rows count,
+    and not whether answers are right, so the division is fixed before the test.
+    """
+    enough = [name for name, count in rows.items() if count >= rows_min(target, delta)]
+    return delta / max(1, len(enough)), enough
 
 
 def alternative_rates(bound: float, number: int) -> list[float]:

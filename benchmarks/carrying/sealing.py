@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks.carrying.tally import Tally
-from convert.collect.receipts import NOT_COME
+from convert.collect.receipts import NOT_ARRIVED
 from edge_agent.cli.media import copy_out
 from tests.support.segments import CentralTeam
 from tests.support.site_cases import ASite, answered, judgement
@@ -60,7 +60,7 @@ def _collected(root: Path, site: ASite, said: set[str]) -> Outcome:
     joined = central.query("SELECT prediction_id FROM examples")
     lost = len(said - {name for (name,) in rows}) + (copying.failure is not None)
     # Everything was carried there, so a segment that only "has not come" is one that nobody accounts for.
-    unnamed = sum(gap.why == NOT_COME for gap in report.gaps) + len(report.breaks)
+    unnamed = sum(gap.why == NOT_ARRIVED for gap in report.gaps) + len(report.breaks)
     shutil.copy(store / "site=site-1" / "receipts.json", site.config.receipts / "receipts.json")
     site.worker.read_receipts()
     lost += bool(site.files()) and report.clean

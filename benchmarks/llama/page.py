@@ -8,6 +8,7 @@ python -m benchmarks.llama.page FILE
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ TOLD = ("threads", "context_cells", "kv_type", "flash_attention", "bulk_rows", "
 LOAD_QUIET = 1.0
 """Beyond it somebody else computed when the measurement began."""
 
+MEASURED = ("value", "low", "high", "ours", "theirs")
+
 Row = dict[str, Any]
 
 
@@ -37,8 +40,13 @@ def main(measured: Path) -> None:
 
 def parse(lines: str) -> list[Row]:
     """Read the output of the benchmark, of one run or of several in a row: of a bar the last one counts."""
-    found = {(row.get("model", ""), row["bar"]): row for row in map(json.loads, lines.splitlines())}
+    found = {(row.get("model", ""), row["bar"]): _numbers(row) for row in map(json.loads, lines.splitlines())}
     return list(found.values())
+
+
+def _numbers(row: Row) -> Row:
+    """Return a row in which NaN stands for what could not be measured, which is null in JSON."""
+    return {name: math.nan if each is None and name in MEASURED else each for name, each in row.items()}
 
 
 def ratios(rows: Sequence[Row]) -> list[Row]:

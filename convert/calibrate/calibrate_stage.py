@@ -51,6 +51,7 @@ from convert.pipeline.stage import Progress, Report, StageJob
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.calibration import AlwaysEscalate, Confidence, OodGate, Threshold, TypicalInputs
 from edge_agent.formats.manifest import SCORED_KINDS
+from edge_agent.statistics import divided_delta
 
 
 @dataclass(frozen=True)
@@ -72,49 +73,48 @@ def run(job: StageJob) -> Report:
     Raises as `row_files.rows` and serving.
     """
     task = tasks.of(job.recipe.path(job.recipe.task))
-    asked = job.recipe.risk
-    risk, wanted = Risk(asked.target, asked.delta), CalibrationSettings(asked.floor, asked.held_up_max)
+    section = job.recipe.risk
+    risk, settings = Risk(section.target, section.delta), CalibrationSettings(section.floor, section.held_up_max)
     if job.recipe.redaction is not None:
-        return _leave(job, _redaction(job, task.kind))
+        return _write_results(job, _redaction(job, task.kind))
     if task.kind == "embed":
-        return _leave(job, _gate_of_vectors(job, wanted))
+        return _write_results(job, _gate_of_vectors(job, settings))
     if task.kind not in SCORED_KINDS:
-        said = f"A task of kind {task.kind} has no confidence: nothing is calibrated."
-        return _leave(job, Calibration(AlwaysEscalate(), {"verdict": said, "kind": task.kind}))
+        verdict = f"A task of kind {task.kind} has no confidence: nothing is calibrated."
+        return _write_results(job, Calibration(AlwaysEscalate(), {"verdict": verdict, "kind": task.kind}))
     sample = row_files.sample(job.recipe, "calibration")
     with chosen_bundle(job) as bundle:
-        found = calibrate(bundle, sample.rows, risk, job.progress, wanted)
-    return _leave(job, replace(found, report={**found.report, "sampling": sample.plain()}))
+        found = calibrate(bundle, sample.rows, risk, job.progress, settings)
+    return _write_results(job, replace(found, report={**found.report, "sampling": sample.plain()}))
 
 
 def _redaction(job: StageJob, kind: str) -> Calibration:
     """Return the proved cut-off of a bundle that redacts."""
-    asked = job.recipe.redaction
-    if kind != "redact" or asked is None:
+    section = job.recipe.redaction
+    if kind != "redact" or section is None:
         raise InvalidRequest(
             f"the recipe has 'redaction', and its task is of kind {kind}",
             remedy="Remove the section, or set 'kind: redact' in task.yaml.",
         )
     sample = row_files.sample(job.recipe, "calibration")
-    target = MissedTarget(asked.missed_max, asked.delta)
+    target = MissedTarget(section.missed_max, section.delta)
     with chosen_bundle(job) as bundle:
         found = calibrate_cutoff(bundle, sample.rows, target, job.progress)
     report = found.report | {"sampling": sample.plain()}
     return Calibration(AlwaysEscalate(), report, redaction=found.section)
 
 
-def _gate_of_vectors(job: StageJob, wanted: CalibrationSettings) -> Calibration:
-    """Return the gate of a bundle that embeds, from all its calibration rows, because there is no threshold to
-    prove."""
+def _gate_of_vectors(job: StageJob, settings: CalibrationSettings) -> Calibration:
+    """Return the gate of a bundle that embeds, from all calibration rows, since there is no threshold to prove."""
     rows = one_of_each(row_files.rows(job.recipe, "calibration"))[:GATE_ROWS_MAX]
     with chosen_bundle(job) as bundle, serve_bundles([bundle]) as served:
-        said = served.predict(bundle, [row.text for row in rows], job.progress)
-    answered = [each for each in said if not each.failure]
-    conditions, gated = _conditions(bundle, (answered, answered), wanted)
+        predictions = served.predict(bundle, [row.text for row in rows], job.progress)
+    answered = [each for each in predictions if not each.failure]
+    conditions, gate_report = _conditions(bundle, (answered, answered), settings)
     verdict = "A task of kind embed has no confidence."
     if conditions.gate:
         verdict += " The gate marks inputs unlike the training texts."
-    report = {"verdict": verdict, "kind": "embed", "gate": gated}
+    report = {"verdict": verdict, "kind": "embed", "gate": gate_report}
     return Calibration(AlwaysEscalate(gate=conditions.gate), report)
 
 
@@ -126,10 +126,11 @@ class CalibrationSettings:
     held_up_max: float = 0.0
     """0 = no gate."""
     gate: OodGate | None = None
-    """Of the bundle, which keeps it; None = the calibration rows make one."""
+    """A gate to keep; None = the calibration rows make a new one."""
 
 
-ANYTHING = CalibrationSettings()
+NO_CONDITIONS = CalibrationSettings()
+"""Neither gate nor floor."""
 
 
 def calibrate(
@@ -137,43 +138,43 @@ def calibrate(
     rows: Sequence[DataRow],
     risk: Risk,
     progress: Progress = quiet,
-    wanted: CalibrationSettings = ANYTHING,
+    settings: CalibrationSettings = NO_CONDITIONS,
 ) -> Calibration:
-    """Calibrate a bundle of kind classify, decide or extract on labelled rows; see the module."""
+    """Calibrate a bundle of kind classify, decide or extract on labelled rows, as the module describes."""
     parts = divided(rows)
     # One text at a time, so that the same inputs give the same answers and the same bundle.
     with serve_bundles([bundle]) as served:
         ask = partial(answer_rows, served, progress=progress)
         found = (label_answers if bundle.manifest.task.questions_asked else record_answers)(ask, bundle, parts)
     seen = found.every.predictions
-    conditions, gated = _conditions(bundle, found.held_out, wanted)
-    shared: Report = {"gate": gated, "floor": conditions.floor}
+    conditions, gate_report = _conditions(bundle, found.held_out, settings)
+    shared: Report = {"gate": gate_report, "floor": conditions.floor}
     failed = len(rows) - len(seen)
     if bundle.manifest.task.kind != "decide":
         [subject] = found.subjects
         choice = _choose(subject, conditions, risk)
-        usual = _usual(seen)
-        report = _described(subject, choice, conditions, risk, failed) | shared
-        report["novelty"] = usual.model_dump() if usual else None
-        return Calibration(_section(choice, risk, subject.fit.temperature, usual, conditions), report)
-    return _of_questions(found.subjects, conditions, risk, shared, failed)
+        typical = _typical_inputs(seen)
+        report = _subject_report(subject, choice, conditions, risk, failed) | shared
+        report["novelty"] = typical.model_dump() if typical else None
+        return Calibration(_section(choice, risk, subject.fit.temperature, typical, conditions), report)
+    return _calibrate_questions(found.subjects, conditions, risk, shared, failed)
 
 
-def _of_questions(
+def _calibrate_questions(
     subjects: Sequence[Subject], conditions: Conditions, risk: Risk, shared: Report, failed: int
 ) -> Calibration:
-    """Calibrate each question; the gate is the bundle's."""
+    """Calibrate each question; one gate serves all of them."""
     each_risk, enough, choices = choose_each(subjects, conditions, risk)
     sections: dict[str, Confidence] = {}
     reports: dict[str, Report] = {}
     for subject in subjects:
         choice = choices[subject.name]
-        # Of a decoder each question has a label mass of its own, so what is usual is the question's.
-        usual = _usual([*subject.tuned.predictions, *subject.proof.predictions])
-        section = _section(choice, each_risk, subject.fit.temperature, usual, conditions)
+        # With a decoder each question has its own label mass, so the typical range is computed for each question.
+        typical = _typical_inputs([*subject.tuned.predictions, *subject.proof.predictions])
+        section = _section(choice, each_risk, subject.fit.temperature, typical, conditions)
         sections[subject.name] = section.model_copy(update={"gate": None})
-        report = _described(subject, choice, conditions, each_risk, failed) | shared
-        reports[subject.name] = report | {"novelty": usual.model_dump() if usual else None}
+        report = _subject_report(subject, choice, conditions, each_risk, failed) | shared
+        reports[subject.name] = report | {"novelty": typical.model_dump() if typical else None}
     verdict = _verdict_of_all(sections, risk, len(enough))
     report = {
         **{"verdict": verdict, "questions": reports, "target_risk": risk.target},
@@ -192,13 +193,10 @@ def choose_each(
 
 
 def shared_risk(rows: Mapping[str, int], risk: Risk) -> tuple[Risk, list[str]]:
-    """Return the risk to prove for each of several questions, and the questions that have enough rows for a proof.
-
-    Only the numbers of rows count here, and not whether answers are right, so the division is fixed before the test.
-    A question without enough rows, even if none of its answers were wrong, takes no part of `delta`.
-    """
-    enough = [name for name, count in rows.items() if count >= risk.rows_min]
-    return Risk(risk.target, risk.delta / max(1, len(enough))), enough
+    """Return the risk to prove for each of several questions, and the questions with enough rows for a proof, as
+    `divided_delta`."""
+    delta, enough = divided_delta(rows, risk.target, risk.delta)
+    return Risk(risk.target, delta), enough
 
 
 def _verdict_of_all(sections: Mapping[str, Confidence], risk: Risk, enough: int) -> str:
@@ -218,7 +216,7 @@ def _verdict_of_all(sections: Mapping[str, Confidence], risk: Risk, enough: int)
     return " ".join(said)
 
 
-def _usual(seen: Sequence[ServedPrediction]) -> TypicalInputs | None:
+def _typical_inputs(seen: Sequence[ServedPrediction]) -> TypicalInputs | None:
     return gate.measure([each.label_mass for each in seen], [each.input_tokens for each in seen])
 
 
@@ -229,7 +227,7 @@ def _choose(subject: Subject, conditions: Conditions, risk: Risk) -> Choice:
     return threshold.choose(passing, tested.right, risk, start=threshold.start_of(passing, known, risk))
 
 
-def _described(subject: Subject, choice: Choice, conditions: Conditions, risk: Risk, failed: int) -> Report:
+def _subject_report(subject: Subject, choice: Choice, conditions: Conditions, risk: Risk, failed: int) -> Report:
     """Return the report of one subject; `failed` rows got no answer."""
     tested, proof, fit = subject.tested, subject.proof, subject.fit
     return described(choice, risk) | {
@@ -253,17 +251,17 @@ def _described(subject: Subject, choice: Choice, conditions: Conditions, risk: R
 def _conditions(
     bundle: BundleFolder,
     held_out: tuple[Sequence[ServedPrediction], Sequence[ServedPrediction]],
-    wanted: CalibrationSettings,
+    settings: CalibrationSettings,
 ) -> tuple[Conditions, Report]:
-    """Return gate and floor, and the gate's part of the report; `held_out` as `gate.conditions_of` has it."""
-    if (kept := wanted.gate) is not None:
+    """Return gate and floor, and the gate's part of the report; `held_out` are the `rows` of `gate.conditions_of`."""
+    if (kept := settings.gate) is not None:
         report: Report = {"score": kept.score, "held_up_max": kept.held_up_max, "rows": len(kept.scores)}
-        return Conditions(kept, wanted.floor, apart=True), report
+        return Conditions(kept, settings.floor, apart=True), report
     score = gate.score_of(bundle.manifest, held_out[0])
-    made, rows = gate.conditions_of(score, held_out, wanted.held_up_max, wanted.floor)
+    made, rows = gate.conditions_of(score, held_out, settings.held_up_max, settings.floor)
     if made.gate is None:
-        return made, {"score": "none", "why": gate.why_none(score, rows, wanted.held_up_max)}
-    return made, {"score": score, "held_up_max": wanted.held_up_max, "rows": rows}
+        return made, {"score": "none", "why": gate.why_none(score, rows, settings.held_up_max)}
+    return made, {"score": score, "held_up_max": settings.held_up_max, "rows": rows}
 
 
 def _reliability(confidences: Floats, proof: Answers) -> Report:
@@ -311,10 +309,10 @@ def _verdict(choice: Choice, risk: Risk, needed: int | None) -> str:
 
 
 def _section(
-    choice: Choice, risk: Risk, fitted: float, usual: TypicalInputs | None, conditions: Conditions
+    choice: Choice, risk: Risk, fitted: float, typical: TypicalInputs | None, conditions: Conditions
 ) -> Confidence:
     if choice.threshold is None:
-        return AlwaysEscalate(temperature=fitted, novelty=usual, gate=conditions.gate)
+        return AlwaysEscalate(temperature=fitted, novelty=typical, gate=conditions.gate)
     return Threshold(
         temperature=fitted,
         threshold=choice.threshold,
@@ -324,12 +322,12 @@ def _section(
         bound=round(choice.bound, 6),
         coverage=round(choice.coverage, 6),
         floor=conditions.floor,
-        novelty=usual,
+        novelty=typical,
         gate=conditions.gate,
     )
 
 
-def _leave(job: StageJob, found: Calibration) -> Report:
+def _write_results(job: StageJob, found: Calibration) -> Report:
     _write(job.out / CONFIDENCE_NAME, found.confidence.model_dump(mode="json"))
     if found.redaction:
         _write(job.out / REDACTION_NAME, found.redaction)

@@ -1,4 +1,4 @@
-"""The answers of a bundle to its calibration rows, at the temperatures that they give. Asks the serving engine."""
+"""The answers of a bundle to its calibration rows, by the serving engine, at temperatures fitted to these rows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Answers:
     rows: Sequence[DataRow]
     predictions: Sequence[ServedPrediction]
     right: npt.NDArray[np.bool_]
-    """decide: none; the answers to each question have their own."""
+    """[rows]; decide: empty, because each question has its own (`of`)."""
 
     def confidences(self) -> npt.NDArray[np.float64]:
         """Return the served confidences."""
@@ -51,13 +51,13 @@ class Answers:
         return Answers(self.rows[:count], self.predictions[:count], self.right[:count])
 
     def of(self, view: QuestionView) -> Answers:
-        """Return the answers to one question, to the rows that answer it."""
+        """Return the answers to one question, for the rows that have a label for it."""
         rows, predictions = view.pairs(self.rows, self.predictions)
         right = np.fromiter(map(partial(is_right, "classify"), rows, predictions), dtype=bool)
         return Answers(rows, predictions, right)
 
     def one_of_each_family(self) -> Answers:
-        """Return one row of each family: the one whose text has the smallest hash."""
+        """Return the answer to one row of each family: the row whose text has the smallest hash."""
         first: dict[str, int] = {}
         for place in sorted(range(len(self.rows)), key=lambda place: hashed(self.rows[place].key)):
             first.setdefault(family(self.rows[place]), place)
@@ -68,7 +68,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Subject:
-    """What gets a threshold of its own: a question, or the records of a bundle that extracts."""
+    """A question, or the records of a bundle that extracts: each subject gets its own threshold."""
 
     name: str
     fit: Fit
@@ -79,7 +79,7 @@ class Subject:
     raw: Floats
     """Confidences of `proof` before the temperature, [rows]."""
     tested: Answers
-    """The answers that the threshold is tested on: of `proof`, those to the one row that is drawn from each family."""
+    """The part of `proof` that tests the threshold: one row of each family."""
 
 
 @dataclass(frozen=True)
@@ -88,19 +88,19 @@ class CalibrationAnswers:
 
     subjects: Sequence[Subject]
     tuned: Answers
-    """To the rows of the temperature."""
+    """The answers to the rows that fit the temperature."""
     proof: Answers
-    """To all other rows."""
+    """The answers to all other rows."""
 
     @property
     def every(self) -> Answers:
-        """The answers to all rows, those of the temperature first."""
+        """The answers to all rows, `tuned` first."""
         return self.tuned.and_also(self.proof)
 
     @property
     def held_out(self) -> tuple[Sequence[ServedPrediction], Sequence[ServedPrediction]]:
-        """The answers whose scores make the gate, one of each family and at most GATE_ROWS_MAX: to all rows, and to
-        those of the temperature."""
+        """The answers whose scores make the gate, one of each family and at most GATE_ROWS_MAX: from all rows, and
+        from `tuned` alone."""
         every, tuning = (each.one_of_each_family().first(GATE_ROWS_MAX) for each in (self.every, self.tuned))
         return every.predictions, tuning.predictions
 
@@ -175,6 +175,6 @@ def _fit_records(ask: Ask, bundle: BundleFolder, rows: Sequence[DataRow]) -> tup
 
 
 def _likeliest(losses: Floats, wrong: Floats) -> int:
-    """Return the place of the temperature with the least loss; `wrong` has the losses of the opposite verdicts."""
+    """Return the index of the temperature with the least loss; `wrong` has the losses for opposite verdicts."""
     doubted = temperature.doubt(losses.shape[1])
     return int(np.argmin(((1 - doubted) * losses + doubted * wrong).mean(axis=1)))

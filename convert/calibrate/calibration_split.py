@@ -1,6 +1,6 @@
 """Divides the calibration rows: a part fits the temperature, and the rest proves the threshold. Pure.
 
-Rows are ordered by a hash of their families or texts, so that the division is alike whatever the order of a file, and
+Rows are ordered by a hash of their families or texts. So the division does not depend on the order of the file, and
 rows of one family, or with the same text, stay together.
 
     tuning    the temperature, and the first threshold to test: 30%, at most 500 rows
@@ -31,7 +31,7 @@ class Division:
 
 
 def divided(rows: Sequence[DataRow]) -> Division:
-    """Divide the calibration rows; with too few to tune anything, all of them prove."""
+    """Divide the calibration rows; if there are too few to fit a temperature, all go to `proving`."""
     ordered = sorted(rows, key=lambda row: (hashed(family(row)), hashed(row.key)))
     count = round(TUNING_SHARE * len(ordered))
     if count < temperature.ROWS_MIN:
@@ -49,14 +49,14 @@ def one_of_each(rows: Sequence[DataRow]) -> list[DataRow]:
 
 
 def _whole(ordered: Sequence[DataRow], count: int) -> int:
-    """Return a number of rows that divides no family."""
+    """Return the smallest number of rows, at least `count`, that divides no family."""
     while count < len(ordered) and family(ordered[count]) == family(ordered[count - 1]):
         count += 1
     return count
 
 
 def family(row: DataRow) -> str:
-    """Return what rows that belong together share."""
+    """Return the name of a row's family; a row without one is a family of its own."""
     return row.family or row.key
 
 

@@ -1,4 +1,4 @@
-"""Makes the gate of a bundle from held-out rows, counts what it holds up, and limits of ordinary inputs. Pure.
+"""Makes the gate of a bundle from held-out rows, counts what it holds up, and limits ordinary inputs. Pure.
 
 The manifest contains the limits, and the agent marks answers to inputs outside of them. Each limit is the k-th smallest
 or largest value, k = 1 + rows / 200 rounded down: another text of the same kind is beyond it with probability k / (rows
@@ -64,7 +64,7 @@ class Conditions:
     gate: OodGate | None
     floor: float
     apart: bool = False
-    """The gate is made of other rows than those of the test, so the rows at its limit count there."""
+    """The rows of the gate are not those of the test, so the test also counts rows at the gate's limit."""
 
     def held_up(self, said: Sequence[ServedPrediction]) -> Flags:
         """Return which answers the gate holds up, [rows]."""
@@ -79,8 +79,8 @@ class Conditions:
 
         These are the answers that the gate or the floor holds up, and the row at the limit of a gate of the same rows.
         """
-        strange = self.held_up(said) if self.apart else self._at_or_beyond_limit(said)
-        return np.where(strange | (confidences < self.floor), OUTSIDE, confidences)
+        left_out = self.held_up(said) if self.apart else self._at_or_beyond_limit(said)
+        return np.where(left_out | (confidences < self.floor), OUTSIDE, confidences)
 
     def _at_or_beyond_limit(self, said: Sequence[ServedPrediction]) -> Flags:
         if self.gate is None:
@@ -91,7 +91,7 @@ class Conditions:
 
 
 def calibrated(score: GateScore | None, held_out: Sequence[ServedPrediction], held_up_max: float) -> OodGate | None:
-    """Return the gate of these held-out rows, one of each family; None if there are too few, or no scores."""
+    """Return the gate of held-out rows, one of each family; None if they are too few or lack finite scores."""
     if score is None or not held_up_max or len(held_out) < rows_needed(held_up_max):
         return None
     bare = OodGate(score=score, held_up_max=held_up_max, scores=(0.0,))
@@ -111,7 +111,7 @@ def conditions_of(
 
     Args:
         score: of the bundle.
-        rows: held-out rows, one of each family: of temperature and test, and of the temperature alone.
+        rows: answers to held-out rows, one of each family: of temperature and test, and of the temperature alone.
         held_up_max: the largest share that the gate holds up.
         floor: the least probability of a confident answer.
     """
@@ -145,7 +145,7 @@ def why_none(score: GateScore | None, families: int, held_up_max: float) -> str:
 def holding(
     conditions: Conditions, threshold: float | None, said: Sequence[ServedPrediction], confidences: Floats
 ) -> dict[str, Any]:
-    """Return the share of answers that each of the three holds up on its own, and the share that passes all of them."""
+    """Return the shares of answers that gate, floor and threshold each hold up alone, and the share that passes all."""
     parts: dict[str, Flags] = {
         "gate": conditions.held_up(said),
         "floor": confidences < conditions.floor,

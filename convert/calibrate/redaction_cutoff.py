@@ -41,7 +41,7 @@ CUTOFFS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7
 LIMIT_SHARE, LIMIT_FAMILIES_MIN, LIMIT_QUANTILE = 0.1, 10, 0.9
 NEEDED_MAX = 1_000_000
 _LOG_MAX = 700.0
-"""The exponential of more is no float."""
+"""Larger exponents overflow a float."""
 
 CutoffVerdict = Literal["proved", "not proved", "replaces harmless texts", "not tested"]
 
@@ -51,7 +51,7 @@ _VERDICTS: dict[bool, CutoffVerdict] = {True: "proved", False: "not proved"}
 
 @dataclass(frozen=True)
 class MissedTarget:
-    """What is to be proved."""
+    """The bound that is to be proved."""
 
     missed_max: float
     """Largest share of personal values that remain."""
@@ -60,7 +60,7 @@ class MissedTarget:
 
     @property
     def evidence(self) -> float:
-        """The logarithm of the capital that proves it."""
+        """The logarithm of the capital that proves the bound."""
         return -math.log(self.delta)
 
 
@@ -93,19 +93,19 @@ class CutoffChoice:
     cutoff: float | None
     """None: no cut-off is proved."""
     values_max: int
-    """Values that a document counts as, at most."""
+    """The largest number of values that a document counts as."""
     documents: int
-    """Documents that proved, with and without values."""
+    """Documents of the test, with and without values."""
     families: int
     values: int
     """Values in them, all counted."""
     tests: tuple[CutoffTest, ...]
     needed: int | None
-    """Without a proof: about how many more documents would prove the lowest cut-off; None = more do not help."""
+    """Without a proof: about how many more documents would prove the lowest cut-off; None = more would not help."""
 
 
 def limiting(documents: Sequence[MarkedDocument]) -> tuple[int, list[int]]:
-    """Return the largest number of values that a document counts as, and the places of the documents that prove."""
+    """Return the largest number of values that a document counts as, and the indexes of the documents of the test."""
     families = sorted({each.family for each in documents}, key=hashed)
     number = min(len(families) // 2, max(LIMIT_FAMILIES_MIN, round(LIMIT_SHARE * len(families))))
     apart = set(families[:number])
@@ -123,8 +123,8 @@ def choose_cutoff(
 
     Args:
         documents: labelled ones, that the model was not trained on.
-        missed_at: for a cut-off the number of values that remain in each of them, [documents], as a site redacts; None
-            = no site would load the bundle with it. It is asked only as far as the sequence goes.
+        missed_at: returns for a cut-off how many values remain in each document when a site redacts, [documents]; None
+            = no site would load the bundle with that cut-off. It is called only until the test ends.
         target: what is to be proved.
     """
     values_max, proving = limiting(documents)
@@ -137,9 +137,9 @@ def choose_cutoff(
             tests.append(CutoffTest(cutoff, 0, 1.0, "replaces harmless texts" if is_open else "not tested"))
             continue
         remain = [missed[place] for place in proving]
-        counted = family_means(kept, remain, values_max)
-        lowest = lowest or dict(counted)
-        log = missed_log_capital(counted, values_max, target.missed_max, proof_rates(target.missed_max))
+        outcomes = family_means(kept, remain, values_max)
+        lowest = lowest or dict(outcomes)
+        log = missed_log_capital(outcomes, values_max, target.missed_max, proof_rates(target.missed_max))
         is_open = log >= target.evidence
         tests.append(CutoffTest(cutoff, sum(remain), math.exp(min(log, _LOG_MAX)), _VERDICTS[is_open]))
     return _choice(kept, tests, lowest, values_max, target)
@@ -171,9 +171,9 @@ def family_means(
     """Return how often each outcome was seen; a family is one outcome, the mean of its documents."""
     families: dict[str, list[tuple[float, float]]] = {}
     for each, remain in zip(documents, missed, strict=True):
-        counted = min(each.values, values_max)
+        values = min(each.values, values_max)
         share = remain / each.values if each.values else 0.0
-        families.setdefault(each.family, []).append((counted, counted * share))
+        families.setdefault(each.family, []).append((values, values * share))
     means = (
         MissedValues(math.fsum(v for v, _ in each) / len(each), math.fsum(m for _, m in each) / len(each))
         for each in families.values()
@@ -181,21 +181,21 @@ def family_means(
     return Counter(means)
 
 
-def _needed(counted: Mapping[MissedValues, int], documents: int, values_max: int, target: MissedTarget) -> int | None:
+def _needed(outcomes: Mapping[MissedValues, int], documents: int, values_max: int, target: MissedTarget) -> int | None:
     """Estimate how many more documents like these would prove the target; None = a reasonable number does not."""
     rates = proof_rates(target.missed_max)
 
     def proves(times: float) -> bool:
-        scaled = {each: count * times for each, count in counted.items()}
+        scaled = {each: count * times for each, count in outcomes.items()}
         return missed_log_capital(scaled, values_max, target.missed_max, rates) >= target.evidence
 
+    if not outcomes:
+        return None
     low, high = 1.0, 2.0
-    while counted and not proves(high):
+    while not proves(high):
         low, high = high, 2 * high
         if high * documents > NEEDED_MAX:
             return None
-    if not counted:
-        return None
     while (high - low) * documents > 1:
         middle = (low + high) / 2
         low, high = (low, middle) if proves(middle) else (middle, high)
@@ -207,7 +207,7 @@ LABELED_BY_NAMES_MAX = 10
 
 @dataclass(frozen=True)
 class CutoffCalibration:
-    """What the stage found."""
+    """The result of the stage."""
 
     section: dict[str, Any]
     """Keys of the manifest's section `redaction`; empty = nothing is proved, and task.yaml's cut-off serves."""
@@ -225,7 +225,7 @@ def calibrate_cutoff(
         cutoff = bundle.manifest.redaction_rule.cutoff if choice.cutoff is None else choice.cutoff
         figures = redaction_figures(*reader.answered(served, cutoff))
     _, proving = limiting(documents)
-    said = labeled_by([reader.rows[place] for place in proving])
+    labelled = labeled_by([reader.rows[place] for place in proving])
     report: Report = {
         **{"kind": "redact", "verdict": verdict(choice, target, cutoff), "cutoff": cutoff},
         **{"proved": choice.cutoff is not None, "missed_max": target.missed_max, "delta": target.delta},
@@ -233,7 +233,7 @@ def calibrate_cutoff(
         "tests": [asdict(each) for each in choice.tests if each.verdict != "not tested"],
         "failed": len(rows) - len(documents),
         "rules": SITE_RULES,
-        "labeled_by": said,
+        "labeled_by": labelled,
         "as_a_site_redacts": figures,
     }
     if choice.cutoff is None:
@@ -247,7 +247,7 @@ def calibrate_cutoff(
         values_max=choice.values_max,
         bound=target.missed_max,
         rules=SITE_RULES,
-        labeled_by=said,
+        labeled_by=labelled,
     )
     return CutoffCalibration({"cutoff": choice.cutoff, "bound": bound.model_dump(mode="json")}, report)
 
@@ -259,13 +259,13 @@ class _Reader:
     """
 
     def __init__(self, bundle: BundleFolder, rows: Sequence[DataRow], progress: Progress) -> None:
-        counted = set(bundle.manifest.redaction_rule.counted(bundle.manifest.task.labels))
+        types = set(bundle.manifest.redaction_rule.counted(bundle.manifest.task.labels))
         self._bundle, self._progress = bundle, progress
         self.rows = list(rows)
-        """Those that the model reads, once `read_first` has ended."""
-        self._values: list[list[TextSpan]] = [[each for each in row.spans if each.label in counted] for row in rows]
+        """After `read_first`, only the rows that the model can read."""
+        self._values: list[list[TextSpan]] = [[each for each in row.spans if each.label in types] for row in rows]
         self._found: dict[float, dict[int, list[FoundEntity] | None] | None] = {}
-        """Of each cut-off, by the place of the document; None = no site loads the bundle with it."""
+        """By cut-off, then by index of the document; None = no site loads the bundle with this cut-off."""
 
     def read_first(self, served: ServedBundles) -> list[MarkedDocument]:
         """Drop the documents that the model cannot read at any cut-off, and return the others."""
@@ -282,7 +282,7 @@ class _Reader:
         found = self._at(served, cutoff, [place for place, each in enumerate(self._values) if each])
         if found is None:
             return None
-        # What the model does not read at this cut-off is not kept by a site, so nothing of it remains there.
+        # A site does not keep a document that the model cannot read, so no value of it remains there.
         replaced = [found.get(place) for place in range(len(self.rows))]
         return [
             len(remaining(row.text, values, each)) if each is not None else 0
@@ -301,7 +301,7 @@ class _Reader:
     def _at(
         self, served: ServedBundles, cutoff: float, places: Sequence[int]
     ) -> dict[int, list[FoundEntity] | None] | None:
-        """Return what is replaced at a cut-off, at least of these documents."""
+        """Return what is replaced at a cut-off, for at least these documents."""
         known = self._found.setdefault(cutoff, {})
         if known is None:
             return None

@@ -37,7 +37,7 @@ class Fit:
     gain: float = 0.0
     """Reduction of the log loss of such rows compared with temperature 1, in nats per row."""
     error: float = 0.0
-    """Its standard error, by families."""
+    """Standard error of `gain`, which treats a family as one unit."""
 
     @property
     def kept(self) -> bool:
@@ -73,7 +73,7 @@ def fit(log_probabilities: Floats, truth: Integers) -> float:
 
 
 def doubt(rows: int) -> float:
-    """Return the share of each row that counts as wrong in a fit of so many rows."""
+    """Return the share of each row that counts as wrong in a fit of `rows` rows."""
     return _PSEUDO_ROWS / (rows + 2 * _PSEUDO_ROWS)
 
 

@@ -33,7 +33,7 @@ Verdict = Literal["too few", "passed", "failed", "not tested"]
 GRID: tuple[float, ...] = tuple(round(0.99 - 0.01 * step, 2) for step in range(99))
 _START_CHANCE = 0.95
 """The test starts at the strictest threshold whose probability to pass is at least this share of the best one's."""
-# The estimate of the labels needed uses only thresholds with so many accepted rows.
+# The estimate of the labels needed uses only thresholds with at least this many accepted rows.
 _GUESS_ROWS_MIN = 5
 _ROWS_MAX = 100_000_000
 
@@ -51,7 +51,7 @@ class Risk:
         return statistics.rows_min(self.target, self.delta)
 
     def passes(self, errors: int, rows: int) -> bool:
-        """Return whether so few errors have a probability of at most `delta` if the risk is above the target."""
+        """Return whether `errors` or fewer have a probability of at most `delta` if the risk is the target or more."""
         return bool(stats.binom.cdf(errors, rows, self.target) <= self.delta)
 
 
@@ -155,8 +155,8 @@ def rows_needed(choice: Choice, risk: Risk) -> int | None:
     """Estimate how many calibration rows would prove some threshold; None if more rows would not help.
 
     For each threshold: its share of errors e and its share of rows c, as seen, with half an error added. It takes the
-    smallest m with m accepted rows, e m errors among them, that pass; and m / c rows to have m accepted. The smallest
-    of these is the estimate. About half of all sets of that size will do.
+    smallest m for which m accepted rows with e m errors pass; on average m / c rows give m accepted ones. The smallest
+    of these numbers is the estimate. About half of all samples of that size suffice.
     """
     rows = [_needed_at(step, choice.rows, risk) for step in choice.steps if step.rows >= _GUESS_ROWS_MIN]
     return min((each for each in rows if each is not None), default=None)

@@ -33,7 +33,7 @@ from edge_agent.cli.terminal import report, say
 from edge_agent.errors import CapacityError, EdgeAgentError, ModelError, RequirementUnmet, SiteError
 from edge_agent.errors.base import printable_event
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+INTERRUPTED = 130  # 128 + SIGINT, the convention of shells
 _STDERR = 2
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 _asked = threading.Event()
@@ -42,7 +42,7 @@ _asked = threading.Event()
 def listen() -> None:
     """Listen for SIGINT and SIGTERM from now on. Call once, from the main thread."""
     for stop in _STOPS:
-        if signal.getsignal(stop) != signal.SIG_IGN:  # a shell has its background jobs ignore Ctrl-C
+        if signal.getsignal(stop) != signal.SIG_IGN:  # a shell ignores Ctrl-C for its background jobs
             signal.signal(stop, _interrupt)
     ours, pythons = socket.socketpair()
     pythons.setblocking(False)
@@ -51,7 +51,7 @@ def listen() -> None:
 
 
 def is_asked() -> bool:
-    """Tell whether a signal has asked this process to stop."""
+    """Return whether a signal has asked this process to stop."""
     return _asked.is_set()
 
 
@@ -70,7 +70,7 @@ def _watch(ours: socket.socket, pythons: socket.socket) -> None:
 
 def _wait(ours: socket.socket) -> None:
     while ours.recv(1)[0] not in _STOPS:
-        pass  # another signal, such as that of a child's end
+        pass  # another signal, such as SIGCHLD
 
 
 _EPILOG = (
@@ -79,7 +79,7 @@ _EPILOG = (
 )
 _FAILED, _BAD_INPUT, _SITE, _TRY_LATER = 1, 2, 3, 4
 _OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-"""Errors of reading or writing an open file, which name none."""
+"""Errors while an open file is read or written; they have no file name."""
 _USABLE_PATH = "Name a path that this user can read and write, or free some space."
 _DISK_REMEDIES = {
     errno.EIO: "Check the disk or drive: 'dmesg' shows its errors.",

@@ -110,14 +110,14 @@ def _print(console: Console, found: Any, marks: dict[int, str], rows_min: int) -
     _print_bundles(console, found.scope)
     for said in dataset.rejected_reasons(found.scope):
         console.print(said, markup=False)
-    console.print(_promised(found))
+    console.print(_guarantee_sentence(found))
     if found.unjudged:
         console.print(
-            f"left out there: {counted(found.unjudged, 'review')} of a large model's answer that do not show whether"
-            " the local answer was right"
+            f"left out of this share: {counted(found.unjudged, 'review')} of a large model's answer that do not show"
+            " whether the local answer was right"
         )
     if found.audit.answers:
-        console.print(_audited(found))
+        console.print(_audit_sentence(found))
     console.print(_verdict(found, rows_min))
     for said in dataset.wrong_clocks(found.scope):
         errors().print(Text.assemble(("warning: ", "yellow"), said))
@@ -161,7 +161,7 @@ def _verdict(found: Any, rows_min: int) -> str:
     return f"not ready for a first model: it needs {', and '.join(lacking)}"
 
 
-def _promised(found: Any) -> str:
+def _guarantee_sentence(found: Any) -> str:
     promise, right = found.promise, found.right
     if not found.audit_reviews:
         return (
@@ -186,7 +186,7 @@ def _promised(found: Any) -> str:
     return f"{seen}{wanted} needs about {more} of the audit"
 
 
-def _audited(found: Any) -> str:
+def _audit_sentence(found: Any) -> str:
     audit, right = found.audit, found.audit.right
     who = f"{audit.by_people} judged by people, {audit.by_opinion} only by the large model, which can be wrong too"
     seen = (

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from convert.cli import progress_output
-from convert.cli.keys import asking
+from convert.cli.keys import passphrase_reader
 from convert.collect.sources import SegmentSource, open_source
 from convert.dataset.label_studio import EXPORT_BYTES_MAX, ReadReviews, read_reviews
 from convert.pipeline.stage import Progress as Advance
@@ -93,7 +93,7 @@ class CollectCommand:
             raise InvalidRequest(
                 "no source to collect from is named", remedy="Name a folder, a store, or --label-studio FILE."
             )
-        unlocked = central_keys.unlock(self.keys, asking(self.passphrase_file))
+        unlocked = central_keys.unlock(self.keys, passphrase_reader(self.passphrase_file))
         with _drawn() as progress:
             request = run.CollectRequest(
                 sources,
@@ -137,9 +137,11 @@ class CollectCommand:
 
 
 def _read(export: Path) -> bytes:
-    if export.stat().st_size > EXPORT_BYTES_MAX:
+    with export.open("rb") as file:
+        content = file.read(EXPORT_BYTES_MAX + 1)
+    if len(content) > EXPORT_BYTES_MAX:
         raise InvalidRequest(f"{export} has more than {EXPORT_BYTES_MAX} bytes", remedy="Export in several parts.")
-    return export.read_bytes()
+    return content
 
 
 def store_options(written: list[str] | None) -> dict[str, str]:
@@ -173,8 +175,8 @@ def _print(report: Any) -> None:
         f"{each.site}, key {verification_code(each.key)}: 'edge-convert sites show {each.site}'"
         for each in report.waiting
     ]
-    _list(console, "waits for you", waiting)
-    _list(console, "left alone", [f"{site} was revoked" for site in report.revoked])
+    _list(console, "needs a decision", waiting)
+    _list(console, "skipped", [f"{site} was revoked" for site in report.revoked])
     _list(console, "missing", [f"{gap.name}: {gap.why}" for gap in report.gaps])
     _list(console, "contradiction", [f"{each.name} {each.why}" for each in report.breaks])
     for title, refused in (("replaced", report.replaced), ("refused", report.refused)):

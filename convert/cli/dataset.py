@@ -87,7 +87,7 @@ def _new_label(written: str) -> tuple[str, str]:
 
 
 def wrong_clocks(scoped: Any) -> Iterator[str]:
-    """Say which sites have a wrong clock, and what that changes."""
+    """Yield a sentence for each site with a wrong clock, and its effect."""
     for each in scoped.clocks[:_CLOCKS_SHOWN_MAX]:
         yield (
             f"the clock of {each.site} is wrong: {counted(each.examples, 'example')} up to {counted(each.days, 'day')}"
@@ -98,7 +98,7 @@ def wrong_clocks(scoped: Any) -> Iterator[str]:
 
 
 def rejected_reasons(scoped: Any) -> Iterator[str]:
-    """Say why people rejected answers, for those that have no right answer yet."""
+    """Yield a sentence with the reasons of rejections that have no right answer yet."""
     if not scoped.reject_reasons:
         return
     shown = list(scoped.reject_reasons.items())[:_REASONS_SHOWN_MAX]
@@ -120,7 +120,7 @@ def versions_counted(bundles: Sequence[Any]) -> str:
 
 
 def print_label_errors(found: Any) -> None:
-    """Print the estimate, the first rows, and how people come to look at them."""
+    """Print the estimate, the first rows, and the command that sends them to reviewers."""
     console = progress_output.out()
     unjudged = f"; {found.unjudged} of rare labels cannot be judged" if found.unjudged else ""
     console.print(
@@ -139,7 +139,7 @@ def print_label_errors(found: Any) -> None:
         table.add_row(text, row.given, own, row.suggested, other)
     console.print(table)
     more = f"{counted(len(found.rows), 'row')} in all; " if len(found.rows) > _LABELS_SHOWN_MAX else ""
-    console.print(f"{more}to have people look: 'edge-convert dataset --format label-studio --which label-errors'")
+    console.print(f"{more}to have them reviewed: 'edge-convert dataset --format label-studio --which label-errors'")
 
 
 def _by(vectors: str) -> str:
@@ -158,16 +158,16 @@ _WHY = {
     "leaking": "nearly equal to one in another split",
     "not_drawn": "from the test's days or sites, but not drawn by the random audit",
     "out_of_scope": "of other versions, sites or days than asked for",
-    "machine_labelled": "labelled by a model, where the test is",
+    "machine_labelled": "from the test's days or sites, but labelled by a model",
 }
 Placeholders = Enum("Placeholders", {"fill": "fill", "keep": "keep"})
 Which = Enum(
     "Which", {"unreviewed": "unreviewed", "audit": "audit", "conflicts": "conflicts", "label-errors": "label-errors"}
 )
 _WITHOUT_LABEL_SHARE_MAX = 0.05
-"""Share of answers without a right one above which a warning says what the sample does not represent."""
+"""Above this share of audited answers without a right answer, a warning names what the sample does not represent."""
 _UNREVIEWED_SHARE_MAX = 0.1
-"""Share of unreviewed answers above which a warning says that the random sample can be biased."""
+"""Above this share of unreviewed audited answers, a warning says that the random sample can be biased."""
 
 
 @dataclass
@@ -239,13 +239,13 @@ class DatasetCommand:
     def __post_init__(self) -> None:
         """Run the command."""
         if self.form.value == "label-studio":
-            self._ask()
+            self._write_review_tasks()
         else:
             self._write()
 
-    def _ask(self) -> None:
+    def _write_review_tasks(self) -> None:
         if self.which.value == "label-errors":
-            self._ask_about_labels()
+            self._write_label_error_tasks()
             return
         review = load_module("convert.dataset.assessment")  # needs the extra, unlike other commands
         asking = review.ReviewSelection(self.collected, self.task, self.which.value, self.rows_max, self._scope())
@@ -255,7 +255,7 @@ class DatasetCommand:
             f" {review.INTERFACE_NAME}"
         )
 
-    def _ask_about_labels(self) -> None:
+    def _write_label_error_tasks(self) -> None:
         choice = load_module("convert.dataset.selection").DatasetSelection(
             self.collected, self.task, self.answers.value, scope=self._scope()
         )
@@ -302,14 +302,14 @@ def _warn(said: str) -> None:
 
 
 def _unknown_types(counts: dict[str, Any]) -> Iterator[str]:
-    """Say which placeholders got a code because nobody said what they stand for."""
+    """Warn of placeholders that were filled with codes because their type is not known."""
     if words := counts.get("fallback"):
         named = f"name one, as in --surrogate {next(iter(words))}=name"
         yield f"placeholders {', '.join(words)} were filled with codes, since their type is not known: {named}"
 
 
 def _sources(label_sources: dict[str, dict[str, int]]) -> Iterator[str]:
-    """Say where the labels come from."""
+    """Yield a sentence with the sources of the labels."""
     counts: Counter[str] = Counter()
     for found in label_sources.values():
         counts.update(found)
@@ -317,7 +317,7 @@ def _sources(label_sources: dict[str, dict[str, int]]) -> Iterator[str]:
 
 
 def _bundles(written: Any) -> Iterator[str]:
-    """Say which bundles had answered, where there are several, and whose own answers are not taken."""
+    """If several bundles answered, yield which ones, and whose unreviewed answers are taken."""
     found = written.scope
     if len(found.bundles) < 2:
         return
@@ -336,7 +336,7 @@ def _ranked(choice: Any, encoder: Path | None) -> Any:
 
 
 def _report_label_errors(choice: Any, encoder: Path | None, out: Path) -> None:
-    """Write label-errors.json beside the splits, and show the first rows."""
+    """Write label-errors.json next to the splits, and show the first rows."""
     found = _ranked(choice, encoder)
     if found is not None:
         review = load_module("convert.dataset.label_review")
@@ -345,13 +345,13 @@ def _report_label_errors(choice: Any, encoder: Path | None, out: Path) -> None:
 
 
 def _left_out(counts: dict[str, int]) -> str:
-    """Say how many of the examples are not there, and why."""
+    """Return how many of the examples were left out, and why."""
     reasons = [f"{number} {_WHY[why]}" for why, number in counts.items() if why in _WHY and number]
     return f"left out of {counted(counts['examples'], 'example')}: {', '.join(reasons) or 'none'}"
 
 
 def _audit(audit: Any, sites: Any) -> Iterator[str]:
-    """Say what keeps the random sample from being one."""
+    """Warn of what makes the audited rows less than a random sample of all answers."""
     if not audit.labelled and set(audit.used) & {"calibration", "test"}:
         yield (
             "no answer of the random audit has a label from people, so nothing can be calibrated or tested on: review"
@@ -359,13 +359,13 @@ def _audit(audit: Any, sites: Any) -> Iterator[str]:
         )
     elif audit.unreviewed > _UNREVIEWED_SHARE_MAX * audit.drawn:
         yield (
-            f"{audit.unreviewed} of {audit.drawn} answers of the random audit are not reviewed: what was reviewed is a"
-            " random sample only if nobody chose."
+            f"{audit.unreviewed} of {audit.drawn} answers of the random audit are not reviewed: the reviewed part is a"
+            " random sample only if nobody chose it."
         )
     if audit.without_label > _WITHOUT_LABEL_SHARE_MAX * audit.drawn:
         yield (
             f"{audit.without_label} of {audit.drawn} answers of the random audit have no right answer, since people"
-            " rejected them without one, or differ: what is proved on the others says nothing of such inputs."
+            " rejected them without one, or differ: what is proved on the others does not cover such inputs."
         )
     if sites.audit_lost:
         lost = counted(sites.audit_lost, "answer")
@@ -373,7 +373,7 @@ def _audit(audit: Any, sites: Any) -> Iterator[str]:
 
 
 def _span_lines(spans: dict[str, Any]) -> Iterator[str]:
-    """Say how many records were left out because a value has no certain place in the text."""
+    """Yield how many records were left out because a value has no certain place in the text."""
     if spans.get("rows_left_out"):
         reasons = (
             f"{problem.replace('_', ' ')}: {', '.join(f'{name} ({number})' for name, number in fields.items())}"

@@ -19,6 +19,7 @@ from convert.fleet import rollout_progress
 from convert.fleet.rollout_progress import FailureReason, FleetReport, SiteAlarm, SiteRedaction, Stand, TaskProgress
 from convert.fleet.site_registry import FILE_NAME, SiteRegistry
 from edge_agent.cli.terminal import EscapedTable, table, write_exactly
+from edge_agent.durable.atomic_files import is_file
 from edge_agent.errors import InvalidRequest, PlanInvalid
 from edge_agent.formats.plan import FILE_NAME as PLAN_NAME
 from edge_agent.formats.plan import PLAN_BYTES_MAX, RolloutPlan, parse
@@ -67,10 +68,10 @@ class FleetCommand:
         sources = [open_source(written, options) for written in self.sources]
         plan = _read_plan(self.plan)
         with progress_output.bar() as advance:
-            heard = rollout_progress.read(sources, sites, advance)
+            statuses = rollout_progress.read(sources, sites, advance)
         report = rollout_progress.report(
             plan,
-            heard,
+            statuses,
             time.time(),
             silent_seconds=3600.0 * self.silent_hours,
             known=sites.names() if sites else (),
@@ -86,7 +87,7 @@ class FleetCommand:
         if self.collected and self.sites:
             raise InvalidRequest("name either --collected or --sites", remedy="Name the folder that 'collect' writes.")
         path = self.sites or (self.collected / FILE_NAME if self.collected else None)
-        if path and not path.is_file():
+        if path and not is_file(path):
             raise InvalidRequest(f"{path} is not a file", remedy="Name the registry that 'collect' or 'sites' wrote.")
         return SiteRegistry(path) if path else None
 
@@ -98,7 +99,7 @@ def _read_plan(path: Path) -> RolloutPlan:
         return parse(raw)
     except PlanInvalid as error:
         said = f"{path} is not a plan as the sites receive it: {error.message.removeprefix(f'{PLAN_NAME}: ')}"
-        raise InvalidRequest(said, remedy=f"Write it anew: edge-convert plan show --json … > {path}") from None
+        raise InvalidRequest(said, remedy=f"Write it again: edge-convert plan show --json … > {path}") from None
 
 
 def _print(console: Console, report: FleetReport, *, proven: bool) -> None:
@@ -116,7 +117,7 @@ def _print(console: Console, report: FleetReport, *, proven: bool) -> None:
     _list(console, "runs a revoked bundle", report.revoked)
     _list(console, "silent", {site: f"since {at}" for site, at in report.silent.items()})
     _list(console, "clock is ahead", {site: f"its status is of {at}" for site, at in report.ahead.items()})
-    _list(console, "never heard", dict.fromkeys(report.unheard, ""))
+    _list(console, "no status yet", dict.fromkeys(report.unheard, ""))
     _list(console, "refused", report.refused)
     for trouble in report.troubles:
         console.print(Text.assemble(("failed: ", "bold red"), trouble))
@@ -164,10 +165,10 @@ def _print_task(console: Console, task: TaskProgress) -> None:
             waves.add_row(f"{began} {wave.start[:16].replace('T', ' ')} UTC", f"up to {wave.percent}%", *counts)
         console.print(waves)
     for reason in task.reasons[:_SHOWN_MAX]:
-        console.print(Text.assemble((f"{reason.state}: ", "bold"), _said(name, reason)))
+        console.print(Text.assemble((f"{reason.state}: ", "bold"), _reason_sentence(name, reason)))
 
 
-def _said(name: str, reason: FailureReason) -> str:
+def _reason_sentence(name: str, reason: FailureReason) -> str:
     more = ", …" if reason.sites > len(reason.named) else ""
     count = f"{reason.sites:,} site{'s' if reason.sites > 1 else ''}"
     return f"{name}, {count} ({', '.join(reason.named)}{more}), {reason.reason}: {reason.message}"
@@ -185,7 +186,7 @@ def _alarms(console: Console, alarms: Sequence[SiteAlarm]) -> None:
 def _redaction(console: Console, sites: Sequence[SiteRedaction]) -> None:
     for each in sites[:_SHOWN_MAX]:
         found = each.report
-        named = f"{each.site}, {found.model or 'no bundle reads'}"
+        named = f"{each.site}, {found.model or 'no redaction bundle'}"
         promised = "" if found.target is None else f", {found.target / 10_000:g}% promised"
         seen = f"{found.missed} of {found.values} values in {found.texts} audited texts remained"
         said = (

@@ -33,19 +33,19 @@ class RuntimeAdvice:
 _ADVICE: dict[Kind, RuntimeAdvice] = {
     "classify": RuntimeAdvice(
         "onnx",
-        "For a closed set of labels take an encoder: with the same training rows it makes fewer errors than a"
+        "For a closed set of labels use an encoder: with the same training rows it makes fewer errors than a"
         " decoder of five times its size, and answers in a tenth of the time. A decoder pays off if several tasks of"
         " a site share one base: each task adds an adapter of a few megabytes.",
     ),
     "decide": RuntimeAdvice(
         "onnx",
-        "For questions that stay the same take an encoder: it answers all of them in one run, and training gives each a"
+        "For questions that stay the same use an encoder: it answers all of them in one run, and training gives each a"
         " calibrated confidence.",
     ),
     "extract": RuntimeAdvice(
         "onnx",
-        "For values that the text contains word for word, take an encoder that tags words. If values need another"
-        " form ('half past six' to 18:30), take a decoder (runtime llama): it writes the record, constrained to its"
+        "For values that the text contains word for word, use an encoder that tags words. If values need another"
+        " form ('half past six' to 18:30), use a decoder (runtime llama): it writes the record, constrained to its"
         " schema.",
     ),
     "generate": RuntimeAdvice("llama", "Only a decoder writes text."),
@@ -76,8 +76,7 @@ def advise(kind: Kind) -> RuntimeAdvice:
 
 
 def labels_of(written: str | None, kind: Kind) -> tuple[str, ...]:
-    """Read labels separated by commas; None = placeholders. Raises InvalidRequest for labels that a task cannot
-    have."""
+    """Read labels separated by commas; None = placeholders. Raises InvalidRequest for impossible labels."""
     if written is None:
         return ()
     listed = tuple(label.strip() for label in written.split(","))
@@ -90,19 +89,18 @@ def labels_of(written: str | None, kind: Kind) -> tuple[str, ...]:
         raise InvalidRequest(f"label {listed.index('') + 1} of {len(listed)} is empty", remedy=remedy)
     if len(set(listed)) < len(listed):
         twice = next(label for label in listed if listed.count(label) > 1)
-        raise InvalidRequest(f"label {twice} is there twice", remedy=remedy)
+        raise InvalidRequest(f"label {twice} appears twice", remedy=remedy)
     if kind == "classify" and len(listed) == 1:
         raise InvalidRequest(f"a classify task needs at least 2 labels; {listed[0]} is only one", remedy=remedy)
     return listed
 
 
 def runtime_of(wanted: ScaffoldRequest) -> RuntimeName:
-    """Return the requested runtime, or else the recommended one. Raises InvalidRequest if it does not serve the
-    kind."""
+    """Return the requested or the recommended runtime. Raises InvalidRequest if it does not serve the kind."""
     runtime = wanted.runtime or advise(wanted.kind).runtime
     if wanted.kind not in RUNTIME_KINDS[runtime]:
         able = ", ".join(sorted(RUNTIME_KINDS[runtime]))
-        remedy = f"Take runtime {advise(wanted.kind).runtime}. {advise(wanted.kind).because}"
+        remedy = f"Use runtime {advise(wanted.kind).runtime}. {advise(wanted.kind).because}"
         raise InvalidRequest(f"runtime {runtime} serves {able}, not {wanted.kind}", remedy=remedy)
     return runtime
 
@@ -281,7 +279,7 @@ finetune:
   # batch_rows: 8
   # Longer rows are left out and counted.
   # tokens_max: 256
-  # lora: size of the adapter; the layers it starts at; names of its linear layers, all when empty.
+  # lora: size of the adapter; the layers it starts at; names of its linear layers, empty = all.
   # rank: 4
   # layers_from: 0
   # targets: []
@@ -289,7 +287,7 @@ finetune:
   # class_weights: none
   # full: above 0, such as 0.5, a second loss keeps the texts of different labels apart, for the gate.
   # margin_weight: 0
-  # Training stops if this part of the training rows has not improved for so many epochs.
+  # Training stops when the loss on this share of the training rows has not improved for `patience_epochs`.
   # validation_share: 0.1
   # patience_epochs: 2
   # seed: 1
@@ -378,7 +376,7 @@ def run(
 
 def _name(folder: Path) -> str:
     """Return a task name after the folder's."""
-    name = Path(os.path.realpath(folder)).name.lower()  # unlike `resolve`, for a link to itself, too
+    name = Path(os.path.realpath(folder)).name.lower()  # unlike `resolve`, accepts a link to itself
     kept = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in name)
     return kept.strip("-")[:63].strip("-") or "task"
 

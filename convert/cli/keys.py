@@ -10,6 +10,7 @@ import typer
 from convert.cli.progress_output import out
 from convert.publish import central_keys, key_rotation, keyring, layout
 from edge_agent.cli.terminal import say, table
+from edge_agent.durable.atomic_files import is_dir, read_small
 from edge_agent.errors import InvalidRequest
 
 app = typer.Typer(
@@ -113,7 +114,7 @@ class SigningKeyCommand:
     def _made(self) -> keyring.PublicKeyFile:
         if self.public is None:
             return keyring.Keyring([self.folder], lambda _: ask_passphrase()).make(self.name, self.role)
-        return keyring.bring(self.folder, self.name, self.role, self.uri, self.public.read_bytes())
+        return keyring.register_external(self.folder, self.name, self.role, self.uri, read_small(self.public))
 
 
 app.command("signer")(SigningKeyCommand)
@@ -122,7 +123,7 @@ app.command("signer")(SigningKeyCommand)
 @app.command()
 def show(folder: Folder) -> None:
     """Print the public half that every site needs, for agent.yaml. Needs no passphrase."""
-    signs = folder.is_dir() and next(keyring.read_folder(folder), None) is not None
+    signs = is_dir(folder) and next(keyring.read_folder(folder), None) is not None
     if signs:
         _print_signing(folder)
     if not signs or (folder / central_keys.RECIPIENT).is_file():
@@ -135,10 +136,10 @@ def rotate(folder: Folder, passphrase_file: PassphraseFile = None) -> None:
 
     Give the new recipient to the sites afterwards.
     """
-    _print(central_keys.rotate(folder, asking(passphrase_file)))
+    _print(central_keys.rotate(folder, passphrase_reader(passphrase_file)))
 
 
-def asking(passphrase_file: Path | None) -> central_keys.Ask:
+def passphrase_reader(passphrase_file: Path | None) -> central_keys.Ask:
     """Return a function that reads the passphrase: from the file, or from the person at the terminal."""
     if passphrase_file is not None:
         return lambda: central_keys.read_passphrase(passphrase_file)
@@ -160,7 +161,7 @@ def ask_passphrase(folder: Path | None = None) -> str:
 
 
 def new_passphrase(passphrase_file: Path | None, ask: bool, prompt: str = "Passphrase") -> str:
-    """Return the passphrase to lock something with: of the file, or typed twice; empty if there is to be none."""
+    """Return a new passphrase: from the file, or typed twice at the terminal; empty = none."""
     if passphrase_file is not None:
         return central_keys.read_passphrase(passphrase_file)
     if not ask:
@@ -177,7 +178,7 @@ def _quorum(written: str) -> key_rotation.RoleQuorum:
 
 
 def _print_signing(folder: Path) -> None:
-    made = table("key", "role", "is", "private half", wrap=("key", "private half"))
+    made = table("key", "role", "type", "private half", wrap=("key", "private half"))
     for named in keyring.read_folder(folder):
         made.add_row(named.name, named.role, f"{named.key.keytype} {named.key.keyid[:12]}", _private(named))
     out().print(made)
@@ -197,7 +198,8 @@ def described(named: keyring.PublicKeyFile) -> str:
 
 def _private(named: keyring.PublicKeyFile) -> str:
     if named.private is not None:
-        return f"{named.private.name}, {'under a passphrase' if named.private.suffix == keyring.SEALED else 'open'}"
+        sealed = named.private.suffix == keyring.SEALED
+        return f"{named.private.name}, {'under a passphrase' if sealed else 'not encrypted'}"
     return named.uri or "not here"
 
 

@@ -18,6 +18,7 @@ from convert.publish.repository_check import CheckScope
 from convert.publish.repository_reader import RepositoryState
 from convert.publish.repository_storage import open_place
 from edge_agent.cli.terminal import write_exactly
+from edge_agent.durable.atomic_files import read_small
 from edge_agent.errors import InvalidRequest
 from edge_agent.formatting import format_bytes
 
@@ -49,7 +50,7 @@ class MediaCommand(RepositoryCommand):
         """Run the command."""
         publisher = self.publisher()
         order = media_writer.MediaOrder(self.folder, self.expires_in_days, tuple(self.site or ()), self.channel)
-        # Not below the bar: this can prompt for a passphrase.
+        # Outside the bar, because this can prompt for a passphrase.
         prepared = media_writer.prepare(publisher, order)
         with progress_output.bar() as advance:
             written = media_writer.fill(prepared, advance)
@@ -107,7 +108,7 @@ class VerifyCommand:
         place = open_place(self.place, store_options(self.store_option))
         scope = CheckScope(deep=not self.quick, only=self._wanted if self.media or self.stick else None)
         with progress_output.bar() as advance:
-            found = repository_check.check(place, self.root.read_bytes(), time.time(), scope, advance)
+            found = repository_check.check(place, read_small(self.root), time.time(), scope, advance)
         if self.as_json:
             write_exactly(json.dumps(found.plain(), ensure_ascii=False))
         else:

@@ -1,4 +1,4 @@
-"""`edge-convert privacy lineage|consent|purge|log`: the rights of the person at the central team."""
+"""`edge-convert privacy lineage|consent|purge|log`: what the central team owes the people behind the data."""
 
 import json
 import re
@@ -20,6 +20,7 @@ from convert.pipeline.stage import load_module
 from convert.publish.publisher import Publisher
 from convert.publish.repository_storage import open_place
 from edge_agent.cli.terminal import say, write_exactly
+from edge_agent.durable.atomic_files import is_dir
 from edge_agent.errors import InvalidRequest
 from edge_agent.formatting import counted
 
@@ -76,7 +77,7 @@ def show_lineage(
     retire = sum(use.consequence == "retire" for use in uses)
     nothing = "no dataset or bundle here has any of them"
     say(f"{counted(len(wanted), 'record')}: {counted(retire, 'bundle')} to retire" if uses else nothing)
-    _warn_of(unread)
+    _warn_of_unread(unread)
 
 
 def _wanted(collected: Path, records: list[str], erased: bool) -> frozenset[str]:
@@ -98,8 +99,8 @@ def _show_uses(uses: Sequence[LineageUse], published: dict[str, bool] | None) ->
         console.print(Text(f"  {use.sentence()}"))
 
 
-def _warn_of(unread: Sequence[Path]) -> None:
-    """Name the documents of which nothing is known."""
+def _warn_of_unread(unread: Sequence[Path]) -> None:
+    """Warn of documents that cannot be read."""
     for path in unread:
         said = f"{path} cannot be read, so it can have them: restore it from a backup, or use a newer edge-convert"
         say(f"warning: {said}", err=True)
@@ -183,8 +184,8 @@ def show_log(
 ) -> None:
     """Show the log of decisions, and verify its chain: who accepted a key, recorded consent, erased or purged what.
 
-    Note the last hash elsewhere from time to time. With --contains it shows that nothing before it was changed or
-    removed since.
+    Note the last hash elsewhere from time to time. With that hash, --contains shows that nothing before it was changed
+    or removed since.
 
     Exit code 1: the chain is broken, or lacks the hash.
 
@@ -228,7 +229,7 @@ def _checked(records: list[str]) -> list[str]:
 
 def _require_folder(folder: Path) -> None:
     """Raise InvalidRequest for a folder that is not there: nothing found in it would look like an all-clear."""
-    if not folder.is_dir():
+    if not is_dir(folder):
         remedy = "Name the folder that 'edge-convert collect' or 'run' writes."
         raise InvalidRequest(f"{folder} is not a folder", remedy=remedy)
 

@@ -78,7 +78,7 @@ class PublishCommand(RepositoryCommand):
             uploaded = publisher.upload(path, advance)
         if self.compare_on:
             self._compare(publisher, uploaded, self.compare_on)
-        # Not below a bar: this can prompt for a passphrase.
+        # Outside the bar, because this can prompt for a passphrase.
         _say(f"Golden cases, which travel to every site: {uploaded.signed.golden}.")
         published = publisher.sign(uploaded, again=self.sign_revoked)
         if not publisher.staged:
@@ -147,7 +147,7 @@ def _say(said: str) -> None:
 
 
 class RotatableRole(str, Enum):
-    """Whose keys."""
+    """The role whose keys change."""
 
     root = "root"
     targets = "targets"

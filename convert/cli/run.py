@@ -63,21 +63,21 @@ def run(where: RecipeArgument, again: Again = False, work: Work = None, auto: Au
 
     Example: [bold]edge-convert run examples/retail-categories/recipe.yaml[/bold]
     """
-    bring(where, "", again, work, auto=auto)
+    run_recipe(where, "", again, work, auto=auto)
 
 
 def stage(name: str) -> Callable[[Path, bool, Path | None], None]:
     """Return the command of one stage."""
 
     def command(where: RecipeArgument, again: Again = False, work: Work = None) -> None:
-        bring(where, name, again, work)
+        run_recipe(where, name, again, work)
 
     command.__doc__ = f"{_STAGES[name]}\n\nEarlier stages run first if they are not up to date."
     return command
 
 
-def bring(where: Path, until: str, again: bool, work: Path | None = None, *, auto: bool = False) -> None:
-    """Run the pipeline with lines and a bar."""
+def run_recipe(where: Path, until: str, again: bool, work: Path | None = None, *, auto: bool = False) -> None:
+    """Run a recipe up to a stage, empty = all; show a line for each finished stage, and a bar."""
     written = recipe.read(where)
     if auto:
         written = written.model_copy(update={"quantize": written.quantize.model_copy(update={"types": ()})})
@@ -125,7 +125,7 @@ class QuantizeCommand:
         elif self.type_ or self.out is not None:
             raise InvalidRequest("one file needs both --type and --out", remedy="Name both, or a recipe and neither.")
         else:
-            bring(self.what, "quantize", self.again, self.work, auto=self.auto)
+            run_recipe(self.what, "quantize", self.again, self.work, auto=self.auto)
 
 
 def _quantize(source: Path, type_: str, out: Path, requantize: bool) -> None:
@@ -160,7 +160,7 @@ def evaluate(
     Example: [bold]edge-convert evaluate build/pos-intent/assemble/bundle field.jsonl[/bold]
     """
     if rows is None:
-        bring(what, "evaluate", again, work)
+        run_recipe(what, "evaluate", again, work)
         return
     measuring = load_module("convert.evaluate.evaluate_stage")
     bundle = load_module("convert.evaluate.serving").open_bundle(what)
@@ -248,14 +248,14 @@ class AssembleCommand:
     def __post_init__(self) -> None:
         """Run the command."""
         if self.out is not None:
-            self._by_hand(self.out)
+            self._assemble_files(self.out)
         elif (self.task / RECIPE_NAME).is_file() or self.task.name == RECIPE_NAME:
-            bring(self.task, "assemble", self.again, self.work)
+            run_recipe(self.task, "assemble", self.again, self.work)
         else:
             remedy = f"Name a folder or a .tar with --out. To run a recipe, name a folder with a {RECIPE_NAME}."
             raise InvalidRequest("--out is missing: the bundle needs a folder or a .tar file", remedy=remedy)
 
-    def _by_hand(self, out: Path) -> None:
+    def _assemble_files(self, out: Path) -> None:
         given: dict[Role, Path | None] = {
             "weights": self.weights,
             "adapter": self.adapter,
@@ -347,7 +347,7 @@ class CalibrateCommand:
     def __post_init__(self) -> None:
         """Run the command."""
         if self.rows is None:
-            bring(self.what, "calibrate", self.again, self.work)
+            run_recipe(self.what, "calibrate", self.again, self.work)
             return
         if self.out is None or not self.version:
             missing = "--out" if self.out is None else "--version"

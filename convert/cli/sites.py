@@ -50,7 +50,7 @@ Registry = Annotated[Path | None, typer.Option("--sites", metavar="FILE", help="
 
 @dataclass(frozen=True)
 class _CentralRecords:
-    """Everything known centrally: the registry, and the report of collect next to it."""
+    """The records of the central team: the registry, and the report of collect next to it."""
 
     path: Path
 
@@ -59,8 +59,7 @@ class _CentralRecords:
         return SiteRegistry(self.path)
 
     def waiting(self) -> dict[str, dict[str, int]]:
-        """Return the undecided keys of the last run of collect: by site, with the number of documents that each had
-        signed."""
+        """Return the undecided keys of the last collect: by site, with the number of documents signed by each."""
         sites, found = self.sites, defaultdict[str, dict[str, int]](dict)
         for site, key, documents in _waiting(self.path.with_name(_REPORT)):
             if sites.standing(site, key) in UNDECIDED:
@@ -142,7 +141,7 @@ def show(site: Site, collected: Collected = None, registry: Registry = None) -> 
         (_TITLES[standing], verification_code(key), key) for standing, keys in entry.every_key.items() for key in keys
     ]
     rows += [
-        ("key that waits", verification_code(key), f"{key}, has signed {counted(count, 'file')}")
+        ("undecided key", verification_code(key), f"{key}, has signed {counted(count, 'file')}")
         for key, count in waiting.items()
     ]
     rows += [
@@ -274,7 +273,9 @@ def _central(collected: Path | None, registry: Path | None) -> _CentralRecords:
 def _rows(site: str, entry: SiteEntry, waiting: Collection[str]) -> list[tuple[str, str, str, str]]:
     """Return the lines of a site: one for each key."""
     kits = [enrolment.issued_at[:10] for enrolment in entry.kits]
-    keys = [*map(verification_code, entry.speaking), *(f"{verification_code(key)} waits" for key in waiting)] or ["-"]
+    keys = [*map(verification_code, entry.signing_keys), *(f"{verification_code(key)} waits" for key in waiting)] or [
+        "-"
+    ]
     first = (site, _state(entry, waiting), keys[0], ("-", *kits)[-1])
     return [first, *(("", "", key, "") for key in keys[1:])]
 
@@ -376,7 +377,7 @@ class EnrolmentCommand:
         raw = enrolment_format.encode(made)
         _, sha256 = enrolment_format.parse(raw)
         path = self._path(made.site)
-        # Known at the central team before it exists: a file that nobody knows of could be used and nobody would wait.
+        # Registered before the file exists: a file that the registry lacks could enrol a site that nobody expects.
         registry.issue(made.site, Issued(sha256=sha256, issued_at=made.issued_at, expires_at=made.expires_at))
         atomic_files.write_atomically(path, enrolment_format.seal(raw, secret) if secret else raw, mode=_PRIVATE_MODE)
         progress_output.out().print(

@@ -101,7 +101,7 @@ def _earlier(out: Path) -> tuple[dict[str, frozenset[str]], list[str]]:
 
 
 def _stayed(divided: Mapping[str, Sequence[DataRow]], earlier: Mapping[str, frozenset[str]]) -> Iterator[str]:
-    """Say how many rows are in the split that they were in before, and how many are not."""
+    """Yield how many rows stayed in their earlier split, and how many moved."""
     known = frozenset[str]().union(*earlier.values())
     placed = [(split, row.key) for split, rows in divided.items() for row in rows]
     stayed = sum(key in earlier[split] for split, key in placed)
@@ -116,7 +116,7 @@ def _stayed(divided: Mapping[str, Sequence[DataRow]], earlier: Mapping[str, froz
 
 
 def _not_measured(found: Sequence[DataRow], divided: int) -> Iterator[str]:
-    """Say how many rows are for training only, and how many of them are left out."""
+    """Yield how many rows are for training only, and how many of them are left out."""
     measurable = splits.measurable_rows(found)
     count = sum(not measurable(row) for row in found)
     if count:

@@ -3,11 +3,11 @@
 A run can be killed at any point. The next run continues from what was synced and reads the rest again. Running twice
 changes nothing.
 
-`purge` deletes examples whose time is over, by site and task; the most specific rule counts. A prediction goes with its
-reviews and its teacher label. The raw files still list its segment, so that it is not collected again; tombstones stay.
-Datasets made earlier keep their rows: convert/dataset/lineage.py lists them. The age is that of the answer by the
-site's clock, unless that is later than the collection or more than a year before it: then the clock was wrong, and the
-age is that of the collection.
+`purge` deletes examples whose retention period has ended, by site and task; the most specific rule counts. A prediction
+goes with its reviews and its teacher label. The raw files still list its segment, so that it is not collected again;
+tombstones stay. Datasets made earlier keep their rows: convert/dataset/lineage.py lists them. The age is that of the
+answer by the site's clock, unless that is later than the collection or more than a year before it: then the clock was
+wrong, and the age is that of the collection.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class PendingKey:
 
 @dataclass
 class CollectReport:
-    """The results of a run. At the end of the run every list is sorted."""
+    """The results of a run."""
 
     segments_taken: int = 0
     records_taken: int = 0
@@ -64,7 +64,7 @@ class CollectReport:
     """Stored in this run or before."""
     records_erased: int = 0
     concerned: list[dict[str, Any]] = field(default_factory=list)
-    """Datasets and bundles that have records which this run erased (convert/dataset/lineage.py)."""
+    """Datasets and bundles that contain records erased in this run (convert/dataset/lineage.py)."""
     sites: int = 0
     pinned: dict[str, str] = field(default_factory=dict)
     """Sites seen for the first time, with the key that is trusted from now on."""
@@ -74,7 +74,7 @@ class CollectReport:
     """Revoked sites that have data in a source or in the collection."""
     refused: list[RefusedDocument] = field(default_factory=list)
     replaced: list[RefusedDocument] = field(default_factory=list)
-    """Refused, but their records came again in a later segment."""
+    """Refused, but a later segment has their records."""
     gaps: list[SequenceGap] = field(default_factory=list)
     breaks: list[ChainBreak] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)
@@ -184,19 +184,19 @@ class _CollectRun:
 
     def run(self) -> CollectReport:
         found = [(source, listing) for source in self._request.sources for listing in self._list(source)]
-        places = [(source, listing) for source, listing in found if not self._left_alone(listing.site)]
+        places = [(source, listing) for source, listing in found if not self._is_revoked(listing.site)]
         for source, listing in places:
-            self._look(source, listing)
+            self._read_site(source, listing)
         for source, listing in places:
-            self._look_again(source, listing)
+            self._check_unconnected(source, listing)
         self._writer.close()
         self._statuses.save()
         if self._request.reviews:
             origin = SegmentOrigin(REVIEWED_CENTRALLY, 0, self._request.now())
             self._writer.add_rows([record_files.table(self._request.reviews, origin, 1)])
             self._writer.close()
-        self._judge()
-        self._vouch(places)
+        self._report_findings()
+        self._write_receipts(places)
         made = derived_examples.derive(self._request.out, self._request.memory_bytes, self._say, self._record_erasure)
         self._report.records_erased, self._report.tasks = made.records_erased, made.tasks
         self._report.concerned = [
@@ -207,10 +207,10 @@ class _CollectRun:
         return self._report
 
     def _record_erasure(self, erased: Sequence[str]) -> None:
-        """Write what is erased into the log, first: a kill can repeat an entry and loses none."""
+        """Log an erasure before it happens: a kill can repeat an entry, but loses none."""
         accountability.record(self._request.out, "records erased", erased, actor="collect", why="tombstones of sites")
 
-    # --- looking --------------------------------------------------------------------------------------------------
+    # --- reading --------------------------------------------------------------------------------------------------
 
     def _say(self, what: str) -> None:
         self._request.progress(what, 0, 0)
@@ -221,14 +221,14 @@ class _CollectRun:
         self._report.troubles += [trouble] if trouble else []
         return found
 
-    def _left_alone(self, site: str) -> bool:
-        """Return whether a site was revoked; its files are ignored and are not errors."""
+    def _is_revoked(self, site: str) -> bool:
+        """Return whether a site is revoked, and report it: its files are ignored and are not errors."""
         revoked = self._sites.entry(site).revoked_at is not None
         if revoked and site not in self._report.revoked:
             self._report.revoked.append(site)
         return revoked
 
-    def _look(self, source: SegmentSource, listing: SiteListing) -> None:
+    def _read_site(self, source: SegmentSource, listing: SiteListing) -> None:
         """Store the new segments of one site."""
         with self._failures(source):
             objection = self._statuses.look(source, listing, self._trust)
@@ -241,21 +241,21 @@ class _CollectRun:
             if self._seen.failures[source.name] >= _FAILURES_IN_A_ROW_MAX:
                 return
             with self._failures(source):
-                self._look_at(intake, listing, stem)
+                self._read_stem(intake, listing, stem)
 
-    def _look_at(self, intake: SegmentIntake, listing: SiteListing, stem: str) -> None:
+    def _read_stem(self, intake: SegmentIntake, listing: SiteListing, stem: str) -> None:
         """Store one segment, unless one of its files is missing, or it is stored already."""
         epoch, number = parse_name(stem) or ("", 0)
         life = (listing.site, epoch)
         held = self._seen.held.get(life, {}).get(number, [])
-        absent = listing.half(stem)
+        absent = listing.missing_half(stem)
         if absent:
             self._seen.absent[life].setdefault(number, f"its {absent} has not arrived")
         elif all(listing.sealed[stem] != entry.size_bytes for entry in held):
             self._take(intake, listing, stem)
 
-    def _look_again(self, source: SegmentSource, listing: SiteListing) -> None:
-        """Read the segments again that a later one does not continue: one of the same size can have other content."""
+    def _check_unconnected(self, source: SegmentSource, listing: SiteListing) -> None:
+        """Read again each segment that its stored successor does not continue: its content can have changed."""
         intake = SegmentIntake(source, self._trust, self._request.keys.identities, self._request.now)
         epochs = {epoch for site, epoch in self._seen.held if site == listing.site}
         for epoch in sorted(epochs):
@@ -294,16 +294,16 @@ class _CollectRun:
             if self._seen.failures[source.name] == _FAILURES_IN_A_ROW_MAX:
                 self._report.troubles.append(f"{source.name}: skipped after {_FAILURES_IN_A_ROW_MAX} failures")
 
-    # --- judging --------------------------------------------------------------------------------------------------
+    # --- reporting --------------------------------------------------------------------------------------------------
 
-    def _judge(self) -> None:
+    def _report_findings(self) -> None:
         """Report missing, contradictory and refused segments."""
         report, seen = self._report, self._seen
         for life, number, refusal in seen.refused:
             (report.replaced if seen.elsewhere(life, number) else report.refused).append(refusal)
         named = {(site, epoch) for site in self._statuses.sites() for epoch in self._statuses.highest(site)}
         for site, epoch in sorted(named | {*seen.held, *seen.absent}):
-            if self._left_alone(site):
+            if self._is_revoked(site):
                 continue
             entries = seen.entries((site, epoch))
             highest = self._statuses.highest(site).get(epoch, 0)
@@ -315,14 +315,14 @@ class _CollectRun:
         report.waiting = [PendingKey(*of, count) for of, count in sorted(self._trust.waiting.items())]
         report.sites = len(self._statuses.sites() | {site for site, _ in seen.held})
 
-    def _vouch(self, places: list[tuple[SegmentSource, SiteListing]]) -> None:
+    def _write_receipts(self, places: list[tuple[SegmentSource, SiteListing]]) -> None:
         """Sign receipts for each site, and write them to every source that has its data."""
-        told: dict[Life, list[RefusedSegment]] = defaultdict(list)
+        damaged: dict[Life, list[RefusedSegment]] = defaultdict(list)
         for life, refused in self._seen.damaged():
-            told[life].append(refused)
+            damaged[life].append(refused)
         epochs: dict[str, list[EpochReceipts]] = defaultdict(list)
-        for life in sorted({*self._seen.held, *told}):
-            epochs[life[0]].append(receipts.epoch_receipts(life[1], self._seen.entries(life), told[life]))
+        for life in sorted({*self._seen.held, *damaged}):
+            epochs[life[0]].append(receipts.epoch_receipts(life[1], self._seen.entries(life), damaged[life]))
         folder, key = self._request.out / receipts.RECEIPTS_FOLDER, self._request.keys.receipts
         signed = {site: receipts.sign_receipts(folder, site, epochs[site], key, self._request.now) for site in epochs}
         for source, listing in places:
@@ -362,9 +362,9 @@ def erased_records(collected: Path) -> list[str]:
 
 
 RETENTION_DAYS_MAX = 100_000
-"""Longer than any example is old; more days count as so many."""
+"""Longer than any example is old; a rule with more days counts as this many."""
 _RULE = re.compile(r"(?P<site>\*|[a-z0-9-]+)/(?P<task>\*|[a-z0-9-]+)=(?P<days>\d+(\.\d+)?)")
-# Of the rules for a prediction the most specific one counts; of equally specific ones that of the shorter time.
+# The most specific rule for a prediction counts; of equally specific rules, the one with the shorter period.
 _DUE = """
     WITH aged AS (
         SELECT filename, site, prediction_id, task, type,
@@ -434,7 +434,7 @@ def purge(
     *,
     dry_run: bool,
 ) -> PurgeReport:
-    """Delete what is older than its rule allows, and join the examples again; with `dry_run` only count.
+    """Delete examples that are older than their rule allows, and join the examples again; with `dry_run` only count.
 
     Raises:
         FileMissing: nothing was collected there.

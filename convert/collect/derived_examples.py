@@ -94,7 +94,7 @@ def open_database(folder: Path, spill: Path, memory_bytes: int) -> Iterator[duck
 
 
 _DONE, _SPILL = "done.json", ".spill"
-# Raised when the same records give different examples than before; everything is then joined again.
+# Increase the number when the same records give different examples than before: everything is then joined again.
 _FORM = f"6 duckdb {duckdb.__version__}"
 _FINGERPRINTS = """
     SELECT task, count(*) || '-' || bit_xor(hash(site, epoch, sequence, line, record_id))
@@ -104,7 +104,7 @@ _FINGERPRINTS = """
 
 # Tombstones stay, so that a prediction that arrives late, or again, is erased too. A tombstone counts for its own site
 # only.
-_FORGOTTEN = """
+_ERASABLE = """
     SELECT DISTINCT r.filename, r.site, r.prediction_id
     FROM records r
     JOIN (SELECT DISTINCT site, prediction_id FROM records WHERE type = 'tombstone') t USING (site, prediction_id)
@@ -115,7 +115,7 @@ _FORGOTTEN = """
 
 @dataclass(frozen=True)
 class DerivedExamples:
-    """The number of erased records, whose they were, and the counts of each task."""
+    """The erased records, and the counts of each task."""
 
     records_erased: int
     erased: tuple[str, ...]
@@ -188,13 +188,15 @@ def _write(out: Path, done: dict[str, Any]) -> None:
 def erase(
     connection: duckdb.DuckDBPyConnection, erasing: Callable[[Sequence[str]], None]
 ) -> tuple[int, tuple[str, ...]]:
-    """Rewrite every file that still holds an erased prediction; return the number of removed records, and whose.
+    """Rewrite every file that still holds an erased prediction.
+
+    Returns the number of removed records, and the erased predictions as SITE/PREDICTION_ID.
 
     Raises:
         OSError: a file cannot be written; files already rewritten stay so.
     """
     found: dict[str, set[tuple[str, str]]] = {}
-    for filename, site, prediction_id in connection.execute(_FORGOTTEN).fetchall():
+    for filename, site, prediction_id in connection.execute(_ERASABLE).fetchall():
         found.setdefault(filename, set()).add((site, prediction_id))
     erased = tuple(sorted({f"{site}/{prediction}" for names in found.values() for site, prediction in names}))
     if erased:

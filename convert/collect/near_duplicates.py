@@ -1,4 +1,4 @@
-"""Which texts are near duplicates: sketches, whose similarity estimates the share of five-letter pieces in both. Pure.
+"""Decides which texts are near duplicates, by sketches that estimate their share of common five-letter pieces. Pure.
 
 MinHash (Broder 1997), 64 hashes of which 16 bits each are kept (Li and König 2010), in 16 bands of 4 (Leskovec et al.,
 Mining of Massive Datasets, chapter 3). Two texts share a band with probability 1 - (1 - s^4)^16 where s is the share of
@@ -16,11 +16,11 @@ import numpy.typing as npt
 BANDS = 16
 HASHES = 64
 ALIKE_SHARE_MIN = 0.85
-"""Share of common five-letter pieces from which two texts are near duplicates."""
+"""Two texts with at least this share of common five-letter pieces are near duplicates."""
 ALIKE_HASHES_MIN = 55
 """Of 64 hashes: an estimate of that share with a standard error of 0.05."""
 SHORT_LETTERS_MAX = 400
-"""For shorter texts the pieces are counted exactly, because the estimate is least accurate there."""
+"""Up to this length the pieces are counted exactly, because the estimate is least accurate there."""
 _PIECE_LETTERS = 5
 _COUNTED_HASHES_MIN = 32  # a share of 0.85 never gives an estimate this low (6 standard deviations)
 # Fixed, because sketches are stored and compared later.
@@ -46,7 +46,7 @@ def sketch(normalised: str) -> Sketch:
 
 
 def common_hashes(left: Sketch, right: Sketch) -> npt.NDArray[np.int64]:
-    """Return for each pair of rows of two arrays of sketches how many of their 64 hashes are equal."""
+    """Return for each pair of sketches, row by row, how many of their 64 hashes are equal."""
     same = left.reshape(-1, BANDS).view(np.uint16) == right.reshape(-1, BANDS).view(np.uint16)
     count: npt.NDArray[np.int64] = same.sum(axis=1, dtype=np.int64)
     return count
@@ -58,7 +58,7 @@ def alike(left: Sketch, right: Sketch, texts: Sequence[tuple[str | None, str | N
     Args:
         left: sketches, [pairs, 16].
         right: likewise.
-        texts: the two normalised texts of each pair, or None for what has over SHORT_LETTERS_MAX letters.
+        texts: the two normalised texts of each pair, or None for a text of over SHORT_LETTERS_MAX letters.
     """
     common = common_hashes(left, right)
     found: npt.NDArray[np.bool_] = common >= ALIKE_HASHES_MIN
@@ -69,7 +69,7 @@ def alike(left: Sketch, right: Sketch, texts: Sequence[tuple[str | None, str | N
 
 
 def common_share(left: str, right: str) -> float:
-    """Return the share of the different pieces of two normalised texts that are in both."""
+    """Return the Jaccard index of two normalised texts: common pieces divided by all different pieces."""
     first, second = set(_pieces(left).tolist()), set(_pieces(right).tolist())
     return len(first & second) / len(first | second)
 

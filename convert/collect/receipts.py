@@ -1,6 +1,6 @@
-"""Which segments of a site have arrived: gaps and breaks by their numbers and the chain of manifests; signed receipts.
+"""Finds missing and contradictory segments, by their numbers and the chain of manifests; signs receipts.
 
-A receipt names the segments of a site that are stored, so that it can delete them, and those that are refused.
+A receipt lists the stored segments of a site, which the site can then delete, and the refused ones.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from edge_agent.formats.segment import (
 )
 from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX, format_timestamp, public_key_hex, sign
 
-NOT_COME = "has not arrived"
+NOT_ARRIVED = "has not arrived"
 
 
 @dataclass(frozen=True, order=True)
@@ -75,7 +75,7 @@ def gaps(
     beyond = sorted(number for number in why.keys() - known if number > last)
     holes = [*_holes(sorted(known), last), *zip(beyond, beyond, strict=True)]
     found: list[SequenceGap] = []
-    for first, end, said in itertools.chain.from_iterable(_told_apart(*hole, why) for hole in holes):
+    for first, end, said in itertools.chain.from_iterable(_split_by_reason(*hole, why) for hole in holes):
         _add(found, SequenceGap(site, epoch, first, end, said))
     return found
 
@@ -90,8 +90,7 @@ def _add(found: list[SequenceGap], gap: SequenceGap) -> None:
 
 
 def breaks(held: Collection[SegmentEntry]) -> Iterator[ChainBreak]:
-    """Yield the contradictions between segments of one epoch: the site was restored from a backup, or its disk was
-    copied."""
+    """Yield the contradictions between segments of one epoch: from a restored backup or a copied disk."""
     manifests, apart = _manifests(held), set(unconnected(held))
     for entry in held:
         if entry in apart:
@@ -103,7 +102,7 @@ def breaks(held: Collection[SegmentEntry]) -> Iterator[ChainBreak]:
 
 
 def unconnected(held: Collection[SegmentEntry]) -> list[SegmentEntry]:
-    """Return the segments that do not continue the stored one before them; where none is stored, nothing is known."""
+    """Return the segments that do not continue the stored one before them, if there is one."""
     manifests = _manifests(held)
     return [entry for entry in held if not _continues(entry, manifests)]
 
@@ -124,7 +123,7 @@ def _continues(entry: SegmentEntry, manifests: Mapping[int, set[str]]) -> bool:
 
 
 def _holes(known: list[int], last: int) -> Iterator[tuple[int, int]]:
-    """Yield the stretches between the sorted numbers, from 1 to `last`."""
+    """Yield the ranges from 1 to `last` that the sorted numbers leave out."""
     expected = 1
     for number in known:
         if number > expected:
@@ -134,15 +133,15 @@ def _holes(known: list[int], last: int) -> Iterator[tuple[int, int]]:
         yield expected, last
 
 
-def _told_apart(first: int, last: int, why: Mapping[int, str]) -> Iterator[tuple[int, int, str]]:
+def _split_by_reason(first: int, last: int, why: Mapping[int, str]) -> Iterator[tuple[int, int, str]]:
     """Split a range at numbers that have a reason."""
     for number in sorted(number for number in why if first <= number <= last):
         if number > first:
-            yield first, number - 1, NOT_COME
+            yield first, number - 1, NOT_ARRIVED
         yield number, number, why[number]
         first = number + 1
     if first <= last:
-        yield first, last, NOT_COME
+        yield first, last, NOT_ARRIVED
 
 
 RECEIPTS_FOLDER = "receipts"

@@ -3,7 +3,7 @@
 Times are UTC without a zone, which every reader of Parquet interprets in the same way.
 
 A file is written next to its place, synced and renamed, so that its segments are stored whole or not at all, and no
-second record of collected segments could disagree. Its name is derived from its content, so that repeating the work
+second list of collected segments could disagree. Its name is derived from its content, so that repeating the work
 after a crash makes the same file.
 """
 
@@ -28,7 +28,7 @@ from edge_agent.formats.segment import SegmentManifest, name_of
 from edge_agent.formats.signed_document import SignedDocument
 
 REVIEWED_CENTRALLY = "centre"
-"""Takes the place of the epoch for feedback by the central team."""
+"""The epoch of feedback by the central team, which has none."""
 
 SCHEMA = pa.schema(
     [

@@ -2,7 +2,7 @@
 
 An invalid segment becomes a refusal with its name, and the next one is read. A segment that was damaged after the site
 signed its manifest is named in the receipts, so that the site seals its records again. Segments of untrusted keys, and
-intact ones that this program cannot read, are not named there: the site keeps them until that is fixed.
+intact ones that this program cannot read, are not named there, so the site keeps them until the cause is fixed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from edge_agent.formatting import counted
 
 
 class SiteKeyTrust:
-    """Decides about keys, and registers the first one of a site."""
+    """Decides which keys can sign for a site, and registers the first key of a new site."""
 
     def __init__(self, sites: SiteRegistry, *, registered_only: bool) -> None:
         """With `registered_only`, a site that is not in the registry is refused."""

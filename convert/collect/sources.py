@@ -24,13 +24,14 @@ from obstore.store import from_url
 
 from edge_agent.durable import atomic_files
 from edge_agent.errors import InvalidRequest
+from edge_agent.errors.base import CONNECTION_REMEDY, connection_setting
 from edge_agent.formats import segment, status_object
 from edge_agent.formatting import counted
 
 SITE_PREFIX, SEGMENTS = "site=", "segments"
 _SHARED_MODE = 0o644
 _SCHEMES = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "https", "http")
-_STORES: Callable[..., Any] = from_url  # typed as one of six: which one, the URL says
+_STORES: Callable[..., Any] = from_url  # its type is a union of six stores; the URL selects one
 _RETRY: dict[str, Any] = {"max_retries": 5, "retry_timeout": timedelta(seconds=120)}
 
 
@@ -57,8 +58,8 @@ class SiteListing:
         if parts[:-1] == (SEGMENTS,):
             self._note_segment(*parts[-1].partition("."), size_bytes)
 
-    def half(self, stem: str) -> str:
-        """Return in words which file of a segment is missing; empty = none."""
+    def missing_half(self, stem: str) -> str:
+        """Return the name of the missing file of a segment; empty = none is missing."""
         if stem not in self.manifests:
             return "manifest"
         return "" if stem in self.sealed else "sealed file"
@@ -110,10 +111,14 @@ def open_store(url: str, options: Mapping[str, str]) -> Any:
             f"'{url}' is neither a folder nor an object store",
             remedy="Name a folder, or a URL with s3://, gs:// or az://.",
         )
+    if setting := connection_setting(options):
+        raise InvalidRequest(f"--store-option: '{setting}' is a setting of the connection", remedy=CONNECTION_REMEDY)
     plain: dict[str, Any] = dict(options)
     client: dict[str, Any] = {"timeout": timedelta(seconds=60), "connect_timeout": timedelta(seconds=10)}
     if plain.pop("allow_http", "").lower() == "true":
         client["allow_http"] = True
+    if proxy := plain.pop("proxy_url", ""):
+        client["proxy_url"] = proxy
     try:
         return _STORES(url, config=plain or None, client_options=client, retry_config=_RETRY)
     except (BaseError, ValueError) as error:
@@ -122,7 +127,7 @@ def open_store(url: str, options: Mapping[str, str]) -> Any:
 
 
 def listings(source: SegmentSource) -> tuple[list[SiteListing], str]:
-    """Return the contents of the source, sorted by site, and why some of it cannot be listed; empty = all is there."""
+    """Return the contents of the source, sorted by site, and an error if the list is incomplete; empty = complete."""
     found: dict[str, SiteListing] = {}
     trouble = ""
     try:
@@ -169,7 +174,7 @@ class FolderSource:
             for path in (Path(folder, name) for name in names):
                 try:
                     found = path.lstat()
-                except OSError as error:  # FileNotFoundError, which counts as nothing: an uplink renames its files
+                except OSError as error:  # FileNotFoundError is ignored later: an uplink renames its files
                     unread.append(error)
                     continue
                 if stat.S_ISREG(found.st_mode):
@@ -197,7 +202,7 @@ class BucketSource:
         self._store = store
 
     def objects(self) -> Iterator[tuple[str, int]]:
-        """List."""
+        """List all objects, page by page."""
         with _failures(self.name):
             for page in obstore.list(self._store):
                 yield from ((each["path"], each["size"]) for each in page)
@@ -211,7 +216,7 @@ class BucketSource:
             return bytes(found.bytes())
 
     def write(self, path: str, content: bytes) -> None:
-        """Put."""
+        """Put an object in one request."""
         with _failures(f"{self.name}/{path}"):
             obstore.put(self._store, path, content, use_multipart=False)
 

@@ -24,7 +24,7 @@ _HIGHEST = "highest.json"
 
 @dataclass(frozen=True)
 class AuditLosses:
-    """Lost answers of all tasks, as reported by the sites; with many of them a random sample is biased."""
+    """Answers that the sites report as lost, of all tasks; many of them bias the random sample."""
 
     sites: int
     """Sites that sent a status."""
@@ -58,7 +58,7 @@ class StatusFolder:
         self._missing: dict[str, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
 
     def look(self, source: SegmentSource, listing: SiteListing, trust: SiteKeyTrust) -> str:
-        """Read a site's status, if there is one; return what is wrong with it, if anything.
+        """Read and store a site's status, if there is one; return why it is refused, empty = it is not.
 
         Raises:
             SourceFailed: it cannot be read now.

@@ -1,6 +1,6 @@
-"""One example of a split: a text with what is to be learned from it, by question. Pure.
+"""One row of a split: a text with its labels, completion, spans or answers. Pure.
 
-What measures or learns a question reads its rows as those of a task that classifies: the answer is the label.
+Training and measurement read the rows of a question like those of a classify task: the answer is the label.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from edge_agent.formats.questions import QuestionSpec
 def normalised(text: str) -> str:
     """Return a text in lower case, with single spaces, without compatibility forms and without final punctuation.
 
-    A text that is nothing but full stops stays as it is.
+    A text of only such punctuation keeps it.
     """
     plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     return re.sub(r"[\s.!?…]+$", "", plain) or plain
@@ -60,7 +60,7 @@ class RowAnswer:
 
     question: str
     label: str
-    """One of the question's outputs; of a distribution the likeliest one, the first of equals."""
+    """One of the question's outputs; of a distribution the likeliest one, or the first of several."""
     shares: Shares = ()
     """A distribution over the outputs, which training learns as it is; empty = the label alone."""
 
@@ -102,17 +102,17 @@ class DataRow:
     prediction_id: str = ""
     """The answer's id there; text-answers: of one of its answers."""
     composed: bool = False
-    """Nobody said it: `"composed": true` in the file. It can be a golden case as it is."""
+    """Written by the team, not by a user: `"composed": true` in the file. It can be a golden case unchanged."""
     consented: bool = False
-    """Who said it agreed that it travels in bundles: `"consented": true` in the file."""
+    """Its author agreed that it travels in bundles: `"consented": true` in the file."""
     own_family: str = field(default="", compare=False, repr=False)
-    """The family that the file names; `family` has another name where families have a text in common."""
+    """The family that the file names; `family` differs where families with a common text were joined."""
     place: str = field(default="", compare=False, repr=False)
-    """Where the row stands, as FILE:LINE, for messages."""
+    """FILE:LINE of the row, for messages."""
 
     @property
     def record(self) -> str:
-        """The collected record that it was made of, as SITE/PREDICTION_ID; empty = it was not collected."""
+        """The collected record that the row was made from, as SITE/PREDICTION_ID; empty = it was not collected."""
         return f"{self.site}/{self.prediction_id}" if self.site and self.prediction_id else ""
 
     @property
@@ -141,7 +141,7 @@ def rows_of(task: TaskSpec, question: QuestionSpec, rows: Sequence[DataRow]) -> 
 
 
 def main_question(task: TaskSpec) -> QuestionSpec | None:
-    """Return the question that says most about an input: the choice, or else any question, with most outputs.
+    """Return the question that tells most about an input: the choice with most outputs, or else any question with most.
 
     Its answers are the classes of the out-of-distribution score, and training holds out a share of each. None for a
     task without questions.

@@ -1,9 +1,9 @@
-"""Rows that no site sent, such as a team's own file: they pass the redaction that a site's examples pass.
+"""Redacts rows that no site sent, such as a team's own file, as a site redacts its examples.
 
 Rows of `edge-convert dataset` were redacted by their site, and composed rows have no person's values. Every other row
-is imported: made-up values stand for what the rules of redaction find, and a redaction bundle if the recipe names one,
-in every split; or the recipe waives that and explains why. A redaction model learns from values, so its rows stay as
-they are.
+is imported: in every split, made-up values replace what the rules of redaction find, and what a redaction bundle finds
+if the recipe names one; or the recipe waives that and explains why. A redaction model learns from values, so its rows
+stay as they are.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def redact(rows: Sequence[DataRow], privacy: PrivacySection, kind: Kind, bundle:
         rows: of the task.
         privacy: of the recipe.
         kind: of the task.
-        bundle: a redaction bundle that reads the rows beside the rules.
+        bundle: a redaction bundle, which finds values in addition to the rules.
 
     Raises:
         InvalidRequest: a locale that is not known, a bundle of another kind.
@@ -51,12 +51,12 @@ def redact(rows: Sequence[DataRow], privacy: PrivacySection, kind: Kind, bundle:
     if imported := [row for row in rows if is_imported(row)]:
         _redactor(privacy.locales, bundle).read(imported)
     found = [(row, _redacted(row, privacy.locales, bundle) if is_imported(row) else row) for row in rows]
-    # An equal row in another place was redacted before: its place would make a message name the wrong line.
+    # The cached result can come from an equal row of another line, so the place of this row is restored.
     return [replace(made, place=row.place) for row, made in found if made is not None]
 
 
 def sentence(rows: Sequence[DataRow], privacy: PrivacySection, kind: Kind, bundle: Path | None = None) -> str:
-    """Return what was done with the imported ones of a task's rows as they are in their file."""
+    """Return what `redact` does with these rows of a file, in words."""
     if kind == "redact":
         return "not redacted, as a redaction model learns from values"
     imported = [row for row in rows if is_imported(row)]
@@ -82,19 +82,19 @@ def _redacted(row: DataRow, locales: tuple[str, ...], bundle: Path | None) -> Da
 
 @lru_cache(4)
 def _redactor(locales: tuple[str, ...], bundle: Path | None) -> RowRedactor:
-    # What makes values takes a moment to load, which commands that read no rows do not spend.
+    # Imported late: the library of made-up values takes a moment to load, and many commands read no rows.
     module = load_module("convert.dataset.surrogates")
     made: RowRedactor = module.RowRedactor(module.SurrogateSettings(locales=locales), _SEED, finder(bundle))
     return made
 
 
 def finder(bundle: Path | None) -> FindsValues | None:
-    """Return what a redaction bundle finds beside the rules; None without one. Raises as `redact`."""
+    """Return the function that finds values with a redaction bundle; None without one. Raises as `redact`."""
     return _reader(bundle).findings if bundle is not None else None
 
 
 def finders(bundle: Path | None) -> str:
-    """Return in words what finds values: the rules, and a bundle."""
+    """Return the names of the rules and of the bundle that find values."""
     rules: str = load_module("convert.dataset.surrogates").RULE_SET
     return rules if bundle is None else f"{rules} and {_reader(bundle).name}"
 

@@ -47,7 +47,7 @@ class ProbabilitySample(Generic[R]):
     unknown: int = 0
     """Left out because their probability is unknown."""
     thinned: int = 0
-    """Left out so that the rest are equally likely."""
+    """Left out so that all others have the same probability."""
     probability: float | None = None
     """Of each row; None = a team's own sample, whose sampling is unknown."""
 
@@ -78,8 +78,7 @@ class ProbabilitySample(Generic[R]):
 
 
 def probability_of(plain: Mapping[str, Any], where: str) -> float | None:
-    """Read the probability of a row of a file. Raises InvalidRequest if it is not a probability; `where` names the
-    row."""
+    """Read the probability of a row; `where` names it. Raises InvalidRequest if it is not a probability."""
     value = plain.get("sampling_probability")
     if value is None:
         return None

@@ -1,5 +1,5 @@
-"""The rows of a recipe's four splits: checks them against the task and each other, and refuses data that would falsify
-figures.
+"""Reads the rows of a recipe's four splits, checks them against the task and each other, and refuses data that would
+falsify figures.
 
 `row_lines` reads the files. A text in two splits is refused, by a hash of its normalised form. Rows made by a model are
 refused where only people's texts count. A label that the task lacks is an error that names the nearest one.
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import itertools
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,12 +35,13 @@ from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Kind, TaskSpec
 from edge_agent.formats.questions import QuestionSpec
 from edge_agent.formatting import counted
+from edge_agent.statistics import divided_delta, rows_min
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 MEASURED: tuple[Split, ...] = ("calibration", "test")
 """Splits that figures rest on."""
 _SHOWN_MAX = 3
-# The formats that a kind of task trains on and is measured on. Importance and embed need only the text.
+# The formats from which a kind of task is trained and measured. Importance and embed need only the text.
 _FORMATS: dict[str, tuple[DataFormat, ...]] = {
     "classify": ("text-label", "prompt-completion", "messages"),
     "decide": ("text-answers",),
@@ -64,7 +64,7 @@ class DataSummary:
     label_sources: dict[Split, dict[LabelSource, int]] = field(default_factory=dict)
     """Rows by label source, in the order of LABEL_SOURCES."""
     near_copies: tuple[NearDuplicates, ...] = ()
-    """Of each pair of splits that must be independent."""
+    """One for each pair of splits that must be independent."""
 
 
 def read_for(path: Path, kind: Kind, format: DataFormat | None = None) -> list[DataRow]:  # noqa: A002 - the key's name
@@ -104,8 +104,8 @@ def sample(recipe: Recipe, split: Split) -> ProbabilitySample[DataRow]:
 
     Raises:
         FileMissing, ManifestInvalid: the file or the task is not there, or the task breaks a rule.
-        InvalidRequest: no such split, no rows, a label that the task lacks, one label only, synthetic rows where they
-            would flatter the figures, or no row of known probability in a file that knows of such.
+        InvalidRequest: no such split, no rows, a label that the task lacks, one label only, synthetic rows in a split
+            that figures rest on, or no row with a sampling probability in a file with such keys.
     """
     written = _written(recipe, split)
     if not written:
@@ -145,7 +145,7 @@ def calibration_sample(path: Path, task: TaskSpec) -> ProbabilitySample[DataRow]
     """Read a file of rows that a threshold can rest on, for a bundle of that task.
 
     Raises what `read_for_task` raises; InvalidRequest for texts or labels that a machine made, and if no row has a
-    known probability in a file that knows of such.
+    sampling probability in a file with such keys.
     """
     found = read_for_task(path, task)
     _check_made_by_people(found, "calibration", path)
@@ -206,10 +206,10 @@ def check(recipe: Recipe) -> DataSummary:
         label_sources={split: count_label_sources(found[split]) for split in named},
         warnings=(
             *probability_sampling.warnings(samples),
-            *_doubts(found),
-            *_families(found),
+            *_conflicts_and_repeats(found),
+            *_shared_families(found),
             *_absent(counts, known),
-            *_few(_proving(task, found["calibration"]), recipe),
+            *_rows_short_of_proof(_proving(task, found["calibration"]), recipe),
             *splits.accepted_copies(copies),
         ),
         near_copies=copies,
@@ -230,8 +230,7 @@ def count_label_sources(found: Sequence[DataRow]) -> dict[LabelSource, int]:
 
 
 def _check_trainable(recipe: Recipe, task: TaskSpec) -> None:
-    """Raise InvalidRequest for completions of an encoder that extracts: it learns tags, and completions name no
-    spans."""
+    """Raise InvalidRequest for completions of an encoder that extracts: it learns tags, which need spans."""
     runtime = tasks.read(tasks.find(recipe.path(recipe.task))).get("runtime")
     if runtime == "onnx" and task.kind == "extract" and recipe.data.format != "text-spans":
         raise InvalidRequest(
@@ -377,7 +376,7 @@ def _check_overlap(first: str, left: list[DataRow], second: str, right: list[Dat
         )
 
 
-def _doubts(found: dict[Split, list[DataRow]]) -> Iterator[str]:
+def _conflicts_and_repeats(found: dict[Split, list[DataRow]]) -> Iterator[str]:
     for split, members in found.items():
         answers: dict[tuple[str, str], dict[str, DataRow]] = defaultdict(dict)
         for row in members:
@@ -401,14 +400,14 @@ def _doubts(found: dict[Split, list[DataRow]]) -> Iterator[str]:
 
 
 def _claims(row: DataRow) -> Iterator[tuple[str, str]]:
-    """Yield what a row says: by question, which is empty for tasks without named questions."""
+    """Yield question and label of each answer of a row; the question is empty for tasks without named questions."""
     if not row.answers:
         yield "", row.label or row.completion or repr(row.spans)
     for answer in row.answers:
         yield answer.question, answer.label
 
 
-def _families(found: dict[Split, list[DataRow]]) -> Iterator[str]:
+def _shared_families(found: dict[Split, list[DataRow]]) -> Iterator[str]:
     names = {split: {name for row in rows for name in (row.family, row.own_family)} for split, rows in found.items()}
     for first, second in itertools.combinations(found, 2):
         common = names[first] & names[second] - {""}
@@ -434,15 +433,18 @@ def _proving(task: TaskSpec, calibration: Sequence[DataRow]) -> dict[QuestionSpe
     return {question: len(rows_of(task, question, calibration)) for question in task.questions_asked}
 
 
-def _few(counts: Mapping[QuestionSpec | None, int], recipe: Recipe) -> Iterator[str]:
+def _rows_short_of_proof(counts: Mapping[QuestionSpec | None, int], recipe: Recipe) -> Iterator[str]:
     """Warn of thresholds with too few calibration rows for any proof."""
-    needed = math.ceil(math.log(recipe.risk.delta / len(counts)) / math.log(1 - recipe.risk.target))
+    target, delta = recipe.risk.target, recipe.risk.delta
+    delta_of_each, _ = divided_delta(counts, target, delta)
+    # The message names a number that suffices even if every question gets enough rows, and so a part of delta.
+    least, needed = rows_min(target, delta_of_each), rows_min(target, delta / len(counts))
     for question, n in counts.items():
-        if n >= needed:
+        if n >= least:
             continue
         answers = "calibration rows" if question is None else f"calibration rows that answer '{question.name}'"
         what = "The bundle" if question is None else f"'{question.name}'"
         yield (
-            f"{n} {answers} cannot prove a risk of {recipe.risk.target:g} even without an error among them: that needs"
+            f"{n} {answers} cannot prove a risk of {target:g} even without an error among them: that needs"
             f" {needed}. {what} will always escalate."
         )

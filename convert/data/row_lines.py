@@ -21,6 +21,7 @@ from typing import Any
 from convert.data import probability_sampling
 from convert.data.data_row import LABEL_SOURCES, LABELED_BY_CHARS_MAX, ChatMessage, DataRow, RowAnswer, Shares, TextSpan
 from convert.pipeline.recipe import DataFormat
+from edge_agent.durable.atomic_files import is_file
 from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats import strict_json
 
@@ -43,7 +44,7 @@ _OTHER_FORMATS = {
     codecs.BOM_UTF16_LE: "text in UTF-16",
     codecs.BOM_UTF16_BE: "text in UTF-16",
 }
-"""How other files begin that people take for JSONL."""
+"""The first bytes of other formats that people name instead of JSONL."""
 _MARKED = ("synthetic", "composed", "consented")
 _TEXT_ONLY: tuple[DataFormat, ...] = ("text-label", "text-spans", "text-answers")
 
@@ -60,7 +61,7 @@ def read_rows(
     Args:
         path: ends in .csv, or is JSONL.
         format: of its rows.
-        text_only: of a row of the formats that have one, only the text is needed.
+        text_only: read only the text of a row, in formats with a key `text`.
         questions: text-answers as CSV: the names of the columns that hold answers.
 
     Raises:
@@ -76,8 +77,8 @@ def read_rows(
 
 
 def with_families(rows: list[DataRow]) -> list[DataRow]:
-    """Return the rows with one family for each text: a text that has one in some row has it in all rows, and families
-    with a text in common are one, which has the first of their names.
+    """Give each text one family: all rows of a text get it, and families with a text in common become one, with the
+    first of their names.
     """
     if not any(row.family for row in rows):
         return rows
@@ -109,7 +110,7 @@ def format_of(path: Path) -> DataFormat:
 
 def require_file(path: Path, remedy: str) -> None:
     """Raise FileMissing if there is no file of rows at a path: nothing, or a folder or pipe."""
-    if not path.is_file():
+    if not is_file(path):
         raise FileMissing(f"{path} {'is not a file' if path.exists() else 'does not exist'}", remedy=remedy)
 
 
@@ -135,7 +136,9 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             try:
                 plain = strict_json.decode(raw)
                 if b"\\u" in raw:
-                    strict_json.encode(plain)  # half a character, which a text cut inside an emoji leaves
+                    strict_json.encode(
+                        plain
+                    )  # refuses half a surrogate pair, as in a text that was cut inside an emoji
             except ValueError as error:  # ValueError: also for bytes that are not UTF-8
                 raise InvalidRequest(f"{where} is not JSON: {error}", remedy=other or "Correct that line.") from None
             if not isinstance(plain, dict):
@@ -157,14 +160,14 @@ def _without_nulls(plain: dict[str, Any], levels: int = 3) -> dict[str, Any] | N
 
 
 def _other_format(raw: bytes, number: int) -> str:
-    """Return what to do if the first line of a file is no row, and begins like a file of another format."""
+    """Return a remedy if the first line of a file begins like a file of another format; empty = it does not."""
     kinds = (kind for begin, kind in _OTHER_FORMATS.items() if number == 1 and raw.startswith(begin))
     kind = next(kinds, "")
     return f"Save it as JSONL, one object a line, or as CSV: the file seems to be {kind}. {SEE}" if kind else ""
 
 
 def _csv_lines(path: Path, questions: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the rows of a CSV file as they would stand in JSONL; an empty cell is a key that is absent."""
+    """Yield the rows of a CSV file as JSONL would have them; an empty cell is an absent key."""
     csv.field_size_limit(LINE_BYTES_MAX)  # of the process; Python's own is 131,072 characters
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:  # Excel writes a byte order mark
@@ -258,7 +261,7 @@ def _mark(plain: dict[str, Any], key: str, where: str) -> bool:
 
 
 def _family(plain: dict[str, Any], where: str) -> str:
-    """Read the family; a number, as a table has it, is a name."""
+    """Read the family; a number is taken as a name."""
     value = plain.get("family")
     if value is None:
         return ""
@@ -268,7 +271,7 @@ def _family(plain: dict[str, Any], where: str) -> str:
 
 
 def _origin(plain: dict[str, Any], where: str) -> dict[str, Any]:
-    """Read the source of a label; a file without these keys is the team's own."""
+    """Read the source of a label; without these keys it is `imported`."""
     source, by = plain.get("label_source", "imported"), plain.get("labeled_by", "")
     if source not in LABEL_SOURCES:
         said = f"{where}: 'label_source' must be one of {', '.join(LABEL_SOURCES)}"

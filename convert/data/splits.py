@@ -1,12 +1,12 @@
 """Divides rows into the splits of a recipe, so that no row of one split is a variant of a row in another.
 
 A split by row gives figures that are too good: of two sentences from one template, or two sizes of one product, one is
-learnt and the other counts as unseen. So rows come in groups of variants, and each group goes into one split as a
+learned and the other counts as unseen. So rows come in groups of variants, and each group goes into one split as a
 whole. The scripts in examples/ that make data name the groups themselves. Of a file of rows (`divide`), rows of one
 family, with the same text or with nearly the same text form a group. Figures rest on calibration and test, so these
-take only rows that can be measured on: their text and label are not of a model, and in a file that knows sampling
-probabilities theirs is known. Other rows train. Those that are variants of a row in calibration or test are left out:
-they must not be measured on, and must not be learnt.
+take only measurable rows: text and label are not from a model, and in a file with sampling probabilities the row has
+one. Other rows train, except variants of a row in calibration or test, which are left out: they must neither be
+measured on nor learned.
 
 Splits that somebody else made are checked: rows of one that are near duplicates of rows of another are counted, by the
 rule of `dataset`. Texts that share a band of their sketches are compared, at most `BAND_ROWS_MAX` per band and row, so
@@ -65,7 +65,7 @@ class SplitSketches:
         return len(self._texts)
 
     def copies_of(self, others: SplitSketches) -> Places:
-        """Return for each text the index of one of `others` that it is a near duplicate of, or NONE; [texts]."""
+        """Return for each text the index of one of `others` that it is a near duplicate of, or NO_COPY; [texts]."""
         found = np.full(len(self), NO_COPY, np.int64)
         for mine, theirs in self._alike(others):
             found[mine] = theirs
@@ -119,7 +119,7 @@ class NearDuplicates:
 
     @property
     def share(self) -> float:
-        """Of the rows of `split`."""
+        """Share of the rows of `split`."""
         return self.rows / self.all_rows if self.all_rows else 0.0
 
     def sentence(self) -> str:
@@ -182,7 +182,7 @@ def deal_groups(
     shares: Mapping[str, float] = SHARES,
     there: Mapping[str, Sequence[Item]] = MappingProxyType({}),
 ) -> dict[str, list[Item]]:
-    """Return the items of each split; each group, in an order shuffled by `seed`, goes to the split that lacks most.
+    """Deal groups to splits: each group, in an order shuffled by `seed`, goes whole to the split that lacks most items.
 
     `there` has the items that are in a split already. Four groups of similar size are enough for three splits. Call it
     once per label, so that each label is in every split.
@@ -198,8 +198,7 @@ def deal_groups(
 
 
 def join_splits(parts: Iterable[Mapping[str, Sequence[Item]]], seed: str) -> dict[str, list[Item]]:
-    """Join the splits of several calls and shuffle each, so that a trainer that reads in order sees all labels
-    early."""
+    """Join the splits of several calls, and shuffle each for trainers that read in order."""
     whole: dict[str, list[Item]] = {}
     for part in parts:
         for split, items in part.items():
@@ -305,7 +304,7 @@ def _groups(rows: Sequence[DataRow]) -> dict[str, list[DataRow]]:
 
 
 def plain_of(row: DataRow) -> dict[str, Any]:
-    """Return a row as it stands in JSONL, for the formats text-label and text-answers, with all that is known of it."""
+    """Return a row as an object of JSONL in the format text-label or text-answers, with all its other keys."""
     plain: dict[str, Any] = {"text": row.text}
     if row.answers:
         plain["answers"] = {each.question: dict(each.shares) or each.label for each in row.answers}

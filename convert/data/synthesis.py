@@ -1,4 +1,4 @@
-"""Has a large model write more training texts: a description of the task and examples go out, rows come back.
+"""Asks a large model to write more training texts: sends a description of the task and examples, receives rows.
 
 Answers are untrusted input. An answer that is not the requested JSON is dropped and counted, and so is a row that is
 malformed, that resembles an existing row, or that is in any split of the recipe. Two texts resemble each other if
@@ -37,7 +37,7 @@ SHARE_MAX = 0.7
 
 
 class SimilarityIndex:
-    """The existing texts."""
+    """Finds existing texts that a new text resembles."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         """Start with these texts."""
@@ -102,7 +102,7 @@ class GenerationRequest:
 
     @property
     def kind(self) -> str:
-        """Return the form of the rows of an answer: a key of the table above."""
+        """The form of the rows of an answer: a key of _ROW."""
         if self.task.kind == "extract" and self.format != "text-spans":
             return "generate"
         return self.task.kind
@@ -260,7 +260,7 @@ class SynthesisRequest:
     """Description of the task for the model."""
     rows: int
     tokens_max: int
-    """Spend limit: no further request when so many tokens, request and answer, are used."""
+    """Spend limit: no further request when this many tokens, of requests and answers, are used."""
     seed: int = 1
     there: tuple[str, ...] = ()
     """Texts of an earlier run, which are not accepted again."""
@@ -289,7 +289,7 @@ def synthesize(
 ) -> Iterator[SynthesisResult]:
     """Ask until there are enough rows or a limit is reached; yield the result so far after each answer.
 
-    Raises what `data.rows` and `ask` raise; InvalidRequest for a kind of task that no row can be asked for.
+    Raises what `row_files.rows` and `ask` raise; InvalidRequest for a kind of task for which no rows can be written.
     """
     task = tasks.of(recipe.path(recipe.task))
     if task.kind not in _READERS:
@@ -368,7 +368,7 @@ def line(row: dict[str, Any]) -> str:
 REQUEST_SECONDS_MAX = 300.0
 ANSWER_TOKENS_MAX = 4096
 _THINKING_FACTOR = 4
-"""A reasoning model may use so many times the tokens of an answer, with those of its thoughts."""
+"""A reasoning model may use this many times ANSWER_TOKENS_MAX, because its thoughts count as well."""
 _CHARACTERS_PER_TOKEN = 4
 
 

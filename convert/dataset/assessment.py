@@ -78,7 +78,7 @@ _PAIRS = """
     FROM last_words a JOIN last_words b USING (site, prediction_id)
     WHERE a.who < b.who GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2
 """
-# The local answer with the local confidence. Whether it was right is unknown if it was not stored, and if people
+# The local answer with the local confidence. Whether it was right is unknown if it was not stored, or if people
 # rejected the large model's answer without a correction.
 _REVIEWED = """
     SELECT md5(site || '/' || prediction_id), sampling_probability, confidence, truth IS NOT DISTINCT FROM local_answer,
@@ -88,7 +88,7 @@ _REVIEWED = """
 """
 _KNOWN_LOCAL = "(local_answer IS NOT NULL AND (truth IS NOT NULL OR local_answer = output))"
 _UNKNOWN_LOCAL = "SELECT count(*) FROM examples WHERE judged AND verdict IS NOT NULL AND NOT conflict AND NOT {known}"
-# Answers in conflict among people do not count, whatever the teacher label.
+# Answers on which people disagree do not count, whatever the teacher label.
 _AUDIT = """
     SELECT count(*), count(truth), count(*) FILTER (coalesce(truth, opinion) = local_answer)
     FROM examples WHERE judged AND opinion_why = 'audit' AND sure AND (verdict IS NULL OR truth IS NOT NULL)
@@ -174,7 +174,7 @@ class TaskAssessment:
     right: Interval
     """Share of right local answers, by the reviews of the random audit."""
     audit_reviews: int
-    """Of the random audit, made equally likely."""
+    """Of the random audit, thinned to equal probability."""
     audit_unreviewed: int
     """Of the random audit, not reviewed yet."""
     promise: GuaranteeEstimate
@@ -236,13 +236,13 @@ def assess(collected: Path, task: str, risk: Risk, scope: ExampleScope = Example
             usable=usable.total(),
             mark=max(filter(usable.total().__ge__, MARKS), default=0),
             labels=labels,
-            labels_even=_even(labels),
+            labels_even=_effective_labels(labels),
             pairs=tuple(itertools.starmap(ReviewerPair, connection.execute(_PAIRS).fetchall())),
             unjudged=connection.execute(_UNKNOWN_LOCAL.format(known=_KNOWN_LOCAL)).fetchall()[0][0],
             right=share(sum(right for _, right, *_ in judged), len(judged)),
             audit_reviews=len(judged),
             audit_unreviewed=unreviewed,
-            promise=_promise(judged, risk),
+            promise=_estimate_guarantee(judged, risk),
             audit=AuditAccuracy(answers, by_people, share(right, answers)),
             scope=scoped,
         )
@@ -261,12 +261,12 @@ def _labels(usable: Counter[str], listed: list[tuple[str]]) -> dict[str, int]:
     return {label: usable[label] for label in sorted({*known, *usable}, key=lambda label: (-usable[label], label))}
 
 
-def _even(labels: dict[str, int]) -> float:
+def _effective_labels(labels: dict[str, int]) -> float:
     shares = [rows / sum(labels.values()) for rows in labels.values() if rows]
     return math.exp(-sum(each * math.log(each) for each in shares)) if shares else 0.0
 
 
-def _promise(reviewed: list[tuple[float | None, bool, str, str]], risk: Risk) -> GuaranteeEstimate:
+def _estimate_guarantee(reviewed: list[tuple[float | None, bool, str, str]], risk: Risk) -> GuaranteeEstimate:
     """Test thresholds as `calibrate` does: one row of each group of near duplicates, with the same parts set aside."""
     once: dict[str, tuple[float, bool]] = {}
     for confidence, right, cluster, _ in sorted(reviewed, key=lambda row: row[3]):
@@ -287,7 +287,7 @@ def _arrays(rows: list[tuple[float, bool]]) -> tuple[threshold.Floats, threshold
 
 
 def _with_tuning(proving: int) -> int:
-    """Return how many reviews are needed to have so many rows for the threshold, after the temperature."""
+    """Return how many reviews leave `proving` rows for the threshold, after the part for the temperature."""
     if round(TUNING_SHARE * proving) < ROWS_MIN:
         return proving
     return min(math.ceil(proving / (1 - TUNING_SHARE)), proving + TUNING_ROWS_MAX)
@@ -343,7 +343,7 @@ class ReviewSelection:
     scope: ExampleScope = field(default_factory=ExampleScope)
 
 
-def write(asking: ReviewSelection, out: Path, *, force: bool = False) -> int:
+def write(selected: ReviewSelection, out: Path, *, force: bool = False) -> int:
     """Write tasks and the labelling interface; returns the number of tasks.
 
     Raises:
@@ -351,12 +351,12 @@ def write(asking: ReviewSelection, out: Path, *, force: bool = False) -> int:
         InvalidRequest: there is nothing to review, or `out` exists.
     """
     with duckdb.connect() as connection, made_whole(out, TASKS_NAME, force=force) as folder:
-        open_examples(connection, asking.collected, asking.task, asking.scope)
+        open_examples(connection, selected.collected, selected.task, selected.scope)
         labels = [label for (label,) in connection.execute(_LABELS).fetchall()]
-        query = _ASKED.format(condition=_CONDITIONS[asking.which])
-        found = connection.execute(query, {"task": asking.task, "limit": asking.rows_max}).fetchall()
+        query = _ASKED.format(condition=_CONDITIONS[selected.which])
+        found = connection.execute(query, {"task": selected.task, "limit": selected.rows_max}).fetchall()
         if not found:
-            said = f"task {asking.task} has nothing to review: {asking.which} is empty"
+            said = f"task {selected.task} has nothing to review: {selected.which} is empty"
             raise InvalidRequest(said, remedy="Collect more, or ask for --which conflicts.")
         tasks = [label_studio.task_of(ReviewTask(*row), choices=bool(labels)) for row in found]
         (folder / TASKS_NAME).write_text(json.dumps(tasks, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

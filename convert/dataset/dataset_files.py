@@ -50,13 +50,13 @@ _ROWS = """
     ORDER BY {order}
 """
 _ORDER = "c.place, e.moment, e.site, e.prediction_id"
-# Answers about one text that were labelled and drawn alike stand together, and make one row.
+# Orders answers about one text with the same label source and sampling next to each other: they make one row.
 _ORDER_ANSWERS = "c.place, e.text_key, e.site, e.input, 10, 11, e.review_stream, e.sampling_probability, e.question"
 
 
 @dataclass(frozen=True)
 class DatasetSummary:
-    """What was made."""
+    """The written dataset, as its report describes it."""
 
     task: str
     format: Format
@@ -76,7 +76,7 @@ class DatasetSummary:
     """The random sample for calibration and test."""
     sites: AuditLosses
     collected: str
-    """The collection that the rows were made of; lineage is kept there."""
+    """The collection that the rows were made from; lineage is stored there."""
     surrogates: dict[str, Any] = field(default_factory=dict)
     """Placeholders: how many were filled, by type, with the locales and seed."""
     spans: dict[str, Any] = field(default_factory=dict)
@@ -169,8 +169,8 @@ def made_whole(out: Path, mark: str, *, force: bool) -> Iterator[Path]:
     staging, earlier = (place.with_name(place.name + suffix) for suffix in (atomic_files.PARTIAL, _REPLACED))
     if earlier.exists():
         raise InvalidRequest(
-            f"{earlier} is in the way",
-            remedy="A run that was stopped leaves there what it was replacing: look into it, then move it away.",
+            f"{earlier} exists, where an existing folder is kept while it is replaced",
+            remedy="A stopped run has left there the folder that it was replacing: look into it, then move it away.",
         )
     with _alone(staging, out):
         with private_folder(staging):
@@ -188,7 +188,7 @@ def made_whole(out: Path, mark: str, *, force: bool) -> Iterator[Path]:
 
 @contextmanager
 def _alone(staging: Path, out: Path) -> Iterator[None]:
-    """Make a folder for this run alone, deleted at the end; what a run that was stopped has left there is deleted."""
+    """Make a folder for this run alone, and delete it at the end; the remains of a stopped run are deleted first."""
     busy = InvalidRequest(f"another run writes {out} now", remedy="Wait until it has ended, or name another --out.")
     if staging.exists():
         with _locked(staging, busy):
@@ -250,7 +250,7 @@ def _check_replaceable(folder: Path, mark: str) -> None:
 
 
 def _split_files(report: Path) -> list[str]:
-    """Return the names of the splits that a data sheet lists; none of one that is damaged."""
+    """Return the names of the split files that a data sheet lists; empty if it is damaged."""
     try:
         return [f"{split}.jsonl" for split in json.loads(report.read_bytes())["rows"]]
     except (ValueError, KeyError, TypeError):

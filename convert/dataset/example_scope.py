@@ -7,8 +7,8 @@ The clock of a site can be wrong. An answer cannot be newer than the time at whi
 by two days or more, the times of all answers of that segment are unknown: they are marked (`clock_ahead`), count as the
 oldest (`moment`), and are in no requested period.
 
-A correction can only name a label of the bundle that answered. What needs another one is rejected, with the new label
-as the reason: `new_labels` makes such rejections corrections.
+A correction can only name a label of the bundle that answered. An answer that needs another label is
+rejected, with the new label as the reason: `new_labels` turns such rejections into corrections.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from edge_agent.formats.manifest import LABEL_KINDS
 
 EVERY_VERSION = "all"
 CLOCK_DAYS_AHEAD = 2
-"""Days by which a site's clock must be ahead to count as wrong: less can be a time zone, and does no harm."""
+"""A site's clock counts as wrong from this many days ahead: less can be a time zone, and does no harm."""
 REASONS_MAX = 100
 """Reasons of rejections that are listed."""
 _DIGEST = re.compile(r"[0-9a-f]{8,64}")
@@ -134,8 +134,8 @@ class ScopedExamples:
     judged_by_default: bool
     """The judged bundle was not requested, so it is the newest."""
     reject_reasons: Mapping[str, int] = field(default_factory=dict)
-    """Why people rejected answers that have no right answer, new labels included: the examples of each reason, the
-    most frequent first, REASONS_MAX reasons at most."""
+    """Reasons of the rejected answers for which no right answer is known, new labels included, with the number of
+    examples, the most frequent first, at most REASONS_MAX."""
 
     @property
     def judged(self) -> tuple[AnsweringBundle, ...]:

@@ -52,8 +52,7 @@ Integers = npt.NDArray[np.int64]
 FOLDS = 5
 ROWS_MIN = 100
 DECAY = 1.5e-2
-"""Weight decay, stronger than for a served classifier, because a fit that follows wrong labels does not contradict
-them."""
+"""Weight decay, stronger than for a served classifier, because a close fit would repeat the wrong labels."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class SuspectLabel:
 
 @dataclass(frozen=True)
 class LabelErrors:
-    """The ranked labels."""
+    """The rows whose labels were judged, ranked by how probable the label is."""
 
     judged: int
     """Rows of labels with at least FOLDS families."""
@@ -153,7 +152,7 @@ def _out_of_fold(vectors: Floats, truth: Integers, folds: Integers, labels: int)
 
 
 def _estimated(chances: Floats, truth: Integers) -> int:
-    """Return the number of wrong labels by the confident joint, scaled to the rows of each label."""
+    """Estimate the number of wrong labels from the counts of given and confident labels, scaled to the rows of each."""
     labels = chances.shape[1]
     thresholds = np.array([chances[truth == label, label].mean() for label in range(labels)])
     reached = np.where(chances >= thresholds, chances, -1.0)
@@ -225,7 +224,7 @@ class RankedLabels:
     """The estimated number of examples, the least probable label first."""
 
     def plain(self, rows_max: int) -> dict[str, Any]:
-        """Return it for JSON, with at most so many rows."""
+        """Return it for JSON, with at most `rows_max` rows."""
         found = {**asdict(self), "method": METHOD, "rows": [row._asdict() for row in self.rows[:rows_max]]}
         del found["labels"]
         return {"schema": "edge-agent/label-errors/v1", **found}

@@ -101,11 +101,11 @@ def interface(labels: Sequence[str], *, reasons: bool = False) -> str:
 
 @dataclass(frozen=True)
 class ReadReviews:
-    """What an export holds."""
+    """The reviews of an export."""
 
     feedback: tuple[ExampleFeedback, ...]
     unread: tuple[int, ...] = ()
-    """Numbers of the tasks with a review that is left out, because the redaction model fails on what was typed."""
+    """Numbers of the tasks with a review that is left out, because the redaction model fails on the typed text."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class _Annotation:
 
     @property
     def is_typed(self) -> bool:
-        """Return whether somebody typed it; a label of the interface is not typed, and neither is an answer kept."""
+        """Whether a person typed the value, instead of selecting a label or keeping the answer."""
         return not self.accepts and not _is_choice(self.said["result"])
 
     @property
@@ -150,7 +150,7 @@ def read_reviews(export: bytes, find: FindsValues | None = None) -> ReadReviews:
 
     Args:
         export: the file.
-        find: a redaction model that reads what people typed, beside the rules.
+        find: finds values with a redaction model in the typed texts, in addition to the rules.
 
     Raises:
         InvalidRequest: it is not such an export, or a task in it was not made by `task_of`; the message has its number.
@@ -185,7 +185,7 @@ def read_reviews(export: bytes, find: FindsValues | None = None) -> ReadReviews:
 
 @contextmanager
 def _refusing(number: int) -> Iterator[None]:
-    """Refuse an export by the number of the task that is not as `task_of` made it."""
+    """Turn an error in a task that is not as `task_of` made it into InvalidRequest with its number."""
     try:
         yield
     except ValidationError as error:
@@ -238,7 +238,7 @@ def _is_choice(result: list[dict[str, Any]]) -> bool:
 
 
 def _redacted(each: _Annotation, find: FindsValues | None) -> str | None:
-    """Redact a typed text or record; numbers of placeholders that the example has are not given again.
+    """Redact a typed text or record; new placeholders get numbers that the example does not have yet.
 
     None = the model fails on it.
     """

@@ -1,8 +1,8 @@
-"""Which datasets and bundles learned from a collected record: kept at the central team, by digest.
+"""Records at the central team which datasets and bundles learned from a collected record.
 
     collected/lineage/dataset-<id>.json   written by `edge-convert dataset`: its files, and the records of each split
     collected/lineage/bundle-<id>.json    written by `edge-convert run`: the bundle, and the records of each split
-    WORK/assemble/lineage.json            the same beside the bundle, where no collection is within reach
+    WORK/assemble/lineage.json            the same next to the bundle, if the collection is not known
 
 A record is SITE/PREDICTION_ID, which rows of `dataset` carry as `site` and `prediction_id`. So a dataset that somebody
 edited, or joined with others, is traced as well, as long as the rows keep these keys. No text is in these files.
@@ -55,18 +55,18 @@ class LineageDocument:
 
     @property
     def identity(self) -> str:
-        """Return what tells it from others: the digest of the bundle, or of the dataset's files and their folder."""
+        """The digest of the bundle, or a hash of the dataset's files and their folder."""
         files = json.dumps([dict(self.files), self.place], sort_keys=True)
         return self.digest or hashlib.sha256(files.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class LineageUse:
-    """What a dataset or bundle has of some records."""
+    """A dataset or bundle that contains some of the traced records."""
 
     document: LineageDocument
     records: Mapping[str, Sequence[str]]
-    """Those of the wanted ones that it has, by split."""
+    """The traced records in it, by split."""
 
     @property
     def consequence(self) -> Consequence:
@@ -138,7 +138,7 @@ def trace(found: Iterable[LineageDocument], wanted: Iterable[str]) -> list[Linea
 
 
 def collection_of(data: Path) -> Path | None:
-    """Return the collection that a file of rows was made of, by the data sheet beside it; None = not known."""
+    """Return the collection that a file of rows was made from, by the data sheet next to it; None = not known."""
     try:
         written = json.loads((data.parent / "dataset.json").read_bytes())["collected"]
         folder = Path(written)

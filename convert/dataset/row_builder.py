@@ -4,8 +4,8 @@
     {"item": "flat whites", "count": 2}                                     -> item at 12..23, count at 10..11
 
 A value is searched for verbatim, then ignoring case and white space, and only at word boundaries. It must occur exactly
-as often as in the record; otherwise that is a problem, without guessing. Places that another value needs count as
-taken. A placeholder is one word, which is never matched in part.
+as often as in the record; otherwise the record is left out. Places that only one value fits count as taken for the
+others. A placeholder is one word, which is never matched in part.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FIELDS_MAX = 1000
 OTHER_FIELDS = "(others)"
 NO_FIELD = "(record)"
 Problem = Literal["absent", "ambiguous", "overlapping", "not_text", "no_record", "too_many"]
-"""Why a value has no place.
+"""Why a value has no place in the text.
 
 absent = the text has it less often than the record; ambiguous = more often; overlapping = its place is another value's;
 not_text = true or false, or over DEPTH_MAX deep; no_record = the answer is not a JSON object; too_many = over
@@ -117,7 +117,7 @@ def align(record: str, text: str) -> Alignment:
     if len(values) > VALUES_MAX:
         return Alignment((), problems=(("too_many", NO_FIELD),))
     searches = [_search(*named, times, text) for named, times in Counter(values).items()]
-    _settle([search for search in searches if search.seen <= PLACES_MAX])
+    _remove_taken_places([search for search in searches if search.seen <= PLACES_MAX])
     problems = tuple(_problems(searches))
     if problems:
         return Alignment((), problems=problems)
@@ -178,7 +178,7 @@ def _is_inside_word(text: str, at: int) -> bool:
     return accented or (around.isalnum() and not _UNSPACED.search(around))
 
 
-def _settle(searches: Sequence[_ValueSearch]) -> None:
+def _remove_taken_places(searches: Sequence[_ValueSearch]) -> None:
     """Remove the places of values without an alternative from the others, until nothing changes."""
     settled: list[_ValueSearch] = []
     while fresh := [search for search in searches if search.is_found and search not in settled]:

@@ -37,7 +37,7 @@ class CollectedExample:
     sampling_probability: float | None = None
     """Sampling probability of the random audit; None = unknown."""
     family: str = ""
-    """Shared with near duplicates that have another answer; empty = there is none in the dataset."""
+    """Shared with near duplicates that have another answer; empty = the dataset has none."""
     spans: tuple[TextSpan, ...] = ()
     """text-spans: places in the input."""
     surrogates: int = 0
@@ -45,11 +45,12 @@ class CollectedExample:
     question: str | None = None
     """decide: the question that is answered."""
     probabilities: Mapping[str, float] = field(default_factory=dict)
-    """Of each label, where the large model labelled the row and gave them: a soft target; empty = it did not."""
+    """The large model's probability of each label, if it labelled the row and gave them: a soft target; otherwise
+    empty."""
     answers: tuple[tuple[str, str | Mapping[str, float]], ...] = ()
     """text-answers: each question that was answered, and the right answer or the probabilities of all answers."""
     prediction_ids: tuple[str, ...] = ()
-    """text-answers: of each answer."""
+    """text-answers: the id of each answer."""
 
 
 def rows_of(example: CollectedExample, form: Format) -> list[Row]:

@@ -34,7 +34,7 @@ MEASURED = ("calibration", "test")
 """Splits that figures rest on."""
 SHARES = {"train": 0.65, "calibration": 0.19, "test": 0.16}
 
-# Of each purpose: a condition, and the answer by which two rows are equal.
+# By purpose: the condition for a row, and the answer by which two rows count as equal.
 _TRUE = ("truth IS NOT NULL", "truth")
 _LARGE = "coalesce(opinion, teacher_answer)"
 _WANTED = {
@@ -153,7 +153,7 @@ class SelectionCounts:
     machine_labelled: int
     """In the period, or at the sites, of the test, and labelled by a model."""
     chosen: int
-    """What is left."""
+    """The examples that remain."""
 
 
 @dataclass(frozen=True)
@@ -162,9 +162,9 @@ class AuditSample:
 
     drawn: int
     labelled: int
-    """People labelled them, and agree."""
+    """Answers with a label on which people agree."""
     unreviewed: int
-    """Not reviewed; with many of them the reviewed ones do not represent all."""
+    """Answers without a review; if they are many, the reviewed ones do not represent all."""
     without_label: int
     """People rejected the answer without a better one, or differ."""
     probability_min: float | None
@@ -175,7 +175,7 @@ class AuditSample:
 
     @property
     def left_out(self) -> int:
-        """Labelled ones that are in no split: conflicting, duplicate, or leaking."""
+        """Labelled answers that are in no split: conflicting, duplicate, or leaking."""
         return self.labelled - sum(self.used.values())
 
 
@@ -247,7 +247,7 @@ def audit_of(connection: duckdb.DuckDBPyConnection, used: Mapping[str, int] | No
 
 
 def _measured(choice: DatasetSelection) -> dict[str, int | None]:
-    """Return the places of the splits that figures rest on, and of the one for rows that a model labelled."""
+    """Return the indexes of the splits that figures rest on, and of `train`, which takes rows that a model labelled."""
     names = list(choice.split_shares)
     places: dict[str, int | None] = {name: names.index(name) if name in names else None for name in MEASURED}
     train = next((at for at, name in enumerate(names) if name not in MEASURED), None)

@@ -23,7 +23,7 @@ from edge_agent.capture.redact.builtin_rules import ANNOUNCED_NAME_RULE, RULES
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.errors import InvalidRequest
 
-# For each bank number some locales log that it is made up.
+# Some locales log a warning for each made-up bank number.
 logging.getLogger("faker").setLevel(logging.ERROR)
 
 FAKER_VERSION = faker.VERSION
@@ -148,7 +148,7 @@ _RECORDS = (
         "#######??",
     ),
 )
-"""Forms of record numbers and of national numbers that a word announces: one of them fits the word."""
+"""Forms of record numbers, and of national numbers that are only found after a word that announces them."""
 
 
 def _by_pattern(pattern: str, fake: faker.Faker) -> str:
@@ -165,7 +165,7 @@ class SurrogateKind:
     word: str | None = ""
     """The word of the placeholder that redaction puts there; empty = it finds nothing; None = not checked."""
     announced: str = ""
-    """Redaction finds it only behind a word that tells what it is, such as this one."""
+    """Redaction finds such a value only after a word that announces it, such as this one."""
 
 
 KINDS: Mapping[str, SurrogateKind] = {
@@ -303,10 +303,9 @@ class SurrogateSource:
         self._locale = self._locales[int.from_bytes(digest[8:16]) % len(self._locales)]
 
     def draw(self, kind: str, rules: Collection[str] = ()) -> str:
-        """Return a value of a kind or pattern, in a form that one of `rules` finds, which replaced something there.
+        """Return a value of a kind or pattern, in a form that one of `rules` finds, which replaced values of the row.
 
-        After many values that the rules do not find again the next is accepted anyway; `word_of` returns the expected
-        word.
+        After 2 * _TRIES values that the rules do not find as `word_of`, the last one is returned anyway.
         """
         tries = (self._drawn(kind, rules, self._locale if number < _TRIES else DEFAULT_LOCALE)
                  for number in range(2 * _TRIES))  # fmt: skip

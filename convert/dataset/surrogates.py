@@ -1,11 +1,11 @@
 """Fills the placeholders of a row with made-up values, so that a model learns from texts like those it will serve.
 
-A placeholder that a row has twice, in the text or in the answer, gets the same value. A value is drawn again where the
-rules of redaction, run over the filled text, would not find it whole: what comes out, redacted again, is what went in.
+A placeholder that a row has twice, in the text or in the answer, gets the same value. A value is drawn again if the
+rules of redaction would not find it whole in the filled text, so redacting the result gives the original row.
 
 Rows that no site sent are redacted first, as a site redacts its examples (`RowRedactor`). A value has one surrogate in
 all texts of its row, so an answer that repeats a value of the text still does. Spans move with their text. A row whose
-span ends inside a replaced value is unusable: nobody knows what the span names then.
+span begins or ends inside a replaced value is unusable, because the new place of the span is unknown.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ MODEL_TYPES: Mapping[str, str] = {
     **{"given_name": "first_name", "surname": "last_name", "street_name": "street", "building_number": "number"},
     **{"zip_code": "postcode", "state": "city", "secondary_address": "number"},
 }
-"""Kind of value by the types of redaction models that go by another name."""
+"""Kind of value for types of redaction models that have another name."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ class SurrogateCounts:
     fallback: Counter[str] = field(default_factory=Counter)
     """Of these, filled with a code because their type is unknown."""
     not_found_again: Counter[str] = field(default_factory=Counter)
-    """Of these, not found by the rules where they stand."""
+    """Of these, not found by the rules in the filled text."""
     raw: Counter[str] = field(default_factory=Counter)
-    """Unchanged, because the caller's text had them: no rule of that row makes such a placeholder."""
+    """Unchanged, because they were in the caller's text: no rule that replaced values of the row makes them."""
     kept: Counter[str] = field(default_factory=Counter)
     """Unchanged by the settings."""
 
@@ -167,7 +167,7 @@ class PlaceholderFiller:
         return wanted
 
     def _values(self, wanted: Sequence[str], redacted: Mapping[str, int], text: str) -> dict[str, str]:
-        """Draw a value for each placeholder; again for those that are not found where they stand."""
+        """Draw a value for each placeholder, and draw again those that the rules do not find in the filled text."""
         values: dict[str, str] = {}
         lost: set[str] = set(wanted)
         for _ in range(_ROUNDS):
@@ -207,7 +207,7 @@ class PlaceholderFiller:
 
 
 def _is_found_again(edit: _Replacement, there: Sequence[tuple[int, int, str]], wanted: str) -> bool:
-    """Return whether the rules find the value whole and as that type; what they need not find they may find whole."""
+    """Return whether the rules find the value whole and as that type; without a type, they may find nothing."""
     if not there or (len(there) == 1 and there[0][:2] == (edit.filled_start, edit.filled_end)):
         return (there[0][2] if there else "") == wanted or not wanted
     return False
@@ -232,11 +232,11 @@ RULE_SET = f"redaction rules of version {RULES_VERSION}"
 _KNOWN_CHARS_MIN = 4
 """Shorter values are replaced only where a rule finds them: "12" is also a part of other numbers."""
 Moves = Sequence[tuple[int, int, int]]
-"""Of each replaced value: its start and end in the text before, and the length of what stands there now."""
+"""For each replaced value: its start and end in the text before, and the length of its replacement."""
 
 
 FindsValues = Callable[[Sequence[str]], ModelFindings | None]
-"""What a redaction model finds in texts; None = it fails on one of them (evaluate/site_redaction.py)."""
+"""Returns the findings of a redaction model in texts; None = it fails on one of them (evaluate/site_redaction.py)."""
 
 
 @dataclass(frozen=True)
@@ -257,7 +257,7 @@ class RowRedactor:
         seed: str = "rows",
         find: FindsValues | None = None,
     ) -> None:
-        """Draw surrogates by locale and seed; a redaction model finds values beside the rules.
+        """Draw surrogates by locale and seed; `find` adds the findings of a redaction model to those of the rules.
 
         Raises InvalidRequest for a locale that is not known.
         """
@@ -266,7 +266,7 @@ class RowRedactor:
         self._redactor = Redactor()
 
     def read(self, rows: Iterable[DataRow]) -> None:
-        """Have the model read rows that will be redacted, all at once, which is faster than one after the other."""
+        """Let the model read rows before they are redacted: all at once is faster than one after the other."""
         if self._find is not None:
             self._find([text for row in rows for text in _texts(row)])
 
@@ -278,7 +278,7 @@ class RowRedactor:
         return self._redactor.start(findings=findings) if findings is not None else None
 
     def redact(self, row: DataRow) -> RedactedRow | None:
-        """Return the row with surrogates; None = a span ends inside a replaced value, or the model fails on it."""
+        """Return the row with surrogates; None = a span ends inside a replaced value, or the model fails."""
         texts = _texts(row)
         session = self._start(texts)
         if session is None:
@@ -305,7 +305,7 @@ def _texts(row: DataRow) -> list[str]:
 
 
 def _without(text: str, replaced: Mapping[str, str]) -> str:
-    """Replace values of the row where they stand without what told the rules what they are."""
+    """Replace values of the row also where the rules do not recognize them, because their context is missing."""
     for value in sorted(replaced, key=len, reverse=True):
         if len(value) >= _KNOWN_CHARS_MIN:
             text = text.replace(value, replaced[value])
@@ -313,7 +313,7 @@ def _without(text: str, replaced: Mapping[str, str]) -> str:
 
 
 def _moves(found: Sequence[tuple[int, int, str, str]], redacted: str) -> Iterator[tuple[int, int, int]]:
-    """Yield where the placeholders of a redacted text stand in the text before."""
+    """Yield for each replaced value its place in the text before, and the length of its placeholder."""
     grown = 0
     for start, end, *_ in found:
         match = PLACEHOLDER.match(redacted, start + grown)

@@ -1,5 +1,5 @@
-"""Decoders as the agent serves them: the rule of their prompts, which needs no tokenizer, and in label_scores.py tokens
-and label scores, on checkpoints in PyTorch."""
+"""Decoders as the agent serves them, on checkpoints in PyTorch: here the check of their prompts, which needs no
+tokenizer; in label_scores.py tokens and label scores."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Scores labels with a decoder in PyTorch, on the tokens and by the formula of the agent, at full precision.
 
-The rule and the code of a prompt's tokens are those of edge_agent/engine/runtimes/llama/question_prompts.py, with the
-checkpoint's own tokenizer: training and comparison must use the tokens of the served model. `verify` proves that the
+A prompt is split by the code of edge_agent/engine/runtimes/llama/question_prompts.py, and tokenized by the checkpoint's
+own tokenizer: training and comparison must use the tokens of the served model. `verify` proves that the
 exported tokenizer agrees.
 
 A score has the same definition as in edge_agent/engine/runtimes/llama/token_probabilities.py: the sum, over a label's
@@ -77,7 +77,7 @@ def begin_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 
 BATCH_ROWS = 16
-"""Prompts, or branches after one prompt, each with a copy of the cache."""
+"""Largest number of prompts in a batch, or of branches after one prompt, each with a copy of the cache."""
 
 LogProbabilities = npt.NDArray[np.float64]
 
@@ -117,15 +117,15 @@ def _joint(model: Any, tree: LabelTree, prompts: Sequence[Tokens]) -> LogProbabi
     """Score the labels after some prompts: many at a time for labels of one token, otherwise one at a time."""
     given = left_padded(prompts, model.device)
     out = model(**given, logits_to_keep=1, use_cache=bool(tree.branches))
-    tallies = [LabelScorer(tree) for _ in prompts]
-    for tally, row in zip(tallies, out.logits[:, -1].float().cpu().numpy(), strict=True):
-        tally.add_prompt(row)
+    scorers = [LabelScorer(tree) for _ in prompts]
+    for scorer, row in zip(scorers, out.logits[:, -1].float().cpu().numpy(), strict=True):
+        scorer.add_prompt(row)
     if tree.branches:
-        _add_branches(model, tree, tallies[0], out.past_key_values, len(prompts[0]))
-    return np.stack([tally.joint for tally in tallies])
+        _add_branches(model, tree, scorers[0], out.past_key_values, len(prompts[0]))
+    return np.stack([scorer.joint for scorer in scorers])
 
 
-def _add_branches(model: Any, tree: LabelTree, tally: LabelScorer, cache: Any, length: int) -> None:
+def _add_branches(model: Any, tree: LabelTree, scorer: LabelScorer, cache: Any, length: int) -> None:
     """Compute the branches after one prompt, in batches of one length."""
     for branches in _batches(tree.branches):
         size = len(branches[0])
@@ -136,7 +136,7 @@ def _add_branches(model: Any, tree: LabelTree, tally: LabelScorer, cache: Any, l
         mask = torch.ones((len(branches), length + size), dtype=torch.long, device=model.device)
         out = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=own, use_cache=True)
         for branch, rows in zip(branches, out.logits.float().cpu().numpy(), strict=True):
-            tally.add_branch(branch, rows)
+            scorer.add_branch(branch, rows)
 
 
 def _batches(branches: Sequence[Tokens]) -> Iterator[list[Tokens]]:

@@ -43,14 +43,14 @@ class BertConfig:
 
 @dataclass(frozen=True)
 class LayerPooling:
-    """What a head of several questions reads: mean, maximum and minimum of the token vectors of some layers.
+    """The input and outputs of a head of several questions: mean, maximum and minimum of the token vectors of layers.
 
-    Sentence encoders are trained to forget in their last layer what does not change the meaning of a text, such as its
-    tone or a telephone number; the layers before it still have that.
+    The last layer of a sentence encoder is trained to drop features that do not change the meaning of a text, such as
+    its tone or a telephone number; earlier layers still contain them.
     """
 
     layers: tuple[int, ...]
-    """0 = the embeddings, `BertConfig.layers` = the last one; the vectors of each follow one another in this order."""
+    """0 = the embeddings, `BertConfig.layers` = the last one; the vectors of the layers are joined in this order."""
     outputs: Mapping[str, int]
     """Names and sizes of the outputs, float32 [batch, size], in the order of the classifier's rows; without any, the
     graph has one output `pooled`, [batch, 3 * layers * hidden]."""
@@ -58,14 +58,14 @@ class LayerPooling:
 
 def load(folder: Path) -> tuple[BertConfig, Weights]:
     """Read config.json and model.safetensors of a BERT checkpoint."""
-    told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    plain = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config = BertConfig(
-        vocabulary=told["vocab_size"],
-        hidden=told["hidden_size"],
-        layers=told["num_hidden_layers"],
-        heads=told["num_attention_heads"],
-        intermediate=told["intermediate_size"],
-        positions=told["max_position_embeddings"],
+        vocabulary=plain["vocab_size"],
+        hidden=plain["hidden_size"],
+        layers=plain["num_hidden_layers"],
+        heads=plain["num_attention_heads"],
+        intermediate=plain["intermediate_size"],
+        positions=plain["max_position_embeddings"],
     )
     return config, load_file(folder / "model.safetensors")
 

@@ -26,7 +26,7 @@ class Tagged:
     tags: tuple[int, ...]
     """For each token an index into the task's labels, or UNREAD."""
     misfits: int
-    """Spans that begin or end inside a word, which the agent can only find with additional text."""
+    """Spans that begin or end inside a word: the agent can only find them together with more of the text."""
 
 
 def tagged(text: str, encoding: BatchEncoding, spans: Sequence[TextSpan], labels: Sequence[str]) -> Tagged:

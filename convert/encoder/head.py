@@ -1,12 +1,12 @@
-"""A linear head of some kilobytes on an encoder from an installed package: together a model that classifies or decides.
+"""Joins an encoder from an installed package with a linear head of some kilobytes: a model that classifies or decides.
 
     python -m convert.encoder.head HEAD PACKAGE OUT    # writes OUT/model.onnx and OUT/tokenizer.json
 
 A head is a safetensors file: `classifier.weight`, `classifier.bias`, and in its metadata `encoder_sha256`, the hash of
 the weights that it was trained on. Other weights are refused, because its answers would be random. A head of several
-questions also has `layers` and `outputs`, as JSON: what it reads and gives (`bert_graph.LayerPooling`). Without them it
-reads the mean of the token vectors and classifies. A `detector.safetensors` beside it (`ood_detector.Fitted.save`) adds
-the out-of-distribution score, from which a calibration makes the gate.
+questions also has `layers` and `outputs`, the fields of `bert_graph.LayerPooling`, as JSON. Without them it reads the
+mean of the token vectors and classifies. A `detector.safetensors` next to it (`ood_detector.Fitted.save`) adds the
+out-of-distribution score, from which a calibration makes the gate.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def read(path: Path, encoder: Path) -> Weights:
 
 
 def pooling_of(path: Path) -> LayerPooling | None:
-    """Return what a head of several questions reads and gives; None = it classifies."""
+    """Return layers and outputs of a head of several questions; None = it classifies."""
     with safe_open(path, framework="numpy") as file:
         told = file.metadata() or {}
     return LayerPooling(tuple(json.loads(told[LAYERS])), json.loads(told[OUTPUTS])) if LAYERS in told else None

@@ -54,8 +54,8 @@ def fit_shares(
     Args:
         vectors: [rows, size]; they are centred, and scaled by one number, for the fit.
         wanted: [rows, labels], the probability of each label.
-        decay: of the weights, not of the bias, against the mean loss of a row.
-        weights: [labels], how much a label counts in the loss.
+        decay: of the weights, not of the bias, relative to the mean loss of a row.
+        weights: [labels], the weight of each label in the loss.
     """
     given, labels = np.asarray(vectors, np.float64), wanted.shape[1]
     centre = given.mean(axis=0)

@@ -1,4 +1,4 @@
-"""A classifier on the mean of the token vectors, for encoders that were trained to give sentence vectors so.
+"""A classifier on the mean of the token vectors, for encoders that were trained with mean pooling.
 
 transformers puts a classification head for BERT on the first token, after a layer (the pooler) that is untrained in a
 sentence encoder. `1_Pooling/config.json` of such a checkpoint defines how its token vectors become one.
@@ -45,7 +45,7 @@ class MeanPooledBert(BertForSequenceClassification):  # type: ignore[misc] # tra
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
     ) -> SequenceClassifierOutput:
-        """Return the logits; `attention_mask` says what the mean is taken over."""
+        """Return the logits; the mean is over the tokens that `attention_mask` marks."""
         return SequenceClassifierOutput(logits=self.answers(self.vectors(input_ids, attention_mask, token_type_ids)))
 
     def vectors(
@@ -65,7 +65,7 @@ class MeanPooledBert(BertForSequenceClassification):  # type: ignore[misc] # tra
 
 
 def mean_of(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return [rows, size] out of [rows, tokens, size]: the mean over what the mask marks."""
+    """Return [rows, size] from [rows, tokens, size]: the mean over the tokens that the mask marks."""
     weights = mask.unsqueeze(-1).to(hidden.dtype)
     return (hidden * weights).sum(1) / weights.sum(1)
 

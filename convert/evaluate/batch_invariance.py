@@ -23,7 +23,7 @@ from edge_agent.formats.manifest import SCORED_KINDS
 
 TEXTS_MAX = 32
 BATCHES = (2, 8)
-"""Texts in the engine at the same time; the second is the default batch of a site."""
+"""Numbers of texts in the engine at the same time; the second is the default batch of a site."""
 _LIBRARIES = {"llama": "llama-cpp-python", "onnx": "onnxruntime"}
 _INSTRUCTION_SETS = ("sse4_2", "avx2", "avx512f", "avx512_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
 
@@ -123,11 +123,11 @@ def _build(bundle: BundleFolder, details: dict[str, str]) -> str:
 def _processor() -> str:
     """Return the name of this machine's processor, with its instruction sets; empty if Linux does not report it."""
     try:
-        told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-    name = re.search(r"^model name\s*: (.*)$", told, re.MULTILINE)
-    features = re.search(r"^(?:flags|Features)\s*: (.*)$", told, re.MULTILINE)
+    name = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
+    features = re.search(r"^(?:flags|Features)\s*: (.*)$", text, re.MULTILINE)
     has = set(features[1].split()) if features else set()
     sets = ", ".join(each for each in _INSTRUCTION_SETS if each in has)
     return f"{name[1].strip() if name else 'processor'} ({sets})"

@@ -47,8 +47,7 @@ def run(job: StageJob) -> Report:
 def _without_near_copies(
     recipe: Recipe, manifest: Manifest, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction]
 ) -> Report:
-    """Return how many test rows are near duplicates of training or calibration rows, and the headline figures of the
-    others."""
+    """Return how many test rows are near duplicates of other splits, and the headline figures without them."""
     texts = {
         split: [row.asked for row in row_files.rows(recipe, split)] for split in KNOWN if getattr(recipe.data, split)
     }
@@ -171,10 +170,10 @@ def _check_labels(bundle: BundleFolder, rows: Sequence[DataRow]) -> None:
             raise InvalidRequest("no row answers a question", remedy="Give rows 'answers': docs/data-formats.md.")
     if kind == "classify" and not all(row.label for row in rows):
         raise InvalidRequest("some rows have no label", remedy="Give each row a label: docs/data-formats.md.")
-    strange = sorted(_used(rows) - known)
-    if kind in ("classify", "extract", "redact") and strange:
-        are = "label of the rows is not one" if len(strange) == 1 else "labels of the rows are not labels"
-        said = f"{len(strange)} {are} of {bundle.name}: {', '.join(strange)[:300]}"
+    unknown = sorted(_used(rows) - known)
+    if kind in ("classify", "extract", "redact") and unknown:
+        are = "label of the rows is not one" if len(unknown) == 1 else "labels of the rows are not labels"
+        said = f"{len(unknown)} {are} of {bundle.name}: {', '.join(unknown)[:300]}"
         raise InvalidRequest(said, remedy=f"Its labels are: {', '.join(sorted(known))[:500]}.")
 
 

@@ -1,4 +1,4 @@
-"""The answer of a served bundle to one text, the file of predictions, and a bundle seen by question. Pure.
+"""The answer of a served bundle to one text, the file of predictions, and a view of a bundle by question. Pure.
 
 A classify bundle is one question, named like its task. So everything that calibrates or measures answers is written
 for one question, and a decide bundle is measured by its questions in turn.
@@ -18,7 +18,7 @@ from convert.data.data_row import DataRow, rows_of
 from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.questions import QuestionSpec
 
-# exp of it is the smallest positive float64; an engine returns 0 for less.
+# exp(_LOG_LEAST) is the smallest positive float64; an engine returns 0 for less.
 _LOG_LEAST = -745.0
 _DIGITS = 6
 
@@ -48,7 +48,7 @@ class ServedPrediction:
     question_scores: tuple[tuple[float, ...], ...] = ()
     """decide: of each question, in the order of the task, the probability of each output as served."""
     question_masses: tuple[float, ...] = ()
-    """decide by a decoder: of each question what `label_mass` is for classify."""
+    """decide by a decoder: the label mass of each question."""
     label_mass: float = 1.0
     ood_score: float | None = None
     """Out-of-distribution score of the input, computed by an encoder's graph; None = the graph has none."""
@@ -68,7 +68,7 @@ class ServedPrediction:
 
 
 def at_one(scores: Sequence[float], temperature: float) -> tuple[float, ...]:
-    """Return log-probabilities at temperature 1 from scores that were served at another one; of none, none."""
+    """Return log-probabilities at temperature 1 from scores that were served at another one; empty without scores."""
     if not scores:
         return ()
     with np.errstate(divide="ignore"):
@@ -94,12 +94,12 @@ class QuestionView:
     """One question of a bundle."""
 
     whole: Manifest
-    """The bundle's own."""
+    """The manifest of the bundle."""
     question: QuestionSpec
     place: int
-    """Of the question among the bundle's."""
+    """Index of the question in the bundle."""
     manifest: Manifest
-    """The bundle's, as if it classified by this question alone."""
+    """The manifest of a classify bundle with this question alone."""
 
     @property
     def name(self) -> str:
@@ -107,7 +107,7 @@ class QuestionView:
         return self.question.name
 
     def rows(self, rows: Sequence[DataRow]) -> list[tuple[int, DataRow]]:
-        """Return the rows that answer the question, each with its place and with the answer as its label."""
+        """Return the rows that answer the question, each with its index and with the answer as its label."""
         return rows_of(self.whole.task, self.question, rows)
 
     def prediction(self, said: ServedPrediction) -> ServedPrediction:

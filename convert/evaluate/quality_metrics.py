@@ -1,4 +1,4 @@
-"""The figures of a version on labelled rows, and of two versions on the same rows; reliability of confidence. Pure.
+"""Figures of a version on labelled rows, and of two versions on the same rows; reliability of confidence.
 
 Bins have about the same number of rows (Nguyen and O'Connor 2015, arXiv 1508.05154), because bins of equal width would
 have most rows at the top. Rows with the same confidence share a bin.
@@ -184,7 +184,7 @@ def _selective(outcomes: AnswerOutcomes) -> dict[str, Any]:
 
 
 def of_label(wanted: Sequence[Place], said: Sequence[Place], families: Numbers) -> dict[str, Any]:
-    """Return rows, precision, recall and F1 of a label, with intervals, from its true and its predicted places.
+    """Return rows, precision, recall and F1 of a label, with intervals, from true and predicted places.
 
     F1 = 2 J / (1 + J) where J is the share of hits among the places of either; so is its interval.
     """
@@ -218,7 +218,7 @@ def _f1(overlap: float) -> float:
 
 
 def differences(first: AnswerOutcomes, second: AnswerOutcomes) -> dict[str, dict[str, Any]]:
-    """Return second less first of each figure of the headline: the interval, `p_value`, and `p_adjusted` (Holm).
+    """Return the difference second - first of each headline figure: the interval, `p_value`, and `p_adjusted` (Holm).
 
     accuracy and coverage: McNemar's exact test, in whole families. wrong and calibration_error: random exchanges of
     the two versions, in whole families.
@@ -254,7 +254,7 @@ def _risk(each: AnswerOutcomes) -> Interval:
 
 def _calibration(first: AnswerOutcomes, second: AnswerOutcomes) -> tuple[Interval, float | None]:
     rows = len(first.right)
-    # Bins by the confidences of one version alone would show its errors, and hide those of the other.
+    # Bins by the confidences of one version alone would show its calibration errors, and hide those of the other.
     places = bin_places((first.confidence + second.confidence) / 2, first.families)
     p_value = exchange_p_value(
         _bin_gaps(first, places), _bin_gaps(second, places), lambda gaps: np.abs(gaps).sum(axis=1) / rows

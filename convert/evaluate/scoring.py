@@ -31,9 +31,9 @@ _PERCENTILES = (50, 90, 95, 99)
 def is_right(kind: Kind, row: DataRow, prediction: ServedPrediction) -> bool:
     """Return whether the whole answer is right; a failed one is not.
 
-    classify: the label. extract: every entity, with its place, and no other. generate, and extract where the row has a
-    record: the same JSON value if the expected text is JSON, otherwise the same text apart from surrounding white
-    space. redact: nothing of a labelled value remains.
+    classify: the same label. extract: the same entities in the same places. generate, and extract with a record: the
+    same JSON value if the expected text is JSON, otherwise the same text apart from surrounding white space. redact: no
+    part of a labelled value remains.
     """
     return not prediction.failure and _RIGHT[kind](row, prediction)
 
@@ -128,8 +128,8 @@ def score_error(
 
 
 def summary(confidence: Confidence, found: AnswerOutcomes) -> dict[str, Any]:
-    """Return the headline figures; with a threshold, coverage and realised risk are in `sure`, with a gate, the share
-    that it holds up and the largest one that it promises for ordinary inputs are in `gate`."""
+    """Return the headline figures. With a threshold, `sure` has coverage and realised risk; with a gate, `gate` has the
+    share that it holds up, and the largest share that it should hold up of ordinary inputs."""
     plain = quality_metrics.headline(found)
     if confidence.gate is not None and "held_up" in plain:
         plain["gate"] = {"held_up_max": confidence.gate.held_up_max, "held_up": plain.pop("held_up")}
@@ -322,7 +322,7 @@ def _by_question(
 
 
 def common_questions(first: TaskSpec, second: TaskSpec) -> list[str]:
-    """Return the names of the questions that both tasks have, with the same outputs, in the order of the first."""
+    """Return the names of the questions that both tasks have with the same outputs, in the order of `first`."""
     there = {question.name: question.outputs for question in second.questions_asked}
     return [question.name for question in first.questions_asked if there.get(question.name) == question.outputs]
 

@@ -1,7 +1,7 @@
 """Runs bundles as on a site: the agent's own engine pool, with its child processes, confinement and limits.
 
-    with serving([bundle], progress) as served:
-        predictions = served.predict(bundle, texts)
+    with serve_bundles([bundle]) as served:
+        predictions = served.predict(bundle, texts, progress)
 
 Measurements equal those of a device, apart from gRPC. Only this package of convert may import the engine.
 """
@@ -138,7 +138,7 @@ def predict(folder: Path, texts: Sequence[str], progress: Progress = quiet, at_o
     Args:
         folder: of the bundle.
         texts: what a device would send.
-        progress: is told of each answer.
+        progress: called after each answer.
         at_once: texts in the engine at the same time: 1 for the latency of a single caller, more for throughput.
 
     Raises:
@@ -178,8 +178,7 @@ class ServedBundles:
         return next(dict(each.details) for each in self._pool.statuses() if bundle.digest in each.digests)
 
     def memory_bytes(self, bundle: BundleFolder) -> int:
-        """Return the agent's estimate of the memory of the bundle's engine, in bytes; 0 for a runtime without a
-        model."""
+        """Return the agent's estimate of the engine's memory for a bundle, in bytes; 0 for a runtime without one."""
         return int(self.details(bundle).get("memory_estimated_bytes", 0))
 
     async def _predict(

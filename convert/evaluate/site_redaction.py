@@ -36,15 +36,16 @@ SITE_RULES = RULES_VERSION
 TEXTS_KEPT_MAX = 400_000
 """Texts whose findings are kept in memory."""
 BLOCK_TEXTS, AT_ONCE = 64, 8
-"""Texts whose windows are asked for together, and questions in the engine, which computes one after the other."""
+"""Texts whose windows are sent together, and windows in the engine at a time, which computes one after the other."""
 CPU_THREADS = 1
-"""A window is short: on a busy machine a second thread costs more than it computes."""
+"""Windows are short: on a busy machine a second thread costs more than it gains."""
 
 
 def redact_as_site(
     served: ServedBundles, bundle: BundleFolder, texts: Sequence[str], progress: Progress
 ) -> list[list[FoundEntity] | None]:
-    """Return what a site replaces in each text; None = the model fails on it, and a site that holds does not keep it.
+    """Return what a site replaces in each text; None = the model fails on it, and a site with
+    `without_model: hold` does not keep it.
 
     Raises as serving.
     """
@@ -110,7 +111,7 @@ def _read(
 def _read_block(
     served: ServedBundles, bundle: BundleFolder, texts: Sequence[str]
 ) -> list[tuple[FoundValue, ...] | None]:
-    """Ask for the windows of several texts at once, so that the engine does not wait for the next question."""
+    """Read the windows of several texts at once, so that the engine does not wait for the next window."""
     found: list[list[FoundValue] | None] = [[] for _ in texts]
     waiting = _windows(texts)
     while waiting:
@@ -125,7 +126,7 @@ def _read_block(
 
 
 def _windows(texts: Sequence[str]) -> list[tuple[int, int, int]]:
-    """Return the windows that have a text, each with the place of its text: place, start, end."""
+    """Return the windows that are not blank, each as index of its text, start and end."""
     every = ((place, start, end) for place, text in enumerate(texts) for start, end in windows(text))
     return [(place, start, end) for place, start, end in every if texts[place][start:end].strip()]
 
@@ -135,7 +136,7 @@ def _is_read(answer: ServedPrediction) -> bool:
 
 
 def _narrower(answer: ServedPrediction, text: str, start: int, end: int) -> list[tuple[int, int]]:
-    """Return the parts of a window that has too many tokens, in their text; blank ones are left out."""
+    """Split a window with too many tokens; return the non-blank parts as places in the text, none if it fits."""
     if answer.failure != InputTooLong.reason:
         return []
     parts = [(start + first, start + last) for first, last in narrower_windows(text[start:end])]

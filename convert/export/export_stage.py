@@ -1,6 +1,6 @@
 """From a checkpoint to the file of a runtime, at full precision: GGUF by llama.cpp's converter, ONNX by optimum.
 
-Each module handles or refuses what its exporter gets silently wrong; `verify` proves the result.
+Each module handles or refuses what its exporter gets wrong without an error; `verify` proves the result.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ def run(job: StageJob) -> Report:
         RequirementUnmet: 'edge-convert setup' has not run.
     """
     file = task_file.find(job.recipe.path(job.recipe.task))
-    what, runtime = task_file.of(file), task_file.read(file)["runtime"]
+    task, runtime = task_file.of(file), task_file.read(file)["runtime"]
     checkpoint, adapter = stage.checkpoint(job), stage.adapter(job)
     config = checkpoint_loading.read_config(checkpoint)
-    checkpoint_loading.check_positions(config, what)
+    checkpoint_loading.check_positions(config, task)
     if runtime == "llama":
         own = job.recipe.export.llama_cpp
         made = gguf_export.find(job.recipe.path(own) if own else None)
-        how = gguf_export.GgufExport(checkpoint, adapter, merged=job.recipe.export.adapter == "merged")
-        return gguf_export.export(how, made, job.out, job.progress)
+        request = gguf_export.GgufExport(checkpoint, adapter, merged=job.recipe.export.adapter == "merged")
+        return gguf_export.export(request, made, job.out, job.progress)
     if job.recipe.takes_ready_graph:
-        return _take_ready(what, config, checkpoint, job.out)
+        return _take_ready(task, config, checkpoint, job.out)
     if runtime == "onnx":
-        head = checkpoint_loading.head_of(runtime, what.kind)
-        _check_labels(what, config)
-        questions = what.questions_asked if what.kind == "decide" else ()
+        head = checkpoint_loading.head_of(runtime, task.kind)
+        _check_labels(task, config)
+        questions = task.questions_asked if task.kind == "decide" else ()
         return onnx_export.export(checkpoint, adapter, head, job.out, questions)
     raise InvalidRequest(
         f"{file}: a model is exported for the runtimes llama and onnx, not {runtime}",
@@ -52,29 +52,29 @@ def run(job: StageJob) -> Report:
     )
 
 
-def _take_ready(what: TaskSpec, config: dict[str, Any], source: Path, out: Path) -> Report:
-    """Copy a graph that is ready; its outputs must be the task's tags."""
-    if what.kind not in ("extract", "redact"):
-        said = f"a source 'onnx' is a token classifier, which does not suit a task of kind {what.kind}"
+def _take_ready(task: TaskSpec, config: dict[str, Any], source: Path, out: Path) -> Report:
+    """Copy a ready graph; its outputs must be the task's tags."""
+    if task.kind not in ("extract", "redact"):
+        said = f"a source 'onnx' is a token classifier, which does not suit a task of kind {task.kind}"
         raise InvalidRequest(said, remedy="Set 'kind: redact' or 'kind: extract' in task.yaml, or name a checkpoint.")
-    _check_labels(what, config)
+    _check_labels(task, config)
     for name in (onnx_source.MODEL, onnx_source.TOKENIZER):
         shutil.copyfile(source / name, out / name)
     return {"model": onnx_source.MODEL, "tokenizer": onnx_source.TOKENIZER, "as_is": True}
 
 
-def _check_labels(what: TaskSpec, config: dict[str, Any]) -> None:
+def _check_labels(task: TaskSpec, config: dict[str, Any]) -> None:
     """Raise InvalidRequest unless the model's outputs are the task's labels, in the same order, one label per text."""
     problem = config.get("problem_type") or _SINGLE_LABEL
-    if what.questions_asked and problem != _SINGLE_LABEL:
+    if task.questions_asked and problem != _SINGLE_LABEL:
         raise InvalidRequest(
             f"the model was trained for problem_type '{problem}': its outputs are not probabilities of one label per"
             " question, as the agent would serve them",
             remedy="Add 'finetune:' to the recipe, or use a checkpoint that was trained for one label per text.",
         )
-    labels, known = checkpoint_loading.labels_of(config), list(output_names(what))
+    labels, known = checkpoint_loading.labels_of(config), list(output_names(task))
     unnamed = [f"LABEL_{index}" for index in range(len(known))]
-    if what.kind != "embed" and labels not in (unnamed, known):
+    if task.kind != "embed" and labels not in (unnamed, known):
         raise InvalidRequest(
             f"the model's outputs are {', '.join(labels)}; the task's labels are {', '.join(known)}",
             remedy="Write the model's labels into task.yaml, in this order; or train for the task: add 'finetune:'.",

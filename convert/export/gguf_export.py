@@ -1,4 +1,4 @@
-"""Exports checkpoints to GGUF with llama.cpp's converter, and handles or refuses what it gets silently wrong.
+"""Exports checkpoints to GGUF with llama.cpp's converter, and handles or refuses what it gets wrong without an error.
 
 The converter is of the same release that the agent runs. It is not on PyPI, but in the source archive of
 llama-cpp-python, together with a gguf library that differs from the one on PyPI of the same version. So `setup` builds
@@ -224,7 +224,7 @@ def export(how: GgufExport, tool: GgufConverter, out: Path, progress: Progress) 
     elif how.merged:
         progress("merging and converting", 0, 1)
         with tempfile.TemporaryDirectory(dir=out, prefix=".merged-") as folder:
-            to_gguf(tool, _merged(how.checkpoint, how.adapter, Path(folder)), out / BASE)
+            to_gguf(tool, _merged(how.checkpoint, how.adapter, Path(folder, "checkpoint")), out / BASE)
     else:
         _refuse_adapter(how.adapter)
         progress("converting the base", 0, 2)
@@ -244,7 +244,7 @@ def to_gguf(tool: GgufConverter, checkpoint: Path, out: Path) -> None:
         name = str(config.get("_name_or_path") or config["model_type"]).rstrip("/").rpartition("/")[2]
         kind = weight_type(checkpoint).lower()
         done = tool.run(HF_SCRIPT, [str(checkpoint), "--outfile", str(out), "--outtype", kind, "--model-name", name])
-    _refuse_what_failed(done, config)
+    _raise_known_failure(done, config)
     check_done(done, out)
 
 
@@ -304,8 +304,8 @@ def _refuse_adapter(adapter: Path) -> None:
         raise InvalidRequest("the adapter changes biases, which llama.cpp does not support", remedy=_MERGE_REMEDY)
 
 
-def _refuse_what_failed(done: subprocess.CompletedProcess[str], config: dict[str, Any]) -> None:
-    """Raise InvalidRequest for the failures that have a known cause."""
+def _raise_known_failure(done: subprocess.CompletedProcess[str], config: dict[str, Any]) -> None:
+    """Raise InvalidRequest if the converter failed for a known cause."""
     if done.returncode == 0:
         return
     if "pre-tokenizer was not recognized" in done.stderr:
@@ -329,13 +329,21 @@ def _architecture(config: dict[str, Any]) -> str:
 
 
 def _merged(checkpoint: Path, adapter: Path, out: Path) -> Path:
+    """Return a copy whose weights include the adapter. It names its base, which `save_pretrained` leaves out.
+
+    The converter takes what it writes as `general.finetune` from the folder's name, so this must not be a random one.
+    """
     checkpoint_loading.open_model(checkpoint, adapter, "causal").save_pretrained(out)
+    base = checkpoint_loading.read_config(checkpoint).get("_name_or_path")
+    if base:
+        config = checkpoint_loading.read_config(out) | {"_name_or_path": base}
+        (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     _copy_rest(checkpoint, out)
     return out
 
 
 def _with_pooler(checkpoint: Path, out: Path) -> Path:
-    """Return a copy whose pooler has the name of the layer that llama.cpp computes before the classifier."""
+    """Return a copy in which the pooler has the name of the layer that llama.cpp computes before the classifier."""
     out.mkdir()
     for file in checkpoint.glob("*.safetensors"):
         tensors = {name.replace(*_POOLED): tensor for name, tensor in load_file(file).items()}

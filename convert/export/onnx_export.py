@@ -1,6 +1,6 @@
-"""Exports checkpoints to ONNX with optimum, which only one function here calls.
+"""Exports checkpoints to ONNX with optimum.
 
-transformers has no head on mean token vectors: `encoder.bert_graph` builds its graph.
+A classifier on mean token vectors, which transformers lacks, is built by `encoder.bert_graph` instead.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""The log of what people decided about personal data: who accepted a key, recorded consent, erased or purged what.
+"""The log of decisions about personal data: accepted keys, recorded consents, erased and purged records.
 
-It lies beside the registry of sites in the collection, as JSON lines, each of which names the hash of the line before:
-a changed or removed line shows.
-A consent counts until it is withdrawn; the log is where it is recorded, and nowhere else.
+It is next to the registry of sites in the collection, as JSON lines. Each line contains the hash of the line before, so
+a changed or removed line is detected. The log is the only record of consents; one counts until it is withdrawn.
 
-A line is on the disk when `append` returns. The file has 0600. Who can write the file can also write a whole new chain,
-or cut off its end: note the hash of the last line elsewhere, and `verify` tells whether the chain still contains it.
+A line is on the disk when `append_line` returns. The file has mode 0600. A person who can write the file can also write
+a whole new chain, or cut off its end: note the hash of the last line elsewhere, and `verify_chain` reports whether the
+chain still contains it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from edge_agent.formats.signed_document import format_timestamp
 
 LINE_BYTES_MAX = 1024 * 1024
 START = "0" * 64
-"""What the first line names in place of a line before it."""
+"""The first line contains this in place of a hash."""
 _BLOCK = 64 * 1024
 
 
@@ -38,13 +38,13 @@ class ChainedEntry:
 
     number: int
     sha256: str
-    """Of the line, without its end."""
+    """Hash of the line, without its newline."""
     fields: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class ChainVerdict:
-    """What is wrong with a log, and its last line."""
+    """The result of `verify_chain`."""
 
     entries: int
     head: str
@@ -55,7 +55,7 @@ class ChainVerdict:
 def append_line(path: Path, fields: Mapping[str, Any]) -> str:
     """Add a line, and return its hash. Raises OSError; ValueError for a line that is too long.
 
-    A last line without its end was never reported as written: a power cut left it, and it is removed.
+    A last line without a newline, as a power cut leaves it, was never reported as written, and is removed.
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
@@ -88,7 +88,7 @@ def read_lines(path: Path) -> Iterator[ChainedEntry]:
 
 
 def verify_chain(path: Path, known: str = "") -> ChainVerdict:
-    """Check that each line names the one before; `known` is a hash that the chain must contain."""
+    """Check that each line contains the hash of the line before; `known` is a hash that the chain must contain."""
     problems, previous, number, seen = [], START, 0, {START}
     for number, line in enumerate(_lines(path), 1):
         problems += [f"line {number}: {said}" for said in _problems(line, number, previous)]
@@ -120,7 +120,7 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 
 def _whole_bytes(fd: int) -> int:
-    """Return the size without a last line that has no end."""
+    """Return the size of the file without a last line that has no newline."""
     end = os.fstat(fd).st_size
     while end:
         begin = max(0, end - _BLOCK)
@@ -138,7 +138,7 @@ def _last_line(fd: int) -> bytes:
 
 
 def _number_of(line: bytes) -> int:
-    """Return the number of a line; 0 = it has none, so what follows continues the chain and `verify` reports it."""
+    """Return the number of a line; 0 = none: the next line continues the chain, and `verify_chain` reports it."""
     try:
         return int(json.loads(line)["number"])
     except (ValueError, KeyError, TypeError):
@@ -162,7 +162,7 @@ Action = Literal[
     "records purged",
 ]
 SUBJECTS_MAX = 1000
-"""Records that one entry names; of more there are several entries."""
+"""Largest number of records in one entry; more records make several entries."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class DecisionEntry:
     number: int
     at: str
     actor: str
-    """User and machine; `collect` where the program decided by a rule, such as the first key of a new site."""
+    """User and machine; or `collect`, if the program decided by a rule, as for the first key of a new site."""
     action: str
     subjects: tuple[str, ...]
     """A site, or records as SITE/PREDICTION_ID."""
@@ -181,8 +181,8 @@ class DecisionEntry:
 
 
 def record(folder: Path, action: Action, subjects: Iterable[str], *, actor: str = "", **details: Any) -> str:
-    """Add an entry, or several for many subjects; they are on the disk when this returns. Returns the hash of the last
-    one. Raises OSError."""
+    """Add an entry, or several for many subjects, and return the hash of the last line; durable on return. Raises
+    OSError."""
     named, written = list(subjects), START
     shared = {"at": format_timestamp(time.time()), "actor": actor or current_actor(), "action": action}
     folder.mkdir(parents=True, exist_ok=True)
@@ -193,12 +193,12 @@ def record(folder: Path, action: Action, subjects: Iterable[str], *, actor: str 
 
 
 def current_actor() -> str:
-    """Return the user, through sudo the person who runs it, and the machine."""
+    """Return user and machine; under sudo, the user who ran sudo."""
     return f"{user_name()}@{socket.gethostname()}"
 
 
 def entries(folder: Path) -> list[DecisionEntry]:
-    """Return the entries, the oldest first; those of another form are left out."""
+    """Return the entries, the oldest first; lines of another form are left out."""
     found = []
     for each in read_lines(folder / FILE_NAME):
         fields = each.fields

@@ -1,17 +1,17 @@
-"""Makes the enrolment files of sites, from one file that says what all sites of a fleet get: fleet.yaml.
+"""Makes the enrolment files of sites from fleet.yaml, which has the settings of all sites of a fleet.
 
-    registry: collected/sites.json        which sites there are, and the keys that they sign with
-    keys: [central-keys]                   of 'edge-convert keys create': who opens examples, who signs receipts
-    root: signing-keys/root.json          of 'edge-convert keys signing': what sites trust updates by
+    registry: collected/sites.json        the sites, and the keys that they sign with
+    keys: [central-keys]                   of 'edge-convert keys create': they open examples and sign receipts
+    root: signing-keys/root.json          of 'edge-convert keys signing': the root of trust of updates
     channel: stable
     days: 30                              how long an enrolment file can be used
-    examples:                             where they go
+    examples:                             the store that they are sent to
       url: s3://fleet/examples
       options: {region: eu-1}
-      credential: "secrets/{site}.yaml"   names and values as obstore has them, such as access_key_id
+      credential: "secrets/{site}.yaml"   names and values of obstore, such as access_key_id
     updates:
       url: s3://fleet/updates
-    tls:                                  if devices are to come over the network
+    tls:                                  if client devices connect over the network
       certificate: "tls/{site}.crt"
       key: "tls/{site}.key"
       clients: tls/clients.crt
@@ -21,14 +21,15 @@
       model: large-1
       key: "secrets/{site}.key"           file with the key alone
       tasks: [pos-intent]                 whose inputs may go there
-      input_token_price: 0.15             of a million tokens
+      input_token_price: 0.15             for a million tokens
       output_token_price: 0.60
       day_cost_max: 2.00
       month_cost_max: 40.00
       thinking_tokens_max: 2000           if it is a reasoning model
       parameters: {reasoning_effort: low}
 
-Paths are seen from the folder of the file; `{site}` in them stands for the site's id, so that each has its own secret.
+Paths are relative to the folder of the file; `{site}` in them stands for the site's id, so that each site has its own
+secrets.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class _FleetSection(BaseModel):
 
 
 class FleetStore(_FleetSection):
-    """Where something goes or comes from."""
+    """An object store or a folder."""
 
     url: str = ""
     options: dict[str, str] = {}
@@ -84,7 +85,7 @@ class FleetTls(_FleetSection):
     key: str = ""
     clients: str = ""
     address: str = ""
-    """Where the listener is, such as 0.0.0.0:9443."""
+    """Address of the listener, such as 0.0.0.0:9443."""
 
 
 class FleetLargeModel(_FleetSection):
@@ -119,7 +120,7 @@ class FleetFile(_FleetSection):
 
 
 def read(path: Path, instead: Mapping[str, object]) -> FleetFile:
-    """Read fleet.yaml; `instead` are values for this time. Raises ManifestInvalid, OSError."""
+    """Read fleet.yaml; `instead` has values that replace those of the file. Raises ManifestInvalid, OSError."""
     plain = yaml_file.read(path, FleetFile, list(FleetFile.model_fields), _SEE)
     try:
         fleet = FleetFile.model_validate({**plain, **instead})
@@ -132,7 +133,7 @@ def read(path: Path, instead: Mapping[str, object]) -> FleetFile:
 
 
 def _address_problems(fleet: FleetFile) -> Iterator[tuple[str, str]]:
-    """Yield each address that a site would refuse, with a remedy: by then the enrolment file is far away."""
+    """Yield each address that a site would refuse, with a remedy; checked here, before the file is on its way."""
     for name, place in (("examples", fleet.examples), ("updates", fleet.updates)):
         secret = [
             *config.secret_options(place.options),
@@ -140,7 +141,7 @@ def _address_problems(fleet: FleetFile) -> Iterator[tuple[str, str]]:
         ]
         if secret:
             remedy = f"Write it into a file, and name that in {name}.credential."
-            yield f"{name}: {', '.join(secret)} may be a secret, and these lines are no place for one", remedy
+            yield f"{name}: {', '.join(secret)} may be a secret, which must not be in fleet.yaml itself", remedy
         if problem := config.store_problem(place.url, place.options, f"{name}."):
             yield problem[1], problem[2]
         if (folder := store_folder(place.url)) and not folder.is_absolute():
@@ -159,12 +160,12 @@ def _address_problems(fleet: FleetFile) -> Iterator[tuple[str, str]]:
 
 
 def make(fleet: FleetFile, folder: Path, site: str, now: float) -> EnrolmentFile:
-    """Make the enrolment file of one site; relative paths are seen from `folder`.
+    """Make the enrolment file of one site; paths in fleet.yaml are relative to `folder`.
 
     Raises:
-        FileMissing: a file that fleet.yaml names is not there.
-        UpdateUntrusted: the root is none.
-        InvalidRequest: something breaks a rule of enrolment files; the message names the field.
+        FileMissing: a file that fleet.yaml names does not exist.
+        UpdateUntrusted: the root is not a root of trust.
+        InvalidRequest: a value breaks a rule of enrolment files; the message names the field.
     """
     check_site(site)
     files = _SiteFiles(folder, site)
@@ -175,8 +176,8 @@ def make(fleet: FleetFile, folder: Path, site: str, now: float) -> EnrolmentFile
         "expires_at": format_timestamp(now + fleet.days * _DAY_SECONDS),
         "channel": fleet.channel,
         "root": _root(files.text(fleet.root)),
-        "recipients": _each_once(each.recipient for each in public),
-        "receipt_keys": _each_once(each.receipts for each in public),
+        "recipients": _unique(each.recipient for each in public),
+        "receipt_keys": _unique(each.receipts for each in public),
         "examples": files.place(fleet.examples),
         "updates": files.place(fleet.updates),
         "tls": {name: files.text(path) for name, path in fleet.tls.model_dump(exclude={"address"}).items()}
@@ -196,18 +197,18 @@ def _root(text: str) -> str:
     return text
 
 
-def _each_once(given: Iterable[str]) -> list[str]:
+def _unique(given: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(given))
 
 
 class _SiteFiles:
-    """What fleet.yaml names, for one site."""
+    """The files that fleet.yaml names, for one site."""
 
     def __init__(self, folder: Path, site: str) -> None:
         self._folder, self._site = folder, site
 
     def text(self, named: str) -> str:
-        """Return a file's text; of a folder of signing keys, the root in it. Nothing for no name."""
+        """Return the text of a file; for a folder of signing keys, the root in it; for an empty name, an empty text."""
         if not named:
             return ""
         path = self._folder / named.replace("{site}", self._site)
@@ -219,21 +220,21 @@ class _SiteFiles:
             said = f"fleet.yaml names {path}: {error.strerror}"
             raise FileMissing(said, remedy="Make it, or correct fleet.yaml.") from None
         if len(raw) > _FILE_BYTES_MAX or b"\0" in raw:
-            raise InvalidRequest(f"{path} is no text, or has more than {_FILE_BYTES_MAX} bytes", remedy=_SEE)
+            raise InvalidRequest(f"{path} is not text, or has more than {_FILE_BYTES_MAX} bytes", remedy=_SEE)
         try:
             return raw.decode("utf-8-sig").replace("\r\n", "\n")  # Windows writes a byte order mark
         except UnicodeDecodeError:
             raise InvalidRequest(f"{path} is not text in UTF-8", remedy="Save it as UTF-8.") from None
 
     def place(self, place: FleetStore) -> dict[str, object]:
-        """Return a place as an enrolment file has it."""
+        """Return a store in the form of an enrolment file."""
         return {"url": place.url, "options": place.options, "credential": self._credential(place.credential)}
 
     def large_model(self, given: FleetLargeModel) -> dict[str, object] | None:
-        """Return a large model as an enrolment file has it."""
+        """Return a large model in the form of an enrolment file."""
         if given == FleetLargeModel():
             return None
-        # Python writes 0.0000001 as 1E-7, and what has more digits than money has is refused by the format.
+        # Not str(): Python writes 0.0000001 as 1E-7. The format refuses amounts with too many digits.
         amounts = {name: f"{value:f}" for name, value in given if isinstance(value, Decimal)}
         names = {"url": given.url, "model": given.model, "tasks": given.tasks, "key": self._key(given.key)}
         thinking = {"thinking_tokens_max": given.thinking_tokens_max or None, "parameters": given.parameters or None}
@@ -242,8 +243,8 @@ class _SiteFiles:
     def _key(self, named: str) -> str:
         key = self.text(named).strip()
         if named and not key:
-            said = f"{named.replace('{site}', self._site)} holds no key"
-            raise InvalidRequest(said, remedy="Write the key of the large model alone into it.")
+            said = f"{named.replace('{site}', self._site)} contains no key"
+            raise InvalidRequest(said, remedy="Write only the key of the large model into it.")
         return key
 
     def _credential(self, named: str) -> dict[str, str]:
@@ -252,6 +253,6 @@ class _SiteFiles:
         try:
             plain = _NAMES_AND_VALUES.validate_python(load_yaml(self.text(named)))
         except (yaml.YAMLError, ValueError, RecursionError):
-            said = f"{named.replace('{site}', self._site)} holds no names and values"
+            said = f"{named.replace('{site}', self._site)} contains no names and values"
             raise InvalidRequest(said, remedy="Lines like 'access_key_id: …'; docs/uplink.md has the names.") from None
         return {name: str(value) for name, value in plain.items()}

@@ -42,51 +42,51 @@ from edge_agent.formats.status_object import (
 
 READS_AT_ONCE = 16
 AHEAD_SECONDS = 3600.0
-"""A site's clock that is further ahead is named."""
-Said = tuple[str, SiteStatus | str]
-"""A site, and its status or what is wrong with it."""
+"""A site whose clock is further ahead is reported."""
+SiteReport = tuple[str, SiteStatus | str]
+"""A site, and its status or why that is refused."""
 
 
 @dataclass
 class SiteStatuses:
-    """What was read."""
+    """The statuses that were read."""
 
     statuses: dict[str, SiteStatus] = field(default_factory=dict)
     """By site."""
     refused: dict[str, str] = field(default_factory=dict)
-    """Sites whose status does not count, and why."""
+    """Sites without a valid status, and why it was refused."""
     troubles: list[str] = field(default_factory=list)
     """Sources that could not be listed, or only in part."""
 
-    def take(self, site: str, said: SiteStatus | str) -> None:
-        """Keep the newest status; a refusal counts only for a site of which nothing better came."""
+    def take(self, site: str, found: SiteStatus | str) -> None:
+        """Keep the newest valid status of a site; keep a refusal only while the site has none."""
         known = self.statuses.get(site)
-        if isinstance(said, str):
+        if isinstance(found, str):
             if not known:
-                self.refused[site] = said
-        elif not known or parse_timestamp(known.at) < parse_timestamp(said.at):
-            self.statuses[site] = said
+                self.refused[site] = found
+        elif not known or parse_timestamp(known.at) < parse_timestamp(found.at):
+            self.statuses[site] = found
             self.refused.pop(site, None)
 
 
 def read(
     sources: Sequence[SegmentSource], sites: SiteRegistry | None, progress: Progress = lambda *_: None
 ) -> SiteStatuses:
-    """Read the status objects of all sites in all sources; what cannot be read is named, and stops nothing."""
-    heard = SiteStatuses()
+    """Read the status objects of all sites in all sources; unreadable ones are listed, and the others still count."""
+    statuses = SiteStatuses()
     for source in sources:
         listed, trouble = listings(source)
-        heard.troubles += [trouble] if trouble else []
+        statuses.troubles += [trouble] if trouble else []
         found = [listing.site for listing in listed if listing.status]
         with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-            for done, said in enumerate(pool.map(_reader(source, sites), found), 1):
-                heard.take(*said)
+            for done, (site, status) in enumerate(pool.map(_reader(source, sites), found), 1):
+                statuses.take(site, status)
                 progress("status", done, len(found))
-    return heard
+    return statuses
 
 
-def _reader(source: SegmentSource, sites: SiteRegistry | None) -> Callable[[str], Said]:
-    def one(site: str) -> Said:
+def _reader(source: SegmentSource, sites: SiteRegistry | None) -> Callable[[str], SiteReport]:
+    def read_one(site: str) -> SiteReport:
         try:
             signed = status_object.verify(source.read(path_of(site, status_object.FILE_NAME), DOCUMENT_BYTES_MAX), None)
         except SourceFailed as error:
@@ -94,24 +94,24 @@ def _reader(source: SegmentSource, sites: SiteRegistry | None) -> Callable[[str]
         except ExchangeError as error:
             return site, error.message
         if signed.body.site != site:
-            return site, f"is of site {signed.body.site}, but lies with {site}"
+            return site, f"is of site {signed.body.site}, but is in the folder of {site}"
         objection = sites.objection(site, signed.key) if sites else ""
         return site, objection or signed.body
 
-    return one
+    return read_one
 
 
 SITES_NAMED_MAX = 5
 Stand = Literal[UpdateState, "unaware"]
 OVERRIDES = "(sites)"
-"""Stands where a channel's name does, for tasks that the plan says of a site by name."""
+"""Takes the place of a channel's name for tasks that the plan assigns to a site by name."""
 _TASK = "task"
 STANDS: tuple[Stand, ...] = (*get_args(UpdateState), "unaware")
 
 
 @dataclass(frozen=True)
 class WaveProgress:
-    """One wave; sites of earlier waves are not counted again."""
+    """One wave, without the sites of earlier waves."""
 
     start: str
     percent: int
@@ -123,20 +123,20 @@ class WaveProgress:
 
 @dataclass(frozen=True)
 class FailureReason:
-    """Why sites are not there: one code in one state."""
+    """A reason why sites do not run the bundle: one error code in one state."""
 
     state: Stand
     reason: str
     sites: int
     named: tuple[str, ...]
-    """Some of them."""
+    """Some of these sites."""
     message: str
-    """What one of them says."""
+    """The message of one of them."""
 
 
 @dataclass(frozen=True)
 class TaskProgress:
-    """One task of one channel, or of sites that the plan treats alike by name."""
+    """One task of one channel, or of the sites with their own equal entries in the plan."""
 
     channel: str
     task: str
@@ -145,14 +145,14 @@ class TaskProgress:
     halted: bool
     sites: int
     due: int
-    """Sites that should run it by now; of a halted task those that would, were it not."""
+    """Sites that should run it by now; for a halted task, those that would without the halt."""
     there: int
-    """Sites that run it, in probation too."""
+    """Sites that run it, those in probation included."""
     due_there: int
     states: dict[Stand, int]
     failed: int
     tried: int
-    """Sites that it failed on and sites that run it."""
+    """Sites on which it failed, and sites that run it."""
     failure_percent: float
     failure_percent_max: int
     waves: tuple[WaveProgress, ...]
@@ -160,18 +160,18 @@ class TaskProgress:
 
     @property
     def too_many(self) -> bool:
-        """Tell whether more of those that tried failed than the plan allows."""
+        """Whether a larger share of the sites that tried it failed than the plan allows."""
         return self.failure_percent > self.failure_percent_max
 
     @property
     def halt_recommended(self) -> bool:
-        """Tell whether somebody should halt it now."""
+        """Whether the rollout should be halted now."""
         return self.too_many and not self.halted
 
 
 @dataclass(frozen=True)
 class SiteAlarm:
-    """Something that stands against a bundle in the field of one site."""
+    """An alarm of production monitoring about a bundle at one site."""
 
     site: str
     task: str
@@ -186,43 +186,43 @@ class SiteAlarm:
 
 @dataclass(frozen=True)
 class SiteRedaction:
-    """What the random audit of redaction found at one site."""
+    """The random audit of redaction at one site."""
 
     site: str
     report: RedactionReport
 
     @property
     def is_alarming(self) -> bool:
-        """Whether the promise of the bundle does not hold there, or is not proved for the rules there."""
+        """Whether more values remain there than the bound allows, or the bound was proved for other rules."""
         return self.report.is_exceeded or self.report.is_proved_otherwise
 
     def plain(self) -> dict[str, Any]:
-        """Return it as JSON holds it."""
+        """Return it for JSON."""
         alarms = {"exceeded": self.report.is_exceeded, "proved_otherwise": self.report.is_proved_otherwise}
         return {"site": self.site, **self.report.model_dump(mode="json"), **alarms}
 
 
 @dataclass(frozen=True)
 class FleetReport:
-    """The fleet against the plan."""
+    """The fleet compared with the plan."""
 
     plan_version: int
     sites: int
     with_newest_plan: int
     silent: dict[str, str]
-    """Sites that said nothing for long, and when they did last."""
+    """Sites without a recent status, and the time of their last one."""
     ahead: dict[str, str]
-    """Sites whose status has a time that is not yet: their clock is wrong, and would hide that they are silent."""
+    """Sites whose status has a time in the future: such a clock would hide that they are silent."""
     unheard: tuple[str, ...]
-    """Sites that the registry or the plan names, and that never said anything."""
+    """Sites in the registry or the plan without any status."""
     refused: dict[str, str]
     problems: dict[str, str]
-    """Sites that do not trust what came last, and why."""
+    """Sites that refuse the latest update, and why."""
     revoked: dict[str, str]
-    """Sites that run what was revoked: which tasks, with their versions."""
+    """Sites that run revoked bundles, and their tasks with versions."""
     alarms: tuple[SiteAlarm, ...]
     redaction: tuple[SiteRedaction, ...]
-    """Sites with a redaction model; those whose promise does not hold come first."""
+    """Sites with a redaction model, those with an alarm first."""
     tasks: tuple[TaskProgress, ...]
     troubles: tuple[str, ...]
 
@@ -232,64 +232,70 @@ class FleetReport:
         return [task for task in self.tasks if task.halt_recommended]
 
     def plain(self) -> dict[str, Any]:
-        """Return it as JSON holds it."""
+        """Return it for JSON."""
         tasks = [asdict(task) | {"halt_recommended": task.halt_recommended} for task in self.tasks]
         return asdict(self) | {"tasks": tasks, "redaction": [each.plain() for each in self.redaction]}
 
 
 def report(
-    plan: RolloutPlan, heard: SiteStatuses, now: float, *, silent_seconds: float, known: Iterable[str] = ()
+    plan: RolloutPlan, read: SiteStatuses, now: float, *, silent_seconds: float, known: Iterable[str] = ()
 ) -> FleetReport:
-    """Compare what the sites say with what the plan wants.
+    """Compare the statuses of the sites with the plan.
 
     Args:
-        plan: the newest one.
-        heard: what the sites say.
+        plan: the newest status.
+        read: the statuses.
         now: in seconds since 1970.
-        silent_seconds: a site that said nothing for longer is named.
-        known: sites that there should be, beside those that the plan names.
+        silent_seconds: a site whose last status is older counts as silent.
+        known: sites of the registry, in addition to those that the plan names.
     """
-    said = heard.statuses
+    statuses = read.statuses
     groups: dict[tuple[str, str, TaskPlan], list[RolloutStatus]] = {}
-    for one in said.values():
-        for standing in rollout_statuses(plan, one, now):
-            groups.setdefault((standing.channel, standing.task, standing.plan), []).append(standing)
+    for status in statuses.values():
+        for position in rollout_statuses(plan, status, now):
+            groups.setdefault((position.channel, position.task, position.plan), []).append(position)
     return FleetReport(
         plan_version=plan.version,
-        sites=len(said),
-        with_newest_plan=sum(one.plan_version >= plan.version for one in said.values()),
-        silent={site: one.at for site, one in sorted(said.items()) if parse_timestamp(one.at) + silent_seconds < now},
-        ahead=_ahead(said, now),
-        unheard=tuple(sorted({*known, *plan.sites} - set(said) - set(heard.refused))),
-        refused=dict(sorted(heard.refused.items())),
-        problems={site: one.update_problem for site, one in sorted(said.items()) if one.update_problem},
-        revoked={site: named for site, one in sorted(said.items()) if (named := _revoked(one))},
-        alarms=tuple(_alarms(said)),
-        redaction=tuple(_redaction(said)),
+        sites=len(statuses),
+        with_newest_plan=sum(status.plan_version >= plan.version for status in statuses.values()),
+        silent={
+            site: status.at
+            for site, status in sorted(statuses.items())
+            if parse_timestamp(status.at) + silent_seconds < now
+        },
+        ahead=_ahead(statuses, now),
+        unheard=tuple(sorted({*known, *plan.sites} - set(statuses) - set(read.refused))),
+        refused=dict(sorted(read.refused.items())),
+        problems={site: status.update_problem for site, status in sorted(statuses.items()) if status.update_problem},
+        revoked={site: named for site, status in sorted(statuses.items()) if (named := _revoked(status))},
+        alarms=tuple(_alarms(statuses)),
+        redaction=tuple(_redaction(statuses)),
         tasks=tuple(_task(*key, groups[key], now) for key in sorted(groups, key=lambda key: key[:2])),
-        troubles=tuple(heard.troubles),
+        troubles=tuple(read.troubles),
     )
 
 
-def _ahead(said: Mapping[str, SiteStatus], now: float) -> dict[str, str]:
-    return {site: one.at for site, one in sorted(said.items()) if parse_timestamp(one.at) > now + AHEAD_SECONDS}
+def _ahead(statuses: Mapping[str, SiteStatus], now: float) -> dict[str, str]:
+    return {
+        site: status.at for site, status in sorted(statuses.items()) if parse_timestamp(status.at) > now + AHEAD_SECONDS
+    }
 
 
-def _alarms(said: Mapping[str, SiteStatus]) -> Iterable[SiteAlarm]:
-    for site, one in sorted(said.items()):
-        for task in one.tasks:
+def _alarms(statuses: Mapping[str, SiteStatus]) -> Iterable[SiteAlarm]:
+    for site, status in sorted(statuses.items()):
+        for task in status.tasks:
             for each in task.alarms:
                 remedy, which = REMEDIES[each.alarm], each.alarm
                 yield SiteAlarm(site, task.task, task.version, which, each.since, each.message, each.demoted, remedy)
 
 
-def _redaction(said: Mapping[str, SiteStatus]) -> list[SiteRedaction]:
-    found = (SiteRedaction(site, one.redaction) for site, one in sorted(said.items()) if one.redaction)
+def _redaction(statuses: Mapping[str, SiteStatus]) -> list[SiteRedaction]:
+    found = (SiteRedaction(site, status.redaction) for site, status in sorted(statuses.items()) if status.redaction)
     return sorted(found, key=lambda each: not each.is_alarming)
 
 
-def _revoked(said: SiteStatus) -> str:
-    return ", ".join(f"{task.task} {task.version}" for task in said.tasks if task.revoked)
+def _revoked(status: SiteStatus) -> str:
+    return ", ".join(f"{task.task} {task.version}" for task in status.tasks if task.revoked)
 
 
 def _task(channel: str, task: str, plan: TaskPlan, sites: Sequence[RolloutStatus], now: float) -> TaskProgress:
@@ -339,61 +345,63 @@ def _reasons(said: Sequence[tuple[Stand, str, str, str]]) -> tuple[FailureReason
 
 @dataclass(frozen=True)
 class RolloutStatus:
-    """One site, one task."""
+    """The state of one task at one site."""
 
     site: str
     channel: str
-    """Which part of the plan speaks of it; OVERRIDES = the site's own."""
+    """The channel whose entry applies; OVERRIDES = the site's own entry."""
     task: str
     plan: TaskPlan
     meant: BundleOffer
     place: int
-    """0 to rollout.STEPS - 1."""
+    """0 to ROLLOUT_STEPS - 1: the site's position in the waves."""
     due: bool
-    """By its waves it should run the bundle now; also when the plan is halted."""
+    """Whether it should run the bundle by now, even if the plan is halted."""
     stand: Stand
     running: str | None
-    """Version that answers now; None = nothing does."""
+    """Version that answers now; None = there is none."""
     reason: str = ""
     message: str = ""
 
     @property
     def there(self) -> bool:
-        """Tell whether the wanted bundle answers."""
+        """Whether the planned bundle answers."""
         return self.stand in ("done", "probation")
 
     @property
     def failed(self) -> bool:
-        """Tell whether the bundle was tried here and sent back."""
+        """Whether the bundle was tried there and failed or was rolled back."""
         return self.stand in ("failed", "rolled_back")
 
 
-def rollout_statuses(plan: RolloutPlan, said: SiteStatus, now: float) -> list[RolloutStatus]:
-    """Return where a site stands with each task that the plan names for it; `now` in seconds since 1970."""
-    fleet, own = plan.for_site(said.site, said.channel), plan.sites.get(said.site, FleetPlan())
-    running = {each.task: each for each in said.tasks}
+def rollout_statuses(plan: RolloutPlan, status: SiteStatus, now: float) -> list[RolloutStatus]:
+    """Return the state of each task that the plan has for a site; `now` in seconds since 1970."""
+    fleet, own = plan.for_site(status.site, status.channel), plan.sites.get(status.site, FleetPlan())
+    running = {each.task: each for each in status.tasks}
     return [
-        _standing(said, OVERRIDES if name in own.tasks else said.channel, name, (each, running.get(name)), now)
+        _rollout_status(
+            status, OVERRIDES if name in own.tasks else status.channel, name, (each, running.get(name)), now
+        )
         for name, each in fleet.tasks.items()
     ]
 
 
-def _standing(
-    said: SiteStatus, channel: str, task: str, pair: tuple[TaskPlan, TaskStatus | None], now: float
+def _rollout_status(
+    status: SiteStatus, channel: str, task: str, pair: tuple[TaskPlan, TaskStatus | None], now: float
 ) -> RolloutStatus:
     wanted, running = pair
-    update = running.update if running else said.arriving.get(task)
-    meant = _meant(wanted, running, update)
+    update = running.update if running else status.arriving.get(task)
+    meant = _chosen_offer(wanted, running, update)
     stand, why = _stand(meant, running, update)
     unsuitable = why is not None and why.reason == "HARDWARE_UNMET"
     return RolloutStatus(
-        said.site,
+        status.site,
         channel,
         task,
         wanted,
         meant,
-        rollout_position(said.site, meant.bundle),
-        not unsuitable and _open(wanted, meant, said.site, now),
+        rollout_position(status.site, meant.bundle),
+        not unsuitable and _is_due(wanted, meant, status.site, now),
         stand,
         running.version if running else None,
         why.reason if why else "",
@@ -401,8 +409,8 @@ def _standing(
     )
 
 
-def _meant(wanted: TaskPlan, running: TaskStatus | None, update: UpdateStatus | None) -> BundleOffer:
-    """Return the offer for a machine: the site alone knows what it has, so by what it says; else the first."""
+def _chosen_offer(wanted: TaskPlan, running: TaskStatus | None, update: UpdateStatus | None) -> BundleOffer:
+    """Return the offer that a site chose for its machine, by its status; if that names none, the first offer."""
     offers = {offer.bundle: offer for offer in wanted.offers}
     candidate = offers.get(update.candidate) if update else None
     return candidate or (offers.get(running.digest) if running else None) or wanted.offers[0]
@@ -416,7 +424,7 @@ def _stand(
     return ("done", None) if running and running.digest == meant.bundle else ("unaware", None)
 
 
-def _open(wanted: TaskPlan, meant: BundleOffer, site: str, now: float) -> bool:
+def _is_due(wanted: TaskPlan, meant: BundleOffer, site: str, now: float) -> bool:
     fleet = _for_any_machine(wanted, meant)
     return desired_states(fleet, site, MachineCapabilities(0), now)[_TASK].bundle is not None
 

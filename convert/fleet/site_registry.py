@@ -1,11 +1,11 @@
-"""sites.json: which sites there are, and which keys each signs with.
+"""sites.json: the sites of a fleet, and the keys that each signs with.
 
     {"schema": "edge-agent/sites/v1", "sites": {"shop-1": {"keys": ["9f…"], "retired": [], "rejected": [], "kits": []}}}
 
-A site that an enrolment file was made for is known from then on: its key is accepted by a person, who compares its
-code with what the site shows. Of a site that was never registered, the first key seen is written down and binds (trust
-on first use), unless only registered sites are taken. Another key of a known site waits until someone decides: a
-replaced machine has a new key, and so has someone who pretends to be it.
+A site is known once an enrolment file was made for it. A person then accepts its key, after comparing the code of the
+key with the one that the site shows. For a site that was never registered, the first key seen is stored, and from then
+on only that key counts (trust on first use), unless only registered sites are accepted. Another key of a known site
+waits for a decision: a replaced machine has a new key, and so has an impostor.
 
 Several commands can change the file at the same time, such as `sites revoke` while collect runs for an hour: each
 change reads the file again under a lock. A decision is in the log (accountability.py) before it counts.
@@ -40,26 +40,26 @@ _KITS_KEPT = 20
 _KEYS_MAX = 100
 
 Standing = Literal["current", "retired", "rejected", "revoked", "awaited", "another", "unknown"]
-"""What a key is to a site. current: speaks for it. retired: of an earlier life; what it sealed is taken, and nothing
-else. rejected: somebody said no. revoked: the site is no more. awaited: an enrolment file was made, and no key was
-accepted yet. another: the site has other keys. unknown: nothing is known of the site.
+"""The status of a key for a site. current: may sign. retired: of an earlier installation; only segments that it sealed
+are accepted. rejected: by a person. revoked: the site was revoked. awaited: an enrolment file was made, and no key is
+accepted yet. another: the site has other keys. unknown: the site is not in the registry.
 """
 UNDECIDED: tuple[Standing, ...] = ("awaited", "another", "unknown")
 
 
 _WHY: dict[Standing, str] = {
     "current": "",
-    "retired": "signed by a key of an earlier life of the site, whose segments only are taken",
+    "retired": "signed by a key of an earlier installation of the site, from which only segments are accepted",
     "rejected": "signed by a key that was rejected",
     "revoked": "the site was revoked; {restore}",
-    "awaited": "the site's key was not accepted yet; {how}",
+    "awaited": "the site's key is not accepted yet; {how}",
     "another": "signed by another key than the site's, {known}…; was the machine replaced or reinstalled? {how}",
     "unknown": "the site is not registered; {how}",
 }
 
 
 class EnrolmentRecord(BaseModel):
-    """An enrolment file that was made; what is in it is not kept."""
+    """An enrolment file that was made; its content is not stored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -68,7 +68,7 @@ class EnrolmentRecord(BaseModel):
 
 
 class SiteEntry(BaseModel):
-    """What is known of a site."""
+    """The entry of a site."""
 
     model_config = ConfigDict(extra="forbid")
     keys: list[str] = Field(default=[], max_length=_KEYS_MAX)
@@ -80,24 +80,24 @@ class SiteEntry(BaseModel):
     revoked_at: At | None = None
 
     @model_validator(mode="after")
-    def _says_something(self) -> SiteEntry:
+    def _not_empty(self) -> SiteEntry:
         if not self.known:
             raise ValueError("a site needs a key, or an enrolment file")
         return self
 
     @property
     def known(self) -> bool:
-        """Whether anything is."""
+        """Whether the entry is not empty."""
         return bool(self.model_dump(exclude_defaults=True))
 
     @property
-    def speaking(self) -> list[str]:
-        """The keys that may speak for the site now."""
+    def signing_keys(self) -> list[str]:
+        """The keys that may sign for the site now."""
         return [] if self.revoked_at else self.keys
 
     @property
     def every_key(self) -> dict[Standing, list[str]]:
-        """Keys that somebody has decided about, by what they are."""
+        """Keys with a decision, by their status."""
         return {"current": self.keys, "retired": self.retired, "rejected": self.rejected}
 
 
@@ -111,31 +111,31 @@ class _RegistryDocument(BaseModel):
 
 
 class SiteRegistry:
-    """The registry, as a file that is replaced whole at every change. Changes raise ManifestInvalid, too."""
+    """The registry, a file that each change replaces as a whole. Changes also raise ManifestInvalid."""
 
     def __init__(self, path: Path) -> None:
-        """Read it; a file that is not there holds no site. Raises ManifestInvalid."""
+        """Read the file; without one there are no sites. Raises ManifestInvalid."""
         self._path = path
         self._document = _read(path)
 
     def names(self) -> list[str]:
-        """Return the ids of all sites that are known and not revoked."""
+        """Return the ids of all known sites that are not revoked."""
         return sorted(site for site, entry in self._document.sites.items() if not entry.revoked_at)
 
     def every_name(self) -> list[str]:
-        """Return the ids of all sites that are known, also those that were revoked."""
+        """Return the ids of all known sites, revoked ones included."""
         return sorted(self._document.sites)
 
     def entry(self, site: str) -> SiteEntry:
-        """Return what is known of a site; of one that is not known, an entry without anything."""
+        """Return the entry of a site; an empty entry for an unknown one."""
         return self._document.sites.get(site, _BLANK).model_copy(deep=True)
 
     def keys(self, site: str) -> list[str]:
-        """Return the keys that may speak for the site now; none when it is not known, or revoked."""
-        return self.entry(site).speaking
+        """Return the keys that may sign for the site now; none if it is unknown or revoked."""
+        return self.entry(site).signing_keys
 
     def standing(self, site: str, key: str) -> Standing:
-        """Say what a key is to a site."""
+        """Return the status of a key for a site."""
         entry = self.entry(site)
         if not entry.known:
             return "unknown"
@@ -145,7 +145,7 @@ class SiteRegistry:
         return (found or ["another" if entry.keys else "awaited"])[0]
 
     def objection(self, site: str, key: str) -> str:
-        """Return why a key may not speak for a site now; empty = it may."""
+        """Return why a key may not sign for a site now; empty = it may."""
         accept = f"accept it with 'edge-convert sites accept {site} {key} {self._option}'"
         how = f"if the site shows the code {verification_code(key)}, {accept}"
         known = self.keys(site)[-1:]
@@ -154,28 +154,28 @@ class SiteRegistry:
         )
 
     def _restore(self, site: str) -> str:
-        return f"'edge-convert sites restore {site} {self._option}' takes that back"
+        return f"'edge-convert sites restore {site} {self._option}' undoes that"
 
     @property
     def _option(self) -> str:
-        """Return the option by which 'edge-convert sites' finds this registry."""
+        """The option with which 'edge-convert sites' finds this registry."""
         if self._path.name == FILE_NAME:
             return f"--collected {shlex.quote(str(self._path.parent))}"
         return f"--sites {shlex.quote(str(self._path))}"
 
     def check_open(self, site: str) -> None:
-        """Raise InvalidRequest when a site was revoked."""
+        """Raise InvalidRequest if a site was revoked."""
         revoked_at = self.entry(site).revoked_at
         if revoked_at:
             said = f"{site} was revoked on {revoked_at[:10]}"
-            raise InvalidRequest(said, remedy=f"{self._restore(site)}; or take another id.")
+            raise InvalidRequest(said, remedy=f"{self._restore(site)}; or use another id.")
 
     def accept(self, site: str, key: str, *, replaces: bool = False) -> None:
-        """Let a site sign with a key, beside those it has or in their place. Durable when it returns.
+        """Let a site sign with a key, in addition to its keys or in their place. Durable on return.
 
         Raises:
-            InvalidRequest: no site id, no key, or the site was revoked.
-            OSError: it cannot be written down.
+            InvalidRequest: the site id or the key is not valid, or the site was revoked.
+            OSError: the registry cannot be written.
         """
         _check_key(site, key)
         with self._changed(site) as entry:
@@ -186,7 +186,7 @@ class SiteRegistry:
             self._log(entry, "key accepted", site, key=key, replaces=replaces)
 
     def accept_first(self, site: str, key: str) -> bool:
-        """Let a site sign with the first key that was seen of it; False = something is known of the site by now.
+        """Let a new site sign with the first key that was seen of it; False = the site is known by now.
 
         Raises as `accept`.
         """
@@ -199,7 +199,7 @@ class SiteRegistry:
             return True
 
     def retire(self, site: str, key: str) -> None:
-        """Take what a key has sealed, and let it say nothing else: of a box that is no more. Raises as `accept`."""
+        """Accept only segments that a key has sealed: its machine was replaced. Raises as `accept`."""
         _check_key(site, key)
         with self._changed(site) as entry:
             entry.retired = _with(entry.retired, key)
@@ -207,7 +207,7 @@ class SiteRegistry:
             self._log(entry, "key retired", site, key=key)
 
     def reject(self, site: str, key: str) -> None:
-        """Take nothing of a key any more. Raises as `accept`."""
+        """Accept nothing more from a key. Raises as `accept`."""
         _check_key(site, key)
         with self._changed(site) as entry:
             entry.rejected = _with(entry.rejected, key)
@@ -215,22 +215,22 @@ class SiteRegistry:
             self._log(entry, "key rejected", site, key=key)
 
     def issue(self, site: str, enrolment: EnrolmentRecord) -> None:
-        """Write down that an enrolment file was made: the site is known from now on. Raises as `accept`."""
+        """Store that an enrolment file was made: the site is known from now on. Raises as `accept`."""
         with self._changed(site) as entry:
             self.check_open(site)
             entry.kits = [*entry.kits, enrolment][-_KITS_KEPT:]
 
     def revoke(self, site: str, at: str) -> None:
-        """Take nothing of a site any more, until `restore`. Raises InvalidRequest, OSError."""
-        self._revoked(site, at)
+        """Accept nothing from a site until `restore`. Raises InvalidRequest, OSError."""
+        self._set_revoked(site, at)
 
     def restore(self, site: str) -> None:
-        """Take that back. Raises InvalidRequest, OSError."""
-        self._revoked(site, None)
+        """Undo `revoke`. Raises InvalidRequest, OSError."""
+        self._set_revoked(site, None)
 
-    def _revoked(self, site: str, at: str | None) -> None:
+    def _set_revoked(self, site: str, at: str | None) -> None:
         if not self.entry(site).known:
-            remedy = f"'edge-convert sites list {self._option}' shows who is."
+            remedy = f"'edge-convert sites list {self._option}' shows all sites."
             raise InvalidRequest(f"'{site}' is not in {self._path}", remedy=remedy)
         with self._changed(site) as entry:
             entry.revoked_at = at
@@ -238,7 +238,7 @@ class SiteRegistry:
 
     @contextmanager
     def _changed(self, site: str) -> Iterator[SiteEntry]:
-        """Yield what the file says of a site now, and write what the block makes of it; nothing if it raises."""
+        """Yield the current entry of a site, and write it after the block; nothing if the block raises."""
         if not self._path.parent.exists():
             atomic_files.make_private(self._path.parent)  # collect will put examples into it
         lock = os.open(self._path.with_name(f".{self._path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -256,11 +256,11 @@ class SiteRegistry:
     def _log(
         self, entry: SiteEntry, action: accountability.Action, site: str, *, actor: str = "", **details: Any
     ) -> None:
-        """Write a decision into the log. Raises InvalidRequest if the entry would be too long to be read again."""
+        """Log a decision. Raises InvalidRequest if the entry would have more keys than the registry accepts."""
         for standing, keys in entry.every_key.items():
             if len(keys) > _KEYS_MAX:
                 said = f"{site} would have {len(keys)} keys of the kind '{standing}'; the limit is {_KEYS_MAX}"
-                raise InvalidRequest(said, remedy=f"Take old ones of the site out of {self._path}.")
+                raise InvalidRequest(said, remedy=f"Remove old keys of the site from {self._path}.")
         accountability.record(self._path.parent, action, [site], actor=actor, **details)
 
     def _write(self) -> None:
@@ -271,7 +271,7 @@ class SiteRegistry:
 
 
 def _read(path: Path) -> _RegistryDocument:
-    """Read the file; one that is not there holds no site. Raises ManifestInvalid."""
+    """Read the file; without one there are no sites. Raises ManifestInvalid."""
     if path.exists() and not path.is_file():
         raise ManifestInvalid(f"{path} is not a file", remedy="Name the registry of the sites: sites.json.")
     try:
@@ -283,16 +283,16 @@ def _read(path: Path) -> _RegistryDocument:
 
 
 def _check_key(site: str, key: str) -> None:
-    """Raise InvalidRequest when a text is no site id, or another no key."""
+    """Raise InvalidRequest unless site id and key are valid."""
     check_site(site)
     if not _KEY.fullmatch(key):
-        raise InvalidRequest(f"'{key[:80]}' is no site key", remedy="A site's key has 64 hexadecimal digits.")
+        raise InvalidRequest(f"'{key[:80]}' is not a site key", remedy="A site's key has 64 hexadecimal digits.")
 
 
 def check_site(site: str) -> None:
-    """Raise InvalidRequest when a text is no site id."""
+    """Raise InvalidRequest unless a site id is valid."""
     if not _SITE.fullmatch(site):
-        raise InvalidRequest(f"'{site}' is no site id", remedy="Lower-case letters, digits and inner hyphens.")
+        raise InvalidRequest(f"'{site}' is not a site id", remedy="Lower-case letters, digits and inner hyphens.")
 
 
 def _with(keys: list[str], *more: str) -> list[str]:

@@ -1,7 +1,7 @@
-"""Bundles: what is in them besides the model, and how they are put together.
+"""Assembles bundles, and makes the files in them besides the model.
 
-bundle_assembly.py       task.yaml and model files in, a folder or a tar out
-assemble_stage.py        the finished bundle of a recipe, with figures and provenance
-golden_cases.py          which rows become golden cases
-question_calibration.py  thresholds for the questions of a finished bundle
+bundle_assembly.py       makes a folder or a tar of task.yaml and model files
+assemble_stage.py        makes the finished bundle of a recipe, with figures and provenance
+golden_cases.py          chooses the golden cases
+question_calibration.py  proves thresholds for the questions of a finished bundle
 """

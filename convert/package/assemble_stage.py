@@ -58,7 +58,7 @@ def section(job: StageJob) -> dict[str, Any]:
 
 
 def licence_file(recipe: Recipe) -> Path | None:
-    """Return the name of the licence file in the source's directory, if there is one."""
+    """Return the licence file in the source's directory, if there is one."""
     folder = recipe.path(_base(recipe))
     places = (folder / name for name in LICENCE_NAMES)
     return next((place for place in places if place.is_file()), None)
@@ -98,7 +98,7 @@ def _labelled(rows: list[DataRow]) -> str:
 
 
 def _imported(recipe: Recipe, split: Split) -> str:
-    """Return what was done with rows that no site had redacted."""
+    """Return what was done with imported rows, in words."""
     task = tasks.of(recipe.path(recipe.task))
     raw = row_files.unredacted_rows(recipe, split, task)
     return imported_rows.sentence(raw, recipe.privacy, task.kind, recipe.redaction_bundle)
@@ -111,7 +111,7 @@ def _versions(runtime: str) -> dict[str, str]:
 
 BUNDLE = "bundle"
 INVARIANCE_KEY = "batch invariance"
-"""Key in provenance.converter, which agents of every version store without interpreting it."""
+"""Key in provenance.converter; agents store its values without interpreting them."""
 _MORE_ROWS: Mapping[GoldenRule, str] = {
     "surrogates": "Add rows to the test split",
     "composed": "Mark rows of the test split that nobody said with '\"composed\": true', add lines to samples.txt",
@@ -140,7 +140,7 @@ def run(job: StageJob) -> Report:
         folder = Path(made)
         parts = _parts(job, folder)
         without = _made(job, parts, folder / "without")
-        cases, origin, memory_bytes = _asked(job, without)
+        cases, origin, memory_bytes = _golden_cases(job, without)
         _check_binding(job, without, cases)
         (folder / "golden.jsonl").write_bytes(encode(cases))
         files: dict[Role, Path] = {**parts.files, "golden": folder / "golden.jsonl"}
@@ -148,12 +148,12 @@ def run(job: StageJob) -> Report:
         sections = {**parts.sections, "requires": {"memory_bytes": _at_least(job, memory_bytes)}}
         bundle = _made(job, _BundleParts(files, sections), job.out / BUNDLE)
         _check(bundle, cases)
-    _keep_lineage(job, bundle, origin)
+    _record_lineage(job, bundle, origin)
     return _report(bundle, cases, origin)
 
 
-def _keep_lineage(job: StageJob, bundle: BundleFolder, origin: GoldenOrigin) -> None:
-    """Keep which collected records are in the bundle, beside it and in the collections that they come from."""
+def _record_lineage(job: StageJob, bundle: BundleFolder, origin: GoldenOrigin) -> None:
+    """Store which collected records are in the bundle, next to it and in the collections that they come from."""
     data, records, files, collections = job.recipe.data, dict[str, list[str]](), dict[str, str](), set[Path]()
     for split in row_files.SPLITS:
         if written := getattr(data, split):
@@ -218,8 +218,8 @@ def _at_least(job: StageJob, memory_bytes: int) -> int:
     return max(memory_bytes, int(written.get("memory_bytes") or 0))
 
 
-def _asked(job: StageJob, bundle: BundleFolder) -> tuple[list[GoldenCase], GoldenOrigin, int]:
-    """Return the golden cases, those of samples.txt first, where they come from, and the memory that the engine needs.
+def _golden_cases(job: StageJob, bundle: BundleFolder) -> tuple[list[GoldenCase], GoldenOrigin, int]:
+    """Return the golden cases, those of samples.txt first, their origin, and the memory that the engine needs.
 
     The bundle answers the texts as they will travel, with surrogates in them.
     """

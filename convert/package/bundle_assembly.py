@@ -1,10 +1,10 @@
-"""Assembles a bundle: task.yaml and model files in, one directory or one uncompressed tar out.
+"""Assembles a bundle, a directory or an uncompressed tar, from task.yaml and model files.
 
 The same input gives the same bytes: files are named by role, the tar has no times and no owners. The output is made
 next to its final place and moved there at the end, so it is never incomplete. Files are hard-linked if the disk allows
 it.
 
-Until a recipe's bundle is finished, its stages run temporary ones: the files of a candidate with a manifest
+Before a recipe's bundle is finished, its stages run temporary bundles: the files of a candidate with a manifest
 (`candidate_bundle`).
 """
 
@@ -26,6 +26,7 @@ from typing import Any, get_args
 from convert.pipeline import task_file as tasks
 from convert.pipeline.stage import StageJob
 from edge_agent import __version__
+from edge_agent.durable.atomic_files import is_file
 from edge_agent.errors import FileMissing, InvalidRequest, ManifestInvalid, ModelFailed, ModelLoadFailed
 from edge_agent.formats import golden_cases
 from edge_agent.formats.golden_cases import GoldenCase
@@ -46,7 +47,7 @@ from edge_agent.formats.manifest import (
 SAMPLES_NAME = "samples.txt"
 GOLDEN_NAME = "golden.jsonl"
 BINDING_MIN = 8
-"""Fewest binding golden cases of a bundle, unless its maker asks for another number."""
+"""Default of the fewest binding golden cases of a bundle."""
 COMPUTED = ("llama", "onnx")
 """Runtimes whose answers a model computes."""
 _CHUNK_BYTES = 1024 * 1024
@@ -110,7 +111,7 @@ def assemble(request: AssembleRequest, progress: Progress = lambda _name, _done,
     recipe = tasks.find(request.task)
     plain = _completed(_merged(tasks.read(recipe), request.sections), request.version)
     for role, source in request.files.items():
-        if not source.is_file():
+        if not is_file(source):
             raise FileMissing(f"{role} file {source} does not exist", remedy=f"Check --{role}.")
     _check_roles(plain, request.files)
     _check_golden(plain, request)
@@ -164,7 +165,7 @@ def _check_roles(plain: dict[str, Any], files: Mapping[Role, Path]) -> None:
 
 
 def _check_golden(plain: Mapping[str, Any], request: AssembleRequest) -> None:
-    """Read all cases, and count those that are binding where a model computes the answers."""
+    """Read all cases, which validates them; if a model computes the answers, check that enough are binding."""
     task = plain.get("task")
     kind: Any = task.get("kind") if isinstance(task, dict) else None
     with contextlib.ExitStack() as stack:
@@ -177,7 +178,7 @@ def _check_golden(plain: Mapping[str, Any], request: AssembleRequest) -> None:
 
 
 def check_binding(kind: Kind, cases: Iterable[GoldenCase], least: int, remedy: str) -> None:
-    """Check that a site can detect that a bundle computes other answers there; tasks that generate have no such cases.
+    """Check that a bundle has enough binding cases, with which a site detects other answers; generate tasks have none.
 
     Args:
         kind: of the task.
@@ -199,7 +200,7 @@ def check_binding(kind: Kind, cases: Iterable[GoldenCase], least: int, remedy: s
 
 def _check_chat(prompt: PromptTemplate, weights: Path) -> None:
     """Render a prompt with the chat template of its weights, as the agent does when it installs the bundle."""
-    # They read model files, which most bundles do not need.
+    # These modules read model files, which most bundles do not need.
     from convert.decoder import check_chat  # noqa: PLC0415
     from convert.quantize.gguf_files import chat_template  # noqa: PLC0415
 
@@ -313,8 +314,8 @@ def candidate_bundle(job: StageJob, weights: Path, out: Path) -> Path:
 
 
 def confidence_sections(job: StageJob) -> dict[str, Any]:
-    """Return the sections of the manifest with the confidence: those of the calibrate stage, or uncalibrated ones
-    before it. A decide task has a second one, `question_confidence`, and a redact task can have `redaction`."""
+    """Return the manifest's section `confidence`, for decide also `question_confidence`, and for redact `redaction` if
+    a cut-off is proved: of the calibrate stage, or uncalibrated ones before it."""
     task, folder = tasks.of(job.recipe.path(job.recipe.task)), job.done.get("calibrate")
     if folder is None:
         found: dict[str, Any] = {"confidence": _UNCALIBRATED}

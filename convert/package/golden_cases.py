@@ -1,7 +1,7 @@
-"""Chooses a bundle's golden cases: which rows can become one, what of them is replaced, and which are binding.
+"""Chooses the golden cases of a bundle: the rows that can become one, replaced values in them, and which bind.
 
 A bundle goes to every site and cannot be changed, so `erase` does not reach its golden cases. By default they come from
-test rows in which made-up values stand for what the rules of redaction find; the recipe can ask for composed or
+test rows in which made-up values replace what the rules of redaction find; the recipe can ask for composed or
 consented rows instead (`privacy.golden_cases`).
 """
 
@@ -35,10 +35,7 @@ _DIGITS = 4
 
 
 def tried(task: TaskSpec, rows: Sequence[DataRow]) -> list[DataRow]:
-    """Return the candidate rows: some of each label of each question, in their order, independent of the file's order.
-
-    Rows are taken in order, so a label that the test split has takes none from later splits.
-    """
+    """Return the candidate rows: some of each label of each question, ordered by a hash of their text."""
     ordered = sorted(rows, key=lambda row: hashlib.sha256(row.key.encode()).hexdigest())
     if not task.questions_asked:
         return ordered[: PER_LABEL_MAX * _TRIED_MAX]
@@ -105,9 +102,9 @@ def uncovered(task: TaskSpec, cases: Sequence[GoldenCase]) -> list[str]:
 
 
 def _rank(kind: Kind, row: DataRow, each: ServedPrediction) -> tuple[bool, bool, bool]:
-    """Rank right before wrong, binding before others, and among these the team's own rows before those of sites."""
+    """Rank right before wrong, then binding before others, then the team's own rows before those of sites."""
     wrong = kind != "embed" and not is_right(kind, row, each)
-    return wrong, _may_turn(kind, each), bool(row.record)
+    return wrong, _could_flip(kind, each), bool(row.record)
 
 
 def case(manifest: Manifest, text: str, said: ServedPrediction) -> GoldenCase:
@@ -118,23 +115,23 @@ def case(manifest: Manifest, text: str, said: ServedPrediction) -> GoldenCase:
     if kind == "decide":
         more |= {"answers": dict(told.answers), "question_scores": dict(told.question_scores)}
     else:
-        more |= {"scores": told.scores, "report_only": _may_turn(kind, said)}
+        more |= {"scores": told.scores, "report_only": _could_flip(kind, said)}
     return made.model_copy(update=more)
 
 
 def answer_of(manifest: Manifest, said: ServedPrediction) -> GoldenAnswer:
-    """Return an answer as a golden case has it."""
-    kind, strange = manifest.task.kind, strangeness(manifest, said)
+    """Return an answer in the form of a golden case."""
+    kind, ood_score = manifest.task.kind, input_ood_score(manifest, said)
     if kind == "decide":
         each = {view.name: view.prediction(said) for view in views(manifest)}
         labels = {name: answer.answer for name, answer in each.items()}
         return GoldenAnswer(
-            "", (), strange, labels, {name: scores("classify", answer) for name, answer in each.items()}
+            "", (), ood_score, labels, {name: scores("classify", answer) for name, answer in each.items()}
         )
-    return GoldenAnswer("" if kind == "embed" else said.answer, scores(kind, said), strange)
+    return GoldenAnswer("" if kind == "embed" else said.answer, scores(kind, said), ood_score)
 
 
-def strangeness(manifest: Manifest, said: ServedPrediction) -> float | None:
+def input_ood_score(manifest: Manifest, said: ServedPrediction) -> float | None:
     """Return the out-of-distribution score of an input, by the bundle's gate; None without a gate."""
     confidence = manifest.confidence
     return round(confidence.gate.score_of(said.ood_score, said.label_mass), _DIGITS) if confidence.gate else None
@@ -151,8 +148,8 @@ def scores(kind: Kind, said: ServedPrediction) -> tuple[float, ...]:
     return tuple(round(each, _DIGITS) for each in plain)
 
 
-def _may_turn(kind: Kind, said: ServedPrediction) -> bool:
-    """Return whether a difference within the tolerance could give another answer."""
+def _could_flip(kind: Kind, said: ServedPrediction) -> bool:
+    """Return whether a score difference within the tolerance could change the answer."""
     return kind != "embed" and could_flip(scores(kind, said))
 
 
@@ -172,7 +169,7 @@ class GoldenCandidates:
     unusable: int = 0
     """Rows left out because a span ends inside a replaced value, or because the redaction model fails on them."""
     finders: str = RULE_SET
-    """What found the replaced values, in words."""
+    """The names of the rules and the bundle that found the values."""
 
 
 @dataclass(frozen=True)
@@ -184,12 +181,12 @@ class GoldenOrigin:
     samples: int
     """Of these, lines of samples.txt."""
     records: tuple[str, ...]
-    """The records of sites that cases were made of, as SITE/PREDICTION_ID."""
+    """The records of sites from which cases were made, as SITE/PREDICTION_ID."""
     replaced_cases: int
     replaced: Mapping[str, int]
     """Replaced values by the rule that found them."""
     finders: str = RULE_SET
-    """What found them, in words."""
+    """The names of the rules and the bundle that found them."""
 
     def plain(self) -> dict[str, Any]:
         """Return it for reports."""
@@ -198,7 +195,7 @@ class GoldenOrigin:
         return figures | more
 
     def sentence(self) -> str:
-        """Return it in words, for the manifest and for those who sign."""
+        """Return it in words, for the manifest and for the people who sign."""
         if not self.cases:
             return "there are no golden cases"
         sources = f"{self.samples} of them from samples.txt, {len(self.records)} from records of sites"
@@ -216,9 +213,9 @@ class GoldenOrigin:
 def candidates(
     privacy: PrivacySection, task: TaskSpec, rows: Sequence[DataRow], bundle: Path | None = None
 ) -> GoldenCandidates:
-    """Return some rows of each label that can become golden cases (golden_cases.py), as their texts may travel.
+    """Return some rows of each label that can become golden cases, with surrogates if the rule asks for them.
 
-    A redaction bundle finds values beside the rules. Raises as `imported_rows.redact`.
+    A redaction bundle finds values in addition to the rules. Raises as `imported_rows.redact`.
     """
     rule = privacy.golden_cases
     if rule != "surrogates":

@@ -1,6 +1,6 @@
 """Calibrates questions of a finished bundle on reviewed rows, and writes the bundle again with their thresholds.
 
-That is for bundles whose questions need no training: a decoder that scores the options of a question. The new bundle
+This is for bundles whose questions need no training: a decoder scores the options of a question. The new bundle
 has the same weights, so a site that has the earlier one fetches its manifest, golden cases and report alone. A bundle
 with a gate keeps it: the thresholds of its other questions were proved with it, and the new ones are, too.
 """
@@ -18,7 +18,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from convert import yaml_file
-from convert.calibrate.calibrate_stage import ANYTHING, CalibrationSettings, calibrate
+from convert.calibrate.calibrate_stage import NO_CONDITIONS, CalibrationSettings, calibrate
 from convert.calibrate.threshold import Risk
 from convert.data import row_files
 from convert.data.data_row import DataRow
@@ -28,6 +28,7 @@ from convert.package.bundle_assembly import AssembledBundle, AssembleRequest
 from convert.package.golden_cases import GoldenOrigin
 from convert.pipeline.recipe import GoldenRule, PrivacySection
 from convert.pipeline.stage import Progress, Report
+from edge_agent.durable.atomic_files import is_file
 from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats.golden_cases import GoldenCase, encode
 from edge_agent.formats.manifest import Manifest, Role
@@ -39,30 +40,30 @@ _SEE = "docs/decisions-api.md has an example."
 _ANYWAY = " to DATA. To make the bundle anyway, set --golden-cases-min {binding}."
 _MORE_ROWS: Mapping[GoldenRule, str] = {
     "surrogates": "Add reviewed rows" + _ANYWAY,
-    "composed": "Add rows that nobody said, marked '\"composed\": true'," + _ANYWAY,
+    "composed": "Add rows that your team wrote, marked '\"composed\": true'," + _ANYWAY,
     "consented": "Add rows marked '\"composed\": true' or '\"consented\": true'" + _ANYWAY,
 }
-_MADE_AGAIN: tuple[Role, ...] = ("golden", "report")
+_REPLACED_ROLES: tuple[Role, ...] = ("golden", "report")
 
 
 @dataclass(frozen=True)
 class QuestionCalibration:
-    """What to calibrate, and where the bundle goes."""
+    """The bundle to calibrate, the rows, and the output."""
 
     bundle: BundleFolder
     rows: Path
-    """JSONL, with `answers` by question; of rows of the random audit, if it has some, only these count."""
+    """JSONL, with `answers` by question; if some rows are of the random audit, only these count."""
     out: Path
     """A directory, or a file that ends in .tar."""
     version: str
     risk: Risk
     questions: Path | None = None
     """YAML or JSON: a list of questions that the bundle gets, or that replace those of the same name."""
-    settings: CalibrationSettings = field(default=ANYTHING)
+    settings: CalibrationSettings = field(default=NO_CONDITIONS)
     privacy: PrivacySection = field(default_factory=PrivacySection)
     """Which texts of the rows may become golden cases."""
     redaction_bundle: Path | None = None
-    """What finds values in these beside the rules."""
+    """A bundle that finds values in these texts, in addition to the rules."""
     golden_cases_min: int = bundle_assembly.BINDING_MIN
     force: bool = False
 
@@ -75,12 +76,12 @@ def calibrated_bundle(wanted: QuestionCalibration, progress: Progress = quiet) -
         ModelFailed: fewer golden cases than `golden_cases_min` are binding.
         As `calibration_sample`, `assemble` and serving.
     """
-    defined = _defined(wanted)
+    defined = _with_new_questions(wanted)
     sample = row_files.calibration_sample(wanted.rows, defined.manifest.task)
     rows = sample.rows
-    asked = _only(defined, _answered(rows))
+    calibrated = _only(defined, _answered(rows))
     settings = replace(wanted.settings, gate=defined.manifest.confidence.gate)
-    found = calibrate(asked, rows, wanted.risk, progress, settings)
+    found = calibrate(calibrated, rows, wanted.risk, progress, settings)
     kept = {name: each for name, each in defined.manifest.question_confidence.items() if name not in found.questions}
     confidences = {name: each.model_dump(mode="json") for name, each in {**kept, **found.questions}.items()}
     sections = {"question_confidence": confidences, "confidence": found.confidence.model_dump(mode="json")}
@@ -92,7 +93,7 @@ def calibrated_bundle(wanted: QuestionCalibration, progress: Progress = quiet) -
         files: dict[Role, Path] = {
             artifact.role: defined.paths[artifact.role]
             for artifact in defined.manifest.artifacts
-            if artifact.role not in _MADE_AGAIN
+            if artifact.role not in _REPLACED_ROLES
         }
         files["report"] = folder / "report.json"
         task = folder / "task.yaml"
@@ -109,8 +110,8 @@ def calibrated_bundle(wanted: QuestionCalibration, progress: Progress = quiet) -
         return bundle_assembly.assemble(request), report
 
 
-def _defined(wanted: QuestionCalibration) -> BundleFolder:
-    """Return the bundle with all the questions that it is to have; a question that changes loses its threshold."""
+def _with_new_questions(wanted: QuestionCalibration) -> BundleFolder:
+    """Return the bundle with the new questions added or replaced; a changed question loses its threshold."""
     bundle = wanted.bundle
     task = bundle.manifest.task
     if task.kind != "decide":
@@ -128,7 +129,7 @@ def _defined(wanted: QuestionCalibration) -> BundleFolder:
 
 
 def _only(bundle: BundleFolder, names: Sequence[str]) -> BundleFolder:
-    """Return the bundle with these questions alone, uncalibrated: others need not be computed."""
+    """Return the bundle with only these questions, uncalibrated, so that the others are not computed."""
     if not names:
         raise InvalidRequest("no row answers a question of the bundle", remedy=f"Add 'answers' to the rows. {_SEE}")
     return _with_questions(bundle, [each for each in bundle.manifest.task.questions if each.name in names], {})
@@ -144,7 +145,7 @@ def _with_questions(
 
 def read_questions(path: Path) -> tuple[QuestionSpec, ...]:
     """Read a list of questions. Raises FileMissing, InvalidRequest, naming the question and its key."""
-    if not path.is_file():
+    if not is_file(path):
         raise FileMissing(f"{path} does not exist", remedy="Check --questions.")
     if path.stat().st_size > yaml_file.FILE_BYTES_MAX:
         raise InvalidRequest(f"{path} has more than {yaml_file.FILE_BYTES_MAX} bytes", remedy=_SEE)
@@ -162,7 +163,7 @@ def _answered(rows: Sequence[DataRow]) -> list[str]:
 
 
 def _plain(manifest: Manifest, version: str) -> dict[str, Any]:
-    """Return the manifest as a task.yaml has it, but for what is calibrated."""
+    """Return the manifest in the form of task.yaml, without the calibrated sections."""
     plain: dict[str, Any] = json.loads(encode_manifest(manifest))
     calibrated = ("schema", "artifacts", "confidence", "question_confidence")
     return {key: each for key, each in plain.items() if key not in calibrated} | {"version": version}
@@ -171,7 +172,7 @@ def _plain(manifest: Manifest, version: str) -> dict[str, Any]:
 def _cases(
     bundle: BundleFolder, rows: Sequence[DataRow], wanted: QuestionCalibration
 ) -> tuple[list[GoldenCase], GoldenOrigin]:
-    """Return the golden cases of the bundle, answered as their texts will travel, and where they come from."""
+    """Return the golden cases, with the answers to their texts as they will travel, and their origin."""
     chosen = golden_cases.candidates(wanted.privacy, bundle.manifest.task, rows, wanted.redaction_bundle)
     with serve_bundles([bundle], cpu_threads=1) as served:
         said = served.predict(bundle, [row.text for row in chosen.rows])

@@ -1,4 +1,4 @@
-"""The pipeline: the stages in order with their inputs, and the run of those that are not up to date.
+"""The pipeline: the stages in order with their inputs; runs those that are not up to date.
 
 A stage is skipped while its inputs are unchanged: sections of the recipe, files by content, the task, the results of
 earlier stages, and the versions of the libraries that make its results. So a stopped run continues where it was, and a
@@ -40,7 +40,7 @@ _TORCH = ("torch", "transformers", "safetensors", "numpy")
 _SAMPLE_SECONDS = 0.05
 _SERVING = ("onnxruntime", "llama-cpp-python", "llguidance", "tokenizers", "scipy", "numpy")
 _ROWS = ("Faker", "python-stdnum", "phonenumbers")
-"""What finds personal values in rows that no site sent, and makes up others in their place."""
+"""Libraries that find personal values in imported rows, and make up others in their place."""
 
 
 @dataclass(frozen=True)
@@ -143,15 +143,15 @@ def run(
     screen: RunDisplay | None = None,
     stages: Mapping[str, PipelineStage] = STAGES,
 ) -> list[StageRecord]:
-    """Run every stage that is not up to date, in order, up to and including `until`; with `again` that one in any case.
+    """Run every stage that is not up to date, in order, up to and including `until`; with `again`, `until` in any case.
 
-    Returns the record of each of these stages.
+    Returns the records of all stages up to `until`.
 
     Raises:
-        InvalidRequest: no such stage; what `data.check` refuses; the work folder has other things in it.
+        InvalidRequest: no such stage; what `row_files.check` refuses; the work folder has other content.
         RequirementUnmet: a package is missing.
         StateDirInUse: another process works in the same folder.
-        DiskFull: also if a library reported it in another way.
+        DiskFull: the disk is full, even if a library reported another error.
         EdgeAgentError: a stage failed. Results of earlier stages are kept.
     """
     screen = screen or RunDisplay()
@@ -170,7 +170,7 @@ def run(
         workspace.require_own(names)
         for name in names[: names.index(last) + 1]:
             turn = _StageRun(name, stages[name], recipe, workspace, screen)
-            records[name] = _bring(turn, records, force=again and name == last)
+            records[name] = _run_stage(turn, records, force=again and name == last)
         screen.progress("report", 0, 0)
         plain = tasks.read(tasks.find(recipe.path(recipe.task)))
         made = RunSummary(recipe, plain["task"]["name"], str(plain.get("version", "")), summary, list(records.values()))
@@ -207,7 +207,7 @@ class _StageRun:
     screen: RunDisplay
 
 
-def _bring(turn: _StageRun, before: Mapping[str, StageRecord], *, force: bool) -> StageRecord:
+def _run_stage(turn: _StageRun, before: Mapping[str, StageRecord], *, force: bool) -> StageRecord:
     """Run the stage unless it is up to date; return its record."""
     name, workspace, screen = turn.name, turn.workspace, turn.screen
     inputs = inputs_of(turn.step, turn.recipe, before, screen.progress)
@@ -269,7 +269,7 @@ def _of_task(part: str, plain: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _imported(recipe: Recipe, progress: Progress) -> str:
-    """Return what the recipe says of imported rows, where that is not the default."""
+    """Return the recipe's settings for imported rows; empty for the defaults."""
     privacy, default = recipe.privacy, PrivacySection()
     said = (privacy.imported_data, privacy.locales)
     found = "" if said == (default.imported_data, default.locales) else f" {privacy.imported_data} {privacy.locales}"

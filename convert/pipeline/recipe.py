@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from convert import yaml_file
+from edge_agent.durable.atomic_files import is_dir, is_file
 from edge_agent.errors import FileMissing, ManifestInvalid
 
 RECIPE_NAME = "recipe.yaml"
@@ -38,7 +39,7 @@ class _RecipeSection(BaseModel):
 
 
 class SourceSection(_RecipeSection):
-    """The weights to start from: exactly one of checkpoint, base and gguf."""
+    """The weights to start from: exactly one of checkpoint, base, gguf and onnx."""
 
     checkpoint: str = ""
     """Directory in the format of transformers: config.json, safetensors, tokenizer."""
@@ -151,7 +152,7 @@ class RiskSection(_RecipeSection):
 
 
 class RedactionTargetSection(_RecipeSection):
-    """redact: what is proved of the values that the bundle misses, and so its cut-off."""
+    """redact: the bound on missed values that is to be proved; it determines the cut-off."""
 
     missed_max: Share
     """Largest share of personal values that remain after the model and the built-in rules."""
@@ -160,19 +161,19 @@ class RedactionTargetSection(_RecipeSection):
 
 
 class PrivacySection(_RecipeSection):
-    """What of the data may travel in the bundle, to every site."""
+    """Which texts of the data may travel in the bundle, to every site."""
 
     golden_cases: GoldenRule = "surrogates"
-    """surrogates: test rows in which made-up values stand for what the rules of redaction find. composed: rows marked
+    """surrogates: test rows in which made-up values replace what the rules of redaction find. composed: rows marked
     `"composed": true`. consented: these, and rows marked `"consented": true`. samples.txt is composed."""
     locales: tuple[str, ...] = ("en_US",)
     """Locales of the made-up values; one is drawn for each row."""
     imported_data: Literal["redacted", "waived"] = "redacted"
-    """Rows that no site sent. redacted: made-up values stand for what the rules find, in every split. waived: the rows
-    are used as they are, for the reason in `waiver`."""
+    """Rows that no site sent. redacted: made-up values replace what the rules find, in every split. waived: they
+    are used unchanged, for the reason in `waiver`."""
     redaction_bundle: str = Field(default="", max_length=4096)
-    """A folder with a bundle of kind redact, whose model finds values beside the rules, as at a site; empty = rules
-    alone."""
+    """A folder with a bundle of kind redact, whose model finds values in addition to the rules, as at a site; empty =
+    only the rules."""
     waiver: str = Field(default="", max_length=500)
     """waived: why, and who decided; the bundle carries it."""
 
@@ -210,12 +211,12 @@ class Recipe(_RecipeSection):
 
     @property
     def takes_ready_graph(self) -> bool:
-        """Whether the bundle gets the graph of `source.onnx` as its maker left it."""
+        """Whether the bundle gets the graph of `source.onnx` unchanged."""
         return bool(self.source.onnx) and self.finetune is None
 
     @property
     def redaction_bundle(self) -> Path | None:
-        """The bundle that finds personal values beside the rules; None = rules alone."""
+        """The bundle that finds personal values in addition to the rules; None = only the rules."""
         return self.path(self.privacy.redaction_bundle) if self.privacy.redaction_bundle else None
 
     def path(self, written: str) -> Path:
@@ -236,8 +237,8 @@ def read(path: Path) -> Recipe:
         FileMissing: the file does not exist.
         ManifestInvalid: it breaks a rule; the message names the key and the rule.
     """
-    file = path / RECIPE_NAME if path.is_dir() else path
-    if not file.is_file():
+    file = path / RECIPE_NAME if is_dir(path) else path
+    if not is_file(file):
         raise FileMissing(f"{file} does not exist", remedy=f"Name a {RECIPE_NAME}; 'edge-convert init' writes one.")
     plain = yaml_file.read(file, Recipe, [key for key in Recipe.model_fields if key != "folder"], _SEE)
     try:

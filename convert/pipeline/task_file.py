@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from convert import yaml_file
+from edge_agent.durable.atomic_files import is_dir, is_file
 from edge_agent.errors import FileMissing, ManifestInvalid
 from edge_agent.formats.manifest import SCHEMA, Artifact, Manifest, TaskSpec, parse
 
@@ -24,8 +25,8 @@ _ADDED = ("schema", "schema_", "artifacts")
 
 def find(path: Path) -> Path:
     """Return the task.yaml in a directory, or the file itself. Raises FileMissing."""
-    task = path / TASK_NAME if path.is_dir() else path
-    if not task.is_file():
+    task = path / TASK_NAME if is_dir(path) else path
+    if not is_file(task):
         raise FileMissing(f"{task} does not exist", remedy=f"Name a {TASK_NAME}, or a directory that holds one.")
     return task
 

@@ -41,7 +41,7 @@ from edge_agent.errors import DiskFull, FileMissing, InvalidRequest, StateDirInU
 STAGE_NAME = "stage.json"
 _LOCK_NAME = ".lock"
 _PLOTS = ("candidates*.png", "reliability*.png", "risk-coverage*.png")
-"""The plots of a report; those of a question have its name behind theirs."""
+"""The plots of a report; the name of a question follows the name of its plots."""
 _PARTIAL = ".partial-"
 # If a stage fails and less than this is free, the full disk is the cause.
 _FREE_BYTES_MIN = 1024 * 1024
@@ -74,7 +74,7 @@ class Workspace:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the folder; remove what an interrupted run left, and at the end what this one did. Raises StateDirInUse,
+        """Lock the folder; remove unfinished work of earlier runs, and at the end of this one. Raises StateDirInUse,
         OSError.
         """
         with (
@@ -102,7 +102,7 @@ class Workspace:
             shutil.rmtree(left, ignore_errors=True)
 
     def require_own(self, stages: Iterable[str]) -> None:
-        """Raise InvalidRequest if the folder of a stage is something else: a run would replace it."""
+        """Raise InvalidRequest if a folder with a stage's name is not the result of a stage: a run would replace it."""
         for folder in map(self.folder, stages):
             if folder.exists() and not (folder / STAGE_NAME).exists():
                 said = f"{folder} has no {STAGE_NAME}, so it is not the result of a stage; a run would replace it"
@@ -143,7 +143,7 @@ class Workspace:
             path.replace(self.root / path.name)
 
     def staging(self, stage: str) -> StagingFolder:
-        """Return a folder to work in, which is gone afterwards unless `keep` took it."""
+        """Return a folder to work in, which is removed afterwards unless `keep` moved it."""
         return StagingFolder(self.root, stage)
 
 

@@ -1,6 +1,6 @@
-"""Sources of any kind, as a float checkpoint that every later stage can rely on.
+"""Converts a source of any kind to a float checkpoint for the later stages.
 
-prepare_stage.py       the stage: which kind a source is of
+prepare_stage.py       the stage: finds out the kind of the source
 checkpoint_source.py   a Hugging Face checkpoint directory, or a PEFT adapter for one
 gguf_source.py         a GGUF file
 onnx_source.py         a ready token classifier in ONNX

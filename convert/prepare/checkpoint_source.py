@@ -1,4 +1,4 @@
-"""A Hugging Face checkpoint directory, or a PEFT adapter for one, as source: the checks, and the copy of its files."""
+"""Checks and copies a source that is a Hugging Face checkpoint directory, or a PEFT adapter for one."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _config(source: Path) -> dict[str, Any]:
 
 
 def read_object(file: Path, remedy: str = _COPY) -> dict[str, Any]:
-    """Read the JSON object in a file of a model's folder; nothing if there is no file. Raises ModelLoadFailed."""
+    """Read the JSON object in a file of a model's folder; an empty one without a file. Raises ModelLoadFailed."""
     if not file.is_file():
         return {}
     try:
@@ -151,7 +151,7 @@ def _refuse_pickle(source: Path) -> None:
 
 
 def _dtypes(file: Path) -> dict[str, str]:
-    shapes(file.parent)  # its message names the damage and the file
+    shapes(file.parent)  # raises for a damaged file, with its name
     with safe_open(file, framework="numpy") as tensors:
         return {name: str(tensors.get_slice(name).get_dtype()) for name in tensors.keys()}  # noqa: SIM118
 
@@ -223,12 +223,12 @@ def _adapter_config(source: Path) -> dict[str, Any]:
 
 def _missing_remedy(source: Path, name: str) -> str:
     if name == WEIGHTS and (source / "adapter_model.bin").is_file():
-        return "Its weights are pickled (adapter_model.bin): where you trust it, load and save it again with PEFT."
+        return "Its weights are pickled (adapter_model.bin): if you trust it, load it with PEFT and save it again."
     return "Name the directory that PEFT's save_pretrained wrote."
 
 
 def _check_name(source: Path, made_for: str, base: str) -> None:
-    """Compare names if both have the form of a hub, "owner/name"; the name of a folder means nothing."""
+    """Compare the names if both have the form "owner/name" of a hub; the name of a folder tells nothing."""
     hub_names = [name for name in (made_for, base) if name.count("/") == 1 and not name.startswith((".", "/"))]
     if len({name.lower() for name in hub_names}) > 1:
         said = f"the adapter {source} was made for {made_for}; the source is {base}"
@@ -242,7 +242,7 @@ def _check_shapes(source: Path, checkpoint: Path) -> int:
     for down in downs:
         up = down.replace(".lora_A.", ".lora_B.")
         layer = down.removeprefix(_PREFIX).replace(".lora_A.weight", ".weight")
-        # The names of a bare encoder lack the prefix, such as "bert.", of a model with a head.
+        # A bare encoder's names lack the prefix, such as "bert.", that a model with a head has.
         wanted = base.get(layer) or base.get(layer.partition(".")[2])
         given = [*adapter.get(up, [0])[:1], *adapter[down][1:]]
         if wanted != given:

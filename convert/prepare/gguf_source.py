@@ -1,4 +1,4 @@
-"""A GGUF file as source: converts its weights to float32, rebuilds its tokenizer, and checks both against llama.cpp.
+"""Converts a source that is a GGUF file: weights to float32, a rebuilt tokenizer, both checked against llama.cpp.
 
 transformers reads the weights correctly but gets most tokenizers wrong (begin token, digits, end token), so only its
 weights are used. The result is verified: llama.cpp must produce the same tokens for every probe text, and the same
@@ -80,7 +80,7 @@ def _float_model(source: Path) -> Any:
 
 
 def _check_tokens(source: Path, tokenizer: Any) -> int:
-    """Return the number of probe texts, which llama.cpp and the new tokenizer all tokenize alike."""
+    """Check that llama.cpp and the new tokenizer give the same tokens for all probe texts; return their number."""
     answer = probe.ask("convert.probe.llama_probe", {"model": str(source), "texts": list(divergence.TEXTS)})
     problem = divergence.difference(answer.facts, tokenizer)
     if problem:
@@ -105,7 +105,7 @@ def _check_logits(source: Path, model: Any, tokenizer: Any) -> float:
 
 
 def _name_architecture(out: Path, name: str) -> None:
-    """Let the configuration name the model's class, which the converter looks for, and where it came from."""
+    """Write the name of the model into its configuration, and remove the mark of quantization."""
     file = out / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
     config["_name_or_path"] = name

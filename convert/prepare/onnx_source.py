@@ -1,14 +1,14 @@
 """A ready token classifier in ONNX as source: copied as it is, or read back into a checkpoint to train from.
 
 The folder has config.json with the names of the outputs (`id2label`), tokenizer.json, and one graph, at its top or in
-`onnx/`. The graph is taken as its maker left it, quantized or not: there is no checkpoint to compare it with. What is
-checked is that its files fit together and to the task.
+`onnx/`. The graph is used unchanged, quantized or not: there is no checkpoint to compare it with. The checks are that
+its files fit together, and fit the task.
 
 The graph must have been exported from a class of transformers that keeps the names of weights, as optimum's exports do:
 a parameter is an initializer of its own name, or NAME_quantized, NAME_scale and NAME_zero_point as ONNX Runtime's
 quantizer leaves it; the weight of a linear layer is the matrix whose product is added to NAME.bias, in float32 or in 4
 or 8 bits (MatMulNBits). The precision that was lost stays lost: the checkpoint computes what the graph does, and
-training continues from there. Both compute some texts in the end, and must give the same labels.
+training continues from there. In the end both compute some texts, and must give the same labels.
 """
 
 from __future__ import annotations
@@ -75,10 +75,10 @@ def read_config(place: Path) -> dict[str, Any]:
 
 
 def check_outputs(outputs: list[NDArray[np.float32]], tokens: list[int], labels: int) -> Report:
-    """Return what was checked of the outputs of some texts: one row a token, one finite number a label.
+    """Check the outputs for some texts: one row per token, one finite number per label; return the report.
 
     Raises:
-        ModelFailed: they are not.
+        ModelFailed: an output has another shape, or a number that is not finite.
     """
     for output, count in zip(outputs, tokens, strict=True):
         if output.shape != (count, labels):
@@ -96,7 +96,7 @@ def _config(source: Path) -> dict[str, Any]:
     config = read_object(file, _COPY)
     names = config.get("id2label")
     if not isinstance(names, dict) or not all(key.isdecimal() and isinstance(name, str) for key, name in names.items()):
-        raise InvalidRequest(f"{file} has no 'id2label', so nobody knows what the outputs mean", remedy=_COPY)
+        raise InvalidRequest(f"{file} has no 'id2label', so the meaning of the outputs is unknown", remedy=_COPY)
     return config
 
 
@@ -155,7 +155,7 @@ def read_back(source: Path, out: Path) -> Report:
     graph = onnx.load(out / MODEL)
     config = _checked_config(source, read_config(out))
     found = dict(_weights(graph))
-    with torch.device("meta"):  # only its names
+    with torch.device("meta"):  # no memory: only the names of the weights
         lacking = [name for name in _new_model(config).state_dict() if name not in found]
     if lacking:
         said = f"the graph of {source} lacks {len(lacking)} weights under their names, such as {lacking[0]}"
@@ -204,7 +204,7 @@ def _weights(model: onnx.ModelProto) -> Iterator[tuple[str, Array]]:
 
 
 def _product_before(node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto]) -> onnx.NodeProto:
-    """Return the node that makes the first made input of a node; without one the node itself."""
+    """Return the node that computes the first computed input of a node; without one, the node itself."""
     return next((makers[name] for name in node.input if name in makers), node)
 
 

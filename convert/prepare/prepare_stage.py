@@ -12,7 +12,7 @@ from convert.prepare import checkpoint_source, gguf_source, onnx_source
 
 
 def run(job: StageJob) -> Report:
-    """Leave `checkpoint/`, and `adapter/` if the source has one.
+    """Write `checkpoint/`, and `adapter/` if the source has one.
 
     Raises:
         FileMissing: a file of the source is missing.

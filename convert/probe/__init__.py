@@ -1,4 +1,4 @@
-"""Runs a model library on a file in a process of its own, so that a file that crashes it stops nothing else.
+"""Runs a model library on a file in its own process, so that a file that crashes the library does not stop the run.
 
     answer = probe.ask("convert.probe.llama_probe", {"model": "model.gguf", "texts": ["a", "b"]})
     answer.facts["plain"], answer.arrays["logits"]
@@ -42,7 +42,7 @@ def ask(child: str, request: Mapping[str, Any]) -> ProbeAnswer:
     """Run a child module on a request.
 
     Raises:
-        ModelLoadFailed: the child refuses or dies; with its last words.
+        ModelLoadFailed: the child refuses or dies; the message has its last line of output.
         OSError: the disk of the temporary folder is full.
     """
     with tempfile.TemporaryDirectory(prefix="edge-convert-") as folder:
@@ -51,7 +51,7 @@ def ask(child: str, request: Mapping[str, Any]) -> ProbeAnswer:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603 - ours
         if done.returncode != 0:
             atomic_files.require_free_space(Path(folder, FACTS))  # numpy does not say that the disk is full
-            raise ModelLoadFailed(_last_words(child, done.returncode, done.stderr), remedy=_REMEDY)
+            raise ModelLoadFailed(_failure(child, done.returncode, done.stderr), remedy=_REMEDY)
         facts = json.loads(Path(folder, FACTS).read_text(encoding="utf-8"))
         arrays = {path.stem: np.load(path) for path in Path(folder).glob("*.npy")}
     return ProbeAnswer(facts, arrays)
@@ -76,7 +76,7 @@ def refuse(why: str) -> None:
     raise SystemExit(REFUSED)
 
 
-def _last_words(child: str, code: int, stderr: str) -> str:
+def _failure(child: str, code: int, stderr: str) -> str:
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     last = lines[-1] if lines else "it printed no error"
     if code == REFUSED:

@@ -2,8 +2,8 @@
 
 Request: `model`, and optionally
     texts       strings: tokens of each, `plain` (as a caller's text) and `written` (control tokens recognised)
-    prompts     lists of tokens: `logits`, float32 [rows, vocabulary]: of the last `rows_max` tokens of each, one after
-                the other (`rows` says how many), or with `pooling` "mean", "cls" or "rank" one float32 vector for each
+    prompts     lists of tokens: `logits`, float32 [rows, vocabulary]: of the last `rows_max` tokens of each, joined;
+                `rows` has their numbers; or with `pooling` "mean", "cls" or "rank" one float32 vector for each
     adapter     a LoRA adapter as GGUF
     threads     default 2
 """

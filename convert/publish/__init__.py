@@ -1,10 +1,10 @@
-"""Signed updates by the central team: a TUF repository that sites verify, whichever way it reaches them.
+"""Signed updates of the central team: a TUF repository that sites verify, however it reaches them.
 
 publisher.py           the operations of a team: create a repository, sign bundles, publish plans, revoke
 layout.py              the paths in a repository
 repository_reader.py   reads and verifies a repository
-commit.py              writes a change, in an order that can stop anywhere
-staged_change.py       a change that is carried to those who hold the keys, and back
+commit.py              writes a change in an order that can stop at any point
+staged_change.py       a change that is carried to the holders of the keys, and back
 repository_storage.py  a repository in a folder or an object store
 repository_check.py    checks every signature and every file of a repository
 publishable_bundle.py  checks a finished bundle before it is signed

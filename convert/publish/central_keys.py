@@ -113,9 +113,9 @@ def unlock(folder: Path, ask: Ask) -> CentralKeys:
 
 def encrypted(folder: Path) -> bool:
     """Return whether the private keys have a passphrase. Raises FileMissing."""
-    if (folder / IDENTITY_SEALED).is_file():
+    if atomic_files.is_file(folder / IDENTITY_SEALED):
         return True
-    if (folder / IDENTITY_PLAIN).is_file():
+    if atomic_files.is_file(folder / IDENTITY_PLAIN):
         return False
     raise FileMissing(f"{folder} has no keys", remedy=f"Create keys: edge-convert keys create {folder}")
 
@@ -182,7 +182,7 @@ def check_passphrase(passphrase: str) -> None:
 def read_passphrase(path: Path) -> str:
     """Return the first line of a file, without its end. Raises FileMissing, InvalidRequest."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = atomic_files.read_small(path).decode()
     except FileNotFoundError:
         raise FileMissing(f"{path} does not exist", remedy="Check --passphrase-file.") from None
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""Commits a change of a repository: draft, signatures, and writes in an order that can stop anywhere.
+"""Commits a change of a repository: draft, signatures, and writes in an order that can stop at any point.
 
 Blobs are written first, then the metadata that nothing names yet, then `timestamp.json`, which names them all in one
 step. A new root comes last, because sites trust it as soon as it exists: everything that it allows is there before,
@@ -188,9 +188,10 @@ def _occupied(place: RepositoryStorage) -> InvalidRequest:
 
 @contextmanager
 def unchanged(place: RepositoryStorage, held: RepositoryState) -> Iterator[None]:
-    """Keep other publishers out for the block, as far as the place can. Raises InvalidRequest.
+    """Keep other publishers out during the block, as far as the place can.
 
-    One of them is in there, or has published since the repository was read.
+    Raises:
+        InvalidRequest: another publisher is publishing now, or has published since `held` was read.
     """
     with place.exclusive() as alone:
         if not alone:

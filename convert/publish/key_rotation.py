@@ -1,4 +1,4 @@
-"""The keys of a fleet: created in one folder, to be separated afterwards, and changed as people come and go."""
+"""Creates the keys of a fleet in one folder, to be separated afterwards, and changes the keys of a role."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class KeyRotation:
     remove: tuple[str, ...] = ()
     """Key ids."""
     threshold: int = 0
-    """0 = as it is."""
+    """0 = unchanged."""
     restart_versions: bool = False
     """online: restart the versions of snapshot and timestamp at 1, after a thief of the key raised them."""
     without_old: bool = False
@@ -136,7 +136,7 @@ def rotate(publisher: Publisher, rotation: KeyRotation) -> None:
 
     Raises:
         InvalidRequest: a key to remove is unknown, a key to add is there already, or the threshold cannot be met.
-        SignaturesMissing: the available keys do not suffice, and there is no folder to stage the change.
+        InsufficientSignatures: the available keys do not suffice, and there is no folder to stage the change.
     """
     check_restart(rotation.role, restart_versions=rotation.restart_versions)
     held = publisher.held()

@@ -108,7 +108,7 @@ class Keyring:
             atomic_files.write_atomically(folder / ANCHOR, root)
 
     def require_newest(self, versions: Mapping[str, int]) -> None:
-        """Refuse versions older than those that these keys have signed or seen: an old copy would undo a revocation.
+        """Refuse versions older than those that these keys have signed or seen: an old copy could undo a revocation.
 
         Raises:
             UpdateOutdated: a role's version is lower.
@@ -122,7 +122,7 @@ class Keyring:
                 )
                 raise UpdateOutdated(said, remedy=remedy)
 
-    def saw(self, versions: Mapping[str, int]) -> None:
+    def remember_versions(self, versions: Mapping[str, int]) -> None:
         """Store versions next to the root of trust, if that folder is writable."""
         seen = self._seen()
         newest = {role: max(version, seen.get(role, 0)) for role, version in versions.items()}
@@ -226,7 +226,7 @@ def _foreign(named: PublicKeyFile) -> Signer:
         raise InvalidRequest(said, remedy="Correct the URI; docs/publishing.md explains it.") from None
 
 
-def bring(folder: Path, name: str, role: str, uri: str, pem: bytes) -> PublicKeyFile:
+def register_external(folder: Path, name: str, role: str, uri: str, pem: bytes) -> PublicKeyFile:
     """Write the public half of a key whose private half is behind a URI of securesystemslib.
 
     Raises:
@@ -262,7 +262,7 @@ def read_folder(folder: Path) -> Iterator[PublicKeyFile]:
         FileMissing: no such folder.
         InvalidRequest: a file without a public key.
     """
-    if not folder.is_dir():
+    if not atomic_files.is_dir(folder):
         remedy = f"Create keys: edge-convert keys signing {folder}"
         raise FileMissing(f"there is no key folder {folder}", remedy=remedy)
     yield from (read_public(path) for path in sorted(folder.glob(f"*{PUBLIC}")) if path.read_bytes()[:1] == b"{")

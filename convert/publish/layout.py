@@ -6,7 +6,7 @@
 It is the same in an object store, in a folder and on a USB drive. `root` and `targets` are signed by keys that stay
 offline. `targets` names each bundle as the target `bundles/<task>/<digest>`, whose sha256 is the bundle's digest: the
 target is the manifest, which names the bundle's files in turn. It delegates only `plan.json`, to the role `plan` with a
-key of its own. `snapshot` and `format_timestamp` are signed by the online key.
+key of its own. `snapshot` and `timestamp` are signed by the online key.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from edge_agent.formats.signed_document import format_timestamp
 
 ROOT, TARGETS, PLAN, SNAPSHOT, TIMESTAMP = "root", "targets", "plan", "snapshot", "timestamp"
 ONLINE = "online"
-"""The name of the key of snapshot and timestamp."""
+"""The role name of the key that signs snapshot and timestamp."""
 METADATA, BLOBS = "metadata", "blobs"
 TIMESTAMP_PATH = f"{METADATA}/timestamp.json"
 REVOKED = "x-edge-agent-revoked"

@@ -37,7 +37,7 @@ _BLOB = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class MediaOrder:
-    """The target sites of a drive."""
+    """The drive, how long it is valid, and its target sites."""
 
     folder: Path
     days: float
@@ -151,7 +151,7 @@ def _check(place: RepositoryStorage, held: RepositoryState, order: MediaOrder) -
 
 
 def _check_folder(place: RepositoryStorage, folder: Path) -> None:
-    if not folder.is_dir():
+    if not atomic_files.is_dir(folder):
         raise InvalidRequest(f"there is no folder {folder}", remedy="Mount the USB drive, and name its mount point.")
     if place.is_at(folder):
         raise InvalidRequest(f"{folder} is the repository itself", remedy="Name another folder.")

@@ -36,7 +36,7 @@ from edge_agent.formats.strict_yaml import load_yaml
 
 
 def same_plan(one: RolloutPlan, other: RolloutPlan) -> bool:
-    """Return whether two plans are equal, apart from version and time."""
+    """Return whether two plans are equal apart from version and time."""
     apart = {"version": 1, "issued_at": one.issued_at}
     return one.model_copy(update=apart) == other.model_copy(update=apart)
 
@@ -85,7 +85,7 @@ class HaltOrder:
     resume: bool = False
 
     def __str__(self) -> str:
-        """Say where."""
+        """Name the channel, the site, or the plan."""
         return f"channel '{self.channel}'" if self.channel else f"site '{self.site}'" if self.site else "the plan"
 
 

@@ -19,6 +19,7 @@ from typing import IO, Any
 
 from convert.publish import layout
 from convert.publish.repository_storage import RepositoryStorage, chunked
+from edge_agent.durable.atomic_files import is_dir, is_file
 from edge_agent.errors import BundleUnreadable, FileMissing, HashMismatch
 from edge_agent.formats import manifest, strict_json
 from edge_agent.formats.manifest import MANIFEST_BYTES_MAX, MANIFEST_NAME, Artifact, Manifest
@@ -30,7 +31,7 @@ _REPAIR = "'edge-convert verify-repo' lists what is damaged; publishing the bund
 
 @dataclass(frozen=True)
 class PublishableBundle:
-    """A bundle that can be read."""
+    """An opened bundle."""
 
     raw: bytes
     """manifest.json as stored."""
@@ -73,8 +74,8 @@ def opened(path: Path) -> Iterator[PublishableBundle]:
         BundleUnreadable: neither a bundle directory nor a tar.
         FileMissing, ManifestInvalid, SchemaUnknown: a missing or invalid manifest.
     """
-    if path.is_dir():
-        if not (path / MANIFEST_NAME).is_file():
+    if is_dir(path):
+        if not is_file(path / MANIFEST_NAME):
             raise BundleUnreadable(f"{path} is not a bundle: it has no {MANIFEST_NAME}", remedy=_MAKE)
         yield _bundle(lambda name: _file(path / name))
         return
@@ -170,7 +171,7 @@ def of_bundle(bundle: PublishableBundle) -> dict[str, Any]:
 
 
 def golden_origin_of(bundle: PublishableBundle) -> str:
-    """Return where the texts of the golden cases come from, by the bundle's provenance, or that it does not tell."""
+    """Return the origin of the golden cases' texts by the bundle's provenance, or that the bundle does not tell it."""
     if not bundle.manifest.by_role("golden"):
         return "there are no golden cases"
     said = bundle.manifest.provenance.converter.get(_PROVENANCE_KEY, "")
@@ -198,10 +199,8 @@ def decode(written: object) -> dict[str, Any]:
 
 
 def taken(plain: object) -> dict[str, Any]:
-    """Return only the figures of a headline, of a decide task for each question.
-
-    Empty if they do not have the form of an evaluation's report.
-    """
+    """Return only the headline figures of an evaluation's report, for a decide task by question; empty for another
+    form."""
     questions = _mapping(_mapping(plain).get("questions"))
     if not questions:
         return _headline(plain)

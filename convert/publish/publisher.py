@@ -137,7 +137,7 @@ class Publisher:
 
         Raises:
             BundleError: it is not a bundle, or a file differs from the manifest.
-            SignaturesMissing: the keys of `targets` do not suffice, and there is no folder to stage the change.
+            InsufficientSignatures: the keys of `targets` do not suffice, and there is no folder to stage the change.
             InvalidRequest: another bundle of that task and version is signed.
         """
         return self.sign(self.upload(path))
@@ -175,7 +175,7 @@ class Publisher:
 
         Raises:
             InvalidRequest: no such bundle is signed, or the plan still names it.
-            SignaturesMissing: as `publish`.
+            InsufficientSignatures: as `publish`.
         """
         held = self.held()
         signed = held.bundles().get(digest)
@@ -195,7 +195,7 @@ class Publisher:
 
         Raises:
             PlanInvalid: it names a bundle that is not signed, or under another task or version.
-            SignaturesMissing: the plan key is not available.
+            InsufficientSignatures: the plan key is not available.
         """
         held = self.held()
         if same_plan(plan, held.plan):
@@ -209,7 +209,7 @@ class Publisher:
         """Sign snapshot, timestamp and the named roles again, with new expiries.
 
         Raises:
-            SignaturesMissing: keys of a named role are not available.
+            InsufficientSignatures: keys of a named role are not available.
         """
         held = self.held()
         draft = ChangeDraft()
@@ -223,7 +223,7 @@ class Publisher:
 
         Raises:
             PlanInvalid: the plan would name a bundle that is not signed.
-            SignaturesMissing: the keys at hand do not suffice and there is nowhere to stage.
+            InsufficientSignatures: the available keys do not suffice, and there is no folder to stage the change.
         """
         require_signed(*draft.result(held))
         missing = sign_draft(self.keys, held, draft)
@@ -239,7 +239,7 @@ class Publisher:
 
     def _remember(self, held: RepositoryState, draft: ChangeDraft) -> None:
         changed = {role: metadata.signed.version for role, metadata in draft.metadata().items()}
-        self.keys.saw({**held.versions(), **changed})
+        self.keys.remember_versions({**held.versions(), **changed})
         if draft.root is not None:
             self.keys.trust(layout.encode(draft.root))
 

@@ -111,7 +111,7 @@ def _roots(place: RepositoryStorage) -> Iterator[str]:
 
 
 def _stored_roots(place: RepositoryStorage) -> dict[int, bytes]:
-    """Return the existing roots; a gap must not look like the end of the chain."""
+    """Return the existing roots by version; a gap of up to _GAP_MAX does not end the search."""
     stored: dict[int, bytes] = {}
     version = 1
     while version <= max(stored, default=1) + _GAP_MAX:

@@ -1,6 +1,6 @@
 """Reads and verifies a repository for a publisher, from a trusted root and without checking expiry.
 
-Expired metadata are not an error here, because a publisher renews them. A site is stricter, with code of its own.
+Expired metadata are not an error here, because a publisher renews them. Sites verify with other, stricter code.
 """
 
 from __future__ import annotations

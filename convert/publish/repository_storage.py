@@ -44,7 +44,7 @@ class RepositoryStorage(Protocol):
         """Return whether it is that folder."""
 
     def exclusive(self) -> AbstractContextManager[bool]:
-        """Keep other publishers out for the block, as far as the place can; False = another one is in there."""
+        """Keep other publishers out during the block, as far as the place can; yield False if another one is active."""
 
 
 def open_place(written: str, options: Mapping[str, str]) -> RepositoryStorage:
@@ -78,7 +78,7 @@ class FolderStorage:
             yield from chunked(file) if file else ()
 
     def size(self, path: str) -> int | None:
-        """Look."""
+        """Return the size of the file itself, without following links."""
         try:
             return (self._root / path).lstat().st_size
         except (FileNotFoundError, NotADirectoryError):
@@ -152,7 +152,7 @@ class BucketStorage:
             yield from map(bytes, obstore.get(self._store, path).stream(min_chunk_size=CHUNK_BYTES))
 
     def size(self, path: str) -> int | None:
-        """Ask."""
+        """Request the metadata of an object."""
         with self._failures(path):
             try:
                 return int(obstore.head(self._store, path)["size"])
@@ -170,11 +170,11 @@ class BucketStorage:
             )
 
     def is_at(self, folder: Path) -> bool:
-        """Never."""
+        """Return False: an object store is not a folder."""
         return False
 
     def exclusive(self) -> AbstractContextManager[bool]:
-        """Keep nobody out: an object store has no locks."""
+        """Return True without a lock, which an object store does not have."""
         return nullcontext(True)
 
     @contextmanager

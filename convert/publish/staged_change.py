@@ -151,7 +151,7 @@ def add_signatures(staged: StagedChange, keys: Keyring) -> list[MissingSignature
             said, remedy=f"{'; '.join(each.said(keys.name_of) for each in missing)}. Name their folder with --keys."
         )
     _save(staged.folder, staged.draft)
-    keys.saw(staged.held.versions())
+    keys.remember_versions(staged.held.versions())
     return missing
 
 

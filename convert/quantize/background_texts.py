@@ -1,6 +1,6 @@
-"""Short requests of other kinds than a task's: what the detector of a bundle contrasts the training texts with.
+"""Short requests of many kinds, with which the detector of a bundle contrasts the training texts.
 
-They were composed for this project, from some sixty fields of work and life, before anything was measured on them.
+They were written for this project, about some sixty fields of work and life, before anything was measured on them.
 Those that resemble the training texts of a task are left out when its detector is fitted (`ood_detector`).
 """
 

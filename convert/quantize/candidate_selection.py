@@ -2,8 +2,8 @@
 one inside the recipe's budget.
 
 The speed of a type depends on the processor, so it is measured. Losses are measured against the model at full
-precision, on texts of the calibration split. Labels are only used for the accuracy, and only those of the rows that fit
-the temperature: the other rows still have to prove the threshold of the chosen candidate.
+precision, on texts of the calibration split. Only the accuracy uses labels, and only those of the rows that fit the
+temperature: the other rows must still prove the threshold of the chosen candidate.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ GATE_AGREEMENT_MIN = 0.99
 """Smallest share of the rows that must be on the same side of the gate as at full precision."""
 _LOSSES = ("kl_mean", "kl_p999", "kl_max")
 _HELD_UP = 0.03
-"""The share that each gate holds up in this comparison."""
+"""The share of rows that each gate holds up in this comparison."""
 
 Floats = npt.NDArray[np.float64]
 Reference = Callable[[Sequence[str]], Sequence[Floats]]
@@ -73,14 +73,14 @@ class _Baseline:
     """Of a candidate: all have the same task."""
     rows: Sequence[DataRow]
     labelled: Sequence[tuple[int, DataRow]]
-    """Those of `rows` whose labels may be used, each with its place."""
+    """The rows whose labels may be used, each with its index in `rows`."""
     full: Sequence[ServedPrediction]
     """Answers at full precision."""
     scores: Floats | None = None
     """The out-of-distribution score of each row at full precision, if there is a gate."""
 
-    def seen_by(self, view: QuestionView) -> _Baseline:
-        """Return it for one question."""
+    def for_question(self, view: QuestionView) -> _Baseline:
+        """Return the baseline for one question."""
         labelled = [(self.labelled[place][0], row) for place, row in view.rows([row for _, row in self.labelled])]
         full = [view.prediction(each) for each in self.full]
         return replace(self, manifest=view.manifest, labelled=labelled, full=full)
@@ -120,27 +120,29 @@ def choose(
     """
     with tempfile.TemporaryDirectory(dir=job.out) as folder:
         bundles = [open_bundle(candidate_bundle(job, each.weights, Path(folder, each.name))) for each in candidates]
-        ground = _grounded(job, bundles[0], full, reference, Path(folder))
+        baseline = _baseline_of(job, bundles[0], full, reference, Path(folder))
         if scored:
-            ground = replace(ground, scores=_scores(_full(job, ground, full, None, Path(folder, "scored"))))
-        lines = [_measured(job, *pair, ground) for pair in zip(candidates, bundles, strict=True)]
-        times = _race(bundles, ground.texts[:ROUND_TEXTS])
+            baseline = replace(baseline, scores=_scores(_full(job, baseline, full, None, Path(folder, "scored"))))
+        lines = [_measured(job, *pair, baseline) for pair in zip(candidates, bundles, strict=True)]
+        times = _race(bundles, baseline.texts[:ROUND_TEXTS])
     measured = [
         {**line, "latency_ms": {"p50": round(1000 * seconds, 3)}} for line, seconds in zip(lines, times, strict=True)
     ]
     best = fastest(measured, job.recipe.budget)
-    _leave(job.out, best)
-    return {"chosen": best["name"], "rows": len(ground.rows), "candidates": measured}
+    _write_chosen(job.out, best)
+    return {"chosen": best["name"], "rows": len(baseline.rows), "candidates": measured}
 
 
-def _leave(out: Path, best: Mapping[str, Any]) -> None:
+def _write_chosen(out: Path, best: Mapping[str, Any]) -> None:
     lasting = {**best}
     del lasting["latency_ms"]
     (out / CHOSEN_NAME).write_text(best["name"] + "\n", encoding="utf-8")
     (out / LINE_NAME).write_text(json.dumps(lasting, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _grounded(job: StageJob, bundle: BundleFolder, full: Path, reference: Reference | None, folder: Path) -> _Baseline:
+def _baseline_of(
+    job: StageJob, bundle: BundleFolder, full: Path, reference: Reference | None, folder: Path
+) -> _Baseline:
     parts = divided(row_files.rows(job.recipe, "calibration"))
     tuning = set(parts.tuning)
     rows = _accepted([*parts.tuning, *parts.proving][:ROWS_MAX], bundle, job)
@@ -150,10 +152,10 @@ def _grounded(job: StageJob, bundle: BundleFolder, full: Path, reference: Refere
 
 
 def _accepted(rows: Sequence[DataRow], bundle: BundleFolder, job: StageJob) -> list[DataRow]:
-    """Return the rows that a site does not refuse as too long: the checkpoint may have no positions for the others."""
+    """Return the rows that a site accepts; a checkpoint can lack positions for longer ones."""
     limit = bundle.manifest.task.limits.input_tokens_max - _SPECIAL_TOKENS_MAX
     doubtful = {row.text for row in rows if len(row.text.encode()) > limit}  # a token has at least one byte
-    said = _said(bundle, [*doubtful], job) if doubtful else []
+    said = _answers_of(bundle, [*doubtful], job) if doubtful else []
     refused = {text for text, each in zip(doubtful, said, strict=True) if each.failure == InputTooLong.reason}
     return [row for row in rows if row.text not in refused]
 
@@ -192,7 +194,7 @@ def _line(each: Mapping[str, Any]) -> str:
 
 
 def judge(line: Mapping[str, Any], budget: BudgetSection) -> list[str]:
-    """Return why a candidate is outside the budget; nothing when it is inside."""
+    """Return why a candidate is outside the budget; empty if it is inside."""
     sides = (line.get("gate_agreement") or {}).get("value", 1.0)
     varies = (line.get("batch_invariance") or {}).get("problem", "")
     rules = {
@@ -221,11 +223,11 @@ def divergences(full: Floats, served: Floats) -> Floats:
 
 
 def _full(
-    job: StageJob, ground: _Baseline, full: Path, reference: Reference | None, folder: Path
+    job: StageJob, baseline: _Baseline, full: Path, reference: Reference | None, folder: Path
 ) -> list[ServedPrediction]:
     if reference is None:
-        return _said(open_bundle(candidate_bundle(job, full, folder / "full")), ground.texts, job)
-    return [_as_served(ground.manifest.task, line) for line in zip(*reference(ground.texts), strict=True)]
+        return _answers_of(open_bundle(candidate_bundle(job, full, folder / "full")), baseline.texts, job)
+    return [_as_served(baseline.manifest.task, line) for line in zip(*reference(baseline.texts), strict=True)]
 
 
 def _as_served(task: TaskSpec, log_probabilities: Sequence[Floats]) -> ServedPrediction:
@@ -236,34 +238,34 @@ def _as_served(task: TaskSpec, log_probabilities: Sequence[Floats]) -> ServedPre
     return ServedPrediction(task.labels[int(alone.argmax())], log_probabilities=tuple(alone.tolist()))
 
 
-def _said(bundle: BundleFolder, texts: Sequence[str], job: StageJob) -> list[ServedPrediction]:
+def _answers_of(bundle: BundleFolder, texts: Sequence[str], job: StageJob) -> list[ServedPrediction]:
     with serve_bundles([bundle]) as served:
         return served.predict(bundle, texts, job.progress)
 
 
-def _measured(job: StageJob, candidate: Candidate, bundle: BundleFolder, ground: _Baseline) -> dict[str, Any]:
-    said = _said(bundle, ground.texts, job)
-    invariance = measure_batch_invariance(bundle, ground.texts, job.progress)
+def _measured(job: StageJob, candidate: Candidate, bundle: BundleFolder, baseline: _Baseline) -> dict[str, Any]:
+    said = _answers_of(bundle, baseline.texts, job)
+    invariance = measure_batch_invariance(bundle, baseline.texts, job.progress)
     line: dict[str, Any] = {
         "name": candidate.name,
         "size_bytes": candidate.weights.stat().st_size,
         **candidate.details,
-        **_answer_figures(ground, said),
+        **_answer_figures(baseline, said),
         "failed": sum(bool(each.failure) for each in said),
-        "gate_agreement": _gate_agreement(ground, said),
+        "gate_agreement": _gate_agreement(baseline, said),
         "batch_invariance": invariance.report() if invariance else None,
     }
     outside = judge(line, job.recipe.budget)
     return line | {"inside_budget": not outside, "outside": outside}
 
 
-def _answer_figures(ground: _Baseline, said: Sequence[ServedPrediction]) -> dict[str, Any]:
+def _answer_figures(baseline: _Baseline, said: Sequence[ServedPrediction]) -> dict[str, Any]:
     """Return the figures of the answers; decide: of each question, and the worst ones."""
-    if ground.manifest.task.kind != "decide":
-        return {"agreement": _agreement(ground, said), **_loss(ground, said), **_accuracy(ground, said)}
+    if baseline.manifest.task.kind != "decide":
+        return {"agreement": _agreement(baseline, said), **_loss(baseline, said), **_accuracy(baseline, said)}
     each = {
-        view.name: _answer_figures(ground.seen_by(view), [view.prediction(one) for one in said])
-        for view in views(ground.manifest)
+        view.name: _answer_figures(baseline.for_question(view), [view.prediction(one) for one in said])
+        for view in views(baseline.manifest)
     }
     figures = list(each.values())
     losses = {key: [one[key] for one in figures if key in one] for key in _LOSSES}
@@ -277,21 +279,21 @@ def _answer_figures(ground: _Baseline, said: Sequence[ServedPrediction]) -> dict
     }
 
 
-def _agreement(ground: _Baseline, said: Sequence[ServedPrediction]) -> dict[str, Any]:
-    same = same_answers(ground.full, said)
-    if ground.manifest.task.kind == "embed":
-        pairs = zip(ground.full, said, strict=True)
+def _agreement(baseline: _Baseline, said: Sequence[ServedPrediction]) -> dict[str, Any]:
+    same = same_answers(baseline.full, said)
+    if baseline.manifest.task.kind == "embed":
+        pairs = zip(baseline.full, said, strict=True)
         same = [cosine([left], [right]).get("least", 0.0) >= _COSINE_SAME for left, right in pairs]
-    return clustered_share(same, _families(ground.rows)).plain()
+    return clustered_share(same, _families(baseline.rows)).plain()
 
 
 def _families(rows: Sequence[DataRow]) -> Numbers:
     return family_numbers([row.family or row.key for row in rows])
 
 
-def _loss(ground: _Baseline, said: Sequence[ServedPrediction]) -> dict[str, float]:
-    pairs = answered(ground.full, said)
-    if ground.manifest.task.kind != "classify" or not pairs:
+def _loss(baseline: _Baseline, said: Sequence[ServedPrediction]) -> dict[str, float]:
+    pairs = answered(baseline.full, said)
+    if baseline.manifest.task.kind != "classify" or not pairs:
         return {}
     each = divergences(*map(matrix, zip(*pairs, strict=True)))
     return {
@@ -305,31 +307,31 @@ def _scores(said: Sequence[ServedPrediction]) -> Floats:
     return np.array([math.nan if each.ood_score is None else each.ood_score for each in said])
 
 
-def _gate_agreement(ground: _Baseline, said: Sequence[ServedPrediction]) -> dict[str, float] | None:
-    """Return the share of rows that both or neither hold up, if each holds up the rows with its highest scores."""
-    if ground.scores is None or all(each.ood_score is None for each in said):
+def _gate_agreement(baseline: _Baseline, said: Sequence[ServedPrediction]) -> dict[str, float] | None:
+    """Return the share of rows that both or neither hold up, if each holds up the _HELD_UP highest of its scores."""
+    if baseline.scores is None or all(each.ood_score is None for each in said):
         return None
-    sides = [scores > np.nanquantile(scores, 1 - _HELD_UP) for scores in (ground.scores, _scores(said))]
+    sides = [scores > np.nanquantile(scores, 1 - _HELD_UP) for scores in (baseline.scores, _scores(said))]
     return share(int((sides[0] == sides[1]).sum()), len(said)).plain()
 
 
-def _accuracy(ground: _Baseline, said: Sequence[ServedPrediction]) -> dict[str, Any]:
-    if not ground.labelled:
+def _accuracy(baseline: _Baseline, said: Sequence[ServedPrediction]) -> dict[str, Any]:
+    if not baseline.labelled:
         return {"accuracy": None, "accuracy_loss": None}
-    right, full = _right(ground, said), _right(ground, ground.full)
-    accuracy = clustered_share(right, _families([row for _, row in ground.labelled])).plain()
+    right, full = _right(baseline, said), _right(baseline, baseline.full)
+    accuracy = clustered_share(right, _families([row for _, row in baseline.labelled])).plain()
     return {"accuracy": accuracy, "accuracy_loss": (sum(full) - sum(right)) / len(right)}
 
 
-def _right(ground: _Baseline, answers: Sequence[ServedPrediction]) -> list[bool]:
-    kind = ground.manifest.task.kind
-    return [is_right(kind, row, answers[place]) for place, row in ground.labelled]
+def _right(baseline: _Baseline, answers: Sequence[ServedPrediction]) -> list[bool]:
+    kind = baseline.manifest.task.kind
+    return [is_right(kind, row, answers[place]) for place, row in baseline.labelled]
 
 
 def _race(bundles: Sequence[BundleFolder], texts: Sequence[str]) -> list[float]:
     """Return each bundle's median seconds per answer: one text at a time, with the bundles in turn.
 
-    Each has engines of its own with all threads, like a single bundle on a site.
+    Each has its own engine with all threads, like a single bundle on a site.
     """
     with ExitStack() as stack:
         served = [(bundle, stack.enter_context(serve_bundles([bundle]))) for bundle in bundles]

@@ -1,6 +1,6 @@
 """Reads and quantizes GGUF files. Needs only the agent's own libraries, not torch.
 
-    made = quantize(Request(Path("model.gguf"), Path("model-q4.gguf"), "Q4_0"))
+    made = quantize(QuantizeRequest(Path("model.gguf"), Path("model-q4.gguf"), "Q4_0"))
     made.bits_per_weight, made.fallbacks
 
 A type is a mix: llama.cpp stores some tensors in a larger type, and falls back to another type if a row does not divide
@@ -140,10 +140,10 @@ def quantize(request: QuantizeRequest) -> QuantizedFile:
     """
     _check(request)
     with atomic_files.replacing(request.target) as partial:
-        partial.touch()  # names the path if it cannot be written
+        partial.touch()  # raises an error with the path if it cannot be written
         importance = partial.with_name(partial.name + ".npz")
         try:
-            np.savez(importance, **dict(request.importance))  # type: ignore[arg-type]  # a keyword of its own is bool
+            np.savez(importance, **dict(request.importance))  # type: ignore[arg-type]  # its keyword allow_pickle is bool
             facts = _quantized(_asked(request, partial, importance))
         finally:
             importance.unlink(missing_ok=True)

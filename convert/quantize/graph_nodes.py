@@ -1,4 +1,4 @@
-"""Adds nodes to an ONNX graph, under names of their own.
+"""Adds nodes to an ONNX graph, with generated names.
 
 nodes = GraphNodes(model.graph, "/ood")
 doubled = nodes.add("Mul", ["logits", nodes.constant(np.array(2, np.float32))])
@@ -22,14 +22,14 @@ class Factor(NamedTuple):
     """The tensor, [batch, 1]."""
     power: float
     least: float = 0.0
-    """Counts where the base is less: a square that rounding made negative is 0."""
+    """Smallest value of the base: with 0, a square that rounding made negative counts as 0."""
 
 
 class GraphNodes:
-    """See the module."""
+    """Appends nodes and tensors to a graph."""
 
     def __init__(self, graph: onnx.GraphProto, prefix: str) -> None:
-        """Take the graph that nodes and tensors are appended to, and what their names begin with."""
+        """Append to `graph`; `prefix` begins the name of each node and tensor."""
         self._graph, self._prefix = graph, prefix
         self._names: Iterator[str] = (f"{prefix}/{number}" for number in range(1000))
 
@@ -46,7 +46,7 @@ class GraphNodes:
         return name
 
     def half(self, values: npt.NDArray[np.float32]) -> str:
-        """Add a tensor in half precision; return the name of it in single precision."""
+        """Add a tensor stored in half precision; return its name after the cast to single precision."""
         return self.add("Cast", [self.constant(values.astype(np.float16))], to=TensorProto.FLOAT)
 
     def axis(self, place: int) -> str:
@@ -54,11 +54,11 @@ class GraphNodes:
         return self.constant(np.array([place], np.int64))
 
     def lowest(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
-        """Add a node that computes a matrix; return the least of each row, [batch, 1]."""
+        """Add a node that computes a matrix; return the name of the smallest value of each row, [batch, 1]."""
         return self.add("ReduceMin", [self.add(kind, inputs, **attributes), self.axis(1)])
 
     def split(self, matrix: str, columns: Sequence[int]) -> list[str]:
-        """Divide a matrix into parts of so many columns; return their names."""
+        """Split a matrix into parts with these numbers of columns; return the names of the parts."""
         parts = [next(self._names) for _ in columns]
         self._append("Split", [matrix, self.constant(np.array(columns, np.int64))], parts, {"axis": 1})
         return parts

@@ -17,11 +17,11 @@ A third factor raises the score of a vector that lies in the direction of other 
 linear discriminant between the training texts and these (Fisher 1936), in standard deviations of the training texts,
 beyond the second one. It is 1 for most ordinary inputs.
 
-Of a task that classifies, a fourth factor is the model's own doubt, a power of what the largest probability leaves to
-the other labels (maximum softmax probability, Hendrycks & Gimpel 2017). Distances see languages, noise and other
-topics; a request that lies between two labels, as one of a label that is missing does, shows in the doubt.
+For a classify task, a fourth factor is the doubt of the model, a power of the probability that is not on the largest
+label (maximum softmax probability, Hendrycks & Gimpel 2017). Distances detect languages, noise and other
+topics; the doubt detects a request between two labels, such as one of a label that is missing.
 
-    found = fit(job, task, exported, tokenizer)       # None: the graph or the recipe has nothing to fit it on
+    found = fit(job, task, exported, tokenizer)       # None: the graph or the recipe does not allow a detector
     found.put_into(candidate)
 
 Other rows calibrate the gate later. The vectors come from the float32 graph, and every candidate gets the same nodes,
@@ -63,7 +63,7 @@ OPSET_MIN = 18
 _PREFIX = "/ood"
 _OUTPUTS = ("logits", "last_hidden_state", "sentence_embedding")
 _HEADS = ("MatMul", "Gemm")
-_TOLD = "detector"
+_METADATA_KEY = "detector"
 _NORM = "LayerNormalization"
 
 
@@ -87,11 +87,11 @@ class Detector:
     """[width]: `(vector - centre) @ contrast` less CONTRAST_MIN is the logarithm of the third factor; None = 1."""
 
     def scores(self, vectors: Floats, logits: Floats | None = None) -> Floats:
-        """Return the scores of vectors [rows, width], [rows], as the graph computes them.
+        """Return the score of each vector, [rows], as the graph computes it.
 
         Args:
-            vectors: of the inputs.
-            logits: of the labels, [rows, labels]; None = the score has no doubt in it.
+            vectors: of the inputs, [rows, width].
+            logits: of the labels, [rows, labels]; None = a score without doubt factor.
         """
         centred = vectors - self.centre
         white = centred @ _halved(self.whitening)
@@ -110,17 +110,17 @@ class Detector:
 
     @property
     def _weights(self) -> Floats:
-        """[rank]: 1 for the distance inside the space, less what the whole length counts of it already."""
+        """[rank]: 1 for the distance inside the space, minus the part that the whole length counts already."""
         return np.asarray(1 - self.variances / self.outside, np.float32)
 
     def add_to(self, nodes: GraphNodes, layers: Sequence[str], logits: str = "", labels: int = 0) -> None:
-        """Add the nodes that compute the score of an input, with the doubt in the logits of so many labels, if any.
+        """Add the nodes that compute the score of an input; with `logits` of `labels` labels, the doubt factor too.
 
-        On a short text most nodes cost more than their numbers do, so they are few; see docs/decisions/0072.
+        On a short text a node costs more than its arithmetic, so there are few nodes; see docs/decisions/0072.
         """
         white, along, length = self._coordinates(nodes, layers)
         norm = nodes.add("Sqrt", [length])
-        # Of the squared chord, 2 - 2 * cosine, the norm is the denominator: here it multiplies 2, below it is a factor.
+        # The squared chord is 2 - 2 * cosine with the norm as denominator: here it multiplies 2, below it is a factor.
         chord = nodes.lowest("Gemm", [white, nodes.half(-2 * self.centroids.T), norm], beta=2.0)
         factors = [
             Factor(self._squared(nodes, white, length), power=1 / 2),
@@ -135,10 +135,10 @@ class Detector:
         nodes.multiply(factors, OUTPUT_NAME)
 
     def _coordinates(self, nodes: GraphNodes, layers: Sequence[str]) -> list[str]:
-        """Add all that is linear in the vector, as one product; return the names of its parts.
+        """Add everything that is linear in the vector, as one product; return the names of its parts.
 
-        The squared distance from the centre is linear, too, as the length of a vector is known: 1 in each layer.
-        Rounding changes it by some 1e-6; of two encoders for a till and CLINC150 it is 1 to 2.
+        The squared distance from the centre is linear as well, because the length of a vector is known: 1 in each
+        layer. Rounding changes it by some 1e-6; with two encoders, on a till's texts and CLINC150, it is 1 to 2.
 
         Returns:
             the whitened coordinates [batch, rank], the logarithm of the third factor [batch, 1], and the squared
@@ -169,9 +169,9 @@ class Detector:
 
 
 def find(model: onnx.ModelProto, kind: Kind) -> tuple[str, ...]:
-    """Return the tensors [batch, tokens, width] that the vector of an input is made of; () if there are none.
+    """Return the tensors [batch, tokens, width] from which the vector of an input is made; () if there are none.
 
-    The last one is what the head of an exported graph reads; the one before it is the norm halfway below, if any.
+    The last one is the input of the head of an exported graph; the one before it is the middle norm, if any.
     """
     if not _is_scorable(model):
         return ()
@@ -202,7 +202,7 @@ def _is_scorable(model: onnx.ModelProto) -> bool:
 
 
 def _upwards(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.NodeProto]]:
-    """Yield the answering output and the tensors that it is computed from, each with its node, backwards."""
+    """Yield the answering output and the tensors from which it is computed, each with its node, backwards."""
     makers = {name: node for node in graph.node for name in node.output}
     names = [each.name for each in graph.output]
     tensor = next((name for name in _OUTPUTS if name in names), names[0])
@@ -214,7 +214,7 @@ def _upwards(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.NodeProto]]:
 def _middle_of(graph: onnx.GraphProto, hidden: str) -> tuple[str, ...]:
     """Return the middle one of the norms up to a tensor, in the order of the graph; () with fewer than three.
 
-    BERT has one norm behind the embeddings and two a layer, so it is the output of a layer, or of attention in it.
+    BERT has one norm after the embeddings and two per layer, so it is the output of a layer, or of its attention.
     """
     norms: list[str] = []
     for node in graph.node:
@@ -226,13 +226,13 @@ def _middle_of(graph: onnx.GraphProto, hidden: str) -> tuple[str, ...]:
 
 
 def append(model: onnx.ModelProto, layers: Sequence[str], detector: Detector, logits: str = "") -> bool:
-    """Add the output to a graph; False, and nothing added, where the graph lacks one of the tensors.
+    """Add the output to a graph; return False, without a change, if the graph lacks one of the tensors.
 
     Args:
         model: the graph.
         layers: of `find`.
         detector: what to add.
-        logits: the tensor [batch, labels] of an encoder that classifies; empty = the score has no doubt in it.
+        logits: the tensor [batch, labels] of an encoder that classifies; empty = a score without doubt factor.
     """
     needed = {*layers, *([logits] if logits else [])}
     if not layers or not needed <= {name for node in model.graph.node for name in node.output}:
@@ -274,18 +274,18 @@ CONTRAST_WEIGHT = 0.15
 CONTRAST_MIN = 2 * CONTRAST_WEIGHT
 """Each standard deviation along the contrast beyond the second one multiplies the score by exp(CONTRAST_WEIGHT)."""
 DOUBT_WEIGHT, DOUBT_MIN = 0.03, 0.05
-"""(1 + DOUBT_MIN - largest probability) ** (DOUBT_WEIGHT * log(labels)); see docs/decisions/0072. From 95% on, doubt
-hardly falls, and the fewer labels there are, the less a sure answer says of the input."""
+"""(1 + DOUBT_MIN - largest probability) ** (DOUBT_WEIGHT * log(labels)); see docs/decisions/0072. From 95% on, the
+doubt hardly falls; the fewer the labels, the less a confident answer tells about the input."""
 BACKGROUND_MIN = 50
-"""Texts that do not resemble the training texts; with fewer there is no contrast."""
+"""Fewest background texts that do not resemble the training texts; with fewer there is no contrast."""
 _CONTRAST_SHRINKAGE = 0.1
-"""Added to every variance, of their mean: some hundred background texts do not determine 768 directions."""
+"""Share of the mean variance that is added to each: some hundred texts do not determine 768 directions."""
 _RESEMBLING = 0.95
 """A background text with a score below this quantile of the training texts resembles them."""
 _ROUNDS = 12
-"""Of k-means."""
+"""Rounds of k-means."""
 _SHRINKAGE = 1e-3
-"""Added to every variance, of their mean: a direction that hardly varies must not decide alone."""
+"""Share of the mean variance that is added to each: a direction that hardly varies must not decide alone."""
 
 
 @dataclass(frozen=True)
@@ -296,7 +296,7 @@ class Fitted:
     detector: Detector
     rows: int
     logits: str = ""
-    """Its output of logits, if the task classifies."""
+    """The graph's output of logits, for a classify task."""
 
     def put_into(self, weights: Path) -> bool:
         """Add the score to a graph in place; False if the graph lacks the tensors."""
@@ -313,11 +313,11 @@ class Fitted:
         singles = {"centre": found.centre, "variances": found.variances}
         if found.contrast is not None:
             singles["contrast"] = found.contrast
-        # safetensors writes the memory of an array, and takes no account of its strides.
+        # safetensors writes the memory of an array and ignores its strides.
         arrays = {name: np.ascontiguousarray(each, np.float16) for name, each in halves.items()}
         arrays |= {name: np.ascontiguousarray(each, np.float32) for name, each in singles.items()}
-        told = {"layers": list(self.layers), "logits": self.logits, "rows": self.rows, "outside": found.outside}
-        save_file(arrays, path, metadata={_TOLD: json.dumps(told)})
+        metadata = {"layers": list(self.layers), "logits": self.logits, "rows": self.rows, "outside": found.outside}
+        save_file(arrays, path, metadata={_METADATA_KEY: json.dumps(metadata)})
         path.chmod(0o644)  # safetensors writes it readable by its owner only
 
     def report(self) -> Report:
@@ -335,7 +335,7 @@ class Fitted:
 
 
 def fit(job: StageJob, task: TaskSpec, exported: Path, tokenizer: Path) -> Fitted | None:
-    """Fit a detector; None if there is nothing to fit it on.
+    """Fit a detector; None if the graph or the training split does not allow one.
 
     Raises:
         ModelLoadFailed: onnxruntime cannot compute the graph.
@@ -362,8 +362,8 @@ def fit_rows(
         task: of the bundle.
         exported: the graph.
         tokenizer: its tokenizer.json.
-        layers: the tensors to read; () = those that `find` names.
-        progress: how many texts are read.
+        layers: the tensors to read; () = those that `find` returns.
+        progress: called once, with the number of texts.
     """
     model = onnx.load(exported)
     layers, logits = layers or find(model, task.kind), logits_of(model, task.kind)
@@ -383,15 +383,14 @@ def fit_rows(
 def read_saved(path: Path) -> Fitted:
     """Read what `Fitted.save` wrote. Raises OSError; SafetensorError, ValueError, KeyError: it is another file."""
     with safe_open(path, framework="numpy") as file:
-        told = json.loads((file.metadata() or {})[_TOLD])
+        metadata = json.loads((file.metadata() or {})[_METADATA_KEY])
         arrays = {name: np.asarray(file.get_tensor(name), np.float32) for name in file.keys()}  # noqa: SIM118
-    detector = Detector(**arrays, outside=told["outside"])
-    return Fitted(tuple(told["layers"]), detector, told["rows"], told["logits"])
+    detector = Detector(**arrays, outside=metadata["outside"])
+    return Fitted(tuple(metadata["layers"]), detector, metadata["rows"], metadata["logits"])
 
 
 def _classes(task: TaskSpec, rows: Sequence[DataRow]) -> npt.NDArray[np.str_]:
-    """Return the label of each row; of several questions, that of the main one, empty where a row does not answer
-    it."""
+    """Return the label of each row; for decide, the answer to the main question, empty if the row has none."""
     question = main_question(task)
     if question is None or task.kind == "classify":
         return np.array([row.label for row in rows])
@@ -411,7 +410,7 @@ def fitted(vectors: Floats, labels: npt.NDArray[np.str_]) -> Detector:
     middles = _centroids(_unit(centred))
     rank = _rank_of(vectors.shape[1], len(found) + len(middles))
     whitening, variances = whiten(within, directions[:, -rank:], shrinkage)
-    # Coordinates in the space, of length 1 there, times what whitening divides by.
+    # Coordinates of length 1 in the space, multiplied by the deviations that whitening divides by.
     inside = _unit(middles @ whitening * np.sqrt(variances)) * np.sqrt(variances)
     return Detector(
         centre.astype(np.float32),
@@ -479,18 +478,18 @@ def whiten(
 
 
 def _rank_of(width: int, points: int) -> int:
-    """Return the number of directions that fit into SIZE_BYTES_MAX, with so many class means and centroids."""
+    """Return the number of directions that fit into SIZE_BYTES_MAX; `points` are class means and centroids together."""
     halves_max = (SIZE_BYTES_MAX - 4 * (2 * width + points)) // 2
     return max(1, min(width // 2, RANK_MAX, halves_max // (width + points + 4)))
 
 
 def _drawn(rows: Sequence[DataRow]) -> list[DataRow]:
-    """Return at most ROWS_MAX rows, chosen by a hash of their texts: alike whatever the order of the file."""
+    """Return at most ROWS_MAX rows, chosen by a hash of their texts, so that the order of the file does not matter."""
     return sorted(rows, key=lambda row: hashlib.sha256(row.key.encode()).hexdigest())[:ROWS_MAX]
 
 
 def _vectors(model: onnx.ModelProto, layers: Sequence[str], inputs: Sequence[Sequence[int]]) -> Floats:
-    """Return the vector of each input, given as tokens, one at a time, as it is served."""
+    """Return the vector of each input, a list of tokens; computed one at a time, as a site does."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "vectors.onnx")
         vectors_only(model, layers)

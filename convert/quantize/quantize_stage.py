@@ -1,12 +1,12 @@
 """Makes the candidates: the exported weights in several smaller forms. `candidate_selection` measures and chooses.
 
-A type is a choice of speed as much as of size, and its name does not show its contents: see
+The type determines speed as well as size, and its name does not tell the types of all tensors: see
 `convert/quantize/gguf_files.py`.
 
-A GGUF file is quantized with an importance matrix if the recipe wants one: the mean square of each input column of a
+A GGUF file is quantized with an importance matrix if the recipe asks for one: the mean square of each input column of a
 linear layer, measured in PyTorch. It is the mean of x^2 over all inputs x, as llama.cpp's own tool collects it, and
-llama.cpp makes the same file from it. It depends on the texts, so these are the task's own, in its own prompt, and
-never texts that are used to measure something later.
+llama.cpp makes the same file from it. It depends on the texts, so these are texts of the task in its prompt, and never
+texts that are used for measurements later.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import TaskSpec
 
 GGUF_TYPES = ("F16", "Q8_0", "Q6_K", "Q4_K_M", "Q4_0")
-"""For rows of a multiple of 256; for others llama.cpp silently replaces the K types by other types."""
+"""For rows of a multiple of 256; with other rows, llama.cpp replaces the K types by other types without an error."""
 GGUF_TYPES_NARROW = ("F16", "Q8_0", "Q5_1", "Q4_0")
 _BLOCK = 256
 NEXT_TOKEN_TEXTS_MAX, NEXT_TOKEN_ROWS = 64, 8
@@ -59,39 +59,39 @@ def run(job: StageJob) -> Report:
         ModelFailed: no candidate is inside the budget.
     """
     file = task_file.find(job.recipe.path(job.recipe.task))
-    what, runtime = task_file.of(file), task_file.read(file)["runtime"]
+    task, runtime = task_file.of(file), task_file.read(file)["runtime"]
     exported = job.done["export"]
     checkpoint, adapter = stage.checkpoint(job), stage.adapter(job)
 
     def at_full_precision(texts: Any) -> Any:
-        return divergence.question_log_probabilities(checkpoint, adapter, what, texts)
+        return divergence.question_log_probabilities(checkpoint, adapter, task, texts)
 
-    heads = what.kind == "decide" and runtime == "onnx"
-    asked = at_full_precision if what.kind == "classify" or heads else None
+    heads = task.kind == "decide" and runtime == "onnx"
+    reference = at_full_precision if task.kind == "classify" or heads else None
     if runtime == "llama":
-        candidates, more = _llama(job, what, exported / BASE)
-        return candidate_selection.choose(job, candidates, exported / BASE, asked) | more
+        candidates, more = _llama(job, task, exported / BASE)
+        return candidate_selection.choose(job, candidates, exported / BASE, reference) | more
     if job.recipe.takes_ready_graph:
         target = _place(job, onnx_source.AS_IS, MODEL)
         details = onnx_quantizer.quantize(exported / MODEL, target, "fp32") | {"type": onnx_source.AS_IS}
         return candidate_selection.choose(job, [Candidate(onnx_source.AS_IS, target, details)], target)
     with tempfile.TemporaryDirectory(dir=job.out) as folder:
         full = Path(shutil.copyfile(exported / MODEL, Path(folder, MODEL)))
-        fitted = ood_detector.fit(job, what, full, exported / TOKENIZER)
+        fitted = ood_detector.fit(job, task, full, exported / TOKENIZER)
         scored = fitted is not None and fitted.put_into(full)
         candidates = _onnx(job, exported / MODEL, fitted)
-        return candidate_selection.choose(job, candidates, full, asked, scored=scored) | {
+        return candidate_selection.choose(job, candidates, full, reference, scored=scored) | {
             "detector": fitted.report() if fitted else None
         }
 
 
-def _llama(job: StageJob, what: TaskSpec, source: Path) -> tuple[list[Candidate], Report]:
+def _llama(job: StageJob, task: TaskSpec, source: Path) -> tuple[list[Candidate], Report]:
     fields = gguf_files.read_fields(source)
     width = fields[f"{fields['general.architecture']}.embedding_length"]
     types = job.recipe.quantize.types or (GGUF_TYPES if width % _BLOCK == 0 else GGUF_TYPES_NARROW)
     _check(types, set(gguf_files.FTYPES), "llama")
-    importance, more = _importance(job, what, fields) if job.recipe.quantize.importance_matrix else ({}, {})
-    next_tokens = NextTokens(job, what)
+    importance, more = _importance(job, task, fields) if job.recipe.quantize.importance_matrix else ({}, {})
+    next_tokens = NextTokens(job, task)
     found = []
     for count, name in enumerate(types):
         job.progress(f"quantizing to {name}", count, len(types))
@@ -115,9 +115,9 @@ class NextTokens:
     The exported file represents the model at full precision, as `verify` has proved.
     """
 
-    def __init__(self, job: StageJob, what: TaskSpec) -> None:
-        """Compute it."""
-        prompts = _prompts(job, what, "calibration", NEXT_TOKEN_TEXTS_MAX)
+    def __init__(self, job: StageJob, task: TaskSpec) -> None:
+        """Compute the distributions of the exported file."""
+        prompts = _prompts(job, task, "calibration", NEXT_TOKEN_TEXTS_MAX)
         self._asked: dict[str, Any] = {"prompts": prompts, "rows_max": NEXT_TOKEN_ROWS}
         adapter = job.done["export"] / ADAPTER
         if adapter.is_file():
@@ -125,24 +125,24 @@ class NextTokens:
         self._expected = self._logits(job.done["export"] / BASE)
 
     def loss(self, weights: Path) -> ArtefactLoss:
-        """Return the divergence of a candidate from it."""
+        """Return the divergence of a candidate from the exported file."""
         return measure_loss(self._expected, self._logits(weights))
 
     def _logits(self, weights: Path) -> NDArray[np.float32]:
         return probe.ask("convert.probe.llama_probe", {"model": str(weights), **self._asked}).arrays["logits"]
 
 
-def _prompts(job: StageJob, what: TaskSpec, split: Split, rows_max: int) -> list[list[int]]:
+def _prompts(job: StageJob, task: TaskSpec, split: Split, rows_max: int) -> list[list[int]]:
     """Return the first texts of a split that a site accepts, in the task's prompt, as tokens."""
     tokenizer = checkpoint_loading.open_tokenizer(stage.checkpoint(job))
-    tokens = task_tokens(what, tokenizer)
+    tokens = task_tokens(task, tokenizer)
     texts = [row.text for row in row_files.rows(job.recipe, split)[:rows_max]]
-    return [list(tokens.prompt(text)) for text in divergence.accepted(tokenizer, what, texts)]
+    return [list(tokens.prompt(text)) for text in divergence.accepted(tokenizer, task, texts)]
 
 
-def _importance(job: StageJob, what: TaskSpec, fields: dict[str, Any]) -> tuple[gguf_files.Importance, Report]:
+def _importance(job: StageJob, task: TaskSpec, fields: dict[str, Any]) -> tuple[gguf_files.Importance, Report]:
     """Return the importance matrix on the recipe's texts, in the task's own prompt."""
-    prompts = _prompts(job, what, "importance", IMPORTANCE_ROWS_MAX)
+    prompts = _prompts(job, task, "importance", IMPORTANCE_ROWS_MAX)
     model = checkpoint_loading.open_model(stage.checkpoint(job), stage.adapter(job), "causal")
     architecture, layers = fields["general.architecture"], model.config.get_text_config().num_hidden_layers
     matrix = measure_importance(model, prompts, tensor_names(architecture, layers), job.progress)
@@ -169,9 +169,9 @@ def _place(job: StageJob, name: str, file: str) -> Path:
 
 
 def _check(types: tuple[str, ...], known: set[str], runtime: str) -> None:
-    strange = [name for name in types if name not in known]
-    if strange:
-        said = f"quantize.types: {', '.join(strange)} is not a type for runtime {runtime}"
+    unknown = [name for name in types if name not in known]
+    if unknown:
+        said = f"quantize.types: {', '.join(unknown)} is not a type for runtime {runtime}"
         raise InvalidRequest(said, remedy=f"Known: {', '.join(sorted(known))}.")
 
 

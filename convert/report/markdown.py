@@ -66,7 +66,7 @@ def _speed(quality: Mapping[str, Any]) -> Iterator[str]:
     if times := quality.get("latency_ms"):
         yield f"An answer takes {times['p50']:.1f} ms, 99% of them at most {times['p99']:.1f} ms, on this machine."
     if invariance := quality.get("batch_invariance"):
-        yield _in_company(invariance)
+        yield _batch_sentence(invariance)
 
 
 def headline(quality: Mapping[str, Any]) -> Iterator[str]:
@@ -163,7 +163,7 @@ def _selective(quality: Mapping[str, Any]) -> Iterator[str]:
         yield f"The calibration error is {error}."
 
 
-def _in_company(invariance: Mapping[str, Any]) -> str:
+def _batch_sentence(invariance: Mapping[str, Any]) -> str:
     texts, sizes = counted(invariance["texts"], "text"), " and ".join(map(str, invariance["batches"]))
     same = "are identical"
     if invariance["varied"]:
@@ -299,7 +299,7 @@ def _confidence(calibrate: Mapping[str, Any], plots: Sequence[str]) -> Iterator[
 def _question_confidence(name: str, calibrate: Mapping[str, Any], plots: Sequence[str]) -> Iterator[str]:
     yield calibrate["verdict"]
     if "rows" in calibrate:
-        yield _test(calibrate)
+        yield _threshold_test(calibrate)
         yield from _all_passed(calibrate)
         yield _temperature(calibrate)
         yield from dict.fromkeys(filter(None, (each.get("note") for each in calibrate["reliability"].values())))
@@ -307,6 +307,7 @@ def _question_confidence(name: str, calibrate: Mapping[str, Any], plots: Sequenc
     yield from _images(plots, *(plot_of(each, name) for each in ("reliability.png", "risk-coverage.png")))
 
 
+_ROUNDING = 1e-6
 _CHECKS = {
     "gate": "held up by the gate",
     "floor": "below the floor",
@@ -316,7 +317,7 @@ _CHECKS = {
 
 
 def _checks(calibrate: Mapping[str, Any]) -> Iterator[str]:
-    """Show how many answers each of the three checks holds up."""
+    """Show how many answers gate, floor and threshold each hold up."""
     found, gate = calibrate.get("held_up"), calibrate.get("gate", {})
     if not found:
         return
@@ -334,10 +335,15 @@ def _checks(calibrate: Mapping[str, Any]) -> Iterator[str]:
     yield table(
         ["of the rows of the threshold", "share"], [[said, interval(found[key])] for key, said in _CHECKS.items()]
     )
+    if calibrate["threshold"] is not None and found["confident"]["value"] - calibrate["coverage"] > _ROUNDING:
+        yield (
+            "The row at the gate's limit passes the gate, so it counts here as confident; the test of the threshold"
+            f" leaves it out, so {percent(calibrate['coverage'])} are confident there."
+        )
 
 
 def _exceeded(rows: int, held_up_max: float) -> float:
-    """Return the share of ordinary inputs beyond which one gate in ten holds up, over samples of held-out rows.
+    """Return the share of ordinary inputs that one gate in ten exceeds, over samples of held-out rows.
 
     The share of one gate has a Beta(k, rows + 1 - k) distribution, k = held_up_max (rows + 1) rounded down (Vovk 2012,
     arXiv 1209.2673). Its quantile is that of an exact upper bound with k - 1 errors.
@@ -345,7 +351,7 @@ def _exceeded(rows: int, held_up_max: float) -> float:
     return statistics.upper_bound(math.floor(held_up_max * (rows + 1) + 1e-9) - 1, rows, 0.1)
 
 
-def _test(calibrate: Mapping[str, Any]) -> str:
+def _threshold_test(calibrate: Mapping[str, Any]) -> str:
     """Return the description of the test."""
     target, sure = exact_percent(calibrate["target_risk"]), exact_percent(1 - calibrate["delta"])
     tested = [step["threshold"] for step in calibrate["walk"] if step["verdict"] in ("passed", "failed")]
@@ -483,10 +489,10 @@ def _flat(report: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
         if isinstance(value, Mapping) and key not in _SHOWN:
             yield from _flat(value, f"{prefix}{key}.")
         elif not isinstance(value, Mapping | list | tuple):
-            yield f"{prefix}{key}", _said(value)
+            yield f"{prefix}{key}", _plain_value(value)
 
 
-def _said(value: object) -> str:
+def _plain_value(value: object) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return number(value)
     return UNKNOWN if value is None else str(value)[:_VALUE_MAX]

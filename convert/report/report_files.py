@@ -59,8 +59,8 @@ def _json(made: RunSummary) -> str:
 def draw_plots(folder: Path, made: RunSummary) -> list[str]:
     """Draw the plots whose figures the stages reported; return the names of the files."""
     drawn = []
-    for name, draw, about in _plots(made):
-        figure = draw(about)
+    for name, draw, subject in _plots(made):
+        figure = draw(subject)
         if figure is not None:
             FigureCanvasAgg(figure)
             # Without the version of matplotlib in the file, the same numbers give the same bytes.
@@ -70,7 +70,7 @@ def draw_plots(folder: Path, made: RunSummary) -> list[str]:
 
 
 def _plots(made: RunSummary) -> Iterator[tuple[str, Callable[[RunSummary], Figure | None], RunSummary]]:
-    """Yield the name of each plot, what draws it, and what it is about; those of confidence once for each question."""
+    """Yield name, drawing function and subject of each plot; plots of confidence come once for each question."""
     for name, draw in PLOTS.items():
         if not made.questions or name == CANDIDATES_NAME:
             yield name, draw, made
@@ -124,7 +124,7 @@ def _wrapped(label: str, note: str) -> str:
 
 
 def _legend_below(figure: Figure, axes: Axes, columns: int = 1, points: str = "") -> None:
-    """Put the legend of some axes below all; `points` says what the points are."""
+    """Put the legend of some axes below all axes; `points` describes the points."""
     handles, labels = axes.get_legend_handles_labels()
     labels = [points if label == _POINTS else label for label in labels]
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
@@ -148,16 +148,16 @@ def risk_coverage(made: RunSummary) -> Figure | None:
     axes.plot(coverage, risk, color=_GREY, linewidth=1, zorder=1, label="observed; grey: not tested")
     axes.axhline(target, color=_ORANGE, linewidth=1.2, linestyle="--", label=f"target, {exact_percent(target)}")
     if tested.any():
-        _draw_walk(axes, found, coverage, risk)
+        _draw_tested_thresholds(axes, found, coverage, risk)
     top = min(1.0, 1.25 * max(target, risk[coverage > 0.05].max(initial=0)))
     axes.set(xlim=(0, 1.02), ylim=(-0.02 * top, top), xlabel="confident answers", ylabel="wrong among the confident")
-    axes.set_title(_of_question(made, _walk_title(found)), fontsize=11, color=_INK)
+    axes.set_title(_of_question(made, _risk_coverage_title(found)), fontsize=11, color=_INK)
     _shares(axes)
     _legend_below(figure, axes, columns=2)
     return figure
 
 
-def _draw_walk(axes: Axes, found: Mapping[str, Any], coverage: Floats, risk: Floats) -> None:
+def _draw_tested_thresholds(axes: Axes, found: Mapping[str, Any], coverage: Floats, risk: Floats) -> None:
     walk, target = found["walk"], found["target_risk"]
     verdicts, rows = np.array(column(walk, "verdict")), np.array(column(walk, "rows"))
     tested = np.flatnonzero(np.isin(verdicts, ("passed", "failed")))
@@ -181,12 +181,12 @@ def _draw_walk(axes: Axes, found: Mapping[str, Any], coverage: Floats, risk: Flo
         axes.axvline(found["coverage"], color=_GREEN, linewidth=1, label=f"threshold, {found['threshold']:g}")
 
 
-def _walk_title(found: Mapping[str, Any]) -> str:
+def _risk_coverage_title(found: Mapping[str, Any]) -> str:
     step = next((each for each in found["walk"] if each["threshold"] == found["threshold"]), None)
     if step is None:
         return "No threshold reaches the target risk: every answer escalates"
     seen = percent(step["errors"] / step["rows"])
-    return f"From {found['threshold']:g} on {percent(found['coverage'])} are sure; {seen} of these were wrong"
+    return f"From {found['threshold']:g} on {percent(found['coverage'])} are confident; {seen} of these were wrong"
 
 
 def candidates(made: RunSummary) -> Figure | None:

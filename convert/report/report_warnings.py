@@ -1,4 +1,4 @@
-"""Warnings of the report: reasons to doubt its figures; and what a redaction bundle is proved to miss. Pure."""
+"""Warnings of the report, which are reasons to doubt its figures; and the proved bound of a redaction bundle. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LONG = "more tokens than 'input_tokens_max' under 'limits' in task.yaml allows;
 
 
 def missed_bound(calibrate: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the section; without a target in the recipe only that nothing is proved."""
+    """Yield the section about missed values; without a target in the recipe, only that nothing is proved."""
     yield "## What the redaction misses"
     yield calibrate["verdict"]
     if "tests" not in calibrate:
@@ -36,7 +36,7 @@ def missed_bound(calibrate: Mapping[str, Any]) -> Iterator[str]:
     yield table(["cut-off", "values that remain", "capital", "result"], rows)
     if calibrate["failed"]:
         unread = counted(calibrate["failed"], "document")
-        yield f"The model did not read {unread}; a site that holds keeps no such text."
+        yield f"The model did not read {unread}; a site with 'without_model: hold' keeps no such text."
     figures = calibrate["as_a_site_redacts"]
     yield f"With the model and the rules, at the cut-off {calibrate['cutoff']:g}, on the calibration documents:"
     shares = {"values found": "values_found", "texts in which something remains": "texts_that_leak",
@@ -52,9 +52,9 @@ def assumptions(calibrate: Mapping[str, Any]) -> str:
     return (
         "The bound is for documents like those of the calibration split, in which each family is equally frequent, and"
         f" it counts as personal what their labels mark ({calibrate['labeled_by']}). It assumes the built-in rules of"
-        f" version {calibrate['rules']} beside the model, and a site that holds what the model cannot read"
-        " ('without_model: hold'). Patterns and regions of the site's own only find more. Check it at the site: with"
-        " 'redaction.audit_share' in agent.yaml a person reads a random part of the texts beside their originals."
+        f" version {calibrate['rules']} in addition to the model, and a site that holds texts which it cannot read"
+        " ('without_model: hold'). A site's own patterns and regions only find more. Check it at the site: with"
+        " 'redaction.audit_share' in agent.yaml a person compares a random part of the texts with their originals."
     )
 
 
@@ -77,7 +77,7 @@ def doubts(made: RunSummary) -> list[str]:
 
 
 def _about(report: Mapping[str, Any], warnings: Callable[[Mapping[str, Any]], Iterator[str]]) -> Iterator[str]:
-    """Yield the warnings of a report, with the name of the question; what all questions share comes once."""
+    """Yield the warnings of a report; a warning of several questions comes once, with their names."""
     found: dict[str, list[str]] = {}
     for name, each in by_question(report):
         for said in warnings(each):
@@ -146,12 +146,12 @@ def _label(label: str, rows: int, recall: float | None) -> Iterator[str]:
 
 
 def _gate(gate: Mapping[str, Any], per_label: Mapping[str, Any]) -> Iterator[str]:
-    """Yield where the gate holds up more than it promises: of all test rows, or of some labels."""
+    """Warn if the gate holds up more than `held_up_max` of all test rows, or of the rows of some labels."""
     most = gate["held_up_max"]
     if gate["held_up"]["low"] > most:
         yield (
             f"The gate holds up {interval(gate['held_up'])} of the test rows, more than the {percent(most)} of ordinary"
-            " inputs: they may be unlike the calibration rows, or these are few."
+            " inputs: the test rows may be unlike the calibration rows, or the calibration rows are few."
         )
     shares = {label: each["held_up"] for label, each in per_label.items() if "held_up" in each}
     beyond = {label: share for label, share in shares.items() if share["low"] > most}
@@ -161,7 +161,7 @@ def _gate(gate: Mapping[str, Any], per_label: Mapping[str, Any]) -> Iterator[str
         more = f" and {counted(len(beyond) - len(first), 'other label')}" if len(beyond) > len(first) else ""
         yield (
             f"The gate holds up more of the test rows of {named}{more} than the {percent(most)} of all ordinary inputs:"
-            " such inputs may be of more kinds than the training rows of the label show."
+            " such inputs may be more varied than the training rows of the label."
         )
 
 

@@ -26,7 +26,7 @@ from convert.pipeline.workspace import StageRecord
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table; all columns but the first hold numbers."""
+    """Return a table; all columns but the first are aligned to the right."""
     marks = ["---", *["---:"] * (len(columns) - 1)]
     return "\n".join(map(_line, (columns, marks, *rows)))
 
@@ -64,7 +64,7 @@ class RunSummary:
     """The question that the reports are about; empty = the task as a whole."""
 
     def report(self, stage: str) -> Mapping[str, Any]:
-        """Return the report of a stage, of its question if there is one; empty if the stage has not run."""
+        """Return the report of a stage, for `question` if it is set; empty if the stage has not run."""
         found: Mapping[str, Any] = next((record.report for record in self.records if record.stage == stage), {})
         questions = found.get("questions", {})
         return questions.get(self.question, {}) if self.question and questions else found

@@ -27,11 +27,11 @@ _CLASSES = {
 }
 # Errors of transformers for a checkpoint that it cannot load.
 _ERRORS = (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError)
-_BEHIND_PADDING = (
+_POSITIONS_AFTER_PADDING = (
     *("camembert", "data2vec-text", "ibert", "longformer", "luke", "markuplm", "mpnet", "roberta"),
     *("roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
 )
-"""Model types that count positions from behind the padding token: transformers' create_position_ids_from_input_ids."""
+"""Model types whose positions start after the padding token: transformers' create_position_ids_from_input_ids."""
 _HEADS: dict[Kind, Head] = {
     **{"classify": "sequence", "decide": "sequence", "extract": "token"},
     **{"embed": "none", "redact": "token"},
@@ -42,7 +42,7 @@ transformers.logging.disable_progress_bar()
 
 
 def head_of(runtime: str, kind: Kind) -> Head:
-    """Return the kind of model that a task needs. Raises InvalidRequest if the runtime does not serve that kind."""
+    """Return the head that a task needs. Raises InvalidRequest if the runtime does not serve that kind of task."""
     if runtime == "llama":
         return "causal"
     if kind not in _HEADS:
@@ -140,7 +140,7 @@ def read_config(checkpoint: Path) -> dict[str, Any]:
 def positions_of(config: dict[str, Any]) -> int:
     """Return how many tokens a model has positions for; 0 = unknown."""
     positions: int = config.get("max_position_embeddings") or 0
-    if config.get("model_type") in _BEHIND_PADDING and positions:
+    if config.get("model_type") in _POSITIONS_AFTER_PADDING and positions:
         positions -= config.get("pad_token_id", 1) + 1
     return positions
 

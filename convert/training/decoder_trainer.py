@@ -1,9 +1,9 @@
-"""LoRA training of a decoder: its examples in tokens, the loss of a batch of them, and the trainer.
+"""LoRA training of a decoder: examples in tokens, the loss of a batch, and the trainer.
 
 The loss of a label follows the agent's score: at each of its tokens, a softmax over the tokens with which labels can
 continue there (the label tree), plus a share of the softmax over the whole vocabulary. That share gives the labels
-their probability mass, and trains the tokens of a label that have no alternative. Both parts are smallest if the joint
-log-probability of the right label is 0.
+their probability mass, and trains the tokens of a label that have no alternative. Both parts have their minimum where
+the joint log-probability of the right label is 0.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import TaskSpec
 
 VOCABULARY_SHARE = 0.1
-"""Weight of the whole vocabulary's softmax, added to that of the labels; see docs/experiments.md."""
+"""Weight of the loss over the whole vocabulary, added to that over the labels; see docs/experiments.md."""
 _NOTHING = -100
 
 
@@ -71,10 +71,10 @@ def targets(answers: Sequence[AnswerTarget], device: torch.device) -> BatchTarge
     tokens = pad_sequence(rows, batch_first=True, padding_value=_NOTHING, padding_side="left")
     if not answers[0].choices:
         return BatchTargets(tokens.to(device), None)
-    return BatchTargets(tokens.to(device), _lined_up(answers, tokens.shape[1]).to(device))
+    return BatchTargets(tokens.to(device), _aligned_choices(answers, tokens.shape[1]).to(device))
 
 
-def _lined_up(answers: Sequence[AnswerTarget], longest: int) -> torch.Tensor:
+def _aligned_choices(answers: Sequence[AnswerTarget], longest: int) -> torch.Tensor:
     most = max(map(len, itertools.chain(*(answer.choices for answer in answers))))
     choices = torch.full((len(answers), longest, most), -1)
     for row, answer in enumerate(answers):
@@ -105,9 +105,9 @@ def exact(logits: torch.Tensor, wanted: BatchTargets) -> int:
     return int(right.all(1).sum())
 
 
-# A label is asked for as the agent does: the task's prompt, then `label_prefix` and the label. Other answers are the
-# row's completion and the end token. A conversation of one question is rendered like a request to the agent; a longer
-# one, or one with a system message, by the tokenizer's chat template. Only the answer has a loss.
+# The tokens of a label are those that the agent scores: the prompt, then `label_prefix` and the label. Other answers
+# are the completion of the row and the end token. A conversation of one question is rendered like a request to the
+# agent; a longer one, or one with a system message, by the tokenizer's chat template. Only the answer has a loss.
 @dataclass(frozen=True)
 class TrainingExample:
     """One row in tokens."""
@@ -182,20 +182,20 @@ class DecoderTrainer:
     """A decoder with an adapter, and its training examples."""
 
     def __init__(
-        self, model: Any, tokens: TaskTokens, parts: DecoderData, learning_rate: float, halves: FrozenPrefixCache
+        self, model: Any, tokens: TaskTokens, parts: DecoderData, learning_rate: float, frozen_layers: FrozenPrefixCache
     ) -> None:
         """Take a model from `lora.add_adapter`, split below the lowest layer with an adapter."""
-        self._lengths = [lesson.length for lesson in parts.train]
+        self._lengths = [example.length for example in parts.train]
         self._model, self._tokens, self._parts, self._rate = model, tokens, parts, learning_rate
-        self._halves = halves
-        self._truth = [list(tokens.labels).index(lesson.answer.tokens) for lesson in parts.validation if tokens.tree]
+        self._frozen_layers = frozen_layers
+        self._truth = [list(tokens.labels).index(example.answer.tokens) for example in parts.validation if tokens.tree]
 
     def prepare(self, progress: Progress) -> None:
         """Run the frozen lower layers once over all examples."""
-        every = list(map(_read, self._parts.train))
+        every = list(map(_input_of, self._parts.train))
         if not self._tokens.tree:
-            every += map(_read, self._parts.validation)
-        for done in self._halves.prepare(every):
+            every += map(_input_of, self._parts.validation)
+        for done in self._frozen_layers.prepare(every):
             progress("running the frozen layers once", done, len(every))
 
     @property
@@ -211,9 +211,9 @@ class DecoderTrainer:
     def loss(self, rows: Sequence[int]) -> torch.Tensor:
         """Return the loss of a batch."""
         self._model.train()
-        lessons = [self._parts.train[row] for row in rows]
-        wanted = targets([lesson.answer for lesson in lessons], self._model.device)
-        return loss(self._halves.logits(list(map(_read, lessons)), wanted.length), wanted)
+        examples = [self._parts.train[row] for row in rows]
+        wanted = targets([example.answer for example in examples], self._model.device)
+        return loss(self._frozen_layers.logits(list(map(_input_of, examples)), wanted.length), wanted)
 
     def validate(self) -> ValidationResult:
         """Score the labels as the agent does, or count the answers that are reproduced to the last token."""
@@ -227,17 +227,17 @@ class DecoderTrainer:
         return ValidationResult(float(losses.mean()), float((joint.argmax(1) == self._truth).mean()))
 
     def _answers_right(self) -> ValidationResult:
-        lessons, losses, right = self._parts.validation, 0.0, 0
-        for start in range(0, len(lessons), _VALIDATION_ROWS):
-            batch = lessons[start : start + _VALIDATION_ROWS]
-            wanted = targets([lesson.answer for lesson in batch], self._model.device)
+        examples, losses, right = self._parts.validation, 0.0, 0
+        for start in range(0, len(examples), _VALIDATION_ROWS):
+            batch = examples[start : start + _VALIDATION_ROWS]
+            wanted = targets([example.answer for example in batch], self._model.device)
             with torch.inference_mode():
-                logits = self._halves.logits(list(map(_read, batch)), wanted.length)
+                logits = self._frozen_layers.logits(list(map(_input_of, batch)), wanted.length)
                 losses += float(loss(logits, wanted)) * len(batch)
             right += exact(logits, wanted)
-        return ValidationResult(losses / len(lessons), right / len(lessons))
+        return ValidationResult(losses / len(examples), right / len(examples))
 
 
-def _read(lesson: TrainingExample) -> Tokens:
+def _input_of(example: TrainingExample) -> Tokens:
     """Return the input of the model: the prompt, and the answer without its last token."""
-    return lesson.prompt + lesson.answer.tokens[:-1]
+    return example.prompt + example.answer.tokens[:-1]

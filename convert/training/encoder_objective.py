@@ -1,4 +1,4 @@
-"""What the head of an encoder learns: an answer to each question of a text, or a tag for each word.
+"""The losses of an encoder's head, which learns an answer to each question about a text, or a tag for each word.
 
 One layer computes the outputs of all questions, one after the other. The loss of a question is the cross-entropy of its
 softmax against the row's label or distribution; a row without an answer to a question does not count there. A classify
@@ -47,7 +47,7 @@ class EncoderObjective(Protocol):
         """Return the mean loss of a batch, in nats."""
 
     def checked(self, logits: torch.Tensor, rows: Sequence[EncodedRow]) -> torch.Tensor:
-        """Return the sum of losses and how many there are, the number of right answers and of all, [4], on the CPU."""
+        """Return [4], on the CPU: the sum of losses, their number, the number of right answers, and of all answers."""
 
     def uniformity(self, logits: torch.Tensor) -> torch.Tensor:
         """Return how far the distributions of texts without a label are from uniform, in nats."""
@@ -57,7 +57,7 @@ class TagObjective:
     """extract: a tag for each word. A row is right if all its tags are."""
 
     def loss(self, logits: torch.Tensor, rows: Sequence[EncodedRow]) -> torch.Tensor:
-        """Return the mean loss of a word; 0 where no row has a word, such as one of invisible characters alone."""
+        """Return the mean loss of a word; 0 if no row has a word, such as rows of invisible characters."""
         wanted = self._wanted(logits, rows).flatten()
         losses = cross_entropy(logits.flatten(0, -2), wanted, ignore_index=UNREAD, reduction="sum")
         return losses / wanted.ne(UNREAD).sum().clamp(min=1)
@@ -83,8 +83,8 @@ class QuestionObjective:
     """classify and decide: an answer to each question."""
 
     def __init__(self, sizes: Sequence[int], weights: Sequence[float] = (), log_priors: Sequence[float] = ()) -> None:
-        """Take the number of outputs of each question; of each output a weight (none = all alike), and what is added to
-        its logit while it learns (none = nothing; see `log_priors`)."""
+        """Take the number of outputs of each question, the weight of each output (none = equal weights), and an offset
+        of each logit during training (none = no offsets; see `log_priors`)."""
         self._sizes = list(sizes)
         self._weights = torch.tensor(list(weights) or [1.0] * sum(sizes))
         self._log_priors = torch.tensor(list(log_priors) or [0.0] * sum(sizes))
@@ -124,7 +124,7 @@ class QuestionObjective:
 
 
 def objective_of(task: TaskSpec, weights: Sequence[float] = (), log_priors: Sequence[float] = ()) -> EncoderObjective:
-    """Return what a task learns; `weights` and `log_priors` of the outputs of all questions, or none."""
+    """Return the objective of a task; `weights` and `log_priors` are of the outputs of all questions, or empty."""
     sizes = [len(question.outputs) for question in task.questions_asked]
     if not sizes:
         return TagObjective()
@@ -140,7 +140,7 @@ def uniformity(logits: torch.Tensor) -> torch.Tensor:
 
 
 def balanced_weights(rows: Sequence[EncodedRow], sizes: Sequence[int]) -> list[float]:
-    """Return a weight for each output with which every output of a question counts alike, however many rows it has.
+    """Return a weight for each output, with which all outputs of a question count equally, however many rows they have.
 
     The weights of a question's answers have the mean 1; an output without a row has the weight 0.
     """
@@ -154,7 +154,7 @@ def balanced_weights(rows: Sequence[EncodedRow], sizes: Sequence[int]) -> list[f
 
 def log_priors(rows: Sequence[EncodedRow], sizes: Sequence[int]) -> list[float]:
     """Return the logarithm of the share of each output among a question's answers; an output without a row counts as
-    one of one row.
+    one with one row.
 
     A model that learns with them added to its logits, and answers without them, answers as if every output of a
     question were equally frequent (logit-adjusted loss: Menon et al. 2021, arXiv 2007.07314). Weights hardly do that
@@ -173,18 +173,18 @@ def _counts(rows: Sequence[EncodedRow], sizes: Sequence[int]) -> list[Any]:
 
 
 SCALE, MARGIN = 16.0, 0.15
-"""Of the cosines before the softmax; what the cosine with the own label must be larger by."""
+"""The factor of the cosines before the softmax; the margin that is subtracted from the cosine of the own label."""
 RATE_FACTOR = 10.0
 """Learning rate of the directions as a multiple of the encoder's."""
 
 
 class CosineMargin:
-    """A margin between the labels, in the angle of an encoder's vectors: a loss beside that of the answers.
+    """A margin between the labels in the angle of an encoder's vectors: a loss in addition to that of the answers.
 
-    The cross-entropy of the answers is content once a row is on the right side. This one also wants it near the
-    direction of its label and far from those of the others (large margin cosine loss: Wang et al. 2018, arXiv
-    1801.09414; for intents that are unknown: Lin & Xu 2019, ACL P19-1548). Texts of a label that is missing then lie
-    between the others instead of among one of them, and the out-of-distribution score of the bundle sees them
+    The cross-entropy of the answers hardly changes once a row is on the right side. This loss also pulls the row
+    towards the direction of its label and away from those of the others (large margin cosine loss: Wang et al. 2018,
+    arXiv 1801.09414; for intents that are unknown: Lin & Xu 2019, ACL P19-1548). Texts of a missing label then lie
+    between the other labels instead of within one, so the out-of-distribution score of the bundle detects them
     (decision 0075). The direction of each label is learned with the encoder and not kept.
     """
 
@@ -196,5 +196,5 @@ class CosineMargin:
     def loss(self, vectors: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return the weighted mean loss in nats of vectors [rows, size] with the numbers of their labels [rows]."""
         cosines = normalize(vectors, dim=-1) @ normalize(self.directions, dim=-1).T
-        demanded = cosines - MARGIN * one_hot(labels, cosines.shape[1])
-        return self._weight * cross_entropy(SCALE * demanded, labels)
+        lowered = cosines - MARGIN * one_hot(labels, cosines.shape[1])
+        return self._weight * cross_entropy(SCALE * lowered, labels)

@@ -1,7 +1,7 @@
-"""Training of an encoder: answers to questions about a text, or one tag per word; the whole model or its head.
+"""Trains an encoder to answer questions about a text, or to tag each word; the whole model or its head.
 
-The outputs that a new head shares with the checkpoint's own start as they are there. A model that gets one more type of
-value keeps what it knows of the others. transformers drops the whole head where the number of labels differs.
+Outputs that a new head shares with the head of the checkpoint start with the checkpoint's weights, so a model that gets
+one more type of value keeps the others. transformers would drop the whole head if the number of labels differs.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ WEIGHT, BIAS = "classifier.weight", "classifier.bias"
 
 
 def keep_known_outputs(head: Any, checkpoint: Path, before: Sequence[str], now: Sequence[str]) -> int:
-    """Copy the rows of labels that both have; return how many.
+    """Copy the weights of the labels that both heads have; return their number.
 
     Args:
         head: the new linear layer, [labels now, hidden].
@@ -108,8 +108,8 @@ class RowEncoder:
         misfits = sum(item.misfits for item in items)
         return EncodedRows(items, len(answering) - len(items), misfits, len(rows) - len(answering))
 
-    def strangers(self, rows: Sequence[DataRow]) -> tuple[EncodedRow, ...]:
-        """Encode texts that have no label; those with more than `tokens_max` tokens are left out."""
+    def encode_outliers(self, rows: Sequence[DataRow]) -> tuple[EncodedRow, ...]:
+        """Encode texts without a label; those with more than `tokens_max` tokens are left out."""
         items = (EncodedRow(_plain(encoded(self.tokenizer, row.text))) for row in rows)
         return tuple(item for item in items if item.length <= self.tokens_max)
 
@@ -136,8 +136,8 @@ def _plain(encoding: BatchEncoding) -> dict[str, list[int]]:
 
 
 def classifier(checkpoint: str, task: TaskSpec, method: str) -> Any:
-    """Load an encoder with a head for the task's labels: the checkpoint's own head where it has these labels. Of tags,
-    those that the checkpoint knows start as they are there.
+    """Load an encoder with a head for the task's labels: the checkpoint's head if it has these labels; of tags, those
+    that the checkpoint has keep its weights.
 
     With method `head`, all but the head is frozen. Raises InvalidRequest if the model is a decoder, or if transformers
     knows no such head for the architecture; ModelLoadFailed if weights below the head are missing.
@@ -233,14 +233,14 @@ class EncoderTrainer:
         outliers: Sequence[EncodedRow] = (),
         margin: CosineMargin | None = None,
     ) -> None:
-        """Take a model from `classifier`, the rows to train on and to validate with, texts that have no label, and a
-        margin between the labels of a classify task, which needs a MeanPooledBert."""
+        """Take a model from `classifier`, the rows for training and for validation, texts without a label, and a margin
+        between the labels of a classify task, which needs a MeanPooledBert."""
         self._model, self._tokenizer, self._rate = model, tokenizer, learning_rate
         self._objective, self._margin = objective, margin
         self._train, self._kept = parts[0].items, parts[1].items
         self._lengths = [item.length for item in self._train]
         self._outliers = cycled(outliers)
-        # As often as a row: a few texts that are repeated in every batch would be memorized (decision 61).
+        # At most as often as a training row: texts that are repeated in every batch would be memorized (decision 61).
         self._outliers_a_row = min(OUTLIER_SHARE, len(outliers) / len(self._train))
         self._outliers_due = 0.0
         self._head_only = not all(weight.requires_grad for weight in model.parameters())
@@ -272,8 +272,8 @@ class EncoderTrainer:
             self._model.base_model.eval()
         items = [self._train[row] for row in rows]
         own = self._own_loss(items)
-        strangers = self._due_outliers(len(rows))
-        return own + OUTLIER_WEIGHT * self._objective.uniformity(self.answers(strangers)) if strangers else own
+        outliers = self._due_outliers(len(rows))
+        return own + OUTLIER_WEIGHT * self._objective.uniformity(self.answers(outliers)) if outliers else own
 
     def _own_loss(self, items: Sequence[EncodedRow]) -> torch.Tensor:
         """Return the loss of the answers and of the margin."""
@@ -284,15 +284,14 @@ class EncoderTrainer:
         return self._objective.loss(self._model.answers(vectors), items) + self._margin.loss(vectors, labels)
 
     def _due_outliers(self, rows: int) -> list[EncodedRow]:
-        """Return the outliers to train on together with so many rows."""
+        """Return the outliers to train on together with `rows` rows."""
         self._outliers_due += self._outliers_a_row * rows
         count = int(self._outliers_due)
         self._outliers_due -= count
         return list(islice(self._outliers, count))
 
     def validate(self) -> ValidationResult:
-        """Return the mean loss of an answer or word, and the share of answers, or of rows as a whole, that are
-        right."""
+        """Return the mean loss per answer or word, and the share of right answers, or of entirely right rows."""
         self._model.eval()
         sums = torch.zeros(4)
         for start in range(0, len(self._kept), _VALIDATION_ROWS):

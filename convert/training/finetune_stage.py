@@ -1,4 +1,4 @@
-"""The stage that trains: an adapter for a decoder, or an encoder, all of it or its head, from the training split.
+"""The finetune stage: trains an adapter for a decoder, or an encoder, all of it or its head, on the training split.
 
     lora          -> adapter/     as PEFT writes it, over the checkpoint of `prepare`
     full, head    -> checkpoint/  as transformers writes it, with its tokenizer
@@ -65,11 +65,11 @@ def run(job: StageJob) -> Report:
     checkpoint_loading.check_positions(checkpoint_loading.read_config(stage.checkpoint(job)), task)
     rows = row_files.rows(job.recipe, "train")
     _check_labels(rows, task)
-    kept = train_validation_split(rows, settings.validation_share, settings.seed)
+    split = train_validation_split(rows, settings.validation_share, settings.seed)
     started = time.monotonic()
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        found = (_adapter if settings.method == "lora" else _encoder)(job, settings, task, kept)
+        found = (_train_adapter if settings.method == "lora" else _train_encoder)(job, settings, task, split)
     return {
         "method": settings.method,
         "seed": settings.seed,
@@ -134,7 +134,7 @@ def _check_labels(rows: Sequence[DataRow], task: TaskSpec) -> None:
         raise InvalidRequest(
             f"{counted(len(unseen), 'label')} {'has' if len(unseen) == 1 else 'have'} no training row, such as"
             f" '{unseen[0]}': the model would never give {'it' if len(unseen) == 1 else 'them'}",
-            remedy="Add rows for each, or take what has none out of task.yaml.",
+            remedy="Add rows for each, or take the labels without rows out of task.yaml.",
         )
 
 
@@ -145,8 +145,8 @@ def _rate(settings: FinetuneSection, *, head_fitted: bool = False) -> float:
 def margin_of(model: Any, task: TaskSpec, settings: FinetuneSection) -> CosineMargin | None:
     """Return the margin between the labels, if the recipe asks for one.
 
-    Raises InvalidRequest where nothing but a head is trained, rows have other answers than labels, or the head does not
-    read mean token vectors.
+    Raises InvalidRequest if only a head is trained, the task does not classify, or the head does not read mean token
+    vectors.
     """
     if not settings.margin_weight:
         return None
@@ -159,64 +159,72 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _fitted(learner: Trainer, settings: FinetuneSection, job: StageJob, *, head_fitted: bool = False) -> TrainingResult:
+def _run_training(
+    trainer: Trainer, settings: FinetuneSection, job: StageJob, *, head_fitted: bool = False
+) -> TrainingResult:
     plan = TrainingSettings(settings.epochs, settings.batch_rows, settings.patience_epochs, settings.seed)
-    return train(learner, plan, job.progress, head_fitted=head_fitted)
+    return train(trainer, plan, job.progress, head_fitted=head_fitted)
 
 
-def _counts(model: Any, kept: tuple[int, int], too_long: int) -> dict[str, Any]:
+def _counts(model: Any, split: tuple[int, int], too_long: int) -> dict[str, Any]:
     return {
-        "rows": {"train": kept[0], "validation": kept[1], "too_long": too_long},
+        "rows": {"train": split[0], "validation": split[1], "too_long": too_long},
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "trainable_parameters": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
     }
 
 
-def _adapter(job: StageJob, settings: FinetuneSection, task: TaskSpec, kept: TrainValidationSplit) -> dict[str, Any]:
+def _train_adapter(
+    job: StageJob, settings: FinetuneSection, task: TaskSpec, split: TrainValidationSplit
+) -> dict[str, Any]:
     where = stage.checkpoint(job)
     tokens = task_tokens(task, checkpoint_loading.open_tokenizer(where))
-    lessons = DecoderExampleEncoder(task, tokens)
-    learn, long_train = lessons.of(kept.train, settings.tokens_max)
-    check, long_kept = lessons.of(kept.validation, settings.tokens_max)
+    encoder = DecoderExampleEncoder(task, tokens)
+    training, long_train = encoder.of(split.train, settings.tokens_max)
+    validation, long_kept = encoder.of(split.validation, settings.tokens_max)
     base = checkpoint_loading.open_model(where, None, "causal")
     model = lora.add_adapter(base.to(_device()), settings)
-    halves = lora.FrozenPrefixCache(model, settings.layers_from, job.out)
-    learner = DecoderTrainer(model, tokens, DecoderData(learn, check), _rate(settings), halves)
-    learner.prepare(job.progress)
-    trained = _fitted(learner, settings, job)
+    frozen_layers = lora.FrozenPrefixCache(model, settings.layers_from, job.out)
+    trainer = DecoderTrainer(model, tokens, DecoderData(training, validation), _rate(settings), frozen_layers)
+    trainer.prepare(job.progress)
+    trained = _run_training(trainer, settings, job)
     size = lora.save(model, job.out / ADAPTER)
-    counts = _counts(model, (len(learn), len(check)), long_train + long_kept)
-    return {**counts, "adapter_bytes": size, "hidden_states_bytes": halves.bytes_on_disk, **trained.report()}
+    counts = _counts(model, (len(training), len(validation)), long_train + long_kept)
+    return {**counts, "adapter_bytes": size, "hidden_states_bytes": frozen_layers.bytes_on_disk, **trained.report()}
 
 
-def _encoder(job: StageJob, settings: FinetuneSection, task: TaskSpec, kept: TrainValidationSplit) -> dict[str, Any]:
+def _train_encoder(
+    job: StageJob, settings: FinetuneSection, task: TaskSpec, split: TrainValidationSplit
+) -> dict[str, Any]:
     where = stage.checkpoint(job)
     tokenizer = checkpoint_loading.open_tokenizer(where)
     model = classifier(str(where), task, settings.method).to(_device())
-    room = min(settings.tokens_max, checkpoint_loading.positions_of(model.config.to_dict()) or settings.tokens_max)
-    reading = RowEncoder(tokenizer, task, room)
-    learn, check = reading.of(kept.train), reading.of(kept.validation)
+    tokens_max = min(
+        settings.tokens_max, checkpoint_loading.positions_of(model.config.to_dict()) or settings.tokens_max
+    )
+    encoder = RowEncoder(tokenizer, task, tokens_max)
+    training, validation = encoder.of(split.train), encoder.of(split.validation)
     sizes = [len(question.outputs) for question in task.questions_asked]
     new = checkpoint_loading.labels_of(checkpoint_loading.read_config(where)) != list(output_names(task))
-    weights = balanced_weights(learn.items, sizes) if sizes and settings.class_weights == "balanced" else ()
-    priors = log_priors(learn.items, sizes) if sizes and settings.class_weights == "logit_adjusted" else ()
-    started = new and start_head(model, learn, sizes, job.progress, weights, priors)
+    weights = balanced_weights(training.items, sizes) if sizes and settings.class_weights == "balanced" else ()
+    priors = log_priors(training.items, sizes) if sizes and settings.class_weights == "logit_adjusted" else ()
+    started = new and start_head(model, training, sizes, job.progress, weights, priors)
     rate = _rate(settings, head_fitted=started)
-    strangers = reading.strangers(row_files.outliers(job.recipe))
+    outliers = encoder.encode_outliers(row_files.outliers(job.recipe))
     objective = objective_of(task, weights, priors)
     margin = margin_of(model, task, settings)
-    learner = EncoderTrainer(model, tokenizer, (learn, check), rate, objective, strangers, margin)
-    trained = _fitted(learner, settings, job, head_fitted=started)
+    trainer = EncoderTrainer(model, tokenizer, (training, validation), rate, objective, outliers, margin)
+    trained = _run_training(trainer, settings, job, head_fitted=started)
     target = job.out / CHECKPOINT
     if sizes:
         model.config.problem_type = "single_label_classification"  # whatever the checkpoint was trained for before
     model.to("cpu").save_pretrained(str(target), safe_serialization=True)
     tokenizer.save_pretrained(str(target))
-    counts = _counts(model, (len(learn.items), len(check.items)), learn.too_long + check.too_long)
-    misfits = learn.misfits + check.misfits
-    counts["rows"]["outliers"] = len(strangers)
+    counts = _counts(model, (len(training.items), len(validation.items)), training.too_long + validation.too_long)
+    misfits = training.misfits + validation.misfits
+    counts["rows"]["outliers"] = len(outliers)
     if task.kind == "decide":
-        counts["rows"]["unanswered"] = learn.unanswered + check.unanswered
+        counts["rows"]["unanswered"] = training.unanswered + validation.unanswered
     return {
         **counts,
         "spans_inside_words": misfits,

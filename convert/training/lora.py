@@ -27,7 +27,7 @@ DROPOUT = 0.1
 HIDDEN_BYTES_MAX = 16 * 2**30
 """Limit of the file of hidden states. Rows beyond it run through the frozen layers in each epoch."""
 _BATCH_ROWS = 16
-_HIDDEN_BYTES = 2  # of one number in bfloat16: the range of float32, which float16 has not
+_HIDDEN_BYTES = 2  # of one number in bfloat16, which unlike float16 has the range of float32
 
 
 def add_adapter(model: Any, settings: FinetuneSection) -> Any:
@@ -75,7 +75,7 @@ def save(model: Any, folder: Path) -> int:
 
 
 class FrozenPrefixCache:
-    """A decoder split below one of its layers."""
+    """A decoder split below one of its layers; caches the output of the frozen lower part."""
 
     def __init__(self, model: Any, first: int, folder: Path, bytes_max: int = HIDDEN_BYTES_MAX) -> None:
         """Split a model; `folder` is for the file of hidden states.
@@ -127,7 +127,7 @@ class FrozenPrefixCache:
 
     @contextlib.contextmanager
     def _entering(self, hidden: torch.Tensor) -> Iterator[None]:
-        """Give the lowest layer these hidden states in place of the embeddings, which some models scale."""
+        """Pass these hidden states to the lowest layer in place of the embeddings, which some models scale."""
 
         def replaced(_layer: Any, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any]:
             return (hidden, *given[1:]), {key: value for key, value in named.items() if key != "hidden_states"}
@@ -198,7 +198,7 @@ class _HiddenStates:
 
 
 def _decoder(model: Any) -> Any:
-    """Return the stack of layers below the head, also of a model that PEFT wraps."""
+    """Return the stack of layers below the head, even of a model that PEFT wraps."""
     base = model.get_base_model() if isinstance(model, peft.PeftModel) else model
     return base.get_decoder()
 

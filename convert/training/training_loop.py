@@ -70,7 +70,7 @@ def _by_label(rows: Sequence[DataRow]) -> list[list[Group]]:
 
 
 def _stratum(row: DataRow) -> str:
-    """Return what a row is divided by: its label, or its first answer."""
+    """Return the stratum of a row: its label, or its first answer."""
     return row.label or next((f"{each.question}/{each.label}" for each in row.answers), "")
 
 
@@ -103,7 +103,7 @@ class TrainingSettings:
     epochs: int
     batch_rows: int
     patience_epochs: int
-    """Training ends if validation has not improved for so many epochs."""
+    """Training ends if validation has not improved for this many epochs."""
     seed: int
 
 
@@ -149,7 +149,7 @@ class EpochReport:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How it went."""
+    """The epochs, and the best one."""
 
     epochs: tuple[EpochReport, ...]
     best_epoch: int
@@ -170,22 +170,22 @@ class TrainingResult:
 
 
 def train(
-    learner: Trainer, settings: TrainingSettings, progress: Progress, *, head_fitted: bool = False
+    trainer: Trainer, settings: TrainingSettings, progress: Progress, *, head_fitted: bool = False
 ) -> TrainingResult:
-    """Train; the learner ends with the weights of the best epoch.
+    """Train; at the end the trainer has the weights of the best epoch.
 
     With `head_fitted` the initial weights are measured too, and kept if no epoch is better.
 
     Raises InvalidRequest if the loss is no longer finite.
     """
-    run = _TrainingRun(learner, settings, progress)
+    run = _TrainingRun(trainer, settings, progress)
     done: list[EpochReport] = []
-    best = learner.validate() if head_fitted else None
+    best = trainer.validate() if head_fitted else None
     best_epoch, kept = 0, run.weights()
     for number in range(settings.epochs):
         started = time.monotonic()
         loss = run.epoch(number, best)
-        found = learner.validate()
+        found = trainer.validate()
         done.append(EpochReport(loss, found.loss, found.accuracy, time.monotonic() - started))
         if found.better_than(best):
             best, best_epoch, kept = found, number + 1, run.weights()
@@ -196,13 +196,13 @@ def train(
 
 
 class _TrainingRun:
-    """The optimiser's side of a training."""
+    """The optimiser and its schedule."""
 
-    def __init__(self, learner: Trainer, settings: TrainingSettings, progress: Progress) -> None:
-        self._learner, self._settings, self._progress = learner, settings, progress
-        groups = learner.groups()
+    def __init__(self, trainer: Trainer, settings: TrainingSettings, progress: Progress) -> None:
+        self._trainer, self._settings, self._progress = trainer, settings, progress
+        groups = trainer.groups()
         self._trained = [weight for group in groups for weight in group["params"]]
-        self._steps = settings.epochs * math.ceil(len(learner.lengths) / settings.batch_rows)
+        self._steps = settings.epochs * math.ceil(len(trainer.lengths) / settings.batch_rows)
         self._optimiser = torch.optim.AdamW(groups, fused=True)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, lambda step: rate(step, self._steps))
         self._shuffled = random.Random(settings.seed)  # noqa: S311 - an order, no secret
@@ -220,9 +220,9 @@ class _TrainingRun:
 
     def epoch(self, number: int, best: ValidationResult | None) -> float:
         """Train on every row once; return the mean loss."""
-        losses, lengths = 0.0, self._learner.lengths
+        losses, lengths = 0.0, self._trainer.lengths
         for rows in _batches(lengths, self._settings.batch_rows, self._shuffled):
-            loss = self._step(self._learner.loss(rows))
+            loss = self._step(self._trainer.loss(rows))
             losses += loss * len(rows)
             self._say(number, loss, best)
         if not math.isfinite(losses):
@@ -247,14 +247,13 @@ class _TrainingRun:
 
 
 def progress_sentence(epoch: int, loss: float, best: ValidationResult | None, seconds_left: float) -> str:
-    """Return what a bar shows of a training."""
+    """Return the text of the progress bar."""
     accuracy = f", validation accuracy {best.accuracy:.3f}" if best else ""
     return f"training: epoch {epoch}, loss {loss:.3f}{accuracy}, {format_duration(seconds_left)} left"
 
 
 def _batches(lengths: Sequence[int], size: int, shuffled: random.Random) -> Iterator[list[int]]:
-    """Yield every row once. Rows of similar length share a batch, which reduces padding; batches come from a shuffled
-    pool."""
+    """Yield every row once, in batches of similar length, which reduces padding, from a shuffled pool."""
     order = list(range(len(lengths)))
     shuffled.shuffle(order)
     for start in range(0, len(order), size * POOL_BATCHES):

@@ -1,5 +1,5 @@
-"""Measures how far two implementations of one model diverge: probe texts, comparisons of logits, and bounds; and
-computes the reference, the model at full precision in PyTorch.
+"""Measures how far two implementations of one model diverge, with probe texts, comparisons of logits, and bounds; and
+computes the reference, which is the model at full precision in PyTorch.
 
 The bounds hold between a model in PyTorch and its float export (F32, F16); measured differences are 1e-8 to 7e-6 for
 F32. They do not apply to a quantized artefact, whose loss is measured and bounded by the recipe's budget.
@@ -27,7 +27,7 @@ KL_MAX = 1e-4
 """Nats."""
 TOP_SHARE_MIN = 1.0
 _TIE = 1e-2
-"""Logits: if the two best of the reference are closer than this, either one counts as the best."""
+"""If the two best logits of the reference are closer than this, either one counts as the best."""
 ROWS_MAX = 16
 
 # Unicode in several forms, digits, white space, punctuation, code, and the texts of special tokens.
@@ -136,16 +136,16 @@ def composes(tokenizer: Any) -> bool:
 
 
 def texts_for(tokenizer: Any, texts: Sequence[str]) -> list[str]:
-    """Return the texts that a tokenizer and llama.cpp can be compared on: composed ones, if the tokenizer composes."""
+    """Return texts on which a tokenizer and llama.cpp can be compared: composed ones, if the tokenizer composes."""
     return [unicodedata.normalize("NFC", text) for text in texts] if composes(tokenizer) else list(texts)
 
 
 def difference(facts: Mapping[str, Any], tokenizer: Any, texts: Sequence[str] = TEXTS) -> str:
-    """Return in words how llama.cpp (the answer of `probe.llama_probe`) and a tokenizer differ; "" if they agree."""
-    return _cut_differently(facts, tokenizer, texts) or _special_differently(facts, tokenizer)
+    """Return how the answer of `probe.llama_probe` and a tokenizer differ, in words; empty if they agree."""
+    return _token_difference(facts, tokenizer, texts) or _special_difference(facts, tokenizer)
 
 
-def _cut_differently(facts: Mapping[str, Any], tokenizer: Any, texts: Sequence[str]) -> str:
+def _token_difference(facts: Mapping[str, Any], tokenizer: Any, texts: Sequence[str]) -> str:
     for special in (False, True):
         cut = facts["written" if special else "plain"]
         for text, theirs in zip(texts, cut, strict=True):
@@ -156,7 +156,7 @@ def _cut_differently(facts: Mapping[str, Any], tokenizer: Any, texts: Sequence[s
     return ""
 
 
-def _special_differently(facts: Mapping[str, Any], tokenizer: Any) -> str:
+def _special_difference(facts: Mapping[str, Any], tokenizer: Any) -> str:
     begin, ids = begin_token(tokenizer), facts["special_ids"]
     theirs = ids["bos"] if facts["add_bos"] and ids["bos"] >= 0 else None
     if theirs != begin:
@@ -171,7 +171,7 @@ def _special_differently(facts: Mapping[str, Any], tokenizer: Any) -> str:
 # divergence do. The measures are those of llama.cpp (tools/perplexity/README.md).
 @dataclass(frozen=True)
 class ArtefactLoss:
-    """Over rows: texts, or tokens."""
+    """The loss of an artefact over rows, which are texts or tokens."""
 
     kl_mean: float
     """Kullback-Leibler divergence of the artefact's distribution from the reference's, in nats."""
@@ -217,8 +217,8 @@ def label_log_probabilities(
 ) -> LogProbabilities:
     """Return [texts, labels]: log-probabilities over the task's labels, as the agent computes them at temperature 1.
 
-    A decoder's are the joint log-probabilities of each label behind the task's prompt, renormalised over the labels; an
-    encoder's the log-softmax of its logits.
+    For a decoder these are the joint log-probabilities of each label after the task's prompt, renormalised over the
+    labels; for an encoder, the log-softmax of its logits.
 
     Raises:
         InvalidRequest: the task does not classify.
@@ -236,13 +236,12 @@ def label_log_probabilities(
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
-    """Return an encoder's tokens for a text as the agent splits it: not truncated, and "[SEP]" in it is five
-    characters."""
+    """Return an encoder's tokens for a text, split like the agent: not truncated, "[SEP]" as five characters."""
     return list(checkpoint_loading.encoded(tokenizer, text)["input_ids"])
 
 
 def accepted(tokenizer: Any, task: TaskSpec, texts: Sequence[str]) -> list[str]:
-    """Return the texts that a site does not refuse as too long; the model may have no positions for the others."""
+    """Return the texts that a site accepts; the model can lack positions for longer ones."""
     return [text for text in texts if len(encode(tokenizer, text)) <= task.limits.input_tokens_max]
 
 

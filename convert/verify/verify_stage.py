@@ -1,7 +1,7 @@
 """Proves that the exported file equals the checkpoint: the same tokens, special tokens, chat template and numbers.
 
-The library that will serve the file opens it, in a process of its own, and the result is compared with PyTorch in
-float32. A difference fails the run, because quantized and calibrated artefacts would silently inherit it.
+The library that will serve the file opens it in its own process, and the result is compared with PyTorch in
+float32. A difference fails the run, because quantized and calibrated artefacts would inherit it unnoticed.
 """
 
 from __future__ import annotations
@@ -46,21 +46,21 @@ def run(job: StageJob) -> Report:
         ModelLoadFailed: one of them does not open.
     """
     file = task_file.find(job.recipe.path(job.recipe.task))
-    what, runtime = task_file.of(file), task_file.read(file)["runtime"]
+    task, runtime = task_file.of(file), task_file.read(file)["runtime"]
     texts = [row.text for row in row_files.rows(job.recipe, "calibration")[:TEXTS_MAX]]
     pair = ExportPair(stage.checkpoint(job), stage.adapter(job), job.done["export"])
     if job.recipe.takes_ready_graph:
-        return check_ready(job.done["export"], what, texts)
-    texts = divergence.accepted(checkpoint_loading.open_tokenizer(pair.checkpoint), what, texts)
+        return check_ready(job.done["export"], task, texts)
+    texts = divergence.accepted(checkpoint_loading.open_tokenizer(pair.checkpoint), task, texts)
     job.progress("comparing with PyTorch", 0, 1)
-    report = check_gguf(pair, what, texts) if runtime == "llama" else check_onnx(pair, what.kind, texts, _named(what))
+    report = check_gguf(pair, task, texts) if runtime == "llama" else check_onnx(pair, task.kind, texts, _named(task))
     job.progress("comparing with PyTorch", 1, 1)
     return report
 
 
 @dataclass(frozen=True)
 class ExportPair:
-    """A model, and its export."""
+    """A model and its export."""
 
     checkpoint: Path
     adapter: Path | None
@@ -69,10 +69,10 @@ class ExportPair:
     """The folder of `export`."""
 
 
-def check_gguf(pair: ExportPair, what: TaskSpec, texts: Sequence[str]) -> Report:
+def check_gguf(pair: ExportPair, task: TaskSpec, texts: Sequence[str]) -> Report:
     """Compare a GGUF file, with its adapter. Raises ModelFailed, ModelLoadFailed."""
     tokenizer = checkpoint_loading.open_tokenizer(pair.checkpoint)
-    rendered = task_tokens(what, tokenizer)
+    rendered = task_tokens(task, tokenizer)
     prompts = divergence.prompts(tokenizer) + [list(rendered.prompt(text)) for text in texts]
     read = divergence.texts_for(tokenizer, [*divergence.TEXTS, *texts])
     asked = {"model": str(pair.exported / BASE), "texts": read, "prompts": prompts}
@@ -87,7 +87,7 @@ def check_gguf(pair: ExportPair, what: TaskSpec, texts: Sequence[str]) -> Report
     report: Report = {"texts": len(read), "chat_template": bool(tokenizer.chat_template)}
     if divergence.composes(tokenizer):
         report["warning"] = "the tokenizer composes characters (NFC), llama.cpp does not: send composed texts"
-    return _judged(gap) | report
+    return _require_equal(gap) | report
 
 
 def check_onnx(pair: ExportPair, kind: Kind, texts: Sequence[str], questions: Sequence[QuestionSpec] = ()) -> Report:
@@ -102,28 +102,28 @@ def check_onnx(pair: ExportPair, kind: Kind, texts: Sequence[str], questions: Se
             f"the exported graph returns a different shape from the checkpoint: {shapes[0]}", remedy=_REMEDY
         )
     if kind == "embed":
-        return _judged_vectors(expected, found) | {"texts": len(texts)}
+        return _require_equal_vectors(expected, found) | {"texts": len(texts)}
     if questions:
-        return _judged_questions(questions, _rows(expected), _rows(found)) | {"texts": len(texts)}
-    return _judged(divergence.compare(_rows(expected), _rows(found))) | {"texts": len(texts)}
+        return _require_equal_questions(questions, _rows(expected), _rows(found)) | {"texts": len(texts)}
+    return _require_equal(divergence.compare(_rows(expected), _rows(found))) | {"texts": len(texts)}
 
 
-def _named(what: TaskSpec) -> tuple[QuestionSpec, ...]:
-    """Return the questions that have an output each; a classify task has one output without a name."""
-    return what.questions_asked if what.kind == "decide" else ()
+def _named(task: TaskSpec) -> tuple[QuestionSpec, ...]:
+    """Return the questions with their own outputs; a classify task has one output without a name."""
+    return task.questions_asked if task.kind == "decide" else ()
 
 
-def check_ready(exported: Path, what: TaskSpec, texts: Sequence[str]) -> Report:
-    """Check a graph that has no checkpoint: by the library that will serve it, one row a token, one number a tag.
+def check_ready(exported: Path, task: TaskSpec, texts: Sequence[str]) -> Report:
+    """Check a graph that has no checkpoint, with the library that will serve it: one row per token, one number per tag.
 
     Raises:
-        ModelFailed: it computes something else.
+        ModelFailed: its output has another shape or a number that is not finite.
     """
     served = served_tokenizer(exported / TOKENIZER)
     read = [list(served.encode(text).ids) for text in [*divergence.TEXTS, *texts]]
-    inputs = [ids for ids in read if len(ids) <= what.limits.input_tokens_max]  # a site refuses longer ones
+    inputs = [ids for ids in read if len(ids) <= task.limits.input_tokens_max]  # a site refuses longer ones
     outputs = _outputs(exported / MODEL, inputs)
-    return onnx_source.check_outputs(outputs, list(map(len, inputs)), len(what.labels))
+    return onnx_source.check_outputs(outputs, list(map(len, inputs)), len(task.labels))
 
 
 def _inputs(pair: ExportPair, texts: Sequence[str]) -> list[list[int]]:
@@ -156,25 +156,25 @@ def _rows(outputs: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     return np.concatenate([output.reshape(-1, output.shape[-1]) for output in outputs])
 
 
-def _judged_questions(questions: Sequence[QuestionSpec], expected: Rows, found: Rows) -> Report:
+def _require_equal_questions(questions: Sequence[QuestionSpec], expected: Rows, found: Rows) -> Report:
     """Judge each question; the report has the figures of the worst one, and those of each."""
     ends = np.cumsum([len(question.outputs) for question in questions])[:-1]
     pairs = zip(questions, np.split(expected, ends, axis=1), np.split(found, ends, axis=1), strict=True)
     judged = {
-        question.name: _judged(divergence.compare(left, right), f" in its answers to '{question.name}'")
+        question.name: _require_equal(divergence.compare(left, right), f" in its answers to '{question.name}'")
         for question, left, right in pairs
     }
     worst = max(judged.values(), key=lambda each: float(each["kl_max"]))
     return {**worst, "questions": judged}
 
 
-def _judged(gap: DistributionGap, where: str = "") -> Report:
+def _require_equal(gap: DistributionGap, where: str = "") -> Report:
     if not gap.passes:
         raise ModelFailed(f"the exported file is not the same model{where}: {gap}", remedy=_REMEDY)
     return {"kl_mean": gap.kl_mean, "kl_max": gap.kl_max, "same_top": gap.same_top, "rows": gap.rows}
 
 
-def _judged_vectors(expected: Sequence[NDArray[np.float32]], found: Sequence[NDArray[np.float32]]) -> Report:
+def _require_equal_vectors(expected: Sequence[NDArray[np.float32]], found: Sequence[NDArray[np.float32]]) -> Report:
     left, right = _rows(expected).astype(np.float64), _rows(found).astype(np.float64)
     cosine = (left * right).sum(-1) / (np.linalg.norm(left, axis=-1) * np.linalg.norm(right, axis=-1))
     if not cosine.min() >= COSINE_MIN:

@@ -1,4 +1,4 @@
-"""Answers, feedback and the review queue as callers of capture know them: values that load nothing of the spool."""
+"""The values in calls to capture: answers, feedback, places in the review queue. They do not load the spool."""
 
 from __future__ import annotations
 
@@ -31,45 +31,45 @@ class CapturedAnswer:
     digest: str
     text: str
     local_answer: str | None
-    """What the bundle's own model answered, also where that was withheld; None = it was not asked.
+    """The answer of the bundle's model, even if it was withheld; None = it was not asked.
 
     classify and decide: the best label. extract: a JSON object. generate: the text.
     """
     scores: Sequence[tuple[str, float]] = ()
-    """Of the local answer, as all up to `label_mass`: labels with calibrated scores, best first."""
+    """Labels with calibrated scores, best first; like all fields up to `label_mass`, of the local answer."""
     confidence: float | None = None
     threshold: float | None = None
     sure: bool = False
     label_mass: float | None = None
     teacher_answer: str | None = None
-    """What the large model answered, as in `local_answer`; where there is one it was given. None = it was not asked."""
+    """The answer of the large model, in the form of `local_answer`, which the caller got; None = it was not asked."""
     model: str = ""
-    """The large model that answered; empty = none did."""
+    """The large model that answered; empty = none."""
     route: str = "local"
     reasons: tuple[str, ...] = ()
     later: str = ""
-    """Why the large model is asked later: deferred or audit; empty = it is not."""
+    """Why the large model is asked later: deferred or audit; empty = it is not asked."""
     p_value: float | None = None
-    """Of the bundle's gate; None = it has none."""
+    """Of the bundle's gate; None = the bundle has no gate."""
     held_up: str = ""
     """Why the answer is not confident; empty = it is, or its kind has no confidence."""
     findings: ModelFindings | None = None
-    """What the redaction model found in its texts; None = it has not read them."""
+    """The findings of the redaction model in its texts; None = it has not read them."""
     rules_suffice: bool = False
-    """The rules alone may redact it, though the site has a redaction model."""
+    """The rules alone may redact it, although the site has a redaction model."""
     question: str = ""
     """decide: which question was answered; each answer is an example of its own. Empty for any other kind."""
     teacher_scores: Sequence[tuple[str, float]] = ()
-    """classify: each label with the probability that the large model gave it; empty = it gave none."""
+    """classify: each label with the large model's probability; empty = it gave none."""
 
     @property
     def size(self) -> int:
-        """Characters of all its texts: what it takes of a queue in memory, about, in bytes."""
+        """Characters of all its texts: approximately its bytes in a queue in memory."""
         return len(self.text) + len(self.local_answer or "") + len(self.teacher_answer or "")
 
     @property
     def output(self) -> str:
-        """The answer that was given, or withheld; empty = there is none."""
+        """The answer that the caller got, or that was withheld; empty = there is none."""
         return (self.local_answer or "") if self.teacher_answer is None else self.teacher_answer
 
 
@@ -93,14 +93,14 @@ def texts_to_read(answered: CapturedAnswer) -> list[str]:
 
 
 def answer_texts(kind: str, answer: str) -> list[str]:
-    """Return the texts of an answer of that kind: of a record its values and keys, of a label none."""
+    """Return the texts of an answer: for a record its values and keys, for a label none."""
     if kind == "extract":
         return list(texts_of_value(json.loads(answer))) if answer else []
     return [answer] if kind == "generate" else []
 
 
 class ReviewCursor(NamedTuple):
-    """A place in the review queue: behind how many turns, and behind which row of each stream."""
+    """A place in the review queue: the turn, and the last row of each stream that was shown."""
 
     turn: int = 0
     audit: int = 0
@@ -108,10 +108,10 @@ class ReviewCursor(NamedTuple):
     new: int = 0
     rank: float = -1.0
     row: int = 0
-    """With `rank`, of the uncertain stream."""
+    """With `rank`, the place in the uncertain stream."""
     p_value: float = -1.0
     strange_row: int = 0
-    """With `p_value`, of the answers that a standing alarm puts first."""
+    """With `p_value`, the place among the answers that an active alarm puts first."""
 
 
 QUEUE_START = ReviewCursor()
@@ -120,20 +120,20 @@ QUEUE_START = ReviewCursor()
 
 @dataclass(frozen=True)
 class ReviewFilter:
-    """Which predictions a reviewer wants to see."""
+    """The predictions that a reviewer asks for."""
 
     task: str = ""
     """A task with all of its questions, or TASK/QUESTION; empty = all."""
     confidence_max: float | None = None
-    """Then without the audit: who chooses among its rows by confidence makes them no random sample any more."""
+    """With a limit, the audit is left out: rows selected by confidence are not a random sample."""
     include_reviewed: bool = False
     stream: ReviewStream | None = None
-    """Only this one; None = all, in turns."""
+    """Only this stream; None = all, in turns."""
 
 
 @dataclass(frozen=True)
 class ReviewItem:
-    """A kept prediction, its feedback, and its place in the review queue."""
+    """A stored prediction, its feedback, and its place in the review queue."""
 
     record: dict[str, Any]
     reviewed: bool
@@ -142,12 +142,12 @@ class ReviewItem:
     """In the review queue."""
     stream: ReviewStream = "uncertain"
     probability: float | None = None
-    """With which the audit drew it; None = it did not."""
+    """Probability with which the audit drew it; None = the audit did not draw it."""
 
 
 @dataclass(frozen=True)
 class SpooledPrediction:
-    """A kept prediction and the feedback on it."""
+    """A stored prediction and the feedback on it."""
 
     record: bytes
     task: str
@@ -155,11 +155,11 @@ class SpooledPrediction:
     feedback: tuple[bytes, ...]
     stream: ReviewStream = "uncertain"
     probability: float | None = None
-    """With which the audit drew it; None = it did not."""
+    """Probability with which the audit drew it; None = the audit did not draw it."""
 
 
 def parse_review_item(found: SpooledPrediction, place: ReviewCursor = QUEUE_START) -> ReviewItem:
-    """Parse what the spool keeps of a prediction. Raises StoreDamaged."""
+    """Parse the stored records of a prediction. Raises StoreDamaged."""
     try:
         said = tuple(map(parse_stored, found.feedback))
         return ReviewItem(parse_stored(found.record), found.reviewed, said, place, found.stream, found.probability)
@@ -177,7 +177,7 @@ def _no_updates() -> SiteUpdates:
 
 @dataclass(frozen=True)
 class SpoolWorkerDependencies:
-    """What a worker needs of the daemon: its tasks and updates, its version, both clocks in seconds."""
+    """The daemon's tasks, updates and version, and both clocks, in seconds."""
 
     tasks: Callable[[], Iterable[TaskStatus]]
     version: str
@@ -185,9 +185,9 @@ class SpoolWorkerDependencies:
     monotonic: Callable[[], float] = time.monotonic
     updates: Callable[[], SiteUpdates] = _no_updates
     revision: Callable[[], int] = lambda: 0
-    """Changes when the central site should learn of a change at once."""
+    """Changes whenever the central team should get a new status at once."""
     redactor: Callable[[], tuple[str, MissedBound | None]] = lambda: ("", None)
-    """Returns the bundle that redacts, task@version, empty = none does; and what it promises."""
+    """Returns the bundle that redacts, task@version, empty = none; and its bound on missed values."""
     drawn: Callable[[], float] = random.SystemRandom().random
     """Returns a random number, 0 to below 1, for the random audit."""
     alarmed: Callable[[tuple[AlarmState, ...]], None] = lambda _: None

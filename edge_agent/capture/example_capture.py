@@ -2,12 +2,10 @@
 
 It runs on the event loop and owns a `SpoolWriter`, whose thread does the work. `queue_answer` is part of every answer
 and only queues. Every other call awaits that thread and returns when the result is on the disk. No call waits for a
-stalled disk: `status` reports it at once, and the other calls are refused when the disk has stood for
-STALLED_SECONDS_MAX.
+stalled disk: `status` reports the stall at once, and the other calls are refused when it has lasted
+STALLED_SECONDS_MAX. The status has problems even while the disk does not answer.
 
 A site that collects nothing loads neither the spool nor the rules of redaction.
-
-Its status has counters, sizes and problems, also while the disk does not answer.
 """
 
 from __future__ import annotations
@@ -57,12 +55,12 @@ class ExampleCapture:
     def __init__(
         self,
         config: Config,
-        around: SpoolWorkerDependencies,
+        dependencies: SpoolWorkerDependencies,
         worker: type[SpoolWorker] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         reader: RedactionDependencies | None = None,
     ) -> None:
-        """Note what the site collects; `start` opens the spool with a `worker`; `monotonic` measures stalls.
+        """Prepare; `start` opens the spool with a `worker`; `monotonic` measures stalls.
 
         `reader` asks the redaction model that the configuration names, if it names one.
 
@@ -81,33 +79,33 @@ class ExampleCapture:
             examples.commit_seconds,
             examples.input_characters_max,
         )
-        self._writer = SpoolWriter(lambda: self._open_worker(worker, around), limits, monotonic)
+        self._writer = SpoolWriter(lambda: self._open_worker(worker, dependencies), limits, monotonic)
         self.redaction: RedactionQueue | None = None
-        """Answers that wait for the redaction model; None = rules alone redact."""
+        """Answers that wait for the redaction model; None = only the rules redact."""
         if config.redaction.task:
             assert reader is not None, "a configured redaction model is asked through a reader"
             self.redaction = RedactionQueue(reader, config.redaction, examples, self._writer.queue_answer)
         self.text_redaction = TextRedaction(config, reader if config.redaction.task else None, self.redaction)
-        """Redacts texts that somebody waits for."""
+        """Redacts texts while a caller waits."""
         if self._enabled or _redacts(config):
             _ = self.text_redaction.rules
         self.calls = SpoolCalls(self._writer, is_enabled=self._enabled)
         self.questions = DeferredQuestions(config.escalation, self.calls, self.text_redaction, self.collected)
         self.erasure = ExampleErasure(self.calls, self.redaction)
 
-    def _open_worker(self, worker: type[SpoolWorker] | None, around: SpoolWorkerDependencies) -> SpoolWorker:
+    def _open_worker(self, worker: type[SpoolWorker] | None, dependencies: SpoolWorkerDependencies) -> SpoolWorker:
         # Only a site that collects loads the spool.
         from edge_agent.capture.spool_worker import SpoolWorker  # noqa: PLC0415
 
-        return (worker or SpoolWorker)(self._config, self.text_redaction.rules, around)
+        return (worker or SpoolWorker)(self._config, self.text_redaction.rules, dependencies)
 
     def start(self) -> None:
-        """Open the spool and begin to write; a site that never collected anything gets no spool."""
+        """Open the spool and begin to write, unless this site never collected anything."""
         if self._enabled:
             self._writer.start()
 
     def stop(self) -> bool:
-        """Write what waits and close; return whether the disk finished in time."""
+        """Write the queued answers and close; return whether the disk finished in time."""
         return self._writer.stop() if self._enabled else True
 
     @property
@@ -122,11 +120,11 @@ class ExampleCapture:
             await sleep(HOUSEKEEPING_SECONDS)
 
     def consent(self, task: str) -> Consent:
-        """Return what the site allows for a task."""
+        """Return the consent of the site for a task."""
         return self._config.examples.collect.get(task, "off")
 
     async def finish_redaction(self) -> None:
-        """At the end, before `stop`: let the redaction model read what waits, for a few seconds."""
+        """Before `stop`: let the redaction model read waiting answers, for a few seconds."""
         if self.redaction is not None:
             await self.redaction.finish()
 
@@ -179,7 +177,7 @@ class ExampleCapture:
         if self._writer.stalled_seconds >= STATUS_SECONDS_MAX:
             return stalled_status(self._config, self._writer)
         try:
-            # Outside the writer's transaction: a status poll each second must not cause a write each second.
+            # Outside the writer's transaction: a poll of the status each second must not cause a write each second.
             look = self.calls.run(self._look, alone=True, seconds_max=STATUS_SECONDS_MAX)
             return await look
         except SpoolStalled:
@@ -200,14 +198,14 @@ class ExampleCapture:
         return await self.calls.run(lambda worker: worker.redaction_audit.page(after, count, judged=judged), alone=True)
 
     async def judge_redaction(self, prediction_id: str, missed: Sequence[MarkedSpan], wrong: Sequence[int]) -> None:
-        """Store what a person found in a drawn text; durable when this returns.
+        """Store a person's judgement of a drawn text; durable when this returns.
 
         Raises PredictionUnknown, InvalidRequest.
         """
         await self.calls.run(lambda worker: worker.redaction_audit.judge(prediction_id, missed, wrong))
 
     async def monitoring_report(self, task: str) -> tuple[tuple[BundleSeries, ...], tuple[DailySpend, ...]]:
-        """Return the production monitoring of a task's bundles, or of all tasks, and what was spent."""
+        """Return the production monitoring of a task's bundles, or of all tasks, and the spend."""
         if not self._enabled:
             return (), ()
         return await self.calls.run(
@@ -223,19 +221,19 @@ def _has_spool(config: Config) -> bool:
 
 
 def _redacts(config: Config) -> bool:
-    """Return whether texts may leave the site, or it adds to the built-in rules, which is checked at the start."""
+    """Return whether texts may leave the site, or the site has rules of its own, which are checked at the start."""
     examples = config.examples
     own = examples.site_rules or examples.presidio_pipeline or examples.phone_regions
     return bool(own or config.escalation.url or config.redaction.task)
 
 
 STATUS_SECONDS_MAX = 2.0
-"""For the figures of examples; status goes without them then."""
+"""Time limit for the figures of examples; after it the status comes without them."""
 
 
 @dataclass(frozen=True)
 class CaptureStatus:
-    """What an operator sees."""
+    """The status of capture for the operator."""
 
     counters: dict[str, int]
     """Totals since the spool was created."""
@@ -263,13 +261,13 @@ class CaptureStatus:
     redaction_audit: AuditFigures | None = None
     """What people found in the audit of redaction; None = no redaction model is configured."""
     stalled_seconds: float = 0.0
-    """How long the disk has worked on one write, in seconds; 0 = it keeps up. Else all other figures are empty."""
+    """How long the disk has worked on one write, in seconds; above 0 all other figures are empty."""
     is_off: bool = False
-    """Nothing can be kept: the spool cannot be used."""
+    """Nothing can be stored, because the spool cannot be used."""
 
 
 def read_status(worker: SpoolWorker) -> CaptureStatus:
-    """Look at the spool and the outbox; call it on the thread of the spool."""
+    """Read the status of spool and outbox; call it on the thread of the spool."""
     outbox, waits = worker.outbox, worker.questions.queued()
     return CaptureStatus(
         counters=dict(worker.spool.counters),
@@ -290,28 +288,27 @@ def read_status(worker: SpoolWorker) -> CaptureStatus:
 
 
 def stalled_status(config: Config, writer: SpoolWriter) -> CaptureStatus:
-    """Return the status without a look at the disk, which does not answer."""
+    """Return the status without access to the disk, which does not answer."""
     seconds = max(writer.stalled_seconds, STATUS_SECONDS_MAX)
     said = (
         f"There are no figures of examples: the disk of {config.state_dir} has worked on one write for"
-        f" {seconds:.0f} s. Waiting in memory: {counted(writer.queued_answers, 'answer')}; not fitting there, and lost:"
-        f" {writer.dropped_answers}."
-        " Check the disk; what waits is written when it answers."
+        f" {seconds:.0f} s. Waiting in memory: {counted(writer.queued_answers, 'answer')}; lost because the"
+        f" queue was full: {writer.dropped_answers}. Check the disk; waiting answers are written when it answers."
     )
     return CaptureStatus({}, {}, 0, 0, 0, "", (said,), stalled_seconds=seconds)
 
 
 def broken_status(error: EdgeAgentError) -> CaptureStatus:
-    """Return the status where the spool cannot be used."""
+    """Return the status if the spool cannot be used."""
     said = f"No examples are kept: {error.message}. {error.remedy}"
     return CaptureStatus({}, {}, 0, 0, 0, "", (said,), is_off=True)
 
 
 Result = TypeVar("Result")
 STALLED_SECONDS_MAX = 10.0
-"""After which a call that needs the disk is refused at once."""
+"""A stall of this length makes calls that need the disk fail at once."""
 WAIT_SECONDS_MAX = 30.0
-"""For one call; sealing everything may take longer."""
+"""Time limit of one call; sealing everything may take longer."""
 
 
 class SpoolCalls:
@@ -342,7 +339,7 @@ class SpoolCalls:
 
         Raises:
             PredictionUnknown: this site keeps nothing.
-            SpoolStalled: the disk has stood for too long, or did not finish within `seconds_max`.
+            SpoolStalled: the disk has stalled for too long, or did not finish within `seconds_max`.
         """
         if not self._enabled:
             raise PredictionUnknown(
@@ -350,25 +347,25 @@ class SpoolCalls:
                 remedy="Set 'collect' under 'examples' in agent.yaml for the tasks that may be collected.",
             )
         if self.is_stalled:
-            raise _waited(self.writer.stalled_seconds)
+            raise _stalled(self.writer.stalled_seconds)
         doing: asyncio.Future[Result] = asyncio.wrap_future(self.writer.submit(work, alone=alone))
         try:
             async with asyncio.timeout(seconds_max):
                 return await doing
         except TimeoutError:
             assert seconds_max is not None, "only a limit ends the wait"
-            raise _waited(seconds_max) from None
+            raise _stalled(seconds_max) from None
 
 
 class DeferredQuestions:
-    """The stored inputs that the large model is asked about later, and its labels of them."""
+    """Stored inputs about which the large model is asked later, and its labels for them."""
 
     def __init__(
         self, config: EscalationConfig, calls: SpoolCalls, text_redaction: TextRedaction, collected: frozenset[str]
     ) -> None:
         """Defer questions about the `collected` tasks, if the site asks a large model at all."""
         self._calls, self._text_redaction, self._collected = calls, text_redaction, collected
-        # One place is always left to callers, so one alone is none for what nobody waits for.
+        # One of the concurrent calls is reserved for waiting callers, so deferred questions need a second one.
         self._later = bool(config.url and config.later_questions_max and config.calls_max > 1)
 
     def can_defer(self, task: str) -> bool:
@@ -381,7 +378,7 @@ class DeferredQuestions:
         return self._calls.writer.questions_waiting
 
     async def next(self, tasks: tuple[str, ...]) -> TeacherQuestion | None:
-        """Take the next question of these tasks, marked as asked; None = no question waits. Raises SiteError."""
+        """Return the next question of these tasks and mark it as asked; None = no question waits. Raises SiteError."""
         return await self._calls.run(lambda worker: worker.next_question(tasks), alone=True)
 
     async def store_label(
@@ -402,7 +399,7 @@ class DeferredQuestions:
         await self._calls.run(lambda worker: worker.store_teacher_label(asked, said, model, manifest, findings, scores))
 
     async def release(self, asked: TeacherQuestion, *, again: bool) -> None:
-        """Drop a question; with `again`, requeue it: certainly no large model worked on it. Raises SiteError."""
+        """Drop a question; with `again`, requeue it, because certainly no large model received it. Raises SiteError."""
 
         def work(worker: SpoolWorker) -> None:
             (worker.questions.put_back if again else worker.questions.give_up)(asked)
@@ -411,7 +408,7 @@ class DeferredQuestions:
 
 
 class ExampleErasure:
-    """Erases answers, and what concerns a person, from the spool and from what waits for the redaction model."""
+    """Erases answers, and the records of a person, from the spool and from the queue for the redaction model."""
 
     def __init__(self, calls: SpoolCalls, redaction: RedactionQueue | None) -> None:
         """Erase through `calls`, and from `redaction` if a model redacts."""
@@ -424,7 +421,7 @@ class ExampleErasure:
         def work(worker: SpoolWorker) -> AnswerErasure:
             with worker.spool.transaction():
                 done = worker.erasure.erase_answer(prediction_id, all_questions=all_questions)
-            # What was deleted is still in the database's log until then.
+            # Until then, deleted data is still in the database's log.
             worker.spool.shrink()
             return done
 
@@ -432,7 +429,7 @@ class ExampleErasure:
         return replace(done, was_kept=done.was_kept or held, same_text_ids=(*done.same_text_ids, *same_text))
 
     def _erase_held(self, prediction_id: str, *, all_questions: bool) -> tuple[bool, list[str]]:
-        """Drop an answer that waits for the redaction model; return whether it did, and those that hold its text."""
+        """Drop an answer from the redaction model's queue; return whether it was there, and answers with its text."""
         if self._redaction is None:
             return False, []
         held = {each.prediction_id: each for each in self._redaction.held}
@@ -444,18 +441,19 @@ class ExampleErasure:
         return it is not None, same_text
 
     async def erase_values(self, values: Sequence[str], *, dry_run: bool) -> PersonErasure:
-        """Find what concerns some values, and erase it unless `dry_run`; durable when this returns.
+        """Find the records with some values, and erase them unless `dry_run`; durable when this returns.
 
         Raises InvalidRequest for values that cannot be searched for.
         """
-        # Only an erasure loads what searches.
+        # Imported late: only an erasure searches.
         from edge_agent.capture.person_erasure import FoundRecords, ScanPlace, describe  # noqa: PLC0415
 
         search = await self._calls.run(lambda worker: worker.erasure.search(values), alone=True, seconds_max=None)
         held = 0
         if self._redaction is not None:
-            held = self._redaction.erase(lambda answered: search.is_in_text(_spoken(answered)), dry_run=dry_run)
-        # Behind what the model has read until now: its texts have placeholders, which the search in texts passes.
+            held = self._redaction.erase(lambda answered: search.is_in_text(_texts_of(answered)), dry_run=dry_run)
+        # After the answers that the model has read until now: their texts have placeholders, which a text search
+        # misses.
         by_digest = await self._calls.run(
             lambda worker: search.find_digests(worker.spool), alone=True, seconds_max=None
         )
@@ -471,7 +469,7 @@ class ExampleErasure:
                 return describe(worker.spool, records)
             with worker.spool.transaction():
                 done = worker.erasure.erase_found(records)
-            # What was deleted is still in the database's log until then.
+            # Until then, deleted data is still in the database's log.
             worker.spool.shrink()
             return done
 
@@ -479,7 +477,7 @@ class ExampleErasure:
         return done.with_held(held, dry_run=dry_run)
 
 
-def _spoken(answered: CapturedAnswer) -> str:
+def _texts_of(answered: CapturedAnswer) -> str:
     """Return all texts of an answer that waits for the redaction model."""
     return "\n".join((answered.text, answered.local_answer or "", answered.teacher_answer or ""))
 
@@ -488,7 +486,7 @@ def _scan(search: ValueSearch, place: ScanPlace, worker: SpoolWorker) -> tuple[f
     return search.scan(worker.spool, place)
 
 
-def _waited(seconds: float) -> SpoolStalled:
+def _stalled(seconds: float) -> SpoolStalled:
     return SpoolStalled(
         f"the disk has not finished its work on the examples for {seconds:.0f} s", retry_seconds=5.0, seconds=seconds
     )

@@ -1,13 +1,13 @@
-"""The files that leave the site, and the receipts that come back: seals records, deletes what the central site has.
+"""Seals records into files for upload, and deletes segments that the central team's receipts cover.
 
     outbox/segments/<epoch>-<sequence>.age     a sealed segment
     outbox/segments/<epoch>-<sequence>.json    its signed manifest, written after it
     outbox/status.json                         the signed status object
-    receipts/receipts.json                     what the central team has, signed by the central team
+    receipts/receipts.json                     the segments that the central team has, signed by it
 
-docs/uplink.md describes them. Everything that comes in is read as hostile. After a crash at any point, or a commit that
-failed, a segment whose manifest exists is adopted as it is, because it can have been uploaded; one without a manifest
-is written again.
+docs/uplink.md describes them. Incoming files are untrusted. After a crash at any point, or a failed commit, a segment
+whose manifest exists is adopted unchanged, because it can have been uploaded; a segment without a manifest is written
+again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FILE_MODE, FOLDER_MODE = 0o640, 0o750
 
 @dataclass(frozen=True)
 class ExchangeFolders:
-    """Where files leave and arrive."""
+    """The folders of outgoing and incoming files."""
 
     outbox: Path
     receipts: Path
@@ -47,12 +47,12 @@ class ExchangeFolders:
 
 
 class Outbox:
-    """Seals the spool of one site. The thread that owns the spool owns this, too."""
+    """Seals the records of one site. Used only on the thread of the spool."""
 
     def __init__(
         self, spool: Spool, places: ExchangeFolders, configs: tuple[ExamplesConfig, SiteConfig], key: Ed25519PrivateKey
     ):
-        """Make the directories, and finish what a crash interrupted.
+        """Make the directories, and finish the work that a crash interrupted.
 
         Raises:
             DiskFull, StateDirUnwritable, StoreDamaged: the directories cannot be used.
@@ -68,17 +68,17 @@ class Outbox:
         self._recover()
 
     def is_due(self) -> bool:
-        """Tell whether records have waited long enough, or are enough."""
+        """Return whether the waiting records are old enough, or large enough together, to be sealed."""
         waiting = self.ledger.waiting_bytes(self._config.segment_bytes_max)
         old = self._spool.clock - self._spool.sealed_at >= self._config.seal_seconds
         return waiting >= self._config.segment_bytes_max or (old and waiting > 0)
 
     def seal_segment(self, at: float) -> int:
-        """Seal one segment of what waits; return its sequence, 0 = nothing waits.
+        """Seal one segment of waiting records; return its sequence, 0 = nothing waits.
 
         Raises:
             DiskFull: the outbox is full, or its disk is.
-            StateDirUnwritable, StoreDamaged: its disk failed. What was not sealed waits on.
+            StateDirUnwritable, StoreDamaged: its disk failed. Unsealed records keep waiting.
         """
         self._check_room()
         sequence = self.ledger.building_sequence()
@@ -105,10 +105,12 @@ class Outbox:
             return max((at - path.stat().st_mtime for path in self._files()), default=0.0)
 
     def read_receipts(self) -> int:
-        """Delete what the central team's receipts cover; return how many segments these are.
+        """Delete the segments that the central team's receipts cover; return their number.
 
         Raises:
-            DocumentInvalid, SignatureInvalid: receipts that are none, or not the central team's; nothing was deleted.
+            DocumentInvalid, SignatureInvalid: the receipts are not valid, or not signed by the central team; nothing
+            was
+                deleted.
             DiskFull, StateDirUnwritable, StoreDamaged: a disk failed.
         """
         raw = self._read(self._places.receipts / segment.RECEIPTS_FILE_NAME)
@@ -129,9 +131,9 @@ class Outbox:
         return count
 
     def find_lost_segments(self, *, thoroughly: bool) -> list[int]:
-        """Return the segments that are gone or damaged, by their size or by every byte.
+        """Return the segments that are missing or damaged, by their size or, `thoroughly`, by every byte.
 
-        What the spool still has of them waits to be sealed again.
+        Their records that are still in the spool wait to be sealed again.
         """
         lost = [
             each.sequence for each in self.ledger.sealed_segments() if not self._intact(each, thoroughly=thoroughly)
@@ -173,7 +175,7 @@ class Outbox:
     def _recover(self) -> None:
         ours = [found[1] for path in self._files() if (found := _named(path)) and found[0] == self._spool.incarnation]
         if max(ours, default=0) >= self.ledger.next_sequence():
-            # The spool was put back to an earlier state: its numbers are taken.
+            # The spool was restored to an earlier state: its next numbers are in use.
             with self._spool.transaction():
                 self.ledger.begin_incarnation()
         sequence = self.ledger.building_sequence()
@@ -186,7 +188,7 @@ class Outbox:
             self._remove(self._spool.incarnation, number)
 
     def _adopt(self, sequence: int) -> bool:
-        """Take a segment that is being built as it lies in the outbox, if it is whole: it can have been uploaded."""
+        """Mark a segment as sealed if its files in the outbox are complete: it can have been uploaded."""
         finished = self._adoptable(sequence)
         if finished:
             with self._spool.transaction():
@@ -206,7 +208,7 @@ class Outbox:
         return SealedFiles(len(sealed), signed.body.sha256, signed.sha256, signed.body.reseals, signed.body.records)
 
     def _write(self, sequence: int, at: float) -> bool:
-        """Write a segment's files; tell whether there was anything to write."""
+        """Write a segment's files; return False if it has no records any more."""
         lines = list(self.ledger.record_lines(sequence))
         if not lines:
             with self._spool.transaction():
@@ -272,7 +274,7 @@ class Outbox:
         )
 
     def _delete_old_incarnation(self, epoch: segment.EpochReceipts) -> int:
-        """Delete segments of an earlier incarnation, whose ledger is gone: their files identify them."""
+        """Delete segments of an earlier incarnation by their files, because its ledger no longer exists."""
         gone = 0
         for span in epoch.received:
             last = self._file(segment.name_of(epoch.epoch, span.last), segment.MANIFEST_SUFFIX)
@@ -303,7 +305,7 @@ class Outbox:
 
     def _remove(self, epoch: str, sequence: int) -> int:
         stem, gone = segment.name_of(epoch, sequence), 0
-        # The manifest goes first: without it there is no segment.
+        # The manifest first: a sealed file without a manifest does not count as a segment.
         for suffix in (segment.MANIFEST_SUFFIX, segment.SEALED_SUFFIX):
             path = self._file(stem, suffix)
             with disk_errors(path):
@@ -319,7 +321,7 @@ class Outbox:
             return [path for path in self._places.segments.iterdir() if _named(path)]
 
     def _read(self, path: Path) -> bytes:
-        """Return a file's bytes, nothing if no regular file is there; never more than a sealed segment may have."""
+        """Return the bytes of a regular file, at most those of a sealed segment; empty without such a file."""
         with disk_errors(path):
             try:
                 return read_regular(path, segment.SEALED_BYTES_MAX)
@@ -330,10 +332,10 @@ class Outbox:
 
 
 def load_site_key(path: Path) -> Ed25519PrivateKey:
-    """Read the key; make it if there is none.
+    """Read the site key; create it if there is none.
 
     Raises:
-        StoreDamaged: the file holds no such key. It is left alone: the central team knows the key that was in it.
+        StoreDamaged: the file has no Ed25519 key. It is not replaced, because the central team accepted its key.
         StateDirUnwritable, DiskFull: a new one cannot be written.
     """
     with disk_errors(path):
@@ -347,8 +349,8 @@ def load_site_key(path: Path) -> Ed25519PrivateKey:
     except (ValueError, TypeError, UnsupportedAlgorithm, InternalError):  # TypeError: it is encrypted
         read = None
     if not isinstance(read, Ed25519PrivateKey):
-        remedy = "Put the file back from a copy; or move it away, and have the central team accept the new key."
-        raise StoreDamaged(f"{path} holds no Ed25519 key", remedy=remedy, path=path)
+        remedy = "Restore the file from a copy; or move it away, and have the central team accept the new key."
+        raise StoreDamaged(f"{path} contains no Ed25519 key", remedy=remedy, path=path)
     return read
 
 

@@ -1,4 +1,4 @@
-"""Finds what concerns a person, by values such as a name or a number; `SpoolWorker` erases it, on the spool's thread.
+"""Finds the records of a person by values such as a name or a number; `SpoolWorker` erases them.
 
 A digest is the start of HMAC-SHA-256 (RFC 2104) under a key that never leaves the site, so nobody without the key can
 try values. A value has up to three forms, each with a digest, so that it is found as people write it:
@@ -7,9 +7,9 @@ try values. A value has up to three forms, each with a digest, so that it is fou
 - words in any order: "Müller, Anna" is "Anna Müller";
 - the last nine digits of a number of nine or more: "+49 171 1234567" is "0171 1234567".
 
-A record is found by the keyed digest of a value that redaction replaced in it, also when the record itself has left the
-site and expired here; and by its text, where no rule replaced the value. A value that no rule replaced in a record that
-has left is not found: nothing here tells that it was there.
+A record is found by the keyed digest of a value that redaction replaced in it, even after the record has left the site
+and expired here; and by its text, if no rule replaced the value. A record that has left the site with a value that no
+rule replaced is not found, because the site stores no trace of that value.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ def forms_of(value: str) -> frozenset[str]:
 
 
 def text_pattern(value: str) -> re.Pattern[str] | None:
-    """Return a pattern that finds a value where it stands in a folded text, however it is spaced; None = too short.
+    """Return a pattern that finds a value in a folded text, however it is spaced; None = the value is too short.
 
-    It finds what no rule replaced. A match begins and ends at the border of a word.
+    A match begins and ends at a word boundary.
     """
     compact = "".join(filter(str.isalnum, fold(value)))
     if len(compact) < _SEARCH_CHARS_MIN:
@@ -70,7 +70,7 @@ def text_pattern(value: str) -> re.Pattern[str] | None:
 
 
 def fold(text: str) -> str:
-    """Return a text without differences of case, of compatibility forms (NFKC) and of the script of its digits."""
+    """Return a text in lower case and NFKC, with ASCII digits."""
     if text.isascii():
         return text.lower()
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
@@ -96,10 +96,10 @@ class ValueDigester:
 
 
 def load_digest_key(path: Path) -> bytes:
-    """Read the key; make it, with 0600, if there is none.
+    """Read the key; create it, with mode 0600, if there is none.
 
     Raises:
-        StoreDamaged: the file holds no such key. It is left alone: stored digests need the key that was in it.
+        StoreDamaged: the file has no such key. It is not replaced, because stored digests need its key.
         StateDirUnwritable, DiskFull: it cannot be read, or a new one cannot be written.
     """
     with disk_errors(path):
@@ -110,21 +110,21 @@ def load_digest_key(path: Path) -> bytes:
     if len(key) != KEY_BYTES:
         said = f"{path} has {len(key)} bytes; the key of the value digests has {KEY_BYTES}"
         raise StoreDamaged(said, remedy=f"Restore {path.name} from a backup, or move it away: then 'edge-agent erase"
-                           " --value -' finds only what is kept from then on.", path=path)  # fmt: skip
+                           " --value -' finds only what is stored from then on.", path=path)  # fmt: skip
     return key
 
 
 VALUES_MAX = 100
 ROWS_AT_ONCE = 2000
-"""Records whose texts are read in one piece of work, so that feedback does not wait for the whole spool."""
+"""Records that one job reads, so that feedback does not wait for a scan of the whole spool."""
 TABLES = ("predictions", "feedback", "opinions", "questions", "redaction_audit")
-"""Where texts are. A question for the large model copies its prediction, and can outlive it."""
+"""Tables with texts. A question for the large model copies its prediction, and can outlive it."""
 _TEXTS = ("input", "output", "value", "reason")
 
 
 @dataclass(frozen=True)
 class ScanPlace:
-    """How far the search in texts is."""
+    """Where a search in texts continues."""
 
     table: str = TABLES[0]
     row: int = 0
@@ -132,21 +132,21 @@ class ScanPlace:
 
 @dataclass(frozen=True)
 class FoundRecords:
-    """The predictions that concern the values."""
+    """The predictions with the values."""
 
     by_digest: frozenset[str]
     by_text: frozenset[str]
-    """Those that have a value in plain text."""
+    """Predictions with a value in plain text."""
 
     @property
     def prediction_ids(self) -> list[str]:
-        """All of them, sorted."""
+        """All these predictions, sorted."""
         return sorted(self.by_digest | self.by_text)
 
 
 @dataclass(frozen=True)
 class PersonErasure:
-    """What was found, and what became of it."""
+    """The number of found predictions, and how many were erased."""
 
     found: int
     found_by_digest: int
@@ -154,17 +154,17 @@ class PersonErasure:
     kept_here: int
     """Of these, predictions that are still in the spool."""
     sent: int
-    """Of these, predictions that have left the site, or can have."""
+    """Of these, predictions that have left the site, or may have left it."""
     tasks: dict[str, int]
-    """Those still in the spool, by task."""
+    """Predictions that are still in the spool, by task."""
     erased: int = 0
     told: int = 0
-    """Predictions that the central team is told to erase, with the next segment."""
+    """Predictions whose tombstone goes to the central team with the next segment."""
     erasure: int = 0
-    """Its number in the privacy report; 0 = nothing was erased."""
+    """Number of the erasure in the privacy report; 0 = nothing was erased."""
 
     def with_held(self, held: int, *, dry_run: bool) -> PersonErasure:
-        """Return it with answers that wait in memory for the redaction model, which are in no database yet."""
+        """Add answers that wait in memory for the redaction model and are not in the database yet."""
         return replace(
             self,
             found=self.found + held,
@@ -176,21 +176,21 @@ class PersonErasure:
 
 @dataclass(frozen=True)
 class AnswerErasure:
-    """What became of one answer that was to be erased."""
+    """The result of erasing one answer."""
 
     was_kept: bool
-    """It was here."""
+    """The answer was stored or queued here."""
     tombstoned: bool
-    """The central team is told to erase what left the site."""
+    """A tombstone tells the central team to erase records that left the site."""
     same_text_ids: tuple[str, ...] = ()
-    """Answers to other questions about the same text that were kept here: erased, too, where that was asked for."""
+    """Stored answers to other questions about the same text; also erased if `all_questions` was set."""
 
 
 class ValueSearch:
     """One search."""
 
     def __init__(self, values: Sequence[str], digester: ValueDigester) -> None:
-        """Prepare it. Raises InvalidRequest for values that cannot be searched for; its message does not have them."""
+        """Prepare it. Raises InvalidRequest, without the value in its message, for one that cannot be searched for."""
         if not 0 < len(values) <= VALUES_MAX:
             raise InvalidRequest(f"1 to {VALUES_MAX} values can be searched for; this is {len(values)}")
         for place, value in enumerate(values, 1):
@@ -205,7 +205,7 @@ class ValueSearch:
         return frozenset(spool.personal.find(self._digests))
 
     def scan(self, spool: Spool, place: ScanPlace) -> tuple[frozenset[str], ScanPlace | None]:
-        """Search the texts of some records; return the predictions found, and where to go on; None = at the end."""
+        """Search the texts of some records; return the predictions found, and where to continue, None = at the end."""
         if not self._patterns:
             return frozenset(), None
         rows = spool.records_after(place.table, place.row, ROWS_AT_ONCE)
@@ -216,7 +216,7 @@ class ValueSearch:
         return found, ScanPlace(following[0]) if following else None
 
     def is_in_text(self, text: str) -> bool:
-        """Tell whether a value stands in a text."""
+        """Return whether a text contains one of the values."""
         folded = fold(text)
         return any(pattern.search(folded) for pattern in self._patterns)
 

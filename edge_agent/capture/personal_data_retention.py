@@ -1,11 +1,11 @@
-"""The rights of the person in spool.db: digests of replaced values, erasures, retention by task, and counts.
+"""Tables in spool.db for data protection: digests of replaced values, erasures, retention by task, and counts.
 
-The tables are added to a spool of earlier agents, whose version stays, as those of teacher labels are (spool.py);
-triggers enforce what must hold whichever agent writes:
+Like the tables of teacher labels (spool.py), these are added to a spool of an earlier agent without a new schema
+version. Triggers keep these rules even if an earlier agent writes:
 
-- the digests of a prediction that never left go with it; those of one that left stay within their limits, so that a
-  person's record can be found and erased at the central team after it expired here;
-- an erased prediction leaves no digest;
+- the digests of a prediction that never left the site are deleted with it; those of one that left stay within their
+  limits, so that the record can be found and erased at the central team after it expired here;
+- no digest of an erased prediction remains;
 - an erasure counts as confirmed when the central team's receipt covers its tombstone.
 """
 
@@ -20,13 +20,13 @@ from edge_agent.formats.example_records import task_of_key
 
 CAPTURED, REPLACED, SENT, ERASED, RETIRED = "captured", "replaced", "sent", "erased", "retention"
 ERASURES_MAX = 10_000
-"""Erasures that are listed; the oldest go first."""
+"""Erasures in the list; with more, the oldest are deleted."""
 CLOCK_STEP_SECONDS_MAX = 7 * 86_400.0
-"""Most that the calendar advances while no daemon ran: a clock that jumps by years must not end every retention."""
+"""Largest advance of the calendar while no daemon ran: a clock that jumps by years must not end every retention."""
 _DAY = 86_400.0
 _AT_ONCE = 500
 _SURPLUS = "kept_at < ? OR row <= (SELECT coalesce(max(row), 0) FROM value_digests) - ?"
-"""Which digests are over the limits (`_bounds`)."""
+"""Condition for digests over the limits (`_bounds`)."""
 _STATEMENTS = (
     "CREATE TABLE IF NOT EXISTS value_digests (row INTEGER PRIMARY KEY AUTOINCREMENT, digest BLOB NOT NULL,"
     " prediction_id TEXT NOT NULL, kept_at REAL NOT NULL, UNIQUE (digest, prediction_id)) STRICT",
@@ -58,17 +58,17 @@ _STATEMENTS = (
 
 @dataclass(frozen=True)
 class PersonalLimits:
-    """How long a site keeps what concerns people."""
+    """How long a site keeps personal data."""
 
     digests_max: int = 200_000
     digest_seconds_max: float = 400 * _DAY
     retention_days: Mapping[str, float] = field(default_factory=dict)
-    """By task, in days of the calendar; a task without one keeps its examples as long as the spool does."""
+    """By task, in days of the calendar; without an entry the spool alone limits how long examples are kept."""
 
 
 @dataclass(frozen=True)
 class Erasure:
-    """What one request erased."""
+    """The result of one erasure request."""
 
     number: int
     at: float
@@ -76,9 +76,9 @@ class Erasure:
     erased: int
     """Predictions that were here, with their feedback."""
     told: int
-    """Predictions that the central team is told to erase."""
+    """Predictions with a tombstone for the central team."""
     confirmed: int
-    """Of these, those whose tombstone the central team has, by its signed receipt."""
+    """Of these, predictions whose tombstone is covered by a receipt of the central team."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class PrivacyCount:
 
     task: str
     what: str
-    """captured, replaced, sent, erased, or retention (deleted because its time was over)."""
+    """captured, replaced, sent, erased, or retention (deleted because its retention period had ended)."""
     name: str
     """replaced: the rule or model that found the values; otherwise empty."""
     number: int
@@ -99,13 +99,14 @@ class PersonalDataTables:
     def __init__(self, database: Database, limits: PersonalLimits, now: Callable[[], float], since: float) -> None:
         """Add the tables; inside a transaction.
 
-        `now` gives seconds since 1970 by a clock that may be wrong, `since` the seconds that daemons have run here.
+        `now` returns seconds since 1970 by a clock that may be wrong; `since` is how many seconds daemons have run
+        here.
         """
         self._db, self._limits, self._now = database, limits, now
         for statement in _STATEMENTS:
             database.execute(statement)
         self._calendar, self._since = self._advanced_calendar(), since
-        # What was kept before the task had a retention, or by an agent without these tables, counts from now on.
+        # Predictions from before the task had a retention, or from an agent without these tables, count from now on.
         for task in limits.retention_days:
             database.execute(
                 "INSERT INTO retention_dates SELECT prediction_id, ?, ? FROM predictions"
@@ -114,25 +115,25 @@ class PersonalDataTables:
             )
 
     def calendar(self, clock: float) -> float:
-        """Return seconds of the calendar that retention counts by, given the seconds that daemons have run."""
+        """Return the calendar of the retention periods, in seconds, for a `clock` of seconds that daemons have run."""
         return self._calendar + max(0.0, clock - self._since)
 
     def save_calendar(self, clock: float) -> None:
-        """Write how far the calendar is, with the time that the clock shows."""
+        """Store the calendar, and the current time of the system clock."""
         for name, value in (("retention_calendar", self.calendar(clock)), ("retention_clock", self._now())):
             self._db.execute(
                 "INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, value)
             )
 
     def add(self, replaced: Iterable[tuple[str, Iterable[bytes]]], clock: float) -> None:
-        """Store the digests of the values that were replaced in records, each with the id of its prediction."""
+        """Store the digests of replaced values, by the id of their prediction."""
         rows = [(digest, prediction_id, clock) for prediction_id, digests in replaced for digest in sorted(digests)]
         self._db.executemany(
             "INSERT INTO value_digests (digest, prediction_id, kept_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", rows
         )
 
     def begin_retention(self, prediction_id: str, key: str, clock: float) -> None:
-        """Note since when a prediction is kept, if its task has a retention; `key` is the task, or TASK/QUESTION."""
+        """Store when the retention of a prediction begins, if its task has one; `key` is the task, or TASK/QUESTION."""
         task = task_of_key(key)
         if task not in self._limits.retention_days:
             return
@@ -157,7 +158,7 @@ class PersonalDataTables:
         return found
 
     def can_trim(self, clock: float) -> bool:
-        """Return whether `trim` would delete digests; writes nothing. The first is the oldest."""
+        """Return whether `trim` would delete digests; writes nothing. Checks the first row, which is the oldest."""
         oldest = "SELECT row, kept_at FROM value_digests ORDER BY row LIMIT 1"
         return bool(self._db.rows(f"SELECT 1 FROM ({oldest}) WHERE {_SURPLUS}", self._bounds(clock)))  # noqa: S608
 
@@ -172,7 +173,7 @@ class PersonalDataTables:
         return int(number)
 
     def count(self, task: str, what: str, number: int = 1, name: str = "") -> None:
-        """Add to a total; a negative number takes away, down to 0."""
+        """Add to a total; a negative number reduces it, down to 0."""
         self._db.execute(
             "INSERT INTO privacy_counts VALUES (:task, :what, :name, max(:number, 0)) ON CONFLICT (task, what, name)"
             " DO UPDATE SET number = max(number + :number, 0)",
@@ -194,7 +195,7 @@ class PersonalDataTables:
         return [PrivacyCount(*row) for row in self._db.rows("SELECT * FROM privacy_counts ORDER BY task, what, name")]
 
     def record_erasure(self, at: float, erased: int, told: Iterable[str]) -> int:
-        """Record what a request erased, and which predictions the central team is told of; return its number."""
+        """Record an erasure, with the predictions that have a tombstone (`told`); return its number."""
         ids = list(told)
         cursor = self._db.execute("INSERT INTO erasures (at, erased, told) VALUES (?, ?, ?)", (at, erased, len(ids)))
         number = int(cursor.lastrowid or 0)
@@ -215,7 +216,7 @@ class PersonalDataTables:
         return clock - self._limits.digest_seconds_max, self._limits.digests_max
 
     def _advanced_calendar(self) -> float:
-        """Return how far the calendar is: what was saved, and the time since then, within a limit."""
+        """Return the saved calendar plus the time since it was saved, within a limit."""
         saved = dict(
             self._db.rows("SELECT name, value FROM meta WHERE name IN ('retention_calendar', 'retention_clock')")
         )

@@ -1,7 +1,7 @@
-"""From an answer to its record: redacted, classified, and written as a line of formats/example_records.py.
+"""Turns an answer into its record: redacted, classified, and written as a line of formats/example_records.py.
 
-Pure but for the time that it is handed. The lines are written with `json` and not through the models, which take five
-times as long; a test reads every kind of them back through the models.
+Pure apart from the random draw; time is an argument. `json` writes the lines, because the pydantic models take five
+times as long; a test reads every kind of line through the models.
 """
 
 from __future__ import annotations
@@ -55,23 +55,23 @@ class RecordBuilder:
         digester: ValueDigester | None = None,
         drawn: Callable[[], float] = _draw,
     ) -> None:
-        """Redact by those rules, and by what a redaction model found if the site has one.
+        """Redact with these rules, and with the findings of a redaction model if the site has one.
 
-        Without a `digester` no value can be found again. `drawn` gives a number from 0 to below 1, for the audit of
-        redaction.
+        Without a `digester` no values can be searched for later. `drawn` returns a random number from 0 to below 1,
+        for the audit of redaction.
         """
         self._drawn = drawn
         self._config, self._site, self._redactor, self._digester = config, site, redactor, digester
         self._model = model or RedactionConfig()
 
     def build_prediction(self, answered: CapturedAnswer, seconds: float) -> PredictionRecord:
-        """Write a prediction that was answered at that time, in seconds since 1970."""
+        """Write a prediction that was answered at `seconds` since 1970."""
         task = answered.manifest.task
         self._require_findings(answered.findings, answered.rules_suffice)
         redaction = self._redactor.start(findings=answered.findings)
         answers = self._answers(redaction, answered)
         stored, audited = self._read_input(redaction, answered)
-        answers = self._read_again(redaction, answered.manifest, answers)
+        answers = self._redact_answers_again(redaction, answered.manifest, answers)
         record = {
             **self._head("prediction", answered.prediction_id, seconds),
             "prediction_id": answered.prediction_id,
@@ -111,7 +111,7 @@ class RecordBuilder:
         )
 
     def _read_input(self, redaction: RedactionSession, answered: CapturedAnswer) -> tuple[str, DrawnText | None]:
-        """Redact the input; return also what the audit of redaction keeps of it, if that has drawn it."""
+        """Redact the input; also return the text for the audit of redaction, if that has drawn it."""
         share, findings = self._model.audit_share, answered.findings
         if findings is None or not share or self._drawn() >= share:
             return redaction.text(answered.text), None
@@ -126,13 +126,13 @@ class RecordBuilder:
         at: float,
         findings: ModelFindings | None = None,
     ) -> FeedbackRecord:
-        """Write feedback on a stored prediction; `manifest` is of the task's bundle, if it is there.
+        """Write feedback on a stored prediction; `manifest` is that of the task's bundle, if there is one.
 
-        A corrected text or record is redacted like an input; numbers of placeholders that the prediction has are not
-        given again.
+        A corrected text or record is redacted like an input; new placeholders get numbers that the prediction does not
+        have yet.
         """
         self._require_findings(findings, not self._model.holds(prediction["task"]))
-        redaction = self._redactor.start(_written(prediction), findings)
+        redaction = self._redactor.start(_texts_of(prediction), findings)
         value = self._answer(redaction, prediction["kind"], manifest, said.value)
         reason = redaction.text(said.reason)
         record = {
@@ -159,12 +159,12 @@ class RecordBuilder:
         findings: ModelFindings | None,
         scores: Sequence[tuple[str, float]],
     ) -> bytes:
-        """Write what the large model said of a stored prediction, redacted as feedback is."""
+        """Write the large model's label for a stored prediction, redacted like feedback."""
         prediction = json.loads(asked.record)
         self._require_findings(findings, not self._model.holds(prediction["task"]))
-        redaction = self._redactor.start(_written(prediction), findings)
+        redaction = self._redactor.start(_texts_of(prediction), findings)
         if prediction["kind"] == "extract":
-            said = _like(said, prediction["output"])
+            said = _in_field_order(said, prediction["output"])
         record: dict[str, Any] = {
             **self._head("opinion", asked.prediction_id, at),
             "prediction_id": asked.prediction_id,
@@ -182,7 +182,7 @@ class RecordBuilder:
         return _write({**self._head("tombstone", prediction_id, at), "prediction_id": prediction_id}).encode()
 
     def _head(self, kind: str, name: str, at: float) -> dict[str, Any]:
-        """Return what every record begins with."""
+        """Return the first keys of every record."""
         return {
             "schema": SCHEMA,
             "type": kind,
@@ -200,7 +200,7 @@ class RecordBuilder:
             raise RedactionHeld("the redaction model has not read the texts of this example")
 
     def _answers(self, redaction: RedactionSession, answered: CapturedAnswer) -> dict[str, Any]:
-        """Write the answer that was given, and beside the large model's the local one; each grade beside the local."""
+        """Write the answer that the caller got, and beside the large model's the local one, which has the scores."""
         grades = {
             "scores": answered.scores[:SCORES_KEPT],
             "confidence": answered.confidence,
@@ -219,11 +219,13 @@ class RecordBuilder:
             return {"output": output, **given}
         local = self._answer(redaction, kind, manifest, answered.local_answer)
         if kind == "extract":
-            output = _like(output, local)
+            output = _in_field_order(output, local)
         return {"output": output, **given, "local": {"answer": local, **grades}}
 
-    def _read_again(self, redaction: RedactionSession, manifest: Manifest, answers: dict[str, Any]) -> dict[str, Any]:
-        """Replace in answers what the input alone tells, as "my name is Anna" does of an "Anna" in the answer."""
+    def _redact_answers_again(
+        self, redaction: RedactionSession, manifest: Manifest, answers: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Replace values in answers that only the input identifies: "Anna" after the input "my name is Anna"."""
         kind, task = manifest.task.kind, manifest.task.name
         again: dict[str, Any] = {"output": self._answer_again(redaction, kind, task, answers["output"])}
         if "local" in answers:
@@ -240,7 +242,7 @@ class RecordBuilder:
         return _write({name: each if name in kept else redaction.again(each) for name, each in record.items()})
 
     def _answer(self, redaction: RedactionSession, kind: str, manifest: Manifest | None, answer: str) -> str:
-        """Redact an answer: a text, or a record with the fields that its task marks. A label stays as it is."""
+        """Redact an answer: a text, or a record with the fields that its task marks. A label is unchanged."""
         if kind == "generate":
             return redaction.text(answer)
         if kind != "extract" or not answer:
@@ -251,7 +253,7 @@ class RecordBuilder:
 
 
 def observe_answer(answered: CapturedAnswer, seconds: float) -> AnswerObservation:
-    """Return what of an answer is counted in the field: nothing of its text but the length."""
+    """Return what production monitoring counts of an answer: of its text only the length."""
     pair = _pair(answered)
     return AnswerObservation(
         answered.prediction_id,
@@ -274,7 +276,7 @@ def observe_answer(answered: CapturedAnswer, seconds: float) -> AnswerObservatio
 
 
 def _pair(answered: CapturedAnswer) -> ModelPair | None:
-    """Return what both models said; None = one of them was not asked."""
+    """Return how the answers of both models compare; None = one of them was not asked."""
     kind, ours, theirs = answered.manifest.task.kind, answered.local_answer, answered.teacher_answer
     if ours is None or theirs is None or kind not in {*LABEL_KINDS, "extract"}:
         return None
@@ -283,14 +285,14 @@ def _pair(answered: CapturedAnswer) -> ModelPair | None:
     return ModelPair(source, same(kind, ours, theirs), *names)
 
 
-def _written(prediction: Mapping[str, Any]) -> str:
-    """Return all texts of a kept prediction: what placeholders it has."""
+def _texts_of(prediction: Mapping[str, Any]) -> str:
+    """Return all texts of a stored prediction, which contain its placeholders."""
     local = prediction.get("local")
     return "\n".join([prediction["input"], prediction["output"], *([local["answer"]] if local else [])])
 
 
-def _like(said: str, output: str) -> str:
-    """Write a record with its fields in the order of another one, so that equal ones are the same text."""
+def _in_field_order(said: str, output: str) -> str:
+    """Write a record with its fields in the order of another record, so that equal records are the same text."""
     record, first = json.loads(said), json.loads(output or "{}")
     return _write({name: record[name] for name in (*first, *record) if name in record})
 

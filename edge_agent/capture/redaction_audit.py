@@ -2,11 +2,11 @@
 
 A share of the texts that the redaction model has read is drawn at random, in the transaction that stores the answer.
 The original of a drawn text stays in `spool.db`, which only the daemon's user can read, until a person has judged it
-or its days are over; it is in no segment, no log and no support bundle. A text with a missed value stays a little
-longer, for the rows that train the next redaction bundle.
+or its retention is over; it is in no segment, log or support bundle. A judged text with a missed value stays until
+then, as a training row for the next redaction bundle.
 
-Values found and missed are counted by bundle, without texts, one outcome a text: the share that remains has an interval
-that holds at every moment (statistics.missed_interval).
+Values found and missed are counted per bundle, without texts, as one outcome per text. The share of missed values has
+an anytime-valid confidence interval (statistics.missed_interval).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from edge_agent.formats.status_object import RedactionReport
 from edge_agent.statistics import Interval, MissedValues, missed_interval
 
 VALUES_MAX = 5
-"""Values that a text counts as, where the bundle has no bound that tells it."""
+"""Maximum values counted per text, for a bundle without a bound that states it."""
 VALUES_COUNTED_MAX = 100
-"""In one text; with it the number of outcomes is bounded."""
+"""Stored per text; it bounds the number of distinct outcomes."""
 MODELS_MAX = 20
-"""Bundles whose outcomes are kept; the oldest go first."""
+"""Bundles whose outcomes are kept; the oldest are deleted first."""
 LABEL_CHARACTERS_MAX = 60
 SECONDS_PER_DAY = 86_400.0
 _MILLION = 1_000_000
@@ -39,14 +39,14 @@ _STATEMENTS = (
     " UNIQUE, until REAL NOT NULL, judged INTEGER NOT NULL DEFAULT 0, record BLOB NOT NULL) STRICT",
     "CREATE TABLE IF NOT EXISTS redaction_outcomes (row INTEGER PRIMARY KEY AUTOINCREMENT, model TEXT NOT NULL,"
     " found INTEGER NOT NULL, missed INTEGER NOT NULL, texts INTEGER NOT NULL, UNIQUE (model, found, missed)) STRICT",
-    # An agent that knows nothing of the audit erases its texts, too.
+    # So that an earlier agent version, without the audit, also erases its texts.
     "CREATE TRIGGER IF NOT EXISTS redaction_audit_erased AFTER INSERT ON tombstones BEGIN"
     " DELETE FROM redaction_audit WHERE prediction_id = new.prediction_id; END",
 )
 
 
 class MarkedSpan(NamedTuple):
-    """A missed value: [start, end) in code points, and its type as the reviewer names it."""
+    """A missed value: [start, end) in code points, and the type that the reviewer gave it."""
 
     start: int
     end: int
@@ -66,7 +66,7 @@ class DrawnText:
 
 @dataclass(frozen=True)
 class AuditedText:
-    """A drawn text, and what a person said of it."""
+    """A drawn text and the judgement of a person."""
 
     row: int
     prediction_id: str
@@ -74,31 +74,31 @@ class AuditedText:
     drawn: DrawnText
     missed: tuple[MarkedSpan, ...] = ()
     wrong: tuple[int, ...] = ()
-    """Places in `drawn.replaced` of what is not personal."""
+    """Indices in `drawn.replaced` of values that are not personal."""
 
 
 @dataclass(frozen=True)
 class AuditFigures:
-    """What the audit has found of one bundle."""
+    """The audit's results for one bundle."""
 
     model: str
     waiting: int
-    """Texts that wait for a person, of any bundle."""
+    """Texts of all bundles that wait for a person."""
     texts: int
     values: int
     missed: int
     share: Interval
-    """Of the values that remain, at every moment."""
+    """Confidence interval of the share of missed values, valid at every moment."""
     target: float | None
-    """What the bundle promises; None = nothing."""
+    """The share of missed values that the bundle guarantees; None = no guarantee."""
 
     @property
     def is_exceeded(self) -> bool:
-        """Whether certainly more remains than the bundle promises."""
+        """Whether the interval lies above the guaranteed share."""
         return self.target is not None and self.share.low > self.target
 
     def report(self, bound: MissedBound | None) -> RedactionReport:
-        """Return the figures as the central team reads them."""
+        """Return the figures for the central team, shares in parts per million."""
         return RedactionReport(
             model=self.model,
             rules=RULES_VERSION,
@@ -115,15 +115,15 @@ class AuditFigures:
 
 @dataclass(frozen=True)
 class AuditLimits:
-    """How long drawn texts stay, and how many."""
+    """How long drawn texts are kept, and how many."""
 
     texts_max: int
     days: float
     retention_days: Mapping[str, float] = field(default_factory=dict)
-    """By task, where it is shorter."""
+    """By task, where retention is shorter."""
 
     def seconds(self, task: str) -> float:
-        """Return how long a text of a task stays."""
+        """Return how long a text of a task is kept, in seconds."""
         return SECONDS_PER_DAY * min(self.days, self.retention_days.get(task.partition("/")[0], self.days))
 
 
@@ -131,14 +131,14 @@ class RedactionAudit:
     """The drawn texts of one spool. Methods that change something run inside the spool's transaction."""
 
     def __init__(self, database: Database, limits: AuditLimits, calendar: Callable[[], float]) -> None:
-        """Add its tables, inside a transaction; `calendar` gives seconds that do not go back."""
+        """Add the tables, inside a transaction; `calendar` gives seconds that never go back."""
         self._db, self._limits, self._calendar = database, limits, calendar
         self._interval: tuple[object, Interval] | None = None
         for statement in _STATEMENTS:
             database.execute(statement)
 
     def add(self, prediction_id: str, task: str, drawn: DrawnText) -> bool:
-        """Store a drawn text; with as many as may wait, it is not stored."""
+        """Store a drawn text; return whether it was stored: not with `texts_max` already there."""
         ((there,),) = self._db.rows("SELECT count(*) FROM redaction_audit")
         if there >= self._limits.texts_max:
             return False
@@ -148,18 +148,18 @@ class RedactionAudit:
         return bool(self._db.execute(query, row).rowcount)
 
     def page(self, after: int, count: int, *, judged: bool) -> list[AuditedText]:
-        """Return drawn texts behind a row, the oldest first: those that wait for a person, or judged ones."""
+        """Return drawn texts after a row, the oldest first: judged ones, or those that wait for a person."""
         query = (
             "SELECT row, prediction_id, record FROM redaction_audit WHERE judged = ? AND row > ? ORDER BY row LIMIT ?"
         )
         return [_decode(*row) for row in self._db.rows(query, (judged, after, count))]
 
     def judge(self, prediction_id: str, missed: Iterable[MarkedSpan], wrong: Iterable[int]) -> None:
-        """Store what a person said of a drawn text, and count it. A text without a miss is deleted.
+        """Store and count the judgement of a person on a drawn text. A text without missed values is deleted.
 
         Raises:
-            PredictionUnknown: no text of it waits.
-            InvalidRequest: a span is outside of the text or inside of what was replaced, or no such place.
+            PredictionUnknown: no text of the prediction waits.
+            InvalidRequest: a span is not in the text or was replaced, or an index is out of range.
         """
         query = "SELECT row, prediction_id, record FROM redaction_audit WHERE prediction_id = ? AND judged = 0"
         rows = self._db.rows(query, (prediction_id,))
@@ -180,19 +180,19 @@ class RedactionAudit:
         self._count(text.drawn.model, min(found, VALUES_COUNTED_MAX), min(len(said), VALUES_COUNTED_MAX))
 
     def erase(self, prediction_id: str) -> None:
-        """Delete the text of a prediction; what was counted of it stays, without text."""
+        """Delete the text of a prediction; its counts remain."""
         self._db.execute("DELETE FROM redaction_audit WHERE prediction_id = ?", (prediction_id,))
 
     def can_expire(self) -> bool:
-        """Tell whether `expire` would delete something; writes nothing."""
+        """Return whether `expire` would delete something; writes nothing."""
         return bool(self._db.rows("SELECT 1 FROM redaction_audit WHERE until < ? LIMIT 1", (self._calendar(),)))
 
     def expire(self) -> int:
-        """Delete the texts whose days are over; return how many."""
+        """Delete the texts whose retention is over; return how many."""
         return self._db.execute("DELETE FROM redaction_audit WHERE until < ?", (self._calendar(),)).rowcount
 
     def figures(self, model: str, bound: MissedBound | None) -> AuditFigures:
-        """Return what was found of a bundle."""
+        """Return the figures of a bundle."""
         ((waiting,),) = self._db.rows("SELECT count(*) FROM redaction_audit WHERE judged = 0")
         rows = self._db.rows("SELECT found, missed, texts FROM redaction_outcomes WHERE model = ?", (model,))
         values_max = bound.values_max if bound else VALUES_MAX
@@ -227,24 +227,24 @@ class RedactionAudit:
 
 
 def _counted(values: int, missed: int, values_max: int) -> MissedValues:
-    """Return a text's outcome with as many values as it counts."""
+    """Return a text's outcome, scaled down to at most `values_max` values."""
     counts = min(values, values_max)
     return MissedValues(float(counts), missed * counts / values if values else 0.0)
 
 
 def _check(drawn: DrawnText, missed: list[MarkedSpan], wrong: list[int]) -> None:
-    """Raise InvalidRequest for what no reviewer of the text can have marked."""
+    """Raise InvalidRequest for marks that do not fit the text."""
     ends = [0, *(each.end for each in missed)]
     for span, before in zip(missed, ends, strict=False):
         if not before <= span.start < span.end <= len(drawn.text) or not drawn.text[span.start : span.end].strip():
-            said = f"a missed value from {span.start} to {span.end} is no stretch of the text of {len(drawn.text)}"
-            raise InvalidRequest(said, remedy="Mark stretches in the order of the text, without overlap.")
+            said = f"a missed value from {span.start} to {span.end} is not within the {len(drawn.text)} characters"
+            raise InvalidRequest(said, remedy="Mark spans in the order of the text, without overlap.")
         if not span.label or len(span.label) > LABEL_CHARACTERS_MAX:
             raise InvalidRequest(f"the type of a missed value has 1 to {LABEL_CHARACTERS_MAX} characters")
         if any(each.start <= span.start and span.end <= each.end for each in drawn.replaced):
             raise InvalidRequest(f"the value from {span.start} to {span.end} was replaced, so it was not missed")
     if any(not 0 <= place < len(drawn.replaced) for place in wrong):
-        raise InvalidRequest(f"the text has {len(drawn.replaced)} replaced values; a place of 'wrong' is none of them")
+        raise InvalidRequest(f"the text has {len(drawn.replaced)} replaced values; an index in 'wrong' is out of range")
 
 
 def _encode(task: str, drawn: DrawnText, missed: Iterable[MarkedSpan] = (), wrong: Iterable[int] = ()) -> bytes:

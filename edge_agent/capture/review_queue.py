@@ -2,22 +2,22 @@
 
 Each kept answer belongs to one stream, chosen in the transaction that stores it.
 
-- *audit*: drawn at random with a known probability, whatever the answer, its confidence and its route. Only this stream
-  represents all answers. The oldest answer comes first, so that a skipped one comes again.
+- *audit*: drawn at random with a known probability, independent of the answer, its confidence and its route. Only this
+  stream represents all answers. The oldest answer comes first, so that a skipped one comes again.
 - *diverse*: the 1st, 2nd, 4th, 8th, ... answer of each stratum: the label, or the length where there are no labels.
   A rare label has about as many rows there as a frequent one.
-- *new*: out-of-distribution by the bundle's gate. The oldest answer comes first. While an alarm `new_inputs` stands,
-  the answers that it is about come before all others: those of the task since the alarm's `since`, the smallest p-value
-  first, also the ones that the gate let pass with a p-value of NEAR or less. These are taken out of the streams
-  *uncertain* and *diverse* for as long, so that each row has one place in the queue.
+- *new*: out-of-distribution by the bundle's gate. The oldest answer comes first. While an alarm `new_inputs` is active,
+  the answers that caused it come before all others: those of the task since the alarm's `since`, the smallest p-value
+  first, including those that passed the gate with a p-value of at most NEAR. Meanwhile, the streams *uncertain* and
+  *diverse* omit these, so that each row has one position in the queue.
 - *uncertain*: all others, the least confident first.
 
-Every second row of the queue is from the audit while it has any; the other streams take turns between them.
+Every second row of the queue is from the audit, while it has any; the other streams alternate in between.
 
 `review_audit` holds the outcome of each drawn answer until it is tested (monitoring/monitoring_store.py), in the order
 of drawing: a wrong answer is often reported at once, and a right one waits for the queue. Columns and tables are added
-to a spool of earlier agents, whose version stays, as those of teacher labels are (spool.py); triggers enforce what must
-hold whichever agent writes.
+to a spool of earlier agents without a new file version, as for teacher labels (spool.py); triggers enforce the
+invariants for every agent version.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ AUDIT, UNCERTAIN, DIVERSE, NEW = STREAMS
 CODES: Mapping[ReviewStream, int] = {UNCERTAIN: 0, AUDIT: 1, DIVERSE: 2, NEW: 3}
 NAMES: Mapping[int, ReviewStream] = {code: name for name, code in CODES.items()}
 TURNS: tuple[ReviewStream, ...] = (AUDIT, UNCERTAIN, AUDIT, DIVERSE, AUDIT, NEW)
-"""The order of the queue, again and again; a stream that has nothing is passed over."""
+"""The order of the queue, repeated; an empty stream is skipped."""
 STRATA_MAX = 10_000
-"""Strata that are counted; the oldest goes first."""
+"""Strata that are counted; the oldest is deleted first."""
 AUDIT_ROWS_MAX = 100_000
-"""Drawn answers that wait to be weighed; the oldest go first, unjudged."""
+"""Drawn answers that wait to be tested; the oldest are deleted first, without a test."""
 NEAR = 0.1
-"""An answer that passed the gate with a p-value of so much or less can be what an alarm is about: the largest p-value
-that the test counts (monitoring/risk_and_drift.py)."""
+"""The largest p-value that the test of new inputs counts (monitoring/risk_and_drift.py), so up to it, an answer that
+passed the gate can have contributed to an alarm."""
 OPEN, RIGHT, WRONG, UNKNOWN, LOST = "open", "right", "wrong", "unknown", "lost"
 _COLUMNS = {
     "stream": "ALTER TABLE predictions ADD COLUMN stream INTEGER NOT NULL DEFAULT 0",
     "probability": "ALTER TABLE predictions ADD COLUMN probability REAL",
-    # Of answers that an alarm can be about; NULL of all others, and of those that an earlier agent kept.
+    # Set for answers that can contribute to an alarm; NULL for all others, and for those that an earlier agent kept.
     "p_value": "ALTER TABLE predictions ADD COLUMN p_value REAL",
     "answered_at": "ALTER TABLE predictions ADD COLUMN answered_at REAL",
 }
@@ -71,7 +71,7 @@ _STATEMENTS = (
     " UNIQUE, task TEXT NOT NULL, digest TEXT NOT NULL, probability REAL NOT NULL, accepted INTEGER NOT NULL,"
     " outcome TEXT NOT NULL DEFAULT 'open') STRICT",
     "CREATE INDEX IF NOT EXISTS review_audit_turn ON review_audit (task, digest, outcome, row)",
-    # An agent that knows nothing of the audit has the same effect on it.
+    # So that an earlier agent version, without the audit, keeps it consistent.
     "CREATE TRIGGER IF NOT EXISTS review_audit_lost AFTER DELETE ON predictions WHEN old.stream = 1 BEGIN"
     " UPDATE review_audit SET outcome = iif(outcome = 'open', 'lost', outcome), prediction_id = 'gone:' || row"
     " WHERE prediction_id = old.prediction_id; END",
@@ -89,7 +89,7 @@ _MATCHES = "(? IS NULL OR rank <= ?) AND (? IN ('', task) OR substr(task, 1, len
 
 
 class StreamAssignment(NamedTuple):
-    """An answer that goes into a stream other than the uncertain one."""
+    """The assignment of an answer to a stream other than `uncertain`."""
 
     prediction_id: str
     stream: ReviewStream
@@ -98,13 +98,13 @@ class StreamAssignment(NamedTuple):
 
 @dataclass(frozen=True)
 class AuditShares:
-    """How much of a task's answers the audit draws: probabilities, 0 to 1."""
+    """The share of each task's answers that the audit draws: probabilities, 0 to 1."""
 
     default: float
     of_tasks: Mapping[str, float]
 
     def of(self, task: str) -> float:
-        """Return that of a task."""
+        """Return the share of a task."""
         return self.of_tasks.get(task, self.default)
 
 
@@ -115,13 +115,13 @@ class ReviewStreams:
     """The review queue and audit of one spool. Methods that change something run inside the spool's transaction."""
 
     def __init__(self, database: Database, shares: AuditShares, drawn: Callable[[], float] = _draw) -> None:
-        """Draw by these shares; `drawn` gives a number from 0 to below 1."""
+        """Draw with these probabilities; `drawn` returns a random number in [0, 1)."""
         self._db, self._shares, self._drawn = database, shares, drawn
 
     def assign(self, new: Iterable[tuple[str, str, AnswerObservation | None]]) -> int:
-        """Put answers that were just kept into their streams; return how many the audit has drawn.
+        """Put newly kept answers into their streams; return how many the audit drew.
 
-        Each is a prediction_id, its task or TASK/QUESTION, and what is counted of it.
+        Each is a prediction_id, its task or TASK/QUESTION, and its observation.
         """
         drawn = 0
         for prediction_id, task, seen in new:
@@ -149,12 +149,12 @@ class ReviewStreams:
         return drawn
 
     def is_audited(self, prediction_id: str) -> bool:
-        """Tell whether the audit has drawn an answer that is kept here."""
+        """Return whether the audit drew a kept answer."""
         query = "SELECT 1 FROM predictions WHERE prediction_id = ? AND stream = 1"
         return bool(self._db.rows(query, (prediction_id,)))
 
     def record_verdict(self, prediction_id: str, wrong: bool | None) -> bool:
-        """Note the first word of a person on an answer; tell whether the audit had drawn it."""
+        """Record the first judgement of a person on an answer; return whether the audit had drawn it."""
         outcome = UNKNOWN if wrong is None else WRONG if wrong else RIGHT
         rows = self._db.execute(
             "UPDATE review_audit SET outcome = ? WHERE prediction_id = ?", (outcome, prediction_id)
@@ -162,12 +162,12 @@ class ReviewStreams:
         return bool(rows)
 
     def can_settle(self) -> bool:
-        """Tell whether `settle` would find something; writes nothing."""
+        """Return whether `take_settled` would return something; writes nothing."""
         query = "SELECT 1 FROM review_audit WHERE outcome <> 'open' AND row IN (SELECT min(row) FROM review_audit"
         return bool(self._db.rows(f"{query} GROUP BY task, digest) LIMIT 1"))
 
     def take_settled(self) -> dict[tuple[str, str], list[AuditOutcome]]:
-        """Take away what is behind no open one, in the order in which it was drawn, by task and digest."""
+        """Remove and return the outcomes before the first open one, in drawing order, by task and digest."""
         found: dict[tuple[str, str], list[AuditOutcome]] = {}
         for task, digest in self._db.rows("SELECT DISTINCT task, digest FROM review_audit"):
             ((first_open,),) = self._db.rows(
@@ -182,17 +182,17 @@ class ReviewStreams:
         return found
 
     def count_waiting(self) -> dict[str, int]:
-        """Count what waits for people, by stream."""
+        """Count the answers that wait for people, by stream."""
         rows = self._db.rows("SELECT stream, count(*) FROM predictions WHERE reviewed = 0 GROUP BY stream")
         return {NAMES[code]: number for code, number in rows if code in NAMES}
 
     def page(
         self, wanted: ReviewFilter, after: ReviewCursor, count: int, shifted: Sequence[ShiftedInputs] = ()
     ) -> list[tuple[ReviewCursor, tuple[Any, ...]]]:
-        """Return rows behind a place, in turns, each with the place that it takes; see `_PLACE_COLUMNS`.
+        """Return rows after a cursor, the streams in turn, each with its own cursor; columns are `_PLACE_COLUMNS`.
 
-        `shifted` is what standing alarms are about. A place has no trace of it: if an alarm begins or ends during a
-        walk through the queue, the walk can miss rows, and the next one has them.
+        `shifted`: the inputs of active alarms. The cursor does not contain them, so if an alarm begins or ends during
+        a walk through the queue, that walk can miss rows; the next one has them.
         """
         names = [wanted.stream] if wanted.stream else list(STREAMS)
         if wanted.confidence_max is not None:
@@ -214,7 +214,7 @@ class ReviewStreams:
     def _ahead(
         self, name: ReviewStream, wanted: ReviewFilter, after: ReviewCursor, count: int, about: str
     ) -> list[tuple[Any, ...]]:
-        """Return the next rows of one stream, without those that a standing alarm is about."""
+        """Return the next rows of one stream, without those of an active alarm."""
         place, order = ("(rank, row) > (?, ?)", "rank, row") if name == UNCERTAIN else ("row > ?", "row")
         values: list[object] = [after.rank, after.row] if name == UNCERTAIN else [getattr(after, name)]
         query = (
@@ -224,7 +224,7 @@ class ReviewStreams:
         return self._db.rows(query, [*values, *_matched(wanted), about, count])
 
     def _strangest(self, wanted: ReviewFilter, after: ReviewCursor, count: int, about: str) -> list[tuple[Any, ...]]:
-        """Return the next rows that a standing alarm is about, with their p-value behind the columns of a place."""
+        """Return the next rows of active alarms, with their p-value as an additional last column."""
         columns = _PLACE_COLUMNS.replace("stream", f"{CODES[NEW]} AS stream")
         query = (
             f"SELECT {columns}, p_value FROM predictions WHERE {_SHIFTED} AND {_seen(wanted)}"  # noqa: S608
@@ -239,7 +239,7 @@ class ReviewStreams:
         )
 
     def _note_strange(self, prediction_id: str, seen: AnswerObservation) -> None:
-        """Note what puts an answer first if an alarm is about it. No row of the audit: what it is must not matter."""
+        """Store the p-value that orders an answer during an alarm; not for audit rows, which come in drawing order."""
         if seen.p_value is None or (seen.p_value > NEAR and seen.held_up != OUT_OF_DISTRIBUTION):
             return
         self._db.execute(
@@ -248,7 +248,7 @@ class ReviewStreams:
         )
 
     def _is_lead(self, task: str, seen: AnswerObservation) -> bool:
-        """Count an answer in its stratum; tell whether it is the 1st, 2nd, 4th, 8th, ... there."""
+        """Count an answer in its stratum; return whether it is the 1st, 2nd, 4th, 8th, ... there."""
         stratum = seen.label or f"2^{seen.characters.bit_length()} characters"
         rows = self._db.execute(
             "INSERT INTO review_strata (task, digest, stratum, answers) VALUES (?, ?, ?, 1)"
@@ -266,7 +266,7 @@ class ReviewStreams:
 
 
 def prepare(database: Database) -> None:
-    """Add what is missing to a spool, inside its transaction."""
+    """Add missing columns, tables and triggers to a spool, inside its transaction."""
     there = {name for _, name, *_ in database.rows("PRAGMA table_info(predictions)")}
     for column, statement in _COLUMNS.items():
         if column not in there:

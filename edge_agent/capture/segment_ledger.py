@@ -1,8 +1,8 @@
-"""Which records are in which segment, and which segments the central site has: sealing's part of spool.db.
+"""Which records are in which segment, and which segments the central team has: sealing's part of spool.db.
 
-A segment is *building* from when its number is taken until its files are on the disk, then *sealed* until the central
-site sends its receipt, then *received*. It is *lost* when its files are damaged or missing, or the central site refused
-them. Records of a lost segment that are still in the spool are sealed again, under a new number.
+A segment is *building* from the assignment of its number until its files are on the disk, then *sealed* until the
+central team sends its receipt, then *received*. It is *lost* when its files are damaged or missing, or the central team
+refused them. Records of a lost segment that are still in the spool are sealed again, under a new number.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from edge_agent.capture.spool import (
 
 _CHOOSE_ROWS = 20_000
 _RESEALS_MAX = 1000
-# Corrected predictions that only waited for this receipt: they and all feedback on them are with the central team.
+# Corrected predictions that waited only for this receipt: the central team has them and all their feedback.
 _DONE = """
     UPDATE predictions SET spare = 1 WHERE spare = 0 AND prediction_id IN (
         SELECT prediction_id FROM predictions WHERE segment = :sequence AND segment > 0
@@ -37,7 +37,7 @@ _DONE = """
         OR f.segment > 0 AND f.segment NOT IN (SELECT sequence FROM segments WHERE state = 'received')))
 """
 _OF = "segment = ? AND segment > 0"
-"""Of one segment. By the second half SQLite knows that the partial index of predictions will do."""
+"""Of one segment. The second condition lets SQLite use the partial index of predictions."""
 _SEGMENT = "SELECT sequence, state, size, sha256, manifest_sha256 FROM segments"
 _TABLES = ("predictions", "feedback", "tombstones")
 _SEALED = ("predictions", "feedback", "opinions", "tombstones")
@@ -46,7 +46,7 @@ _SEALED = ("predictions", "feedback", "opinions", "tombstones")
 
 @dataclass(frozen=True)
 class LedgerSegment:
-    """One segment as the site knows it."""
+    """One segment in the site's ledger."""
 
     sequence: int
     state: str
@@ -57,7 +57,7 @@ class LedgerSegment:
 
 @dataclass(frozen=True)
 class SealedFiles:
-    """The files of a sealed segment: size in bytes, sha256, and how many records are in them."""
+    """The files of a sealed segment: size in bytes, SHA-256, and number of records."""
 
     size: int
     sha256: str
@@ -70,12 +70,12 @@ class SegmentLedger:
     """The segments of one spool. Methods that change something run inside the spool's transaction."""
 
     def __init__(self, spool: Spool, routine_share: float) -> None:
-        """Seal that share of the routine predictions."""
+        """`routine_share`: the share of routine predictions that is sealed."""
         self._spool, self._db = spool, spool.db
         self._routine_share = routine_share
 
     def waiting_bytes(self, bytes_max: int) -> int:
-        """Return how many bytes of records wait to be sealed; counts no further than `bytes_max`."""
+        """Return how many bytes of records wait to be sealed; counting stops at `bytes_max`."""
         total: int = 0
         for query in (
             "SELECT size FROM feedback WHERE segment IS NULL AND consent = 2",
@@ -91,7 +91,7 @@ class SegmentLedger:
         return total
 
     def oldest_seconds(self) -> float:
-        """Return the age of the oldest prediction that waits to be sealed, in seconds of running; 0 = none does."""
+        """Return the age of the oldest prediction that waits to be sealed, in seconds of running; 0 = none waits."""
         query = "SELECT kept_at FROM predictions WHERE segment IS NULL AND consent = 2 ORDER BY row LIMIT 1"
         rows = self._db.rows(query)
         return max(0.0, self._spool.clock - float(rows[0][0])) if rows else 0.0
@@ -100,7 +100,7 @@ class SegmentLedger:
         """Assign records to the next segment, oldest first, up to `bytes_max`; return its sequence, 0 = none."""
         sequence = self.next_sequence()
         room = self._take("tombstones", "length(record)", "segment IS NULL", sequence, bytes_max)
-        # What people said goes before everything else, so that it leaves as soon as it can.
+        # Feedback and teacher labels go before predictions, so that they leave as soon as possible.
         for table in ("feedback", "opinions"):
             room = self._take(table, "size", f"segment IS NULL AND consent = {UPSTREAM}", sequence, room)
         self._take_predictions(sequence, room)
@@ -142,7 +142,7 @@ class SegmentLedger:
         return tuple(row[0] for row in self._db.rows("SELECT sequence FROM segments WHERE state = 'lost'"))
 
     def to_reseal(self) -> tuple[int, ...]:
-        """Return the lost segments that no manifest has named yet."""
+        """Return the lost segments that no manifest has listed yet."""
         query = "SELECT sequence FROM segments WHERE state = 'lost' AND resealed = 0 ORDER BY sequence LIMIT ?"
         return tuple(row[0] for row in self._db.rows(query, (_RESEALS_MAX,)))
 
@@ -161,7 +161,7 @@ class SegmentLedger:
         self._count_sent(1, _OF, (sequence,))
 
     def release_sequence(self, sequence: int) -> None:
-        """Release a number whose records were all erased before it was used."""
+        """Release a segment number whose records were all erased before sealing."""
         self._db.execute("DELETE FROM segments WHERE sequence = ? AND state = 'building'", (sequence,))
 
     def sealed_segments(self) -> list[LedgerSegment]:
@@ -174,7 +174,7 @@ class SegmentLedger:
         return [LedgerSegment(*row) for row in rows]
 
     def mark_received(self, sequences: Sequence[int]) -> None:
-        """Record that the central site has these segments; records that only waited for this become spare."""
+        """Record that the central team has these segments; records that only waited for this become spare."""
         for sequence in sequences:
             self._db.execute("UPDATE segments SET state = 'received' WHERE sequence = ?", (sequence,))
             self._db.execute("DELETE FROM tombstones WHERE segment = ?", (sequence,))
@@ -192,7 +192,7 @@ class SegmentLedger:
         self._spool.counters["segments_lost"] += 1
 
     def begin_incarnation(self) -> None:
-        """Begin a new incarnation: a later state of this spool has used the numbers of this one."""
+        """Begin a new incarnation, because a later state of this spool has already used the next numbers."""
         self._spool.note_departures()
         self._count_sent(-1, "segment IN (SELECT sequence FROM segments WHERE state = 'sealed')")
         for table in _TABLES:
@@ -207,7 +207,7 @@ class SegmentLedger:
         self._spool.incarnation = str(self._spool.set_meta("epoch", secrets.token_hex(8)))
 
     def _count_sent(self, sign: int, where: str, values: Sequence[int] = ()) -> None:
-        """Count predictions as sent; with -1, as sent no longer: they count when they are sealed again."""
+        """Count predictions as sent; with sign -1, as no longer sent, because they count again when resealed."""
         query = f"SELECT task, count(*) FROM predictions WHERE {where} GROUP BY task"
         for task, number in self._db.rows(query, values):
             self._spool.personal.count(task, SENT, sign * number)
@@ -233,7 +233,7 @@ class SegmentLedger:
         for row, size, class_, prediction_id, probability in self._db.rows(query, (_CHOOSE_ROWS,)):
             if room <= 0:
                 break
-            # The audit is a random sample already: thinned once more it would have fewer rows, and no other.
+            # The audit is a random sample already; thinning it again would only make it smaller.
             if class_ != ROUTINE or probability is not None or is_in_routine_sample(prediction_id, self._routine_share):
                 taken.append((sequence, row))
                 room -= size
@@ -245,6 +245,6 @@ class SegmentLedger:
 
 
 def is_in_routine_sample(prediction_id: str, share: float) -> bool:
-    """Draw a routine prediction into the sample, always the same way for the same id."""
+    """Return whether a routine prediction is in the sample; deterministic for an id."""
     drawn = int.from_bytes(hashlib.sha256(prediction_id.encode()).digest()[:4], "big")
     return drawn < share * 2**32

@@ -1,4 +1,4 @@
-"""spool.db: predictions for their window, feedback until the central site has it, and tombstones of erased inputs.
+"""spool.db: predictions for their window, feedback until the central team has it, and tombstones of erased inputs.
 
 One thread uses it. Every change happens inside `transaction`; what a transaction committed is on the disk.
 
@@ -40,17 +40,17 @@ LOCAL, UPSTREAM = 1, 2
 ROUTINE, UNSURE, ESCALATED, REVIEWED = range(4)
 CLASS_NAMES = ("routine", "unsure", "escalated", "reviewed")
 PASSED_OVER = 0
-"""In place of a segment's sequence: it was not chosen to be sealed."""
+"""In place of a segment's sequence: the record was not chosen to be sealed."""
 SENT_BEFORE = -1
-"""In place of a segment's sequence: the central site has it from an earlier incarnation of the spool."""
+"""In place of a segment's sequence: the central team has it from an earlier incarnation of the spool."""
 UNRANKED = 2.0
-"""In place of a confidence where there is none; behind all of them."""
+"""In place of a missing confidence; ranks after all of them."""
 CALL_ROWS_MAX = 10_000
-"""The answers of one call are at most so many rows apart, however many calls are stored at the same time."""
+"""Maximum distance in rows between the answers of one call, which concurrent calls interleave."""
 CALL_SECONDS_MAX = 300.0
 """In seconds of running, likewise: what a large model answers is stored later."""
 REQUESTS_KEPT = 100_000
-"""request_ids of feedback that are stored, to recognize repeats."""
+"""Stored request_ids of feedback, to recognize repeats."""
 _STATEMENTS = (
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY NOT NULL) STRICT",
     "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT",
@@ -76,13 +76,13 @@ _STATEMENTS = (
     " sha256 TEXT NOT NULL DEFAULT '', manifest_sha256 TEXT NOT NULL DEFAULT '', resealed INTEGER NOT NULL DEFAULT 0)"
     " STRICT",
 )
-# The tables of questions for the large model and of its labels came after the first agents that use the file. A site
-# can go back to such an agent and come up again. So the version of the file stays, the tables are added where they are
-# missing, and triggers enforce what must hold whichever agent writes:
+# The first agents that use the file did not have the tables of questions for the large model and of its labels. A site
+# can go back to such an agent and forward again. So the version of the file stays, missing tables are added, and
+# triggers enforce the invariants for every agent version:
 #
-# - A question or a teacher label is of no use without its prediction, unless the central site has that one.
+# - A question or a teacher label is deleted with its prediction, unless the central team has the prediction.
 # - When an input is erased, its question and its label are, too.
-# - A label is deleted when its segment was received, and waits again when the segment is lost or was never made.
+# - A label is deleted when its segment is received, and waits again when the segment is lost or was never built.
 _TEACHER_LABEL_STATEMENTS = (
     "CREATE TABLE IF NOT EXISTS questions (row INTEGER PRIMARY KEY AUTOINCREMENT, prediction_id TEXT NOT NULL UNIQUE,"
     " task TEXT NOT NULL, why TEXT NOT NULL, consent INTEGER NOT NULL, asked INTEGER NOT NULL DEFAULT 0,"
@@ -108,16 +108,16 @@ _TEACHER_LABEL_STATEMENTS = (
     " UPDATE opinions SET segment = NULL WHERE segment = old.sequence; END",
 )
 LOSSES = {"lost": ("dropped_", "segments_lost", "over_limit"), "evicted": ("sacrificed_",)}
-"""Beginnings of the counters of examples that were lost, and of those that made room; when is kept of both."""
+"""Prefixes of the counters of lost and of evicted examples; the time of the last one is stored for both."""
 _INSERT = (
     "INSERT INTO predictions (prediction_id, task, rank, class, consent, spare, kept_at, size, record)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (prediction_id) DO NOTHING"
 )
 _ROW_BYTES = 4096
-"""More than most rows have, so that few are evicted at once."""
+"""More than most rows take, so that few rows are evicted at once."""
 _UNDRAWN = "(stream <> 1 OR reviewed = 1)"
-# What is evicted first: only predictions without feedback. Unjudged audit rows come last, sealed ones first among them,
-# and by age alone: their class depends on their confidence, which must not decide which ones remain.
+# The eviction order of predictions without feedback. Unjudged audit rows come last, sealed ones before others, and
+# otherwise by age: their class depends on their confidence, which must not decide which ones remain.
 _EVICTION_ORDER = (
     (f"spare = 1 AND {_UNDRAWN} ORDER BY class, row", "window_cut"),
     *(
@@ -127,7 +127,7 @@ _EVICTION_ORDER = (
     ("spare = 1 AND stream = 1 AND reviewed = 0 ORDER BY row", "window_cut_audit"),
     ("spare = 0 AND stream = 1 AND reviewed = 0 ORDER BY row", "sacrificed_audit"),
 )
-ROW_OVERHEAD_BYTES = 250  # what the row and its index entries take beside the record, about
+ROW_OVERHEAD_BYTES = 250  # approximate size of a row and its index entries without the record
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +143,9 @@ class PredictionRecord:
     consent: int
     record: bytes
     observed: AnswerObservation | None = None
-    """What is counted of it."""
+    """Its observation for monitoring."""
     later: str = ""
-    """Why the large model is asked about it later (formats/example_records.py); empty = it is not."""
+    """Why the large model is asked later (formats/example_records.py); empty = it is not asked."""
     replaced: Mapping[str, int] = field(default_factory=dict)
     """Replaced values by the rule or model that found them."""
     digests: frozenset[bytes] = frozenset()
@@ -164,9 +164,9 @@ class FeedbackRecord:
     """Empty = none."""
     record: bytes
     content: bytes
-    """What a repeated request must equal."""
+    """A repeated request must have the same one."""
     digests: frozenset[bytes] = frozenset()
-    """Keyed digests of the values that were replaced in it."""
+    """Keyed digests of its replaced values."""
 
 
 class Spool:
@@ -180,9 +180,9 @@ class Spool:
         personal: PersonalLimits = PersonalLimits(),  # noqa: B008 - it cannot change
         now: Callable[[], float] = time.time,
     ) -> None:
-        """Open it; `monotonic` gives seconds that never go back while this process runs; no `streams` draw nothing.
+        """Open the spool; `monotonic` gives seconds that never go back in this process; without `streams`, no draws.
 
-        `personal` limits how long what concerns people is kept, by the calendar that `now` shows.
+        `personal` limits how long data about people is kept, by the calendar of `now`.
 
         Raises:
             StoreDamaged, StateDirUnwritable, StateDirInUse, DiskFull: it cannot be used.
@@ -200,20 +200,20 @@ class Spool:
             review_queue.prepare(self.db)
             self.personal = PersonalDataTables(self.db, personal, now, self._clock)
             self.incarnation = str(self._meta("epoch", "") or self.set_meta("epoch", secrets.token_hex(8)))
-            # On the disk: a machine that runs for half an hour at a time has to come to the end of an hour, too.
+            # Stored on disk, so that an hour also ends on a machine that runs for half an hour at a time.
             self.sealed_at = float(self._meta("sealed_at", -1.0))
-            """When nothing waited to be sealed any more, by the clock below."""
+            """When the last record was sealed, by `clock`."""
             if self.sealed_at < 0:
                 self.note_sealed()
 
     @property
     def clock(self) -> float:
-        """Seconds that daemons have run on this spool."""
+        """Seconds of running, summed over all daemons on this spool."""
         return self._clock + self._monotonic() - self._started
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Commit what happens in the block, with the counters and the clock; or nothing, and the counters as before."""
+        """Commit the block with the counters and the clock, or, on an error, none of it."""
         used, before = self.used_bytes, self.counters.copy()
         try:
             with self.db.transaction():
@@ -246,7 +246,7 @@ class Spool:
         """Return a kept prediction.
 
         Raises:
-            PredictionUnknown: it is not, or no longer, here.
+            PredictionUnknown: the prediction is not here, or no longer.
         """
         query = "SELECT record, task, reviewed, stream, probability FROM predictions WHERE prediction_id = ?"
         found = self.db.rows(query, (prediction_id,))
@@ -259,7 +259,7 @@ class Spool:
         )
 
     def add_feedback(self, judged: FeedbackRecord) -> int:
-        """Store feedback; return how many its prediction has then. A repeated request changes nothing and returns 0.
+        """Store feedback; return how many its prediction has now. A repeated request changes nothing and returns 0.
 
         Raises:
             PredictionUnknown: the prediction is not here.
@@ -291,14 +291,14 @@ class Spool:
         return int(number)
 
     def first_feedback(self, prediction_id: str) -> bytes | None:
-        """Return the first feedback on a prediction that is here; None = there is none."""
+        """Return the first stored feedback on a prediction; None = there is none."""
         query = "SELECT record FROM feedback WHERE prediction_id = ? ORDER BY row LIMIT 1"
         return next((row[0] for row in self.db.rows(query, (prediction_id,))), None)
 
     def review_page(
         self, wanted: ReviewFilter, after: ReviewCursor, count: int, shifted: Sequence[ShiftedInputs] = ()
     ) -> list[tuple[ReviewCursor, SpooledPrediction]]:
-        """Return predictions behind a place of the review queue, each with its place (review_queue.py)."""
+        """Return predictions after a cursor of the review queue, each with its own cursor (review_queue.py)."""
         rows: Iterable[tuple[ReviewCursor, tuple[Any, ...]]] = self.streams.page(wanted, after, count, shifted)
         return [
             (place, SpooledPrediction(record, task, bool(seen), (), NAMES[stream], probability))
@@ -306,9 +306,10 @@ class Spool:
         ]
 
     def erase(self, prediction_id: str, tombstone: bytes) -> tuple[bool, bool]:
-        """Erase a prediction and its feedback; return whether it was here, and whether the central site must erase it.
+        """Erase a prediction and its feedback; return whether it was here, and whether the central team must erase it.
 
-        If it can have left the site, or is no longer here, the tombstone is kept until the central site has it.
+        If the prediction can have left the site, or is no longer here, the tombstone is kept until the central team has
+        it.
         """
         kept = self.db.rows("SELECT task FROM predictions WHERE prediction_id = ?", (prediction_id,))
         left = self.can_have_left(prediction_id)
@@ -326,9 +327,9 @@ class Spool:
         return bool(kept), left
 
     def find_same_text(self, prediction_id: str) -> list[str]:
-        """Return kept answers to other questions about the text of a prediction; empty where the task has no questions.
+        """Return the kept answers to other questions about the same text; empty for a task without questions.
 
-        A call stores them in rows close to each other and at nearly the same time. Texts are compared as redacted.
+        A call stores its answers in nearby rows at nearly the same time. Redacted texts are compared.
         """
         query = "SELECT row, kept_at, task, record FROM predictions WHERE prediction_id = ?"
         found = self.db.rows(query, (prediction_id,))
@@ -358,7 +359,7 @@ class Spool:
                 self.db.execute(f"DELETE FROM {table} WHERE prediction_id = ?", (prediction_id,))
 
     def records_after(self, table: str, row: int, count: int) -> list[tuple[int, str, bytes]]:
-        """Return rows of a table behind a row: row, prediction_id and record."""
+        """Return rows of a table after a row: row, prediction_id and record."""
         assert table in ("predictions", "feedback", "opinions", "questions", "redaction_audit")
         query = f"SELECT row, prediction_id, record FROM {table} WHERE row > ? ORDER BY row LIMIT ?"
         return self.db.rows(query, (row, count))
@@ -375,12 +376,12 @@ class Spool:
         return bool(self.db.rows(query, (self.clock - window_seconds,)))
 
     def save_clock(self) -> None:
-        """Write how long daemons have run, for a spool without other writes."""
+        """Write the clock of a spool that has no other writes."""
         with self.transaction():
             pass
 
     def evict(self, bytes_max: int, count: int) -> bool:
-        """Evict at most `count` predictions until `bytes_max` is kept, in the eviction order.
+        """Evict at most `count` predictions, in the eviction order, until the rest fits into `bytes_max`.
 
         Returns whether the rest fits.
         """
@@ -394,7 +395,7 @@ class Spool:
         return self.used_bytes <= bytes_max
 
     def can_have_left(self, prediction_id: str) -> bool:
-        """Return whether anything of a prediction can have left the site."""
+        """Return whether any record of a prediction can have left the site."""
         kept = self.db.rows("SELECT segment, kept_at FROM predictions WHERE prediction_id = ?", (prediction_id,))
         departed_until = float(self._meta("departed_until", -1.0))
         if not kept:
@@ -404,11 +405,11 @@ class Spool:
         return kept[0][1] <= departed_until or any(row[0] for row in (*kept, *said, *thought))
 
     def note_sealed(self) -> None:
-        """Note that nothing waits to be sealed any more."""
+        """Record that no record waits to be sealed any more."""
         self.sealed_at = float(self.set_meta("sealed_at", self.clock))
 
     def note_departures(self) -> None:
-        """Note that what is here can have left, although it waits to be sealed again: with a segment that was lost."""
+        """Record that records waiting to be sealed again can have left the site with a lost segment."""
         self.set_meta("departed_until", self.clock)
 
     def count_retained(self) -> dict[str, int]:
@@ -419,19 +420,19 @@ class Spool:
         return {**counted, "feedback": said}
 
     def loss_seconds(self) -> dict[str, float]:
-        """Return, by kind of LOSSES, how long daemons have run since the last one, in seconds; no key = none yet."""
+        """Return, by kind of LOSSES, the seconds of running since the last one; no key = none yet."""
         rows = self.db.rows("SELECT name, value FROM meta WHERE name LIKE 'loss_clock_%'")
         return {name.removeprefix("loss_clock_"): max(self.clock - at, 0.0) for name, at in rows}
 
     def set_meta(self, name: str, value: str | float) -> str | float:
-        """Write one value; return it."""
+        """Write a value of the table `meta`; return it."""
         self.db.execute(
             "INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, value)
         )
         return value
 
     def shrink(self) -> None:
-        """Overwrite what was deleted in the log, too, and give free pages back to the disk."""
+        """Overwrite deleted data in the write-ahead log, too, and return free pages to the disk."""
         with self.db.errors():
             self.db.execute("PRAGMA incremental_vacuum(2000)").fetchall()
             self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -489,6 +490,6 @@ class Spool:
 
 def _schema_at(path: Path) -> DatabaseSchema:
     remedy = f"Stop the daemon, move {path}* away and start it again; feedback that was not sealed yet is in them."
-    # secure_delete: what is erased is overwritten. Reading a gigabyte at every start is too long.
+    # secure_delete overwrites erased data. No integrity check: reading a gigabyte at every start takes too long.
     first = ("PRAGMA auto_vacuum = INCREMENTAL", "PRAGMA secure_delete = ON")
     return DatabaseSchema(SCHEMA_VERSION, _STATEMENTS, remedy, first, checked=False)

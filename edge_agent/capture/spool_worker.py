@@ -56,11 +56,11 @@ EXPIRE_SECONDS, RECEIPTS_SECONDS, SEAL_SECONDS, SHRINK_SECONDS = 10.0, 5.0, 5.0,
 CLOCK_SECONDS, STATUS_SECONDS = 600.0, 900.0
 ROWS_AT_ONCE = 5000
 LOCAL_SITE = "local"
-"""Site name in the records of an unnamed site, which nothing leaves."""
+"""Site name in the records of an unnamed site, which sends nothing."""
 
 
 def personal_limits(examples: ExamplesConfig) -> PersonalLimits:
-    """Return how long a site keeps what concerns people."""
+    """Return how long a site keeps data about people."""
     return PersonalLimits(examples.value_digests_max, examples.value_digest_days * 86_400, examples.retention_days)
 
 
@@ -71,14 +71,14 @@ class HeldExamples:
     task: str
     kept: int
     waiting: int
-    """Of these, those that can leave and wait to be sealed."""
+    """Those that may leave the site and wait to be sealed."""
     sealed: int
-    """Of these, those that are in a segment."""
+    """Those that are in a segment."""
 
 
 @dataclass(frozen=True)
 class PrivacyReport:
-    """Figures about personal data, without any text or value."""
+    """Figures about personal data, without texts or values."""
 
     counts: tuple[PrivacyCount, ...]
     held: tuple[HeldExamples, ...]
@@ -91,7 +91,7 @@ class PrivacyReport:
 
 
 class SpoolErasure:
-    """Erases from the spool, from monitoring and from the audit of redaction, and records that."""
+    """Erases from the spool, monitoring and the redaction audit, and records each erasure."""
 
     def __init__(
         self,
@@ -102,14 +102,14 @@ class SpoolErasure:
         digester: ValueDigester,
         now: Callable[[], float],
     ) -> None:
-        """Erase what is in these, which share one database; `now` gives seconds since 1970."""
+        """Erase from these, which share one database; `now` gives seconds since 1970."""
         self._spool, self._monitoring, self._audit = spool, monitoring, audit
         self._recorder, self._digester, self._now = recorder, digester, now
 
     def erase_answer(self, prediction_id: str, *, all_questions: bool = False) -> AnswerErasure:
-        """Erase a prediction, as `Spool.erase` does, and record that; inside the spool's transaction.
+        """Erase a prediction, as `Spool.erase` does, and record the erasure; inside the spool's transaction.
 
-        `all_questions` erases also the answers to other questions about the same text.
+        `all_questions` also erases the answers to other questions about the same text.
         """
         same_text = self._spool.find_same_text(prediction_id)
         here, told = self._erase(prediction_id)
@@ -120,11 +120,11 @@ class SpoolErasure:
         return AnswerErasure(here, bool(all_told), tuple(same_text))
 
     def search(self, values: Sequence[str]) -> ValueSearch:
-        """Prepare a search for what concerns a person. Raises InvalidRequest."""
+        """Prepare a search for records about a person. Raises InvalidRequest."""
         return ValueSearch(values, self._digester)
 
     def erase_found(self, found: FoundRecords) -> PersonErasure:
-        """Erase what a search has found, and record that; inside the spool's transaction."""
+        """Erase the found records, and record the erasure; inside the spool's transaction."""
         said, told, here = describe(self._spool, found), list[str](), 0
         for prediction_id in found.prediction_ids:
             was_here, is_told = self._erase(prediction_id)
@@ -182,9 +182,9 @@ class SpoolWorker:
         self._alarms: tuple[AlarmState, ...] | None = None
         self._alarms_at_commit = -1
         self.commits = 0
-        """Groups of answers that this process has committed."""
+        """Number of groups of answers that this process has committed."""
         if config.site.id and config.site.recipients:
-            # Only a site whose examples leave loads what seals and signs.
+            # Loaded only at a site whose examples leave, to seal and sign.
             from edge_agent.capture.outbox import ExchangeFolders, Outbox, load_site_key  # noqa: PLC0415
 
             try:
@@ -198,11 +198,11 @@ class SpoolWorker:
         self._ballast.lay()
 
     def now(self) -> float:
-        """Return seconds since 1970, by a clock that may be wrong."""
+        """Return seconds since 1970 by the wall clock, which may be wrong."""
         return self._dependencies.now()
 
     def store_predictions(self, kept: list[PredictionRecord]) -> None:
-        """Store predictions, count them, and evict what does not fit; inside the spool's transaction."""
+        """Store and count predictions, and evict down to the size limit; inside the spool's transaction."""
         new = self.spool.add_predictions(kept)
         self.monitoring.count_answers(each.observed for each in new if each.observed)
         self.questions.add_questions(new)
@@ -238,16 +238,16 @@ class SpoolWorker:
     def review_page(
         self, wanted: ReviewFilter, after: ReviewCursor, count: int
     ) -> list[tuple[ReviewCursor, SpooledPrediction]]:
-        """Return predictions behind a place of the review queue, those first that a standing alarm is about."""
+        """Return predictions after a cursor of the review queue, those of an active alarm first."""
         return self.spool.review_page(wanted, after, count, self.monitoring.shifted_inputs())
 
     def store_charges(self, paid: list[Charge]) -> None:
-        """Count what questions to the large model have cost, in a transaction of its own."""
+        """Store the cost of questions to the large model, in a transaction of its own."""
         with self.spool.transaction():
             self.monitoring.count_charges(paid)
 
     def privacy_report(self) -> PrivacyReport:
-        """Return what was captured, replaced, sent and erased, and what is kept; no text, no value."""
+        """Return counts of captured, replaced, sent, erased and kept data, without texts or values."""
         query = (
             "SELECT task, count(*), sum(consent = 2 AND segment IS NULL), coalesce(sum(segment > 0), 0)"
             " FROM predictions GROUP BY task ORDER BY task"
@@ -266,7 +266,7 @@ class SpoolWorker:
     def next_question(self, tasks: tuple[str, ...]) -> TeacherQuestion | None:
         """Return the next question of these tasks, marked as asked on the disk; None = no question waits.
 
-        It reads before it writes, because an idle site calls this often.
+        It reads before it writes, because it is called often on an idle site.
         """
         found = self.questions.next_question(tasks)
         if found:
@@ -285,7 +285,7 @@ class SpoolWorker:
     ) -> bool:
         """Store the large model's label of a question and count it; inside the spool's transaction.
 
-        Returns whether it was stored: not when the input was erased in the meantime.
+        Returns False if the input was erased in the meantime.
         """
         at = self.now()
         record = self.recorder.build_teacher_label(asked, said, model, manifest, at, findings, scores)
@@ -318,7 +318,7 @@ class SpoolWorker:
         self._when_due("shrink", SHRINK_SECONDS, self.spool.shrink)
 
     def report_alarms(self) -> None:
-        """Report the active alarms to the daemon and the central site, if they have changed."""
+        """Report the active alarms to the daemon and the central team, if they changed."""
         standing = self.monitoring.active_alarms()
         if standing != self._alarms:
             first, before, self._alarms = self._alarms is None, set(self._alarms or ()), standing
@@ -329,7 +329,7 @@ class SpoolWorker:
                 self._last_run.pop("status", None)
 
     def seal_all(self) -> int:
-        """Seal everything that waits; return the number of new segments.
+        """Seal all waiting records; return the number of new segments.
 
         Raises:
             SiteError: the outbox or its disk is full, or failed.
@@ -344,7 +344,7 @@ class SpoolWorker:
         """Apply the receipts in the folder; return the number of deleted segments.
 
         Raises:
-            ExchangeError: the receipts are invalid or not signed by the central site; nothing was deleted.
+            ExchangeError: the receipts are invalid or not signed by the central team; nothing was deleted.
         """
         if self.outbox is None:
             return 0
@@ -360,7 +360,7 @@ class SpoolWorker:
         return count
 
     def write_status(self) -> None:
-        """Write the status object for the central site."""
+        """Write the status object for the central team."""
         if self.outbox:
             site = self._dependencies
             self._reported_revision = site.revision()
@@ -383,7 +383,7 @@ class SpoolWorker:
         self.spool.close()
 
     def _bytes_max(self) -> int:
-        # With what `shrink` gives back in time: else each commit would evict again for what the one before has freed.
+        # Plus the free pages that `shrink` will return: otherwise each commit would evict again for the one before.
         free = shutil.disk_usage(self._config.state_dir).free + self.spool.db.reclaimable_bytes()
         examples = self._config.examples
         return max(0, min(examples.spool_bytes_max, self.spool.used_bytes + free - examples.disk_reserve_bytes))
@@ -401,7 +401,7 @@ class SpoolWorker:
             self.monitoring.count_audit(task, digest, outcomes, at)
 
     def _expire(self) -> None:
-        # Reads before it writes: a quiet site must not wear out its flash.
+        # It reads before it writes, so that a quiet site does not wear out its flash.
         while self.spool.can_expire(self._config.examples.window_seconds):
             with self.spool.transaction():
                 self.spool.expire(self._config.examples.window_seconds, ROWS_AT_ONCE)

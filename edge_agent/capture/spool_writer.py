@@ -1,9 +1,9 @@
 """The thread of the spool: redacts and commits groups of answers, so that no call waits for the disk.
 
-A call only puts its answer into a queue, which is bounded in number and bytes; what does not fit is dropped and
-counted. The writer collects a group for `commit_seconds` and commits it once. A job (feedback, a page of the review
-queue) ends the collecting: it is committed with whatever waits, and its result comes when that is on the disk. A job
-whose caller was cancelled while it waited is dropped.
+A call only puts its answer into a queue, which is bounded in number and bytes; answers beyond it are dropped and
+counted. The writer gathers a group for `group_seconds` and commits it once. A job (feedback, a page of the review
+queue) ends the gathering: it is committed together with all queued answers, and its result is returned when they are on
+the disk. A job whose caller was cancelled while it waited is dropped.
 
 Between groups the writer does the housekeeping of its `SpoolWorker`. When the disk fails, answers are dropped before
 feedback is refused, and feedback is never acknowledged before it is on the disk. While the disk stalls, the queue fills
@@ -41,7 +41,7 @@ STOP_SECONDS_MAX = 15.0
 
 
 PENDING_CHARGES_MAX = 10_000
-"""While nothing can be written; beyond it the oldest are dropped."""
+"""Charges kept while nothing can be written; beyond that, the oldest are dropped."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class _SpoolJob:
 
 
 _QueuedAnswer: TypeAlias = "tuple[CapturedAnswer, float]"
-"""With when it came, in seconds since 1970."""
+"""An answer with its arrival time, in seconds since 1970."""
 
 
 class PendingCharges:
@@ -110,20 +110,20 @@ class PendingCharges:
 
 
 class SpoolQueue:
-    """Answers and jobs in their order, until they are written: one thread puts them, the spool's takes them."""
+    """Answers and jobs in order, until they are written: one thread puts them, the spool's thread takes them."""
 
     def __init__(self, limits: CaptureLimits) -> None:
         """Start empty."""
         self._limits = limits
         self._items: deque[_QueuedAnswer | _SpoolJob] = deque()
-        # Each is written by one thread only.
+        # Each counter is written by one thread only.
         self._put, self._put_bytes, self._taken, self._taken_bytes = 0, 0, 0, 0
         self._jobs_put, self._jobs_taken = 0, 0
         self.dropped: Counter[str] = Counter()
-        """Answers that were not queued, by the spool's counter of them."""
+        """Answers that were not queued, by the name of their counter in the spool."""
 
     def __len__(self) -> int:
-        """Count what was not taken yet."""
+        """Number of items that were not taken yet."""
         return len(self._items)
 
     @property
@@ -160,7 +160,7 @@ class SpoolQueue:
         return [item for item in group if not isinstance(item, _SpoolJob)], jobs
 
     def record_written(self, answers: list[_QueuedAnswer], jobs: list[_SpoolJob]) -> None:
-        """Free the room of a group, whatever came of it."""
+        """Free the room of a group, whether it was written or not."""
         self._jobs_taken += len(jobs)
         self._taken += len(answers)
         self._taken_bytes += sum(answered.size for answered, _ in answers)
@@ -169,21 +169,21 @@ class SpoolQueue:
 class GroupCommit:
     """Commits groups of answers and jobs, on the spool's thread, and owns the `SpoolWorker`, which it opens there.
 
-    A group is one transaction. If it fails, answers are lost before jobs are, and a job that raises harms no other.
+    A group is one transaction. If it fails, answers are lost before jobs are; a job that raises affects no other one.
     """
 
     def __init__(self, open_worker: Callable[[], SpoolWorker], dropped: Counter[str]) -> None:
-        """Prepare; `dropped` are the answers that did not come so far, which the spool counts, too."""
+        """Prepare; `dropped` counts the answers that were not queued, which the spool's counters include."""
         self._open_worker, self._dropped = open_worker, dropped
         self._failed: Counter[str] = Counter()
         self._counted: Counter[str] = Counter()
         self.worker: SpoolWorker | None = None
-        """None before it was opened, and after the disk failed."""
+        """None before the first opening and after a failure of the disk."""
         self.problem: EdgeAgentError | None = None
-        """Why nothing can be stored now; None = it can."""
+        """Why nothing can be stored now; None = storing works."""
 
     def opened(self) -> SpoolWorker | None:
-        """Return the worker, opening it if need be; None = that is not possible now, see `problem`."""
+        """Return the worker, opened if necessary; None = it cannot be opened now, see `problem`."""
         if self.worker is None:
             try:
                 self.worker = self._open_worker()
@@ -195,7 +195,7 @@ class GroupCommit:
         return self.worker
 
     def count_drops(self, worker: SpoolWorker) -> None:
-        """Add the drops since the last time to the spool's counters; the next commit writes them."""
+        """Add the drops since the last call to the spool's counters; the next commit writes them."""
         total = Counter(self._dropped) + self._failed
         worker.spool.counters.update(total - self._counted)
         self._counted = total
@@ -261,12 +261,12 @@ class GroupCommit:
                 job.end(error=error)
 
     def _commit_answers(self, worker: SpoolWorker, kept: list[PredictionRecord]) -> None:
-        """Commit answers in halves, and these again, until those that raise are alone: no other one is lost."""
+        """Commit answers; on an error, halve them recursively, so that only those that raise are lost."""
         try:
             _commit_together(worker, kept, [])
         except EdgeAgentError:
             self._failed["dropped_disk"] += len(kept)
-        except Exception:  # noqa: BLE001 - logged when it was raised first
+        except Exception:  # noqa: BLE001 - logged the first time
             if len(kept) <= 1:
                 self._failed["dropped_failed"] += len(kept)
                 return
@@ -306,7 +306,7 @@ def _commit_together(worker: SpoolWorker, kept: list[PredictionRecord], jobs: li
 
 
 def _outcome(job: _SpoolJob, worker: SpoolWorker) -> Any:
-    """Run a job; an error that it raises is its outcome. A failing disk ends the whole transaction instead."""
+    """Run a job; return its result or its error. A disk error is raised instead, to end the whole transaction."""
     try:
         return job.work(worker)
     except EdgeAgentError as error:
@@ -324,7 +324,7 @@ def _end_jobs(outcomes: list[tuple[_SpoolJob, Any]]) -> None:
 
 
 class SpoolWriter:
-    """Owns the thread: when a group is complete it writes the queue, and it does the housekeeping between groups."""
+    """Owns the thread, which writes the queue when a group is complete and does the housekeeping between groups."""
 
     def __init__(
         self,
@@ -348,7 +348,7 @@ class SpoolWriter:
         self._submit_unawaited(self._gather)
 
     def stop(self, seconds_max: float = STOP_SECONDS_MAX) -> bool:
-        """Write what waits and stop; return whether the disk finished in time."""
+        """Write the queue and stop; return whether the disk finished in time."""
         thread, self._thread = self._thread, None
         if thread is None:
             return True
@@ -361,16 +361,16 @@ class SpoolWriter:
 
     def queue_answer(self, answered: CapturedAnswer) -> None:
         """Queue an answer; only one thread calls this. Never waits, never fails."""
-        # Looked at only when it is queued: an answer that the ending round no longer sees is taken by the next one.
+        # Checked after queueing, so that an answer that the ending round misses starts the next one.
         if self._queue.put_answer(answered) and not self._gathering and self._thread is not None:
             self._gathering = True
             self._submit_unawaited(self._gather)
 
     def submit(self, work: Callable[[SpoolWorker], Any], *, alone: bool = False) -> Future[Any]:
-        """Run work on the spool as soon as possible; its result comes when it is on the disk.
+        """Run work on the spool as soon as possible; the result is available when it is on the disk.
 
         Raises:
-            SpoolStalled: too many wait already.
+            SpoolStalled: too many jobs wait already.
             Draining: the writer was stopped.
         """
         if self._thread is None:
@@ -383,7 +383,7 @@ class SpoolWriter:
 
     @property
     def problem(self) -> EdgeAgentError | None:
-        """Why nothing can be stored now; None = it can."""
+        """Why nothing can be stored now; None = storing works."""
         return self._groups.problem
 
     @property
@@ -408,7 +408,7 @@ class SpoolWriter:
         return worker.questions.count if worker else 0
 
     def run_housekeeping(self) -> Future[None]:
-        """Do the housekeeping after the work before it. Raises Draining."""
+        """Do the housekeeping after all submitted work. Raises Draining."""
         if self._thread is None:
             raise Draining("the daemon is stopping")
         return self._thread.submit(self._do_housekeeping)
@@ -453,7 +453,7 @@ class SpoolWriter:
         return len(answers) + len(jobs)
 
     def _do_housekeeping(self) -> None:
-        """Do what is due between groups. An error that is not the disk's is raised: it is a bug."""
+        """Do what is due between groups. Errors other than EdgeAgentError are raised: they are bugs."""
         worker = self._groups.opened()
         if worker:
             self._groups.count_drops(worker)
@@ -477,6 +477,6 @@ def _log_site_errors(work: Callable[[], None]) -> None:
 
 
 def _log_failure(done: Future[None]) -> None:
-    """Log what was raised where no caller awaits it."""
+    """Log an exception that no caller awaits."""
     if not done.cancelled() and (error := done.exception()) is not None:
         log.error("examples_housekeeping_failed", error=type(error).__name__, exc_info=error)

@@ -1,11 +1,11 @@
-"""Questions that the large model is asked later, and its answers: teacher labels. Both are tables of spool.db.
+"""Questions for the large model that are asked later, and its answers, the teacher labels: two tables of spool.db.
 
 A question is stored in the transaction that stores its prediction, with a copy of that record, which is redacted. It is
-marked as asked on the disk before it leaves, so it is never sent twice: after a crash its outcome is unknown, and it is
-dropped. The label replaces its question in one transaction.
+marked as asked on the disk before it leaves, so it is never sent twice: if the process crashes, the outcome is unknown,
+and the question is dropped. The label replaces its question in one transaction.
 
-Both tables are bounded. The oldest question of a kind is dropped first, so that questions deferred in a long outage do
-not displace the random ones, whose value is that load has no influence on them.
+Both tables are bounded. The oldest question of the same kind is dropped first, so that questions deferred in a long
+outage do not displace the random ones, which load must not bias.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from edge_agent.config import EscalationConfig
 from edge_agent.formats.example_records import Why
 
 QUESTION_ORDER: tuple[Why, ...] = ("audit", "deferred")
-"""In the order in which they are asked: the random ones are few."""
+"""The order of asking: random ones first, since they are few."""
 _OLDEST = (
     "DELETE FROM questions WHERE row IN"
     " (SELECT row FROM questions WHERE why = ? AND asked = 0 ORDER BY row LIMIT ?) RETURNING size"
@@ -36,34 +36,34 @@ class TeacherQuestion:
     """TASK/QUESTION of a question of a decide task."""
     why: Why
     record: bytes
-    """The prediction's, as the spool keeps it."""
+    """The prediction's record as the spool keeps it."""
 
 
 @dataclass(frozen=True)
 class QueuedQuestions:
-    """What waits to be asked."""
+    """The questions in the queue."""
 
     counts: dict[str, int]
-    """By why; what is under way is among them."""
+    """By reason, including those under way."""
     oldest_seconds: float = 0.0
-    """Age of the oldest in seconds of running; 0 = none waits."""
+    """Age of the oldest question, in seconds of running; 0 = none waits."""
 
 
 class TeacherQuestionQueue:
     """The questions and labels of one spool. Methods that change something run inside the spool's transaction."""
 
     def __init__(self, spool: Spool, config: EscalationConfig) -> None:
-        """Drop the questions that an earlier process asked and that have no answer."""
+        """Open the queue; drop questions that an earlier process asked and that have no answer."""
         self._spool, self._db, self._config = spool, spool.db, config
         if self._db.rows("SELECT 1 FROM questions WHERE asked = 1 LIMIT 1"):
             with spool.transaction():
                 lost = self._db.rows("DELETE FROM questions WHERE asked = 1 RETURNING row")
                 spool.counters["questions_lost"] += len(lost)
         self.count = sum(self.queued().counts.values())
-        """How many there are, about: read by other threads."""
+        """Approximate number of questions, for other threads."""
 
     def add_questions(self, kept: Iterable[PredictionRecord]) -> None:
-        """Store a question for each prediction that has one, and drop what does not fit."""
+        """Store the question of each prediction that has one, and drop the oldest beyond the bounds."""
         questions = [each for each in kept if each.later]
         for each in questions:
             size = len(each.record) + ROW_OVERHEAD_BYTES
@@ -78,7 +78,7 @@ class TeacherQuestionQueue:
             self._bound()
 
     def next_question(self, tasks: Collection[str]) -> TeacherQuestion | None:
-        """Return the question of one of these tasks whose turn it is; None = none waits. Writes nothing."""
+        """Return the next question of these tasks; None = none waits. Writes nothing."""
         marks = ", ".join("?" * len(tasks))
         query = (
             "SELECT prediction_id, task, why, record FROM questions"  # noqa: S608 - marks only
@@ -89,11 +89,11 @@ class TeacherQuestionQueue:
         return next(turns, None)
 
     def mark_asked(self, question: TeacherQuestion) -> None:
-        """Mark a question as asked; once that is on the disk it is not asked again."""
+        """Mark a question as asked; once the mark is on the disk, the question is not asked again."""
         self._db.execute("UPDATE questions SET asked = 1 WHERE prediction_id = ?", (question.prediction_id,))
 
     def put_back(self, question: TeacherQuestion) -> None:
-        """Requeue a question: certainly no large model worked on it."""
+        """Requeue a question that certainly did not reach a large model."""
         self._db.execute("UPDATE questions SET asked = 0 WHERE prediction_id = ?", (question.prediction_id,))
 
     def give_up(self, question: TeacherQuestion) -> None:
@@ -116,23 +116,23 @@ class TeacherQuestionQueue:
         return True
 
     def audit_label(self, prediction_id: str) -> str | None:
-        """Return what the large model said of an input that was drawn by chance; None = nothing that is still here."""
+        """Return the teacher label of a randomly drawn input; None = there is none, or it is no longer here."""
         found = self._db.rows("SELECT record FROM opinions WHERE prediction_id = ?", (prediction_id,))
         opinion = json.loads(found[0][0]) if found else {}
         return str(opinion["value"]) if opinion.get("why") == "audit" else None
 
     def can_expire(self) -> bool:
-        """Tell whether `expire` would find something; writes nothing."""
+        """Return whether `expire` would drop something; writes nothing."""
         return bool(self._db.rows("SELECT 1 FROM questions WHERE kept_at < ? AND asked = 0 LIMIT 1", (self._limit,)))
 
     def expire(self) -> None:
-        """Give up what is too old to be asked."""
+        """Drop questions that are too old to be asked."""
         gone = self._db.rows("DELETE FROM questions WHERE kept_at < ? AND asked = 0 RETURNING row", (self._limit,))
         self._spool.counters["questions_expired"] += len(gone)
         self.count -= len(gone)
 
     def queued(self) -> QueuedQuestions:
-        """Count what waits."""
+        """Count the questions in the queue."""
         counts = dict.fromkeys(QUESTION_ORDER, 0) | {why: count for why, count, _ in self._db.rows(_SUMS)}
         ((oldest,),) = self._db.rows("SELECT min(kept_at) FROM questions")
         return QueuedQuestions({**counts}, 0.0 if oldest is None else max(0.0, self._spool.clock - oldest))
@@ -142,7 +142,7 @@ class TeacherQuestionQueue:
         return self._spool.clock - self._config.later_seconds_max
 
     def _close(self, question: TeacherQuestion) -> int | None:
-        """Take a question away; return the consent of its input, None = it is not there any more."""
+        """Delete a question; return the consent of its input, None = the question is no longer there."""
         gone = self._db.rows(
             "DELETE FROM questions WHERE prediction_id = ? RETURNING consent", (question.prediction_id,)
         )
@@ -154,7 +154,7 @@ class TeacherQuestionQueue:
             surplus, over = count - self._config.later_questions_max, size - self._config.later_bytes_max
             while surplus > 0 or over > 0:
                 gone = self._db.rows(_OLDEST, (why, max(1, surplus)))
-                if not gone:  # all that is left is under way
+                if not gone:  # the rest is under way
                     break
                 self._spool.counters["questions_crowded"] += len(gone)
                 surplus, over = surplus - len(gone), over - sum(row[0] for row in gone)

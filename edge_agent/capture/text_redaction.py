@@ -1,13 +1,13 @@
-"""Asks the redaction model: about a text for which somebody waits, and about answers that are to be kept.
+"""Calls the redaction model for texts that somebody waits for, and for answers that are to be kept.
 
-A text that leaves the site now, a correction and a trial are redacted at once. A model that does not answer in time is
-an error where the site holds what rules alone would let pass.
+`TextRedaction` redacts a text that leaves the site now, a correction or a trial at once. If the model does not answer
+in time, that is an error where the policy of the task is `hold`.
 
-A call only puts its answer into the queue, which takes microseconds. A few workers ask the model about the texts of one
-answer each and hand it to the spool with the findings. While the model cannot run, the policy of the task decides:
-`hold` keeps the answer in memory until the model is back, and nothing of it is written or sent; `rules` lets it pass
-with what the rules find. The queue is bounded: an answer that does not fit is dropped and counted, and so is one whose
-text makes the model fail again and again.
+`RedactionQueue` takes the answers to keep, in microseconds. A few workers pass the texts of one answer each to the
+model, and the answer with the findings to the spool. While the model cannot run, the policy of the task decides: `hold`
+keeps the answer in memory until the model is back, and nothing of it is written or sent; `rules` redacts it by rules
+alone. The queue is bounded: an answer that does not fit is dropped and counted, as is one on whose text the model keeps
+failing.
 """
 
 from __future__ import annotations
@@ -40,34 +40,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TriedRedaction:
-    """What redaction makes of a text."""
+    """The redaction of a text for display."""
 
     redacted: str
     replaced: tuple[ReplacedValue, ...]
     model: str
-    """The bundle that read the text; empty = rules alone did."""
+    """The bundle that read the text, task@version; empty = redacted by rules alone."""
     held_because: str
-    """Why the model did not read it; empty = it did, or there is none."""
+    """Why the model did not read it; empty = it did, or the site has none."""
 
 
 class TextRedaction:
     """The rules of one site, and its redaction model if the configuration names one."""
 
     def __init__(self, config: Config, reader: RedactionDependencies | None, queue: RedactionQueue | None) -> None:
-        """Ask the model through `reader`; `queue` counts what passes without it. Both are None without a model."""
+        """Call the model through `reader`; `queue` counts texts passed without it. Both are None without a model."""
         self._config, self._reader, self._queue = config, reader, queue
 
     @functools.cached_property
     def rules(self) -> Redactor:
         """The compiled rules. Raises ConfigInvalid."""
-        # A site that neither collects nor escalates does without: the patterns take a tenth of a second to compile.
+        # Compiled on first use, which takes a tenth of a second: a site that neither captures nor escalates skips it.
         return build_redactor(self._config)
 
     async def start(self, task: str, text: str, seconds: float) -> RedactionSession:
-        """Start to redact one input that leaves the site now.
+        """Start to redact one input that leaves the site now; wait for the model at most `seconds`.
 
         Raises:
-            RedactionHeld: the model has not read it within that time, and rules alone do not suffice for this task.
+            RedactionHeld: the model did not answer in time, and rules alone do not suffice for this task.
         """
         findings = await self.find(task, [text], min(seconds, self._config.redaction.seconds_max))
         draw = secrets.randbelow if task in self._config.redaction.surrogates else None
@@ -77,7 +77,7 @@ class TextRedaction:
         """Return what the redaction model finds in texts of a task; None = rules alone redact them.
 
         Raises:
-            RedactionHeld: it does not answer, and rules alone do not suffice.
+            RedactionHeld: the model does not answer, and rules alone do not suffice for this task.
         """
         if self._queue is None or self._reader is None:
             return None
@@ -90,7 +90,7 @@ class TextRedaction:
             return None
 
     async def show(self, text: str) -> TriedRedaction:
-        """Redact a text as an example, and show what was found by what; nothing of it is kept."""
+        """Redact a text as a trial, with what rules and model found; nothing is kept."""
         held_because, findings = "", None
         if self._reader is not None and self._queue is not None:
             try:
@@ -105,8 +105,8 @@ def build_redactor(config: Config) -> Redactor:
     """Compile the rules of a site: the built-in ones, and what its configuration adds to them.
 
     Raises:
-        ConfigInvalid: a pattern of the site is invalid, a region of telephone numbers is unknown, or the pipeline of
-            names cannot be loaded.
+        ConfigInvalid: a pattern of the site is invalid, a region of telephone numbers is unknown, or the pipeline
+            that finds names cannot be loaded.
     """
     from edge_agent.capture.redact.redactor import Redactor, compile_site_rules, name_detector  # noqa: PLC0415
     from edge_agent.capture.redact.telephone_numbers_and_dates import is_known_region  # noqa: PLC0415
@@ -126,28 +126,28 @@ log = structlog.get_logger("edge_agent.capture")
 
 WORKERS = 2
 TRIES_MAX = 5
-"""How often the model may fail on one answer, while it answers others, before that answer is dropped."""
+"""Failures of the model on the texts of one answer after which the answer is dropped."""
 PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX = 0.5, 15.0
 FINISH_SECONDS_MAX = 5.0
 ALARM_SECONDS = 30.0
-"""An answer that has waited so long is reported to the operator."""
+"""A longer wait of an answer is reported to the operator."""
 
 
 @dataclass(frozen=True)
 class RedactionDependencies:
-    """What asks the redaction model of the site."""
+    """Access to the redaction model of the site."""
 
     find: Callable[[Iterable[str], float], Awaitable[ModelFindings]]
-    """Returns what is personal in each text, within so many seconds. Raises RedactionHeld; `permanent` in its metadata
-    is "True" where the model fails on these texts alone."""
+    """Returns the personal values of each text, within a number of seconds. Raises RedactionHeld; `permanent` in its
+    metadata is "True" if the model fails because of these texts."""
     model: Callable[[], str]
-    """Returns the bundle that answers, task@version; empty = none does."""
+    """Returns the bundle of the model, task@version; empty = none is served."""
     bound: Callable[[], MissedBound | None] = lambda: None
-    """Returns what that bundle promises of what it misses; None = nothing."""
+    """Returns the bundle's bound on missed values; None = it has none."""
 
 
 class RedactionQueue:
-    """See the module. One event loop owns it."""
+    """Answers that wait for the redaction model (see the module docstring). One event loop owns it."""
 
     def __init__(
         self,
@@ -158,7 +158,7 @@ class RedactionQueue:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Hand answers that may be redacted to `store`; the bounds are those of the writer's queue."""
+        """Pass answers to `store` once the model has read them; the bounds are those of the writer's queue."""
         self._reader, self._config, self._limits, self._store = reader, config, limits, store
         self._sleep, self._monotonic = sleep, monotonic
         self._queue: deque[tuple[CapturedAnswer, float]] = deque()
@@ -171,28 +171,28 @@ class RedactionQueue:
         self._idle.set()
         self._failures = 0
         self.held_because = ""
-        """Why the model does not answer now; empty = it does, as far as is known."""
+        """Why the model did not answer last time; empty = it did."""
         self.counts: Counter[str] = Counter()
         """Since the start: read_by_model, passed_by_rules, dropped_unredacted, erased_unredacted."""
 
     @property
     def task(self) -> str:
-        """The task whose bundle reads."""
+        """The task of the redaction model."""
         return self._config.task
 
     @property
     def model(self) -> str:
-        """The bundle that reads, task@version; empty = none does now."""
+        """The bundle of the redaction model, task@version; empty = none is served now."""
         return self._reader.model()
 
     @property
     def bound(self) -> MissedBound | None:
-        """What the bundle that reads promises of what it misses; None = nothing."""
+        """The bundle's bound on missed values; None = it has none."""
         return self._reader.bound()
 
     @property
     def problem(self) -> str:
-        """What an operator should know, as a sentence; empty = nothing."""
+        """What an operator should know, as a sentence; empty = no problem."""
         if not self.model:
             why = self.held_because or f"no bundle of the task '{self.task}' answers"
         elif self.waiting_seconds >= ALARM_SECONDS:
@@ -212,13 +212,13 @@ class RedactionQueue:
 
     @property
     def held(self) -> list[CapturedAnswer]:
-        """The answers that wait for the model, also those that it reads now and that were not erased."""
+        """The answers that wait for the model, including those being read and not erased."""
         reading = [answered for number, answered in self._read.items() if number not in self._erased]
         return [*reading, *(answered for answered, _ in self._queue)]
 
     @property
     def waiting_seconds(self) -> float:
-        """How long the oldest of them has waited, in seconds; 0 = none waits."""
+        """How long the oldest answer has waited, in seconds; 0 = none waits."""
         began = [*self._started.values(), *([self._queue[0][1]] if self._queue else [])]
         return self._monotonic() - min(began) if began else 0.0
 
@@ -237,7 +237,7 @@ class RedactionQueue:
         self._arrived.set()
 
     def erase(self, concerns: Callable[[CapturedAnswer], bool], *, dry_run: bool = False) -> int:
-        """Drop the answers that wait and concern somebody, also those that the model reads now; return how many."""
+        """Drop the waiting answers that `concerns` matches, including those being read; return how many."""
         reading = [number for number, answered in self._read.items() if concerns(answered)]
         gone = [waiting for waiting in self._queue if concerns(waiting[0])]
         if not dry_run:
@@ -248,13 +248,13 @@ class RedactionQueue:
         return len(gone) + len(reading)
 
     async def run(self) -> None:
-        """Read answers until cancelled; what waits then keeps waiting."""
+        """Work on the queue until cancelled; the answers still in it then stay there."""
         async with asyncio.TaskGroup() as group:
             for number in range(WORKERS):
                 group.create_task(self._work(number))
 
     async def finish(self, seconds_max: float = FINISH_SECONDS_MAX) -> None:
-        """At the end of the daemon, after `run`: store what the model reads within that time, and drop the rest."""
+        """When the daemon stops, after `run`: store the answers that the model reads in time, and drop the rest."""
         if not self.held_because:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds_max), asyncio.TaskGroup() as group:
@@ -280,7 +280,7 @@ class RedactionQueue:
 
     @contextlib.contextmanager
     def _counted(self, number: int, answered: CapturedAnswer, since: float) -> Iterator[None]:
-        """Count an answer as waiting while a worker has it; cancelled, the worker puts it back."""
+        """Count an answer as waiting while a worker has it; a cancelled worker puts it back."""
         self._working += 1
         self._started[number], self._read[number] = since, answered
         try:
@@ -297,7 +297,7 @@ class RedactionQueue:
             self._bytes -= answered.size
 
     async def _pass(self, number: int, answered: CapturedAnswer) -> None:
-        """Ask the model about an answer until it is stored, dropped, erased, or passed by the rules."""
+        """Call the model for an answer until the answer is stored, dropped or erased."""
         failed, held = 0, self._config.holds(answered.manifest.task.name)
         while number not in self._erased:
             try:

@@ -3,8 +3,8 @@
 Errors leave through one place, `exits.reported_errors`: a sentence and its remedy on standard error, and an exit code
 of docs/exit-codes.md. Nothing else is caught: a traceback is a bug.
 
-Stand-ins take the place of modules that libraries import at once, and that our processes do not use. A stand-in has the
-attributes that are used; when anything else of the module is used, the module itself is loaded.
+Stand-ins replace modules that libraries import at once but our processes do not use. A stand-in has the attributes that
+are used; the first use of any other attribute loads the real module.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from edge_agent.cli.command_group import (
 PROTOBUF_IN_PYTHON = "google.protobuf.internal.python_message"
 """protobuf's implementation without the C extension, with a parser of text."""
 PYDANTIC_PLUGINS = "pydantic.plugin._loader"
-"""Reads what every installed package declares, in search of plugins. A package has no other way into our processes."""
+"""Searches all installed packages for plugins, which must not get into our processes."""
 SECRETS = "secrets"
-"""pydantic compares values of type SecretStr with it; it loads OpenSSL by way of hashlib."""
+"""pydantic uses it to compare SecretStr; it loads OpenSSL through hashlib."""
 
 
 def install_stand_ins() -> None:
@@ -81,7 +81,7 @@ _EPILOG = (
 _ASK, _TASKS, _OPERATE, _SET_UP = "Ask a model", "Bundles and tasks", "Operate a site", "Set up a site"
 
 OBJECTS_BETWEEN_COLLECTIONS = 100_000
-"""New objects after which Python looks for garbage. Its own default, 700, suits programs that run long."""
+"""New objects after which Python collects garbage; its default, 700, is for long-running programs."""
 
 
 def _entry(panel: str, module: str, attribute: str, summary: str) -> CommandEntry:
@@ -186,7 +186,7 @@ class _RootGroup(LazyGroup):
     entries = COMMANDS | OLD_NAMES
 
     def invoke(self, ctx: Any) -> Any:
-        # Only a command that runs needs what it leads to; help does not.
+        # Needed only to run a command, not for help.
         from edge_agent.cli.exits import reported_errors  # noqa: PLC0415
 
         with reported_errors(ctx):
@@ -242,7 +242,7 @@ class RootCommand:
     ] = False
 
     def __post_init__(self) -> None:
-        """Hand the options to the command."""
+        """Store the options for the command."""
         self.ctx.obj = GlobalOptions(**{name: getattr(self, name) for name in GLOBAL_OPTION_NAMES})
         if self.no_color:
             disable_color()
@@ -251,7 +251,7 @@ class RootCommand:
 def main() -> None:
     """Run the console script."""
     open_standard_streams()
-    # Imported modules stay until the process ends. Looking for garbage among them takes half as long as the imports.
+    # Imported modules stay until the process ends; collecting garbage among them takes half as long as the imports.
     gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
     install_stand_ins()
     try:

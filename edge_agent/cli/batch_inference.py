@@ -61,7 +61,7 @@ TopK = Annotated[
 
 @dataclass(frozen=True)
 class ResultColumns(Generic[_A]):
-    """How the answers of one kind of task are printed."""
+    """The output of the answers of one kind of task."""
 
     key: str
     """Of an answer in JSON."""
@@ -213,7 +213,7 @@ def _degradation(word: str, result: GradedAnswer) -> str:
 
 
 def confidence_note(result: GradedAnswer) -> Text:
-    """Return what limits an answer that has a confidence."""
+    """Return the limitations of an answer that has a confidence."""
     notes = [f"by {result.model}"] if result.model else []
     below = result.threshold and not result.confidence >= result.threshold
     notes += [f"below the threshold {result.threshold:.2f}"] if below else []
@@ -266,7 +266,7 @@ EMBEDDING = ResultColumns("embedding", ("length", "vector"), _embedding_cells, _
 
 BAR_CELLS = 10
 OPTION_CELLS = 16
-"""Width of a possible answer beside its bar: a longer one is cut there, and whole in the column of the answer."""
+"""Width of a possible answer next to its bar; longer ones are cut there, and complete in the column of the answer."""
 SHOWN_MAX = 3
 """Possible answers of a question with their bars; --json has all of them."""
 _EIGHTHS = " ▏▎▍▌▋▊▉█"

@@ -34,7 +34,7 @@ from edge_agent.store import bundle_archive
 from edge_agent.store.bundle_archive import StoreLimits
 
 DIGEST_LISTED = 8
-"""Characters of a digest in a list; a command takes as many."""
+"""Characters of a digest in lists; commands accept this abbreviation."""
 LABELS_SHOWN = 12
 
 app = typer.Typer(no_args_is_help=True, help="List, show, inspect and allow bundles.")
@@ -213,7 +213,7 @@ def remove(
 
     Example: [bold]edge-agent remove pos-intent 1.0.0[/bold]
     """
-    if bundle == "":  # an empty variable of a script: it named one bundle, not the whole task
+    if bundle == "":  # an empty variable in a script meant one bundle, not the whole task
         raise typer.BadParameter("it is empty; leave it out to remove the whole task", param_hint="BUNDLE")
     bundle = bundle or ""
     with target_of(ctx).admin() as admin:
@@ -257,7 +257,7 @@ app.command("allow")(allow)
 
 
 def _loss_of_bundle(task: str, name: str, installed: list[Bundle]) -> tuple[str, str]:
-    """Return what the removal of one bundle costs, and the way back."""
+    """Return the consequence of removing one bundle, and how to undo it."""
     found = [each for each in installed if name == each.ref.version or each.ref.digest.startswith(name)]
     active = next((each for each in installed if each.active), None)
     answers = f" {task} {active.ref.version} continues to answer." if active and found and active not in found else ""
@@ -265,7 +265,7 @@ def _loss_of_bundle(task: str, name: str, installed: list[Bundle]) -> tuple[str,
 
 
 def _loss_of_task(task: str, installed: list[Bundle], status: Status) -> tuple[str, str]:
-    """Return what the removal of a whole task costs, and the way back."""
+    """Return the consequence of removing a whole task, and how to undo it."""
     active = next((each.ref.version for each in installed if each.active), "")
     versions, size = ", ".join(each.ref.version for each in installed), sum(each.size_bytes for each in installed)
     stops = f"Version {active} stops answering '{task}', and nothing else answers it: calls of the task fail. "
@@ -278,12 +278,12 @@ def _loss_of_task(task: str, installed: list[Bundle], status: Status) -> tuple[s
 
 
 def _is_planned(task: str, status: Status) -> bool:
-    """Tell whether the central team's plan names a task."""
+    """Return whether the central team's plan names a task."""
     return status.updates is not None and any(each.candidate for each in status.updates.tasks if each.task == task)
 
 
 def _way_back(bundles: list[Bundle], on_drive: str = "") -> str:
-    """Say how bundles come back: signed ones from where the central team put them, others from their files."""
+    """Return how to restore bundles: signed ones from the central team, others from their files."""
     if bundles and all(each.signed for each in bundles):
         return f"The way back: 'sudo edge-agent media import' of the USB drive that brought it{on_drive}."
     return "The way back: 'edge-agent install PATH' of its file."

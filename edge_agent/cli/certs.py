@@ -36,7 +36,7 @@ from edge_agent.config.config_files import REMOTE_FILE, render_remote
 from edge_agent.config.folder_access import is_hidden_from_services
 from edge_agent.config.sections import join_host_port
 from edge_agent.doctor.machine_checks import EARLIEST
-from edge_agent.durable.atomic_files import make_folders, stat_or_none, write_durably
+from edge_agent.durable.atomic_files import make_folders, read_small, stat_or_none, write_durably
 from edge_agent.enrolment import unit_drop_ins
 from edge_agent.errors import CertificateUnusable, ConfigInvalid
 from edge_agent.formats.certificates import ROLE_URI, Certificate, parse_certificates
@@ -44,7 +44,7 @@ from edge_agent.formats.certificates import ROLE_URI, Certificate, parse_certifi
 FOLDER = "tls"
 CERTIFICATE = "ca.crt"
 OLD_FOLDER = Path("edge-agent-tls")
-"""Where 0.1 made it, below the folder of the shell."""
+"""Where version 0.1 created it, below the working directory."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class AuthorityFolder:
 def find_authority(config_path: Path | None, environ: Mapping[str, str] = os.environ) -> AuthorityFolder | None:
     """Return the folder of this site's authority; None = there is none.
 
-    The first of these that holds one: the folder of `access.client_ca_file`; `tls` beside agent.yaml; edge-agent/tls
+    The first of these that contains one: the folder of `access.client_ca_file`; `tls` beside agent.yaml; edge-agent/tls
     in the user's data directory; ./edge-agent-tls of version 0.1.
     """
     configured, beside = _configured_authority(config_path), _beside_agent_yaml(config_path)
@@ -123,7 +123,7 @@ def _configured_authority(config_path: Path | None) -> Path | None:
 
 
 def _exists(path: Path) -> bool:
-    """Tell whether a file exists. A folder that this user may not enter counts as one that holds it."""
+    """Return whether a file exists; in a folder that this user may not enter, it is assumed to."""
     try:
         return stat_or_none(path) is not None
     except PermissionError:
@@ -278,7 +278,7 @@ def server(
         raise typer.BadParameter("name the host name or IP address that clients use", param_hint="--name")
     made = certificate_authority.issue_server_certificate(root, named, now, days)
     _write_server(made, place, replace=renew)
-    _say(f"The server's certificate is for {', '.join(named)}, {_until(made)}.")
+    _say(f"The server's certificate is for {', '.join(named)}, {_until(made)}: {before.absolute()}")
     _say("A daemon that uses these files reads it at the next connection; 'edge-agent status' reports a failure.")
 
 
@@ -291,7 +291,7 @@ def show(
     Example: [bold]edge-agent certs show till-3.crt[/bold]
     """
     try:
-        pem = file.read_bytes()
+        pem = read_small(file)
     except OSError as error:
         raise CertificateUnusable(f"cannot read {file}: {error.strerror}", remedy="Check the path.") from None
     found = parse_certificates(pem, str(file))
@@ -316,7 +316,7 @@ def _is_ip_address(name: str) -> bool:
 
 
 def _names(path: Path) -> list[str]:
-    return list(parse_certificates(path.read_bytes(), str(path))[0].names)
+    return list(parse_certificates(read_small(path), str(path))[0].names)
 
 
 def _config_path(ctx: typer.Context) -> Path | None:
@@ -392,7 +392,7 @@ def _make_folder(folder: Path, mode: int) -> None:
 
 
 def _open_listener(ctx: typer.Context, folder: Path, allow: list[str], *, yes: bool) -> None:
-    """Let clients through to a daemon that systemd runs: its unit accepts connections from this machine only."""
+    """Open the daemon's unit for clients: under systemd it accepts connections from this machine only."""
     etc = SYSTEM
     managed = (etc / UNITS / unit_drop_ins.DAEMON_UNIT).exists()
     if not managed or _config_path(ctx) is not None:
@@ -463,7 +463,7 @@ def _say_config(folder: Path) -> None:
             "client_ca_file": str(folder / "ca.crt"),
         },
     }
-    # At the first column: indented lines would belong to the section above them.
+    # Without indentation, because indented lines would belong to the section above.
     _say(*yaml.safe_dump(lines, sort_keys=False).splitlines())
 
 

@@ -1,4 +1,4 @@
-"""Groups of commands: a command's module is imported when it runs, and global options stand anywhere.
+"""Groups of commands: a command's module is imported when it runs, and global options can be anywhere.
 
 `--help` lists each command by the summary in its group's table, so that it imports none of them. The first line of the
 command's own help is the same sentence; a test compares the two.
@@ -38,14 +38,14 @@ class GlobalOptions:
 
 
 _SITE = 3
-"""Exit code of both programs for a fault of this machine."""
+"""Exit code of both programs for a fault on this machine."""
 GLOBAL_OPTION_NAMES = frozenset(field.name for field in fields(GlobalOptions))
 
 
 def open_standard_streams() -> None:
-    """Open those that the caller has closed, as with `>&-`, on /dev/null. Call before anything else is opened.
+    """Open standard streams that the caller closed, as with `>&-`, on /dev/null. Call before anything else is opened.
 
-    Python prints nowhere then, with a traceback; and the next file would get the number, and what a library prints.
+    Otherwise printing raises, and the next opened file gets the stream's number and with it the output of libraries.
     """
     for number in range(3):
         try:
@@ -58,9 +58,9 @@ def open_standard_streams() -> None:
 
 
 def flush_output() -> None:
-    """Write out what is left of standard output; quietly where its reader, such as `head`, has gone.
+    """Flush standard output; silently if its reader, such as `head`, has ended.
 
-    Raises SystemExit where it cannot be written: a file with half of an answer is no success.
+    Raises SystemExit if it cannot be written: a file with half of an answer is not a success.
     """
     try:
         sys.stdout.flush()
@@ -85,12 +85,12 @@ def _report_lost_output(error: OSError) -> NoReturn:
 
 
 def disable_color() -> None:
-    """Print without colors from now on, and so does every program that a command starts: https://no-color.org."""
+    """Disable colors from now on, also in programs that a command starts: https://no-color.org."""
     os.environ["NO_COLOR"] = "1"
 
 
 def global_options(ctx: typer.Context) -> GlobalOptions:
-    """Return the global options of this invocation, wherever they stood."""
+    """Return the global options of this invocation, from any position."""
     found = ctx.find_object(GlobalOptions)
     assert found is not None, "the root command sets it; this is a bug"
     return found
@@ -109,11 +109,11 @@ def join_help_lines(command: Any) -> None:
 
 @dataclass(frozen=True)
 class CommandEntry:
-    """Where a command is, and what the list of commands shows of it."""
+    """The location of a command, and its entry in the list of commands."""
 
     module: str
     attribute: str
-    """In that module: a function, a class, or a typer.Typer with commands of its own."""
+    """A function or class of the module, or a typer.Typer with commands of its own."""
     summary: str
     panel: str = ""
     """Heading in the list of commands; empty = none."""
@@ -122,7 +122,7 @@ class CommandEntry:
 
 
 class LazyCommands(Mapping[str, Any]):
-    """The commands of a table by name; looking one up imports its module. Iteration leaves old names out."""
+    """The commands of a table by name; looking one up imports its module. Iteration omits old names."""
 
     def __init__(self, entries: Mapping[str, CommandEntry], options: Iterable[Any]) -> None:
         """Take the table, and the global options that each command gets."""
@@ -160,7 +160,7 @@ class LazyCommands(Mapping[str, Any]):
         return sum(1 for _ in self)
 
     def summary(self, name: str) -> Any:
-        """Return a command that has nothing but its summary, for help; None = there is no such command."""
+        """Return a command with only its summary, for help; None = there is no such command."""
         entry = self._entries.get(name)
         if entry is None:
             return None
@@ -169,7 +169,7 @@ class LazyCommands(Mapping[str, Any]):
 
 
 def _inherited(option: Any) -> Any:
-    """Return a root option as a subcommand takes it: hidden in its help, and stored in the invocation's options."""
+    """Return a root option for a subcommand: hidden in its help, and stored in the invocation's options."""
     inherited = copy.copy(option)
     inherited.hidden, inherited.expose_value, inherited.is_eager = True, False, True
     inherited.callback = _store_option
@@ -185,14 +185,14 @@ def _store_option(ctx: Any, option: Any, value: Any) -> None:
 
 
 def _usage_message(message: str) -> str:
-    """Return what is wrong with an argument, without the name of the exception that typer found it by."""
+    """Return the message about an argument, without typer's name of the exception."""
     return printable(message.removeprefix("Value error, "))
 
 
 class PrintableGroup(TyperGroup):
-    """A group that understands -h, and whose errors quote arguments as they may be printed.
+    """A group with -h, whose errors quote arguments with control characters escaped.
 
-    A shell puts any file name into an argument, control characters included.
+    A shell can put any file name into an argument.
     """
 
     def __init__(self, **attrs: Any) -> None:
@@ -215,7 +215,7 @@ class PrintableGroup(TyperGroup):
             raise
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Refuse what is not text: messages, requests and libraries take none of it."""
+        """Refuse arguments that are not text, because messages and requests cannot contain them."""
         for number, given in enumerate(args, 1):
             shown = given.encode(errors="surrogateescape").decode(errors="backslashreplace")
             if shown != given:

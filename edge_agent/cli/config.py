@@ -1,14 +1,14 @@
-"""`edge-agent config`, `limits` and `drop-ins`: the configuration, and what the systemd units allow for it.
+"""`edge-agent config`, `limits` and `drop-ins`: the configuration, and the systemd settings that it needs.
 
-`drop-ins` gives the units the networks and folders that agent.yaml needs, `limits` computes the memory that it allows.
+`drop-ins` gives the units access to the networks and folders in agent.yaml, `limits` computes their memory limit.
 
-The parts of MemoryMax=, which the unit is given:
+The parts of MemoryMax= of the unit:
 
-    engines     engine.memory_bytes_max, or what the machine has
+    engines     engine.memory_bytes_max, or the memory of the machine
     reserve     engine.memory_reserve_bytes, which engines leave free below any limit: they see this one too
-    daemon      its own: the program, answers that wait to be written, and the largest messages of all calls at once
+    daemon      the program, answers that wait to be written, and the largest messages of all calls at once
 
-It is an upper bound, which keeps a fault here from harming the rest of the machine; engines count for themselves.
+It is an upper bound that protects the rest of the machine from a fault here; engines count their memory themselves.
 """
 
 from __future__ import annotations
@@ -38,28 +38,28 @@ if TYPE_CHECKING:
     from edge_agent.enrolment.unit_drop_ins import UnitDropIn
 
 PROGRAM_BYTES = 192 * 2**20
-"""About 100 MB are resident after a day; the rest is for what is being installed or sealed."""
+"""About 100 MB are resident after a day; the rest is for installing and sealing."""
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What each part may take, in bytes."""
+    """The parts of the memory limit, in bytes."""
 
     engines: int
-    """0 = what the machine has."""
+    """0 = the memory of the machine."""
     reserve: int
     daemon: int
     machine: int
 
     @property
     def memory_max(self) -> int:
-        """The limit of all processes of the unit together; what the rest of the machine needs stays out of it."""
+        """The limit of all processes of the unit together, which leaves memory for the rest of the machine."""
         most = max(self.machine - self.reserve, self.machine // 2)
         return min(most, self.engines + self.reserve + self.daemon) if self.engines else most
 
 
 def plan_memory(config: Config, machine_bytes: int) -> MemoryPlan:
-    """Share out a machine with that much memory."""
+    """Divide the memory of a machine."""
     messages = config.service.calls_max * config.service.message_bytes_max
     return MemoryPlan(
         engines=config.engine.memory_bytes_max,
@@ -161,7 +161,7 @@ def _apply_limit(memory_max: int) -> None:
     changed_before = _is_changed_on_disk()
     _systemctl("set-property", "--runtime", UNIT, f"MemoryMax={memory_max}")
     # systemd 252 puts the drop-in that this makes at the end of its list. Where another drop-in has a later name, it
-    # takes the unit for changed on disk, and says so in every answer about it until it has read its files again.
+    # considers the unit changed on disk, and reports that in every answer about it until it has reloaded its files.
     if _is_changed_on_disk() and not changed_before:
         _systemctl("daemon-reload")
 
@@ -249,7 +249,7 @@ def needed_drop_ins(config: Config, etc: Path, allow: Sequence[str], remove: Seq
     """Return the drop-ins of a configuration, on this machine.
 
     Raises:
-        ConfigInvalid: it is not known which networks may reach the listener, or a name cannot stand in a unit.
+        ConfigInvalid: the networks that may reach the listener are unknown, or a name cannot be written in a unit.
     """
     from edge_agent.enrolment import unit_drop_ins  # noqa: PLC0415
 
@@ -273,7 +273,7 @@ def print_in_place(needed: Sequence[UnitDropIn]) -> None:
 
 
 def show_drop_ins(missing: Sequence[UnitDropIn]) -> None:
-    """Print files that are to be written, or removed, and how they differ from what is there."""
+    """Print the files to be written or removed, with their differences."""
     for each in missing:
         out().print(Text(str(each.path), style="bold"), soft_wrap=True)
         for line in each.changes:

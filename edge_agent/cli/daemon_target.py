@@ -16,11 +16,12 @@ from edge_agent import client
 from edge_agent.cli.command_group import global_options
 from edge_agent.config import Config, ConfigFiles, Overrides, Role, load, read_files
 from edge_agent.config.config_files import RemoteDaemonConfig, load_remote
+from edge_agent.durable.atomic_files import read_small
 
 if TYPE_CHECKING:
     from edge_agent.client import AdminClient, Client, Retry, ReviewClient, Tls
 
-# A name of the client loads its module: the clients of the other sockets stay on the disk.
+# Using a name of the client package imports its module, so the clients of other sockets are not loaded.
 _C = TypeVar("_C", "Client", "AdminClient", "ReviewClient")
 _SOCKETS: dict[Role, Callable[[Config], Path]] = {
     "infer": lambda config: config.inference_socket,
@@ -84,9 +85,9 @@ def _read_tls(remote: RemoteDaemonConfig) -> Tls:
     # Only a daemon over the network is shown certificates.
     from edge_agent.formats.certificates import check_key_matches, parse_certificates  # noqa: PLC0415
 
-    own = Path(remote.certificate).read_bytes()
-    check_key_matches(own, Path(remote.key).read_bytes(), remote.certificate)
-    parse_certificates(Path(remote.ca).read_bytes(), remote.ca)
+    own = read_small(Path(remote.certificate))
+    check_key_matches(own, read_small(Path(remote.key)), remote.certificate)
+    parse_certificates(read_small(Path(remote.ca)), remote.ca)
     valid = parse_certificates(own, remote.certificate)[0]
     doubt = _validity_doubt(valid.starts_at, valid.expires_at, time.time())
     return client.Tls(remote.ca, remote.certificate, remote.key, remote.server_name, doubt)

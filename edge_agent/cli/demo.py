@@ -1,4 +1,4 @@
-"""`edge-agent demo`: a whole life of the appliance in a minute, on a daemon of its own. Leaves nothing behind."""
+"""`edge-agent demo`: all functions of the appliance in a minute, on a daemon of its own. Leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ STRANGE = (
     "is 51 a prime number",
     "asdf jkl qwertz",
 )
-"""Another language, another task, a keyboard: what a till sees, too."""
+"""Inputs in another language, for another task, and random keys, as a till sees them, too."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def _compare(
 
 
 def _ask_strange(console: Console, client: Client, show: DemoBundle) -> None:
-    """Ask a bundle with a gate what it was not made for, and show what becomes of that; others are not asked."""
+    """Ask a bundle with a gate about inputs that it was not made for, and show the outcome; skip other bundles."""
     name, gate = show.manifest.task.name, show.manifest.confidence.gate
     if gate is None:
         return
@@ -278,7 +278,7 @@ def _heading(console: Console, text: str) -> None:
 
 
 def _honest(console: Console, manifest: Manifest) -> None:
-    """Say what the answers are worth."""
+    """Print how reliable the answers are."""
     if manifest.provenance.base:
         console.print(Text(f"model: {manifest.provenance.base}", style="dim"))
     if manifest.task.kind == "classify" and manifest.confidence.policy == "always_escalate":
@@ -298,20 +298,20 @@ READY_SECONDS_MAX = 120.0
 STOP_SECONDS_MAX = 30.0
 _PAUSE_SECONDS_MAX = 0.5
 _LOG_LINES_SHOWN = 15
-# A call that Ctrl-C has torn is not worth the usual wait.
+# No long wait for a call that Ctrl-C interrupted.
 _CONFIG = "store: {allow_unsigned: true}\nlog: {format: json}\nmetrics: {address: ''}\nservice: {drain_seconds: 2}\n"
 _RUN_DIR_BYTES_MAX = SOCKET_PATH_BYTES_MAX - len("/inference.sock")
 
 
 class DemoFailed(EdgeAgentError):
-    """The demo's daemon did not do what it should."""
+    """The demo's daemon failed."""
 
     reason = "DEMO_FAILED"
     remedy_default = "'edge-agent doctor' checks this machine."
 
 
 class DemoDaemon:
-    """A context manager: started at its begin, killed at its end unless `stop` ended it before."""
+    """A context manager: it starts the daemon, and kills it at the end unless `stop` ended it before."""
 
     def __init__(self) -> None:
         """Make the directory and start the process, without waiting for it."""
@@ -323,7 +323,7 @@ class DemoDaemon:
         self._admin = f"unix:{folder}/run/admin.sock"
         options = ["--config", folder / "agent.yaml", "--state-dir", folder / "state", "--run-dir", folder / "run"]
         with self._log.open("wb") as log:
-            # A process group of its own: Ctrl-C reaches the demo alone, which then stops the daemon in order.
+            # A process group of its own: Ctrl-C reaches only the demo, which then stops the daemon cleanly.
             self._process = subprocess.Popen(  # noqa: S603 our own program
                 [sys.executable, "-P", "-m", "edge_agent.cli", *map(str, options), "serve"],
                 stdin=subprocess.DEVNULL,

@@ -36,20 +36,20 @@ _REMEDY = "Write one JSON object a line, with 'text', and 'label' or 'answers' b
 
 @dataclass(frozen=True)
 class LabelledMessage:
-    """A message and what it wants."""
+    """A message with its right answers."""
 
     text: str
     label: str = ""
-    """Of a task that classifies."""
+    """The label of a task that classifies."""
     family: str = ""
-    """Messages of one are right or wrong together; empty = on its own."""
+    """Family of dependent messages; empty = independent."""
     answers: Mapping[str, str] = field(default_factory=dict)
-    """Of a task with several questions, by question."""
+    """The answers of a task with several questions, by question."""
 
 
 @dataclass(frozen=True)
 class DemoAnswer:
-    """What a bundle said to one message."""
+    """A bundle's answer to one message."""
 
     label: str
     sure: bool
@@ -58,7 +58,7 @@ class DemoAnswer:
 
 @dataclass(frozen=True)
 class DemoScore:
-    """What a bundle's answers are worth."""
+    """The quality of a bundle's answers."""
 
     rows: int
     right: Interval
@@ -66,7 +66,7 @@ class DemoScore:
     sure_right: Interval
     """Of the sure answers."""
     milliseconds: float
-    """Median of a call, as the caller sees it."""
+    """Median duration of a call, measured by the caller."""
 
 
 def read_labelled(path: Path) -> tuple[LabelledMessage, ...]:
@@ -80,7 +80,7 @@ def read_labelled(path: Path) -> tuple[LabelledMessage, ...]:
 
 
 def _rows(raw: bytes) -> tuple[LabelledMessage, ...]:
-    """Return nothing where a line is no labelled message, or no text."""
+    """Return the messages; none if a line is not a labelled message or not text."""
     try:
         return tuple(_labelled(json.loads(line)) for line in raw.decode().split("\n") if line.strip())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -104,7 +104,7 @@ def sample(rows: Sequence[_T], rows_max: int) -> list[_T]:
 
 
 def score(rows: Sequence[LabelledMessage], said: Sequence[DemoAnswer]) -> DemoScore:
-    """Count what was right, and what was right among the sure answers."""
+    """Count the right answers, and the right ones among the confident answers."""
     right = [(row, each.label == row.label) for row, each in zip(rows, said, strict=True)]
     sure = [pair for pair, each in zip(right, said, strict=True) if each.sure]
     return DemoScore(len(right), _share(right), len(sure), _share(sure), median(each.milliseconds for each in said))
@@ -119,7 +119,7 @@ def _share(right: Sequence[tuple[LabelledMessage, bool]]) -> Interval:
 
 
 def plus_minus(share: Interval) -> str:
-    """Return a share with half of its 95% interval, both in percent; "-" of nothing."""
+    """Return a share with half of its 95% interval, both in percent; "-" without data."""
     return "-" if math.isnan(share.value) else f"{share.value:.0%} ±{50 * (share.high - share.low):.0f}"
 
 
@@ -131,12 +131,12 @@ def format_milliseconds(milliseconds: float) -> str:
 SHOWN_MESSAGES = 4
 _NO_ANSWER = DemoAnswer("", False, 0.0)
 CALL_SECONDS_MAX = 60.0
-"""On a machine that does much else besides."""
+"""Also sufficient on a busy machine."""
 
 
 @dataclass(frozen=True)
 class MessageAnswers:
-    """What one call answered about a message; each answer has the time of the call."""
+    """The answers of one call about a message; each has the duration of the call."""
 
     message: LabelledMessage
     answers: dict[str, DemoAnswer]
@@ -144,7 +144,7 @@ class MessageAnswers:
 
 
 def has_questions_for(manifest: Manifest, rows: Sequence[LabelledMessage]) -> bool:
-    """Tell whether a bundle answers every question that the rows are labelled for."""
+    """Return whether a bundle answers every question that the rows have labels for."""
     outputs = {question.name: question.outputs for question in manifest.task.questions}
     labelled = [answer for row in rows for answer in row.answers.items()]
     known = all(label in outputs.get(name, ()) for name, label in labelled)
@@ -154,7 +154,7 @@ def has_questions_for(manifest: Manifest, rows: Sequence[LabelledMessage]) -> bo
 def decide_rows(
     client: Client, task: str, rows: Sequence[LabelledMessage], done: Callable[[int], None]
 ) -> list[MessageAnswers]:
-    """Ask all questions about one message a call, as a device would; what fails answers nothing."""
+    """Ask all questions about one message per call, as a device would; a failed call has no answers."""
     ask = functools.partial(client.decide, task, timeout_seconds=CALL_SECONDS_MAX)
     found = []
     for row, result, spent in _ask_each(ask, rows, done):
@@ -167,7 +167,7 @@ def decide_rows(
 def _ask_each(
     ask: Callable[[list[str]], list[_T]], rows: Sequence[LabelledMessage], done: Callable[[int], None]
 ) -> Iterator[tuple[LabelledMessage, _T, float]]:
-    """Yield each message with what a call about it alone answered, and the milliseconds that this took."""
+    """Yield each message with the result of a call about it alone, and its duration in milliseconds."""
     ask([rows[0].text])  # The first call warms the connection up.
     for number, row in enumerate(rows, 1):
         started = time.monotonic()
@@ -194,7 +194,7 @@ def show_questions(console: Console, manifest: Manifest, said: Sequence[MessageA
 
 
 def _answers(questions: Sequence[QuestionSpec], said: MessageAnswers) -> Table:
-    """Return question over answer; the columns are as wide for one message as for the next."""
+    """Return a table of questions above answers; the column widths are the same for all messages."""
     made = table()
     for question in questions:
         wide = max(len(question.name), *(len(f"✓ {output}?") for output in question.outputs))
@@ -232,18 +232,18 @@ def _score_table(manifest: Manifest, said: Sequence[MessageAnswers]) -> Table:
 
 SHOWN_ROWS = 8
 NARROWEST = {"model": len("encoder,"), "right if confident": len("confident"), "median call": len("12.3 ms")}
-"""Columns that give way on a narrow terminal, down to so many characters."""
+"""Columns that shrink on a narrow terminal, with their minimum widths."""
 
 
 def has_labels_for(manifest: Manifest, rows: Sequence[LabelledMessage]) -> bool:
-    """Tell whether a bundle can be right about every row."""
+    """Return whether a bundle has all labels of the rows."""
     return manifest.task.kind == "classify" and {row.label for row in rows} <= set(manifest.task.labels)
 
 
 def classify_rows(
     client: Client, task: str, rows: Sequence[LabelledMessage], done: Callable[[int], None]
 ) -> list[DemoAnswer]:
-    """Classify the rows one call at a time, as a till would; a failure is an answer that is wrong."""
+    """Classify the rows one call at a time, as a till would; a failure counts as a wrong answer."""
     ask = functools.partial(client.classify, task, top_k=1, timeout_seconds=CALL_SECONDS_MAX)
     return [_demo_answer(result, spent) for _, result, spent in _ask_each(ask, rows, done)]
 
@@ -266,7 +266,7 @@ def show_comparison(
 def _answer_table(
     manifests: Sequence[Manifest], rows: Sequence[LabelledMessage], said: Sequence[list[DemoAnswer]]
 ) -> Table:
-    # What tells the names apart: without the beginning that all share, but for a name that is just that.
+    # The names without their common prefix, unless a name is just that prefix.
     shortest = min((manifest.task.name for manifest in manifests), key=len)
     names = [manifest.task.name.removeprefix(f"{shortest}-") for manifest in manifests]
     made = table("message", "wants", *names, wrap=("message",))
@@ -287,7 +287,7 @@ def _comparison_table(
     made = table("task", "model", *numbers, right=numbers, wrap=tuple(NARROWEST))
     for column in made.columns:
         column.min_width = NARROWEST.get(str(column.header))
-    # Files that more than one of the bundles has are on the disk and in memory once.
+    # Files shared by several bundles are on the disk and in memory only once.
     copies = Counter(artifact.sha256 for manifest in manifests for artifact in manifest.artifacts)
     for manifest, answers in zip(manifests, said, strict=True):
         found = score(rows, answers)
@@ -299,7 +299,7 @@ def _comparison_table(
 
 
 def _confident_cells(manifest: Manifest, found: DemoScore) -> tuple[str, str]:
-    """Return the share of sure answers, and how many of them are right; nothing where nothing is calibrated."""
+    """Return the shares of confident answers and of right ones among them; empty without a calibration."""
     if manifest.confidence.policy != "threshold":
         return "-", "-"
     return f"{found.sure / found.rows:.0%}", plus_minus(found.sure_right)

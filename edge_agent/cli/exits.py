@@ -74,9 +74,9 @@ _OF_A_PATH = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free some space, or write to another place."),
     errno.EIO: "Check the disk or drive: 'dmesg' shows its errors.",
 }
-"""Errors of a path that somebody named, and what to do; any other OSError is a bug."""
+"""Errors of a path that the user named, with remedies; any other OSError is a bug."""
 _OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-"""Errors of reading or writing an open file, which name none."""
+"""Errors of reading or writing an open file, which have no path."""
 REMEDIES = {
     ExitCode.FAILED: "The daemon's log says more; 'edge-agent doctor' checks this machine.",
     ExitCode.USAGE: "Change the command; -h after it explains its arguments.",
@@ -84,7 +84,7 @@ REMEDIES = {
     ExitCode.TRY_LATER: "Run the same command again later.",
     ExitCode.REFUSED: "Nothing was installed: have the bundle assembled again with 'edge-convert assemble'.",
 }
-"""The remedy of an error that brings none of its own."""
+"""The remedies of errors that have none of their own."""
 
 
 def exit_code(reason: str) -> ExitCode:

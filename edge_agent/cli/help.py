@@ -95,7 +95,7 @@ def _show_names(console: Console, entries: dict[str, RunbookEntry]) -> None:
 
 
 def _block(console: Console, mark: str, text: str) -> None:
-    """Print wrapped text behind a mark; what the run book writes in backquotes is bold, and never broken."""
+    """Print wrapped text after a mark; text in backquotes is bold and never broken."""
     kept = _CODE.sub(lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
     width = prose_width(console) - len(mark)
     for number, line in enumerate(textwrap.wrap(kept, width, break_long_words=False, break_on_hyphens=False)):
@@ -111,7 +111,7 @@ _LINK = re.compile(r"\[([^\]]+)\]\([^)]+\)")
 
 @dataclass(frozen=True)
 class RunbookEntry:
-    """What the run book says about one check."""
+    """The entry of the run book for one check."""
 
     name: str
     title: str
@@ -145,7 +145,7 @@ class UpdateReason:
     """One reason."""
 
     states: str
-    """In which states of an update it stands."""
+    """The states of an update that can have it."""
     meaning: str
     """The end of "the update is waiting: "."""
     remedy: str

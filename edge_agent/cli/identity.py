@@ -19,7 +19,7 @@ from edge_agent.cli.output import AsJson, err, out, print_facts, print_json, pri
 from edge_agent.config import Config, ConfigFiles
 from edge_agent.enrolment import site_enrolment, unit_drop_ins
 from edge_agent.enrolment.site_enrolment import CompletedEnrolment, EnrolmentRequest, PreparedEnrolment, PreviousSite
-from edge_agent.enrolment.site_files import SystemPaths, require_rights
+from edge_agent.enrolment.site_files import SystemPaths, plain_credentials, require_rights
 from edge_agent.errors import ConfigInvalid, EnrolmentFileRefused, ExchangeError, InvalidRequest
 from edge_agent.formats import enrolment_file, segment, status_object
 from edge_agent.formats.enrolment_file import RECORD_FILE_NAME, EnrolmentFile, SiteEnrolment, verification_code
@@ -51,7 +51,7 @@ class SiteIdentity:
     epoch: str
     """The incarnation of the spool."""
     known_at_centre: bool
-    """The central team has signed for segments of this incarnation, so it has accepted the key."""
+    """The central team has signed receipts for segments of this incarnation, so it has accepted the key."""
     enrolment: SiteEnrolment | None
     """None = the site was configured by hand, in agent.yaml."""
 
@@ -232,7 +232,7 @@ class EnrolCommand:
             self._apply(prepared)
 
     def _warn_of_folders(self, prepared: PreparedEnrolment) -> None:
-        """Print what keeps the uplink from using a folder that is an object store, and the command against it."""
+        """Print why the uplink cannot use a folder that is an object store, and the command that fixes it."""
         managed = self._systemd or prepared.request.places.uplink_unit.exists()
         for problem in unit_drop_ins.store_folder_problems(prepared.config, managed=managed):
             _warn(f"{problem.seen}. {problem.remedy}")
@@ -261,10 +261,10 @@ class EnrolCommand:
         return typed
 
     def _authenticate(self, site: str, sha256: str, sealed: bool) -> None:
-        """Make sure that the central team made the file: whoever could change it would control the site from now on.
+        """Make sure that the central team made the file, because its author controls the site from now on.
 
         Raises:
-            KitRefused: it is another file.
+            EnrolmentFileRefused: it is another file.
             InvalidRequest: there is no terminal to ask on.
         """
         if self.code:
@@ -316,7 +316,7 @@ def _ask_to_compare(sha256: str, site: str) -> None:
     """Ask whether the code is that of the central team; the answer may be the code itself.
 
     Raises:
-        EnrolmentFileRefused: it is another one.
+        EnrolmentFileRefused: the code differs.
         InvalidRequest: there is no terminal to ask on.
     """
     if not sys.stdin.isatty():
@@ -383,8 +383,9 @@ def _report(prepared: PreparedEnrolment, done: CompletedEnrolment) -> None:
     console.print(f"This machine is site {done.record.site} now: {prepared.request.places.site_yaml}")
     if done.record.secrecy == "encrypted":
         console.print("The uplink's credentials are encrypted to this machine.")
-    if done.record.secrecy == "plain":
-        _warn("systemd cannot encrypt here: the uplink's credentials are stored unencrypted, readable by root only.")
+    if plain := plain_credentials(done.record.files):
+        what = f"{counted(len(plain), 'credential')} of the uplink"
+        _warn(f"systemd-creds did not encrypt {what}, stored unencrypted and readable by root only: {', '.join(plain)}")
     if done.former:
         _report_previous(done.former)
     for each in prepared.drop_ins:
@@ -395,7 +396,7 @@ def _report(prepared: PreparedEnrolment, done: CompletedEnrolment) -> None:
 
 
 def _lets_in(prepared: PreparedEnrolment) -> bool:
-    """Tell whether the daemon's unit lets any network in."""
+    """Return whether the daemon's unit lets any network in."""
     units, networks = prepared.request.places.units, prepared.request.networks
     return bool(unit_drop_ins.allowed_networks(prepared.config, units, (), networks))
 

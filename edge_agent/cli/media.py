@@ -34,7 +34,7 @@ from edge_agent.errors import BY_REASON, ConfigInvalid, DocumentInvalid, EdgeAge
 from edge_agent.formatting import counted, format_bytes
 
 DRIVE_FOLDERS = (Path("/media"), Path("/mnt"), Path("/run/media"))
-"""Below them drives are mounted, by the rules of the file system hierarchy and of desktops."""
+"""Folders below which drives are mounted, by the filesystem hierarchy standard and by desktops."""
 MOUNTS = Path("/proc/self/mountinfo")
 _MOUNT_POINT = 4  # proc_pid_mountinfo(5)
 _LOOK = (
@@ -45,11 +45,11 @@ _LOOK = (
 
 @dataclass(frozen=True)
 class DriveFolder:
-    """A folder that is to be on a drive."""
+    """A folder that should be on a drive."""
 
     path: Path
     mount_point: Path
-    """The root of the file system that it is on."""
+    """The root of its file system."""
     is_own_disk: bool
     """That file system is the one of / or of the daemon's state directory."""
 
@@ -62,7 +62,7 @@ class DriveFolder:
 
     @property
     def doubt(self) -> str:
-        """What makes it doubtful that a drive is there, as a sentence without its end; empty = nothing does."""
+        """Why there may be no drive, as a sentence without its end; empty = no doubt."""
         if self.is_unmounted:
             return f"no drive is mounted at {self.path}"
         return f"{self.path} is on this machine's own disk; is the drive mounted?" if self.is_own_disk else ""
@@ -78,7 +78,7 @@ class DriveFolder:
 
 
 def look_at_folder(path: Path, *own: Path) -> DriveFolder:
-    """Look where an existing folder is. `own` are folders of the daemon. Raises OSError."""
+    """Find the file system of an existing folder. `own`: folders of the daemon. Raises OSError."""
     path = path.resolve()
     mounts = mount_points(MOUNTS.read_text(errors="surrogateescape")) if MOUNTS.exists() else []
     own_disks = {folder.stat().st_dev for folder in (Path("/"), *own)}
@@ -100,7 +100,7 @@ def mount_point_of(path: Path, mounts: Sequence[Path]) -> Path:
 
 
 def explain_empty_export(examples: ExamplesStatus | None, environ: Mapping[str, str] = os.environ) -> str:
-    """Return why nothing was ready to leave, and what to do; `examples` None = no example is kept here."""
+    """Return why nothing could be exported, and what to do; `examples` None = this site captures nothing."""
     if examples is None or not (examples.collect or sum(examples.retained.values())):
         return "No examples are kept here: 'examples.collect' in agent.yaml names no task"
     leaving = sorted(task for task, consent in examples.collect.items() if consent == "upstream")
@@ -223,7 +223,7 @@ def _export_document(site: str, copying: MediaCopy, no_examples: str, no_drive: 
 
 
 def check_readable(outbox: Path) -> None:
-    """Refuse a user who may operate the daemon, but not read what leaves the site: only root and the daemons may."""
+    """Refuse a user who may operate the daemon, but not read the outbox, which only root and the daemons may."""
     try:
         os.scandir(outbox).close()
     except PermissionError as error:
@@ -335,8 +335,8 @@ def _check_folder(path: Path) -> int:
         said = f"{path} is not a folder" if found else f"{path} does not exist"
         raise MediaFailed(said, remedy=f"{_LOOK}.")
     with _drive_errors(path):
-        os.scandir(path).close()
-    return found.st_dev
+        os.scandir(path).close()  # an automounter mounts the drive here, not at a stat
+        return path.stat().st_dev
 
 
 def _is_folder(path: Path) -> bool:
@@ -389,7 +389,7 @@ def import_update(admin: AdminClient, path: Path) -> UpdatesStatus:
 
 @dataclass(frozen=True)
 class BundleOutcome:
-    """What became of one bundle that the plan names."""
+    """The outcome for one bundle of the plan."""
 
     task: str
     version: str
@@ -411,7 +411,7 @@ def _digests(admin: AdminClient) -> Set[str]:
 
 
 def _outcomes(updates: UpdatesStatus, before: Set[str], installed: Set[str]) -> list[BundleOutcome]:
-    """Return what became of each bundle that the plan names for this site; the sets are digests in the store."""
+    """Return the outcome for each bundle that the plan names for this site; the sets are digests in the store."""
     return [
         BundleOutcome(
             task.task,
@@ -445,16 +445,16 @@ def _print_outcomes(ctx: typer.Context, updates: UpdatesStatus | None, outcomes:
 
 
 def _described(outcome: BundleOutcome) -> str:
-    """Return what became of a bundle, as the end of a sentence that begins with it."""
+    """Return an outcome as the end of a sentence that begins with the bundle."""
     said = {**_OUTCOMES, **(_FIRST_OUTCOMES if outcome.first else {})}
     return said.get(outcome.state, outcome.state.lower())
 
 
 def _end_with_outcome(outcomes: list[BundleOutcome], *, why: bool) -> None:
-    """Return when every bundle is installed or will be; `why`: the error has to say why, for no line did.
+    """Return if every bundle is installed or will be; `why`: the error must say why, because no line did.
 
     Raises:
-        EdgeAgentError: a bundle is not whole, or something on this machine blocks it.
+        EdgeAgentError: a bundle is incomplete, or this machine blocks it.
         typer.Exit: a bundle failed here.
     """
     for each in outcomes:

@@ -30,7 +30,7 @@ from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, digest_of, pars
 from edge_agent.formats.questions import expected_level
 
 ANSWER_SECONDS_MAX = 600.0
-SEED = 1  # of a generation with a temperature: the same text gets the same answer
+SEED = 1  # for a generation with a temperature, so that the same text gets the same answer
 SCORES_SHOWN = 5
 _FOLDER_REMEDY = "Name a bundle directory; unpack a tar first. 'edge-agent bundles inspect' checks it."
 
@@ -60,7 +60,7 @@ def run(
     """
     given = as_text(sys.stdin.buffer.read(), "standard input") if text == "-" else text
     folder = read_folder(bundle)
-    logs.configure(LogConfig(level="error"))  # a person needs the answer, not the log of an engine that loads
+    logs.configure(LogConfig(level="error"))  # the log of the loading engine would hide the answer
     started = time.monotonic()
     with progress(ctx, f"Loading {folder.manifest.task.name} {folder.manifest.version}"):
         written, done = asyncio.run(_answer(folder, given))
@@ -185,7 +185,7 @@ def _ungraded(kind: str, written: str, done: JobResult) -> dict[str, Any]:
 
 
 def _facts(manifest: Manifest, answer: dict[str, Any], text: str) -> dict[str, str | Text]:
-    """Return what a person reads of an answer to a text."""
+    """Return an answer as facts for people."""
     if answer["kind"] in ("redact", "decide", "embed"):
         return _ungraded_facts(manifest, answer, text)
     facts: dict[str, str | Text] = {}
@@ -205,7 +205,7 @@ def _facts(manifest: Manifest, answer: dict[str, Any], text: str) -> dict[str, s
 
 
 def _ungraded_facts(manifest: Manifest, answer: dict[str, Any], text: str) -> dict[str, str | Text]:
-    """Return what a person reads of an answer that has no confidence of its own."""
+    """Return an answer without a confidence as facts for people."""
     if answer["kind"] == "redact":
         found = [f"{each['label']} {text[each['start'] : each['end']]!r}" for each in answer["personal"]]
         return {"personal": ", ".join(found) or "nothing", "cut-off": f"{manifest.redaction_rule.cutoff:g}"}

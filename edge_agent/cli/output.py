@@ -67,10 +67,10 @@ def progress(ctx: typer.Context, text: str) -> AbstractContextManager[object]:
 
 
 def confirm(question: str, consequence: str, *, yes: bool) -> None:
-    """Ask before something that cannot be taken back, on standard error; `yes` = do not ask.
+    """Ask before an irreversible action, on standard error; `yes` = do not ask.
 
     Raises:
-        InvalidRequest: standard input is not a terminal, so there is nobody to ask.
+        InvalidRequest: standard input is not a terminal.
         typer.Abort: the answer is no.
     """
     if yes:
@@ -138,5 +138,5 @@ def large_model_state(large: LargeModel) -> Text:
 
 
 def no_threshold(reason: str) -> str:
-    """Return what a person reads of an answer without a threshold, for the reason that answers give."""
+    """Return the text for people of a `no_threshold_reason`."""
     return _NO_THRESHOLD.get(reason, "no threshold")

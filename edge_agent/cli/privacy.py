@@ -1,6 +1,6 @@
-"""`edge-agent erase`, `privacy report` and `redact`: the rights of the person at a site, and what redaction finds.
+"""`edge-agent erase`, `privacy report` and `redact`: erasure, reports on personal data, and the audit of redaction.
 
-In the audit of redaction, a person marks what remains in redacted texts; rows for the next bundle are written from it.
+In the audit, a person marks the values that redaction missed; `--export` writes training rows for the next bundle.
 """
 
 from __future__ import annotations
@@ -268,7 +268,7 @@ def marked(spans: Sequence[ReplacedSpan], text: str) -> Text:
 
 
 def judge_texts(admin: AdminClient, console: Console) -> None:
-    """Show each text that waits, and ask what remains of it."""
+    """Show each waiting text, and ask for missed values."""
     judged, after = 0, 0
     while texts := admin.redaction_audit(after=after, count=PAGE_TEXTS):
         for each in texts:
@@ -288,7 +288,7 @@ def judge_texts(admin: AdminClient, console: Console) -> None:
 
 
 def _asked_spans(console: Console, text: RedactionAuditText) -> list[MissedSpan] | str:
-    """Ask what remains of a text, again if the text does not have it; return it, or SKIP or STOP."""
+    """Ask for the missed values, again if the text does not contain them; return them, or SKIP or STOP."""
     while True:
         answer = _asked_values()
         if answer in (SKIP, STOP):
@@ -300,7 +300,7 @@ def _asked_spans(console: Console, text: RedactionAuditText) -> list[MissedSpan]
 
 
 def training_row(text: RedactionAuditText) -> dict[str, Any]:
-    """Return an audited text as a row of format text-spans: what was rightly replaced, and what was missed."""
+    """Return an audited text as a row of format text-spans: rightly replaced and missed values."""
     wrong = set(text.wrong)
     spans = [
         (span.start, span.end, re.sub(r"^\[|_\d+\]$", "", span.placeholder))

@@ -36,7 +36,7 @@ from edge_agent.report.suitability import CostAssumptions
 from edge_agent.report.task_figures import DaemonReports, ReportRequest, collect_figures, usual_local_ms
 
 _AMOUNT = re.compile(r"([0-9]{1,15}|[0-9]{1,3}(,[0-9]{3}){1,4})(\.[0-9]{1,6})?")
-"""Commas stand between thousands: of '1500,50', which means another amount elsewhere, none is guessed."""
+"""Commas only separate thousands; an ambiguous amount such as '1500,50' is refused."""
 _STYLES = {"yes": "green", "partly": "yellow", "no": "red", "unknown": "dim"}
 
 Tasks = Annotated[list[str] | None, typer.Argument(metavar="TASK", help="Only these tasks.")]

@@ -20,7 +20,7 @@ from edge_agent.client import Prediction, ReviewClient
 from edge_agent.errors.base import user_name
 
 ACCEPT, REJECT, SKIP, ERASE, QUIT = "\n", "!", "-", "#", "."
-# One key for each label, in the task's order; the keys above are no letters or digits.
+# One key for each label, in the task's order; the keys above are neither letters nor digits.
 KEYS = "123456789" + string.ascii_lowercase
 Stream = Enum("Stream", {name: name for name in ("all", "audit", "uncertain", "diverse", "new")})  # type: ignore[misc]
 ALL = Stream("all")
@@ -100,7 +100,7 @@ def _show(console: Console, shown: Prediction) -> None:
 
 
 def lines_of_keys(keys: Sequence[str], cells: int) -> Iterator[str]:
-    """Return the keys in lines of at most so many cells; a key and what it does stay on one line."""
+    """Return the keys in lines of at most `cells`; a key and its action stay on one line."""
     line = ""
     for key in keys:
         longer = f"{line}   {key}" if line else f"  {key}"

@@ -1,6 +1,6 @@
 """`edge-agent serve` and `edge-agent logs`: the long-running processes of a site, and the journal of their units.
 
-Each process does without the imports that only another one needs.
+Each process imports only what it needs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from edge_agent.config import Config
 
 SCREEN_LIBRARIES = ("rich", "better_exceptions")
-"""structlog imports them for tracebacks on a terminal. Ours are plain, since theirs show the values of variables."""
+"""structlog imports these for tracebacks with values of variables, which ours must not show."""
 SIGNING_LIBRARIES = ("boto3", "azure", "google.cloud", "pkcs11", "hvac", "keylet")
 """securesystemslib imports them for signers in the cloud and in hardware. A site verifies, and signs with none."""
 _CONSOLE_LIBRARIES = ("starlette", "uvicorn")
@@ -47,7 +47,7 @@ def serve(ctx: typer.Context) -> None:
     if ctx.invoked_subcommand:
         return
     config = _config_of(ctx)
-    # Only this process loads the daemon, which draws nothing on a screen.
+    # Only this process imports the daemon, which needs no terminal libraries.
     with hidden(*SCREEN_LIBRARIES):
         from edge_agent import refusal_log  # noqa: PLC0415
 
@@ -68,7 +68,7 @@ def serve_uplink(ctx: typer.Context, once: OnceOption = False) -> None:
 
     Example: [bold]edge-agent serve uplink --once[/bold]
     """
-    # Only this process loads what can open a connection to the outside.
+    # Only this process imports code that can connect to the outside.
     with hidden(*SCREEN_LIBRARIES):
         from edge_agent.uplink.uplink_daemon import uplink  # noqa: PLC0415
 
@@ -88,7 +88,7 @@ def serve_web(ctx: typer.Context, link: LinkOption = False) -> None:
     if missing:
         remedy = f"In a clone, run 'scripts/setup'. Elsewhere: pip install {' '.join(missing)}."
         raise ConfigInvalid(f"the console needs {' and '.join(missing)}", remedy=remedy)
-    # An extra: no other command needs what it loads.
+    # An optional extra that no other command needs.
     from edge_agent import logs  # noqa: PLC0415
     from edge_agent.cli.daemon_target import target_of  # noqa: PLC0415
     from edge_agent.cli.terminal import say  # noqa: PLC0415
@@ -109,7 +109,7 @@ def serve_web(ctx: typer.Context, link: LinkOption = False) -> None:
     settings = console_server.ConsoleSettings(config.web, ways, config.access.roles, token)
 
     def print_address(address: str) -> None:
-        # A log is no place for the token in the address.
+        # The address contains the token, which must not get into a log.
         say(f"Open in a browser: {address}" if sys.stdout.isatty() else f"listening: {address.partition('?')[0]}")
 
     raise typer.Exit(console_server.serve_console(settings, print_address))
@@ -117,7 +117,7 @@ def serve_web(ctx: typer.Context, link: LinkOption = False) -> None:
 
 def _config_of(ctx: typer.Context) -> Config:
     """Read the configuration. Raises ConfigInvalid, SocketPathTooLong."""
-    # The journal is read without it.
+    # Reading the journal needs no configuration.
     from edge_agent.config import Overrides, load  # noqa: PLC0415
 
     given = global_options(ctx)
@@ -159,7 +159,7 @@ def logs(
 
     Example: [bold]sudo edge-agent logs --follow[/bold]
     """
-    # The daemon loads this module too, and draws nothing on a screen.
+    # The daemon also imports this module, and needs no terminal libraries.
     from edge_agent.cli.exits import ExitCode  # noqa: PLC0415
     from edge_agent.cli.output import err  # noqa: PLC0415
 
@@ -180,7 +180,7 @@ def logs(
 
 
 def journal_advice(user_id: int, groups: Collection[str]) -> str:
-    """Return how a user gets to read the whole log; empty for one who may."""
+    """Return how a user gets access to the whole log; empty = the user has it."""
     if user_id == 0 or not _READERS.isdisjoint(groups):
         return ""
     return (

@@ -31,7 +31,7 @@ GROUPS_A_LINE = 5
 
 
 def summarize(status: Status, now: datetime) -> SiteSummary:
-    """Return what a code says of a site: names, versions and states, and nothing of inputs or answers."""
+    """Return the content of a code: names, versions and states, nothing about inputs or answers."""
     return SiteSummary(
         site=status.site,
         agent_version=status.agent_version,
@@ -66,7 +66,7 @@ def _update_of(task: str, status: Status) -> TaskUpdate | None:
 
 
 def print_code(console: Console, status: Status, now: datetime) -> None:
-    """Print the code in groups that can be read out."""
+    """Print the code in groups for reading aloud."""
     groups = spoken_groups(encode(summarize(status, now)))
     site = status.site or "this machine, which is not enrolled"
     last = f"the last of each checks the {GROUP_CHARACTERS} before"

@@ -76,7 +76,7 @@ def run(
     """
     if as_code + as_qr + (as_json or following) > 1:
         raise typer.BadParameter("not together with another form of output", param_hint="--qr" if as_qr else "--code")
-    # Drawing over and over, and drawing codes, takes more than printing once.
+    # Live screens and codes need further modules.
     if following:
         from edge_agent.cli.watch import WatchPlan, watch  # noqa: PLC0415
 
@@ -171,13 +171,13 @@ def _show_tasks(console: Console, status: Status) -> None:
 
 
 def _mode(task: Task) -> Text:
-    """Say the mode; marked where an alarm put the task into it, which says so itself."""
+    """Return the mode, marked if an alarm set it; the alarm is explained elsewhere."""
     said = task.mode.lower()
     return Text(f"{said}*", style="yellow") if task.mode_by == "alarm" else Text(said)
 
 
 def _threshold(task: Task) -> Text:
-    """Return the threshold; marked where it does not hold on this machine, which a warning explains."""
+    """Return the threshold, marked if it is not valid on this machine, which a warning explains."""
     said = "-" if task.threshold is None else f"{task.threshold:.2f}"
     if proved := sum(question.threshold is not None for question in task.questions):
         said = f"{proved} of {counted(len(task.questions), 'question')}"
@@ -273,7 +273,7 @@ def _redaction(state: RedactionState) -> str:
 
 
 def _audited(audit: RedactionAuditState) -> str:
-    """Return what the audit of redaction has found; empty while it has drawn nothing."""
+    """Return the results of the redaction audit; empty if it has drawn nothing."""
     waiting = f"; {counted(audit.waiting, 'text')} to audit" if audit.waiting else ""
     if audit.share is None:
         return waiting
@@ -292,7 +292,7 @@ def _show_losses(console: Console, counters: Mapping[str, int]) -> None:
 
 
 def _review(examples: ExamplesStatus) -> Text:
-    """Say what waits for people, and how much of the random audit they have seen."""
+    """Return what waits for review, and the progress of the random audit."""
     waiting = ", ".join(f"{number} {stream}" for stream, number in sorted(examples.review_waiting.items()) if number)
     audit = examples.audit
     said = Text(f"to review: {waiting or 'nothing'}; random audit: {audit.drawn} drawn, {audit.reviewed} reviewed")
@@ -302,7 +302,7 @@ def _review(examples: ExamplesStatus) -> Text:
 
 
 def _show_uplink(console: Console, uplink: UplinkStatus, now: datetime) -> None:
-    """Say what is known of the way to the central team and from it, and what is in the way."""
+    """Print the state of the uplink and its problems."""
     where = f" to {uplink.upstream}" if uplink.upstream else ""
     said = Text.assemble(f"uplink{where}: ", (uplink.state.lower(), LINK_STYLES.get(uplink.state, "")))
     if uplink.since and uplink.state != "SILENT":
@@ -325,7 +325,7 @@ def _show_uplink(console: Console, uplink: UplinkStatus, now: datetime) -> None:
 
 
 def show_large_model(console: Console, large: LargeModel) -> None:
-    """Say whether it can be asked, and what it has cost."""
+    """Print whether the large model is available, and its cost."""
     said = Text.assemble("large model", f" {large.model}" if large.model else "", ": ", large_model_state(large))
     if large.day_micros_max or large.month_micros_max or large.month_micros:
         day = _amount(large.day_micros, large.day_micros_max)
@@ -340,7 +340,7 @@ def show_large_model(console: Console, large: LargeModel) -> None:
 
 
 def _deferred_questions(large: LargeModel) -> str:
-    """Say what becomes of the questions that nobody waits for; empty = there were none."""
+    """Return the state of background questions; empty = there were none."""
     parts = (
         _waiting_questions(large),
         f"{large.opinions} answered" if large.opinions else "",

@@ -1,8 +1,8 @@
-"""The one way of both commands to a terminal: whatever is shown, there is nothing in it that a terminal would obey.
+"""Terminal output of both commands: no control sequences from data reach the terminal.
 
-A string or Text is one line: a break in it is shown as `\\n`. Lines of our own are printed one by one, or put into a
-Group. Markup is off, since a label may look like it: styles are those of a Text. What programs read is written
-exactly, by `write_exactly`.
+A string or Text is one line: a line break in it is shown as `\\n`. Our own lines are printed one by one, or in a Group.
+Markup is off, because a label may look like it; styles are set on Text. Output for programs is written unchanged, by
+`write_exactly`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 class Terminal(Console):
-    """A console of rich that prints what comes from elsewhere as text."""
+    """A rich console that escapes control characters in everything it prints."""
 
     def __init__(self, **settings: Any) -> None:
         """Take the settings of rich's console."""
@@ -41,7 +41,7 @@ class Terminal(Console):
         return super().render_str(printable(text), **settings)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Turn something into segments, every one of them printable."""
+        """Return printable segments."""
         if isinstance(renderable, Text):
             renderable = printable_text(renderable)
         for segment in super().render(renderable, options):
@@ -50,7 +50,7 @@ class Terminal(Console):
 
 
 class EscapedTable(Table):
-    """A table that makes room for what is escaped in its cells, and cuts nothing: what is too long is folded."""
+    """A table that reserves width for escaped characters, and folds long cells instead of cutting them."""
 
     def __init__(self, *headers: str, **settings: Any) -> None:
         """Take the headers and settings of rich's table."""
@@ -137,7 +137,7 @@ def prose_width(console: Console) -> int:
 
 
 def _measured(column: Column, console: Console) -> tuple[int, int]:
-    """Return the least and the best width of a column."""
+    """Return the minimum and the preferred width of a column."""
     column.width = None
     options = console.options.update_width(_UNBOUNDED)
     found = [Measurement.get(console, options, each) for each in (column.header, *column.cells)]
@@ -147,14 +147,14 @@ def _measured(column: Column, console: Console) -> tuple[int, int]:
 
 
 def _needed(sizes: Sequence[tuple[int, int]], apart: set[int]) -> int:
-    """Return the least width of a table without the columns that stand apart."""
+    """Return the minimum width of a table without the columns in `apart`."""
     widths = [least for number, (least, _) in enumerate(sizes) if number not in apart]
     return sum(widths) + _GAP * (len(widths) - 1) + (_INDENT if 0 in apart else 0)
 
 
 _GAP, _INDENT = 2, 2
 _WRAPPED_MIN = 20
-"""Least width of running text beside other columns."""
+"""Minimum width of running text next to other columns."""
 _UNBOUNDED = 10_000
 
 
@@ -172,7 +172,7 @@ def table(*columns: str, right: tuple[str, ...] = (), wrap: tuple[str, ...] = ()
 
 
 def printable_text(text: Text) -> Text:
-    """Return a text on one line, in its styles, with everything escaped that a terminal would obey."""
+    """Return a text on one line, in its styles, with control characters escaped."""
     if text.plain.isprintable():
         return text
     made, start = text.blank_copy(), 0
@@ -188,7 +188,7 @@ def errors() -> Terminal:
 
 
 def report(message: str, remedy: str, details: Iterable[str] = ()) -> None:
-    """Print an error, what belongs to it line by line, and what to do about it."""
+    """Print an error, its details line by line, and the remedy."""
     terminal = errors()
     print_wrapped(terminal, one_line(message), Text("error: ", style="bold red"))
     for line in details:
@@ -198,14 +198,14 @@ def report(message: str, remedy: str, details: Iterable[str] = ()) -> None:
 
 
 def advice(text: str) -> str:
-    """Return a sentence with the commands that this user has to run: through sudo, if this one runs so."""
+    """Return a sentence with the commands for this user: with sudo, if this command runs through sudo."""
     return with_sudo(text) if works_by_sudo(os.environ, os.geteuid()) else text
 
 
 def print_wrapped(console: Console, text: str, head: Text) -> None:
     """Print a sentence after its head: on a terminal in lines of whole words and whole quoted commands.
 
-    Elsewhere it is one line, for those who search a log.
+    Elsewhere it is one line, so that a log can be searched.
     """
     lines = wrapped(text, console.width, head.cell_len) if console.is_terminal else [text]
     for number, line in enumerate(lines or [""]):
@@ -214,7 +214,7 @@ def print_wrapped(console: Console, text: str, head: Text) -> None:
 
 
 def wrapped(text: str, width: int, head_cells: int = 0) -> list[str]:
-    """Break a sentence at its blanks; a quoted command stays whole where a line has room for it."""
+    """Break a sentence at blanks; a quoted command stays on one line if it fits."""
     kept = _QUOTED.sub(lambda found: found[0].replace(" ", _NO_BREAK) if len(found[0]) < width else found[0], text)
     filler = "x" * head_cells
     lines = textwrap.wrap(
@@ -226,7 +226,7 @@ def wrapped(text: str, width: int, head_cells: int = 0) -> list[str]:
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Print lines as they are, unwrapped: for people and for those who cut lines apart."""
+    """Print lines unwrapped: for people, and for scripts that split lines."""
     typer.echo(printable_lines(text), err=err)
 
 

@@ -3,8 +3,8 @@
 docs/watch.md lists the fields. Shares are 0 to 1, times are seconds, None = not known. Fields are added, and no field
 changes its meaning, within one version.
 
-The daemon gets one GetStatus per look, never two at a time, and no look before the interval has passed since the last
-one began. A look that fails or hangs is shown and repeated: a daemon that restarts is seen again when it is back.
+The daemon gets one GetStatus call per look, never two at a time, and looks start at least one interval apart. A look
+that fails or hangs is shown and repeated, so a restarted daemon appears again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SCHEMA = "edge-agent/watch/v1"
 
 
 def watch_document(look: WatchSnapshot, now: datetime) -> dict[str, Any]:
-    """Return a look as JSON holds it."""
+    """Return a look for JSON."""
     status = look.status
     head = {
         "schema": SCHEMA,
@@ -108,7 +108,7 @@ def watch_document(look: WatchSnapshot, now: datetime) -> dict[str, Any]:
 
 
 def _figures(rates: TaskRates | None) -> dict[str, Any]:
-    """Return the rates of a task or of all; None before there are two looks."""
+    """Return the rates of a task or of all tasks; None before the second look."""
     known = rates or TaskRates()
     return {
         "answers_per_second": None if rates is None else round(known.answers, 3),
@@ -214,24 +214,24 @@ def run(ctx: typer.Context, as_json: AsJson = False, interval: Interval = 1.0, c
 
 @dataclass(frozen=True)
 class WatchPlan:
-    """How often to look, and in which form to show it."""
+    """How often to look, and the form of the output."""
 
     interval_seconds: float = 1.0
     count: int = 0
-    """Looks; 0 = until somebody ends it, or without a terminal a single one."""
+    """Number of looks; 0 = until interrupted, or one without a terminal."""
     as_json: bool = False
 
 
 def watch(site: DaemonTarget, plan: WatchPlan) -> None:
-    """Look at a daemon again and again: frames over one another on a terminal, one below the other elsewhere.
+    """Watch a daemon: redraw frames on a terminal, print them one below the other elsewhere.
 
     Raises:
-        typer.Exit: a signal other than Ctrl-C ended it.
+        typer.Exit: a signal other than Ctrl-C ended the watch.
     """
     glyphs = glyphs_for(os.environ)
     console = _AsciiTerminal(width=off_terminal_width()) if glyphs is ASCII else out()
     if not (plan.count or plan.as_json or console.is_terminal):
-        plan = replace(plan, count=1)  # in a file or a pipe nobody ends it
+        plan = replace(plan, count=1)  # output to a file or a pipe would never end
     with Interruptions() as interruptions, site.admin() as admin:
         watched = _DaemonWatch(admin, plan, interruptions)
         if plan.as_json:
@@ -244,7 +244,7 @@ def watch(site: DaemonTarget, plan: WatchPlan) -> None:
 
 
 class _AsciiTerminal(Terminal):
-    """A terminal whose locale has no other characters: what comes from elsewhere is written with question marks."""
+    """A terminal with an ASCII locale: other characters in data become question marks."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
@@ -260,11 +260,11 @@ class _DaemonWatch:
         self._history = WatchHistory()
 
     def looks(self) -> Iterator[WatchSnapshot]:
-        """Yield looks until somebody ends it; after a change of the terminal's size the last one again."""
+        """Yield looks until interrupted; after a change of the terminal's size the last one again."""
         made, due = 0, time.monotonic()
         while True:
             if time.monotonic() >= due:
-                # Not from the planned time: after a long look or a suspended machine there is nothing to catch up.
+                # Not from the planned time: after a long look or a suspend, no looks are made up for.
                 due = time.monotonic() + self._plan.interval_seconds
                 self._look()
                 made += 1
@@ -312,14 +312,14 @@ def _watch_on_screen(watched: _DaemonWatch, display: WatchDisplay) -> None:
 class Interruptions:
     """Keys and signals that end a watch, and changes of the terminal's size.
 
-    A signal does not raise: it would tear a call or a frame, and gRPC's clean-up would wait for it. It wakes `wait`
-    through a pipe instead. The terminal gives each key at once, and is left as it was found.
+    A signal does not raise: that would interrupt a call or a frame, and gRPC's clean-up would wait for it. It wakes
+    `wait` through a pipe instead. The terminal passes each key at once, and is restored at the end.
     """
 
     def __init__(self) -> None:
-        """Note nothing yet."""
+        """Prepare; the block takes over signals and keys."""
         self.signal = 0
-        """The one that ended it; 0 = none did."""
+        """The signal that ended the watch; 0 = none."""
         self._resized = False
         self._stack = ExitStack()
         self._keys: int | None = None
@@ -341,11 +341,11 @@ class Interruptions:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        """Give them back."""
+        """Restore signals and terminal."""
         self._stack.close()
 
     def wait(self, seconds: float) -> bool:
-        """Wait so long, or until something happens; tell whether to end."""
+        """Wait for `seconds` or until an event; return whether to end."""
         keys = [] if self._keys is None else [self._keys]
         ready, _, _ = select.select([self._woken, *keys], [], [], max(0.0, seconds))
         if self._woken in ready:
@@ -360,11 +360,11 @@ class Interruptions:
 
     @property
     def has_keys(self) -> bool:
-        """Tell whether there is a keyboard."""
+        """Return whether there is a keyboard."""
         return self._keys is not None
 
     def take_resized(self) -> bool:
-        """Tell whether the terminal has another size than before."""
+        """Return whether the size of the terminal has changed since the last call."""
         resized, self._resized = self._resized, False
         return resized
 

@@ -1,11 +1,11 @@
-"""What `edge-agent watch` knows: the latest looks at one daemon, and what came between them. Pure.
+"""The data of `edge-agent watch`: the latest looks at one daemon, and the changes between them. Pure.
 
     history = WatchHistory()
     history.add(status, now)      # or history.fail("no daemon answers at ...", now)
     history.snapshot(now)
 
-A look is one GetStatus. Rates and quantiles are over the last WINDOW_SECONDS: of one second they would jump. The curve
-of a task covers the last CURVE_SECONDS. A daemon that was started again counts from zero, so its looks begin again.
+A look is one GetStatus. Rates and quantiles are over the last WINDOW_SECONDS, because over one second they would jump.
+The curve of a task covers the last CURVE_SECONDS. A restarted daemon counts from zero, so its looks start anew.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from edge_agent.report.task_figures import histogram_quantile
 WINDOW_SECONDS = 10.0
 CURVE_SECONDS, CURVE_CELLS = 60.0, 8
 TASKS_DRAWN_MAX = 100
-"""Tasks whose curve is kept; of more only rates are known."""
+"""Maximum tasks with a curve; further ones have only rates."""
 TOTAL = "*"
-"""Stands for all tasks together; no task is named so."""
+"""Key of the sum of all tasks; no task has this name."""
 _NO_DURATIONS = Durations((), (), 0.0)
 _NO_COUNTS = TaskCounts("", {}, {}, 0, 0, 0, _NO_DURATIONS, _NO_DURATIONS)
 
 
 @dataclass(frozen=True)
 class TaskRates:
-    """What came of one task's inputs in a window."""
+    """The outcome of one task's inputs in a window."""
 
     answers: float = 0.0
-    """This and the next, per second."""
+    """Per second, like the next."""
     errors: float = 0.0
     below: float | None = None
-    """Share of the graded answers that are not confident, 0 to 1; None = there was none."""
+    """Unconfident share of the graded answers, 0 to 1; None = there were none."""
     escalated: float | None = None
-    """Share of the answers that the large model gave; None = there was no answer."""
+    """Share of the answers from the large model; None = there were no answers."""
     abstained: float | None = None
     """Share of the answers withheld."""
     queue_p95: float | None = None
-    """This and the next in seconds; None = there was no answer."""
+    """In seconds, like the next; None = there were no answers."""
     total_p50: float | None = None
     total_p95: float | None = None
 
@@ -57,14 +57,14 @@ class RefusalCount:
     """Inputs and calls without an answer, for one reason."""
 
     task: str
-    """Empty = a task that is not installed, or a call that reached none."""
+    """Empty = a task that is not installed, or a call that reached no task."""
     reason: str
     count: int
     """Since the daemon started."""
     recent: int
-    """Of these in the window."""
+    """Those in the window."""
     seconds_ago: float | None
-    """When the last one was seen; None = before this watch began."""
+    """When the last one was observed; None = before this watch began."""
 
 
 @dataclass(frozen=True)
@@ -79,27 +79,27 @@ class TransferRates:
 
 @dataclass(frozen=True)
 class WatchSnapshot:
-    """What is known at one moment."""
+    """The state at one moment."""
 
     status: Status | None
-    """As it was last; None = the daemon was never reached."""
+    """The last status; None = the daemon was never reached."""
     rates: Mapping[str, TaskRates] = field(default_factory=dict)
-    """By task, and of all together as TOTAL; none before there are two looks."""
+    """By task, and for all tasks as TOTAL; empty before the second look."""
     seconds: float = 0.0
-    """Of the window that the rates are over."""
+    """Length of the window of the rates."""
     problem: str = ""
     """Why the daemon does not answer; empty = it does."""
     remedy: str = ""
-    """What a person can do about it."""
+    """The remedy."""
     silent_seconds: float = 0.0
     """For how long it has not."""
     curves: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
-    """Answers per second, the oldest first; None = not watched then."""
+    """Answers per second by task, the oldest first; None = not watched then."""
     refusals: tuple[RefusalCount, ...] = ()
     """The latest first."""
     transfers: TransferRates = TransferRates()
     restarts: int = 0
-    """How often the daemon was started again while it was watched."""
+    """Restarts of the daemon during the watch."""
 
 
 class WatchHistory:
@@ -114,12 +114,12 @@ class WatchHistory:
         self._restarts = 0
 
     def add(self, status: Status, now: float) -> None:
-        """Note a look, at that many seconds by whatever clock."""
+        """Add a look; `now` is in seconds of any monotonic clock."""
         if self._looks and self._looks[-1][1].start_time != status.start_time:
             self._restarts += 1
             self._looks.clear()
             self._curves.clear()
-            # What a new daemon has refused is new.
+            # All refusals of a restarted daemon are new.
             self._seen = dict.fromkeys(self._seen, (0, None))
         first = not (self._looks or self._restarts)
         self._problem = ""
@@ -130,18 +130,18 @@ class WatchHistory:
         self._note_refusals(status, now, first=first)
 
     def fail(self, problem: str, now: float, remedy: str = "") -> None:
-        """Note that the daemon did not answer, and what a person can do about it."""
+        """Record that the daemon did not answer, with the remedy."""
         if not self._problem:
             self._silent_since = now
         self._problem, self._remedy = problem, remedy
 
     @property
     def seconds(self) -> float:
-        """How long the window is."""
+        """Length of the window in seconds."""
         return self._looks[-1][0] - self._looks[0][0] if self._looks else 0.0
 
     def rates(self) -> dict[str, TaskRates]:
-        """Return the rates by task, and of all as TOTAL; none before there are two looks."""
+        """Return the rates by task, and for all tasks as TOTAL; empty before the second look."""
         if not self.seconds:
             return {}
         first = {counts.task: counts for counts in self._looks[0][1].counts}
@@ -152,7 +152,7 @@ class WatchHistory:
         return found
 
     def snapshot(self, now: float) -> WatchSnapshot:
-        """Return what is known now."""
+        """Return the present state."""
         return WatchSnapshot(
             status=self._looks[-1][1] if self._looks else None,
             rates=self.rates(),
@@ -199,19 +199,19 @@ class WatchHistory:
         )
 
     def _growth(self, before: int | None, after: int | None) -> float | None:
-        """Return bytes per second; None where nothing is known, or the uplink was started again."""
+        """Return bytes per second; None = unknown, or the uplink was restarted."""
         return None if before is None or after is None or after < before else (after - before) / self.seconds
 
 
 class AnswerCurve:
-    """How many answers one task had given, at the looks of the last CURVE_SECONDS."""
+    """Cumulative answers of one task at the looks of the last CURVE_SECONDS."""
 
     def __init__(self) -> None:
         """Start with none."""
         self._points: deque[tuple[float, int]] = deque()
 
     def add(self, count: int, now: float) -> None:
-        """Note how many there are since the daemon started."""
+        """Add the number of answers since the daemon started."""
         self._points.append((now, count))
         while len(self._points) > 2 and self._points[1][0] <= now - CURVE_SECONDS:
             self._points.popleft()
@@ -227,7 +227,7 @@ class AnswerCurve:
         return (self._count_at(end) - self._count_at(start)) / (end - start) if end > start else None
 
     def _count_at(self, at: float) -> float:
-        """Return the count at a time between the first and the last look, as if answers came evenly."""
+        """Return the count at a time between the first and the last look, interpolated linearly."""
         before, count = self._points[0]
         for after, later in self._points:
             if after >= at:
@@ -237,7 +237,7 @@ class AnswerCurve:
 
 
 def rates_of(before: TaskCounts | None, after: TaskCounts, seconds: float) -> TaskRates:
-    """Return what happened in so many seconds; `before` None = nothing had been counted."""
+    """Return the rates between two counts; `before` None = zero."""
     first = before or _NO_COUNTS
     answers = sum(after.answers.values()) - sum(first.answers.values())
     graded = after.graded - first.graded
@@ -258,7 +258,7 @@ def rates_of(before: TaskCounts | None, after: TaskCounts, seconds: float) -> Ta
 
 
 def summed(counts: Sequence[TaskCounts]) -> TaskCounts:
-    """Return all tasks as one."""
+    """Return the sum over all tasks."""
     answers: dict[str, int] = {}
     errors: dict[str, int] = {}
     for each in counts:
@@ -298,7 +298,7 @@ def _fetched(status: Status) -> int | None:
 
 
 def _copied(status: Status, last: Status) -> int | None:
-    """Return how much of the bundle that is copied now had been copied then."""
+    """Return how many bytes of the bundle being copied now had been copied at the last status."""
     if not (status.updates and last.updates and last.updates.copying):
         return None
     return status.updates.copied_bytes if status.updates.copying == last.updates.copying else 0

@@ -33,7 +33,7 @@ TASK_COLUMNS = {
     **{"task": 0, "version": 60, "state": 0, "per s": 0, "last min": 72},
     **{"confid.": 50, "escal.": 72, "p50": 60, "p95": 40},
 }
-"""Each column, and from which width of the terminal on it is shown."""
+"""Each column, and the minimum width of the terminal for it."""
 ENGINE_COLUMNS = {
     **{"engine": 0, "state": 0, "device": 72, "busy": 60},
     **{"waiting": 72, "restarts": 45, "memory": 40, "tasks": 72},
@@ -46,10 +46,10 @@ NOTE_LINES_MAX = 2
 
 @dataclass(frozen=True)
 class Glyphs:
-    """What curves and bars are drawn with."""
+    """The characters of curves and bars."""
 
     levels: str
-    """From nothing to the most, eight of them."""
+    """Eight levels, in ascending order."""
     full: str
     parts: str
     """Eighths of a cell; shorter where a terminal has no such characters."""
@@ -63,7 +63,7 @@ ASCII = Glyphs("_.:-=+*#", "#", " ", "...")
 def glyphs_for(environ: Mapping[str, str]) -> Glyphs:
     """Return what the terminal of this locale can show.
 
-    Python sets LC_CTYPE to C.UTF-8 itself where the locale is C (PEP 538), so that alone says nothing of the terminal.
+    Python itself sets LC_CTYPE to C.UTF-8 in a C locale (PEP 538), so that value does not describe the terminal.
     """
     named = [environ.get(name, "") for name in ("LC_ALL", "LC_CTYPE", "LANG")]
     if named[1] == "C.UTF-8" and not named[0]:
@@ -74,23 +74,23 @@ def glyphs_for(environ: Mapping[str, str]) -> Glyphs:
 
 @dataclass(frozen=True)
 class WatchDisplay:
-    """Where frames are drawn."""
+    """Properties of the display."""
 
     console: Console
     glyphs: Glyphs
     every: float
-    """Seconds between two looks, as the last line says."""
+    """Seconds between two looks, shown in the last line."""
     keys: bool = False
     """There is a keyboard."""
 
 
 def draw_screen(look: WatchSnapshot, now: datetime, display: WatchDisplay, lines: int | None) -> RenderableType:
-    """Draw a frame of at most so many lines; None = as many as it takes. The busiest tasks stay, if not all fit."""
+    """Draw a frame of at most `lines`; None = no limit. If not all tasks fit, the busiest are shown."""
     frame = _Frame(look, now, display)
     rows = frame.all_rows()
     if lines is None:
         return Group(*frame.parts(rows), frame.foot())
-    if rows.total > lines:  # what has more rows than the screen has lines is not drawn to be measured
+    if rows.total > lines:  # more rows than the screen has lines need not be drawn to be measured
         rows = fewer_rows(rows._replace(spaced=False), lines)
     parts = frame.parts(rows)
     while (excess := frame.height(parts) - (lines - 1)) > 0:
@@ -108,18 +108,18 @@ class FrameRows(NamedTuple):
     engines: int
     notes: int
     spaced: bool = True
-    """With empty lines between the parts."""
+    """Empty lines between the parts."""
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """The sum of all rows."""
         return self.tasks + self.engines + self.notes
 
 
 def fewer_rows(rows: FrameRows, total_max: int) -> FrameRows:
-    """Return a smaller frame: first without empty lines, then with so many rows at most, and one of each part.
+    """Return a smaller frame: first without empty lines, then with at most `total_max` rows, at least one of each part.
 
-    The longest part gives way. Notes name what needs attention, so they count for less.
+    The longest part is shortened. Notes are about what needs attention, so they count as shorter.
     """
     if rows.spaced:
         return rows._replace(spaced=False)
@@ -141,7 +141,7 @@ class _Frame:
         self._notes = list(_notes(look, now, display.glyphs)) if look.status else []
 
     def parts(self, rows: FrameRows) -> list[RenderableType]:
-        """Return what the frame is made of."""
+        """Return the parts of the frame."""
         look, status = self._look, self._look.status
         parts: list[RenderableType] = list(_silence(look))
         if status is None:
@@ -153,12 +153,12 @@ class _Frame:
         return parts
 
     def height(self, parts: Sequence[RenderableType]) -> int:
-        """Return how many lines they take."""
+        """Return the height in lines."""
         options = self._console.options.update(height=None)
         return sum(len(self._console.render_lines(part, options, pad=False)) for part in parts)
 
     def all_rows(self) -> FrameRows:
-        """Return as many rows as there are."""
+        """Return the full numbers of rows."""
         status = self._look.status
         return FrameRows(len(status.tasks) if status else 0, len(status.engines) if status else 0, len(self._notes))
 
@@ -211,7 +211,7 @@ class _Frame:
             made = self._engines_by(shown, status, rows)
             if self._console.measure(made, options=unbounded).maximum <= self._console.width:
                 return made
-            # A long name or state: rather a column less than headers that are cut.
+            # With a long name or state, drop a column rather than cut headers.
             shown.remove(max(reversed(shown), key=ENGINE_COLUMNS.__getitem__))
         return self._engines_by(shown, status, rows)
 
@@ -249,7 +249,7 @@ class _Frame:
         return made
 
     def _shortened(self, said: Text) -> Text:
-        """Return a note that takes no more lines than a small screen has for it."""
+        """Return a note shortened to the lines that a small screen has for it."""
         cells_max = NOTE_LINES_MAX * max(20, self._console.width - 14)
         if said.cell_len <= cells_max:
             return said
@@ -285,7 +285,7 @@ def _headline(status: Status, look: WatchSnapshot, now: datetime) -> Text:
 
 
 def task_state(task: Task, status: Status) -> Text:
-    """Return whether a task answers; where it does not, the state of its engine."""
+    """Return whether a task answers, otherwise the state of its engine."""
     if task.ready:
         return Text("ready", "green")
     engines = [engine for engine in status.engines if task.name in engine.tasks and engine.state != "READY"]
@@ -294,7 +294,7 @@ def task_state(task: Task, status: Status) -> Text:
 
 
 def _notes(look: WatchSnapshot, now: datetime, glyphs: Glyphs) -> Iterator[tuple[Text, Text]]:
-    """Yield what stands below the tables, the most urgent first: what it is about, and a sentence."""
+    """Yield the notes below the tables, the most urgent first: subject and sentence."""
     status = look.status
     assert status is not None, "without a status there is nothing to note"
     for alarm in status.alarms:
@@ -322,7 +322,7 @@ def _alarm_line(alarm: FieldAlarm, now: datetime) -> Text:
 
 
 def _refusal_line(refusals: Sequence[RefusalCount], seconds: float, glyphs: Glyphs) -> Text:
-    """Name the latest reasons, how often each was met since the daemon started, and how often lately."""
+    """Return the latest reasons with their counts since the daemon started and in the window."""
     said = Text()
     for number, each in enumerate(refusals[:REFUSALS_SHOWN_MAX]):
         style = "bold red" if each.recent else ""
@@ -403,7 +403,7 @@ def remaining(bytes_left: int, rate: float | None) -> str:
 
 
 def curve(cells: Sequence[float | None], glyphs: Glyphs) -> str:
-    """Draw rates as one line of characters, the highest as high as a line; a space where nobody watched."""
+    """Draw rates as one line of characters, scaled to the highest; a space = not watched."""
     most = max((cell for cell in cells if cell is not None), default=0.0)
     top = len(glyphs.levels) - 1
     return "".join(

@@ -26,6 +26,7 @@ _T = TypeVar("_T")
 PAGE_SIZE = 1000
 TIMEOUT_SECONDS_MAX = 365 * 86_400.0
 """Longest deadline: one that is centuries away overflows in gRPC and counts as passed."""
+_COUNT_MAX = 2**32 - 1
 CONNECT_MS_MAX = 5000
 """Longest attempt to connect, TLS handshake included, in milliseconds."""
 # The first reconnect comes after 100 ms instead of gRPC's default of 1 s, for a local daemon that has just started.
@@ -306,6 +307,13 @@ def require_text(given: str, name: str = "text") -> str:
         character = ascii(given[error.start])
         fault = f"{name} cannot be written as UTF-8: character {error.start} is {character}, half of a surrogate pair"
         raise ValueError(f"{fault}; decode the text again from its bytes") from None
+    return given
+
+
+def require_count(given: Any, name: str) -> Any:
+    """Return a number for an unsigned 32-bit field of the API. Raises ValueError with the name of the field."""
+    if isinstance(given, int) and not 0 <= given <= _COUNT_MAX:
+        raise ValueError(f"{name} is {given}: it must be from 0 to {_COUNT_MAX}")
     return given
 
 

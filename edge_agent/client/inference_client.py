@@ -20,6 +20,7 @@ from edge_agent.client.daemon_connection import (
     Connection,
     DaemonConnection,
     blocking,
+    require_count,
     require_several,
     require_text,
     require_texts,
@@ -71,7 +72,7 @@ class _InferenceCalls:
             texts=require_texts(texts),
             request_id=self.request_id(request_id),
             on_low_confidence=results.on_low_confidence(on_low_confidence),
-            top_k=top_k,
+            top_k=require_count(top_k, "top_k"),
         )
         return results.classifications(await self.unary(self._stub.Classify, request, timeout_seconds))
 
@@ -153,7 +154,7 @@ class _InferenceCalls:
 
 def _generate_request(connection: DaemonConnection, task: str, text: str, options: GenerateOptions) -> Any:
     """Write the request of a generation; an option that is None stays unset."""
-    given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+    given: dict[str, Any] = {key: require_count(value, key) for key, value in options.items() if value is not None}
     request = inference_pb2.GenerateRequest(task=task, text=require_text(text), **given)
     request.request_id = connection.request_id(request.request_id)
     return request

@@ -41,6 +41,7 @@ from edge_agent.config.sections import (
     UplinkConfig,
 )
 from edge_agent.errors import ConfigInvalid, SocketPathTooLong
+from edge_agent.errors.base import CONNECTION_REMEDY, connection_setting
 
 __all__ = [
     "CONFIG_BYTES_MAX",
@@ -331,8 +332,7 @@ def _check_escalation(escalation: EscalationConfig, found: ConfigFiles) -> None:
 
 def api_problem(url: str) -> tuple[str, str] | None:
     """Return what is wrong with the address of a large model, and a remedy; None = it is valid."""
-    authority, _, _ = url.partition("://")[2].partition("/")
-    if url.startswith(("http://", "https://")) and _is_address(url) and "@" not in authority and "?" not in url:
+    if url.startswith(("http://", "https://")) and _is_address(url) and not has_secret(url):
         return None
     return (
         "url is not the plain address of an API",
@@ -390,9 +390,11 @@ def store_problem(url: str, options: Mapping[str, str], prefix: str) -> tuple[st
         if not _is_address(url):
             remedy = f"Write it as {scheme}://host/path; {_ADDRESS_FORM}."
             return "url", f"{prefix}url is not the address of a store", remedy
+    if setting := connection_setting(options):
+        return "options", f"'{setting}' in {prefix}options is a setting of the connection", CONNECTION_REMEDY
     for name, value in options.items():
-        names_server = "endpoint" in name.lower() or name.lower() == "proxy_url"
-        if names_server and "://" in value and not _is_address(value):
+        names_server = "endpoint" in name.lower() or name == "proxy_url"
+        if names_server and "://" in value and (not _is_address(value) or has_secret(value)):
             message = f"'{name}' in {prefix}options is not the address of a server"
             return "options", message, f"Write it as https://host:port; {_ADDRESS_FORM}."
     return None

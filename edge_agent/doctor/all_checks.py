@@ -1,7 +1,7 @@
 """All checks, in the order in which doctor shows them, and the commands of their findings as they run here.
 
-The rules name commands as they are on an installed appliance. On a machine without systemd, without a program, or for a
-user who works through sudo, they are others.
+The rules contain the commands for an installed appliance. They are adapted on a machine without systemd, without a
+program, or for a user who works through sudo.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from edge_agent.errors.base import commands_with_sudo
 
 SEPARATOR = "; "
 OPTIONAL_PROGRAMS = frozenset({"ip", "getent", "ping", "findmnt", "lsblk", "dmesg", "ss", "free", "ps", "timedatectl"})
-"""Programs of the system that a small machine may lack; ours, and those that every machine has, are not among them."""
+"""System programs that a small machine may lack; not our own, and not those that every machine has."""
 _SUBSTITUTES = {"timedatectl": "date", "findmnt": "cat /proc/mounts", "free": "cat /proc/meminfo"}
 _SET_CLOCK = "sudo date --set 'YYYY-MM-DD HH:MM'"
 _UNIT_COMMAND = re.compile(r"sudo systemctl (start|restart|try-restart|stop) ([a-z-]+(?:\.service)?(?: edge-uplink)?)")
@@ -41,7 +41,7 @@ _OF_SYSTEMD = re.compile(r"(sudo )?(journalctl|systemctl|systemd-\w+) ")
 
 @dataclass(frozen=True)
 class LocalMachine:
-    """What decides which commands run here."""
+    """The properties of this machine that decide which commands can run."""
 
     managed: bool
     """systemd runs the daemons."""
@@ -63,7 +63,7 @@ def command_here(command: str, machine: LocalMachine) -> str:
 
     Args:
         command: shell commands, separated by "; ".
-        machine: what is here.
+        machine: the properties of this machine.
     """
     command = command.replace(MEDIA_FOLDER, machine.drive)
     if not machine.managed:
@@ -75,7 +75,7 @@ def command_here(command: str, machine: LocalMachine) -> str:
 
 
 def _without_systemd(verb: str, units: str, machine: LocalMachine) -> str:
-    """Return what does the same for programs that a person starts."""
+    """Return the equivalent command for programs that a person starts."""
     return SEPARATOR.join(_for_unit(verb, unit.removesuffix(".service"), machine) for unit in units.split())
 
 

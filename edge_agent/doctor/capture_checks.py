@@ -1,6 +1,6 @@
 """Captured examples: what the spool holds, what waits in the outbox, what was lost, and how well a model redacts them.
 
-Probes read sizes only. That a redaction model does not read is a warning of the daemon (daemon_checks.py).
+Probes read sizes only. A redaction model that does not answer is a warning of the daemon (daemon_checks.py).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RECEIPTS = Check("receipts", "examples")
 NEARLY = 0.9
 RECEIPT_SECONDS_WARNED = 3 * 86_400.0
 LOSS_SECONDS_REPORTED = 86_400.0
-"""The counters are totals: a loss is reported until the daemon has run for so long without another one."""
+"""The counters are totals: a loss is reported until the daemon has run this long without another one."""
 _EXPORT = "sudo edge-agent media export /media/usb"
 
 
@@ -243,7 +243,7 @@ _PROOF: tuple[FindingRule[RedactionState], ...] = (
 
 
 def judge_redaction(state: RedactionState | None) -> Iterator[Finding]:
-    """Judge a redaction model that reads; None where none is configured."""
+    """Judge the redaction model; None if none is configured."""
     if state is None or not state.model:
         return
     if state.audit is not None:

@@ -29,9 +29,12 @@ CERTIFICATE = Check("certificate", "sockets")
 
 WARNED_SECONDS = 30 * 86_400.0
 _CLOSED_ON_PURPOSE = ("/root", "/home", "/etc/ssl", "/etc/pki", "/etc/letsencrypt")
-"""Nobody opens these to other users; the service does not see homes in any case."""
+"""Folders that stay private to their users; the service has no access to home folders anyway."""
 _SHOW = "sudo edge-agent certs show {f.file.path}"
 _RENEW = "{f.renewal}"
+
+
+_ISSUED_NAMES_ONLY = "'certs server' writes server.crt and server.key: name both in agent.yaml."
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,17 @@ class CertificateFacts:
     """The topmost folder above it that the daemon's user may not enter."""
 
     @property
+    def is_issued_name(self) -> bool:
+        """It has the name that 'certs server' gives it."""
+        return Path(self.file.path).name in ("server.crt", "server.key")
+
+    @property
     def renewer(self) -> str:
         """Who renews it."""
         if self.what == "clients" and self.has_authority:
             return "Make a new authority, and issue the certificates of the server and of all clients again."
         if self.has_authority:
-            return "Renew it."
+            return "Renew it." if self.is_issued_name else f"Issue another one. {_ISSUED_NAMES_ONLY}"
         return "Have its authority issue a new one; with an enrolment file, the central team."
 
     @property
@@ -70,7 +78,9 @@ class CertificateFacts:
         if self.what == "clients" and self.has_authority:
             return "edge-agent help certificate"
         shown = f"sudo edge-agent certs show {self.file.path}"
-        return f"sudo edge-agent certs server --renew --dir {self.folder}; {shown}" if self.has_authority else shown
+        names = "" if self.is_issued_name else " --name NAME"
+        renew = f"sudo edge-agent certs server --renew --dir {self.folder}{names}"
+        return f"{renew}; {shown}" if self.has_authority else shown
 
     @property
     def maker(self) -> str:
@@ -78,7 +88,8 @@ class CertificateFacts:
         if self.what == "clients":
             return "Copy the authority's certificate there again: each client has it as ca.crt. A site enrols again."
         if self.has_authority:
-            return "Issue it again from the authority of this site."
+            said = "Issue it again from the authority of this site."
+            return said if self.is_issued_name else f"{said} {_ISSUED_NAMES_ONLY}"
         return "Have a certificate issued, or make an authority on this machine."
 
     @property
@@ -88,13 +99,13 @@ class CertificateFacts:
             return f"sudo ls -lR {self.folder}"
         if self.has_authority:
             # Its names are in the certificate, unless that is what is missing.
-            names = " --name NAME" if self.what == "server" else ""
+            names = " --name NAME" if self.what == "server" or not self.is_issued_name else ""
             return f"sudo edge-agent certs server --renew --dir {self.folder}{names}"
         return f"sudo edge-agent certs init --dir {self.folder} --name NAME"
 
     @property
     def way_in(self) -> str:
-        """How the daemon comes to a file in a folder that it may not enter."""
+        """How to give the daemon access to a file in a folder that it may not enter."""
         if self.stays_closed:
             return "That folder stays closed: copy the file, name the copy in agent.yaml, and copy each renewed one."
         return "Let other users enter the folder; its keys stay closed by their own modes."
@@ -232,7 +243,7 @@ def _closed_folder(user: SystemUser, above: Sequence[FileInfo]) -> FileInfo | No
 
 
 def has_own_authority(path: Path) -> bool:
-    """Tell whether the authority that `edge-agent certs` makes is in the folder of a certificate."""
+    """Return whether the authority that `edge-agent certs` makes is in the folder of a certificate."""
     return stat_file(path.parent / "ca.crt").kind != ""
 
 

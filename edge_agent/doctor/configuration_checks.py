@@ -192,7 +192,7 @@ def _readers(context: ProbeContext) -> Iterator[FileReader]:
 
 
 def is_shared(context: ProbeContext) -> bool:
-    """Tell whether the daemons' users read the configuration, as on an installed appliance."""
+    """Return whether the daemons' users read the configuration, as on an installed appliance."""
     etc = context.installation.at("etc/edge-agent")
     return any(path.parent == etc for path in context.installation.sources)
 

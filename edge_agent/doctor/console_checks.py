@@ -174,7 +174,8 @@ def probe_console(context: ProbeContext) -> ConsoleFacts:
 
 
 def _is_installed(package: str) -> bool:
-    """Tell whether a package can be imported; a folder without files counts as a package without a file of its own."""
+    """Return whether a package can be imported; a folder without files counts as a package without a file of its
+    own."""
     found = importlib.util.find_spec(package)
     return found is not None and found.origin is not None
 

@@ -275,7 +275,7 @@ def _judge_tasks(status: Status, facts: DaemonFacts) -> Iterator[Finding]:
 
 
 def _how_to_begin(facts: DaemonFacts) -> tuple[str, str]:
-    """Return how the first bundle comes to this machine, as a sentence and as a command."""
+    """Return how to install the first bundle, as a sentence and as a command."""
     if facts.takes_updates:
         return "Import an update from a USB drive.", "sudo edge-agent media import /media/usb"
     remedy = "Enrol this machine with the file that the central team made for it, then import an update."
@@ -283,7 +283,7 @@ def _how_to_begin(facts: DaemonFacts) -> tuple[str, str]:
 
 
 def _movement(task: Task, status: Status, facts: DaemonFacts) -> str:
-    """Return what a task that does not answer waits for; empty when it waits for nothing that comes by itself."""
+    """Return what a task that does not answer waits for; empty when waiting does not help."""
     if facts.is_draining:
         return "it does not answer: the daemon is draining"
     engines = [engine for engine in status.engines if task.name in engine.tasks]

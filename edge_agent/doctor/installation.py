@@ -59,7 +59,7 @@ class FileInfo:
 
 
 def has_access(user: SystemUser, file: FileInfo, bits: int) -> bool:
-    """Tell whether a user may read, write or enter one path by its mode; folders above it are not checked."""
+    """Return whether a user may read, write or enter one path by its mode; folders above it are not checked."""
     if user.uid == 0:
         return True
     if user.uid == file.uid:
@@ -72,7 +72,7 @@ def has_access(user: SystemUser, file: FileInfo, bits: int) -> bool:
 
 
 def can_reach(user: SystemUser, parents: Iterable[FileInfo], file: FileInfo, bits: int) -> bool:
-    """Tell whether a user may enter every parent folder, and has access to the path itself."""
+    """Return whether a user may enter every parent folder, and has access to the path itself."""
     return all(has_access(user, folder, ENTER) for folder in parents) and has_access(user, file, bits)
 
 
@@ -88,7 +88,7 @@ def run_command(command: Sequence[str], seconds: float = COMMAND_SECONDS_MAX) ->
 
 
 def has_program(name: str) -> bool:
-    """Tell whether a program of the system is installed."""
+    """Return whether a program of the system is installed."""
     folders = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     return shutil.which(name, path=folders) is not None
 

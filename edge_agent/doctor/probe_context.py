@@ -234,7 +234,7 @@ def parse_properties(text: str) -> dict[str, str]:
 
 
 def is_failing(properties: Mapping[str, str]) -> bool:
-    """Tell whether a unit has failed, and not become ready since.
+    """Return whether a unit has failed, and not become ready since.
 
     systemd starts a failed unit again after a pause. A unit that fails at each start is in the pause at one moment and
     starts at the next. systemd counts the starts that follow a failure; a person who starts the unit sets that count to
@@ -299,7 +299,7 @@ def _listener(path: Path, state_dir: Path) -> tuple[int, int]:
 
 
 def is_listening(path: Path) -> bool | None:
-    """Tell whether a process listens at a socket; None when this user may not connect."""
+    """Return whether a process listens at a socket; None when this user may not connect."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
         try:
             sock.connect(str(path))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent.doctor.findings import Check, Finding
+from edge_agent.doctor.installation import read_text
 from edge_agent.doctor.probe_context import CheckGroup, ProbeContext
 
 PACKAGES = Check("packages", "program")
@@ -22,6 +24,7 @@ PACKAGE_NAMES = ("llama_cpp_python", "onnxruntime", "tokenizers", "grpcio")
 FOLDER = "/opt/edge-agent"
 COMMAND_PATH = "usr/local/bin/edge-agent"
 RUN_INSTALLER = "Run the installer again: it makes the links again, and keeps settings and data."
+_PRINT_VERSION = "import sys; print('%d.%d' % sys.version_info[:2])"
 _INSTALLER = "sudo sh edge-agent-*-linux-x86_64.run"
 
 
@@ -32,7 +35,9 @@ class ProgramLink:
     target: str = ""
     """Where it points; empty when there is no link."""
     whole: bool = False
-    """The program at its end exists and is executable."""
+    """The program at its end exists, is executable, and has its Python."""
+    lost_python: str = ""
+    """The version of Python that it was made for, where that is gone."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +68,8 @@ def probe_program(context: ProbeContext) -> ProgramFacts:
         prefix=sys.prefix,
         folder=FOLDER,
         installed=(folder / "venvs").is_dir(),
-        current=_link(folder / "current", "bin/edge-agent"),
-        previous=_link(folder / "previous", "bin/edge-agent"),
+        current=_version_link(folder / "current", context.installation.run),
+        previous=_version_link(folder / "previous", context.installation.run),
         command=_link(context.installation.at(COMMAND_PATH)),
     )
 
@@ -81,6 +86,19 @@ def _link(path: Path, inside: str = "") -> ProgramLink:
         return ProgramLink(str(path), os.access(path, os.X_OK)) if path.is_file() else ProgramLink()
     program = path / inside if inside else path
     return ProgramLink(str(path.readlink()), program.is_file() and os.access(program, os.X_OK))
+
+
+def _version_link(path: Path, run: Callable[[Sequence[str]], str | None]) -> ProgramLink:
+    """Look at a link to a version that setup made; an upgrade of the system replaces the Python that it needs."""
+    link = _link(path, "bin/edge-agent")
+    if not link.whole:
+        return link
+    try:
+        made_for = str(json.loads(read_text(path / "program.json"))["python"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return link
+    said = run((str(path / "bin/python"), "-I", "-S", "-c", _PRINT_VERSION))
+    return link if said and said.strip() == made_for else ProgramLink(link.target, lost_python=made_for)
 
 
 def judge_program(facts: ProgramFacts) -> Iterator[Finding]:
@@ -119,7 +137,9 @@ def _judge_previous(facts: ProgramFacts) -> Finding:
     if not facts.previous.target:
         return PREVIOUS.note("there is no previous version to go back to; the next upgrade keeps the current one")
     if not facts.previous.whole:
-        seen = f"{path} points to {facts.previous.target}, which is broken: a rollback would fail"
+        lost = facts.previous.lost_python
+        why = f"needs Python {lost}, which is gone from this machine" if lost else "is broken"
+        seen = f"{path} points to {facts.previous.target}, which {why}: a rollback would fail"
         remedy = "Keep the current version; the next upgrade makes a new previous one."
         return PREVIOUS.warning(seen, remedy, "ls -l /opt/edge-agent")
     return PREVIOUS.ok(f"{facts.previous.target} exists; 'sudo edge-agent-setup rollback' goes back to it")

@@ -266,7 +266,7 @@ def judge_ports(facts: PortFacts) -> Iterator[Finding]:
 
 
 OPENING_SECONDS = 10.0
-"""So long after its start the daemon may still be opening its ports."""
+"""Time after its start in which the daemon may still be opening its ports."""
 _LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp
 _MEMBERS_MAX = 50
 
@@ -323,7 +323,7 @@ def _port(context: ProbeContext, key: str, address: str) -> TcpPort:
 
 
 def is_ours(context: ProbeContext, holder: PortHolder) -> bool | None:
-    """Tell whether the daemon holds a port: by the process, or by the user whose socket it is; None when unknown."""
+    """Return whether the daemon holds a port: by the process, or by the user whose socket it is; None when unknown."""
     daemon = context.daemon.pid if context.daemon.pid > 0 else context.daemon.phase.pid
     if holder.pid and daemon:
         return holder.pid == daemon

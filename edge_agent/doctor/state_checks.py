@@ -272,7 +272,7 @@ def judge_exchange_folders(folders: tuple[ExchangeFolder, ...]) -> Iterator[Find
 
 ENTRIES_MAX = 5000
 LOST_AND_FOUND = "lost+found"
-"""At the top of a disk with ext4; only root can use it."""
+"""At the top of an ext4 file system; only root can use it."""
 _HEADER = b"SQLite format 3\0"
 _VERSION_AT = 60  # of the file format: user_version, 4 bytes, the highest first
 
@@ -286,7 +286,7 @@ def probe_state_dir(context: ProbeContext) -> StateFacts:
 
 
 def _strangers(path: Path, uid: int) -> list[FileInfo]:
-    """Return what belongs to another user, but for what root has on each disk of its own."""
+    """Return the files of other users, except those that root has on every disk."""
     entries = (each for each in itertools.islice(path.glob("**/*"), ENTRIES_MAX) if each != path / LOST_AND_FOUND)
     return [file for file in map(stat_file, entries) if file.kind and file.uid != uid]
 

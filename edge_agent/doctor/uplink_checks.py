@@ -31,10 +31,10 @@ OFFLINE_SECONDS_WARNED = 86_400.0
 FIRST_REPORT_SECONDS = 90.0
 """It reports every minute."""
 CONNECT_SECONDS = 10.0
-"""Within these a daemon that has just started has tried several times to reach the uplink."""
+"""Time in which a daemon that just started has tried several times to reach the uplink."""
 SHOWN_MAX = 5
 _PASSING = ("UPSTREAM_UNREACHABLE", "UPSTREAM_BUSY")
-"""Problems that are one with a short time offline."""
+"""Problems that are part of a short time offline."""
 _LOG = "sudo journalctl -u edge-uplink -b | tail -50"
 
 
@@ -77,7 +77,7 @@ class UplinkFacts:
 
 
 def _is_new(phase: UnitPhase, seconds_max: float) -> bool:
-    """Tell whether systemd is starting or stopping a unit, or started it so recently."""
+    """Return whether systemd is starting or stopping a unit, or started it within `seconds_max`."""
     return bool(phase.name) or (phase.active and phase.seconds < seconds_max)
 
 
@@ -229,7 +229,7 @@ _NEARLY = 0.9
 
 @dataclass(frozen=True)
 class LargeModelFacts:
-    """What the daemon reports of it."""
+    """The daemon's report on the large model."""
 
     model: str
     url: str = ""
@@ -363,7 +363,7 @@ def probe_large_model(context: ProbeContext) -> LargeModelFacts | ProbeFailure |
 
 
 def _is_starting(context: ProbeContext) -> bool:
-    """Tell whether systemd started the uplink, or the daemon that asks it, a moment ago."""
+    """Return whether systemd started the uplink, or the daemon that asks it, a moment ago."""
     uplink = unit_phase(context.installation, "edge-uplink.service") if context.daemon.managed else NO_PHASE
     return _is_new(uplink, FIRST_REPORT_SECONDS) or _is_new(context.daemon.phase, CONNECT_SECONDS)
 

@@ -21,12 +21,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Literal, TypeVar
 
-from edge_agent.errors import DiskFull, StateDirUnwritable, StoreDamaged
+from edge_agent.errors import DiskFull, InvalidRequest, StateDirUnwritable, StoreDamaged
 
 _Result = TypeVar("_Result")
 PARTIAL = ".partial"
 """Suffix of a file that is being written."""
 _DEVICES = Path("/dev")
+SMALL_BYTES_MAX = 1 << 20
 DISK_FULL_BYTES = 1 << 20
 """A disk with less free space than this is full."""
 CHECK_DISK = "Check the disk; the kernel's log ('dmesg') may say more."
@@ -178,6 +179,18 @@ def read_regular(path: Path, bytes_max: int) -> bytes:
         os.close(fd)
 
 
+def read_small(path: Path, bytes_max: int = SMALL_BYTES_MAX) -> bytes:
+    """Return a small file that somebody named, such as a key or a certificate; a pipe is read to its end.
+
+    Raises OSError; InvalidRequest: it has more bytes, as a wrong file or a device has.
+    """
+    with path.open("rb") as file:
+        content = file.read(bytes_max + 1)
+    if len(content) > bytes_max:
+        raise InvalidRequest(f"{path} has more than {bytes_max} bytes", remedy="Name another file.")
+    return content
+
+
 def stat_or_none(path: Path) -> os.stat_result | None:
     """Return what stat(2) reports, links followed; None = nothing is at that path. Raises OSError.
 
@@ -196,6 +209,12 @@ def is_file(path: Path) -> bool:
     """Return whether a regular file is at a path, links followed. Raises OSError, as `stat_or_none`."""
     found = stat_or_none(path)
     return found is not None and stat.S_ISREG(found.st_mode)
+
+
+def is_dir(path: Path) -> bool:
+    """Return whether a directory is at a path, links followed. Raises OSError, as `stat_or_none`."""
+    found = stat_or_none(path)
+    return found is not None and stat.S_ISDIR(found.st_mode)
 
 
 def require_free_space(path: Path) -> None:

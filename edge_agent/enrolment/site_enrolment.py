@@ -1,8 +1,8 @@
-"""Enrolment: check everything first; then write what the enrolment file says, all of it or nothing.
+"""Enrolment: check everything first; then write the settings of the enrolment file, all or nothing.
 
-The data of the site that this machine was before is set aside. A site's key, its spool and its segments belong
-together, and to that site: the central team would refuse them under another name. Nothing is deleted. Sealed segments
-go to `outbox/former/<time>/site=<id>/`, which `edge-convert collect` takes as it is; key and spool to
+The data of the previous site on this machine is set aside. A site's key, spool and segments belong to that site: the
+central team would refuse them under another name. Nothing is deleted. Sealed segments
+go to `outbox/former/<time>/site=<id>/`, which `edge-convert collect` accepts; key and spool go to
 `state_dir/former/<time>/`. Bundles stay, and continue to answer.
 """
 
@@ -50,16 +50,16 @@ _OF_STATE = ("site.key", "value.key", "spool.db", "spool.db-wal", "spool.db-shm"
 
 @dataclass(frozen=True)
 class PreviousSite:
-    """What was set aside."""
+    """The data that was set aside."""
 
     state: Path
     outbox: Path
     segments: int
-    """Sealed, without a receipt of the central team."""
+    """Sealed segments without a receipt of the central team."""
 
 
 def check_idle(config: Config) -> None:
-    """Make sure that no daemon is at work in the state directory. Raises StateDirInUse."""
+    """Check that no daemon uses the state directory. Raises StateDirInUse."""
     lock = config.state_dir / "lock"
     if stat_or_none(lock) is None:
         return
@@ -99,14 +99,14 @@ def _move(sources: list[Path], target: Path) -> None:
             _make_like(source.parent, folder)
         source.rename(target / source.name)
         if (target / source.name).is_dir():
-            # The daemon's own, and readable by the uplink, as it was.
+            # With the previous owner and mode, so that the uplink can still read it.
             _make_like(target / source.name, source)
         for folder in (target, source.parent):
             sync_directory(folder)
 
 
 def _make_like(model: Path, folder: Path) -> None:
-    """Make a folder with owner and mode of another one."""
+    """Create a folder with the owner and mode of another one."""
     if not folder.exists():
         like = model.stat()
         folder.mkdir()
@@ -115,7 +115,7 @@ def _make_like(model: Path, folder: Path) -> None:
 
 
 Kind = Literal["first", "renewal", "replacement", "same"]
-"""As `classify_enrolment` says; same: this very file is in use, and everything is as it should be."""
+"""As returned by `classify_enrolment`; same: this file is in use already, and nothing has to change."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class EnrolmentRequest:
     replace: bool = False
     overrides: Overrides = field(default_factory=Overrides)
     networks: Sequence[str] = ()
-    """Those that this machine is attached to: they may reach a TCP listener."""
+    """The networks of this machine, which may reach a TCP listener."""
 
 
 @dataclass(frozen=True)
@@ -141,15 +141,15 @@ class PreparedEnrolment:
     kind: Kind
     known: SiteEnrolment | None
     config: Config
-    """As it will be."""
+    """The future configuration."""
     trust: TrustRoot | None
     """None = the file has no root: updates come by 'install' only."""
     changes: list[str]
-    """Keys of site.yaml that get another value, and files beside it."""
+    """Keys of site.yaml that change, and other files that change."""
     overruled: list[str]
     """Keys that agent.yaml sets to another value than the file."""
     drop_ins: list[UnitDropIn]
-    """Files of the units that are not as they must be."""
+    """Drop-ins of the units that must be changed."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def prepare(request: EnrolmentRequest) -> PreparedEnrolment:
 
 
 def apply(prepared: PreparedEnrolment) -> CompletedEnrolment:
-    """Do it.
+    """Apply a prepared enrolment.
 
     Raises:
         SiteError: the disk is full, or the daemon of the previous site still runs. Nothing was changed.
@@ -195,17 +195,17 @@ def apply(prepared: PreparedEnrolment) -> CompletedEnrolment:
     sealed = {name: encrypt(name, secret) for name, secret in site_files.secrets_of(enrolment).items()}
     made = site_files.files_of(enrolment, places, sealed)
     done = _record(request, sealed, made)
-    made.append(site_files.SiteFile(places.record, enrolment_file.encode_record(done)))
     made += [site_files.SiteFile(each.path, each.content.encode()) for each in prepared.drop_ins if each.content]
+    made.append(site_files.SiteFile(places.record, enrolment_file.encode_record(done)))
     site_files.stage(made)
     try:
         aside = _set_aside(prepared)
     except SiteError:
         site_files.unstage(made)
         raise
-    stale = set(known.files if known else ()) - set(done.files)
+    stale = set(map(Path, known.files if known else ())) | site_files.replaced_credentials(places, sealed)
     emptied = [each.path for each in prepared.drop_ins if not each.content]
-    site_files.put(made, [*sorted(map(Path, stale)), *emptied])
+    site_files.put(made, [*sorted(stale - set(map(Path, done.files))), *emptied])
     return CompletedEnrolment(done, aside)
 
 
@@ -217,7 +217,7 @@ def _set_aside(prepared: PreparedEnrolment) -> PreviousSite | None:
 
 
 def _drop_ins(request: EnrolmentRequest, config: Config) -> list[UnitDropIn]:
-    """Return the drop-ins of the units that are not in place. They are not in the record: people change them, too."""
+    """Return the unit drop-ins that are not in place. They are not recorded, because people change them, too."""
     units = request.places.units
     networks = unit_drop_ins.allowed_networks(config, units, (), request.networks)
     return [each for each in unit_drop_ins.unit_drop_ins(config, units, networks) if not each.is_in_place()]
@@ -246,7 +246,7 @@ def _anchor(enrolment: EnrolmentFile) -> TrustRoot | None:
 
 
 def _same_fleet(enrolment: EnrolmentFile, path: Path) -> bool:
-    """Tell whether the file's root leads to the one in use, or from it; a machine without one takes any."""
+    """Return whether roots connect the file's root and the trusted one; without a trusted one, any is accepted."""
     try:
         ours = path.read_bytes()
         return bool(enrolment.root) and metadata_chain.same_fleet(ours, enrolment.root.encode())
@@ -258,7 +258,7 @@ def _same_fleet(enrolment: EnrolmentFile, path: Path) -> bool:
 
 
 def _configured(request: EnrolmentRequest, found: ConfigFiles) -> Config:
-    """Return the configuration as it will be. Raises EnrolmentFileInvalid, ConfigInvalid."""
+    """Return the future configuration. Raises EnrolmentFileInvalid, ConfigInvalid."""
     site_yaml = request.places.site_yaml
     beneath = [one for one in found.beneath if one[0] != site_yaml]
     made = ConfigFiles(found.agent, ((site_yaml, site_files.sections(request.enrolment, request.places)), *beneath))
@@ -296,7 +296,7 @@ def _value(plain: dict[str, Any], key: tuple[str, str]) -> Any:
 
 
 def load_record(path: Path) -> SiteEnrolment | None:
-    """Read it; None = this machine was never enrolled. Raises ConfigInvalid."""
+    """Read the record of an enrolment; None = this machine was never enrolled. Raises ConfigInvalid."""
     try:
         with path.open("rb") as file:
             return enrolment_file.parse_record(file.read(ENROLMENT_BYTES_MAX))
@@ -310,12 +310,12 @@ def load_record(path: Path) -> SiteEnrolment | None:
 
 
 def is_intact(known: SiteEnrolment) -> bool:
-    """Tell whether every file is as it was written."""
+    """Return whether every written file is unchanged."""
     return all(_sha256_of(Path(path)) == sha256 for path, sha256 in known.files.items())
 
 
 def _sha256_of(path: Path) -> str:
-    """Return the sha256 of a file; empty = it is not there, or cannot be read."""
+    """Return the SHA-256 of a file; empty = it does not exist, or cannot be read."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:
@@ -326,12 +326,12 @@ _REMEDY = "Name the file that the central team made: SITE.kit. 'lsblk' shows whe
 
 
 def read_enrolment_file(path: Path) -> bytes:
-    """Return the bytes of a file, at most one more than an enrolment file may have.
+    """Return the bytes of a file, at most one more than the limit of an enrolment file.
 
     Raises:
         InvalidRequest: there is no such file.
         ConfigInvalid: this user may not read it.
-        EnrolmentFileInvalid: it is not a regular file, or the drive does not deliver it.
+        EnrolmentFileInvalid: it is not a regular file, or the drive fails.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -349,11 +349,11 @@ def read_enrolment_file(path: Path) -> bytes:
 
 
 CLOCK_SECONDS_SLACK = 86_400
-"""A machine's clock may be so far behind that of the central team: without a battery it knows the day at best."""
+"""Tolerated lag of this machine's clock: without a battery it may only know the day."""
 _ANEW = "Have the central team make a new one: 'edge-convert enrolment-file'."
 
 EnrolmentKind = Literal["first", "renewal", "replacement"]
-"""first: this machine was not a site. renewal: other settings, same site. replacement: it becomes another site."""
+"""first: this machine was not a site. renewal: new settings for the same site. replacement: another site."""
 
 
 def classify_enrolment(
@@ -363,10 +363,10 @@ def classify_enrolment(
 
     Args:
         enrolment: the enrolment file.
-        known: what this machine was enrolled with before; None = never.
+        known: the record of the previous enrolment; None = never enrolled.
         now: seconds since 1970, by this machine's clock.
-        same_fleet: whether its root of trust leads to, or from, the one that is trusted here.
-        replace: whether this machine may stop being the site that it is.
+        same_fleet: whether a chain of roots connects its root of trust and the one trusted here.
+        replace: whether this machine may become another site.
 
     Raises:
         EnrolmentFileRefused: the reason, and what to do.
@@ -403,7 +403,7 @@ def _check_dates(enrolment: EnrolmentFile, now: float) -> None:
 
 
 def _strangeness(enrolment: EnrolmentFile, known: SiteEnrolment, *, same_fleet: bool) -> str:
-    """Return why this machine would not stay the site that it is; empty = it would."""
+    """Return why the enrolment file would make this machine another site; empty = it would not."""
     if enrolment.site != known.site:
         return f"the enrolment file is for site {enrolment.site}, and this machine is site {known.site}"
     if not same_fleet:

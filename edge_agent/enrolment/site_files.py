@@ -1,11 +1,12 @@
-"""The files that an enrolment file makes, and writing all of them or none.
+"""The files of an enrolment, and writing all of them or none.
 
-Every file is first written next to its final path and synced. Only when all are written they are renamed, site.yaml
-after the files that it names. So a full disk changes nothing, and after a power cut the same command completes.
+Every file is first written next to its final path and synced. When all are written, they are renamed, site.yaml after
+the files that it names, and the record of the enrolment last. So a full disk changes nothing, and after a power failure
+the same command completes.
 
-systemd encrypts the uplink's credentials to this machine and hands them to one service. A file that was copied from
-this machine opens nowhere else; root on this machine can open it. Where systemd cannot encrypt, the secret is stored in
-plain text, readable by root alone.
+systemd encrypts the uplink's credentials with a key of this machine and passes them to one service. A copy of such a
+file cannot be decrypted on another machine; root on this machine can decrypt it. Where systemd cannot encrypt, the
+secret is stored in plain text, readable by root alone.
 """
 
 from __future__ import annotations
@@ -30,29 +31,30 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _HEAD = """Site {site}, by an enrolment file of {issued}.
 Written by 'edge-agent enrol': do not edit it; agent.yaml overrides it."""
 CERTIFICATE, KEY, CLIENTS = "server.crt", "server.key", "clients.crt"
+_PLAIN_FOLDER = "credstore"
 DAEMON_GROUP = "edge-agent"
-"""Who reads the files of the listener beside root."""
+"""Group that reads the files of the listener, besides root."""
 
 
 @dataclass(frozen=True)
 class SystemPaths:
-    """Where things lie below a directory that is /etc but in tests."""
+    """Paths below a directory, which is /etc except in tests."""
 
     etc: Path
 
     @property
     def folder(self) -> Path:
-        """Of the configuration."""
+        """The folder of the configuration."""
         return self.etc / "edge-agent"
 
     @property
     def agent_yaml(self) -> Path:
-        """The technician's."""
+        """The configuration of the technician."""
         return self.folder / "agent.yaml"
 
     @property
     def site_yaml(self) -> Path:
-        """What enrolment says beneath it."""
+        """The configuration from enrolment, which agent.yaml overrides."""
         return self.folder / config_files.SITE_FILE
 
     @property
@@ -62,42 +64,42 @@ class SystemPaths:
 
     @property
     def record(self) -> Path:
-        """What enrolment remembers."""
+        """The record of the enrolment."""
         return self.folder / RECORD_FILE_NAME
 
     @property
     def units(self) -> Path:
-        """Where the units and their drop-ins are."""
+        """The folder of the units and their drop-ins."""
         return self.etc / "systemd/system"
 
     @property
     def drop_in(self) -> Path:
-        """The part of the uplink's unit that names its credentials."""
+        """The drop-in of the uplink's unit that names its credentials."""
         return self.units / "edge-uplink.service.d/credentials.conf"
 
     @property
     def uplink_unit(self) -> Path:
-        """The uplink's unit, where the installer has put it."""
+        """The uplink's unit, written by the installer."""
         return self.units / "edge-uplink.service"
 
     def credential(self, name: str, *, encrypted: bool) -> Path:
-        """Where systemd reads a secret."""
-        return self.etc / ("credstore.encrypted" if encrypted else "credstore") / f"edge-agent-{name}.cred"
+        """Return the path where systemd reads a secret."""
+        return self.etc / ("credstore.encrypted" if encrypted else _PLAIN_FOLDER) / f"edge-agent-{name}.cred"
 
     def tls(self, name: str) -> Path:
-        """Where a file of the TCP listener lies."""
+        """Return the path of a file of the TCP listener."""
         return self.folder / "tls" / name
 
 
 @dataclass(frozen=True)
 class SiteFile:
-    """A file to be written."""
+    """A file to write."""
 
     path: Path
     content: bytes
     mode: int = 0o644
     group: str = ""
-    """Who may read it beside root; empty, or a group that is not there: by the mode alone."""
+    """Group that may read it; empty, or a group that does not exist = only the mode decides."""
 
     @property
     def sha256(self) -> str:
@@ -106,7 +108,7 @@ class SiteFile:
 
     @property
     def partial(self) -> Path:
-        """Where it is written first."""
+        """The temporary path where it is written first."""
         return partial_path(self.path)
 
 
@@ -120,7 +122,7 @@ def secrets_of(enrolment: EnrolmentFile) -> dict[str, bytes]:
 
 
 def sections(enrolment: EnrolmentFile, places: SystemPaths) -> dict[str, Any]:
-    """Return what site.yaml says."""
+    """Return the content of site.yaml."""
     uplink = {
         "url": enrolment.examples.url,
         "options": enrolment.examples.options,
@@ -156,7 +158,7 @@ def _escalation(large: LargeModelAccess) -> dict[str, Any]:
 
 
 def files_of(enrolment: EnrolmentFile, places: SystemPaths, sealed: Mapping[str, StoredCredential]) -> list[SiteFile]:
-    """Return every file that an enrolment file makes, site.yaml last."""
+    """Return every file of an enrolment, site.yaml last."""
     head = _HEAD.format(site=enrolment.site, issued=enrolment.issued_at[:10])
     made = [SiteFile(places.root, enrolment.root.encode())] if enrolment.root else []
     made += _credentials(places, sealed)
@@ -165,15 +167,20 @@ def files_of(enrolment: EnrolmentFile, places: SystemPaths, sealed: Mapping[str,
     return [*made, SiteFile(places.site_yaml, config_files.render_sections(sections(enrolment, places), head))]
 
 
+def plain_credentials(files: Iterable[str]) -> list[str]:
+    """Return which files of an enrolment are credentials that are stored unencrypted."""
+    return [path for path in files if Path(path).parent.name == _PLAIN_FOLDER]
+
+
 def secrecy_of(sealed: Mapping[str, StoredCredential]) -> Secrecy:
-    """Say how credentials lie on the disk: plain if one of them does."""
+    """Return how credentials are stored on the disk: plain if one of them is."""
     if not sealed:
         return "none"
     return "encrypted" if all(each.encrypted for each in sealed.values()) else "plain"
 
 
 def stage(written: Sequence[SiteFile]) -> None:
-    """Write all files beside their places, or none.
+    """Write all files next to their final paths, or none.
 
     Raises:
         DiskFull, ConfigInvalid: nothing was changed.
@@ -187,19 +194,36 @@ def stage(written: Sequence[SiteFile]) -> None:
 
 
 def unstage(written: Iterable[SiteFile]) -> None:
-    """Take back what was staged."""
+    """Delete staged files."""
     for file in written:
         with contextlib.suppress(OSError):
             file.partial.unlink(missing_ok=True)
 
 
-def put(written: Iterable[SiteFile], stale: Iterable[Path]) -> None:
-    """Put what was staged into its place; then remove what an earlier enrolment file had written."""
-    for file in written:
-        file.partial.rename(file.path)
-        sync_directory(file.path.parent)
+def put(written: Sequence[SiteFile], stale: Iterable[Path]) -> None:
+    """Rename staged files into place, and delete stale files of an earlier enrolment.
+
+    The last file, which is the record of an enrolment, comes after everything else: until it exists, the same enrolment
+    file repeats every step.
+    """
+    for file in written[:-1]:
+        _put(file)
     for path in stale:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+            sync_directory(path.parent)
+    for file in written[-1:]:
+        _put(file)
+
+
+def _put(file: SiteFile) -> None:
+    file.partial.rename(file.path)
+    sync_directory(file.path.parent)
+
+
+def replaced_credentials(places: SystemPaths, sealed: Mapping[str, StoredCredential]) -> set[Path]:
+    """Return where the same secrets lie if an enrolment that was cut off stored them in the other way."""
+    return {places.credential(name, encrypted=not each.encrypted) for name, each in sealed.items()}
 
 
 def _credentials(places: SystemPaths, sealed: Mapping[str, StoredCredential]) -> list[SiteFile]:
@@ -211,7 +235,7 @@ def _credentials(places: SystemPaths, sealed: Mapping[str, StoredCredential]) ->
 
 
 def _stage(file: SiteFile) -> None:
-    # A folder of secrets that systemd has not made yet is closed to others.
+    # A folder of secrets that systemd has not created yet is private.
     closed = file.mode == 0o600
     make_folders(file.path.parent, 0o700 if closed else 0o755)
     write_synced(file.partial, file.content, file.mode, file.group)
@@ -237,14 +261,14 @@ _PROGRAM = "systemd-creds"
 
 @dataclass(frozen=True)
 class StoredCredential:
-    """A secret as it goes to the disk."""
+    """A secret as stored on the disk."""
 
     content: bytes
     encrypted: bool
 
 
 def encrypt(name: str, plain: bytes) -> StoredCredential:
-    """Encrypt a secret under the name by which systemd hands it over, if this machine can."""
+    """Encrypt a secret under its systemd credential name, if this machine can."""
     sealed = _run(["encrypt", f"--name={name}", "-", "-"], plain)
     if sealed and _run(["decrypt", f"--name={name}", "-", "-"], sealed) == plain:
         return StoredCredential(sealed, encrypted=True)
@@ -252,14 +276,14 @@ def encrypt(name: str, plain: bytes) -> StoredCredential:
 
 
 def could_be_encrypted(known: SiteEnrolment) -> bool:
-    """Tell whether this machine can by now encrypt credentials that it could not encrypt when it was enrolled."""
+    """Return whether this machine can now encrypt credentials that were stored in plain text at enrolment."""
     return known.secrecy == "plain" and encrypt("trial", b"trial").encrypted
 
 
 def drop_in(places: SystemPaths, sealed: Mapping[str, StoredCredential]) -> bytes:
-    """Return the part of the uplink's unit that has systemd hand the secrets over, by their names.
+    """Return the drop-in of the uplink's unit through which systemd passes the secrets.
 
-    Each as it was stored: systemd-creds can encrypt one and fail at the next.
+    Encrypted and plain ones can be mixed: systemd-creds can encrypt one and fail for the next.
     """
     lines = [
         f"LoadCredential{'Encrypted' * each.encrypted}={name}:{places.credential(name, encrypted=each.encrypted)}"
@@ -269,7 +293,7 @@ def drop_in(places: SystemPaths, sealed: Mapping[str, StoredCredential]) -> byte
 
 
 def _run(arguments: list[str], given: bytes) -> bytes:
-    """Run systemd's program; nothing comes back when it is not there or fails."""
+    """Run systemd's program; return empty output if it does not exist or fails."""
     command = [shutil.which(_PROGRAM) or _PROGRAM, *arguments]
     try:
         done = subprocess.run(command, input=given, capture_output=True, timeout=_SECONDS_MAX, check=True)  # noqa: S603 - systemd's

@@ -1,4 +1,4 @@
-"""The drop-ins by which the units get what the configuration needs beyond their hardening, and telling systemd.
+"""The drop-ins that open the hardened units for what the configuration needs, and reloading them in systemd.
 
 edge-agent.service.d/listener.conf    the networks that may reach the TCP listener; the unit denies all but loopback
 edge-uplink.service.d/folders.conf    a folder that is the store of examples; the unit may write to no other folder
@@ -33,20 +33,20 @@ _SECONDS_MAX = 300
 
 
 def is_systemd_running() -> bool:
-    """Tell whether systemd runs this machine (sd_booted(3))."""
+    """Return whether systemd runs this machine (sd_booted(3))."""
     return _BOOTED.is_dir() and shutil.which("systemctl") is not None
 
 
 def stop_services() -> None:
-    """Stop both, for a change that they may not see half of."""
+    """Stop both services before a change that they must not see half done."""
     _systemctl("stop", UPLINK, DAEMON)
 
 
 def restart_services(config: Config) -> list[str]:
-    """Have systemd read its units again, and start what should run now; return what did not, as sentences.
+    """Reload the units in systemd, and start the services that should run; return failures as sentences.
 
-    An uplink without anything to do is stopped and disabled: it would keep the credentials that it has read, and end
-    with an error at its next start. Its report goes, too: it would count as that of an uplink that hangs.
+    An uplink without a store is stopped and disabled: it would keep its credentials in memory, and fail at its next
+    start. Its report is deleted, too, because it would look like that of a hanging uplink.
     """
     reload_units()
     if not config.needs_uplink:
@@ -58,7 +58,7 @@ def restart_services(config: Config) -> list[str]:
 
 
 def reload_units() -> None:
-    """Have systemd read its units again."""
+    """Reload the units in systemd."""
     _systemctl("daemon-reload")
 
 
@@ -85,10 +85,10 @@ _BY_TEST = {0: True, 1: False}
 
 
 def store_folder_problems(config: Config, *, managed: bool) -> Iterator[FolderProblem]:
-    """Yield what keeps the uplink from using each folder. The unit counts as one that may write there.
+    """Yield why the uplink cannot use each folder; the unit is assumed to permit writing there.
 
     Args:
-        config: the configuration as it will be.
+        config: the future configuration.
         managed: whether systemd runs the uplink.
     """
     for folder, written in ((config.uplink.url, True), (config.uplink.updates_url, False)):
@@ -103,13 +103,13 @@ def _look(path: Path, *, written: bool, managed: bool) -> FolderFacts:
         found = stat_or_none(path)
         kind = "" if found is None else "folder" if stat.S_ISDIR(found.st_mode) else "other"
         shown = f"{path.owner()}:{path.group()} {found.st_mode & 0o7777:04o}" if found else ""
-    except (OSError, KeyError):  # KeyError: an owner without a name
+    except (OSError, KeyError):  # KeyError: the owner has no name
         kind, shown = "folder", ""
     return FolderFacts(path, kind, written, managed, _may_use(path, written=written), shown)
 
 
 def _may_use(path: Path, *, written: bool) -> bool | None:
-    """Tell whether the uplink's user has the rights; None = there is no such user, or this one may not try."""
+    """Return whether the uplink's user has the rights; None = no such user, or this user may not check."""
     try:
         pwd.getpwnam(UPLINK_USER)
     except KeyError:
@@ -133,7 +133,7 @@ _LOOPBACK_NAME = "lo"
 
 @dataclass(frozen=True)
 class UnitDropIn:
-    """A file that gives a unit what the configuration needs."""
+    """A file that permits a unit what the configuration needs."""
 
     path: Path
     content: str
@@ -156,13 +156,13 @@ class UnitDropIn:
 
     @property
     def changes(self) -> list[str]:
-        """The lines that are taken away, marked '-', then those that the file is to hold, new ones marked '+'."""
+        """The removed lines, marked '-', then the lines of the new file, new ones marked '+'."""
         before = _settings(_text(self.path))
         gone = [f"- {line}" for line in before if line not in self.settings]
         return gone + [f"{' ' if line in before else '+'} {line}" for line in self.settings]
 
     def is_in_place(self) -> bool:
-        """Tell whether the file is as it should be."""
+        """Whether the file has the required content."""
         try:
             return self.path.read_text(encoding="utf-8") == self.content
         except (FileNotFoundError, NotADirectoryError):
@@ -180,7 +180,7 @@ def unit_drop_ins(config: Config, units: Path, networks: Sequence[str]) -> list[
         networks: those that may reach a TCP listener.
 
     Raises:
-        ConfigInvalid: a folder has a name that no unit can hold.
+        ConfigInvalid: the name of a folder cannot be written in a unit.
     """
     folders = _written_folders(config)
     return [
@@ -193,7 +193,7 @@ def unit_drop_ins(config: Config, units: Path, networks: Sequence[str]) -> list[
 
 
 def listens_on_network(config: Config) -> bool:
-    """Tell whether other machines are to reach the daemon."""
+    """Return whether the daemon listens for other machines."""
     return bool(config.service.tcp_address) and not is_loopback(_host(config.service.tcp_address))
 
 
@@ -208,11 +208,11 @@ def allowed_networks(
 ) -> list[str]:
     """Return the networks that may reach the listener.
 
-    They are those of the drop-in that exists and those that are added, without those that are removed. Where neither
-    names one, they are those that this machine is attached to, as far as the listener's address is in them.
+    These are the ones of the existing drop-in, plus the added and without the removed ones. If there are none, these
+    are the networks of this machine that contain the listener's address.
 
     Raises:
-        ConfigInvalid: an added or removed one is not a network, or a removed one is not allowed or the last one.
+        ConfigInvalid: an argument is not a network, or a removed one is not in the list or is the last one.
     """
     if not listens_on_network(config):
         return []
@@ -222,7 +222,7 @@ def allowed_networks(
 
 
 def _without(chosen: Sequence[str], removed: Sequence[str]) -> list[str]:
-    """Take networks away. Raises ConfigInvalid: one is not there, or none would be left."""
+    """Remove networks. Raises ConfigInvalid: one is not in the list, or none would be left."""
     there = ", ".join(chosen)
     for each in removed:
         if each not in chosen:
@@ -238,7 +238,7 @@ def _without(chosen: Sequence[str], removed: Sequence[str]) -> list[str]:
 def attached_networks(route: str, if_inet6: str) -> list[str]:
     """Return the networks that this machine is attached to, from /proc/net/route and /proc/net/if_inet6.
 
-    Networks that a router leads to are not among them, nor loopback, nor link-local ones.
+    Without networks behind a router, loopback and link-local ones.
     """
     found: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
     for fields in map(str.split, route.splitlines()[1:]):
@@ -254,7 +254,7 @@ def attached_networks(route: str, if_inet6: str) -> list[str]:
 
 
 def read_attached_networks() -> list[str]:
-    """Return the networks that this machine is attached to; none where /proc does not tell."""
+    """Return the networks that this machine is attached to; none if /proc does not list them."""
     return attached_networks(*(_text(Path("/proc/net", name)) for name in ("route", "if_inet6")))
 
 
@@ -303,7 +303,7 @@ def _present(path: Path) -> list[str]:
 
 
 def _quoted(folder: Path) -> str:
-    """Write a path as systemd reads it: '%' begins a specifier, and a blank needs quotation marks."""
+    """Quote a path for systemd: '%' begins a specifier, and a blank needs quotation marks."""
     text = str(folder).replace("%", "%%")
     if not text.isprintable() or any(letter in text for letter in "\"'\\"):
         said = f"the folder {str(folder)!a} has characters that a systemd unit cannot name"
@@ -316,7 +316,7 @@ def _drop_in(path: Path, settings: Sequence[str]) -> UnitDropIn:
 
 
 def write_drop_ins(drop_ins: Sequence[UnitDropIn]) -> list[UnitDropIn]:
-    """Write those that are not in place, all or none, and remove those that are no longer needed; return them.
+    """Write the drop-ins that are not in place, all or none, and remove those no longer needed; return both.
 
     Raises:
         DiskFull, ConfigInvalid: nothing was changed.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import getpass
 import os
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any, ClassVar
 
 # Control characters, the separators of lines and paragraphs, what embeds, overrides or isolates a direction, and
@@ -114,3 +114,16 @@ def first_task_remedy(site: str) -> str:
         " 'edge-agent media import' then brings tasks from the USB drive. 'edge-agent install PATH' installs a bundle"
         " without a signature only where 'allow_unsigned' under 'store' in agent.yaml is true."
     )
+
+
+CONNECTION_REMEDY = "Leave it out: of these settings only allow_http and proxy_url can be given."
+_CONNECTION_SETTING = re.compile(
+    r"((aws|azure|google)_)?((allow|http[12]|pool|proxy|randomize)_.*|.*timeout|user_agent|default_content_type)",
+    re.IGNORECASE,
+)
+
+
+def connection_setting(options: Iterable[str]) -> str:
+    """Return the first option that obstore panics at: a setting of its HTTP client, not of a store; empty = none."""
+    found = (name for name in options if _CONNECTION_SETTING.fullmatch(name))
+    return next((name for name in found if name not in ("allow_http", "proxy_url")), "")

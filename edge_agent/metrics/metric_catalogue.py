@@ -1,13 +1,13 @@
 """The catalogue of metrics, the counts of answers behind some of them, and the page that Prometheus reads.
 
-The catalogue has name, kind, labels and meaning of each; docs/metrics.md shows this table, and a test compares them.
+The catalogue has the name, type, labels and meaning of each; docs/metrics.md shows it, and a test compares them.
 
-Names follow Prometheus: base units, `_total` for what only grows. Labels hold names of what is installed or words of
-our own code, never anything that came with a request: so there are no more series than tasks, engines and reasons.
+Names follow Prometheus: base units, and `_total` for counters. Labels are names of installed tasks and engines or words
+of our own code, never text from a request, so the number of series is bounded.
 
 Counts are updated for every answer, so each update costs well below a microsecond. One thread writes them, the event
-loop's, and needs no lock. Others read at any time: a list is copied in one step of the interpreter, and the number of
-observations is the sum of its buckets, so that the two always agree.
+loop's, so no lock is needed. Other threads read at any time: a list is copied atomically under the GIL, and the number
+of observations is the sum of the buckets, so both always agree.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ TASKS_MAX = 1000
 OTHER_TASKS = "other"
 """Counts all tasks beyond TASKS_MAX, so the number of names is bounded."""
 UNKNOWN_TASK = ""
-"""Stands for a task that is not installed: a caller's text must not become a label."""
+"""Label for a task that is not installed: a caller's text must not become a label."""
 
 
 class Histogram:
-    """How often values fell between bounds; an observation on a bound counts below it."""
+    """Counts of values by bucket; a value equal to a bound is in the bucket below it."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -47,7 +47,7 @@ class Histogram:
 
     @property
     def cumulative(self) -> list[int]:
-        """Observations up to each bound, and all of them."""
+        """Return the number of observations up to each bound, and the total."""
         return list(accumulate(self.counts.copy()))
 
 
@@ -62,22 +62,23 @@ class TaskCounters:
     def __init__(self) -> None:
         """Start at zero."""
         self.queue, self.compute, self.total = Histogram(), Histogram(), Histogram()
-        """Seconds an input waited, was computed, and took altogether."""
+        """Seconds of an input in the queue, in computation and in total."""
         self.first, self.token = Histogram(), Histogram()
-        """Seconds until the first token that was written, and for each after it."""
+        """Seconds until the first output token, and per further token."""
         self.confidence = Histogram(RATIOS)
         self.answers: Counter[str] = Counter()
         """By route."""
         self.degraded: Counter[str] = Counter()
         """By reason."""
         self.held_up: Counter[str] = Counter()
-        """Answers that are not confident, by what held them up."""
+        """Unconfident answers by reason."""
         self.question_answers: Counter[tuple[str, str]] = Counter()
-        """By question and route, of a task with several; "" = a question of the call, whose name is the caller's."""
+        """By question and route, for a task with several questions; "" = a question of the call, named by the
+        caller."""
         self.question_held_up: Counter[tuple[str, str]] = Counter()
-        """Answers that are not confident, by question and what held them up."""
+        """Unconfident answers by question and reason."""
         self.tokens = [0, 0]
-        """Read and written."""
+        """Input tokens and output tokens."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class AnswerCounts:
         return self.tasks.get(task) or self._new(task)
 
     def lost(self, task: str, reason: str) -> None:
-        """Count what got no answer; `task` is UNKNOWN unless it is installed, `reason` one of our errors'."""
+        """Count an unanswered input or call; `task` is UNKNOWN unless installed, `reason` one of our error reasons."""
         self.errors[UnansweredInput(task, reason)] += 1
 
     def _new(self, task: str) -> TaskCounters:
@@ -382,15 +383,15 @@ def _lines(title: str, group: tuple[MetricDefinition, ...]) -> list[str]:
     return [f"### {title}", "", "| metric | kind | labels | meaning |", "|---|---|---|---|", *rows, ""]
 
 
-# The text format is written here, not by a library: with 100 tasks that takes a twentieth of the time, in which the
-# interpreter does nothing else (docs/decisions/0025-metrics-without-a-library.md).
+# The text format is written without a library: with 100 tasks this takes a twentieth of the time, which blocks the
+# interpreter (docs/decisions/0025-metrics-without-a-library.md).
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 LABEL_CHARACTERS_MAX = 100
 _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 
 
 class MetricSample(NamedTuple):
-    """A number or a histogram; the name has no prefix, and `labels` are in the order of the catalogue."""
+    """A number or a histogram; the name is without prefix, and `labels` are in the order of the catalogue."""
 
     name: str
     value: float | Histogram
@@ -401,7 +402,7 @@ def page(samples: Iterable[MetricSample], catalogue: Mapping[str, MetricDefiniti
     """Yield the page in short pieces: each metric once, in the order of the catalogue.
 
     Raises:
-        KeyError: a sample that the catalogue does not know.
+        KeyError: the catalogue has no metric of a sample's name.
     """
     found: dict[str, list[MetricSample]] = {}
     for sample in samples:

@@ -1,8 +1,8 @@
 """The HTTP listener: GET /metrics on one address, from its own thread and event loop.
 
-A scraper must never harm inference, and whoever reaches the port may be anybody. So few connections are held, and the
-oldest that has not asked yet makes room for the next; a request has little space and time; and the page is made at most
-once a second, however often it is asked for. If the address cannot be had, it is tried again: the daemon goes on.
+A scraper must never harm inference, and any program may reach the port. So few connections are open, and the oldest
+without a request is closed for a new one; a request is limited in size and time; and the page is made at most once a
+second. If the address is not available, binding is retried, and the daemon continues.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from edge_agent.metrics.metric_catalogue import CONTENT_TYPE
 CONNECTIONS_MAX = 16
 REQUEST_BYTES_MAX = 8192
 REQUEST_SECONDS_MAX = 5.0
-"""For receiving a request and sending its response."""
+"""To receive a request and send its response."""
 PAGE_SECONDS = 1.0
 BIND_SECONDS = 15.0
 
@@ -30,7 +30,7 @@ Page = Callable[[], Awaitable[bytes]]
 
 
 class MetricsListener:
-    """See the module. `page` is called on the thread's own event loop."""
+    """The listener and its thread. `page` is called on the thread's own event loop."""
 
     def __init__(self, host: str, port: int, page: Page) -> None:
         """Prepare; `start` begins."""
@@ -38,29 +38,31 @@ class MetricsListener:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="metrics")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ending = False
-        # Of one life of the thread.
+        # Created anew each time the thread starts.
         self._stopped = asyncio.Event()
         self._waiting: dict[asyncio.Task[None], None] = {}
-        """Connections that have not asked yet, the oldest first."""
+        """Connections without a request so far, the oldest first."""
         self._answering = 0
         self._making = asyncio.Lock()
         self._made: tuple[float, bytes] = (-PAGE_SECONDS, b"")
         self.port = 0
-        """The port it listens on; 0 if it does not listen."""
+        """The listening port; 0 = it does not listen."""
         self.problem = ""
         """Why it does not listen."""
 
     async def run(self) -> None:
-        """Listen until cancelled; called on another event loop. Raises what ends the thread."""
+        """Listen until cancelled; called on another event loop. Raises the error that ended the thread."""
         serving = self.start()
         try:
             await asyncio.shield(asyncio.wrap_future(serving))
         finally:
             self._end()
-            await asyncio.wrap_future(self._pool.submit(lambda: None))  # behind the last one: the thread is idle
+            await asyncio.wrap_future(
+                self._pool.submit(lambda: None)
+            )  # runs after all other work, so the thread is idle then
 
     def start(self) -> Future[None]:
-        """Begin to listen; return what ends with the listening."""
+        """Begin to listen; the returned future is done when listening ends."""
         self._loop, self._ending = None, False
         return self._pool.submit(asyncio.run, self._serve())
 
@@ -72,14 +74,14 @@ class MetricsListener:
     def _end(self) -> None:
         self._ending = True
         if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # it has ended by itself
+            with contextlib.suppress(RuntimeError):  # the loop has already ended
                 self._loop.call_soon_threadsafe(self._stopped.set)
 
     async def _serve(self) -> None:
         self._stopped, self._making = asyncio.Event(), asyncio.Lock()
         self._waiting, self._answering = {}, 0
         self._loop = asyncio.get_running_loop()
-        if self._ending:  # before there was a loop to tell
+        if self._ending:  # `_end` was called before the loop existed
             self._stopped.set()
         while not self._stopped.is_set():
             try:
@@ -97,7 +99,7 @@ class MetricsListener:
                 host = f"[{self._host}]" if ":" in self._host else self._host
                 log.info("metrics", url=f"http://{host}:{self.port}/metrics")
                 await self._stopped.wait()
-                await _turns()  # what stands in the backlog: asyncio loses a socket that it accepts while it closes
+                await _turns()  # accept the backlog first: asyncio loses a socket that it accepts while closing
         await self._end_connections()
 
     def _note(self, problem: str) -> None:
@@ -110,7 +112,7 @@ class MetricsListener:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-        await _turns()  # transports close their sockets in the loop's next turn
+        await _turns()  # transports close their sockets in the loop's next iteration
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -118,12 +120,12 @@ class MetricsListener:
                 async with asyncio.timeout(REQUEST_SECONDS_MAX):
                     await self._talk(reader, writer)
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # whoever it was went away, is too slow, or sends too much
+            pass  # the client disconnected, is too slow, or sent too much
         finally:
             writer.transport.abort()
 
     def _make_room(self) -> bool:
-        """Tell whether one more connection may stay; close the oldest idle one if needed."""
+        """Return whether one more connection is accepted; close the oldest idle one if necessary."""
         if len(self._waiting) + self._answering < CONNECTIONS_MAX:
             return True
         if not self._waiting:
@@ -174,7 +176,7 @@ class MetricsListener:
 
 
 async def _turns() -> None:
-    """Let the loop turn as often as it takes from an accepted socket to a task that runs."""
+    """Let the loop iterate until the task of an accepted socket runs."""
     for _ in range(5):
         await asyncio.sleep(0)
 

@@ -48,11 +48,11 @@ if TYPE_CHECKING:
     from edge_agent.v1.admin_pb2 import EscalationStatus
 
 SNAPSHOT_SECONDS_MAX = 4.0
-"""For the event loop to take a snapshot."""
+"""Time limit for the event loop to take a snapshot."""
 SAMPLES_AT_ONCE = 20
-"""Rendered before another thread gets its turn."""
+"""Samples rendered before other threads get a turn."""
 _DIGITS_MAX = 18
-"""Of a number that a child gives of itself."""
+"""Limit on a number that a child process reports about itself."""
 LOSS_EVENTS = (
     *("dropped_disk", "dropped_failed", "dropped_queue_full", "dropped_too_long", "dropped_unredacted"),
     *("sacrificed_audit", "sacrificed_escalated", "sacrificed_routine", "sacrificed_unsure", "segments_lost"),
@@ -101,7 +101,7 @@ class SiteSnapshot:
 
 
 class SiteMetrics:
-    """See the module."""
+    """Makes the page of one site (see the module docstring)."""
 
     def __init__(self, components: SiteMetricsDependencies) -> None:
         """Show these components; call it on the event loop that owns them."""
@@ -259,7 +259,7 @@ def engine_samples(engine: EngineStatus) -> Iterator[MetricSample]:
         "load_failures_total": engine.load_failures,
         "threads": engine.threads,
     }
-    # What a child says of itself may be anything, also a number of more digits than Python reads.
+    # A child process is untrusted: it may report anything, even a number with more digits than Python converts.
     told = {"memory_estimated_bytes", "memory_limit_bytes", "context_cells"} & engine.details.keys()
     given = {key: engine.details[key] for key in sorted(told)}
     numbers |= {key: int(said) for key, said in given.items() if said.isdecimal() and len(said) <= _DIGITS_MAX}
@@ -277,7 +277,9 @@ def engine_samples(engine: EngineStatus) -> Iterator[MetricSample]:
 
 
 def _examples(examples: CaptureStatus, config: Config) -> Iterator[MetricSample]:
-    first = {} if examples.is_off else dict.fromkeys(LOSS_EVENTS, 0)  # a spool that cannot be read is not at 0
+    first = (
+        {} if examples.is_off else dict.fromkeys(LOSS_EVENTS, 0)
+    )  # no figures for an unreadable spool, rather than 0
     for event, number in sorted((first | examples.counters).items()):
         yield MetricSample("examples_total", number, (event,))
     for class_, number in sorted(examples.retained.items()):
@@ -364,12 +366,12 @@ JUDGES = ("people", "large-model")
 def monitoring_samples(
     headlines: Iterable[BundleSummary], serving: Mapping[str, str], alarms: Mapping[str, list[tuple[AlarmState, bool]]]
 ) -> Iterator[MetricSample]:
-    """Return the figures of the bundles that answer.
+    """Return the figures of the active bundles.
 
     Args:
-        headlines: of all bundles that anything is counted of.
-        serving: the digest of the bundle that answers, by task.
-        alarms: what stands against it, by task, and whether that put the task into shadow.
+        headlines: the main figures of all counted bundles.
+        serving: the digest of the active bundle, by task.
+        alarms: its active alarms, by task, and whether each put the task into shadow.
     """
     for one in headlines:
         task = task_of_key(one.task)
@@ -394,7 +396,7 @@ def _bundle(one: BundleSummary, alarms: list[tuple[AlarmState, bool]]) -> Iterat
 
 
 def disk_samples(folder: Path) -> Iterator[MetricSample]:
-    """Yield what is left on the disk of a folder; nothing if the disk is gone, which hides no other figure."""
+    """Yield the free space on the disk of a folder; nothing if the disk is gone, so that other figures remain."""
     try:
         free = shutil.disk_usage(folder).free
     except OSError:
@@ -402,12 +404,12 @@ def disk_samples(folder: Path) -> Iterator[MetricSample]:
     yield MetricSample("disk_free_bytes", free)
 
 
-# Fields of /proc/PID/stat behind the name, which may hold anything.
+# Fields of /proc/PID/stat after the name, which may contain any characters.
 _USER, _SYSTEM, _THREADS, _STARTED, _PAGES = 11, 12, 17, 19, 21
 
 
 def process_samples(name: str, pid: int, root: Path = Path("/")) -> Iterator[MetricSample]:
-    """Yield the figures of one process; none when it is gone. `root` is where proc is mounted."""
+    """Yield the figures of one process; none if it has ended. `root`: the folder that contains `proc`."""
     place = root / "proc" / str(pid)
     try:
         fields = (place / "stat").read_text().rpartition(")")[2].split()
@@ -422,7 +424,7 @@ def process_samples(name: str, pid: int, root: Path = Path("/")) -> Iterator[Met
     try:
         yield MetricSample("process_open_fds", len(os.listdir(place / "fd")), (name,))  # noqa: PTH208 - counted, not walked
     except OSError:
-        return  # a confined child's are hidden from us
+        return  # hidden for a confined child
 
 
 def _booted(root: Path) -> int:

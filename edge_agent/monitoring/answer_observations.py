@@ -1,4 +1,4 @@
-"""What of an answer is counted, as names and events, and what is known of a bundle in the field. Pure."""
+"""What is counted of an answer, as names and events, and the figures of a bundle in production. Pure."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from edge_agent.formats.status_object import Alarm
 from edge_agent.monitoring.risk_and_drift import DriftStream, EventSample, RiskEvidence, RiskGuarantee
 
 Source = Literal["shadow", "audit", "escalated", "deferred"]
-"""Why the large model spoke of an input too: always in shadow, by chance, because the small one was unsure, later."""
+"""Why the large model also answered: in shadow mode, by random audit, for low confidence, or for that but later."""
 FAIR_SOURCES: tuple[Source, ...] = ("shadow", "audit")
-"""Sources that choose their inputs whatever the small model makes of them."""
+"""Sources whose choice of inputs does not depend on the local model's answers."""
 CONFIDENCES = tuple(round(0.05 * step, 2) for step in range(1, 20))
 LENGTHS = tuple(2**step for step in range(18))
-"""Characters; an event each: no longer than that."""
+"""Characters; each bound is an event: the input is at most this long."""
 FLOORS: dict[Alarm, float] = {"labels": 0.10, "confidence": 0.10, "novelty": 0.05, "length": 0.15}
-"""A smaller difference of shares is none."""
+"""Minimum difference of shares that counts as drift."""
 
 
 class ModelPair(NamedTuple):
-    """What both models said of one input; `ours` and `theirs` are empty where these are no labels."""
+    """Both models' answers to one input; `ours` (local) and `theirs` (large) are empty unless they are labels."""
 
     source: Source
     agreed: bool
@@ -36,30 +36,30 @@ class ModelPair(NamedTuple):
 
 
 class DriftKind(NamedTuple):
-    """A thing that may drift."""
+    """One property that may drift."""
 
     alarm: Alarm
     events: int
-    """So many can happen."""
+    """Number of possible events."""
     floor: float
-    """A smaller difference of shares is none."""
+    """Minimum difference of shares that counts as drift."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerObservation:
-    """One answer, when it is kept."""
+    """What monitoring uses of one answer."""
 
     prediction_id: str
     manifest: Manifest
     digest: str
     at: float
-    """Seconds since 1970, by a clock that may be wrong."""
+    """Seconds since 1970 by the wall clock, which may be wrong."""
     characters: int
     route: str
     reason: str
-    """The first one."""
+    """The first reason of the route."""
     ours: str | None
-    """What the local model said; None = it was not asked."""
+    """The local model's answer; None = it did not run."""
     confidence: float | None
     sure: bool
     """The answer is confident: by threshold, floor and gate."""
@@ -69,15 +69,15 @@ class AnswerObservation:
     """Why it is not confident; empty = it is, or has no confidence."""
     pair: ModelPair | None = None
     label: str = ""
-    """That was given; empty = none was."""
+    """The label that the caller got; empty = none."""
     p_value: float | None = None
-    """Of the bundle's gate; None = it has none, or the local model was not asked."""
+    """Of the bundle's gate; None = there is no gate, or the local model did not run."""
     question: str = ""
-    """Of a decide task: which of its questions was answered."""
+    """The answered question of a decide task."""
 
     @property
     def key(self) -> str:
-        """What its counts are kept under: its task, or TASK/QUESTION."""
+        """Key of its counts: its task, or TASK/QUESTION."""
         return f"{self.manifest.task.name}/{self.question}" if self.question else self.manifest.task.name
 
     @property
@@ -87,27 +87,27 @@ class AnswerObservation:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The labels that the answer could have been; none for a kind without, and for a question of the call."""
+        """The possible labels; none for a kind without labels and for a question of the call."""
         name = self.question or self.manifest.task.name
         return next((each.outputs for each in self.manifest.task.questions_asked if each.name == name), ())
 
     @property
     def is_of_call(self) -> bool:
-        """Tell whether the question came with the call: its name and its labels mean what that call says they do."""
+        """Whether the question came with the call, which defines its name and labels."""
         return bool(self.question) and all(each.name != self.question for each in self.manifest.task.questions)
 
     @property
     def accepted(self) -> bool:
-        """Tell whether the bundle's promise speaks of this answer."""
+        """Whether the bundle's risk guarantee covers this answer."""
         return self.confidence is not None and self.sure and not self.unusual
 
     @property
     def reach(self) -> float | None:
-        """The threshold up to which it would be confident: 0 where the gate holds it up, whatever its confidence."""
+        """The highest threshold at which it would be confident: its confidence, or 0 if the gate rejects the input."""
         return 0.0 if self.held_up == OUT_OF_DISTRIBUTION else self.confidence
 
     def names(self) -> Iterator[str]:
-        """Return what is counted of it, day by day."""
+        """Yield the names of the daily counts that it adds to."""
         yield "answers"
         yield f"route:{self.route}"
         yield f"reason:{self.reason}"
@@ -125,7 +125,7 @@ class AnswerObservation:
             yield f"held_up:{self.held_up}"
 
     def events(self) -> Mapping[Alarm, tuple[str, ...]]:
-        """Return which events happened, by what may drift; what it says nothing of is left out."""
+        """Return its events by drift alarm; alarms that do not apply to it are left out."""
         found: dict[Alarm, tuple[str, ...]] = {"length": _up_to(LENGTHS, self.characters)}
         if self.confidence is None or self.is_of_call:
             return found
@@ -150,12 +150,12 @@ def _names_from(bounds: tuple[float, ...], first: int) -> tuple[str, ...]:
 
 
 def risk_guarantee(said: Confidence) -> RiskGuarantee | None:
-    """Return what a calibration promises; None = nothing. Two tests share the chance of a false alarm."""
+    """Return a calibration's guarantee; None = it has none. Two tests share its `delta`: people and the large model."""
     return RiskGuarantee(said.target_risk, said.delta / 2) if isinstance(said, Threshold) else None
 
 
 def kinds(one: AnswerObservation) -> Mapping[Alarm, DriftKind]:
-    """Return what may drift of answers like this one, and how many events each has."""
+    """Return the properties of answers like this one that may drift."""
     confidences = 1 if isinstance(one.calibration, Threshold) else len(CONFIDENCES)
     every = (
         DriftKind("labels", len(one.outputs or one.manifest.task.labels), FLOORS["labels"]),
@@ -167,20 +167,20 @@ def kinds(one: AnswerObservation) -> Mapping[Alarm, DriftKind]:
 
 
 def beginning(said: Confidence, alarm: Alarm) -> DriftStream:
-    """Return a stream that has seen nothing: its reference is the calibration where the manifest has it."""
+    """Return an empty stream; its reference is the calibration, if the manifest has the figures."""
     if not isinstance(said, Threshold):
         return DriftStream()
     if alarm == "confidence":
         return DriftStream(EventSample(said.n, {"sure": round(said.coverage * said.n)}), calibrated=True)
     if alarm == "novelty":
-        # Three limits, each with so many of the calibration's inputs at or beyond it (convert/calibrate/gate.py).
+        # Three limits, each with 1 + n // 200 of the calibration inputs at or beyond it (convert/calibrate/gate.py).
         beyond = min(said.n, 3 * (1 + said.n // 200))
         return DriftStream(EventSample(said.n, {"unusual": beyond}), calibrated=True)
     return DriftStream()
 
 
 def verdict(prediction: Mapping[str, Any], feedback: Mapping[str, Any]) -> bool | None:
-    """Return whether a person found the local answer of a kept prediction wrong; None = that is not known."""
+    """Return whether a person found the local answer of a stored prediction wrong; None = not known."""
     given, ours = prediction["output"], local_output(prediction)
     if ours is None:
         return None
@@ -191,7 +191,7 @@ def verdict(prediction: Mapping[str, Any], feedback: Mapping[str, Any]) -> bool 
 
 
 def same(kind: str, one: str, other: str) -> bool:
-    """Tell whether two answers say the same: records whatever their spelling."""
+    """Return whether two answers are equal; records are compared as parsed JSON."""
     return one == other or (kind == "extract" and _read(one) == _read(other))
 
 
@@ -203,18 +203,18 @@ def _read(record: str) -> Any:
 
 
 def reach(prediction: Mapping[str, Any]) -> float | None:
-    """Return the same of a kept prediction."""
+    """Return the highest threshold at which a stored prediction would be confident, as `AnswerObservation.reach`."""
     return 0.0 if OUT_OF_DISTRIBUTION in prediction["reason"].split() else local_confidence(prediction)
 
 
 def local_output(prediction: Mapping[str, Any]) -> str | None:
-    """Return what the local model said of a kept prediction; None = nothing, or it was not kept."""
+    """Return the local model's answer of a stored prediction; None = there is none, or it was not stored."""
     local = local_answer(prediction)
     return local["answer"] if local else None
 
 
 def local_confidence(prediction: Mapping[str, Any]) -> float | None:
-    """Return how sure the local model was of that; None = its kind has no confidence, or it said nothing."""
+    """Return the local model's confidence; None = its kind has none, or there is no local answer."""
     local = local_answer(prediction)
     return local["confidence"] if local else None
 
@@ -231,39 +231,39 @@ class AlarmState:
     """Seconds since 1970."""
     said: str
     ended: float = 0.0
-    """When it went away by itself; 0 = it stands."""
+    """When it ended, in seconds since 1970; 0 = it is active."""
 
 
 class ShiftedInputs(NamedTuple):
-    """What a standing alarm `new_inputs` is about: the answers of a task since a moment."""
+    """The answers that an active alarm `new_inputs` concerns: those of a task since a time."""
 
     task: str
     """TASK/QUESTION of a question of a decide task."""
     since: float
-    """Seconds since 1970: the alarm names the day."""
+    """Seconds since 1970; the message of the alarm names the day."""
 
 
 @dataclass(frozen=True)
 class AgreementCount:
-    """How often both models said the same."""
+    """How often both models agreed on one day."""
 
     day: int
     """Days since 1970, UTC."""
     source: Source
     label: str
-    """What the small one said; empty where that is no label."""
+    """The local model's label; empty for a kind without labels."""
     pairs: int
     agreed: int
 
     @property
     def is_fair(self) -> bool:
-        """Whether its inputs were chosen whatever the small model makes of them."""
+        """Whether its inputs were chosen independently of the local model's answers."""
         return self.source in FAIR_SOURCES
 
 
 @dataclass(frozen=True)
 class ModelDisagreement:
-    """One input of which the models said different things."""
+    """One input on which the models disagreed."""
 
     prediction_id: str
     at: float
@@ -276,19 +276,19 @@ class ModelDisagreement:
 
 @dataclass(frozen=True)
 class ConfidenceCount:
-    """Answers with a confidence of so many hundredths, rounded down."""
+    """Answers by confidence in hundredths, rounded down."""
 
     hundredths: int
     answers: int
     pairs: int
-    """Of these, how many the large model answered too, from a source that chooses fairly."""
+    """Of `answers`: those that the large model answered, too, from FAIR_SOURCES."""
     agreed: int
     reviewed: int = 0
-    """Of these pairs, on how many a person has spoken since."""
+    """Of `pairs`: those that a person has judged since."""
     reviewed_agreed: int = 0
-    """Of these, how many were agreed."""
+    """Of `reviewed`: those on which both models agreed."""
     right: int = 0
-    """Of the reviewed ones, how often the person found the small model right."""
+    """Of `reviewed`: those in which the person found the local model right."""
 
 
 @dataclass(frozen=True)
@@ -297,41 +297,41 @@ class LabelCount:
 
     label: str
     answers: int
-    """Answers that gave it."""
+    """Answers with this label."""
     examples: int
-    """Inputs of which the large model or a person said it."""
+    """Inputs with this label from the large model or a person."""
 
 
 @dataclass(frozen=True)
 class DailySpend:
-    """What questions to the large model about a task have cost on a day."""
+    """The cost of a task's questions to the large model on one day."""
 
     task: str
     day: int
     """Days since 1970, UTC."""
     questions: int
     micros: int
-    """Millionths of the currency that the prices are in."""
+    """Millionths of the currency of the prices."""
 
 
 @dataclass(frozen=True)
 class BundleSummary:
-    """A bundle's figures in short, for metrics."""
+    """A bundle's main figures, for metrics."""
 
     task: str
     """TASK/QUESTION of a question of a decide task."""
     digest: str
     promise: RiskGuarantee | None
     evidence: Mapping[str, RiskEvidence]
-    """By who judged: people, large-model."""
+    """By judge: people, large-model."""
     pairs: int
     agreed: int
-    """From fair sources."""
+    """Of `pairs`; both from FAIR_SOURCES."""
 
 
 @dataclass(frozen=True)
 class BundleSeries:
-    """All that is known of one bundle at this site."""
+    """All figures of one bundle at this site."""
 
     task: str
     """TASK/QUESTION of a question of a decide task."""

@@ -41,10 +41,10 @@ from edge_agent.statistics import upper_bound
 DAY_SECONDS = 86_400
 PEOPLE, LARGE_MODEL = "people", "large-model"
 ERRS_MIN, ERRS_DELTA = 100, 0.05
-"""From so many judged answers on it is known how often the large model errs: more often with such a chance at most."""
+"""The large model's error rate is bounded from ERRS_MIN judged answers on, with probability 1 - ERRS_DELTA."""
 ALARM_OF: dict[str, Alarm] = {PEOPLE: "errors", LARGE_MODEL: "opinions"}
 _STATES = {PEOPLE: "people-audit", LARGE_MODEL: LARGE_MODEL}
-"""Names of the tests in the tables. Earlier agents weighed under "people" whatever people had chosen to look at."""
+"""Names of the tests in the tables. Earlier agents used "people" for answers that people had chosen to review."""
 NEW_INPUTS: Alarm = "new_inputs"
 UNUSUAL = ("LABEL_MASS_UNUSUAL", "INPUT_LENGTH_UNUSUAL")
 
@@ -65,7 +65,7 @@ class HumanLabel(NamedTuple):
     first: bool
     """It is the first feedback on the prediction."""
     audited: str | None = None
-    """What the large model said of it when it was asked by chance; None = nothing yet, or it was not asked."""
+    """The large model's answer if the random audit asked it; None = not asked, or no answer yet."""
     drawn: bool = False
     """The random audit had drawn the prediction."""
 
@@ -92,13 +92,13 @@ class MonitoringStore:
     """Production monitoring of one site. One thread uses it."""
 
     def __init__(self, database: Database, new_inputs_level: Mapping[str, float] | None = None) -> None:
-        """Open it, in the spool's database; `new_inputs_level`: by task, the level of that test if not the usual."""
+        """Open it in the spool's database; `new_inputs_level`: by task, levels of that test other than the default."""
         self._tables = MonitoringTables(database)
         self._alarms = AlarmTables(database)
         self._new_inputs_level = new_inputs_level or {}
 
     def count_answers(self, kept: Iterable[AnswerObservation]) -> None:
-        """Count answers that are being stored."""
+        """Count answers of the current transaction."""
         groups: dict[tuple[str, str], list[AnswerObservation]] = defaultdict(list)
         for each in kept:
             groups[each.key, each.digest].append(each)
@@ -106,10 +106,10 @@ class MonitoringStore:
             self._count(self._series(key, digest, group[0]), group)
 
     def count_human_label(self, prediction: Mapping[str, Any], said: HumanLabel, at: float) -> None:
-        """Count what a person said of a kept prediction.
+        """Count a person's feedback on a stored prediction.
 
-        What says something of all answers is taken from the first word on answers that the random audit has drawn:
-        whatever else people look at they have chosen.
+        Only the first feedback on answers that the random audit drew counts as a sample of all answers: other answers
+        were chosen by people.
         """
         feedback, first, audited, drawn = said
         row = self._tables.find(example_key(prediction), prediction["bundle"]["digest"])
@@ -118,25 +118,25 @@ class MonitoringStore:
         names = [f"said:{feedback['verdict']}", *(_reviewed(prediction, feedback, drawn=drawn) if first else [])]
         if first and prediction["route"] != "upstream":
             names.append("examples")
-            self._learnt(row, prediction, _truth(prediction, feedback))
+            self._count_example(row, prediction, _truth(prediction, feedback))
         if first and drawn:
             self._review(row, prediction, feedback, _theirs(prediction) or audited)
         self._tables.add_days(row.series, Counter((_day(at), name) for name in names))
 
     def count_audit(self, task: str, digest: str, outcomes: Iterable[AuditOutcome], at: float) -> None:
-        """Weigh what people said of answers that the random audit has drawn, in the order in which they were drawn.
+        """Add people's judgements of the random audit to the risk test, in drawing order.
 
-        In this order alone the test is valid: a wrong answer is often reported at once, and a right one waits for the
-        queue. It needs no weights where the share of the audit has changed: whatever an answer's chance to be drawn, it
-        is wrong with probability `target` at most while the promise holds.
+        The test is valid only in this order: wrong answers are often reported at once, while right ones wait in the
+        review queue. It needs no weights when the audit share changes: under the guarantee, an answer is wrong with
+        probability at most `target`, whatever its probability of being drawn.
         """
         row = self._tables.find(task, digest)
         if row is not None:
             said = {"right": False, "wrong": True}
-            self._weigh(row, PEOPLE, [said.get(each.outcome) for each in outcomes if each.accepted], at)
+            self._test_risk(row, PEOPLE, [said.get(each.outcome) for each in outcomes if each.accepted], at)
 
     def count_teacher_label(self, prediction: Mapping[str, Any], thought: TeacherLabel, at: float) -> None:
-        """Count what the large model said of a kept prediction after its answer was given."""
+        """Count a teacher label: the large model's answer that came after the caller got the local one."""
         theirs, source, feedback = thought
         row = self._tables.find(example_key(prediction), prediction["bundle"]["digest"])
         ours = observing.local_output(prediction)
@@ -144,14 +144,14 @@ class MonitoringStore:
             return
         labels = prediction["kind"] in LABEL_KINDS
         self._tables.add_days(row.series, Counter({(_day(at), "examples"): 1}))
-        self._learnt(row, prediction, theirs)
+        self._count_example(row, prediction, theirs)
         pair = ModelPair(
             source, observing.same(prediction["kind"], ours, theirs), ours if labels else "", theirs if labels else ""
         )
         confidence = observing.local_confidence(prediction)
         self._pair(row, [(prediction["prediction_id"], confidence, pair)], at)
         if source in FAIR_SOURCES:
-            self._weigh(row, LARGE_MODEL, [not pair.agreed] if _accepted(prediction) else [], at)
+            self._test_risk(row, LARGE_MODEL, [not pair.agreed] if _accepted(prediction) else [], at)
             if confidence is not None:
                 at_least = _hundredths(observing.reach(prediction) or 0.0)
                 self._tables.add_confidences(row.series, [ConfidenceCount(at_least, 0, 1, pair.agreed)])
@@ -159,18 +159,18 @@ class MonitoringStore:
                 self._review(row, prediction, feedback, theirs)
 
     def count_charges(self, paid: Iterable[Charge]) -> None:
-        """Count what questions to the large model have cost."""
+        """Add the cost of questions to the large model."""
         days: dict[tuple[str, int], list[int]] = defaultdict(list)
         for each in paid:
             days[each.task, _day(each.at)].append(each.micros)
         self._tables.add_money(DailySpend(*key, len(micros), sum(micros)) for key, micros in days.items())
 
     def daily_spend(self, task: str = "") -> tuple[DailySpend, ...]:
-        """Return what was spent on a task, or on all, day by day."""
+        """Return the daily spending on a task, or on all."""
         return self._tables.money(task)
 
     def delete_input(self, prediction_id: str) -> None:
-        """Forget an input that is erased."""
+        """Delete what refers to an erased input."""
         self._tables.forget(prediction_id)
 
     def active_alarms(self) -> tuple[AlarmState, ...]:
@@ -178,7 +178,7 @@ class MonitoringStore:
         return tuple(alarm for _, alarm in self._alarms.alarms(standing=True))
 
     def shifted_inputs(self) -> tuple[ShiftedInputs, ...]:
-        """Return what the standing alarms `new_inputs` are about, of the bundles that answered last."""
+        """Return the inputs that active alarms `new_inputs` concern, of the bundles that answered last."""
         found = []
         for series, alarm in self._alarms.alarms(standing=True):
             if alarm.alarm != NEW_INPUTS or series != self._tables.last_series(alarm.task):
@@ -189,7 +189,7 @@ class MonitoringStore:
         return tuple(found)
 
     def summaries(self) -> tuple[BundleSummary, ...]:
-        """Return the figures of all bundles in short."""
+        """Return the main figures of all bundles."""
         return tuple(
             BundleSummary(
                 row.task,
@@ -202,7 +202,7 @@ class MonitoringStore:
         )
 
     def report(self, task: str = "") -> tuple[BundleSeries, ...]:
-        """Return all that is known of the bundles of a task, or of all, the newest first."""
+        """Return all figures of the bundles of a task, or of all tasks, the newest first."""
         alarms: dict[int, list[AlarmState]] = defaultdict(list)
         for series, alarm in self._alarms.alarms(standing=False):
             alarms[series].append(alarm)
@@ -229,8 +229,8 @@ class MonitoringStore:
         fair = [
             not each.pair.agreed for each in group if each.accepted and each.pair and each.pair.source in FAIR_SOURCES
         ]
-        self._weigh(row, LARGE_MODEL, fair, at)
-        self._watch(row, group)
+        self._test_risk(row, LARGE_MODEL, fair, at)
+        self._watch_drift(row, group)
         self._watch_gate(row, group)
         tables.seen(row.series, at)
         if any(_day(each.at) != newest for each in group):
@@ -252,14 +252,14 @@ class MonitoringStore:
         if found:
             self._tables.disagree(row.series, found)
 
-    def _learnt(self, row: SeriesRow, prediction: Mapping[str, Any], truth: str) -> None:
+    def _count_example(self, row: SeriesRow, prediction: Mapping[str, Any], truth: str) -> None:
         if prediction["kind"] in LABEL_KINDS and truth:
             self._tables.add_labels(row.series, [LabelCount(truth, 0, 1)])
 
     def _review(
         self, row: SeriesRow, prediction: Mapping[str, Any], feedback: Mapping[str, Any], theirs: str | None
     ) -> None:
-        """Note a person's first word on an answer that both models gave without doubt: there it is the truth."""
+        """Count a person's first judgement of an input that both models answered; it serves as the ground truth."""
         ours, confidence = observing.local_output(prediction), observing.local_confidence(prediction)
         wrong = observing.verdict(prediction, feedback)
         if theirs is None or ours is None or confidence is None or wrong is None:
@@ -268,22 +268,22 @@ class MonitoringStore:
         at_least = _hundredths(observing.reach(prediction) or 0.0)
         self._tables.add_reviewed(row.series, at_least, agreed=agreed, right=not wrong)
 
-    def _weigh(self, row: SeriesRow, who: str, wrong: Sequence[bool | None], at: float) -> None:
-        """Weigh judged answers against the promise, one after the other."""
+    def _test_risk(self, row: SeriesRow, who: str, wrong: Sequence[bool | None], at: float) -> None:
+        """Add judged answers to the risk test, one after the other; raise the alarm if it rejects the guarantee."""
         said = _promise(row)
         if not wrong or said is None:
             return
         evidence = self._evidence(row.series)[who]
         if who == LARGE_MODEL and not evidence.judged:
-            evidence = RiskEvidence(allowed=self._large_errs(row.task))
+            evidence = RiskEvidence(allowed=self._large_error_bound(row.task))
         for each in wrong:
             evidence = evidence.after(each, said)
         self._alarms.save(row.series, {_STATES[who]: asdict(evidence)})
         if evidence.rejects(said):
             self._raise(row, ALARM_OF[who], at, _refuted(who, evidence, said))
 
-    def _large_errs(self, task: str) -> float:
-        """Return the share of the large model's answers that are wrong at most, by what people said of them."""
+    def _large_error_bound(self, task: str) -> float:
+        """Return an upper bound on the large model's error rate from people's judgements; 0 = too few of them."""
         checked = self._tables.total(task, "large_checked")
         return upper_bound(self._tables.total(task, "large_wrong"), checked, ERRS_DELTA) if checked >= ERRS_MIN else 0.0
 
@@ -291,7 +291,7 @@ class MonitoringStore:
         states = self._alarms.states(series)
         return {who: RiskEvidence(**states.get(_STATES[who], {})) for who in ALARM_OF}
 
-    def _watch(self, row: SeriesRow, group: Sequence[AnswerObservation]) -> None:
+    def _watch_drift(self, row: SeriesRow, group: Sequence[AnswerObservation]) -> None:
         """Add the answers to the drift streams; judge each window that is complete."""
         one, known = group[0], self._alarms.states(row.series)
         kinds = observing.kinds(one)
@@ -312,7 +312,7 @@ class MonitoringStore:
         stream: DriftStream,
         came: Sequence[tuple[tuple[str, ...], float]],
     ) -> DriftStream:
-        """Return a stream after answers came, each its events and its time; judge each window that is complete."""
+        """Return a stream with more answers (events, time) added; judge each complete window."""
         begin = 0
         while begin < len(came):
             taken = came[begin : begin + stream.room]
@@ -324,7 +324,7 @@ class MonitoringStore:
         return stream
 
     def _watch_gate(self, row: SeriesRow, group: Sequence[AnswerObservation]) -> None:
-        """Test the p-values of a bundle's gate, one after the other."""
+        """Add the p-values of a bundle's gate to the test of new inputs, one after the other."""
         gate = group[0].manifest.confidence.gate
         if gate is None or all(each.p_value is None for each in group):
             return
@@ -388,7 +388,7 @@ def _hundredths(confidence: float) -> int:
 
 
 def _theirs(prediction: Mapping[str, Any]) -> str | None:
-    """Return what the large model said of a kept prediction that both were asked about in shadow; None = it was not."""
+    """Return the large model's answer of a stored prediction in shadow mode; None = it was not in shadow mode."""
     shadowed = prediction["route"] == "upstream" and "MODE_SHADOW" in prediction["reason"].split()
     return str(prediction["output"]) if shadowed else None
 
@@ -422,7 +422,7 @@ def _labels(group: Sequence[AnswerObservation]) -> list[LabelCount]:
 
 
 def _reviewed(prediction: Mapping[str, Any], feedback: Mapping[str, Any], *, drawn: bool) -> list[str]:
-    """Return what is counted of the first word on an answer; in the audit also whether the models were right."""
+    """Return the counts of a first feedback; for audited answers also whether the models were right."""
     if not drawn:
         return ["reviewed"]
     wrong = observing.verdict(prediction, feedback) if _accepted(prediction) else None
@@ -437,7 +437,7 @@ def _large(prediction: Mapping[str, Any], feedback: Mapping[str, Any]) -> list[s
 
 
 def _truth(prediction: Mapping[str, Any], feedback: Mapping[str, Any]) -> str:
-    """Return what a person said is right; empty = that was not said."""
+    """Return the right answer according to a person; empty = not given."""
     said = {"accept": prediction["output"], "corrected": feedback["value"]}
     return str(said.get(feedback["verdict"], ""))
 
@@ -449,7 +449,7 @@ def _stream(plain: Mapping[str, Any]) -> DriftStream:
 
 def _refuted(who: str, evidence: RiskEvidence, said: RiskGuarantee) -> str:
     judges = "people found" if who == PEOPLE else "the large model contradicts"
-    missing = f", of {evidence.unjudged} more nobody said anything" if evidence.unjudged else ""
+    missing = f", {evidence.unjudged} more were not judged" if evidence.unjudged else ""
     errs = f", and the large model itself errs in {100 * evidence.allowed:.1f}%" if evidence.allowed else ""
     return (
         f"{judges} {evidence.wrong} of {evidence.judged} sure answers{' wrong' if who == PEOPLE else ''}{missing};"

@@ -1,7 +1,7 @@
-"""The tables of the field in spool.db: counts by bundle and day, bounded in rows. Part of the transaction it is in.
+"""The monitoring tables in spool.db: counts by bundle and day, bounded in rows. All calls are inside a transaction.
 
-Added without another version of the schema, so that a site may go back to an older agent, which leaves them alone. A
-series is one bundle at this site; a new bundle begins a new one, and the ones before stay for comparison.
+They were added without a new schema version, so that a site can go back to an older agent, which ignores them. A series
+is one bundle at this site; a new bundle starts a new series, and the previous ones stay for comparison.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SERIES_OF_TASK_MAX = 5
 SERIES_MAX = 2000
 DAYS_MAX = 400
 AGREEMENT_ROWS_MAX = 40_000
-"""Of one series: a task with a thousand labels has fewer days of agreement by label."""
+"""Per series, so a task with a thousand labels keeps fewer days of agreement by label."""
 DISAGREEMENTS_MAX = 200
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS field_series (series INTEGER PRIMARY KEY AUTOINCREMENT, task TEXT NOT NULL,"
@@ -74,17 +74,17 @@ class SeriesRow:
     digest: str
     version: str
     target: float
-    """0 = it promises nothing."""
+    """0 = the bundle has no risk guarantee."""
     delta: float
     first: float
     last: float
 
 
 def _of_largest_task(every: Sequence[SeriesRow], count: int) -> list[SeriesRow]:
-    """Return so many series of the task that has most, its questions included: those that promise nothing first, and
-    those that were counted longest ago. `every` begins with the newest.
+    """Return `count` series of the task that has most, its questions included: first those without a guarantee, then
+    the least recently counted ones. `every` begins with the newest.
 
-    Callers name the questions of a task with `open_questions`: they are not to drive out what is known of other tasks.
+    Callers name the questions of a task with `open_questions`; these must not displace the series of other tasks.
     """
     if count <= 0:
         return []
@@ -97,10 +97,10 @@ def _promises(row: SeriesRow) -> bool:
 
 
 class MonitoringTables:
-    """The series of this site and what was counted of each, in an open database. One thread uses it."""
+    """The series of this site with their counts, in an open database. One thread uses it."""
 
     def __init__(self, database: Database) -> None:
-        """Add the tables if need be."""
+        """Create missing tables."""
         self._db = database
         with database.transaction():
             for statement in _TABLES:
@@ -117,7 +117,7 @@ class MonitoringTables:
         return [SeriesRow(*row) for row in self._db.rows(query, (task, task, task))]
 
     def find(self, task: str, digest: str) -> SeriesRow | None:
-        """Return one; None = nothing was counted of that bundle."""
+        """Return the series of a bundle; None = nothing was counted for it."""
         return next((row for row in self.every(task) if row.digest == digest), None)
 
     def last_series(self, task: str) -> int:
@@ -126,7 +126,7 @@ class MonitoringTables:
         return next((int(series) for (series,) in self._db.rows(query, (task,))), -1)
 
     def begin(self, row: SeriesRow) -> SeriesRow:
-        """Make a new one, and forget others where there are too many: of its task, or of the task that has most."""
+        """Create a series; delete others beyond the limits, of its task or of the task that has most."""
         values = (row.task, row.digest, row.version, row.target, row.delta, row.first, row.last)
         insert = (
             "INSERT INTO field_series (task, digest, version, target, delta, first_at, last_at)"
@@ -134,8 +134,8 @@ class MonitoringTables:
         )
         self._db.execute(insert, values)
         found = self.find(row.task, row.digest)
-        assert found is not None, "it was made just now"
-        # A bundle that answers again after a rollback has an old series.
+        assert found is not None, "just inserted"
+        # Sorted by last use: after a rollback, the bundle that answers has an old series.
         every = sorted(
             self.every(), key=lambda each: (each.series == found.series, each.last, each.series), reverse=True
         )
@@ -147,7 +147,7 @@ class MonitoringTables:
         return found
 
     def seen(self, series: int, at: float) -> None:
-        """Note when the last answer came."""
+        """Record the time of the last answer."""
         self._db.execute("UPDATE field_series SET last_at = ? WHERE series = ?", (at, series))
 
     # --- counts ------------------------------------------------------------------------------------------------------
@@ -169,20 +169,20 @@ class MonitoringTables:
         return found
 
     def total(self, task: str, name: str) -> int:
-        """Return a count over all days and bundles of a task that are known."""
+        """Return the sum of a count over all stored days and bundles of a task."""
         of_task = "SELECT series FROM field_series WHERE task = ?"
         query = f"SELECT coalesce(sum(count), 0) FROM field_days WHERE series IN ({of_task}) AND name = ?"  # noqa: S608
         ((found,),) = self._db.rows(query, (task, name))
         return int(found)
 
     def newest_day(self, series: int) -> int:
-        """Return the last day of which anything is counted; -1 = none."""
+        """Return the last day with counts; -1 = none."""
         ((day,),) = self._db.rows("SELECT coalesce(max(day), -1) FROM field_days WHERE series = ?", (series,))
         return int(day)
 
     def prune(self, series: int) -> None:
-        """Forget days beyond the newest DAYS_MAX, and the oldest rows of agreement beyond their number."""
-        # Not as one statement: SQLite 3.46 takes DISTINCT with OFFSET in a scalar subquery for the first row.
+        """Delete days beyond the newest DAYS_MAX, and the oldest rows of agreement beyond AGREEMENT_ROWS_MAX."""
+        # Two statements: in a scalar subquery, SQLite 3.46 ignores the OFFSET of a DISTINCT and returns the first row.
         query = "SELECT DISTINCT day FROM field_days WHERE series = ? ORDER BY day DESC LIMIT 1 OFFSET ?"
         for (oldest,) in self._db.rows(query, (series, DAYS_MAX)):
             self._db.execute("DELETE FROM field_days WHERE series = ? AND day <= ?", (series, oldest))
@@ -192,7 +192,7 @@ class MonitoringTables:
             self._db.execute("DELETE FROM field_agreement WHERE series = ? AND day <= ?", (series, oldest))
 
     def add_agreement(self, series: int, rows: Iterable[AgreementCount]) -> None:
-        """Add to what both models said."""
+        """Add to the counts of agreement."""
         self._db.executemany(
             "INSERT INTO field_agreement VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (series, day, source, label)"
             " DO UPDATE SET pairs = pairs + excluded.pairs, agreed = agreed + excluded.agreed",
@@ -200,18 +200,18 @@ class MonitoringTables:
         )
 
     def agreement(self, series: int) -> tuple[AgreementCount, ...]:
-        """Return it by day, source and label."""
+        """Return the agreement by day, source and label."""
         query = "SELECT day, source, label, pairs, agreed FROM field_agreement WHERE series = ? ORDER BY 1, 2, 3"
         return tuple(AgreementCount(*row) for row in self._db.rows(query, (series,)))
 
     def fair_agreement(self, series: int) -> tuple[int, int]:
-        """Return pairs from sources that choose fairly, and how many agreed."""
+        """Return the number of pairs from FAIR_SOURCES, and how many agreed."""
         query = "SELECT coalesce(sum(pairs), 0), coalesce(sum(agreed), 0) FROM field_confidence WHERE series = ?"
         ((pairs, agreed),) = self._db.rows(query, (series,))
         return pairs, agreed
 
     def add_confidences(self, series: int, rows: Iterable[ConfidenceCount]) -> None:
-        """Add to the answers by confidence."""
+        """Add to the counts by confidence."""
         self._db.executemany(
             "INSERT INTO field_confidence VALUES (?, ?, ?, ?, ?) ON CONFLICT (series, hundredths) DO UPDATE SET"
             " answers = answers + excluded.answers, pairs = pairs + excluded.pairs, agreed = agreed + excluded.agreed",
@@ -219,7 +219,7 @@ class MonitoringTables:
         )
 
     def add_reviewed(self, series: int, hundredths: int, *, agreed: bool, right: bool) -> None:
-        """Add a person's word on a pair from a source that chooses fairly."""
+        """Add a person's judgement of a pair from FAIR_SOURCES."""
         self._db.execute(
             "INSERT INTO field_reviewed VALUES (?, ?, 1, ?, ?) ON CONFLICT (series, hundredths) DO UPDATE SET"
             " pairs = pairs + 1, agreed = agreed + excluded.agreed, found_right = found_right + excluded.found_right",
@@ -227,7 +227,7 @@ class MonitoringTables:
         )
 
     def confidences(self, series: int) -> tuple[ConfidenceCount, ...]:
-        """Return them, the lowest first."""
+        """Return the counts by confidence, the lowest first."""
         query = (
             "SELECT hundredths, answers, known.pairs, known.agreed, coalesce(said.pairs, 0), coalesce(said.agreed, 0),"
             " coalesce(found_right, 0) FROM field_confidence AS known LEFT JOIN field_reviewed AS said"
@@ -236,7 +236,7 @@ class MonitoringTables:
         return tuple(ConfidenceCount(*row) for row in self._db.rows(query, (series,)))
 
     def add_labels(self, series: int, rows: Iterable[LabelCount]) -> None:
-        """Add to the answers and examples by label."""
+        """Add to the counts of answers and examples by label."""
         self._db.executemany(
             "INSERT INTO field_labels VALUES (?, ?, ?, ?) ON CONFLICT (series, label) DO UPDATE SET"
             " answers = answers + excluded.answers, examples = examples + excluded.examples",
@@ -244,12 +244,12 @@ class MonitoringTables:
         )
 
     def labels(self, series: int) -> tuple[LabelCount, ...]:
-        """Return them, by name."""
+        """Return the counts by label."""
         query = "SELECT label, answers, examples FROM field_labels WHERE series = ? ORDER BY 1"
         return tuple(LabelCount(*row) for row in self._db.rows(query, (series,)))
 
     def add_money(self, rows: Iterable[DailySpend]) -> None:
-        """Add to what was spent, and forget the days of a task beyond the newest DAYS_MAX."""
+        """Add to the spending; delete the days of a task beyond the newest DAYS_MAX."""
         for row in rows:
             self._db.execute(
                 "INSERT INTO field_money VALUES (?, ?, ?, ?) ON CONFLICT (task, day) DO UPDATE SET"
@@ -263,12 +263,12 @@ class MonitoringTables:
             )
 
     def money(self, task: str) -> tuple[DailySpend, ...]:
-        """Return what was spent on a task, or on all, by task and day."""
+        """Return the spending on a task, or on all, by task and day."""
         query = "SELECT task, day, questions, micros FROM field_money WHERE ? IN ('', task) ORDER BY 1, 2"
         return tuple(DailySpend(*row) for row in self._db.rows(query, (task,)))
 
     def disagree(self, series: int, found: Iterable[ModelDisagreement]) -> None:
-        """Remember inputs of which the models said different things, the newest ones."""
+        """Store inputs on which the models disagreed; only the newest DISAGREEMENTS_MAX are kept."""
         self._db.executemany(
             "INSERT INTO field_disagreements (series, prediction_id, at, source, ours, theirs, confidence)"
             " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (prediction_id) DO NOTHING",
@@ -284,7 +284,7 @@ class MonitoringTables:
         )
 
     def disagreements(self, series: int) -> tuple[ModelDisagreement, ...]:
-        """Return them, the newest first."""
+        """Return the inputs on which the models disagreed, the newest first."""
         query = (
             "SELECT prediction_id, at, source, ours, theirs, confidence FROM field_disagreements WHERE series = ?"
             " ORDER BY row DESC"
@@ -292,31 +292,31 @@ class MonitoringTables:
         return tuple(ModelDisagreement(*row) for row in self._db.rows(query, (series,)))
 
     def forget(self, prediction_id: str) -> None:
-        """Forget an input; the counts hold nothing of it but that it was."""
+        """Delete an input; the counts remain."""
         self._db.execute("DELETE FROM field_disagreements WHERE prediction_id = ?", (prediction_id,))
 
 
 class AlarmTables:
-    """The states of the tests of each series, and the alarms that they raised, in the same database."""
+    """The test states of each series, and the alarms that they raised, in the same database."""
 
     def __init__(self, database: Database) -> None:
-        """Read and write what `MonitoringTables` has made."""
+        """Use the tables that `MonitoringTables` created."""
         self._db = database
 
     def states(self, series: int) -> dict[str, Any]:
-        """Return the states of the tests by name."""
+        """Return the test states by test name."""
         rows = self._db.rows("SELECT name, state FROM field_tests WHERE series = ?", (series,))
         return {name: json.loads(state) for name, state in rows}
 
     def save(self, series: int, states: dict[str, Any]) -> None:
-        """Write the states of tests."""
+        """Write test states."""
         self._db.executemany(
             "INSERT INTO field_tests VALUES (?, ?, ?) ON CONFLICT (series, name) DO UPDATE SET state = excluded.state",
             [(series, name, json.dumps(state)) for name, state in states.items()],
         )
 
     def raise_alarm(self, series: int, alarm: Alarm, since: float, said: str) -> None:
-        """Note an alarm; one that stands keeps its time."""
+        """Raise an alarm; an active one keeps its start time."""
         self._db.execute(
             "INSERT INTO field_alarms VALUES (?, ?, ?, ?, 0) ON CONFLICT (series, alarm) DO UPDATE SET"
             " since = iif(ended > 0, excluded.since, since), said = excluded.said, ended = 0",
@@ -324,13 +324,13 @@ class AlarmTables:
         )
 
     def end_alarm(self, series: int, alarm: Alarm, at: float) -> None:
-        """Note that an alarm went away."""
+        """End an alarm."""
         self._db.execute(
             "UPDATE field_alarms SET ended = ? WHERE series = ? AND alarm = ? AND ended = 0", (at, series, alarm)
         )
 
     def alarms(self, *, standing: bool) -> tuple[tuple[int, AlarmState], ...]:
-        """Return alarms with their series, by task: those that stand, or all."""
+        """Return alarms with their series, by task: the active ones, or all."""
         rows = self._db.rows(
             "SELECT series, task, digest, alarm, since, said, ended FROM field_alarms JOIN field_series USING (series)"
             " WHERE ended = 0 OR NOT ? ORDER BY task, since",

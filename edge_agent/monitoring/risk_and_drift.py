@@ -1,28 +1,28 @@
-"""The tests of a bundle in production. Each can be read after every answer, for as long as the bundle runs. Pure.
+"""The tests of a bundle in production. Each is valid after every answer, for as long as the bundle runs. Pure.
 
 **Risk** (`RiskEvidence`): do confident answers err more often than the bundle guarantees? The hypothesis is "each is
 wrong with probability `target` at most, whatever came before". A bettor stakes against it: after each judged answer the
 capital is multiplied by 1 + s (x - target), where x is 1 for wrong and 0 for right. Under the hypothesis the capital
-does not grow on average, so it ever reaches 1/delta with probability delta at most (Ville 1939). The capital is spread
-evenly over RISK_RATES error rates between target and 1, so that neither a small excess nor a large one is missed for
-long (Waudby-Smith and Ramdas 2024, arXiv 2010.09686; for deployed models Podkopaev and Ramdas 2022, arXiv 2110.06177).
-It depends on the two counts alone: only these are stored, and the highest capital so far.
+does not grow on average, so the probability that it ever reaches 1/delta is at most delta (Ville 1939). The capital is
+spread evenly over RISK_RATES error rates between target and 1, so that neither a small excess nor a large one is missed
+for long (Waudby-Smith and Ramdas 2024, arXiv 2010.09686; for deployed models Podkopaev and Ramdas 2022, arXiv
+2110.06177). It depends on the two counts alone: only these are stored, and the highest capital so far.
 
 **Input shift** (`InputShiftTest`): are more inputs outside the gate than the bundle's held-out rows explain? A gate
 gives each input a conformal p-value (`formats/calibration.py`). While inputs resemble the held-out rows, a p-value of
 k / (rows + 1) or less has an unknown, fixed probability, which follows a Beta(k, rows + 1 - k) distribution (Vovk 2012,
 arXiv 1209.2673). The hypothesis is that it is at most the upper quantile of this distribution; half of the chance of a
-false alarm is spent on these quantiles, half on the bets. A change that comes late would have to win back what was lost
-before, so capital is put in again at every input: the sum over all starting points, with weights that add up to 1, is
-again a test supermartingale (Shin et al. 2022, arXiv 2203.03532).
+false alarm is spent on these quantiles, half on the bets. After a late change, the bets would first have to recover
+earlier losses, so part of the capital starts at each input: the sum over all starting points, with weights that add up
+to 1, is again a test supermartingale (Shin et al. 2022, arXiv 2203.03532).
 
 **Drift** (`DriftStream`): do answers and inputs look as they did? Each window is compared with the first rows, by the
-shares of events that were fixed beforehand. Window and reference are two samples; if they came from one source, the
-count in the window is hypergeometric, whatever the share (Fisher 1935). The events of a window share its level
-(Bonferroni), and the k-th window gets delta / (k (k + 1)), so a false alarm ever comes with probability `delta` at
-most. Time of day and day of the week break the assumption, so a difference below its floor raises no alarm.
+shares of predefined events. If both come from one distribution, the count in the window is hypergeometric given the
+total, whatever the share (Fisher 1935). The events of a window share its level (Bonferroni), and the k-th window gets
+delta / (k (k + 1)), so the probability that a stream ever raises a false alarm is at most DRIFT_DELTA. Time of day and
+day of the week break the assumption, so a difference below the floor raises no alarm.
 
-All three assume that inputs are independent of each other. One text that a device sends a thousand times is not.
+All three assume independent inputs. One text that a device sends a thousand times violates this.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ from edge_agent.statistics import alternative_rates, betting_log_capital, two_sa
 
 RISK_RATES = 20
 HELD_TO_MAX = 0.5
-"""Beyond that a judge says nothing."""
+"""Cap on the tolerated share of contradictions."""
 SHIFT_LEVEL = 0.01
 """Default probability of a false alarm over the life of a bundle."""
 CUTS = (0.01, 0.03, 0.1)
-"""p-values of so much or less are counted, each cut with bets of its own."""
+"""Limits on p-values; each has its own bets."""
 SHIFT_RATES = 5
-"""Alternatives at each cut, between the bound and 1 in equal steps of the logarithm."""
+"""Alternative rates per cut, between the bound and 1 in equal steps of the logarithm."""
 HALF_OF_STARTS = 1000
-"""The starting points among the first so many inputs have half of the weight."""
+"""The starting points among this many first inputs have half of the weight."""
 EXCESS_MAX = 5.0
-"""Logarithm of the capital above that of the alarm: no more is kept, so that an alarm ends when the change does."""
+"""Cap on the log capital above the alarm's limit, so that an alarm ends soon after the change does."""
 REFERENCE_ROWS = 1000
 WINDOW_ROWS = 500
 DRIFT_DELTA = 0.01
@@ -59,44 +59,44 @@ DRIFT_DELTA = 0.01
 
 @dataclass(frozen=True)
 class RiskGuarantee:
-    """What a bundle's calibration promises of the answers that it is sure of."""
+    """A bundle's risk guarantee for its confident answers."""
 
     target: float
-    """At most such a share is wrong."""
+    """Maximum share of wrong answers."""
     delta: float
-    """The chance of a false alarm over the whole life of the bundle."""
+    """Probability of a false alarm over the whole life of the bundle."""
 
     @property
     def limit(self) -> float:
-        """The evidence at which it counts as refuted."""
+        """The log capital at which the guarantee counts as refuted."""
         return -math.log(self.delta)
 
 
 @dataclass(frozen=True)
 class RiskEvidence:
-    """Answers that were judged, and what that says against a promise."""
+    """Judged answers, and the evidence against a guarantee."""
 
     judged: int = 0
     wrong: int = 0
     peak: float = 0.0
-    """The highest logarithm of the capital so far; it begins at 0."""
+    """The highest log capital so far; it starts at 0."""
     allowed: float = 0.0
-    """The share that the judge itself gets wrong at most, as far as that was known before the first answer: where two
-    contradict each other one of them is wrong, so that the share of contradictions is the sum of both at most."""
+    """Upper bound on the judge's own error rate, known before the first judged answer. In each contradiction at least
+    one of the two is wrong, so the share of contradictions is at most the sum of both error rates."""
     unjudged: int = 0
-    """Answers that were drawn, and of which nobody said anything in time. They count as right: who is missing must not
-    be evidence against a promise, and wrong answers are the likelier ones to be reported."""
+    """Drawn answers that nobody judged in time. They count as right: missing judgements must not be evidence against a
+    guarantee."""
 
     def held_to(self, promise: RiskGuarantee) -> float:
-        """Return the share of answers that may be judged wrong while the promise holds."""
+        """Return the maximum share of answers judged wrong under the guarantee."""
         return min(promise.target + self.allowed, max(promise.target, HELD_TO_MAX))
 
     def after(self, wrong: bool | None, promise: RiskGuarantee) -> RiskEvidence:
-        """Return it with one more answer; None = nobody judged it."""
+        """Return the evidence with one more answer; None = nobody judged it."""
         if wrong is None:
             return replace(self, unjudged=self.unjudged + 1)
         judged, errors = self.judged + 1, self.wrong + wrong
-        # Capital grows with errors only: looking at others would change nothing.
+        # Only errors increase the capital, so only they can raise its peak.
         capital = (
             betting_log_capital(judged + self.unjudged, errors, self.held_to(promise), RISK_RATES)
             if wrong
@@ -105,7 +105,7 @@ class RiskEvidence:
         return replace(self, judged=judged, wrong=errors, peak=max(self.peak, capital))
 
     def rejects(self, promise: RiskGuarantee) -> bool:
-        """Tell whether the promise is refuted; once it is, it stays so."""
+        """Return whether the guarantee is refuted, which is permanent."""
         return self.peak >= promise.limit
 
 
@@ -114,50 +114,50 @@ class RiskEvidence:
 
 @dataclass(frozen=True)
 class PValueCut:
-    """p-values up to a limit, and how often these come by chance at most."""
+    """p-values up to a limit, and how frequent they are by chance."""
 
     limit: float
     share: float
-    """Of the inputs that resemble the held-out rows, on average over all draws of these rows."""
+    """Expected share of inputs like the held-out rows, averaged over all draws of these rows."""
     bound: float
-    """For the rows that were held out."""
+    """Upper confidence bound on this share for the actual held-out rows."""
     bets: tuple[tuple[float, float], ...]
-    """For each alternative rate: what a p-value beyond the limit, and one within it, adds to the logarithm."""
+    """For each alternative rate: the change of the log capital for a p-value above the limit, and for one within it."""
 
 
 @dataclass(frozen=True)
 class InputShiftFinding:
-    """What was found."""
+    """The estimated change behind a rejection."""
 
     since: float
-    """When it began, in seconds since 1970: where the evidence for the likeliest bet begins."""
+    """Estimated start of the change, in seconds since 1970."""
     inputs: int
-    """Since then."""
+    """Inputs since then."""
     within: int
     """Of these, with a p-value of `limit` or less."""
     limit: float
     bound: float
-    """The share of such inputs that chance explains."""
+    """The share of such inputs that chance explains at most."""
     share: float
-    """Estimate of the share of inputs, since then, that do not resemble the held-out rows and have such a p-value."""
+    """Estimated share of new inputs since then: unlike the held-out rows, with a p-value within the limit."""
 
 
 class InputShiftTest:
-    """The test of one bundle at one site; `plain` and `of` are how it is stored."""
+    """The test of one bundle at one site; `plain` and `of` convert it for storage."""
 
     def __init__(self, rows: int, level: float = SHIFT_LEVEL) -> None:
-        """Begin; `rows` were held out, `level` is the chance of a false alarm."""
+        """Begin; `rows`: number of held-out rows, `level`: probability of a false alarm."""
         self._rows, self._level = rows, level
         self._cuts = p_value_cuts(rows, level)
         self._seen = 0
         number = len(self._cuts) * SHIFT_RATES
         self._capital = [-math.inf] * number
-        """Logarithms, by cut and rate."""
+        """Log capital by cut and rate."""
         self._run = [0.0] * number
-        """Logarithms of the best likelihood ratio of the bet over its starting points (CUSUM, Page 1954)."""
+        """Log likelihood ratio of each bet, maximized over its starting points (CUSUM, Page 1954)."""
         self._since = [0.0] * number
         self._counts = [[0, 0] for _ in range(number)]
-        """Inputs since then, and how many of them were within the limit."""
+        """Inputs since `_since`, and how many of them were within the limit."""
 
     @property
     def seen(self) -> int:
@@ -166,7 +166,7 @@ class InputShiftTest:
 
     @property
     def log_capital(self) -> float:
-        """The logarithm of the evidence; it begins at 0."""
+        """The log capital; it starts at 0."""
         if not self._capital:
             return 0.0
         kept = HALF_OF_STARTS / (self._seen + HALF_OF_STARTS)
@@ -176,11 +176,11 @@ class InputShiftTest:
 
     @property
     def limit(self) -> float:
-        """The evidence at which the hypothesis is rejected."""
+        """The log capital at which the hypothesis is rejected."""
         return -math.log(self._level / 2)
 
     def observe(self, p_value: float, at: float) -> bool:
-        """Take one more input; tell whether the hypothesis is rejected now."""
+        """Add one input; return whether the hypothesis is rejected now."""
         seen = self._seen
         start = math.log(HALF_OF_STARTS) - math.log(seen + HALF_OF_STARTS) - math.log(seen + 1 + HALF_OF_STARTS)
         most = self.limit + EXCESS_MAX
@@ -203,7 +203,7 @@ class InputShiftTest:
         self._counts[place][1] += within
 
     def found(self) -> InputShiftFinding | None:
-        """Return what the likeliest bet says; None = nothing speaks for new inputs."""
+        """Return the change according to the bet with the most evidence; None = no bet has any."""
         place = max(range(len(self._run)), key=self._run.__getitem__, default=-1)
         if place < 0 or self._run[place] <= 0.0:
             return None
@@ -236,7 +236,7 @@ class InputShiftTest:
 
 @lru_cache(maxsize=256)
 def p_value_cuts(rows: int, level: float) -> tuple[PValueCut, ...]:
-    """Return what is counted with so many held-out rows; with too few for a cut it is left out."""
+    """Return the cuts for a number of held-out rows; a cut for which they are too few is left out."""
     found = []
     for wanted in CUTS:
         place = math.floor(wanted * (rows + 1) + 1e-9)
@@ -245,7 +245,7 @@ def p_value_cuts(rows: int, level: float) -> tuple[PValueCut, ...]:
         bound = upper_bound(place - 1, rows, level / 2 / len(CUTS))
         rates = alternative_rates(bound, SHIFT_RATES)
         bets = tuple((math.log((1 - rate) / (1 - bound)), math.log(rate / bound)) for rate in rates)
-        # A p-value is a fraction with this denominator: the limit lies between two of them.
+        # A p-value is a fraction with this denominator, so the limit lies between two possible values.
         found.append(PValueCut((place + 0.5) / (rows + 1), place / (rows + 1), bound, bets))
     return tuple(found)
 
@@ -271,13 +271,13 @@ class DriftFinding:
 
 @dataclass(frozen=True)
 class EventSample:
-    """Rows, and how often each event happened among them."""
+    """A number of rows, and how often each event occurred."""
 
     rows: int = 0
     counts: Mapping[str, int] = field(default_factory=dict)
 
     def plus(self, rows: Sequence[Iterable[str]]) -> EventSample:
-        """Return it with more rows, each the events that happened in it."""
+        """Return the sample with more rows, each given by its events."""
         counts = Counter(self.counts)
         counts.update(itertools.chain.from_iterable(rows))
         return EventSample(self.rows + len(rows), dict(counts))
@@ -289,26 +289,26 @@ class EventSample:
 
 @dataclass(frozen=True)
 class DriftStream:
-    """One thing that may drift: what was, what comes, and the last verdict."""
+    """One property that may drift, with reference and windows."""
 
     reference: EventSample = EventSample()
     window: EventSample = EventSample()
     windows: int = 0
-    """Windows that were compared."""
+    """Number of windows compared so far."""
     last: EventSample = EventSample()
-    """The window before."""
+    """The last complete window."""
     calibrated: bool = False
-    """The reference is the bundle's own calibration, not the first answers here."""
+    """The reference is the bundle's calibration, not the first answers at this site."""
 
     @property
     def room(self) -> int:
-        """Rows until the reference or, behind it, the window is whole; one that is not `full` has room."""
+        """Rows until the reference or, after it, the window is complete."""
         return max(self.reference_rows_missing, 0) or WINDOW_ROWS - self.window.rows
 
     def after(self, rows: Sequence[Iterable[str]]) -> DriftStream:
-        """Return it with more rows, at most `room`, each the events that happened in it.
+        """Return the stream with more rows, at most `room`, each given by its events.
 
-        `full` says when there is something to compare.
+        When `full`, the window can be judged.
         """
         if self.reference_rows_missing > 0:
             return replace(self, reference=self.reference.plus(rows))
@@ -316,27 +316,27 @@ class DriftStream:
 
     @property
     def reference_rows_missing(self) -> int:
-        """Rows that the reference is still to get; a calibrated one is whole."""
+        """Rows missing in the reference; a calibrated one is complete."""
         return 0 if self.calibrated else REFERENCE_ROWS - self.reference.rows
 
     @property
     def full(self) -> bool:
-        """Tell whether the window is whole."""
+        """Whether the window is complete."""
         return self.window.rows >= WINDOW_ROWS
 
     def closed(self) -> DriftStream:
-        """Return it with the next window begun."""
+        """Return the stream with an empty window."""
         return replace(self, window=EventSample(), last=self.window, windows=self.windows + 1)
 
     def judged(self, floor: float, events: int) -> DriftFinding | None:
-        """Return the largest difference that chance does not explain, in a whole window; `events` there can be."""
+        """Return the largest significant difference in a complete window; `events`: number of possible events."""
         number = self.windows + 1
         level = DRIFT_DELTA / (number * (number + 1)) / max(events, 1)
         found = [each for each in self.differences(floor) if self._p_value(each.event) <= level]
         return max(found, key=lambda each: abs(each.now - each.before), default=None)
 
     def differences(self, floor: float) -> list[DriftFinding]:
-        """Return the events whose share is another by the floor at least."""
+        """Return the events whose shares differ by at least the floor."""
         names = sorted(self.reference.counts.keys() | self.window.counts.keys())
         every = (DriftFinding(name, self.reference.share(name), self.window.share(name)) for name in names)
         return [each for each in every if abs(each.now - each.before) >= floor]

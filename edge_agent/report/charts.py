@@ -1,7 +1,7 @@
-"""The charts of a task, drawn by hand as SVG that follows the page's colours. Pure.
+"""The charts of a task, as SVG in the colours of the page. Pure.
 
-Every sheet is 420 wide, so that its letters can be read on a telephone. Colours are classes: the page says what they
-are in the light, in the dark and on paper. All text is escaped here.
+Every chart is 420 wide, so that its text is readable on a phone. Colours are CSS classes, which the page defines for
+light and dark mode and for print. All text is escaped here.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from edge_agent.statistics import CountedShare
 
 WIDTH = 420.0
 _LETTER = 6.6
-"""Width of a letter at the size that axes have, about."""
+"""Approximate width of a letter in axis labels."""
 
 
 @dataclass(frozen=True)
 class DrawingArea:
-    """The area that is drawn in, between margins, and what its axes stand for."""
+    """The drawing area between margins, with the ranges of its axes."""
 
     height: float = 230.0
     left: float = 46.0
@@ -37,17 +37,17 @@ class DrawingArea:
     y_max: float = 1.0
 
     def x(self, value: float) -> float:
-        """Return where a value stands across."""
+        """Return the x coordinate of a value."""
         return self.left + (WIDTH - self.left - self.right) * value / (self.x_max or 1.0)
 
     def y(self, value: float) -> float:
-        """Return where a value stands, from above; what is off the sheet stands at its edge."""
+        """Return the y coordinate of a value, from the top, limited to the area."""
         part = (min(max(value, self.y_min), self.y_max) - self.y_min) / ((self.y_max - self.y_min) or 1.0)
         return self.top + (self.height - self.top - self.bottom) * (1 - part)
 
 
 def picture(name: str, title: str, said: str, sheet: DrawingArea, marks: Iterable[str]) -> str:
-    """Return a whole picture, with its title and what it shows in words; `name` is unique on the page."""
+    """Return a complete SVG with title and description; `name` is unique on the page."""
     return (
         f'<svg viewBox="0 0 {WIDTH:g} {sheet.height:g}" role="img" aria-labelledby="{name}-t {name}-d">'
         f'<title id="{name}-t">{escape(title)}</title><desc id="{name}-d">{escape(said)}</desc>{"".join(marks)}</svg>'
@@ -55,24 +55,24 @@ def picture(name: str, title: str, said: str, sheet: DrawingArea, marks: Iterabl
 
 
 def text(x: float, y: float, said: str, kind: str = "", anchor: str = "start") -> str:
-    """Return letters."""
+    """Return a text element."""
     return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{escape(said)}</text>'
 
 
 def line(x: tuple[float, float], y: tuple[float, float], kind: str) -> str:
-    """Return a stroke."""
+    """Return a line element."""
     return f'<line x1="{x[0]:.1f}" x2="{x[1]:.1f}" y1="{y[0]:.1f}" y2="{y[1]:.1f}" class="{kind}"/>'
 
 
 def bar(corner: tuple[float, float], size: tuple[float, float], kind: str, said: str = "") -> str:
-    """Return a filled box; `said` shows when it is pointed at."""
+    """Return a filled rectangle with a tooltip."""
     title = f"<title>{escape(said)}</title>" if said else ""
     place = f'x="{corner[0]:.1f}" y="{corner[1]:.1f}" width="{max(size[0], 0):.1f}" height="{max(size[1], 0):.1f}"'
     return f'<rect {place} class="{kind}">{title}</rect>'
 
 
 def dot(x: float, y: float, kind: str, said: str = "", radius: float = 4.0) -> str:
-    """Return a filled circle."""
+    """Return a filled circle with a tooltip."""
     title = f"<title>{escape(said)}</title>" if said else ""
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" class="{kind}">{title}</circle>'
 
@@ -92,7 +92,7 @@ def _points(points: Iterable[tuple[float, float]]) -> str:
 
 
 def axis(sheet: DrawingArea, values: Iterable[tuple[float, str]]) -> list[str]:
-    """Return the lines across at some values, with what they are called."""
+    """Return horizontal grid lines at these values, with labels."""
     across = (sheet.left, WIDTH - sheet.right)
     return [
         part
@@ -105,14 +105,14 @@ def axis(sheet: DrawingArea, values: Iterable[tuple[float, str]]) -> list[str]:
 
 
 def count_axis(sheet: DrawingArea) -> list[str]:
-    """Return the lines across at the quarters of a number of things; a million is 1M, for which there is room."""
+    """Return horizontal grid lines at the quarters of a count; a million is 1M, to save space."""
     of, unit = (1e6, "M") if sheet.y_max >= 1e6 else (1.0, "")
     values = [part * sheet.y_max for part in QUARTERS]
     return axis(sheet, [(value, f"{value / of:g}{unit if value else ''}") for value in values])
 
 
 def below(sheet: DrawingArea, values: Sequence[tuple[float, str]]) -> list[str]:
-    """Return what stands below the sheet: as many names as have room, the first and the last among them."""
+    """Return the labels below the area: as many as have room, including the first and the last."""
     room = max(
         1, int((WIDTH - sheet.left - sheet.right) / (_LETTER * max((len(s) for _, s in values), default=1) + 14))
     )
@@ -122,7 +122,7 @@ def below(sheet: DrawingArea, values: Sequence[tuple[float, str]]) -> list[str]:
 
 
 def round_up(value: float) -> float:
-    """Return the next number that axes like to end at, since its quarters are short numbers."""
+    """Round up to a number whose quarters are short."""
     if not value > 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
@@ -130,21 +130,21 @@ def round_up(value: float) -> float:
 
 
 def cut(said: str, letters: int) -> str:
-    """Return a name that fits; what was cut off is shown by a sign."""
+    """Return a name shortened to fit, with an ellipsis."""
     return said if len(said) <= letters else f"{said[: letters - 1]}…"
 
 
 QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 Legend = tuple[tuple[str, str], ...]
-"""Classes of marks, and what they are."""
+"""CSS classes of marks, and their meanings."""
 Rows = tuple[tuple[str, ...], ...]
 LABELS_DRAWN_MAX = 12
 _ROW = 22.0
 _UPPER = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _FEW = 3
-"""Points that a band between them would be too little for."""
+"""Up to this many points get intervals of their own instead of a band."""
 _DAYS_WIDE = 7
-"""A bar is no wider than that many would be."""
+"""Bars are at most as wide as if there were this many."""
 ROUTES = {
     "local": "local",
     "upstream": "by the large model",
@@ -155,7 +155,7 @@ ROUTES = {
 
 @dataclass(frozen=True)
 class ChartText:
-    """What a chart says in words."""
+    """The texts of a chart."""
 
     title: str
     sentence: str
@@ -163,9 +163,9 @@ class ChartText:
     columns: tuple[str, ...]
     rows: Rows
     words: frozenset[int] = frozenset()
-    """Columns that hold words; the others hold numbers, but for the first."""
+    """Columns with words; the others contain numbers, except the first."""
     at_once: bool = False
-    """The table is short, and worth a look beside the picture."""
+    """The table is short, and is shown open next to the chart."""
 
 
 @dataclass(frozen=True)
@@ -177,30 +177,30 @@ class Chart:
 
 
 def compose_chart(name: str, said: ChartText, sheet: DrawingArea, marks: Iterable[str]) -> Chart:
-    """Put picture and words together; `name` is unique on the page."""
+    """Combine SVG and texts; `name` is unique on the page."""
     return Chart(said, picture(name, said.title, said.sentence, sheet, marks))
 
 
 def vertical_grid(sheet: DrawingArea) -> list[str]:
-    """Draw lines from top to bottom at the quarters, which are shares."""
+    """Return vertical grid lines at the quarters of a share."""
     foot = sheet.height - sheet.bottom
     lines = [line((sheet.x(part),) * 2, (sheet.top, foot), "grid") for part in QUARTERS]
     return [*lines, *(text(sheet.x(part), foot + 18, percent(part), "tick", "middle") for part in QUARTERS)]
 
 
 def month_and_day(date: str) -> str:
-    """Return what a date is called below a chart."""
+    """Return the label of a date below a chart."""
     return date[5:]
 
 
 def task_charts(judged: TaskJudgement, name: str) -> list[Chart]:
-    """Draw everything that there are figures for; `name` is unique on the page."""
+    """Draw all charts that have figures; `name` is unique on the page."""
     drawn = (draw(judged, f"{name}-{at}") for at, draw in enumerate(_CHARTS))
     return [each for each in drawn if each is not None]
 
 
 def _examples(judged: TaskJudgement, name: str) -> Chart:
-    """Draw how far the examples have come. Each step is as wide as the others, so that the first can be seen."""
+    """Draw the progress of examples. All steps have the same width, so that the first is visible."""
     examples, marks = judged.figures.examples, (0, *STEPS)
     sheet = DrawingArea(height=76, left=4, right=30, x_max=len(STEPS))
     whole, top, high = sheet.x(len(STEPS)) - sheet.left, 16.0, 22.0
@@ -222,7 +222,7 @@ def _examples(judged: TaskJudgement, name: str) -> Chart:
 
 
 def _along(value: int, marks: Sequence[int]) -> float:
-    """Return how many steps a number has come, parts of one included."""
+    """Return how many steps a number has reached, with fractions."""
     parts = [min(1.0, max(0.0, (value - low) / (high - low))) for low, high in itertools.pairwise(marks)]
     return sum(parts)
 
@@ -250,7 +250,7 @@ def _answers(judged: TaskJudgement, name: str) -> Chart | None:
 
 
 def _stack(sheet: DrawingArea, at: int, day: DayFigures, routes: Sequence[str]) -> Iterator[str]:
-    """Draw one day's answers above each other."""
+    """Draw one day's answers as a stacked bar."""
     wide, beneath = sheet.x(1) - sheet.x(0), 0
     for route in routes:
         number = day.answers.get(route, 0)
@@ -262,7 +262,7 @@ def _stack(sheet: DrawingArea, at: int, day: DayFigures, routes: Sequence[str]) 
 
 
 def _money(judged: TaskJudgement, name: str) -> Chart | None:
-    """Draw what was spent beside what the large model would have cost for everything, both from the first day on."""
+    """Draw the cumulative spending, and what the large model would have cost for all answers."""
     price, currency, days = judged.money.price_micros, judged.currency, judged.figures.recent
     if price is None:
         return None
@@ -289,7 +289,7 @@ def _money(judged: TaskJudgement, name: str) -> Chart | None:
 
 
 def coverage_chart(judged: TaskJudgement, name: str) -> Chart | None:
-    """Draw how often people or the large model disagree, over the share that the model here would take."""
+    """Draw the risk (disagreement of people or the large model) over the coverage of the local model."""
     found, target = judged.takes, judged.figures.target
     if not found.levels:
         return None
@@ -318,7 +318,7 @@ def coverage_chart(judged: TaskJudgement, name: str) -> Chart | None:
 
 
 def agreement_chart(judged: TaskJudgement, name: str) -> Chart | None:
-    """Draw how often both models said the same, over time."""
+    """Draw the agreement of both models over time."""
     found = judged.agreement_by_day
     if not found:
         return None
@@ -342,7 +342,7 @@ def agreement_chart(judged: TaskJudgement, name: str) -> Chart | None:
 
 
 def _banded(across: Sequence[float], shares: Sequence[CountedShare], sheet: DrawingArea) -> Iterator[str]:
-    """Draw a line of shares in the band of their intervals; of a few points each interval by itself."""
+    """Draw a line of shares with a band of intervals; with few points, separate intervals."""
     upper, lower = ([sheet.y(share.high) for share in shares], [sheet.y(share.low) for share in shares])
     yield area(list(zip(across, upper, strict=True)), list(zip(across, lower, strict=True)), "band")
     yield path([(x, sheet.y(share.value or 0.0)) for x, share in zip(across, shares, strict=True)], "line a")
@@ -351,7 +351,7 @@ def _banded(across: Sequence[float], shares: Sequence[CountedShare], sheet: Draw
 
 
 def label_chart(judged: TaskJudgement, name: str) -> Chart | None:
-    """Draw how often both models said the same, label by label."""
+    """Draw the agreement of both models by label."""
     compared = [label for label in judged.labels if label.agreement.rows]
     if not compared:
         return None

@@ -1,4 +1,4 @@
-"""One task's figures as a judgement, and what the report says of it in words. Pure."""
+"""The judgement of one task, and its text in the report. Pure."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class TaskJudgement:
     takes: AchievableCoverage
     at_threshold: CoverageLevel | None
     judged: CountedShare
-    """Of its confident answers that the large model answered, too, those where it said the same."""
+    """Confident answers that the large model answered, too, and how many were equal."""
     checked: CountedShare
-    """Of its confident answers that people judged, those that they found right."""
+    """Confident answers that people judged, and how many they found right."""
     money: CostFigures
     currency: str = ""
-    """What amounts are called; empty = nothing is said of it."""
+    """The currency of amounts; empty = unknown."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ class SiteTotal:
     answered_here: int
     spent_micros: int
     saved_micros: int | None
-    """Of the tasks with a known price; None = no task has one."""
+    """Sum over the tasks with a known price; None = no task has one."""
 
 
 @dataclass(frozen=True)
 class ReportHeader:
-    """Whose report it is, and of when."""
+    """Site and time of the report."""
 
     site: str
     """Empty = the site has no name."""
@@ -61,7 +61,7 @@ class ReportHeader:
     """2026-11-25 21:40 UTC."""
     agent_version: str
     large_model: str
-    """Its name; empty = none is configured."""
+    """Name of the large model; empty = none is configured."""
 
 
 def judge_task(figures: TaskFigures, wish: CostAssumptions = NO_ASSUMPTIONS) -> TaskJudgement:
@@ -86,7 +86,7 @@ def judge_task(figures: TaskFigures, wish: CostAssumptions = NO_ASSUMPTIONS) -> 
 
 
 def sum_costs(judged: Iterable[TaskJudgement]) -> SiteTotal:
-    """Add the money up."""
+    """Sum the costs of all tasks."""
     every = [each.money for each in judged]
     saved = [each.saved_micros for each in every if each.saved_micros is not None]
     return SiteTotal(
@@ -98,7 +98,7 @@ def sum_costs(judged: Iterable[TaskJudgement]) -> SiteTotal:
 
 
 def could_take(judged: TaskJudgement) -> str:
-    """Say what the model here could take at the wanted risk."""
+    """Return a sentence on the coverage that the local model could have at the target risk."""
     found, target = judged.takes, judged.figures.target
     wanted = f"at a risk of {percent(target)}"
     if found.above is not None and (level := found.resting_on):
@@ -113,9 +113,9 @@ def could_take(judged: TaskJudgement) -> str:
     return f"Nothing is proved {wanted} yet: about {count_of(found.more, 'more input')} to compare."
 
 
-def measured_by(coverage_chart: AchievableCoverage) -> str:
-    """Say whose word what it could take rests on; empty = nothing was compared."""
-    level = coverage_chart.resting_on
+def measured_by(found: AchievableCoverage) -> str:
+    """Return a sentence on whose judgements the coverage is based; empty = nothing was compared."""
+    level = found.resting_on
     if level is None:
         return ""
     if not level.reviewed:
@@ -131,7 +131,7 @@ def measured_by(coverage_chart: AchievableCoverage) -> str:
 
 
 def report_json(judged: Sequence[TaskJudgement], about: ReportHeader) -> dict[str, Any]:
-    """Return it as JSON has it. Amounts are millionths of the currency; what is not known is null."""
+    """Return the report for JSON. Amounts are millionths of the currency; unknown values are null."""
     return {
         "schema": SCHEMA,
         **asdict(about),
@@ -197,7 +197,7 @@ MODES = {
 
 
 def headline(judged: TaskJudgement) -> str:
-    """Say in a few words what to do next."""
+    """Return the next step in a few words."""
     advice, mode = judged.advice, judged.figures.mode
     if advice.why is RecommendationReason.MAKE_A_MODEL:
         return "Next: make a model"
@@ -205,13 +205,13 @@ def headline(judged: TaskJudgement) -> str:
 
 
 def other_alarms(judged: TaskJudgement) -> list[TaskAlarm]:
-    """Return the alarms that the advice does not speak of."""
+    """Return the alarms that the recommendation does not mention."""
     said = judged.advice.because.lower()
     return [alarm for alarm in judged.figures.alarms if alarm.message.lower() not in said]
 
 
 def summary(judged: Sequence[TaskJudgement]) -> str:
-    """Say what all tasks come to, of what is counted: captured answers."""
+    """Return a summary of all tasks; only captured answers are counted."""
     every, currency = sum_costs(judged), judged[0].currency
     tasks = count_of(len({each.figures.task for each in judged}), "task")
     left_out = dict.fromkeys(each.figures.task for each in judged if not each.figures.collected)
@@ -225,7 +225,7 @@ def summary(judged: Sequence[TaskJudgement]) -> str:
 
 
 def summary_tiles(judged: TaskJudgement) -> list[tuple[str, str, str]]:
-    """Return the most important numbers: what each is, the number, and what it rests on."""
+    """Return the main numbers: title, number and basis of each."""
     money, figures = judged.money, judged.figures
     graded = (
         [_could(judged), _same(judged), _held_up(figures)] if figures.kind in ("classify", "decide", "extract") else []
@@ -254,7 +254,7 @@ def _could(judged: TaskJudgement) -> tuple[str, str, str]:
 
 
 _LIMITS = {
-    "BELOW_THRESHOLD": "below the threshold",  # also the daemon's word where there is none
+    "BELOW_THRESHOLD": "below the threshold",  # also the daemon's word for no gate
     "BELOW_FLOOR": "below the floor",
     "OUT_OF_DISTRIBUTION": "out of distribution",
     "SCORES_VARY": "by scores that vary",
@@ -262,7 +262,7 @@ _LIMITS = {
 
 
 def _held_up(figures: TaskFigures) -> tuple[str, str, str]:
-    """Return how many answers were not confident, and what held up how many of them."""
+    """Return how many answers were not confident, and for which reasons."""
     held_up, graded = figures.held_up, sum(day.sure + day.unsure for day in figures.recent)
     limits = _LIMITS if figures.threshold is not None else {**_LIMITS, "BELOW_THRESHOLD": "without a threshold"}
     parts = [f"{count(held_up[reason])} {words}" for reason, words in limits.items() if held_up.get(reason)]

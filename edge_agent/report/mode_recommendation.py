@@ -1,7 +1,8 @@
-"""Which mode a task should be in next, and why: one pure function of figures and what they show.
+"""The recommended next mode of a task, and why: one pure function of its figures.
 
-A task goes bootstrap → shadow → hybrid → local, a step at a time, and goes back when the large model disagrees too
-often. Each advice rests on a number and says what to do; where there is too little to tell, how much more it takes.
+A task goes bootstrap → shadow → hybrid → local, one step at a time, and goes back when the large model disagrees too
+often. Each recommendation states the number that it is based on and what to do; without enough data, how much more is
+needed.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ from edge_agent.report.task_figures import Mode, TaskFigures
 from edge_agent.statistics import CountedShare, counted_share
 
 BROKEN = ("errors", "opinions")
-"""Alarms that say that the promise does not hold."""
+"""Alarms that the risk guarantee does not hold."""
 LOCAL_ANSWERS_MIN, LOCAL_SHARE_MIN = 1000, 0.98
-"""From so many answers on, with so large a share of sure ones, the large model is hardly needed."""
+"""With this many answers and this share of confident ones, the large model is hardly needed."""
 MORE_SHARE_MIN = 0.05
-"""What a lower threshold must bring to be worth another calibration."""
+"""Minimum gain in coverage for which recalibration with a lower threshold is recommended."""
 UNSURE_SHARE_MAX = 0.05
-"""Where more are unsure, a task that asks nobody gives its doubtful answers away."""
+"""A task in mode local with a larger share of unconfident answers should ask a large model."""
 _UNKNOWN = "nothing is known of its confidence"
 
 
 class RecommendationReason(StrEnum):
-    """The reason of an advice."""
+    """The reason of a recommendation."""
 
     ONLY_ON_REQUEST = "ONLY_ON_REQUEST"
-    """Texts and vectors have no confidence: they go to the large model only when a caller asks for it."""
+    """Texts and vectors have no confidence: only callers decide to use the large model."""
     NEEDS_EXAMPLES = "NEEDS_EXAMPLES"
     NEEDS_LABELS = "NEEDS_LABELS"
     MAKE_A_MODEL = "MAKE_A_MODEL"
@@ -53,11 +54,11 @@ class ModeRecommendation:
     mode: Mode
     why: RecommendationReason
     because: str
-    """A sentence that stands alone, with the number that it rests on."""
+    """A complete sentence with the number that the recommendation is based on."""
     then: str
     """What to do."""
     more: int | None = None
-    """Examples or comparisons that are wanting; None = none, or no number of them would help."""
+    """Missing examples or comparisons; None = none are missing, or no number of them would help."""
 
 
 def recommend_mode(figures: TaskFigures) -> ModeRecommendation:
@@ -231,7 +232,7 @@ _BY_MODE: dict[Mode, Callable[[TaskFigures], ModeRecommendation]] = {
 
 
 def sentence(said: str) -> str:
-    """Return an alarm as a sentence of its own."""
+    """Return the message of an alarm as a sentence."""
     return f"{said[:1].upper()}{said[1:].rstrip('.')}."
 
 

@@ -1,12 +1,12 @@
-"""How ready the local model is: examples, agreement with the large model, and the coverage that is proved. Pure.
+"""The readiness of the local model: examples, agreement with the large model, and the proved coverage. Pure.
 
-The large model is the reference, not the truth: where the two differ, either may be right. What the local model could
-answer is judged by people, and by the large model where nobody has judged an answer.
+The large model is a reference, not the truth: where the models differ, either may be right. Answers are judged by
+people, and by the large model where no person has judged them.
 
-A report is read again and again, and the next look depends on the last one. So every proof here holds for all looks
-together (`statistics.anytime_proof`). All that is proved of a task has one error probability, `delta`: half of it is
-for the bundle's own threshold, and the rest is divided among fixed confidences. From each of these, the levels below
-are tested in order until one fails (fixed-sequence testing), which costs nothing more.
+A report is read repeatedly, and each look depends on the one before, so every proof here is valid for all looks
+together (`statistics.anytime_proof`). All proofs of a task share one error probability, `delta`: half of it is for the
+bundle's own threshold, and the rest is divided among fixed confidences. From each of these, the lower levels are tested
+in order until one fails (fixed-sequence testing), which needs no further share of `delta`.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ STEPS: dict[int, str] = {
     1000: "fine-tune and calibrate, with something left to test on",
 }
 LABEL_EXAMPLES_MIN = 20
-"""Fewer say nothing of a label."""
+"""Minimum examples of a label."""
 _GUESS_ROWS_MIN, _LEVEL_ROWS_MIN = 20, 5
-"""Fewer comparisons, in all and above a threshold, are no ground for a guess."""
+"""Minimum comparisons for a forecast: in total, and above a threshold."""
 _STARTS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
-"""Where a sequence of tests begins, besides the bundle's own threshold."""
+"""Confidences where a test sequence starts, in addition to the bundle's own threshold."""
 _OWN_SHARE = 0.5
-"""Of `delta`: for the bundle's own threshold, on which the advice rests."""
+"""Share of `delta` for the bundle's own threshold, on which the recommendation is based."""
 _PACE_DAYS = 14
 _NEAR = 1e-9
 
 
 def without_answers(figures: TaskFigures, unknown: str) -> str:
-    """Say why there are no answers to judge by, and what is therefore not known."""
+    """Return a sentence on why there are no answers, and what is therefore unknown."""
     if not figures.collected:
         said = f"This task is not collected, so its answers are not counted and {unknown}"
         return f"{said}: 'collect' under 'examples' in agent.yaml names the tasks that are."
@@ -54,63 +54,63 @@ def without_answers(figures: TaskFigures, unknown: str) -> str:
 
 @dataclass(frozen=True)
 class ReadinessStep:
-    """One mark on the way, and what reaching it buys."""
+    """One milestone of the number of examples, and what it makes possible."""
 
     examples: int
     buys: str
     missing: int
-    """Examples until then; 0 = reached."""
+    """Examples still missing; 0 = reached."""
     days: int | None
-    """At the pace of the last days; None = nothing comes in."""
+    """Days at the recent rate; None = no new examples."""
 
 
 @dataclass(frozen=True)
 class CoverageLevel:
-    """One threshold: what the model here would take above it, and how often people or the large one say otherwise."""
+    """One threshold: the coverage above it, and how often people or the large model disagree."""
 
     above: float
     taken: CountedShare
-    """Of all its answers."""
+    """Share of all its answers."""
     rows: int
-    """Those of them that were compared."""
+    """Compared answers above the threshold."""
     reviewed: int
-    """Those of these that people have judged, whose word counts; for the others the large model's does."""
+    """Compared answers that people judged; the others are judged by the large model."""
     differ: int
     delta: float
     """This level's part of the task's `delta`."""
     bound: float
-    """Proved bound on the risk, which is exceeded with probability `delta` at most, however often one looks."""
+    """Upper bound on the risk, exceeded with probability at most `delta`, over all looks together."""
     holds: bool
-    """The risk is proved to be at most the wanted one."""
+    """The risk is proved to be at most the target."""
 
     @property
     def risk(self) -> float:
-        """How often they say otherwise, as it was seen."""
+        """The observed share of disagreement."""
         return self.differ / self.rows
 
     @property
     def judges(self) -> str:
-        """Who it is that says otherwise, with the verb."""
+        """Who disagrees, with the verb, for a sentence."""
         return "people or the large model disagree" if self.reviewed else "the large model disagrees"
 
 
 @dataclass(frozen=True)
 class AchievableCoverage:
-    """What the local model could answer at the wanted risk."""
+    """The coverage that the local model could have at the target risk."""
 
     share: CountedShare
-    """Of all inputs."""
+    """Share of all inputs."""
     above: float | None
-    """The confidence from which on; None = nothing is proved."""
+    """The lowest proved threshold; None = nothing is proved."""
     risk: float | None
-    """How often people or the large model disagree, of what it would take."""
+    """The observed share of disagreement above that threshold."""
     more: int | None
-    """Inputs still to be compared before something is proved; None = more of the same would not help."""
+    """Estimated inputs to compare until something is proved; None = more of the same would not help."""
     levels: tuple[CoverageLevel, ...]
 
     @property
     def resting_on(self) -> CoverageLevel | None:
-        """What is told of it rests on this level: the one that it ends at, or all; None = nothing was compared."""
+        """The level that statements are based on: the lowest proved one, or the last; None = nothing compared."""
         return next(
             (each for each in self.levels if each.above == self.above), self.levels[-1] if self.levels else None
         )
@@ -125,13 +125,13 @@ class LabelState:
     examples: int
     agreement: CountedShare
     recent: CountedShare
-    """The same of the newest week."""
+    """Agreement of the newest week."""
     short: bool
-    """Too few examples to judge it."""
+    """It has too few examples."""
 
 
 def steps(figures: TaskFigures) -> tuple[ReadinessStep, ...]:
-    """Return the marks, with what is missing to each."""
+    """Return the milestones, with the examples missing for each."""
     pace = examples_a_day(figures)
     found = []
     for mark, buys in STEPS.items():
@@ -141,25 +141,25 @@ def steps(figures: TaskFigures) -> tuple[ReadinessStep, ...]:
 
 
 def examples_a_day(figures: TaskFigures) -> float:
-    """Return how many examples a day brings, over the last days that are known."""
+    """Return the examples per day, averaged over the last known days."""
     last = figures.days[-_PACE_DAYS:]
     return sum(day.examples for day in last) / len(last) if last else 0.0
 
 
 def days_for(missing: int, pace: float) -> int | None:
-    """Return how many days that takes; None = nothing comes in."""
+    """Return how many days the missing examples take at a rate; None = no new examples."""
     if not missing:
         return 0
     return -int(-missing // pace) if pace > 0 else None
 
 
 def agreement(compared: ComparisonCount) -> CountedShare:
-    """Return how often both models say the same."""
+    """Return the agreement of both models."""
     return counted_share(compared.same, compared.rows)
 
 
 def by_day(figures: TaskFigures, days_max: int) -> list[tuple[str, CountedShare]]:
-    """Return the agreement of stretches of days, the first day of each; at most so many that a chart can hold."""
+    """Return the agreement of periods with their first day, at most as many as a chart has room for."""
     seen = [day for day in figures.days if day.compared.rows]
     stretch = max(1, -(-len(seen) // days_max))
     parts = [seen[at : at + stretch] for at in range(0, len(seen), stretch)]
@@ -167,7 +167,7 @@ def by_day(figures: TaskFigures, days_max: int) -> list[tuple[str, CountedShare]
 
 
 def labels(figures: TaskFigures) -> tuple[LabelState, ...]:
-    """Return every label, the one that is given most often first."""
+    """Return every label, the most frequent first."""
     most = sorted(figures.labels, key=lambda label: (-label.answers, label.name))
     return tuple(map(_label, most))
 
@@ -179,7 +179,7 @@ def _label(label: LabelFigures) -> LabelState:
 
 
 def achievable_coverage(figures: TaskFigures) -> AchievableCoverage:
-    """Return what the model here could take at the wanted risk."""
+    """Return the coverage that the local model could have at the target risk."""
     levels = tuple(_levels(figures))
     held = [level for level in levels if level.holds]
     if not held:
@@ -189,7 +189,7 @@ def achievable_coverage(figures: TaskFigures) -> AchievableCoverage:
 
 
 def at_threshold(figures: TaskFigures) -> CoverageLevel | None:
-    """Return what the bundle's own threshold would let it take; None = it has none, or nothing was compared."""
+    """Return the level of the bundle's own threshold; None = it has none, or nothing was compared."""
     if figures.threshold is None:
         return None
     accepted = [each for each in figures.confident if each.above >= figures.threshold - _NEAR]
@@ -199,31 +199,31 @@ def at_threshold(figures: TaskFigures) -> CoverageLevel | None:
 
 
 def rows_min(figures: TaskFigures) -> int:
-    """Return the fewest comparisons that can prove the bundle's own threshold, and only if none of them differs."""
+    """Return the minimum comparisons to prove the bundle's own threshold, if none of them differs."""
     return anytime_rows_min(figures.target, max(delta for _, delta in _starts(figures)))
 
 
 def more_at(level: CoverageLevel, figures: TaskFigures) -> int | None:
-    """Return how many more inputs, compared, would prove a threshold; None = no number of them."""
-    # At the share of differences seen, with half a one added.
+    """Return how many more compared inputs would prove a threshold; None = no number of them."""
+    # At the observed share of differences, with half a difference added.
     accepted = anytime_rows_needed((level.differ + 0.5) / (level.rows + 1), figures.target, level.delta)
     return None if accepted is None else inputs_for(max(1, accepted - level.rows), level)
 
 
 def inputs_for(rows: int, level: CoverageLevel) -> int:
-    """Return how many inputs it takes for so many more answers above a threshold."""
+    """Return how many inputs yield `rows` more answers above a threshold."""
     return math.ceil(rows / (level.taken.value or 1.0))
 
 
 def _starts(figures: TaskFigures) -> list[tuple[float, float]]:
-    """Return the confidences where a sequence of tests begins, each with its part of `delta`."""
+    """Return the confidences where a test sequence starts, each with its share of `delta`."""
     own = [] if figures.threshold is None else [(figures.threshold, _OWN_SHARE * figures.delta)]
     left = figures.delta - sum(delta for _, delta in own)
     return own + [(start, left / len(_STARTS)) for start in _STARTS]
 
 
 def _levels(figures: TaskFigures) -> Iterator[CoverageLevel]:
-    """Walk from the strictest; a level is proved by any sequence that has not failed yet."""
+    """Yield the levels, the strictest first; a level is proved by any sequence that has not failed yet."""
     starts, bands = _starts(figures), list(_cumulated(figures))
     lower = (*(each.above for each in bands[1:]), -math.inf)
     open_: list[float] = []
@@ -234,10 +234,10 @@ def _levels(figures: TaskFigures) -> Iterator[CoverageLevel]:
 
 
 def _cumulated(figures: TaskFigures) -> Iterator[ConfidenceBand]:
-    """Yield answers and comparisons from each confidence on, as far as these are a fair sample of those.
+    """Yield answers and comparisons at or above each confidence, where the comparisons represent the answers.
 
-    In shadow all answers are compared, by the audit a part of the sure ones: above the bundle's threshold and below
-    it there may be different parts. Going below, the sure ones are thinned out to the part that holds there.
+    Shadow mode compares all answers, the audit only a part of the confident ones, so the compared shares above and
+    below the bundle's threshold can differ. For levels below it, the comparisons above are thinned to the lower share.
     """
     split = figures.threshold or 0.0
     strictest = sorted(figures.confident, key=lambda each: -each.above)
@@ -256,7 +256,7 @@ def _cumulated(figures: TaskFigures) -> Iterator[ConfidenceBand]:
 
 
 def _thinned(high: Sequence[ConfidenceBand], low: Sequence[ConfidenceBand]) -> ComparisonCount:
-    """Return the comparisons above as if no larger part of the answers had been compared there than below."""
+    """Return the comparisons above, scaled down to the compared share below; differences are rounded up."""
     above, below = _part(high), _part(low)
     found, keep = sum_comparisons(each.right for each in high), min(1.0, below / above) if above else 0.0
     rows, differ = math.floor(found.rows * keep), math.ceil((found.rows - found.same) * keep)
@@ -269,7 +269,7 @@ def _part(answers: Sequence[ConfidenceBand]) -> float:
 
 
 def _level(beyond: ConfidenceBand, figures: TaskFigures, open_: list[float]) -> tuple[CoverageLevel, list[float]]:
-    """Return a level, and which of the sequences that reach it, by their part of `delta`, go on."""
+    """Return a level, and the shares of `delta` whose sequences continue after it."""
     rows, differ = beyond.compared.rows, beyond.compared.rows - beyond.compared.same
     reviewed = sum(each.people.rows for each in figures.confident if each.above >= beyond.above - _NEAR)
     delta = max(open_) if open_ else min(part for _, part in _starts(figures))
@@ -283,6 +283,6 @@ def _level(beyond: ConfidenceBand, figures: TaskFigures, open_: list[float]) -> 
 def _more(levels: tuple[CoverageLevel, ...], figures: TaskFigures) -> int | None:
     rows = figures.compared.rows
     if rows < _GUESS_ROWS_MIN:
-        return rows_min(figures) - rows  # too few to guess by: at the very best
+        return rows_min(figures) - rows  # too few for a forecast: the minimum if none differs
     guesses = [more_at(level, figures) for level in levels if level.rows >= _LEVEL_ROWS_MIN]
     return min((each for each in guesses if each is not None), default=None)

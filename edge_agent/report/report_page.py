@@ -1,6 +1,6 @@
-"""The report as one HTML page: no script, nothing from elsewhere, a table behind every chart.
+"""The report as one self-contained HTML page, without scripts, with a table for every chart.
 
-The templates escape every value. `judgement` has the sentences, `charts` the pictures.
+The templates escape every value. `judgement` has the sentences, `charts` the SVG.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _TONES = {
 
 
 def render_page(judged: Sequence[TaskJudgement], about: ReportHeader, first_steps: str = "") -> str:
-    """Return the page of all tasks; where there is none, it says by which `first_steps` one comes."""
+    """Return the page of all tasks; without tasks it shows the `first_steps`."""
     days = max((each.money.days for each in judged), default=0)
     return (
         _environment()
@@ -57,13 +57,13 @@ def render_page(judged: Sequence[TaskJudgement], about: ReportHeader, first_step
 
 
 def render_figure(chart: Chart) -> str:
-    """Return one chart as HTML: its sentence, the picture, and the table behind it."""
+    """Return one chart as HTML: sentence, SVG and table."""
     # The macro is typed as Any by Jinja.
     return str(_environment().get_template("figure.html").module.figure(chart))  # type: ignore[attr-defined]
 
 
 def render_commands(text: str) -> str:
-    """Return a sentence as escaped HTML, with what stands between single quotes as code to type."""
+    """Return a sentence as escaped HTML, with text in single quotes as code."""
     return _QUOTED.sub(r"<code>\1</code>", escape(text, quote=False))
 
 

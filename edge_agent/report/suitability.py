@@ -1,4 +1,4 @@
-"""Should this task have a small model? Four questions, each answered by what was measured. Pure.
+"""Should this task have a small model? Four questions, answered by measurements. Pure.
 
 Is it narrow (specificity), is there enough to learn from (data), does the volume pay (economics), and does anything
 but money ask for a model here (constraints).
@@ -19,29 +19,29 @@ from edge_agent.statistics import counted_share
 Verdict = Literal["yes", "partly", "no", "unknown"]
 LABELS_NARROW_MAX = 50
 PAIRS_MIN = 30
-"""Fewer comparisons say nothing of how well a task can be learnt."""
+"""Minimum comparisons to tell how well a task can be learned."""
 CALLS_MIN = 100
-"""Answers that a volume is told from."""
+"""Minimum answers to estimate the volume."""
 PAID_BACK_MONTHS, PAID_BACK_MONTHS_MAX = 12, 36
-"""Whoever makes a model hopes to have its cost back by then."""
+"""Payback periods for the verdicts yes and partly."""
 BLOCKED_SHARE_MIN = 0.005
 PRICED_MIN = 20
-"""Fewer paid questions say nothing of the usual price."""
+"""Minimum paid questions to estimate the usual price."""
 MONTH_DAYS, YEAR_MONTHS = 30, 12
 SLOWER_MIN = 2.0
 _UNJUDGED = "this question cannot be answered"
 _REACHED: tuple[Verdict, ...] = ("no", "partly", "yes")
-"""By the number of steps that the examples have reached, before the last."""
+"""Verdict by the number of reached milestones, before the last."""
 
 
 @dataclass(frozen=True)
 class CostAssumptions:
-    """What only the reader knows."""
+    """Assumptions that only the reader knows."""
 
     currency: str = ""
-    """What amounts are called; empty = nothing is said of it."""
+    """The currency of amounts; empty = unknown."""
     model_cost_micros: int | None = None
-    """What making a model costs, in millionths; None = that is not said."""
+    """Cost of making a model, in millionths; None = not given."""
 
 
 NO_ASSUMPTIONS = CostAssumptions()
@@ -49,40 +49,40 @@ NO_ASSUMPTIONS = CostAssumptions()
 
 @dataclass(frozen=True)
 class CostFigures:
-    """Amounts in millionths of the currency that the prices are in; None = not known yet."""
+    """Amounts in millionths of the currency of the prices; None = not known yet."""
 
     days: int
-    """That the figures are of."""
+    """Number of days of the figures."""
     calls: int
     calls_a_day: float
     answered_here: int
     priced: int
-    """Questions to the large model that were paid for."""
+    """Paid questions to the large model."""
     price_micros: float | None
     """Usual price of a question."""
     spent_micros: int
     saved_micros: int | None
     month_all_large_micros: int | None
-    """What a month would cost if the large model answered everything, at the present number of calls."""
+    """Monthly cost if the large model answered every call, at the present number of calls."""
     month_now_micros: int | None
-    """What a month costs as things are."""
+    """Present monthly cost."""
     month_possible_micros: int | None
-    """What a month would cost if the model here took what it could at the wanted risk."""
+    """Monthly cost if the local model had its proved coverage."""
 
     @property
     def year_gain_micros(self) -> int | None:
-        """What a year would save against asking the large model about everything, at the best that is proved."""
+        """Yearly savings at the proved coverage, compared with the large model for every call."""
         if self.month_all_large_micros is None:
             return None
         every = self.month_all_large_micros
-        # A call that nobody answered, such as while the large model was offline, cost nothing and is no saving.
+        # A call without an answer, such as while the large model was offline, cost nothing and saved nothing.
         by_local = round(every * self.answered_here / self.calls) if self.calls else 0
         now, possible = every - (self.month_now_micros or 0), every - (self.month_possible_micros or 0)
         return YEAR_MONTHS * max(min(now, by_local), possible)
 
 
 def compute_costs(figures: TaskFigures, takes: AchievableCoverage) -> CostFigures:
-    """Reckon it."""
+    """Compute the costs."""
     days, calls = len(figures.recent), figures.calls
     priced, spent = sum(day.priced for day in figures.recent), sum(day.cost_micros for day in figures.recent)
     price = spent / priced if spent and priced >= PRICED_MIN else None
@@ -109,7 +109,7 @@ def _times(price: float | None, calls: float) -> int | None:
 
 @dataclass(frozen=True)
 class SuitabilityAnswer:
-    """One question, its answer and the number that this rests on."""
+    """One question, its answer and the number that it is based on."""
 
     about: Literal["specificity", "data", "economics", "constraints"]
     question: str
@@ -121,7 +121,7 @@ class SuitabilityAnswer:
 def assess_suitability(
     figures: TaskFigures, money: CostFigures, wish: CostAssumptions
 ) -> tuple[SuitabilityAnswer, ...]:
-    """Answer all four."""
+    """Answer all four questions."""
     return (
         SuitabilityAnswer("specificity", "Is the task narrow?", *_narrow(figures)),
         _data(figures),
@@ -170,7 +170,7 @@ def _learnable(figures: TaskFigures, known: tuple[LabelState, ...]) -> tuple[Ver
 
 
 def effective_label_count(known: tuple[LabelState, ...]) -> float:
-    """Return the number of equally frequent labels that would be as varied: the exponential of the entropy."""
+    """Return the effective number of labels: the exponential of the entropy."""
     answers = sum(label.answers for label in known)
     parts = [label.answers / answers for label in known if label.answers]
     return math.exp(-sum(part * math.log(part) for part in parts)) if parts else 0.0

@@ -1,6 +1,6 @@
-"""What a report is made of: counts of one task, by day; and how they follow from what the daemon reports.
+"""The figures of a report: counts of one task, by day, derived from the reports of the daemon.
 
-Nothing here is judged yet. A figure that cannot be one, such as a share that is no number, is refused by name.
+Nothing is judged here. An impossible figure, such as a share that is not a number, is refused by name.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from edge_agent.client.operator_reports import FieldReport, FieldSeries, Share
 Kind = Literal["classify", "decide", "extract", "generate", "embed"]
 Mode = Literal["bootstrap", "shadow", "hybrid", "local"]
 TARGET, DELTA = 0.05, 0.1
-"""Wanted risk, and how often the promise may fail, where nobody says anything of it."""
+"""Defaults of the target risk and of the error probability of proofs."""
 WINDOW_DAYS = 30
 
 
 @dataclass(frozen=True)
 class ComparisonCount:
-    """Answers of the model here that another was compared with, and those that were the same."""
+    """Compared answers of the local model, and how many were equal."""
 
     rows: int = 0
     same: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what is no part of a whole. Raises ValueError."""
+        """Check 0 <= same <= rows. Raises ValueError."""
         if not 0 <= self.same <= self.rows:
             raise ValueError(f"{self.same} of {self.rows} answers cannot be the same")
 
     def __add__(self, other: ComparisonCount) -> ComparisonCount:
-        """Return both together."""
+        """Return the sum of both."""
         return ComparisonCount(self.rows + other.rows, self.same + other.same)
 
 
@@ -49,21 +49,21 @@ class DayFigures:
     answers: Mapping[str, int] = field(default_factory=dict)
     """By route: local, upstream, abstained, deferred."""
     sure: int = 0
-    """Confident answers of the model here, given or not."""
+    """Confident answers of the local model, whether the caller got them or not."""
     unusual: int = 0
-    """Of these, those to unusual inputs: the risk guarantee does not cover them, and hybrid asks about them, too."""
+    """Confident answers to unusual inputs: the risk guarantee does not cover them, and hybrid escalates them, too."""
     unsure: int = 0
-    """Answers of the model here that are not confident."""
+    """Unconfident answers of the local model."""
     held_up: Mapping[str, int] = field(default_factory=dict)
-    """Of these, by reason: BELOW_THRESHOLD, BELOW_FLOOR, OUT_OF_DISTRIBUTION, SCORES_VARY."""
+    """Unconfident answers by reason: BELOW_THRESHOLD, BELOW_FLOOR, OUT_OF_DISTRIBUTION, SCORES_VARY."""
     blocked: int = 0
-    """Answers that the large model would have given, had it been there."""
+    """Answers that the large model would have given if it had been available."""
     priced: int = 0
-    """Questions to the large model that were paid for."""
+    """Paid questions to the large model."""
     cost_micros: int = 0
-    """What they cost, in millionths of the currency that the prices are in."""
+    """Their cost, in millionths of the currency of the prices."""
     compared: ComparisonCount = field(default_factory=ComparisonCount)
-    """Both models asked about the same input, in shadow or in the audit: not because of doubt."""
+    """Inputs that both models answered in shadow mode or in the audit, so not because of low confidence."""
     examples: int = 0
     """Inputs with an answer of the large model or of a person."""
     reviewed: int = 0
@@ -72,34 +72,34 @@ class DayFigures:
 
 @dataclass(frozen=True)
 class LabelFigures:
-    """One answer that a task may give."""
+    """One label of a task."""
 
     name: str
     answers: int = 0
-    """How often it was given."""
+    """Answers with this label."""
     examples: int = 0
     compared: ComparisonCount = field(default_factory=ComparisonCount)
-    """Where the model here gave it."""
+    """Comparisons in which the local model gave it."""
     recent: ComparisonCount = field(default_factory=ComparisonCount)
-    """Likewise, of the newest week."""
+    """The same for the newest week."""
 
 
 @dataclass(frozen=True)
 class ConfidenceBand:
-    """Answers of the model here whose confidence is at least `above`, and below the next one's."""
+    """Answers of the local model with a confidence of at least `above`, and below the next band's."""
 
     above: float
     answers: int
     compared: ComparisonCount
-    """Those of them that the large model answered, too."""
+    """Answers that the large model answered, too."""
     people: ComparisonCount = ComparisonCount()
-    """Those of these that people have judged, and that they found right."""
+    """Compared answers that people judged, and how many they found right."""
     people_agreed: int = 0
-    """On how many of those both models had said the same."""
+    """Judged answers on which both models agreed."""
 
     @property
     def right(self) -> ComparisonCount:
-        """All that was compared, and what is right of it: as people say, and where nobody has looked the large model.
+        """All compared answers, and how many are right: by people's judgement, otherwise by the large model's answer.
 
         Raises:
             ValueError: the counts contradict each other.
@@ -109,10 +109,10 @@ class ConfidenceBand:
 
 @dataclass(frozen=True)
 class TaskAlarm:
-    """What stands against the bundle that answers."""
+    """An active alarm of the active bundle."""
 
     name: str
-    """errors, opinions: it errs more often than it promises. Others: its inputs or answers are not what they were."""
+    """errors, opinions: its risk guarantee is refuted. Others: its inputs or answers have changed."""
     message: str
     remedy: str
 
@@ -125,23 +125,23 @@ class TaskFigures:
     kind: Kind
     mode: Mode
     has_model: bool
-    """Of its own; without one only the large model can answer."""
+    """A local model; without one only the large model can answer."""
     days: tuple[DayFigures, ...] = ()
-    """Those that are still known, the oldest first."""
+    """The stored days, the oldest first."""
     labels: tuple[LabelFigures, ...] = ()
     confident: tuple[ConfidenceBand, ...] = ()
-    """Of the bundle that answers, rising."""
+    """Of the active bundle, in ascending order."""
     shadow: ComparisonCount = ComparisonCount()
-    """All that it was compared with in shadow."""
+    """Its answers compared in shadow mode."""
     judged: ComparisonCount = ComparisonCount()
     """Its confident answers that the large model answered, too."""
     checked: ComparisonCount = ComparisonCount()
-    """Its confident answers that people judged, and those that they found right."""
+    """Its confident answers that people judged, and how many they found right."""
     alarms: tuple[TaskAlarm, ...] = ()
     threshold: float | None = None
-    """Of the bundle that answers; None = it has none."""
+    """Of the active bundle; None = it has none."""
     gate: str = ""
-    """What holds up inputs unlike the training data; "none" = nothing does, empty = not known."""
+    """The gate for inputs unlike the training data; "none" = no gate, empty = not known."""
     target: float = TARGET
     delta: float = DELTA
     may_leave: bool = False
@@ -149,21 +149,21 @@ class TaskFigures:
     large_ms: float = 0.0
     """Usual time of the large model; 0 = not known."""
     local_ms: float = 0.0
-    """Usual time here, likewise."""
+    """Usual time of the local model; 0 = not known."""
     window: int = WINDOW_DAYS
-    """Days that money and traffic are told of."""
+    """Days of the figures on cost and traffic."""
     question: str = ""
-    """Of a decide task: the question that these figures are about; its share of the money is what it cost."""
+    """The question of a decide task that these figures are about; costs are its share of the task's."""
     collected: bool = True
-    """The site captures its answers ('collect' under 'examples'); those of other tasks are not counted."""
+    """The site captures its answers ('collect' under 'examples'); without this, nothing is counted."""
 
     @property
     def subject(self) -> str:
-        """What the figures are about: the task, or TASK/QUESTION."""
+        """The subject of the figures: the task, or TASK/QUESTION."""
         return f"{self.task}/{self.question}" if self.question else self.task
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be measured. Raises ValueError."""
+        """Refuse impossible figures. Raises ValueError."""
         for name, value in _numbers(self):
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} of task '{self.subject}' is {value}, which nobody can have measured")
@@ -172,17 +172,17 @@ class TaskFigures:
 
     @property
     def recent(self) -> tuple[DayFigures, ...]:
-        """The last days."""
+        """The days of the window."""
         return self.days[-self.window :]
 
     @property
     def calls(self) -> int:
-        """Answers of every route in the last days."""
+        """Answers of all routes in the window."""
         return sum(sum(day.answers.values()) for day in self.recent)
 
     @property
     def held_up(self) -> Mapping[str, int]:
-        """Answers of the last days that were not confident, by reason."""
+        """Unconfident answers in the window, by reason."""
         found: Counter[str] = Counter()
         for day in self.recent:
             found.update(day.held_up)
@@ -190,35 +190,35 @@ class TaskFigures:
 
     @property
     def examples(self) -> int:
-        """Inputs with an answer that can be learnt from."""
+        """Inputs with a label from the large model or a person."""
         return sum(day.examples for day in self.days)
 
     @property
     def graded(self) -> int:
-        """Answers of the bundle that answers, of every confidence."""
+        """Answers of the active bundle, of every confidence."""
         return sum(each.answers for each in self.confident)
 
     @property
     def compared(self) -> ComparisonCount:
-        """Those of them that the large model answered, too."""
+        """Graded answers that the large model answered, too, and how many were equal."""
         return sum_comparisons(each.compared for each in self.confident)
 
     @property
     def alike(self) -> ComparisonCount:
-        """What tells best how often both models say the same: shadow where there is any, for it leaves nothing out."""
+        """The best basis for the agreement: shadow mode if there was any, because it leaves no inputs out."""
         return self.shadow if self.shadow.rows else self.compared
 
     def routed(self, route: str) -> int:
-        """Return how many answers of the last days took a route."""
+        """Return how many answers in the window took a route."""
         return sum(day.answers.get(route, 0) for day in self.recent)
 
     def alarmed(self, *names: str) -> TaskAlarm | None:
-        """Return the first alarm of these names that stands."""
+        """Return the first active alarm with one of these names."""
         return next((alarm for alarm in self.alarms if alarm.name in names), None)
 
 
 def sum_comparisons(compared: Iterable[ComparisonCount]) -> ComparisonCount:
-    """Return all of them together."""
+    """Return the sum of comparisons."""
     return sum(compared, ComparisonCount())
 
 
@@ -238,40 +238,40 @@ def _own(prefix: str, value: TaskFigures | DayFigures | LabelFigures) -> Iterabl
 
 
 FAIR = ("shadow", "audit")
-"""Comparisons that were not made because of doubt."""
+"""Sources of comparisons that do not depend on the confidence."""
 BLOCKED = ("UPSTREAM_OFFLINE", "UPSTREAM_BUDGET_SPENT", "UPSTREAM_BUSY", "DEADLINE_TOO_SHORT", "UPSTREAM_FAILED")
 DAYS_MAX = 400
 AHEAD_DAYS_MAX = 30
-"""A day that is later than the last answer by more was counted while the clock was wrong, unless most days are."""
+"""A day later than the last answer by more was counted with a wrong clock, unless most days are."""
 _ROUTE, _HELD_UP = "route:", "held_up:"
 _LOCAL_SHARE_MIN = 0.5
-"""The usual time of all answers is that of those from here only while most are."""
+"""Minimum share of local answers for which the usual time of all answers is taken as the local model's."""
 NO_DURATIONS = Durations((), (), 0.0)
 
 
 @dataclass(frozen=True)
 class DaemonReports:
-    """What the daemon says."""
+    """The reports of the daemon."""
 
     counted: FieldReport
     bundles: tuple[Bundle, ...] = ()
     local_ms: Mapping[str, float] = field(default_factory=dict)
-    """Usual time of an answer from here, by task, where that is known."""
+    """Usual time of a local answer by task, if known."""
 
 
 @dataclass(frozen=True)
 class ReportRequest:
-    """What the reader wants to know."""
+    """The scope of a report."""
 
     tasks: tuple[str, ...] = ()
-    """Empty = all."""
+    """Empty = all tasks."""
     target: float | None = None
-    """Risk; None = what the bundle promises."""
+    """Target risk; None = that of the bundle."""
     window: int = WINDOW_DAYS
 
 
 def collect_figures(told: DaemonReports, wanted: ReportRequest) -> list[TaskFigures]:
-    """Return the figures of every wanted task. Raises ValueError: a figure is none."""
+    """Return the figures of every requested task. Raises ValueError: a figure is impossible."""
     return [
         _figures(task, asked, told, wanted)
         for task in told.counted.tasks
@@ -281,14 +281,14 @@ def collect_figures(told: DaemonReports, wanted: ReportRequest) -> list[TaskFigu
 
 
 class AskedOfTask(NamedTuple):
-    """What a task asks, each counted and judged for itself: a question of a decide task, or the task as a whole."""
+    """A unit that is counted and judged separately: a question of a decide task, or a whole task."""
 
     question: str
     """Empty = the task as a whole."""
     labels: tuple[str, ...]
     threshold: float | None
     share: float = 1.0
-    """Of what the task's questions to the large model cost: one call asks several of them."""
+    """Its share of the task's cost of the large model, since one call asks several questions."""
 
 
 def _questions(task: Task) -> list[AskedOfTask]:
@@ -332,7 +332,7 @@ def _has_model(task: Task, bundles: Iterable[Bundle]) -> bool:
 
 
 def _with_bundle(known: TaskFigures, active: FieldSeries, wanted: ReportRequest) -> TaskFigures:
-    """Add what is known of the bundle that answers."""
+    """Add the figures of the active bundle."""
     judged = {test.judge: ComparisonCount(test.wrong.rows, test.wrong.rows - test.wrong.hits) for test in active.tests}
     shadow = next(
         (_compared(each.agreed) for each in active.agreement if (each.source, each.label) == ("shadow", "")),
@@ -355,7 +355,7 @@ def _compared(agreed: Share) -> ComparisonCount:
 
 
 def _confident(active: FieldSeries) -> Iterator[ConfidenceBand]:
-    """Take apart what is told from each confidence on; the lowest first."""
+    """Yield the bands, the lowest confidence first, from the daemon's cumulative counts."""
     beyond = [
         (each.answers.hits, each.agreed.rows, each.agreed.hits, each.reviewed.rows, each.reviewed.hits,
          each.reviewed_agreed)
@@ -412,7 +412,7 @@ def _day(date: str, counts: Counter[str], compared: ComparisonCount) -> DayFigur
 
 
 def _dates(known: Collection[str]) -> list[str]:
-    """Return all days between the first and the last; at most so many as a daemon remembers, whatever its clock did."""
+    """Return all days from the first to the last, at most as many as a daemon stores, even if its clock was wrong."""
     if not known:
         return []
     last = datetime.date.fromisoformat(max(known))
@@ -421,7 +421,7 @@ def _dates(known: Collection[str]) -> list[str]:
 
 
 def _labels(names: Iterable[str], every: Iterable[FieldSeries]) -> Iterator[LabelFigures]:
-    """Yield the labels that the task has now."""
+    """Yield the present labels of the task."""
     answers, examples = Counter[str](), Counter[str]()
     compared: defaultdict[str, ComparisonCount] = defaultdict(ComparisonCount)
     recent: defaultdict[str, ComparisonCount] = defaultdict(ComparisonCount)
@@ -437,7 +437,7 @@ def _labels(names: Iterable[str], every: Iterable[FieldSeries]) -> Iterator[Labe
 
 
 def usual_local_ms(status: Status) -> dict[str, float]:
-    """Return the usual time of an answer from here, by task, where most answers are."""
+    """Return the usual time of a local answer by task, for tasks with mostly local answers."""
     found = {}
     for counts in status.counts:
         usual, every = histogram_quantile(0.5, NO_DURATIONS, counts.total), sum(counts.answers.values())
@@ -447,9 +447,9 @@ def usual_local_ms(status: Status) -> dict[str, float]:
 
 
 def histogram_quantile(share: float, before: Durations, after: Durations) -> float | None:
-    """Return a quantile of what was counted in between, in seconds, as Prometheus estimates it; None = nothing was.
+    """Return a quantile, in seconds, of the durations between two counts, as Prometheus does; None = there were none.
 
-    Inside a bucket it is taken to be spread evenly; above the last bound, the bound is all that is known.
+    Durations are assumed to be uniform within a bucket; above the last bound, that bound is returned.
     """
     earlier = before.counts or (0,) * len(after.counts)
     counted = [later - early for later, early in zip(after.counts, earlier, strict=True)]

@@ -1,8 +1,8 @@
 """Questions to the large model, and the check of its answers. Pure.
 
 A question consists of the task's own words (its system message, or its prompt before the input), the labels, the
-questions of a decide task or the schema of the record, and the redacted input. A JSON schema goes with it; not every
-server keeps to that, so the answer is checked here too. A large model that answers typed questions gets these instead,
+questions of a decide task or the schema of the record, and the redacted input. A JSON schema is sent with it; not every
+server enforces that, so the answer is checked here, too. A large model that answers typed questions gets these instead,
 and gives probabilities.
 
 Such a model speaks `/v1/decisions` or `/v1/systemone` (`protocol` under `escalation` in agent.yaml). Its probabilities
@@ -25,7 +25,7 @@ from edge_agent.formats.questions import QuestionSpec
 
 PROBLEM_CHARACTERS_MAX = 300
 SUM_ERROR_MAX = 1e-3
-"""How far from 1 the probabilities of an answer can add up: servers round them."""
+"""Tolerance of the sum of probabilities, which servers round."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class LargeModelTypedQuestion:
     instructions: str
     """Never empty: the APIs require them."""
     options: tuple[str, ...]
-    """Every output, in order; of a predicate "no" and "yes"."""
+    """Every possible output, in order; "no" and "yes" for a predicate."""
     descriptions: tuple[str, ...] = ()
     """One for each option, or none."""
 
 
 @dataclass(frozen=True)
 class ModelAnswer:
-    """What a large model answered to one question, unchecked."""
+    """A large model's answer to one question, unchecked."""
 
     question: str
     probabilities: tuple[tuple[str, float], ...] = ()
@@ -57,8 +57,7 @@ def read_distribution(
     """Return each option of a question with its probability, in order, with the sum 1.
 
     Raises:
-        ValueError: there is no usable answer; the message names the question, and quotes nothing of the answer but a
-            sum.
+        ValueError: there is no usable answer; the message names the question, and quotes only a sum from the answer.
     """
     about = f"question {question.name!r}"
     found = [each for each in answers if each.question == question.name]
@@ -76,7 +75,7 @@ def read_distribution(
 
 
 def _ordered(question: LargeModelTypedQuestion, answer: ModelAnswer) -> list[float]:
-    """Return the numbers in the order of the options. Raises ValueError where the options are others."""
+    """Return the numbers in the order of the options. Raises ValueError if the options differ."""
     given = dict(answer.probabilities)
     missing = sum(option not in given for option in question.options)
     if missing:
@@ -103,14 +102,14 @@ class LargeModelQuestion:
     """JSON schema of the answer; empty = free text."""
     output_tokens_max: int
     waited_for: bool = True
-    """A caller waits for the answer; without one the question yields to those with one."""
+    """A caller waits for the answer; other questions have lower priority."""
     questions: tuple[LargeModelTypedQuestion, ...] = ()
-    """The same as typed questions about `text`; empty = its answer is no choice."""
+    """The same as typed questions about `text`; empty = the answer is a record or a text."""
     text: str = ""
     """The redacted input."""
 
     def repaired(self, answer: str, problem: str) -> LargeModelQuestion:
-        """Return the question that follows an answer with a problem."""
+        """Return the question that asks again after an answer with a problem."""
         wrong = f"That cannot be used: {problem}. Answer again, with the JSON alone."
         more = (("assistant", answer[:ANSWER_CHARACTERS_MAX]), ("user", wrong))
         return replace(self, turns=self.turns + more)
@@ -137,7 +136,7 @@ def build_question(manifest: Manifest, text: str, asked: Sequence[QuestionSpec] 
 
 
 def typed_questions(task: TaskSpec, asked: Sequence[QuestionSpec] | None = None) -> tuple[LargeModelTypedQuestion, ...]:
-    """Return what is asked of a task as typed questions; empty for a record or a text. `asked`: as before."""
+    """Return the task as typed questions; empty for a record or a text. `asked`: as in `build_question`."""
     if task.kind == "classify":
         instructions = "\n\n".join(part for part in (_OPENINGS["classify"], _own_words(task)) if part)
         return (LargeModelTypedQuestion(task.name, "choice", instructions, tuple(task.labels)),)
@@ -167,13 +166,13 @@ class LargeModelReply:
     """A label, a record as JSON, or a text; empty for a decide task."""
     problem: str = ""
     probabilities: tuple[tuple[str, float], ...] = ()
-    """Each label with its probability, in the order of the task; empty = the large model gave none."""
+    """Each label with its probability, in the order of the task; empty = the large model gave no probabilities."""
     answers: Mapping[str, LargeModelReply] = field(default_factory=dict)
-    """decide: by the name of the question, its answer. Where there is a problem, those that can be used."""
+    """decide: the answers by question; if there is a problem, the usable ones."""
 
 
 def parse_reply(task: TaskSpec, said: str, asked: Sequence[LargeModelTypedQuestion] = ()) -> LargeModelReply:
-    """Check an answer against the task's labels or schema; of a decide task, against the questions `asked`."""
+    """Check an answer against the task's labels or schema, or, for a decide task, the questions `asked`."""
     if task.kind == "generate":
         return LargeModelReply(said) if said.strip() else LargeModelReply(problem="it is empty")
     try:
@@ -191,7 +190,7 @@ def parse_reply(task: TaskSpec, said: str, asked: Sequence[LargeModelTypedQuesti
 
 
 def _parse_answers(questions: Sequence[LargeModelTypedQuestion], plain: object) -> LargeModelReply:
-    """Take the answers that are possible ones of their questions; the first of the others is the problem."""
+    """Take the valid answers; the first invalid one is the problem."""
     if not isinstance(plain, dict):
         return LargeModelReply(problem="it is not a JSON object")
     given = {each.name: plain.get(each.name) for each in questions}
@@ -210,7 +209,7 @@ def parse_typed_reply(
 ) -> LargeModelReply:
     """Check the answers to typed questions; the likeliest option of each is its label.
 
-    Of a decide task some questions may lack a usable answer: the first of them is the problem.
+    In a decide task, the first question without a usable answer is the problem.
     """
     replies = {each.name: _typed_answer(each, answers) for each in questions}
     if task.kind != "decide":
@@ -247,7 +246,7 @@ def _quoted(text: str) -> str:
 
 
 def _described(question: QuestionSpec) -> str:
-    """Write a question in a line, with its possible answers and what they mean."""
+    """Return a question on one line, with its possible answers and their meanings."""
     meanings = question.descriptions or ("",) * len(question.outputs)
     answers = (
         f"{_quoted(output)} ({meaning})" if meaning else _quoted(output)
@@ -282,8 +281,8 @@ def _without_fence(said: str) -> str:
 
 
 def broken_rule(schema: Mapping[str, Any], answer: object) -> str:
-    """Say which rule of the schema an answer breaks, and where; empty = none."""
-    # Only a site that asks a large model loads the library that checks its answers.
+    """Return the rule of the schema that an answer breaks, and where; empty = none."""
+    # Loaded only at a site with a large model.
     from jsonschema import ValidationError  # noqa: PLC0415
 
     try:
@@ -296,13 +295,13 @@ def broken_rule(schema: Mapping[str, Any], answer: object) -> str:
 
 @functools.cache
 def _load_validator() -> Callable[[Mapping[str, Any]], Any]:
-    """Return what makes the validator of a schema, which takes bounded time."""
+    """Return a factory of schema validators with bounded running time."""
     import re2  # noqa: PLC0415
     from jsonschema import Draft202012Validator, FormatChecker, ValidationError  # noqa: PLC0415
     from jsonschema.validators import extend  # noqa: PLC0415
 
     def pattern(_validator: Any, pattern: str, instance: Any, _schema: Any) -> Any:
-        # In bounded time: the answer is hostile, and the pattern may be of a kind that Python's takes ages for.
+        # RE2 has bounded time: the answer is untrusted, and Python's `re` is exponential for some patterns.
         if isinstance(instance, str) and not re2.search(pattern, instance):
             yield ValidationError(f"{pattern!r} does not match")
 

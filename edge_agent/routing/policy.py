@@ -1,11 +1,11 @@
 """Which model answers: pure functions from a task's mode, an answer's confidence and the large model's state.
 
-A task lives through modes. *bootstrap*: there is no local model yet, the large one answers. *shadow*: the large one
-answers, the local one runs too and is compared. *hybrid*: the local one gives its confident answers, the large one the
-rest. *local*: nothing is escalated. A model that cannot be asked is not waited for: what blocks an escalation is known
-before (`escalation_blocker`), and the answer reports it.
+A task goes through modes. *bootstrap*: there is no local model yet, the large one answers. *shadow*: the large one
+answers, the local one also runs and is compared. *hybrid*: the local one gives its confident answers, the large one the
+rest. *local*: nothing is escalated. No call waits for a large model that is not available: the blocker of an escalation
+is known in advance (`escalation_blocker`), and the answer reports it.
 
-The table in docs/routing.md is made from these functions.
+The table in docs/routing.md is generated from these functions.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from edge_agent.formats.calibration import Confidence, Threshold
 from edge_agent.formats.plan import Mode
 
 LowConfidencePolicy = Literal["as_mode", "answer", "abstain", "escalate"]
-"""How the caller wants an unconfident answer: by the task's mode, the local one, none, or the large model's."""
+"""The caller's policy for an unconfident answer: by the task's mode, the local one, none, or the large model's."""
 RouteName = Literal["local", "upstream", "abstained", "deferred"]
 
 
 class RouteReason(StrEnum):
-    """Why an answer comes from its route."""
+    """The reason for the route of an answer."""
 
     SURE = "SURE"
     """At or above threshold and floor, and the input resembles the calibration texts."""
@@ -42,7 +42,7 @@ class RouteReason(StrEnum):
     INPUT_UNUSUAL = "INPUT_UNUSUAL"
     """Confident, but the input is unlike the calibration texts, so the threshold guarantees nothing."""
     SCORES_VARY = "SCORES_VARY"
-    """The scores depend on what else is computed, so that no threshold holds and no answer is confident."""
+    """The scores depend on the other inputs of the batch, so no threshold is valid and no answer is confident."""
     UPSTREAM_NOT_CONFIGURED = "UPSTREAM_NOT_CONFIGURED"
     UPSTREAM_NOT_ALLOWED = "UPSTREAM_NOT_ALLOWED"
     """The site does not let inputs of this task leave."""
@@ -65,18 +65,18 @@ PERMANENT_BLOCKERS = frozenset({RouteReason.UPSTREAM_NOT_CONFIGURED, RouteReason
 
 @dataclass(frozen=True)
 class LargeModelAvailability:
-    """Whether the large model can be asked about a task, as far as is known before asking."""
+    """Whether the large model can be asked about a task, as known before asking."""
 
     configured: bool = False
     allowed: bool = False
-    """Its inputs may leave the site."""
+    """The inputs of the task may leave the site."""
     online: bool = False
     affordable: bool = False
     """The budgets of the day and the month allow another question."""
     free: bool = False
     """Fewer questions are in progress than the limit."""
     seconds_expected: float = 0.0
-    """Its usual time for an answer; 0 = not known yet."""
+    """The usual time of an answer; 0 = not known yet."""
 
 
 ABSENT = LargeModelAvailability()
@@ -84,12 +84,12 @@ ABSENT = LargeModelAvailability()
 
 @dataclass(frozen=True)
 class RouteDecision:
-    """Where the answer comes from, and what the caller should know about it."""
+    """The route of an answer, and what the caller learns about it."""
 
     route: RouteName
     reason: RouteReason
     threshold: float | None = None
-    """The least confidence of a confident answer: the larger one of threshold and floor."""
+    """The minimum confidence of a confident answer: the larger of threshold and floor."""
     below_threshold: bool = False
     """The answer is not confident, whatever the reason."""
     degraded: tuple[str, ...] = ()
@@ -97,7 +97,7 @@ class RouteDecision:
     later: bool = False
     """The large model will be asked when that is possible, for a training label."""
     held_up: RouteReason | None = None
-    """Why a local answer is not confident; also where `reason` is another one. None = it is confident, or ungraded."""
+    """Why a local answer is not confident, even if `reason` differs. None = it is confident or ungraded."""
     p_value: float | None = None
     """How well the input resembles the training data, over 0 to 1; None = the bundle has no gate."""
 
@@ -110,14 +110,14 @@ class InputObservation:
     """In the rendered prompt."""
     label_mass: float = 1.0
     scores_vary: bool = False
-    """Its scores depend on what else was computed."""
+    """The scores depend on the other inputs of the batch."""
     ood_score: float | None = None
     """The OOD score from the model's graph, if it computes one."""
 
 
 @dataclass(frozen=True)
 class EscalationContext:
-    """The task's mode, what the caller wants, and whether the large model can be asked."""
+    """The task's mode, the caller's policy, and whether the large model can be asked."""
 
     mode: Mode = "local"
     low_confidence: LowConfidencePolicy = "as_mode"
@@ -221,7 +221,7 @@ def decide_ungraded(asked: EscalationContext) -> RouteDecision:
 
 
 def is_drawn_for_audit(decision: RouteDecision, asked: EscalationContext, share: float, drawn: float) -> bool:
-    """Tell whether the large model checks an answer later; `drawn` is random, from 0 to below 1.
+    """Return whether the large model checks an answer later; `drawn` is random, from 0 to below 1.
 
     Only permanent blockers count: a sample without the answers given while the large model was offline or busy would
     not be a sample of all confident answers.

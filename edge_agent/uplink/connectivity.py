@@ -1,4 +1,4 @@
-"""Whether a store or a large model can be used, as a known state, and how often a request may be repeated. Pure.
+"""The state of the connection to a store or a large model, and limits on retries. Pure.
 
     probing ──success──► online ──failures_max failures in a row──► offline
        │                                                               │
@@ -6,14 +6,14 @@
        ▲                                                               │
        └────────────────────── its pause is over ──────────────────────┘
 
-No caller has to wait for a timeout to find out. While probing, one small request is made; only when it succeeds does
-more follow. Each failure makes the next pause longer, up to a limit, and jitter keeps many sites from coming back in
-the same second. Times are seconds of one monotonic clock.
+The state is known, so no caller waits for a timeout to find out. While probing, one small request is made; others
+follow only when it succeeds. Each failure lengthens the next pause, up to a limit, and jitter keeps many sites from
+returning in the same second. Times are seconds of one monotonic clock.
 
 `RetryThrottle` limits the retries of questions to a large model, as gRPC does (gRFC A6). Only a question that the
-server refused without working on it (429, 503) is retried, so that nothing is sent twice that may have been answered.
-A retry takes one token and a success gives back a part of one. Below half of the tokens nobody retries, so a server in
-trouble gets at most a tenth more requests.
+server refused without working on it (429, 503) is retried, so a question that may have been answered is never sent
+twice. A retry takes one token and a success returns a tenth of one. At half of the tokens or fewer there are no
+retries, so an overloaded server gets at most a tenth more requests in the long run.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ State = Literal["online", "offline", "probing"]
 
 @dataclass(frozen=True)
 class Backoff:
-    """How long to leave an upstream alone."""
+    """Pauses after failures of an upstream."""
 
     first_seconds: float
-    """Longest pause after the first failure; doubles with each."""
+    """Longest pause after the first failure; doubles with each further one."""
     seconds_max: float
     failures_max: int
     """Failures in a row after which an upstream that was online counts as offline."""
 
     def pause_seconds(self, failures: int, jitter: float) -> float:
-        """Return seconds to wait after that many failures in a row; `jitter` is from 0 to 1."""
+        """Return the pause in seconds after `failures` in a row; `jitter` is from 0 to 1."""
         return backoff_seconds(failures, self.first_seconds, self.seconds_max) * (0.5 + 0.5 * jitter)
 
 
@@ -47,7 +47,7 @@ class Connectivity:
 
     state: State
     since: float
-    """When it came online, or when it ceased to be: a probe that fails does not change it."""
+    """When it came online or went offline; a failed probe does not change it."""
     retry_at: float
     failures: int = 0
     """In a row."""
@@ -55,12 +55,12 @@ class Connectivity:
     """When a request succeeded last."""
 
     def may_try(self, now: float) -> bool:
-        """Tell whether a request may be made."""
+        """Return whether a request may be made."""
         return self.state != "offline" and now >= self.retry_at
 
 
 def initial_connectivity(now: float) -> Connectivity:
-    """Return the state before anything is known."""
+    """Return the state before the first request."""
     return Connectivity("probing", since=now, retry_at=now)
 
 
@@ -103,21 +103,22 @@ class RetryThrottle:
     tokens: float = TOKENS_MAX
 
     def can_retry(self) -> bool:
-        """Tell whether a retry may be made."""
+        """Return whether a retry is allowed."""
         return self.tokens > TOKENS_MAX / 2
 
     def after_retry(self) -> RetryThrottle:
-        """Return it after a retry."""
+        """Return the tokens after a retry."""
         return replace(self, tokens=max(0.0, self.tokens - 1.0))
 
     def after_success(self) -> RetryThrottle:
-        """Return it after an answer."""
+        """Return the tokens after an answer."""
         return replace(self, tokens=min(TOKENS_MAX, self.tokens + GIVEN_BACK))
 
 
 def retry_pause_seconds(retry_after: str | None, jitter: float) -> float:
-    """Return how long to wait, in seconds, from a Retry-After header (RFC 9110, 10.2.3: seconds, or a date that is not
-    read) and a `jitter` from 0 to 1.
+    """Return the pause in seconds for a Retry-After header (RFC 9110, 10.2.3) and a `jitter` from 0 to 1.
+
+    A header with a date instead of seconds counts as missing.
     """
     try:
         asked = float(retry_after or PAUSE_SECONDS_DEFAULT)

@@ -1,16 +1,17 @@
-"""The exchange directories as the uplink sees them: it reads `outbox/`, writes `receipts/` and `incoming/`, no other.
+"""The exchange directories of the uplink, which reads `outbox/` and writes only `receipts/` and `incoming/`.
 
-`incoming/` holds what the mirror has brought, laid out like the repository, and the blobs on their way into it:
+`incoming/` is laid out like the repository of updates, plus the blobs being downloaded:
 
-    incoming/blobs/.<sha256>.partial    the bytes so far; disk space for all of them is allocated
-    incoming/blobs/<sha256>             all bytes, with the right hash
+    incoming/blobs/.<sha256>.partial    the bytes so far; disk space for the whole blob is allocated
+    incoming/blobs/<sha256>             a whole blob with the right hash
 
-A blob is hashed as it arrives, kept over a cut, a kill and a reboot, and deleted if it is wrong. Bytes are synced at
-the end of each chunk and when a request ends. A download that resumes after a kill trusts whole chunks only, so at most
-one chunk is fetched again. Disk space is allocated before the first byte, so that no download begins that cannot end.
+A blob is hashed as it arrives, survives a broken connection, a kill and a reboot, and is deleted if it is wrong. Bytes
+are synced at the end of each chunk and of each request. A download that resumes after a kill trusts whole chunks only,
+so at most one chunk is fetched again. Disk space is allocated before the first byte, so that no download starts for
+which there is no room.
 
-Files that belong together come together: they are written first, and `timestamp.json`, which leads to all of them, is
-renamed into its place last. The set before stays, for a reader that is in the middle of it.
+A new set of metadata appears atomically: its files are written first, and `timestamp.json`, which refers to all of
+them, is renamed into place last. The previous set stays, for a process that is reading it.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ FILE_MODE, FOLDER_MODE = 0o640, 0o750
 
 @dataclass(frozen=True)
 class SealedSegment:
-    """A segment as it lies in the outbox, both files whole and fitting each other."""
+    """A segment of the outbox; both files are complete and fit each other."""
 
     stem: str
     sealed: bytes
@@ -56,17 +57,17 @@ class SealedSegment:
 
 @dataclass(frozen=True)
 class ExchangeDirs:
-    """Where the files of one site lie."""
+    """Folders of one site's files."""
 
     site: str
     outbox: Path
     receipts: Path
 
     def files(self) -> dict[str, int]:
-        """Return names and bytes of all plain files in the outbox's folder of segments.
+        """Return names and sizes of all plain files in the outbox's folder of segments; none if it is missing.
 
         Raises:
-            ExchangeDirUnusable: it cannot be read. One that is not there yet is empty.
+            ExchangeDirUnusable: the folder cannot be read.
         """
         return _files(self.outbox / "segments")
 
@@ -74,8 +75,8 @@ class ExchangeDirs:
         """Read a segment; None = it is gone, as after a receipt.
 
         Raises:
-            SegmentDamaged, DocumentInvalid, SignatureInvalid: the two files do not fit each other or this site.
-            ExchangeDirUnusable: they cannot be read.
+            SegmentDamaged, DocumentInvalid, SignatureInvalid: the files do not fit each other or this site.
+            ExchangeDirUnusable: the files cannot be read.
         """
         folder = self.outbox / "segments"
         manifest = read_bounded(folder / f"{stem}{segment.MANIFEST_SUFFIX}", DOCUMENT_BYTES_MAX)
@@ -87,20 +88,20 @@ class ExchangeDirs:
             said = f"segment {stem} is of site {signed.body.site!r}; this uplink is for {self.site!r}"
             raise DocumentInvalid(said, remedy="Set 'id' under 'site' in agent.yaml to the site's name.")
         if (signed.body.size_bytes, signed.body.sha256) != (len(sealed), hashlib.sha256(sealed).hexdigest()):
-            remedy = "Nothing: the daemon seals what it still has of it once more. Check the disk ('dmesg')."
-            raise SegmentDamaged(f"segment {stem} is not what its manifest says", remedy=remedy)
+            remedy = "Nothing: the daemon seals the records that it still has again. Check the disk ('dmesg')."
+            raise SegmentDamaged(f"segment {stem} differs from its manifest", remedy=remedy)
         return SealedSegment(stem, sealed, manifest)
 
     def status(self) -> bytes | None:
         """Return the status object; None = there is none yet.
 
         Raises:
-            ExchangeDirUnusable: it cannot be read.
+            ExchangeDirUnusable: the status object cannot be read.
         """
         return read_bounded(self.outbox / status_object.FILE_NAME, DOCUMENT_BYTES_MAX)
 
     def status_mark(self) -> tuple[int, int]:
-        """Return what changes with the status object; zeros = there is none."""
+        """Return time of change and size of the status object, to detect changes; zeros = there is none."""
         try:
             found = (self.outbox / status_object.FILE_NAME).stat()
         except OSError:
@@ -108,10 +109,10 @@ class ExchangeDirs:
         return (found.st_mtime_ns, found.st_size)
 
     def take_receipts(self, raw: bytes) -> bool:
-        """Lay receipts down for the daemon, which alone can tell whose they are; tell whether they are new.
+        """Store receipts for the daemon, which alone can verify their signer; return whether they are new.
 
         Raises:
-            DocumentInvalid, SignatureInvalid: these are no receipts, or not this site's; the ones before stay.
+            DocumentInvalid, SignatureInvalid: not receipts, or not of this site; the previous ones stay.
             DiskFull, ExchangeDirUnusable: they cannot be written.
         """
         signed = signed_document.verify(raw, segment.Receipts, segment.RECEIPTS_FILE_NAME, keys=None)
@@ -127,7 +128,7 @@ class ExchangeDirs:
 
 @contextmanager
 def exchange_errors(path: Path) -> Iterator[None]:
-    """Turn what a disk or a right refuses into ExchangeDirUnusable; a full disk stays DiskFull."""
+    """Turn errors of disk or permissions into ExchangeDirUnusable; a full disk stays DiskFull."""
     try:
         with disk_errors(path):
             yield
@@ -136,10 +137,10 @@ def exchange_errors(path: Path) -> Iterator[None]:
 
 
 def read_bounded(path: Path, bytes_max: int) -> bytes | None:
-    """Return a file, of one that is larger the first `bytes_max` + 1 bytes; None = it is not there.
+    """Return at most the first `bytes_max` + 1 bytes of a file; None = there is no such file.
 
     Raises:
-        ExchangeDirUnusable: it cannot be read.
+        ExchangeDirUnusable: the file cannot be read.
     """
     with exchange_errors(path):
         try:
@@ -152,7 +153,7 @@ def write_exchanged(path: Path, content: bytes) -> None:
     """Write a file that the daemon may read.
 
     Raises:
-        DiskFull, ExchangeDirUnusable: it cannot be written; what was there stays.
+        DiskFull, ExchangeDirUnusable: it cannot be written; the previous file stays.
     """
     with exchange_errors(path):
         write_durably(path, content, FILE_MODE)
@@ -165,15 +166,15 @@ _READ_BYTES = 1024 * 1024
 
 
 def partial_name(sha256: str) -> str:
-    """Return the name of a blob that is not there whole."""
+    """Return the file name of an incomplete blob."""
     return f".{sha256}.partial"
 
 
 class BlobDownload:
-    """A blob that is being written. Close it."""
+    """A blob being downloaded. Must be closed."""
 
     def __init__(self, folder: Path, sha256: str, size_bytes: int, chunk_bytes: int) -> None:
-        """Open what is there of it and read that to its last whole chunk; what follows is cut off.
+        """Open the partial file, read its whole chunks for the hash, and truncate the rest.
 
         Raises:
             DiskFull, ExchangeDirUnusable: the disk failed.
@@ -184,7 +185,7 @@ class BlobDownload:
         self.have = 0
         """Bytes so far."""
         self.resumed = False
-        """Some of them are from an earlier process, perhaps from before a power cut."""
+        """Some bytes are from an earlier process, perhaps from before a power failure."""
         self._chunk_bytes = chunk_bytes
         self._fd = -1
         with self._or_drop():
@@ -197,20 +198,20 @@ class BlobDownload:
         return self._fd < 0
 
     def missing(self) -> int:
-        """Return how many bytes to ask for next: up to the end of the chunk, or of the blob."""
+        """Return how many bytes to request next: up to the end of the chunk or of the blob."""
         return min(self._chunk_bytes - self.have % self._chunk_bytes, self.size_bytes - self.have)
 
     def take_room(self, reserve_bytes: int) -> None:
-        """Take the room for what is missing.
+        """Allocate disk space for the missing bytes.
 
         Raises:
-            DiskFull, ExchangeDirUnusable: there is none, or the disk failed; what has come stays.
+            DiskFull, ExchangeDirUnusable: no space, or the disk failed; the bytes so far stay.
         """
         with exchange_errors(self._path):
             take_room(self._fd, self.size_bytes, reserve_bytes)
 
     def take(self, piece: bytes) -> None:
-        """Write what has come.
+        """Write received bytes.
 
         Raises:
             DiskFull, ExchangeDirUnusable: the disk failed; the blob is dropped.
@@ -223,25 +224,25 @@ class BlobDownload:
         self.have += len(piece)
 
     def sync(self) -> None:
-        """Make durable what has come.
+        """Sync the bytes so far.
 
         Raises:
-            DiskFull, ExchangeDirUnusable: the disk failed. What of it is there nobody knows: the blob is dropped.
+            DiskFull, ExchangeDirUnusable: the disk failed; its content is unknown, so the blob is dropped.
         """
         if not self.closed:
             with self._or_drop():
                 os.fdatasync(self._fd)
 
     def finish(self) -> None:
-        """Give it its name, now that all of it is there.
+        """Check the hash of the complete blob and rename it into place.
 
         Raises:
-            HashMismatch: these are other bytes; they are dropped.
+            HashMismatch: the hash is wrong; the bytes are dropped.
             DiskFull, ExchangeDirUnusable: the disk failed; the blob is dropped.
         """
         if self._hash.hexdigest() != self.sha256:
             self.drop()
-            raise HashMismatch(f"blobs/{self.sha256} holds other bytes than its name says", remedy=REPOSITORY_REMEDY)
+            raise HashMismatch(f"blobs/{self.sha256} has another hash than its name", remedy=REPOSITORY_REMEDY)
         with self._or_drop():
             os.fchmod(self._fd, FILE_MODE)
             os.fsync(self._fd)
@@ -250,7 +251,7 @@ class BlobDownload:
         self.close()
 
     def drop(self) -> None:
-        """Remove what has come, and close it.
+        """Delete the bytes so far and close.
 
         Raises:
             ExchangeDirUnusable: the disk failed.
@@ -260,7 +261,7 @@ class BlobDownload:
             self._path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Leave it as it is."""
+        """Close; the bytes so far stay."""
         if not self.closed:
             os.close(self._fd)
         self._fd = -1
@@ -288,7 +289,9 @@ class BlobDownload:
             raise
 
 
-_KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE of fallocate(2): blocks behind the end of the file, which stays where it is
+_KEEP_SIZE = (
+    1  # FALLOC_FL_KEEP_SIZE of fallocate(2): allocate blocks beyond the end of the file without changing its size
+)
 _UNKNOWN = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _BLOCK_BYTES = 512  # of st_blocks, on every file system: inode(7)
 
@@ -297,10 +300,10 @@ _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int6
 
 
 def take_room(fd: int, size_bytes: int, reserve_bytes: int) -> None:
-    """Take blocks for a file of that size; of a disk that cannot promise them, only ask whether they are free.
+    """Allocate blocks for a file of that size; where the file system cannot, only check the free space.
 
     Raises:
-        DiskFull: fewer than `reserve_bytes` would stay free for everything else.
+        DiskFull: fewer than `reserve_bytes` would stay free.
         OSError: the disk failed.
     """
     lacking = size_bytes - os.fstat(fd).st_blocks * _BLOCK_BYTES
@@ -325,26 +328,26 @@ _BLOB = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{64}\.partial")
 
 
 class IncomingDir:
-    """The folder of one site. It is made when there is something to write."""
+    """The folder `incoming/` of one site, created by `prepare`."""
 
     def __init__(self, folder: Path) -> None:
-        """Note where."""
+        """Use that folder."""
         self.folder = folder
         self.blobs = folder / "blobs"
         self._metadata = folder / "metadata"
 
     def prepare(self) -> None:
-        """Make the folders.
+        """Create the folders.
 
         Raises:
-            DiskFull, ExchangeDirUnusable: they cannot be made.
+            DiskFull, ExchangeDirUnusable: they cannot be created.
         """
         for each in (self._metadata, self.blobs):
             with exchange_errors(each):
                 each.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
 
     def release(self) -> MetadataSet | None:
-        """Return the metadata that lies here; None = it is not all there, or does not fit together.
+        """Return the metadata here; None = it is incomplete or inconsistent.
 
         Raises:
             ExchangeDirUnusable: it cannot be read.
@@ -364,7 +367,7 @@ class IncomingDir:
         return None
 
     def read(self, named: MetadataFile) -> bytes | None:
-        """Return a file if it is the one that is named.
+        """Return a file if its size and hash are those named; otherwise None.
 
         Raises:
             ExchangeDirUnusable: it cannot be read.
@@ -373,7 +376,7 @@ class IncomingDir:
         return raw if raw is not None and named.is_this(raw) else None
 
     def newest_root(self) -> int:
-        """Return the version up to which no root is missing, from the oldest one here on; 0 = none is here.
+        """Return the last version of an uninterrupted sequence from the oldest root here; 0 = there is no root.
 
         Raises:
             ExchangeDirUnusable: the folder cannot be read.
@@ -393,10 +396,10 @@ class IncomingDir:
         write_exchanged(self._metadata / repository_metadata.root_name(version), raw)
 
     def adopt(self, release: MetadataSet, before: MetadataSet | None) -> None:
-        """Write metadata that belongs together; what is neither in it nor in the set before is removed.
+        """Write a set of metadata; remove files that are neither in it nor in the previous set, except roots.
 
         Raises:
-            DiskFull, ExchangeDirUnusable: it cannot be written; the set before is still there.
+            DiskFull, ExchangeDirUnusable: it cannot be written; the previous set is still there.
         """
         if release.plan_sha256:
             write_exchanged(self.blobs / release.plan_sha256, release.plan)
@@ -410,7 +413,7 @@ class IncomingDir:
                     (self._metadata / name).unlink(missing_ok=True)
 
     def sizes(self) -> dict[str, int]:
-        """Return the blobs that are there whole, with their bytes.
+        """Return the complete blobs with their sizes in bytes.
 
         Raises:
             ExchangeDirUnusable: the folder cannot be read.
@@ -418,14 +421,14 @@ class IncomingDir:
         return {name: size for name, size in _files(self.blobs).items() if not name.startswith(".")}
 
     def begun(self, sha256: str) -> int:
-        """Return how many bytes of a blob have come that is not there whole."""
+        """Return how many bytes of an incomplete blob are here."""
         try:
             return (self.blobs / partial_name(sha256)).stat(follow_symlinks=False).st_size
         except OSError:
             return 0
 
     def holds(self, sha256: str) -> bool:
-        """Read a blob that is there whole, and remove it if it is another one; tell which it was.
+        """Return whether a complete blob has the right hash; otherwise it is removed.
 
         Raises:
             ExchangeDirUnusable: it cannot be read.
@@ -440,7 +443,7 @@ class IncomingDir:
         return right
 
     def begin(self, sha256: str, size_bytes: int, chunk_bytes: int) -> BlobDownload:
-        """Go on with a blob, or begin it.
+        """Resume or start a download.
 
         Raises:
             DiskFull, ExchangeDirUnusable: the disk failed.
@@ -448,7 +451,7 @@ class IncomingDir:
         return BlobDownload(self.blobs, sha256, size_bytes, chunk_bytes)
 
     def keep_blobs(self, wanted: Collection[str]) -> None:
-        """Remove all other blobs, whole or begun. Files that are none stay.
+        """Remove all other blobs, complete or partial. Files that are not blobs stay.
 
         Raises:
             ExchangeDirUnusable: they cannot be removed.
@@ -471,7 +474,7 @@ def _sized(entries: Iterator[os.DirEntry[str]]) -> Iterator[tuple[str, int]]:
 
 
 def _files(folder: Path) -> dict[str, int]:
-    """Return names and bytes of the plain files in a folder; one that is not there is empty."""
+    """Return names and sizes of the plain files in a folder; none if it is missing."""
     with exchange_errors(folder):
         try:
             with os.scandir(folder) as entries:

@@ -1,4 +1,4 @@
-"""What an object store is to the uplink: its interface, the names of a site's objects, and its errors. Pure.
+"""The interface of object stores, the names of a site's objects, and the errors of stores. Pure.
 
     site=<id>/segments/<epoch>-<sequence>.age and .json     segments that the site sealed, with their manifests
     site=<id>/status.json                                   the site's status object
@@ -7,8 +7,8 @@
 The repository of updates is a second store, which is only read: formats/repository_metadata.py. `FolderStore`
 and `BucketStore` (store_backends.py) implement the interface.
 
-The messages of the store libraries hold addresses with their queries and whatever a server wrote. Of these only the
-HTTP status and the store's own short code reach a log.
+The messages of the store libraries contain URLs with queries and text from the server, so only the HTTP status and
+the store's error code are logged.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ class ObjectMetadata:
             return False
         if self.sha256:
             return self.sha256 == hashlib.sha256(content).hexdigest()
-        # It protects against accidents only. Another one proves nothing: a store that encrypts gives another hash.
+        # MD5 protects against accidents only. A different hash proves nothing: a store that encrypts reports another
+        # one.
         return True if self.md5 and self.md5 == hashlib.md5(content, usedforsecurity=False).hexdigest() else None
 
 
@@ -92,7 +93,7 @@ class FetchedObject:
     content: bytes
     tag: str = ""
     same: bool = False
-    """The object still has the tag that the caller named; `content` is empty then."""
+    """The object still has the tag in `unless`; `content` is then empty."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class ObjectStore(Protocol):
         """Return an object's metadata; None = there is no such object."""
 
     async def put(self, key: str, content: bytes) -> str:
-        """Write an object, whole or not at all as far as the store can; return its tag, empty = it has none."""
+        """Write an object, atomically if the store can; return its tag, empty = it has none."""
 
     async def get(self, key: str, bytes_max: int, unless: str = "") -> FetchedObject | None:
         """Return an object, at most its first `bytes_max` + 1 bytes; None = there is no such object.

@@ -1,4 +1,4 @@
-"""The object stores: buckets through obstore (S3, GCS, Azure, HTTP with PUT), folders, and opening one."""
+"""The object stores: folders, and buckets through obstore (S3, GCS, Azure, HTTP with PUT)."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class FolderStore:
             raise UpstreamFailed(said, remedy=_DISK_REMEDY) from None
 
     def _require_folder(self) -> None:
-        """Check the folder itself. A fault of it is one of the whole store: metadata has its path as `folder`."""
+        """Check the folder itself. Its errors concern the whole store: their metadata has the path as `folder`."""
         try:
             is_folder = stat.S_ISDIR(os.stat(self._root).st_mode)  # noqa: PTH116 - Path.is_dir hides the reason
             allowed = is_folder and os.access(self._root, os.R_OK | os.X_OK, effective_ids=True)
@@ -183,15 +183,15 @@ def _user() -> str:
 
 CREDENTIALS_BYTES_MAX = 64 * 1024
 _CONTENT_HASHED = ("s3://", "s3a://", "gs://")
-"""Stores whose entity tag is the MD5 of what was put, unless they encrypt it with keys of a service."""
+"""Stores whose entity tag is the MD5 of the content, unless they encrypt it with a managed key."""
 _HEADERS = ("authorization",)
 _NO_AUTHORITIES = "No CA certificates"
-"""What the library says of a machine that trusts nobody: a minimal Debian, say."""
+"""The library's message on a machine without CA certificates, such as a minimal Debian."""
 _READS = ("HEAD", "GET")
 
 
 class BucketStore:
-    """A store below a prefix. Every request is made once; who asks decides when to try again."""
+    """A store below a prefix. Requests are not retried here; the caller decides."""
 
     def __init__(self, name: str, store: Any, config: UplinkConfig, *, tag_is_md5: bool) -> None:
         """Use an obstore store."""
@@ -201,7 +201,7 @@ class BucketStore:
         self._reads = False
 
     async def head(self, key: str) -> ObjectMetadata | None:
-        """Ask for size and tag."""
+        """Request size and tag."""
         async with self._request("HEAD", key, 0) as request:
             found = await obstore.head_async(self._store, key)
         if request.absent:
@@ -211,13 +211,13 @@ class BucketStore:
         return ObjectMetadata(found["size"], tag, md5=md5_from_tag(tag) if self._tag_is_md5 else "")
 
     async def put(self, key: str, content: bytes) -> str:
-        """Put in one request, so that an upload that is cut leaves nothing behind."""
+        """Put in one request, so that an interrupted upload leaves nothing behind."""
         async with self._request("PUT", key, len(content)):
             done = await obstore.put_async(self._store, key, content, use_multipart=False)
         return done["e_tag"] or ""
 
     async def get(self, key: str, bytes_max: int, unless: str = "") -> FetchedObject | None:
-        """Read, but no more than wanted, whatever the store says of the size."""
+        """Read at most `bytes_max` + 1 bytes, whatever size the store reports."""
         pieces, size = [], 0
         async with self._request("GET", key, 0) as request:
             try:
@@ -236,7 +236,7 @@ class BucketStore:
         return FetchedObject(b"".join(pieces)[: bytes_max + 1], found.meta["e_tag"] or "")
 
     async def get_range(self, key: str, part: ByteRange, write: Callable[[bytes], None]) -> int | None:
-        """Read a range in one request; the first part that is also the last one as a whole, which any server can."""
+        """Read a range in one request; the whole object without a range request, which every server supports."""
         whole = part.count == part.size
         options: Any = {} if whole else {"range": (part.start, part.start + part.count)}
         came = 0
@@ -244,19 +244,19 @@ class BucketStore:
             found = await obstore.get_async(self._store, key, options=options)
             if found.meta["size"] != part.size:
                 return found.meta["size"]
-            # As it comes off the network: what a cut would find in a buffer would be lost.
+            # Unbuffered, because buffered bytes would be lost if the connection breaks.
             async for each in found.stream(min_chunk_size=1):
                 piece = bytes(each)[: part.count - came]
                 came += len(piece)
                 write(piece)
                 request.allow(came / self._config.bytes_per_second_min)
                 if len(piece) < len(each):
-                    raise UpstreamFailed(f"{self.name}: GET {key} brought more bytes than were asked for")
+                    raise UpstreamFailed(f"{self.name}: GET {key} returned more bytes than requested")
         return None if request.absent else part.size
 
     @asynccontextmanager
     async def _request(self, method: str, key: str, size: int) -> AsyncIterator[_TimedRequest]:
-        """Bound the time, and name what goes wrong; `absent` is set when there is no such object."""
+        """Limit the time and classify errors; `absent` is set when there is no such object."""
         seconds = self._config.request_seconds_max + size / self._config.bytes_per_second_min
         request = _TimedRequest(asyncio.get_running_loop().time() + seconds)
         try:
@@ -269,7 +269,7 @@ class BucketStore:
             fault = classify_store_error(said, f"{method} {key}", self.name)
             request.absent = method in _READS and (
                 (isinstance(error, FileNotFoundError) and not is_bucket_missing(said))
-                # Who may not list a bucket is told "forbidden" of what is not there.
+                # Without the right to list a bucket, missing objects are reported as "forbidden".
                 or (self._reads and isinstance(fault, UpstreamRefused) and not is_credential_refused(said))
             )
             if not request.absent:
@@ -277,7 +277,7 @@ class BucketStore:
 
 
 class _TimedRequest:
-    """One request's time limit, and whether its object was not there."""
+    """The time limit of one request, and whether its object is missing."""
 
     def __init__(self, base: float) -> None:
         self._base = base
@@ -285,13 +285,13 @@ class _TimedRequest:
         self.absent = False
 
     def allow(self, seconds: float) -> None:
-        """Allow that much on top, for content that moves."""
+        """Extend the limit to the base plus `seconds`, as content arrives."""
         self.limit.reschedule(self._base + seconds)
 
 
 @dataclass(frozen=True)
 class _StoreAddress:
-    """A place as the configuration names it; `prefix` is that of the keys."""
+    """A store in the configuration; `prefix` is that of its keys."""
 
     prefix: str
     url: str
@@ -300,28 +300,28 @@ class _StoreAddress:
 
 
 def open_examples_store(config: UplinkConfig) -> ObjectStore | None:
-    """Return the place for examples; None = there is none. Nothing is asked of it yet.
+    """Return the store for examples; None = none is configured. No request is made yet.
 
     Raises:
-        ConfigInvalid: a URL that no store knows, or a credential file that is none or that others may read.
+        ConfigInvalid: no store supports the URL, or the credential file is invalid or readable for others.
     """
     return _open(_StoreAddress("", config.url, config.options, config.credentials_file), config)
 
 
 def open_updates_store(config: UplinkConfig) -> ObjectStore | None:
-    """Return the place that updates come from, likewise.
+    """Return the store of updates; None = none is configured. No request is made yet.
 
     Raises:
-        ConfigInvalid: as of `open_examples_store`.
+        ConfigInvalid: as for `open_examples_store`.
     """
     address = _StoreAddress("updates_", config.updates_url, config.updates_options, config.updates_credentials_file)
     return _open(address, config)
 
 
 def store_identities(config: UplinkConfig) -> tuple[str, str]:
-    """Return which store is behind the place for examples and which behind that of updates; empty = there is none.
+    """Return the identities of the stores for examples and for updates; empty = none is configured.
 
-    What is known of a store holds for all that goes there.
+    Equal identities share one connectivity state.
     """
     places = ((config.url, config.options), (config.updates_url, config.updates_options))
     return _store_of(*places[0]), _store_of(*places[1])
@@ -343,10 +343,10 @@ def _open(address: _StoreAddress, config: UplinkConfig) -> ObjectStore | None:
 
 
 def read_credentials(path: Path, prefix: str) -> dict[str, str]:
-    """Read a credential file: YAML, names and values. `prefix` is that of its key in the configuration.
+    """Read a credential file: YAML with names and values. `prefix` is that of its key in the configuration.
 
     Raises:
-        ConfigInvalid: it cannot be read, others may read it, or it holds something else. Its content is never shown.
+        ConfigInvalid: it is unreadable, readable for others, or has another content, which is never shown.
     """
     remedy = "It holds lines like 'access_key_id: …', and its mode is 0400 with the uplink's user as owner."
     try:
@@ -370,12 +370,14 @@ def _store(address: _StoreAddress) -> Any:
     secrets = read_credentials(Path(address.credentials_file), address.prefix) if address.credentials_file else {}
     options: dict[str, Any] = {**address.options, **secrets}
     headers = {name: options.pop(name) for name in _HEADERS if name in options}
-    # How long a request may take depends on its size: Bucket sees to that, and to trying again.
+    # BucketStore sets a time limit by size; the caller retries.
     client: dict[str, Any] = {"timeout": timedelta(days=1), "connect_timeout": timedelta(seconds=10)}
     if headers:
         client["default_headers"] = headers
     if options.pop("allow_http", "").lower() == "true":
         client["allow_http"] = True
+    if proxy := options.pop("proxy_url", ""):
+        client["proxy_url"] = proxy
     if authority := options.pop("root_certificate_file", ""):
         client["root_certificate"] = _certificate(Path(authority))
     opener: Any = from_url
@@ -383,11 +385,11 @@ def _store(address: _StoreAddress) -> Any:
         return opener(address.url, config=options or None, client_options=client, retry_config={"max_retries": 0})
     except (BaseError, ValueError, TypeError) as error:
         if _NO_AUTHORITIES in str(error):
-            said = "uplink: this machine knows no certificate authorities, so that it cannot tell whom it talks to"
+            said = "uplink: this machine has no CA certificates, so it cannot verify servers"
             raise ConfigInvalid(said, remedy="Install the system's: apt install ca-certificates.") from None
-        # The library's message may show values; its class says which of the two it was.
+        # The library's message may contain secret values; its class does not.
         given = f"{address.prefix}url, its options or its credential ({type(error).__name__})"
-        said = f"uplink: the store does not take this {given}"
+        said = f"uplink: the store does not accept this {given}"
         remedy = f"Known names of {urlsplit(address.url).scheme}:// are those of obstore; given: {sorted(options)}."
         raise ConfigInvalid(said, remedy=remedy) from None
 
@@ -402,4 +404,4 @@ def _certificate(path: Path) -> bytes:
 
 def _name(url: str) -> str:
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}{parts.path}"  # an IPv6 address in brackets

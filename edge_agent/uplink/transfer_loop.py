@@ -1,4 +1,4 @@
-"""The uplink at work: asks the plan what is next, does it, and keeps what it learns. One task uses it."""
+"""The loop of the uplink: performs the scheduled transfers and records their outcome. One task uses it."""
 
 from __future__ import annotations
 
@@ -47,22 +47,22 @@ log = structlog.get_logger("edge_agent.uplink")
 FAULTS = (CapacityError, SiteError, ExchangeError, UpdateError, BundleError)
 OWN_FAULTS = (DiskFull, ExchangeDirUnusable)
 SILENCE = (UpstreamUnreachable, UpstreamBusy)
-"""Faults of the store as a whole. Whatever else is said of updates is no reason to stop sending examples."""
+"""Errors of a store as a whole. Other errors of updates are no reason to stop sending examples."""
 MISSING_SECONDS = 600.0
-"""The same of a blob that the repository does not have."""
+"""How long a blob that the repository does not have is left alone."""
 DISK_PAUSE_SECONDS = 60.0
 COUNTS_SECONDS = 5.0
-"""How often what waits is counted for others while something moves."""
+"""Interval of writing the counts to `uplink.json` while transfers run."""
 LEAD_SECONDS_MAX = 600.0
-"""Longest time that one direction may have to make up for."""
+"""Bound on the lead of one direction over the other."""
 SHA256_CHARACTERS = 64
 INCOMING = "incoming"
-"""What a problem of that folder is about."""
+"""Name of that folder among deferred items."""
 
 
 @dataclass(frozen=True)
 class TransferTargets:
-    """Where things go to, and where they come from."""
+    """The stores of an uplink."""
 
     upstream: ObjectStore | None
     """For examples."""
@@ -70,22 +70,22 @@ class TransferTargets:
 
     @property
     def name(self) -> str:
-        """The one that the state of this uplink is about first."""
+        """Name of the store for examples, or else of the one of updates; empty = none."""
         return self.upstream.name if self.upstream else self.updates.name if self.updates else ""
 
 
 def is_blob(name: str) -> bool:
-    """Tell whether something that was set aside is a blob of an update."""
+    """Return whether a deferred item is a blob of an update."""
     return len(name) == SHA256_CHARACTERS
 
 
 def is_of_updates(name: str) -> bool:
-    """Tell whether it is a blob, what the daemon wants, or where it goes."""
+    """Return whether a deferred item is a blob, the download requests, or the folder of downloads."""
     return is_blob(name) or name in (repository_metadata.FILE_NAME, INCOMING)
 
 
 class TransferLoop:
-    """Brings the outbox of one site up, and its receipts and updates down, as far as there is a place for each."""
+    """Uploads the outbox of one site, and downloads its receipts and updates, from the configured stores."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class TransferLoop:
         notes: UploadLog,
         clocks: Clocks | None = None,
     ) -> None:
-        """Take over open notes."""
+        """Use the locked notes of uploads."""
         self._config, self._exchange, self._places, self._notes = config, exchange, places, notes
         self._upstream, self._updates = places.upstream, places.updates
         self._clocks = clocks = clocks or Clocks()
@@ -109,14 +109,14 @@ class TransferLoop:
         )
         self._tries_once = False
         self._given_up: set[str] = set()
-        """Stores that `once` does not try again."""
+        """Stores that `once` does not retry."""
         self._closed: Path | None = None
-        """What this user had no rights in when the pause began; None = something else was wrong."""
+        """Path that this user had no rights to when the pause began; None = the pause has another cause."""
         self._published: tuple[float, object] = (now, None)
         self._counted = (0, 0)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop` is set. What is under way is dropped then: nothing of it counts, and it is done again."""
+        """Work until `stop` is set, which cancels the transfer under way; that one is repeated after the next start."""
         stopping = asyncio.create_task(stop.wait())
         try:
             while not stop.is_set():
@@ -135,11 +135,11 @@ class TransferLoop:
             self._leave()
 
     async def once(self) -> None:
-        """Do everything that is due, and end.
+        """Perform all transfers that are due, and return.
 
         Raises:
-            CapacityError, SiteError, ExchangeError, UpdateError, BundleError: what kept it from doing all; it went as
-                far as it could.
+            CapacityError, SiteError, ExchangeError, UpdateError, BundleError: not all transfers succeeded; those that
+                could be made were made.
         """
         self._tries_once = True
         try:
@@ -152,7 +152,7 @@ class TransferLoop:
             raise error
 
     async def step(self) -> transfer_schedule.TransferAction:
-        """Do the next thing; return what it was, or until when to wait: that is left to the caller."""
+        """Perform the next action and return it; waiting is left to the caller."""
         known, now = self._known, self._clocks.running()
         for store in known.links.keys() - self._given_up:
             known.links[store] = connectivity.after_time_passed(known.links[store], now)
@@ -163,14 +163,14 @@ class TransferLoop:
                 known.scan_at = now + self._config.scan_seconds
         action = transfer_schedule.next_action(self._view(now))
         if action.kind != "wait" and not await self._try(action):
-            # Said now, so that nobody asks again before it is time.
+            # Return the pause now, so that the caller does not try again too early.
             again = transfer_schedule.next_action(self._view(self._clocks.running()))
             action = again if again.kind == "wait" else action
         self.publish()
         return action
 
     def publish(self, *, again: bool = False) -> None:
-        """Write `uplink.json` if it says something new, or is old; `again` = in any case."""
+        """Write `uplink.json` if it changed or is old; `again` = in any case."""
         known, running = self._known, self._clocks.running()
         links = tuple((link.state, link.failures) for link in known.links.values())
         mark = (links, tuple(known.set_aside), tuple((key, each.reason) for key, each in known.problems.items()))
@@ -235,7 +235,7 @@ class TransferLoop:
             if self._uploader:
                 self._uploader.scan()
         except OWN_FAULTS as error:
-            # A look costs nothing: it is repeated as often as always.
+            # A scan costs nothing, so it keeps its usual interval.
             self._pause("scan", error, self._config.scan_seconds)
         else:
             known.problems.pop("scan", None)
@@ -264,7 +264,7 @@ class TransferLoop:
     # --- doing it -----------------------------------------------------------------------------------------------------
 
     async def _try(self, action: transfer_schedule.TransferAction) -> bool:
-        """Do it, and learn from how it went; tell whether it went well."""
+        """Perform an action and record its outcome; return whether it succeeded."""
         known, store = self._known, self._down if action.kind in ("refresh", "pull") else self._up
         began, moved = self._clocks.running(), self._moved()
         error = None
@@ -285,7 +285,7 @@ class TransferLoop:
         return error is None
 
     async def _do(self, action: transfer_schedule.TransferAction) -> bool:
-        """Do it; tell whether the upstream was heard of."""
+        """Perform an action; return whether the store answered."""
         now = self._clocks.running()
         if self._updates and action.kind == "pull":
             return await self._updates.pull(action.name, now)
@@ -311,11 +311,11 @@ class TransferLoop:
     # --- learning from it ---------------------------------------------------------------------------------------------
 
     def _moved(self) -> int:
-        """Return the bytes that were sent and fetched so far."""
+        """Return the bytes sent and fetched so far."""
         return self._known.sent_bytes + (self._updates.progress.fetched_bytes if self._updates else 0)
 
     def _take_turns(self, action: transfer_schedule.TransferAction, elapsed: float, moved: int) -> None:
-        """Note who has used the way for how long, as long as both have work."""
+        """Account the time of a transfer to its direction, while both directions have work."""
         known = self._known
         if action.kind not in ("send", "pull"):
             return
@@ -346,7 +346,7 @@ class TransferLoop:
             known.problems.pop("disk", None)
 
     def _learn(self, action: transfer_schedule.TransferAction, store: str, error: EdgeAgentError) -> None:
-        # A folder that is gone, or closed to the uplink, is a store that does not answer: no reason to be "online".
+        # A folder that is missing or not readable counts as a store that does not answer.
         silent = isinstance(error, SILENCE) or "folder" in error.metadata
         if action.kind in ("refresh", "pull") and not silent:
             if not isinstance(error, OWN_FAULTS):
@@ -359,7 +359,7 @@ class TransferLoop:
             self._failed(store, error)
 
     def _learn_of_update(self, action: transfer_schedule.TransferAction, error: EdgeAgentError) -> None:
-        """Leave alone what is wrong there, or lacks room here; everything else goes on."""
+        """Defer an item that is wrong in the repository or lacks room here; everything else continues."""
         known, own = self._known, isinstance(error, OWN_FAULTS)
         if action.kind == "refresh":
             known.problems["refresh"] = error
@@ -400,7 +400,7 @@ class TransferLoop:
         known.problems[kind], self._closed = error, None
 
     def _is_open_again(self) -> bool:
-        """Tell whether somebody gave this user the rights that were missing, so that the pause is over."""
+        """Return whether this user now has the rights whose lack caused the pause."""
         return self._closed is not None and _has_rights(self._closed)
 
     def _state(self, running: float) -> uplink_state.UplinkState:
@@ -413,11 +413,11 @@ class TransferLoop:
 
 
 def _closed_path(error: EdgeAgentError) -> Path | None:
-    """Return the path that an error is about, if this user has no rights in it."""
+    """Return the path of an error if this user has no rights to it."""
     path = Path(error.metadata.get("path") or "/")
     return None if isinstance(error, DiskFull) or _has_rights(path) else path
 
 
 def _has_rights(path: Path) -> bool:
-    """Tell whether this user may replace a file, and read and write it where it exists."""
+    """Return whether this user may replace a file, and read and write it if it exists."""
     return os.access(path.parent, os.W_OK | os.X_OK) and (not path.exists() or os.access(path, os.R_OK | os.W_OK))

@@ -1,9 +1,9 @@
-"""What the uplink transfers next, and when the bandwidth cap lets it; what it knows, and how `uplink.json` says so.
+"""Chooses the next transfer of the uplink within the bandwidth cap; holds the state of transfers and `uplink.json`.
 
-Choosing is pure: the state of the outbox, the downloads, the stores and the clock go in; one action comes out. The cap
-is a token bucket that may go into debt: a store takes an object in one piece, so an object is sent as soon as the
-bucket holds anything, and the debt is paid back by waiting. Over any T seconds no more is sent than `rate * T`, one
-burst and one object.
+The choice is a pure function of the state of the outbox, the downloads, the stores and the clock. The cap is a token
+bucket that may go into debt: a store takes an object in one piece, so an object is sent as soon as the bucket holds any
+tokens, and the debt is paid back by waiting. In any T seconds at most `rate * T` bytes plus one burst and one object
+are sent.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ from edge_agent.uplink.connectivity import Connectivity
 from edge_agent.uplink.update_download import DownloadState
 
 UNCAPPED_BYTES_PER_SECOND = 10_000_000
-"""Without a cap a transfer counts for at least its bytes at that rate, so that quick ones take turns, too."""
+"""Assumed rate for the cost of transfers without a cap, so that fast transfers also alternate."""
 
 
 @dataclass(frozen=True)
 class DownloadInput:
-    """What the choice depends on where updates are brought down."""
+    """Inputs of the choice for downloads."""
 
     connectivity: Connectivity
-    """That of the uploads where both go to one store."""
+    """Shared with the uploads if both use the same store."""
     bandwidth: Bandwidth
-    """What the plan allows downloads, beside the cap on everything."""
+    """Cap of the update plan on downloads, in addition to the overall cap."""
     next_blob: str
-    """Name of the blob to go on with; empty = none waits."""
+    """Name of the next blob; empty = none waits."""
     refresh_at: float
-    """When to ask for metadata."""
+    """When to request metadata."""
     held_until: float = 0.0
-    """Before that no blob is fetched: the repository answered badly, or this disk did."""
+    """No blob is fetched before this time, after errors of the repository."""
 
 
 @dataclass(frozen=True)
 class ScheduleInput:
-    """Everything that the choice depends on. Times are seconds of one clock that never goes back."""
+    """All inputs of the choice. Times are seconds of one monotonic clock."""
 
     now: float
     connectivity: Connectivity
@@ -57,46 +57,46 @@ class ScheduleInput:
     has_status: bool
     """There is a status object."""
     status_changed: bool
-    """It is not the one that was sent last."""
+    """The status object differs from the one sent last."""
     heartbeat_at: float
-    """When it is sent even if it is the same."""
+    """When the status object is sent even if it is unchanged."""
     receipts_at: float
-    """When to ask for receipts."""
+    """When to request receipts."""
     scan_at: float
-    """When to look into the outbox again."""
+    """When to scan the outbox again."""
     receipts_unwritten: bool = False
-    """Receipts were there, and this machine could not write them: they are asked for again when no segment waits."""
+    """Receipts were fetched but could not be written: they are requested again when no segment waits."""
     paused_until: float = 0.0
-    """Before that, this machine's own disk is the problem, and nothing is tried."""
+    """Nothing is tried before this time, because the disk of this machine failed."""
     uploads: bool = True
-    """There is a place to send to."""
+    """A store for examples is configured."""
     downloads: DownloadInput | None = None
-    """None = there is no place to fetch from."""
+    """None = no store of updates is configured."""
     lead_seconds: float = 0.0
-    """How much longer sending has used the way than fetching, since both have work."""
+    """Transfer time of uploads minus that of downloads, since both have work."""
 
 
 @dataclass(frozen=True)
 class TransferAction:
-    """send = bring segment `name` up; heartbeat = bring the status object up; fetch = ask for receipts; refresh = ask
-    for metadata of updates; pull = bring the next chunk of blob `name` down; wait = till `until`.
+    """send = upload segment `name`; heartbeat = upload the status object; fetch = request receipts; refresh = request
+    metadata of updates; pull = download the next chunk of blob `name`; wait = until `until`.
     """
 
     kind: Literal["send", "heartbeat", "fetch", "refresh", "pull", "wait"]
     name: str = ""
     until: float = 0.0
     idle: bool = False
-    """wait: nothing is left to do, and nothing is in the way."""
+    """wait: nothing is left to transfer."""
     saving: bool = False
-    """wait: only for the bandwidth."""
+    """wait: only because of the bandwidth cap."""
 
 
 def next_action(view: ScheduleInput) -> TransferAction:
-    """Choose.
+    """Choose the next action.
 
-    While probing, the status object is the request that is risked, or, without one, the question for receipts, or the
-    one for metadata. A changed status object waits until the segments that it speaks of are up. Small things go first;
-    of segments and chunks, those that have used the way for less time so far.
+    The probing request is the status object, or, without one, the request for receipts or for metadata. A changed
+    status object waits until the segments that it mentions are uploaded. Small requests go first; between segments and
+    chunks, the direction with less transfer time so far.
     """
     if view.now < view.paused_until:
         return TransferAction("wait", until=min(at for at in (view.paused_until, view.scan_at) if at > view.now))
@@ -110,7 +110,7 @@ def next_action(view: ScheduleInput) -> TransferAction:
 
 
 def transfer_cost_seconds(elapsed_seconds: float, count_bytes: int, bytes_per_second_max: int) -> float:
-    """Return how long a transfer has used the way: what it took, or its share of the cap if that is more."""
+    """Return the time charged for a transfer: its duration plus its bytes at the capped rate, in seconds."""
     return elapsed_seconds + count_bytes / (bytes_per_second_max or UNCAPPED_BYTES_PER_SECOND)
 
 
@@ -135,7 +135,7 @@ def _small_download(view: ScheduleInput) -> TransferAction | None:
 
 
 def _send(view: ScheduleInput) -> TransferAction | None:
-    """Return what sending does next; a wait says until when, None = there is nothing to send."""
+    """Return the next upload, or the wait for it; None = there is nothing to send."""
     if not view.uploads:
         return None
     if not view.connectivity.may_try(view.now):
@@ -146,7 +146,7 @@ def _send(view: ScheduleInput) -> TransferAction | None:
 
 
 def _pull(view: ScheduleInput) -> TransferAction | None:
-    """Return what fetching does next, likewise."""
+    """Return the next download, or the wait for it; None = there is nothing to fetch."""
     down = view.downloads
     if down is None:
         return None
@@ -166,7 +166,7 @@ def _when_free(view: ScheduleInput, action: TransferAction, free_at: float) -> T
 
 
 def _wait(view: ScheduleInput, ways: list[TransferAction]) -> TransferAction:
-    """Wait for whatever comes first: the ways, a look at the disk, or something small that gets due."""
+    """Wait for the earliest of the next transfers, the next scan and the next small request."""
     links = [view.connectivity] if view.uploads else []
     links += [view.downloads.connectivity] if view.downloads else []
     if links and not any(link.may_try(view.now) for link in links):
@@ -177,7 +177,7 @@ def _wait(view: ScheduleInput, ways: list[TransferAction]) -> TransferAction:
 
 
 def _due_times(view: ScheduleInput) -> list[float]:
-    """Return when the small things get due whose store can be used."""
+    """Return when small requests to available stores are due."""
     times, down = [], view.downloads
     if view.uploads and view.connectivity.may_try(view.now):
         times += [view.receipts_at, *([view.heartbeat_at] if view.has_status else [])]
@@ -187,10 +187,10 @@ def _due_times(view: ScheduleInput) -> list[float]:
 
 
 def unsent_segments(files: Mapping[str, int], settled: Callable[[str], bool]) -> dict[str, int]:
-    """Return the segments to send, in order, with their bytes; `files` are names and bytes in the outbox.
+    """Return the segments to send, in order, with their sizes; `files` are names and sizes in the outbox.
 
-    A sealed file without its manifest is no segment yet, a manifest without its sealed file none any more; what is no
-    segment's file is left alone.
+    A sealed file without its manifest is not a segment yet, and a manifest without its sealed file no longer one. Other
+    files are ignored.
     """
     found = {}
     for name in sorted(files):
@@ -206,7 +206,7 @@ BURST_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Bandwidth:
-    """Bytes that may be sent now. Times are seconds of one clock that never goes back."""
+    """A token bucket of bytes. Times are seconds of one monotonic clock."""
 
     bytes_per_second: int
     """0 = no cap."""
@@ -220,13 +220,13 @@ class Bandwidth:
         return cls(bytes_per_second, bytes_per_second * BURST_SECONDS, now)
 
     def free_at(self) -> float:
-        """Return when the next object may be sent."""
+        """Return when the next object may be transferred."""
         if not self.bytes_per_second or self.tokens > 0:
             return self.at
         return self.at + (1 - self.tokens) / self.bytes_per_second
 
     def spend(self, count: int, now: float) -> Bandwidth:
-        """Return the bucket after that many bytes."""
+        """Return the bucket after a transfer of `count` bytes."""
         return replace(self._filled(now), tokens=self._filled(now).tokens - count)
 
     def _filled(self, now: float) -> Bandwidth:
@@ -238,12 +238,12 @@ log = structlog.get_logger("edge_agent.uplink")
 
 PROBLEMS_SHOWN_MAX = 100
 SET_ASIDE_SECONDS = 3600.0
-"""How long what cannot be sent, or is wrong at the repository, is left alone."""
+"""How long an item is deferred that cannot be sent, or is wrong in the repository."""
 
 
 @dataclass(frozen=True)
 class Clocks:
-    """Seconds since 1970, which may be wrong, and seconds that never go back; and chance, from 0 to 1."""
+    """Wall clock in seconds since 1970, which may be wrong; a monotonic clock; and random numbers from 0 to 1."""
 
     now: Callable[[], float] = time.time
     running: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -252,7 +252,7 @@ class Clocks:
 
 @dataclass
 class DeferredItem:
-    """Something that cannot be sent or fetched, and when it is tried again."""
+    """An item that cannot be sent or fetched, and when it is retried."""
 
     error: EdgeAgentError
     until: float
@@ -260,16 +260,16 @@ class DeferredItem:
 
 @dataclass
 class TransferState:
-    """What is known of the outbox, of `incoming/` and of the stores. Times by the running clock."""
+    """The state of the outbox, of `incoming/` and of the stores. Times by the monotonic clock."""
 
     links: dict[str, connectivity.Connectivity]
-    """By store: examples and updates that go to one store share what is known of it."""
+    """By store; examples and updates in the same store share one state."""
     bandwidth: Bandwidth
     downloads_bandwidth: Bandwidth
     waiting: dict[str, int] = field(default_factory=dict)
     set_aside: dict[str, DeferredItem] = field(default_factory=dict)
     problems: dict[str, EdgeAgentError] = field(default_factory=dict)
-    """What is in the way: of a store by its name until it is heard of; of `refresh` or `disk` until one goes well."""
+    """Current problems: by store, until it answers; of `scan`, `refresh` or `disk`, until one succeeds."""
     status_mark: tuple[int, int] = (0, 0)
     status_sent: tuple[int, int] = (0, 0)
     scan_at: float = 0.0
@@ -279,9 +279,9 @@ class TransferState:
     refresh_at: float = 0.0
     refresh_failures: int = 0
     held_until: float = 0.0
-    """Before that no blob is fetched."""
+    """No blob is fetched before this time."""
     pull_failures: int = 0
-    """In a row, of those that were answered."""
+    """In a row, although the repository answered."""
     receipts_tag: str = ""
     paused_until: float = 0.0
     lead_seconds: float = 0.0
@@ -289,7 +289,7 @@ class TransferState:
     sent_bytes: int = 0
 
     def defer(self, name: str, error: EdgeAgentError, until: float) -> None:
-        """Leave something alone that cannot be sent or fetched, until that time by the running clock."""
+        """Set an item aside that cannot be sent or fetched, until a time by the monotonic clock."""
         self.waiting.pop(name, None)
         if name not in self.set_aside or self.set_aside[name].error.message != error.message:
             log.error("set_aside", file=name, **error_fields(error))
@@ -298,7 +298,7 @@ class TransferState:
 
 @dataclass(frozen=True)
 class DownloadView:
-    """What is told of downloads beside `TransferState`."""
+    """Inputs of `build_uplink_state` about downloads, in addition to `TransferState`."""
 
     repository: str
     link: connectivity.Connectivity
@@ -313,7 +313,7 @@ def build_uplink_state(
     seen: DownloadView | None,
     clocks: tuple[float, float],
 ) -> uplink_state.UplinkState:
-    """Return the state for others; `clocks` are seconds since 1970 and the running clock."""
+    """Return the state for `uplink.json`; `clocks` are seconds since 1970 and the monotonic clock."""
     wall, running = clocks
 
     def at(seconds: float) -> str:

@@ -1,7 +1,7 @@
-"""Bringing updates down: the repository's metadata, and the blobs that the daemon wants, into `incoming/`.
+"""Downloads updates into `incoming/`: the repository's metadata, and the blobs that the daemon requests.
 
-Nothing here is trusted and nothing is installed: the daemon verifies all of it. What is checked is what keeps rubbish
-from piling up: names, sizes, hashes, and that files which belong together are all there.
+Nothing here is trusted or installed: the daemon verifies everything. Names, sizes, hashes and the completeness of a set
+are checked here only to keep useless files from accumulating.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from edge_agent.uplink.exchange_dirs import REPOSITORY_REMEDY, BlobDownload, Inc
 from edge_agent.uplink.object_store import ByteRange, ObjectStore
 
 ROOTS_ASKED_MAX = 64
-"""Roots that one look at the repository asks for; the next one goes on."""
+"""Roots requested in one refresh; the next one continues."""
 AGAIN_SECONDS = 3600.0
-"""How often at most all metadata is fetched again because the daemon does not trust it."""
+"""Minimum interval of fetching all metadata again because the daemon rejected it."""
 RECHECK_SECONDS = 3600.0
-"""A blob that is here and still wanted is read again after this time: the daemon may have found it damaged."""
+"""A blob that is here but still requested is read again after this time: the daemon may have found it damaged."""
 OUT_OF_RANGE = "416"
 TIMESTAMP = MetadataFile(repository_metadata.TIMESTAMP, repository_metadata.TIMESTAMP_BYTES_MAX)
 
 
 @dataclass
 class DownloadState:
-    """What is known of the repository and of what is wanted. Times by the running clock."""
+    """The state of downloads. Times by the monotonic clock."""
 
     wants: DownloadRequests | None = None
     waiting: dict[str, int] = field(default_factory=dict)
-    """Blobs to fetch, in order, with their bytes."""
+    """Blobs to fetch, in order, with their sizes in bytes."""
     arrived: dict[str, float] = field(default_factory=dict)
-    """Blobs that are here and right, and until when that is taken for true."""
+    """Blobs that are here with the right hash, and when to check them again."""
     tags: dict[str, str] = field(default_factory=dict)
     again_at: float = 0.0
     refreshed_at: float | None = None
@@ -44,23 +44,23 @@ class DownloadState:
 
 
 class UpdateDownloader:
-    """One site's `incoming/`, and where it comes from."""
+    """Downloads updates from a repository into one site's `incoming/`."""
 
     def __init__(self, config: UplinkConfig, incoming: IncomingDir, wants_path: Path, upstream: ObjectStore) -> None:
-        """Note where."""
+        """Prepare; nothing is read or requested yet."""
         self._config, self._incoming, self._wants_path, self._upstream = config, incoming, wants_path, upstream
         self.name = upstream.name
         self.progress = DownloadState()
         self._arriving: BlobDownload | None = None
         self._plans: tuple[str, ...] | None = None
-        """Blobs of this plan and the one before; None = not looked up yet."""
+        """Blobs of the current and the previous plan; None = not looked up yet."""
         self._tags: dict[str, str] = {}
 
     def look(self, now: float) -> None:
-        """Read what is wanted, and remove what is not wanted any more. Without `wants.json` nothing is.
+        """Read the download requests, and remove other blobs. Without `wants.json` nothing is requested or removed.
 
         Raises:
-            DocumentInvalid: `wants.json` is none; nothing is fetched or removed then.
+            DocumentInvalid: `wants.json` is invalid; nothing is fetched or removed.
             DiskFull, ExchangeDirUnusable: the folders cannot be used.
         """
         progress = self.progress
@@ -86,18 +86,18 @@ class UpdateDownloader:
         progress.waiting = {sha256: size for sha256, size in wanted.items() if sha256 not in progress.arrived}
 
     def waiting_bytes(self) -> int:
-        """Return how many bytes are still to come."""
+        """Return how many bytes are still to be fetched."""
         return sum(max(0, size - self._incoming.begun(sha256)) for sha256, size in self.progress.waiting.items())
 
     async def refresh(self, now: float) -> bool:
-        """Ask for metadata; tell whether something new has come.
+        """Fetch metadata; return whether any is new.
 
-        Two requests when nothing has. The timestamp comes first: what is published with it is there by then, since a
-        publisher writes it last.
+        It takes two requests if nothing is new. The timestamp is fetched first: a publisher writes it last, so all
+        other files are there by then.
 
         Raises:
-            UpdateIncomplete, DocumentInvalid: the repository is none, or not all there; what was here stays.
-            CapacityError, SiteError: the upstream does not answer, or this disk failed.
+            UpdateIncomplete, DocumentInvalid: the repository is invalid or incomplete; the metadata here stays.
+            CapacityError, SiteError: the repository does not answer, or this disk failed.
         """
         self._incoming.prepare()
         progress = self.progress
@@ -114,18 +114,18 @@ class UpdateDownloader:
             self._incoming.adopt(release, here)
             self._plans = (release.plan_sha256, *([here.plan_sha256] if here else []))
             new = True
-        # Only now: what was fetched and then not taken over has to come again.
+        # Only now, because files that were fetched but not adopted must be fetched again.
         progress.tags.update(self._tags)
         progress.refreshed_at = now
         return new
 
     async def pull(self, sha256: str, now: float) -> bool:
-        """Fetch the next chunk of a blob, or read one that is here; tell whether the upstream was heard of.
+        """Fetch the next chunk of a blob, or check one that is here; return whether the repository answered.
 
         Raises:
-            UpdateIncomplete: the repository does not have it.
-            HashMismatch: it has other bytes; they are dropped.
-            CapacityError, SiteError: the upstream does not answer well, or this disk failed.
+            UpdateIncomplete: the repository does not have the blob.
+            HashMismatch: the blob in the repository has another size or hash; the bytes are dropped.
+            CapacityError, SiteError: the repository does not answer properly, or this disk failed.
         """
         size = self.progress.waiting[sha256]
         if self._incoming.sizes().get(sha256) == size and await asyncio.to_thread(self._incoming.holds, sha256):
@@ -141,7 +141,7 @@ class UpdateDownloader:
         return heard
 
     def close(self) -> None:
-        """Leave what is on its way as it is."""
+        """Close the partial blob; its bytes stay."""
         if self._arriving:
             self._arriving.close()
         self._arriving = None
@@ -149,7 +149,7 @@ class UpdateDownloader:
     # --- metadata -----------------------------------------------------------------------------------------------------
 
     async def _fetch_roots(self) -> bool:
-        """Fetch the roots after the one that the daemon knows; tell whether one is new here."""
+        """Fetch the roots after the one that the daemon knows; return whether any is new."""
         wanted, new = self.progress.wants, False
         known = (wanted.root_version if wanted else None) or self._incoming.newest_root()
         if known >= repository_metadata.ROOTS_MAX:
@@ -183,7 +183,7 @@ class UpdateDownloader:
         return raw
 
     async def _find(self, named: MetadataFile) -> bytes | None:
-        """Fetch a file, or take the one that is here where that is known to be the same."""
+        """Fetch a file, or return the one that is here if it is known to be the same."""
         here = self._incoming.read(named)
         if here is not None and named.sha256:
             return here
@@ -236,7 +236,7 @@ class UpdateDownloader:
         except HashMismatch:
             if not arriving.resumed:
                 raise
-            return  # a power cut may have spoilt what was there before; it comes again before anybody is blamed
+            return  # a power failure may have damaged the earlier bytes; fetch again before blaming the repository
         self._settle(arriving.sha256, now)
         self.progress.fetched_blobs += 1
 

@@ -1,8 +1,8 @@
-"""`edge-agent serve uplink`: opens what it needs, works until it is told to stop, gives the lock back.
+"""`edge-agent serve uplink`: starts the uplink, runs it until told to stop, and releases its lock.
 
-It needs to read the outbox and to write receipts, `incoming/` and its own notes, and nothing else: no state, no spool,
-no sockets of the daemon. On SIGTERM or SIGINT what is under way is dropped; the store then has all of an upload or
-nothing, and a download goes on where it was. A second signal stops at once.
+It reads the outbox and writes receipts, `incoming/` and its own notes, and nothing else: no state, spool or sockets of
+the daemon. SIGTERM or SIGINT cancels the transfer under way; the store then has the whole upload or nothing, and a
+download resumes later. A second signal stops at once.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ log = structlog.get_logger("edge_agent.uplink")
 
 
 def uplink(config: Config, *, once: bool, around: RunWrapper = run_unwrapped) -> int:
-    """Bring up what waits and fetch receipts and updates, until told to stop, or `once`; return the exit code.
+    """Upload the outbox and fetch receipts and updates, until told to stop, or `once`; return the exit code.
 
-    `around` is for the supervisor.
+    `around` wraps each component of the supervisor.
 
     Raises:
-        SiteError: the configuration, the exchange directories or the credential are in the way.
-        CapacityError, ExchangeError, UpdateError, BundleError: `once` only: it could not do all.
+        SiteError: the configuration, the exchange directories or the credential cannot be used.
+        CapacityError, ExchangeError, UpdateError, BundleError: with `once` only: not all transfers succeeded.
     """
     logs.configure(config.log)
     if not config.site.id:
@@ -91,23 +91,23 @@ async def _serve(config: Config, mirror: TransferLoop | None, name: str, around:
 
 
 def components(mirror: TransferLoop | None) -> Iterator[Component]:
-    """Yield what runs in the background, with what follows when it dies; the large model's adds itself."""
+    """Yield the background components; `serve_escalations` adds the one of the large model."""
     if mirror:
         leave = asyncio.Event()
 
         async def end() -> None:
             leave.set()
 
-        why = "what it knows of a transfer under way may be wrong then; its notes on the disk are not"
+        why = "its state in memory may be wrong then; its notes on the disk are not"
         yield Component("mirror", lambda: mirror.run(leave), DeathPolicy.STOP, why, end)
     if supervision.watchdog_seconds():
         why = "without its ping systemd kills the daemon: better it ends in order"
-        # That its loop turns is all that can be said.
+        # The ping shows only that the event loop runs.
         yield Component("watchdog", lambda: supervision.ping_watchdog(lambda _: True), DeathPolicy.STOP, why)
 
 
 def _escalating(config: Config, supervisor: Supervisor) -> contextlib.AbstractAsyncContextManager[None]:
-    """Take questions for the large model, where the site has one; otherwise the library that asks it is not loaded."""
+    """Serve questions for the large model if the site has one; otherwise do not load its client library."""
     if not config.escalation.url:
         return contextlib.nullcontext()
     from edge_agent.uplink.escalation.escalation_server import serve_escalations  # noqa: PLC0415 - see LATE_IMPORTS

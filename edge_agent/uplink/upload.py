@@ -1,13 +1,13 @@
-"""Bringing objects up: at most once, never over something else; and the notes of what is up already.
+"""Uploads objects, each at most once and never over another one, and keeps notes of the uploaded ones.
 
-An object is trusted only when it was seen existing. The notes are no receipt; they only save questions:
+An object counts as uploaded only after it was seen in the store. The notes are not receipts; they only save requests:
 
-    notes_dir/lock             held while an uplink works
+    notes_dir/lock             locked while an uplink runs
     notes_dir/uploaded.jsonl   one line for each segment that is verified upstream
-    notes_dir/uplink.json      what the uplink says of itself (formats/uplink_state.py)
+    notes_dir/uplink.json      the state of the uplink (formats/uplink_state.py)
 
-A line is written and synced after the upload was verified. A note that is lost costs one question to the upstream; a
-torn or foreign one is dropped. The first line names the upstream: for another one the notes count for nothing.
+A line is written and synced after the upload was verified. A lost line costs one request to the store; an incomplete or
+foreign line is dropped. The first line names the store: for another store, the notes are ignored.
 """
 
 from __future__ import annotations
@@ -42,24 +42,24 @@ from edge_agent.uplink.transfer_schedule import SET_ASIDE_SECONDS, Clocks, Trans
 
 SCHEMA = "edge-agent/uplink-notes/v1"
 STALE_LINES_MAX = 1000
-"""Lines of segments that are gone, before the file is written again."""
+"""Lines of removed segments after which the file is rewritten."""
 
 
 class UploadLog:
-    """Notes of one uplink, locked. Close them."""
+    """The locked notes of one uplink. Must be closed."""
 
     def __init__(self, folder: Path, upstream: str) -> None:
-        """Lock the folder, which is made if need be, and read what was noted for this upstream.
+        """Create the folder if necessary, lock it, and read the notes for this store.
 
         Raises:
-            StateDirInUse: another process holds it.
-            DiskFull, ExchangeDirUnusable: it cannot be used.
+            StateDirInUse: another process has locked the folder.
+            DiskFull, ExchangeDirUnusable: the folder cannot be used.
         """
         self.folder = folder
         self._upstream = upstream
         self._path = folder / "uploaded.jsonl"
         with exchange_errors(folder):
-            # The state directory, where the uplink starts before the daemon: the daemon makes it as private.
+            # The state directory, if the uplink starts before the daemon, which creates it with the same mode.
             folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
             self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -73,10 +73,10 @@ class UploadLog:
             raise
 
     def add(self, stem: str, at: float) -> None:
-        """Note durably that a segment is up; `at` is seconds since 1970.
+        """Record durably that a segment is uploaded; `at` is seconds since 1970.
 
         Raises:
-            DiskFull, ExchangeDirUnusable: it could not be written; it is not noted.
+            DiskFull, ExchangeDirUnusable: the line could not be written.
         """
         if self._fd < 0:
             self._rewrite()
@@ -85,22 +85,22 @@ class UploadLog:
                 _write_all(self._fd, _line(stem, at))
                 os.fsync(self._fd)
             except OSError:
-                # What of it is on the disk nobody knows: the whole file is written before the next line is.
+                # The content on the disk is unknown: the whole file is rewritten before the next line.
                 os.close(self._fd)
                 self._fd = -1
                 raise
         self._noted[stem] = at
 
     def is_settled(self, stem: str, now: float, recheck_seconds: float) -> bool:
-        """Tell whether a segment is up and need not be looked for; a clock that was wrong only costs a question."""
+        """Return whether a segment is uploaded and needs no check; a wrong clock only costs a request."""
         noted = self._noted.get(stem)
         return noted is not None and 0 <= now - noted < recheck_seconds
 
     def keep(self, stems: Collection[str]) -> None:
-        """Forget segments that are gone from the outbox.
+        """Forget segments that are no longer in the outbox.
 
         Raises:
-            DiskFull, ExchangeDirUnusable: the notes could not be written again.
+            DiskFull, ExchangeDirUnusable: the notes could not be rewritten.
         """
         gone = self._noted.keys() - set(stems)
         if len(gone) > STALE_LINES_MAX:
@@ -109,7 +109,7 @@ class UploadLog:
             self._rewrite()
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         for fd in (self._fd, self._lock):
             if fd >= 0:
                 os.close(fd)
@@ -154,13 +154,13 @@ def _take(lock: int, folder: Path) -> None:
         owner = os.pread(lock, 20, 0).decode(errors="replace").strip() or "unknown"
         remedy = "Stop the other uplink; one site needs one."
         raise StateDirInUse(f"{folder} is in use by process {owner}", remedy=remedy, pid=owner) from None
-    with contextlib.suppress(OSError):  # the number is for people; a full disk must not be in the way
+    with contextlib.suppress(OSError):  # the process id is informative only; a full disk must not prevent the start
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
 
 
 def _write_all(fd: int, line: bytes) -> None:
-    """Write a line, of which a disk that gets full may take a part."""
+    """Write a line completely; a disk that becomes full may take only a part of it."""
     while line:
         line = line[os.write(fd, line) :]
 
@@ -192,7 +192,7 @@ class OutboxUploader:
         clocks: Clocks,
         state: TransferState,
     ) -> None:
-        """Upload to a store; what is learned goes into `state`."""
+        """Upload to a store; the outcomes go into `state`."""
         self._config, self._exchange, self._store, self._log = config, exchange, store, upload_log
         self._clocks, self._state = clocks, state
         self._keys = SiteObjectKeys(exchange.site)
@@ -267,7 +267,7 @@ class OutboxUploader:
 
 
 async def upload_segment(store: ObjectStore, keys: SiteObjectKeys, what: SealedSegment) -> int:
-    """Upload the sealed file, then its manifest; return the bytes that were sent.
+    """Upload the sealed file, then its manifest; return the bytes sent.
 
     Raises:
         UploadConflict: the store holds something else under one of the names; it is left alone.
@@ -279,10 +279,10 @@ async def upload_segment(store: ObjectStore, keys: SiteObjectKeys, what: SealedS
 
 
 async def upload_immutable(store: ObjectStore, key: str, content: bytes) -> int:
-    """Put content that never changes; return the bytes that were sent, 0 = the store already had it.
+    """Put content that never changes; return the bytes sent, 0 = the store already had it.
 
-    A store that is not atomic may be left with the beginning of an upload that was cut. That loses nothing when it is
-    replaced, so it is; anything else is a conflict.
+    A store that is not atomic may contain only the beginning of the content after an interrupted upload, which is
+    replaced; any other object is a conflict.
     """
     existing = await store.head(key)
     if existing is not None:
@@ -301,7 +301,7 @@ async def upload_immutable(store: ObjectStore, key: str, content: bytes) -> int:
 
 
 async def upload_replacing(store: ObjectStore, key: str, content: bytes) -> int:
-    """Put content that may replace other content; return the bytes that were sent.
+    """Put content that may replace other content; return the bytes sent.
 
     Raises:
         UpstreamFailed: the object in the store is not the one that was sent.
@@ -316,7 +316,7 @@ async def _verify(store: ObjectStore, key: str, content: bytes, tag: str) -> Non
     existing = await store.head(key)
     if existing is None or not await _holds(store, key, existing, content, tag):
         size = "nothing" if existing is None else f"{existing.size} bytes"
-        said = f"{store.name}: {key} holds {size} after {len(content)} were sent, or others"
+        said = f"{store.name}: {key} has {size} after the upload of {len(content)} bytes, or other content"
         raise UpstreamFailed(said, key=key)
 
 
@@ -325,7 +325,7 @@ async def _holds(store: ObjectStore, key: str, existing: ObjectMetadata, content
     if known is not None:
         return known
     if tag and existing.tag:
-        # The very object that the store took from this request, which TLS or the request's signature protected.
+        # The object is the one from this request, which TLS or the request signature protected.
         return tag == existing.tag
     fetched = await store.get(key, len(content))
     return fetched is not None and fetched.content == content

@@ -115,11 +115,11 @@ EXIT_FAILED = 1
 
 @dataclass(frozen=True)
 class ConsoleSettings:
-    """What a console is started with."""
+    """The settings of a console."""
 
     config: WebConfig
     endpoints: Mapping[Role, DaemonEndpoint]
-    """Of the daemon, by role."""
+    """Endpoints of the daemon, by role."""
     certified: Mapping[str, tuple[Role, ...]]
     """Roles by certificate name, in addition to those in the certificates."""
     token_path: Path
@@ -130,7 +130,7 @@ def serve_console(
 ) -> int:
     """Serve until SIGTERM or Ctrl-C, and return the exit code. `announce` gets the address once the console listens.
 
-    `around` is for the supervisor.
+    `around` wraps each component of the supervisor.
 
     Raises:
         WebTokenUnusable, CertificateUnusable, SocketInUse: it cannot start.
@@ -219,7 +219,7 @@ def _server_config(config: WebConfig, app: ASGIApp, tls: ReloadingTls | None) ->
 
 _BACKLOG = 128
 _NEVER_SECONDS = 365 * 86_400
-"""For uvicorn's own time limit, which cuts off an answer that is still read; TimedHttpProtocol has another one."""
+"""Effectively disables uvicorn's own time limit, which would cut off a response that is still being read."""
 
 
 def open_listener(address: str) -> socket.socket:
@@ -315,7 +315,7 @@ _CHECK = "Check the three files under 'web' in agent.yaml; 'edge-agent certs sho
 class TimedHttpProtocol(H11Protocol):
     """HTTP/1.1 that passes the client's certificate on, and closes a connection without a complete request in time.
 
-    A client that still reads its answer is not silent: the timer starts again if its machine has taken more bytes.
+    A client that still reads its response is not silent: the timer restarts if its machine has acknowledged more bytes.
     """
 
     silent_seconds_max: float
@@ -364,7 +364,7 @@ class TimedHttpProtocol(H11Protocol):
             self.transport.abort()
 
     def _acknowledged_bytes(self) -> int:
-        """Return how many bytes the client's machine has taken so far; over TLS the transport counts none as unsent."""
+        """Return how many bytes the client's machine acknowledged; the kernel is asked, since TLS hides it."""
         try:
             about = self.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
         except OSError:

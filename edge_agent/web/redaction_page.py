@@ -1,6 +1,6 @@
-"""The pages of redaction: a text is tried, or a person judges texts that the random audit has drawn.
+"""The pages of redaction: a trial of a text, and the judgement of texts drawn by the random audit.
 
-A tried text is sent to the daemon and shown again; nothing of it is kept, here or there. A text of the audit is shown
+A tried text is sent to the daemon and shown again; it is stored nowhere. A text of the audit is shown
 with its original, which the daemon keeps until it is judged.
 """
 
@@ -36,7 +36,7 @@ OFFERED_TYPES = (
 
 @dataclass(frozen=True)
 class TextPart:
-    """A part of a text: plain, or a value in the colour of what found it."""
+    """A part of a text: plain, or a value in the colour of its source."""
 
     text: str
     source: str = ""
@@ -45,7 +45,7 @@ class TextPart:
     rule: str = ""
     score: str = ""
     number: int = 0
-    """Place of the value among those that were replaced."""
+    """Index of the value among the replaced ones."""
 
 
 async def show_form(request: Request) -> Response:
@@ -54,7 +54,7 @@ async def show_form(request: Request) -> Response:
 
 
 async def try_text(request: Request) -> Response:
-    """Show a text before and after."""
+    """Show a text before and after redaction."""
     text = (await read_form(request)).get("text", "").replace("\r\n", "\n")
     if not text.strip():
         raise HTTPException(422, "the text is empty")
@@ -64,12 +64,12 @@ async def try_text(request: Request) -> Response:
 
 
 async def show_audit(request: Request) -> Response:
-    """Show the first text that waits behind the row of the query, and what the audit has found so far."""
+    """Show the first waiting text after the row in the query, and the audit's results so far."""
     return await _audit_page(request, _number(request.query_params.get("after", "0")))
 
 
 async def judge_text(request: Request) -> Response:
-    """Store what a person found in a text, and show the next one."""
+    """Store a person's judgement of a text, and show the next text."""
     form = await read_fields(request, JUDGED_FIELDS_MAX)
     given = {name: values[-1].replace("\r\n", "\n") for name, values in form.items()}
     operator, row = _operator(request), _number(given.get("row", ""))
@@ -103,7 +103,7 @@ async def _audit_page(request: Request, after: int) -> Response:
 
 def _number(written: str) -> int:
     if not (written.isascii() and written.isdigit() and len(written) < DIGITS_MAX):
-        raise HTTPException(422, "a row of the audit and a place of a value are whole numbers")
+        raise HTTPException(422, "a row of the audit and an index of a value are whole numbers")
     return int(written)
 
 
@@ -112,12 +112,12 @@ def _operator(request: Request) -> AsyncAdminClient:
 
 
 def parts_before(spans: Sequence[ReplacedSpan], text: str) -> list[TextPart]:
-    """Return the text in parts, each value marked with what found it."""
+    """Return the original text in parts, each value marked with its source."""
     return _parts(spans, text, lambda span: text[span.start : span.end])
 
 
 def parts_after(spans: Sequence[ReplacedSpan], text: str) -> list[TextPart]:
-    """Return what is left, each placeholder marked likewise."""
+    """Return the redacted text in parts, each placeholder marked with its source."""
     return _parts(spans, text, lambda span: span.placeholder)
 
 

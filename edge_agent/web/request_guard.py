@@ -30,7 +30,7 @@ from edge_agent.web.gateway import openai_responses
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 HTTP = "http"
-"""What refuses, in the log of refusals."""
+"""Name of the HTTP interface in the log of refusals."""
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _LEFT_OUT = (":80", ":443")
 """Ports that browsers leave out of `Host`."""
@@ -57,10 +57,10 @@ class Principal:
     roles: frozenset[Role]
     proof: Proof
     identity: str
-    """What the principal's page key is derived from."""
+    """The identity from which the principal's page key is derived."""
 
     def has_role(self, role: Role) -> bool:
-        """Tell whether the principal has a role."""
+        """Return whether the principal has a role."""
         return role in self.roles
 
 
@@ -99,7 +99,7 @@ def required_role(path: str) -> Role | None:
 
 
 def is_public(path: str) -> bool:
-    """Tell whether a path needs no authentication."""
+    """Return whether a path needs no authentication."""
     return any(path == each or (each.endswith("/") and path.startswith(each)) for each in PUBLIC_PATHS)
 
 
@@ -107,13 +107,13 @@ class SessionSigner:
     """Signs sessions and page keys with the console's secret, and verifies them. Another secret ends every session."""
 
     def __init__(self, secret: str) -> None:
-        """Take the secret: the text of the token file."""
+        """`secret`: the text of the token file."""
         self._secret = secret.encode()
         self.cookie_name = f"edge_agent_{self._signed('cookie', '')[:12]}"
         """Name of the session cookie. It depends on the secret, as browsers share cookies between ports of one host."""
 
     def is_token(self, given: str) -> bool:
-        """Tell whether a text is the secret, in constant time."""
+        """Return whether a text is the secret, in constant time."""
         return hmac.compare_digest(given.encode(), self._secret)
 
     def sign_session(self, ends_at: float, nonce: str) -> str:
@@ -122,7 +122,7 @@ class SessionSigner:
         return f"{claim}.{self._signed('session', claim)}"
 
     def is_valid_session(self, cookie: str, now: float) -> bool:
-        """Tell whether a cookie was signed here, and its session has not ended."""
+        """Return whether a cookie was signed here, and its session has not ended."""
         claim, _, signature = cookie.rpartition(".")
         if not hmac.compare_digest(signature.encode(), self._signed("session", claim).encode()):
             return False
@@ -133,7 +133,7 @@ class SessionSigner:
         return self._signed("page", identity)
 
     def is_page_key(self, identity: str, given: str) -> bool:
-        """Tell whether a text is the page key of a principal, in constant time."""
+        """Return whether a text is the page key of a principal, in constant time."""
         return hmac.compare_digest(given.encode(), self.page_key(identity).encode())
 
     def _signed(self, purpose: str, text: str) -> str:
@@ -152,7 +152,7 @@ def allowed_hosts(address: str, names: Iterable[str]) -> frozenset[str]:
 
 
 def is_same_origin(origin: str, host: str, *, secure: bool) -> bool:
-    """Tell whether a request comes from a page of this console; a request without `Origin` is not from a page."""
+    """Return whether a request comes from a page of this console; a request without `Origin` is not from a page."""
     return not origin or origin == f"{'https' if secure else 'http'}://{host}"
 
 
@@ -188,12 +188,12 @@ class GuardSettings:
     request_seconds_max: float
     now: Callable[[], float] = time.time
     refusals: RefusalLog = field(default_factory=RefusalLog)
-    """Counts and logs what is refused."""
+    """Counts and logs refusals."""
     certificate_hosts: Callable[[], frozenset[str]] = frozenset
-    """Those by the names of the certificate in use, which a renewal can change."""
+    """Accepted values of `Host` by the names in the current certificate, which a renewal can change."""
 
     def knows_host(self, host: str) -> bool:
-        """Tell whether a value of `Host` leads here."""
+        """Return whether a value of `Host` is accepted."""
         return host in self.hosts or host in self.certificate_hosts()
 
 
@@ -293,7 +293,7 @@ class RequestGuard:
 
 
 def _is_own_request(principal: Principal, headers: Headers, signer: SessionSigner) -> bool:
-    """Tell whether a program or one of our pages requests a change. A cookie or certificate, which browsers send
+    """Return whether a program or one of our pages requests a change. A cookie or certificate, which browsers send
     automatically, does not prove it.
     """
     if principal.proof == "bearer":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from installer.setup import durable_files, install_report, installed_files, program_build, target_machine
 from installer.setup.errors import DONE, FAILED, MACHINE, USAGE, SetupError
-from installer.setup.install_paths import SERVE, InstallPaths
+from installer.setup.install_paths import SERVE, UPLINK, InstallPaths
 from installer.setup.payload import Payload
 from installer.setup.programs import InstalledProgram, InstalledPrograms, drop, has_its_python, read_program
 from installer.setup.screen import Stopwatch, done, note, say, size
@@ -114,6 +114,8 @@ class SetupRun:
         elif not self.places.trial:
             note("systemd does not run here, or --no-start was given: nothing was started")
         if before is None:
+            if self.services.acts and (said := disabled_uplink(self.places, self.services.state(UPLINK)[1])):
+                note(said)
             say(f"Installed. Next: edge-agent doctor; the configuration is {self.places.config / 'agent.yaml'}.")
         else:
             said = f"Done: {program.title}." if changed else f"Nothing to change: {program.title} is installed."
@@ -203,6 +205,17 @@ class SetupRun:
         if not self.services.running or not self.services.wanted:
             command.append("--no-restart")
         return subprocess.run(command, check=False).returncode  # noqa: S603 - our own program
+
+
+def disabled_uplink(places: InstallPaths, state: str) -> str:
+    """Return what to run where the uplink of a site that was enrolled before an uninstall does not start; else empty.
+
+    It opens the network, so only a person enables it again. site.yaml is the one that enrolment wrote.
+    """
+    site = places.config / "site.yaml"
+    if state != "disabled" or not site.is_file() or "url: " not in site.read_text(encoding="utf-8", errors="replace"):
+        return ""
+    return f"this site was enrolled before, and {UPLINK} is disabled: sudo systemctl enable --now {UPLINK}"
 
 
 def _asked(question: str) -> bool:

@@ -37,6 +37,21 @@ echo "what to do: install python3, then run this again" >&2
 exit 3
 """
 
+# Python looks beside the command first, and takes a folder without __init__.py only where there is no package of that
+# name: where the program's Python is of another version, which has none of its packages.
+_STUB = Path("bin/edge_agent/cli.py")
+_STUB_CODE = """\"\"\"Says what to do when an upgrade of the system has replaced the Python of this program.\"\"\"
+
+import sys
+
+
+def main():
+    lost = "it was made for Python {python}, which is gone from this machine"
+    sys.stderr.write(f"error: the program does not run: {{lost}}\\n")
+    sys.stderr.write("what to do: run the installer file again: settings and data stay\\n")
+    return 3
+"""
+
 
 def build_program(folder: Path, payload: Payload, machine: TargetMachine) -> None:
     """Fill a folder that is not there yet. Raises SetupError, OSError; the folder is then not complete."""
@@ -62,8 +77,11 @@ def build_program(folder: Path, payload: Payload, machine: TargetMachine) -> Non
     command = folder / "bin/edge-agent-setup"
     command.write_text(_COMMAND, encoding="utf-8")
     command.chmod(0o755)
+    stub = folder / _STUB
+    stub.parent.mkdir()
+    stub.write_text(_STUB_CODE.format(python=machine.python), encoding="utf-8")
     share = sorted(path for path in (folder / "share").rglob("*") if path.is_file())
-    integrity.record_files(folder, [*share, folder / "setup.pyz", command])
+    integrity.record_files(folder, [*share, folder / "setup.pyz", command, stub])
 
 
 def test_program(folder: Path, payload: Payload) -> list[str]:

@@ -22,7 +22,14 @@ from tests.support.site_cases import read_outbox
 
 CARD = "4111 1111 1111 1111"
 SITE = {"id": "site-1", "recipients": [RECIPIENT], "receipt_keys": [public_key_hex(CENTRAL_KEY)]}
-COLLECT = {"pos": "upstream", "home": "local", "talk": "upstream", "visit": "upstream", "near": "upstream"}
+COLLECT = {
+    "pos": "upstream",
+    "home": "local",
+    "talk": "upstream",
+    "visit": "upstream",
+    "near": "upstream",
+    "paged": "local",
+}
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +40,7 @@ def daemon(tmp_path_factory) -> Iterator[RunningDaemon]:
         running.install(
             echo_bundle(folder / "pos", "pos", labels=labels),
             echo_bundle(folder / "home", "home", labels=labels),
+            echo_bundle(folder / "paged", "paged", labels=labels),
             echo_bundle(folder / "off", "off", labels=labels),
             echo_bundle(folder / "talk", "talk", "generate"),
             echo_bundle(folder / "visit", "visit", "extract", labels=("NAME", "DRUG")),
@@ -128,19 +136,19 @@ def test_vectors_are_not_kept_and_status_says_so(daemon):
 
 def test_the_review_queue_comes_in_pages(daemon):
     """Each stream in its order over all pages, and what was judged is gone from it."""
-    asked = {ask(daemon, f"queue {number}", "home") for number in range(7)}
+    asked = {ask(daemon, f"queue {number}", "paged") for number in range(7)}
     with reviewing(daemon) as client:
-        queue = list(client.queue("home", page_size=3))
+        queue = list(client.queue("paged", page_size=3))
         assert asked == {each.prediction_id for each in queue}
         assert {"UNCERTAIN", "DIVERSE"} == {each.review_stream for each in queue}
         unsure = [each.confidence for each in queue if each.review_stream == "UNCERTAIN"]
         assert sorted(unsure) == unsure
-        assert unsure == [each.confidence for each in client.queue("home", stream="uncertain")]
+        assert unsure == [each.confidence for each in client.queue("paged", stream="uncertain")]
         client.accept(queue[0].prediction_id, reviewer="anna")
-        assert 6 == len(list(client.queue("home")))
-        assert 7 == len(list(client.queue("home", include_reviewed=True)))
+        assert 6 == len(list(client.queue("paged")))
+        assert 7 == len(list(client.queue("paged", include_reviewed=True)))
         limit = queue[3].confidence
-        assert all(each.confidence <= limit for each in client.queue("home", confidence_max=limit))
+        assert all(each.confidence <= limit for each in client.queue("paged", confidence_max=limit))
 
 
 @pytest.mark.parametrize("token", ["x", "AAAA", "\u00e9", "=" * 40])

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks import learning_loop
 from benchmarks.learning_loop import REVIEW_SHARE
+from tests.support.eventually import eventually_sync
 
 
 @pytest.mark.slow
@@ -27,6 +32,26 @@ def test_a_correction_in_the_console_ends_as_a_row_with_its_probability(tmp_path
     audit = found.sheet["audit"]
     assert (0, len(measured)) == (audit["unreviewed"], sum(audit["used"].values()))
     assert {row["prediction_id"] for row in measured}.isdisjoint(row["prediction_id"] for row in found.rows["train"])
+
+
+@pytest.mark.slow
+def test_a_walk_that_is_terminated_takes_its_processes_with_it(tmp_path: Path):
+    """SIGTERM while the site's daemon starts: it is stopped, and no process of the walk is left."""
+    command = [sys.executable, "-m", "benchmarks.learning_loop", "--work", str(tmp_path / "walk")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as walk:
+        eventually_sync(lambda: any((tmp_path / "walk").rglob("state.db")))
+        walk.terminate()
+        assert 128 + signal.SIGTERM == walk.wait(60)
+    assert [] == processes_of(tmp_path)
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Return the command lines of the processes that name a folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended
+            found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return [line for line in found if str(folder) in line]
 
 
 @pytest.mark.release

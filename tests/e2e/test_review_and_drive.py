@@ -26,15 +26,19 @@ from tests.support.site_cases import read_outbox
 
 SITE = {"id": "site-1", "recipients": [RECIPIENT], "receipt_keys": [public_key_hex(CENTRAL_KEY)]}
 
+QUEUES = ("keys", "accepted", "sudo", "empty")
+"""Tasks whose review queue belongs to one test."""
+
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory) -> Iterator[RunningDaemon]:
     folder: Path = tmp_path_factory.mktemp("site")
-    collect = {"pos": "upstream", "talk": "upstream", "visit": "upstream", "bag": "upstream"}
+    collect = dict.fromkeys(("pos", "talk", "visit", "bag", *QUEUES), "upstream")
     with RunningDaemon(folder, examples={"collect": collect, "commit_seconds": 0.05}, site=SITE) as running:
         running.install(
             echo_bundle(folder / "pos", "pos", labels=("refund", "price", "hours")),
             echo_bundle(folder / "bag", "bag", labels=("refund", "price")),
+            *(echo_bundle(folder / name, name, labels=("refund", "price", "hours")) for name in QUEUES),
             echo_bundle(folder / "talk", "talk", "generate"),
             echo_bundle(folder / "visit", "visit", "extract", labels=("NAME",)),
         )
@@ -64,13 +68,13 @@ def said(daemon: RunningDaemon, prediction_id: str) -> list[tuple[str, str, str]
 
 def test_one_key_for_each_label(daemon, run):
     """Enter accepts, a digit corrects, ! rejects with a reason, - skips, . ends; each kept under that name."""
-    asked = ask(daemon, "pos", *(f"review {n}" for n in range(5)))
+    asked = ask(daemon, "keys", *(f"review {n}" for n in range(5)))
     with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as client:
-        queue = list(client.queue("pos"))
+        queue = list(client.queue("keys"))
     order, labels = [one.prediction_id for one in queue], ("refund", "price", "hours")
     wrong = next(label for label in labels if label != queue[1].output)
     key = 1 + labels.index(wrong)
-    result = run("review", "pos", "--reviewer", "anna", stdin=f"\n{key}\n!\nnonsense\n-\n.\n")
+    result = run("review", "keys", "--reviewer", "anna", stdin=f"\n{key}\n!\nnonsense\n-\n.\n")
     assert (0, True) == (result.exit_code, "3 judged." in result.stdout), result.output
     assert "1 refund   2 price   3 hours   ! reject   - skip   # erase   . end" in result.stdout
     assert f"  corrected: {wrong}" in result.stdout
@@ -84,8 +88,8 @@ def test_one_key_for_each_label(daemon, run):
 
 def test_the_key_of_the_label_that_was_answered_accepts(daemon, run):
     """Who presses it says that the answer was right; nothing was corrected."""
-    (asked,) = ask(daemon, "bag", "a refund please")
-    assert "  accepted" in run("review", "bag", "--reviewer", "ben", stdin="1\n").stdout
+    (asked,) = ask(daemon, "accepted", "a refund please")
+    assert "  accepted" in run("review", "accepted", "--reviewer", "ben", stdin="1\n").stdout
     assert [("ben", "accept", "")] == said(daemon, asked)
 
 
@@ -94,8 +98,8 @@ def test_a_verdict_through_sudo_is_that_of_the_person(daemon, run, monkeypatch):
     """Not root's: the records show who gave the label."""
     monkeypatch.setenv("SUDO_UID", "1000")
     monkeypatch.setenv("SUDO_USER", "carla")
-    (asked,) = ask(daemon, "bag", "a price please")
-    run("review", "bag", stdin="1\n")
+    (asked,) = ask(daemon, "sudo", "a price please")
+    run("review", "sudo", stdin="1\n")
     assert ["carla"] == [one[0] for one in said(daemon, asked)]
 
 
@@ -112,9 +116,9 @@ def test_records_and_texts_are_typed(daemon, run):
 
 def test_an_empty_queue_says_so_and_erasing_works(daemon, run):
     """The loop ends by itself."""
-    ask(daemon, "bag", "forget me")
-    assert "0 judged, 1 erased." in run("review", "bag", stdin="#\n").stdout
-    result = run("review", "bag")
+    ask(daemon, "empty", "forget me")
+    assert "0 judged, 1 erased." in run("review", "empty", stdin="#\n").stdout
+    result = run("review", "empty")
     assert (0, "Nothing more to review.\n0 judged.\n") == (result.exit_code, result.stdout)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,6 +78,23 @@ def test_merged_export_is_the_model_too(decoder: ExportPair, tmp_path: Path) -> 
         verify_stage.check_gguf(ExportPair(decoder.checkpoint, decoder.adapter, tmp_path), TASK, TEXTS)["kl_max"]
         < divergence.KL_MAX
     )
+
+
+def test_merged_export_names_its_base_and_no_folder(decoder: ExportPair, tmp_path: Path) -> None:
+    """Two merged exports are the same bytes, with the metadata that the base's own export has."""
+    checkpoint = shutil.copytree(decoder.checkpoint, tmp_path / "checkpoint")
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    config["_name_or_path"] = "example/Small-1M-Instruct"
+    (checkpoint / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    files = {}
+    for name, adapter in (("base", None), ("once", decoder.adapter), ("again", decoder.adapter)):
+        (tmp_path / name).mkdir()
+        how = gguf_export.GgufExport(checkpoint, adapter, merged=adapter is not None)
+        gguf_export.export(how, gguf_export.find(), tmp_path / name, quiet)
+        files[name] = tmp_path / name / gguf_export.BASE
+    assert files["once"].read_bytes() == files["again"].read_bytes()
+    assert gguf_files.read_fields(files["base"]) == gguf_files.read_fields(files["once"])
+    assert "Small-1M-Instruct" == gguf_files.read_fields(files["once"])["general.name"]
 
 
 def test_tokenizer_of_our_own_is_refused_by_name(tmp_path: Path) -> None:

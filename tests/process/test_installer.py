@@ -119,6 +119,18 @@ def test_after_an_upgrade_of_the_system_status_names_the_remedy(tmp_path: Path, 
     assert 3 == site.setup("rollback").returncode
 
 
+def test_without_its_python_the_command_names_the_remedy(tmp_path: Path, site: Site):
+    """A Python of another version finds none of the program's packages; an undamaged program loads its own."""
+    assert 0 == site.run(installer(tmp_path)).returncode
+    assert (0, "edge-agent 1.0") == (site.setup("status").returncode, site.version())
+    packages = site.current.resolve() / f"lib/python{PYTHON}"
+    packages.rename(packages.with_name("python3.10"))
+    done = site.agent("status")
+    said = f"error: the program does not run: it was made for Python {PYTHON}, which is gone from this machine\n"
+    remedy = "what to do: run the installer file again: settings and data stay\n"
+    assert (3, "", said + remedy) == (done.returncode, done.stdout, done.stderr)
+
+
 @pytest.mark.slow
 def test_uninstall_needs_no_readable_program(tmp_path: Path, site: Site):
     """Units, users' files, man pages and commands go also where nothing tells any more which program laid them."""

@@ -117,7 +117,11 @@ class Site:
 
     def version(self) -> str:
         """Return what the installed program says."""
-        return _run([str(self.root / "usr/local/bin/edge-agent")]).stdout.strip()
+        return self.agent().stdout.strip()
+
+    def agent(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run the installed edge-agent."""
+        return _run([str(self.root / "usr/local/bin/edge-agent"), *arguments])
 
     def programs(self) -> list[str]:
         """Return the names of the programs that are there."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from convert.collect.collection import CollectReport
-from convert.collect.receipts import NOT_COME
+from convert.collect.receipts import NOT_ARRIVED
 from convert.collect.sources import SegmentSource, open_source
 from tests.support.segments import CentralTeam
 from tests.support.site_cases import ASite, answered, judgement
@@ -75,7 +75,7 @@ class Way(UplinkCase):
         self.site.worker.read_receipts()
         came = self.corrections()
         lost = set(self.expected()) - set(came)
-        unnamed = sum(gap.why == NOT_COME for gap in report.gaps) + len(report.breaks)
+        unnamed = sum(gap.why == NOT_ARRIVED for gap in report.gaps) + len(report.breaks)
         return Outcome(len(lost) + len(self.site.files()), len(came) - len(set(came)), unnamed)
 
     def corrections(self) -> list[str]:

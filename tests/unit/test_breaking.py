@@ -87,3 +87,11 @@ def test_no_reason_of_a_release_is_gone(kept):
 def test_every_release_has_its_reasons():
     """`scripts/breaking --release` writes both files."""
     assert {path.stem for path in RELEASED.glob("*.binpb")} == {path.stem for path in RELEASED.glob("*.reasons")}
+
+
+def test_every_file_names_one_go_package():
+    """protoc-gen-go refuses a file without one. scripts/breaking lets it be added, so this holds what it is."""
+    line = 'option go_package = "edge_agent/v1;edgeagentv1";\n'
+    files = sorted((ROOT / "proto" / "edge_agent" / "v1").glob("*.proto"))
+    assert files
+    assert [] == [path.name for path in files if 1 != path.read_text(encoding="utf-8").count(line)]

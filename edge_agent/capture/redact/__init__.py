@@ -1,6 +1,6 @@
 """Redaction: personal data in a text becomes typed, numbered placeholders before anything is written to disk.
 
-A rule is made of a finder and a gate, which most texts do not pass.
+A rule consists of a finder, and of a gate: a cheap search that rules out most texts.
 """
 
 from __future__ import annotations
@@ -12,37 +12,37 @@ from dataclasses import dataclass
 from edge_agent.capture.redact.indexed_text import IndexedText
 
 RULES_VERSION = "2"
-"""Of the built-in rules. What a redaction model promises was proved together with rules of one version."""
+"""Of the built-in rules; a redaction model's guarantee was proved together with one version of them."""
 
 
 Span = tuple[int, int]
 Finder = Callable[[str], Iterator[Span]]
 
 UPPER = "A-ZÀ-ÖØ-ÞĀĄĆČĎĐĒĘĚĞĪİĶĹŁŃŅŇŌŐŒŘŚŞŠŤŪŮŰŹŻŽ"
-"""Capital letters of European languages, for a class of a pattern."""
+"""Capital letters of European languages, for a character class."""
 _REACH = 64
-"""From what its gate finds, a match and the words that announce it lie at most so many characters away."""
+"""A match and its announcing words lie within this many characters of what the gate finds."""
 
 
 @dataclass(frozen=True, eq=False)
 class RuleGate:
-    """What a match of a rule needs at the least: cheap to look for, and missing in most texts."""
+    """A necessary condition of a rule's matches: cheap to search for, and absent from most texts."""
 
     pattern: re.Pattern[str] | None
-    """None = a cluster of `digits`, or a run of them `behind_letter`, is enough."""
+    """None = a cluster of `digits`, or a digit run `behind_letter`, is enough."""
     near: bool = True
-    """Only the text around it has to be searched; otherwise all of it."""
+    """True = only the text around each hit is searched; False = the whole text."""
     reach: int = _REACH
-    """How many characters around it are searched."""
+    """Characters searched on each side of a hit."""
     digits: int = 0
-    """It has at least so many digits, all in one cluster of them; 0 = it may have none."""
+    """Minimum digits of a match, all in one cluster; 0 = a match may have none."""
     margin: int = 1
-    """So many characters before and behind the cluster may belong to it, and tell where it ends."""
+    """Characters on each side of a cluster in which `pattern` is tried, too."""
     behind_letter: bool = False
-    """It has digits directly behind a letter of ASCII."""
+    """A match has digits directly after an ASCII letter."""
 
     def windows(self, text: IndexedText) -> list[Span]:
-        """Return the parts of a text that may hold a match, in order and apart from each other."""
+        """Return the parts of a text that may hold a match, in order, without overlap."""
         if not self.near:
             is_hit = self._hits(text) if self.pattern is None else self.pattern.search(text)
             return [(0, len(text))] if is_hit else []
@@ -79,13 +79,13 @@ class RedactionRule:
     """The word in its placeholders: CARD makes [CARD_1]."""
     find: Finder
     gate: RuleGate | None = None
-    """A text in which it finds nothing cannot hold a match. Most texts are done with after the gates."""
+    """Where it finds nothing, there is no match. None = the rule searches every text."""
 
 
 def checked(pattern: str, check: Callable[[str], bool] = bool) -> Finder:
-    """Make a finder of a pattern whose matches, without blanks and separators, pass a check.
+    """Return a finder of a pattern's matches that, without blanks and separators, pass a check.
 
-    A group `v` is what is found; without it, the whole match is.
+    It yields the span of the group `v`, or of the whole match without one.
     """
     compiled = re.compile(pattern)
     group: str | int = "v" if "v" in compiled.groupindex else 0
@@ -102,7 +102,7 @@ _SEPARATOR = re.compile(r"[^0-9A-Za-z]")
 
 
 def bare(number: str) -> str:
-    """Drop what stands between the characters of a number; write it in upper case, digits of any script as 0 to 9."""
+    """Return a number without separators, in upper case, digits of any script as 0 to 9."""
     if not number.isascii():
         number = "".join(str(int(char)) if char.isdecimal() else char for char in number)
     return _SEPARATOR.sub("", number).upper()

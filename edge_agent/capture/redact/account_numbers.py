@@ -1,8 +1,8 @@
 """Numbers of payment cards and bank accounts, and the check digits of numbers that name people and accounts. Pure.
 
-They are found between other numbers, over line ends and with any usual separator, spaced out digit by digit, and with
-letters that look like digits, as check digits tell them apart. Behind a word such as "card" or "IBAN" the length is
-enough, so that a mistyped number is found, too.
+Check digits make it possible to find them between other numbers, across line ends, with any usual separator, spaced
+out digit by digit, and with letters that look like digits. After a word such as "card" or "IBAN" the length is enough,
+so that mistyped numbers are found, too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ IBAN_CHARACTERS = {
     **{"SK": 24, "SM": 27, "ST": 25, "SV": 28, "TL": 23, "TN": 24, "TR": 26, "UA": 29, "VA": 22, "VG": 24, "XK": 20},
 }
 _MAESTRO = (5018, 5020, 5038, 5893, 6304, 6759, 6761, 6762, 6763)
-# The first four digits of a card's number, from and to, and how long such numbers are.
+# Of card numbers: the first four digits, from and to, and the lengths.
 _ISSUERS = (
     *((prefix, prefix, range(12, 20)) for prefix in _MAESTRO),
     (1800, 1800, (15,)),
@@ -56,7 +56,7 @@ def luhn(digits: str) -> bool:
 
 
 def card(digits: str) -> bool:
-    """Tell whether a payment card has that number: an issuer's range of that length, and Luhn.
+    """Return whether it is a payment card number: an issuer's range of that length, and Luhn.
 
     Visa numbers of 13 digits are left out: none was issued for decades, and bar codes look like them.
     """
@@ -72,7 +72,7 @@ def iban(number: str) -> bool:
 
 
 def us_ssn(digits: str) -> bool:
-    """Social Security Number: it has no check digit, but areas, groups and serials that are never given."""
+    """Social Security Number: no check digit, but areas, groups and serials that are never issued."""
     area, group, serial = digits[:3], digits[3:5], digits[5:]
     return area not in ("000", "666") and area < "900" and group != "00" and serial != "0000"
 
@@ -84,7 +84,7 @@ def uk_nhs(digits: str) -> bool:
 
 
 def de_tax_id(digits: str) -> bool:
-    """Steuer-Identifikationsnummer: one of the first ten digits comes twice or thrice; ISO 7064 mod 11,10."""
+    """Steuer-Identifikationsnummer: one of the first ten digits occurs two or three times; ISO 7064 mod 11,10."""
     counts = sorted(Counter(digits[:10]).values(), reverse=True)
     one_repeats = counts[0] in (2, 3) and max(counts[1:]) == 1
     return digits[0] != "0" and one_repeats and _mod_11_10(digits[:10]) == int(digits[10])
@@ -98,7 +98,7 @@ def _mod_11_10(digits: str) -> int:
 
 
 def weighted_sum(digits: str, weights: Iterable[int]) -> int:
-    """Return the sum of the products of digits and weights, as far as both go."""
+    """Return the sum of the products of digits and weights, up to the shorter of the two."""
     return sum(int(digit) * weight for digit, weight in zip(digits, weights, strict=False))
 
 
@@ -159,20 +159,20 @@ _DIGIT_OF = {letter: digit for digit, letters in _LOOK_ALIKES.items() for letter
 _READ = str.maketrans(_DIGIT_OF)
 _DIGIT = "[0-9" + "".join(map(re.escape, _DIGIT_OF)) + "]"
 _DIGITS_MIN = 8
-"""Of a number with look-alikes, so many are digits at the least."""
+"""Minimum digits in a number with look-alikes."""
 
 
 def flat(text: str) -> str:
     """Return the text with a blank for each line end, tab or zero-width character, and a hyphen for each dash.
 
-    It has the length of the text, so a position in it is one in the text.
+    The length stays the same, so positions in both are equal.
     """
     return text.translate(_FLAT) if _UNFLAT.search(text) else text
 
 
 _CARD_GROUPS_MAX = 6
 _CARD_LENGTHS = range(12, 20)
-"""Digits of a card's number; ISO/IEC 7812-1 has 19 at most."""
+"""Digits of a card number; ISO/IEC 7812-1 has 19 at most."""
 _DIGIT_RUN = re.compile(r"\d(?<![\w.,]\d)(?:[ .\-/]{0,3}\d){11,40}(?!\w)")
 _DIGIT_GROUP = re.compile(r"\d+")
 _DISGUISED_RUN = re.compile(rf"{_DIGIT}(?<![\w.,].)(?:[ .\-/]{{0,3}}{_DIGIT}){{11,40}}(?!\w)")
@@ -188,7 +188,7 @@ _WORD_REACH = 45
 
 
 def find_cards(text: str) -> Iterator[Span]:
-    """Find card numbers also between other numbers: each window of whole groups is tried, the longest first."""
+    """Find card numbers, also between other numbers: every run of whole groups is tried, the longest first."""
     flattened = flat(text)
     for run in _DIGIT_RUN.finditer(flattened):
         groups = [group.span() for group in _DIGIT_GROUP.finditer(flattened, *run.span())]
@@ -197,7 +197,7 @@ def find_cards(text: str) -> Iterator[Span]:
     for run in _DISGUISED_RUN.finditer(flattened):
         if run[0].translate(_SEPARATORS).isdigit() or sum(map(str.isdigit, run[0])) < _DIGITS_MIN:
             continue
-        # A group of letters alone is a word; with letters read as digits only the numbers of whole groups count.
+        # A group without digits is a word; with letters read as digits, only whole groups are tried.
         groups = [group.span() for group in _DISGUISED_GROUP.finditer(run[0]) if any(map(str.isdigit, group[0]))]
         yield from ((run.start() + start, run.start() + end) for start, end in _cards(run[0].translate(_READ), groups))
 
@@ -205,7 +205,7 @@ def find_cards(text: str) -> Iterator[Span]:
 def _cards(text: str, groups: list[Span]) -> Iterator[Span]:
     while groups:
         start = groups[0][0]
-        # Cards are written in groups of four and more; this also spares most windows the arithmetic.
+        # Card numbers start with a group of four or more digits; this also skips most of the arithmetic.
         if not text[start : start + 4].isdigit():
             groups = groups[1:]
             continue
@@ -215,12 +215,12 @@ def _cards(text: str, groups: list[Span]) -> Iterator[Span]:
 
 
 def _is_card(written: str) -> bool:
-    # Most windows are too short or too long.
+    # The length rules out most candidates.
     return len(written.translate(_SEPARATORS)) in _CARD_LENGTHS and card(bare(written))
 
 
 def _announced_card(text: str, groups: list[Span]) -> list[Span]:
-    """Return the first 12 to 19 digits in whole groups behind a word for a card, whatever their check digit."""
+    """Return the first 12 to 19 digits, in whole groups, after a word for a card, with any check digit."""
     start = groups[0][0]
     if not stands_before(_CARD_WORD, text, start, _WORD_REACH):
         return []
@@ -234,7 +234,7 @@ def _spaced_card(run: re.Match[str]) -> list[Span]:
     return [run.span()] if 14 <= len(digits) <= 19 and card(digits) else []
 
 
-# Looks ahead only, so that the next one is found even where it follows at once.
+# Only a look-ahead, so that overlapping matches are found, too.
 _IBAN = re.compile(
     r"[A-Za-z](?<![0-9A-Za-z].)(?=([A-Za-z][ -]?[\dOoIl][ -]?[\dOoIl](?:[ .\-]{0,3}[0-9A-Za-z]){11,30}))", re.ASCII
 )
@@ -245,7 +245,7 @@ _IBAN_WORD = re.compile(
 
 
 def find_ibans(text: str) -> Iterator[Span]:
-    """Find IBANs of the length of their country, in groups or in one piece."""
+    """Find IBANs of their country's length, in groups or in one piece."""
     flattened = flat(text)
     for match in _IBAN.finditer(flattened):
         announced = stands_before(_IBAN_WORD, flattened, match.start(), _WORD_REACH)
@@ -255,7 +255,7 @@ def find_ibans(text: str) -> Iterator[Span]:
 
 
 def _iban_length(written: str, *, announced: bool) -> int:
-    """Return how many characters from the start on are an IBAN, blanks included; 0 = none."""
+    """Return how many characters at the start form an IBAN, blanks included; 0 = none."""
     wanted = IBAN_CHARACTERS.get(written[:2].upper(), 99)
     ends = [match.end() for match in _IBAN_CHARACTER.finditer(written)][wanted - 1 : wanted]
     if not ends:

@@ -1,8 +1,8 @@
-"""Addresses of people: in networks (e-mail, links, domains, IP and MAC addresses) and by post.
+"""Network addresses (e-mail, links, domains, IP, MAC) and postal addresses.
 
-English and French write the number first ("12 Mill Lane", "3 bis rue du Port"), the others the street. Suffixes of
-streets in English are those of USPS Publication 28, appendix C1. A postal code and a town behind an address belong to
-it; postal codes alone are found where their form is unique (Great Britain, Canada) or a word announces them.
+English and French write the house number first ("12 Mill Lane", "3 bis rue du Port"), the other languages the street.
+The English street suffixes are those of USPS Publication 28, appendix C1. A postal code and a town after an address
+belong to it; postal codes alone are found where their form is unique (Great Britain, Canada) or a word announces them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _BEFORE_AT = rf"(?i)(?<![\w.-])[a-z0-9][\w+-]{{0,40}}(?:(?:{_ANY_DOT}|_)[\w+-]{{
 _HOST_PART = rf"[a-z0-9][\w-]{{0,40}}(?:{_ANY_DOT}[\w-]{{2,30}}){{0,3}}"
 _AT_WORDS, _DOT_WORDS = beginnings(_AT_WORD), beginnings(_DOT_WORD)
 _SPOKEN = (
-    # With "at" as a word, the last dot is one, too: "look at example.com" is no address.
+    # With "at" as a word, the last dot must be a word, too: "look at example.com" is not an address.
     re.compile(rf"{_BEFORE_AT} (?:{_AT_WORD}) {_HOST_PART}{_DOT}(?:{_TOPS})(?![\w-])"),
     re.compile(
         rf"{_BEFORE_AT}(?: ?[\(\[{{<] ?(?:{_AT_WORD}|@) ?[\)\]}}>] ?| @ |@ "
@@ -80,7 +80,7 @@ _HOST = re.compile(
 
 
 def find_domains(text: str) -> Iterator[Span]:
-    """Find names of hosts below usual top-level domains, with the path behind them."""
+    """Find host names in usual top-level domains, with the path after them."""
     end = 0
     for dot in DOMAIN_DOT.finditer(text):
         if dot.start() < end:
@@ -103,7 +103,7 @@ _MAC = re.compile(
 
 
 def find_ip_addresses(text: str) -> Iterator[Span]:
-    """Find IPv4 addresses, and IPv6 addresses of at least three colons or a double one, which the library accepts."""
+    """Find IPv4 addresses, and IPv6 addresses with "::" or at least three colons, that `ipaddress` accepts."""
     for pattern in (_IP4, _IP6):
         for match in pattern.finditer(text):
             if _is_ip(match[0]):
@@ -149,7 +149,7 @@ _PLAIN = (
     "avenue|ave|boulevard|blvd|close|court|crescent|drive|highway|hwy|lane|parkway|place|road|rd|square|street|st"
     "|terrace|trail"
 )
-"""Suffixes that are looked for in lower case, too."""
+"""Suffixes that are also found in lower case."""
 _PLAIN_SUFFIXES = beginnings(_PLAIN)
 _UNIT = (
     r"(?:,? {0,2}\n?(?:apt|apartment|suite|ste|unit|flat|fl|floor|room|rm|bldg|building|box|top|stiege|tür|app"
@@ -271,7 +271,7 @@ _BOX = AnnouncedPattern(
     rf"(?<!\w)(?:(?i:{_BOXES}) ?\d{{1,6}}|(?i:psc|unit|cmr) \d{{1,5}},? (?i:box) \d{{1,5}})"
     rf"(?:{_BREAK}(?:(?i:apo|fpo|dpo) ?,? ?(?:AA|AE|AP)? \d{{5}}(?:-\d{{4}})?))?{_TAIL}",
     rf"{_BOXES}|psc|unit|cmr",
-    whole=False,  # a number may follow at once, as in "box12"
+    whole=False,  # a number may follow directly, as in "box12"
 )
 _MILITARY = re.compile(
     r"(?:(?:USNS|USNV|USS|USCGC) \w{2,20}[, \n]{1,3})?(?i:apo|fpo|dpo),? (?:AA|AE|AP) \d{5}(?:-\d{4})?"
@@ -290,7 +290,7 @@ _ANNOUNCED_CODE = AnnouncedPattern(
 
 
 def find_postal_addresses(text: str) -> Iterator[Span]:
-    """Find streets with a house number, with unit, postal code and town if they follow; boxes; postal codes."""
+    """Find streets with a house number and their unit, postal code and town; post-office boxes; postal codes."""
     read = indexed(text)
     yield from (match.span() for match in _streets(read))
     yield from (match.span("v") for match in _ANNOUNCED_CODE.finditer(read))

@@ -1,15 +1,13 @@
-"""The rules that are always there, in the order in which they run.
+"""The built-in rules, in the order in which they run.
 
-A finder yields the places (start, end) of what it finds in a text, in Unicode code points. Rules run in the order of
-the table, and what one found no later one finds again. Every pattern has a bounded reach, so that the time is linear in
-the length of the text whatever it holds; tests/unit/capture/test_builtin_rules.py holds them to it. docs/redaction.md
-has the recall and the false positives of each.
+A finder yields spans (start, end) in Unicode code points. Every pattern has a bounded reach, so that the time is linear
+in the length of any text; tests/unit/capture/test_builtin_rules.py measures it. docs/redaction.md has the recall and
+the false positives of each rule.
 
-Values that only the words before them tell (names, record numbers, documents, accounts, plates, passwords) are found
-here, the others in the files next to this one. A word is taken with the number behind it, as far as its groups go. The
-words are those of eleven languages; a word that is common in other senses ("case", "plate") counts only with a second
-one ("case number"). Names of people are found behind a title, a greeting, "my name is" or a closing formula; a name
-alone is not found: that takes a model.
+Values that are recognized only by the words before them (names, record numbers, documents, accounts, plates, passwords)
+are found here, the others in the modules next to this one. The words are those of eleven languages; a word that is
+common in other senses ("case", "plate") counts only with a second one ("case number"). People's names are found after a
+title, a greeting, "my name is" or a closing formula; a name alone takes a model.
 """
 
 from __future__ import annotations
@@ -71,7 +69,7 @@ _TITLES = rf"{_TITLE}|frau|herrn?|mevrouw|meneer|signora?|señora?|madame|monsie
 _TITLED = AnnouncedPattern(
     rf"(?<!\w)(?:{_TITLES})\.? (?:(?:Dr|Prof|med|h\.c|Dipl|Ing)\.? ){{0,3}}(?P<v>{_NAME})(?!\w)", _TITLES
 )
-# "Pan" is also bread, and a kitchen tool: the surname has to have a Polish ending.
+# "Pan" is also bread, and a kitchen tool: the surname must have a Polish ending.
 _POLISH_MAN = AnnouncedPattern(
     rf"(?<!\w)[Pp]an (?P<v>(?:{_PART} )?[{UPPER}]\w{{1,30}}(?:ski|cki|dzki|wicz|czyk|czak|iak|arz))(?!\w)", "pan"
 )
@@ -125,7 +123,7 @@ _NO_NAME = re.compile(
 
 
 def find_announced_names(text: str) -> Iterator[Span]:
-    """Find names of up to four parts behind a title, a greeting or an introduction, and below a closing formula."""
+    """Find names of up to four parts after a title, a greeting or an introduction, and below a closing formula."""
     read = indexed(text)
     for pattern in (_TITLED, _POLISH_MAN, _GREETED, _SAID, _LOWER) if read.has_capitals else (_LOWER,):
         for match in pattern.finditer(read):
@@ -196,7 +194,7 @@ RECORD_DIGITS_MIN = 4
 
 
 def find_announced_numbers(text: str) -> Iterator[Span]:
-    """Find numbers of records, documents, accounts and customers: at least four digits behind a word for them."""
+    """Find numbers of records, documents, accounts and customers: at least four digits after a word for them."""
     for match in _RECORD.finditer(text):
         before = text[match.start() : match.start("v")]
         plain = _PLAIN_WORD.match(before)
@@ -221,7 +219,7 @@ _PLATE = AnnouncedPattern(
 
 
 def find_plates(text: str) -> Iterator[Span]:
-    """Find number plates behind a word for them."""
+    """Find number plates after a word for them."""
     yield from (match.span("v") for match in _PLATE.finditer(text))
 
 
@@ -252,7 +250,7 @@ _NO_SECRET = re.compile(
 
 
 def find_secrets(text: str) -> Iterator[Span]:
-    """Find what stands behind "password is" and the like, and keys of services by their prefix."""
+    """Find values after "password is" and the like, and API keys by their prefix."""
     read = indexed(text)
     for match in _SECRET.finditer(read):
         if not _NO_SECRET.match(match["v"]):
@@ -263,10 +261,10 @@ def find_secrets(text: str) -> Iterator[Span]:
 
 ANNOUNCED_NAME_RULE = "announced_name"
 _AT, _LINK = RuleGate(AT_SIGN, near=False), RuleGate(re.compile("://"), near=False)
-# A tax code of Italy starts with letters, so its first digit stands behind one.
+# An Italian tax code starts with letters, so its first digit follows one.
 _MIXED = RuleGate(None, behind_letter=True)
 _NUMBER = RuleGate(re.compile(r"\d(?:[ .\-/()]{0,4}\d){5,}"), digits=6)
-# Of numbers with check digits, or a form that says enough: their patterns, and what the number has to pass.
+# Numbers with check digits, or with an unmistakable form: pattern and check.
 _NATIONAL_IDS: dict[str, tuple[str, Callable[[str], bool]]] = {
     "us_ssn": (r"\d(?<![\w-]\d)\d{2}-\d{2}-\d{4}(?![\w-])", us_ssn),
     "uk_nhs": (
@@ -288,7 +286,7 @@ _NATIONAL_IDS: dict[str, tuple[str, Callable[[str], bool]]] = {
     "br_cpf": (r"\d(?<!\w\d)\d\d\.\d{3}\.\d{3}-\d{2}(?!\w)", br_cpf),
 }
 _ID = RuleGate(re.compile("|".join(pattern for pattern, _ in _NATIONAL_IDS.values())), digits=6, margin=4)
-# Numbers over line ends, spaced out, or with letters that look like digits.
+# Numbers across line ends, spaced out, or with letters that look like digits.
 _LONG_NUMBER = RuleGate(None, digits=8)
 # Six digits, or the four of an Indian PAN.
 _SHORT_NUMBER = RuleGate(re.compile(r"\d(?:(?:[ .\-/]?\d){5,}|(?<=[A-Z]\d)\d{3}[A-Z])"), reach=24, digits=4)
@@ -336,11 +334,11 @@ RULES = (
     RedactionRule("phone", "PHONE", find_phones, _NUMBER),
     RedactionRule(ANNOUNCED_NAME_RULE, "NAME", find_announced_names),
 )  # fmt: skip
-"""In the order in which they run: what has a checksum comes before what has only a shape."""
+"""In the order in which they run: numbers with a checksum come before those with only a shape."""
 
 
 def built_in_rules(phone_regions: Sequence[str]) -> tuple[RedactionRule, ...]:
-    """Return the rules of a site whose telephone numbers without a prefix are of these regions (ISO 3166-1 codes)."""
+    """Return the rules; telephone numbers without a prefix belong to these regions (ISO 3166-1 codes)."""
     if not phone_regions:
         return RULES
     phones = functools.partial(RedactionRule, "phone", "PHONE", gate=_NUMBER)

@@ -1,8 +1,8 @@
-"""A text whose words and numbers are looked up once, and patterns that are tried only where one of these begins.
+"""A text with an index of its words and numbers, and patterns that are tried only where the index has a candidate.
 
-Most rules look for a value behind one of some hundred words. To try all of them at every character took most of the
-time of redaction. Now the words of a text are looked up once, by their first letters, and a pattern is tried only where
-these begin a word of its own. It finds what it finds when it is tried everywhere.
+Most rules look for a value after one of some hundred words. Trying every pattern at every character took most of the
+time of redaction. The index finds the words of a text once, by their first letters, and a pattern is tried only where
+one of its own words may begin. The matches are the same as if it were tried everywhere.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 
 CLUSTER_GAP = 4
-"""So many characters stand between two runs of digits of one cluster at the most."""
+"""Maximum number of characters between two digit runs of one cluster."""
 _LETTERS = 4
 _NO_WORD = re.compile(r"\W")
-# The same for texts of ASCII, in a tenth of the time.
+# The same for ASCII texts, in a tenth of the time.
 _SPACED = {code: " " for code in range(128) if _NO_WORD.match(chr(code))}
 _NUMBER = re.compile(r"\d+")
 # Where the lower case of a character has another length, or `re.IGNORECASE` knows more than `str.lower`.
@@ -26,11 +26,11 @@ _IN_CLASS = re.compile(r"\\u[0-9A-Fa-f]{4}|(?<!.)-|[^\\\-^]")
 
 
 class IndexedText(str):
-    """A text, and where its words and numbers begin."""
+    """A text with the positions of its words and numbers."""
 
     @cached_property
     def lowered(self) -> str:
-        """The text in lower case, each character where it stands in the text."""
+        """The text in lower case, of the same length, so that positions are equal."""
         return _lowered(self)
 
     @property
@@ -40,23 +40,23 @@ class IndexedText(str):
 
     @cached_property
     def numbers(self) -> list[int]:
-        """Where runs of digits begin that no other character of a word stands before."""
+        """Starts of the digit runs that have no word character before them."""
         return [start for start, _ in self.runs if not start or not _is_of_word(self[start - 1])]
 
     @cached_property
     def runs(self) -> list[tuple[int, int]]:
-        """Start and end of all runs of digits."""
+        """Start and end of all digit runs."""
         return [match.span() for match in _NUMBER.finditer(self)]
 
     @property
     def runs_behind_letters(self) -> list[tuple[int, int]]:
-        """Start and end of the runs of digits that stand directly behind a letter of ASCII."""
+        """Start and end of the digit runs directly after an ASCII letter."""
         before = ((start, end, self[start - 1]) for start, end in self.runs if start)
         return [(start, end) for start, end, letter in before if letter.isascii() and letter.isalpha()]
 
     @cached_property
     def clusters(self) -> list[tuple[int, int, int]]:
-        """Start, end and digits of all runs of digits that stand at most four characters apart."""
+        """Start, end and digit count of each cluster: digit runs at most CLUSTER_GAP characters apart."""
         clusters: list[tuple[int, int, int]] = []
         for start, end in self.runs:
             if clusters and start - clusters[-1][1] <= CLUSTER_GAP:
@@ -68,8 +68,8 @@ class IndexedText(str):
 
     @cached_property
     def _words(self) -> dict[str, list[int]]:
-        """Return where words begin whose beginnings some pattern knows, by these."""
-        # Words stand between blanks here, so what follows a blank is the beginning of one.
+        """The positions of words, by their beginning, for the beginnings of all patterns."""
+        # Words are between blanks here, so a word begins after each blank.
         spaced = f" {_spaced(self.lowered)} "
         there = {word[:_LETTERS] for word in spaced.split()} & _KNOWN.keys()
         known = (beginning for letters in there for beginning in _KNOWN[letters])
@@ -80,7 +80,7 @@ class IndexedText(str):
         return found
 
     def starts(self, beginnings: frozenset[str]) -> list[int]:
-        """Return where words begin that begin so, in order."""
+        """Return the positions of words with one of these beginnings, in order."""
         words = self._words
         if beginnings.isdisjoint(words):
             return []
@@ -89,13 +89,13 @@ class IndexedText(str):
 
 
 _KNOWN: dict[str, set[str]] = {}
-"""The beginnings of all patterns, by the first four letters of their first word; complete once all rules are loaded."""
+"""Beginnings of all patterns, by the first four letters of their first word; complete once all rules are loaded."""
 _OPEN: dict[str, str] = {}
-"""Beginnings of fewer letters, behind which others may come, each by how it stands in a text: behind a blank."""
+"""Shorter beginnings that any letter may follow; the key is the beginning after a blank."""
 
 
 def indexed(text: str) -> IndexedText:
-    """Return the text with its index; one that has an index keeps it."""
+    """Return the text as an IndexedText; an existing index is kept."""
     return text if isinstance(text, IndexedText) else IndexedText(text)
 
 
@@ -104,12 +104,12 @@ def _lowered(text: str) -> str:
 
 
 def _spaced(text: str) -> str:
-    """Return the text with a blank for each character that is of no word."""
+    """Return the text with a blank for each non-word character."""
     return text.translate(_SPACED) if text.isascii() else _NO_WORD.sub(" ", text)
 
 
 def _places(text: str, part: str) -> Iterator[int]:
-    """Yield where a part stands in a text, also where it overlaps itself."""
+    """Yield the positions of a part in a text, overlapping ones, too."""
     at = text.find(part)
     while at >= 0:
         yield at
@@ -123,11 +123,11 @@ def _is_of_word(character: str) -> bool:
 def beginnings(words: str, *, whole: bool = True) -> frozenset[str]:
     """Return how the matches of a pattern of alternatives may begin: four characters, or fewer where they vary.
 
-    What is no letter or digit is a blank in them, also behind a shorter word. `whole`: behind each alternative no
-    letter or digit stands.
+    Non-word characters are blanks in them; so is the end of a shorter word. `whole`: no word character follows an
+    alternative.
 
     Raises:
-        ValueError: an alternative that begins with something else than a letter, a digit or a group of such ones.
+        ValueError: an alternative begins with something other than a letter, a digit or a group of these.
     """
     known = frozenset(each for alternative in alternatives(words) for each in _beginnings_of(alternative, whole=whole))
     for each in known:
@@ -139,7 +139,7 @@ def beginnings(words: str, *, whole: bool = True) -> frozenset[str]:
 
 
 def alternatives(words: str) -> list[str]:
-    """Divide a pattern at each "|" that stands in no group."""
+    """Split a pattern at each "|" outside of groups."""
     alternatives, depth = [""], 0
     for unit in _UNIT.findall(words):
         depth += (unit == "(") - (unit == ")")
@@ -151,7 +151,7 @@ def alternatives(words: str) -> list[str]:
 
 
 def _beginnings_of(alternative: str, *, whole: bool) -> Iterator[str]:
-    """Yield the beginnings of an alternative; `whole`: behind it no character of a word stands."""
+    """Yield the beginnings of an alternative; `whole`: no word character follows it."""
     before, inner, behind = _first_group(alternative)
     if not inner or behind.startswith(("*", "+", "{")):
         yield from _beginnings_of_units(alternative, whole=whole)
@@ -169,7 +169,7 @@ def _beginnings_of_units(alternative: str, *, whole: bool) -> set[str]:
         if unit == "?":
             continue
         characters = _characters(unit) if following not in ("*", "+", "{") else []
-        if not characters:  # what comes here is one of many, or the end of a word
+        if not characters:  # any of many characters, or the end of a word
             whole &= unit == r"\b"
             break
         grown = _grown(growing, characters) | (growing if following == "?" else set())
@@ -177,23 +177,23 @@ def _beginnings_of_units(alternative: str, *, whole: bool) -> set[str]:
         done |= grown - growing
     done |= set(map(_ended, growing)) if whole else growing
     if any(not letters or letters.startswith(" ") for letters in done):
-        raise ValueError(f"no letter begins the pattern {alternative!r}")
+        raise ValueError(f"the pattern {alternative!r} does not begin with a letter")
     return done
 
 
 def _ended(letters: str) -> str:
-    """Return a beginning that is a whole word: a blank is behind it."""
+    """Return a beginning as a whole word, with a blank after it."""
     return letters if letters.endswith(" ") else letters + " "
 
 
 def _grown(beginnings: Iterable[str], characters: Iterable[str]) -> set[str]:
-    """Return the beginnings with one more character, a blank for what is of no word."""
+    """Return the beginnings with one more character, a blank for a non-word one."""
     letters = [each.lower() if _is_of_word(each) else " " for each in characters]
     return {beginning + letter for beginning in beginnings for letter in letters}
 
 
 def _characters(unit: str) -> list[str]:
-    """Return the characters that a unit of a pattern stands for, a blank for any that is of no word; empty = many."""
+    """Return the characters that a unit of a pattern matches; empty = too many to list."""
     if unit.startswith("["):
         inside = _IN_CLASS.findall(unit[1:-1])
         return [_character(each) for each in inside] if "".join(inside) == unit[1:-1] else []
@@ -208,7 +208,7 @@ def _character(written: str) -> str:
 
 
 def _first_group(alternative: str) -> tuple[str, str, str]:
-    """Divide at the first group: what stands before it, in it and behind it; nothing in it if there is none to open."""
+    """Split at the first group into the parts before, inside and after it; inside is empty unless it is `(?:…)`."""
     depth, begin, end = 0, 0, 0
     for unit in _UNIT.findall(alternative):
         if unit == "(" and not depth:
@@ -223,16 +223,16 @@ def _first_group(alternative: str) -> tuple[str, str, str]:
 
 
 class AnnouncingWords:
-    """Words that a match begins with: no letter or digit stands before them, nor, if they are `whole`, behind them."""
+    """Words that a match begins with: no word character comes before them, nor, if `whole`, after them."""
 
     def __init__(self, words: str, *, whole: bool = True) -> None:
-        """Compile a pattern of alternatives, in any case."""
+        """Compile a pattern of alternatives; it ignores case."""
         self.words, self.beginnings = words, beginnings(words, whole=whole)
-        # In a text in lower case the engine tells most alternatives apart by their first letter.
+        # Without IGNORECASE, on text in lower case, the engine rules out most alternatives by their first letter.
         self._pattern = re.compile(words.lower())
 
     def starts(self, text: IndexedText) -> list[int]:
-        """Return where they stand, in order."""
+        """Return their positions, in order."""
         starts = text.starts(self.beginnings)
         if not starts:
             return []
@@ -241,10 +241,10 @@ class AnnouncingWords:
 
 
 class AnnouncedPattern(AnnouncingWords):
-    """A pattern whose matches begin with one of some words."""
+    """A pattern whose matches begin with one of the announcing words."""
 
     def __init__(self, pattern: str, words: str, *, whole: bool = True) -> None:
-        """Compile it, and the words, as `AnnouncingWords` does."""
+        """Compile the pattern and the words."""
         super().__init__(words, whole=whole)
         self.pattern = re.compile(pattern)
 
@@ -256,14 +256,14 @@ class AnnouncedPattern(AnnouncingWords):
 
 
 def stands_before(words: re.Pattern[str], text: str, at: int, reach: int) -> bool:
-    r"""Return whether a pattern in lower case, which ends with \Z, matches in so many characters before a place."""
+    r"""Return whether a pattern in lower case that ends with \Z matches within `reach` characters before a position."""
     begin = max(0, at - reach)
-    before = min(begin, 1)  # for \b: whether a word goes on there
+    before = min(begin, 1)  # one character more, for \b
     return words.search(_lowered(text[begin - before : at]), before) is not None
 
 
 def matches_at(pattern: re.Pattern[str], text: str, starts: Iterable[int]) -> Iterator[re.Match[str]]:
-    """Yield the matches that begin at one of these places, in order, and none inside of another."""
+    """Yield the matches that begin at these positions, in order, without overlap."""
     end = 0
     for start in starts:
         match = pattern.match(text, start) if start >= end else None

@@ -1,8 +1,8 @@
-"""What a redaction model found in the texts of one example, and how a long text is divided for it. Pure.
+"""What a redaction model found in the texts of one example, and the division of long texts into windows. Pure.
 
-The model is asked about every text of an example before the example is redacted, because a session of redaction runs on
-a thread that does not wait for a model. `texts_of` lists these texts as the session will read them; a session that
-meets another text fails, so nothing passes that the model has not read.
+The model reads every text of an example before the example is redacted, because a redaction session runs on a thread
+that must not wait for a model. `texts_of` lists these texts as the session will read them; a session that meets another
+text fails, so no text passes unread.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 from edge_agent.errors import RedactionHeld
 
 WINDOW_CHARACTERS = 640
-"""Of one question to the model: short enough for its limit in most texts."""
+"""Length of a window: most texts of this length are within the model's token limit."""
 WINDOW_CHARACTERS_MIN = 16
-"""Of a text that has many tokens for its length; a window that does not fit at this size does not fit at all."""
+"""For texts with many tokens for their length; a window of this length that exceeds the limit is given up."""
 OVERLAP_SHARE = 4
-"""Two windows share at least one part in so many: longer than a value, so that each is whole in one of them."""
+"""Windows overlap by at least one part in this many: longer than a value, so that each value is whole in one."""
 MODEL_RULE = "model:"
-"""Before the type, in the name under which a replacement is counted: "model:given_name"."""
+"""Prefix of the type in the rule name of a replacement: "model:given_name"."""
 ECHO_CHARACTERS_MIN = 3
 """A shorter value is replaced only where the model found it."""
 
@@ -51,13 +51,13 @@ class ModelFindings:
         return self.values[text]
 
     def echoes(self) -> dict[str, str]:
-        """Return the found values that are replaced wherever else the example holds them, with their types."""
+        """Return the found values to replace in all texts of the example, with their types."""
         found = {text[each.start : each.end]: each.label for text, values in self.values.items() for each in values}
         return {value: label for value, label in found.items() if _is_distinctive(value)}
 
 
 def texts_of_value(value: Any, key: str = "") -> Iterator[str]:
-    """Yield the texts of a JSON value as a session reads them: a value behind its key, each key alone."""
+    """Yield the texts of a JSON value as a session reads them: each value after its key, each key alone."""
     if isinstance(value, dict):
         for name, each in value.items():
             yield name
@@ -70,12 +70,12 @@ def texts_of_value(value: Any, key: str = "") -> Iterator[str]:
 
 
 def context_of(key: str) -> str:
-    """Return what is read before the value of a key: it may tell what the value is."""
+    """Return the context to put before a value: its key, which may show what the value is."""
     return f"{key.replace('_', ' ')}: " if key else ""
 
 
 def windows(text: str, characters_max: int = WINDOW_CHARACTERS) -> list[tuple[int, int]]:
-    """Divide a text into windows that overlap, [start, end) in code points; each begins between two words if it can.
+    """Divide a text into overlapping windows, [start, end) in code points; each begins between two words if possible.
 
     Args:
         text: of any length.
@@ -90,14 +90,14 @@ def windows(text: str, characters_max: int = WINDOW_CHARACTERS) -> list[tuple[in
 
 
 def narrower_windows(text: str) -> list[tuple[int, int]]:
-    """Divide a window that has too many tokens for the model; empty = it cannot be divided any more."""
+    """Divide a window that has too many tokens for the model; empty = it cannot be divided further."""
     if len(text) <= WINDOW_CHARACTERS_MIN:
         return []
     return windows(text, max(len(text) // 2, WINDOW_CHARACTERS_MIN // 2))
 
 
 def join_windows(found: Iterable[FoundValue]) -> tuple[FoundValue, ...]:
-    """Join the values of overlapping windows: what overlaps is one value, and the longer one gives the type."""
+    """Join overlapping values of overlapping windows into one; the longer one gives the type."""
     joined: list[FoundValue] = []
     for value in sorted(found):
         last = joined[-1] if joined else None
@@ -111,7 +111,7 @@ def join_windows(found: Iterable[FoundValue]) -> tuple[FoundValue, ...]:
 
 
 def _gap_before(text: str, place: int, least: int) -> int:
-    """Return the last place behind white space at or before `place`, and after `least`; `place` if there is none."""
+    """Return the last position after white space in (least, place]; `place` if there is none."""
     return next((each for each in range(place, least, -1) if text[each - 1].isspace()), place)
 
 

@@ -1,9 +1,9 @@
 """National numbers of people in 45 countries: tax, health and social insurance, identity cards; and passports by MRZ.
 
-A number is found in three ways. With a word that announces it ("BSN", "numéro de sécurité sociale") its shape is
-enough, right or mistyped. Without one, only forms that little else has are looked for, and python-stdnum, or the rule
-here where it has none, must accept the check digits. Lines of a machine-readable zone (ICAO Doc 9303) have a shape of
-their own.
+A number is found in three ways. After a word that announces it ("BSN", "numéro de sécurité sociale") its shape is
+enough, so that a mistyped number is found, too. Without such a word, only distinctive forms are tried, and the check
+digits must be right, by python-stdnum or by a check in this module. Lines of a machine-readable zone (ICAO Doc 9303)
+have a shape of their own.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from edge_agent.capture.redact.indexed_text import AnnouncedPattern, beginnings
 
 @dataclass(frozen=True)
 class NationalNumber:
-    """One number of one country."""
+    """One kind of number of one country."""
 
     module: str
-    """That checks it, below `stdnum`; with a leading "." a function of this module."""
+    """Its check: a module below `stdnum`, or with a leading "." a function of this module."""
     shape: str
     """Pattern of the bare number, in upper case, without separators."""
     words: str = ""
-    """Pattern of the words that announce it; empty = none does."""
+    """Pattern of the words that announce it; empty = no words."""
     written: str = ""
-    """Pattern of forms that are found without a word if the check passes; empty = none is."""
+    """Pattern of the forms that are found without a word if the check passes; empty = no form."""
 
 
 _N = NationalNumber
@@ -156,7 +156,7 @@ def _word_pattern(words: str) -> str:
 
 
 _WORDS = "|".join(sorted({number.words for number in NATIONAL_NUMBERS if number.words}, key=len, reverse=True))
-# Known before the first text is read; the patterns are compiled when one is.
+# The words must be registered before the first text is read; the patterns are compiled on first use.
 beginnings(_WORDS)
 
 
@@ -175,7 +175,7 @@ _AFTER = re.compile(_CONNECTOR + _LINKS, re.IGNORECASE)
 
 
 def find_announced_national_numbers(text: str) -> Iterator[Span]:
-    """Find numbers behind a word that announces them, right or mistyped: the longest run of groups of a shape."""
+    """Find numbers after a word that announces them, mistyped ones, too: the longest run of groups that has a shape."""
     every, single = announcers()
     for word in every.finditer(text):
         after = _AFTER.match(text, word.end())
@@ -199,13 +199,13 @@ _WITH_FORM = tuple(number for number in NATIONAL_NUMBERS if number.written)
 
 @functools.cache
 def _written() -> re.Pattern[str]:
-    """Return the pattern of all forms that are found without a word; the group's number tells which it is."""
+    """Return a pattern with an empty match wherever a form that is found without a word begins."""
     forms = (f"({number.written})" for number in _WITH_FORM)
     return re.compile(rf"(?<![\w.,/+-])(?=[0-9A-Z])(?=(?:{'|'.join(forms)})(?![\w/-]))")
 
 
 def find_written_national_numbers(text: str) -> Iterator[Span]:
-    """Find numbers of a form that little else has, whose check digits are right."""
+    """Find numbers of a distinctive form whose check digits are right."""
     end = 0
     for match in _written().finditer(text):
         # Forms of several countries may begin here; the pattern finds the first, the others are tried one by one.
@@ -223,7 +223,7 @@ def _forms() -> tuple[re.Pattern[str], ...]:
 
 
 def accepts(number: NationalNumber, written: str) -> bool:
-    """Return whether the check of that number accepts what is written."""
+    """Return whether the check of that kind of number accepts a written one."""
     if number.module.startswith("."):
         return bool(re.fullmatch(number.shape, bare(written))) and OWN_CHECKS[number.module](bare(written))
     separators = "-+" if number.module in ("fi.hetu", "se.personnummer") else ""
@@ -233,7 +233,7 @@ def accepts(number: NationalNumber, written: str) -> bool:
 
 @functools.cache
 def _stdnum(module: str) -> Callable[[str], bool]:
-    """Return the check of python-stdnum; loaded when it is needed first, as most daemons never need most countries."""
+    """Return a check of python-stdnum; loaded on first use, as most daemons need few countries."""
     check: Callable[[str], bool] = importlib.import_module(f"stdnum.{module}").is_valid
     return check
 
@@ -278,7 +278,7 @@ OWN_CHECKS: dict[str, Callable[[str], bool]] = {
     ".lv_person": lv_person,
     ".ru_snils": ru_snils,
 }
-"""Checks that python-stdnum does not have, of numbers that are found without a word."""
+"""Checks that python-stdnum lacks, for numbers that are found without a word."""
 
 _MRZ = re.compile(r"(?<![0-9A-Za-z<])(?=[0-9A-Z<]{0,44}<<)[0-9A-Z<]{28,44}(?![0-9A-Za-z<])")
 

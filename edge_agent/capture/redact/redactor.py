@@ -1,19 +1,19 @@
 """Replaces personal data by placeholders or made-up names, and remembers in memory what they stand for.
 
-The same value gets the same placeholder wherever it stands, in the input or in the answer: "[CARD_1]" twice is one
-card. A placeholder that the text holds already is not given again, so what comes back from a large model is restored
-unambiguously. Nothing of the map is ever written.
+The same value gets the same placeholder everywhere in the input and the answer: "[CARD_1]" twice is one card. A
+placeholder that the text contains already is not used, so the answer of a large model is restored unambiguously. The
+mapping is never written.
 
-Made-up names are for a large model that writes better about Maria than about [GIVEN_NAME_1]. Names and places alone get
-them: an answer that reformats a made-up number would bring a number back that looks real, so numbers, addresses of
-e-mail and all else keep their placeholders. A made-up name never stands in the text already, and none is given twice in
-one example.
+Made-up names are for a large model that writes better about Maria than about [GIVEN_NAME_1]. Only names and places get
+them: an answer that reformats a made-up number would return a number that looks real, so numbers, e-mail addresses and
+everything else keep their placeholders. A made-up name does not occur in the text, and none is used twice in one
+example.
 
 A site adds patterns of its own, for loyalty cards, file numbers and the like (`compile_site_rules`), and a pipeline
 that finds names (`name_detector`). Its patterns run in RE2 (https://github.com/google/re2), which takes time linear in
-the text for every pattern it accepts, and refuses what it could not bound: look-around, back references, repetitions of
-repetitions beyond a size. So no pattern and no text can stop the thread that redacts. Texts are cut off above
-`input_characters_max` before they come here.
+the text for every pattern it accepts, and refuses the others: look-around, back references, nested repetitions beyond a
+size. So no pattern and no text can block the thread that redacts. Longer texts than `input_characters_max` do not get
+here.
 """
 
 from __future__ import annotations
@@ -57,18 +57,18 @@ _BY_WORD: Mapping[str, tuple[str, ...]] = {
 _FULL_NAMES = frozenset({"NAME", "PERSON"})
 
 Draw = Callable[[int], int]
-"""Returns a number from 0 to below another one, by chance."""
+"""Returns a random number from 0 to below its argument."""
 
 
 def made_up(value: str, word: str, avoid: str, taken: Collection[str], draw: Draw) -> str:
-    """Return a made-up value for one of that type; empty = its type keeps a placeholder, or every one is in use.
+    """Return a made-up value; empty = the type keeps its placeholder, or all made-up values are in use.
 
     Args:
-        value: the real one, whose case is kept.
-        word: of its placeholder, such as GIVEN_NAME.
-        avoid: the text: nothing that stands in it is returned.
-        taken: what other values of the example got.
-        draw: the draw.
+        value: the real value, whose case is kept.
+        word: the word of its placeholder, such as GIVEN_NAME.
+        avoid: the text; values that occur in it are not returned.
+        taken: the made-up values of the example so far.
+        draw: chooses one.
     """
     if any(character.isdecimal() for character in value):
         return ""
@@ -84,7 +84,7 @@ def restoring(values: Mapping[str, str]) -> re.Pattern[str] | None:
 
 
 def unfinished(text: str, values: Collection[str]) -> int:
-    """Return how many characters at the end of a text may be the beginning of a made-up value, or a whole one."""
+    """Return how many characters at the end of a text may be a made-up value or the beginning of one."""
     longest = max(map(len, values), default=0)
     for length in range(min(longest, len(text)), 0, -1):
         if any(each.startswith(text[-length:]) for each in values):
@@ -109,13 +109,13 @@ def _in_case_of(value: str, made: str) -> str:
 PLACEHOLDER = re.compile(r"\[(?P<word>[A-Z][A-Z0-9_]{0,40})_\d{1,6}\]")
 PLACEHOLDER_CHARACTERS_MAX = 64
 FIELD_RULE = "schema_field"
-"""Name under which values of fields that the schema marks are counted."""
+"""Rule name of the values of fields that the schema marks."""
 NAME_RULE, NAME_WORD = "presidio", "NAME"
-"""The rule that finds names, where a site has one, and the word of its placeholders."""
+"""Rule name and placeholder word of the pipeline that finds names."""
 
 
 def placeholders(text: str) -> list[str]:
-    """Return the placeholders in a text, in its order."""
+    """Return the placeholders in a text, in order."""
     return [match[0] for match in PLACEHOLDER.finditer(text)] if "[" in text else []
 
 
@@ -127,11 +127,11 @@ class ReplacedValue:
     end: int
     placeholder: str
     rule: str
-    """The rule that names the placeholder, or "model:" with a type."""
+    """The rule that gave the placeholder its word, or "model:" with a type."""
     by_rules: bool
     by_model: bool
     score: float
-    """The model's probability that it is personal; 0 = it has not found it."""
+    """The model's probability that the value is personal; 0 = the model did not find it."""
 
 
 @dataclass
@@ -140,7 +140,7 @@ class RedactionSession:
 
     rules: tuple[RedactionRule, ...]
     reserved: set[str] = field(default_factory=set)
-    """Placeholders that are not given: the texts hold them already."""
+    """Placeholders that are not used, because the texts contain them already."""
     counts: Counter[str] = field(default_factory=Counter)
     """Replacements by the name of the rule."""
     _placeholders: dict[str, str] = field(default_factory=dict)
@@ -149,29 +149,29 @@ class RedactionSession:
     findings: ModelFindings | None = None
     """What a redaction model found in the texts of the example; None = rules alone."""
     draw: Draw | None = None
-    """Draws made-up names where they stand for real ones; None = placeholders do."""
+    """Chooses made-up names in place of real ones; None = placeholders only."""
     _made_up: dict[str, str] = field(default_factory=dict)
     _read: list[str] = field(default_factory=list)
 
     def text(self, text: str, context: str = "") -> str:
         """Replace what the rules find, and whatever was replaced in an earlier text of the example.
 
-        `context` is read before the text and not replaced: the key of a value may tell what its digits are.
+        `context` is read before the text and not replaced: the key of a value may identify its digits.
         """
         self.reserved.update(placeholders(text))
         if self.draw is not None:
             self._read.append(text)
         spans = self.found(text, context)
-        for start, stop, rule, _ in spans:  # another text may hold it without what tells what it is
+        for start, stop, rule, _ in spans:  # another text may contain the value without what identifies it
             self._known.setdefault(text[start:stop], FIELD_RULE if context else rule)
         return self._replaced(text, spans)
 
     def again(self, value: Any) -> Any:
-        """Replace in a JSON value that was redacted what later texts of the example have told."""
+        """Redact a JSON value again, with the values found in later texts of the example."""
         return _mapped(value, "", lambda text, _: self._replaced(text, _united(self._found_known(text))))
 
     def trace(self, text: str) -> tuple[str, list[ReplacedValue]]:
-        """Replace as `text` does; return also what was replaced, and by which of rules and model it was found."""
+        """Replace as `text` does; also return the replaced values, and whether rules or model found them."""
         by_rules = replace(self, findings=None).found(text)
         by_model = self.findings.of(text) if self.findings is not None and text.strip() else ()
         spans, redacted = self.found(text), self.text(text)
@@ -184,19 +184,19 @@ class RedactionSession:
         return redacted, replaced
 
     def fields(self, record: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-        """Replace the values of fields in a record, and note them so that `text` finds them in the input."""
+        """Replace the values of fields in a record, and remember them so that `text` finds them in the input."""
         return {key: self._field(value, key) if key in names else value for key, value in record.items()}
 
     def value(self, value: Any, key: str = "") -> Any:
-        """Replace what the rules find in a JSON value: in strings, in numbers, and in keys, however deep they stand.
+        """Replace what the rules find in a JSON value: in strings, numbers and keys, at any depth.
 
-        A number in which something is found becomes the placeholder, a string. `key` is where the value stands.
+        A number in which something is found becomes the placeholder, a string. `key` is the key of the value.
         """
         return _mapped(value, key, lambda text, key: self.text(text, context_of(key)))
 
     @property
     def replaced(self) -> Mapping[str, str]:
-        """The replaced values with their placeholders. In memory only: nothing of it is ever written."""
+        """The replaced values with their placeholders. In memory only; never written."""
         return self._placeholders
 
     def restore(self, text: str) -> str:
@@ -207,7 +207,7 @@ class RedactionSession:
         return PLACEHOLDER.sub(lambda match: values.get(match[0], match[0]), text)
 
     def split(self, text: str) -> tuple[str, str]:
-        """Split off the end of an answer that comes in pieces, if it may be the beginning of what is to be restored."""
+        """Split a streamed answer before an end that may be an incomplete placeholder or made-up name."""
         at = text.rfind("[")
         open_ = at >= 0 and len(text) - at <= PLACEHOLDER_CHARACTERS_MAX and "]" not in text[at:]
         end = min(at if open_ else len(text), len(text) - unfinished(text, self._made_up))
@@ -224,9 +224,9 @@ class RedactionSession:
         return self._placeholder(said, _word(name))
 
     def found(self, text: str, context: str = "") -> list[tuple[int, int, str, str]]:
-        """Return start, end, rule and placeholder of whatever would be replaced, in the order of the text.
+        """Return start, end, rule and placeholder of each value to be replaced, in the order of the text.
 
-        `context` is read before the text: what begins in it and ends in the text is found from the text's start.
+        `context` is read before the text; a find that begins in it counts from the start of the text.
         """
         every = self._found(text)
         if context:
@@ -236,7 +236,7 @@ class RedactionSession:
         return [(start, _word_end(text, end), rule, word) for start, end, rule, word in _united(every)]
 
     def _found_by_model(self, findings: ModelFindings, text: str, context: str) -> Iterator[tuple[int, int, str, str]]:
-        """Yield what the model found in a text, and its finds of other texts that stand in this one."""
+        """Yield what the model found in a text, and values it found in other texts that occur in this one."""
         taken = [match.span() for match in PLACEHOLDER.finditer(text)] if "[" in text else []
         values = list(_echoed(findings.echoes(), text))
         if _without(text, taken).strip():
@@ -251,7 +251,7 @@ class RedactionSession:
     def _found_behind(self, context: str, text: str) -> Iterator[tuple[int, int, str, str]]:
         before = len(context)
         for start, end, rule, word in self._found(context + text):
-            # Whether a field holds a name, its schema tells, and the site may keep it: the key alone does not.
+            # A key such as "name" does not announce a person's name: the field settings decide whether it is redacted.
             if end > before and rule != ANNOUNCED_NAME_RULE:
                 yield max(start - before, 0), end - before, rule, word
 
@@ -266,7 +266,7 @@ class RedactionSession:
                     yield begin + start, begin + end, rule.name, rule.placeholder
 
     def _found_known(self, text: str) -> Iterator[tuple[int, int, str, str]]:
-        """Yield where values of earlier texts stand: as whole words, but those of fields also inside of words."""
+        """Yield values of earlier texts: as whole words, those of redacted fields also within words."""
         for value in sorted(self._known, key=len, reverse=True):
             if value in text:
                 rule, escaped = self._known[value], re.escape(value)
@@ -296,7 +296,7 @@ class RedactionSession:
 
 
 def _mapped(value: Any, key: str, redact: Callable[[str, str], str]) -> Any:
-    """Redact the strings, the numbers and the keys of a JSON value; `redact` gets each with the key where it stands."""
+    """Redact the strings, numbers and keys of a JSON value; `redact` gets each with its key."""
     if isinstance(value, dict):
         return {redact(name, ""): _mapped(each, name, redact) for name, each in value.items()}
     if isinstance(value, list):
@@ -322,9 +322,9 @@ class Redactor:
         detector: Callable[[str], Iterator[Span]] | None = None,
         phone_regions: Sequence[str] = (),
     ) -> None:
-        """Put the site's rules before the ones that are always there, and the detector of names after them.
+        """Put the site's rules before the built-in ones, and the detector of names after them.
 
-        `phone_regions`: where telephone numbers without a prefix belong, as codes of ISO 3166-1.
+        `phone_regions`: the regions of telephone numbers without a prefix (ISO 3166-1 codes).
         """
         names = [RedactionRule(NAME_RULE, NAME_WORD, detector)] if detector else []
         self._rules = (*site_rules, *built_in_rules(phone_regions), *names)
@@ -334,18 +334,18 @@ class Redactor:
     def start(
         self, stored: str = "", findings: ModelFindings | None = None, draw: Draw | None = None
     ) -> RedactionSession:
-        """Begin with an example; placeholders in a stored text of it are not given again.
+        """Begin with an example; placeholders in a stored text of it are not used again.
 
-        What a model found in the texts of the example is replaced beside what the rules find. With `draw`, made-up
-        names stand in place of real ones.
+        The findings of a model are replaced along with those of the rules. With `draw`, made-up names replace real
+        ones.
         """
         return RedactionSession(self._rules, set(placeholders(stored)), findings=findings, draw=draw)
 
 
 def _united(found: Iterator[tuple[int, int, str, str]]) -> list[tuple[int, int, str, str]]:
-    """Join what overlaps, so that no part of a value is left; the longest find names it, of equal ones the first.
+    """Join overlapping finds, so that no part of a value is left; the longest gives the name, the first of equal ones.
 
-    A value that is known from another text has no word: a larger one that holds it is named by the other find.
+    A value known from another text has no placeholder word, so a larger union takes that of the other find.
     """
     united: list[tuple[int, int, str, str]] = []
     longest = 0
@@ -365,7 +365,7 @@ def _united(found: Iterator[tuple[int, int, str, str]]) -> list[tuple[int, int, 
 
 
 def _word_end(text: str, end: int) -> int:
-    """Return where the word ends that a combining character continues: patterns stop before one."""
+    """Return the end of the word if a combining character continues it, since patterns stop before one."""
     if text[end : end + 1] and unicodedata.combining(text[end]):
         while end < len(text) and (text[end].isalnum() or unicodedata.combining(text[end])):
             end += 1
@@ -373,7 +373,7 @@ def _word_end(text: str, end: int) -> int:
 
 
 def _echoed(echoes: Mapping[str, str], text: str) -> Iterator[FoundValue]:
-    """Yield where values that the model found in a text of the example stand in this one, as whole words."""
+    """Yield the values that the model found in any text of the example, where they occur here as whole words."""
     for value, label in echoes.items():
         if value in text:
             pattern = rf"(?<!\w){re.escape(value)}(?!\w)"
@@ -381,27 +381,27 @@ def _echoed(echoes: Mapping[str, str], text: str) -> Iterator[FoundValue]:
 
 
 def _without(text: str, taken: Sequence[tuple[int, int]]) -> str:
-    """Return a text without those parts."""
+    """Return a text without these spans."""
     ends = [0, *(end for _, end in taken)]
     starts = [*(start for start, _ in taken), len(text)]
     return "".join(text[begin:stop] for begin, stop in zip(ends, starts, strict=True))
 
 
 PATTERN_BYTES_MAX = 64 * 1024
-"""Memory of one compiled pattern; RE2 derives its bound on time per character from it."""
+"""Memory limit of one compiled pattern; RE2 also derives its time limit per character from it."""
 PATTERN_CHARACTERS_MAX = 1000
 PIPELINE_ENTITIES = ("PERSON", "LOCATION", "NRP", "MEDICAL_LICENSE", "IP_ADDRESS", "CRYPTO")
 NEEDS_NETWORK = ("EmailRecognizer", "UrlRecognizer")
 NAME_SCORE_MIN = 0.5
 PIPELINE_LANGUAGE = "en"
-"""As presidio names it: a pipeline of any language runs under it."""
+"""The language code for presidio; a pipeline of any language runs under it."""
 
 
 def compile_site_rules(patterns: Mapping[str, str]) -> list[RedactionRule]:
     """Compile the site's patterns, by name.
 
     Raises:
-        ConfigInvalid: a pattern is none, is too large, or matches the empty text.
+        ConfigInvalid: a pattern is not one, is too long, or matches the empty text.
     """
     return [_site_rule(name, pattern) for name, pattern in patterns.items()]
 
@@ -421,7 +421,7 @@ def _compile_site_pattern(name: str, pattern: str) -> Any:
     where = f"examples.site_rules.{name}"
     if len(pattern) > PATTERN_CHARACTERS_MAX:
         raise ConfigInvalid(f"{where} has {len(pattern)} characters; the limit is {PATTERN_CHARACTERS_MAX}")
-    # Only a site with patterns of its own loads what runs them.
+    # Loaded only at a site with patterns of its own.
     import re2  # noqa: PLC0415
 
     options = re2.Options()
@@ -433,7 +433,7 @@ def _compile_site_pattern(name: str, pattern: str) -> Any:
         remedy = (
             "Use the syntax of RE2 (https://github.com/google/re2/wiki/Syntax): no look-around, no back references."
         )
-        raise ConfigInvalid(f"{where} is no pattern: {said}", remedy=remedy) from None
+        raise ConfigInvalid(f"{where} is not a regular expression: {said}", remedy=remedy) from None
     if compiled.fullmatch(""):
         raise ConfigInvalid(f"{where} matches the empty text", remedy="Let it match at least one character.")
     return compiled

@@ -1,4 +1,4 @@
-"""Telephone numbers, and the dates that are told from them: dates of birth and others."""
+"""Telephone numbers and dates, which must be told apart."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _MONTH_REACH, _WORD_REACH = 20, 40
 
 
 def find_birth_dates(text: str) -> Iterator[Span]:
-    """Find dates that a word announces as one of birth, and whole dates of years in which adults were born."""
+    """Find dates announced as a date of birth, and full dates in years in which adults were born."""
     for pattern in DATES:
         yield from (found.span() for found in pattern.finditer(text) if _is_date(found) and _is_birth(text, found))
     for year in _YEAR.finditer(text):
@@ -56,7 +56,7 @@ def find_birth_dates(text: str) -> Iterator[Span]:
 
 
 def is_written_date(written: str) -> bool:
-    """Return whether a text is a date and nothing else, by its form."""
+    """Return whether a whole text has the form of a date."""
     return any(pattern.fullmatch(written) for pattern in DATES)
 
 
@@ -76,7 +76,7 @@ def _is_date(found: re.Match[str]) -> bool:
 
 
 def is_date(year: int, month: int, day: int) -> bool:
-    """Tell whether that day exists."""
+    """Return whether that day exists."""
     try:
         date(year, month, day)
     except ValueError:
@@ -85,9 +85,9 @@ def is_date(year: int, month: int, day: int) -> bool:
 
 
 _PHONES = (
-    # With the code of the country.
+    # With the country code.
     re.compile(r"(?P<v>[+0](?<![\w+.,-].)0?(?:(?<=\+)|(?<=00))[1-9]\d{0,2}(?:[ .\-/()]{0,3}\d){6,12})(?![\w])"),
-    # National, with its leading zero and the spaces that people write, or in one piece of 10 or 11 digits.
+    # National, with the leading zero and the usual spaces, or in one piece of 10 or 11 digits.
     re.compile(r"(?P<v>[(0](?<![\w+.,-].)0?(?<=0)\d{1,5}\)?[ .\-/]{1,3}\d{2,8}(?:[ .\-/]\d{2,6}){0,4})(?![\w])"),
     re.compile(r"(?P<v>0(?<![\w+.,-]0)[1-9]\d{8,9})(?![\w])"),
     # North America.
@@ -99,9 +99,9 @@ _PHONES = (
         r"|\d{2} \d{3} \d{2} \d{2}|\d{2,3}[ -]\d{4}[ -]\d{4}|\d{2} \d{4,5}-\d{4})(?![\w]|[ ./-]\d)"
     ),
 )
-# Of all of these: at least six digits, and what may stand between them.
+# All of these have at least six digits, with these characters between them.
 _DIGITS = re.compile(r"\d(?:[ .\-/()]{0,4}\d){5,}")
-# Shorter numbers, where a word before them announces one.
+# Shorter numbers, after a word that announces one.
 _SHORT_PHONE = re.compile(r"\+?\d(?<!\w\d)(?:[ .\-/()]{0,2}\d){5,13}(?!\w)")
 _PHONE_WORD = re.compile(
     r"\b(?:tel|telefon|telephone|téléphone|phone|call|ring|mobile|mobil|cell|handy|fax|whatsapp|sms"
@@ -118,7 +118,7 @@ _EXTENSION = re.compile(r" ?(?:x|ext\.?|extension|durchwahl|poste|app\.)[ .:]{0,
 
 
 def find_phones(text: str) -> Iterator[Span]:
-    """Find telephone numbers of 6 to 15 digits (ITU-T E.164 has 15 at most) that are no dates, with their extension."""
+    """Find telephone numbers of 6 to 15 digits (the maximum of ITU-T E.164) that are not dates, with extension."""
     for start, end in _find_written(text):
         extension = _EXTENSION.match(text, end)
         yield start, extension.end() if extension else end
@@ -127,7 +127,7 @@ def find_phones(text: str) -> Iterator[Span]:
 def _find_written(text: str) -> Iterator[Span]:
     read = _without_extensions(text)
     for digits in _DIGITS.finditer(read):
-        # A sign or a parenthesis may stand before them, and what stands behind them tells whether the number ends.
+        # A sign or a parenthesis may come before, and the characters after it show whether the number ends.
         begin, end = max(0, digits.start() - 3), digits.end() + 3
         every = (match for pattern in _PHONES for match in pattern.finditer(read, begin, end))
         found = {match.span("v") for match in every if _is_phone(match["v"])}
@@ -139,7 +139,7 @@ def _find_written(text: str) -> Iterator[Span]:
 
 
 def _without_extensions(text: str) -> str:
-    """Put a blank in place of the "x" of an extension that follows a digit at once, so that the number ends there."""
+    """Replace the "x" of an extension directly after a digit by a blank, so that the number ends there."""
     return _X_OF_EXTENSION.sub(" ", text) if "x" in text or "X" in text else text
 
 
@@ -152,10 +152,10 @@ _CANDIDATE = re.compile(r"[(+\d](?<![\w.,:/-].)(?:[ .\-/()]{0,2}\d){5,14}(?![\w]
 
 
 def regional_phones(regions: Sequence[str]) -> Finder:
-    """Return a finder that also finds numbers without a prefix that the plan of one of the regions has.
+    """Return a finder that also finds numbers without a prefix, by the numbering plans of the regions.
 
     Regions are codes of ISO 3166-1 such as "ES". A number in one piece counts only if it starts with the region's
-    leading zero, or behind a word, since article numbers are written in one piece, too.
+    leading zero or follows a word, since article numbers are written in one piece, too.
     """
 
     def find(text: str) -> Iterator[Span]:
@@ -180,10 +180,10 @@ def _is_in_plan(digits: str, region: str) -> bool:
 
 @functools.cache
 def _library() -> Any:
-    """Load phonenumbers: 5 MB, only at a site that names its regions."""
+    """Load phonenumbers: 5 MB, so only at a site that names its regions."""
     return importlib.import_module("phonenumbers")
 
 
 def is_known_region(region: str) -> bool:
-    """Return whether there is a numbering plan of that code."""
+    """Return whether there is a numbering plan for a region code."""
     return region in _library().SUPPORTED_REGIONS

@@ -1,7 +1,7 @@
 """The two wire formats in which a server answers typed questions: OpenAI's `/v1/decisions` and `/v1/systemone`. Pure.
 
-`build_body` writes the questions; `parse_answers` reads what came back. Only the format is checked here: serve, which
-trusts nothing that this process hands it, checks the probabilities. No text of the server becomes part of an error.
+`build_body` writes the questions; `parse_answers` reads the response. Only the format is checked here: the daemon,
+which does not trust this process, checks the probabilities. No text from the server becomes part of an error.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ MODEL_CHARACTERS_MAX = 200
 
 @dataclass(frozen=True)
 class TypedQuestion:
-    """One question as serve sends it."""
+    """One question as the daemon sends it."""
 
     name: str
     type: str
     """One of QUESTION_TYPES."""
     instructions: str
     options: tuple[tuple[str, str], ...]
-    """Value and description, which can be empty, in order; of a predicate "no" and "yes"."""
+    """Values and descriptions, which can be empty, in order; "no" and "yes" for a predicate."""
     named: bool = True
     """False = the one question of a classify task, whose name is the task's: `decisions` asks it without a name."""
 
@@ -49,10 +49,10 @@ class ParsedAnswers:
     """A whole response."""
 
     model: str
-    """Empty = the server does not name it."""
+    """Empty = the server did not name it."""
     answers: tuple[TypedAnswer, ...]
     input_tokens: int | None = None
-    """None = the server does not count, here and below."""
+    """None = the server does not count tokens; so for output_tokens."""
     output_tokens: int | None = None
 
 
@@ -67,7 +67,8 @@ def parse_answers(protocol: DecisionProtocol, raw: bytes, questions: Sequence[Ty
     """Read the body of a response.
 
     Raises:
-        ValueError: it does not have the format; the message ends a sentence, and quotes nothing of the response.
+        ValueError: the body does not have the format; the message completes a sentence and quotes nothing of the
+        response.
     """
     try:
         plain = strict_json.decode(raw)
@@ -97,7 +98,7 @@ def _decisions_question(question: TypedQuestion) -> dict[str, Any]:
 
 
 class _WireFormat(BaseModel):
-    """What is not named is ignored: servers add members of their own."""
+    """Unknown members are ignored, because servers add their own."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
@@ -243,7 +244,7 @@ def _predicate_answer(question: TypedQuestion, probability: float) -> TypedAnswe
 
 
 def _score_answer(question: TypedQuestion, pairs: Sequence[tuple[str, float]]) -> TypedAnswer:
-    """Return the answer with the labels of the levels in the place of their numbers."""
+    """Return the answer with the labels of the levels instead of their numbers."""
     labels = {str(level): value for level, (value, _) in enumerate(question.options)}
     if any(level not in labels for level, _ in pairs):
         raise ValueError(f"its answer to question {question.name!r} has a level that the question does not have")

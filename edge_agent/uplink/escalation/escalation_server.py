@@ -1,6 +1,6 @@
-"""escalation.sock: the gRPC service through which serve asks the large model.
+"""escalation.sock: the gRPC service through which the daemon asks the large model.
 
-The socket is the permission: a process that can open it may ask, for the allowed tasks and within the caps.
+Access to the socket is the permission: a process that can open it may ask, for the allowed tasks and within the caps.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from edge_agent.v1 import escalation_pb2_grpc
 MESSAGE_BYTES_MAX = 2 * 1024 * 1024
 WATCHES_MAX = 4
 HEARTBEAT_SECONDS = 2.0
-"""Who watches hears something as often as that, so that silence means that nobody is at work here."""
+"""Interval of messages to a watcher, so that silence means that this process is not working."""
 KEY_BYTES_MAX = 4096
 STOP_SECONDS = 1.0
 _KEY = "Write the key alone into the file, readable for the uplink's user."
@@ -40,19 +40,19 @@ BUDGET = "UPSTREAM_BUDGET_SPENT"
 
 
 class EscalationServicer(escalation_pb2_grpc.EscalationServiceServicer):
-    """Translates; the broker decides."""
+    """Translates between gRPC and the broker."""
 
     def __init__(
         self, config: EscalationConfig, broker: EscalationBroker, deaths: Callable[[], list[str]] = list
     ) -> None:
-        """Serve questions of the allowed tasks; `deaths` says what of this daemon has died."""
+        """Serve questions of the allowed tasks; `deaths` returns the failed components of this daemon as sentences."""
         self._config, self._broker, self._deaths = config, broker, deaths
         self._watches = 0
 
     async def Watch(self, request: pb.WatchRequest, context: Any) -> None:
-        """Say how things stand: now, at every change, and again and again."""
+        """Send the status: now, at every change, and every HEARTBEAT_SECONDS."""
         if self._watches >= WATCHES_MAX:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{WATCHES_MAX} watch already")
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"there are {WATCHES_MAX} watchers already")
         self._watches += 1
         said, due = None, 0.0
         try:
@@ -126,12 +126,12 @@ def _typed_answer(answer: decision_protocols.TypedAnswer) -> pb.TypedAnswer:
 
 @contextlib.asynccontextmanager
 async def serve_escalations(config: Config, now: Callable[[], float], supervisor: Supervisor) -> AsyncIterator[None]:
-    """Take questions inside the block; the supervisor keeps looking for the large model.
+    """Serve questions within the block; the supervisor runs the probing of the large model.
 
     Raises:
-        ConfigInvalid: its key cannot be read.
-        SocketInUse: something else stands at the socket's path.
-        StoreDamaged, ExchangeDirUnusable: what was spent cannot be read.
+        ConfigInvalid: the key of the large model cannot be read.
+        SocketInUse: the socket's path is taken.
+        StoreDamaged, ExchangeDirUnusable: the spending cannot be read.
     """
     settings = config.escalation
     model = LargeModelClient(settings, read_key(settings))
@@ -144,7 +144,7 @@ async def serve_escalations(config: Config, now: Callable[[], float], supervisor
         EscalationServicer(settings, broker, lambda: supervisor.problems), server
     )
     _bind(server, config.escalation_socket)
-    why = "questions are asked and answered without it; only a large model that was lost is not found again"
+    why = "questions are still asked and answered; only a large model that went offline is not found again"
     supervisor.add(Component("large-model", broker.run, DeathPolicy.RESTART, why))
     await server.start()
     try:
@@ -156,7 +156,7 @@ async def serve_escalations(config: Config, now: Callable[[], float], supervisor
 
 
 def _bind(server: grpc.aio.Server, path: Path) -> None:
-    """Bind where an earlier life may have left its socket: the lock of the notes says that none lives."""
+    """Bind the socket; replace one of an earlier process, which is certainly gone, since this one has its lock."""
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISSOCK(path.lstat().st_mode):
             path.unlink()
@@ -170,7 +170,7 @@ def _bind(server: grpc.aio.Server, path: Path) -> None:
 
 
 def read_key(config: EscalationConfig) -> str:
-    """Return the key; empty = the server needs none. Raises ConfigInvalid."""
+    """Return the key for the large model; empty = it needs none. Raises ConfigInvalid."""
     if not config.credentials_file:
         return ""
     path = Path(config.credentials_file)
@@ -193,10 +193,10 @@ ROLES = frozenset({"system", "user", "assistant"})
 
 
 def parse_question(request: pb.AskRequest, config: EscalationConfig) -> EscalationQuestion:
-    """Read a question, with its typed form where the large model is asked by it.
+    """Read a question, with its typed form if the protocol of the large model needs it.
 
     Raises:
-        InvalidRequest: it breaks a rule.
+        InvalidRequest: the question is malformed or too large.
     """
     size = request.ByteSize()
     if not 0 < len(request.turns) <= TURNS_MAX or size > BYTES_MAX:
@@ -231,7 +231,7 @@ def _typed_question(asked: pb.AskedQuestion, *, named: bool) -> TypedQuestion:
 
 
 def failure_response(error: EdgeAgentError) -> pb.AskResponse:
-    """Write why there is no answer."""
+    """Return the response for an error."""
     retry_seconds = error.retry_seconds if isinstance(error, CapacityError) else 0.0
     failure = pb.AskFailure(
         reason=error.reason, message=error.message, remedy=error.remedy, retry_seconds=retry_seconds

@@ -1,10 +1,11 @@
-"""One question to a server: by OpenAI's chat API, a stream of text, or by an API for decisions, probabilities.
+"""One question to a server: by OpenAI's chat API, which streams text, or by a decision API, which returns
+probabilities.
 
-Servers and models of the chat API refuse different members of a request (`formats/chat_request_form.py`). Such a
-request is written without it and sent again; what was accepted is remembered for the model and the task.
+Servers and models of the chat API refuse different members of a request (`formats/chat_request_form.py`). A refused
+request is sent again without the member; the accepted form is remembered per model and task.
 
-Everything that comes back is hostile until it was looked at elsewhere: here it is bounded, in bytes and in time. No
-redirect is followed, and nothing is asked twice by the library. Of the server's own words none leaves but the status.
+Responses are untrusted: here they are bounded in bytes and in time, and the daemon checks their content. No redirect is
+followed, and the library does not retry. Errors contain the status, and no text from the server.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from edge_agent.uplink.escalation.decision_protocols import TypedAnswer, TypedQu
 log = structlog.get_logger("edge_agent.uplink")
 
 BYTES_PER_TOKEN = 2
-"""How many bytes of text a token has at least, for reserving its price before the server counts."""
+"""Minimum bytes of text per token, to reserve the price before the server has counted."""
 _ENDPOINT = "Check 'url' and 'model' under 'escalation' in agent.yaml, and the server; it is retried automatically."
 _PROXY = (
     "Check 'proxy_url' under 'escalation' in agent.yaml, and whether the proxy lets this machine connect to the server"
@@ -49,15 +50,15 @@ _SPENT = (
     " less, e.g. with 'parameters: {reasoning_effort: low}'."
 )
 _UNPACKED = {"Accept-Encoding": "identity"}
-"""A packed answer of a few bytes may be a large one: none is asked for, and none is read."""
-# Of the libraries; ValueError and the two after it are for what is no JSON, or none of the API.
+"""A few compressed bytes can become a large answer, so compression is neither requested nor accepted."""
+# Of the libraries; ValueError and the two after it for bodies that are not JSON or do not fit the API.
 _FAILURES = (openai.OpenAIError, httpx.HTTPError, ValueError, AttributeError, TypeError)
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 _NOT_FOUND = 404
 _MISSING = (_NOT_FOUND, 405, 410, 415)
 _UNSUITABLE = (400, 413, 422)
 _IDLE_SECONDS_MAX = 4.0
-"""Of a connection that is used again. Many servers close one after 5 s; a question on its way then would be lost."""
+"""For reuse of a connection. Many servers close one after 5 s, and a question under way would then be lost."""
 _THOUGHT = "<think>", "</think>"
 _BLANKS_MAX = 100
 """Characters after which white space at the beginning belongs to the answer."""
@@ -65,7 +66,7 @@ _BLANKS_MAX = 100
 
 @dataclass(frozen=True)
 class EscalationQuestion:
-    """What is asked."""
+    """A question for the large model."""
 
     turns: tuple[tuple[str, str], ...]
     """Role and text, in order."""
@@ -76,12 +77,12 @@ class EscalationQuestion:
     """Nobody waits for the answer."""
     task: str = ""
     questions: tuple[TypedQuestion, ...] = ()
-    """The same as typed questions about `text`; empty where the large model is asked by chat."""
+    """The same as typed questions about `text`; empty for the chat protocol."""
     text: str = ""
 
     @property
     def input_tokens_max(self) -> int:
-        """More tokens than it has."""
+        """An upper bound on its tokens."""
         typed = (self.text, *(each.instructions for each in self.questions)) if self.questions else ()
         options = (word for each in self.questions for option in each.options for word in option)
         texts = (*(text for _, text in self.turns), *typed, *options)
@@ -99,31 +100,31 @@ class AnswerEnd:
 
 
 AnswerEvent = str | tuple[TypedAnswer, ...] | AnswerEnd
-"""A piece of text, or the answers to typed questions; at last the end."""
+"""A piece of text, or the answers to typed questions; finally the end."""
 
 
 class LargeModelBusy(UpstreamBusy):
-    """The server has refused without working on it, and says when to come back."""
+    """The server refused the question without working on it, and may say when to retry."""
 
     retry_after: str | None = None
 
 
 class QuestionRefused(UpstreamFailed):
-    """The server refuses this one question, for its length or its format: other questions may be answered."""
+    """The server refused this question for its length or format; others may be answered."""
 
 
 class ConnectionLost(UpstreamUnreachable):
-    """The connection broke when the question was on its way: it may have been answered, and paid for."""
+    """The connection broke after the question was sent, so it may have been answered and charged."""
 
 
 class LargeModelClient:
     """One endpoint."""
 
     def __init__(self, config: EscalationConfig, key: str) -> None:
-        """Prepare; nothing is asked yet."""
+        """Prepare; no request is made yet."""
         self._config = config
         self._forms: dict[tuple[str, str], ChatRequestForm] = {}
-        """What was accepted, by model and task: as many as the tasks of the configuration."""
+        """The accepted forms by model and task; bounded by the tasks of the configuration."""
         limits = httpx.Limits(max_connections=config.calls_max + 2, keepalive_expiry=_IDLE_SECONDS_MAX)
         timeout = httpx.Timeout(config.seconds_max, connect=config.connect_seconds_max)
         transport = _BoundedTransport(config.answer_bytes_max, limits, config.proxy_url or None)
@@ -139,13 +140,13 @@ class LargeModelClient:
         await self._client.close()
 
     async def reachable(self) -> None:
-        """Ask for its models, which costs nothing.
+        """Request the list of models, which costs nothing.
 
-        A key can have the right to ask a model and not the one to list them, so where the list is refused an empty
-        question is sent, which no server answers.
+        A key may be allowed to use a model but not to list models, so if the list is refused, an empty question is
+        sent, which every server rejects.
 
         Raises:
-            CapacityError, UpstreamRefused, UpstreamMissing: nobody is there, or refuses the key, or has neither page.
+            CapacityError, UpstreamRefused, UpstreamMissing: no answer, the key is refused, or the API is not there.
         """
         seconds = self._config.connect_seconds_max
         try:
@@ -157,21 +158,20 @@ class LargeModelClient:
                 empty: Any = {"model": self._config.model, "messages": [], "max_tokens": 1}
                 try:
                     await self._client.chat.completions.create(**empty, timeout=seconds)
-                except openai.NotFoundError as error:  # nothing there has taken the key
+                except openai.NotFoundError as error:  # so the server has not checked the key
                     raise self._said(error) from None
         except _FAILURES as error:
             problem = self._said(error)
-            if not isinstance(
-                problem, UpstreamMissing | QuestionRefused
-            ):  # a server without that page is there all the same
+            # A server without that page, or one that rejects the empty question, is reachable.
+            if not isinstance(problem, UpstreamMissing | QuestionRefused):
                 raise problem from None
 
     @asynccontextmanager
     async def answering(self, question: EscalationQuestion) -> AsyncIterator[AsyncIterator[AnswerEvent]]:
-        """Ask; yield the pieces of the answer as they come, and at last its end.
+        """Ask; yield the events of the answer as they arrive, and finally its end.
 
         Raises:
-            CapacityError, UpstreamRefused, UpstreamMissing: no answer, or not a whole one.
+            CapacityError, UpstreamRefused, UpstreamMissing: no answer, or an incomplete one.
         """
         if question.questions and self._config.protocol != "chat":
             yield self._typed_answers(question, self._config.protocol)
@@ -186,7 +186,7 @@ class LargeModelClient:
             await answer.close()
 
     async def _answer(self, question: EscalationQuestion) -> Any:
-        """Send a question, in the form that the server accepts, and return the stream of its answer, or the answer."""
+        """Send a question in a form that the server accepts; return the stream of the answer, or the whole answer."""
         key = self._model(question), question.task
         known = form = self._forms.get(key, ChatRequestForm())
         while True:
@@ -261,7 +261,7 @@ class LargeModelClient:
             raise UpstreamFailed(said, remedy=_SPENT)
         if heard.rest and not heard.rest.startswith(_THOUGHT[0]):
             yield heard.rest
-        # What a model thinks need not be sent.
+        # A server need not send the thoughts that it charges for.
         written = max(
             heard.bytes // BYTES_PER_TOKEN, question.output_tokens_max * bool(self._config.thinking_tokens_max)
         )
@@ -270,9 +270,9 @@ class LargeModelClient:
         yield AnswerEnd(str(heard.model)[:200], *tokens, complete=heard.finish == "stop")
 
     def _said(self, error: Exception, task: str = "") -> EdgeAgentError:
-        """Turn an error of the libraries into ours: where, and the status; never the server's own words.
+        """Return our error for an error of the libraries, with URL and status, but without text from the server.
 
-        `task` is that of the question, if one was asked.
+        `task` is the task of the question, if one was asked.
         """
         where = self._config.url
         if isinstance(error, openai.APIStatusError):
@@ -292,7 +292,7 @@ class LargeModelClient:
             remedy = "Give the uplink another key: the credential 'escalation', or 'credentials_file' in agent.yaml."
             return UpstreamRefused(f"the large model at {where} refuses the key (HTTP {status})", remedy=remedy)
         if status in (429, 503):
-            said = f"the large model at {where} asks for patience (HTTP {status})"
+            said = f"the large model at {where} is overloaded (HTTP {status})"
             busy = LargeModelBusy(said, remedy="Nothing: it is retried automatically, with longer pauses.")
             busy.retry_after = retry_after
             return busy
@@ -311,28 +311,28 @@ class LargeModelClient:
 
 
 async def _once(answer: Any) -> AsyncIterator[Any]:
-    """Yield an answer that did not come in pieces."""
+    """Yield an answer that was not streamed."""
     yield answer
 
 
 @dataclass
 class _AnswerStream:
-    """What has come of one answer."""
+    """The parts of one answer so far."""
 
     model: str
     bytes: int = 0
-    """Of the answer, and of what the server sends beside it, such as thoughts."""
+    """Of the answer and of other text from the server, such as thoughts."""
     usage: Any = None
     finish: str | None = None
     rest: str = ""
-    """Text that may still belong to thoughts before the answer: some servers write them into it."""
+    """Text that may still belong to thoughts, which some servers write into the answer."""
     has_thought: str = ""
-    """The mark at the end of such thoughts; empty until it has come."""
+    """The mark at the end of such thoughts; empty until it has arrived."""
     is_answering: bool = False
     """The answer itself has begun."""
 
     def take(self, chunk: Any) -> str:
-        """Take a piece as the library read it; return its text."""
+        """Take a chunk of the library; return its text without thoughts."""
         self.model, self.usage = chunk.model or self.model, chunk.usage or self.usage
         if not chunk.choices:
             return ""
@@ -344,13 +344,13 @@ class _AnswerStream:
         return str(text) if self.is_answering else self._without_thoughts(str(text))
 
     def _without_thoughts(self, text: str) -> str:
-        """Return what is certainly of the answer, and keep what may not be."""
+        """Return the text that certainly belongs to the answer, and hold back the rest."""
         begin, end = _THOUGHT
         held = self.rest + text
         seen = held.lstrip()
         if not self.has_thought and seen.startswith(begin):
             _, self.has_thought, held = seen.partition(end)
-            if not self.has_thought:  # only what may be a part of the mark is kept
+            if not self.has_thought:  # only a possible part of the mark is kept
                 self.rest = begin + seen[len(begin) :][-len(end) :]
                 return ""
         elif not self.has_thought and begin.startswith(seen[: len(begin)]) and len(held) < _BLANKS_MAX:
@@ -363,7 +363,7 @@ class _AnswerStream:
 
 @dataclass(frozen=True)
 class _EstimatedUsage:
-    """What a server that does not count is taken to have used."""
+    """The assumed usage where a server does not count tokens."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -374,7 +374,7 @@ def _count(tokens: object) -> int:
 
 
 class _BoundedTransport(httpx.AsyncHTTPTransport):
-    """Ends an answer that has more bytes than may come, or that is packed."""
+    """Aborts an answer that exceeds the byte limit, or that is compressed."""
 
     def __init__(self, bytes_max: int, limits: httpx.Limits, proxy: str | None) -> None:
         super().__init__(limits=limits, retries=0, proxy=proxy)
@@ -384,7 +384,7 @@ class _BoundedTransport(httpx.AsyncHTTPTransport):
         response = await super().handle_async_request(request)
         if response.headers.get("content-encoding", "identity") != "identity":
             await response.aclose()
-            raise httpx.DecodingError("packed, though that was not asked for")
+            raise httpx.DecodingError("compressed, though that was not requested")
         response.stream = _BoundedBody(cast(httpx.AsyncByteStream, response.stream), self._bytes_max)
         return response
 
@@ -397,7 +397,7 @@ class _BoundedBody(httpx.AsyncByteStream):
         async for part in self._inner:
             self._left -= len(part)
             if self._left < 0:
-                raise httpx.ReadError("more bytes than may come")
+                raise httpx.ReadError("more bytes than the limit")
             yield part
 
     async def aclose(self) -> None:

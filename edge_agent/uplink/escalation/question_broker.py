@@ -1,14 +1,14 @@
-"""Takes questions for the large model, keeps the caps, and knows at any time whether it is worth asking.
+"""Takes questions for the large model, enforces the caps, and knows at any time whether a question can be asked.
 
-A question passes three gates, all known beforehand and told to whoever watches: the large model is online, fewer
-questions than `calls_max` are under way, and both caps leave room for the dearest answer. What cannot be asked is
-refused at once. While the large model is offline, only `run` tries whether it is there again.
+A question must pass three conditions, whose state watchers are told in advance: the large model is online, fewer than
+`calls_max` questions are under way, and both caps have room for the most expensive answer. Otherwise it is refused at
+once. While the large model is offline, only `run` probes it.
 
-A question that nobody waits for leaves one place and a share of the caps to those that somebody does.
+A background question leaves one slot and a share of the caps to questions with a waiting caller.
 
-Prices are set aside on the disk by a thread of its own: a slow disk delays the questions that wait for it, and neither
-the answers that are coming in nor what whoever watches is told. Not by the loop's own threads, which look names up: one
-that hangs must not hold up the books.
+Prices are reserved on the disk by a separate thread: a slow disk delays only the questions whose price it writes, not
+answers under way or the status for watchers. The default executor of the loop is not used, because a hanging name
+lookup there would block the ledger.
 """
 
 from __future__ import annotations
@@ -44,42 +44,42 @@ from edge_agent.uplink.escalation.spend_ledger import NO_ROOM, CostReservation, 
 log = structlog.get_logger("edge_agent.uplink")
 
 REMEMBERED, REMEMBERED_SECONDS = 64, 300.0
-"""Answers that the usual time is taken from: a server that was slow gets another chance when these are forgotten."""
+"""Answers, and their maximum age, for the usual time: after that, a server that was slow is tried again."""
 USUAL_TOKENS = (1000, 200)
-"""Of a question and its answer without thinking, for telling whether the caps leave room for one more."""
+"""Input and output tokens of a usual question without thinking, to tell whether the caps have room for one more."""
 TICK_SECONDS = 1.0
 CUT_OFF_FACTOR = 2.0
-"""What was cut off is taken to last so many times as long as it was waited for."""
+"""An answer that was cut off counts with this multiple of the time it was waited for."""
 OVER_SECONDS = 0.05
-_LATE = "the large model took longer than there was time"
-_SLOW = "the disk took longer than there was time to set the price aside"
+_LATE = "the large model took longer than the time limit"
+_SLOW = "the disk took longer than the time limit to reserve the price"
 SOFT_FAILURES_MAX = 3
-"""Broken answers in a row after which the large model counts as offline; who cannot be reached does at once."""
+"""Incomplete answers in a row after which the large model counts as offline; a failed connection counts at once."""
 
 
 @dataclass(frozen=True)
 class PricedAnswer:
-    """The end of an answer, and its price in millionths."""
+    """The end of an answer, and its price in millionths of the currency."""
 
     ended: AnswerEnd
     cost_micros: int
 
 
 PricedEvent = str | tuple[TypedAnswer, ...] | PricedAnswer
-"""A piece of text, or the answers to typed questions; at last the end with its price."""
+"""A piece of text, or the answers to typed questions; finally the end with its price."""
 
 
 @dataclass(frozen=True)
 class TeacherStatus:
-    """What whoever asks knows before."""
+    """The status that watchers get."""
 
     online: bool
     affordable: bool
-    """What was paid leaves room for one more question in both caps."""
+    """Both caps have room for one more question, not counting reservations."""
     free: bool
-    """One more may be asked at once: there is a place, and room in the caps beside what is set aside for the others."""
+    """One more question is accepted now: there is a slot, and room in the caps, counting reservations."""
     spare: bool
-    """Also for a question that nobody waits for."""
+    """One more background question is accepted now."""
     usual_ms: float
     problem: EdgeAgentError | None
 
@@ -91,20 +91,20 @@ class _PendingQuestion:
     asked: EscalationQuestion
     start: float
     seconds: float
-    """The most that its answer may take."""
+    """Time limit of the answer."""
     cost: int
-    """What it takes to be paid, in millionths, as things stand."""
+    """Its price as known so far, in millionths of the currency."""
 
     def seconds_left(self) -> float:
-        """Return what is left of them."""
+        """Return the rest of the time limit."""
         return self.start + self.seconds - time.monotonic()
 
 
 class EscalationBroker:
-    """See the module. One event loop owns it."""
+    """The broker of the module docstring. One event loop owns it."""
 
     def __init__(self, config: EscalationConfig, model: LargeModelClient, ledger: SpendLedger) -> None:
-        """Begin; whether anybody is there is not known before `run` has tried."""
+        """Begin; whether the large model is online is unknown until `run` has probed it."""
         self._config, self._model, self.ledger = config, model, ledger
         self._usual_tokens = USUAL_TOKENS[0], USUAL_TOKENS[1] + config.thinking_tokens_max
         self._books = ThreadPoolExecutor(1, thread_name_prefix="spend-ledger")
@@ -118,10 +118,10 @@ class EscalationBroker:
         self._watchers: set[asyncio.Event] = set()
 
     def standing(self) -> TeacherStatus:
-        """Say whether it is worth asking."""
+        """Return the current status."""
         since = time.monotonic() - REMEMBERED_SECONDS
         seconds = [took for at, took in self._took if at > since]
-        patience = isinstance(self._problem, LargeModelBusy)  # it is there, and takes nothing for a while
+        patience = isinstance(self._problem, LargeModelBusy)  # online, but it takes no questions for a while
         return TeacherStatus(
             online=patience or self._online,
             affordable=self.ledger.affords_once_settled(*self._usual_tokens),
@@ -133,7 +133,7 @@ class EscalationBroker:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[asyncio.Event]:
-        """Yield an event that is set whenever the standing may be another."""
+        """Yield an event that is set whenever the status may have changed."""
         changed = asyncio.Event()
         self._watchers.add(changed)
         try:
@@ -142,22 +142,22 @@ class EscalationBroker:
             self._watchers.discard(changed)
 
     async def run(self) -> None:
-        """Look for the large model whenever its pause is over, until cancelled."""
+        """Probe the large model whenever its pause is over, until cancelled."""
         while True:
             self._link = connectivity.after_time_passed(self._link, time.monotonic())
             if self._link.state == "probing":
                 await self._probe()
-            self._tell()  # another day has other caps
+            self._tell()  # a new day has new caps
             left = self._link.retry_at - time.monotonic() if self._link.state == "offline" else TICK_SECONDS
             await asyncio.sleep(min(max(left, 0.0), TICK_SECONDS))
 
     async def ask(self, question: EscalationQuestion, seconds: float) -> AsyncGenerator[PricedEvent, None]:
-        """Ask, for that long at most; yield the pieces of the answer and its end.
+        """Ask, with a time limit; yield the pieces of the answer and its end.
 
         Raises:
-            UpstreamBusy, UpstreamUnreachable, UpstreamFailed, UpstreamRefused, UpstreamMissing: it was not asked, or
-                gave no whole answer.
-            DiskFull, ExchangeDirUnusable: its price could not be set aside, so it was not asked.
+            UpstreamBusy, UpstreamUnreachable, UpstreamFailed, UpstreamRefused, UpstreamMissing: the question was not
+                asked, or its answer is incomplete.
+            DiskFull, ExchangeDirUnusable: the price could not be reserved, so the question was not asked.
         """
         self._admit(question)
         share = self._config.later_cost_share if question.background else 1.0
@@ -170,7 +170,7 @@ class EscalationBroker:
             reserved = await asyncio.shield(asyncio.wrap_future(reserving))
             if under_way.seconds_left() <= 0:
                 raise UpstreamBusy(_SLOW)
-            self._reach()  # the disk may have taken its time
+            self._reach()  # again, because the disk may have been slow
             under_way.cost = reserved.micros
             async with contextlib.aclosing(self._answer(under_way)) as events:
                 async for event in events:
@@ -178,13 +178,13 @@ class EscalationBroker:
         finally:
             self._under_way -= 1
             self._tell()
-            # Whoever is cancelled here does not wait; the books are kept all the same.
+            # A cancelled caller does not wait; the price is settled all the same.
             await asyncio.shield(asyncio.wrap_future(self._books.submit(self._settle, reserving, under_way.cost)))
             self._tell()
 
     def _settle(self, reserving: Future[CostReservation], micros: int) -> None:
-        """Put the price in the place of what was set aside, if anything was; in the thread that did."""
-        with contextlib.suppress(EdgeAgentError):  # then what was set aside stays spent
+        """Replace the reservation by the price, if there is one; runs in the ledger's thread."""
+        with contextlib.suppress(EdgeAgentError):  # the reservation then counts as spent
             self.ledger.settle(reserving.result(), micros)
 
     @property
@@ -196,13 +196,13 @@ class EscalationBroker:
         return self._under_way < self._config.calls_max
 
     def _spare(self, tokens: tuple[int, int]) -> bool:
-        """Tell whether a place and enough of the caps stay when one more of that size is asked."""
+        """Return whether one more question with these tokens leaves a slot and enough of the caps."""
         room = self._online and self._under_way + 1 < self._config.calls_max
         return room and self.ledger.affords(*tokens, self._config.later_cost_share)
 
     def _admit(self, question: EscalationQuestion) -> None:
         if question.background and not self._spare((question.input_tokens_max, question.output_tokens_max)):
-            raise UpstreamBusy("what there is room for is kept for those who wait for an answer")
+            raise UpstreamBusy("the remaining room is reserved for callers who wait for an answer")
         self._reach()
         if not self._has_place:
             raise UpstreamBusy(f"{self._under_way} questions are under way; the limit is {self._config.calls_max}")
@@ -210,7 +210,7 @@ class EscalationBroker:
             raise UpstreamBusy(NO_ROOM)
 
     def _reach(self) -> None:
-        """Raise what keeps the large model from being asked at all."""
+        """Raise the problem that prevents all questions, if there is one."""
         if isinstance(self._problem, LargeModelBusy):
             raise self._problem
         if not self._online:
@@ -220,7 +220,7 @@ class EscalationBroker:
         cut_off = True
         try:
             async with contextlib.aclosing(self._tried(under_way)) as events:
-                # The limit is that of each read: one around the whole would cancel what the reader awaits between.
+                # A time limit for each read: one around the loop would also cancel the consumer between reads.
                 while event := await asyncio.wait_for(anext(events, None), under_way.seconds_left()):
                     cut_off = not isinstance(event, PricedAnswer)
                     yield event
@@ -240,29 +240,29 @@ class EscalationBroker:
             raise
         except EdgeAgentError as error:
             cut_off = False
-            if not isinstance(error, ConnectionLost):  # it never came to an answer
+            if not isinstance(error, ConnectionLost):  # no answer can have been charged
                 under_way.cost = 0
             self._learn(error, self._hard)
             raise
         finally:
-            if cut_off:  # what failed at once says nothing of how long an answer takes
+            if cut_off:  # a failure says nothing about the time of an answer
                 self._cut_off(under_way)
 
     def _cut_off(self, under_way: _PendingQuestion) -> None:
-        """Learn from an answer that nobody waited for: it takes longer.
+        """Count an answer that was cut off as taking longer than the time it was waited for.
 
-        Were it taken to last as long as it was waited for, whoever waits so long would be sent again and again.
+        Otherwise callers with the same time limit would keep asking in vain.
         """
         now = time.monotonic()
         seconds = CUT_OFF_FACTOR * (now - under_way.start)
         self._took.append((now, max(seconds, self.standing().usual_ms / 1000)))
-        if under_way.seconds_left() < OVER_SECONDS:  # by the clock here, or the caller's deadline a moment before
+        if under_way.seconds_left() < OVER_SECONDS:  # by the clock here, or the caller's deadline just before
             self._learn(UpstreamUnreachable(_LATE), self._soft)
 
     async def _tried(self, under_way: _PendingQuestion) -> AsyncGenerator[PricedEvent, None]:
-        """Ask, and once more when the server was too busy, the throttle has room, and its pause ends in time.
+        """Ask, and retry once if the server was busy, the throttle allows it, and the pause ends in time.
 
-        Meanwhile nobody else asks: it has said to all when it wants to be asked again.
+        No other question is asked during the pause, which the server requested from everybody.
         """
         try:
             async with self._model.answering(under_way.asked) as events:
@@ -317,7 +317,7 @@ class EscalationBroker:
         self._tell()
 
     def _show(self, refused: QuestionRefused) -> None:
-        """Show a problem of one question until the next answer; the large model stays online for others."""
+        """Report a problem of one question until the next answer; the large model stays online for others."""
         if self._online:
             self._problem = refused
         log.warning("large_model_refused", reason=refused.reason, message=refused.message)

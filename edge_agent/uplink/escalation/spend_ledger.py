@@ -1,9 +1,9 @@
-"""What the large model has cost, by day, and whether the caps allow another question.
+"""The cost of the large model, by day, and whether the caps allow another question.
 
-`SpendByDay` is pure, `SpendLedger` keeps it on the disk. The dearest that a question can get is set aside, durably,
-before it is asked, and made good when its real price is known: a process killed in between has spent too much on paper,
-never too much in truth. Days are kept apart, so that a clock that jumps forth and back opens no cap a second time.
-Amounts are millionths of the currency that the prices are in.
+`SpendByDay` is pure; `SpendLedger` keeps it on the disk. The highest price of a question is reserved durably before it
+is asked, and replaced by the real price later: if the process is killed in between, the record is too high, and the
+real spending never exceeds it. Days are kept apart, so that a clock that jumps forward and back does not renew a cap.
+Amounts are millionths of the currency of the prices.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MICROS = 1_000_000
 
 @dataclass(frozen=True)
 class TokenPrices:
-    """What tokens cost: units of the currency for a million of them, which is millionths for one."""
+    """Token prices, in units of the currency per million tokens, which is millionths per token."""
 
     input_token_micros: float = 0.0
     output_token_micros: float = 0.0
@@ -39,13 +39,13 @@ class TokenPrices:
 
 @dataclass(frozen=True)
 class SpendCaps:
-    """What may be spent; 0 = no cap."""
+    """Limits on the spending; 0 = no cap."""
 
     day_micros: int = 0
     month_micros: int = 0
 
     def part(self, share: float) -> SpendCaps:
-        """Return that share of them, 0 to 1; what is capped stays so."""
+        """Return a share of the caps, 0 to 1; a cap stays at least 1, because 0 would lift it."""
         return SpendCaps(
             *(max(1, int(micros * share)) if micros else 0 for micros in (self.day_micros, self.month_micros))
         )
@@ -53,27 +53,27 @@ class SpendCaps:
 
 @dataclass(frozen=True)
 class SpendByDay:
-    """Amounts by day, as "2026-11-25" in UTC."""
+    """Amounts by day in UTC, such as "2026-11-25"."""
 
     days: Mapping[str, int] = field(default_factory=dict)
 
     def on(self, day: str) -> int:
-        """Return what a day has cost."""
+        """Return the spending of a day."""
         return self.days.get(day, 0)
 
     def in_month(self, day: str) -> int:
-        """Return what the month of a day has cost."""
+        """Return the spending of the month of a day."""
         return sum(micros for each, micros in self.days.items() if each[:7] == day[:7])
 
     def allows(self, micros: int, day: str, caps: SpendCaps) -> bool:
-        """Tell whether that much more stays within both caps."""
+        """Return whether another `micros` would stay within both caps."""
         in_day = not caps.day_micros or self.on(day) + micros <= caps.day_micros
         return in_day and (not caps.month_micros or self.in_month(day) + micros <= caps.month_micros)
 
     def add(self, micros: int, day: str) -> SpendByDay:
-        """Return the amounts with that much more, or less, on a day. The oldest days of other months go."""
+        """Return the amounts with `micros` added on a day, or subtracted; old days of other months are dropped."""
         days = {**self.days, day: max(0, self.on(day) + micros)}
-        # A clock that was set back by years must not make this day, or its month, the oldest that is known.
+        # After a clock is set back by years, this day and its month must not be dropped as the oldest.
         others = sorted(each for each in days if each[:7] != day[:7])
         for each in others[: max(0, len(days) - DAYS_MAX)]:
             del days[each]
@@ -81,15 +81,15 @@ class SpendByDay:
 
 
 def encode(spending: SpendByDay) -> bytes:
-    """Write it as JSON."""
+    """Return it as JSON."""
     return json.dumps({"schema": "edge-agent/spending/v1", "days": dict(spending.days)}).encode() + b"\n"
 
 
 def parse(raw: bytes) -> SpendByDay:
-    """Read it.
+    """Parse the output of `encode`.
 
     Raises:
-        ValueError: it is not what `encode` writes.
+        ValueError: it has another form.
     """
     plain: Any = json.loads(raw)
     days = plain.get("days") if isinstance(plain, dict) else None
@@ -108,53 +108,53 @@ NO_ROOM = "the cap of the day or the month leaves no room for this question"
 
 @dataclass(frozen=True)
 class CostReservation:
-    """What was set aside for one question, and on which day."""
+    """The amount reserved for one question, and its day."""
 
     micros: int
     day: str
 
 
 class SpendLedger:
-    """The spending of one uplink. Its notes' lock keeps others out.
+    """The spending of one uplink, whose lock keeps other processes out.
 
-    One thread reserves and settles, which may take as long as the disk does; any thread may look.
+    One thread reserves and settles, which may block on the disk; any thread may read.
     """
 
     def __init__(self, folder: Path, config: EscalationConfig, now: Callable[[], float]) -> None:
-        """Read what was spent.
+        """Read the spending.
 
         Raises:
-            StoreDamaged: the file is none; nothing is asked until somebody has looked at it.
-            ExchangeDirUnusable: it cannot be read.
+            StoreDamaged: the file is invalid; no question is asked until somebody has repaired it.
+            ExchangeDirUnusable: the file cannot be read.
         """
         self._path, self._now = folder / FILE_NAME, now
-        # A price is of a million tokens, so it is also the millionths for one.
+        # A price per million tokens is also the price per token in millionths.
         self.prices = TokenPrices(config.input_token_price, config.output_token_price)
         self.caps = SpendCaps(int(config.day_cost_max * MICROS), int(config.month_cost_max * MICROS))
         self.spent = self._read()
-        """What was paid, and what is set aside for the questions in progress: what the caps count."""
+        """Paid amounts and reservations for questions in progress; the caps count these."""
         self.paid = self.spent
-        """Without what is set aside for them, which is more than they will cost."""
+        """Paid amounts without reservations, which exceed the later price."""
 
     @property
     def today(self) -> str:
-        """The day in UTC."""
+        """Today in UTC, such as "2026-11-25"."""
         return datetime.datetime.fromtimestamp(self._now(), datetime.UTC).strftime("%Y-%m-%d")
 
     def affords(self, input_tokens: int, output_tokens: int, share: float = 1.0) -> bool:
-        """Tell whether a question of that size stays within that share of the caps, at its dearest."""
+        """Return whether the highest price of a question stays within a share of the caps, counting reservations."""
         return self.spent.allows(self.prices.of(input_tokens, output_tokens), self.today, self.caps.part(share))
 
     def affords_once_settled(self, input_tokens: int, output_tokens: int) -> bool:
-        """Tell whether a question of that size would stay within the caps if none were in progress."""
+        """Return whether the highest price of a question stays within the caps, not counting reservations."""
         return self.paid.allows(self.prices.of(input_tokens, output_tokens), self.today, self.caps)
 
     def reserve(self, input_tokens: int, output_tokens: int, share: float = 1.0) -> CostReservation:
-        """Set its dearest price aside, on the disk.
+        """Reserve the highest price of a question, on the disk.
 
         Raises:
-            UpstreamBusy: that share of the caps leaves no room for it, whatever `affords` said before.
-            DiskFull, ExchangeDirUnusable: it could not be written; nothing may be asked.
+            UpstreamBusy: the share of the caps has no room; another question may have taken it since `affords`.
+            DiskFull, ExchangeDirUnusable: the reservation could not be written; the question must not be asked.
         """
         if not self.affords(input_tokens, output_tokens, share):
             raise UpstreamBusy(NO_ROOM)
@@ -163,10 +163,10 @@ class SpendLedger:
         return reserved
 
     def settle(self, reserved: CostReservation, micros: int) -> None:
-        """Put the real price in place of what was set aside.
+        """Replace a reservation by the real price.
 
         Raises:
-            DiskFull, ExchangeDirUnusable: the reservation stands, as if it had been paid.
+            DiskFull, ExchangeDirUnusable: it could not be written; the reservation counts as paid.
         """
         paid = reserved.micros
         try:
@@ -176,7 +176,7 @@ class SpendLedger:
             self.paid = self.paid.add(paid, reserved.day)
 
     def _write(self, spent: SpendByDay) -> None:
-        if spent == self.spent:  # where nothing costs anything, nothing is written
+        if spent == self.spent:  # without prices, nothing is written
             return
         write_exchanged(self._path, encode(spent))
         self.spent = spent
@@ -186,5 +186,5 @@ class SpendLedger:
         try:
             return SpendByDay() if raw is None else parse(raw)
         except ValueError:
-            remedy = f"Remove {self._path}: then the day and the month begin with nothing spent."
-            raise StoreDamaged(f"{self._path} does not say what was spent", remedy=remedy) from None
+            remedy = f"Remove {self._path}: then the day and the month begin without spending."
+            raise StoreDamaged(f"{self._path} is not a record of the spending", remedy=remedy) from None

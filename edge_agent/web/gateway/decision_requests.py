@@ -37,7 +37,7 @@ class RequestedOption(NamedTuple):
     """A possible answer, as the request writes it."""
 
     value: str | bool
-    """Of a level that has no label (System One), its place as text."""
+    """For a level without a label (System One), its index as text."""
     description: str = ""
 
 
@@ -52,7 +52,7 @@ class RequestedQuestion:
     instructions: str = ""
     """Empty where the API does not require them."""
     options: tuple[RequestedOption, ...] = ()
-    """Of a choice or a score in the request's order; of a predicate False and True, where their meaning is given."""
+    """Of a choice or a score, in the request's order; of a predicate, False and True if their meanings are given."""
     unlabelled: bool = False
     """A score whose levels have descriptions alone."""
 
@@ -244,7 +244,7 @@ def _meaning(value: Any) -> str:
 
 
 NAMED_MAX = 5
-"""At most so many names are listed in an error."""
+"""Maximum number of names listed in an error."""
 YES, NO = frozenset({"yes", "true"}), frozenset({"no", "false"})
 LABEL_CHARS_MAX = 200
 _NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
@@ -258,7 +258,7 @@ class MatchedQuestion:
 
     asked: RequestedQuestion
     question: TaskQuestion
-    """As the daemon is asked: of a task's own question the name alone."""
+    """The question for the daemon; for a question of the task, only its name."""
     labels: tuple[str, ...]
     """The daemon's label for each option of a choice or a score, in the request's order."""
     truth: str = ""
@@ -305,7 +305,7 @@ def label_of(value: str | bool) -> str:
 
 
 def _names_for_unnamed(request: DecisionRequest, own: Sequence[TaskQuestion]) -> list[str]:
-    """Return a name for each question, for one that has none that the daemon takes; no other question has it."""
+    """Return a unique fallback name for each question whose name is missing or not accepted by the daemon."""
     taken = {each.name for each in own} | {each.name for each in request.questions}
     prefix, places = "call-" if own else "q", range(len(request.questions))
     while taken.intersection(f"{prefix}{place}" for place in places):
@@ -386,7 +386,7 @@ def _open_predicate(asked: RequestedQuestion, name: str) -> MatchedQuestion:
 
 
 def _level_labels(asked: RequestedQuestion) -> tuple[str, ...]:
-    """Return the descriptions of the levels as their labels, where these can be labels; otherwise their places."""
+    """Return the descriptions of the levels as labels if possible, otherwise their indices."""
     told = tuple(each.description for each in asked.options)
     fit = all(0 < len(each) <= LABEL_CHARS_MAX for each in told) and len(set(told)) == len(told)
     return told if fit else tuple(map(label_of, asked.values))

@@ -50,10 +50,10 @@ from edge_agent.web.gateway.openai_responses import (
 from edge_agent.web.gateway.request_json import SHOWN_CHARS_MAX
 
 _UNKNOWN_DATE = "1970-01-01"
-"""When a bundle was made is not known here, and the format needs a date."""
+"""The format needs a date, and the creation time of a bundle is not known here."""
 _DECIDING = ("CLASSIFY", "DECIDE")
 CALLS_MAX = 32
-"""Calls in progress, streams included; fewer where half of the console's connections are, which people need, too."""
+"""Limit of calls in progress, streams included; at most half of the console's connections, to leave some for people."""
 PATHS = (
     "POST /v1/chat/completions",
     "POST /v1/decisions",
@@ -122,7 +122,7 @@ def _input_tokens(decision: Decision) -> int:
 
 
 def is_answered(answer: DecisionAnswer) -> bool:
-    """Tell whether there is a label with probabilities: not where the task abstained, or asked a large model alone."""
+    """Return whether there is a label with probabilities: not if the task abstained or only a large model answered."""
     return answer.route != "ABSTAINED" and bool(answer.probabilities)
 
 
@@ -186,7 +186,7 @@ def _model(task: Task) -> JsonObject:
 
 
 SYSTEM_ONE_HEADER = "x-typesafe-sdk"
-"""What tells a client of System One apart: both APIs list models at one path, in two formats."""
+"""Identifies a client of System One: both APIs list models at the same path, in two formats."""
 _A = TypeVar("_A")
 
 
@@ -320,7 +320,7 @@ class TaskEndpoints:
         self._client = client
 
     async def models(self, call: GatewayCall) -> Response:
-        """Answer GET /v1/models: as a client of System One reads it where one asks, otherwise as OpenAI's do."""
+        """Answer GET /v1/models, in the format of System One for its clients, otherwise in that of OpenAI."""
         found = await self._client.tasks(timeout_seconds=call.seconds_left)
         if SYSTEM_ONE_HEADER in call.headers:
             return JSONResponse(system_one_models(found))

@@ -2,8 +2,8 @@
 
     {"error": {"message": "…. What to do about it.", "type": "rate_limit_error", "param": null, "code": "QUEUE_FULL"}}
 
-In a response, the member `edge_agent` has what OpenAI's format has no place for. The `openai` library retries by status
-alone, unless a header tells it: each error says whether a retry helps.
+In a response, the member `edge_agent` has the data that OpenAI's format has no member for. The `openai` library retries
+by status unless a header decides, so each error states in headers whether a retry helps.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _TYPES: Mapping[int, str] = {401: "authentication_error", 403: "permission_error
 _MODEL_REASONS = frozenset({"TASK_UNKNOWN", "TASK_KIND_MISMATCH"})
 _INPUT_REASONS = frozenset({"INPUT_EMPTY", "INPUT_TOO_LONG", "INPUT_QUARANTINED", "TOO_MANY_INPUTS"})
 _RETRY_SECONDS = 1.0
-"""Where the daemon names no delay."""
+"""Delay if the daemon names none."""
 
 
 class GatewayError(Exception):

@@ -104,7 +104,7 @@ def parse_strings(value: Any) -> list[str]:
 
 
 def parse_filled(value: Any) -> str:
-    """Return a string with more in it than white space. Raises ValueError."""
+    """Return a string that is not only white space. Raises ValueError."""
     text = parse_string(value)
     if not text.strip():
         raise ValueError("must not be empty")
@@ -112,7 +112,7 @@ def parse_filled(value: Any) -> str:
 
 
 def parse_list(value: Any, least: int, most: int, noun: str) -> list[Any]:
-    """Return a list of so many of what `noun` names. Raises ValueError."""
+    """Return a list of `least` to `most` items; `noun` names these in errors. Raises ValueError."""
     if not isinstance(value, list):
         raise ValueError(f"must be a list of {noun}s; it is {type_name(value)}")
     check_count(len(value), least, most, noun)
@@ -120,7 +120,7 @@ def parse_list(value: Any, least: int, most: int, noun: str) -> list[Any]:
 
 
 def check_count(count: int, least: int, most: int, noun: str) -> None:
-    """Raise ValueError unless there are so many."""
+    """Raise ValueError unless `count` is between `least` and `most`."""
     if not least <= count <= most:
         raise ValueError(f"must have {least} to {most} {noun}s; it has {count}")
 
@@ -187,7 +187,7 @@ def _shown(value: Any) -> str:
 
 PARTS_MAX = 64
 _CACHE_HINTS = {"prompt_cache_breakpoint": parse_object}
-"""What asks for nothing here, where nothing is cached between calls."""
+"""Members without effect here, because nothing is cached between calls."""
 _ROLES_SHOWN_MAX = 8
 _ALONE = "Send the user's text alone: the task brings its own prompt, and keeps no conversation."
 
@@ -207,7 +207,7 @@ def _read_json(part: JsonMembers) -> str:
 
 CHAT_PARTS = {"text": _read_text}
 DECISION_PARTS = {"input_text": _read_cached_text, "input_json": _read_json}
-"""What reads each type of part."""
+"""The reader of each type of part."""
 PartTypes = Mapping[str, Any]
 
 

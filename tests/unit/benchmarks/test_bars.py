@@ -45,16 +45,19 @@ def ended(second: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         pytest.param([MET, Bar("nothing", math.nan, 1.0, "higher")], 1, id="not a number, higher"),
         pytest.param([MET, Bar("no limit", 1.0, math.nan, "lower")], 1, id="a limit that is not a number"),
         pytest.param([MET, Bar("never", math.inf, 1.0, "lower")], 1, id="infinite"),
+        pytest.param([MET, Bar("by nothing", math.inf, 1.0, "higher")], 1, id="infinite, higher"),
         pytest.param([], 1, id="nothing measured"),
     ],
 )
 def test_a_benchmark_succeeds_if_every_bar_is_met_and_there_is_one(
     capsys: pytest.CaptureFixture[str], bars: list[Bar], code: int
 ) -> None:
-    """Nothing measured, or a figure that is not a number, is no success; each bar is printed."""
+    """Nothing measured, or a figure that is not finite, is no success; each bar is printed, as JSON for any parser."""
     assert code == printed(lambda: bars, as_json=True)
     out, err = capsys.readouterr()
-    assert [bar.bar for bar in bars] == [json.loads(line)["bar"] for line in out.splitlines()]
+    found = [json.loads(line, parse_constant=pytest.fail) for line in out.splitlines()]
+    assert [bar.bar for bar in bars] == [row["bar"] for row in found]
+    assert [bar.value if math.isfinite(bar.value) else None for bar in bars] == [row["value"] for row in found]
     assert bool(bars) != ("Nothing was measured" in err)
 
 

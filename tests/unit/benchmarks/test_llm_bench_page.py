@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import xml.etree.ElementTree as ET
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,12 @@ TOLD = Figure("threads of each side", 2, None, "higher", {"llama-server": "-t 2"
 
 
 def line(goal: Goal, ours: float, theirs: float, model: str = "Q4_0") -> str:
-    return json.dumps(asdict(compared(goal, [Pair(ours, theirs)] * 3, model)))
+    return json.dumps(compared(goal, [Pair(ours, theirs)] * 3, model).plain())
 
 
 LINES = "\n".join(
     [
-        *(json.dumps(asdict(figure)) for figure in (MACHINE, TOLD)),
+        *(json.dumps(figure.plain()) for figure in (MACHINE, TOLD)),
         line(goals.GENERATE[8], 500, 600),
         line(goals.EXTRACT, 90, 200),
         line(goals.SHORT_PROMPT, 20, 30),
@@ -44,7 +45,7 @@ def test_the_tables_have_a_row_for_each_bar_and_a_column_for_each_model() -> Non
 
 def test_what_the_same_kernels_leaves_has_a_table_of_its_own() -> None:
     """No limit is for it, and the first table and the chart keep to llama-server as it is published."""
-    same = json.dumps(asdict(reported(compared(goals.EXTRACT, [Pair(130, 150)] * 3, "Q4_0"))))
+    same = json.dumps(reported(compared(goals.EXTRACT, [Pair(130, 150)] * 3, "Q4_0")).plain())
     rows = page.parse(f"{LINES}\n{same}")
     assert page.ratios(rows) == page.ratios(page.parse(LINES))
     assert "| extract 4 fields, p50 | 0.87 (0.87 to 0.87) |  |" in page.section(rows, [])
@@ -72,7 +73,7 @@ def test_figures_that_are_compared_with_nothing_have_a_table() -> None:
         Figure("tokens of the prefix", value, None, "higher", {}, model)
         for model, value in (("Q4_0", 234), ("Q8_0", 0.00924))
     ]
-    text = page.section(page.parse("\n".join([LINES, *(json.dumps(asdict(each)) for each in tokens)])), [])
+    text = page.section(page.parse("\n".join([LINES, *(json.dumps(each.plain()) for each in tokens)])), [])
     assert "|  | `Q4_0` | `Q8_0` |\n| --- | --- | --- |\n| tokens of the prefix | 234 | 0.00924 |" in text
     assert "Further figures" not in page.section(page.parse(LINES), [])
 
@@ -96,7 +97,7 @@ def test_the_page_says_what_it_was_measured_on() -> None:
 def test_models_with_the_same_settings_share_a_sentence() -> None:
     """A model with other settings has its own."""
     others = [replace(TOLD, model="Q8_0"), replace(TOLD, model="F16", about={**TOLD.about, "kv_type": "q8_0"})]
-    text = page.section(page.parse("\n".join([LINES, *(json.dumps(asdict(each)) for each in others)])), [])
+    text = page.section(page.parse("\n".join([LINES, *(json.dumps(each.plain()) for each in others)])), [])
     assert "\n`Q4_0`, `Q8_0`: the engine has kv_type f16; llama-server `-t 2`.\n" in text
     assert "\n`F16`: the engine has kv_type q8_0; llama-server `-t 2`.\n" in text
 
@@ -105,7 +106,7 @@ def test_models_with_the_same_settings_share_a_sentence() -> None:
 def test_the_page_says_that_other_work_ran(load: str, told: bool) -> None:
     """Where the machine was not left alone."""
     busy = replace(MACHINE, about={**MACHINE.about, "load": load})
-    text = page.section(page.parse(f"{LINES}\n{json.dumps(asdict(busy))}"), [])
+    text = page.section(page.parse(f"{LINES}\n{json.dumps(busy.plain())}"), [])
     assert told == (f"load average {load} when it began" in text)
 
 
@@ -113,6 +114,12 @@ def test_of_a_bar_that_was_measured_twice_the_last_one_counts() -> None:
     """A part that was run again is written behind the rest."""
     rows = page.ratios(page.parse(f"{LINES}\n{line(goals.EXTRACT, 80, 200)}"))
     assert [0.4, 0.65] == [row["value"] for row in rows if row["bar"] == goals.EXTRACT.bar]
+
+
+def test_what_could_not_be_measured_is_no_figure() -> None:
+    """It is null in the output of the benchmark, and misses its limit."""
+    text = page.section(page.parse(f"{LINES}\n{line(goals.EXTRACT, math.nan, 200)}"), [])
+    assert "| extract 4 fields, p50 | ≤ 0.6 | **nan (nan to nan)** | **0.65 (0.65 to 0.65)** |" in text
 
 
 def test_only_what_stands_between_the_marks_is_written() -> None:

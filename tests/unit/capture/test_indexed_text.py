@@ -90,7 +90,7 @@ def test_beginnings() -> None:
     assert {"no "} == beginnings(r"no\b\.?x")
     assert {"it s"} == beginnings(r"it['\u2019]s")
     assert {"box"} == beginnings("box", whole=False)
-    with pytest.raises(ValueError, match="no letter"):
+    with pytest.raises(ValueError, match="does not begin with a letter"):
         beginnings("[^a]b")
 
 

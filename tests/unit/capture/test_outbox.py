@@ -273,7 +273,7 @@ def test_the_site_keeps_its_key(tmp_path):
     assert made.private_bytes_raw() == load_site_key(path).private_bytes_raw()
     assert 0o600 == path.stat().st_mode & 0o777
     path.write_bytes(b"-----BEGIN")
-    with pytest.raises(StoreDamaged, match="holds no Ed25519 key"):
+    with pytest.raises(StoreDamaged, match="contains no Ed25519 key"):
         load_site_key(path)
     assert b"-----BEGIN" == path.read_bytes()
 
@@ -285,7 +285,7 @@ def test_a_key_of_another_kind_is_none(tmp_path, der):
     """A key of a kind that is unknown, or no Ed25519, is named like one that is damaged."""
     pem = base64.b64encode(bytes.fromhex(der)).decode()
     (tmp_path / "site.key").write_text(f"-----BEGIN PRIVATE KEY-----\n{pem}\n-----END PRIVATE KEY-----\n")
-    with pytest.raises(StoreDamaged, match="holds no Ed25519 key"):
+    with pytest.raises(StoreDamaged, match="contains no Ed25519 key"):
         load_site_key(tmp_path / "site.key")
 
 

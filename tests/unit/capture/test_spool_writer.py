@@ -407,7 +407,7 @@ async def test_while_the_disk_stands_nobody_waits_for_it(tmp_path):
     status = await collection.status()
     assert (STALLED_SECONDS_MAX, True) == (status.stalled_seconds, collection.calls.is_stalled)
     said = status.problems[0]
-    assert "has worked on one write for 10 s. Waiting in memory: 1 answer; not fitting there, and lost: 0." in said
+    assert "has worked on one write for 10 s. Waiting in memory: 1 answer; lost because the queue was full: 0." in said
     with pytest.raises(SpoolStalled, match="for 10 s") as caught:
         await collection.find_prediction("p-1")
     assert caught.value.retry_seconds > 0

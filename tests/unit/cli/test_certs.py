@@ -51,6 +51,13 @@ def test_init_makes_what_a_daemon_needs(tls: Path):
     assert {"shop.example", "10.0.0.5"} == set(parse_certificates((tls / "server.crt").read_bytes(), "it")[0].names)
 
 
+def test_a_device_in_the_place_of_a_key_is_refused(tls: Path):
+    """It has no end, and would fill the memory; the same for a certificate to show."""
+    server = ("certs", "server", "--renew", "--dir", tls)
+    for command in ((*server, "--ca-key", "/dev/zero"), ("certs", "show", "/dev/zero")):
+        assert "/dev/zero has more than 1048576 bytes" in " ".join(run(*command, code=2).split())
+
+
 @pytest.mark.parametrize("mask", [0o027, 0o077])
 def test_the_daemon_enters_the_folder_whatever_the_umask(tmp_path: Path, mask: int):
     """Hardened machines give root a umask that closes new folders; a client's folder stays closed."""

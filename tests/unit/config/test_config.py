@@ -456,12 +456,15 @@ def test_an_address_that_no_store_can_have_is_refused(tmp_path, key, url, said):
 
 @pytest.mark.parametrize("key", ["options", "updates_options"])
 def test_an_option_that_is_no_address_is_refused(tmp_path, key):
-    """By its name; other options are the store's to judge."""
+    """By its name, as is what the library takes for a setting of the connection; others are the store's to judge."""
+    for name in ("timeout", "AWS_ALLOW_HTTP"):
+        error = refused(tmp_path, f"uplink: {{{key}: {{{name}: 'x'}}}}")
+        assert f"'{name}' in uplink.{key} is a setting of the connection" in error.message
     error = refused(tmp_path, f"uplink: {{{key}: {{region: eu-1, endpoint: 'https://[fe80::1/x'}}}}")
     assert f"'endpoint' in uplink.{key} is not the address of a server" in error.message
-    user_agent = "till (+https://shop.example, see there)"
-    found = config.load(write(tmp_path, f"uplink: {{url: 's3://a/b', {key}: {{user_agent: '{user_agent}'}}}}"))
-    assert {"user_agent": user_agent} == getattr(found.uplink, key)
+    session = "till (+https://shop.example, see there)"
+    found = config.load(write(tmp_path, f"uplink: {{url: 's3://a/b', {key}: {{aws_default_region: '{session}'}}}}"))
+    assert {"aws_default_region": session} == getattr(found.uplink, key)
 
 
 @pytest.mark.parametrize("url", ["https://[fe80::1]:8443/x", "s3://a_bucket", "az://box/x", "file:///srv/x", "/srv/x"])

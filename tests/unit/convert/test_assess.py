@@ -172,7 +172,7 @@ def test_an_unknown_local_answer_is_left_out(tmp_path: Path):
     found = assess(folder, "pos-intent", RISK)
     assert (101, 2, 0.5) == (found.unjudged, found.promise.reviews, found.right.value)
     output = CliRunner().invoke(app, ["assess", str(folder), "--task", "pos-intent"]).output
-    assert "left out there: 101 reviews of a large model's answer" in " ".join(output.split())
+    assert "left out of this share: 101 reviews of a large model's answer" in " ".join(output.split())
 
 
 def test_free_answers_have_no_labels(tmp_path: Path):

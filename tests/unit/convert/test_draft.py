@@ -71,7 +71,7 @@ def test_a_draft_is_valid_and_sets_what_needs_a_decision(tmp_path: Path, wanted:
         ("classify", "", "label 1 of 1 is empty"),
         ("classify", "refund,,price", "label 2 of 3 is empty"),
         ("classify", "refund,price,", "label 3 of 3 is empty"),
-        ("extract", "item, item", "label item is there twice"),
+        ("extract", "item, item", "label item appears twice"),
         ("generate", "refund,price", "has no labels"),
     ],
 )
@@ -128,7 +128,7 @@ def test_a_runtime_that_does_not_serve_the_kind_is_refused():
     served = "classify, decide, embed, extract, redact"
     with pytest.raises(InvalidRequest, match=f"runtime onnx serves {served}, not generate") as raised:
         recipe_text(ScaffoldRequest("a", "generate", runtime="onnx"))
-    assert "Take runtime llama. Only a decoder writes text." in raised.value.remedy
+    assert "Use runtime llama. Only a decoder writes text." in raised.value.remedy
 
 
 def test_the_advice_names_encoder_or_decoder():

@@ -107,12 +107,18 @@ def test_doctor_looks_at_the_authority_of_the_browsers(tmp_path):
 
 
 def test_a_certificate_is_renewed_in_the_folder_where_it_is():
-    """Without the folder the command would look for the authority of another one."""
+    """Without the folder the command would look for the authority of another one.
+
+    It writes server.crt, whatever the file is called: agent.yaml names that one then.
+    """
     facts = ConsoleFacts(
         "127.0.0.1:8391", True, file("token", kind=""), certificate="/srv/tls/web.crt", expires_in=-9.0
     )
     [found] = judge_console(facts)
-    assert ("fault", True) == (found.verdict, "certs server --renew --dir /srv/tls; " in found.command)
+    assert ("fault", True) == (found.verdict, "certs server --renew --dir /srv/tls --name NAME; " in found.command)
+    assert "writes server.crt and server.key: name both in agent.yaml" in found.remedy
+    [found] = judge_console(replace(facts, certificate="/srv/tls/server.crt"))
+    assert ("name both" in found.remedy, "--dir /srv/tls; " in found.command) == (False, True)
 
 
 def test_a_certificate_of_another_authority_is_not_renewed_here():

@@ -1,9 +1,11 @@
 """doctor's rules about the installed program and its units: real links below another root, real words of systemctl."""
 
+from dataclasses import replace
+
 import pytest
 
 from edge_agent.doctor import unit_checks
-from edge_agent.doctor.installation import Installation
+from edge_agent.doctor.installation import Installation, run_command
 from edge_agent.doctor.probe_context import parse_phase, parse_properties
 from edge_agent.doctor.program_checks import ProgramFacts, ProgramLink, judge_program
 from edge_agent.doctor.unit_checks import SERVE, UPLINK, UnitFacts
@@ -71,6 +73,29 @@ def test_without_a_version_before_the_installer_is_run_again(tmp_path):
         found["installation"].command,
     )
     assert "warning" == found["previous-version"].verdict
+
+
+@pytest.mark.parametrize(
+    ("python", "verdict", "remedy"),
+    [
+        pytest.param("#!/bin/sh\necho 3.11\n", "ok", "", id="its Python"),
+        pytest.param("#!/bin/sh\necho 3.13\n", "warning", "Keep the current version", id="another Python"),
+        pytest.param("", "warning", "Keep the current version", id="no Python"),
+    ],
+)
+def test_a_version_without_its_python_is_none_to_go_back_to(tmp_path, python, verdict, remedy):
+    """After an upgrade of the system its Python is of another version, or gone, as edge-agent-setup has it."""
+    where = replace(appliance(tmp_path, "one", "two"), run=run_command)
+    link(where.at("opt/edge-agent/current"), "venvs/two")
+    link(where.at("opt/edge-agent/previous"), "venvs/one")
+    before = where.at("opt/edge-agent/venvs/one")
+    (before / "program.json").write_text('{"python": "3.11"}')
+    if python:
+        program(before / "bin/python")
+        (before / "bin/python").write_text(python)
+    found = looked(where)["previous-version"]
+    assert (verdict, True) == (found.verdict, found.remedy.startswith(remedy))
+    assert ("Python 3.11, which is gone" in found.seen) == (verdict == "warning")
 
 
 def test_a_first_version_has_none_before(tmp_path):

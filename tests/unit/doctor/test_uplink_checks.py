@@ -29,7 +29,7 @@ SILENT = {"online": False, "reason": "UPLINK_SILENT", "problem": "the uplink doe
         (SILENT, "fault", None, None),
         ({"tasks": ()}, "note", "ok", "ok"),
         ({"online": False, "problem": "nobody is there"}, "warning", None, "ok"),
-        ({"problem": "it asks for patience"}, "note", "ok", "ok"),
+        ({"problem": "it is overloaded"}, "note", "ok", "ok"),
         (REFUSED, "warning", "fault", "ok"),
         ({"affordable": False, "reason": "UPSTREAM_BUDGET_SPENT"}, "ok", "ok", "warning"),
         ({"spent": CAPPED}, "ok", "ok", "note"),

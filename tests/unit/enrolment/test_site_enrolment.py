@@ -124,7 +124,8 @@ def test_the_uplinks_unit_gets_its_credential(box: Box):
 def test_where_systemd_cannot_encrypt_it_says_so(box: Box):
     """The secret then lies in a file of root's, where the uplink's unit finds it."""
     done = box.enrol(box.enrolment(), "--yes", env={"PATH": str(box.folder)})
-    assert "are stored unencrypted" in done.output
+    said = "systemd-creds did not encrypt 1 credential of the uplink, stored unencrypted and readable by root only"
+    assert said in " ".join(done.output.split())
     assert b"secret_access_key: s3cr3t" in box.files()["credstore/edge-agent-uplink.cred"]
     assert b"LoadCredential=uplink:" in box.files()["systemd/system/edge-uplink.service.d/credentials.conf"]
 
@@ -195,15 +196,30 @@ ENCRYPTING = '#!/bin/sh\n[ "$1" = encrypt ] || exec sed s/^sealed://\nexec sed s
 """Stands in for systemd-creds, which needs systemd's key of the machine."""
 
 
-def test_the_same_enrolment_encrypts_what_could_not_be_encrypted_before(box: Box):
-    """As doctor advises; the plain file is gone then, and the third time nothing changes."""
-    path = box.enrolment()
-    box.enrol(path, "--yes", env={"PATH": str(box.folder)})
+def encrypting(box: Box) -> dict[str, str]:
+    """Return the environment of a machine that can encrypt."""
     programs = box.folder / "programs"
     programs.mkdir()
     (programs / "systemd-creds").write_text(ENCRYPTING)
     (programs / "systemd-creds").chmod(0o755)
-    path_with_it = {"PATH": f"{programs}:{os.environ['PATH']}"}
+    return {"PATH": f"{programs}:{os.environ['PATH']}"}
+
+
+def test_a_plain_secret_of_an_enrolment_that_was_cut_off_goes(box: Box):
+    """A power cut leaves it without a record; the next enrolment stores it encrypted, and only so."""
+    path = box.enrolment()
+    box.enrol(path, "--yes", env={"PATH": str(box.folder)})
+    (box.etc / "edge-agent/enrolment.json").unlink()
+    assert 0 == box.enrol(path, "--yes", env=encrypting(box)).exit_code
+    credentials = [name for name in box.files() if name.startswith("credstore")]
+    assert ["credstore.encrypted/edge-agent-uplink.cred"] == credentials
+
+
+def test_the_same_enrolment_encrypts_what_could_not_be_encrypted_before(box: Box):
+    """As doctor advises; the plain file is gone then, and the third time nothing changes."""
+    path = box.enrolment()
+    box.enrol(path, "--yes", env={"PATH": str(box.folder)})
+    path_with_it = encrypting(box)
     done = box.enrol(path, "--yes", env=path_with_it)
     assert (0, True) == (done.exit_code, "are encrypted to this machine" in done.output), done.output
     credentials = [name for name in box.files() if name.startswith("credstore")]

@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.enrolment.site_files import SystemPaths, encrypt, files_of, secrecy_of, secrets_of
+from edge_agent.enrolment.site_files import (
+    SiteFile,
+    SystemPaths,
+    encrypt,
+    files_of,
+    plain_credentials,
+    put,
+    secrecy_of,
+    secrets_of,
+    stage,
+)
 from tests.support.enrolment_files import LARGE_MODEL, a_enrolment
 
 # Encrypts, in its way, every secret but the key of the large model.
@@ -36,4 +46,18 @@ def test_a_secret_that_cannot_be_encrypted_leaves_the_others_encrypted(tmp_path:
     assert (secrets["uplink"], b"sk-s3cr3t\n") == (base64.b64decode(files[uplink]), files[key])
     lines = files[places.drop_in].decode().splitlines()
     assert [f"LoadCredentialEncrypted=uplink:{uplink}", f"LoadCredential=escalation:{key}"] == lines[2:]
-    assert "plain" == secrecy_of(sealed)
+    assert ("plain", [str(key)]) == (secrecy_of(sealed), plain_credentials(map(str, files)))
+
+
+def test_the_record_comes_after_everything_that_it_promises(tmp_path: Path):
+    """A machine that dies while old files are removed has no new record, so the same enrolment file completes it."""
+    settings, record = (SiteFile(tmp_path / name, b"new") for name in ("site.yaml", "enrolment.json"))
+    record.path.write_bytes(b"old")
+    stage([settings, record])
+    (stuck := tmp_path / "old.cred").mkdir()  # cannot be unlinked
+    with pytest.raises(OSError, match=r"old\.cred"):
+        put([settings, record], [tmp_path / "gone.cred", stuck])
+    assert (b"new", b"old") == (settings.path.read_bytes(), record.path.read_bytes())
+    stuck.rmdir()
+    put([record], [stuck])
+    assert b"new" == record.path.read_bytes()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from installer.setup import durable_files, program_build
-from installer.setup.commands import SetupRun
+from installer.setup.commands import SetupRun, disabled_uplink
 from installer.setup.errors import FAILED, SetupError
 from installer.setup.install_paths import InstallPaths
 from installer.setup.programs import InstalledPrograms
@@ -42,3 +42,23 @@ def test_a_rollback_that_does_not_start_names_the_way_forward(tmp_path: Path):
     assert "venvs/1.0" == str(places.current.readlink())
     forward = "'sudo edge-agent-setup rollback' goes back to 2.0 (x, 2.0)."
     assert f"'edge-agent doctor' says more. {forward}" == failed.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("site_yaml", "state", "said"),
+    [
+        pytest.param("uplink:\n  url: s3://fleet/examples\n", "disabled", True, id="uploads"),
+        pytest.param("uplink:\n  updates_url: https://fleet\n", "disabled", True, id="downloads"),
+        pytest.param("escalation:\n  url: https://model\n", "disabled", True, id="asks a large model"),
+        pytest.param("uplink:\n  url: s3://fleet/examples\n", "enabled", False, id="starts"),
+        pytest.param("site:\n  id: shop-12\n", "disabled", False, id="uses a USB drive"),
+        pytest.param("", "disabled", False, id="never enrolled"),
+    ],
+)
+def test_an_enrolled_site_is_told_how_its_uplink_starts_again(tmp_path: Path, site_yaml: str, state: str, said: bool):
+    """After an uninstall that kept the enrolment, only the uplink that the site needs is named."""
+    places = InstallPaths(tmp_path)
+    if site_yaml:
+        durable_files.write(places.config / "site.yaml", site_yaml.encode())
+    found = disabled_uplink(places, state)
+    assert said == ("sudo systemctl enable --now edge-uplink" in found) == bool(found)

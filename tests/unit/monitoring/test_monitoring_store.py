@@ -251,7 +251,7 @@ def test_a_drawn_answer_that_nobody_judged_counts_as_right(site):
     site.worker.do_housekeeping()
     evidence = only(site).evidence[PEOPLE]
     assert (15, 15, 15, ["errors"]) == (evidence.judged, evidence.wrong, evidence.unjudged, standing(site))
-    assert "of 15 more nobody said anything" in site.worker.monitoring.active_alarms()[0].said
+    assert ", 15 more were not judged;" in site.worker.monitoring.active_alarms()[0].said
     assert [] == site.worker.spool.db.rows("SELECT * FROM review_audit")
 
 

@@ -297,7 +297,7 @@ async def test_who_is_waited_for_goes_first(oracle, tmp_path):
         asking = asyncio.create_task(said(broker, UNHURRIED))
         await eventually(lambda: not broker.standing().spare)
         assert broker.standing().free
-        with pytest.raises(UpstreamBusy, match="kept for those who wait"):
+        with pytest.raises(UpstreamBusy, match="reserved for callers who wait"):
             await said(broker, UNHURRIED)
         assert ["hello there"] * 2 == [text for text, _ in await asyncio.gather(asking, said(broker))]
         assert broker.standing().spare
@@ -312,7 +312,7 @@ async def test_who_is_waited_for_has_money_left(oracle, tmp_path):
             await said(broker, UNHURRIED)
         sent = len(oracle.asked)
         assert sent > 1
-        with pytest.raises(UpstreamBusy, match="kept for those who wait"):
+        with pytest.raises(UpstreamBusy, match="reserved for callers who wait"):
             await said(broker, UNHURRIED)
         assert broker.standing().affordable
         await said(broker)
@@ -403,7 +403,7 @@ async def test_many_at_once_do_not_break_a_cap(oracle, tmp_path):
 def test_a_damaged_purse_is_not_an_empty_one(tmp_path):
     """What was spent is not forgotten because a file is broken: somebody has to look."""
     (tmp_path / "spending.json").write_text("{}")
-    with pytest.raises(StoreDamaged, match="does not say what was spent"):
+    with pytest.raises(StoreDamaged, match="is not a record of the spending"):
         SpendLedger(tmp_path, EscalationConfig(), lambda: NOON)
 
 

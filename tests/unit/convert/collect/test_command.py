@@ -73,6 +73,7 @@ def test_erased_records_are_counted(shell: Shell):
     ("arguments", "code", "said"),
     [
         (["--store-option", "region"], 2, "no '='"),
+        (["s3://fleet", "--store-option", "aws_allow_http=true"], 2, "is a setting of the connection"),
         (["--memory-mib", "1"], 2, "at least 256 MiB"),
         (["/no/such/folder"], 2, "is not a folder"),
         (["--passphrase-file", "/no/such/file"], 0, "0 new segments"),

@@ -44,7 +44,7 @@ def test_every_number_is_held_or_named(held: set[int], highest: int, known: dict
     last = max([highest, *held], default=0)
     assert sorted((numbers_of(1, last) | known.keys()) - held) == listed
     for gap in found:
-        assert all(known.get(number, receipts.NOT_COME) == gap.why for number in numbers_of(gap.first, gap.last))
+        assert all(known.get(number, receipts.NOT_ARRIVED) == gap.why for number in numbers_of(gap.first, gap.last))
 
 
 @given(held=some_numbers)

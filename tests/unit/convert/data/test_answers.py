@@ -238,6 +238,15 @@ def test_answers_are_counted_and_questions_without_a_proof_are_warned_of(tmp_pat
     )
 
 
+def test_a_question_is_warned_of_only_if_calibration_could_not_prove_it(tmp_path: Path):
+    """Questions without enough rows take no part of delta, so 60 rows for each of two of three questions suffice."""
+    texts = [f"{first}{second}" for first in "abcdefgh" for second in "qrstuvwxyz"][:60]
+    rows = "".join(row(f"wanted {text}", intent="refund", urgent="no") for text in texts)
+    warnings = row_files.check(recipe_of(tmp_path, calibration=rows)).warnings
+    unproved = [said for said in warnings if "cannot prove" in said]
+    assert ["'severity'"] == [said.split()[5] for said in unproved]
+
+
 def test_conflicts_are_between_answers_to_one_question(tmp_path: Path):
     """Two rows of one text that answer different questions agree."""
     more = row("n", urgent="yes") + row("n", intent="price")

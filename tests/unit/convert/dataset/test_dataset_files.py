@@ -86,7 +86,7 @@ def test_what_a_stopped_run_left_is_not_deleted(tmp_path: Path):
     (tmp_path / "data.replaced").mkdir()
     (tmp_path / "data.replaced" / "train.jsonl").write_text("the only copy")
     with (
-        pytest.raises(InvalidRequest, match=r"data\.replaced is in the way"),
+        pytest.raises(InvalidRequest, match=r"data\.replaced exists, where an existing folder is kept"),
         made_whole(tmp_path / "data", "", force=True),
     ):
         pass

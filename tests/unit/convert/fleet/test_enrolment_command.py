@@ -218,8 +218,8 @@ def test_old_and_new_keys_stand_side_by_side(office: Office):
 @pytest.mark.parametrize(
     ("changes", "site", "code", "said"),
     [
-        ({}, "Shop 12", 2, "'Shop 12' is no site id"),
-        ({}, "../shop-12", 2, "is no site id"),
+        ({}, "Shop 12", 2, "'Shop 12' is not a site id"),
+        ({}, "../shop-12", 2, "is not a site id"),
         ({}, "shop-14", 2, "secrets/shop-14.yaml: No such file"),
         ({"root": "missing.json"}, "shop-12", 2, "missing.json: No such file"),
         ({"keys": ["nowhere"]}, "shop-12", 2, "nowhere"),
@@ -232,7 +232,7 @@ def test_old_and_new_keys_stand_side_by_side(office: Office):
             {"examples": {"credential": "fleet.yaml", "url": "s3://x"}},
             "shop-12",
             2,
-            "fleet.yaml holds no names and values",
+            "fleet.yaml contains no names and values",
         ),
         ({"examples": {"credential": "secrets/{site}.yaml", "url": "s3://ä"}}, "shop-12", 2, "examples.url"),
         ({"tls": {"certificate": "root.json"}}, "shop-12", 2, "tls"),

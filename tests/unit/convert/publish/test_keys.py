@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import stat
 import subprocess
@@ -130,6 +131,17 @@ def test_the_command_prints_what_sites_need(tmp_path: Path):
     assert (0, made) == invoke("show", tmp_path / "keys")
     code, turned = invoke("rotate", tmp_path / "keys", "--passphrase-file", tmp_path / "phrase")
     assert (0, central_keys.public(tmp_path / "keys").recipient in turned) == (code, turned != made)
+
+
+def test_a_passphrase_file_without_an_end_is_refused(tmp_path: Path):
+    """A device would fill the memory; a pipe, as from a password manager, is read."""
+    code, said = invoke("create", tmp_path / "keys", "--passphrase-file", "/dev/zero")
+    assert (2, True) == (code, "/dev/zero has more than 1048576 bytes" in " ".join(said.split()))
+    read, write = os.pipe()
+    with open(write, "w") as pipe:  # noqa: PTH123 - a pipe
+        pipe.write(PASSPHRASE)
+    assert PASSPHRASE == central_keys.read_passphrase(Path(f"/dev/fd/{read}"))
+    os.close(read)
 
 
 def test_a_passphrase_in_another_encoding_is_refused(tmp_path: Path):

@@ -170,6 +170,8 @@ def test_the_command_says_what_is_wrong(fleet: Fleet):
     root = fleet.central.keys / "root.json"
     code, said = run(fleet.central.folder, "--root", root)
     assert (0, True, True) == (code, "nothing is wrong" in said, "earliest expiry: timestamp" in said)
+    code, said = run(fleet.central.folder, "--root", "/dev/zero")
+    assert (2, True) == (code, "/dev/zero has more than" in said)
     fleet.blob(b"weights").unlink()
     code, said = run(fleet.central.folder, "--root", root)
     assert (1, True) == (code, "wrong: blobs/" in said)

@@ -84,6 +84,16 @@ def test_what_each_check_of_a_confident_answer_holds_up_is_shown():
     assert [line for line in doubts(made(calibrate=bare)) if line.startswith("The bundle has no gate")]
 
 
+def test_a_row_at_the_gates_limit_explains_two_shares_of_confident_answers():
+    """The gate lets it pass, and the test of the threshold leaves it out; without such a row there is one share."""
+    held_up = CALIBRATE["held_up"] | {"confident": share(225 / 411, 0.05)}
+    said = "counts here as confident; the test of the threshold leaves it out, so 54.5% are confident there."
+    assert said in markdown(made(calibrate=CALIBRATE | {"held_up": held_up}), [])
+    assert "gate's limit" not in markdown(made(), [])
+    nothing = CALIBRATE | {"threshold": None, "coverage": 0.0, "held_up": held_up}
+    assert "gate's limit" not in markdown(made(calibrate=nothing), [])
+
+
 def test_a_label_that_the_gate_holds_up_more_often_than_it_promises_is_named():
     """The gate promises a share of all inputs together; labels are named where the interval is above it, five at most.
 

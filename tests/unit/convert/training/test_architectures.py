@@ -246,7 +246,7 @@ def test_an_outlier_is_learnt_as_often_as_a_row(tmp_path: Path) -> None:
     model = classifier(str(tmp_path), TASK, "head")
     tokenizer = transformers.AutoTokenizer.from_pretrained(models.minilm_dir())
     reading = RowEncoder(tokenizer, TASK, 64)
-    parts, strange = reading.of(ROWS[:16]), reading.strangers([DataRow(f"stranger {n}") for n in range(4)])
+    parts, strange = reading.of(ROWS[:16]), reading.encode_outliers([DataRow(f"stranger {n}") for n in range(4)])
     asked: list[int] = []
 
     class Watched(EncoderTrainer):
