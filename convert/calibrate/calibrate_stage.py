@@ -105,8 +105,7 @@ def _redaction(job: StageJob, kind: str) -> Calibration:
 
 
 def _gate_of_vectors(job: StageJob, settings: CalibrationSettings) -> Calibration:
-    """Return the gate of a bundle that embeds, from all its calibration rows, because there is no threshold to
-    prove."""
+    """Return the gate of a bundle that embeds, from all calibration rows, since there is no threshold to prove."""
     rows = one_of_each(row_files.rows(job.recipe, "calibration"))[:GATE_ROWS_MAX]
     with chosen_bundle(job) as bundle, serve_bundles([bundle]) as served:
         predictions = served.predict(bundle, [row.text for row in rows], job.progress)

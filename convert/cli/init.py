@@ -76,8 +76,7 @@ def advise(kind: Kind) -> RuntimeAdvice:
 
 
 def labels_of(written: str | None, kind: Kind) -> tuple[str, ...]:
-    """Read labels separated by commas; None = placeholders. Raises InvalidRequest for labels that a task cannot
-    have."""
+    """Read labels separated by commas; None = placeholders. Raises InvalidRequest for impossible labels."""
     if written is None:
         return ()
     listed = tuple(label.strip() for label in written.split(","))
@@ -97,8 +96,7 @@ def labels_of(written: str | None, kind: Kind) -> tuple[str, ...]:
 
 
 def runtime_of(wanted: ScaffoldRequest) -> RuntimeName:
-    """Return the requested runtime, or else the recommended one. Raises InvalidRequest if it does not serve the
-    kind."""
+    """Return the requested or the recommended runtime. Raises InvalidRequest if it does not serve the kind."""
     runtime = wanted.runtime or advise(wanted.kind).runtime
     if wanted.kind not in RUNTIME_KINDS[runtime]:
         able = ", ".join(sorted(RUNTIME_KINDS[runtime]))

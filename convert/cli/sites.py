@@ -59,8 +59,7 @@ class _CentralRecords:
         return SiteRegistry(self.path)
 
     def waiting(self) -> dict[str, dict[str, int]]:
-        """Return the undecided keys of the last run of collect: by site, with the number of documents that each had
-        signed."""
+        """Return the undecided keys of the last collect: by site, with the number of documents signed by each."""
         sites, found = self.sites, defaultdict[str, dict[str, int]](dict)
         for site, key, documents in _waiting(self.path.with_name(_REPORT)):
             if sites.standing(site, key) in UNDECIDED:

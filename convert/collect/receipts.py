@@ -90,8 +90,7 @@ def _add(found: list[SequenceGap], gap: SequenceGap) -> None:
 
 
 def breaks(held: Collection[SegmentEntry]) -> Iterator[ChainBreak]:
-    """Yield the contradictions between segments of one epoch: the site was restored from a backup, or its disk was
-    copied."""
+    """Yield the contradictions between segments of one epoch: from a restored backup or a copied disk."""
     manifests, apart = _manifests(held), set(unconnected(held))
     for entry in held:
         if entry in apart:
@@ -103,8 +102,7 @@ def breaks(held: Collection[SegmentEntry]) -> Iterator[ChainBreak]:
 
 
 def unconnected(held: Collection[SegmentEntry]) -> list[SegmentEntry]:
-    """Return the segments that do not continue the stored segment before them; without a stored one, they count as
-    connected."""
+    """Return the segments that do not continue the stored one before them, if there is one."""
     manifests = _manifests(held)
     return [entry for entry in held if not _continues(entry, manifests)]
 

@@ -78,8 +78,7 @@ class ProbabilitySample(Generic[R]):
 
 
 def probability_of(plain: Mapping[str, Any], where: str) -> float | None:
-    """Read the probability of a row of a file. Raises InvalidRequest if it is not a probability; `where` names the
-    row."""
+    """Read the probability of a row; `where` names it. Raises InvalidRequest if it is not a probability."""
     value = plain.get("sampling_probability")
     if value is None:
         return None

@@ -230,8 +230,7 @@ def count_label_sources(found: Sequence[DataRow]) -> dict[LabelSource, int]:
 
 
 def _check_trainable(recipe: Recipe, task: TaskSpec) -> None:
-    """Raise InvalidRequest for completions of an encoder that extracts: it learns tags, and completions name no
-    spans."""
+    """Raise InvalidRequest for completions of an encoder that extracts: it learns tags, which need spans."""
     runtime = tasks.read(tasks.find(recipe.path(recipe.task))).get("runtime")
     if runtime == "onnx" and task.kind == "extract" and recipe.data.format != "text-spans":
         raise InvalidRequest(

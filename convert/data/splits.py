@@ -198,8 +198,7 @@ def deal_groups(
 
 
 def join_splits(parts: Iterable[Mapping[str, Sequence[Item]]], seed: str) -> dict[str, list[Item]]:
-    """Join the splits of several calls and shuffle each, so that a trainer that reads in order sees all labels
-    early."""
+    """Join the splits of several calls, and shuffle each for trainers that read in order."""
     whole: dict[str, list[Item]] = {}
     for part in parts:
         for split, items in part.items():

@@ -47,8 +47,7 @@ def run(job: StageJob) -> Report:
 def _without_near_copies(
     recipe: Recipe, manifest: Manifest, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction]
 ) -> Report:
-    """Return how many test rows are near duplicates of training or calibration rows, and the headline figures without
-    them."""
+    """Return how many test rows are near duplicates of other splits, and the headline figures without them."""
     texts = {
         split: [row.asked for row in row_files.rows(recipe, split)] for split in KNOWN if getattr(recipe.data, split)
     }

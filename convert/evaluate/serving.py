@@ -178,8 +178,7 @@ class ServedBundles:
         return next(dict(each.details) for each in self._pool.statuses() if bundle.digest in each.digests)
 
     def memory_bytes(self, bundle: BundleFolder) -> int:
-        """Return the agent's estimate of the memory of the bundle's engine, in bytes; 0 for a runtime without a
-        model."""
+        """Return the agent's estimate of the engine's memory for a bundle, in bytes; 0 for a runtime without one."""
         return int(self.details(bundle).get("memory_estimated_bytes", 0))
 
     async def _predict(

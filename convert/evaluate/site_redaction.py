@@ -136,8 +136,7 @@ def _is_read(answer: ServedPrediction) -> bool:
 
 
 def _narrower(answer: ServedPrediction, text: str, start: int, end: int) -> list[tuple[int, int]]:
-    """Split a window with too many tokens, and return its parts as places in the text, without blank ones; empty if it
-    fits."""
+    """Split a window with too many tokens; return the non-blank parts as places in the text, none if it fits."""
     if answer.failure != InputTooLong.reason:
         return []
     parts = [(start + first, start + last) for first, last in narrower_windows(text[start:end])]

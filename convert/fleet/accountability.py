@@ -138,8 +138,7 @@ def _last_line(fd: int) -> bytes:
 
 
 def _number_of(line: bytes) -> int:
-    """Return the number of a line; 0 = it has none: the next line still continues the chain, and `verify_chain` reports
-    it."""
+    """Return the number of a line; 0 = none: the next line continues the chain, and `verify_chain` reports it."""
     try:
         return int(json.loads(line)["number"])
     except (ValueError, KeyError, TypeError):

@@ -291,8 +291,7 @@ class EncoderTrainer:
         return list(islice(self._outliers, count))
 
     def validate(self) -> ValidationResult:
-        """Return the mean loss of an answer or word, and the share of answers, or of rows as a whole, that are
-        right."""
+        """Return the mean loss per answer or word, and the share of right answers, or of entirely right rows."""
         self._model.eval()
         sums = torch.zeros(4)
         for start in range(0, len(self._kept), _VALIDATION_ROWS):

@@ -253,8 +253,7 @@ def progress_sentence(epoch: int, loss: float, best: ValidationResult | None, se
 
 
 def _batches(lengths: Sequence[int], size: int, shuffled: random.Random) -> Iterator[list[int]]:
-    """Yield every row once. Rows of similar length share a batch, which reduces padding; batches come from a shuffled
-    pool."""
+    """Yield every row once, in batches of similar length, which reduces padding, from a shuffled pool."""
     order = list(range(len(lengths)))
     shuffled.shuffle(order)
     for start in range(0, len(order), size * POOL_BATCHES):

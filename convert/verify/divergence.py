@@ -236,8 +236,7 @@ def label_log_probabilities(
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
-    """Return an encoder's tokens for a text as the agent splits it: not truncated, and "[SEP]" in it is five
-    characters."""
+    """Return an encoder's tokens for a text, split like the agent: not truncated, "[SEP]" as five characters."""
     return list(checkpoint_loading.encoded(tokenizer, text)["input_ids"])
 
 

@@ -283,8 +283,7 @@ def _is_planned(task: str, status: Status) -> bool:
 
 
 def _way_back(bundles: list[Bundle], on_drive: str = "") -> str:
-    """Return how to restore bundles: signed ones from the central team's repository or drive, others from their
-    files."""
+    """Return how to restore bundles: signed ones from the central team, others from their files."""
     if bundles and all(each.signed for each in bundles):
         return f"The way back: 'sudo edge-agent media import' of the USB drive that brought it{on_drive}."
     return "The way back: 'edge-agent install PATH' of its file."

@@ -335,8 +335,8 @@ def _check_folder(path: Path) -> int:
         said = f"{path} is not a folder" if found else f"{path} does not exist"
         raise MediaFailed(said, remedy=f"{_LOOK}.")
     with _drive_errors(path):
-        os.scandir(path).close()
-    return found.st_dev
+        os.scandir(path).close()  # an automounter mounts the drive here, not at a stat
+        return path.stat().st_dev
 
 
 def _is_folder(path: Path) -> bool:

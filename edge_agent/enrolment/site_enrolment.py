@@ -217,8 +217,7 @@ def _set_aside(prepared: PreparedEnrolment) -> PreviousSite | None:
 
 
 def _drop_ins(request: EnrolmentRequest, config: Config) -> list[UnitDropIn]:
-    """Return the drop-ins of the units that are not in place. They are not recorded, because people change them,
-    too."""
+    """Return the unit drop-ins that are not in place. They are not recorded, because people change them, too."""
     units = request.places.units
     networks = unit_drop_ins.allowed_networks(config, units, (), request.networks)
     return [each for each in unit_drop_ins.unit_drop_ins(config, units, networks) if not each.is_in_place()]
@@ -247,8 +246,7 @@ def _anchor(enrolment: EnrolmentFile) -> TrustRoot | None:
 
 
 def _same_fleet(enrolment: EnrolmentFile, path: Path) -> bool:
-    """Return whether a chain of roots connects the file's root and the trusted one; without one, any root is
-    accepted."""
+    """Return whether roots connect the file's root and the trusted one; without a trusted one, any is accepted."""
     try:
         ours = path.read_bytes()
         return bool(enrolment.root) and metadata_chain.same_fleet(ours, enrolment.root.encode())

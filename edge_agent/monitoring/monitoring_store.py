@@ -92,8 +92,7 @@ class MonitoringStore:
     """Production monitoring of one site. One thread uses it."""
 
     def __init__(self, database: Database, new_inputs_level: Mapping[str, float] | None = None) -> None:
-        """Open it in the spool's database; `new_inputs_level`: by task, the test's level where it is not the
-        default."""
+        """Open it in the spool's database; `new_inputs_level`: by task, levels of that test other than the default."""
         self._tables = MonitoringTables(database)
         self._alarms = AlarmTables(database)
         self._new_inputs_level = new_inputs_level or {}

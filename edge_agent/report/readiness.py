@@ -110,8 +110,7 @@ class AchievableCoverage:
 
     @property
     def resting_on(self) -> CoverageLevel | None:
-        """The level that the statements are based on: the lowest proved one, or the last; None = nothing was
-        compared."""
+        """The level that statements are based on: the lowest proved one, or the last; None = nothing compared."""
         return next(
             (each for each in self.levels if each.above == self.above), self.levels[-1] if self.levels else None
         )

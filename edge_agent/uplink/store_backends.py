@@ -149,8 +149,7 @@ class FolderStore:
             raise UpstreamFailed(said, remedy=_DISK_REMEDY) from None
 
     def _require_folder(self) -> None:
-        """Check the folder itself. Its errors concern the whole store and have the path as `folder` in their
-        metadata."""
+        """Check the folder itself. Its errors concern the whole store: their metadata has the path as `folder`."""
         try:
             is_folder = stat.S_ISDIR(os.stat(self._root).st_mode)  # noqa: PTH116 - Path.is_dir hides the reason
             allowed = is_folder and os.access(self._root, os.R_OK | os.X_OK, effective_ids=True)
@@ -405,4 +404,4 @@ def _certificate(path: Path) -> bytes:
 
 def _name(url: str) -> str:
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}{parts.path}"  # an IPv6 address in brackets

@@ -364,8 +364,7 @@ class TimedHttpProtocol(H11Protocol):
             self.transport.abort()
 
     def _acknowledged_bytes(self) -> int:
-        """Return how many bytes the client's machine has acknowledged; over TLS, the transport reports no unsent
-        bytes."""
+        """Return how many bytes the client's machine acknowledged; the kernel is asked, since TLS hides it."""
         try:
             about = self.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
         except OSError:

@@ -71,8 +71,7 @@ class SpendByDay:
         return in_day and (not caps.month_micros or self.in_month(day) + micros <= caps.month_micros)
 
     def add(self, micros: int, day: str) -> SpendByDay:
-        """Return the amounts with `micros` added on a day, or subtracted. The oldest days of other months are
-        dropped."""
+        """Return the amounts with `micros` added on a day, or subtracted; old days of other months are dropped."""
         days = {**self.days, day: max(0, self.on(day) + micros)}
         # After a clock is set back by years, this day and its month must not be dropped as the oldest.
         others = sorted(each for each in days if each[:7] != day[:7])

@@ -122,8 +122,7 @@ def _input_tokens(decision: Decision) -> int:
 
 
 def is_answered(answer: DecisionAnswer) -> bool:
-    """Return whether there is a label with probabilities: not where the task abstained, or asked a large model
-    alone."""
+    """Return whether there is a label with probabilities: not if the task abstained or only a large model answered."""
     return answer.route != "ABSTAINED" and bool(answer.probabilities)
 
 

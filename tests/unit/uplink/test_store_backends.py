@@ -120,6 +120,13 @@ def test_a_credential_that_is_not_accepted_any_more_is_refused(answer: str):
     assert read_again(answer) == f"UPSTREAM_REFUSED was answered with {answer}"
 
 
+@pytest.mark.parametrize("host", ["[fd00::5]:8443", "[fd00::5]", "store.example", "store.example:8443"])
+def test_a_store_is_named_by_an_address_that_can_be_opened(host: str):
+    """Without the user that an address can hold."""
+    store = open_updates_store(UplinkConfig(updates_url=f"https://kim:SECRET@{host}/updates"))
+    assert f"https://{host}/updates" == getattr(store, "name", "")
+
+
 def test_a_store_behind_a_proxy_is_asked_through_it():
     """The proxy looks the store's name up: this machine does not."""
     with AnsweringServer() as proxy:
