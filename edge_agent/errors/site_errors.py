@@ -120,8 +120,9 @@ class DiskFull(SiteError):
 
     reason = "DISK_FULL"
     remedy_default = (
-        "Delete other files on that disk ('df' shows its space), or versions that are neither active nor kept for "
-        "rollback: 'edge-agent bundles list' shows them, and 'edge-agent remove TASK VERSION --yes' deletes one."
+        "Delete other files on that disk ('df' shows its space, 'df -i' its inodes), or versions that are neither "
+        "active nor kept for rollback: 'edge-agent bundles list' shows them, and 'edge-agent remove TASK VERSION --yes'"
+        " deletes one."
     )
 
 

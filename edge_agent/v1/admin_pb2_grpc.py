@@ -134,7 +134,7 @@ class AdminServiceServicer:
     def GetStatus(self, request, context):
         """Shows the state of the daemon, its tasks and its engines.
 
-        Errors: none of its own.
+        Errors: none specific to this call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,7 +143,7 @@ class AdminServiceServicer:
     def ListBundles(self, request, context):
         """Lists the installed bundles, by task and then newest first.
 
-        Errors: none of its own.
+        Errors: none specific to this call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -161,7 +161,7 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ActivateBundle(self, request, context):
-        """Makes an installed bundle the one that answers. The previous one is kept for rollback.
+        """Activates an installed bundle, and keeps the previous one for rollback.
 
         Errors: BUNDLE_UNKNOWN, BUNDLE_AMBIGUOUS, TASK_UNKNOWN, BundleError, MODEL_LOAD_FAILED, MEMORY_SHORT,
         DEVICE_UNUSABLE, ENGINE_NOT_READY, ENGINE_CRASHED, MODEL_FAILED, STORE_DAMAGED, DISK_FULL, STATE_DIR_UNWRITABLE.
@@ -171,7 +171,7 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RollbackTask(self, request, context):
-        """Returns to the bundle that answered before.
+        """Activates the task's previous bundle again.
 
         Errors: TASK_UNKNOWN, NOTHING_TO_ROLL_BACK, BUNDLE_UNKNOWN, BundleError, MODEL_LOAD_FAILED, MEMORY_SHORT,
         DEVICE_UNUSABLE, ENGINE_NOT_READY, ENGINE_CRASHED, MODEL_FAILED, STORE_DAMAGED, DISK_FULL, STATE_DIR_UNWRITABLE.
@@ -181,7 +181,7 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RemoveBundle(self, request, context):
-        """Removes a bundle that neither answers nor is kept for rollback, or, with `task` alone, a whole task.
+        """Removes a bundle that is neither active nor kept for rollback. With `task` alone, removes the whole task.
 
         Errors: TASK_UNKNOWN, BUNDLE_UNKNOWN, BUNDLE_AMBIGUOUS, BUNDLE_IN_USE, STORE_DAMAGED, DISK_FULL,
         STATE_DIR_UNWRITABLE.
@@ -219,8 +219,8 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AllowUpdate(self, request, context):
-        """Lifts the choice of an operator who activated another bundle than the plan's for a task, or removed the task, and
-        starts what the plan requires. Without such a choice nothing changes.
+        """Clears an operator's choice for a task (to activate a bundle other than the plan's, or to remove the task), and
+        starts the update that the plan requires. Without such a choice nothing changes.
 
         Errors: TASK_UNKNOWN, STORE_DAMAGED, DISK_FULL, STATE_DIR_UNWRITABLE.
         """
@@ -231,14 +231,14 @@ class AdminServiceServicer:
     def Drain(self, request, context):
         """Stops accepting new work, and finishes the calls in progress. Health becomes NOT_SERVING.
 
-        Errors: none of its own.
+        Errors: none specific to this call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetMode(self, request, context):
-        """Puts a task into a mode, which holds until the plan changes the task's mode.
+        """Sets the mode of a task. It stays until the plan changes the task's mode.
 
         Errors: TASK_UNKNOWN, STORE_DAMAGED, DISK_FULL, STATE_DIR_UNWRITABLE.
         """
@@ -256,8 +256,8 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def EraseValues(self, request, context):
-        """Finds answers that concern a person by values such as a name or a number, and erases them here. The central team gets
-        the order to erase those that have left the site. The values are neither logged nor stored.
+        """Finds answers that concern a person by values such as a name or a number, and erases them here. Orders the central
+        team to erase the answers that have left the site. The values are neither logged nor stored.
 
         Errors: PREDICTION_UNKNOWN, STORE_DAMAGED, DISK_FULL, STATE_DIR_UNWRITABLE.
         """
@@ -266,7 +266,8 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetPrivacyReport(self, request, context):
-        """Shows how much was captured, replaced, kept, sent and erased, without any text.
+        """Counts the answers that were captured, stored, sent and erased, and the values that were replaced. It returns no
+        text.
 
         Errors: PREDICTION_UNKNOWN, STORE_DAMAGED.
         """
@@ -275,7 +276,8 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def TryRedaction(self, request, context):
-        """Redacts a text like an example, and shows which rule or model found each value. The text is not stored.
+        """Redacts a text as the daemon redacts examples, and shows which rule or model found each value. The text is not
+        stored.
 
         Errors: REQUEST_INVALID.
         """
@@ -284,7 +286,7 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListRedactionAudit(self, request, context):
-        """Lists texts that the random audit of redaction has drawn, with their originals, which never leave the site.
+        """Lists texts that the random audit of redaction has drawn, with their originals. The originals never leave the site.
 
         Errors: PREDICTION_UNKNOWN, STORE_DAMAGED.
         """
@@ -293,7 +295,7 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def JudgeRedaction(self, request, context):
-        """Stores what a person found in such a text.
+        """Stores a person's findings in such a text.
 
         Errors: REQUEST_INVALID, PREDICTION_UNKNOWN.
         """

@@ -52,8 +52,8 @@ class EscalationServiceServicer:
     """
 
     def Watch(self, request, context):
-        """Reports whether the large model can be asked: at once, on every change, and every 2 s. So no caller has to wait to find
-        out, and silence means that the uplink hangs.
+        """Reports whether the large model can be asked: at once, on every change, and every 2 s. So no caller has to wait for
+        this information, and silence means that the uplink hangs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

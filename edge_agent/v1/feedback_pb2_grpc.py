@@ -62,7 +62,8 @@ class FeedbackServiceServicer:
     """
 
     def SubmitFeedback(self, request, context):
-        """Accepts, corrects or rejects one answer. It is on the disk when the call returns; repeating a request_id changes nothing.
+        """Accepts, corrects or rejects one answer. When the call returns, the judgement is on the disk; repeating a
+        request_id changes nothing.
 
         Errors: PREDICTION_UNKNOWN, STORE_DAMAGED, DISK_FULL, STATE_DIR_UNWRITABLE.
         """
@@ -71,7 +72,8 @@ class FeedbackServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListReviewQueue(self, request, context):
-        """Lists answers for review, the review streams in turns: every second one is from the audit while that has any.
+        """Lists answers for review, the review streams in turns: every second answer is from the audit while the audit has
+        any.
 
         Errors: STORE_DAMAGED.
         """

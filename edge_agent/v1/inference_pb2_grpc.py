@@ -29,10 +29,10 @@ class InferenceServiceStub:
     """Answers from the models on this machine.
 
     A failed call carries google.rpc.ErrorInfo with domain "edge-agent"; RESOURCE_EXHAUSTED and UNAVAILABLE also carry
-    google.rpc.RetryInfo. A request with one input fails as a call; in a request with several, each input has its own result
-    or error, and only an error of the whole request fails the call. The caller's deadline applies to the model, too; a
-    cancelled call stops it. Without a deadline a call has 60 seconds (`service.deadline_seconds_default`). A request has 4 MiB
-    at most, and so has a response (`service.message_bytes_max`).
+    google.rpc.RetryInfo. A request with one input fails as a call; in a request with several, each input has its own
+    result or error, and only an error of the whole request fails the call. The caller's deadline applies to the model,
+    too; cancelling a call stops the model. Without a deadline a call has 60 seconds
+    (`service.deadline_seconds_default`). A request and a response have 4 MiB at most each (`service.message_bytes_max`).
     """
 
     def __init__(self, channel):
@@ -82,10 +82,10 @@ class InferenceServiceServicer:
     """Answers from the models on this machine.
 
     A failed call carries google.rpc.ErrorInfo with domain "edge-agent"; RESOURCE_EXHAUSTED and UNAVAILABLE also carry
-    google.rpc.RetryInfo. A request with one input fails as a call; in a request with several, each input has its own result
-    or error, and only an error of the whole request fails the call. The caller's deadline applies to the model, too; a
-    cancelled call stops it. Without a deadline a call has 60 seconds (`service.deadline_seconds_default`). A request has 4 MiB
-    at most, and so has a response (`service.message_bytes_max`).
+    google.rpc.RetryInfo. A request with one input fails as a call; in a request with several, each input has its own
+    result or error, and only an error of the whole request fails the call. The caller's deadline applies to the model,
+    too; cancelling a call stops the model. Without a deadline a call has 60 seconds
+    (`service.deadline_seconds_default`). A request and a response have 4 MiB at most each (`service.message_bytes_max`).
     """
 
     def Classify(self, request, context):

@@ -162,7 +162,7 @@ def _errors(comment: str) -> str:
         family = next(cls.__name__ for cls in families() if word in (cls.__name__, *reasons([cls.__name__])))
         groups.setdefault(family, []).append("any" if word == family else f"`{word}`")
     said = [f"[{family}](errors.md#{family.lower()}): {', '.join(words)}" for family, words in groups.items()]
-    return "; ".join(said) or "none of its own"
+    return "; ".join(said) or "none specific to this call"
 
 
 def _message_lines(file: File, number: int, message: DescriptorProto) -> Iterator[str]:

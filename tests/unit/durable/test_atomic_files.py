@@ -28,7 +28,8 @@ from edge_agent.durable.atomic_files import (
     write_atomically,
     write_durably,
 )
-from edge_agent.errors import StateDirUnwritable, StoreDamaged
+from edge_agent.errors import DiskFull, StateDirUnwritable, StoreDamaged
+from tests.support.mounts import tmpfs
 from tests.support.power_cut import TRACER, PowerCut
 from tests.support.rights import without_root
 from tests.support.strace import needs_strace
@@ -271,3 +272,12 @@ def test_only_what_does_not_exist_is_absent(tmp_path: Path):
     (tmp_path / "closed").mkdir(mode=0)
     with without_root(), pytest.raises(PermissionError):
         stat_or_none(tmp_path / "closed" / "file")
+
+
+def test_a_disk_that_can_hold_no_more_files_is_full_and_the_remedy_counts_them(tmp_path: Path):
+    """It has space, as 'df' shows, and no inode for another file."""
+    with tmpfs(tmp_path / "disk", "size=1m,nr_inodes=2") as disk:
+        write_durably(disk / "first", b"x")
+        with pytest.raises(DiskFull, match="No space left") as full:
+            write_durably(disk / "second", b"x")
+    assert "'df -i' its inodes" in full.value.remedy

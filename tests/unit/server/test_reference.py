@@ -23,9 +23,9 @@ NUMBERS = {
 UNITS = re.compile(
     r"\b([Bb]ytes|milliseconds|seconds|[Tt]okens|[Cc]haracters|code points|labels|[Ii]nputs|[Ss]egments"
     r"|[Ff]iles|[Ff]ailures|0 to 1|From 0|Seed|without a unit|id of|page"
-    r"|[Rr]ows|[Ww]indows|in the unit of|[Aa]nswers|[Hh]ow often|How many|Tries|plan|As in|millionths|likewise)\b"
+    r"|[Rr]ows|[Ww]indows|in the unit of|[Aa]nswers|[Hh]ow often|How many|Attempts|plan|As in|millionths|likewise)\b"
 )
-LIMITS = re.compile(r"\d|[Aa]s in|at most|[Ee]mpty =|one of the task's|`true`|Not to be made|best a UUID4")
+LIMITS = re.compile(r"\d|[Aa]s in|at most|[Ee]mpty =|one of the task's|`true`|must not construct|preferably a UUID4")
 
 
 def test_the_pages_are_those_of_the_code():
@@ -62,7 +62,7 @@ def test_a_family_stands_for_its_reasons():
     """So that a call that installs need not name everything that can be wrong with a bundle."""
     comment = "Does it.\n\nErrors: TASK_UNKNOWN, UpdateError."
     assert {"TASK_UNKNOWN", "PLAN_INVALID", "UPDATE_EXPIRED"} < api_page.reasons(api_page.named(comment))
-    assert [] == api_page.named("Does it.\n\nErrors: none of its own.")
+    assert [] == api_page.named("Does it.\n\nErrors: none specific to this call.")
     with pytest.raises(AssertionError, match="no last paragraph"):
         api_page.named("Does it.")
 

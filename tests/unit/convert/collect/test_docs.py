@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.support.examples import feedback, opinion, prediction
@@ -69,3 +71,13 @@ def test_every_column_is_explained(collected: Path):
         columns = {name for name, *_ in connection.execute(query).fetchall()}
     text = DOCUMENT.read_text(encoding="utf-8")
     assert set() == {name for name in columns if f"`{name}`" not in text}
+
+
+def test_types_are_those_that_other_programs_read(collected: Path):
+    """One column alone is a map, as the document says; times are microseconds without a time zone, for Spark."""
+    table = pq.read_table(collected / "collected" / "examples")
+    fields = list(table.schema)
+    assert ["redaction_counts"] == [field.name for field in fields if "map<" in str(field.type)]
+    assert {"timestamp[us]"} == {str(field.type) for field in fields if pa.types.is_timestamp(field.type)}
+    assert "redaction_counts" not in table.drop_columns(["redaction_counts"]).column_names
+    assert '.drop_columns(["redaction_counts"])' in DOCUMENT.read_text(encoding="utf-8")
