@@ -167,7 +167,7 @@ def test_new_files_count_without_a_restart(tmp_path: Path) -> None:
 
 
 def _change_the_authority(site: TlsSite, old: Tls, standing: AdminClient) -> None:
-    """Clients of the new authority are admitted, those of the old one are not; connections stay until their age limit."""
+    """Clients of the new authority are admitted, others are not; connections stay until their age limit."""
     stranger = site.client("newcomer", "infer", issuer=site.foreign)
     with Client(site.address, stranger) as client:
         assert "TLS_FAILED" == refusal(client.serving).reason
