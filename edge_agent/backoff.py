@@ -1,7 +1,6 @@
-"""Exponential back-off, for everything that tries again. Pure.
+"""Exponential back-off. Pure.
 
-How long who waits is decided by the callers: `client/retry.py` for a client of the daemon, `uplink/connectivity.py` for
-the uplink.
+The callers choose the pauses: `client/retry.py` for a client of the daemon, `uplink/connectivity.py` for the uplink.
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ _DOUBLINGS_MAX = 64  # a float holds more, but no pause does
 
 
 def backoff_seconds(failures: int, first_seconds: float, max_seconds: float) -> float:
-    """Return the pause after so many failures in a row: `first_seconds`, doubled with each failure after the first.
+    """Return the pause in seconds after `failures` in a row: `first_seconds`, doubled with each further failure.
 
-    0 without a failure. Callers add their own jitter, because what it must prevent differs.
+    0 without a failure, `max_seconds` at most. Callers add their own jitter, because each has another reason for it.
     """
     if failures < 1:
         return 0.0

@@ -1,8 +1,8 @@
-"""A small authority of the site's own, for sites without one: it issues certificates to the server and to clients.
+"""A small certificate authority, for sites that have none: it issues certificates to the server and to clients.
 
-Keys are ECDSA P-256, which every TLS library takes; BoringSSL, under gRPC, takes no Ed25519 unasked. One authority
-issues both kinds; what a certificate is good for stands in its extended key usage, so a client's cannot pass for the
-server's. What is written is never overwritten: a new certificate under an old name is asked for as a renewal.
+Keys are ECDSA P-256, which every TLS library accepts; BoringSSL, under gRPC, does not accept Ed25519 by default. One
+authority issues both kinds; the extended key usage tells them apart, so a client's certificate cannot pass for the
+server's. Files are never overwritten, except by an explicit renewal.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ AUTHORITY_DAYS = 3650
 SERVER_DAYS = 730
 CLIENT_DAYS = 365
 _SIGNING_KEYS = (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)
-"""A site may bring an authority of its own."""
+"""Keys of the authority; a site may bring its own."""
 BACKDATED = timedelta(days=1)
-"""Clocks of other machines may be behind."""
+"""Start of validity before the time of issue: other machines' clocks may be behind."""
 _NOT_VALID_REMEDY = (
     "Set the clock if it is wrong ('date'). An authority that has ended is replaced: 'sudo edge-agent certs init"
     " --new-authority --dir DIR'; the server and every client then need new certificates."
@@ -56,7 +56,7 @@ class CertificateKeyPair:
 
 
 def make_authority(name: str, at: float) -> CertificateKeyPair:
-    """Make an authority of that name, at `at` seconds since 1970."""
+    """Make an authority with this common name, valid from `at` seconds since 1970."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = _subject(name)
     builder = _builder(subject, key, at, AUTHORITY_DAYS).issuer_name(subject)
@@ -71,7 +71,7 @@ def issue_server_certificate(
     """Issue a certificate for a server that clients reach by these host names and addresses.
 
     Raises:
-        CertificateUnusable: one of them is neither, or the authority is none.
+        CertificateUnusable: a name is neither a host name nor an IP address.
     """
     return _issue(issuer, names[0], [_server_name(name) for name in names], ExtendedKeyUsageOID.SERVER_AUTH, (at, days))
 
@@ -82,7 +82,7 @@ def issue_client_certificate(
     """Issue a certificate for a client with these roles.
 
     Raises:
-        CertificateUnusable: the name cannot be one, or the authority is none.
+        CertificateUnusable: the name is not valid for a client.
     """
     if not _CLIENT.fullmatch(name):
         raise CertificateUnusable(
@@ -94,11 +94,12 @@ def issue_client_certificate(
 
 
 def load_authority(certificate: Path, key: Path, at: float) -> CertificateKeyPair:
-    """Read an authority from its files, to issue with it at `at` seconds since 1970.
+    """Read an authority from its files; `at` is the time of issue in seconds since 1970.
 
     Raises:
-        CertificateUnusable: they are not there, cannot be read, do not belong together, or may issue no certificates.
-        InvalidRequest: one of them is too large.
+        CertificateUnusable: a file cannot be read, the key belongs to another certificate, or the certificate is not an
+            authority's, is not valid at that time, or has a key of another type.
+        InvalidRequest: a file is too large.
     """
     try:
         pair = CertificateKeyPair(read_small(certificate), read_small(key))
@@ -108,19 +109,17 @@ def load_authority(certificate: Path, key: Path, at: float) -> CertificateKeyPai
     check_key_matches(pair.certificate, pair.key, str(certificate))
     found = parse_certificates(pair.certificate, str(certificate))[0]
     if not found.is_authority:
-        said = f"{certificate} is the certificate of a server or a client, which may issue none"
-        raise CertificateUnusable(said, remedy="Name the folder of the authority with '--dir DIR'.")
+        message = f"{certificate} is the certificate of a server or a client, which may issue none"
+        raise CertificateUnusable(message, remedy="Name the folder of the authority with '--dir DIR'.")
     if not found.starts_at <= at < found.expires_at:
         times = (found.starts_at, found.expires_at, at)
         first, last, today = (f"{datetime.fromtimestamp(each, UTC):%Y-%m-%d}" for each in times)
-        said = (
-            f"{certificate} is valid from {first} to {last}, and here it is {today}: nobody would accept what it issues"
-        )
-        raise CertificateUnusable(said, remedy=_NOT_VALID_REMEDY)
+        message = f"{certificate} is valid from {first} to {last}, and here it is {today}: its certificates would be"
+        raise CertificateUnusable(f"{message} refused", remedy=_NOT_VALID_REMEDY)
     if not isinstance(load_pem_private_key(pair.key, password=None), _SIGNING_KEYS):
-        said = f"{key} is neither an RSA nor an elliptic-curve key (ECDSA), which all TLS libraries take"
+        message = f"{key} is neither an RSA nor an elliptic-curve key (ECDSA), which all TLS libraries accept"
         raise CertificateUnusable(
-            said, remedy="Take an authority with such a key, or make one: 'edge-agent certs init'."
+            message, remedy="Use an authority with such a key, or make one: 'edge-agent certs init'."
         )
     return pair
 
@@ -137,16 +136,16 @@ def _unreadable_remedy(error: OSError, certificate: Path, key: Path) -> str:
 
 
 def write_pair(pair: CertificateKeyPair, certificate: Path, key: Path, *, replace: bool = False) -> None:
-    """Write both, the key readable by its owner alone and first: who sees the certificate finds its key.
+    """Write both files, the key (mode 0600) first, so that a certificate never exists without its key.
 
     Raises:
-        CertificateUnusable: one is there already, and is not to be replaced.
-        DiskFull, StateDirUnwritable, StoreDamaged: this disk failed.
+        CertificateUnusable: a file exists, and `replace` is not set.
+        DiskFull, StateDirUnwritable, StoreDamaged: the disk failed.
     """
-    there = [path for path in (certificate, key) if os.path.lexists(path)]
-    if there and not replace:
+    existing = [path for path in (certificate, key) if os.path.lexists(path)]
+    if existing and not replace:
         raise CertificateUnusable(
-            f"already there: {', '.join(map(str, there))}",
+            f"already there: {', '.join(map(str, existing))}",
             remedy="Nothing was written. Take another name or --dir, or renew it with --renew.",
         )
     owner = key.stat() if key.exists() else None
@@ -163,18 +162,18 @@ def _issue(
     purpose: x509.ObjectIdentifier,
     span: tuple[float, int],
 ) -> CertificateKeyPair:
-    above = x509.load_pem_x509_certificate(issuer.certificate)
+    authority = x509.load_pem_x509_certificate(issuer.certificate)
     signer = load_pem_private_key(issuer.key, password=None)
-    assert isinstance(signer, _SIGNING_KEYS), "`load_authority` takes, and this module makes, no others"
+    assert isinstance(signer, _SIGNING_KEYS), "`load_authority` accepts, and this module makes, no others"
     key = ec.generate_private_key(ec.SECP256R1())
-    # What outlived its authority would be refused before the day that it names.
-    end = above.not_valid_after_utc if span[0] < above.not_valid_after_utc.timestamp() else None
-    builder = _builder(_subject(name), key, *span, end).issuer_name(above.subject)
+    # A certificate must not outlive its authority: it would be refused before its own end.
+    end = authority.not_valid_after_utc if span[0] < authority.not_valid_after_utc.timestamp() else None
+    builder = _builder(_subject(name), key, *span, end).issuer_name(authority.subject)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(_usage(signs_certificates=False), critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
     builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    builder = builder.add_extension(_authority_identifier(above), critical=False)
+    builder = builder.add_extension(_authority_identifier(authority), critical=False)
     return _pair(builder.sign(signer, hashes.SHA256()), key)
 
 
@@ -195,8 +194,9 @@ def _builder(
 
 
 def _authority_identifier(authority: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    """Return the identifier that the authority's own certificate has: a TLS library looks for the issuer by it, and
-    other programs do not all make it by SHA-1 of the key.
+    """Return the key identifier from the authority's own certificate, by which TLS libraries look for the issuer.
+
+    It is copied, because not every program computes it as SHA-1 of the key.
     """
     try:
         subject = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)

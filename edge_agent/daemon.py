@@ -4,7 +4,7 @@ Start: state directory (locked), engines, listeners, then the models in the back
 and each task becomes ready on its own. Stop, on SIGTERM or SIGINT: health turns NOT_SERVING, new work is refused,
 running calls get `drain_seconds`, then the children end and the lock is released. A second signal stops at once.
 
-`_components` lists what runs in the background; `supervision.py` owns it.
+`_components` lists the background components, which `supervision.py` runs.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ if TYPE_CHECKING:
     from edge_agent.update.ingest import BundleIngest
 
 STOP_SECONDS = 20.0
-"""After the last call: for models to end and for pending writes."""
+"""Time after the last call for models to end and for pending writes."""
 CAPTURE_CHECK_SECONDS = 2.0
-"""Between two checks whether the disk takes examples."""
+"""Time between two checks whether examples can be written to the disk."""
 LARGE_MODEL = "large-model"
 """The component that ends after the last call."""
 EXIT_FAILED = 1
@@ -65,7 +65,7 @@ log = structlog.get_logger("edge_agent.daemon")
 
 
 class Daemon:
-    """The composition root: makes every component and hands it those that it depends on."""
+    """The composition root: makes every component and passes in its dependencies."""
 
     def __init__(
         self,
@@ -77,14 +77,14 @@ class Daemon:
     ) -> None:
         """Make the components over an open store; `spool_worker` opens the spool of examples.
 
-        `core_log` reads what gRPC's C library reports; None = nothing does, as without TLS.
+        `core_log` reads the messages of gRPC's C library; None without TLS.
 
         Raises:
             CertificateUnusable: the TLS files cannot be used.
             ConfigInvalid: a redaction rule of the site is not valid.
         """
         self.closed = True
-        """Whether the disk took everything that waited to be written at the end."""
+        """Whether every pending write was completed at the end."""
         self._config, self._supervisor = config, supervisor or Supervisor()
         self._store_thread = store.thread
         self._changed, self._update_revision = asyncio.Event(), 0
@@ -143,21 +143,21 @@ class Daemon:
             self._capture.start()
             stack.push_async_callback(self._close_capture)
             await self._activation.resume()
-            await self._report()  # before the first call can ask
+            await self._report()  # so that health is right at the first call
             stack.push_async_callback(self._supervisor.stop)
             await self._servers.start()
             stack.push_async_callback(self._close_servers)
             for component in self._components():
                 self._supervisor.add(component)
             self._supervisor.start()
-            # Calls that run may wait for the large model's answer, which comes by this component.
+            # Running calls may wait for the large model's answer, which this component receives.
             stack.push_async_callback(self._supervisor.stop, but=LARGE_MODEL)
             yield
             self.drain()
             await self._report()
 
     def _components(self) -> Iterator[Component]:
-        """Yield what runs in the background, with the policy for its death; they end in the opposite order."""
+        """Yield the background components, each with its policy for its death; they end in reverse order."""
         restart = DeathPolicy.RESTART
         if self._capture.is_enabled:
             why = "answers are stored and feedback is acknowledged without it; sealing and receipts wait"
@@ -169,7 +169,7 @@ class Daemon:
             listener = MetricsListener(
                 *sections.split_host_port(self._config.metrics.address), SiteMetrics(self._metrics_dependencies()).page
             )
-            yield Component("metrics", listener.run, restart, "no answer depends on who reads the figures")
+            yield Component("metrics", listener.run, restart, "no answer depends on the metrics page")
         why = "calls are answered without it; health keeps the last state of each task"
         yield Component("health", self._report_changes, restart, why)
         if self._uplink.configured:
@@ -183,7 +183,7 @@ class Daemon:
             yield Component("handshakes", self._core_log.run, restart, why)
         why = "alarms are shown without it; only putting a task into shadow waits"
         yield Component("alarms", lambda: self._alarms.run(self._uplink, self._update_changed), restart, why)
-        why = "bundles that answer continue; each look begins with the state in the journal"
+        why = "active bundles keep answering; each check begins with the state in the journal"
         yield Component("updates", self._updater.run, restart, why, self._updater.stop)
         if supervision.watchdog_seconds():
             why = "without its ping systemd kills the daemon and cuts its calls, so it ends in order instead"
@@ -244,14 +244,14 @@ class Daemon:
         self._update_revision += 1
 
     def _is_computing(self, every_seconds: float) -> bool:
-        """Tell whether every engine that should compute does; see docs/decisions/0024."""
+        """Tell whether no engine is stuck; see docs/decisions/0024."""
         stuck = self._engines.stuck(every_seconds)
         for name in stuck:
             log.error("engine_stuck", engine=name)
         return not stuck
 
     async def _report(self) -> None:
-        """Tell health which tasks are ready, and whether feedback can be stored."""
+        """Report to the health service which tasks are ready, and whether feedback can be stored."""
         self._alarms.reconsider()
         broken = dict.fromkeys(self._activation.problems, False)
         ready = {task: self._engines.ready(bundle.digest) for task, bundle in self._activation.serving.items()}
@@ -260,7 +260,7 @@ class Daemon:
 
     async def _report_changes(self) -> None:
         while True:
-            with contextlib.suppress(TimeoutError):  # a stalled disk sends no event
+            with contextlib.suppress(TimeoutError):  # a stalled disk sets no event
                 async with asyncio.timeout(CAPTURE_CHECK_SECONDS if self._capture.is_enabled else None):
                     await self._changed.wait()
             self._changed.clear()
@@ -280,10 +280,10 @@ class Daemon:
 
 
 def _bundle_ingest(config: Config, store: Store) -> BundleIngest | None:
-    """Return where updates come from; None if the site has no root of trust."""
+    """Return the source of updates; None if the site has no root of trust."""
     if not config.update.root_file:
         return None
-    # Only a site with a root of trust loads the libraries that verify.
+    # The libraries that verify signatures are loaded only on a site with a root of trust.
     from edge_agent.update.ingest import BundleIngest  # noqa: PLC0415
     from edge_agent.update.repository_acceptance import RepositoryTrust  # noqa: PLC0415
 
@@ -296,11 +296,10 @@ def serve(config: Config, wrap: RunWrapper = run_unwrapped, spool_worker: type[S
     `wrap` is for the supervisor; `spool_worker` opens the spool of examples.
 
     Raises:
-        SiteError: this machine does not allow it.
+        SiteError: the daemon cannot start on this machine.
     """
-    core_log = (
-        CoreLog() if config.has_tls_listener else None
-    )  # before the logs, which take standard error as it is then
+    # Before the logs are configured: they keep the standard error of that moment.
+    core_log = CoreLog() if config.has_tls_listener else None
     logs.configure(config.log)
     faulthandler.enable()  # the watchdog's SIGABRT then logs where every thread was
     process_resources.limit_malloc_arenas()
@@ -309,7 +308,7 @@ def serve(config: Config, wrap: RunWrapper = run_unwrapped, spool_worker: type[S
     try:
         ended = uvloop.run(_serve(config, store, wrap, spool_worker, core_log))
         if not ended.closed:
-            os._exit(EXIT_FAILED)  # otherwise Python waits for the thread that waits for the disk
+            os._exit(EXIT_FAILED)  # Python would wait for the thread that is blocked by the disk
     finally:
         store.close()
         if core_log:
@@ -324,7 +323,7 @@ class DaemonOutcome:
     failed: str
     """The component whose death ended it; empty after a signal."""
     closed: bool
-    """Whether the disk took everything that waited to be written."""
+    """Whether every pending write was completed."""
 
 
 def _limits(config: StoreConfig) -> StoreLimits:

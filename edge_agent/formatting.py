@@ -1,4 +1,4 @@
-"""How counts, shares, amounts, sizes and time spans read for people. Pure."""
+"""Format counts, shares, amounts, sizes and time spans for people. Pure."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def megabytes_to_free(size: int) -> str:
 
 
 def shorten_digest(sha256: str) -> str:
-    """Return the first characters of a digest, and that there are more."""
+    """Return the first characters of a digest, and an ellipsis."""
     return f"{sha256[:DIGEST_SHOWN]}…"
 
 
@@ -60,7 +60,7 @@ _NARROW = "\u202f"
 
 
 def count(number: float) -> str:
-    """Return a whole number, its thousands apart."""
+    """Return a whole number with its thousands separated by a narrow space."""
     return f"{number:,.0f}".replace(",", _NARROW)
 
 
@@ -70,7 +70,7 @@ def count_of(number: int, what: str) -> str:
 
 
 def percent(value: float | None) -> str:
-    """Return a share in percent; of what is not known a dash. Nearly all is not written as all."""
+    """Return a share in percent, UNKNOWN for None; only 0 and 1 become "0%" and "100%"."""
     if value is None:
         return UNKNOWN
     if not 0.1 <= value <= 0.994 and 0 < value < 1:
@@ -86,7 +86,7 @@ def interval(share: CountedShare) -> str:
 
 
 def amount(micros: float | None, currency: str = "") -> str:
-    """Return an amount of money, small ones with the digits that they need."""
+    """Return an amount of money with two decimals, or two significant digits below 0.1; UNKNOWN for None."""
     if micros is None:
         return UNKNOWN
     value = micros / MICROS
@@ -96,14 +96,14 @@ def amount(micros: float | None, currency: str = "") -> str:
 
 
 def milliseconds(value: float) -> str:
-    """Return a time."""
+    """Return a time given in milliseconds, as "1.2 s", "35 ms" or "3.5 ms"; UNKNOWN for 0."""
     if not value:
         return UNKNOWN
     return f"{value / 1000:.1f} s" if value >= 1000 else f"{value:.0f} ms" if value >= 10 else f"{value:.1f} ms"
 
 
 def in_days(days: int | None) -> str:
-    """Say how long something takes at the present pace."""
+    """Return a phrase for the days that something takes at the present pace; None = it does not advance."""
     if days is None:
         return "nothing comes in at present"
     if days <= 1:

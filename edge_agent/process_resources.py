@@ -1,12 +1,12 @@
-"""What a process takes of the machine: memory in use, memory that malloc keeps, and file descriptors. Linux only.
+"""Resources of this process: resident memory, memory that malloc keeps, and file descriptors. Linux only.
 
 After a flood of calls glibc keeps most of the memory: it returns nothing between two blocks in use unless asked to
 (malloc_trim(3)). Measured: 580 MB after 100,000 headers on eight connections, 185 MB after a trim of 60 ms. Python's
 own small objects do not come from malloc and stay.
 
-Each connection takes a descriptor, as do the store, the spool and the pipes to the engines. A shell gives a process
-1024, which one client could use up: then no other client connects, not even the operator, and no file opens. The
-systemd units give more; a daemon started by hand raises its own limit.
+Each connection takes a descriptor, as do the store, the spool and the pipes to the engines. A shell's usual limit of
+1024 could be used up by one client: then no other client connects, not even the operator, and no file opens. The
+systemd units set a higher limit; a daemon started by hand raises its own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import structlog
 
 
 def resident_bytes(pid: int) -> int:
-    """Return the resident memory of a process in bytes; 0 when it is gone, and for pid 0."""
+    """Return the resident memory of a process in bytes; 0 if it has ended, and for pid 0."""
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) if pid else 0
     except (OSError, IndexError):
@@ -37,7 +37,7 @@ TRIM_EVERY_SECONDS = 5.0
 KEPT_BYTES_MAX = 32 << 20
 """Trim only after more growth than this: a trim blocks allocations for 5 to 150 ms."""
 ARENAS_MAX = 2
-"""Of malloc; the default is eight per processor. More arenas keep more memory between blocks in use."""
+"""Most arenas of malloc; its default is eight per processor. More arenas keep more memory between blocks in use."""
 _M_ARENA_MAX = -8  # malloc.h
 OBJECTS_BETWEEN_COLLECTIONS = (700, 10, 10)
 """Python's own defaults (gc.set_threshold)."""
@@ -46,7 +46,7 @@ Trim = Callable[[int], int]
 
 
 def limit_malloc_arenas() -> None:
-    """Limit malloc's arenas (mallopt(3)); call it before there are threads."""
+    """Limit malloc's arenas (mallopt(3)); call it before any thread starts."""
     if hasattr(ctypes.CDLL(None), "mallopt"):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, ARENAS_MAX)
 
@@ -59,7 +59,7 @@ def freeze_startup_objects() -> None:
 
 
 async def trim_periodically(every_seconds: float = TRIM_EVERY_SECONDS) -> None:
-    """Trim whenever the process has grown, until cancelled; return at once where malloc cannot."""
+    """Trim malloc's memory when the process has grown, until cancelled; return at once without malloc_trim."""
     trim: Trim | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is None:  # musl does not have it, and keeps little
         return
@@ -74,11 +74,11 @@ async def trim_periodically(every_seconds: float = TRIM_EVERY_SECONDS) -> None:
 
 _LISTENERS = 4
 _OTHER_DESCRIPTORS = 512
-"""For everything except connections of callers."""
+"""Descriptors for everything except the callers' connections."""
 
 
 def raise_descriptor_limit(connections_max: int) -> None:
-    """Raise this process's descriptor limit for so many connections on each listener, up to the hard limit."""
+    """Raise this process's descriptor limit, up to the hard limit, to `connections_max` for each listener."""
     needed = _LISTENERS * connections_max + _OTHER_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft in range(needed):  # RLIM_INFINITY is -1

@@ -1,13 +1,13 @@
 """The log of refusals: calls that the daemon or the gateway refuses, and TLS handshakes that fail.
 
-Each refusal is counted. One line per caller and reason is logged at once; those of the next minute are counted, and a
-summary says how many there were. So a technician finds the cause in the journal, and a flood does not fill it. A line
-has who, which call and the reason: never a message, which may quote what a caller sent.
+Each refusal is counted. The first of a caller with a reason is logged at once; those of the next minute are counted,
+and one summary gives their number. So a technician finds the cause in the journal, and a flood does not fill it. A line
+has the caller, the call and the reason, but never a message, which may quote what a caller sent.
 
 gRPC's C library rejects a client without a valid certificate before any code of ours runs, and offers no callback. At
 the level INFO it writes one line with the cause, without the address of the client. So the daemon reads these lines: it
 counts and logs failed handshakes by cause, and drops the library's other lines, which anyone on the network can cause.
-Lines of other origin pass. The library writes into a pipe that never blocks it: lines that find the pipe full are lost.
+Lines of other origin are passed on. The library writes into a pipe without blocking: lines are lost while it is full.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class _RepeatedEvent:
 
 
 class LogDeduplicator(Generic[Kind]):
-    """Logs the first event of a kind at once, and counts the rest of a window. Pure; `now` is in monotonic seconds.
+    """Decides that the first event of a kind is logged at once and the rest of its window is counted.
 
-    The table is bounded: beyond KINDS_MAX all further kinds count as one.
+    Pure; `now` is in monotonic seconds. The table is bounded: beyond KINDS_MAX all further kinds count as one.
     """
 
     def __init__(self, others: Kind) -> None:
@@ -53,7 +53,7 @@ class LogDeduplicator(Generic[Kind]):
         self._seen: dict[Kind, _RepeatedEvent] = {}
 
     def first(self, kind: Kind, now: float) -> bool:
-        """Record an event; tell whether to log it now. Otherwise it is counted until `due`."""
+        """Record an event; tell whether to log it now. Otherwise `due` will report it in its count."""
         if kind not in self._seen and len(self._seen) >= KINDS_MAX:
             kind = self._others
         seen = self._seen.get(kind)
@@ -64,7 +64,7 @@ class LogDeduplicator(Generic[Kind]):
         return False
 
     def due(self, now: float) -> list[tuple[Kind, int]]:
-        """Remove the kinds whose window has ended; return those that were repeated in it, with the count."""
+        """Remove the kinds whose window has ended; return those that were repeated in it, with the repetitions."""
         over = [kind for kind, seen in self._seen.items() if seen.until <= now]
         counted = [(kind, self._seen.pop(kind).count) for kind in over]
         return [(kind, count) for kind, count in counted if count]
@@ -78,11 +78,11 @@ log = structlog.get_logger("edge_agent.refusals")
 
 CLIENT_CHARS_MAX = 100
 REASONS_MAX = 256
-"""Reasons that are counted one by one; the code has fewer."""
+"""Most reasons with a count of their own; the catalogue has fewer."""
 HANDSHAKE = "handshake"
 OTHER_REASONS = "OTHER"
 NOT_REFUSALS = frozenset(cls.reason for cls in BY_REASON.values() if issubclass(cls, (ModelError, RequestCancelled)))
-"""Failures of a model, which the engine logs, and what the caller decided itself."""
+"""Failures of a model, which the engine logs, and cancellations by the caller."""
 
 CAUSES = (
     (b"PEER_DID_NOT_RETURN_A_CERTIFICATE", "no client certificate"),
@@ -111,7 +111,7 @@ class Refusal:
     """One kind of refusal."""
 
     client: str
-    """Who, as limits and the audit log name it; empty = not known."""
+    """The client's name, as in limits and the audit log; empty = not known."""
     reason: str
     """The reason of an error, or the cause of a failed handshake."""
 
@@ -123,7 +123,7 @@ class RefusalLog:
     """The refusals of one process. Any thread may record; one event loop runs `run` and calls `close`."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
-        """Begin with none."""
+        """Start with no refusals."""
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._repeats = LogDeduplicator(OTHER_REFUSALS)
@@ -131,14 +131,14 @@ class RefusalLog:
 
     @property
     def counts(self) -> Mapping[tuple[str, str], int]:
-        """Refusals since the start, by what refused (such as `grpc`, `handshake`) and reason."""
+        """Refusals since the start, by surface (such as `grpc`, `handshake`) and reason."""
         with self._lock:
             return dict(self._counts)
 
     def record(self, surface: str, client: str, reason: str, **facts: str) -> None:
-        """Count a refusal, and log it unless one of this client with this reason was logged a minute ago or less.
+        """Count a refusal, and log it unless this client's last one with this reason was logged within a minute.
 
-        `facts` are words of our own code, such as the name of the call.
+        `facts` are never a caller's text, but words of our own code such as the name of the call.
         """
         if reason in NOT_REFUSALS:
             return
@@ -154,7 +154,7 @@ class RefusalLog:
             log.warning(event, surface=surface, client=refusal.client, reason=reason, **facts, **_explained(reason))
 
     async def run(self) -> None:
-        """Log the summaries of ended minutes until cancelled."""
+        """Log the summary of each minute that has ended, until cancelled."""
         while True:
             await asyncio.sleep(WINDOW_SECONDS)
             self._summarize(self._monotonic())
@@ -187,7 +187,7 @@ def _log_repeated(repeated: list[tuple[Refusal, int]]) -> None:
 
 
 def _explained(reason: str) -> dict[str, str]:
-    """Return the cause of a reason in the catalogue, and the command that explains it."""
+    """Return the cause of a reason, from the error catalogue; empty for an unknown reason."""
     error = BY_REASON.get(reason)
     return {"cause": " ".join((error.__doc__ or "").split())} if error else {}
 
@@ -197,7 +197,7 @@ SILENT, LEVEL = "NONE", "INFO"
 """What `edge_agent/__init__.py` sets, and the lowest level that reports handshakes."""
 STANDARD_ERROR = 2
 PIPE_BYTES = 1024 * 1024
-"""What may wait for the event loop; the kernel may allow less."""
+"""Most bytes that wait for the event loop; the kernel may allow less."""
 READ_BYTES = 64 * 1024
 LINE_BYTES_MAX = 16 * 1024
 """A longer line is passed on in parts."""
@@ -207,7 +207,7 @@ _HANDSHAKE = re.compile(rb"Handshake failed with error \w+: (?P<why>.*)")
 
 
 def report_handshakes() -> None:
-    """Have gRPC report failed handshakes, unless the environment sets a level. It reads that when it is imported."""
+    """Make gRPC report failed handshakes, unless the environment sets a level; call it before grpc is imported."""
     if os.environ.get(LEVEL_VARIABLE) == SILENT:
         os.environ[LEVEL_VARIABLE] = LEVEL
 
@@ -216,10 +216,10 @@ class CoreLog:
     """Standard error of this process, with gRPC's lines taken out. Make it before the logs are configured."""
 
     def __init__(self) -> None:
-        """Give C code a pipe for standard error, and Python the real one."""
+        """Replace standard error by a pipe for C code; Python keeps the real one."""
         self._real = os.dup(STANDARD_ERROR)
         self._reads, writes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        with contextlib.suppress(OSError):  # the user's pipes have taken what the kernel allows
+        with contextlib.suppress(OSError):  # the user's pipes already have the most that the kernel allows
             fcntl.fcntl(writes, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         os.dup2(writes, STANDARD_ERROR)
         os.close(writes)
@@ -227,7 +227,7 @@ class CoreLog:
         sys.stderr = self._python
         self._rest = b""
         self.on_failed_handshake: Callable[[str], None] = lambda _: None
-        """Gets the cause."""
+        """Called with the cause."""
 
     async def run(self) -> None:
         """Read until cancelled."""

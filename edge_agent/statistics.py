@@ -1,14 +1,14 @@
-"""Intervals of a share, binomial tests and the capital of a test by betting, for sites and the toolkit alike. Pure, and
+"""Intervals of a share, binomial tests and the capital of a test by betting, for sites and the toolkit. Pure, and
 without a library.
 
-Clopper and Pearson 1934. The bound of k among n is a quantile of a beta distribution; its distribution function is
-the continued fraction of Lentz (Press et al., Numerical Recipes, 6.4), the quantile is found by Newton's steps inside
-a bracket.
+Intervals are those of Clopper and Pearson 1934: the bound of k among n is a quantile of a beta distribution. Its
+distribution function is a continued fraction, computed by Lentz's method (Press et al., Numerical Recipes, 6.4); the
+quantile is found by Newton's steps inside a bracket.
 
-Rows of one family are right or wrong together. Their counts are brought down to as many independent rows as say the
-same, by the variance between families (Korn and Graubard 1998, the interval of the US health surveys). Errors are few:
-the variance is measured with a quarter of a family of each extreme added, or families that happen to agree would pass
-for independent rows (tests/unit/convert/test_clustered_statistics.py draws both).
+Rows of one family are right or wrong together. Their counts are reduced to an effective sample size by the variance
+between families (Korn and Graubard 1998, the interval of the US health surveys). Errors are few, so a quarter of a
+family of each extreme is added to the variance; otherwise families that happen to agree would pass for independent rows
+(tests/unit/convert/test_clustered_statistics.py draws both).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PSEUDO_FAMILIES = 0.25
 _ROWS_MAX = 10_000_000
 """More rows than any site collects."""
 _NEAR = 1e-10
-"""Of a quantile, relative: below what the fraction itself is sure of."""
+"""Relative tolerance of a quantile, below the precision of the continued fraction."""
 Rates = Sequence[float]
 _PROOF_SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75)
 _INTERVAL_RATES = (0.0, 0.002, 0.005, 0.01, 0.02, 0.03, 0.045, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.45, 0.6, 0.8)
@@ -41,12 +41,12 @@ class Interval:
     level: float = LEVEL
 
     def plain(self) -> dict[str, Any]:
-        """Return it as JSON has it; the value of no rows is None."""
+        """Return the members for JSON; without rows the value is None."""
         return asdict(self) | ({"value": None} if math.isnan(self.value) else {})
 
 
 def share(hits: float, rows: float, level: float = LEVEL) -> Interval:
-    """Return `hits` of `rows` with its exact two-sided interval; of no rows nothing is known: 0 to 1."""
+    """Return `hits` of `rows` with its exact two-sided interval; without rows it is 0 to 1 and the value NaN."""
     if not rows:
         return Interval(math.nan, 0.0, 1.0, level)
     tail = (1 - level) / 2
@@ -54,7 +54,7 @@ def share(hits: float, rows: float, level: float = LEVEL) -> Interval:
 
 
 def share_of_families(families: Sequence[tuple[int, int]], level: float = LEVEL) -> Interval:
-    """Return the share of hits, from hits and rows of each family, with its interval; families of one row are exact."""
+    """Return the share of hits with its interval, from (hits, rows) of each family; exact if each has one row."""
     hits, rows = sum(hit for hit, _ in families), sum(size for _, size in families)
     if len(families) == rows:
         return share(hits, rows, level)
@@ -67,14 +67,14 @@ def share_of_families(families: Sequence[tuple[int, int]], level: float = LEVEL)
 def independent_rows(
     sizes: Sequence[int], sums: Sequence[float], squares: float, extremes: tuple[float, float], level: float = LEVEL
 ) -> float:
-    """Return the number of independent rows whose mean is known as well as that of rows in families.
+    """Return the effective sample size: independent rows with the same precision of the mean as rows in families.
 
     Args:
         sizes: rows of each family.
-        sums: of each family's values.
+        sums: sum of each family's values.
         squares: sum of all squared values.
         extremes: least and greatest value that a row can have.
-        level: of the interval.
+        level: confidence level of the interval.
     """
     rows, number = sum(sizes), len(sizes)
     fewest = rows**2 / sum(size**2 for size in sizes)  # the rows of a family all alike
@@ -90,13 +90,13 @@ def independent_rows(
     alone = squares - 2 * mean * total + rows * mean**2 + extra * far
     counted = number + 2 * _PSEUDO_FAMILIES
     count = rows / max(1.0, between * counted / (counted - 1) / alone)
-    # Few families tell the variance badly.
+    # The variance from few families is imprecise.
     count *= (_student(rows - 1, level) / _student(number - 1, level)) ** 2
     return min(float(rows), max(fewest, count))
 
 
 def _student(freedom: int, level: float) -> float:
-    """Return the quantile of Student's t that holds `level` between it and its negative."""
+    """Return the two-sided quantile of Student's t: `level` lies between it and its negative."""
     x = _quantile(freedom / 2, 0.5, 1 - level)
     return math.sqrt(freedom * (1 - x) / x)
 
@@ -113,7 +113,7 @@ def beta_cdf(a: float, b: float, x: float) -> float:
     """Return the regularised incomplete beta function I_x(a, b)."""
     if x <= 0.0 or x >= 1.0:
         return float(x >= 1.0)
-    # The fraction converges fast on this side of the mean.
+    # The fraction converges fast below the mean.
     if x > (a + 1) / (a + b + 2):
         return 1 - beta_cdf(b, a, 1 - x)
     return math.exp(_log_weight(a, b, x)) * _fraction(a, b, x) / a
@@ -168,20 +168,20 @@ class CountedShare:
 
     @property
     def value(self) -> float | None:
-        """The share as it was seen; None of no rows."""
+        """The observed share; None without rows."""
         return self.hits / self.rows if self.rows else None
 
 
 def counted_share(hits: int, rows: int) -> CountedShare:
-    """Return `hits` of `rows` with the exact two-sided interval; of no rows nothing is known: 0 to 1."""
+    """Return `hits` of `rows` with the exact two-sided interval, 0 to 1 without rows. Raises ValueError."""
     if not 0 <= hits <= rows:
-        raise ValueError(f"{hits} of {rows} is no share")
+        raise ValueError(f"{hits} of {rows} is not a share")
     found = share(hits, rows)
     return CountedShare(hits, rows, found.low, found.high)
 
 
 def binomial_cdf(errors: int, rows: int, risk: float) -> float:
-    """Return the binomial probability of so many errors or fewer."""
+    """Return the binomial probability of at most `errors` in `rows`, each with probability `risk`."""
     return 1.0 if errors >= rows else beta_cdf(rows - errors, errors + 1, 1 - risk)
 
 
@@ -204,7 +204,7 @@ def divided_delta(rows: Mapping[Name, int], target: float, delta: float) -> tupl
 
 
 def alternative_rates(bound: float, number: int) -> list[float]:
-    """Return so many rates between `bound` and 1, in equal steps of the logarithm: what a bettor bets on."""
+    """Return `number` rates between `bound` and 1, in equal steps of the logarithm: the alternatives of a bettor."""
     return [bound ** (1 - step / (number + 1)) for step in range(1, number + 1)]
 
 
@@ -223,9 +223,12 @@ def _log_ratio(judged: int, wrong: int, target: float, rate: float) -> float:
 
 
 def two_sample_p_value(hits: int, rows: int, hits_now: int, rows_now: int) -> float:
-    """Return the exact two-sided p-value that both samples have one share: twice the smaller tail."""
+    """Return the exact two-sided p-value of the hypothesis that both samples have the same share.
+
+    It is twice the smaller tail.
+    """
     every, marked = rows + rows_now, hits + hits_now
-    if hits_now * every > marked * rows_now:  # above the mean: the upper tail is the lower one of all that are not hits
+    if hits_now * every > marked * rows_now:  # above the mean: the upper tail of hits is the lower tail of misses
         hits_now, marked = rows_now - hits_now, every - marked
     term = math.exp(
         _log_choose(marked, hits_now) + _log_choose(every - marked, rows_now - hits_now) - _log_choose(every, rows_now)
@@ -242,7 +245,7 @@ def _log_choose(n: int, k: int) -> float:
     return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 
 
-# --- proofs that hold however often one looks ---------------------------------------------------------------------
+# --- anytime-valid proofs -----------------------------------------------------------------------------------------
 
 
 def anytime_proof(errors: int, rows: int, target: float, delta: float) -> bool:
@@ -259,10 +262,10 @@ def anytime_proof(errors: int, rows: int, target: float, delta: float) -> bool:
 
 
 def anytime_upper_bound(errors: int, rows: int, delta: float) -> float:
-    """Return the risk that is exceeded with probability `delta` at most, however often one looks.
+    """Return the anytime-valid upper bound of a risk: it is too low with probability `delta` at most.
 
-    It is `alpha` or less exactly when `anytime_proof` proves alpha, for the capital grows with the risk that is bet
-    against.
+    It is `alpha` or less exactly when `anytime_proof` proves alpha, because the capital grows with the risk that the
+    bets are against.
     """
     return _edge(
         1 - _RATE_MIN,
@@ -272,14 +275,14 @@ def anytime_upper_bound(errors: int, rows: int, delta: float) -> float:
 
 
 def anytime_rows_min(target: float, delta: float) -> int:
-    """Return the fewest rows with which `anytime_proof` can prove a target, and only without an error."""
+    """Return the fewest rows with which `anytime_proof` can prove a target, which takes rows without an error."""
     return fewest(lambda rows: anytime_proof(0, rows, target, delta), rows_min(target, delta), math.inf) or 0
 
 
 def anytime_rows_needed(error_share: float, target: float, delta: float) -> int | None:
-    """Return about the fewest rows with which `anytime_proof` proves a target at that share of errors.
+    """Return about the fewest rows with which `anytime_proof` proves a target if `error_share` of them are wrong.
 
-    None = no reasonable number does.
+    None = more than any site collects.
     """
     if error_share >= target:
         return None
@@ -287,7 +290,7 @@ def anytime_rows_needed(error_share: float, target: float, delta: float) -> int 
 
 
 def fewest(proved: Callable[[int], bool], low: int, rows_max: float = _ROWS_MAX) -> int | None:
-    """Return about the fewest rows from `low` on with which something is proved: it is not, and from some number on is.
+    """Return about the fewest rows, `low` or more, for which `proved` holds; it should hold from some number on.
 
     None = not with `rows_max`.
     """
@@ -304,12 +307,12 @@ def fewest(proved: Callable[[int], bool], low: int, rows_max: float = _ROWS_MAX)
 
 @dataclass(frozen=True)
 class MissedValues:
-    """What a redaction missed in one document, or the means of a family of documents."""
+    """Counts of one document after redaction, or the means of a family of documents."""
 
     values: float
     """Personal values in it, at most `values_max`."""
     missed: float
-    """Of these, how many remain."""
+    """Of these, those that redaction missed."""
 
 
 def missed_log_capital(documents: Mapping[MissedValues, float], values_max: float, rate: float, rates: Rates) -> float:
@@ -322,10 +325,10 @@ def missed_log_capital(documents: Mapping[MissedValues, float], values_max: floa
     values / values_max.
 
     Args:
-        documents: how often each outcome was seen.
+        documents: number of documents with each outcome.
         values_max: largest number of values of a document, fixed before the documents are seen.
-        rate: the claim, in (0, 1).
-        rates: what is bet on, [0, 1); the capital is spread evenly.
+        rate: the claimed rate, in (0, 1).
+        rates: the rates of the bets, in [0, 1); the capital is spread evenly over them.
     """
     logs = []
     for bet in rates:
@@ -342,15 +345,15 @@ def missed_log_capital(documents: Mapping[MissedValues, float], values_max: floa
 
 
 def proof_rates(target: float) -> list[float]:
-    """Return rates below a target: what is bet on to prove that less than the target remains."""
+    """Return the rates of the bets, all below a target, to prove that less than the target remains."""
     return [share * target for share in _PROOF_SHARES]
 
 
 def missed_interval(documents: Mapping[MissedValues, float], values_max: float, level: float = LEVEL) -> Interval:
-    """Return the share of personal values that remain, with an interval that holds at every moment.
+    """Return the share of personal values that remain, with an anytime-valid interval (a confidence sequence).
 
-    It is every rate that the bettor's capital does not refute: a confidence sequence. The capital is log-convex in the
-    rate, so these are an interval around the share that was seen.
+    It holds every rate that the bettor's capital does not refute. The capital is log-convex in the rate, so these rates
+    are an interval around the observed share.
     """
     values = math.fsum(each.values * count for each, count in documents.items())
     missed = math.fsum(each.missed * count for each, count in documents.items())
@@ -366,7 +369,7 @@ def missed_interval(documents: Mapping[MissedValues, float], values_max: float, 
 
 
 def _edge(outer: float, inner: float, refuted: Callable[[float], bool]) -> float:
-    """Return the border between refuted and other rates, 0 or 1 if nothing on this side is refuted."""
+    """Return the border between refuted and other rates; 0 or 1 if no rate on this side is refuted."""
     if not refuted(outer):
         return float(round(outer))
     for _ in range(_BISECTIONS):

@@ -1,12 +1,12 @@
-"""The owner of what runs in the background of a daemon: no component ends unnoticed.
+"""Supervision of a daemon's background components: no component ends unnoticed.
 
-Each component has a name and a policy for its death. A component runs for ever, so an exception is a death, and so is a
-return. RESTART starts it again after a pause that doubles. STOP ends the daemon in order, with an exit code after which
+Each component has a name and a policy for its death. A component runs for ever, so both an exception and a return are a
+death. RESTART starts it again after a pause that doubles. STOP ends the daemon in order, with an exit code after which
 systemd starts it again (Restart=on-failure). Each death is logged with its traceback. Status, doctor and metrics show
 it until the component has run for `STEADY_SECONDS` again.
 
-A task that runs once, and that its creator awaits or keeps, is not registered. `log_task_failure` logs what such a task
-raises, also when nobody awaits it any more.
+A task that runs once is not registered; its creator awaits or keeps it. `log_task_failure` logs its exception even if
+nobody awaits it any more.
 
 systemd supervises the process itself, and is notified by one datagram each to $NOTIFY_SOCKET (sd_notify(3)); outside
 systemd none is sent.
@@ -33,9 +33,9 @@ from edge_agent.backoff import backoff_seconds
 log = structlog.get_logger("edge_agent.supervision")
 
 PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX = 1.0, 60.0
-"""Before a restart; doubles with each death that follows within STEADY_SECONDS."""
+"""Pause before a restart; it doubles with each death of a run shorter than STEADY_SECONDS."""
 STEADY_SECONDS = 60.0
-"""After running for so long, earlier deaths no longer count."""
+"""After a run of this length earlier deaths no longer count."""
 
 Run = Callable[[], Awaitable[None]]
 
@@ -49,7 +49,7 @@ class DeathPolicy(Enum):
 
 @dataclass(frozen=True)
 class Component:
-    """Something that runs until the daemon ends."""
+    """A background activity of the daemon, which runs until the daemon ends."""
 
     name: str
     run: Run
@@ -59,13 +59,13 @@ class Component:
     end: Run | None = None
     """Makes `run` return in order; None = it is cancelled."""
     may_return: bool = False
-    """Its return is not a death."""
+    """A return is not a death."""
     died: Callable[[Exception | None], None] = lambda _: None
-    """Called at a death, before the pause; None = it returned."""
+    """Called at a death, before the pause, with the exception; None = `run` returned."""
 
 
 RunWrapper = Callable[[Component], Run]
-"""Returns what runs for a component: its `run`, or a wrapper."""
+"""Returns a component's `run`, or a wrapper around it."""
 
 
 def run_unwrapped(component: Component) -> Run:
@@ -80,16 +80,16 @@ class _ComponentState:
     component: Component
     task: asyncio.Task[None] | None = None
     deaths: int = 0
-    """In a row."""
-    said: str = ""
-    """How it died last."""
+    """Deaths in a row."""
+    last_death: str = ""
+    """The verb phrase of the last death, such as "stopped with ValueError"."""
     died_at: float = 0.0
     started_at: float | None = None
     """None while it does not run."""
 
 
 class Supervisor:
-    """See the module. One event loop owns it."""
+    """Starts, restarts and stops the components of a daemon; see the module. One event loop owns it."""
 
     def __init__(
         self,
@@ -99,23 +99,22 @@ class Supervisor:
         monotonic: Callable[[], float] = time.monotonic,
         wrap: RunWrapper = run_unwrapped,
     ) -> None:
-        """Own nothing yet. `give_up` ends the daemon; `wrap` may wrap what runs."""
+        """Start without components. `give_up` ends the daemon; `wrap` may wrap a component's `run`."""
         self._give_up, self._sleep, self._monotonic, self._wrap = give_up, sleep, monotonic, wrap
-        self._lives: list[
-            _ComponentState
-        ] = []  # two may have one name: an engine that ends, and the one that follows it
+        # Two may have the same name: an engine that ends, and its successor.
+        self._lives: list[_ComponentState] = []
         self._stopping = False
         self.deaths: Counter[str] = Counter()
-        """By component, since the start."""
+        """Deaths since the start, by component."""
         self.failed = ""
         """The component whose death ends the daemon; empty otherwise."""
 
     def add(self, component: Component) -> None:
-        """Own a component; `start` starts it."""
+        """Register a component; `start` starts it."""
         self._lives.append(_ComponentState(component))
 
     def keep(self, component: Component) -> asyncio.Task[None]:
-        """Own and start a component; the caller may cancel the returned task."""
+        """Register and start a component; the caller may cancel the returned task."""
         life = _ComponentState(component)
         self._lives.append(life)
         return self._begin(life)
@@ -126,14 +125,14 @@ class Supervisor:
             self._begin(life)
 
     async def stop(self, *, but: str = "") -> None:
-        """End every component, the last one first, and wait for each; `but` names one that a later stop ends."""
+        """End every component, the last one first, and wait for each; `but` names one to leave to a later stop."""
         self._stopping = True
         for life in reversed(list(self._lives)):
             if life.task is not None and not life.task.done() and life.component.name != but:
                 await self._end(life, life.task)
 
     def drop_paused(self, task: asyncio.Task[None]) -> bool:
-        """Cancel a task from `keep` if its component has died and waits for a restart; tell whether it has."""
+        """Cancel a task from `keep` if its component has died and waits for its restart; tell whether it did."""
         life = next((each for each in self._lives if each.task is task), None)
         paused = life is not None and life.deaths > 0 and life.started_at is None
         return paused and task.cancel()
@@ -145,18 +144,18 @@ class Supervisor:
 
     @property
     def up(self) -> Mapping[str, bool]:
-        """Whether each component runs, and for STEADY_SECONDS if it died before."""
-        return {life.component.name: not self._stands(life) for life in self._lives}
+        """Whether each component is up: it runs and, if it has died, has run for STEADY_SECONDS."""
+        return {life.component.name: not self._is_problem(life) for life in self._lives}
 
     @property
     def problems(self) -> list[str]:
-        """The deaths that are not over, a sentence each."""
+        """A sentence for each component that is not up."""
         return list(self.problems_by_name.values())
 
     @property
     def problems_by_name(self) -> dict[str, str]:
         """The same, by the name of the component."""
-        return {life.component.name: self._sentence(life) for life in self._lives if self._stands(life)}
+        return {life.component.name: self._sentence(life) for life in self._lives if self._is_problem(life)}
 
     def _begin(self, life: _ComponentState) -> asyncio.Task[None]:
         life.task = asyncio.get_running_loop().create_task(self._keep(life), name=life.component.name)
@@ -177,13 +176,13 @@ class Supervisor:
     async def _keep(self, life: _ComponentState) -> None:
         component = life.component
         try:
-            while await self._again(life):
+            while await self._run_until_death(life):
                 await self._sleep(backoff_seconds(life.deaths, PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX))
         finally:
             if component.may_return:
                 self._lives.remove(life)
 
-    async def _again(self, life: _ComponentState) -> bool:
+    async def _run_until_death(self, life: _ComponentState) -> bool:
         """Run a component until it dies; tell whether to restart it."""
         component, life.started_at = life.component, self._monotonic()
         try:
@@ -209,15 +208,15 @@ class Supervisor:
         except asyncio.CancelledError as error:
             if task.cancelling():
                 raise
-            return RuntimeError(f"cancelled from within: {error!r}")  # something that it waited for was
-        except Exception as error:  # noqa: BLE001 - whatever ends a component is logged, shown and followed up
+            return RuntimeError(f"cancelled from within: {error!r}")  # a task that it awaited was cancelled
+        except Exception as error:  # noqa: BLE001 - every cause of a death is logged, shown and acted on
             return error
         return None
 
     def _note(self, life: _ComponentState, error: Exception | None) -> None:
         name = life.component.name
         self.deaths[name] += 1
-        life.said = "returned" if error is None else f"stopped with {type(error).__name__}"
+        life.last_death = "returned" if error is None else f"stopped with {type(error).__name__}"
         life.died_at = self._monotonic()
         log.error(
             "component_died", component=name, policy=life.component.policy.value, deaths=life.deaths, exc_info=error
@@ -227,7 +226,7 @@ class Supervisor:
         except Exception:
             log.exception("death_not_followed_up", component=name)
 
-    def _stands(self, life: _ComponentState) -> bool:
+    def _is_problem(self, life: _ComponentState) -> bool:
         if not life.deaths:
             return False
         return life.started_at is None or self._monotonic() - life.started_at < STEADY_SECONDS
@@ -240,7 +239,8 @@ class Supervisor:
         now = follows if life.started_at is None else "it runs again"
         times = "" if life.deaths == 1 else f", {life.deaths} times in a row"
         return (
-            f"Component {component.name} {life.said} {ago:.0f} s ago{times}: {now}. The daemon's log has the details."
+            f"Component {component.name} {life.last_death} {ago:.0f} s ago{times}: {now}."
+            " The daemon's log has the details."
         )
 
 
@@ -268,7 +268,7 @@ def stop_on_signals(stop: asyncio.Event) -> None:
 
 
 PINGS = 4
-"""Per WatchdogSec=."""
+"""Pings per WatchdogSec=."""
 
 
 def is_managed_by_systemd(environ: Mapping[str, str] = os.environ) -> bool:
@@ -291,9 +291,9 @@ def notify_systemd(state: str, environ: Mapping[str, str] = os.environ) -> bool:
 
 def watchdog_seconds(environ: Mapping[str, str] = os.environ) -> float:
     """Return the unit's WatchdogSec=; 0 = no watchdog for this process (sd_watchdog_enabled(3))."""
-    meant = environ.get("WATCHDOG_PID", "") in ("", str(os.getpid()))
-    given = environ.get("WATCHDOG_USEC", "")
-    return int(given) / 1e6 if meant and given.isdecimal() else 0.0
+    is_for_us = environ.get("WATCHDOG_PID", "") in ("", str(os.getpid()))
+    micros = environ.get("WATCHDOG_USEC", "")
+    return int(micros) / 1e6 if is_for_us and micros.isdecimal() else 0.0
 
 
 async def ping_watchdog(works: Callable[[float], bool], environ: Mapping[str, str] = os.environ) -> None:
@@ -306,6 +306,6 @@ async def ping_watchdog(works: Callable[[float], bool], environ: Mapping[str, st
 
 
 def announce_stop(seconds: float, environ: Mapping[str, str] = os.environ) -> None:
-    """Announce the stop, and that it may take `seconds`."""
+    """Tell systemd that the daemon stops, and that this may take `seconds`."""
     notify_systemd("STOPPING=1", environ)
     notify_systemd(f"EXTEND_TIMEOUT_USEC={seconds * 1e6:.0f}", environ)

@@ -1,9 +1,9 @@
-"""One file with what support needs of a site, and nothing that somebody said to a model or that opens anything.
+"""One file with what support needs to know about a site, without inputs, answers or secrets.
 
-Each part is bounded in time and size; a part that cannot be had explains why. The daemons log no inputs, no answers
-and no secrets. This does not rely on it: of a line only the keys that our own code writes are carried, their values run
-through the rules of redaction and through patterns of secrets, and a line that is no event of ours is replaced by its
-length, unless systemd, a model library or a traceback wrote it.
+Each part is bounded in time and size; a missing part gives the reason. The daemons log no inputs, no answers and no
+secrets, but this module does not rely on that: of a log line it keeps only the keys that our own code writes, applies
+the rules of redaction and patterns of secrets to their values, and replaces a line that is not an event of ours by its
+length, unless it comes from systemd, a model library or a traceback.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ENTRIES_MAX = 2000
 ARCHIVE_MODE = 0o600
 _UNITS = ("edge-agent", "edge-uplink")
 _ESCAPED = "backslashreplace"
-"""How half a character is written: names of files can hold any bytes, and lines of logs any escapes."""
+"""Error handler for half a character: names of files can hold any bytes, and lines of logs any escapes."""
 
 
 @dataclass(frozen=True)
@@ -51,22 +51,22 @@ class SupportPart:
 
     name: str
     what: str
-    """For people."""
+    """Description for people."""
     content: bytes
-    """Empty = it is left out."""
+    """Empty = the part is left out."""
     why: str = ""
-    """Why it is left out, or cut."""
+    """Why the part is left out or cut."""
 
 
 @dataclass(frozen=True)
 class SupportSources:
-    """What is gathered from."""
+    """The sources of the parts."""
 
     case: ProbeContext
     files: ConfigFiles | None
     """The configuration; None = it cannot be read."""
     doctor: Mapping[str, Any]
-    """Its findings, as --json prints them."""
+    """Doctor's findings, as its --json prints them."""
     clock: Callable[[], float] = time.monotonic
 
 
@@ -74,48 +74,48 @@ class SupportSources:
 class _PartSource:
     name: str
     what: str
-    tell: Callable[[SupportSources, RedactionRules], bytes]
+    read: Callable[[SupportSources, RedactionRules], bytes]
 
 
 class _PartMissing(Exception):
-    """There is no such part here; the text explains why."""
+    """A part does not exist on this machine; the message gives the reason."""
 
 
 def gather_parts(sources: SupportSources) -> list[SupportPart]:
-    """Gather every part; what is late is left out."""
+    """Gather every part; those after TOTAL_SECONDS_MAX are left out."""
     rules = _rules()
     end = sources.clock() + TOTAL_SECONDS_MAX
-    return [_part(teller, sources, rules, late=sources.clock() > end) for teller in _PART_SOURCES]
+    return [_part(source, sources, rules, late=sources.clock() > end) for source in _PART_SOURCES]
 
 
 def _rules() -> RedactionRules:
     redactor = Redactor()
-    return lambda said: redactor.start().text(said)
+    return lambda text: redactor.start().text(text)
 
 
-def _part(teller: _PartSource, sources: SupportSources, rules: RedactionRules, *, late: bool) -> SupportPart:
+def _part(source: _PartSource, sources: SupportSources, rules: RedactionRules, *, late: bool) -> SupportPart:
     if late:
-        return SupportPart(teller.name, teller.what, b"", f"everything before it took {TOTAL_SECONDS_MAX:.0f} s")
+        return SupportPart(source.name, source.what, b"", f"everything before it took {TOTAL_SECONDS_MAX:.0f} s")
     try:
-        content = teller.tell(sources, rules)
+        content = source.read(sources, rules)
     except _PartMissing as error:
-        return SupportPart(teller.name, teller.what, b"", str(error))
+        return SupportPart(source.name, source.what, b"", str(error))
     except OSError as error:
-        return SupportPart(teller.name, teller.what, b"", f"{error.filename or teller.name}: {error.strerror or error}")
+        return SupportPart(source.name, source.what, b"", f"{error.filename or source.name}: {error.strerror or error}")
     if len(content) > PART_BYTES_MAX:
-        return SupportPart(teller.name, teller.what, content[-PART_BYTES_MAX:], f"its last {PART_BYTES_MAX} bytes")
-    return SupportPart(teller.name, teller.what, content)
+        return SupportPart(source.name, source.what, content[-PART_BYTES_MAX:], f"its last {PART_BYTES_MAX} bytes")
+    return SupportPart(source.name, source.what, content)
 
 
-def _encoded(of: Any, rules: RedactionRules) -> bytes:
-    plain = json.loads(json.dumps(of, default=_plain))
+def _encoded(value: Any, rules: RedactionRules) -> bytes:
+    plain = json.loads(json.dumps(value, default=_plain))
     return json.dumps(redact_value(plain, rules), ensure_ascii=False, indent=1).encode(errors=_ESCAPED) + b"\n"
 
 
-def _plain(of: object) -> Any:
-    if dataclasses.is_dataclass(of) and not isinstance(of, type):
-        return dataclasses.asdict(of)
-    return of.isoformat() if isinstance(of, datetime) else str(of)
+def _plain(value: object) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def _doctor(sources: SupportSources, rules: RedactionRules) -> bytes:
@@ -125,7 +125,7 @@ def _doctor(sources: SupportSources, rules: RedactionRules) -> bytes:
 def _versions(sources: SupportSources, rules: RedactionRules) -> bytes:
     text = read_text(sources.case.installation.at("etc/os-release"))
     release = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
-    said = {
+    versions = {
         "edge_agent": __version__,
         "python": platform.python_version(),
         "kernel": platform.release(),
@@ -133,7 +133,7 @@ def _versions(sources: SupportSources, rules: RedactionRules) -> bytes:
         "system": release.get("PRETTY_NAME", "").strip('"'),
         "systemd": (sources.case.installation.run(("systemctl", "--version")) or "").partition("\n")[0],
     }
-    return _encoded(said, rules)
+    return _encoded(versions, rules)
 
 
 def _status(sources: SupportSources, rules: RedactionRules) -> bytes:
@@ -144,51 +144,41 @@ def _status(sources: SupportSources, rules: RedactionRules) -> bytes:
 
 def _config(sources: SupportSources, rules: RedactionRules) -> bytes:
     if sources.files is None:
-        raise _PartMissing("it cannot be read, so that nothing could be taken out of it")
+        raise _PartMissing("it cannot be read, so secrets could not be removed from it")
     found = (sources.files.agent, *sources.files.beneath)
     return _encoded({str(path): redact_settings(plain, rules) for path, plain in found}, rules)
 
 
 def _units(sources: SupportSources, rules: RedactionRules) -> bytes:
-    said = [sources.case.installation.run(("systemctl", "show", unit, "--no-pager")) for unit in (SERVE, UPLINK)]
-    if not any(said):
+    shown = [sources.case.installation.run(("systemctl", "show", unit, "--no-pager")) for unit in (SERVE, UPLINK)]
+    if not any(shown):
         raise _PartMissing("systemd does not answer")
-    kept = [line for each in said for line in (each or "").splitlines() if not line.startswith(("Environment", "Exec"))]
+    lines = (line for each in shown for line in (each or "").splitlines())
+    kept = [line for line in lines if not line.startswith(("Environment", "Exec"))]
     return redact_text("\n".join(kept), rules).encode(errors=_ESCAPED)
 
 
 def _log(unit: str) -> Callable[[SupportSources, RedactionRules], bytes]:
-    def tell(sources: SupportSources, rules: RedactionRules) -> bytes:
-        command = (
-            "journalctl",
-            "-u",
-            unit,
-            "-o",
-            "json",
-            "-n",
-            str(LOG_LINES_MAX),
-            "--since",
-            LOG_DAYS,
-            "--no-pager",
-            "-q",
-        )
-        said = sources.case.installation.run(command)
-        if not said:
-            raise _PartMissing("the journal has nothing of it, or this user may not read it")
-        return "\n".join(_entries(said, rules)).encode(errors=_ESCAPED)
+    journalctl = ("journalctl", "-u", unit, "-o", "json", "-n", str(LOG_LINES_MAX), "--since", LOG_DAYS)
 
-    return tell
+    def read(sources: SupportSources, rules: RedactionRules) -> bytes:
+        journal = sources.case.installation.run((*journalctl, "--no-pager", "-q"))
+        if not journal:
+            raise _PartMissing("the journal has no lines of it, or this user may not read them")
+        return "\n".join(_entries(journal, rules)).encode(errors=_ESCAPED)
+
+    return read
 
 
-def _entries(said: str, rules: RedactionRules) -> Iterator[str]:
-    for line in said.splitlines():
+def _entries(journal: str, rules: RedactionRules) -> Iterator[str]:
+    for line in journal.splitlines():
         try:
             entry = json.loads(line)
             message, writer = entry["MESSAGE"], entry.get("SYSLOG_IDENTIFIER", "")
         except (ValueError, KeyError, TypeError):
             continue
         stamp = str(entry.get("__REALTIME_TIMESTAMP", ""))[:-6]
-        if isinstance(message, str):  # what is no text is a list of bytes
+        if isinstance(message, str):  # journalctl writes binary data as a list of bytes
             yield f"{stamp} {redact_line(message, rules, foreign=writer == 'systemd')}"
 
 
@@ -231,16 +221,16 @@ def _uplink(sources: SupportSources, rules: RedactionRules) -> bytes:
     if not stat_file(path).kind:
         raise _PartMissing(f"there is no {path}")
     try:
-        said = json.loads(read_bytes(path, uplink_state.STATE_BYTES_MAX) or b"{}")
+        state = json.loads(read_bytes(path, uplink_state.STATE_BYTES_MAX) or b"{}")
     except (ValueError, RecursionError):
-        raise _PartMissing(f"{path} is no JSON") from None
+        raise _PartMissing(f"{path} is not JSON") from None
     uploaded = notes / "uploaded.jsonl"
     lines = read_text(uploaded).count("\n") if stat_file(uploaded).kind else 0
-    return _encoded({"state": said, "notes_lines": lines}, rules)
+    return _encoded({"state": state, "notes_lines": lines}, rules)
 
 
 def _folders(sources: SupportSources, rules: RedactionRules) -> bytes:
-    """List names, sizes and owners: of files, never a byte of them."""
+    """List names, sizes and owners of files, without any contents."""
     config = sources.case.installation.config
     folders = (config.state_dir, config.outbox, config.receipts, config.incoming, config.uplink_notes, config.run_dir)
     lines: list[str] = []
@@ -257,20 +247,20 @@ def _folders(sources: SupportSources, rules: RedactionRules) -> bytes:
 _PART_SOURCES = (
     _PartSource("doctor.json", "what doctor finds", _doctor),
     _PartSource("versions.json", "versions of program and system", _versions),
-    _PartSource("status.json", "what the daemon says of itself", _status),
+    _PartSource("status.json", "the daemon's status", _status),
     _PartSource("config.json", "settings, without secrets", _config),
-    _PartSource("units.txt", "what systemd knows of the daemons", _units),
+    _PartSource("units.txt", "systemd's properties of the daemons' units", _units),
     *(_PartSource(f"{unit}.log", f"its log of 3 days, at most {LOG_LINES_MAX} lines", _log(unit)) for unit in _UNITS),
     _PartSource("metrics.txt", "counters of the daemon", _metrics),
     _PartSource("machine.txt", "memory, mounts, load", _machine),
-    _PartSource("updates.json", "how far each update came", _updates),
-    _PartSource("uplink.json", "what the uplink says of itself", _uplink),
+    _PartSource("updates.json", "progress of each update", _updates),
+    _PartSource("uplink.json", "the uplink's own state", _uplink),
     _PartSource("folders.txt", "names, sizes and owners of our files", _folders),
 )
 
 
 def pack_archive(parts: Sequence[SupportPart], folder: str, at: float) -> bytes:
-    """Return the archive; `at` in seconds since 1970."""
+    """Return the archive as tar.gz; `at` is its files' time in seconds since 1970."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
         for part in parts:
@@ -283,7 +273,7 @@ def pack_archive(parts: Sequence[SupportPart], folder: str, at: float) -> bytes:
 
 SECRET_KEYS = re.compile("secret|token|password|passwd|sas|credential|authorization|private|(^|_)key$", re.IGNORECASE)
 PLACE_KEYS = re.compile(r"_(file|dir|url)$|^(url|root_file)$")
-"""Keys that name where something is."""
+"""Keys with a path or an address, which are not secret."""
 REPLACED = "[secret]"
 VALUE_CHARACTERS_MAX = 600
 EVENT_KEYS = re.compile(
@@ -294,11 +284,11 @@ EVENT_KEYS = re.compile(
     "|role|run_dir|running|seconds|segment|segments|sequences|state|state_dir|status|store|surface|task|times_more|timestamp|to_blame"
     "|unit|upstream|url|version|what|why|within_seconds|about|problem"
 )
-"""Keys of log events that are carried."""
+"""Keys of log events whose values are kept."""
 UNTOUCHED_KEYS = re.compile("at|digest|level|pid|sha256|since|timestamp|version")
-"""Keys whose values are ours and look like numbers of people."""
+"""Keys whose values are our own and look like personal numbers."""
 
-# Each is bounded in its reach, so that the time is linear in the length of a line.
+# Each repetition is bounded, so that the time is linear in the length of a line.
 _SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
     (
         re.compile(r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,40}KEY-----|\Z)", re.DOTALL),
@@ -323,29 +313,31 @@ _RAISED = re.compile(r"([\w.]+(?:Error|Exception|Exit|Interrupt|Failed|Warning))
 _LIBRARY = re.compile(r"(?:llama|ggml|gguf)_\w+: ")
 
 RedactionRules = Callable[[str], str]
-"""The rules of redaction, for one text."""
+"""Returns a text with the rules of redaction applied."""
 
 
-def redact_text(said: str, rules: RedactionRules) -> str:
-    """Take secrets and personal data out of a text."""
-    for pattern, instead in _SECRETS:
-        said = pattern.sub(instead, said)
-    return rules(said)
+def redact_text(text: str, rules: RedactionRules) -> str:
+    """Replace secrets and personal data in a text."""
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    return rules(text)
 
 
-def redact_value(of: Any, rules: RedactionRules, key: str = "") -> Any:
-    """Take them out of what JSON can hold."""
-    if isinstance(of, Mapping):
-        return {str(name): redact_value(each, rules, str(name)) for name, each in of.items()}
-    if isinstance(of, list | tuple):
-        return [redact_value(each, rules, key) for each in of]
-    if SECRET_KEYS.search(key) and not PLACE_KEYS.search(key) and isinstance(of, str) and of:
+def redact_value(value: Any, rules: RedactionRules, key: str = "") -> Any:
+    """Replace secrets and personal data in a JSON value; `key` is its name in the object that holds it."""
+    if isinstance(value, Mapping):
+        return {str(name): redact_value(each, rules, str(name)) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact_value(each, rules, key) for each in value]
+    if not isinstance(value, str) or UNTOUCHED_KEYS.fullmatch(key):
+        return value
+    if SECRET_KEYS.search(key) and not PLACE_KEYS.search(key) and value:
         return REPLACED
-    return redact_text(of, rules) if isinstance(of, str) and not UNTOUCHED_KEYS.fullmatch(key) else of
+    return redact_text(value, rules)
 
 
 def redact_settings(plain: Mapping[str, Any], rules: RedactionRules) -> Any:
-    """Likewise of a configuration, whose addresses keep no user and no query."""
+    """Replace secrets and personal data in a configuration, and remove user and query from its addresses."""
 
     def bare(each: Any, key: str) -> Any:
         if isinstance(each, Mapping):
@@ -356,7 +348,7 @@ def redact_settings(plain: Mapping[str, Any], rules: RedactionRules) -> Any:
 
 
 def bare_address(url: str) -> str:
-    """Return a URL without what may be secret in it; of what cannot be one, such as half an IPv6 address, nothing."""
+    """Return a URL without user, query and fragment; REPLACED if it cannot be parsed, such as half an IPv6 address."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -365,45 +357,45 @@ def bare_address(url: str) -> str:
     return urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
-def redact_line(said: str, rules: RedactionRules, *, foreign: bool = False) -> str:
-    """Return what is carried of one line of a log; `foreign` = systemd or the kernel wrote it."""
+def redact_line(line: str, rules: RedactionRules, *, foreign: bool = False) -> str:
+    """Return one line of a log, redacted; `foreign` = systemd or the kernel wrote it."""
     if foreign:
-        return redact_text(said, rules)
+        return redact_text(line, rules)
     try:
-        event = json.loads(said)
+        event = json.loads(line)
     except (ValueError, RecursionError):
-        return _unknown(said, rules)
-    return _event(event, rules) if isinstance(event, dict) else _unknown(said, rules)
+        return _redact_other_line(line, rules)
+    return _redact_event(event, rules) if isinstance(event, dict) else _redact_other_line(line, rules)
 
 
-def _event(event: Mapping[str, Any], rules: RedactionRules) -> str:
-    carried: dict[str, Any] = {}
-    for key, of in event.items():
-        if key == "exception" and isinstance(of, str):
-            carried[key] = [_unknown(each, rules) for each in of.splitlines()]
-        elif key == "event" and not _EVENT.fullmatch(str(of)):
-            carried[key] = _left_out(str(of))
+def _redact_event(event: Mapping[str, Any], rules: RedactionRules) -> str:
+    kept: dict[str, Any] = {}
+    for key, value in event.items():
+        if key == "exception" and isinstance(value, str):
+            kept[key] = [_redact_other_line(line, rules) for line in value.splitlines()]
+        elif key == "event" and not _EVENT.fullmatch(str(value)):
+            kept[key] = _left_out(str(value))
         elif EVENT_KEYS.fullmatch(key):
-            carried[key] = redact_value(_short(of) if isinstance(of, str) else of, rules, key)
+            kept[key] = redact_value(_short(value) if isinstance(value, str) else value, rules, key)
         else:
-            carried[_short(key) if _EVENT.fullmatch(key) else "?"] = _left_out(str(of))
-    return json.dumps(carried, ensure_ascii=False)
+            kept[_short(key) if _EVENT.fullmatch(key) else "?"] = _left_out(str(value))
+    return json.dumps(kept, ensure_ascii=False)
 
 
-def _unknown(said: str, rules: RedactionRules) -> str:
-    """Carry a frame of a traceback, the name of an exception, a line of a model library; of others the length."""
-    if frame := _FRAME.fullmatch(said):
+def _redact_other_line(line: str, rules: RedactionRules) -> str:
+    """Keep a frame of a traceback, the name of an exception or a line of a model library; replace others."""
+    if frame := _FRAME.fullmatch(line):
         return redact_text(frame[0], rules)
-    if _LIBRARY.match(said):
-        return redact_text(_short(said), rules)
-    raised = _RAISED.match(said)
-    rest = said[raised.end() :] if raised else said
+    if _LIBRARY.match(line):
+        return redact_text(_short(line), rules)
+    raised = _RAISED.match(line)
+    rest = line[raised.end() :] if raised else line
     return f"{raised[1]} {_left_out(rest)}" if raised else _left_out(rest)
 
 
-def _left_out(said: str) -> str:
-    return f"[{len(said)} characters left out]"
+def _left_out(text: str) -> str:
+    return f"[{len(text)} characters left out]"
 
 
-def _short(said: str) -> str:
-    return said[:VALUE_CHARACTERS_MAX]
+def _short(text: str) -> str:
+    return text[:VALUE_CHARACTERS_MAX]

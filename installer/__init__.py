@@ -1,1 +1,1 @@
-"""How the appliance comes to a machine: `build/` makes one self-extracting file, `setup/` is what that file runs."""
+"""The installer: `build/` makes one self-extracting file; `setup/` is edge-agent-setup, which that file runs."""

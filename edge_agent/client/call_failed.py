@@ -1,14 +1,14 @@
-"""CallFailed, the one exception of the client, and how a failed gRPC call becomes one; the TLS files of a client.
+"""CallFailed, the only exception of the client, and its translation from a failed gRPC call; the TLS files of a client.
 
 The daemon reports an error in google.rpc.ErrorInfo (domain "edge-agent"), and the time of a retry in RetryInfo. Without
-an ErrorInfo the daemon did not answer: nobody listens, this user has no permission, the TLS handshake failed, the
+an ErrorInfo the error is not the daemon's: nothing listens, this user has no permission, the TLS handshake failed, the
 connection broke, the message was too large for gRPC, more calls came than the daemon could refuse, or the client's own
 deadline passed.
 
-gRPC reports a failed connection as one sentence for developers. Its parts tell the cases apart that need different
-people: a wrong name, no network, a machine that is off, a port where nobody listens, a firewall, a certificate. It
-tells a client that the server hung up ("Socket closed") and not why, whether its certificate was missing, foreign or
-out of date. The remedy names what to look at.
+gRPC reports a failed connection as one sentence for developers. Parts of it distinguish the causes: a wrong name, no
+network, a machine that is off, a closed port, a firewall, a certificate. When the server closes the connection ("Socket
+closed"), the client does not learn whether its certificate was missing, foreign or out of date; the remedy names what
+to check.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _SHOW = "'edge-agent certs show FILE' shows the contents of a certificate."
 _NETWORK = "Is the cable in, or the wireless network joined? 'ip -brief address' shows this machine's addresses."
 _FILES_UNUSABLE = (
-    "the certificate, key or 'ca' file cannot be used: one is no PEM, or the key belongs to another certificate",
+    "the certificate, key or 'ca' file cannot be used: one is not PEM, or the key belongs to another certificate",
     f"Check the three files. {_SHOW}",
 )
 # Words of gRPC and BoringSSL, their meaning, and the remedy. The first match counts.
@@ -69,7 +69,7 @@ _REFUSED_CLIENT = (
     f"Is it issued by the server's client authority, in date, and for clients? Is the server's clock right? {_SHOW}",
 )
 _NO_TLS = (
-    "something answers there and hangs up: it wants a certificate, or is no edge-agent",
+    "something answers there and hangs up: it requires a certificate, or is not an edge-agent",
     "Have a certificate issued for this client ('sudo edge-agent certs issue'), and name it with '--remote'.",
 )
 
@@ -79,12 +79,12 @@ _NEW_ONE = f"Have a new one issued ('sudo edge-agent certs issue'). {_SHOW}"
 
 @dataclass(frozen=True)
 class ConnectionFault:
-    """One way in which a connection over the network fails."""
+    """One cause of a failed connection over the network."""
 
     cause: str
-    """Stable word for programs."""
+    """Stable code for programs."""
     words: tuple[str, ...]
-    """Any of them is in gRPC's sentence."""
+    """Phrases of gRPC, any of which identifies the cause."""
     meaning: str
     """The end of "no daemon answers at HOST:PORT: "."""
     remedy: str
@@ -149,7 +149,7 @@ _OTHER = ConnectionFault(
 
 
 def explain_connection(details: str, target: str) -> ConnectionFault:
-    """Return the fault of a connection to "host:port", its sentences filled in; `meaning` is empty if it is unknown."""
+    """Return the fault of a connection to "host:port", with the address in its texts; unknown = an empty `meaning`."""
     host, _, port = target.rpartition(":")
     found = next((fault for fault in _FAULTS if any(words in details for words in fault.words)), _OTHER)
     host = host.removeprefix("dns:").lstrip("/").strip("[]")
@@ -162,19 +162,18 @@ def explain_connection(details: str, target: str) -> ConnectionFault:
 
 
 def explain_handshake(details: str, *, with_tls: bool, doubt: str = "") -> tuple[str, str] | None:
-    """Return the meaning and the remedy of gRPC's words; None when they are not about TLS.
+    """Return the meaning and the remedy of gRPC's `details`; None when they are not about TLS.
 
-    `doubt` is what is known to be wrong with the client's own certificate.
+    `doubt` is a known fault of the client's own certificate, as in `Tls`.
     """
     closed = "Socket closed" in details or "Connection reset" in details
     if not with_tls:
         return _NO_TLS if closed else None
-    for words, said, remedy in _HANDSHAKES:
+    for words, meaning, remedy in _HANDSHAKES:
         if words in details:
-            return said, remedy
+            return meaning, remedy
     if closed:
-        said, remedy = _REFUSED_CLIENT
-        return (f"{said}, which {doubt}", _NEW_ONE) if doubt else (said, remedy)
+        return (f"{_REFUSED_CLIENT[0]}, which {doubt}", _NEW_ONE) if doubt else _REFUSED_CLIENT
     return None
 
 
@@ -185,10 +184,12 @@ MESSAGE_TOO_LARGE = "MESSAGE_TOO_LARGE"
 QUEUE_FULL = "QUEUE_FULL"
 _TOO_LARGE = re.compile(r"message larger than max(?: \((\d+) vs\. (\d+)\))?")
 _TOO_MANY = "Concurrent RPC limit exceeded"  # in grpc/_cython and grpc/_server.py
-_REFUSED = "RST_STREAM with error code 7"  # REFUSED_STREAM: the connection had too many, and gRPC's own retry, too
+_REFUSED = (
+    "RST_STREAM with error code 7"  # REFUSED_STREAM: too many streams on the connection, even for gRPC's own retry
+)
 _OTHER_PROGRAM = "Received http2 header with status"
-_RESET = ("", "CANCELLED")  # what gRPC says of a call that a stopping server reset before a handler had it
-_RETRY_SECONDS = 1.0  # as the daemon names where it refuses by itself
+_RESET = ("", "CANCELLED")  # gRPC's details if a stopping server reset a call before a handler got it
+_RETRY_SECONDS = 1.0  # as in the daemon's own refusals
 _RETRY_INFO = " after the delay in RetryInfo"
 
 TLS_FAILED = "TLS_FAILED"
@@ -206,9 +207,9 @@ class Tls:
     key: str | os.PathLike[str]
     """Its private key."""
     server_name: str = ""
-    """The name in the server's certificate, where it is not that of the address."""
+    """The name in the server's certificate, if it differs from the address."""
     doubt: str = ""
-    """What is known to be wrong with this client's certificate, as the end of "…, which "; named if it is refused."""
+    """A known fault of this client's certificate, as the end of "…, which "; shown if the server refuses it."""
 
     def channel_credentials(self) -> grpc.ChannelCredentials:
         """Read the files. Raises OSError."""
@@ -221,7 +222,7 @@ class Tls:
 
 
 class CallFailed(Exception):
-    """A call that got no answer."""
+    """A call failed."""
 
     def __init__(self, code: str, reason: str, message: str, *, remedy: str = "", metadata: dict[str, str]) -> None:
         """Keep the parts; `retry_after_seconds` is set when the daemon names a delay."""
@@ -234,45 +235,44 @@ class CallFailed(Exception):
         self.remedy = remedy
         """What the reader can do next; may be empty."""
         self.metadata = metadata
-        """Every dynamic value of the message, by name."""
+        """The variable parts of the message, by name."""
         self.retry_after_seconds: float | None = None
         self.request_id = ""
-        """Of the request; empty = it had none."""
+        """The request's id; empty = it had none."""
         self.tries = 1
-        """How often it was made."""
+        """Number of tries."""
         self.seconds = 0.0
-        """How long that took, with the waits between."""
+        """Time of all tries and pauses together."""
         self.answered_before = False
-        """Whether the daemon answered this client earlier, be it with an error: it was reached, and took its
-        certificate."""
+        """Whether the daemon has answered this client before, even with an error, and so accepts its certificate."""
         self.is_answer = False
         """Whether the daemon reported this error."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle every part: a process pool waits for ever for an exception of a worker that it cannot read."""
+        """Pickle every part: a process pool would wait for ever if it could not unpickle a worker's exception."""
         make = functools.partial(CallFailed, remedy=self.remedy, metadata=self.metadata)
         return make, (self.code, self.reason, self.message), vars(self)
 
     def give_up(self, why: str) -> None:
-        """Add to the message how often the call was made, for how long, and why it is not made again."""
+        """Add to the message the number and time of the tries, and why there are no more."""
         tries = "1 try" if self.tries == 1 else f"{self.tries} tries"
         self.message = f"{self.message}; given up after {tries} in {self.seconds:.1f} s: {why}"
 
     def __str__(self) -> str:
-        """Return the whole of it, for a log or a traceback."""
-        said = f"{self.reason}: {self.message}"
-        return f"{said}; what to do: {self.remedy}" if self.remedy else said
+        """Return reason, message and remedy, for a log or a traceback."""
+        text = f"{self.reason}: {self.message}"
+        return f"{text}; what to do: {self.remedy}" if self.remedy else text
 
 
 def remedy_with_delay(remedy: str, seconds: float | None) -> str:
-    """Return a remedy that speaks of gRPC's RetryInfo in seconds, or without them where none are known."""
+    """Return a remedy with the delay of gRPC's RetryInfo in seconds, or without it if it is None."""
     return remedy.replace(_RETRY_INFO, "" if seconds is None else f" in {seconds:g} s")
 
 
 def call_failed(
     error: grpc.RpcError, target: str, timeout_seconds: float, tls: Tls | None = None, *, reached: bool = False
 ) -> CallFailed:
-    """Read a failed call, sync or aio; `reached` = this daemon has answered this client before."""
+    """Translate a failed call, sync or aio; `reached` = this daemon has answered this client before."""
     from google.rpc import error_details_pb2  # noqa: PLC0415
 
     call = cast(grpc.Call, error)
@@ -318,7 +318,7 @@ def _without_info(
         return _handshake_failed(target, details, tls) or _unreachable(target, details)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (failed := _exhausted(target, details)):
         return failed
-    if code is grpc.StatusCode.CANCELLED and details in _RESET:  # a cancel of this client's own has other details
+    if code is grpc.StatusCode.CANCELLED and details in _RESET:  # this client's own cancellations have other details
         return _reset(target)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return _expired(target, timeout_seconds, reached=reached)
@@ -334,11 +334,11 @@ _OTHER_SOCKET = (
 
 
 def _with_its_code(target: str, code: grpc.StatusCode, details: str) -> CallFailed:
-    said, remedy = details or f"{target} answered {code.name}", ""
+    message, remedy = details or f"{target} answered {code.name}", ""
     if code is grpc.StatusCode.UNIMPLEMENTED:
-        said = f"{target} does not serve this call: it is the socket of another role, or that edge-agent is older"
+        message = f"{target} does not serve this call: it is the socket of another role, or that edge-agent is older"
         remedy = _OTHER_SOCKET
-    return CallFailed(code.name, code.name, said, remedy=remedy, metadata={"target": target})
+    return CallFailed(code.name, code.name, message, remedy=remedy, metadata={"target": target})
 
 
 def _exhausted(target: str, details: str) -> CallFailed | None:
@@ -356,9 +356,9 @@ def _handshake_failed(target: str, details: str, tls: Tls | None) -> CallFailed 
     found = None if is_local(target) else explain_handshake(details, with_tls=tls is not None, doubt=doubt)
     if found is None:
         return None
-    said, remedy = found
+    meaning, remedy = found
     metadata = {"target": target, "details": details}
-    return CallFailed("UNAVAILABLE", TLS_FAILED, f"{target}: {said}", remedy=remedy, metadata=metadata)
+    return CallFailed("UNAVAILABLE", TLS_FAILED, f"{target}: {meaning}", remedy=remedy, metadata=metadata)
 
 
 def _unreachable(target: str, details: str) -> CallFailed:
@@ -377,7 +377,7 @@ def _unreachable(target: str, details: str) -> CallFailed:
 
 
 def start_remedy(socket_path: str, root: Path = Path("/")) -> str:
-    """Return how the daemon of a local socket is started: by systemd on a machine where its unit is installed."""
+    """Return how to start the daemon of a local socket: with systemd if its unit is installed, else by hand."""
     units = [root / folder / "edge-agent.service" for folder in ("etc/systemd/system", "usr/lib/systemd/system")]
     has_unit = (root / "run/systemd/system").is_dir() and any(unit.exists() for unit in units)
     if has_unit and socket_path.startswith(_UNIT_SOCKETS):
@@ -388,13 +388,13 @@ def start_remedy(socket_path: str, root: Path = Path("/")) -> str:
 
 
 def _expired(target: str, timeout_seconds: float, *, reached: bool) -> CallFailed:
-    """A daemon that has answered before is slow; of another machine that never has, nobody knows."""
-    said, remedy = f"no answer from {target} within {timeout_seconds:g} s", "Allow more time, or send less at once."
+    """A daemon that has answered before is slow; one on another machine that never has may be unreachable."""
+    message, remedy = f"no answer from {target} within {timeout_seconds:g} s", "Allow more time, or send less at once."
     metadata = {"target": target, "timeout_seconds": f"{timeout_seconds:g}"}
     if not reached and not is_local(target):
-        said = f"{said}, and none before"
+        message = f"{message}, and none before"
         remedy = f"{explain_connection('timed out', target).remedy} If the daemon is only slow, allow more time."
-    return CallFailed("DEADLINE_EXCEEDED", DEADLINE_EXPIRED, said, remedy=remedy, metadata=metadata)
+    return CallFailed("DEADLINE_EXCEEDED", DEADLINE_EXPIRED, message, remedy=remedy, metadata=metadata)
 
 
 def is_local(target: str) -> bool:
@@ -403,13 +403,14 @@ def is_local(target: str) -> bool:
 
 
 def _reset(target: str) -> CallFailed:
-    """A server that stops so ends a call that has reached it and none of its handlers."""
-    said, remedy = f"{target} ended the call before it began: the daemon is stopping", "Connect again when it is back."
-    return CallFailed("UNAVAILABLE", UNREACHABLE, said, remedy=remedy, metadata={"target": target})
+    """A stopping server resets the calls that have reached it but none of its handlers."""
+    message = f"{target} ended the call before it began: the daemon is stopping"
+    remedy = "Connect again when it is back."
+    return CallFailed("UNAVAILABLE", UNREACHABLE, message, remedy=remedy, metadata={"target": target})
 
 
 def _forbidden(path: str) -> bool:
-    """Tell whether the socket is there and closed to this user, or hidden from it. gRPC does not say."""
+    """Tell whether this user may not use or see the socket, which gRPC does not report."""
     try:
         os.stat(path)  # noqa: PTH116 a path is not worth an object here
     except PermissionError:
@@ -420,19 +421,19 @@ def _forbidden(path: str) -> bool:
 
 
 def _admission_remedy(path: str) -> str:
-    """Return how this user gets to use a socket that is closed to it."""
+    """Return how this user can get permission to use a socket."""
     # Not every system that runs clients has these modules.
     import grp  # noqa: PLC0415
     import pwd  # noqa: PLC0415
 
-    alone = "Use 'sudo': only root and the daemon's user may use this socket."
+    only_sudo = "Use 'sudo': only root and the daemon's user may use this socket."
     try:
         found = os.stat(path)  # noqa: PTH116 a path is not worth an object here
         group, user = grp.getgrgid(found.st_gid), pwd.getpwuid(os.geteuid()).pw_name
     except (OSError, KeyError):
-        return alone
+        return only_sudo
     if not found.st_mode & stat.S_IWGRP:
-        return alone
+        return only_sudo
     if user in group.gr_mem:
         return f"Log in again: {user} became a member of {group.gr_name} after this session began. Or use 'sudo'."
     return f"Use 'sudo', or run 'sudo usermod -aG {group.gr_name} {user}' and log in again."
@@ -441,17 +442,17 @@ def _admission_remedy(path: str) -> str:
 def _too_large(found: re.Match[str]) -> CallFailed:
     size, limit = found.groups()
     numbers = {"size": size, "limit": limit} if size else {}
-    said = f"the message has {size} bytes; the limit is {limit}" if size else "the message is over the size limit"
+    message = f"the message has {size} bytes; the limit is {limit}" if size else "the message is over the size limit"
     remedy = (
         "Send fewer or shorter texts at once, ask for fewer scores ('top_k'), or raise 'message_bytes_max' under"
         " 'service' in agent.yaml."
     )
-    return CallFailed("RESOURCE_EXHAUSTED", MESSAGE_TOO_LARGE, said, remedy=remedy, metadata=numbers)
+    return CallFailed("RESOURCE_EXHAUSTED", MESSAGE_TOO_LARGE, message, remedy=remedy, metadata=numbers)
 
 
 def _too_many(target: str) -> CallFailed:
-    """A burst reached gRPC's own limit before the daemon came to refuse; for the caller it is the same refusal."""
-    said, remedy = f"more calls came at once than {target} takes", f"Try again in {_RETRY_SECONDS:g} s."
-    failed = CallFailed("RESOURCE_EXHAUSTED", QUEUE_FULL, said, remedy=remedy, metadata={"target": target})
+    """A burst hit gRPC's own limit before the daemon could refuse calls; for the caller it is the same refusal."""
+    message, remedy = f"more calls came at once than {target} accepts", f"Try again in {_RETRY_SECONDS:g} s."
+    failed = CallFailed("RESOURCE_EXHAUSTED", QUEUE_FULL, message, remedy=remedy, metadata={"target": target})
     failed.retry_after_seconds = _RETRY_SECONDS
     return failed

@@ -1,7 +1,7 @@
-"""One channel to one daemon: open, call with a deadline and retries, close; and the checks of a caller's arguments.
+"""One channel to one daemon: open, call with a deadline and retries, close; and checks of callers' arguments.
 
 Each call is written once, as a coroutine that awaits `unary`. An asyncio program awaits it. The sync clients run the
-same coroutine with `blocking`: their `unary` blocks instead of suspending, so that its first step is the whole call.
+same coroutine with `blocking`: their `unary` blocks instead of suspending, so one `send` runs the whole call.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 PAGE_SIZE = 1000
 TIMEOUT_SECONDS_MAX = 365 * 86_400.0
-"""gRPC takes a deadline that is centuries away for one that has passed."""
+"""Longest deadline: one that is centuries away overflows in gRPC and counts as passed."""
 _COUNT_MAX = 2**32 - 1
 CONNECT_MS_MAX = 5000
-"""How long one attempt to connect may take, TLS included."""
-# A local daemon that has just started is found at once instead of after gRPC's default of a second and more. gRPC takes
-# the least backoff for the longest time of one attempt, which a distant daemon, or a handshake on a busy one, needs. A
-# proxy for the Internet is not asked for a daemon in the building.
+"""Longest attempt to connect, TLS handshake included, in milliseconds."""
+# The first reconnect comes after 100 ms instead of gRPC's default of 1 s, for a local daemon that has just started.
+# gRPC also limits each attempt to the minimal backoff, which must allow for a distant or a busy daemon. The proxy for
+# the Internet is not used, since daemons are on the local network.
 _CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -39,15 +39,15 @@ _CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_reconnect_backoff_ms", 2000),
     ("grpc.max_receive_message_length", 64 * 2**20),
 )
-# The daemon's machine can lose its power, and a firewall can forget a connection: what is sent then gets no answer, and
-# without a ping each call would wait for its deadline, for a quarter of an hour. gRPC sends two without data at most:
-# a daemon of version 0.1 throws out whoever sends more in five minutes.
+# If the daemon's machine loses power or a firewall drops the connection, then without pings each call would wait for
+# its deadline for a quarter of an hour. gRPC sends at most two pings without data, since a daemon of version 0.1
+# disconnects clients that send more within five minutes.
 _NETWORK_OPTIONS = (("grpc.keepalive_time_ms", 30_000), ("grpc.keepalive_timeout_ms", 20_000))
 _SCHEMES = ("unix:", "unix-abstract:", "dns:", "ipv4:", "ipv6:", "vsock:")
 
 
 class DaemonConnection:
-    """The daemon, the retry budget and the state of a connection; a subclass has the channel, and sends on it."""
+    """The address, retry budget and state of a connection; a subclass opens the channel and sends on it."""
 
     channel: Any
 
@@ -114,7 +114,7 @@ class DaemonConnection:
         return given or (str(uuid.uuid4()) if self.retry else "")
 
     def note_answer(self) -> None:
-        """Record an answered call: the daemon accepts this client, and the budget for retries grows."""
+        """Record an answered call, which shows that the daemon accepts this client, and add to the retry budget."""
         self._answered = True
         self.budget.earn()
 
@@ -127,7 +127,7 @@ class DaemonConnection:
         return failed
 
     async def check_health(self, service: str = "", *, timeout_seconds: float = 5) -> bool:
-        """Return whether the daemon's health check, of itself or of one service, is SERVING.
+        """Tell whether the daemon's health status, of itself or of one service, is SERVING.
 
         Raises:
             CallFailed: no daemon answers, or it has no such service.
@@ -172,12 +172,12 @@ class AsyncConnection(DaemonConnection):
         await asyncio.sleep(seconds)
 
     def raise_if_closed(self, request: Any) -> None:
-        """Raise CallFailed if `close` has ended a call, and not the cancellation of its task: gRPC raises the same."""
+        """Raise CallFailed if `close`, not a cancelled task, has ended a call: gRPC raises CancelledError for both."""
         task = asyncio.current_task()
         if not self._closed or (task is not None and task.cancelling()):
             return
-        said = "this client was closed before the call had ended"
-        failed = CallFailed("CANCELLED", "CANCELLED", said, metadata={"target": self.target})
+        message = "this client was closed before the call had ended"
+        failed = CallFailed("CANCELLED", "CANCELLED", message, metadata={"target": self.target})
         failed.request_id = getattr(request, "request_id", "")
         raise failed from None
 
@@ -257,10 +257,7 @@ class Connection(DaemonConnection):
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        """Close; after Ctrl-C only let go.
-
-        gRPC's close waits for every call, and for ever for one whose start Ctrl-C interrupted.
-        """
+        """Close, except after Ctrl-C: gRPC's close would wait for ever for a call whose start was interrupted."""
         if kind is not KeyboardInterrupt:
             self.close()
 
@@ -293,7 +290,7 @@ def require_texts(given: Iterable[str]) -> list[str]:
 
 
 def require_several(given: Iterable[_T]) -> Iterable[_T]:
-    """Return what has several texts: one text would be taken for its letters. Raises TypeError."""
+    """Return several texts. Raises TypeError for one text, whose characters would count as texts."""
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):
         raise TypeError(f"texts must be a list of strings, not one {type(given).__name__}: write [text]")
     return given
@@ -314,14 +311,14 @@ def require_text(given: str, name: str = "text") -> str:
 
 
 def require_count(given: Any, name: str) -> Any:
-    """Return a number of the API, which has no negative ones and 32 bits. Raises ValueError, naming the field."""
+    """Return a number for an unsigned 32-bit field of the API. Raises ValueError with the name of the field."""
     if isinstance(given, int) and not 0 <= given <= _COUNT_MAX:
         raise ValueError(f"{name} is {given}: it must be from 0 to {_COUNT_MAX}")
     return given
 
 
 def require_timeout(seconds: float) -> float:
-    """Return the seconds of a call, a year at most. Raises ValueError unless they are more than 0, TypeError."""
+    """Return a call's timeout, at most a year. Raises ValueError if it is not above 0, TypeError if not a number."""
     if not seconds > 0:
         raise ValueError(f"timeout_seconds is {seconds}: it must be more than 0")
     return min(seconds, TIMEOUT_SECONDS_MAX)

@@ -42,8 +42,8 @@ from edge_agent.v1 import inference_pb2
 from edge_agent.v1.inference_pb2_grpc import InferenceServiceStub
 
 INPUTS_MAX = 16
-"""Of a request, unless the caller asks otherwise: few enough that results come while inputs are still read."""
-# Reasons that fail a request of one input, and would be that input's own error among others (proto: InferenceService).
+"""Default number of inputs of a request: small, so that results arrive while further inputs are still read."""
+# Errors that fail a request with one input, but are that input's own error among others (proto: InferenceService).
 _REASONS_OF_INPUTS = {"INPUT_EMPTY", "INPUT_TOO_LONG", "INPUT_QUARANTINED", "MODEL_FAILED", "ENGINE_CRASHED"}
 _A = TypeVar("_A")
 _C = TypeVar("_C", bound=DaemonConnection)
@@ -94,7 +94,7 @@ class _InferenceCalls:
             texts: the inputs.
             questions: names of the task's questions to answer; empty = all of them.
             open_questions: questions of this call instead, where the task takes them.
-            on_low_confidence: what to do with answers that are not confident, each for itself.
+            on_low_confidence: what to do with each answer that is not confident.
             request_id: as for `classify`.
             timeout_seconds: for the whole call.
         """
@@ -161,7 +161,7 @@ def _generate_request(connection: DaemonConnection, task: str, text: str, option
 
 
 class _Generation(Generic[_C]):
-    """One call of Generate, which is started again until its first piece has come."""
+    """One call of Generate, which is retried until its first piece arrives."""
 
     def __init__(self, connection: _C, method: Any, request: Any, timeout_seconds: float) -> None:
         self.finish: Finish | None = None
@@ -178,7 +178,7 @@ class _Generation(Generic[_C]):
             self._call.cancel()
 
     async def _restart(self, error: grpc.RpcError, begun: bool) -> None:
-        """Start the call again. Raises CallFailed when that is not safe, or a piece has come already."""
+        """Start the call again. Raises CallFailed if that is not safe or a piece has already arrived."""
         failed = self._connection.failed(error, self._timeout_seconds, self._request)
         if begun:
             raise failed from error
@@ -186,7 +186,7 @@ class _Generation(Generic[_C]):
         self._start(self._attempts.seconds_left(time.monotonic()))
 
     def cancel(self) -> None:
-        """Stop the generation; nothing happens when it has ended. Of a sync client, any thread can call it."""
+        """Stop the generation, if it has not ended. With a sync client, any thread can call this."""
         self._cancelled = True
         if self._call is not None:
             self._call.cancel()

@@ -1,4 +1,4 @@
-"""What the rarer calls of an operator return: reports of the field, of personal data and of redaction."""
+"""Results of the operator's less frequent calls: reports on monitoring, personal data and redaction."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Share:
     high: float
 
     def __post_init__(self) -> None:
-        """Without rows, a message has zeros where nothing is known."""
+        """Replace the zeros of a message without rows."""
         if not self.rows:
             vars(self).update(value=None, low=0.0, high=1.0)
 
@@ -37,39 +37,39 @@ class FieldDay:
     day: str
     """As 2026-11-25."""
     counts: dict[str, int]
-    """By name: field.proto lists them."""
+    """Counters by name; field.proto lists them."""
     agreement: Share
 
 
 @dataclass(frozen=True)
 class FieldAgreement:
-    """How often both models said the same, over all days."""
+    """How often both models gave the same answer, over all days."""
 
     source: str
     """shadow, audit, escalated or deferred."""
     label: str
-    """Of the small model; empty = all labels, or none."""
+    """The local model's label; empty = all labels, or a task without labels."""
     agreed: Share
     recent: Share = NOTHING
-    """Of the seven newest days alone."""
+    """The same for the seven newest days."""
 
 
 @dataclass(frozen=True)
 class FieldTest:
-    """A test of what a bundle promises of its sure answers, valid at any time."""
+    """An anytime-valid test of the risk guarantee of a bundle's confident answers."""
 
     judge: str
     """people or large-model."""
     wrong: Share
     target: float
-    """At most such a share may be judged wrong; for the large model with what it errs itself, where that is known."""
+    """Largest share that may be judged wrong; for the large model it includes its own error rate, where known."""
     delta: float
     evidence: float
-    """Natural logarithm; at `evidence_max` the promise counts as refuted."""
+    """Natural logarithm of the evidence against the guarantee, which counts as refuted at `evidence_max`."""
     evidence_max: float
     refuted: bool
     unjudged: int = 0
-    """Sure answers of the random audit of which nobody said anything in time; they count as right."""
+    """Confident answers of the random audit without a judgement in time; they count as right."""
 
 
 @dataclass(frozen=True)
@@ -83,36 +83,36 @@ class FieldEvent:
 
 @dataclass(frozen=True)
 class FieldStream:
-    """Something that may drift."""
+    """A monitored quantity that may drift."""
 
     what: str
     calibrated: bool
     reference_rows: int
     reference_rows_missing: int
-    """Before anything is compared; 0 = none."""
+    """Rows still needed before the first comparison; 0 = none."""
     window_rows: int
     windows: int
-    """That were compared."""
+    """Windows compared so far."""
     events: tuple[FieldEvent, ...]
 
 
 @dataclass(frozen=True)
 class FieldConfidence:
-    """Answers from one confidence on."""
+    """Answers at or above a confidence."""
 
     confidence: float
     answers: Share
-    """Of all that have one."""
+    """Their share of all answers with a confidence."""
     agreed: Share
     reviewed: Share = NOTHING
-    """Of the answers that both models gave, and on which a person has spoken: those found right."""
+    """Of the answers that both models gave and a person judged: those found right."""
     reviewed_agreed: int = 0
-    """On how many of those both had said the same."""
+    """Of the same answers: those on which both models agreed."""
 
 
 @dataclass(frozen=True)
 class FieldDisagreement:
-    """An input of which the models said different things."""
+    """An input to which the models gave different answers."""
 
     prediction_id: str
     answer_time: datetime
@@ -130,23 +130,23 @@ class FieldLabel:
     label: str
     answers: int
     examples: int
-    """Inputs of which the large model, or a person, said it."""
+    """Inputs to which the large model or a person gave this label."""
 
 
 @dataclass(frozen=True)
 class FieldMoney:
-    """What questions to the large model about a task have cost on one day (UTC)."""
+    """Cost of a task's questions to the large model on one day (UTC)."""
 
     task: str
     day: str
     questions: int
     cost_micros: int
-    """Millionths of the currency that the prices are in."""
+    """Millionths of the currency of the prices."""
 
 
 @dataclass(frozen=True)
 class FieldSeries:
-    """All that is known of one bundle at this site."""
+    """All monitoring data of one bundle, or of one question of it, at this site."""
 
     bundle: BundleRef
     active: bool
@@ -165,12 +165,12 @@ class FieldSeries:
     threshold: float | None
     labels: tuple[FieldLabel, ...] = ()
     question: str = ""
-    """Of a decide task: the question that is counted here."""
+    """Of a decide task: the question concerned."""
 
 
 @dataclass(frozen=True)
 class FieldReport:
-    """How the bundles of a task, or of all, do in the field."""
+    """Monitoring data of the bundles of one task, or of all tasks."""
 
     series: tuple[FieldSeries, ...]
     tasks: tuple[Task, ...]
@@ -182,7 +182,7 @@ class FieldReport:
 
 
 SEPARATOR = ";"
-"""Between the values that a person names."""
+"""Separates the values that a person enters."""
 DEFAULT_TYPE = "NAME"
 
 
@@ -198,17 +198,17 @@ class ReplacedSpan:
     by_rules: bool
     by_model: bool
     score: float
-    """The model's probability that it is personal; 0 = the model has not found it."""
+    """The model's probability that it is personal; 0 = only rules found it."""
 
     @property
     def source(self) -> str:
-        """What found it: rules, model or both."""
+        """What found the value: rules, model or both."""
         return "both" if self.by_rules and self.by_model else "model" if self.by_model else "rules"
 
 
 @dataclass(frozen=True)
 class RedactionTrial:
-    """What redaction makes of a text."""
+    """Result of redacting a text for a test."""
 
     redacted: str
     spans: tuple[ReplacedSpan, ...]
@@ -230,7 +230,7 @@ class MissedSpan:
 
 @dataclass(frozen=True)
 class RedactionAuditText:
-    """A text that the audit of redaction has drawn, with its original."""
+    """A text drawn by the audit of redaction, original and redacted."""
 
     row: int
     prediction_id: str
@@ -241,28 +241,27 @@ class RedactionAuditText:
     spans: tuple[ReplacedSpan, ...]
     missed: tuple[MissedSpan, ...]
     wrong: tuple[int, ...]
-    """Places in `spans` of what is not personal."""
+    """Indexes in `spans` of values that are not personal."""
 
 
 def named_values(written: str) -> list[str]:
-    """Return the values that a person wrote, with SEPARATOR between them."""
+    """Split a person's input at SEPARATOR; return the values without empty ones."""
     return [value.strip() for value in written.split(SEPARATOR) if value.strip()]
 
 
 def missed_values(text: RedactionAuditText, values: Sequence[str], label: str) -> list[MissedSpan]:
-    """Return where values stand in a text and were not replaced. Raises ValueError for one that stands nowhere."""
+    """Return the spans of a text's unreplaced occurrences of values. Raises ValueError for a value without any."""
     found: set[tuple[int, int]] = set()
     for value in values:
         places = {match.span() for match in re.finditer(re.escape(value), text.text)}
-        left = {
+        missed = {
             (start, end)
             for start, end in places
             if not any(span.start <= start and end <= span.end for span in text.spans)
         }
-        if not left:
-            said = "is replaced wherever it stands" if places else "does not stand in the text"
-            raise ValueError(f"'{value}' {said}")
-        found |= left
+        if not missed:
+            raise ValueError(f"'{value}' {'is already replaced everywhere' if places else 'is not in the text'}")
+        found |= missed
     kept: list[MissedSpan] = []
     for start, end in sorted(found, key=lambda each: (each[0], -each[1])):
         if not kept or start >= kept[-1].end:
@@ -272,19 +271,19 @@ def missed_values(text: RedactionAuditText, values: Sequence[str], label: str) -
 
 @dataclass(frozen=True)
 class ErasedValues:
-    """What was found by the values of a person, and erased."""
+    """Result of searching for a person's values, and of erasing the answers found."""
 
     found: int
-    """Answers that concern the values."""
+    """Answers with one of the values."""
     found_by_digest: int
     """Of these, answers in which redaction had replaced a value."""
     found_by_text: int
-    """Of these, answers that have a value in plain text alone."""
+    """Of these, answers with a value in plain text only."""
     kept_here: int
     sent: int
-    """Of these, answers that have left the site, or can have."""
+    """Of the found answers, those that have left the site, or may have."""
     tasks: dict[str, int]
-    """The kept ones, by task."""
+    """The answers stored here, by task."""
     erased: int
     told: int
     """Answers that the central team is told to erase."""
@@ -306,25 +305,25 @@ class PrivacyTotal:
 
 @dataclass(frozen=True)
 class KeptExamples:
-    """Answers of a task that are kept now."""
+    """Number of a task's stored answers."""
 
     task: str
     kept: int
     waiting: int
-    """Of these, answers that can leave and wait to be sealed."""
+    """Of these, answers that may leave the site and wait to be sealed."""
     sealed: int
 
 
 @dataclass(frozen=True)
 class ErasureRecord:
-    """What one request erased."""
+    """One request for erasure."""
 
     number: int
     erase_time: datetime
     erased: int
     told: int
     confirmed: int
-    """Of those told, answers whose erasure the central team has received, by its signed receipt."""
+    """Of those told, answers whose erasure is confirmed by the central team's signed receipt."""
 
 
 @dataclass(frozen=True)

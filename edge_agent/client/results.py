@@ -1,9 +1,9 @@
-"""What the calls of a device and of a reviewer return: frozen values, and their translation from the API's messages.
+"""Results of the calls of devices and reviewers: frozen values, and their translation from the API's messages.
 
 The translation goes field by field, since it is on the path of every call. Tasks are in task_description.py.
 
-Words of an enumeration are the API's without their prefix: a route is "LOCAL", a kind is "CLASSIFY". A number of a
-newer daemon that this client has no word for stays as its digits.
+Names of an enumeration are the API's without their prefix: a route is "LOCAL", a kind is "CLASSIFY". A value that this
+client does not know, from a newer daemon, is its number in digits.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from edge_agent.v1 import inference_pb2, task_pb2
 
 @dataclass(frozen=True)
 class Timings:
-    """Where the time of one input went, in milliseconds."""
+    """The time of one input by phase, in milliseconds."""
 
     queue_ms: float
     prefill_ms: float
@@ -32,27 +32,27 @@ class Timings:
 
     @property
     def total_ms(self) -> float:
-        """All of it."""
+        """Sum of all phases."""
         return self.queue_ms + self.prefill_ms + self.decode_ms + self.upstream_ms
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What every answer carries."""
+    """Fields of every answer."""
 
     prediction_id: str
-    """Name it in feedback."""
+    """The answer's id, for feedback."""
     bundle: BundleRef
     route: str
     """LOCAL, UPSTREAM, ABSTAINED or DEFERRED."""
     timings: Timings
     device: str
     degraded: tuple[str, ...]
-    """Why the answer is less than it could be; empty when it is not."""
+    """Reasons why the answer has less quality than it could have; empty = none."""
     input_tokens: int
     output_tokens: int
     route_reason: str = ""
-    """Why it took that route; docs/routing.md lists the words."""
+    """Why the input took that route; docs/routing.md lists the reasons."""
     model: str = ""
     """The large model that answered; empty when the route is not UPSTREAM."""
     p_value: float | None = None
@@ -68,9 +68,9 @@ class Classification(Answer):
     confidence: float
     """Calibrated probability that the label is right, 0 to 1."""
     threshold: float | None
-    """The least confidence of a confident answer; None when the bundle has none, or none holds on this machine."""
+    """The least confidence of a confident answer; None when the bundle has no threshold valid on this machine."""
     below_threshold: bool
-    """The answer is not confident; also when there is no threshold, or the input is out of distribution."""
+    """The answer is not confident; also without a threshold, and for an input out of distribution."""
     no_threshold_reason: str = ""
     """NOT_CALIBRATED, NONE_PROVED or SCORES_VARY; empty when there is a threshold, or the daemon is of version 0.1."""
     scores: tuple[tuple[str, float], ...]
@@ -98,7 +98,7 @@ class Extraction(Answer):
     """A JSON object."""
     entities: tuple[Entity, ...]
     fields: tuple[tuple[str, float], ...]
-    """Of a record that was written: each field in it, and how sure the model is of its value, 0 to 1."""
+    """Fields of a generated record, each with the model's probability of its value, 0 to 1."""
     confidence: float
     """Calibrated probability that the whole record is right, 0 to 1."""
     threshold: float | None
@@ -119,7 +119,7 @@ class DecisionAnswer(Answer):
     probabilities: tuple[tuple[str, float], ...]
     """Every possible answer with its calibrated probability, in the question's order; empty in mode BOOTSTRAP."""
     score: float | None
-    """Of a score question, the expected value of the level's place, from 0; None for others, and in mode BOOTSTRAP."""
+    """For a score question, the expected index of the level, from 0; None for others, and in mode BOOTSTRAP."""
     confidence: float
     """Calibrated probability that the likeliest answer is right, 0 to 1."""
     threshold: float | None
@@ -127,9 +127,9 @@ class DecisionAnswer(Answer):
     no_threshold_reason: str = ""
     """As in `Classification`: why `calibrated` is false."""
     calibrated: bool
-    """The question has a threshold that holds on this machine."""
+    """The question has a threshold that is valid on this machine."""
     confident: bool
-    """At or above the threshold, given by the model on this machine, for an input like its training data."""
+    """The local model gave the answer, at or above the threshold, for an input that is in distribution."""
     label_mass: float
     """Probability left on the possible answers before renormalising, 0 to 1."""
 
@@ -156,14 +156,14 @@ class Embedding(Answer):
 
 
 class TokenLogprob(NamedTuple):
-    """One token that was written, and what the model thought of it before temperature and seed chose."""
+    """One generated token, with its log-probability before temperature and sampling."""
 
     token: bytes
     """UTF-8, but one character may be spread over several tokens."""
     logprob: float
     """Natural logarithm of its probability."""
     alternatives: tuple[tuple[bytes, float], ...] = ()
-    """The likeliest in its place, it may be among them, each with its own."""
+    """The likeliest tokens at this position, each with its log-probability; the generated one may be among them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +173,7 @@ class Finish(Answer):
     reason: str
     """STOP or LENGTH."""
     tokens: tuple[TokenLogprob, ...] = ()
-    """What was written, a stop string too, if the option `logprobs` was given; from a large model nothing."""
+    """The generated tokens, including a stop string, if the option `logprobs` was given; a large model returns none."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Feedback:
-    """What was said of an answer."""
+    """A reviewer's judgement of an answer."""
 
     feedback_id: str
     reviewer: str
@@ -198,12 +198,12 @@ class Feedback:
     verdict: str
     """accept, corrected or reject."""
     value: str
-    """The right label, JSON object or text; or why it was rejected."""
+    """The right label, JSON object or text, or the reason of a rejection; empty for accept."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A kept answer."""
+    """A stored answer."""
 
     prediction_id: str
     bundle: BundleRef
@@ -212,42 +212,42 @@ class Prediction:
     input: str
     """Redacted."""
     output: str
-    """The answer that was given, which is what a reviewer judges."""
+    """The answer that the caller got, and that a reviewer judges."""
     confidence: float | None
-    """Of `local_answer`, as `threshold`, `below_threshold` and `scores`; None where the kind has none."""
+    """Like `threshold`, `below_threshold` and `scores` it is that of `local_answer`; None where the kind has none."""
     threshold: float | None
-    """None where the bundle has none, or none holds on this machine."""
+    """None when the bundle has no threshold that is valid on this machine."""
     below_threshold: bool
     route: str
     answer_time: datetime
     """UTC."""
     labels: tuple[str, ...]
-    """What a correction may name; empty when the task is not installed any more."""
+    """Labels that a correction may use; empty when the task is not installed any more."""
     scores: tuple[tuple[str, float], ...]
     feedback: tuple[Feedback, ...]
-    """Only from `prediction`, the oldest first."""
+    """Set only by `prediction`, the oldest first."""
     reviewed: bool
     p_value: float | None = None
     """As in `Answer`."""
     local_answer: str | None = None
-    """What the local model answered, given or not; None = it was not asked, or its answer was not kept."""
+    """The local model's answer, even if the caller got another; None = it was not asked, or its answer not stored."""
     teacher_answer: str | None = None
-    """What the large model answered when the input came; where it is set, it is `output`."""
+    """The large model's answer when the input came; if set, `output` is the same."""
     teacher_model: str = ""
     review_stream: str = ""
-    """AUDIT (drawn at random), UNCERTAIN, DIVERSE or NEW; empty = the daemon is older than these."""
+    """AUDIT (drawn at random), UNCERTAIN, DIVERSE or NEW; empty from an older daemon."""
     sampling_probability: float | None = None
-    """With which the audit drew it; None = it did not."""
+    """Probability with which the audit drew this answer; None = the audit did not draw it."""
     question: str = ""
-    """DECIDE: which question was answered, among whose answers are `labels`; empty for another kind."""
+    """DECIDE: the question, whose possible answers are `labels`; empty for another kind."""
     instructions: str = ""
-    """Of that question, as the task has it now."""
+    """The instructions of that question in the installed task."""
     teacher_scores: tuple[tuple[str, float], ...] = ()
-    """The probabilities that the large model gave with `teacher_answer`; empty = it gave none."""
+    """The large model's probabilities with `teacher_answer`; empty = it gave none."""
 
     @property
     def subject(self) -> str:
-        """What was asked: the task, or TASK/QUESTION."""
+        """The task, or TASK/QUESTION for a decide task."""
         return f"{self.bundle.task}/{self.question}" if self.question else self.bundle.task
 
 
@@ -269,18 +269,18 @@ class GenerateOptions(TypedDict, total=False):
     temperature: float | None
     """0 = always the likeliest token; None = the bundle's value."""
     seed: int | None
-    """None = a random one."""
+    """None = a random seed."""
     stops: Sequence[str]
     """Further stop strings, 4 at most."""
     logprobs: int | None
-    """Put the tokens into Finish, each with its log-probability and so many of the likeliest, 0 to 5; None = do not."""
+    """Return in Finish the tokens with log-probabilities, and at each position this many alternatives, 0 to 5."""
     request_id: str
     escalate: bool
-    """Let the large model write it, if it is available."""
+    """Let the large model generate the text, if it is available."""
 
 
 def on_low_confidence(word: OnLowConfidence) -> task_pb2.OnLowConfidence:
-    """Translate the caller's word. Raises ValueError for one that does not exist."""
+    """Translate the option. Raises ValueError for an unknown word."""
     if word not in _ON_LOW_CONFIDENCE:
         raise ValueError(f"on_low_confidence is {word!r}: it can be {', '.join(_ON_LOW_CONFIDENCE)}")
     return _ON_LOW_CONFIDENCE[word]
@@ -377,7 +377,7 @@ def _decision_answer(message: inference_pb2.DecisionAnswer) -> DecisionAnswer:
 
 
 def question(asked: TaskQuestion) -> task_pb2.Question:
-    """Translate a question of a call. Raises ValueError for a type that does not exist."""
+    """Translate a question of a call. Raises ValueError for an unknown type."""
     name = f"QUESTION_TYPE_{asked.type.upper() or 'UNSPECIFIED'}"
     options = [task_pb2.QuestionOption(label=each.label, description=each.description) for each in asked.options]
     return task_pb2.Question(name=asked.name, type=name, instructions=asked.instructions, options=options)

@@ -1,12 +1,12 @@
-"""When a call of a client is made again, and after which pause. Pure.
+"""Decides whether a client makes a call again, and after which pause. Pure.
 
-A call may be made again when the daemon says so (RetryInfo, whose delay is kept), and when no daemon answered. Its
-tries last as long as its timeout. Two things keep them from adding to a load:
+A call is tried again if the daemon says so (RetryInfo, whose delay is observed) or if no daemon answered, until the
+call's timeout. Two rules limit the load from retries:
 
-- Waits grow to PAUSE_SECONDS_MAX. So a daemon that is being restarted, or loads its model, is asked at most that often
-  for each call that waits for it. Such tries are refused before they cost anything, and are not counted.
-- A try against a busy daemon (RESOURCE_EXHAUSTED) costs one of the client's budget, which answered calls fill up
-  slowly. Tries therefore add a tenth to an overload that lasts, and no more: the other calls fail at once.
+- Pauses grow to PAUSE_SECONDS_MAX, so a daemon that restarts or loads its model gets no more than one try per pause
+  from each waiting call. Such tries are refused before they cost anything, and need no budget.
+- A try against a busy daemon (RESOURCE_EXHAUSTED) takes one from the client's budget, which answered calls refill
+  slowly. So retries add at most a tenth to a lasting overload; further calls fail at once.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from edge_agent.backoff import backoff_seconds
 from edge_agent.client.call_failed import DEADLINE_EXPIRED, TLS_FAILED, UNREACHABLE, CallFailed
 
 PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX = 0.1, 2.0
-"""Between tries where the daemon names no longer delay; twice as long each time."""
+"""Pause between tries, doubled each time, unless the daemon asks for a longer one."""
 JITTER = 0.2
-"""So much longer at most, by chance: clients that failed together do not come back together."""
+"""Largest random extension of a pause, as a share of it: clients that failed together do not return together."""
 _BUSY = "RESOURCE_EXHAUSTED"
 
 
@@ -28,32 +28,32 @@ class Retry:
     """How a client tries again: `Client(target, retry=Retry())`. Calls then carry a request_id."""
 
     tries_max: int = 0
-    """Of one call, the first included; 0 = as many as its timeout allows."""
+    """Most tries of one call, including the first; 0 = as many as its timeout allows."""
     budget_max: float = 100.0
-    """How many tries against a busy daemon a client may have saved up; it begins with so many."""
+    """Size of the budget, in tries against a busy daemon; a client starts with a full one."""
     earned: float = 0.1
-    """How much of one each answered call earns."""
+    """Tries that each answered call adds to the budget."""
     from_the_start: bool = True
-    """Also look for a daemon that has not answered this client yet; False = a wrong address is an error at once."""
+    """Also retry before the daemon has answered this client once; False = a wrong address is an error at once."""
 
 
 class RetryBudget:
-    """What a client has left for asking a busy daemon again, in tries.
+    """A client's budget for retries against a busy daemon, in tries.
 
-    Shared by its threads: an update lost in a race is no harm.
+    Its threads share it without a lock: an update lost in a race does no harm.
     """
 
     def __init__(self, retry: Retry) -> None:
-        """Begin with all of it."""
+        """Start with a full budget."""
         self._retry = retry
         self.left = retry.budget_max
 
     def earn(self) -> None:
-        """Note a call that was answered."""
+        """Add the share of one answered call."""
         self.left = min(self._retry.budget_max, self.left + self._retry.earned)
 
     def spend(self) -> bool:
-        """Take one try off; tell whether there was one."""
+        """Take one try from the budget; tell whether there was one."""
         if self.left < 1:
             return False
         self.left -= 1
@@ -61,10 +61,10 @@ class RetryBudget:
 
 
 class CallAttempts:
-    """The tries of one call, which began at `now` on a clock in seconds that does not go back."""
+    """The tries of one call, which began at `now` in monotonic seconds."""
 
     def __init__(self, retry: Retry | None, budget: RetryBudget, timeout_seconds: float, now: float) -> None:
-        """None = the call is made once."""
+        """Begin with the first try; without `retry` it is the only one."""
         self._retry = retry
         self._budget = budget
         self._began, self._timeout_seconds = now, timeout_seconds
@@ -72,24 +72,24 @@ class CallAttempts:
         self.made = 1
 
     def seconds_left(self, now: float) -> float:
-        """Return what is left of the caller's timeout for a try that begins now; gRPC takes no less than nothing."""
+        """Return the rest of the caller's timeout, at least 1 ms because gRPC takes no negative one."""
         return max(0.001, self._left(now))
 
     def pause(self, failed: CallFailed, now: float, chance: float) -> float | None:
-        """Count a try that failed; return how many seconds to wait for the next, or None: there is none.
+        """Count a failed try; return the pause before the next in seconds, or None to give up.
 
-        `chance` is from 0 to 1. Where there is none, `failed` explains why.
+        `chance` is random, from 0 to 1. `failed` is told the tries so far and, on giving up, the cause.
         """
         failed.tries, failed.seconds = self.made, now - self._began
         if self._retry is None:
             return None
         least = _least_delay(failed, self._retry.from_the_start)
         if least is None:
-            self._tell_of_earlier(failed)
+            self._mention_previous(failed)
             return None
         left = self._left(now)
         growing = backoff_seconds(self.made, PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX)
-        # At most half of what is left: a daemon that comes back shortly before the deadline is still found.
+        # At most half of the rest, so that a daemon that returns shortly before the deadline is still reached.
         seconds = max(least, min(max(least, growing) * (1 + JITTER * chance), left / 2))
         if why := self._reason_to_give_up(failed, seconds, left):
             failed.give_up(why)
@@ -102,7 +102,7 @@ class CallAttempts:
         return self._began + self._timeout_seconds - now
 
     def _reason_to_give_up(self, failed: CallFailed, seconds: float, left: float) -> str:
-        """Say why the call is not made again after so many seconds; empty = it is. Spends the budget."""
+        """Return why the call is not made again after `seconds`; empty = it is. Spends the budget."""
         assert self._retry is not None
         if self.made == self._retry.tries_max:
             return f"'tries_max' is {self.made}"
@@ -114,16 +114,16 @@ class CallAttempts:
             return f"the client's budget of {self._retry.budget_max:g} tries against a busy daemon is spent"
         return ""
 
-    def _tell_of_earlier(self, failed: CallFailed) -> None:
-        """Name what the tries before met, where the last one ran into the caller's deadline."""
+    def _mention_previous(self, failed: CallFailed) -> None:
+        """Add the previous try's error if the last one ran into the caller's deadline."""
         if self._refused is not None and failed.reason == DEADLINE_EXPIRED:
-            failed.give_up(f"the try before met {self._refused.reason}, {self._refused.message}")
+            failed.give_up(f"the previous try failed with {self._refused.reason}, {self._refused.message}")
 
 
 def _least_delay(failed: CallFailed, from_the_start: bool) -> float | None:
-    """Return the least time to wait before a call is made again; None = it is not made again."""
+    """Return the least pause in seconds before the call is made again; None = it is not made again."""
     if failed.retry_after_seconds is not None:
         return failed.retry_after_seconds
-    # A server that ends looks to its clients like one that refuses their certificates: only where it has taken them.
+    # A server that stops looks like one that refuses the client's certificate, unless it has accepted it before.
     lost = failed.reason in (UNREACHABLE, TLS_FAILED) and failed.answered_before
     return PAUSE_SECONDS_FIRST if lost or (failed.reason == UNREACHABLE and from_the_start) else None

@@ -22,7 +22,7 @@ from edge_agent.v1 import feedback_pb2 as pb
 from edge_agent.v1.feedback_pb2_grpc import FeedbackServiceStub
 
 _STREAM = "REVIEW_STREAM_"
-# The field that corrects an answer of a task of that kind.
+# The field for a correction, by the kind of the task.
 _CORRECTIONS = {
     "CLASSIFY": "corrected_label",
     "DECIDE": "corrected_label",
@@ -44,14 +44,14 @@ def _stream(name: str) -> str:
 
 @dataclass(frozen=True)
 class ErasedAnswer:
-    """What came of erasing an answer."""
+    """Result of erasing an answer."""
 
     was_kept: bool
-    """It was stored here."""
+    """The answer was stored at this site."""
     tombstoned: bool
-    """The central team is told to erase what left the site."""
+    """The central team is told to erase its copy."""
     same_text_ids: tuple[str, ...]
-    """Answers to other questions about the same text: erased, too, with `all_questions`; otherwise still here."""
+    """Answers to other questions about the same text; with `all_questions` they were erased too, otherwise not."""
 
 
 class _ReviewCalls:
@@ -81,7 +81,7 @@ class _ReviewCalls:
         """Yield captured answers in the order of the queue, fetched page by page.
 
         `confidence_max` is from 0 to 1, and leaves the audit out. `stream` is AUDIT, UNCERTAIN, DIVERSE or NEW; empty
-        = all of them, in turns.
+        = all of them, interleaved.
         """
         request = pb.ListReviewQueueRequest(
             task=task,
@@ -131,7 +131,7 @@ class _ReviewCalls:
         await self.unary(self._stub.SubmitFeedback, request, timeout_seconds)
 
     async def erase(self, prediction_id: str, *, timeout_seconds: float = 30) -> tuple[bool, bool]:
-        """Erase an answer; return whether it was stored here, and whether the central side is told to erase it, too."""
+        """Erase an answer; return whether it was stored here, and whether the central team is told to erase it too."""
         done = await _ReviewCalls.erase_answer(self, prediction_id, timeout_seconds=timeout_seconds)
         return done.was_kept, done.tombstoned
 

@@ -1,4 +1,4 @@
-"""What the operator's calls return: the daemon, its engines, bundles, examples, updates, uplink and large model."""
+"""Results of the operator's calls: state of the daemon, engines, bundles, examples, updates, uplink, large model."""
 
 from __future__ import annotations
 
@@ -26,33 +26,33 @@ class Engine:
     details: dict[str, str]
     """The model, its threads, how the child is confined."""
     running: int = 0
-    """Inputs that it computes now."""
+    """Inputs that are being computed."""
     running_max: int = 0
-    """Inputs that it computes together at most; 0 from a daemon that does not say."""
+    """Most inputs computed together; 0 from an older daemon."""
     fallback: str = ""
-    """Why it is not the device that is wanted; empty = it is."""
+    """Why `device` is not the preferred one; empty = it is."""
     partial: str = ""
-    """That the device computes fewer layers than were wanted; empty = all of them."""
+    """Why the device computes only some of the layers; empty = it computes all that were configured."""
 
     @property
     def shortfall(self) -> str:
-        """What is wanting of the device; empty = nothing."""
+        """How `device` falls short of the configuration; empty = it does not."""
         return self.fallback or self.partial
 
 
 @dataclass(frozen=True)
 class Durations:
-    """How long something took, how often."""
+    """A histogram of durations."""
 
     bounds_seconds: tuple[float, ...]
     counts: tuple[int, ...]
-    """Of each bound how often it was the next above; the last one, above all of them."""
+    """Number of durations in each bucket, whose upper bound is `bounds_seconds`; the last bucket has none."""
     total_seconds: float
 
 
 @dataclass(frozen=True)
 class TaskCounts:
-    """What came of the inputs of a task since the daemon started."""
+    """Outcomes of a task's inputs since the daemon started."""
 
     task: str
     """Empty = tasks that are not installed."""
@@ -61,13 +61,13 @@ class TaskCounts:
     errors: dict[str, int]
     """By reason."""
     graded: int
-    """Answers with a confidence."""
+    """Number of answers with a confidence."""
     below_threshold: int
     output_tokens: int
     queue: Durations
     total: Durations
     held_up: dict[str, int] = field(default_factory=dict)
-    """Of those below the threshold, by reason; empty from a daemon that does not say."""
+    """Answers below the threshold, by reason; empty from an older daemon."""
 
 
 @dataclass(frozen=True)
@@ -93,23 +93,23 @@ class Bundle:
 
 @dataclass(frozen=True)
 class ReviewAudit:
-    """Answers that were drawn at random for people to review, since the spool was made."""
+    """Answers drawn at random for review by people since the spool was created."""
 
     drawn: int = 0
     reviewed: int = 0
     waiting: int = 0
     lost: int = 0
-    """Gone before anybody judged them: what was judged is a random sample only as far as these are few."""
+    """Answers deleted before a review; if they are many, the reviewed answers are not a random sample."""
 
 
 @dataclass(frozen=True)
 class ExamplesStatus:
-    """What is kept of inputs and answers."""
+    """Stored inputs and answers."""
 
     counters: dict[str, int]
-    """Totals since the spool was made."""
+    """Totals since the spool was created."""
     retained: dict[str, int]
-    """What is here now, by class."""
+    """Number stored now, by class."""
     spool_bytes: int
     outbox_bytes: int
     outbox_segments: int
@@ -120,15 +120,15 @@ class ExamplesStatus:
     """Answers that wait for a review, by stream."""
     audit: ReviewAudit = ReviewAudit()
     loss_seconds: dict[str, float] = field(default_factory=dict)
-    """Seconds that the daemon has run since examples were lost or evicted the last time; no key = none were."""
+    """Seconds that the daemon has run since the last loss or eviction of examples; no key = there was none."""
 
 
 @dataclass(frozen=True)
 class SealedExamples:
-    """What there is to take away."""
+    """Result of sealing examples to carry them away."""
 
     segments: int
-    """Made just now."""
+    """Segments sealed by this call."""
     site: str
     outbox_path: str
     receipts_path: str
@@ -136,54 +136,54 @@ class SealedExamples:
 
 @dataclass(frozen=True)
 class TaskUpdate:
-    """One task: what answers, what answered before, what the plan wants and how far that has come."""
+    """The bundles of one task, and the progress of its update."""
 
     task: str
     active: BundleRef | None
     previous: BundleRef | None
-    """What a rollback goes back to."""
+    """The target of a rollback."""
     candidate: BundleRef | None
-    """What the plan wants; None = nothing."""
+    """The bundle that the plan assigns; None = none."""
     state: str
     """WAITING, FETCHING, STAGED, TESTING, SWITCHING, PROBATION, DONE, FAILED, ROLLED_BACK or HELD; else empty."""
     since: datetime | None
     """UTC, by a clock that may be wrong."""
     reason: str
-    """Why it is in that state, as a code; empty = nothing is in the way."""
+    """Why it is in that state, as a code; empty = nothing blocks the update."""
     message: str
     attempts: int
-    """Tries that something on this machine stopped."""
+    """Attempts that failed for a cause on this machine."""
 
 
 @dataclass(frozen=True)
 class UpdatesStatus:
-    """Where the site stands with updates."""
+    """State of the site's updates."""
 
     channel: str
     plan_version: int
-    """Of the newest plan that the site trusts; 0 = none."""
+    """Version of the newest trusted plan; 0 = none."""
     problem: str
-    """Why what came last was not trusted; empty = it was."""
+    """Why the last metadata was not trusted; empty = it was."""
     tasks: tuple[TaskUpdate, ...]
     copying: str = ""
-    """Task and version of the bundle that is being copied into the store; empty = none is."""
+    """Task and version of the bundle that is being copied into the store; empty = none."""
     copied_bytes: int = 0
     total_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class ImportProgress:
-    """How far an import has come."""
+    """Progress of an import."""
 
     copying: str
-    """Task and version of the bundle that is being copied; empty = none is."""
+    """Task and version of the bundle that is being copied; empty = none."""
     copied_bytes: int
     total_bytes: int
 
 
 @dataclass(frozen=True)
 class UplinkProblem:
-    """Something that keeps the uplink from its work."""
+    """A problem that blocks the uplink."""
 
     reason: str
     message: str
@@ -194,7 +194,7 @@ class UplinkProblem:
 
 @dataclass(frozen=True)
 class UplinkDownloads:
-    """What the uplink brings in."""
+    """State of the uplink's downloads."""
 
     state: str
     """ONLINE, PROBING or OFFLINE."""
@@ -203,20 +203,20 @@ class UplinkDownloads:
     """This and the other times: UTC, by a clock that may be wrong."""
     retry_at: datetime | None
     refreshed_at: datetime | None
-    """When all metadata was last seen to be here; None = not since the uplink started."""
+    """When all metadata was last complete on this site; None = not since the uplink started."""
     waiting_blobs: int
     waiting_bytes: int
     fetched_blobs: int = 0
-    """This and the next: since the uplink started; 0 from a daemon that does not say."""
+    """This and the next: since the uplink started; 0 from an older daemon."""
     fetched_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class UplinkStatus:
-    """What the uplink, the daemon with a way out, says of itself. Nothing of it is proved."""
+    """State of the uplink, as the uplink itself reports it; the daemon does not verify it."""
 
     state: str
-    """ONLINE, PROBING, OFFLINE, or SILENT: nothing was heard of it for too long; the first problem says more."""
+    """ONLINE, PROBING, OFFLINE, or SILENT: no report for too long; the first problem explains it."""
     upstream: str
     since: datetime | None
     """This and the other times: UTC, by a clock that may be wrong."""
@@ -225,22 +225,22 @@ class UplinkStatus:
     retry_at: datetime | None
     """None = at once."""
     failures: int
-    """In a row."""
+    """Failures in a row."""
     waiting_segments: int
     waiting_bytes: int
     sent_segments: int
-    """Since it started."""
+    """This and the next: since it started."""
     sent_bytes: int
     age_seconds: float
-    """How long ago it said so, by a clock that nobody sets."""
+    """Age of the report, by a monotonic clock."""
     problems: tuple[UplinkProblem, ...]
     downloads: UplinkDownloads | None
-    """None = it brings no updates."""
+    """None = it downloads no updates."""
 
 
 @dataclass(frozen=True)
 class FieldAlarm:
-    """Something that stands, or stood, against a bundle."""
+    """An alarm about a bundle, active or ended."""
 
     task: str
     digest: str
@@ -248,25 +248,25 @@ class FieldAlarm:
     since: datetime
     """UTC."""
     ended: datetime | None
-    """None = it stands."""
+    """None = it is active."""
     message: str
     remedy: str
     demoted: bool
     """The task is in shadow because of it."""
     question: str = ""
-    """Of a decide task: the question that it is about."""
+    """Of a decide task: the question concerned."""
 
 
 @dataclass(frozen=True)
 class LargeModel:
-    """The large model that a site may ask. Amounts are millionths of the currency that its prices are in."""
+    """State of the large model. Amounts are millionths of the currency of its prices."""
 
     online: bool
     affordable: bool
     """The caps leave room for another question."""
     model: str
     problem_reason: str
-    """What is in the way; empty = nothing."""
+    """Why it cannot be used, as a code; empty = it can."""
     problem: str
     usual_ms: float
     """Median time of its last answers; 0 = none yet."""
@@ -276,20 +276,20 @@ class LargeModel:
     """0 = no cap."""
     month_micros_max: int
     tasks: tuple[str, ...]
-    """Whose inputs may go there."""
+    """Tasks whose inputs may be sent to it."""
     waiting: dict[str, int]
-    """Questions for later, by why: deferred or audit."""
+    """Questions queued for later, by cause: deferred or audit."""
     waiting_seconds: float
-    """Age of the oldest of them."""
+    """Age of the oldest queued question."""
     opinions: int
-    """Questions of that kind that it has answered."""
+    """Queued questions that it has answered."""
     given_up: dict[str, int]
-    """Those that were given up, by why: failed, lost, expired or crowded."""
+    """Queued questions that were given up, by cause: failed, lost, expired or crowded."""
 
 
 @dataclass(frozen=True)
 class RedactionAuditState:
-    """What the random audit of redaction has found of the bundle that reads."""
+    """Result of the random audit of redaction, for the active redaction bundle."""
 
     waiting: int
     """Texts that wait for a person."""
@@ -300,12 +300,12 @@ class RedactionAuditState:
     missed: int
     """Of these, values that remained."""
     share: float | None
-    """Of the values that remain, 0 to 1; None without values."""
+    """Share of values that remain, 0 to 1; None without values."""
     low: float
-    """Least share, by an interval of 95% that holds at every moment."""
+    """Lower end of the anytime-valid 95% interval of the share; `high` is its upper end."""
     high: float
     target: float | None
-    """Largest share that the bundle promises; None = it promises nothing."""
+    """The bundle's guaranteed upper bound of the share; None = it guarantees nothing."""
     exceeded: bool
     """`low` is above `target`."""
 
@@ -317,9 +317,9 @@ class RedactionState:
     task: str
     """The task that the configuration names."""
     model: str
-    """The bundle that reads, task@version; empty = none does now."""
+    """The active redaction bundle, task@version; empty = none."""
     waiting: int
-    """Answers that wait in memory to be read; nothing of them is written or sent."""
+    """Answers that wait in memory for redaction; until then nothing of them is written or sent."""
     waiting_seconds: float
     held_because: str
     """Why the model did not read the last text; empty = it did."""
@@ -330,7 +330,7 @@ class RedactionState:
     rules: str = ""
     """Version of the daemon's built-in rules."""
     proved_rules: str = ""
-    """Version of the rules with which the bundle's bound was proved; empty = it promises nothing."""
+    """Version of the rules with which the bundle's bound was proved; empty = it guarantees nothing."""
 
     @property
     def is_proved_otherwise(self) -> bool:
@@ -343,9 +343,9 @@ class OperatorWarning:
     """A warning of the daemon."""
 
     kind: str
-    """What it is about: ENGINE, TASK_SILENT, COMPONENT and others of WarningKind in admin.proto."""
+    """ENGINE, TASK_SILENT, COMPONENT or another WarningKind of admin.proto."""
     about: str
-    """The name of the task, engine, bundle or component; empty where there is only one."""
+    """The name of the task, engine, bundle or component; empty if there is only one."""
     message: str
 
 
@@ -366,20 +366,20 @@ class Status:
     examples: ExamplesStatus | None = None
     """None where nothing is collected."""
     updates: UpdatesStatus | None = None
-    """None from a daemon that knows no updates."""
+    """None from a daemon without updates."""
     uplink: UplinkStatus | None = None
     """None where none is configured."""
     large_model: LargeModel | None = None
     """None where none is configured."""
     counts: tuple[TaskCounts, ...] = ()
     alarms: tuple[FieldAlarm, ...] = ()
-    """What stands against the bundles that answer."""
+    """Active alarms about active bundles."""
     warning_details: tuple[OperatorWarning, ...] = ()
-    """The warnings again, for programs; empty from a daemon of 0.1."""
+    """The same warnings for programs; empty from a daemon of version 0.1."""
     draining_seconds: float | None = None
-    """Since when it drains; None = it serves, or is of 0.1."""
+    """Time since it began to drain; None = it serves, or is of version 0.1."""
     site: str = ""
-    """Id of the site; empty where there is none, or from a daemon that does not say."""
+    """Id of the site; empty without one, or from an older daemon."""
     denied: dict[str, int] = field(default_factory=dict)
     """Calls that were denied since the daemon started, by reason."""
     redaction: RedactionState | None = None

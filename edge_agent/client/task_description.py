@@ -1,8 +1,8 @@
-"""Installed tasks, their bundles and questions, as every call returns them; a JSON state as text. Free of gRPC; pure.
+"""Installed tasks, their bundles and questions, as all calls return them; and a JSON state as text. No gRPC; pure.
 
-A task answers about one text, so a state is rendered as one. Equal values give equal texts, whatever client sends them:
-members are sorted by name, a whole number has no fraction (1.0 is 1), and there is no white space. Training rows need
-the same text, so that a model meets at a site what it learned from.
+A task takes one text as input, so a state is rendered as text. Equal values give equal texts with every client: members
+are sorted by name, a whole number has no fraction (1.0 is 1), and there is no white space. Training rows must be
+rendered the same way, so that a model gets the same texts at a site as in training.
 """
 
 from __future__ import annotations
@@ -61,24 +61,24 @@ class Task:
     signed: bool
     threshold: float | None
     mode: str = "LOCAL"
-    """BOOTSTRAP, SHADOW, HYBRID or LOCAL: who answers."""
+    """BOOTSTRAP, SHADOW, HYBRID or LOCAL: which model answers."""
     mode_by: str = ""
-    """operator, plan, configuration, bundle or alarm: who put it into that mode; empty from a daemon that says not."""
+    """operator, plan, configuration, bundle or alarm: what set the mode; empty from an older daemon."""
     record_schema: str = ""
-    """Only from `task`: the JSON Schema that its records keep to; empty where it writes none."""
+    """Set only by `task`: the JSON Schema of its records; empty for another kind."""
     confidence_blocker: str = ""
-    """Why no answer of it is confident on this machine; empty = nothing prevents it."""
+    """Why no answer of this task is confident on this machine; empty = answers can be confident."""
     gate: str = ""
-    """What holds up inputs unlike the training data: "ood_score", "label_mass" or "none"; empty from a daemon that
-    does not say."""
+    """The measure that detects inputs unlike the training data: "ood_score", "label_mass" or "none"; empty from an
+    older daemon."""
     questions: tuple[TaskQuestion, ...] = ()
     """Of a decide task, in the model's order."""
     open_questions: bool = False
-    """A call of `decide` may bring questions of its own."""
+    """A call of `decide` may contain its own questions."""
 
 
 _EXACT_MAX = 2**53
-"""Up to here every whole number is a float of its own."""
+"""Up to this number every whole number is exact as a float."""
 STATE_LEVELS_MAX = 32
 STATE_VALUES_MAX = 10_000
 STATE_BYTES_MAX = 256 * 2**10
@@ -110,7 +110,7 @@ def render_state(state: Mapping[str, Any] | Sequence[Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return the value with whole numbers as such; its levels are bounded."""
+    """Return the value with whole floats as integers. Its depth is bounded, so recursion is safe."""
     if isinstance(value, Mapping):
         return {name: _plain(each) for name, each in value.items()}
     if isinstance(value, list | tuple):

@@ -1,7 +1,7 @@
 """agent.yaml: one section per component, every limit with its unit, defaults that work without a file.
 
-Sources, the later one wins: the defaults below, the directories that systemd hands over, the files beneath
-(config_files.py), the file (`--config`, `$EDGE_AGENT_CONFIG`, or /etc/edge-agent/agent.yaml if it is there), the
+Sources, in ascending precedence: the defaults below, the directories from systemd's environment, the lower files
+(config_files.py), agent.yaml (`--config`, `$EDGE_AGENT_CONFIG`, or /etc/edge-agent/agent.yaml if it exists), the
 command line. An unknown key is an error that names the nearest known one. Only this package reads the environment. The
 result is frozen; each component gets its own section.
 """
@@ -62,12 +62,12 @@ __all__ = [
     "UpdateConfig",
     "UplinkConfig",
     "WebConfig",
-    "checked",
+    "config_paths",
     "load",
+    "load_without_agent_yaml",
     "read_files",
     "sample",
-    "sources",
-    "without_agent",
+    "validate_files",
 ]
 
 DEFAULT_PATH = Path("/etc/edge-agent/agent.yaml")
@@ -123,39 +123,39 @@ class Config(ConfigSection):
 
     @property
     def outbox(self) -> Path:
-        """Where what leaves the site lies."""
+        """Folder of the files that leave the site."""
         return Path(self.site.outbox_dir) if self.site.outbox_dir else self.state_dir / "outbox"
 
     @property
     def receipts(self) -> Path:
-        """Where the receipts of the central team arrive."""
+        """Folder where the receipts of the central team arrive."""
         return Path(self.site.receipts_dir) if self.site.receipts_dir else self.state_dir / "receipts"
 
     @property
     def incoming(self) -> Path:
-        """Where updates arrive."""
+        """Folder where updates arrive."""
         return Path(self.update.incoming_dir) if self.update.incoming_dir else self.state_dir / "incoming"
 
     @property
     def wants(self) -> Path:
-        """The file that says what the mirror should fetch."""
+        """The file that lists what the mirror should fetch."""
         return (Path(self.update.wants_dir) if self.update.wants_dir else self.outbox) / "wants.json"
 
     @property
     def uplink_notes(self) -> Path:
-        """Where the uplink's own notes lie, and what it says of itself."""
+        """Folder of the uplink's own notes and of its state file."""
         return Path(self.uplink.notes_dir) if self.uplink.notes_dir else self.state_dir / "uplink"
 
     @property
     def escalation_socket(self) -> Path:
-        """Where the uplink takes questions for the large model."""
-        named = self.escalation.socket
-        return Path(named) if named else self.uplink_notes / "escalation.sock"
+        """The socket on which the uplink takes questions for the large model."""
+        configured = self.escalation.socket
+        return Path(configured) if configured else self.uplink_notes / "escalation.sock"
 
 
 @dataclass(frozen=True)
 class Overrides:
-    """What the command line says; None = nothing."""
+    """Values from the command line; None = not given."""
 
     state_dir: Path | None = None
     run_dir: Path | None = None
@@ -165,14 +165,14 @@ def read_files(path: Path | None = None, environ: Mapping[str, str] = os.environ
     """Read the files as they are.
 
     Raises:
-        ConfigInvalid: one cannot be read, is not YAML, or holds no keys.
+        ConfigInvalid: a file cannot be read, is not YAML, or holds no keys.
     """
     named = _named(path, environ)
     return config_files.read(named or DEFAULT_PATH, optional=named is None)
 
 
 def config_paths(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
-    """Return where the files of the configuration are, or would be, agent.yaml first."""
+    """Return the paths of the configuration's files, agent.yaml first; any of them may not exist."""
     agent = _named(path, environ) or DEFAULT_PATH
     return (agent, *config_files.lower_file_paths(agent))
 
@@ -180,12 +180,12 @@ def config_paths(path: Path | None = None, environ: Mapping[str, str] = os.envir
 def load_without_agent_yaml(
     path: Path | None = None, overrides: Overrides | None = None, environ: Mapping[str, str] = os.environ
 ) -> Config:
-    """Return what holds without agent.yaml, for those who look at a site where that is refused. Raises nothing."""
+    """Return the configuration without agent.yaml, to diagnose a site whose agent.yaml is refused. Raises nothing."""
     agent = config_paths(path, environ)[0]
     try:
         return validate_files(ConfigFiles((agent, {}), config_files.read_lower_files(agent)), overrides, environ)
     except (ConfigInvalid, SocketPathTooLong):
-        return Config.model_validate(_with_places({}, overrides or Overrides(), environ))
+        return Config.model_validate(_with_environment({}, overrides or Overrides(), environ))
 
 
 def _named(path: Path | None, environ: Mapping[str, str]) -> Path | None:
@@ -207,11 +207,11 @@ def load(
 def validate_files(
     found: ConfigFiles, overrides: Overrides | None = None, environ: Mapping[str, str] = os.environ
 ) -> Config:
-    """Return the configuration that files make. Raises like `load`."""
-    # A section whose keys are all commented out reads as nothing, and so does one that is not there.
+    """Return the configuration from files that were read. Raises like `load`."""
+    # A section whose keys are all commented out is None in YAML; it counts as missing.
     given = {key: value for key, value in found.merged().items() if value is not None or key not in _sections()}
     plain: dict[str, Any] = {key: {} for key in _sections()} | given
-    config = _validate(_with_places(plain, overrides or Overrides(), environ), found)
+    config = _validate(_with_environment(plain, overrides or Overrides(), environ), found)
     _check_messages(config.service, str(found.source_of("service", "message_bytes_max")))
     _check_tcp(config, str(found.source_of("service", "tcp_address")))
     _check_texts(config, found)
@@ -240,7 +240,7 @@ def _check_messages(service: ServiceConfig, source: str) -> None:
 
 
 def _check_tcp(config: Config, source: str) -> None:
-    """Let TCP be with certificates on both sides, or in the open on purpose: never by an oversight."""
+    """Require certificates on both sides for TCP, unless `insecure` is set on purpose."""
     service, access = config.service, config.access
     if service.tcp_address:
         _check_listener("service.tcp_address", service.tcp_address, source)
@@ -265,16 +265,16 @@ def _check_tcp(config: Config, source: str) -> None:
 
 
 def _check_texts(config: Config, found: ConfigFiles) -> None:
-    """Refuse what the system takes for no name of a file, an address or a group."""
+    """Refuse texts that the system rejects as the name of a file, an address or a group."""
     for key, text in _texts(config, ""):
         try:
-            sound = b"\0" not in os.fsencode(text)
+            is_valid = b"\0" not in os.fsencode(text)
         except UnicodeEncodeError:
-            sound = False
-        if not sound:
-            source, quoted = found.source_of(*key.split(".")), ascii(text)[:100]
-            said = f"{source}: {key} holds a character that no name can have: {quoted}"
-            raise ConfigInvalid(said, remedy="Write it without '\\0' and '\\u' escapes.")
+            is_valid = False
+        if not is_valid:
+            source, remedy = found.source_of(*key.split(".")), "Write it without '\\0' and '\\u' escapes."
+            quoted = ascii(text)[:100]
+            raise ConfigInvalid(f"{source}: {key} holds a character that no name can have: {quoted}", remedy=remedy)
 
 
 def _texts(section: BaseModel, prefix: str) -> Iterator[tuple[str, str]]:
@@ -305,13 +305,13 @@ def _check_listener(key: str, address: str, source: str) -> str:
 
 
 def _check_consent(config: Config, source: str) -> None:
-    leaving = sorted(task for task, consent in config.examples.collect.items() if consent == "upstream")
+    tasks = sorted(task for task, consent in config.examples.collect.items() if consent == "upstream")
     site = config.site
     given = {"id": site.id, "recipients": site.recipients, "receipt_keys": site.receipt_keys}
     missing = [f"site.{key}" for key, value in given.items() if not value]
-    if leaving and missing:
+    if tasks and missing:
         raise ConfigInvalid(
-            f"{source}: examples of {', '.join(leaving)} may leave the site, which needs {', '.join(missing)}",
+            f"{source}: examples of {', '.join(tasks)} may leave the site, which needs {', '.join(missing)}",
             remedy="Set it to what the central team gave you, or choose 'local' under examples.collect.",
         )
 
@@ -323,21 +323,20 @@ def _check_escalation(escalation: EscalationConfig, found: ConfigFiles) -> None:
     if problem := api_problem(url):
         raise ConfigInvalid(f"{source}: escalation.{problem[0]}", remedy=problem[1])
     if escalation.proxy_url and api_problem(escalation.proxy_url):
-        remedy = f"Write it as http://host:port; {_ADDRESS_FORM}, and a proxy that wants a password cannot be used."
+        remedy = f"Write it as http://host:port; {_ADDRESS_FORM}, and a proxy that requires a password cannot be used."
         raise ConfigInvalid(f"{source}: escalation.proxy_url is not the plain address of a proxy", remedy=remedy)
     if not escalation.model:
-        remedy = "Set it to the name that the server knows the large model by."
+        remedy = "Set it to the large model's name on that server."
         raise ConfigInvalid(f"{source}: escalation.url is set without escalation.model", remedy=remedy)
 
 
 def api_problem(url: str) -> tuple[str, str] | None:
-    """Return what is wrong with the address of a large model, and a remedy; None = nothing."""
-    authority, _, _ = url.partition("://")[2].partition("/")
-    if url.startswith(("http://", "https://")) and _is_address(url) and "@" not in authority and "?" not in url:
+    """Return what is wrong with the address of a large model, and a remedy; None = it is valid."""
+    if url.startswith(("http://", "https://")) and _is_address(url) and not has_secret(url):
         return None
     return (
         "url is not the plain address of an API",
-        "Write it as https://host/v1; the key belongs into a file of its own.",
+        "Write it as https://host/v1; the key belongs in a file of its own.",
     )
 
 
@@ -371,19 +370,23 @@ def _check_stores(uplink: UplinkConfig, found: ConfigFiles) -> None:
     places = (("", uplink.url, uplink.options), ("updates_", uplink.updates_url, uplink.updates_options))
     for prefix, url, options in places:
         if problem := store_problem(url, options, f"uplink.{prefix}"):
-            key, said, remedy = problem
-            raise ConfigInvalid(f"{found.source_of('uplink', f'{prefix}{key}')}: {said}", remedy=remedy)
+            key, message, remedy = problem
+            raise ConfigInvalid(f"{found.source_of('uplink', f'{prefix}{key}')}: {message}", remedy=remedy)
 
 
 def store_problem(url: str, options: Mapping[str, str], prefix: str) -> tuple[str, str, str] | None:
-    """Return the key that is wrong in the address of a store, a sentence and a remedy; None = nothing is wrong.
+    """Return the key with the fault, a message and a remedy; None = the address and its options are valid.
 
     `prefix` stands before 'url' and 'options' in the file. The address is not shown, because it may hold a secret.
     """
     if url and not store_folder(url):
         scheme = url.partition("://")[0]
         if scheme not in STORE_SCHEMES:
-            return "url", f"{prefix}url: '{scheme}' is no kind of store", f"One of: {', '.join(STORE_SCHEMES)}."
+            return (
+                "url",
+                f"{prefix}url: '{scheme}' is not a known kind of store",
+                f"One of: {', '.join(STORE_SCHEMES)}.",
+            )
         if not _is_address(url):
             remedy = f"Write it as {scheme}://host/path; {_ADDRESS_FORM}."
             return "url", f"{prefix}url is not the address of a store", remedy
@@ -392,8 +395,8 @@ def store_problem(url: str, options: Mapping[str, str], prefix: str) -> tuple[st
     for name, value in options.items():
         names_server = "endpoint" in name.lower() or name == "proxy_url"
         if names_server and "://" in value and (not _is_address(value) or has_secret(value)):
-            said = f"'{name}' in {prefix}options is not the address of a server"
-            return "options", said, f"Write it as https://host:port; {_ADDRESS_FORM}."
+            message = f"'{name}' in {prefix}options is not the address of a server"
+            return "options", message, f"Write it as https://host:port; {_ADDRESS_FORM}."
     return None
 
 
@@ -401,28 +404,29 @@ _ADDRESS_FORM = "an IPv6 address stands in brackets, and a port is a number"
 
 
 def _is_address(url: str) -> bool:
-    """Tell whether a URL names a host, and no port that does not exist."""
+    """Tell whether a URL names a host, and its port, if any, is valid."""
     try:
         parts = urlsplit(url)
         return bool(parts.hostname) and parts.port != 0
-    except ValueError:  # half an IPv6 address, or no number
+    except ValueError:  # half an IPv6 address, or a port that is not a number from 0 to 65535
         return False
 
 
-def _with_places(plain: dict[str, Any], overrides: Overrides, environ: Mapping[str, str]) -> dict[str, Any]:
+def _with_environment(plain: dict[str, Any], overrides: Overrides, environ: Mapping[str, str]) -> dict[str, Any]:
+    """Add the directories and credentials from systemd's environment below the files, the command line above them."""
     # systemd sets these from StateDirectory= and RuntimeDirectory=; several are joined by colons.
-    handed = {"state_dir": environ.get("STATE_DIRECTORY"), "run_dir": environ.get("RUNTIME_DIRECTORY")}
-    from_systemd = {key: value.split(":")[0] for key, value in handed.items() if value}
-    given = {key: str(value) for key, value in vars(overrides).items() if value is not None}
+    directories = {"state_dir": environ.get("STATE_DIRECTORY"), "run_dir": environ.get("RUNTIME_DIRECTORY")}
+    from_systemd = {key: value.split(":")[0] for key, value in directories.items() if value}
+    from_command_line = {key: str(value) for key, value in vars(overrides).items() if value is not None}
     if environ.get("CREDENTIALS_DIRECTORY"):
-        for section, credentials in _credentials(Path(environ["CREDENTIALS_DIRECTORY"])).items():
-            said = plain.get(section, {})
-            plain = {**plain, section: {**credentials, **said} if isinstance(said, dict) else said}
-    return {**from_systemd, **plain, **given}
+        for name, credentials in _credentials(Path(environ["CREDENTIALS_DIRECTORY"])).items():
+            section = plain.get(name, {})
+            plain = {**plain, name: {**credentials, **section} if isinstance(section, dict) else section}
+    return {**from_systemd, **plain, **from_command_line}
 
 
 def _credentials(folder: Path) -> dict[str, dict[str, str]]:
-    """Return the credential files that systemd handed over, by section."""
+    """Return the credential files in systemd's folder, by section and key."""
     names = {
         "uplink": {"credentials_file": "uplink", "updates_credentials_file": "uplink-updates"},
         "escalation": {"credentials_file": "escalation"},
@@ -442,20 +446,20 @@ def _validate(plain: dict[str, Any], found: ConfigFiles) -> Config:
         source, where = found.source_of(*problem["loc"]), ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             raise ConfigInvalid(f"{source}: unknown key '{where}'", remedy=_nearest(problem["loc"])) from None
-        said = f"{source}: {where}: {problem['msg']}, not {reprlib.repr(problem['input'])}"
-        raise ConfigInvalid(said, remedy=f"See {where} in the sample agent.yaml.") from None
+        message = f"{source}: {where}: {problem['msg']}, not {reprlib.repr(problem['input'])}"
+        raise ConfigInvalid(message, remedy=f"See {where} in the sample agent.yaml.") from None
 
 
 def _nearest(loc: tuple[int | str, ...]) -> str:
-    """Name the known key that was meant: in the same section if one is like it, in any other if one is very like it."""
+    """Suggest a known key: a similar one in the same section, or a very similar one anywhere."""
     section, key = ".".join(map(str, loc[:-1])), str(loc[-1])
     known = {f"{name}.{leaf}": leaf for name, part in _sections().items() for leaf in part.model_fields}
     known |= {name: name for name in Config.model_fields}
-    here = {dotted: leaf for dotted, leaf in known.items() if dotted.rpartition(".")[0] == section}
-    for candidates, cutoff in ((here, 0.6), (known, 0.8)):
+    in_section = {dotted: leaf for dotted, leaf in known.items() if dotted.rpartition(".")[0] == section}
+    for candidates, cutoff in ((in_section, 0.6), (known, 0.8)):
         for close in difflib.get_close_matches(key, candidates.values(), n=1, cutoff=cutoff):
             return f"Did you mean '{next(dotted for dotted, leaf in candidates.items() if leaf == close)}'?"
-    return f"Known keys there: {', '.join(here.values())}."
+    return f"Known keys there: {', '.join(in_section.values())}."
 
 
 def _sections() -> dict[str, type[ConfigSection]]:
@@ -467,7 +471,7 @@ def _sections() -> dict[str, type[ConfigSection]]:
 
 
 def sample() -> str:
-    """Return agent.yaml with every key, its default and its meaning, every line commented out."""
+    """Return the sample agent.yaml: every key with its default and meaning, every line commented out."""
     head = [
         "## Configuration of edge-agent. Every line is commented out because the defaults work.",
         "## Remove the '#' in front of a key (and of its section) to change it.",

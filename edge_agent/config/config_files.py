@@ -1,14 +1,13 @@
-"""The files of the configuration: agent.yaml, which the technician writes, over those beside it that others write.
+"""The files of the configuration, in descending precedence, all in one folder:
 
-    agent.yaml        the technician's; need not be there
-    site.yaml         enrolment's: which site this is, what it trusts, where its files go
-    appliance.yaml    the installer's: the places and groups of an installed appliance
+    agent.yaml        written by the technician; optional
+    site.yaml         written by enrolment: the site's id, what it trusts, where its files go
+    appliance.yaml    written by the installer: the folders and groups of an installed appliance
 
-The upper one wins key by key: a key that stands in two of them has its value from the upper one alone, lists and maps
-included.
+Precedence is per key: a key in two files has the value of the upper one alone; lists and maps are not merged.
 
 A client of a daemon over the network has remote.yaml instead, beside its certificate; `certs issue` writes it. Paths in
-it are relative to it, so that the folder can be carried anywhere.
+it are relative to its folder, so that the folder can be moved.
 """
 
 from __future__ import annotations
@@ -33,48 +32,48 @@ Plain = dict[str, Any]
 
 @dataclass(frozen=True)
 class ConfigFiles:
-    """What was read of them."""
+    """The contents of the files, each with its path."""
 
     agent: tuple[Path, Plain]
     beneath: tuple[tuple[Path, Plain], ...] = ()
-    """Those that are there, the one that wins first."""
+    """The lower files that exist, the highest precedence first."""
 
     def merged(self) -> Plain:
-        """Return one configuration."""
-        made: Plain = {}
+        """Return the files merged into one configuration."""
+        merged: Plain = {}
         for _, plain in (*reversed(self.beneath), self.agent):
-            made |= {key: _over(made.get(key), value) for key, value in plain.items()}
-        return made
+            merged |= {key: _overlay(merged.get(key), value) for key, value in plain.items()}
+        return merged
 
     def source_of(self, *keys: str | int) -> Path:
-        """Return the file that a key has its value from."""
-        found = (path for path, plain in (self.agent, *self.beneath) if _names(plain, keys))
+        """Return the file that sets a key; agent.yaml if none does."""
+        found = (path for path, plain in (self.agent, *self.beneath) if _has_key(plain, keys))
         return next(found, self.agent[0])
 
     def overruled(self) -> list[str]:
-        """Return the keys of the files beneath that agent.yaml says otherwise."""
-        theirs = {keys: value for _, plain in reversed(self.beneath) for keys, value in _leaves(plain)}
-        ours = dict(_leaves(self.agent[1]))
-        return sorted(".".join(keys) for keys, value in theirs.items() if ours.get(keys, value) != value)
+        """Return the keys of the lower files that agent.yaml sets to another value."""
+        lower = {keys: value for _, plain in reversed(self.beneath) for keys, value in _leaves(plain)}
+        upper = dict(_leaves(self.agent[1]))
+        return sorted(".".join(keys) for keys, value in lower.items() if upper.get(keys, value) != value)
 
 
 def read(path: Path, *, optional: bool) -> ConfigFiles:
-    """Read agent.yaml, which may be missing if it is `optional`, and the files beside it, which always may.
+    """Read agent.yaml, which may be missing if `optional`, and the lower files, which may always be missing.
 
     Raises:
-        ConfigInvalid: a file cannot be read, is not YAML, too large, or holds no keys.
+        ConfigInvalid: a file cannot be read, is not YAML, is too large, or holds no keys.
     """
     return ConfigFiles((path, _read(path, optional=optional)), read_lower_files(path))
 
 
 def read_lower_files(path: Path) -> tuple[tuple[Path, Plain], ...]:
-    """Read the files beside agent.yaml that are there, the one that wins first. Raises ConfigInvalid."""
+    """Read the lower files that exist, the highest precedence first. Raises ConfigInvalid."""
     beneath = ((each, _sections(each, _read(each, optional=True))) for each in lower_file_paths(path))
     return tuple(one for one in beneath if one[1])
 
 
 def lower_file_paths(path: Path) -> list[Path]:
-    """Return where the files beside agent.yaml are, or would be."""
+    """Return the paths of the lower files, beside agent.yaml; any of them may not exist."""
     return [path.parent / name for name in (SITE_FILE, APPLIANCE_FILE) if name != path.name]
 
 
@@ -84,8 +83,8 @@ def render_sections(sections: Mapping[str, Any], head: str) -> bytes:
     return (comment + yaml.safe_dump(dict(sections), sort_keys=False, allow_unicode=True)).encode()
 
 
-def _names(plain: Plain, keys: tuple[str | int, ...]) -> bool:
-    """Tell whether a file says something of a key."""
+def _has_key(plain: Plain, keys: tuple[str | int, ...]) -> bool:
+    """Tell whether a file sets a key, or has its section."""
     section, key = (*keys, "", "")[:2]
     found = plain.get(str(section), {})
     return key in found if isinstance(found, dict) and key else section in plain
@@ -97,11 +96,11 @@ def _leaves(plain: Plain) -> Iterator[tuple[tuple[str, str], Any]]:
             yield (str(section), str(key)), value
 
 
-def _over(under: object, over: Any) -> Any:
-    """Lay a section over the same of the other file; None is a section whose keys are all commented out."""
-    if isinstance(under, dict) and over is None:
-        return under
-    return {**under, **over} if isinstance(under, dict) and isinstance(over, dict) else over
+def _overlay(lower: object, upper: Any) -> Any:
+    """Merge the same section of two files; None is a section whose keys are all commented out."""
+    if isinstance(lower, dict) and upper is None:
+        return lower
+    return {**lower, **upper} if isinstance(lower, dict) and isinstance(upper, dict) else upper
 
 
 def _sections(path: Path, plain: Plain) -> Plain:
@@ -122,7 +121,7 @@ def _read(path: Path, *, optional: bool) -> Plain:
         if optional and isinstance(error, FileNotFoundError | NotADirectoryError):
             return {}
         raise ConfigInvalid(f"cannot read {path}: {error.strerror}", remedy="Check --config.") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date or number that is none
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an invalid date or number
         raise ConfigInvalid(f"{path} is not valid YAML: {error}", remedy="Correct the line that it names.") from None
     if plain is None:
         return {}
@@ -136,7 +135,7 @@ REMOTE_BYTES_MAX = 64 * 1024
 
 
 class RemoteDaemonConfig(ConfigSection):
-    """A daemon over the network."""
+    """How a client reaches a daemon over the network."""
 
     address: str = Field(description="host:port.")
     ca: str = Field(default="", description="Who issued the server's certificate, PEM.")
@@ -146,15 +145,15 @@ class RemoteDaemonConfig(ConfigSection):
 
     @property
     def has_tls(self) -> bool:
-        """It comes with a certificate."""
+        """Whether the client has a certificate."""
         return bool(self.certificate)
 
 
 def load_remote(path: Path | None, environ: Mapping[str, str] = os.environ) -> RemoteDaemonConfig | None:
-    """Read the file, or the folder that has it; left out: $EDGE_AGENT_REMOTE; None where nothing is named.
+    """Read remote.yaml from its path or its folder, by default $EDGE_AGENT_REMOTE; None if neither is given.
 
     Raises:
-        ConfigInvalid: it cannot be read, breaks a rule, or names a file that is not there.
+        ConfigInvalid: it cannot be read, has an invalid key or value, or names a file that cannot be read.
     """
     named = path or (Path(environ["EDGE_AGENT_REMOTE"]) if environ.get("EDGE_AGENT_REMOTE") else None)
     if named is None:
@@ -171,11 +170,11 @@ def load_remote(path: Path | None, environ: Mapping[str, str] = os.environ) -> R
 
 
 def render_remote(address: str) -> str:
-    """Return the text of a file for a folder as `certs issue` makes it."""
+    """Return the text of remote.yaml for the file names that `certs issue` uses."""
     remote = RemoteDaemonConfig(address=address, ca="ca.crt", certificate="client.crt", key="client.key")
-    said = {key: field.description for key, field in RemoteDaemonConfig.model_fields.items()}
+    fields = RemoteDaemonConfig.model_fields
     return "".join(
-        f"# {said[key]}\n{yaml.safe_dump({key: value})}"
+        f"# {fields[key].description}\n{yaml.safe_dump({key: value})}"
         for key, value in remote.model_dump(exclude_defaults=True).items()
     )
 

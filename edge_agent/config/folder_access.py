@@ -1,6 +1,6 @@
-"""Whether the daemons can use a folder of this machine; this judges what others saw.
+"""Decide from facts that the callers gathered whether the daemons can use a folder of this machine.
 
-`edge-agent enrol` and doctor look at folders that are object stores, the daemon at the path of a bundle to install.
+`edge-agent enrol` and doctor check folders that serve as object stores, the daemon the path of a bundle to install.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ UPLINK_USER, UPLINK_GROUP = "edge-uplink", "edge-exchange"
 HIDDEN_FROM_SERVICES = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))  # noqa: S108 - not used
 """Folders that the units do not see: ProtectHome= and PrivateTmp=."""
 STORE_SCHEMES = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "https", "http")
-"""Of the URLs of object stores that are not folders."""
+"""Schemes of object stores that are not folders."""
 RESTART_UPLINK = "sudo systemctl restart edge-uplink"
 
 
 @dataclass(frozen=True)
 class FolderFacts:
-    """One folder of `uplink.url` or `uplink.updates_url`, as somebody saw it."""
+    """What a caller found at the folder of `uplink.url` or `uplink.updates_url`."""
 
     path: Path
     kind: str
-    """folder, or another word; empty when nothing is there."""
+    """"folder", or another type of file; empty = it does not exist."""
     written: bool
     """The uplink writes examples there; otherwise it only reads updates."""
     managed: bool
     """systemd runs the uplink."""
     usable: bool | None = None
-    """The uplink's user has the rights; None = not known."""
+    """The uplink's user has the permissions; None = not known."""
     shown: str = ""
     """Owner and mode, as in root:root 0755."""
     unit_allows: bool = True
-    """The unit may write there."""
+    """The uplink's unit lets it write there."""
 
 
 @dataclass(frozen=True)
 class FolderProblem:
-    """Why the uplink cannot use it, what to do, and the command for that."""
+    """Why a daemon cannot use a folder, what to do, and the command for that."""
 
     seen: str
     remedy: str
@@ -47,7 +47,7 @@ class FolderProblem:
 
 
 def store_folder(url: str) -> Path | None:
-    """Return the folder that a store's URL names; None = it names none, or a store that is not a folder."""
+    """Return the folder of a store's URL; None = the URL is empty, or the store is not a folder."""
     scheme, colon, rest = url.partition("://")
     if not url or (colon and scheme != "file"):
         return None
@@ -55,16 +55,16 @@ def store_folder(url: str) -> Path | None:
 
 
 def is_hidden_from_services(path: Path) -> bool:
-    """Tell whether the units cannot see an absolute path."""
+    """Tell whether an absolute path is hidden from the units."""
     return any(path.is_relative_to(folder) for folder in HIDDEN_FROM_SERVICES)
 
 
 def judge_bundle_path(path: Path, code: int, *, managed: bool) -> FolderProblem | None:
-    """Return why the daemon may not read a bundle; None = this machine does not keep it from it.
+    """Return why the daemon may not read a bundle; None = its unit and the permissions are not the cause.
 
     Args:
         path: the bundle.
-        code: the errno of the attempt. PrivateTmp= makes a hidden file one that is not there (ENOENT).
+        code: the errno of the attempt: ENOENT for a file that PrivateTmp= hides.
         managed: whether systemd runs the daemon.
     """
     if managed and is_hidden_from_services(path) and code in (errno.EACCES, errno.ENOENT):
@@ -84,7 +84,7 @@ def judge_bundle_path(path: Path, code: int, *, managed: bool) -> FolderProblem 
 
 
 def judge_folder(facts: FolderFacts) -> FolderProblem | None:
-    """Return what keeps the uplink from using a folder; None = nothing does."""
+    """Return why the uplink cannot use a folder; None = it can."""
     path = shlex.quote(str(facts.path))
     if facts.managed and is_hidden_from_services(facts.path):
         return FolderProblem(

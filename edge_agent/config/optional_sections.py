@@ -17,7 +17,7 @@ from edge_agent.errors import ConfigInvalid
 CHAT_MEMBERS = frozenset(
     {"model", "messages", "max_tokens", "max_completion_tokens", "stream", "stream_options", "response_format", "n"}
 )
-"""Members of a chat request that decide who answers what, at which price, and how the answer is read."""
+"""Members of a chat request that set the model, its input, its cost and the form of its answer."""
 PARAMETERS_BYTES_MAX = 4096
 
 
@@ -129,7 +129,7 @@ class EscalationConfig(ConfigSection):
         try:
             size = len(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
         except ValueError:
-            raise ValueError("it holds a number that JSON has not (.nan, .inf), or half a character") from None
+            raise ValueError("it holds a number that JSON cannot hold (.nan, .inf), or half a character") from None
         if size > PARAMETERS_BYTES_MAX:
             raise ValueError(f"it has {size} bytes as JSON; the limit is {PARAMETERS_BYTES_MAX}")
         return value
@@ -232,12 +232,12 @@ class WebConfig(ConfigSection):
 
     @property
     def has_tls(self) -> bool:
-        """Visitors come with certificates."""
+        """Whether browsers connect with TLS, and need a certificate."""
         return bool(self.certificate_file)
 
 
 def check_web(web: WebConfig, source: str) -> None:
-    """Let others than this machine in with certificates alone. Raises ConfigInvalid."""
+    """Require certificates if other machines can reach the console. Raises ConfigInvalid."""
     try:
         host, _ = sections.split_host_port(web.address)
     except ValueError as error:
@@ -259,7 +259,7 @@ _CERTS = (
 
 
 def token_path(web: WebConfig, environ: Mapping[str, str] = os.environ) -> Path:
-    """Return where the token lies."""
+    """Return the path of the token's file."""
     if web.token_file:
         return Path(web.token_file)
     home = environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")  # noqa: PTH111 - by the user, too

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 MESSAGE_BYTES_MAX = 64 * 2**20
-"""An input as large as that fits into a frame to its engine's process, with what else is said there."""
+"""An input of this size fits into one frame to its engine's process, together with the other members."""
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Consent = Literal["off", "local", "upstream"]
 RuleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
@@ -21,7 +21,7 @@ Role = Literal["infer", "feedback", "admin"]
 class ConfigSection(BaseModel):
     """What all sections have in common: frozen, and no unknown keys.
 
-    pydantic compiles a model where it is first used: the whole file in one piece, not each section of it before.
+    pydantic compiles a model at its first use: once for the whole file, not for each section beforehand.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
@@ -467,11 +467,13 @@ class UpdateConfig(ConfigSection):
 
 
 def split_host_port(address: str) -> tuple[str, int]:
-    """Return host and port. Raises ValueError, with a sentence."""
+    """Return host and port. Raises ValueError, whose message is for people."""
     host, colon, port = address.rpartition(":")
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not colon or not host or {*host} & {*"[]/"} or not port.isdecimal() or int(port) > 65535:
-        raise ValueError(f"{address!r} is no address: it needs a host and a port, e.g. 127.0.0.1:9464 or [::1]:9464")
+        raise ValueError(
+            f"{address!r} is not an address: it needs a host and a port, e.g. 127.0.0.1:9464 or [::1]:9464"
+        )
     return host, int(port)
 
 
@@ -481,7 +483,7 @@ def join_host_port(host: str, port: int) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether nobody outside this machine reaches it; of names, only localhost is known to be so."""
+    """Tell whether only this machine can reach a host: a loopback address, or the name localhost."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -215,7 +215,7 @@ class EngineChild:
             raise
         except Exception as error:  # noqa: BLE001 - the pipe is a process boundary
             # Whatever a model library raises becomes the failure of that request.
-            sys.stderr.write(printable_lines(traceback.format_exc()))
+            sys.stderr.write(traceback_text(message, error))
             self._send([_failure(message, _unforeseen(message, error))])
 
     def _load(self, message: protocol.LoadRequest) -> protocol.ChildReady:
@@ -285,10 +285,22 @@ class EngineChild:
         return []
 
 
+def traceback_text(message: protocol.ToChild, error: Exception) -> str:
+    """Return the traceback of an unexpected exception, for the log.
+
+    For a job it ends with the exception's type alone: its message may quote the input, which must not be logged.
+    """
+    if isinstance(message, protocol.JobRequest):
+        lines = [*traceback.format_tb(error.__traceback__), f"{type(error).__name__}\n"]
+    else:
+        lines = traceback.format_exception(error)
+    return printable_lines("".join(lines))
+
+
 def _unforeseen(message: protocol.ToChild, error: Exception) -> EdgeAgentError:
     """Return the failure for an unexpected exception, with the library's own message.
 
-    Not for a job, whose exception may quote its input: the log has the traceback.
+    Not for a job, whose exception may quote its input.
     """
     match message:
         case protocol.LoadRequest():

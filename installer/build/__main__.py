@@ -1,12 +1,13 @@
-"""Makes the installer: one file that installs Edge Agent where there is no network.
+"""Makes the installer: one file that installs Edge Agent without a network.
 
-Needs a network, git, gcc, g++ and binutils; everything else comes into an environment of the build's own, in
-.cache/installer. First it fetches what it needs, about 430 MB. Then it compiles llama.cpp for every kind of x86-64
-processor: 305 objects, together 10 to 20 minutes of one core of an AMD EPYC, divided by the cores that there are. It
-shows how many objects are compiled, and about how long the rest takes on this machine.
+Needs a network, git, gcc, g++ and binutils; everything else goes into a separate environment in .cache/installer.
+First it downloads about 430 MB. Then it compiles llama.cpp for every kind of x86-64 processor: 305 objects, together
+10 to 20 minutes of one core of an AMD EPYC, divided by the number of cores. It shows how many objects are compiled, and
+estimates the remaining time on this machine.
 
-Stop it at any time: the same command continues with the next object. Once llama.cpp is compiled, a build takes about a
-minute and needs no network. It carries the versions that the tests ran with: installer/build/versions.txt.
+You can stop it at any time: the same command continues with the next object. Once llama.cpp is compiled, a build takes
+about a minute and needs no network. The installer contains the versions that the tests ran with:
+installer/build/versions.txt.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROJECT = ROOT / "pyproject.toml"
 ENGINE = "llama-cpp-python"
 SPACE_BYTES = 3_000_000_000
-"""What a first build takes on the disk at the most."""
+"""Most disk space that a first build uses."""
 SPACE_AGAIN_BYTES = 1_500_000_000
 TESTS = (
     ("-m", "edge_agent.cli", "--version"),
@@ -50,11 +51,11 @@ TESTS = (
         " print('llama.cpp for', b.cpu_variant())",
     ),
 )
-"""What setup runs before the new program becomes the program: everything compiled is loaded once."""
+"""Tests that setup runs before it switches to the new program: they load all compiled code once."""
 
 
 class InstallerBuild:
-    """One run of the command: what needs a network comes first, then what takes long, then the file."""
+    """One run of the command: first the downloads, then the compilation, then the file."""
 
     def __init__(self, gpu: str, cache: Path, console: StepConsole) -> None:
         """Build the variant for `gpu`, or for processors alone when it is empty."""
@@ -71,41 +72,41 @@ class InstallerBuild:
         """Make the installer; return the file. Raises BuildFailed, BuildInterrupted, OSError."""
         console = self._runner.console
         console.say(f"Building {self._label.file_name}; the log is {self._runner.log}")
-        commit = commit_of(ROOT)  # before what takes long
+        commit = commit_of(ROOT)  # before the long steps
         need_space(self._cache, SPACE_AGAIN_BYTES if self._engine.built else SPACE_BYTES)
         self._environment.make()
         self._engine.fetch()
-        houses = self._gather()
+        wheelhouses = self._gather()
         engine = self._engine.build()
         with _staging(self._cache / "staging") as staging:
             agent = self._agent_wheel(staging / "agent")
             payload = staging / "payload"
             with console.step(f"pack {self._label.file_name}"):
-                self._fill(payload, [house.with_wheel(engine) for house in houses], agent, commit)
+                self._fill(payload, [wheelhouse.with_wheel(engine) for wheelhouse in wheelhouses], agent, commit)
                 out.mkdir(parents=True, exist_ok=True)
                 archive.write(out / self._label.file_name, payload, self._label)
         return out / self._label.file_name
 
     def _gather(self) -> list[Wheelhouse]:
-        """Gather the wheels for each Python, and install those that the man pages are made with."""
+        """Gather the wheels for each Python, and install those that generate the man pages."""
         needs = [*self._needs, *self._engine.requirements()]
         builder = WheelhouseBuilder(needs, self._cache / "wheelhouse", self._environment, self._runner)
-        houses = {version: builder.gather(version) for version in PYTHONS}
+        wheelhouses = {version: builder.gather(version) for version in PYTHONS}
         here = self._environment.python_version
-        self._environment.install((houses.get(here) or builder.gather(here)).wheels)
-        return list(houses.values())
+        self._environment.install((wheelhouses.get(here) or builder.gather(here)).wheels)
+        return list(wheelhouses.values())
 
-    def _fill(self, payload: Path, houses: list[Wheelhouse], agent: Path, commit: str) -> None:
-        payload_contents.lay_wheels(payload, houses, agent)
+    def _fill(self, payload: Path, wheelhouses: list[Wheelhouse], agent: Path, commit: str) -> None:
+        payload_contents.lay_wheels(payload, wheelhouses, agent)
         shutil.copyfile(self._environment.pip_wheel(), payload / "common" / self._environment.pip_wheel().name)
         share = payload / "common/share"
         shared_files.fill(share, ROOT, self._gpu)
         self._runner.run([self._environment.python, "-m", "installer.build.man_pages", share / "man"], folder=ROOT)
         archive.setup_program(payload / "common/setup.pyz")
-        payload_contents.write_manifest(payload, houses, self._label, commit, TESTS)
+        payload_contents.write_manifest(payload, wheelhouses, self._label, commit, TESTS)
 
     def _agent_wheel(self, folder: Path) -> Path:
-        """Build edge-agent's own wheel from the files that git knows, beside the tree and not in it."""
+        """Build edge-agent's own wheel from a copy of the files that git tracks."""
         source = folder / "source"
         for name in _git("ls-files", "edge_agent", "pyproject.toml", "README.md", "LICENSE").splitlines():
             if (ROOT / name).is_file():
@@ -121,7 +122,7 @@ class InstallerBuild:
 
 
 def recipe_for(gpu: str) -> BuildRecipe:
-    """Return how llama.cpp is built: the version that the project needs."""
+    """Return the recipe for the version of llama-cpp-python that the project pins."""
     [version] = (need.partition("==")[2] for need in _project()["dependencies"] if need.startswith(f"{ENGINE}=="))
     return BuildRecipe(version, gpu)
 
@@ -133,7 +134,7 @@ def _project() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _staging(folder: Path) -> Iterator[Path]:
-    """Make an empty folder, and remove it however the block ends; what a kill left there goes too."""
+    """Make an empty folder, and remove it when the block ends; a folder left by a killed build is emptied."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
@@ -147,19 +148,19 @@ def _git(*arguments: str, checkout: Path = ROOT) -> str:
     command = ["git", "-C", str(checkout), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own words
     if done.returncode != 0:
-        said = f"git cannot read {checkout}: {done.stderr.strip()}"
-        raise BuildFailed(said, "Build in a clone of the repository, as the user who owns it.")
+        message = f"git cannot read {checkout}: {done.stderr.strip()}"
+        raise BuildFailed(message, "Build in a clone of the repository, as the user who owns it.")
     return done.stdout
 
 
 def commit_of(checkout: Path) -> str:
-    """Return the commit that this is built from; with a plus sign if something is not committed. Raises BuildFailed."""
-    named = _git("rev-parse", "--short=12", "HEAD", checkout=checkout).strip()
-    return named + ("+" if _git("status", "--porcelain", checkout=checkout).strip() else "")
+    """Return the commit of a checkout, with a plus sign if it has uncommitted changes. Raises BuildFailed."""
+    commit = _git("rev-parse", "--short=12", "HEAD", checkout=checkout).strip()
+    return commit + ("+" if _git("status", "--porcelain", checkout=checkout).strip() else "")
 
 
 @contextlib.contextmanager
-def _alone(path: Path, console: StepConsole) -> Iterator[None]:
+def _exclusive_lock(path: Path, console: StepConsole) -> Iterator[None]:
     """Wait until no other build runs in this checkout."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
@@ -179,18 +180,20 @@ def _fail(message: str, remedy: str) -> int:
 def main() -> int:
     """Run the command."""
     formatter = argparse.RawDescriptionHelpFormatter
-    parsing = argparse.ArgumentParser(prog="scripts/build-installer", description=__doc__, formatter_class=formatter)
+    parser = argparse.ArgumentParser(prog="scripts/build-installer", description=__doc__, formatter_class=formatter)
     gpus = [name for name in GPU if name]
-    parsing.add_argument("--gpu", choices=gpus, default="", help="also carry the code for a GPU")
-    parsing.add_argument("--out", type=Path, default=ROOT / "dist", metavar="DIR", help="where the file goes (dist/)")
-    given = parsing.parse_args()
+    parser.add_argument("--gpu", choices=gpus, default="", help="also carry the code for a GPU")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "dist", metavar="DIR", help="folder of the file (default: dist/)"
+    )
+    arguments = parser.parse_args()
     started, console = time.monotonic(), StepConsole()
     cache = ROOT / ".cache/installer"
     cache.mkdir(parents=True, exist_ok=True)
     try:
-        need(recipe_for(given.gpu).tools)
-        with ending_all_children(), _alone(ROOT / ".cache/installer.lock", console):
-            path = InstallerBuild(given.gpu, cache, console).run(given.out)
+        need(recipe_for(arguments.gpu).tools)
+        with ending_all_children(), _exclusive_lock(ROOT / ".cache/installer.lock", console):
+            path = InstallerBuild(arguments.gpu, cache, console).run(arguments.out)
     except BuildInterrupted as stop:
         sys.stderr.write(f"stopped. {KEPT}\n")
         return 128 + stop.number

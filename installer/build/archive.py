@@ -1,4 +1,4 @@
-"""The file: a shell script that checks itself, and behind it a tar with the payload."""
+"""The installer file: a shell script that checks itself, followed by a tar with the payload."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SIZE_DIGITS = 8
 
 @dataclass(frozen=True)
 class InstallerLabel:
-    """What an installer is called."""
+    """The name of an installer: version, variant, architecture."""
 
     version: str
     variant: str
@@ -61,7 +61,7 @@ def setup_program(target: Path) -> None:
 
 
 def _plain(item: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Leave out who built it and when: the same content makes the same file."""
+    """Remove user and time of the build: the same content makes the same file."""
     item.uid = item.gid = item.mtime = 0
     item.uname = item.gname = ""
     item.mode = 0o755 if item.isdir() else 0o644
@@ -82,9 +82,9 @@ def _join(path: Path, tar: Path, label: InstallerLabel) -> None:
 
 
 def header(label: InstallerLabel, size: int, payload_sha256: str) -> bytes:
-    """Return the shell script in front of a payload; it knows its own length and its own hash."""
+    """Return the shell script in front of a payload; it contains its own length and hash."""
     text = HEADER.read_text(encoding="utf-8")
-    known = {
+    values = {
         "VERSION": label.version,
         "VARIANT": label.variant,
         "MACHINE": label.machine,
@@ -92,7 +92,7 @@ def header(label: InstallerLabel, size: int, payload_sha256: str) -> bytes:
         "SIZE": str(size),
         "PAYLOAD_SHA256": payload_sha256,
     }
-    for name, value in known.items():
+    for name, value in values.items():
         text = text.replace(f"@{name}@", value)
     length = len(text.replace("@SKIP@", "0" * _SIZE_DIGITS).replace("@HEADER_SHA256@", payload_sha256).encode())
     text = text.replace("@SKIP@", f"{length:>0{_SIZE_DIGITS}}".lstrip("0").ljust(_SIZE_DIGITS))

@@ -1,4 +1,4 @@
-"""What a person sees of the build: its steps, how far the present one is, and what went wrong."""
+"""Output and errors of the build: its steps, the progress of the current one, failures."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from typing import TextIO
 
 LINES_SHOWN = 20
 SECONDS_BETWEEN_LINES = 30.0
-"""In a log; a terminal shows one line that is drawn again every second."""
+"""In a log; on a terminal one line is redrawn every second."""
 _NO_NETWORK = re.compile(
     r"(?:Temporary failure in )?name resolution|Name or service not known|dns error|Network is unreachable"
     r"|No route to host|Connection (?:refused|reset by peer|timed out)|Read timed out|error sending request",
     re.IGNORECASE,
 )
 _DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded|ENOSPC", re.IGNORECASE)
-KEPT = "What was fetched and compiled is kept: run scripts/build-installer again, and it continues."
+KEPT = "Downloaded and compiled files are kept: run scripts/build-installer again to continue."
 
 
 class BuildFailed(Exception):
-    """The installer cannot be made: a sentence, and what to do."""
+    """The installer cannot be made: a message and a remedy."""
 
     def __init__(self, message: str, remedy: str) -> None:
-        """Say it."""
+        """Store the two."""
         super().__init__(message)
         self.message, self.remedy = message, remedy
 
 
 class StepConsole:
-    """Prints each step: on a terminal one line that moves, in a log a line every 30 s."""
+    """Prints each step: on a terminal one line that is redrawn, in a log a line every 30 s."""
 
     def __init__(self, out: TextIO = sys.stdout, clock: Callable[[], float] = time.monotonic) -> None:
         """Write to `out`."""
@@ -46,7 +46,7 @@ class StepConsole:
 
     @contextlib.contextmanager
     def step(self, title: str) -> Iterator[None]:
-        """Show that a step runs; print it with its duration once it is done."""
+        """Show the running step; print it with its duration when it is done."""
         self._title, self._started, self._shown = title, self._clock(), self._clock()
         self.tick()
         try:
@@ -61,7 +61,7 @@ class StepConsole:
         return self._clock() - self._started
 
     def tick(self, detail: str = "") -> None:
-        """Show how far the step is; call it about every second."""
+        """Show the progress of the step; call this about every second."""
         line = f"  ...  {self._title}  {detail}{'  ' if detail else ''}{self.elapsed():.0f} s"
         if self._terminal:
             self._write(line[: shutil.get_terminal_size().columns - 1])
@@ -75,7 +75,7 @@ class StepConsole:
 
 
 def failure(name: str, status: int, output: str, log: Path) -> BuildFailed:
-    """Return what to say when a tool failed: the cause where its output shows one, otherwise its last lines."""
+    """Return the error of a failed tool: its cause if the output shows one, otherwise the last lines."""
     lines = output.strip().splitlines()
     if found := next((line for line in lines if _DISK_FULL.search(line)), None):
         free = shutil.disk_usage(log.parent).free / 1e9
@@ -84,22 +84,22 @@ def failure(name: str, status: int, output: str, log: Path) -> BuildFailed:
     if reason := _NO_NETWORK.search(output):
         remedy = f"Check the network, and the index and proxy that pip uses: python3 -m pip config list. {KEPT}"
         return BuildFailed(f"no package index can be reached: {reason[0]} (all lines are in {log})", remedy)
-    said = "\n    ".join([f"{name} ended with {status}:", *lines[-LINES_SHOWN:]])
-    return BuildFailed(said, f"The whole output is in {log}. {KEPT}")
+    message = "\n    ".join([f"{name} ended with {status}:", *lines[-LINES_SHOWN:]])
+    return BuildFailed(message, f"The whole output is in {log}. {KEPT}")
 
 
 def need(tools: Sequence[tuple[str, str]]) -> None:
-    """Raise BuildFailed unless every program is there; each comes with the packages that bring it."""
+    """Raise BuildFailed if a program is missing; `tools` has each program with the packages that contain it."""
     missing = [(name, packages) for name, packages in tools if not shutil.which(name)]
     if missing:
         packages = " ".join(packages for _, packages in missing)
-        said = f"these programs are missing: {', '.join(name for name, _ in missing)}"
-        raise BuildFailed(said, f"Debian, Ubuntu: sudo apt-get install {packages}")
+        message = f"these programs are missing: {', '.join(name for name, _ in missing)}"
+        raise BuildFailed(message, f"Debian, Ubuntu: sudo apt-get install {packages}")
 
 
 def need_space(folder: Path, size_bytes: int) -> None:
-    """Raise BuildFailed unless the disk of a folder has that much space."""
+    """Raise BuildFailed if the disk of a folder has less free space."""
     free = shutil.disk_usage(folder).free
     if free < size_bytes:
-        said = f"{folder} has {free / 1e9:.1f} GB free; the build needs {size_bytes / 1e9:.1f} GB"
-        raise BuildFailed(said, f"Free some space. {KEPT}")
+        message = f"{folder} has {free / 1e9:.1f} GB free; the build needs {size_bytes / 1e9:.1f} GB"
+        raise BuildFailed(message, f"Free some space. {KEPT}")

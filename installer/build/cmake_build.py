@@ -1,4 +1,4 @@
-"""A CMake project that is compiled object by object with ninja, and continues where it was stopped."""
+"""A CMake project that ninja compiles object by object; an interrupted build continues."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from installer.build.object_costs import MEASURED_ON, SECONDS, SECONDS_USUAL
 from installer.build.tool_runner import ToolRunner
 
 _JOB_BYTES = 1 << 30
-"""Memory that one compiler takes at the most."""
+"""Most memory that one compiler uses."""
 
 
 class CMakeProject:
-    """A source folder, the folder of its objects, and how it is compiled."""
+    """A source folder, the folder of its objects, and the options of the compilation."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class CMakeProject:
         (self._cmake, self._ninja), self._runner = programs, runner
 
     def configure(self) -> None:
-        """Have CMake write what ninja does; objects that are there stay valid. Raises BuildFailed."""
+        """Let CMake write the build files for ninja; existing objects stay valid. Raises BuildFailed."""
         command = [self._cmake, "-S", self._source, "-B", self._objects, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"]
         with self._runner.console.step("configure llama.cpp"):
             self._runner.run(
@@ -42,7 +42,7 @@ class CMakeProject:
             )
 
     def compile(self, targets: Sequence[str]) -> None:
-        """Compile what is missing of the targets. Raises BuildFailed, BuildInterrupted."""
+        """Compile the missing objects of the targets. Raises BuildFailed, BuildInterrupted."""
         console, jobs = self._runner.console, jobs_here()
         ninja = [self._ninja, "-C", self._objects, f"-j{jobs}"]
         progress = CompileProgress(self._planned(targets), jobs, SECONDS, SECONDS_USUAL)
@@ -62,8 +62,8 @@ class CMakeProject:
     def _planned(self, targets: Sequence[str]) -> tuple[str, ...]:
         """Return the steps that ninja would take.
 
-        It is asked about a copy of build.ninja. Where a project looks for its files by a pattern, as llama.cpp's code
-        for Vulkan does, a dry run of build.ninja itself plans to run CMake again, and nothing else.
+        The dry run uses a copy of build.ninja: if a project finds its files by a pattern, as llama.cpp's code for
+        Vulkan does, a dry run of build.ninja itself only plans to run CMake again.
         """
         copy = self._objects / "planned.ninja"
         shutil.copyfile(self._objects / "build.ninja", copy)
@@ -71,15 +71,15 @@ class CMakeProject:
         return planned(self._runner.run([*ninja, *targets], {"NINJA_STATUS": "[%f/%t] "}))
 
     def install(self) -> None:
-        """Copy the libraries, without symbols, to where CMAKE_INSTALL_PREFIX says. Raises BuildFailed."""
+        """Copy the libraries, without symbols, to CMAKE_INSTALL_PREFIX. Raises BuildFailed."""
         self._runner.run([self._cmake, "--install", self._objects, "--strip"], self._environment())
 
     def built(self, name: str) -> Path:
-        """Return the file of a library that was compiled."""
+        """Return the file of a compiled library."""
         return next(path for path in sorted(self._objects.rglob(name)) if not path.is_symlink())
 
     def _environment(self) -> dict[str, str]:
-        """Return the environment of compilers: what a killed one leaves lies here, and no commit around counts."""
+        """Return the environment of compilers: TMPDIR next to the objects, and no git repository above the source."""
         temporary = self._objects.with_name("tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ class CMakeProject:
 
 
 def jobs_here() -> int:
-    """Return how many compilers run at once: one for each core, and fewer where memory is short."""
+    """Return how many compilers run at once: one for each core, fewer if memory is short."""
     available = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
     by_memory = int(available[1]) * 1024 // _JOB_BYTES if available else 1
     return max(1, min(len(os.sched_getaffinity(0)), by_memory))

@@ -1,4 +1,4 @@
-"""How far a build with ninja is, and how long the rest takes: from the steps that it plans and those that are done."""
+"""Progress and remaining time of a build with ninja, from its planned and finished steps."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ _STEP = re.compile(r"^\[\d+/\d+\] (.+)$")
 _OBJECT = re.compile(r"^Building \w+ object (?:.*/)?([^/]+)\.o$")
 _BAR = 10
 _ASSUMED_SECONDS = 20.0
-"""So much work at the assumed speed counts as if it were measured: the first objects alone would mislead."""
+"""Work at the assumed speed that counts as measured, because the first objects alone would mislead."""
 OTHER_SECONDS = 0.2
-"""Of a step that compiles nothing: links, archives, symbolic links."""
+"""Cost of a step that compiles nothing: linking, archives, symbolic links."""
 
 
 def planned(output: str) -> tuple[str, ...]:
-    """Return the steps that `ninja -n` printed: those that are still to be done."""
+    """Return the steps that `ninja -n` printed: the remaining ones."""
     return tuple(found[1] for line in output.splitlines() if (found := _STEP.match(line)))
 
 
 class CompileProgress:
-    """Counts objects, weighted by what each costs: one of llama.cpp's takes fifty times as long as another."""
+    """Counts objects, weighted by their cost: some of llama.cpp's take fifty times as long as others."""
 
     def __init__(self, steps: Sequence[str], jobs: int, costs: Mapping[str, float], usual_seconds: float) -> None:
-        """Begin before the first of `steps`; `costs` has seconds of one core by file name, others cost the usual."""
+        """Begin before the first of `steps`; `costs` has seconds by file name; other files cost `usual_seconds`."""
         self._open, self._jobs, self._costs, self._usual = Counter(steps), jobs, costs, usual_seconds
         self.objects = sum(1 for step in steps if _OBJECT.match(step))
         self.compiled = 0
@@ -32,7 +32,7 @@ class CompileProgress:
         self._work_done = 0.0
 
     def see(self, line: str) -> None:
-        """Take a line that ninja printed; lines of nested builds and of compilers do not count."""
+        """Count a line that ninja printed; ignore lines of nested builds and of compilers."""
         found = _STEP.match(line)
         if found and self._open[found[1]] > 0:
             step = found[1]
@@ -42,12 +42,12 @@ class CompileProgress:
             self.compiled += bool(_OBJECT.match(step))
 
     def seconds_left(self, elapsed: float) -> float:
-        """Return about how long the rest takes, by how long what is done has taken on this machine."""
+        """Estimate the remaining time from the time that the finished steps have taken."""
         slowness = (elapsed * self._jobs + _ASSUMED_SECONDS) / (self._work_done + _ASSUMED_SECONDS)
         return max(self._work_open, 0.0) * slowness / self._jobs
 
     def describe(self, elapsed: float) -> str:
-        """Return such as "[###.......] 120 of 305, about 6 min left": with a title it fits into 80 columns."""
+        """Return for example "[###.......] 120 of 305, about 6 min left", which fits into 80 columns with a title."""
         filled = _BAR * self.compiled // max(self.objects, 1)
         bar = f"[{'#' * filled}{'.' * (_BAR - filled)}]"
         return f"{bar} {self.compiled} of {self.objects}, {rough_time(self.seconds_left(elapsed))} left"
@@ -58,6 +58,6 @@ class CompileProgress:
 
 
 def rough_time(seconds: float) -> str:
-    """Return such as "about 6 min", without more digits than an estimate has."""
+    """Return for example "about 6 min": whole minutes, because it is an estimate."""
     minutes = round(seconds / 60)
     return f"about {minutes} min" if minutes else "less than 1 min"

@@ -1,4 +1,4 @@
-"""What a library asks for: other libraries, where it looks for them, and a version of the C library."""
+"""The dependencies of a library: other libraries, its search folders, and a version of glibc."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _GLIBC = re.compile(r"Name: GLIBC_(\d+(?:\.\d+)+)")
 
 @dataclass(frozen=True)
 class ElfDependencies:
-    """The needs of one library."""
+    """The dependencies of one library."""
 
     needed: tuple[str, ...]
     glibc: tuple[int, ...]
-    """The oldest version that has all it uses."""
+    """The oldest version that has all symbols that the library uses."""
     folders: tuple[str, ...] = ()
-    """Where it looks for libraries, beside the system's places."""
+    """Folders in which it looks for libraries, in addition to the system's."""
 
 
 def read_dependencies(path: Path) -> ElfDependencies:
@@ -30,7 +30,7 @@ def read_dependencies(path: Path) -> ElfDependencies:
 
 
 def parse_dependencies(text: str) -> ElfDependencies:
-    """Read what readelf printed."""
+    """Parse the output of readelf."""
     versions = [tuple(int(part) for part in found.split(".")) for found in _GLIBC.findall(text)]
     folders = tuple(folder for found in _RUNPATH.findall(text) for folder in found.split(":") if folder)
     return ElfDependencies(tuple(_NEEDED.findall(text)), max(versions, default=(2, 0)), folders)

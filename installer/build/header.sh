@@ -1,6 +1,6 @@
 #!/bin/sh
 # Edge Agent @VERSION@ (@VARIANT@) for Linux on @MACHINE@: run this file as root to install, 'sh FILE --help' says more.
-# Nothing is run before the whole file was checked: all of this is one function, called by the last word.
+# Nothing runs before the whole file was checked: the script is one function, which the last line calls.
 main() {
   umask 022
   size=@SIZE@ skip=@SKIP@ payload_sha256=@PAYLOAD_SHA256@
@@ -24,13 +24,13 @@ main() {
   work=$(mktemp -d "${TMPDIR:-/var/tmp}/edge-agent-setup.$$.XXXXXX") || fail 3 "cannot write to ${TMPDIR:-/var/tmp}" "Set TMPDIR."
   trap 'rm -rf -- "$work"' EXIT
   trap 'exit 130' INT TERM HUP
-  if ! tail -c +$((skip + 1)) -- "$0" | tar -x -o -C "$work" -f - common "python$version" 2>"$work/said"; then
-    fail 3 "cannot unpack $0 into $work: $(tail -n 1 "$work/said")" "Free some space there, or set TMPDIR to another folder."
+  if ! tail -c +$((skip + 1)) -- "$0" | tar -x -o -C "$work" -f - common "python$version" 2>"$work/errors"; then
+    fail 3 "cannot unpack $0 into $work: $(tail -n 1 "$work/errors")" "Free some space there, or set TMPDIR to another folder."
   fi
   "$python" -I "$work/common/setup.pyz" --payload "$work" "$@"
 }
 
-# remove_leftovers FOLDER: what was unpacked there by one that was killed; its process is in the name.
+# remove_leftovers FOLDER: removes the folders of killed installers, whose process id is in the name.
 remove_leftovers() {
   for left in "$1"/edge-agent-setup.*.*; do
     owner=${left#"$1/edge-agent-setup."}
@@ -45,7 +45,7 @@ fail() {
   exit "$1"
 }
 
-# find_python: sets python and version. The system's own comes first: it gets the distribution's security updates.
+# find_python: sets python and version. The system's Python comes first, because it gets the distribution's security updates.
 find_python() {
   seen=''
   if [ -n "${PYTHON:-}" ]; then set -- "$PYTHON"; else set -- /usr/bin/python3 python3 python3.13 python3.12 python3.11; fi

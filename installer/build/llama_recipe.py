@@ -1,8 +1,8 @@
-"""How llama.cpp is built for machines that nobody knows yet.
+"""The options for a build of llama.cpp that runs on any x86-64 machine.
 
-The code for the processor is not of the machine that builds (GGML_NATIVE=OFF): each kind of x86-64 processor has a
-library of its own (GGML_CPU_ALL_VARIANTS), of which llama.cpp loads the best when it starts (GGML_BACKEND_DL). The same
-way a GPU's library is one more file, and where its driver is missing the others still compute.
+The code is not for the processor of the build machine (GGML_NATIVE=OFF): each kind of processor has its own library
+(GGML_CPU_ALL_VARIANTS), and llama.cpp loads the best one when it starts (GGML_BACKEND_DL). A GPU's library is one more
+file; if its driver is missing, the CPU computes.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ class BuildRecipe:
 
     @property
     def cmake_arguments(self) -> tuple[str, ...]:
-        """What cmake is told."""
+        """The options for cmake."""
         return (*PORTABLE, *GPU[self.gpu])
 
     @property
     def key(self) -> str:
-        """Name of the folder where the wheel is kept: another recipe, another name."""
+        """Name of the wheel's folder; each recipe has a different one."""
         content = [self.version, *self.cmake_arguments, *(header.read_text(encoding="utf-8") for header in HEADERS)]
         digest = hashlib.sha256("\0".join(content).encode()).hexdigest()[:12]
         return f"llama-{self.version}-{self.gpu or 'cpu'}-{digest}"
 
     @property
     def tools(self) -> tuple[tuple[str, str], ...]:
-        """Programs that the build needs, each with the Debian packages that bring it."""
+        """Programs that the build needs, each with its Debian packages."""
         return (*TOOLS[""], *(TOOLS[self.gpu] if self.gpu else ()))

@@ -1,10 +1,10 @@
-"""The wheel of llama.cpp: compiled by the recipe, once, with only the libraries that are loaded, and measured.
+"""The wheel of llama.cpp: compiled once for a recipe, with only the libraries that are loaded.
 
-CMake and ninja run in a folder that stays until the wheel is complete, so a build that was stopped continues with the
+CMake and ninja run in a folder that is kept until the wheel is complete, so an interrupted build continues with the
 next object. The metadata comes from the package's own build backend.
 
-A GPU's library is one more file beside those for processors. Where the wheel for processors is complete, the wheel for
-a GPU takes them from it, and compiles the GPU's alone.
+A GPU's library is one more file next to those for processors. If the wheel for processors is complete, the wheel for a
+GPU copies them from it, and only the GPU's library is compiled.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from installer.build.tool_runner import ToolRunner
 
 LIBRARIES = "llama_cpp/lib"
 BACKENDS = "bin"
-"""The folder of the libraries of which llama.cpp loads the best: for each kind of processor, and for a GPU."""
+"""The folder of the libraries for each kind of processor and for a GPU; llama.cpp loads the best one."""
 TARGETS = ("llama", "ggml")
-"""With the backends, on which ggml depends, all that the wheel carries."""
+"""The libraries of the wheel; the backends are dependencies of ggml."""
 OPENED = {"libllama.so", "libggml.so"}
 BACKEND = re.compile(r"libggml-(?!base)[\w-]+\.so")
 NOT_NEEDED = ("lib", "lib64", "include", "share")
-"""Folders beside the package: second copies of its libraries, and what only builds against them."""
+"""Folders next to the package: copies of its libraries, and files for builds against them."""
 WITHOUT_COMMON = """\
 # CMake includes this where llama.cpp's project begins. llama-cpp-python turns its common library on; nothing loads it.
 set(LLAMA_BUILD_COMMON OFF)
@@ -40,7 +40,7 @@ _METADATA = "import sys; from scikit_build_core.build import prepare_metadata_fo
 
 
 class LlamaWheel:
-    """One recipe's wheel, and the folders that it comes from."""
+    """The wheel of one recipe, and the folders of its build."""
 
     def __init__(self, recipe: BuildRecipe, cache: Path, environment: BuildEnvironment, runner: ToolRunner) -> None:
         """Build below `cache`, with the programs of `environment`."""
@@ -55,7 +55,7 @@ class LlamaWheel:
         return next(self._kept.glob("*.whl"), None)
 
     def fetch(self) -> None:
-        """Fetch the source, unless it or the wheel is there. Raises BuildFailed."""
+        """Download the source, unless it or the wheel exists. Raises BuildFailed."""
         if self.built or self._archive.exists():
             return
         self._archive.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ class LlamaWheel:
             )
 
     def requirements(self) -> list[str]:
-        """Return what llama-cpp-python itself needs, as the metadata of the wheel or the source has it."""
+        """Return the requirements of llama-cpp-python, from the metadata of the wheel or the source."""
         if wheel := self.built:
             with zipfile.ZipFile(wheel) as packed:
                 metadata = packed.read(next(name for name in packed.namelist() if name.endswith("/METADATA")))
@@ -80,7 +80,7 @@ class LlamaWheel:
         return [need for need in needs if "extra ==" not in need]
 
     def build(self) -> Path:
-        """Return the wheel; compile what is missing of it. Raises BuildFailed."""
+        """Return the wheel; compile its missing objects. Raises BuildFailed."""
         if wheel := self.built:
             return wheel
         forget_other_recipes(self._folder)
@@ -98,13 +98,13 @@ class LlamaWheel:
         return self._kept / packed.name
 
     def _project(self) -> cmake_build.CMakeProject:
-        """Lay the source and the headers where they stay until the wheel is complete."""
+        """Copy source and headers into a folder that is kept until the wheel is complete."""
         source, headers = self._folder / "source", self._folder / "headers"
         if not source.exists():
             with self._runner.console.step("unpack the source"):
                 unpack(self._archive, source)
         headers.mkdir(exist_ok=True)
-        # Their content is part of the folder's name. What is there stays: with another time every object would be old.
+        # Their content is part of the folder's name. Existing files stay: a newer time makes every object outdated.
         for header in HEADERS:
             _write_once(headers / header.name, header.read_text(encoding="utf-8"))
         _write_once(headers / "without_common.cmake", WITHOUT_COMMON)
@@ -123,9 +123,9 @@ class LlamaWheel:
         )
 
     def _pack(self, project: cmake_build.CMakeProject, shared: Path | None) -> Path:
-        """Put the wheel together from libraries, the package's own files and the metadata. Raises BuildFailed.
+        """Assemble the wheel from libraries, the package's own files and the metadata. Raises BuildFailed.
 
-        `shared` is the wheel for processors, of which everything but the GPU's library is taken.
+        `shared` is the wheel for processors, which has everything but the GPU's library.
         """
         staged, python = self._folder / "staged", self._environment.python
         shutil.rmtree(staged, ignore_errors=True)
@@ -137,7 +137,7 @@ class LlamaWheel:
             project.install()
             ignored = shutil.ignore_patterns("lib", "__pycache__")
             shutil.copytree(source / "llama_cpp", staged / "llama_cpp", dirs_exist_ok=True, ignore=ignored)
-            # Its backend takes the folder that it runs in.
+            # The build backend uses the current folder.
             self._runner.run([python, "-c", _METADATA, staged], folder=source)
         trim(staged, self._environment.libgomp())
         check(staged)
@@ -153,8 +153,8 @@ class LlamaWheel:
 
 
 def forget_other_recipes(folder: Path) -> None:
-    """Make the folder of a build, and remove those that no recipe of this checkout continues."""
-    for left in folder.parent.parent.glob(".building-*"):  # by version 0.1, when it was stopped
+    """Make the folder of a build, and remove folders of recipes that this checkout does not have."""
+    for left in folder.parent.parent.glob(".building-*"):  # of interrupted builds of version 0.1
         shutil.rmtree(left)
     folder.mkdir(parents=True, exist_ok=True)
     version = folder.name.split("-")[1]
@@ -177,7 +177,7 @@ def unpack(archive: Path, source: Path) -> None:
 
 
 def _write_once(path: Path, text: str) -> None:
-    """Write a file unless it is there; whole or not at all."""
+    """Write a file unless it exists; whole or not at all."""
     if not path.exists():
         partial = path.with_name(f"{path.name}.partial")
         partial.write_text(text, encoding="utf-8")
@@ -185,7 +185,7 @@ def _write_once(path: Path, text: str) -> None:
 
 
 def trim(tree: Path, libgomp: Path) -> None:
-    """Remove second copies from the content of a wheel, and add the OpenMP library that it needs."""
+    """Remove copies of libraries from the content of a wheel, and add its OpenMP library."""
     for name in NOT_NEEDED:
         shutil.rmtree(tree / name, ignore_errors=True)
     for path in sorted(tree.rglob("*.so*")):
@@ -199,23 +199,25 @@ def trim(tree: Path, libgomp: Path) -> None:
 
 
 def second_copies(libraries: Path) -> Iterator[Path]:
-    """Yield libraries that nothing asks for: a wheel has no links, so each name of a library is a copy of it.
+    """Yield libraries under unused names: a wheel has no links, so each name of a library is a copy.
 
-    Python opens two by their short names; the others are asked for by the names that libraries need, or are backends.
+    Python opens two by their short names; the others are backends, or dependencies of other libraries.
     """
     paths = sorted(libraries.glob("*.so*"))
-    asked = {name for path in paths for name in elf_dependencies.read_dependencies(path).needed} | OPENED
-    yield from (path for path in paths if path.name not in asked and not BACKEND.fullmatch(path.name))
+    used = {name for path in paths for name in elf_dependencies.read_dependencies(path).needed} | OPENED
+    yield from (path for path in paths if path.name not in used and not BACKEND.fullmatch(path.name))
 
 
 def check(tree: Path) -> None:
-    """Raise BuildFailed when a library would not run on the oldest system, or would load what others may write."""
+    """Raise BuildFailed if a library does not run on the oldest system, or loads libraries from foreign folders."""
     for path in sorted(tree.rglob("*.so*")):
-        asked = elf_dependencies.read_dependencies(path)
-        if asked.glibc > GLIBC_MAX:
-            said = f"{path.name} needs glibc {'.'.join(map(str, asked.glibc))}"
-            raise BuildFailed(said, f"Extend {GLIBC_HEADER.name}: Debian 12 has glibc {'.'.join(map(str, GLIBC_MAX))}.")
-        strange = [folder for folder in asked.folders if not folder.startswith("$ORIGIN")]
-        if strange:
-            said = f"{path.name} looks for libraries in {', '.join(strange)}, a folder of the machine that built it"
-            raise BuildFailed(said, "Look at CMAKE_INSTALL_RPATH in llama.cpp's build.")
+        needs = elf_dependencies.read_dependencies(path)
+        if needs.glibc > GLIBC_MAX:
+            message = f"{path.name} needs glibc {'.'.join(map(str, needs.glibc))}"
+            raise BuildFailed(
+                message, f"Extend {GLIBC_HEADER.name}: Debian 12 has glibc {'.'.join(map(str, GLIBC_MAX))}."
+            )
+        foreign = [folder for folder in needs.folders if not folder.startswith("$ORIGIN")]
+        if foreign:
+            message = f"{path.name} looks for libraries in {', '.join(foreign)}, a folder of the build machine"
+            raise BuildFailed(message, "Look at CMAKE_INSTALL_RPATH in llama.cpp's build.")

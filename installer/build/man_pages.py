@@ -1,4 +1,4 @@
-"""Man pages, from the commands and the configuration themselves, so that they cannot grow stale; roff of man(7)."""
+"""Man pages, generated from the commands and the configuration; in the roff macros of man(7)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from edge_agent import __version__
 from edge_agent.cli import app
 from edge_agent.config import Config, sample
 from edge_agent.config.sections import ConfigSection
-from installer.setup.__main__ import parser
+from installer.setup.__main__ import build_parser
 
 _MARKUP = re.compile(r"\[(/?)(bold|green|yellow|red|dim)\]")
-_PLACES = {
+_FILES = {
     "/etc/edge-agent/agent.yaml": "the configuration of this machine",
-    "/etc/edge-agent/site.yaml": "what enrolment wrote",
+    "/etc/edge-agent/site.yaml": "the settings that enrolment wrote",
     "/var/lib/edge-agent": "installed bundles and state",
     "/run/edge-agent": "the sockets",
     "/opt/edge-agent": "the programs; current and previous are links",
@@ -35,10 +35,10 @@ def write(folder: Path) -> None:
 
 
 def pages() -> dict[str, str]:
-    """Return every page by the name of its file."""
+    """Return each page by its file name."""
     return {
         "edge-agent.1": "\n".join(_agent()) + "\n",
-        "edge-agent-setup.8": "\n".join(_setup(parser())) + "\n",
+        "edge-agent-setup.8": "\n".join(_setup(build_parser())) + "\n",
         "agent.yaml.5": "\n".join(_configuration()) + "\n",
     }
 
@@ -61,13 +61,13 @@ def _agent() -> Iterator[str]:
     yield from _commands(root, "")
     yield from (".SH EXIT STATUS", *_text(root.epilog or ""))
     yield ".SH FILES"
-    for path, what in _PLACES.items():
-        yield from (".TP", f".I {_plain(path)}", _plain(what))
+    for path, purpose in _FILES.items():
+        yield from (".TP", f".I {_plain(path)}", _plain(purpose))
     yield from (".SH SEE ALSO", ".BR edge\\-agent\\-setup (8),", ".BR agent.yaml (5)")
 
 
 def _commands(group: Any, prefix: str) -> Iterator[str]:
-    """Yield each command, and those below it."""
+    """Yield each command and its subcommands."""
     for name, command in group.commands.items():
         arguments = " ".join(_argument(each) for each in command.params if each.param_type_name == "argument")
         yield f".SS {_plain(prefix + name)} {_plain(arguments)}".strip()
@@ -89,12 +89,12 @@ def _options(command: Any) -> Iterator[str]:
             yield from (".TP", f".B {_plain(', '.join(option.opts))}{_plain(value)}", *_text(option.help or ""))
 
 
-def _setup(parsing: argparse.ArgumentParser) -> Iterator[str]:
+def _setup(parser: argparse.ArgumentParser) -> Iterator[str]:
     yield from _head("edge-agent-setup", 8, "install Edge Agent, or look after its installation")
-    for title, text in (("SYNOPSIS", parsing.format_usage()), ("DESCRIPTION", parsing.description or "")):
+    for title, text in (("SYNOPSIS", parser.format_usage()), ("DESCRIPTION", parser.description or "")):
         yield from (f".SH {title}", ".nf", *_lines(text.removeprefix("usage: ")), ".fi")
     yield ".SH OPTIONS"
-    for action in parsing._actions:  # argparse has no public way to list them
+    for action in parser._actions:  # argparse has no public way to list them
         if action.option_strings and action.help != argparse.SUPPRESS:
             metavar = f" {action.metavar}" if action.metavar else ""
             yield from (
@@ -102,7 +102,7 @@ def _setup(parsing: argparse.ArgumentParser) -> Iterator[str]:
                 f".B {_plain(', '.join(action.option_strings))}{_plain(str(metavar))}",
                 _plain(action.help or ""),
             )
-    yield from (".SH EXIT STATUS", ".nf", *_lines(parsing.epilog or ""), ".fi")
+    yield from (".SH EXIT STATUS", ".nf", *_lines(parser.epilog or ""), ".fi")
     yield from (".SH SEE ALSO", ".BR edge\\-agent (1)")
 
 
@@ -144,12 +144,12 @@ def _lines(text: str) -> Iterator[str]:
 
 
 def _plain(text: str) -> str:
-    """Escape what roff would take as a request, and turn marks of the screen into fonts."""
+    """Escape roff requests, and translate rich markup into fonts."""
     text = text.replace("\\", "\\e").replace("-", "\\-")
     text = _MARKUP.sub(lambda found: "\\fR" if found.group(1) else "\\fB", text)
     text = "".join(letter if letter.isascii() else f"\\[u{ord(letter):04X}]" for letter in text)
     return f"\\&{text}" if text.startswith((".", "'")) else text
 
 
-if __name__ == "__main__":  # in the build's own environment, which has what the commands import
+if __name__ == "__main__":  # run in the build's environment, which has the imports of the commands
     write(Path(sys.argv[1]))

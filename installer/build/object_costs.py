@@ -1,8 +1,8 @@
-"""What the objects of llama.cpp cost to compile: seconds of one core, from the log of ninja, for an estimate."""
+"""Compile times of llama.cpp's objects, in seconds of one core, from the log of ninja; for an estimate."""
 
 MEASURED_ON = "an AMD EPYC"
 SECONDS_USUAL = 0.7
-"""Of a file that is not listed."""
+"""For a file that is not listed."""
 SECONDS: dict[str, float] = {
     "ops.cpp": 8.3,
     "ggml-quants.c": 4.6,

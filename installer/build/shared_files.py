@@ -1,4 +1,4 @@
-"""What comes with a program beside its code: whatever lies in systemd/, and the API for devices."""
+"""Files that come with a program in addition to its code: those of systemd/, and the API for devices."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 
-def place(name: str, gpu: str) -> str:
-    """Return where a file of systemd/ goes in a program's share/ folder; empty for what this variant leaves out."""
+def share_path(name: str, gpu: str) -> str:
+    """Return the path of a file of systemd/ in a program's share/ folder; empty if this variant does not contain it."""
     match name.split("."):
         case ["agent", "yaml"]:
             return name
@@ -21,12 +21,12 @@ def place(name: str, gpu: str) -> str:
 
 
 def fill(share: Path, root: Path, gpu: str) -> None:
-    """Copy what belongs to this variant from a checkout."""
+    """Copy the files of this variant from a checkout."""
     for source in sorted((root / "proto").glob("edge_agent/v1/*.proto")):  # for devices: /opt/edge-agent/current/share
         copied = share / source.relative_to(root)
         copied.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, copied)
     for source in sorted((root / "systemd").iterdir()):
-        if target := place(source.name, gpu):
+        if target := share_path(source.name, gpu):
             (share / target).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, share / target)

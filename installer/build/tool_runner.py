@@ -1,4 +1,4 @@
-"""Runs the tools of the build. However the build ends, no process of it stays."""
+"""Runs the tools of the build. When the build ends, for whatever reason, none of its processes is left."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from types import FrameType
 from installer.build.build_steps import StepConsole, failure
 
 GRACE_SECONDS = 10.0
-"""What a tool has to end once it is told to: ninja ends its compilers and removes what they have not finished."""
+"""Time for a tool to end after SIGTERM: ninja ends its compilers and removes their unfinished files."""
 _TICK_SECONDS = 1.0
 _READ_BYTES = 1 << 16
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -34,7 +34,7 @@ class BuildInterrupted(KeyboardInterrupt):
 
 
 class ToolRunner:
-    """Runs one tool after another, writes what they print into a log, and shows how far they are."""
+    """Runs one tool after another, writes their output into a log, and shows the progress."""
 
     def __init__(self, log: Path, console: StepConsole, grace_seconds: float = GRACE_SECONDS) -> None:
         """Begin a new log."""
@@ -107,12 +107,12 @@ def _lines(process: subprocess.Popen[bytes], tick: Callable[[], None]) -> Iterat
 
 
 def _end_with_parent() -> None:
-    """Have this process end, between fork and exec, if the build itself is killed."""
+    """Make the kernel end this process if the build is killed; runs between fork and exec."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _end(process: subprocess.Popen[bytes], grace_seconds: float) -> None:
-    """End a tool and what is in its process group; ninja ends its compilers, which are in groups of their own."""
+    """End the process group of a tool; ninja ends its compilers, which have groups of their own."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     try:
@@ -123,8 +123,8 @@ def _end(process: subprocess.Popen[bytes], grace_seconds: float) -> None:
 
 @contextlib.contextmanager
 def ending_all_children() -> Iterator[None]:
-    """Turn SIGINT, SIGTERM and SIGHUP into BuildInterrupted; at the end no process that the block started stays."""
-    _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1)  # what its parent left behind becomes ours
+    """Turn SIGINT, SIGTERM and SIGHUP into BuildInterrupted; at the end kill all processes that the block started."""
+    _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1)  # orphaned descendants become children of this process
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     earlier = {number: signal.signal(number, _interrupt) for number in numbers}
     try:
@@ -143,12 +143,12 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
 
 
 def _kill_children() -> None:
-    """Kill every child until there is none: the children of a killed one become ours."""
+    """Kill children until there are none: the children of a killed one become children of this process."""
     children = Path(f"/proc/self/task/{os.getpid()}/children")
-    while found := children.read_text(encoding="ascii").split():
-        for child in map(int, found):
+    while pids := children.read_text(encoding="ascii").split():
+        for child in map(int, pids):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
-        for child in map(int, found):
+        for child in map(int, pids):
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(child, 0)

@@ -1,5 +1,6 @@
-"""edge-agent-setup: installs, switches back, removes. Runs under the machine's own Python with nothing but its library.
+"""edge-agent-setup: installs, rolls back and removes Edge Agent; it needs only the standard library of Python.
 
-The program lies whole in a folder of its own, named by its content; one link says which folder is the program. Making
-the folder changes nothing, and moving the link is one rename: a kill at any point leaves the old program or the new.
+Each program has a folder of its own, named by the hash of its content, and one link points to the current one.
+Making the folder changes nothing, and the link moves in one rename: a kill at any point leaves the old program or the
+new one.
 """

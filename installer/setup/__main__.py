@@ -22,99 +22,99 @@ _EPILOG = """\
 Run the installer file of any version to install, upgrade or repair it; that is
 the command 'install'.
 
-exit codes: 0 done; 1 the new program does not run here, and what was there
-before still does; 2 wrong usage; 3 something on this machine (no root, no
-Python, disk full); 4 another setup is running, try again; 5 the installer file
+exit codes: 0 done; 1 the new program does not run here, and the previous one
+is unchanged; 2 wrong usage; 3 a problem of this machine (no root, no Python,
+disk full); 4 another setup is running, try again; 5 the installer file
 is damaged, nothing was run; 130 interrupted
 """
 _COMMANDS = {
-    "install": "what the installer file does when it is given no command",
-    "status": "what is installed, and whether it is undamaged",
-    "rollback": "go back to the program before",
+    "install": "install, upgrade or repair; the default of the installer file",
+    "status": "show what is installed, and check its files",
+    "rollback": "go back to the previous program",
     "uninstall": "remove the program; keep configuration and state",
-    "purge": "remove everything, configuration, state and keys too",
+    "purge": "remove everything, including configuration, state and keys",
 }
 _NAME_THE_FILE = "Name the enrolment file that the central team made for this site."
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return what understands the arguments."""
-    commands = "\n".join(f"  {name:<10} {said}" for name, said in _COMMANDS.items())
-    parsing = argparse.ArgumentParser(
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the arguments."""
+    commands = "\n".join(f"  {name:<10} {purpose}" for name, purpose in _COMMANDS.items())
+    parser = argparse.ArgumentParser(
         prog="edge-agent-setup",
         description=f"Install Edge Agent, or look after its installation.\n\ncommands:\n{commands}",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parsing.add_argument("command", nargs="?", choices=list(_COMMANDS), metavar="COMMAND", help="see above")
-    parsing.add_argument("--root", type=Path, default=Path("/"), metavar="DIR", help="install below DIR, to try it")
-    parsing.add_argument("--no-start", action="store_true", help="start and restart nothing")
-    parsing.add_argument(
+    parser.add_argument("command", nargs="?", choices=list(_COMMANDS), metavar="COMMAND", help="see above")
+    parser.add_argument("--root", type=Path, default=Path("/"), metavar="DIR", help="install below DIR, as a trial")
+    parser.add_argument("--no-start", action="store_true", help="start and restart nothing")
+    parser.add_argument(
         "--kit", type=Path, metavar="FILE", help="enrol this site with the enrolment file from the central team"
     )
-    parsing.add_argument(
+    parser.add_argument(
         "--code", default="", metavar="CODE", help="the code of the enrolment file, as the central team reads it out"
     )
-    parsing.add_argument("--yes", action="store_true", help="ask nothing: not before purge, not about the code")
-    parsing.add_argument("--json", action="store_true", help="status for programs")
-    parsing.add_argument("--payload", type=Path, help=argparse.SUPPRESS)
-    parsing.add_argument("--installed", type=Path, help=argparse.SUPPRESS)
-    return parsing
+    parser.add_argument("--yes", action="store_true", help="ask for no confirmation, of a purge or of the code")
+    parser.add_argument("--json", action="store_true", help="print the status as JSON")
+    parser.add_argument("--payload", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--installed", type=Path, help=argparse.SUPPRESS)
+    return parser
 
 
-def run(given: argparse.Namespace) -> int:
-    """Do what was asked; return the exit code. Raises SetupError, OSError."""
-    places = InstallPaths(_root(given))
-    setup = SetupRun(places, Services(places, wanted=not given.no_start), InstalledPrograms(places))
-    command = given.command or _usual(given)
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; return the exit code. Raises SetupError, OSError."""
+    paths = InstallPaths(_root(arguments))
+    setup = SetupRun(paths, Services(paths, starts_units=not arguments.no_start), InstalledPrograms(paths))
+    command = arguments.command or _default_command(arguments)
     if command == "status":
-        return setup.status(as_json=given.json)
-    if not places.trial:
+        return setup.status(as_json=arguments.json)
+    if not paths.trial:
         target_machine.check_root(target_machine.this_machine())
-    if given.kit and not given.kit.is_file():
-        raise SetupError(USAGE, f"there is no file {given.kit}", f"Nothing was changed. {_NAME_THE_FILE}")
-    with _alone(places.lock):
-        _change(setup, command, given)
-        return setup.enrol(given.kit.absolute(), _for_enrol(given)) if given.kit else DONE
+    if arguments.kit and not arguments.kit.is_file():
+        raise SetupError(USAGE, f"there is no file {arguments.kit}", f"Nothing was changed. {_NAME_THE_FILE}")
+    with _exclusive_lock(paths.lock):
+        _change(setup, command, arguments)
+        return setup.enrol(arguments.kit.absolute(), _enrol_options(arguments)) if arguments.kit else DONE
 
 
-def _change(setup: SetupRun, command: str, given: argparse.Namespace) -> None:
+def _change(setup: SetupRun, command: str, arguments: argparse.Namespace) -> None:
     match command:
-        case "install" if given.payload is None:
-            raise SetupError(USAGE, "there is nothing here to install", "Run the installer file.")
+        case "install" if arguments.payload is None:
+            raise SetupError(USAGE, "there is no unpacked installer to install from", "Run the installer file.")
         case "install":
-            setup.install(payload.read_payload(given.payload))
+            setup.install(payload.read_payload(arguments.payload))
         case "rollback":
             setup.rollback()
         case "uninstall":
             setup.uninstall()
         case "purge":
-            setup.purge(agreed=given.yes)
+            setup.purge(agreed=arguments.yes)
 
 
-def _for_enrol(given: argparse.Namespace) -> list[str]:
-    return [*(["--code", given.code] if given.code else []), *(["--yes"] if given.yes else [])]
+def _enrol_options(arguments: argparse.Namespace) -> list[str]:
+    return [*(["--code", arguments.code] if arguments.code else []), *(["--yes"] if arguments.yes else [])]
 
 
-def _usual(given: argparse.Namespace) -> str:
-    """Return the command that is meant when none is given."""
-    if given.payload is not None:
+def _default_command(arguments: argparse.Namespace) -> str:
+    """Return the command to run when none is given."""
+    if arguments.payload is not None:
         return "install"
-    return "enrol" if given.kit else "status"
+    return "enrol" if arguments.kit else "status"
 
 
-def _root(given: argparse.Namespace) -> Path:
-    """Return the root of the installation: as given, or the one that this very program was installed in."""
-    installed: Path | None = given.installed
-    root: Path = given.root
+def _root(arguments: argparse.Namespace) -> Path:
+    """Return the root of the installation: as given, or the one that contains this program."""
+    installed: Path | None = arguments.installed
+    root: Path = arguments.root
     if installed is not None and root == Path("/"):
         return installed.resolve().parents[3]  # of ROOT/opt/edge-agent/venvs/NAME
     return root.absolute()
 
 
 @contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Hold the lock; the kernel gives it back when this process ends, however it does. Raises SetupError."""
+def _exclusive_lock(lock: Path) -> Iterator[None]:
+    """Hold the lock; the kernel releases it when this process ends, for whatever reason. Raises SetupError."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "r+", encoding="utf-8") as file:
@@ -122,8 +122,8 @@ def _alone(lock: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            said = f"another edge-agent-setup is running here (process {file.read().strip() or 'unknown'})"
-            raise SetupError(LATER, said, "Wait until it has ended, and run the same command again.") from None
+            message = f"another edge-agent-setup is running here (process {file.read().strip() or 'unknown'})"
+            raise SetupError(LATER, message, "Wait until it has ended, and run the same command again.") from None
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
@@ -135,12 +135,12 @@ def _interrupt(number: int, _frame: object) -> None:
 
 
 def main() -> int:
-    """Run, and turn what goes wrong into a sentence and an exit code."""
+    """Run the command; report an error as a message and an exit code."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     os.umask(0o022)
     try:
-        return run(parser().parse_args())
+        return run(build_parser().parse_args())
     except OSError as error:
         return _report(from_os_error(error))
     except SetupError as error:

@@ -1,4 +1,4 @@
-"""What the commands do, step by step."""
+"""The commands of edge-agent-setup, step by step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from installer.setup import durable_files, install_report, installed_files, prog
 from installer.setup.errors import DONE, FAILED, MACHINE, USAGE, SetupError
 from installer.setup.install_paths import SERVE, UPLINK, InstallPaths
 from installer.setup.payload import Payload
-from installer.setup.programs import InstalledProgram, InstalledPrograms, drop, has_its_python, read_program
+from installer.setup.programs import InstalledProgram, InstalledPrograms, has_its_python, read_program, remove_program
 from installer.setup.screen import Stopwatch, done, note, say, size
 from installer.setup.services import Services, accounts
 
@@ -21,34 +21,34 @@ from installer.setup.services import Services, accounts
 class SetupRun:
     """One run of edge-agent-setup."""
 
-    places: InstallPaths
+    paths: InstallPaths
     services: Services
     programs: InstalledPrograms
 
     def install(self, payload: Payload) -> None:
-        """Install or upgrade; the same again repairs. Raises SetupError, OSError."""
+        """Install, upgrade, or repair the same version. Raises SetupError, OSError."""
         here = target_machine.this_machine()
         say(f"Edge Agent {payload.version} ({payload.variant}), under Python {here.python} at {here.interpreter}")
-        free = target_machine.free_below(self.places.home)
+        free = target_machine.free_below(self.paths.home)
         target_machine.check(here, payload, free)
-        if not self.places.trial:
+        if not self.paths.trial:
             target_machine.check_shared(here.interpreter)
         done(f"this machine: {here.architecture}, glibc {target_machine.dotted(here.glibc)}, {size(free)} free")
         before = self.programs.current
         program = self._make(payload, here)
         changed = self._switch(program, before)
-        gone = self.programs.prune()
-        if gone:
-            done(f"removed what is older: {', '.join(gone)}")
-        self._say_what_next(program, before, changed=changed)
+        removed = self.programs.prune()
+        if removed:
+            done(f"removed older programs: {', '.join(removed)}")
+        self._report_result(program, before, changed=changed)
 
     def _make(self, payload: Payload, here: target_machine.TargetMachine) -> InstalledProgram:
         folder, program = self.programs.find(payload, here)
         if program:
-            done(f"the program {program.name} is there already, and undamaged")
+            done(f"the program {program.name} is already there, and undamaged")
             return program
         watch = Stopwatch()
-        drop(folder)  # what a stopped setup left
+        remove_program(folder)  # left by a setup that was stopped
         try:
             program_build.build_program(folder, payload, here)
             done(f"made the program {folder.name} ({watch})")
@@ -56,15 +56,15 @@ class SetupRun:
             program_build.complete_program(folder, payload, here)
         finally:
             if read_program(folder) is None:  # failed, or was interrupted
-                drop(folder)
+                remove_program(folder)
         _, program = self.programs.find(payload, here)
         if program is None:
-            said = "the new program was damaged while it was written"
-            raise SetupError(FAILED, said, "Nothing was changed. Check the disk: 'dmesg' may say more.")
+            message = "the new program was damaged while it was written"
+            raise SetupError(FAILED, message, "Nothing was changed. Check the disk: 'dmesg' may say more.")
         return program
 
     def _switch(self, program: InstalledProgram, before: InstalledProgram | None) -> bool:
-        """Make a program the program; tell whether that changed anything."""
+        """Make a program the current one; return whether that changed anything."""
         self.programs.activate(program)
         if before is None:
             done(f"the program is now {program.title}")
@@ -75,73 +75,73 @@ class SetupRun:
         except SetupError as error:
             if before is None or before.name == program.name or self.programs.previous is None:
                 raise
-            note(f"the new program does not come up; going back to {before.title}")
+            note(f"the new program does not start; going back to {before.title}")
             self._bring_up(self.programs.go_back(), program)
             raise SetupError(error.code, error.message, f"{before.title} runs again. {error.remedy}") from None
 
     def _bring_up(self, program: InstalledProgram, before: InstalledProgram | None) -> bool:
-        """Lay a program's files and start its services; tell whether anything was to be changed.
+        """Install a program's files and start its services; return whether anything changed.
 
-        Services that run unchanged, with nothing laid or made for them, are left alone.
+        If neither the program nor a file of it changed, running services are not restarted.
         """
         same = before is not None and before.name == program.name
-        settled = same and self.services.run_unchanged(program)
-        changed = self._lay(program, before)
-        if settled and not changed:
-            done("the services run from this program already: they were not restarted")
+        up_to_date = same and self.services.run_unchanged(program)
+        changed = self._install_files(program, before)
+        if up_to_date and not changed:
+            done("the services already run from this program: they were not restarted")
             return False
         self.services.start(installed_files.unit_names(program))
         return changed or not same or self.services.acts
 
-    def _lay(self, program: InstalledProgram, before: InstalledProgram | None) -> bool:
-        """Lay a program's files, and make the users and folders that they name; tell whether anything changed."""
-        known = accounts()
-        laid = installed_files.install_files(self.places, program, before)
-        for path in laid.aside:
-            note(f"{path} had been edited: the old text is beside it, in {path.name}.edited (a drop-in would last)")
-        configured = installed_files.install_configuration(self.places, program)
+    def _install_files(self, program: InstalledProgram, before: InstalledProgram | None) -> bool:
+        """Install a program's files, users and folders; return whether anything changed."""
+        accounts_before = accounts()
+        installed = installed_files.install_files(self.paths, program, before)
+        for path in installed.edited:
+            note(f"{path} was edited: its old text is now in {path.name}.edited (to keep a change, use a drop-in)")
+        configured = installed_files.install_configuration(self.paths, program)
         if configured:
-            done(f"wrote the sample configuration, {self.places.config / 'agent.yaml'}")
-        done("installed units and man pages" if laid.changed else "units and man pages are unchanged")
-        for made in self.services.prepare():
-            done(made)
-        return laid.changed or configured or known != accounts()
+            done(f"wrote the sample configuration, {self.paths.config / 'agent.yaml'}")
+        done("installed units and man pages" if installed.changed else "units and man pages are unchanged")
+        for step in self.services.prepare():
+            done(step)
+        return installed.changed or configured or accounts_before != accounts()
 
-    def _say_what_next(self, program: InstalledProgram, before: InstalledProgram | None, *, changed: bool) -> None:
+    def _report_result(self, program: InstalledProgram, before: InstalledProgram | None, *, changed: bool) -> None:
         if self.services.acts:
             state, enabled = self.services.state(SERVE)
             done(f"{SERVE} is {state}, {enabled}")
-        elif not self.places.trial:
-            note("systemd does not run here, or --no-start was given: nothing was started")
+        elif not self.paths.trial:
+            note("nothing was started, because systemd does not run here or --no-start was given")
         if before is None:
-            if self.services.acts and (said := disabled_uplink(self.places, self.services.state(UPLINK)[1])):
-                note(said)
-            say(f"Installed. Next: edge-agent doctor; the configuration is {self.places.config / 'agent.yaml'}.")
+            if self.services.acts and (hint := disabled_uplink(self.paths, self.services.state(UPLINK)[1])):
+                note(hint)
+            say(f"Installed. Next: edge-agent doctor; the configuration is {self.paths.config / 'agent.yaml'}.")
         else:
-            said = f"Done: {program.title}." if changed else f"Nothing to change: {program.title} is installed."
-            say(f"{said} {self._way_back()}".rstrip())
+            message = f"Done: {program.title}." if changed else f"Nothing to change: {program.title} is installed."
+            say(f"{message} {self._rollback_hint()}".rstrip())
 
-    def _way_back(self) -> str:
-        """Say how to go back to the program before; empty where there is none."""
+    def _rollback_hint(self) -> str:
+        """Return how to go back to the previous program; empty if there is none."""
         before = self.programs.previous
         return f"'sudo edge-agent-setup rollback' goes back to {before.title}." if before else ""
 
     def rollback(self) -> None:
-        """Go back to the program before."""
-        now = self.programs.current
+        """Go back to the previous program."""
+        before = self.programs.current
         self.programs.go_back()
         program = self.programs.current
         assert program is not None
         try:
-            self._bring_up(program, now)
+            self._bring_up(program, before)
         except SetupError as error:
-            raise SetupError(error.code, error.message, f"{error.remedy} {self._way_back()}".rstrip()) from None
-        say(f"The program is now {program.title}. {self._way_back()}".rstrip())
+            raise SetupError(error.code, error.message, f"{error.remedy} {self._rollback_hint()}".rstrip()) from None
+        say(f"The program is now {program.title}. {self._rollback_hint()}".rstrip())
 
     def uninstall(self) -> None:
         """Remove the program; state and configuration stay."""
         self._remove_program()
-        kept = self.places.kept
+        kept = self.paths.kept
         if not kept:
             say("Removed. Nothing was kept.")
             return
@@ -152,13 +152,13 @@ class SetupRun:
 
     def purge(self, *, agreed: bool) -> None:
         """Remove the program, the configuration, the state, the keys, the users. Raises SetupError if one stays."""
-        kept = self.places.kept
+        kept = self.paths.kept
         links = {path: path.resolve() for path in kept if path.is_symlink()}
         for path in kept:
-            leads = f"a link to {links[path]}, which stays" if path in links else size(durable_files.size_of(path))
-            say(f"  {path}  {leads}")
-        if not agreed and not _asked(
-            "This removes the program and all of the above, for good. Type 'purge' to go on: "
+            shown = f"a link to {links[path]}, which stays" if path in links else size(durable_files.size_of(path))
+            say(f"  {path}  {shown}")
+        if not agreed and not _confirmed(
+            "This removes the program and all of the above, for good. Type 'purge' to continue: "
         ):
             raise SetupError(USAGE, "nothing was removed", "'purge --yes' does not ask.")
         self._remove_program()
@@ -167,58 +167,58 @@ class SetupRun:
         staying = self.services.remove_users()
         _end_purge([*_left_paths(kept, links), *staying])
         if staying:
-            said = "users or groups of Edge Agent are still there"
+            message = "users or groups of Edge Agent are still there"
             raise SetupError(
-                FAILED, said, "End what the notes name, then run 'sudo sh FILE.run purge', with any installer file."
+                FAILED, message, "Fix what the notes name, then run 'sudo sh FILE.run purge', with any installer file."
             )
 
     def _remove_program(self) -> None:
         self.services.stop()
-        installed_files.remove_files(self.places)
+        installed_files.remove_files(self.paths)
         done("stopped the services; removed units, man pages and commands")
-        for path in (self.places.current, self.places.previous, self.places.home):
+        for path in (self.paths.current, self.paths.previous, self.paths.home):
             durable_files.remove(path)
-        self.services.forget()
-        done(f"removed {self.places.home}")
+        self.services.reload_units()
+        done(f"removed {self.paths.home}")
 
     def status(self, *, as_json: bool) -> int:
-        """Say what is installed, and whether it is what was installed; return the exit code."""
+        """Print what is installed, and whether a file of it is damaged; return the exit code."""
         program = self.programs.current
         if program is None:
             raise SetupError(MACHINE, "edge-agent is not installed", "Run the installer file.")
-        found = install_report.look(self.places, self.services, self.programs.previous, program)
-        say(install_report.as_json(found) if as_json else install_report.as_text(found))
-        if found.damaged:
-            count = len(found.damaged)
-            said = "1 file is not what was installed" if count == 1 else f"{count} files are not what was installed"
-            raise SetupError(FAILED, said, "Run the installer file of this version again: it makes the program again.")
+        report = install_report.read_report(self.paths, self.services, self.programs.previous, program)
+        say(install_report.as_json(report) if as_json else install_report.as_text(report))
+        if report.damaged:
+            count = len(report.damaged)
+            message = "1 file is damaged or missing" if count == 1 else f"{count} files are damaged or missing"
+            raise SetupError(FAILED, message, "Run the installer file of this version again: it repairs the program.")
         if not has_its_python(program):
-            said = f"the program does not run: it was made for Python {program.python}, which is gone from this machine"
-            raise SetupError(FAILED, said, "Run the installer file again: settings and data stay.")
+            message = f"the program does not run: its Python {program.python} is no longer on this machine"
+            raise SetupError(FAILED, message, "Run the installer file again: configuration and data stay.")
         return DONE
 
     def enrol(self, kit: Path, options: Sequence[str]) -> int:
         """Hand an enrolment file to the installed program; return its exit code."""
-        command = [str(self.places.current / "bin/edge-agent"), "enrol", str(kit), *options]
-        if self.places.trial:
-            command += ["--etc", str(self.places.config.parent)]
-        if not self.services.running or not self.services.wanted:
+        command = [str(self.paths.current / "bin/edge-agent"), "enrol", str(kit), *options]
+        if self.paths.trial:
+            command += ["--etc", str(self.paths.config.parent)]
+        if not self.services.running or not self.services.starts_units:
             command.append("--no-restart")
         return subprocess.run(command, check=False).returncode  # noqa: S603 - our own program
 
 
-def disabled_uplink(places: InstallPaths, state: str) -> str:
-    """Return what to run where the uplink of a site that was enrolled before an uninstall does not start; else empty.
+def disabled_uplink(paths: InstallPaths, state: str) -> str:
+    """Return the command that starts the uplink of a site enrolled before an uninstall; empty if it is not disabled.
 
-    It opens the network, so only a person enables it again. site.yaml is the one that enrolment wrote.
+    The uplink uses the network, so only a person enables it again. site.yaml is the file that enrolment wrote.
     """
-    site = places.config / "site.yaml"
+    site = paths.config / "site.yaml"
     if state != "disabled" or not site.is_file() or "url: " not in site.read_text(encoding="utf-8", errors="replace"):
         return ""
     return f"this site was enrolled before, and {UPLINK} is disabled: sudo systemctl enable --now {UPLINK}"
 
 
-def _asked(question: str) -> bool:
+def _confirmed(question: str) -> bool:
     if not sys.stdin.isatty():
         return False
     sys.stdout.write(question)
@@ -228,7 +228,7 @@ def _asked(question: str) -> bool:
 
 def _left_paths(kept: Sequence[Path], links: Mapping[Path, Path]) -> Iterator[str]:
     for path in filter(Path.exists, kept):
-        yield f"{path} is emptied and stays, because a disk is mounted there: sudo umount {path}"
+        yield f"{path} was emptied and stays, because a disk is mounted there: sudo umount {path}"
     for path, target in links.items():
         yield f"{path} was a link to {target}, which stays: remove it yourself"
 

@@ -1,4 +1,4 @@
-"""Files and links that are there whole or not at all, and last through a power cut."""
+"""Files and links that are written whole or not at all, and survive a power cut."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MODE = 0o644
 
 
 def write(path: Path, content: bytes, mode: int = MODE) -> None:
-    """Write a file beside its place and rename it there."""
+    """Write a file next to its path, and rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)
     with partial.open("wb") as file:
@@ -24,7 +24,7 @@ def write(path: Path, content: bytes, mode: int = MODE) -> None:
 
 
 def link(path: Path, target: Path | str) -> None:
-    """Let a link lead to a target, in one step wherever it led before."""
+    """Make a link point to a target; an earlier link is replaced in one rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)
     partial.unlink(missing_ok=True)
@@ -34,15 +34,15 @@ def link(path: Path, target: Path | str) -> None:
 
 
 def partial_path(path: Path) -> Path:
-    """Return where a file or a link is made before it is renamed; a setup that was killed can leave it there."""
+    """Return the temporary path of a file or link before its rename; a killed setup can leave it behind."""
     return path.with_name(f".{path.name}.partial")
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a whole folder; it may be gone already. A mount point is emptied, and stays."""
+    """Remove a file, a link or a whole folder; it need not exist. A mount point is emptied, and stays."""
     if path.is_dir() and path.is_mount():
-        for each in path.iterdir():
-            remove(each)
+        for child in path.iterdir():
+            remove(child)
     elif path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -50,7 +50,7 @@ def remove(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable."""
+    """Sync the names in a folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -59,16 +59,16 @@ def sync_folder(path: Path) -> None:
 
 
 def sync_all(folder: Path) -> None:
-    """Make everything durable on the disk of a folder."""
+    """Sync the whole file system of a folder."""
     subprocess.run(["sync", "-f", str(folder)], check=True)  # noqa: S603, S607 - coreutils; Python has no syncfs(2)
 
 
 def size_of(folder: Path) -> int:
-    """Return the bytes in a folder, or of a file; 0 when it is not there. Raises PermissionError."""
+    """Return the bytes in a folder, or of a file; 0 if it does not exist. Raises PermissionError."""
     if folder.is_file():
         return folder.lstat().st_size
-    listed = (Path(at) / name for at, _, names in os.walk(folder, onerror=_raise_denied) for name in names)
-    return sum(path.lstat().st_size for path in listed if path.is_file() and not path.is_symlink())
+    files = (Path(parent) / name for parent, _, names in os.walk(folder, onerror=_raise_denied) for name in names)
+    return sum(path.lstat().st_size for path in files if path.is_file() and not path.is_symlink())
 
 
 def _raise_denied(error: OSError) -> None:

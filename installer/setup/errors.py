@@ -1,4 +1,4 @@
-"""What goes wrong, by who acts: the numbers are the exit codes of docs/exit-codes.md."""
+"""Errors by the party that must act: the numbers are the exit codes of docs/exit-codes.md."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ DONE, FAILED, USAGE, MACHINE, LATER, REFUSED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 13
 
 
 class SetupError(Exception):
-    """A sentence that stands alone, what to do about it, and the exit code."""
+    """A message that is clear on its own, a remedy, and the exit code."""
 
     def __init__(self, code: int, message: str, remedy: str) -> None:
-        """Say it."""
+        """Store the three."""
         super().__init__(message)
         self.code, self.message, self.remedy = code, message, remedy
 
 
 def from_os_error(error: OSError) -> SetupError:
-    """Return what an error of the file system means to a technician."""
+    """Translate an error of the file system for a technician."""
     where = f" ({error.filename})" if error.filename else ""
-    said = f"{error.strerror}{where}"
+    message = f"{error.strerror}{where}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return SetupError(MACHINE, f"the disk is full: {said}", "Free some space and run the same command again.")
+        return SetupError(MACHINE, f"the disk is full: {message}", "Free some space and run the same command again.")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return SetupError(MACHINE, f"not allowed: {said}", "Run it as root, on a file system that can be written.")
-    return SetupError(MACHINE, said, "Fix what it names and run the same command again.")
+        return SetupError(MACHINE, f"not allowed: {message}", "Run it as root, on a file system that can be written.")
+    return SetupError(MACHINE, message, "Fix this, then run the same command again.")

@@ -1,4 +1,4 @@
-"""Where everything lies. With --root all of it is below a folder, so that an installation can be tried."""
+"""The paths of an installation. With --root all of them are below one folder, for a trial."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CONF_KINDS = ("sysusers", "tmpfiles")
 
 
 def edited_path(path: Path) -> Path:
-    """Return where the text of a laid file goes that somebody had edited."""
+    """Return where setup moves an installed file that somebody edited."""
     return path.with_name(f"{path.name}.edited")
 
 
@@ -26,7 +26,7 @@ class InstallPaths:
 
     @property
     def trial(self) -> bool:
-        """True when the machine itself is not touched."""
+        """True if the installation is below another folder, and the machine itself is unchanged."""
         return self.root != Path("/")
 
     @property
@@ -46,25 +46,25 @@ class InstallPaths:
 
     @property
     def previous(self) -> Path:
-        """The link to the one before."""
+        """The link to the previous program."""
         return self.home / "previous"
 
     @property
     def first_start(self) -> Path:
-        """Is there from the first installation until serve was enabled, once: an administrator may disable it."""
+        """Exists from the first installation until serve was enabled once: an administrator can disable it later."""
         return self.home / "first-start"
 
     @property
     def lock(self) -> Path:
-        """Held by the one setup that runs; outside of what it installs and removes.
+        """The lock of the running setup, outside of the folders that it installs and removes.
 
-        Not in /run/lock: there every user could put a link in its place, or hold it.
+        Not in /run/lock, where any user could replace it by a link, or hold it.
         """
         return self.root / "run/edge-agent-setup.lock"
 
     @property
     def config(self) -> Path:
-        """The technician's configuration, and what enrolment wrote."""
+        """The technician's configuration, and the files of enrolment."""
         return self.root / "etc/edge-agent"
 
     @property
@@ -74,24 +74,24 @@ class InstallPaths:
 
     @property
     def kept(self) -> tuple[Path, ...]:
-        """What only purge removes: configuration, state, exchange folders, credentials, drop-ins of the units, and
-        what somebody had edited of the files that setup lays."""
+        """Existing paths that only purge removes: configuration, state, exchange folders, credentials, drop-ins of the
+        units, and edited copies of installed files."""
         state = [self.root / "var/lib" / name for name in _STATE]
         stores = [self.root / "etc" / name for name in ("credstore.encrypted", "credstore")]
         secrets = [path for store in stores for path in sorted(store.glob("edge-agent-*.cred"))]
         drop_ins = [self.units / f"{unit}.d" for unit in UNITS]
-        edited = [edited_path(path) for path in self.always_laid]
+        edited = [edited_path(path) for path in self.in_every_program]
         found = (self.config, *state, *secrets, *drop_ins, *edited)
         return tuple(path for path in found if path.exists() or path.is_symlink())
 
     @property
-    def always_laid(self) -> tuple[Path, ...]:
-        """The units, and the files that name users and folders: every program lays them."""
-        confs = (self.laid(kind, "edge-agent.conf") for kind in _CONF_KINDS)
+    def in_every_program(self) -> tuple[Path, ...]:
+        """The units, and the files that name users and folders: every program installs them."""
+        confs = (self.installed_path(kind, "edge-agent.conf") for kind in _CONF_KINDS)
         return (*(self.units / unit for unit in UNITS), *confs)
 
-    def laid(self, kind: str, name: str) -> Path:
-        """Return where a file of a program's share/ folder belongs on the machine."""
+    def installed_path(self, kind: str, name: str) -> Path:
+        """Return the path on the machine of a file from a program's share/ folder."""
         folders = {
             "systemd": "etc/systemd/system",
             "sysusers": "etc/sysusers.d",
@@ -103,7 +103,7 @@ class InstallPaths:
 
     @property
     def commands(self) -> dict[Path, Path]:
-        """Links that put the commands where a shell finds them, and what they lead to."""
+        """Links in the directories of PATH, with their targets."""
         return {
             self.root / "usr/local/bin/edge-agent": self.current / "bin/edge-agent",
             self.root / "usr/local/sbin/edge-agent-setup": self.current / "bin/edge-agent-setup",

@@ -1,4 +1,4 @@
-"""What `status` tells: which program, whether it is undamaged, which processor's code, what systemd says."""
+"""The report of `status`: program, damaged files, the processor code of llama.cpp, states of the units."""
 
 from __future__ import annotations
 
@@ -13,53 +13,53 @@ from installer.setup.programs import InstalledProgram
 from installer.setup.screen import size
 from installer.setup.services import Services
 
-NAMED = 3
+FILES_NAMED_MAX = 3
 
 
 @dataclass(frozen=True)
 class InstallReport:
-    """One look at an installation."""
+    """The state of an installation at one time."""
 
     program: InstalledProgram
     previous: InstalledProgram | None
     cpu_variant: str
-    """The kind of processor whose code llama.cpp takes here."""
+    """The kind of processor for which llama.cpp loads code here."""
     units: dict[str, str]
     kept_bytes: dict[str, int | None]
-    """None = this user may not read it."""
+    """None = this user may not read the path."""
     damaged: list[Path]
 
 
-def look(
-    places: InstallPaths, services: Services, previous: InstalledProgram | None, program: InstalledProgram
+def read_report(
+    paths: InstallPaths, services: Services, previous: InstalledProgram | None, program: InstalledProgram
 ) -> InstallReport:
-    """Look at everything; reads each file of the program."""
+    """Return the state of an installation; reads each file of the program."""
     units = installed_files.unit_names(program) if services.running else []
     return InstallReport(
         program=program,
         previous=previous,
         cpu_variant=_processor_code(program),
         units={name: ", ".join(services.state(name)) for name in units},
-        kept_bytes={str(path): _size(path) for path in places.kept},
+        kept_bytes={str(path): _size(path) for path in paths.kept},
         damaged=integrity.damaged_files(program.folder),
     )
 
 
-def as_json(found: InstallReport) -> str:
-    """Write it for programs."""
-    return json.dumps(asdict(found), indent=2, default=str)
+def as_json(report: InstallReport) -> str:
+    """Return the report as JSON."""
+    return json.dumps(asdict(report), indent=2, default=str)
 
 
-def as_text(found: InstallReport) -> str:
-    """Write it for people."""
+def as_text(report: InstallReport) -> str:
+    """Return the report as text."""
     rows = {
-        "program": f"{found.program.title}, installed {found.program.installed_at}",
-        "before it": found.previous.title if found.previous else "none",
-        "Python": f"{found.program.python}, {found.program.interpreter}",
-        "processor": f"llama.cpp computes with code for: {found.cpu_variant}",
-        **found.units,
-        "kept": "\n".join(f"{path} ({_shown(count)})" for path, count in found.kept_bytes.items()),
-        "damaged": _some([str(path.relative_to(found.program.folder)) for path in found.damaged]) or "nothing",
+        "program": f"{report.program.title}, installed {report.program.installed_at}",
+        "previous": report.previous.title if report.previous else "none",
+        "Python": f"{report.program.python}, {report.program.interpreter}",
+        "processor": f"llama.cpp uses the code for {report.cpu_variant}",
+        **report.units,
+        "kept": "\n".join(f"{path} ({_size_text(count)})" for path, count in report.kept_bytes.items()),
+        "damaged": _shorten([str(path.relative_to(report.program.folder)) for path in report.damaged]) or "nothing",
     }
     width = max(map(len, rows)) + 2
     return "\n".join(f"{name:<{width}}{text}".replace("\n", "\n" + width * " ") for name, text in rows.items())
@@ -72,14 +72,14 @@ def _size(path: Path) -> int | None:
         return None
 
 
-def _shown(count: int | None) -> str:
+def _size_text(count: int | None) -> str:
     return "size unknown without sudo" if count is None else size(count)
 
 
-def _some(names: list[str]) -> str:
-    """Write the first names, and how many more there are."""
-    more = [f"and {len(names) - NAMED} more"] if len(names) > NAMED else []
-    return ", ".join(names[:NAMED] + more)
+def _shorten(names: list[str]) -> str:
+    """Return the first names, and the number of the others."""
+    more = [f"and {len(names) - FILES_NAMED_MAX} more"] if len(names) > FILES_NAMED_MAX else []
+    return ", ".join(names[:FILES_NAMED_MAX] + more)
 
 
 def _processor_code(program: InstalledProgram) -> str:

@@ -1,7 +1,7 @@
-"""What lies outside of the program's folder: units, users, folders, man pages, the commands' links, the configuration.
+"""Files outside of the program's folder: units, users, folders, man pages, the commands' links, the configuration.
 
-It is laid after the program was switched, from the program's own share/ folder, and the same again whenever setup runs:
-what a kill left out is made up for.
+They are copied from the program's share/ folder after the switch to the program, and again whenever setup runs: this
+repairs what a kill left incomplete.
 """
 
 from __future__ import annotations
@@ -18,53 +18,53 @@ KINDS = ("systemd", "sysusers", "tmpfiles", "etc", "man")
 
 
 @dataclass(frozen=True)
-class LaidFiles:
-    """What `install_files` did."""
+class InstalledFiles:
+    """The result of `install_files`."""
 
-    aside: list[Path]
-    """The files that somebody had edited; the edited text is beside each."""
+    edited: list[Path]
+    """Files that somebody had edited; each was moved to its `edited_path`."""
     changed: bool
-    """Some file was not there, or was another one, or was removed."""
+    """A file was added, replaced or removed."""
 
 
-def install_files(places: InstallPaths, program: InstalledProgram, before: InstalledProgram | None) -> LaidFiles:
-    """Lay a program's files, put edited ones aside, and remove those that only the program before had.
+def install_files(paths: InstallPaths, program: InstalledProgram, before: InstalledProgram | None) -> InstalledFiles:
+    """Install a program's files, move edited ones away, and remove those that only the previous program had.
 
-    A file that is right already is not written: systemd takes a newer unit file for a changed one.
+    An unchanged file is not written, because systemd takes a newer unit file for a changed one.
     """
-    known = dict(_files(places, before.folder)) if before else {}
-    wanted = dict(_files(places, program.folder))
-    aside = [path for path, source in wanted.items() if _edited(path, {source, known.get(path, source)})]
-    for path in aside:
+    old_files = dict(_files(paths, before.folder)) if before else {}
+    new_files = dict(_files(paths, program.folder))
+    edited = [path for path, source in new_files.items() if _is_edited(path, {source, old_files.get(path, source)})]
+    for path in edited:
         path.replace(edited_path(path))
-    missing = {path: source for path, source in wanted.items() if not _is_laid(path, source)}
-    gone = [path for path in known.keys() - wanted.keys() if path.exists()]
-    _lay(places, missing, gone)
-    return LaidFiles(aside, changed=bool(missing or gone))
+    outdated = {path: source for path, source in new_files.items() if not _is_installed(path, source)}
+    obsolete = [path for path in old_files.keys() - new_files.keys() if path.exists()]
+    _write_and_remove(paths, outdated, obsolete)
+    return InstalledFiles(edited, changed=bool(outdated or obsolete))
 
 
-def _lay(places: InstallPaths, missing: dict[Path, Path], gone: list[Path]) -> None:
-    for path, source in missing.items():
+def _write_and_remove(paths: InstallPaths, outdated: dict[Path, Path], obsolete: list[Path]) -> None:
+    for path, source in outdated.items():
         durable_files.write(path, source.read_bytes())
-    for path in gone:
+    for path in obsolete:
         durable_files.remove(path)
-    for path, target in places.commands.items():
+    for path, target in paths.commands.items():
         durable_files.link(path, target)
 
 
-def install_configuration(places: InstallPaths, program: InstalledProgram) -> bool:
-    """Lay the sample configuration where there is none yet; tell whether it was laid."""
-    path = places.config / "agent.yaml"
+def install_configuration(paths: InstallPaths, program: InstalledProgram) -> bool:
+    """Install the sample configuration if there is no agent.yaml; return whether it was installed."""
+    path = paths.config / "agent.yaml"
     if path.exists():
         return False
     durable_files.write(path, (program.folder / "share/agent.yaml").read_bytes())
     return True
 
 
-def remove_files(places: InstallPaths) -> None:
-    """Remove what `install_files` laid for the programs that are here, whole or damaged, and units in any case."""
-    laid = {path for folder in places.programs.glob("*") for path, _ in _files(places, folder)}
-    for path in {*places.commands, *places.always_laid, *laid}:
+def remove_files(paths: InstallPaths) -> None:
+    """Remove the files of all programs, even damaged ones, and the units in any case."""
+    installed = {path for folder in paths.programs.glob("*") for path, _ in _files(paths, folder)}
+    for path in {*paths.commands, *paths.in_every_program, *installed}:
         durable_files.remove(path)
         durable_files.remove(durable_files.partial_path(path))
 
@@ -74,22 +74,22 @@ def unit_names(program: InstalledProgram) -> list[str]:
     return sorted(path.name for path in (program.folder / "share/systemd").glob("*.*") if path.is_file())
 
 
-def _edited(path: Path, laid: set[Path]) -> bool:
-    """Tell whether a file is there and none of those that setup lays there."""
-    return path.exists() and path.read_bytes() not in {source.read_bytes() for source in laid}
+def _is_edited(path: Path, sources: set[Path]) -> bool:
+    """Return whether a file exists and differs from all files that setup installs at its path."""
+    return path.exists() and path.read_bytes() not in {source.read_bytes() for source in sources}
 
 
-def _is_laid(path: Path, source: Path) -> bool:
-    """Tell whether a file is there as setup lays it: a regular file, with its content and its mode."""
+def _is_installed(path: Path, source: Path) -> bool:
+    """Return whether a path is a regular file with the content of `source` and the mode that setup gives it."""
     if path.is_symlink() or not path.is_file():
         return False
     return path.read_bytes() == source.read_bytes() and path.stat().st_mode & 0o777 == durable_files.MODE
 
 
-def _files(places: InstallPaths, program: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield what belongs on the machine; a folder below share/man is a dependency's, whose manual nobody needs here."""
+def _files(paths: InstallPaths, program: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield path on the machine and source of each file, but not the dependencies' manuals in folders of share/man."""
     for kind in KINDS:
         folder = program / "share" / kind
         found = folder.glob("*") if kind == "man" else folder.rglob("*")
         for source in sorted(path for path in found if path.is_file()):
-            yield places.laid(kind, str(source.relative_to(folder))), source
+            yield paths.installed_path(kind, str(source.relative_to(folder))), source

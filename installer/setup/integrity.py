@@ -1,6 +1,6 @@
-"""Whether an installed program is what was installed: every file against the hash that was written down.
+"""Checks the files of an installed program against their recorded hashes.
 
-pip writes down the files of the wheels; `record_files` those that setup adds.
+pip records the files of the wheels; `record_files` records those that setup adds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def damaged_files(program: Path) -> list[Path]:
 
 
 def record_files(program: Path, files: Iterable[Path]) -> None:
-    """Write down the hashes of files of a program, in the form of pip. Raises OSError."""
+    """Record the hashes of files of a program, in pip's format. Raises OSError."""
     with (program / _RECORD).open("w", encoding="utf-8", newline="") as file:
         rows = ([str(path.relative_to(program)), f"sha256={_digest(path)}", path.stat().st_size] for path in files)
         csv.writer(file, lineterminator="\n").writerows(rows)
@@ -32,7 +32,7 @@ def _recorded(program: Path) -> Iterator[tuple[Path, str]]:
     for record, folder in [*((each, each.parent.parent) for each in wheels), *((each, program) for each in own)]:
         with record.open(encoding="utf-8", newline="") as file:
             for name, digest, _ in csv.reader(file):
-                if digest.startswith("sha256="):  # what was compiled here has no hash
+                if digest.startswith("sha256="):  # files that were compiled here have no hash
                     yield folder / name, digest.removeprefix("sha256=")
 
 

@@ -1,4 +1,4 @@
-"""What an installer file holds, unpacked: the manifest, wheels for each Python, and what is laid on the machine."""
+"""The content of an installer file, unpacked: manifest, wheels for each Python, files for the machine."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ class Payload:
 
     @property
     def glibc(self) -> tuple[int, ...]:
-        """The oldest C library that its libraries run on."""
+        """The oldest version of glibc on which its libraries run."""
         return tuple(int(part) for part in self.manifest["glibc"].split("."))
 
     @property
     def common(self) -> Path:
-        """What is the same for every Python."""
+        """The files that every Python needs."""
         return self.folder / "common"
 
     @property
     def share(self) -> Path:
-        """What is laid on the machine."""
+        """The files that setup installs on the machine."""
         return self.common / "share"
 
     @property
     def pip(self) -> Path:
-        """The wheel of pip, which runs from its file."""
+        """The wheel of pip, which Python runs without unpacking it."""
         return next(self.common.glob("pip-*.whl"))
 
     def lock(self, python: str) -> Path:
         """Return the list of wheels for a Python such as "3.13", each with its hash. Raises SetupError."""
         path = self.folder / f"python{python}" / "lock.txt"
         if not path.exists():
-            known = ", ".join(self.manifest["installed_bytes"])
-            said = f"Python {python} is not supported; this installer has what {known} need"
-            raise SetupError(MACHINE, said, "Install one of them.")
+            supported = ", ".join(self.manifest["installed_bytes"])
+            message = f"Python {python} is not supported; this installer has packages for {supported}"
+            raise SetupError(MACHINE, message, "Install one of these versions.")
         return path
 
     def wheels(self, python: str) -> tuple[Path, Path]:
@@ -62,11 +62,11 @@ class Payload:
         return self.common / "wheels", self.folder / f"python{python}" / "wheels"
 
     def installed_bytes(self, python: str) -> int:
-        """Return what the program takes on the disk."""
+        """Return the size of the installed program."""
         return int(self.manifest["installed_bytes"][python])
 
     def identity(self, python: str, interpreter: Path) -> str:
-        """Return the name of the program that this makes under an interpreter: the same content, the same name."""
+        """Return the name of the program under an interpreter: a hash, so the same content has the same name."""
         parts = [self.lock(python).read_bytes(), json.dumps(self.manifest, sort_keys=True).encode()]
         for path in sorted(path for path in self.share.rglob("*") if path.is_file()):
             parts += [str(path.relative_to(self.share)).encode(), path.read_bytes()]
@@ -79,4 +79,4 @@ def read_payload(folder: Path) -> Payload:
     try:
         return Payload(folder, json.loads((folder / "common/manifest.json").read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
-        raise SetupError(REFUSED, f"{folder} is no unpacked installer: {error}", "Copy the file again.") from None
+        raise SetupError(REFUSED, f"{folder} is not an unpacked installer: {error}", "Copy the file again.") from None

@@ -1,7 +1,7 @@
-"""Making a program's folder: an environment of the machine's Python, the wheels by their hashes, and what goes with it.
+"""Makes a program's folder: an environment of the machine's Python, the wheels by their hashes, and the shared files.
 
-Nothing leads to the folder while it is made, and it counts only when its `program.json` is there, which comes last,
-after everything is on the disk.
+No link points to the folder until it is complete. It counts as a program only with its `program.json`, which is written
+last, after everything else is synced.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from installer.setup.target_machine import TargetMachine
 MARK = "program.json"
 LINES_SHOWN = 12
 
-# The commands that lie beside the program's Python run under it; this one must also run when that Python is gone.
+# The other commands run under the program's Python; this one must also run when that Python is gone.
 _COMMAND = """#!/bin/sh
-# edge-agent-setup: runs under any Python that is new enough, since the program's own may be what is broken.
+# edge-agent-setup: runs under any Python that is new enough, because the program's own can be broken.
 here=$(dirname -- "$(readlink -f -- "$0")")
 for python in "$here/python3" python3.13 python3.12 python3.11 python3; do
   if "$python" -I -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
@@ -37,37 +37,36 @@ echo "what to do: install python3, then run this again" >&2
 exit 3
 """
 
-# Python looks beside the command first, and takes a folder without __init__.py only where there is no package of that
-# name: where the program's Python is of another version, which has none of its packages.
+# Python looks next to the command first, but prefers any package of that name to a folder without __init__.py. So it
+# loads this file only if the program's Python has another version, and therefore none of its packages.
 _STUB = Path("bin/edge_agent/cli.py")
-_STUB_CODE = """\"\"\"Says what to do when an upgrade of the system has replaced the Python of this program.\"\"\"
+_STUB_CODE = """\"\"\"Prints the remedy if an upgrade of the system has replaced the Python of this program.\"\"\"
 
 import sys
 
 
 def main():
-    lost = "it was made for Python {python}, which is gone from this machine"
-    sys.stderr.write(f"error: the program does not run: {{lost}}\\n")
-    sys.stderr.write("what to do: run the installer file again: settings and data stay\\n")
+    sys.stderr.write("error: the program does not run: its Python {python} is no longer on this machine\\n")
+    sys.stderr.write("what to do: run the installer file again: configuration and data stay\\n")
     return 3
 """
 
 
 def build_program(folder: Path, payload: Payload, machine: TargetMachine) -> None:
-    """Fill a folder that is not there yet. Raises SetupError, OSError; the folder is then not complete."""
+    """Make and fill the folder. Raises SetupError, OSError; the folder is then incomplete."""
     folder.mkdir(parents=True)
     interpreter = str(machine.interpreter)
     _run([interpreter, "-I", "-m", "venv", "--without-pip", str(folder)], "the environment cannot be made", _VENV)
     shared, own = payload.wheels(machine.python)
     options = ["--no-index", "--no-deps", "--require-hashes", "--no-cache-dir", "--root-user-action=ignore"]
     options += ["--disable-pip-version-check", "--no-input", "--quiet", "--no-warn-script-location"]
-    places = ["--find-links", str(shared), "--find-links", str(own)]
+    find_links = ["--find-links", str(shared), "--find-links", str(own)]
     install = [
         f"{payload.pip}/pip",
         "--isolated",
         "install",
         *options,
-        *places,
+        *find_links,
         "-r",
         str(payload.lock(machine.python)),
     ]
@@ -85,16 +84,16 @@ def build_program(folder: Path, payload: Payload, machine: TargetMachine) -> Non
 
 
 def test_program(folder: Path, payload: Payload) -> list[str]:
-    """Run the program's own short tests under its Python; return what each said. Raises SetupError."""
-    said = []
+    """Run the program's own short tests under its Python; return the output of each. Raises SetupError."""
+    outputs = []
     for arguments in payload.manifest["tests"]:
         command = [str(folder / "bin/python"), "-I", *arguments]
-        said.append(_run(command, "the program does not run on this machine", _RUNS).strip())
-    return said
+        outputs.append(_run(command, "the program does not run on this machine", _RUNS).strip())
+    return outputs
 
 
 def complete_program(folder: Path, payload: Payload, machine: TargetMachine) -> None:
-    """Bring everything to the disk, then say that the program is whole."""
+    """Sync everything to the disk, then write `program.json`, which makes the program complete."""
     durable_files.sync_all(folder)
     about = {
         "version": payload.version,
@@ -108,11 +107,11 @@ def complete_program(folder: Path, payload: Payload, machine: TargetMachine) -> 
 
 
 _VENV = (MACHINE, "Install the package python3 (Debian, Ubuntu: python3 with its standard library), then run it again.")
-_WHEELS = (MACHINE, "Run the same command again; copy the installer file again if it fails the same way.")
-_RUNS = (FAILED, "Nothing was changed. Keep the lines above for whoever gave you this installer.")
+_WHEELS = (MACHINE, "Run the same command again; if it fails again, copy the installer file again.")
+_RUNS = (FAILED, "Nothing was changed. Send the lines above to the team that gave you this installer.")
 
 
-def _run(command: Sequence[str], problem: str, otherwise: tuple[int, str]) -> str:
+def _run(command: Sequence[str], problem: str, failure: tuple[int, str]) -> str:
     """Run a program without the caller's environment; return its output. Raises SetupError with its last lines."""
     with tempfile.TemporaryDirectory(prefix="edge-agent-setup.") as home:
         environment = {"PATH": os.defpath, "LANG": "C.UTF-8", "HOME": home, "PIP_CONFIG_FILE": os.devnull}
@@ -122,12 +121,12 @@ def _run(command: Sequence[str], problem: str, otherwise: tuple[int, str]) -> st
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)  # noqa: S603 - ours
     if done.returncode == 0:
         return done.stdout
-    lines = (done.stderr or done.stdout).strip().splitlines()[-LINES_SHOWN:] or [_ended(done.returncode)]
-    code, remedy = otherwise
+    lines = (done.stderr or done.stdout).strip().splitlines()[-LINES_SHOWN:] or [_describe_exit(done.returncode)]
+    code, remedy = failure
     if any("No space left on device" in line for line in lines):
         problem, code, remedy = "the disk is full", MACHINE, "Free some space and run the same command again."
     raise SetupError(code, "\n        ".join([f"{problem}:", *lines]), remedy)
 
 
-def _ended(code: int) -> str:
+def _describe_exit(code: int) -> str:
     return f"it was ended by signal {-code}" if code < 0 else f"it ended with exit code {code}"

@@ -1,4 +1,4 @@
-"""The programs on this machine, and which one is the program: derived from the links, remembered nowhere else."""
+"""The programs on this machine. Only the links `current` and `previous` record which one is in use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from installer.setup.target_machine import TargetMachine
 
 @dataclass(frozen=True)
 class InstalledProgram:
-    """One folder that is whole."""
+    """A program whose folder is complete."""
 
     folder: Path
     version: str
@@ -34,12 +34,12 @@ class InstalledProgram:
 
     @property
     def title(self) -> str:
-        """What a person calls it."""
+        """Its name in messages."""
         return f"{self.version} ({self.variant}, {self.name})"
 
 
 def read_program(folder: Path) -> InstalledProgram | None:
-    """Return the program in a folder; None when it is not there, or not whole."""
+    """Return the program in a folder; None if there is none, or it is incomplete."""
     try:
         about = json.loads((folder / program_build.MARK).read_text(encoding="utf-8"))
         return InstalledProgram(folder=folder.resolve(), **about)
@@ -50,33 +50,33 @@ def read_program(folder: Path) -> InstalledProgram | None:
 class InstalledPrograms:
     """All programs below /opt/edge-agent."""
 
-    def __init__(self, places: InstallPaths) -> None:
-        """Look there."""
-        self._places = places
+    def __init__(self, paths: InstallPaths) -> None:
+        """Take the paths of an installation."""
+        self._paths = paths
 
     @property
     def current(self) -> InstalledProgram | None:
-        """The program."""
-        return read_program(self._places.current)
+        """The program in use."""
+        return read_program(self._paths.current)
 
     @property
     def previous(self) -> InstalledProgram | None:
-        """The one before; None when there is none to go back to, or its Python is gone."""
-        before = read_program(self._places.previous)
+        """The previous program; None if there is none, or its Python is gone."""
+        before = read_program(self._paths.previous)
         current = self.current
         if before is None or (current and before.name == current.name):
             return None
         return before if has_its_python(before) else None
 
     def find(self, payload: Payload, machine: TargetMachine) -> tuple[Path, InstalledProgram | None]:
-        """Return where a payload's program belongs, and the program if it is there and undamaged.
+        """Return the folder of a payload's program, and the program if it is there and undamaged.
 
-        A damaged one that a link leads to stays as it is, and the new one gets a number behind its name.
+        A damaged program that a link points to is not replaced: the new one gets the same name with a number.
         """
         identity = payload.identity(machine.python, machine.interpreter)
         linked = {_name(self.current), _name(self.previous)}
         for number in itertools.count(1):
-            folder = self._places.programs / (identity if number == 1 else f"{identity}-{number}")
+            folder = self._paths.programs / (identity if number == 1 else f"{identity}-{number}")
             program = read_program(folder)
             if program and not integrity.damaged_files(folder):
                 return folder, program
@@ -85,20 +85,20 @@ class InstalledPrograms:
         raise AssertionError
 
     def activate(self, program: InstalledProgram) -> None:
-        """Make a program the program. First the way back is noted: a kill in between leaves the old one.
+        """Make a program the current one. The link `previous` moves first: a kill in between leaves the old program.
 
-        A damaged program is no way back: the one before it stays the previous one.
+        A damaged program never becomes the previous one: the link `previous` then stays as it is.
         """
         current = self.current
         if current and current.name == program.name:
             return
-        if not self._places.current.is_symlink():
-            durable_files.write(self._places.first_start, b"")
+        if not self._paths.current.is_symlink():
+            durable_files.write(self._paths.first_start, b"")
         if _is_whole(current):
-            durable_files.link(self._places.previous, Path("venvs") / _name(current))
-        durable_files.link(self._places.current, Path("venvs") / program.name)
-        if self.previous is None:  # the link leads nowhere, or to the program itself
-            durable_files.remove(self._places.previous)
+            durable_files.link(self._paths.previous, Path("venvs") / _name(current))
+        durable_files.link(self._paths.current, Path("venvs") / program.name)
+        if self.previous is None:  # the link is broken, or points to the current program
+            durable_files.remove(self._paths.previous)
 
     def go_back(self) -> InstalledProgram:
         """Make the one before the program, and the program the one before unless it is damaged.
@@ -107,29 +107,30 @@ class InstalledPrograms:
         """
         before = self.previous
         if before is None:
-            said = "there is no earlier program to go back to"
-            raise SetupError(MACHINE, said, "Run the installer file of the version that you want.")
+            message = "there is no earlier program to go back to"
+            raise SetupError(MACHINE, message, "Run the installer file of the version that you want.")
         current = self.current
-        durable_files.link(self._places.current, Path("venvs") / before.name)
+        durable_files.link(self._paths.current, Path("venvs") / before.name)
         if _is_whole(current):
-            durable_files.link(self._places.previous, Path("venvs") / _name(current))
+            durable_files.link(self._paths.previous, Path("venvs") / _name(current))
         else:
-            durable_files.remove(self._places.previous)
+            durable_files.remove(self._paths.previous)
         return before
 
     def prune(self) -> list[str]:
-        """Remove what is neither the program nor the one before, nor runs; return the names."""
-        gone = self._names() - {_name(self.current), _name(self.previous)} - running(self._places.programs)
-        for name in gone:
-            drop(self._places.programs / name)
-        return sorted(gone)
+        """Remove programs that are neither current nor previous nor running; return their names."""
+        kept = {_name(self.current), _name(self.previous)} | running(self._paths.programs)
+        removed = sorted(self._names() - kept)
+        for name in removed:
+            remove_program(self._paths.programs / name)
+        return removed
 
     def _names(self) -> set[str]:
-        return {folder.name for folder in self._places.programs.glob("*")}
+        return {folder.name for folder in self._paths.programs.glob("*")}
 
 
 def has_its_python(program: InstalledProgram) -> bool:
-    """Tell whether the Python that a program was made for is still there: an upgrade of the system replaces it."""
+    """Return whether the program's Python still exists: an upgrade of the system can replace it."""
     command = [
         str(program.folder / "bin/python"),
         "-I",
@@ -145,7 +146,7 @@ def has_its_python(program: InstalledProgram) -> bool:
 
 
 def _is_whole(program: InstalledProgram | None) -> bool:
-    """Tell whether there is a program that can run, and every file of it is what was installed."""
+    """Return whether a program exists, can run, and has no damaged file."""
     return program is not None and has_its_python(program) and not integrity.damaged_files(program.folder)
 
 
@@ -153,19 +154,19 @@ def _name(program: InstalledProgram | None) -> str:
     return program.name if program else ""
 
 
-def drop(folder: Path) -> None:
-    """Remove a program; what is left after a kill is not whole any more."""
+def remove_program(folder: Path) -> None:
+    """Remove a program; after a kill the rest no longer counts as one."""
     (folder / program_build.MARK).unlink(missing_ok=True)
     durable_files.remove(folder)
 
 
 def running(programs: Path) -> set[str]:
-    """Return the names of the programs that processes were started from."""
+    """Return the names of the programs of running processes."""
     return {program_of(programs, int(path.name)) for path in Path("/proc").glob("[0-9]*")} - {""}
 
 
 def program_of(programs: Path, pid: int) -> str:
-    """Return the name of the program that a process was started from; empty = none of these, or it ended."""
+    """Return the name of the program of a process; empty = none of these, or the process has ended."""
     command = _command(Path(f"/proc/{pid}/cmdline"))
     return command.relative_to(programs).parts[0] if programs in command.parents else ""
 
@@ -173,5 +174,5 @@ def program_of(programs: Path, pid: int) -> str:
 def _command(cmdline: Path) -> Path:
     try:
         return Path(cmdline.read_bytes().split(b"\0")[0].decode(errors="replace"))
-    except OSError:  # it ended meanwhile
+    except OSError:  # the process has ended
         return Path()

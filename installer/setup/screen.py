@@ -1,4 +1,4 @@
-"""What the technician sees: one line for each step that is done."""
+"""Output for the technician: one line for each finished step."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import time
 
 
 def say(text: str = "") -> None:
-    """Print a line now, also into a pipe."""
+    """Print a line and flush it, so that a pipe gets it at once."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 
 def done(text: str) -> None:
-    """Print a step that is done."""
+    """Print a finished step."""
     say(f"  ok    {text}")
 
 
 def note(text: str) -> None:
-    """Print what the technician should know, though nothing is wrong."""
+    """Print a note that is not an error."""
     say(f"  note  {text}")
 
 
 def size(count: int) -> str:
-    """Write a number of bytes."""
+    """Format a number of bytes."""
     if count < 1e3:
         return f"{count} bytes"
     if count < 1e6:
@@ -32,12 +32,12 @@ def size(count: int) -> str:
 
 
 class Stopwatch:
-    """Seconds since it was made."""
+    """The seconds since its creation."""
 
     def __init__(self) -> None:
         """Start."""
         self._started = time.monotonic()
 
     def __str__(self) -> str:
-        """Write the whole seconds."""
+        """Format the whole seconds."""
         return f"{time.monotonic() - self._started:.0f} s"

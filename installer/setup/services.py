@@ -1,4 +1,4 @@
-"""What systemd is asked to do. Where it does not run, as in most containers, or in a trial, it is asked nothing."""
+"""Calls of systemd. There are none if it does not run, as in most containers, or in a trial."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from installer.setup.programs import InstalledProgram, program_of
 
 USERS = ("edge-agent", "edge-uplink", "edge-web")
 PREPARING = {"sysusers": (), "tmpfiles": ("--create",)}
-_SHOWN = ("Id", "ActiveState", "NeedDaemonReload", "MainPID")
+_UNIT_PROPERTIES = ("Id", "ActiveState", "NeedDaemonReload", "MainPID")
 _NO_SUCH_ACCOUNT = 6  # of userdel(8) and groupdel(8)
 GROUPS = ("edge-devices", "edge-reviewers", "edge-agent-operators", "edge-exchange")
 
@@ -24,94 +24,94 @@ GROUPS = ("edge-devices", "edge-reviewers", "edge-agent-operators", "edge-exchan
 class Services:
     """The units of the appliance."""
 
-    places: InstallPaths
-    wanted: bool
-    """False with --no-start: users and folders are made, nothing is started or stopped."""
+    paths: InstallPaths
+    starts_units: bool
+    """False with --no-start: users and folders are made, but no unit is started or restarted."""
 
     @property
     def running(self) -> bool:
-        """True where systemd is there and may be asked."""
-        return not self.places.trial and Path("/run/systemd/system").is_dir()
+        """True if systemd runs and this is not a trial."""
+        return not self.paths.trial and Path("/run/systemd/system").is_dir()
 
     @property
     def acts(self) -> bool:
-        """True where services are started and restarted."""
-        return self.running and self.wanted
+        """True if units are started and restarted."""
+        return self.running and self.starts_units
 
     def run_unchanged(self, program: InstalledProgram) -> bool:
-        """Tell whether the services run from this program, under the units as they are on the disk."""
+        """Return whether the services run from this program, with the unit files that are on the disk."""
         if not self.running:
             return False
-        asked = ["systemctl", "show", "--property", ",".join(_SHOWN), *UNITS]
-        return run_as_installed(_quietly(asked), lambda pid: program_of(self.places.programs, pid), program.name)
+        show = ["systemctl", "show", "--property", ",".join(_UNIT_PROPERTIES), *UNITS]
+        return run_as_installed(_run_quietly(show), lambda pid: program_of(self.paths.programs, pid), program.name)
 
     def prepare(self) -> list[str]:
-        """Make the users, groups and folders that the units need, as far as systemd is installed; say what was made."""
-        done = [] if self.places.trial else [said for said in map(self._create, PREPARING) if said]
+        """Make the users, groups and folders of the units, if systemd's tools are installed; return the steps."""
+        steps = [] if self.paths.trial else [step for step in map(self._create, PREPARING) if step]
         if self.running:
-            _must(["systemctl", "daemon-reload"])
-        return done
+            _run_or_fail(["systemctl", "daemon-reload"])
+        return steps
 
     def _create(self, kind: str) -> str:
-        files = sorted(map(str, (self.places.root / f"etc/{kind}.d").glob("edge-*.conf")))
+        files = sorted(map(str, (self.paths.root / f"etc/{kind}.d").glob("edge-*.conf")))
         command = [f"systemd-{kind}", *PREPARING[kind], *files]
         if not files or not shutil.which(command[0]):
             return ""
-        _must(command)
+        _run_or_fail(command)
         return f"{command[0]}: {', '.join(files)}"
 
     def start(self, units: list[str]) -> None:
-        """Enable and start serve, once; afterwards restart it, unless somebody disabled it.
+        """Enable and start serve after the first installation; later restart it, if it runs or is enabled.
 
         Raises:
-            SetupError: serve does not come up. A way out that does not is no reason to take anything back.
+            SetupError: serve does not start. A failure of the uplink or the console is not an error.
         """
         if not self.acts:
             return
-        _quietly(["systemctl", "reset-failed", *units])
-        if self.places.first_start.exists():
-            _must(["systemctl", "enable", SERVE])
-            durable_files.remove(self.places.first_start)
-        _must(["systemctl", "restart" if self.state(SERVE)[1] == "enabled" else "try-restart", SERVE])
-        _quietly(["systemctl", "try-restart", UPLINK, WEB])
+        _run_quietly(["systemctl", "reset-failed", *units])
+        if self.paths.first_start.exists():
+            _run_or_fail(["systemctl", "enable", SERVE])
+            durable_files.remove(self.paths.first_start)
+        _run_or_fail(["systemctl", "restart" if self.state(SERVE)[1] == "enabled" else "try-restart", SERVE])
+        _run_quietly(["systemctl", "try-restart", UPLINK, WEB])
 
     def stop(self) -> None:
-        """Stop and disable the units. Raises SetupError where one still runs."""
+        """Stop and disable the units. Raises SetupError if one still runs."""
         if not self.running:
             return
-        _quietly(["systemctl", "stop", *UNITS])
-        for unit in UNITS:  # each alone: where one has no file, systemctl disables none of them
-            _quietly(["systemctl", "disable", unit])
+        _run_quietly(["systemctl", "stop", *UNITS])
+        for unit in UNITS:  # one at a time: if one has no file, systemctl disables none of them
+            _run_quietly(["systemctl", "disable", unit])
         still = [unit for unit in UNITS if self.state(unit)[0] in ("active", "deactivating", "reloading")]
         if still:
-            said = f"{' and '.join(still)} cannot be stopped; nothing was removed"
-            raise SetupError(FAILED, said, f"'systemctl status {' '.join(still)}' says more.")
+            message = f"{' and '.join(still)} cannot be stopped; nothing was removed"
+            raise SetupError(FAILED, message, f"'systemctl status {' '.join(still)}' shows the reason.")
 
-    def forget(self) -> None:
-        """Let systemd notice that units are gone."""
+    def reload_units(self) -> None:
+        """Make systemd read the units again after some were removed."""
         if self.running:
-            _quietly(["systemctl", "daemon-reload"])
+            _run_quietly(["systemctl", "daemon-reload"])
 
     def state(self, unit: str) -> tuple[str, str]:
-        """Return such as ("active", "enabled")."""
-        return _quietly(["systemctl", "is-active", unit]), _quietly(["systemctl", "is-enabled", unit])
+        """Return the states of a unit, such as ("active", "enabled")."""
+        return _run_quietly(["systemctl", "is-active", unit]), _run_quietly(["systemctl", "is-enabled", unit])
 
     def remove_users(self) -> list[str]:
-        """Remove the users and groups; return a sentence for each that stays."""
-        if self.places.trial:
+        """Remove the users and groups; return a note for each that could not be removed."""
+        if self.paths.trial:
             return []
-        users = {name: _refusal(["userdel", name]) for name in USERS}
-        # The group of a user goes with it, or stays with it.
-        groups = {name: _refusal(["groupdel", name]) for name in (*GROUPS, *USERS) if not users.get(name)}
+        users = {name: _removal_failure(["userdel", name]) for name in USERS}
+        # The group of a user that stays cannot be removed.
+        groups = {name: _removal_failure(["groupdel", name]) for name in (*GROUPS, *USERS) if not users.get(name)}
         staying = [("user", *each) for each in users.items()] + [("group", *each) for each in groups.items()]
-        return [f"the {kind} {name} stays: {said}" for kind, name, said in staying if said]
+        return [f"the {kind} {name} stays: {reason}" for kind, name, reason in staying if reason]
 
 
 def run_as_installed(shown: str, program_of_pid: Callable[[int], str], program: str) -> bool:
-    """Tell whether a restart would change nothing, from what 'systemctl show' says of the units.
+    """Return whether a restart would change nothing, from the output of 'systemctl show' for the units.
 
-    It would where serve is not active, or a unit is between two states, or its process is another program's, or its
-    file on the disk is not the one that systemd has read.
+    It would if serve is not active, if a unit is between two states, if its process belongs to another program, or if
+    systemd has not read its current file.
     """
     units = [dict(line.split("=", 1) for line in each.splitlines() if "=" in line) for each in shown.split("\n\n")]
     states = {each.get("Id"): each.get("ActiveState") for each in units}
@@ -125,20 +125,20 @@ def run_as_installed(shown: str, program_of_pid: Callable[[int], str], program: 
 
 
 def accounts() -> tuple[str, str]:
-    """Return the users and groups of this machine, as they are written down."""
+    """Return the content of /etc/passwd and /etc/group."""
     return Path("/etc/passwd").read_text(errors="replace"), Path("/etc/group").read_text(errors="replace")
 
 
-def _quietly(command: list[str]) -> str:
-    """Run a command whose failure changes nothing; return what it said."""
+def _run_quietly(command: list[str]) -> str:
+    """Run a command and ignore its failure; return its output."""
     if not shutil.which(command[0]):
         return "unknown"
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own words
     return done.stdout.strip() or "unknown"
 
 
-def _refusal(command: list[str]) -> str:
-    """Run userdel or groupdel; return why it removed nothing, empty where it did or there was nothing to remove."""
+def _removal_failure(command: list[str]) -> str:
+    """Run userdel or groupdel; return the reason of a failure, empty if the account is gone."""
     if not shutil.which(command[0]):
         return f"there is no command '{command[0]}' here"
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own words
@@ -147,9 +147,9 @@ def _refusal(command: list[str]) -> str:
     return done.stderr.strip() or f"'{' '.join(command)}' ended with {done.returncode}"
 
 
-def _must(command: list[str]) -> None:
+def _run_or_fail(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own words
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines()[-5:]
-        said = "\n        ".join([f"'{' '.join(command)}' failed:", *lines])
-        raise SetupError(FAILED, said, "'journalctl -u edge-agent -e' and 'edge-agent doctor' say more.")
+        message = "\n        ".join([f"'{' '.join(command)}' failed:", *lines])
+        raise SetupError(FAILED, message, "'journalctl -u edge-agent -e' and 'edge-agent doctor' show the reason.")

@@ -1,4 +1,4 @@
-"""Whether this machine can take a program: asked before anything is written."""
+"""Checks whether a program can be installed on this machine, before anything is written."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from pathlib import Path
 from installer.setup.errors import MACHINE, SetupError
 from installer.setup.payload import Payload
 
-# What pip compiles and what the links and units take come on top of the wheels' own size.
+# For files that pip compiles, and for links and units: in addition to the size of the wheels.
 SLACK_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
 class TargetMachine:
-    """What matters of this machine."""
+    """The properties of this machine that setup checks."""
 
     architecture: str
     glibc: tuple[int, ...]
     python: str
-    """Such as "3.13"."""
+    """For example "3.13"."""
     interpreter: Path
-    """The Python that the program's environment will stand on; not one inside an environment."""
+    """The Python of which the program's environment is made; not one inside an environment."""
     user: int
 
 
 def this_machine() -> TargetMachine:
-    """Look at the machine and at the Python that runs this."""
+    """Return the properties of this machine and of the running Python."""
     base = Path(getattr(sys, "_base_executable", "") or sys.executable)
     return TargetMachine(
         architecture=platform.machine(),
@@ -43,7 +43,7 @@ def this_machine() -> TargetMachine:
 
 
 def glibc_version() -> tuple[int, ...]:
-    """Return the version of the C library; (0,) where it is another one."""
+    """Return the version of the C library; (0,) if it is not glibc."""
     try:
         name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
     except (ValueError, OSError):
@@ -55,44 +55,45 @@ def check(machine: TargetMachine, payload: Payload, free_bytes: int) -> None:
     """Raise SetupError, with the numbers, unless the program can be installed and will run."""
     needed = payload.manifest["machine"]
     if machine.architecture != needed:
-        said = f"this installer is for {needed}, this machine is {machine.architecture}"
-        raise SetupError(MACHINE, said, f"Fetch the installer for {machine.architecture}.")
+        message = f"this installer is for {needed}, this machine is {machine.architecture}"
+        raise SetupError(MACHINE, message, f"Fetch the installer for {machine.architecture}.")
     if machine.glibc < payload.glibc:
-        said = f"this installer needs glibc {dotted(payload.glibc)} or newer; this machine has {dotted(machine.glibc)}"
-        raise SetupError(MACHINE, said, "Use Debian 12 or newer, or Ubuntu 24.04 or newer.")
+        needed_glibc = dotted(payload.glibc)
+        message = f"this installer needs glibc {needed_glibc} or newer; this machine has {dotted(machine.glibc)}"
+        raise SetupError(MACHINE, message, "Use Debian 12 or newer, or Ubuntu 24.04 or newer.")
     payload.lock(machine.python)
-    wanted = payload.installed_bytes(machine.python) + SLACK_BYTES
-    if free_bytes < wanted:
-        said = f"the program takes {wanted >> 20} MB; {free_bytes >> 20} MB are free below /opt"
-        raise SetupError(MACHINE, said, "Free some space and run the same command again.")
+    needed_bytes = payload.installed_bytes(machine.python) + SLACK_BYTES
+    if free_bytes < needed_bytes:
+        message = f"the program needs {needed_bytes >> 20} MB; {free_bytes >> 20} MB are free below /opt"
+        raise SetupError(MACHINE, message, "Free some space and run the same command again.")
 
 
 def check_shared(interpreter: Path) -> None:
-    """Raise SetupError when only root reaches the Python: the service runs as a user of its own."""
+    """Raise SetupError if only root can run the Python: the service runs as another user."""
     real = interpreter.resolve()
     closed = [path for path in (real, *real.parents) if not path.stat().st_mode & stat.S_IXOTH]
     if closed:
-        said = f"Python {real} cannot be run by the service's user: {closed[-1]} is closed to others"
+        message = f"Python {real} cannot be run by the service's user: {closed[-1]} is closed to others"
         raise SetupError(
-            MACHINE, said, "Install the system's own Python, or name another one: PYTHON=/path sh FILE.run"
+            MACHINE, message, "Install the system's own Python, or name another one: PYTHON=/path sh FILE.run"
         )
 
 
 def check_root(machine: TargetMachine) -> None:
     """Raise SetupError unless this is root."""
     if machine.user != 0:
-        said = "installing into the system takes root"
+        message = "an installation into the system needs root"
         raise SetupError(
-            MACHINE, said, "Run it with sudo; '--root DIR' installs below a folder of your own, to try it."
+            MACHINE, message, "Run this with sudo; for a trial, '--root DIR' installs below a folder of yours."
         )
 
 
 def free_below(folder: Path) -> int:
-    """Return the free bytes on the disk where a folder is or will be."""
+    """Return the free bytes on the disk of a folder, which need not exist yet."""
     folder = folder.absolute()
     return shutil.disk_usage(next(each for each in (folder, *folder.parents) if each.exists())).free
 
 
 def dotted(version: tuple[int, ...]) -> str:
-    """Write a version."""
+    """Format a version."""
     return ".".join(map(str, version))

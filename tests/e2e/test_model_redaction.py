@@ -130,7 +130,7 @@ def test_a_redaction_that_misses_names_is_found_out_by_the_audit(tmp_path):
         said = ["Bob", "Anna", "NAME", "7", "", *["Anna", "NAME", ""] * 10, "s"]
         judging = CliRunner().invoke(app, [*daemon.command()[3:], "redact", "--audit"], "\n".join([*said, ""]))
         assert (0, 1, True) == (
-            judging.exit_code, judging.output.count("'Bob' does not stand in the text"), "Judged 11" in judging.output,
+            judging.exit_code, judging.output.count("'Bob' is not in the text"), "Judged 11" in judging.output,
         ), judging.output  # fmt: skip
         [text] = admin.redaction_audit()
         admin.judge_redaction(text.prediction_id, missed_values(text, ["Anna"], "NAME"))
@@ -173,7 +173,7 @@ def test_the_audit_is_judged_in_the_console(tmp_path):
             assert re.search(r'room <mark class="model" title="\[ROOM_1\]: [^"]*">101</mark> of Anna &lt;b&gt;', page)
             fields = {"row": str(first.row), "prediction_id": first.prediction_id, "label": "NAME"}
             refused = console.post("/redaction/audit", {**fields, "values": "Bob"})
-            assert (422, True) == (refused.status, "'Bob' does not stand in the text" in refused.text)
+            assert (422, True) == (refused.status, "'Bob' is not in the text" in refused.text)
             judged = console.post("/redaction/audit", {**fields, "values": "Anna", "wrong": "0"})
             assert (200, True, False) == (judged.status, ">102</mark>" in judged.text, ">101</mark>" in judged.text)
             for gone in (fields, {**fields, "row": "0"}):

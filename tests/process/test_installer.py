@@ -56,7 +56,7 @@ def test_the_same_again_changes_nothing_and_repairs_what_is_damaged(tmp_path: Pa
     site.run(file)
     before = site.programs()
     again = site.run(file).stdout
-    assert (True, True, False) == tuple(said in again for said in ("there already", "Nothing to change", "rollback"))
+    assert (True, True, False) == tuple(said in again for said in ("already there", "Nothing to change", "rollback"))
     assert before == site.programs()
     damage_program(site)
     assert (1, True) == ((said := site.setup("status")).returncode, "edge_agent/cli.py" in said.stdout)
@@ -84,7 +84,7 @@ def test_a_damaged_unit_in_the_program_is_found_and_not_laid(tmp_path: Path, sit
     site.run(file)
     (site.current.resolve() / "share/systemd/edge-agent.service").write_text("spoilt")
     assert (1, True) == ((said := site.setup("status")).returncode, "share/systemd/edge-agent.service" in said.stdout)
-    assert "1 file is not what was installed" in said.stderr
+    assert "1 file is damaged or missing" in said.stderr
     assert (0, 0) == (site.run(file).returncode, site.setup("status").returncode)
     assert "ExecStart" in site.read("etc/systemd/system/edge-agent.service")
 
@@ -111,7 +111,7 @@ def test_after_an_upgrade_of_the_system_status_names_the_remedy(tmp_path: Path, 
         site.run(installer(tmp_path, version))
     replace_python(site.current)
     status = site.setup("status")
-    assert (1, True) == (status.returncode, f"made for Python {PYTHON}, which is gone" in status.stderr)
+    assert (1, True) == (status.returncode, f"its Python {PYTHON} is no longer on this machine" in status.stderr)
     replace_python(site.current.parent / "previous")
     repaired = site.run(installer(tmp_path, "3.0"))
     assert (0, False) == (repaired.returncode, "rollback" in repaired.stdout), repaired.stdout
@@ -126,9 +126,9 @@ def test_without_its_python_the_command_names_the_remedy(tmp_path: Path, site: S
     packages = site.current.resolve() / f"lib/python{PYTHON}"
     packages.rename(packages.with_name("python3.10"))
     done = site.agent("status")
-    said = f"error: the program does not run: it was made for Python {PYTHON}, which is gone from this machine\n"
-    remedy = "what to do: run the installer file again: settings and data stay\n"
-    assert (3, "", said + remedy) == (done.returncode, done.stdout, done.stderr)
+    message = f"error: the program does not run: its Python {PYTHON} is no longer on this machine\n"
+    remedy = "what to do: run the installer file again: configuration and data stay\n"
+    assert (3, "", message + remedy) == (done.returncode, done.stdout, done.stderr)
 
 
 @pytest.mark.slow
@@ -159,7 +159,7 @@ def test_only_the_program_and_the_one_before_are_kept(tmp_path: Path, site: Site
     """A third version removes the first."""
     for version in ("1.0", "2.0", "3.0"):
         done = site.run(installer(tmp_path, version))
-    assert (2, True) == (len(site.programs()), "removed what is older" in done.stdout)
+    assert (2, True) == (len(site.programs()), "removed older programs" in done.stdout)
 
 
 def test_one_setup_at_a_time(tmp_path: Path, site: Site):
@@ -178,7 +178,7 @@ def test_a_unit_that_somebody_edited_is_kept_beside_the_new_one(tmp_path: Path, 
     site.run(installer(tmp_path, "1.0"))
     unit = site.root / "etc/systemd/system/edge-agent.service"
     unit.write_text("[Service]\nNice=5\n")
-    assert "had been edited" in site.run(installer(tmp_path, "2.0")).stdout
+    assert "was edited" in site.run(installer(tmp_path, "2.0")).stdout
     assert "Nice=5" in unit.with_name("edge-agent.service.edited").read_text()
     assert "ExecStart" in unit.read_text()
 

@@ -198,12 +198,12 @@ def _program(step: tuple[str, ...]) -> tuple[str, list[str]]:
 
 
 def _setup_problem(arguments: list[str]) -> str:
-    from installer.setup.__main__ import parser  # noqa: PLC0415
+    from installer.setup.__main__ import build_parser  # noqa: PLC0415
 
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-            parser().parse_args(arguments)
+            build_parser().parse_args(arguments)
     except SystemExit as ended:
         return said.getvalue().strip().rpartition("\n")[2] if ended.code else ""
     return ""

@@ -202,10 +202,10 @@ def test_what_can_issue_nothing_is_no_authority(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("days", [-3651, 3])
 def test_an_authority_that_is_not_valid_issues_nothing(tmp_path: Path, days: int) -> None:
-    """Nobody would accept it. Either it has ended, or the clock is wrong: both dates are named."""
+    """Its certificates would be refused. Either it has ended, or the clock is wrong: both dates are named."""
     made = certificate_authority.make_authority("Shop", NOW + days * DAY)
     certificate_authority.write_pair(made, tmp_path / "ca.crt", tmp_path / "ca.key")
-    with pytest.raises(CertificateUnusable, match=r"is valid from .* to .*, and here it is .*: nobody would") as caught:
+    with pytest.raises(CertificateUnusable, match=r"is valid from .* to .*, and here it is .*: its certifi") as caught:
         certificate_authority.load_authority(tmp_path / "ca.crt", tmp_path / "ca.key", NOW)
     assert "Set the clock" in caught.value.remedy
 

@@ -107,3 +107,10 @@ def test_the_client_has_every_name_that_it_lists():
     assert set(client.__all__) <= set(dir(client))
     with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
         _ = client.Nothing
+
+
+@pytest.mark.parametrize("name", ["edge_agent.config", "edge_agent.errors", "edge_agent.store.bundle_store"])
+def test_a_module_has_every_name_in_its_all(name):
+    """A name that a refactoring has left behind would break `from MODULE import *`."""
+    module = import_module(name)
+    assert [] == [each for each in module.__all__ if not hasattr(module, each)]

@@ -162,8 +162,8 @@ def test_a_last_try_that_meets_the_deadline_says_what_the_others_met():
     last = failed(DEADLINE_EXPIRED)
     assert tries.pause(last, 1.0, 0.0) is None
     assert (
-        "because of DEADLINE_EXPIRED; given up after 2 tries in 1.0 s: the try before met UNREACHABLE, because of"
-        " UNREACHABLE"
+        "because of DEADLINE_EXPIRED; given up after 2 tries in 1.0 s: the previous try failed with UNREACHABLE,"
+        " because of UNREACHABLE"
     ) == last.message
     assert (2, 1.0) == (last.tries, last.seconds)
 

@@ -62,7 +62,7 @@ def test_a_client_without_one_is_told_to_get_one() -> None:
     """A server that wants TLS hangs up on whoever speaks without."""
     found = explain_handshake(CLOSED, with_tls=False)
     assert found is not None
-    assert "it wants a certificate" in found[0]
+    assert "it requires a certificate" in found[0]
     assert "certs issue" in found[1]
 
 

@@ -255,7 +255,7 @@ def test_tcp_needs_insecure(tmp_path):
 )
 def test_an_address_to_listen_on_has_a_host_and_a_port(tmp_path, section, key, address):
     """Half an IPv6 address, a path and the name of a port are refused, and the key is named."""
-    assert f"{key}: '{address}' is no address" in refused(tmp_path, section % address).message
+    assert f"{key}: '{address}' is not an address" in refused(tmp_path, section % address).message
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:9464", "[::]:9464", "192.0.2.7:9464", "till.example:9464"])
@@ -444,7 +444,7 @@ def test_the_large_model_s_key_comes_from_systemd(tmp_path):
         ("https://host:99999/x", "is not the address of a store"),
         ("https://host:secret/x", "is not the address of a store"),
         ("s3:///x", "is not the address of a store"),
-        ("ftp://host/x", "'ftp' is no kind of store"),
+        ("ftp://host/x", "'ftp' is not a known kind of store"),
     ],
 )
 def test_an_address_that_no_store_can_have_is_refused(tmp_path, key, url, said):
@@ -487,7 +487,7 @@ def test_an_address_of_a_store_is_accepted(tmp_path, url):
     ],
 )
 def test_a_large_model_has_a_plain_address_and_a_name(tmp_path, section, said):
-    """What is no address, or holds a secret, is refused, and the secret is not shown."""
+    """An invalid address, or one with a secret, is refused, and the secret is not shown."""
     error = refused(tmp_path, f"escalation: {section}")
     assert said in error.message
     assert "secret" not in error.message

@@ -91,7 +91,7 @@ def test_the_cause_of_a_failure_is_named(tmp_path: Path, output: str, message: s
     """Without a network and on a full disk it is; of anything else the last lines are shown. Nothing is lost."""
     failed = failure("pip", 2, output, tmp_path / "build.log")
     assert (True, True) == (failed.message.startswith(message), remedy in failed.remedy)
-    assert failed.remedy.endswith("run scripts/build-installer again, and it continues.")
+    assert failed.remedy.endswith("run scripts/build-installer again to continue.")
 
 
 def test_a_disk_without_space_is_refused_first(tmp_path: Path):

@@ -36,7 +36,7 @@ def test_a_rollback_that_does_not_start_names_the_way_forward(tmp_path: Path):
         durable_files.link(places.programs / version / "bin/python", sys.executable)
     places.current.symlink_to("venvs/2.0")
     places.previous.symlink_to("venvs/1.0")
-    setup = SetupRun(places, StubbornServices(places, wanted=True), InstalledPrograms(places))
+    setup = SetupRun(places, StubbornServices(places, starts_units=True), InstalledPrograms(places))
     with pytest.raises(SetupError) as failed:
         setup.rollback()
     assert "venvs/1.0" == str(places.current.readlink())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from installer.setup.__main__ import _alone
+from installer.setup.__main__ import _exclusive_lock
 from installer.setup.commands import SetupRun
 from installer.setup.install_paths import InstallPaths
 from installer.setup.programs import InstalledPrograms
@@ -16,7 +16,7 @@ from installer.setup.services import Services
 def setup_below(root: Path) -> SetupRun:
     """Return a run of setup below a folder."""
     places = InstallPaths(root)
-    return SetupRun(places, Services(places, wanted=False), InstalledPrograms(places))
+    return SetupRun(places, Services(places, starts_units=False), InstalledPrograms(places))
 
 
 def test_every_secret_that_enrolment_wrote_is_removed_by_a_purge(tmp_path: Path):
@@ -81,9 +81,9 @@ def test_the_lock_is_a_file_of_its_own_that_only_root_can_hold(tmp_path: Path):
     victim.write_text("root")
     lock.parent.mkdir()
     lock.symlink_to(victim)
-    with pytest.raises(OSError, match="symbolic links"), _alone(lock):
+    with pytest.raises(OSError, match="symbolic links"), _exclusive_lock(lock):
         pass
     assert "root" == victim.read_text()
     lock.unlink()
-    with _alone(lock):
+    with _exclusive_lock(lock):
         assert 0o600 == lock.stat().st_mode & 0o777

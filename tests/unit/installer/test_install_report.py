@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from installer.setup.__main__ import parser
+from installer.setup.__main__ import build_parser
 from installer.setup.durable_files import size_of
 from installer.setup.install_report import InstallReport, as_text
 from installer.setup.programs import InstalledProgram
@@ -18,7 +18,7 @@ PROGRAM = InstalledProgram(Path("/opt/edge-agent/venvs/abc"), "1.0", "cpu", "", 
 def test_the_help_fits_80_columns(monkeypatch: pytest.MonkeyPatch):
     """A technician reads it on a console without a window to widen."""
     monkeypatch.setenv("COLUMNS", "80")
-    assert [] == [line for line in parser().format_help().splitlines() if len(line) > 80]
+    assert [] == [line for line in build_parser().format_help().splitlines() if len(line) > 80]
 
 
 def test_what_a_purge_would_remove_is_listed_line_by_line():

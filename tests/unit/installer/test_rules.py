@@ -64,7 +64,9 @@ def test_a_library_that_looks_into_a_folder_of_the_builder_is_refused(tmp_path: 
     command = ["gcc", "-shared", "-x", "c", os.devnull, f"-Wl,-rpath,{path}", "-o", tmp_path / "lib.so"]
     subprocess.run(command, check=True)
     with (
-        pytest.raises(build_steps.BuildFailed, match="a folder of the machine") if refused else contextlib.nullcontext()
+        pytest.raises(build_steps.BuildFailed, match="a folder of the build machine")
+        if refused
+        else contextlib.nullcontext()
     ):
         llama_wheel.check(tmp_path)
 
@@ -124,7 +126,7 @@ def test_another_recipe_is_kept_under_another_name():
 )
 def test_each_file_of_systemd_has_its_place(name: str, gpu: str, target: str):
     """By its name; what opens the GPU's devices comes with the GPU variants only."""
-    assert target == shared_files.place(name, gpu)
+    assert target == shared_files.share_path(name, gpu)
 
 
 def test_the_api_comes_with_the_program(tmp_path: Path):
@@ -183,7 +185,7 @@ def test_the_name_of_a_program_is_its_content(tmp_path: Path):
 
 def test_a_python_without_packages_is_refused(tmp_path: Path):
     """The message says which ones there are."""
-    with pytest.raises(SetupError, match=r"Python 3\.14 is not supported; this installer has what 3\.11 need"):
+    with pytest.raises(SetupError, match=r"Python 3\.14 is not supported; this installer has packages for 3\.11"):
         made(tmp_path).lock("3.14")
 
 
@@ -209,7 +211,7 @@ def test_a_python_that_only_root_reaches_is_refused(tmp_path: Path):
 def test_other_users_are_told_to_use_sudo():
     """Root alone may install into the system."""
     target_machine.check_root(HERE)
-    with pytest.raises(SetupError, match="takes root"):
+    with pytest.raises(SetupError, match="needs root"):
         target_machine.check_root(target_machine.TargetMachine("x86_64", (2, 36), "3.11", HERE.interpreter, 1000))
 
 
@@ -252,7 +254,14 @@ def test_a_folder_without_its_mark_is_no_program(tmp_path: Path):
 def test_a_trial_touches_nothing_outside(tmp_path: Path):
     """Every place of an installation below a folder is below that folder."""
     places = InstallPaths(tmp_path)
-    every = [places.home, places.lock, places.config, places.units, *places.commands, places.laid("man", "a.1")]
+    every = [
+        places.home,
+        places.lock,
+        places.config,
+        places.units,
+        *places.commands,
+        places.installed_path("man", "a.1"),
+    ]
     assert (True, True) == (places.trial, all(path.is_relative_to(tmp_path) for path in every))
     assert not InstallPaths().trial
 
@@ -301,7 +310,7 @@ def test_files_that_are_there_already_are_not_written_again(tmp_path: Path):
 
     def install() -> tuple[bool, list[Path]]:
         done = installed_files.install_files(places, program, program)
-        return done.changed, done.aside
+        return done.changed, done.edited
 
     assert ((True, []), (False, [])) == (install(), install())
     laid.write_text("[Service]\nNice=5\n")

@@ -62,7 +62,7 @@ def test_serve_is_enabled_once(tmp_path: Path, commands: Commands):
     """The same installer again, or another one, leaves it disabled when somebody disabled it in between."""
     commands.add("systemctl", '[ "$1" != is-enabled ] || echo disabled')
     places = InstallPaths(tmp_path / "root")
-    services, programs = WithSystemd(places, wanted=True), InstalledPrograms(places)
+    services, programs = WithSystemd(places, starts_units=True), InstalledPrograms(places)
     enabled = []
     for name in ("first", "first", "second"):
         programs.activate(made(places, name))
@@ -76,16 +76,16 @@ def test_serve_is_enabled_by_the_first_run_that_may(tmp_path: Path, commands: Co
     commands.add("systemctl")
     places = InstallPaths(tmp_path / "root")
     InstalledPrograms(places).activate(made(places, "first"))
-    WithSystemd(places, wanted=False).start(["edge-agent.service"])
+    WithSystemd(places, starts_units=False).start(["edge-agent.service"])
     assert [] == commands.called("systemctl")
-    WithSystemd(places, wanted=True).start(["edge-agent.service"])
+    WithSystemd(places, starts_units=True).start(["edge-agent.service"])
     assert ["systemctl enable edge-agent.service"] == commands.called("systemctl enable")
 
 
 def test_each_unit_is_disabled_alone(commands: Commands):
     """systemctl disables none of several where one has no file."""
     commands.add("systemctl", '[ "$1" != is-active ] || echo inactive')
-    WithSystemd(InstallPaths(), wanted=True).stop()
+    WithSystemd(InstallPaths(), starts_units=True).stop()
     units = ("edge-agent.service", "edge-uplink.service", "edge-agent-web.service")
     assert [f"systemctl disable {unit}" for unit in units] == commands.called("systemctl disable")
 
@@ -94,7 +94,7 @@ def test_a_service_that_does_not_stop_is_named(commands: Commands):
     """Nothing of a program that runs is removed."""
     commands.add("systemctl", '[ "$*" != "is-active edge-uplink.service" ] || echo active')
     with pytest.raises(SetupError, match=r"edge-uplink\.service cannot be stopped; nothing was removed") as caught:
-        WithSystemd(InstallPaths(), wanted=True).stop()
+        WithSystemd(InstallPaths(), starts_units=True).stop()
     assert FAILED == caught.value.code
 
 
@@ -103,7 +103,7 @@ def test_a_user_that_stays_is_named(commands: Commands):
     busy = "userdel: user edge-agent is currently used by process 7"
     commands.add("userdel", f'[ "$1" != edge-agent ] || {{ echo "{busy}" >&2; exit 8; }}; exit 6')
     commands.add("groupdel", 'case "$1" in edge-devices) exit 10;; edge-exchange) exit 0;; esac; exit 6')
-    said = Services(InstallPaths(), wanted=True).remove_users()
+    said = Services(InstallPaths(), starts_units=True).remove_users()
     assert [
         f"the user edge-agent stays: {busy}",
         "the group edge-devices stays: 'groupdel edge-devices' ended with 10",
@@ -114,7 +114,7 @@ def test_a_user_that_stays_is_named(commands: Commands):
 def test_a_machine_without_userdel_is_told_so(commands: Commands):
     """What nothing can remove is named, too."""
     commands.add("groupdel")
-    staying = Services(InstallPaths(), wanted=True).remove_users()
+    staying = Services(InstallPaths(), starts_units=True).remove_users()
     assert "the user edge-web stays: there is no command 'userdel' here" == staying[2]
 
 

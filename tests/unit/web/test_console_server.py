@@ -90,7 +90,7 @@ def test_token_belongs_to_the_owner_of_its_folder():
     [
         ({"address": "0.0.0.0:8390"}, "which others than this machine may reach"),
         ({"address": "shop.example:8390"}, "which others than this machine may reach"),
-        ({"address": "8390"}, "is no address"),
+        ({"address": "8390"}, "is not an address"),
         ({"certificate_file": "a.crt"}, "needs web.key_file and web.client_ca_file"),
         ({**CERTIFICATES, "key_file": ""}, "needs web.key_file as well"),
         ({"roles": ["look"]}, "web.roles.0"),

@@ -133,7 +133,7 @@ def test_a_member_can_be_a_fraction(office: Office):
     ("members", "said"),
     [
         ({"max_tokens": 5}, "max_tokens: the uplink sets this itself"),
-        ({"top_p": float("nan")}, "a number that JSON has not"),
+        ({"top_p": float("nan")}, "a number that JSON cannot hold"),
         ({"user": "\ud83d"}, "half a character"),
     ],
 )
@@ -242,14 +242,14 @@ def test_old_and_new_keys_stand_side_by_side(office: Office):
         ({"escalation": {"url": "ftp://m", "model": "m"}}, "shop-12", 2, "escalation.url"),
         ({"escalation": {"model": "m", "tasks": ["t"]}}, "shop-12", 2, "escalation.url"),
         ({"examples": {"url": "s3://[::1/x"}}, "shop-12", 2, "examples.url is not the address of a store"),
-        ({"updates": {"url": "ftp://a/b"}}, "shop-12", 2, "updates.url: 'ftp' is no kind of store"),
+        ({"updates": {"url": "ftp://a/b"}}, "shop-12", 2, "updates.url: 'ftp' is not a known kind of store"),
         ({"updates": {"url": "https://h:99999/x"}}, "shop-12", 2, "updates.url is not the address of a store"),
         ({"updates": {"url": "https://me:pw@h/x"}}, "shop-12", 2, "the user or query of updates.url may be a secret"),
         ({"examples": {"url": "store"}}, "shop-12", 2, "examples.url names the folder 'store'"),
         ({"examples": {"url": "s3://x", "options": {"endpoint": "http://[x"}}}, "shop-12", 2, "in examples.options"),
         ({"examples": {"url": "s3://x", "options": {"secret_key": "x"}}}, "shop-12", 2, "secret_key may be a secret"),
         ({"escalation": {"url": "https://m:x/v1", "model": "m"}}, "shop-12", 2, "escalation.url is not the plain"),
-        ({"tls": {"address": "9443"}}, "shop-12", 2, "tls.address: '9443' is no address"),
+        ({"tls": {"address": "9443"}}, "shop-12", 2, "tls.address: '9443' is not an address"),
     ],
 )
 def test_what_is_wrong_is_named_and_nothing_is_made(
