@@ -290,12 +290,12 @@ def read_status(worker: SpoolWorker) -> CaptureStatus:
 def stalled_status(config: Config, writer: SpoolWriter) -> CaptureStatus:
     """Return the status without access to the disk, which does not answer."""
     seconds = max(writer.stalled_seconds, STATUS_SECONDS_MAX)
-    said = (
+    message = (
         f"There are no figures of examples: the disk of {config.state_dir} has worked on one write for"
         f" {seconds:.0f} s. Waiting in memory: {counted(writer.queued_answers, 'answer')}; lost because the"
         f" queue was full: {writer.dropped_answers}. Check the disk; waiting answers are written when it answers."
     )
-    return CaptureStatus({}, {}, 0, 0, 0, "", (said,), stalled_seconds=seconds)
+    return CaptureStatus({}, {}, 0, 0, 0, "", (message,), stalled_seconds=seconds)
 
 
 def broken_status(error: EdgeAgentError) -> CaptureStatus:

@@ -237,8 +237,8 @@ def _check(drawn: DrawnText, missed: list[MarkedSpan], wrong: list[int]) -> None
     ends = [0, *(each.end for each in missed)]
     for span, before in zip(missed, ends, strict=False):
         if not before <= span.start < span.end <= len(drawn.text) or not drawn.text[span.start : span.end].strip():
-            said = f"a missed value from {span.start} to {span.end} is not within the {len(drawn.text)} characters"
-            raise InvalidRequest(said, remedy="Mark spans in the order of the text, without overlap.")
+            message = f"a missed value from {span.start} to {span.end} is not within the {len(drawn.text)} characters"
+            raise InvalidRequest(message, remedy="Mark spans in the order of the text, without overlap.")
         if not span.label or len(span.label) > LABEL_CHARACTERS_MAX:
             raise InvalidRequest(f"the type of a missed value has 1 to {LABEL_CHARACTERS_MAX} characters")
         if any(each.start <= span.start and span.end <= each.end for each in drawn.replaced):

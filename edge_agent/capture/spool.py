@@ -271,8 +271,8 @@ class Spool:
             "SELECT row, consent, segment FROM predictions WHERE prediction_id = ?", (judged.prediction_id,)
         )
         if not rows:
-            said = f"no answer {judged.prediction_id!r} is kept here"
-            raise PredictionUnknown(said, prediction_id=judged.prediction_id)
+            message = f"no answer {judged.prediction_id!r} is kept here"
+            raise PredictionUnknown(message, prediction_id=judged.prediction_id)
         ((row, consent, segment),) = rows
         size = len(judged.record) + ROW_OVERHEAD_BYTES
         self.db.execute(

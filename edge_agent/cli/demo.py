@@ -198,10 +198,10 @@ def _ask_strange(console: Console, client: Client, show: DemoBundle) -> None:
             made.add_row(Text(text), Text(result.reason, style="red"), "", "", "")
             continue
         marked = "OUT_OF_DISTRIBUTION" in result.degraded
-        said = "out of distribution" if marked else "not confident" if result.below_threshold else "confident"
-        style = "red" if said == "confident" else "green"
+        message = "out of distribution" if marked else "not confident" if result.below_threshold else "confident"
+        style = "red" if message == "confident" else "green"
         p_value = "-" if result.p_value is None else f"{result.p_value:.3f}"
-        made.add_row(Text(text), Text(result.label), f"{result.confidence:.2f}", p_value, Text(said, style=style))
+        made.add_row(Text(text), Text(result.label), f"{result.confidence:.2f}", p_value, Text(message, style=style))
     print_trimmed(console, made)
     ordinary = f"On average such a gate holds up {gate.held_up_max:.0%} of ordinary messages at most"
     console.print(f"{ordinary}; how many strange ones it recognizes is not promised.", style="dim")
@@ -373,8 +373,8 @@ class DemoDaemon:
         try:
             return self._process.wait(STOP_SECONDS_MAX)
         except subprocess.TimeoutExpired:
-            said = f"the daemon did not stop within {STOP_SECONDS_MAX:.0f} s; its log ends so:"
-            raise self._failure(said) from None
+            message = f"the daemon did not stop within {STOP_SECONDS_MAX:.0f} s; its log ends so:"
+            raise self._failure(message) from None
         finally:  # Also after a second Ctrl-C: nothing of the demo may stay behind.
             if self._process.poll() is None:
                 self._process.kill()

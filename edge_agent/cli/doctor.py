@@ -83,8 +83,8 @@ def show_rights(console: Console, found: list[Finding], command: str) -> None:
     if not names:
         return
     user = current_user().name
-    said = f"User {user} may not make {counted(len(names), 'check')}: {', '.join(names)}. To make them, run"
-    for line in textwrap.wrap(said, prose_width(console), break_on_hyphens=False):
+    message = f"User {user} may not make {counted(len(names), 'check')}: {', '.join(names)}. To make them, run"
+    for line in textwrap.wrap(message, prose_width(console), break_on_hyphens=False):
         console.print(Text(line, _STYLES["unseen"]), soft_wrap=True)
     console.print(Text(f"  $ {command}", style="bold"), soft_wrap=True)
     console.print()

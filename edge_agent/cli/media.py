@@ -323,8 +323,8 @@ def _drive_errors(path: Path) -> Iterator[None]:
     except PermissionError as error:
         raise ConfigInvalid(f"cannot read {path}: {error.strerror}", remedy="Run the command with sudo.") from None
     except OSError as error:
-        said = f"the USB drive at {path} was pulled out or is failing: {error.strerror}"
-        raise MediaFailed(said, remedy=MediaFailed.remedy_reading, path=path) from None
+        message = f"the USB drive at {path} was pulled out or is failing: {error.strerror}"
+        raise MediaFailed(message, remedy=MediaFailed.remedy_reading, path=path) from None
 
 
 def _check_folder(path: Path) -> int:
@@ -332,8 +332,8 @@ def _check_folder(path: Path) -> int:
     with _drive_errors(path):
         found = stat_or_none(path)
     if found is None or not stat.S_ISDIR(found.st_mode):
-        said = f"{path} is not a folder" if found else f"{path} does not exist"
-        raise MediaFailed(said, remedy=f"{_LOOK}.")
+        message = f"{path} is not a folder" if found else f"{path} does not exist"
+        raise MediaFailed(message, remedy=f"{_LOOK}.")
     with _drive_errors(path):
         os.scandir(path).close()  # an automounter mounts the drive here, not at a stat
         return path.stat().st_dev

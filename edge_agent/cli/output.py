@@ -76,8 +76,8 @@ def confirm(question: str, consequence: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        said = f"nothing was done: there is no terminal to ask on. With --yes: {consequence}"
-        raise InvalidRequest(said, remedy="Add --yes to go ahead.")
+        message = f"nothing was done: there is no terminal to ask on. With --yes: {consequence}"
+        raise InvalidRequest(message, remedy="Add --yes to go ahead.")
     terminal.print_wrapped(err(), consequence, Text())
     typer.confirm(question, abort=True, err=True)
 

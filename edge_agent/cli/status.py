@@ -178,10 +178,10 @@ def _mode(task: Task) -> Text:
 
 def _threshold(task: Task) -> Text:
     """Return the threshold, marked if it is not valid on this machine, which a warning explains."""
-    said = "-" if task.threshold is None else f"{task.threshold:.2f}"
+    message = "-" if task.threshold is None else f"{task.threshold:.2f}"
     if proved := sum(question.threshold is not None for question in task.questions):
-        said = f"{proved} of {counted(len(task.questions), 'question')}"
-    return Text(f"{said}*", style="yellow") if task.confidence_blocker else Text(said)
+        message = f"{proved} of {counted(len(task.questions), 'question')}"
+    return Text(f"{message}*", style="yellow") if task.confidence_blocker else Text(message)
 
 
 def _show_alarms(console: Console, alarms: Sequence[FieldAlarm], now: datetime) -> None:
@@ -266,10 +266,10 @@ def _redaction(state: RedactionState) -> str:
     dropped = state.counts.get("dropped_unredacted", 0)
     more = f", {passed} passed by the rules alone" if passed else ""
     more += f", {dropped} dropped unread" if dropped else ""
-    said = f"{reads} what is captured or sent; {read} read{more}, {state.waiting} waiting"
+    message = f"{reads} what is captured or sent; {read} read{more}, {state.waiting} waiting"
     if state.is_proved_otherwise:
-        said += f"; its promise was proved with rules of version {state.proved_rules}, here are {state.rules}"
-    return f"{said}{_audited(state.audit)}" if state.audit else said
+        message += f"; its promise was proved with rules of version {state.proved_rules}, here are {state.rules}"
+    return f"{message}{_audited(state.audit)}" if state.audit else message
 
 
 def _audited(audit: RedactionAuditState) -> str:

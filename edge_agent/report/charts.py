@@ -257,8 +257,8 @@ def _stack(sheet: DrawingArea, at: int, day: DayFigures, routes: Sequence[str]) 
         upper, lower = sheet.y(beneath + number), sheet.y(beneath)
         beneath += number
         if number:
-            said = f"{day.date}: {count(number)} {ROUTES[route]}"
-            yield bar((sheet.x(at) + wide * 0.08, upper), (wide * 0.84, lower - upper), route, said)
+            message = f"{day.date}: {count(number)} {ROUTES[route]}"
+            yield bar((sheet.x(at) + wide * 0.08, upper), (wide * 0.84, lower - upper), route, message)
 
 
 def _money(judged: TaskJudgement, name: str) -> Chart | None:
@@ -386,8 +386,8 @@ def _label(sheet: DrawingArea, y: float, label: LabelState) -> Iterator[str]:
 
 def _dots(places: Iterable[tuple[float, float]], levels: Iterable[CoverageLevel]) -> Iterator[str]:
     for place, level in zip(places, levels, strict=True):
-        said = f"from {level.above:.2f} on: {percent(level.taken.value)} of all, {percent(level.risk)} disagree"
-        yield dot(*place, "a", said, 3.0)
+        message = f"from {level.above:.2f} on: {percent(level.taken.value)} of all, {percent(level.risk)} disagree"
+        yield dot(*place, "a", message, 3.0)
 
 
 def _level(level: CoverageLevel) -> tuple[str, ...]:

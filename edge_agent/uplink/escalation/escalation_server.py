@@ -200,8 +200,10 @@ def parse_question(request: pb.AskRequest, config: EscalationConfig) -> Escalati
     """
     size = request.ByteSize()
     if not 0 < len(request.turns) <= TURNS_MAX or size > BYTES_MAX:
-        said = f"the question has {len(request.turns)} turns and {size} bytes; the limits are {TURNS_MAX}, {BYTES_MAX}"
-        raise InvalidRequest(said)
+        message = (
+            f"the question has {len(request.turns)} turns and {size} bytes; the limits are {TURNS_MAX}, {BYTES_MAX}"
+        )
+        raise InvalidRequest(message)
     if {turn.role for turn in request.turns} - ROLES:
         raise InvalidRequest(f"a turn has another role than {', '.join(sorted(ROLES))}")
     try:
