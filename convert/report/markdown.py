@@ -98,13 +98,11 @@ def headline(quality: Mapping[str, Any]) -> Iterator[str]:
 
 def _question_sentence(name: str, quality: Mapping[str, Any]) -> str:
     """Return the quality of the answers to one question."""
-    message = f"'{name}' is right on {interval(quality['accuracy'])} of {counted(quality['rows'], 'test row')}"
+    text = f"'{name}' is right on {interval(quality['accuracy'])} of {counted(quality['rows'], 'test row')}"
     if "sure" not in quality:
-        return f"{message}; no answer is confident."
+        return f"{text}; no answer is confident."
     sure = quality["sure"]
-    return (
-        f"{message}; {percent(sure['coverage']['value'])} are confident, and {brief(sure['wrong'])} of these are wrong."
-    )
+    return f"{text}; {percent(sure['coverage']['value'])} are confident, and {brief(sure['wrong'])} of these are wrong."
 
 
 def plot_of(name: str, question: str) -> str:

@@ -169,15 +169,15 @@ class RedactionAudit:
                 remedy="It was judged or erased, or it expired; 'edge-agent redact --audit' shows what waits.",
             )
         text = _decode(*rows[0])
-        said, places = sorted(set(missed)), sorted(set(wrong))
-        _check(text.drawn, said, places)
+        spans, places = sorted(set(missed)), sorted(set(wrong))
+        _check(text.drawn, spans, places)
         found = len(text.drawn.replaced) - len(places)
-        if said:
-            record = _encode(text.task, text.drawn, said, places)
+        if spans:
+            record = _encode(text.task, text.drawn, spans, places)
             self._db.execute("UPDATE redaction_audit SET judged = 1, record = ? WHERE row = ?", (record, text.row))
         else:
             self._db.execute("DELETE FROM redaction_audit WHERE row = ?", (text.row,))
-        self._count(text.drawn.model, min(found, VALUES_COUNTED_MAX), min(len(said), VALUES_COUNTED_MAX))
+        self._count(text.drawn.model, min(found, VALUES_COUNTED_MAX), min(len(spans), VALUES_COUNTED_MAX))
 
     def erase(self, prediction_id: str) -> None:
         """Delete the text of a prediction; its counts remain."""

@@ -484,8 +484,8 @@ def _day(at: float) -> str:
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d}"
 
 
-def _say_file(name: str, said: str) -> None:
-    _say(f"  {name:<11} {said}")
+def _say_file(name: str, meaning: str) -> None:
+    _say(f"  {name:<11} {meaning}")
 
 
 def _say(*lines: str) -> None:

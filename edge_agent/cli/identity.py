@@ -282,8 +282,8 @@ class EnrolCommand:
         if not self._systemd:
             out().print("Next: restart the daemon and its uplink; then 'sudo edge-agent identity' shows the site key.")
             return
-        for said in unit_drop_ins.restart_services(prepared.config):
-            _warn(said)
+        for warning in unit_drop_ins.restart_services(prepared.config):
+            _warn(warning)
         show_key(prepared.config, seconds_max=_KEY_SECONDS_MAX)
 
 
@@ -300,8 +300,8 @@ def _conclude_check(prepared: PreparedEnrolment) -> None:
     console.print(f"The same command without --check {does}.")
 
 
-def _warn(said: str) -> None:
-    print_trimmed(out(), Text.assemble(("warning: ", "yellow"), said))
+def _warn(message: str) -> None:
+    print_trimmed(out(), Text.assemble(("warning: ", "yellow"), message))
 
 
 def _require_code(given: str, sha256: str, site: str) -> None:

@@ -129,12 +129,12 @@ def duration(seconds: float) -> str:
 
 def large_model_state(large: LargeModel) -> Text:
     """Return whether the large model is available, and how long it takes."""
-    said = Text.assemble(("online", "green") if large.online else ("offline", "red"))
+    state = Text.assemble(("online", "green") if large.online else ("offline", "red"))
     if large.usual_ms:
-        said.append(f", usually {large.usual_ms:.0f} ms")
+        state.append(f", usually {large.usual_ms:.0f} ms")
     if not large.affordable and large.online:
-        said.append(", spent up", "yellow")
-    return said
+        state.append(", spent up", "yellow")
+    return state
 
 
 def no_threshold(reason: str) -> str:

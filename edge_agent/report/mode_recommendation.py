@@ -150,14 +150,14 @@ def _hybrid_now(figures: TaskFigures, part: CountedShare) -> str:
 
 
 def _uncalibrated(figures: TaskFigures, so: str) -> ModeRecommendation:
-    said, takes = f"Its bundle has no threshold, so {so}.", readiness.achievable_coverage(figures)
+    reason, takes = f"Its bundle has no threshold, so {so}.", readiness.achievable_coverage(figures)
     if takes.above is not None:
         share = percent(takes.share.value)
-        said += f" The compared answers prove a threshold of {takes.above:.2f}, for {share} of the inputs."
+        reason += f" The compared answers prove a threshold of {takes.above:.2f}, for {share} of the inputs."
     return ModeRecommendation(
         figures.mode,
         RecommendationReason.NOT_CALIBRATED,
-        said,
+        reason,
         "Calibrate it with the collected examples: 'edge-convert run'.",
     )
 
@@ -189,23 +189,23 @@ def _hybrid(figures: TaskFigures) -> ModeRecommendation:
     sure, judged = _sure(figures), figures.judged
     if sure.rows and figures.threshold is None:
         return _uncalibrated(figures, "none of its answers is confident, and the large model answers every input")
-    said = (
+    reason = (
         f"It is confident of {percent(sure.value)} of its answers. The large model was also asked about"
         f" {count(judged.rows)} of these, and disagrees with {count(judged.rows - judged.same)}."
     )
-    said = readiness.without_answers(figures, _UNKNOWN) if sure.value is None else said
+    reason = readiness.without_answers(figures, _UNKNOWN) if sure.value is None else reason
     unasked = counted_share(sure.hits - sum(day.unusual for day in figures.recent), sure.rows)
     if sure.rows >= LOCAL_ANSWERS_MIN and unasked.low >= LOCAL_SHARE_MIN and judged.rows:
         return ModeRecommendation(
             "local",
             RecommendationReason.HARDLY_ASKS,
-            said,
+            reason,
             f"Run {_command(figures, 'local')}, unless the other answers matter.",
         )
     return ModeRecommendation(
         "hybrid",
         RecommendationReason.STILL_ASKS,
-        said,
+        reason,
         "Nothing to do: corrected examples make the next model more confident.",
     )
 
@@ -220,12 +220,12 @@ def _local(figures: TaskFigures) -> ModeRecommendation:
         return _uncalibrated(figures, "none of its answers is confident, and no other model is asked")
     if unsure.low <= UNSURE_SHARE_MAX:
         below = f"{percent(unsure.value)} of its answers are below the threshold, and no other model is asked."
-        said = readiness.without_answers(figures, _UNKNOWN) if unsure.value is None else below
-        return ModeRecommendation("local", RecommendationReason.ASKS_NOBODY, said, "Nothing to do.")
-    said = f"{percent(unsure.value)} of its answers are below the threshold and are returned anyway."
+        reason = readiness.without_answers(figures, _UNKNOWN) if unsure.value is None else below
+        return ModeRecommendation("local", RecommendationReason.ASKS_NOBODY, reason, "Nothing to do.")
+    reason = f"{percent(unsure.value)} of its answers are below the threshold and are returned anyway."
     first = "Run " if figures.may_leave else "Add the task to 'tasks' under 'escalation' in agent.yaml, then run "
     then = f"{first}{_command(figures, 'hybrid')}: a large model answers the others."
-    return ModeRecommendation("hybrid", RecommendationReason.DOUBTS_ARE_GIVEN, said, then)
+    return ModeRecommendation("hybrid", RecommendationReason.DOUBTS_ARE_GIVEN, reason, then)
 
 
 _BY_MODE: dict[Mode, Callable[[TaskFigures], ModeRecommendation]] = {
@@ -236,9 +236,9 @@ _BY_MODE: dict[Mode, Callable[[TaskFigures], ModeRecommendation]] = {
 }
 
 
-def sentence(said: str) -> str:
+def sentence(words: str) -> str:
     """Return the message of an alarm as a sentence."""
-    return f"{said[:1].upper()}{said[1:].rstrip('.')}."
+    return f"{words[:1].upper()}{words[1:].rstrip('.')}."
 
 
 def _sure(figures: TaskFigures) -> CountedShare:

@@ -166,12 +166,12 @@ class FolderStore:
         if not allowed:
             raise self._refused(f"{_user()} may not read the folder {self._root}", folder=str(self._root))
 
-    def _refused(self, said: str, **metadata: str) -> UpstreamRefused:
+    def _refused(self, message: str, **metadata: str) -> UpstreamRefused:
         remedy = (
             f"'sudo edge-agent doctor' shows whether {_user()} lacks the rights or the unit has no drop-in for"
             f" {self._root}, and the command for it. The uplink retries automatically."
         )
-        return UpstreamRefused(said, remedy=remedy, **metadata)
+        return UpstreamRefused(message, remedy=remedy, **metadata)
 
 
 def _user() -> str:
@@ -265,12 +265,12 @@ class BucketStore:
         except TimeoutError:
             raise UpstreamUnreachable(f"{self.name}: {method} {key} took longer than {seconds:g} s") from None
         except (BaseError, OSError) as error:
-            said = str(error)
-            fault = classify_store_error(said, f"{method} {key}", self.name)
+            message = str(error)
+            fault = classify_store_error(message, f"{method} {key}", self.name)
             request.absent = method in _READS and (
-                (isinstance(error, FileNotFoundError) and not is_bucket_missing(said))
+                (isinstance(error, FileNotFoundError) and not is_bucket_missing(message))
                 # Without the right to list a bucket, missing objects are reported as "forbidden".
-                or (self._reads and isinstance(fault, UpstreamRefused) and not is_credential_refused(said))
+                or (self._reads and isinstance(fault, UpstreamRefused) and not is_credential_refused(message))
             )
             if not request.absent:
                 raise fault from None

@@ -338,8 +338,8 @@ class _AnswerStream:
             return ""
         choice = chunk.choices[0]
         self.finish = choice.finish_reason or self.finish
-        said = choice.message if hasattr(choice, "message") else choice.delta
-        text, beside = (said.content or "", said.model_extra or {}) if said else ("", {})
+        part = choice.message if hasattr(choice, "message") else choice.delta
+        text, beside = (part.content or "", part.model_extra or {}) if part else ("", {})
         self.bytes += sum(len(each.encode()) for each in (text, *beside.values()) if isinstance(each, str))
         return str(text) if self.is_answering else self._without_thoughts(str(text))
 
