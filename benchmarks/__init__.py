@@ -1,1 +1,1 @@
-"""Benchmarks: each module prints one JSON object for each bar, and says by its exit code whether all were met."""
+"""Benchmarks: each module prints one JSON object for each bar; its exit code is 0 if all bars were met."""

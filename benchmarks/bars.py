@@ -1,4 +1,4 @@
-"""A bar: a measured figure beside its limit, printed as one JSON object a line or as a table."""
+"""A bar: a measured figure with its limit, printed as one JSON object a line or as a table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Bar:
-    """One figure. `better` says on which side of `limit` it has to be; the limit itself is good enough."""
+    """One figure. `better` is the side of `limit` on which it must be; the limit itself passes."""
 
     bar: str
     value: float
@@ -67,7 +67,7 @@ def quotient(value: float, of: float) -> float:
 
 
 def option(name: str, default: str = "") -> str:
-    """Return what stands after an option on the command line; ends the program where nothing does."""
+    """Return the value after an option on the command line; exit if there is none."""
     words = sys.argv[1:]
     if name not in words:
         return default
@@ -86,7 +86,7 @@ def run_sections(sections: Mapping[str, Callable[[], Iterable[Bar]]]) -> Iterato
 
 
 def main(measure: Callable[[], Iterable[Bar]]) -> int:
-    """Measure, print each bar as it comes, and return the exit code of `printed`. --help only tells."""
+    """Measure, print each bar when it is ready, and return the exit code of `printed`. --help only prints help."""
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(sys.modules["__main__"].__doc__)  # noqa: T201 - its output
         return 0
@@ -94,7 +94,7 @@ def main(measure: Callable[[], Iterable[Bar]]) -> int:
 
 
 def printed(measure: Callable[[], Iterable[Bar]], *, as_json: bool) -> int:
-    """Print each bar as it comes; return 0 if all are met, 1 when one is missed or there is none, 130 after Ctrl-C.
+    """Print each bar when it is ready; return 0 if all are met, 1 if one is missed or there is none, 130 after Ctrl-C.
 
     SIGTERM ends the program as Ctrl-C does: with the daemons that it has started.
     """

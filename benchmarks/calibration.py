@@ -1,4 +1,4 @@
-"""How often the threshold rule breaks its promise, and how much it lets through: 1,000 resamples of each task.
+"""How often a threshold breaks its risk guarantee, and its coverage: 1,000 resamples of each task.
 
 On tasks of a known risk (benchmarks/shapes.py), with independent rows and with families, beside the rule of version
 0.1, which started at the strictest threshold; and on a real task, beside the naive rule and an oracle.
@@ -73,7 +73,7 @@ def measure() -> list[Bar]:
 
 
 def _promises() -> list[Bar]:
-    """Return how often a threshold is proved where none holds: every threshold risks a little more than the target."""
+    """Return how often a threshold is proved although none is valid: the risk of each is slightly above the target."""
     worst = SHAPES["flat, just over the target"]
     draws = [Draws(CALIBRATION_ROWS, RESAMPLES)]
     draws += [Draws(CALIBRATION_ROWS, RESAMPLES, rows, alike) for rows in (4, 8) for alike in (0.3, 0.6)]

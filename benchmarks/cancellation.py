@@ -1,4 +1,4 @@
-"""What callers leave behind who go away at any await of any call: nothing, and what was acknowledged is kept.
+"""Calls cancelled at every await leave nothing behind, and acknowledged data is kept.
 
     python -m benchmarks.cancellation [--json] [--only WORDS]
 
@@ -30,7 +30,7 @@ POINTS_MIN = 850
 
 
 def measure() -> list[Bar]:
-    """Sweep every call, or those that were asked for."""
+    """Sweep all calls, or those named on the command line."""
     words = option("--only")
     calls = [call for call in CALLS if words in str(call)]
     if not calls:
@@ -49,7 +49,7 @@ def measure() -> list[Bar]:
 
 
 async def _swept(calls: Sequence[Call]) -> tuple[list[Swept], list[str]]:
-    """Sweep; return what came of each call, and what is lost when the daemon is started again."""
+    """Sweep; return the result of each call, and the data lost after a restart of the daemon."""
     found = []
     with tempfile.TemporaryDirectory() as folder:
         async with Site(Path(folder)) as site:

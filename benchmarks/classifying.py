@@ -1,4 +1,4 @@
-"""Short texts through the daemon, beside the prototype and beside the model called directly in this process.
+"""Short texts through the daemon, compared with the prototype and with a direct call of the model.
 
 Small blocks of calls take turns, so that whatever else the machine does hits all three alike. To be hoped for beyond
 the limits: 1.0 of what the prototype adds, and 0.85 of the throughput.

@@ -1,4 +1,4 @@
-"""How fast the central team takes examples in, from sealed segments to joined Parquet, and in how much memory.
+"""Speed and memory of the central team's 'collect', from sealed segments to joined Parquet.
 
     python -m benchmarks.collecting [--json] [--examples N]
 

@@ -1,4 +1,4 @@
-"""How long edge-convert takes for the recipes in examples/, and how much memory: scripts/bench convert [FOLDER ...]."""
+"""Time and memory of edge-convert for the recipes in examples/: scripts/bench convert [FOLDER ...]."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _run(recipe: str) -> list[Bar]:
 
 
 def _make_data(recipe: str) -> None:
-    """Run the script that makes a recipe's data out of packages, where it has one."""
+    """Run the script that makes a recipe's data, if it has one."""
     maker = ROOT / "examples" / recipe.partition("/")[0] / "make_data.py"
     if maker.is_file():
         subprocess.run([sys.executable, str(maker)], check=True, stdout=sys.stderr)  # noqa: S603 - our own script

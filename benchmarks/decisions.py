@@ -1,4 +1,4 @@
-"""Several questions about one text: what they cost beside one question, separate calls, and llama-server.
+"""Several questions about one text: their cost compared with one question, separate calls, and llama-server.
 
     python -m benchmarks.decisions [--json] [--part NAME]... [--rounds N] [--data FOLDER]
 
@@ -33,7 +33,7 @@ ROUNDS = 12
 
 
 def measure() -> Iterator[Bar]:
-    """Run the parts that are asked for on the command line, or all."""
+    """Run all parts, or those named on the command line."""
     parser = argparse.ArgumentParser(prog="scripts/bench decisions", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="one JSON object a line, as they come")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Alarms about new inputs: false ones over a year, and how many calls it takes to find a new topic.
+"""Alarms about new inputs: false alarms over a year, and calls until a new topic is detected.
 
 scripts/bench drift [--json]
 

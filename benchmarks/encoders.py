@@ -1,4 +1,4 @@
-"""What it costs that an encoder's inputs to classify are computed one at a time: throughput alone against batches of 8.
+"""Cost of computing an encoder's classify inputs one at a time: throughput compared with batches of 8.
 
 MiniLM with 8 labels, stored in each way that `edge-convert quantize` knows, on one thread. Eight texts are computed one
 by one and then together, by turns, so that what else the machine does hits both; the figure is the median of the ratios

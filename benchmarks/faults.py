@@ -1,4 +1,4 @@
-"""What a daemon under steady load loses while it is attacked: nothing, and afterwards it holds no more than before."""
+"""A daemon under steady load while it is attacked: it loses no call, and holds no more resources afterwards."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Attack:
             stream.cancel()
 
     def abandon(self) -> None:
-        """Open streams that nobody reads, and close the connection."""
+        """Open streams, do not read them, and close the connection."""
         with self.daemon.client() as client:
             for _ in range(STREAMS_AT_ONCE):
                 client.generate("talk", TALK)
@@ -117,7 +117,7 @@ class Attack:
         self.admin.activate("swapped", next(self.swaps))
 
     def refuse(self) -> None:
-        """Install what is no bundle."""
+        """Install a file that is not a bundle."""
         with contextlib.suppress(CallFailed):
             self.admin.install(self.daemon.log)
 

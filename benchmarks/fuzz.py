@@ -1,4 +1,4 @@
-"""What hostile files get out of the readers of a site: refusals with a reason, in bounded time and memory.
+"""Hostile files for the readers of a site: each is refused with a reason, in bounded time and memory.
 
     python -m benchmarks.fuzz [--json] [--minutes N] [--target NAME,NAME] [--seed SEED]
 
@@ -45,7 +45,7 @@ def measure() -> Iterator[Bar]:
 
 
 def fuzzed(target: Target, seed: str, seconds: float) -> Report:
-    """Fuzz a target, and name on standard error what was found."""
+    """Fuzz a target, and print the findings on standard error."""
     with tempfile.TemporaryDirectory() as path:
         guided = CACHE / "corpus" / target.name if importlib.util.find_spec("atheris") else None
         report = fuzz(target, Path(path), seed, seconds=seconds, guided=guided)
@@ -57,7 +57,7 @@ def fuzzed(target: Target, seed: str, seconds: float) -> Report:
 
 
 def bars(target: Target, report: Report) -> Iterator[Bar]:
-    """Yield what is held against limits."""
+    """Yield the bars."""
     yield Bar(f"fuzz {target.name}: executions", report.executions, EXECUTIONS_MIN, "higher")
     for kind in KINDS:
         name = NAMES[kind]

@@ -1,4 +1,4 @@
-"""What hostile callers, hostile files and twenty minutes of load get out of a daemon: refusals, and right answers.
+"""Hostile callers, hostile files and twenty minutes of load: the daemon gives only refusals and right answers.
 
     python -m benchmarks.hardening [--json] [--only SECTION] [--cases N] [--minutes N]
 

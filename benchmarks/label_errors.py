@@ -1,4 +1,4 @@
-"""How well labels that are wrong are found, with 8% flipped: scripts/bench label-errors [--json] [--data FOLDER].
+"""Detection of wrong labels, with 8% flipped: scripts/bench label-errors [--json] [--data FOLDER].
 
     --data FOLDER   public data, in the layouts of benchmarks/public_data.py; otherwise descriptions of food in 16
                     groups, which a package that scripts/setup installs carries

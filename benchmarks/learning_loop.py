@@ -1,4 +1,4 @@
-"""Walks the learning loop once, with real processes: from a correction at a site to a threshold that keeps its promise.
+"""Runs the learning loop once with real processes: from a correction at a site to a threshold that keeps its guarantee.
 
     scripts/learning-loop [--work FOLDER] [--calls 2400] [--json]
 
@@ -165,7 +165,7 @@ def _correct_in_the_console(site: EscalatingSite, ids: Sequence[str]) -> None:
 
 
 def _review_the_audit(site: EscalatingSite, messages: Sequence[DataRow]) -> None:
-    """Let a reviewer, who knows the right labels, work through the audit and nothing else."""
+    """Let a reviewer with the right labels work through the audit only."""
     truth = {row.text: row.label for row in messages}
     with _reviewer(site) as reviewer:
         for shown in reviewer.queue(TASK, stream="audit"):
@@ -180,7 +180,7 @@ def _review_the_audit(site: EscalatingSite, messages: Sequence[DataRow]) -> None
 
 
 def _carry(site: EscalatingSite, folder: Path) -> Path:
-    """Seal what was kept, and copy it to a USB drive."""
+    """Seal the stored examples, and copy them to a USB drive."""
     store = folder / "drive"
     shutil.copytree(site.admin.seal_examples().outbox_path, store / f"site={SITE}")
     return store
@@ -225,7 +225,7 @@ def _checked(rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
 
 def prove(folder: Path, gathered: Gathered) -> Walked:
-    """Fit a head, prove its threshold, and hold the promise against messages that nobody has sent."""
+    """Fit a head, prove its threshold, and check the guarantee on messages that were not sent."""
     trainer = _trainer()
     bundle = _bundle(folder, trainer, gathered.rows["train"])
     sample = equally_likely(read_for(folder / "data" / "calibration.jsonl", "classify"))
@@ -271,7 +271,7 @@ def _assembled(folder: Path, trainer: ModuleType, sections: dict[str, Any], name
 
 
 def _site(folder: Path, large: LargeModel) -> EscalatingSite:
-    """Return a site whose answers may leave, sealed, and of which people are asked to review a part."""
+    """Return a site whose answers may leave sealed, and a share of which people review."""
     sections = {
         "examples": {
             "collect": {TASK: "upstream"},
@@ -286,7 +286,7 @@ def _site(folder: Path, large: LargeModel) -> EscalatingSite:
 
 
 def _oracle(messages: Sequence[DataRow]) -> Callable[[str], str]:
-    """Return a large model that knows the right labels, and errs in some texts, always in the same ones."""
+    """Return a large model with the right labels, and errors in a fixed set of texts."""
     truth = {row.text: row.label for row in messages}
     labels = sorted(set(truth.values()))
 
@@ -348,7 +348,7 @@ def _say(said: str) -> None:
 
 
 def main() -> None:
-    """Read the arguments, and walk."""
+    """Read the arguments, and run the loop."""
     words = (__doc__ or "").split("\n\n")
     parser = argparse.ArgumentParser("scripts/learning-loop", description=words[0], epilog="\n\n".join(words[2:]))
     parser.add_argument("--work", type=Path, help="an empty folder to leave everything in")
@@ -377,7 +377,7 @@ def main() -> None:
 
 
 def bars(walked: Walked) -> list[Bar]:
-    """Return its figures: whether a threshold was proved and keeps its promise, and what it lets through."""
+    """Return the figures: whether a threshold was proved and keeps its guarantee, and its coverage."""
     return [
         Bar("a threshold is proved", float(walked.threshold is not None), 1, "higher"),
         Bar("its promise holds for new messages", float(walked.promise_holds), 1, "higher"),

@@ -1,4 +1,4 @@
-"""The llama engine beside llama-server: streams, first tokens, labels, records, stalls; minutes for each model.
+"""The llama engine compared with llama-server: streams, first tokens, labels, records, stalls; minutes for each model.
 
     python -m benchmarks.llm [--json] [--quantization Q4_0]... [--model FILE]... [--part NAME]... [--rounds N]
                              [--same-kernels]
@@ -38,7 +38,7 @@ GEMMA_PARTS = ("bare", "fairness")
 
 
 def measure() -> Iterator[Bar]:
-    """Play each model; what is asked for on the command line."""
+    """Measure each model with the options of the command line."""
     asked = _arguments().parse_args()
     gemma = asked.model == [Path(GEMMA)]
     usual = tuple(playing.COMPARED) if asked.same_kernels else GEMMA_PARTS if gemma else playing.PARTS

@@ -1,4 +1,4 @@
-"""Whether the tests notice: twenty deliberate faults, one after the other, in places that matter.
+"""Whether the tests detect twenty deliberate faults, inserted one at a time in critical code.
 
 scripts/bench mutants [--json] [FAULT...]
 
@@ -75,7 +75,7 @@ MUTANTS = (
 
 
 def place_of(mutant: Mutant, tree: Path) -> Path:
-    """Return the file in which the text of a fault stands, once. Raises LookupError."""
+    """Return the file that contains the text of a fault exactly once. Raises LookupError."""
     every = [path for folder in SOURCES for path in sorted((tree / folder).rglob("*.py"))]
     counts = {path: path.read_text(encoding="utf-8").count(mutant.found) for path in every}
     places = [path for path, count in counts.items() if count]
@@ -149,7 +149,7 @@ def copied(tree: Path) -> None:
 
 
 def _chosen(words: Sequence[str]) -> list[Mutant]:
-    """Return the faults with one of these words in their names, or all; ends the program where there is none."""
+    """Return the faults with one of these words in their names, or all; exit if there is none."""
     chosen = [mutant for mutant in MUTANTS if not words or any(word in mutant.name for word in words)]
     if not chosen:
         names = "; ".join(each.name for each in MUTANTS)

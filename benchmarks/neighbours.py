@@ -1,4 +1,4 @@
-"""The llama engine beside programs that keep the processor busy, and after they have gone.
+"""The llama engine while other programs keep the processor busy, and after they have ended.
 
 Beside one busy core the daemon, which chooses its threads itself, is compared with two that compute with one thread
 and with all threads, whatever happens: by turns, beside the same busy core. Its p50 may be NEAR_BEST times the better
@@ -55,7 +55,7 @@ class Site:
         self._numbers = itertools.count()
 
     async def seconds(self, timeout_seconds: float = LONG_SECONDS) -> float:
-        """Return what one call takes, with a text that nobody asked about before. Raises CallFailed."""
+        """Return the seconds of one call, with a text that was in no earlier call. Raises CallFailed."""
         text = f"{next(self._numbers)}: I bought a coat here on Monday and the zip broke, can I have my money back?"
         started = time.perf_counter()
         await self._client.classify(SORT, [text], timeout_seconds=timeout_seconds)

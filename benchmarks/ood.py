@@ -1,4 +1,4 @@
-"""Whether the agent knows what it does not know: strange inputs through the gate of a served bundle.
+"""Detection of out-of-distribution inputs by the gate of a served bundle.
 
     python -m benchmarks.ood --data FOLDER [--json] [--only SECTION] [--work FOLDER] [--epochs N] [--margin W]
         [--head | --small]
@@ -72,7 +72,7 @@ TILL = Path(__file__).parent.parent / "examples/pos-intent/data"
 
 @dataclass(frozen=True)
 class Ground:
-    """Where data and bundles lie."""
+    """The folders of data and bundles."""
 
     data: Path
     work: Path
@@ -98,7 +98,7 @@ def _test(rows: Sequence[Row]) -> list[Row]:
 
 
 def clinc(ground: Ground) -> Iterable[Bar]:
-    """Ask what is out of scope of a bundle that learnt from none of it, and of two that learnt from half of it."""
+    """Send out-of-scope texts to a bundle trained without them, and to two trained with half of them."""
     ordinary, strange = ground.rows("clinc150/validation.jsonl"), ground.rows("clinc150/out_of_scope_validation.jsonl")
     wanted = _clinc_wanted(ground, "clinc")
     bare = ground.asked(wanted, {"ordinary": ordinary, "strange": strange})
@@ -186,7 +186,7 @@ def _held_up(asked: Sequence[Asked]) -> float:
 
 
 def till(ground: Ground) -> Iterable[Bar]:
-    """Ask the till's task what it never saw."""
+    """Send texts unlike the training data to the till's task."""
     train, calibration, test = (read(TILL / f"{split}.jsonl") for split in ("train", "calibration", "test"))
     sets: dict[str, Sequence[str]] = {
         "German": texts.GERMAN,
@@ -210,7 +210,7 @@ def till(ground: Ground) -> Iterable[Bar]:
 
 
 def new_topic(ground: Ground) -> Iterable[Bar]:
-    """Let ten labels appear at a site that does not know them."""
+    """Let texts of ten labels arrive at a site whose bundle lacks these labels."""
     every = ground.rows("clinc150/train.jsonl")
     gone = set(random.Random(0).sample(sorted({row.label for row in every}), LEFT_OUT))  # noqa: S311 - no secret
     known, called = parted(every, 0.45)
@@ -240,7 +240,7 @@ SECTIONS: dict[str, Callable[[Ground], Iterable[Bar]]] = {
 
 
 def measure() -> Iterable[Bar]:
-    """Run every section, or the one that was asked for."""
+    """Run all sections, or the one named on the command line."""
     only, data = option("--only"), option("--data")
     if only and only not in SECTIONS:
         sys.exit(f"There is no section {only!r}; there are: {', '.join(SECTIONS)}.")

@@ -1,4 +1,4 @@
-"""What talks to the daemon: the Open Inference Protocol beside MLServer and our own API, hostile requests, the console.
+"""Interfaces of the daemon: Open Inference Protocol compared with MLServer and our API, hostile requests, console.
 
     python -m benchmarks.protocol [--json] [--only cost|fuzzing|painting] [--rounds N] [--cases N]
 

@@ -1,4 +1,4 @@
-"""Data that others published, by a recipe of edge-convert: scripts/bench public --data FOLDER [--json] [--quick].
+"""Public data sets through a recipe of edge-convert: scripts/bench public --data FOLDER [--json] [--quick].
 
     --data FOLDER   a data set, or a folder of data sets: benchmarks/public_data.py shows the layouts
     --json          bars as JSON lines; otherwise a table

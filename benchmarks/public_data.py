@@ -1,4 +1,4 @@
-"""Sets of labelled texts that others published, as their authors lay them out or as JSONL, and what is made of them.
+"""Public sets of labelled texts, in their authors' formats or as JSONL, and rows made from them.
 
     FOLDER/train.csv, test.csv             text,category                       BANKING77 (PolyAI)
     FOLDER/data_full.json                  {"train": [[text, label], ...]}     CLINC150 (clinc/oos-eval)
@@ -50,7 +50,7 @@ class PublicData:
 
 
 def read(folder: Path) -> list[PublicData]:
-    """Read the data set in a folder, or those in its folders. Raises LookupError if there is none."""
+    """Read the data set in a folder, or those in its subfolders. Raises LookupError if there is none."""
     if not folder.is_dir():
         raise LookupError(f"{folder} is no folder")
     places = [folder, *sorted(each for each in folder.iterdir() if each.is_dir())]

@@ -1,4 +1,4 @@
-"""How much personal data is found in texts that others wrote: rules, a model, Rampart; --data FOLDER [--json].
+"""Personal data found in texts of other authors: by rules, a model, Rampart; --data FOLDER [--json].
 
     scripts/bench redaction --data FOLDER [--model BUNDLE] [--json] [--with presidio] [--without rampart] [--limit N]
 
@@ -63,7 +63,7 @@ COST_SHARE_MAX = 1.2
 
 @dataclass(frozen=True)
 class ComparedRedactors:
-    """What runs beside the rules."""
+    """The redactors that are compared with the rules."""
 
     names: tuple[str, ...]
     bundle: BundleModel | None = None

@@ -44,7 +44,7 @@ than five minutes, one that asks for nothing, and one that needs a memory contro
 
 
 def measure() -> Iterator[Bar]:
-    """Play every row, or those that were asked for; yield the bars of each table."""
+    """Run all rows, or those named on the command line; yield the bars of each table."""
     only = _named()
     began = time.monotonic()
     for kind, (table, names) in TABLES.items():
@@ -65,7 +65,7 @@ def _named() -> list[str]:
 
 
 def judged(kind: str, rows: Sequence[RemedyCase], outcomes: Sequence[Played]) -> list[Bar]:
-    """Return the bars of a table's rows and what came of each; what nobody has made counts as missing."""
+    """Return the bars of a table from the result of each row; a reason without a row counts as missing."""
     counts = Counter(map(_state, rows))
     excused, booted, missing = counts["excused"], counts["booted"], counts["not made"]
     here = len(rows) - booted - excused

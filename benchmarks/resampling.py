@@ -1,4 +1,4 @@
-"""How often the threshold rule breaks its promise: calibrated again and again on rows drawn from a population.
+"""How often a threshold breaks its risk guarantee: repeated calibration on rows drawn from a population.
 
 Each resample draws calibration rows with replacement, fits a temperature on a part of them and tests thresholds on the
 rest, as the calibrate stage does. What a threshold really risks and covers is then known exactly: it is counted on the
@@ -26,7 +26,7 @@ Integers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Population:
-    """What a bundle says of rows that it was not trained on, and the number of the right label of each."""
+    """A bundle's answers to rows that it was not trained on, and the index of each right label."""
 
     log_probabilities: Floats
     truth: Integers
@@ -60,7 +60,7 @@ def resample(population: Population, risk: Risk, calibration_rows: int) -> Resam
 
 
 def broken_max(risk: Risk) -> float:
-    """Return how large a share may break the target when the rule keeps its promise: delta and two standard errors."""
+    """Return the largest share of broken targets that agrees with the guarantee: delta and two standard errors."""
     return round(risk.delta + 2 * math.sqrt(risk.delta * (1 - risk.delta) / RESAMPLES), 4)
 
 

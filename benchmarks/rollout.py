@@ -1,4 +1,4 @@
-"""A plan's way through 10,000 simulated sites: how fast a bundle spreads, how far a bad one gets, what it moves.
+"""A rollout over 10,000 simulated sites: speed of a good bundle, spread of a bad one, traffic.
 
     python -m benchmarks.rollout [--json] [--draw docs/rollouts.png]
 
@@ -115,7 +115,7 @@ def _mean(moved: Traffic, outcome: Outcome, sites: list[Site], days: int) -> flo
 
 
 def measure() -> list[Bar]:
-    """Run everything, draw if asked to, and judge."""
+    """Run all simulations, draw the picture if requested, and yield the bars."""
     with tempfile.TemporaryDirectory() as folder:
         runs = Runs(Path(folder))
     if picture := option("--draw"):

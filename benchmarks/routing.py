@@ -1,4 +1,4 @@
-"""What a site gains from its two models, and what it may not lose: accuracy, the promise, deadlines, time.
+"""Gains and costs of routing between a small and a large model: accuracy, risk guarantee, deadlines, time.
 
     python -m benchmarks.routing [--json] [--only SECTION] [--flywheel FOLDER]
 

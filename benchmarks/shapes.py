@@ -1,4 +1,4 @@
-"""Tasks of a known risk: how often the threshold rule breaks its promise on each, and how much it lets through.
+"""Tasks of a known risk: how often a threshold breaks its guarantee on each, and its coverage.
 
 A shape says how a task's confidences are distributed (beta) and how likely an answer is wrong at each of them, so the
 true risk and coverage of a threshold are known without rows. Rows may come in families: two rows of one have the same

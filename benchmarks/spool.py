@@ -1,4 +1,4 @@
-"""What keeping examples costs: added to a call, processor time and commits for each example, at twice the peak rate."""
+"""Cost of capture at twice the peak rate: latency added to a call, processor time and commits for each example."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ async def _rate(client: AsyncClient) -> float:
 
 
 def _keeping(folder: Path, rate: float) -> list[Bar]:
-    """Keep examples at a rate for a while; count processor time, syncs and what was dropped."""
+    """Store examples at a rate for a while; count processor time, syncs and dropped examples."""
     folder.mkdir()
     log = folder / "syncs"
     traced = ["strace", "-f", "-qq", "-c", "-S", "calls", "-e", "trace=fdatasync,fsync", "-o", str(log)]
@@ -124,7 +124,7 @@ def _keeping(folder: Path, rate: float) -> list[Bar]:
 
 
 def _kept(folder: Path, rate: float, *tracer: str) -> list[float]:
-    """Run `keep` in a process of its own; return what it prints."""
+    """Run `keep` in a separate process; return its output."""
     folder.mkdir()
     command = [*tracer, sys.executable, "-m", "benchmarks.spool", "--keep", str(folder), str(rate)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - our own words

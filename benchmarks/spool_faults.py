@@ -1,4 +1,4 @@
-"""What is lost between an acknowledged correction and the central team when everything in between fails: nothing.
+"""Faults between an acknowledged correction and the central team: nothing is lost.
 
     python -m benchmarks.spool_faults [--json] [--points N] [--examples N]
 
@@ -44,7 +44,7 @@ def measure(points: int = POINTS, examples: int = EXAMPLES) -> list[Bar]:
 
 
 def measure_volume(root: Path, examples: int, tally: Tally) -> None:
-    """Queue that many examples, which nobody fetches; then bring up what 30 days offline leave, 1 GiB."""
+    """Queue that many examples without a link; then upload the 1 GiB that 30 days offline leave."""
     filled = fill(root / "queued", examples)
     tally.add(f"{examples} examples queued", 1, Outcome(examples - filled.kept), wanted=1)
     tally.measured(Bar("MiB more for all but the first 20000", filled.growth_mib, GROWTH_MIB_MAX, "lower"))

@@ -1,4 +1,4 @@
-"""How soon and how small the daemon and a command start, beside the imports that neither can do without.
+"""Start time and memory of the daemon and of a command, compared with their unavoidable imports.
 
 In an environment of the agent's own dependencies, so that nothing is loaded that only tests or the factory install, and
 with compiled modules, as a site has them. The ratios of the daemon without engines and of the command are to

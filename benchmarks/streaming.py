@@ -1,4 +1,4 @@
-"""Streams of the decoder through the daemon: one beside the bare loop, eight beside one."""
+"""Streams of the decoder through the daemon: one compared with the bare loop, eight compared with one."""
 
 from __future__ import annotations
 

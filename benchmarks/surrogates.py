@@ -1,4 +1,4 @@
-"""What made-up values in place of placeholders are worth: MiniLM trained on either, measured on raw texts.
+"""Gain from made-up values in place of placeholders: MiniLM trained on either, measured on raw texts.
 
 Three encoders learn from the same rows: as a site redacts them; with placeholders filled, as `edge-convert dataset`
 does; and raw, which no site sends. All are tested on raw texts. What customers want (examples/pos-intent) is said in a
@@ -108,7 +108,7 @@ def _labeled(plain: dict[str, Any]) -> LabeledText:
 
 @dataclass(frozen=True)
 class Request:
-    """What a customer says, with a value in it."""
+    """A customer's message with a personal value."""
 
     text: str
     intent: str
@@ -161,7 +161,7 @@ def _compared(
 
 
 def _rows(request: Request, form: Form, source: Source) -> Rows:
-    """Return what `edge-convert dataset` makes of a request as a site keeps it, or as it is."""
+    """Return the rows that `edge-convert dataset` makes of a request, redacted as at a site or not."""
     redaction, text, record = Redactor().start(), request.text, {request.kind: request.value}
     if source != "raw":
         text, record = redaction.text(text), redaction.value(record)

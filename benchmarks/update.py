@@ -1,4 +1,4 @@
-"""What an update moves: only what changed, little to find that nothing did, and at most a chunk again after a kill."""
+"""Traffic of an update: only changed chunks, little if nothing changed, at most one chunk again after a kill."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Wire:
         self.folder = folder
 
     def bundle(self, version: str, adapter: bytes, threshold: float) -> str:
-        """Publish a version of the task, and the plan that wants it; return its digest."""
+        """Publish a version of the task with a plan for it; return its digest."""
         made = self.folder / version
         like = bundles.manifest_of(bundles.echo_bundle(self.folder / f"like-{version}", version=version))
         plain = json.loads(manifest.encode(like)) | {"confidence": {**CONFIDENCE, "threshold": threshold}}
@@ -159,7 +159,7 @@ def _resumed(folder: Path) -> list[Bar]:
 
 
 def _killed_once(case: UpdateCase, proxy: ToxicProxy, sent: Callable[[], int], after_bytes: int) -> bool:
-    """Kill a download after so many bytes, and let another process end it; tell whether the first was still at it."""
+    """Kill a download after that many bytes, and finish it in another process; return whether the first still ran."""
     command = [sys.executable, "-c", ONCE, str(case.folder), str(CHUNK_BYTES)]
     command += [part for pair in options_of(proxy).items() for part in pair]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:  # noqa: S603 - ours
@@ -170,7 +170,7 @@ def _killed_once(case: UpdateCase, proxy: ToxicProxy, sent: Callable[[], int], a
 
 
 def lay(central: CentralTeam, server: AnsweringServer) -> None:
-    """Let the server have what was published."""
+    """Copy the published files to the server."""
     files = {path.relative_to(central.folder): path for path in central.folder.rglob("*") if path.is_file()}
     server.objects.update({f"/fleet/{key}": path.read_bytes() for key, path in files.items()})
 
@@ -182,7 +182,7 @@ def options_of(proxy: ToxicProxy) -> dict[str, str]:
 
 
 def port_of(server: AnsweringServer) -> int:
-    """Return where it listens."""
+    """Return the port of the server."""
     return urllib.parse.urlsplit(server.address).port or 0
 
 

@@ -1,4 +1,4 @@
-"""What updates do when everything in between fails or lies: sites answer by the old or the new version, and arrive.
+"""Updates over failing and lying links: sites always answer with the old or the new version, and finish.
 
     python -m benchmarks.update_faults [--json] [--points N]
 

@@ -1,1 +1,1 @@
-"""What it costs, and what becomes of callers, that a large model may be asked: parts of routing.py."""
+"""Parts of routing.py: the cost of escalation, and its effect on callers."""

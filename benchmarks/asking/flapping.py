@@ -1,4 +1,4 @@
-"""A thousand calls while the link to the large model goes down and comes up again every second: nobody is late.
+"""A thousand calls while the link to the large model fails and recovers every second: no answer is late.
 
 Both daemons are real, and the large model is a scripted oracle behind a proxy. Down is in turn: connections that are
 reset, questions that arrive and whose answers are lost, and a hole that takes everything and says nothing. Every text
@@ -91,7 +91,7 @@ def _shares(calls: int) -> list[range]:
 
 
 def _call(site: EscalatingSite, numbers: Sequence[int]) -> list[str]:
-    """Make the calls of one caller; return of each who answered, LATE, or the reason why nobody did."""
+    """Make the calls of one caller; return for each the model that answered, LATE, or the reason of the failure."""
     told = []
     pace = threading.Event()
     with site.serve.client() as client:
@@ -109,6 +109,6 @@ def _call(site: EscalatingSite, numbers: Sequence[int]) -> list[str]:
 
 
 def _asked(oracle: LargeModel) -> Counter[str]:
-    """Count by text how often the oracle was asked; asking again about a bad answer is another question."""
+    """Count the oracle's questions by text; a question repeated after a bad answer counts separately."""
     bodies = [json.loads(request.rpartition("\n")[2]) for request in oracle.received if request.startswith("POST")]
     return Counter(json.dumps(body["messages"]) for body in bodies)

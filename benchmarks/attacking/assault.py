@@ -1,4 +1,4 @@
-"""One kind of assault on a listener, at full speed until standard input ends; then says what it did.
+"""One kind of attack on a listener, at full speed until standard input ends; then prints its counts.
 
     python -m benchmarks.attacking.assault KIND ADDRESS [CA CERTIFICATE KEY]
 
@@ -55,7 +55,7 @@ PADDING = literal("x-padding", "x" * 126)
 
 @dataclass
 class Assault:
-    """What is attacked, and what was done to it so far."""
+    """The target of an attack, and the counts so far."""
 
     address: str
     tls: ssl.SSLContext | None
@@ -111,7 +111,7 @@ class Assault:
         stream[1].write(OPENING)
 
     async def junk(self, stream: Stream) -> None:
-        """Send what is no HTTP/2."""
+        """Send bytes that are not HTTP/2."""
         stream[1].write(os.urandom(4096))
         await self._until_closed(stream)
 

@@ -1,4 +1,4 @@
-"""The callers of twenty minutes of mixed load. Each does one thing over and over, and knows what must come of it.
+"""The callers of twenty minutes of mixed load. Each repeats one kind of call and checks its result.
 
 A caller does what the errors say: where they name a time to come back, it comes back. What it notes is wrong in every
 case: another answer than in quiet, a call that takes longer than anything may, an error that nobody asked for.
@@ -52,25 +52,25 @@ Oracle = dict[str, object]
 
 
 def classified(client: Client, text: str) -> object:
-    """Return what a classification says."""
+    """Return the result of a classification."""
     [answer] = client.classify("classify", [text], timeout_seconds=CALL_SECONDS)
     return (answer.label, answer.scores) if isinstance(answer, Classification) else answer
 
 
 def extracted(client: Client, text: str) -> object:
-    """Return what an extraction says."""
+    """Return the result of an extraction."""
     [answer] = client.extract("extract", [text], timeout_seconds=CALL_SECONDS)
     return answer.json if isinstance(answer, Extraction) else answer
 
 
 def generated(client: Client, text: str) -> object:
-    """Return what a generation says."""
+    """Return the result of a generation."""
     with client.generate("generate", text, timeout_seconds=CALL_SECONDS) as stream:
         return "".join(stream)
 
 
 def embedded(client: Client, text: str) -> object:
-    """Return what an embedding says."""
+    """Return the result of an embedding."""
     [answer] = client.embed("embed", [text], timeout_seconds=CALL_SECONDS)
     return answer.values if isinstance(answer, Embedding) else answer
 

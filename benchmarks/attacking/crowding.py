@@ -148,7 +148,7 @@ def _served(client: Client, seconds: float) -> Served:
 
 @contextlib.contextmanager
 def assault(way: Way, kind: str) -> Iterator[dict[str, int]]:
-    """Attack while the block runs; afterwards the dictionary says what was done. Raises AssertionError: nothing was."""
+    """Attack while the block runs; then fill the dictionary with the counts. Raises AssertionError if they are zero."""
     command = [sys.executable, "-m", "benchmarks.attacking.assault", kind, way.address, *way.files]
     done: dict[str, int] = {}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:  # noqa: S603 - our own
@@ -168,7 +168,7 @@ def _ways(daemon: RunningDaemon, site: TlsSite) -> Iterator[list[Way]]:
 
 
 def settled(daemon: RunningDaemon, before: Held | None = None) -> Held:
-    """Return what the daemon holds, when it has given back what it held before or has had the time."""
+    """Return the daemon's resources once they are back at the earlier level, or after the time limit."""
     assert daemon.process is not None
     pid = daemon.process.pid
     with contextlib.suppress(AssertionError):

@@ -27,7 +27,7 @@ GROWTH_BYTES_MAX = 32 * 2**20
 
 
 def measure(cases: int = CASES) -> list[Bar]:
-    """Fuzz; what was found is named on standard error."""
+    """Fuzz; print the findings on standard error."""
     calls, files = Found(), Found()
     with tempfile.TemporaryDirectory() as path, fuzzed(Path(path)) as at:
         daemon_growth, well = _calls(at, cases // 2, calls)
@@ -46,7 +46,7 @@ def measure(cases: int = CASES) -> list[Bar]:
 
 
 def _calls(at: Fuzzed, cases: int, found: Found) -> tuple[int, list[str]]:
-    """Return what the daemon held more at the end than after a tenth, and what was not well."""
+    """Return the growth of the daemon's resources from a tenth of the run to its end, and the failures."""
     *first, last = methods()
     each = -(-cases // (len(first) + 1))
     for method in first:

@@ -41,7 +41,7 @@ PROBES = {
 
 
 def measure(seconds: float = SECONDS) -> list[Bar]:
-    """Count what leaves in so many seconds of work; where nothing can be counted, say why."""
+    """Count the bytes that leave the machine during some seconds of work; if they cannot be counted, print why."""
     if reason := why_not():
         _tell(f"leaving: not measured: {reason}")
         return [Bar("leaving: measured", 0, 1, "higher")]

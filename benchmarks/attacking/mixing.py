@@ -75,7 +75,7 @@ class Growth:
 
 @dataclass
 class Field:
-    """A daemon under load, and those who load it."""
+    """A daemon under load, and its callers."""
 
     daemon: RunningDaemon
     admin: AdminClient
@@ -98,7 +98,7 @@ class Field:
         return work
 
     def sample(self) -> None:
-        """Look at what is held."""
+        """Sample the resources that the daemon holds."""
         assert self.daemon.process is not None
         at = time.monotonic()
         self.growth.daemon.append((at, held(self.daemon.process.pid)))
@@ -206,7 +206,7 @@ def _loaded(field: Field, seconds: float) -> int:
 
 
 def note_ends(running: Sequence[tuple[str, Future[None]]], noted: Noted) -> None:
-    """Note who does not end, and who ended by an error: from then on nobody called in that place."""
+    """Record callers that do not end, or ended by an error and so made no further calls."""
     for name, each in running:
         if not each.done():
             noted.stuck.append(f"{name} does not end")
@@ -249,7 +249,7 @@ def _operations(field: Field) -> list[Callable[[], object]]:
 
 
 def _pending(field: Field) -> int:
-    """Return what is left in the queues, once there was time to finish it."""
+    """Return the remaining length of the queues after a time to finish."""
     with contextlib.suppress(AssertionError):
         eventually_sync(lambda: not _waiting(field.admin), RECOVERY_SECONDS_MAX)
     return _waiting(field.admin)

@@ -1,4 +1,4 @@
-"""What the step loop of the llama runtime costs beside the model: processor time of its thread, less llama.cpp's.
+"""Overhead of the llama runtime's step loop: processor time of its thread, less llama.cpp's.
 
 Started as `python -m benchmarks.bare.hot_loop WEIGHTS THREADS STREAMS`; prints microseconds a step, the median of many,
 while all streams write; one that ends starts again. The largest value of the logits, which numpy finds in machine code,
@@ -79,7 +79,7 @@ class Native:
     """One of them counts already."""
 
     def __init__(self) -> None:
-        """Start at none."""
+        """Start at zero."""
         self.seconds, self.calls = 0.0, 0
 
     def counting(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -100,7 +100,7 @@ class Native:
 
 
 def looking() -> float:
-    """Return the seconds that counting one call adds to what is around it."""
+    """Return the seconds that counting one call adds to its caller."""
     nothing = Native()
     counted = nothing.counting(int)
     started = time.thread_time()
@@ -145,7 +145,7 @@ def microseconds(weights: Path, threads: int, streams: int) -> tuple[float, floa
 
 
 def _look_into(native: Native, chosen: Native) -> None:
-    """Count what is called from now on."""
+    """Count calls from now on."""
     looked_into: tuple[tuple[Any, str, Native], ...] = (
         (llama_cpp, "llama_decode", native),
         (llama_cpp, "llama_get_logits_ith", native),

@@ -112,7 +112,7 @@ def _flipped(number: int) -> Fault:
 
 
 def _torn(field: Field, cut: int) -> Fault:
-    """Cut the tail off the database's log after a kill; only what was not in the outbox yet may be gone."""
+    """Truncate the database's log after a kill; only records that are not yet in the outbox can be lost."""
 
     def fault(folder: Path) -> str:
         point = field.points()[-1]

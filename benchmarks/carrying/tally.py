@@ -20,14 +20,14 @@ class Tally:
         self._measured: list[Bar] = []
 
     def add(self, kind: str, injected: int, *outcomes: Outcome, wanted: int = 1) -> None:
-        """Note faults of a kind that were injected, how many at least there have to be, and what was found after."""
+        """Record injected faults of a kind, their required minimum, and the findings after them."""
         self.injected[kind] += injected
         self._wanted[kind] += wanted
         for outcome in outcomes:
             self.found(kind, outcome)
 
     def found(self, kind: str, outcome: Outcome) -> None:
-        """Note what was found after faults."""
+        """Record the findings after faults."""
         self._lost += outcome.lost
         self._doubled += outcome.doubled
         self._unnamed += outcome.unnamed
@@ -39,7 +39,7 @@ class Tally:
         self._measured.append(bar)
 
     def bars(self) -> list[Bar]:
-        """Return the faults of each kind, and what they did all together."""
+        """Return the faults of each kind, and the findings of all together."""
         return [
             *(Bar(f"injected: {kind}", count, self._wanted[kind], "higher") for kind, count in self.injected.items()),
             *self._measured,

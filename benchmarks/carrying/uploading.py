@@ -148,7 +148,7 @@ def no_folder(root: Path, tally: Tally) -> None:
 
 
 def answers(root: Path, kind: str, tally: Tally) -> None:
-    """Let a store that is spoken to as S3 or as HTTP answer in every bad way, and keep half of what it takes."""
+    """Make a store behind S3 or HTTP give every bad answer, and store half of the uploads."""
     with AnsweringServer() as server:
         way = _Answered(root, server, kind)
         failed = 0
@@ -164,7 +164,7 @@ def answers(root: Path, kind: str, tally: Tally) -> None:
 
 
 class _Answered(Way):
-    """A way over a server that answers as it is told; the central team gets what the server keeps as a folder."""
+    """A transfer through a server with scripted answers; the central team reads the server's files as a folder."""
 
     def __init__(self, root: Path, server: AnsweringServer, kind: str) -> None:
         keys = {"access_key_id": "AKID", "secret_access_key": "SECRET", "region": "us-east-1"}

@@ -1,4 +1,4 @@
-"""Questions to an encoder: seven in one call, beside one question and beside seven classify calls of seven bundles.
+"""Questions to an encoder: seven in one call, compared with one question and with classify calls of seven bundles.
 
 MiniLM with a head for each question, over gRPC; the heads are random, as their worth takes no time. The systems take
 turns, and each begins in a third of them. The seven classify bundles share their weights, and so an engine: seven
@@ -90,6 +90,6 @@ def _bundle(folder: Path, name: str, sizes: dict[str, int]) -> Path:
 
 
 def task_question(name: str, size: int) -> dict[str, Any]:
-    """Return a question as a task declares it: a predicate, or a choice of so many."""
+    """Return a question as a task declares it: a predicate, or a choice of that many labels."""
     labels = [] if size == 2 else [f"{name}-{place}" for place in range(size)]
     return {"name": name, "type": "choice" if labels else "predicate", "instructions": "Which?", "labels": labels}

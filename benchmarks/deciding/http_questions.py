@@ -1,4 +1,4 @@
-"""What the gateway adds to a call: seven questions by `/v1/decisions`, beside a label by its chat API.
+"""Overhead of the gateway: seven questions by `/v1/decisions`, compared with a label by its chat API.
 
 The models compute nothing, so that what is measured is what HTTP adds: the p50 of a call over HTTP less the p50 of the
 same call over gRPC, for `/v1/decisions` and Decide, and for `/v1/chat/completions` and Classify. All four take turns,

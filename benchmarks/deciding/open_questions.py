@@ -1,4 +1,4 @@
-"""Questions of the call on a decoder: seven about one text, beside seven classify calls and beside llama-server.
+"""Questions of the call on a decoder: seven about one text, compared with seven classify calls and with llama-server.
 
 The text has 200 tokens and is new each time. The systems take turns; all have SmolLM2-135M loaded, with the same
 threads and context. Ours are calls of the engine, in its child process. llama-server is asked the seven questions one
@@ -97,7 +97,7 @@ class _Engine:
 
 
 def measure(rounds: int) -> Iterator[Bar]:
-    """Build llama-server if need be, and let all systems take so many turns."""
+    """Build llama-server if necessary, and measure all systems in turns."""
     program = building.programs().server
     with tempfile.TemporaryDirectory() as name:
         yield from asyncio.run(_played(program, Path(name), rounds))

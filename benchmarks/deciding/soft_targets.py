@@ -136,7 +136,7 @@ def _taught(rows: Labelled, rng: np.random.Generator) -> dict[str, Student]:
 def _student(
     seen: Labelled, wanted: Floats, tuned: Labelled, test: Labelled
 ) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
-    """Fit a student with the best decay, and its temperature; return what it says of the test rows."""
+    """Fit a student with the best decay, and its temperature; return its predictions for the test rows."""
     fitted = [logistic_regression.fit_shares(seen.vectors, wanted, decay) for decay in DECAYS]
     best = min(fitted, key=lambda each: _loss(each.log_probabilities(tuned.vectors), tuned.truth))
     heat = temperature.fit(best.log_probabilities(tuned.vectors), tuned.truth)

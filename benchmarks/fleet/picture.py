@@ -1,4 +1,4 @@
-"""docs/rollouts.png: how a rollout spreads, what a bad bundle reaches, and what it costs."""
+"""docs/rollouts.png: the progress of a rollout, the spread of a bad bundle, and the traffic."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ class Simulation:
             self._at(site.next_contact(t), self._mirror, site)
 
     def _look(self, t: float) -> None:
-        """Compare the fleet with the plan once an hour, as somebody or a timer does; halt when told to."""
+        """Compare the fleet with the plan once an hour, as an operator or a timer does; halt the rollout if advised."""
         if self.outcome.halted_at is not None:
             return
         found = report(self._plan, self._heard, BEGIN + t, silent_seconds=2 * DAY)

@@ -63,7 +63,7 @@ class Site:
         return self.kind != "off at night" or _open(self.local(t))
 
     def answered(self, t: float, calls: float) -> float:
-        """Return when it will have answered so many calls from `t` on."""
+        """Return the time at which it will have answered that many calls since `t`."""
         left = calls / self.calls_per_hour * HOUR
         while left > 0:
             now = self.local(t)

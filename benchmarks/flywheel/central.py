@@ -19,7 +19,7 @@ _NOT_ALL_TAKEN = 1
 
 
 class CentralTeam:
-    """See the module. Everything lies in the folder of its commands."""
+    """See the module. All files are in the folder of its commands."""
 
     def __init__(self, commands: Commands) -> None:
         """Note where."""
@@ -59,7 +59,7 @@ class CentralTeam:
         self._commands.convert("publish", self.bundle, *self._repository)
 
     def plan(self, version: str, mode: str) -> None:
-        """Say what every site should run, and who answers."""
+        """Publish a plan: the bundle for every site, and the mode."""
         task = {
             "offers": [{"version": version}],
             "mode": mode,
@@ -78,7 +78,7 @@ class CentralTeam:
         return report
 
     def assess(self) -> dict[str, Any]:
-        """Ask whether what was collected suffices."""
+        """Run 'assess': do the collected examples suffice?"""
         risk = ("--target", RISK_TARGET, "--delta", RISK_DELTA)
         found: dict[str, Any] = json.loads(
             self._commands.convert("assess", "collected", "--task", TASK, *risk, "--json")

@@ -1,4 +1,4 @@
-"""Commands as a person types them: run, shown with the stages they belong to, and kept with what they said in a log."""
+"""Commands as a person types them: run, shown by stage, and logged with their output."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Screen:
 
     @contextmanager
     def stage(self, name: str, what: str) -> Iterator[None]:
-        """Show a stage and what it took."""
+        """Show a stage and its duration."""
         self._console.print(Text.assemble((f"{len(self.seconds) + 1:>2} {name}", "bold"), f"  {what}"))
         began = time.monotonic()
         yield

@@ -106,7 +106,7 @@ def block(mode: str, calls: Sequence[Call], cost: float) -> Block:
 
 @dataclass
 class Figures:
-    """Everything that a run of the flywheel has to tell."""
+    """All figures of a run of the flywheel."""
 
     task: str
     large_model: str

@@ -25,7 +25,7 @@ _AT_ONCE = 4
 
 
 def quality() -> list[Bar]:
-    """As right as the large model, and most of it answered here; a walk with --small has too few calls."""
+    """Bars: as accurate as the large model, and most answers given locally; a run with --small has too few calls."""
     hybrid = _figures()["modes"]["hybrid"]
     gained = 100 * (hybrid["accuracy"] - hybrid["large_accuracy"])
     return [
@@ -46,7 +46,7 @@ def risk() -> list[Bar]:
 
 
 def _population(folder: Path) -> Population:
-    """Let the bundle answer, through the engine, what it was not trained on."""
+    """Let the bundle answer the texts that it was not trained on, through the engine."""
     rows = [json.loads(line) for line in (folder / UNSEEN_NAME).read_text("utf-8").splitlines()]
     labels = json.loads((folder / BUNDLE / "manifest.json").read_text("utf-8"))["task"]["labels"]
     said = predict(folder / BUNDLE, [row["text"] for row in rows], at_once=_AT_ONCE)

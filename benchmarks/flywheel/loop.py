@@ -39,7 +39,7 @@ class Size:
 
 @dataclass
 class Loop:
-    """Walks the loop in an empty folder; `walk` does all of it."""
+    """Runs the loop in an empty folder; `walk` runs all stages."""
 
     folder: Path
     size: Size
@@ -82,14 +82,14 @@ class Loop:
         return site
 
     def _collect_and_train(self) -> None:
-        """Let the large model answer and the expert correct, until a small model keeps the promise."""
+        """Let the large model answer and the expert correct, until a small model meets the risk guarantee."""
         for number in range(1, ROUNDS_MAX + 1):
             if self._enough_after(number) and self._trained():
                 return
         raise StepFailed(f"after {ROUNDS_MAX} rounds no small model keeps the promise: see build/report.md")
 
     def _enough_after(self, number: int) -> bool:
-        """Go another round; tell whether 'edge-convert assess' then says that it is enough."""
+        """Run another round; return whether 'edge-convert assess' then finds enough examples."""
         with self.screen.stage(f"bootstrap {number}", "the large model answers, an expert reviews every answer"):
             answered = self._call("bootstrap", self.size.round_calls)
             reviewed = self._site.review({each.answer.prediction_id: each.row.label for each in answered})
@@ -110,7 +110,7 @@ class Loop:
         return {**found, "segments": segments, "records": report["records_taken"]}
 
     def _trained(self) -> bool:
-        """Make the small model of all that was collected; tell whether one of its thresholds keeps the promise."""
+        """Train the small model on all collected examples; return whether it has a proven threshold."""
         with self.screen.stage("train", f"{goods.BASE}: fine-tuned, exported, quantized, calibrated, measured"):
             recipe = goods.write_recipe(self.folder / "recipe", self._labels, self._central.data)
             report = self._central.train(recipe)
@@ -145,7 +145,7 @@ class Loop:
     # --- within ---
 
     def _count(self, mode: str, answers: int) -> None:
-        """Have the site say how it is doing, by its own count."""
+        """Read the site's own counts."""
         found = told(self._site.counted(answers))
         self.figures.counted[mode] = found
         self.screen.line(f"counted here: the models agree on {found['agreed']} of {found['compared']}")
@@ -191,7 +191,7 @@ class Loop:
 
 
 def fresh(folder: Path) -> Path:
-    """Make a folder for a walk, and empty one that a walk has left. Raises StepFailed where other things lie in it."""
+    """Make a folder for a run, or empty that of an earlier run. Raises StepFailed if it has other files."""
     if folder.exists() and not (folder.is_dir() and (_is_of_a_walk(folder) or not any(folder.iterdir()))):
         raise StepFailed(f"{folder} was not made by a walk, and would be emptied: name a new folder")
     shutil.rmtree(folder, ignore_errors=True)

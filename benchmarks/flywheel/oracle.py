@@ -1,4 +1,4 @@
-"""The large model of the flywheel: a scripted oracle, which knows the labels and errs in a share of its answers.
+"""The large model of the flywheel: a scripted oracle with the right labels, and errors in a share of its answers.
 
     python -m benchmarks.flywheel.oracle ROWS --wrong 0.06     # prints its address; ends with its standard input
 
@@ -29,7 +29,7 @@ SEED = "oracle 1"
 
 @dataclass(frozen=True)
 class Oracle:
-    """What it says of each text."""
+    """The oracle's answer to each text."""
 
     rows: Sequence[Row]
     wrong_share: float
@@ -64,7 +64,7 @@ def running(oracle: Oracle, folder: Path) -> Iterator[str]:
 
 
 def main() -> None:
-    """Answer until standard input ends, as it does with whoever started this."""
+    """Answer until standard input ends, as it does when the parent process ends."""
     parser = argparse.ArgumentParser(description="Speak the chat API of OpenAI, with answers from a file.")
     parser.add_argument("rows", type=Path)
     parser.add_argument("--wrong", type=float, required=True)

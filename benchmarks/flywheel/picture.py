@@ -1,4 +1,4 @@
-"""docs/flywheel.png: what is answered where, how well, and what it costs, from the first call on."""
+"""docs/flywheel.png: share, accuracy and cost of local and large-model answers, from the first call."""
 
 from __future__ import annotations
 

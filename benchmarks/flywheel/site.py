@@ -47,7 +47,7 @@ class Answered(NamedTuple):
 
     @property
     def local_label(self) -> str:
-        """What the small model says, whoever answered; empty where there is none."""
+        """The small model's label, even if another model answered; empty if there is no small model."""
         return self.answer.scores[0][0] if self.answer.scores else ""
 
 
@@ -121,7 +121,7 @@ class Site:
         return str(json.loads(self._command("site", "--json"))["code"])
 
     def until(self, version: str, mode: str) -> None:
-        """Wait until that version answers in that mode, and the large model can be asked."""
+        """Wait until that version answers in that mode, and the large model is available."""
         _settled(f"version {version} in mode {mode}", lambda: self._stands(version, mode))
 
     def ask(self, rows: Sequence[Row]) -> Iterator[Answered]:
@@ -151,7 +151,7 @@ class Site:
         return len(waiting) - sum(wrong), sum(wrong)
 
     def carry(self, store: Path) -> int:
-        """Seal what was kept, and wait until the uplink has brought it; return the number of segments."""
+        """Seal the stored examples, and wait until the uplink has uploaded them; return the number of segments."""
         self.admin.seal_examples()
         folder = Path(self.admin.seal_examples().outbox_path) / "segments"
         sealed = {path.name for path in folder.iterdir()}
@@ -165,12 +165,12 @@ class Site:
         _settled("the receipts", lambda: not self._examples().outbox_segments)
 
     def counted(self, answers: int) -> FieldSeries:
-        """Return what the site itself has counted of its bundle, once the last so many answers are in it."""
+        """Return the site's own counts of its bundle, once they include that many answers."""
         _settled("the answers to be counted", lambda: self._series().totals["answers"] >= answers)
         return self._series()
 
     def report(self, page: Path) -> dict[str, Any]:
-        """Return what `edge-agent report` says of the task; leave its page, too."""
+        """Return the JSON of `edge-agent report` for the task; also write its page."""
         found: dict[str, Any] = json.loads(self._command("report", TASK, "--html", page, "--json"))
         return found
 

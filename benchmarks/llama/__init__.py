@@ -1,1 +1,1 @@
-"""Our llama engine beside llama-server: what scripts/bench llm runs."""
+"""Parts of scripts/bench llm: our llama engine compared with llama-server."""

@@ -1,4 +1,4 @@
-"""Several adapters on one base, asked for by turns, beside one of them asked for as much."""
+"""Several adapters on one base, called in turns, compared with one adapter called as often."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ async def _written(ours: Ours, of: Sequence[Task], streams: list[Written], numbe
 
 
 def _texts(adapters: int, number: int, count: int) -> list[str]:
-    """Return texts that nobody was asked about before."""
+    """Return texts that were in no earlier call."""
     sentences = [text for text, _ in pos_intents.train() + pos_intents.held_out()]
     places = range(number * count, number * count + count)
     return [f"{place} for {adapters}: {sentences[place % len(sentences)]}" for place in places]

@@ -41,7 +41,7 @@ class BareScorer:
         self._process.communicate()
 
     def p50_ms(self, inputs: Sequence[str]) -> float:
-        """Return the median of what each of them takes; each is all that stands behind the prefix."""
+        """Return the median time of the texts; each is everything after the prefix."""
         self._send(inputs)
         assert self._process.stdout is not None
         return 1000 * float(self._process.stdout.readline())

@@ -1,4 +1,4 @@
-"""The daemon beside bare llama.cpp on one thread: streams, clients, and what drawing a token costs."""
+"""The daemon compared with bare llama.cpp on one thread: streams, clients, and the cost of sampling a token."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ async def _measured(daemon: RunningDaemon, bare: BareStreams, model: str, rounds
 
 
 def _stories(streams: int, number: int) -> list[str]:
-    """Return prompts that nobody has read before, the same ones for both sides."""
+    """Return prompts that were in no earlier call, the same for both sides."""
     sentences = [text for text, _ in pos_intents.train() + pos_intents.held_out()]
     begin = number * streams
     return [

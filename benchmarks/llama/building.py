@@ -66,7 +66,7 @@ def programs(*, kernels: bool = False) -> Programs:
 
 
 def percent(line: str) -> int | None:
-    """Return how far a build is, by a line of make or of ninja; None where it does not say."""
+    """Return the progress of a build from a line of make or ninja; None if the line has none."""
     found = _PROGRESS.match(line)
     if found is None:
         return None
@@ -91,7 +91,7 @@ def _build(folder: Path, flags: Sequence[str]) -> Path:
 
 
 def _compiler_flags(more: Sequence[str]) -> dict[str, str]:
-    """Return the environment of cmake with flags in it, and with the one above where the compiler knows that."""
+    """Return the environment of cmake with these flags, and the flag above if the compiler supports it."""
     known = [os.environ.get("CC", "cc"), WITHOUT, "-E", "-x", "c", os.devnull]
     usual = [WITHOUT] if subprocess.run(known, check=False, capture_output=True).returncode == 0 else []  # noqa: S603 - the compiler
     return {name: " ".join([os.environ.get(name, ""), *usual, *more]).strip() for name in ("CFLAGS", "CXXFLAGS")}
@@ -104,7 +104,7 @@ def _unpacked(archive: Path, folder: Path) -> Path:
 
 
 def _run(command: list[str], environment: Mapping[str, str] | None = None) -> None:
-    """Run a step; what it says is shown when it fails, and otherwise how far it is."""
+    """Run a step; show its progress, or its output if it fails."""
     lines, shown = [], 0
     started = subprocess.Popen(  # noqa: S603 - cmake
         command,

@@ -1,4 +1,4 @@
-"""What a comparison says: the ratio of paired measurements, its confidence interval, and what it has to be. Pure."""
+"""The result of a comparison: the ratio of paired measurements, its confidence interval, and its limit. Pure."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Figure(Bar):
 
 
 def reported(comparison: Comparison) -> Comparison:
-    """Return what was measured beside a llama-server with the agent's kernels: no limit is for that."""
+    """Return the measurements against a llama-server with the agent's kernels, which have no limit."""
     bar = comparison.bar + ALIKE
     return replace(comparison, bar=bar, limit=None, stretch=None, by_interval=False, than="llama-server with it")
 

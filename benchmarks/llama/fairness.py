@@ -1,4 +1,4 @@
-"""A client that asks for 8 labels beside others that ask for 200: how long it waits, and what all of them get done."""
+"""A client that requests 8 labels next to others that request 200: its latency, and the throughput of all."""
 
 from __future__ import annotations
 
@@ -137,6 +137,6 @@ async def _times(client: AsyncClient, task: Task, calls: int, numbers: count[int
 
 
 def _text(number: int) -> str:
-    """Return a text that nobody was asked about before."""
+    """Return a text that was in no earlier call."""
     sentences = [text for text, _ in pos_intents.train() + pos_intents.held_out()]
     return f"{number}: {sentences[number % len(sentences)]}"

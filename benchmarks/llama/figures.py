@@ -1,4 +1,4 @@
-"""What is reported beside the comparison: where the physical limits are, and whether it was fair."""
+"""Figures in addition to the comparison: the physical limits, and the fairness."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ there, and 100 are 4.1 of it. On a slow processor both take longer: where the lo
 
 
 def machine() -> Figure:
-    """Say what it is measured on."""
+    """Return a description of the machine."""
     cores = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     about = {
@@ -77,7 +77,7 @@ async def idle(match: Match, server: LlamaServer) -> list[Bar]:
 
 
 async def bandwidth(match: Match, settings: Settings) -> list[Bar]:
-    """One stream's tokens a second, beside how often the weights can be read in a second."""
+    """One stream's tokens per second, compared with how often the weights can be read per second."""
     read = weights_read(settings.weights)
     pairs, speeds = [], []
     for _ in range(ROUNDS):
@@ -90,7 +90,7 @@ async def bandwidth(match: Match, settings: Settings) -> list[Bar]:
 
 
 async def _lasting(match: Match) -> Written | None:
-    """Return a stream that wrote what it was asked for; None where the model ended each of them sooner."""
+    """Return a stream of the requested length; None if the model ended all of them earlier."""
     for _ in range(TRIES_MAX):
         written = await match.ours.write(tasks.WRITE, tasks.story(match.texts), goals.TOKENS)
         if not short([written], goals.TOKENS):
@@ -99,7 +99,7 @@ async def _lasting(match: Match) -> Written | None:
 
 
 async def prefill(match: Match, settings: Settings, program: Path) -> list[Bar]:
-    """A whole call with a prompt that nobody knows, beside the decode alone that llama-bench measures."""
+    """A whole call with a new prompt, compared with the decode alone that llama-bench measures."""
     pairs = []
     for _ in range(ROUNDS):
         text = match.texts.short(PROMPT_TOKENS)

@@ -68,7 +68,7 @@ class Pool:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close what is free."""
+        """Close the idle connections."""
         for connection in self._free:
             connection.close()
 
@@ -87,7 +87,7 @@ class Pool:
         return answer
 
     async def stream(self, path: str, asked: dict[str, Any]) -> AsyncGenerator[Any]:
-        """Yield the events of an answer; who leaves before the last one hangs up."""
+        """Yield the events of an answer; a caller that leaves before the last one closes the connection."""
         connection = await self._asked("POST", path, json.dumps(asked).encode())
         held, ended = b"", False
         try:

@@ -1,4 +1,4 @@
-"""Writes what scripts/bench llm --json has printed into docs/performance.md: the tables, and the chart beside it.
+"""Writes the output of scripts/bench llm --json into docs/performance.md, as tables and a chart.
 
 What was measured on other machines, and of which the medians alone are kept, is in machines.json: a column each.
 
@@ -67,13 +67,13 @@ def inserted(page: str, text: str) -> str:
 
 
 def machines() -> list[Row]:
-    """Return what is kept of other machines."""
+    """Return the stored results of other machines."""
     kept: list[Row] = json.loads(MACHINES.read_text(encoding="utf-8"))
     return kept
 
 
 def section(rows: Sequence[Row], others: Sequence[Row]) -> str:
-    """Return what was measured as Markdown, here and on other machines."""
+    """Return the results of this and other machines as Markdown."""
     models = list(dict.fromkeys(row["model"] for row in ratios(rows)))
     bars = list(dict.fromkeys(row["bar"] for row in ratios(rows)))
     at = {(row["model"], row["bar"]): row for row in ratios(rows)}
@@ -103,7 +103,7 @@ def section(rows: Sequence[Row], others: Sequence[Row]) -> str:
 
 
 def _engine(rows: Sequence[Row], models: Sequence[str]) -> list[str]:
-    """Return the table of the ratios with the same kernels on both sides; nothing where none was measured."""
+    """Return the table of the ratios with the same kernels on both sides; empty if none was measured."""
     at = {(row["model"], row["bar"]): row for row in alike(rows)}
     if not at:
         return []
@@ -140,7 +140,7 @@ def _held(row: Row, found: Sequence[Row | None], others: Sequence[Row]) -> list[
 
 
 def elsewhere(row: Row, others: Sequence[Row]) -> list[str]:
-    """Return a bar's cells of other machines, held to the limit of the row; empty where it was not measured there."""
+    """Return a bar's cells of other machines, judged by the limit of the row; empty if it was not measured there."""
     cells = []
     for other in others:
         value, limit = other["ratios"].get(row["bar"]), row["limit"]
@@ -188,7 +188,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _figures(rows: Sequence[Row], models: Sequence[str], others: Sequence[Row]) -> list[str]:
-    """Return the table of the figures that are compared with nothing; nothing where there are none."""
+    """Return the table of the figures without a comparison; empty if there are none."""
     at = _told(rows) | {(each["name"], bar): f"{value:g}" for each in others for bar, value in each["figures"].items()}
     if not at:
         return []

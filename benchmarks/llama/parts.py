@@ -55,7 +55,7 @@ class Match:
         return min(wanted, self.rounds_max)
 
     def blocks(self, rounds: int, size: int) -> list[list[str]]:
-        """Return texts that are TEXT_TOKENS long behind the prefix, what stands behind the input included."""
+        """Return texts of TEXT_TOKENS tokens after the prefix, including the prompt's part after the input."""
         wanted = self.prefix_tokens + goals.TEXT_TOKENS
         return [[self.texts.short(wanted, tasks.CLASSIFY.prompt) for _ in range(size)] for _ in range(rounds)]
 
@@ -103,7 +103,7 @@ async def first_token(match: Match) -> list[Bar]:
 
 
 async def classify(match: Match) -> list[Bar]:
-    """One client, beside the bare decode, too; then with a prompt that has no examples in it."""
+    """One client, also compared with the bare decode; then with a prompt without examples."""
     blocks = match.blocks(match.rounds(), BLOCK)
     asks = [partial(_classify_block, side, tasks.CLASSIFY) for side in match.sides]
     for ask in asks:
@@ -167,7 +167,7 @@ async def extract(match: Match) -> list[Bar]:
 
 
 async def stalls(match: Match) -> list[Bar]:
-    """A stream runs; a long prompt arrives: how long the one stands still, and how long the other waits.
+    """A long prompt arrives while a stream runs: the pause of the stream, and the wait of the prompt.
 
     A pair in which the model ended its text too soon is measured again with other texts. That says nothing of how fast
     either side is: a text ends by what is in it.

@@ -28,7 +28,7 @@ Row = dict[str, Any]
 
 
 def draw(path: Path, rows: Sequence[Row]) -> None:
-    """Write the picture of what is compared with llama-server."""
+    """Draw the comparison with llama-server."""
     beside = [row for row in rows if row["than"] == "llama-server"]
     panels = [found for better in _TITLES if (found := [row for row in beside if row["better"] == better])]
     with mpl.rc_context({"svg.hashsalt": "edge-agent", "svg.fonttype": "none", "font.family": "sans-serif"}):

@@ -98,7 +98,7 @@ def play(weights: Path, programs: Programs | None, wanted: Wanted) -> Iterator[B
 
 @contextmanager
 def _laid(weights: Path, programs: Programs, folder: Path, rounds_max: int) -> Iterator[Table]:
-    """Start both sides, ours first: llama-server is set up as the engine says that it is."""
+    """Start both sides, ours first: llama-server gets the settings that the engine reports."""
     with ExitStack() as stack:
         daemon = stack.enter_context(RunningDaemon(folder / "site", engine=ENGINE))
         daemon.install(*(tasks.bundle(task, weights, folder / task.name) for task in tasks.COMPARED))

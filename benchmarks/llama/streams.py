@@ -36,12 +36,12 @@ class Written:
 
 
 def short(streams: Sequence[Written], tokens: int) -> float:
-    """Return the share of streams that ended by themselves: they were to write so many tokens."""
+    """Return the share of streams that the model ended before the requested number of tokens."""
     return sum(each.tokens < SHORTER * tokens for each in streams) / len(streams)
 
 
 def rate(streams: Sequence[Written]) -> float:
-    """Return the tokens a second of streams that were asked for together, until the last one ended."""
+    """Return the tokens per second of concurrent streams, until the last one ended."""
     taken = max(each.ended for each in streams) - min(each.asked for each in streams)
     return sum(each.tokens for each in streams) / taken
 

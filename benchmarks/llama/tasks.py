@@ -1,4 +1,4 @@
-"""The tasks that are compared: our bundles, the same prompts as llama-server wants them, and texts to measure with.
+"""The compared tasks: our bundles, the same prompts in llama-server's form, and texts for the measurements.
 
 Texts are as long as wanted in the model's own tokens, and no two have a beginning in common: whoever keeps a cache of
 prompts shall find nothing in it but the prompt that a task's texts share, so every text begins with two words drawn at
@@ -32,7 +32,7 @@ class Texts:
     """Draws texts out of sentences; the same seed draws the same ones."""
 
     def __init__(self, sentences: Sequence[str], count: Count) -> None:
-        """Take the sentences, and who counts tokens."""
+        """Take the sentences, and a counter of tokens."""
         self._random = random.Random(SEED)  # noqa: S311 - texts, no secrets
         self._sentences = [sentence.split() for sentence in sentences]
         self._words = sorted({word.strip(",.?!").lower() for sentence in self._sentences for word in sentence})
@@ -128,7 +128,7 @@ class Task:
         return self.template.replace("{input}", text)
 
     def grammar(self) -> str:
-        """Return the labels as GBNF, with the space that stands before them."""
+        """Return the labels as GBNF, with the space before them."""
         return "root ::= " + " | ".join(json.dumps(f" {label}") for label in self.labels)
 
 
@@ -138,7 +138,7 @@ def story(texts: Texts) -> str:
 
 
 def input_of(task: Task, text: str) -> str:
-    """Return what stands behind a task's prefix, blanks included."""
+    """Return the part of a prompt after the task's prefix, including blanks."""
     prefix, _, rest = task.template.partition("{input}")
     return prefix[len(prefix.rstrip(" ")) :] + text + rest
 

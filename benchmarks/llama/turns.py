@@ -28,7 +28,7 @@ async def take_turns(rounds: int, systems: Sequence[Callable[[int], Awaitable[_T
 
 
 def order(number: int, systems: int) -> list[int]:
-    """Return who comes when in a round: the next one begins each time."""
+    """Return the order of a round: each round begins with the next side."""
     return [(number + place) % systems for place in range(systems)]
 
 

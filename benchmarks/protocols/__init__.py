@@ -1,1 +1,1 @@
-"""What the Open Inference Protocol costs here, beside another server and beside our own API."""
+"""The cost of the Open Inference Protocol, compared with another server and with our own API."""

@@ -1,4 +1,4 @@
-"""A model that computes nothing, asked in three ways: what is measured is what a server adds.
+"""A model that computes nothing, called in three ways, which measures the overhead of a server.
 
 By tritonclient, with the same calls to the daemon and to MLServer, in turns; both on plain TCP, each with one process
 that serves and one that computes. And by bare gRPC, with the same text by our own API and by the protocol, in turns.

@@ -21,7 +21,7 @@ GROWTH_MB_MAX = 32.0
 
 
 def measure(cases: int = CASES) -> list[Bar]:
-    """Fuzz; what was found is named on standard error."""
+    """Fuzz; print the findings on standard error."""
     found = Found()
     shares = {method.name: SHARES.get(method.name, 1) for method in CALLS}
     with tempfile.TemporaryDirectory() as path, fuzzed(Path(path)) as at:

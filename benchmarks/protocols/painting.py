@@ -40,7 +40,7 @@ def measure(predictions: int = PREDICTIONS) -> list[Bar]:
 
 
 def _fill(daemon: RunningDaemon, predictions: int) -> None:
-    """Ask about so many inputs, no faster than the daemon writes the answers down."""
+    """Send that many inputs, no faster than the daemon stores the answers."""
     with daemon.client() as client:
         for first in range(0, predictions, BATCH):
             _ask(client, range(first, min(first + BATCH, predictions)))

@@ -1,4 +1,4 @@
-"""Whether the bound on missed values keeps its promise: made-up documents with a known truth, drawn again and again.
+"""How often the bound on missed values holds: synthetic documents with known values, drawn repeatedly.
 
 Each document has up to six values, and a difficulty of its own, so that its values are found or missed together; some
 families are alike. A value has a probability that the model finds it at each cut-off. The product's own rule

@@ -52,7 +52,7 @@ class RedactionFigures:
 
 
 def measure_redaction(texts: Sequence[MarkedText], replaced: Sequence[Spans]) -> RedactionFigures:
-    """Compare what was replaced in each text with what is marked in it."""
+    """Compare the replaced values of each text with its marked ones."""
     found: dict[str, int] = defaultdict(int)
     marked: dict[str, int] = defaultdict(int)
     right = wrong = uncounted = leaking = 0

@@ -47,7 +47,7 @@ class MarkedText:
 
 
 def read_marked(folder: Path) -> list[MarkedText]:
-    """Read every *.jsonl of a folder, or of its folder `pii`. Raises LookupError where there is none."""
+    """Read every *.jsonl of a folder, or of its folder `pii`. Raises LookupError if there is none."""
     files = sorted(folder.glob("*.jsonl")) or sorted(folder.glob("pii/*.jsonl"))
     if not files:
         raise LookupError(f"{folder} has no file *.jsonl of marked texts")
@@ -91,7 +91,7 @@ def clean_texts(public: Path | None = None, most: int | None = None) -> dict[str
 
 
 def public_texts(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield name and texts of the public sets in a folder, or beside it."""
+    """Yield name and texts of the public sets in a folder, or next to it."""
     for name, title in (("banking77", "BANKING77"), ("clinc150", "CLINC150")):
         files = [file for where in (folder, folder.parent) for file in sorted((where / name).glob("train.jsonl"))]
         if files:

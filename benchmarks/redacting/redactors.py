@@ -31,7 +31,7 @@ WINDOW_CHARACTERS, OVERLAP_CHARACTERS = 480, 64
 
 @dataclass(frozen=True)
 class TimedSpans:
-    """What one redactor replaces in each text, and what it took."""
+    """The values that one redactor replaces in each text, and its time."""
 
     replaced: list[Spans]
     milliseconds: list[float]

@@ -1,1 +1,1 @@
-"""Parts of scripts/bench ood: the texts, the bundles, the daemon that is asked, and the arithmetic."""
+"""Parts of scripts/bench ood: the texts, the bundles, the daemon, and the arithmetic."""

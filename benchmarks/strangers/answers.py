@@ -87,7 +87,7 @@ _AT_ONCE = 32
 
 
 def ask(bundle: Path, task: str, sets: Mapping[str, Sequence[Row]]) -> dict[str, list[Asked]]:
-    """Serve a bundle in a daemon of its own, and return what it answers to each set of rows."""
+    """Serve a bundle in a separate daemon, and return its answers to each set of rows."""
     with tempfile.TemporaryDirectory() as folder:
         daemon = RunningDaemon(Path(folder))
         daemon.start_seconds_max = 300.0

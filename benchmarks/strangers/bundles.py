@@ -30,7 +30,7 @@ PROGRESS_SECONDS = 60.0
 
 
 class Row(NamedTuple):
-    """A text, its label, and what it shares with other fillings of one phrasing."""
+    """A text, its label, and its family: the phrasing that it shares with other rows."""
 
     text: str
     label: str
@@ -88,7 +88,7 @@ def parted(rows: Iterable[Row], part: float) -> tuple[list[Row], list[Row]]:
 
 
 def made(work: Path, wanted: Wanted, effort: Effort) -> Path:
-    """Return the folder of a bundle, made if what it is made of has changed."""
+    """Return the folder of a bundle; make it if its sources have changed."""
     folder = work / wanted.folder
     folder.mkdir(parents=True, exist_ok=True)
     labels = sorted({row.label for row in wanted.train})
@@ -112,7 +112,7 @@ def made(work: Path, wanted: Wanted, effort: Effort) -> Path:
 
 
 def with_gate(work: Path, there: Wanted, held_up_max: float, effort: Effort) -> Path:
-    """Return the same bundle with another gate, 0 = without gate and floor; it is calibrated anew, and not trained."""
+    """Return the same bundle with another gate, 0 = without gate and floor; it is calibrated again, not trained."""
     other = replace(there, held_up_max=held_up_max)
     if not (work / other.folder).is_dir():
         shutil.copytree(work / there.folder, work / other.folder)
@@ -120,7 +120,7 @@ def with_gate(work: Path, there: Wanted, held_up_max: float, effort: Effort) -> 
 
 
 def _some(rows: Sequence[Row], most: int) -> list[Row]:
-    """Return at most so many rows, spread over the file, which is in the order of the labels."""
+    """Return at most that many rows, spread over the file, which is sorted by label."""
     step = max(1, len(rows) // most)
     return list(rows)[::step]
 

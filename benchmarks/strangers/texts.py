@@ -1,4 +1,4 @@
-"""What a till's task never saw: other languages, noise, single letters, and what other shops and offices are asked."""
+"""Texts unlike a till's training data: other languages, noise, single letters, questions to other shops and offices."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ _TASK = "topic"
 
 @dataclass(frozen=True)
 class Unread:
-    """What one bundle answers to calls that nobody has read."""
+    """One bundle's answers to calls that people have not reviewed."""
 
     topic: Sequence[Asked]
     ordinary: Sequence[Asked]
@@ -79,7 +79,7 @@ class Walk:
 
 @dataclass(frozen=True)
 class Rows:
-    """What a walk is made of; no text is in two of them."""
+    """The sets of rows of a run; no text is in two of them."""
 
     known: Sequence[Row]
     """Labelled rows of the first bundle: to train and to calibrate on."""
@@ -92,7 +92,7 @@ class Rows:
 
     @property
     def unread_ordinary(self) -> Sequence[Row]:
-        """Ordinary rows that nobody asks about in the calls."""
+        """Ordinary rows that are not in the calls."""
         return self.ordinary[BEFORE + WAIT_MAX + AFTER :][:UNREAD_MAX]
 
 
@@ -118,7 +118,7 @@ def walk(rows: Rows, test: Sequence[Row], made: Made) -> Walk:
     calibration, train = parted(rows.known, CALIBRATION_SHARE)
 
     def bundle(name: str, read: Sequence[Row]) -> tuple[Path, str]:
-        """Make a bundle that learns from the rows that people have read, too, and ask it what nobody has read."""
+        """Train a bundle also on the reviewed rows, and send it the unreviewed ones."""
         learnt = [*train, *read]
         names = {row.label for row in learnt}
         asked = [row for row in test if row.label in names]

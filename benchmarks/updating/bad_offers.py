@@ -65,7 +65,7 @@ def measure_downloads(field: Field, tally: Tally) -> None:
 
 
 def _fetch(field: Field, site: FleetSite, server: AnsweringServer, what: tuple[str, str], tally: Tally) -> None:
-    """Answer badly until the uplink has asked a few times, first for metadata, then for blobs."""
+    """Give bad answers to the uplink's first requests, for metadata and then for blobs."""
     version, way = what
     before = site.version()
     wanted(field.central, field.central.publish(bundle(field.root / "bundles", version)))

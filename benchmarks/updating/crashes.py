@@ -26,7 +26,7 @@ FAULT_SECONDS_MAX = 15.0
 
 
 def measure(field: Field, each: int, tally: Tally) -> None:
-    """Inject so many faults of each kind."""
+    """Inject that many faults of each kind."""
     rng = random.Random(SEED)  # noqa: S311 - which fault comes next is no secret
     for what, fault in [*_of_the_uplink(field, each, rng), *_of_the_daemon(field, each, rng)]:
         suffer(field, what, fault, tally)
@@ -92,7 +92,7 @@ def _daemon_points(field: Field) -> list[Point]:
 
 
 def _is_done(site: FleetSite) -> bool:
-    """Tell whether the site has come to version 2 for good; that version 1 had is what it says before."""
+    """Return whether the site has finished the update to version 2; before, its status is that of version 1."""
     return site.version() == NEW and site.state() == "done"
 
 

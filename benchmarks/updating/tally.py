@@ -47,7 +47,7 @@ def suffer(among: Field, what: str, fault: Fault, tally: Tally) -> None:
 
 
 def _settles(site: FleetSite) -> bool:
-    """Let an uplink do its work undisturbed, and restart the daemon once if that is what it takes."""
+    """Let an uplink work undisturbed, and restart the daemon once if necessary."""
     for _ in range(2):
         site.restart_uplink()
         if comes_true(lambda: site.version() == NEW and site.state() == "done", SETTLED_SECONDS_MAX):

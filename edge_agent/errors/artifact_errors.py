@@ -40,7 +40,7 @@ class FileMissing(BundleError):
 
 
 class HashMismatch(BundleError):
-    """The bytes of a file are not the ones that the manifest names."""
+    """The bytes of a file do not match the manifest."""
 
     reason = "HASH_MISMATCH"
     remedy_default = "Copy the bundle again; if the error persists, have it published again."
@@ -74,7 +74,7 @@ class BundleUnsigned(BundleError):
 
 
 class RequirementUnmet(BundleError):
-    """The bundle needs something that this machine or agent does not have."""
+    """The bundle has a requirement that this machine or agent does not meet."""
 
     reason = "REQUIREMENT_UNMET"
     remedy_default = (
@@ -83,7 +83,7 @@ class RequirementUnmet(BundleError):
 
 
 class ExchangeError(EdgeAgentError):
-    """A file exchanged with the central team is wrong; its maker or carrier looks at it. Nothing was taken from it."""
+    """A file exchanged with the central team is invalid; its maker or carrier checks it. Nothing was imported."""
 
 
 class DocumentInvalid(ExchangeError):
@@ -117,7 +117,7 @@ class SegmentDamaged(ExchangeError):
 
 
 class UploadConflict(ExchangeError):
-    """The object store holds something else under the name of a segment."""
+    """The object store has a different object under the name of a segment."""
 
     reason = "UPLOAD_CONFLICT"
     remedy_default = (
@@ -144,7 +144,7 @@ class EnrolmentFileRefused(ExchangeError):
 
 
 class UpdateError(EdgeAgentError):
-    """The central team looks at what it published, or brings a newer copy; the active bundle continues to answer."""
+    """The central team checks the published files, or brings a newer copy; the active bundle continues to answer."""
 
 
 class PlanInvalid(UpdateError):
@@ -155,7 +155,7 @@ class PlanInvalid(UpdateError):
 
 
 class UpdateUntrusted(UpdateError):
-    """Metadata of the repository is not signed as this site's root of trust demands, or was changed afterwards."""
+    """Metadata of the repository is not signed as this site's root of trust requires, or was changed afterwards."""
 
     reason = "UPDATE_UNTRUSTED"
     remedy_default = "Nothing was installed. Check that it is your repository: 'edge-convert verify-repo'."

@@ -17,14 +17,14 @@ class UnknownTask(CallerError):
 
 
 class WrongTaskKind(CallerError):
-    """The task is of another kind than this call is for."""
+    """The task's kind does not match this call."""
 
     reason = "TASK_KIND_MISMATCH"
     remedy_default = "Use the call for the task's kind, or name another task."
 
 
 class UnknownQuestion(CallerError):
-    """A question does not belong to the task, or the task takes none from the call."""
+    """A question does not belong to the task, or the task does not accept questions from the call."""
 
     reason = "QUESTION_UNKNOWN"
     remedy_default = "Name questions of the task: the message, GetTask and ListTasks list them."
@@ -96,7 +96,7 @@ class RoleMissing(AccessError):
 
 
 class CertificateExpired(AccessError):
-    """The caller's certificate has expired, although the connection is older than that."""
+    """The caller's certificate expired after the connection was opened."""
 
     reason = "CERTIFICATE_EXPIRED"
     remedy_default = (
@@ -208,7 +208,7 @@ class UpstreamBusy(CapacityError):
 
 
 class UpstreamFailed(CapacityError):
-    """The object store or the large model answered, but not as it should."""
+    """The object store or the large model gave an invalid answer."""
 
     reason = "UPSTREAM_FAILED"
     remedy_default = (
@@ -218,7 +218,7 @@ class UpstreamFailed(CapacityError):
 
 
 class ModelError(EdgeAgentError):
-    """The model failed; the central team looks at it."""
+    """The model failed; the central team investigates."""
 
 
 class ModelLoadFailed(ModelError):

@@ -107,7 +107,7 @@ class WebTokenUnusable(SiteError):
 
 
 class SystemdFailed(SiteError):
-    """systemd did not do what the command asked of it."""
+    """systemd did not carry out the command's request."""
 
     reason = "SYSTEMD_FAILED"
     remedy_default = (

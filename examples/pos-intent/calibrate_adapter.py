@@ -21,9 +21,9 @@ from convert.evaluate.serving import open_bundle
 
 HERE = Path(__file__).parent
 RISK, SETTINGS = Risk(0.05, 0.1), CalibrationSettings(floor=0.5, held_up_max=0.03)
-"""As a recipe has them by default."""
+"""The defaults of a recipe."""
 AFTER = "\nprovenance:\n"
-"""What follows the section in task.yaml."""
+"""The key after the section in task.yaml."""
 
 
 def main(bundle: str = ".cache/demo/pos-intent") -> None:

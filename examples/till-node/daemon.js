@@ -1,4 +1,4 @@
-// What a device needs of edge-agent's gRPC: connecting, deadlines, errors that say when to try again, streams that end.
+// A gRPC client for edge-agent: connections, deadlines, errors with a retry delay, cancelled streams.
 import { randomUUID } from 'node:crypto'
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -11,10 +11,10 @@ import protobuf from 'protobufjs'
 
 const here = (path) => fileURLToPath(new URL(path, import.meta.url))
 const SERVICES = ['edge_agent/v1/inference.proto', 'edge_agent/v1/feedback.proto']
-// Where the API's files may be: a copy beside this program, a checkout, what the installer laid on this machine.
+// Folders of the API's files: a copy next to this program, a checkout, the installed appliance.
 const PROTO_FOLDERS = [here('proto'), here('../../proto'), '/opt/edge-agent/current/share/proto']
 
-/** Nothing can be asked before somebody has done something here: `message` says what is wrong, `remedy` what to do. */
+/** A problem on this machine that prevents all calls: `message` is the cause, `remedy` what to do. */
 export class SetupFailed extends Error {
   constructor(message, remedy) {
     super(message)
@@ -22,8 +22,8 @@ export class SetupFailed extends Error {
   }
 }
 
-function loadApi(given = env.EDGE_AGENT_PROTO) {
-  const folders = given ? [given] : PROTO_FOLDERS
+function loadApi(named = env.EDGE_AGENT_PROTO) {
+  const folders = named ? [named] : PROTO_FOLDERS
   const found = folders.find((folder) => existsSync(join(folder, SERVICES[0])))
   if (found === undefined) {
     const remedy = "Copy the folder 'proto' of edge-agent next to daemon.js, or name it in EDGE_AGENT_PROTO."
@@ -35,18 +35,18 @@ function loadApi(given = env.EDGE_AGENT_PROTO) {
 
 const details = protobuf.loadSync(here('status.proto'))
 
-// Between tries, where the daemon names no delay: twice as long each time.
+// Pause between tries if the daemon names no delay; it doubles.
 const PAUSE_MS_FIRST = 100
 const PAUSE_MS_MAX = 2000
 
 const CHANNEL = {
-  // A daemon that is started anew is found at once; gRPC's own waits grow to two minutes.
+  // Short pauses, to reconnect soon after a restart of the daemon; gRPC's own grow to two minutes.
   'grpc.initial_reconnect_backoff_ms': PAUSE_MS_FIRST,
   'grpc.max_reconnect_backoff_ms': PAUSE_MS_MAX,
-  'grpc.enable_http_proxy': 0, // a proxy for the Internet knows no daemon in the building
+  'grpc.enable_http_proxy': 0, // a proxy for the Internet cannot reach a daemon in the building
 }
 
-// What gRPC says of a handshake that failed, what it means, and what to do. The first that is found counts.
+// gRPC's text for a failed handshake, the cause, and the remedy. The first match counts.
 const SHOW = "'edge-agent certs show FILE' shows what is in a certificate."
 const TLS_FAULTS = [
   [
@@ -92,7 +92,7 @@ function tlsFault(details, address, tls) {
   return { reason: 'TLS_FAILED', message: `${address}: ${message}`, remedy }
 }
 
-/** More calls came at once, on a connection that has just begun, than it takes: HTTP/2 refuses them, without details. */
+/** A new connection refuses calls beyond its limit over HTTP/2, without details. */
 function burstFault(details, address) {
   if (!/Stream refused by server/.test(details)) return undefined
   const message = `${address}: too many calls at once`
@@ -103,7 +103,7 @@ function retryAfterMs(retry) {
   return retry && 1000 * Number(retry.retryDelay?.seconds ?? 0) + (retry.retryDelay?.nanos ?? 0) / 1e6
 }
 
-/** A call that got no answer: `reason` is stable and to be tested for, `remedy` says what to do. */
+/** A call without an answer: test for `reason`, which is stable; `remedy` is what to do. */
 export class CallFailed extends Error {
   constructor(error, { address, tls, answered }) {
     const [info, retry] = ['ErrorInfo', 'RetryInfo'].map((name) => detail(error, name))
@@ -116,16 +116,16 @@ export class CallFailed extends Error {
     const remedy = info?.metadata?.remedy ?? (error.code === UNAVAILABLE ? `Is edge-agent running at ${address}?` : '')
     this.remedy = fault?.remedy ?? remedy
     this.retryAfterMs = fault?.retryAfterMs ?? retryAfterMs(retry)
-    // The same call may be answered later: the daemon says so, no daemon was reached, or one that stops ended the call. No
-    // later try mends a certificate; only a daemon that has taken it looks like that while it is restarted.
+    // A later try can succeed if the daemon named a delay, was not reached, or ended the call because it stopped. It cannot
+    // after a TLS failure, except if this daemon answered before: then it is probably restarting.
     const lost = info === undefined && [UNAVAILABLE, CANCELLED].includes(error.code)
-    this.passing = this.retryAfterMs !== undefined || (lost && (fault === undefined || answered))
+    this.retryable = this.retryAfterMs !== undefined || (lost && (fault === undefined || answered))
   }
 
-  /** Add how often the call was made, and for how long, where a later try might have been answered. */
+  /** Add the number and the time of the tries, if a later one could have succeeded. */
   gaveUp(tries, ms) {
-    const made = tries === 1 ? '1 try' : `${tries} tries`
-    if (this.passing) this.message += `; given up after ${made} in ${(ms / 1000).toFixed(1)} s`
+    const count = tries === 1 ? '1 try' : `${tries} tries`
+    if (this.retryable) this.message += `; given up after ${count} in ${(ms / 1000).toFixed(1)} s`
     return this
   }
 }
@@ -151,7 +151,7 @@ function credentialsOf(tls) {
 
 /**
  * One daemon: `address` is unix:/path or host:port. `tls` is a folder of `edge-agent certs issue`, `proto` the folder of
- * the API's files where it is none of PROTO_FOLDERS. Throws SetupFailed.
+ * the API's files if it is not in PROTO_FOLDERS. Throws SetupFailed.
  */
 export class Daemon {
   #answered = false
@@ -173,7 +173,7 @@ export class Daemon {
   async classify(task, text, timeoutMs = 10_000) {
     const request = { task, texts: [text], request_id: randomUUID() }
     const { results } = await this.#call(this.inference, 'Classify', request, timeoutMs)
-    return results[0].classification // of several texts each has its own classification or error
+    return results[0].classification // if there are several texts, each has its own classification or error
   }
 
   /** Answer the questions of a decide task, or those named. Each answer has its own prediction_id, which feedback names. */
@@ -183,7 +183,7 @@ export class Daemon {
     return results[0].decision.answers
   }
 
-  /** Say which label would have been right. On the daemon's disk once this returns. */
+  /** Correct the label of an answer. When this returns, the correction is on the daemon's disk. */
   async correct(predictionId, label, reviewer, timeoutMs = 10_000) {
     const request = { prediction_id: predictionId, corrected_label: label, reviewer, request_id: randomUUID() }
     await this.#call(this.feedback, 'SubmitFeedback', request, timeoutMs)
@@ -201,7 +201,7 @@ export class Daemon {
     }
   }
 
-  /** Make a call until it is answered, it is no use, or its time is over, which is for all tries together. */
+  /** Repeat a call until it has an answer, cannot succeed, or `timeoutMs`, which is for all tries together, is over. */
   async #call(client, method, request, timeoutMs) {
     const began = Date.now()
     const deadline = began + timeoutMs
@@ -216,11 +216,11 @@ export class Daemon {
       } catch (error) {
         const failed = this.#failed(client, error)
         const leftMs = deadline - Date.now()
-        // Not before the daemon says; a little later by chance, so that tills that failed together come back one by one;
-        // and at most half of what is left, so that a daemon that comes back late is still found.
+        // At least the daemon's delay; a random part, so that tills that failed together do not retry together; and at most
+        // half of the remaining time, so that there is a try after a late restart of the daemon.
         const leastMs = failed.retryAfterMs ?? PAUSE_MS_FIRST
         const waitMs = Math.max(leastMs, Math.min(Math.max(pauseMs, leastMs) * (1 + Math.random() / 5), leftMs / 2))
-        if (!failed.passing || waitMs >= leftMs) throw failed.gaveUp(tries, Date.now() - began)
+        if (!failed.retryable || waitMs >= leftMs) throw failed.gaveUp(tries, Date.now() - began)
         await sleep(waitMs)
         pauseMs = Math.min(2 * pauseMs, PAUSE_MS_MAX)
       }

@@ -1,9 +1,9 @@
-// A till that understands its customers: each line of standard input is what one says, and the label comes back.
+// A till: it reads a customer's message per line of standard input, and prints the label.
 //
 //   node till.js unix:/run/edge-agent/inference.sock --review unix:/run/edge-agent/review.sock
 //   node till.js shop.example:9443 --tls till-3     # the folder that 'sudo edge-agent certs issue' made
 //
-// '= LABEL' corrects the last answer, '? TEXT' lets the assistant write, '# TEXT' asks every question of the desk.
+// '= LABEL' corrects the last answer, '? TEXT' lets the assistant write, '# TEXT' asks all questions of the front desk.
 // '--proto DIR' names the API's files.
 import { exit, stderr, stdin, stdout } from 'node:process'
 import { createInterface } from 'node:readline'
@@ -34,7 +34,7 @@ function connect() {
   }
 }
 
-// Why an answer is less than it could be, e.g. computed on the processor instead of the GPU: worth a line in a log.
+// Why an answer is limited, e.g. because the CPU computed it instead of the GPU. Log it.
 const degraded = ({ degraded: reasons }) => (reasons.length ? ` (degraded: ${reasons.join(', ')})` : '')
 
 async function answer(line) {
@@ -47,7 +47,7 @@ async function answer(line) {
     return note
   }
   if (line.startsWith('= ')) {
-    if (last === undefined) return 'There is no answer to correct yet: say first what a customer says.'
+    if (last === undefined) return 'There is no answer to correct yet: enter a message first.'
     await daemon.correct(last.provenance.prediction_id, line.slice(2), 'till')
     return 'noted'
   }
@@ -59,9 +59,9 @@ async function answer(line) {
   return graded(last)
 }
 
-// The label, how sure the model is of it, and what limits it. Without a label the model abstained.
+// The label, its confidence, and what limits it. Without a label the model abstained.
 function graded({ label, confidence, provenance }) {
-  // Where only a large model answers there is no confidence. Unsure: let a person decide.
+  // The answer of a large model alone has no confidence. If an answer is unsure, let a person decide.
   const sure = confidence ? ` ${confidence.value.toFixed(2)}${confidence.below_threshold ? ' unsure' : ''}` : ''
   return `${label || 'no answer'}${sure}${degraded(provenance)}`
 }

@@ -38,13 +38,13 @@ COSINE_MIN = 0.9999
 TAGS = ("O", "B-item", "I-item")
 _HEAD = """# Architectures
 
-For people who convert a model and want to see which architectures work: what `edge-convert` does with each. For every
+For people who convert a model: the architectures that `edge-convert` supports, and the result of each step. For every
 row, `python -m tests.support.architectures` makes a tiny model with random weights and a real tokenizer, exports it,
 compares it with PyTorch in float32 by `verify`, and serves it with the agent's engine. A test repeats rows and
-compares. A refusal shows its reason; no model is converted into one that answers differently without a message. The
-published models of an architecture are larger, so `verify` checks each of them again.
+compares. A refusal shows its reason; no conversion changes a model's answers without a message. The published models
+of an architecture are larger, so `verify` checks each of them again.
 
-An architecture that is not in the table can work: `verify` either passes it or stops the run.
+An architecture outside the table can work: `verify` either passes it or stops the run.
 
 | architecture | task | runtime | export | verify | serve |
 |---|---|---|---|---|---|

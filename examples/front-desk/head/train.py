@@ -2,7 +2,7 @@
 
     .venv/bin/python examples/front-desk/make_data.py
     .venv/bin/python examples/front-desk/head/train.py
-    .venv/bin/python examples/front-desk/head/train.py --compare    # prints what LAYERS and DECAY were chosen by
+    .venv/bin/python examples/front-desk/head/train.py --compare    # prints the basis of LAYERS and DECAY
 
 Each head is a multinomial logistic regression on what several layers of the encoder as it comes hold of a text: mean,
 maximum and minimum of their token vectors. LAYERS and DECAY were chosen on ../data/train.jsonl alone, by leaving out a
@@ -46,10 +46,10 @@ COMPARED = {"mean of the last layer": ((6,), 1), "all of the last layer": ((6,),
 COMPARED_DECAYS = (0.03, DECAY, 0.3)
 FOLDS = 5
 SPREAD_MIN = 0.1
-"""A feature is scaled by its standard deviation, or by this much of the mean one: some hardly differ between texts."""
+"""Least scale of a feature, relative to the mean standard deviation: some features hardly differ between texts."""
 RISK = Risk(0.1, 0.1)
 SETTINGS = CalibrationSettings(floor=0.5, held_up_max=0.03)
-"""As a recipe has them by default."""
+"""The defaults of a recipe."""
 TASK = {
     "version": "0.1.0",
     "runtime": "onnx",
@@ -70,7 +70,7 @@ def rows_of(split: str) -> list[Row]:
 
 
 def vectors(encoder: Path, layers: tuple[int, ...], texts: Sequence[str]) -> np.ndarray:
-    """Return what the heads read of each text, [rows, 3 * layers * hidden]."""
+    """Return the features of each text, [rows, 3 * layers * hidden]."""
     tokenizer = tokenizers.Tokenizer.from_file(str(encoder / head.TOKENIZER_NAME))
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -97,7 +97,7 @@ def fitted(features: np.ndarray, rows: Sequence[Row], question: QuestionSpec, de
 
 
 def compare(encoder: Path) -> None:
-    """Print how often each question is right on training families that were left out."""
+    """Print the accuracy of each question on training families that were left out."""
     rows = rows_of("train")
     families = sorted({row["family"] for row in rows})
     np.random.default_rng(0).shuffle(families)
@@ -107,20 +107,20 @@ def compare(encoder: Path) -> None:
         features = whole.reshape(len(rows), len(layers), 3, -1)[:, :, :parts].reshape(len(rows), -1)
         for decay in COMPARED_DECAYS:
             shares = [share_right(features, rows, fold, question, decay) for question in QUESTIONS]
-            told = ", ".join(f"{each.name} {share:.1%}" for each, share in zip(QUESTIONS, shares, strict=True))
-            sys.stdout.write(f"{name}, decay {decay}: {told}\n")
+            accuracies = ", ".join(f"{each.name} {share:.1%}" for each, share in zip(QUESTIONS, shares, strict=True))
+            sys.stdout.write(f"{name}, decay {decay}: {accuracies}\n")
             sys.stdout.flush()
 
 
 def share_right(
     features: np.ndarray, rows: Sequence[Row], fold: np.ndarray, question: QuestionSpec, decay: float
 ) -> float:
-    """Return the share of right answers to a question, each by a head that did not see the row's fold."""
+    """Return the share of right answers to a question, each by a head trained without the row's fold."""
     right = []
     for left_out in range(FOLDS):
         weight, bias = fitted(features[fold != left_out], _where(rows, fold != left_out), question, decay)
-        said = (features[fold == left_out] @ weight.T.astype(np.float64) + bias).argmax(axis=1)
-        for row, each in zip(_where(rows, fold == left_out), said, strict=True):
+        predicted = (features[fold == left_out] @ weight.T.astype(np.float64) + bias).argmax(axis=1)
+        for row, each in zip(_where(rows, fold == left_out), predicted, strict=True):
             if question.name in row["answers"]:
                 right.append(question.outputs[each] == row["answers"][question.name])
     return sum(right) / len(right)
@@ -141,8 +141,8 @@ def main() -> None:
     heads = [fitted(features, rows, question, DECAY) for question in QUESTIONS]
     weight, bias = (np.concatenate(parts) for parts in zip(*heads, strict=True))
     outputs = {QUESTION_OUTPUT.format(question.name): len(question.outputs) for question in QUESTIONS}
-    told = head.told_of(LayerPooling(LAYERS, outputs)) | {"trained_on": "../data/train.jsonl"}
-    head.save(HERE / "head.safetensors", {head.WEIGHT: weight, head.BIAS: bias}, encoder, told)
+    metadata = head.told_of(LayerPooling(LAYERS, outputs)) | {"trained_on": "../data/train.jsonl"}
+    head.save(HERE / "head.safetensors", {head.WEIGHT: weight, head.BIAS: bias}, encoder, metadata)
     write_task({})
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -159,7 +159,7 @@ def main() -> None:
 
 
 def save_detector(work: Path) -> None:
-    """Fit the detector on the training texts, and write it beside the heads."""
+    """Fit the out-of-distribution detector on the training texts, and write it next to the heads."""
     (HERE / head.DETECTOR_NAME).unlink(missing_ok=True)
     head.main(str(HERE / "head.safetensors"), PACKAGE, str(work))
     task, model = task_file.of(HERE), work / "model.onnx"
@@ -184,16 +184,16 @@ def write_task(sections: dict[str, object]) -> None:
 
 
 def measure(bundle: BundleFolder) -> None:
-    """Print how good each question is on rows that nothing before has seen."""
+    """Print the accuracy of each question on the test rows, which nothing before has used."""
     rows = rows_of("test")
-    said = predict(bundle.folder, [row["text"] for row in rows])
+    answers = predict(bundle.folder, [row["text"] for row in rows])
     gate = bundle.manifest.confidence.gate
-    strange = [gate.holds_up(gate.score_of(each.ood_score, each.label_mass)) for each in said]
+    strange = [gate.holds_up(gate.score_of(each.ood_score, each.label_mass)) for each in answers]
     sys.stdout.write(f"test: the gate holds up {sum(strange)} of {len(rows)}\n")
     for place, question in enumerate(QUESTIONS):
         confidence = bundle.manifest.question_confidence[question.name]
         least = confidence.confidence_min if confidence.policy == "threshold" else 2.0
-        scores = [each.question_scores[place] for each in said]
+        scores = [each.question_scores[place] for each in answers]
         right = [
             question.outputs[int(np.argmax(each))] == row["answers"][question.name]
             for row, each in zip(rows, scores, strict=True)

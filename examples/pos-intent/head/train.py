@@ -39,7 +39,7 @@ DECAY = 0.01
 LABELS = ("refund", "exchange", "price", "stock", "hours", "loyalty", "payment", "other")
 RISK = Risk(0.1, 0.1)
 SETTINGS = CalibrationSettings(floor=0.5, held_up_max=0.03)
-"""As a recipe has them by default."""
+"""The defaults of a recipe."""
 TASK = {
     "version": "0.1.0",
     "runtime": "onnx",
@@ -71,7 +71,7 @@ def vectors(encoder: Path, texts: list[str]) -> np.ndarray:
 
 
 def fitted(features: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return weight and bias of the logistic regression with the least penalized loss, which is unique."""
+    """Return weight and bias of the logistic regression with L2 penalty; its minimum is unique."""
     rows, size = features.shape
     classes = len(LABELS)
     wanted = np.eye(classes)[truth]
@@ -113,7 +113,7 @@ def main() -> None:
 
 
 def save_detector(work: Path) -> None:
-    """Fit the detector on the training texts, and write it beside the head."""
+    """Fit the out-of-distribution detector on the training texts, and write it next to the head."""
     (HERE / head.DETECTOR_NAME).unlink(missing_ok=True)
     head.main(str(HERE / "head.safetensors"), PACKAGE, str(work))
     training, task = read_for(DATA / "train.jsonl", "classify"), task_file.of(HERE)
@@ -134,12 +134,12 @@ def write_task(sections: dict[str, object]) -> None:
 
 
 def measure(bundle: Path, name: str) -> None:
-    """Print how good it is on rows that nothing before has seen."""
+    """Print the accuracy on the test rows, which nothing before has used."""
     rows = read_for(DATA / f"{name}.jsonl", "classify")
     found = outcomes(open_bundle(bundle).manifest, rows, predict(bundle, [row.text for row in rows]))
     confident, right = int(found.confident.sum()), int(found.right[found.confident].sum())
-    told = f"{int(found.right.sum())} of {len(rows)} right; {confident} confident, {right} of them right"
-    sys.stdout.write(f"{name}: {told}\n")
+    summary = f"{int(found.right.sum())} of {len(rows)} right; {confident} confident, {right} of them right"
+    sys.stdout.write(f"{name}: {summary}\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Every command that a remedy, a finding or a document prints parses with the programs of today."""
+"""Every command that a remedy, a finding or a document prints parses with the programs of today; so does its YAML."""
 
 import ast
 import re
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from edge_agent.errors import BY_REASON
 from tests.support.remedy_commands import (
@@ -152,3 +153,10 @@ def test_a_runner_runs_a_command_as_printed(tmp_path):
     failed = runner.run(RemedyCommand("false && sudo systemctl restart edge-agent"))
     runner.run(RemedyCommand("sudo systemctl restart edge-agent"))
     assert ("RAN ROLLBACK POS\n", 1, [["restart", "edge-agent"]]) == (said, failed.code, restarted)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+def test_yaml_in_a_document_can_be_copied(path: Path):
+    """Each block parses as the programs read it: a `?` in a flow mapping needs quotes, and lines stay apart."""
+    for block in re.findall(r"```yaml\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL):
+        assert isinstance(yaml.safe_load(block), dict | list), block
