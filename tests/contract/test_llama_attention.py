@@ -1,4 +1,4 @@
-"""Attention as this agent builds it into llama.cpp (decision 0043): right, and for each row by itself."""
+"""Attention as this agent builds it into llama.cpp (decision 0043): correct, and independent for each row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""edge_agent/engine/runtimes/llama/autotune.py on SmolLM2-135M: what is measured, put off, remembered or left."""
+"""edge_agent/engine/runtimes/llama/autotune.py on SmolLM2-135M: measured, deferred, cached and skipped settings."""
 
 from __future__ import annotations
 

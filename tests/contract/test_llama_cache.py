@@ -1,4 +1,4 @@
-"""What the key-value cache of a real model says it holds, and has saved."""
+"""The reported content and savings of a real model's key-value cache."""
 
 from __future__ import annotations
 

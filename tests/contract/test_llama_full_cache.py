@@ -1,4 +1,4 @@
-"""A key-value cache without room: what streams hold gives way to jobs, and a stream that cannot be moved goes on.
+"""A full key-value cache: streams release their cells to jobs, and a stream that cannot be moved continues.
 
 The cells that others leave below a stream are held, so that its tokens stay in order (decision 66). Held cells are a
 reserve: a job that needs them gets them, and the stream is then moved down.

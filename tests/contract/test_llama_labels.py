@@ -1,4 +1,4 @@
-"""Labels scored by a real model, SmolLM2-135M-Instruct: seven, two hundred and a thousand, against a walk for each."""
+"""Labels scored by a real model, SmolLM2-135M-Instruct: seven, two hundred and a thousand, against separate runs."""
 
 from __future__ import annotations
 

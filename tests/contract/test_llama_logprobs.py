@@ -1,4 +1,4 @@
-"""What the llama runtime tells of the tokens that it writes, on SmolLM2-135M-Instruct."""
+"""The llama runtime's log-probabilities of generated tokens, on SmolLM2-135M-Instruct."""
 
 from __future__ import annotations
 

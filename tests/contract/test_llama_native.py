@@ -1,4 +1,4 @@
-"""What the pinned llama.cpp does with sequences, cells and states, and where its structs lie.
+"""Behaviour of the pinned llama.cpp: sequences, cells, states, and the layout of its structs.
 
 The adapter in engine/runtimes/llama builds on these facts without checking them. When the pin moves, a failure here
 says which of them moved: first look whether llama.h says so too, then at the code that builds on it, then change the

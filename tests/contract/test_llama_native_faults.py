@@ -1,4 +1,4 @@
-"""What the pinned llama.cpp refuses, how a batch is stopped, what adapters do, and which tokens are forced.
+"""Behaviour of the pinned llama.cpp: refused inputs, aborted batches, adapters, forced tokens.
 
 Like test_llama_native.py: what the code in engine/runtimes/llama builds on, asked of the C API alone.
 """

@@ -1,4 +1,4 @@
-"""What the llama runtime makes of who waits, and for how long, on SmolLM2-135M."""
+"""The llama runtime's planning by waiting jobs and their age, on SmolLM2-135M."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The prefix cache against none at all: thousands of jobs in any order, on several adapters, with room for little.
+"""The prefix cache compared with none: thousands of jobs in any order, on several adapters, in little memory.
 
 What batch shape alone changes of a score of quantized weights is nothing, since every batch with a score in it has
 fewer than 64 rows, and its cells in order: bits are compared. The weights of the tiny model are not quantized:

@@ -1,4 +1,4 @@
-"""Streams that write on, step after step, without being planned anew: token for token what they write otherwise.
+"""Streams that continue without new planning at each step write the same tokens as with it.
 
 That a text does not depend on who else is there is test_llama_texts.py's. Here streams come one after the other, each
 with a prompt that is read in one step however fast the machine is, and end in the same step, so that both ways of

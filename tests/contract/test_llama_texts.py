@@ -1,4 +1,4 @@
-"""A text comes out the same whoever is computed beside it, to the last bit of its log-probabilities (decision 66)."""
+"""A text is the same in any batch, to the last bit of its log-probabilities (decision 66)."""
 
 from __future__ import annotations
 

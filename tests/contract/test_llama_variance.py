@@ -1,4 +1,4 @@
-"""What the llama runtime reports of weights whose scores depend on what else is computed."""
+"""The llama runtime's report for weights whose scores depend on the rest of the batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gate of an encoder: its graph tells in the same run how strange an input is."""
+"""The gate of an encoder: its graph computes the out-of-distribution score in the same run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One suite over every kind of place that a repository lies in: a folder, S3, Google, Azure."""
+"""One suite over every kind of repository store: a folder, S3, Google, Azure."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ def test_what_are_no_receipts_is_refused(case: UplinkCase, content: bytes, reaso
 
 
 def test_a_missing_bucket_or_folder_is_named(case: UplinkCase):
-    """The error says what is missing and what to do; nothing is made, so that an unmounted disk is not filled."""
+    """The error names the missing bucket and the remedy; nothing is made, so that an unmounted disk is not filled."""
     if isinstance(case, HttpCase):
         pytest.skip("HTTP has no buckets")
     url = case.config.url.replace("fleet", "nowhere").replace("/upstream", "/nowhere")

@@ -1,4 +1,4 @@
-"""A daemon on TCP with certificates, from outside: who gets in, what they may do, and how files change under it."""
+"""A daemon on TCP with certificates, from outside: admission, roles, and changes of its files while it runs."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_new_files_count_without_a_restart(tmp_path: Path) -> None:
 
 
 def _change_the_authority(site: TlsSite, old: Tls, standing: AdminClient) -> None:
-    """The clients of the new one get in, those of the old no more; what stands goes on until its age."""
+    """Clients of the new authority are admitted, others are not; connections stay until their age limit."""
     stranger = site.client("newcomer", "infer", issuer=site.foreign)
     with Client(site.address, stranger) as client:
         assert "TLS_FAILED" == refusal(client.serving).reason

@@ -24,7 +24,7 @@ def test_every_caller_gets_what_is_documented_and_nothing_else(tmp_path: Path) -
 
 
 def test_a_cell_that_differs_is_found() -> None:
-    """The matrix says what was expected and what came."""
+    """The matrix shows the expected and the actual result."""
     cell = Cell("nobody", "Drain", "denied", "let in")
     assert (True, "nobody calls Drain: let in; documented: denied") == (cell.wrong, str(cell))
 

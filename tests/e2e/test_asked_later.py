@@ -1,4 +1,4 @@
-"""What could not be asked is asked later, and sure answers are checked: real daemons, kills in between."""
+"""Deferred questions to the large model, and the audit of confident answers: real daemons, kills in between."""
 
 from __future__ import annotations
 

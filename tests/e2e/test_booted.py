@@ -132,7 +132,7 @@ def test_a_group_is_a_role(site: Appliance):
 
 @pytest.mark.parametrize("user", ["", OPERATOR, STRANGER], ids=["root", "operator", "ordinary"])
 def test_doctor_finds_nothing_on_a_healthy_box(site: Appliance, user: str):
-    """With the drive's models and without a network; who may not see everything is told what was not checked."""
+    """With the drive's models and without a network; a user with fewer rights sees which checks were skipped."""
     if user == OPERATOR:
         site.machine.run("useradd", "--groups", "edge-agent-operators", OPERATOR)
     assert [] == site.findings(user)

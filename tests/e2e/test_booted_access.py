@@ -1,4 +1,4 @@
-"""Who reaches an installed agent: operators who are not root, devices on a network, and a folder as object store.
+"""Access to an installed agent: operators without root, devices on a network, and a folder as object store.
 
 One machine for all tests, in this order. Each command and what it said is in .cache/booted/access.log.
 """

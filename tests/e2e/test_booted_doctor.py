@@ -1,4 +1,4 @@
-"""What doctor says of systemd on a booted machine: its faults are made, its remedies followed as printed.
+"""doctor's findings about systemd on a booted machine: faults are made, and remedies followed as printed.
 
 One machine for all tests. Each command and what it said is in .cache/booted/doctor.log.
 """

@@ -1,4 +1,4 @@
-"""A release of the real publisher on its way to incoming/: what the uplink brings, a reader with keys believes."""
+"""A release of the real publisher on its way to incoming/: a reader with the keys verifies the uplink's files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/client.md: what stands there runs, as it stands there."""
+"""docs/client.md: its examples run as printed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The console in a real browser, without a window: keys alone, what is seen without the daemon, and how it looks.
+"""The console in a real browser, without a window: keyboard use, pages without the daemon, layout.
 
 Pictures for people: `CONSOLE_PICTURES=/some/folder scripts/test --all tests/e2e/test_console_browser.py`.
 """
@@ -256,7 +256,7 @@ def test_a_daemon_that_goes_and_comes_loses_no_judgement(console, tab):
 
 @pytest.mark.release
 def test_the_page_says_that_the_console_is_gone_and_comes_back(console, tab):
-    """A page whose console is ended says so, and goes on by itself when it is started again."""
+    """A page shows that its console has ended, and continues when the console starts again."""
     tab.until("!!document.querySelector('#live h1')")
     console.stop()
     tab.until("!document.querySelector('#lost').hidden")

@@ -1,4 +1,4 @@
-"""Callers that crowd a listener, and the one beside them who is served as before."""
+"""Callers that overload a listener, and another caller that is served as before."""
 
 from __future__ import annotations
 

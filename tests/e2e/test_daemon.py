@@ -115,7 +115,7 @@ def test_a_retry_with_the_same_request_id_gets_the_same_answer(daemon: RunningDa
 
 
 def test_abstain_withholds_the_label(daemon: RunningDaemon) -> None:
-    """A caller who wants only sure answers gets none from a bundle that was never calibrated."""
+    """A caller that requests only confident answers gets none from an uncalibrated bundle."""
     with daemon.client() as client:
         [answer] = client.classify("intent", ["refund"], on_low_confidence="abstain")
     assert ("ABSTAINED", "") == (answer.route, answer.label)
@@ -302,7 +302,7 @@ def serve_again(daemon: RunningDaemon, *options: str) -> subprocess.CompletedPro
 
 
 def test_a_second_daemon_on_one_state_directory_is_refused(daemon: RunningDaemon) -> None:
-    """It says who has it and what to do, and exits with 3."""
+    """It names the process that has it and the remedy, and exits with 3."""
     second = serve_again(daemon)
     assert 3 == second.returncode
     assert "another" in second.stderr.lower()

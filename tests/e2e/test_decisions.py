@@ -1,4 +1,4 @@
-"""Typed questions over HTTP, asked by both official clients and by curl, in front of a real daemon."""
+"""Typed questions over HTTP from both official clients and from curl, to a real daemon."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The programs for people who build devices, each against a real daemon: a till in Node, a tablet in Python."""
+"""The sample programs for device developers, each against a real daemon: a till in Node, a tablet in Python."""
 
 from __future__ import annotations
 

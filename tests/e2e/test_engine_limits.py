@@ -1,4 +1,4 @@
-"""A daemon at the limits of its machine and of its queue: what is refused is refused whole, and it recovers."""
+"""A daemon at the limits of its machine and of its queue: it refuses whole requests, and recovers."""
 
 from __future__ import annotations
 

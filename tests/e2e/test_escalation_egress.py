@@ -1,4 +1,4 @@
-"""What leaves a site with a large model, on the wire: nothing of serve; of the uplink what is allowed, redacted.
+"""The traffic of a site with a large model, on the wire: serve sends none, the uplink only permitted, redacted texts.
 
 Rules and a redaction model redact; the model is the echo runtime's, to which every run of digits is personal.
 """

@@ -1,4 +1,4 @@
-"""Records, texts and crowds on their way to the large model and back: what is asked of it, and what is made of it."""
+"""Records, texts and many calls to the large model: its requests, and the use of its answers."""
 
 from __future__ import annotations
 

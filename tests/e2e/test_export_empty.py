@@ -1,4 +1,4 @@
-"""`media export` and `status` on a box where nobody has reviewed anything, or that is new, against the real daemon."""
+"""`media export` and `status` on a machine without reviews, or a new one, against the real daemon."""
 
 from __future__ import annotations
 

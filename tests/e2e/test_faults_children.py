@@ -1,4 +1,4 @@
-"""Children killed and stopped under load, and bundles swapped under load: no caller who tries again is left alone."""
+"""Children killed and stopped under load, and bundles swapped under load: a caller that retries gets its answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole daemon killed while people correct its answers: what was acknowledged is there, once."""
+"""The whole daemon killed while people correct its answers: each acknowledged correction is stored once."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_kills_under_feedback_lose_and_double_nothing(tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_damaged_spool_stops_no_answers(tmp_path: Path):
-    """Inference goes on; status says what is wrong and what to do; nothing of the damaged file is touched."""
+    """Inference continues; status shows the problem and the remedy; the damaged file is unchanged."""
     with RunningDaemon(tmp_path, examples={"collect": {"pos": "local"}}) as daemon:
         daemon.install(echo_bundle(tmp_path / "pos", "pos", labels=("refund", "price")))
     damaged = b"no database at all" * 500

@@ -1,4 +1,4 @@
-"""A llama engine in trouble, the daemon around it: killed with sixteen streams, crowded, asked by people in a hurry."""
+"""A daemon with a llama engine under stress: killed with sixteen streams, overloaded, called with short deadlines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Callers that send what no caller should: text that is none, a tar that claims too much, more calls than fit."""
+"""Callers with bad requests: invalid text, a tar with a wrong size, too many calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The field, watched: both daemons, a scripted oracle, what an operator, Prometheus and the central team see."""
+"""Production monitoring: both daemons, a scripted oracle, the views of operator, Prometheus and central team."""
 
 from __future__ import annotations
 

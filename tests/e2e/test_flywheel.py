@@ -1,4 +1,4 @@
-"""scripts/flywheel: the whole way from a large model to a small one, small; what it leaves, and what it does not."""
+"""scripts/flywheel --small: from a large model to a small one; the files that it leaves and removes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An operator who installs a hostile bundle: the others go on, and the call can be given up."""
+"""An operator installs a hostile bundle: the other bundles continue, and the call can be cancelled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`edge-agent media import` of updates, against the real daemon: what a technician with a USB drive does, and reads."""
+"""`edge-agent media import` of updates, against the real daemon: commands with a USB drive, and their output."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Run = Callable[..., Result]
 
 
 def refused(result: Result, said: str, remedy: str) -> None:
-    """Check that a technician is told what is wrong with a USB drive, and what to do."""
+    """Check that the command shows the problem of a USB drive and the remedy."""
     told = " ".join(result.stderr.split())
     assert (5, True, True) == (result.exit_code, said in told, remedy in told), result.output
 

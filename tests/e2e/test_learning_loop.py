@@ -1,4 +1,4 @@
-"""One walk: what people say at a site becomes training rows, and a threshold that keeps its promise."""
+"""One run of the loop: corrections at a site become training rows, and a threshold that keeps its guarantee."""
 
 from __future__ import annotations
 

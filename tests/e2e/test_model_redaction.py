@@ -1,4 +1,4 @@
-"""A site with a redaction model: what is captured and sent passes it, and waits for it while it does not answer.
+"""A site with a redaction model: captured and sent texts pass through it, and wait while it does not answer.
 
 The model is the echo runtime's: every run of digits is personal.
 """

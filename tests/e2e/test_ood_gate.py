@@ -1,4 +1,4 @@
-"""An input unlike the training data, from the graph of a bundle to what devices, operators and reviewers see of it."""
+"""An input unlike the training data, from the graph of a bundle to the views of devices, operators and reviewers."""
 
 from __future__ import annotations
 

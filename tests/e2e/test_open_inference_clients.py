@@ -63,7 +63,7 @@ def told(environment: str, script: str, *words: str) -> Any:
 
 
 def check_triton(found: Any) -> None:
-    """Hold what tritonclient was told against what our own API would have answered."""
+    """Compare tritonclient's answers with those of our own API."""
     assert (True, True, True, "edge-agent") == tuple(found[key] for key in ("live", "ready", "model_ready", "server"))
     assert ["label", "confidence", "below_threshold", "scores"] == [o["name"] for o in found["metadata"]["outputs"]][:4]
     assert (["1002000"], 64) == (found["metadata"]["versions"], found["config"]["max_batch_size"])

@@ -1,4 +1,4 @@
-"""docs/questions-from-csv.md: what stands there runs, from the table to an answer over HTTP.
+"""docs/questions-from-csv.md: its commands run, from the table to an answer over HTTP.
 
 Only the encoder is another one, of some hundred thousand random weights, and the table is shorter, so that training
 takes seconds.

@@ -1,4 +1,4 @@
-"""What a technician finds in the journal and the metrics of calls that were refused: who, why, how often; no text."""
+"""Refused calls in the journal and the metrics: caller, reason and count, without texts."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _empty(client: Client) -> str:
 
 @pytest.mark.slow
 def test_rejected_certificates_are_in_the_journal_and_in_the_metrics(tmp_path: Path) -> None:
-    """By cause; gRPC tells nobody the address of a client that it rejects. The daemon goes on answering."""
+    """By cause, because gRPC does not report the address of a rejected client. The daemon keeps answering."""
     site, port = TlsSite(tmp_path / "tls"), free_port()
     strangers: dict[str, Tls | None] = {
         "not TLS": None,

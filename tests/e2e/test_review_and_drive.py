@@ -1,4 +1,4 @@
-"""`edge-agent review`, `export` and `import` against the real daemon: what people on site and with a USB drive do."""
+"""`edge-agent review`, `export` and `import` against the real daemon: reviews, and transfers by USB drive."""
 
 from __future__ import annotations
 
@@ -279,7 +279,7 @@ def test_a_full_drive_holds_whole_files_and_says_what_is_missing(small_drive, tm
 
 
 def test_a_drive_that_is_not_there_any_more_is_an_error_of_the_site(run, daemon, tmp_path):
-    """The command says what was copied and what was not, and ends with 3."""
+    """The command lists the copied and the missing files, and ends with 3."""
     (tmp_path / "site=site-1").write_bytes(b"a USB drive that cannot be written to")
     ask(daemon, "pos", "one more")
     result = run("media", "export", str(tmp_path))

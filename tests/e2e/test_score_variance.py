@@ -1,4 +1,4 @@
-"""A bundle whose scores depend on what else is computed, from its install to the answer that a device gets."""
+"""A bundle whose scores depend on other inputs of the batch, from its install to the answer that a device gets."""
 
 from __future__ import annotations
 

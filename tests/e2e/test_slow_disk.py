@@ -1,4 +1,4 @@
-"""A disk that takes no writes for a while, and callers who do not wait for it: the daemon goes on, and says so."""
+"""A disk that accepts no writes for a while: the daemon continues to answer, and reports it."""
 
 from __future__ import annotations
 

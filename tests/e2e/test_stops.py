@@ -1,4 +1,4 @@
-"""A daemon that is stopped or restarted while it is called: what its callers see, and what its log says."""
+"""A daemon that is stopped or restarted during calls: the results of the calls, and the log."""
 
 from __future__ import annotations
 

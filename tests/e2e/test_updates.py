@@ -65,7 +65,7 @@ def serve(server: AnsweringServer, central: CentralTeam) -> None:
 
 @pytest.mark.slow
 def test_a_published_bundle_answers(tmp_path: Path, central: CentralTeam, site: FleetSite):
-    """The first one and the next one, without a lost call; status says what runs, and what ran before."""
+    """The first one and the next one, without a lost call; status shows the active and the previous version."""
     release(central, tmp_path, "1.0.0")
     site.until("1.0.0")
     with Callers(site.daemon, TASK, 2) as callers:

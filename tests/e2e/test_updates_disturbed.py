@@ -1,4 +1,4 @@
-"""What a site must not keep or believe, and how often it can switch: with real processes, and called all the while."""
+"""Updates that a site must not store or trust, and repeated switches: with real processes under load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A task that has no model yet: from task.yaml over a signed stick to the large model's answers; without it to none."""
+"""A task without a model: from task.yaml over a signed USB drive to answers of the large model, or none without it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Callers who go away at any await of any call: the sweep, and that it finds what it is for.
+"""Calls cancelled at every await: the sweep, and checks that it detects injected defects.
 
 The calls of the operator are in test_cancellation_operator.py, so that two workers share the sweep. The same sweep is
 `scripts/bench cancellation`.

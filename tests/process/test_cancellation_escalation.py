@@ -100,7 +100,7 @@ class Uplink:
         await eventually(lambda: self.broker.standing().free and not self.look().tasks.keys() & OF_A_CALL)
 
     async def faults(self, before: Held) -> list[str]:
-        """Make every call once more; say what is not answered, what is lost, and what is left over."""
+        """Make every call again; return missing answers, lost data and leftovers."""
         said = []
         await self.rest()
         if not any(answer.HasField("finish") for answer in await self.call("Ask")):

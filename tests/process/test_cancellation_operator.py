@@ -1,4 +1,4 @@
-"""An operator who goes away at any await of any call: the larger half of the sweep, for a worker of its own."""
+"""Operators' calls cancelled at every await: the larger half of the sweep, in a file for a separate worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real processes that confine themselves and then try what a model file that has taken them over would try."""
+"""Real processes that confine themselves, and then try the actions of a malicious model file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/architectures.md says what is so."""
+"""docs/architectures.md is correct."""
 
 from __future__ import annotations
 

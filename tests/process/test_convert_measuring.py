@@ -1,4 +1,4 @@
-"""`edge-convert evaluate` and `compare`: what people and programs are told of bundles, through real engines."""
+"""`edge-convert evaluate` and `compare`: their text and JSON about bundles, through real engines."""
 
 import json
 import re

@@ -122,7 +122,7 @@ def test_a_recipe_becomes_a_bundle_that_answers(tmp_path: Path, runtime: str):
 
 
 def test_ctrl_c_in_any_stage_loses_only_that_stage(tmp_path: Path):
-    """After each stop the same command goes on; what is there in the end is what one run would have left."""
+    """After each stop the same command continues; the final files are those of an uninterrupted run."""
     whole, stopped = case(tmp_path / "whole", "onnx"), case(tmp_path / "stopped", "onnx")
     whole.done()
     for stage in STAGES:

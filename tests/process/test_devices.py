@@ -1,4 +1,4 @@
-"""Engines that are to compute on a device, over real child processes: echo claims to be on whatever it is told.
+"""Engines that compute on a device, in real child processes: echo reports any device that it is given.
 
 The children are confined as one that drives a device is. What a real driver does with them is in test_vulkan.py.
 """

@@ -1,4 +1,4 @@
-"""A USB drive that is pulled out or fills up in the middle of an export: whole files or none, and it is said."""
+"""A USB drive that is pulled out or fills up during an export: it has whole files or none, and the command fails."""
 
 from __future__ import annotations
 

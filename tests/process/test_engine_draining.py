@@ -1,4 +1,4 @@
-"""An engine that is to start no further child, and one that nobody supervises any more, let nobody wait in vain."""
+"""An engine that must start no further child, or is no longer supervised, ends all waiting calls."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def check(field: Field, folder: Path, output: str) -> None:
 
 
 def collected(field: Field, site: ASite, epochs: set[str]) -> dict[str, Any]:
-    """Add what is in the outbox to what the central team has; a record that comes twice must say the same."""
+    """Add the outbox to the central team's records; a duplicate must be equal."""
     records = dict(field.central)
     for epoch in epochs:
         segments = read_outbox(site.config.outbox, epoch)

@@ -1,4 +1,4 @@
-"""Schemas that ask for too much, and what is no schema, in a real child: errors, never a hang or a death."""
+"""Schemas beyond the limits, and invalid ones, in a real child: errors, never a hang or a death."""
 
 from __future__ import annotations
 

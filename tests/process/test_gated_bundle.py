@@ -1,4 +1,4 @@
-"""A bundle with a gate, from the export to the finished bundle: it knows its training texts from others."""
+"""A bundle with a gate, from the export to the finished bundle: it separates training texts from others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bundle that takes without end is refused, with what it was allowed, and nothing else notices."""
+"""A bundle that allocates without end is refused with its limit, and nothing else is affected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An upgrade that is killed leaves the old program or the new one, and the same command goes on from there."""
+"""An upgrade that is killed leaves the old program or the new one, and the same command continues from there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stages that measure: what they leave, what they report, and that they can be run again."""
+"""The stages that measure: their files, their reports, and repeated runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The memory contract on real children: what is reckoned is what is taken, and what does not fit is never loaded."""
+"""The memory contract on real children: estimates match the use, and a model that does not fit is never loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Publishing killed, or failed by its disk, at every system call that matters: sites accept what is there, always.
+"""Publishing killed, or with a disk error, at every relevant system call: sites always accept the repository.
 
 One process makes a repository, signs a bundle, publishes a plan, gives the online key away, writes a USB drive. It is
 killed at each call. Then a site that knew the repository before, and one that did not, read what is there with

@@ -1,4 +1,4 @@
-"""Examples go up and updates come down by one uplink: who goes first, and what of the one does not stop the other."""
+"""Uploads of examples and downloads of updates by one uplink: their order, and independence of each other's faults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Updates on their way down: what comes, what goes on where it was, and how examples get their share of the way."""
+"""Downloads of updates: complete ones, resumed ones, and the bandwidth share of examples."""
 
 from __future__ import annotations
 

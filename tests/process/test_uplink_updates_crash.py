@@ -1,4 +1,4 @@
-"""A mirror killed, or failed by its disk, at every system call that matters: what is there is right, and it goes on.
+"""A mirror killed, or with a disk error, at every relevant system call: its files are valid, and it continues.
 
 strace counts the calls of each thread apart, and which thread does what is not the same each time: a point may miss.
 """

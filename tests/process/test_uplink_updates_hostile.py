@@ -1,4 +1,4 @@
-"""A repository that lies, and a way that does: a named problem each time, nothing believed, nothing without bounds."""
+"""A lying repository, and a lying link: each is a named problem, nothing is trusted, everything is bounded."""
 
 from __future__ import annotations
 

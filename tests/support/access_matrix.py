@@ -1,4 +1,4 @@
-"""Who may call what, tried: every call of the daemon by every kind of caller, held against what docs/access.md says.
+"""Each call of the daemon by each kind of caller, compared with the table in docs/access.md.
 
 with AccessMatrix(tmp_path) as matrix:
     assert [] == [cell for cell in matrix.cells() if cell.wrong]

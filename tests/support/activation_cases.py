@@ -16,7 +16,7 @@ DRAIN_SECONDS = 7.0
 
 
 class Notebook:
-    """Engines that take notes: what was attached and detached, and where the pointer stood at that moment."""
+    """Engines that record each attach and detach, and the active bundle at that moment."""
 
     def __init__(self, store: Store) -> None:
         self.store = store

@@ -1,4 +1,4 @@
-"""An HTTP server that keeps what is PUT, and answers badly when it is told to.
+"""An HTTP server that stores objects, and gives bad answers on request.
 
 with AnsweringServer() as server:
     server.answer("503")

@@ -1,4 +1,4 @@
-"""An appliance as a technician sets it up, on a booted machine: installer, enrolment file, drives, and who may call.
+"""An appliance as a technician sets it up, on a booted machine: installer, enrolment file, drives, users.
 
 site = Appliance(machine, tmp_path)
 site.install("0.1.0"); site.enrol(); site.bring(site.smollm2())
@@ -179,7 +179,7 @@ class Appliance:
         return said
 
     def classify(self, user: str, task: str = TASKS[0]) -> tuple[int, str]:
-        """Ask a task as somebody; return the exit code and what was said."""
+        """Call a task as a user; return the exit code and the output."""
         return self.machine.tell("edge-agent", "classify", task, "where is my refund", user=user)
 
     def answers(self, *tasks: str) -> bool:

@@ -1,4 +1,4 @@
-"""Asking an ASGI application without a network: one request, its answer, and what the application was told."""
+"""Calls an ASGI application without a network: one request, its answer, and the events that the application got."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def _mirror() -> list[str]:
 
 
 class Machine:
-    """Booted inside the block. `log` gets every command and what it said."""
+    """A machine that is booted inside the block. `log` gets every command and its output."""
 
     def __init__(self, folder: Path, tar: Path, log: Path) -> None:
         """Unpack the tree."""
@@ -163,7 +163,7 @@ class Machine:
         return code, said
 
     def ask(self, *command: str, user: str = "") -> tuple[int, str]:
-        """The same, without a word in the log: for what is asked again and again."""
+        """Run a command without logging it: for commands that poll."""
         inside = ["nsenter", f"--target={self.leader}", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--"]
         whole = [*inside, "env", "-i", f"PATH={PATH}", "LANG=C.UTF-8", *(("runuser", "-u", user, "--") if user else ())]
         done = subprocess.run([*whole, *command], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)

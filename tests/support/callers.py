@@ -1,4 +1,4 @@
-"""Steady load from callers who do what the errors tell them: wait for the delay of RetryInfo and call again.
+"""Steady load from callers that wait for the delay of RetryInfo and call again.
 
 with Callers(daemon, "intent", count=4) as callers:
     callers.wait_for_answers(20)

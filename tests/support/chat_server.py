@@ -1,4 +1,4 @@
-"""A server that speaks the chat API of OpenAI and says what a script says: over real HTTP, on a free port."""
+"""A server of OpenAI's chat API with scripted answers: over real HTTP, on a free port."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KEY = "secret-key"
 
 @dataclass
 class ChatServer:
-    """The script, and what was asked."""
+    """The script, and the received requests."""
 
     answer: Callable[[int, str], str]
     """From the number of the request and the user's message to what the model says."""

@@ -12,7 +12,7 @@ from edge_agent.engine.protocol import FromChild, MemoryEstimate
 async def spawned(
     on_message: Callable[[FromChild], object], on_exit: Callable[[int], object], available_bytes: int = 0
 ) -> ChildProcess:
-    """Start a child which is limited by its estimates, and told that so much is available; 0 = nobody measured."""
+    """Start a child that is limited by its estimates, with this available memory; 0 = not measured."""
     cap = MemoryCap()
 
     def heard(message: FromChild) -> None:

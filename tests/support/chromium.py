@@ -113,7 +113,7 @@ class Chromium:
         return Tab(self, session)
 
     def ask(self, method: str, session: str = "", **parameters: Any) -> dict[str, Any]:
-        """Have the browser do something; return what it says."""
+        """Send a command to the browser; return its answer."""
         number = next(self._numbers)
         waiting: queue.Queue[dict[str, Any]] = queue.Queue()
         self._answers[number] = waiting
@@ -143,7 +143,7 @@ class Tab:
     """One page."""
 
     def __init__(self, browser: Chromium, session: str) -> None:
-        """Watch what it says."""
+        """Read the browser's messages."""
         self._browser, self._session = browser, session
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.ask(f"{domain}.enable")

@@ -132,7 +132,7 @@ class CountedNetwork:
 
 
 class Tap:
-    """Everything that comes over the wire, as it is on the wire; made by CountedNetwork."""
+    """Captures all bytes on the wire; made by CountedNetwork."""
 
     def __init__(self) -> None:
         """Listen to the wire of the namespace that this thread is in."""

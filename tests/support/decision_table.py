@@ -54,7 +54,7 @@ OBSTACLES: tuple[RouteReason | None, ...] = (None, *BLOCKERS)
 def decided(
     mode: Mode, wish: LowConfidencePolicy, doubt: str, obstacle: RouteReason | None, *, kept: bool = False
 ) -> RouteDecision:
-    """Decide as the service does: before the local model is asked, or by what it said."""
+    """Decide as the server does: before the local model runs, or by its answer."""
     asked = EscalationContext(mode, wish, obstacle, kept)
     return policy.decide_before_local_answer(asked) or policy.decide_graded(
         DOUBTS[doubt][0], CALIBRATED, asked, DOUBTS[doubt][1]

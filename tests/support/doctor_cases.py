@@ -1,4 +1,4 @@
-"""Judging in tests of doctor: a table of facts, and what each rule says of them."""
+"""For tests of doctor: a table of facts, and the finding of each rule."""
 
 from __future__ import annotations
 

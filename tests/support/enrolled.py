@@ -32,7 +32,7 @@ _SECRETS = ("access_key_id", "secret_access_key")
 
 
 def run(*command: object, code: int = 0, **environment: str) -> str:
-    """Run a command that ends with that code; return what it said."""
+    """Run a command that must end with that code; return its output."""
     done = subprocess.run(
         list(map(str, command)),
         capture_output=True,
@@ -62,7 +62,7 @@ def hand_over(etc: Path, folder: Path) -> None:
 
 
 class Team:
-    """The central team's folder: keys, fleet.yaml, enrolment files, what was collected. Examples go to `url`."""
+    """The central team's folder: keys, fleet.yaml, enrolment files, collected examples. Sites upload to `url`."""
 
     def __init__(self, folder: Path, url: str, options: dict[str, str]) -> None:
         self.folder, self.url, self.options = folder / "central", url, options

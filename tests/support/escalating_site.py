@@ -76,7 +76,7 @@ class EscalatingSite:
         return self._admin
 
     def start_uplink(self, *, online: bool = True) -> None:
-        """Start the uplink, and wait until serve knows that the large model is there."""
+        """Start the uplink, and wait until serve reports the large model as available."""
         program = [*self.uplink_inside, sys.executable, "-B", "-m", "edge_agent.cli"]
         command = [*program, "--config", str(self.folder / "agent.yaml"), "serve", "uplink"]
         with self.uplink_log.open("ab") as log:

@@ -39,7 +39,7 @@ def eventually_sync(condition: Callable[[], bool], seconds: float = SECONDS_MAX)
 
 
 async def turns(count: int = 1) -> None:
-    """Let the event loop go round so many times: what is ready has then run, and nothing has waited."""
+    """Let the event loop turn that many times: ready callbacks have then run, without waiting."""
     for _ in range(count):
         await asyncio.sleep(0)
 

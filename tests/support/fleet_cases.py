@@ -1,4 +1,4 @@
-"""A central team with a repository in a folder, by the real code: for tests of whoever reads it.
+"""A central team with a repository in a folder, made by the real code: for tests of its readers.
 
 central team = Central team(tmp_path)
 digest = central.publish(echo_bundle(tmp_path / "bundle"))

@@ -13,7 +13,7 @@ _numbers = itertools.count(37 * os.getpid())
 
 
 def free_port() -> int:
-    """Return a port on which nobody listens, another one each time. Raises AssertionError when there is none."""
+    """Return a free port, a different one each time. Raises AssertionError if there is none."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % WORKERS
     for number in itertools.islice(_numbers, EACH):
         port = FIRST + worker * EACH + number % EACH

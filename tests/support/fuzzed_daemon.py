@@ -142,7 +142,7 @@ def methods() -> list[MethodDescriptor]:
 
 
 def fuzz(at: Fuzzed, method: MethodDescriptor, cases: int, begin: int, found: Found) -> None:
-    """Make a call so many times, with a hostile message, or with up to four where it takes several."""
+    """Make a call that many times, with a hostile message, or with up to four if it takes a stream."""
     channel, hints = at.channel(method), {**at.hints, **TASKS.get(method.name, {})}
 
     def one(messages: list[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""The gateway alone, in the test's own loop on a free port: for what a fake daemon says.
+"""Only the gateway, in the test's own loop on a free port, in front of a fake daemon.
 
 async with serving(daemon.targets[0]) as url:
     AsyncOpenAI(base_url=url, api_key="none")

@@ -1,4 +1,4 @@
-"""Status objects of sites for tests of the fleet: what runs, what is wanted, how far that has come.
+"""Status objects of sites for tests of the fleet: active bundle, desired bundle, progress of the update.
 
 heartbeat("shop-1", NEW, update("done"))
 lay_down(tmp_path / "store", heartbeat("shop-1"))

@@ -1,4 +1,4 @@
-"""Files that nobody should believe, made from sound ones: JSON with other values in it, and bytes cut, changed, moved.
+"""Invalid files made from valid ones: JSON with other values, and bytes cut, changed or moved.
 
 given(documents({"schema": "edge-agent/plan/v1", ...}))
 given(torn(Path("model.gguf").read_bytes()))

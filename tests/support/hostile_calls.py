@@ -1,4 +1,4 @@
-"""One call of raw bytes, and how it ended: what a daemon may say to it, and what would be a defect of the daemon."""
+"""One call of raw bytes and its result: the permitted answers, and those that are a defect of the daemon."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def formats(_: Path) -> Iterator[Format]:
 
 
 def with_its_sha256(body: Any) -> bytes:
-    """Let an enrolment file that somebody changed say the sha256 of what it holds now, where that has one."""
+    """Give a changed enrolment file the sha256 of its new content, if it has one."""
     try:
         sha256 = hashlib.sha256(canonical(body)).hexdigest()
         return json.dumps({"body": body, "sha256": sha256}).encode()

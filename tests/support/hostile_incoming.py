@@ -1,4 +1,4 @@
-"""A hostile uplink of a real site: what lies in `incoming/`, exchanged at once, and what the site then says of it.
+"""A hostile uplink of a real site: it replaces the files in `incoming/`, and returns the site's status.
 
 lay(site, field.central.copy(tmp_path / "honest"))
 refused, arrived = attacked(field, site, "rollback")

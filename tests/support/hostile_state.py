@@ -1,4 +1,4 @@
-"""What lies in the state directory, spoilt: databases with other bytes in them, and repositories of updates.
+"""Damaged files in the state directory: databases with changed bytes, and repositories of updates.
 
 Like hostile_files.py, for formats whose reading takes a state directory. A repository is spoilt by somebody who has
 only the way to the site, or by one who has the central team's keys too.

@@ -1,4 +1,4 @@
-"""A site that deletes only what receipts name, behind an uplink that spoils what it carries: does anything get lost?
+"""A site that deletes only what receipts name, behind an uplink that damages files: no record may be lost.
 
 world = World(root, seed=1)
 for _ in range(5): world.round()
@@ -81,7 +81,7 @@ class World:
         self.sent[name] = records
 
     def _believe(self) -> None:
-        """Delete what genuine receipts name by a manifest that is ours; seal anew what they call damaged."""
+        """Delete segments that genuine receipts name by our manifest; seal again those that they report as damaged."""
         try:
             raw = (self.bucket.parent / segment.RECEIPTS_FILE_NAME).read_bytes()
             body = segment.verify_receipts(raw, [public_key_hex(CENTRAL_KEY)]).body

@@ -1,4 +1,4 @@
-"""Exceptions thrown into what a Supervisor owns, at the place where it waits: the seam is the supervisor's `around`.
+"""Exceptions thrown into a Supervisor's tasks at their awaits: the seam is the supervisor's `around`.
 
 faults = InjectedFaults()
 supervisor = Supervisor(wrap=faults.around, sleep=faults.sleep, monotonic=faults.monotonic)

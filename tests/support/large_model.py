@@ -1,4 +1,4 @@
-"""A scripted oracle that speaks the chat API of OpenAI over real HTTP, streamed, and answers badly when it is told to.
+"""A scripted oracle with OpenAI's chat API over real HTTP, streamed; it gives bad answers on request.
 
 with LargeModel(lambda task, text: "refund") as oracle:
     oracle.way = "429"
@@ -148,7 +148,7 @@ def _is_strict(body: dict[str, Any]) -> bool:
 
 
 class _Quiet(ThreadingHTTPServer):
-    """Says nothing of connections that those who ask have cut: that is what many tests are about."""
+    """Does not log connections that clients have closed: many tests do that."""
 
     def handle_error(self, *_: Any) -> None:
         """Keep quiet of a lost connection only."""
@@ -196,7 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
         return body
 
     def _odd(self, way: str) -> bool:
-        """Answer in a way that is none of the API's; tell whether it was one."""
+        """Give an answer that violates the API, if requested; return whether it did."""
         if way.isdigit():
             self._plain(int(way), {"error": {"message": "SECRET-OF-THE-SERVER"}})
         elif way == "html":

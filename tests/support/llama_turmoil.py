@@ -1,4 +1,4 @@
-"""Jobs of all kinds on a llama engine of the tiny decoder, with and without adapters, asked and cancelled by dice."""
+"""Jobs of all kinds on a llama engine of the tiny decoder, with and without adapters, sent and cancelled at random."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def said(done: JobResult) -> tuple[Any, ...]:
 
 
 class Turmoil:
-    """Three kinds of task on the bare weights and on each of three adapters, and what was asked of them."""
+    """Three kinds of task on the bare weights and on each of three adapters, and their jobs."""
 
     def __init__(self, runtime: LlamaRuntime, folder: Path, seed: int = 1) -> None:
         """Attach the bundles."""

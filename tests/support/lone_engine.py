@@ -14,7 +14,7 @@ def lone_engine(
     before_load: Callable[[], None] = lambda: None,
     owner: Supervisor | None = None,
 ) -> EngineDependencies:
-    """Dependencies of an engine that loads what it is told first, and whose memory nobody measures."""
+    """Dependencies of an engine that loads the first bundle it gets, and whose memory is not measured."""
 
     def prepare_load(child: ChildSupervisor) -> LoadRequest:
         before_load()

@@ -33,7 +33,7 @@ class CallingThread(DiskThread):
 
 
 class MirroredSite(UpdatingSite):
-    """See the module. Engines and self-tests do as they are told; they write nothing."""
+    """See the module. Engines and self-tests are scripted; they write nothing."""
 
     def start(self, allow_unsigned: bool = True, swap: str = "overlap") -> None:
         """Start, with a store that is used on the thread of the caller."""

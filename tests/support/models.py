@@ -1,4 +1,4 @@
-"""Where the real models of the tests lie: inside installed packages, found without importing those."""
+"""Paths of the real models of the tests: in installed packages, found without importing them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names that a process looks up, known or not as a test goes on: it sees other files for hosts and resolver than we.
+"""Name resolution of a process that a test controls: the process sees other files for hosts and resolver.
 
 with Names(folder) as names:
     names.known("large-model.test", "127.0.0.1")
@@ -47,7 +47,7 @@ class Names:
         self._hosts.write_text(f"{address} {name}\n")
 
     def unknown(self, resolver: str) -> None:
-        """Know none; whoever looks one up asks that resolver."""
+        """Remove all names; each lookup goes to that resolver."""
         self._resolver.write_text(f"nameserver {resolver}\n")
         self._hosts.write_text("")
 

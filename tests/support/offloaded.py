@@ -1,4 +1,4 @@
-"""A GGUF bundle in an engine of its own, with what a device is told: prints as JSON what status and answers say of it.
+"""A GGUF bundle in a separate engine, with settings for a GPU: prints its status and answers as JSON.
 
     python -m tests.support.offloaded FOLDER '{"device": "vulkan"}' TEXT...
 

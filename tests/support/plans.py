@@ -1,4 +1,4 @@
-"""Plans for tests: one channel, one task, one bundle, unless something else is said.
+"""Plans for tests: by default one channel, one task, one bundle.
 
 plan(task(BUNDLE, waves=[("2026-11-02T00:00:00Z", 10)]))
 """

@@ -1,4 +1,4 @@
-"""What customers say at a till, by what they want (tests/data/pos_intents.jsonl), and a linear head fitted to it.
+"""Customers' messages at a till with their intents (tests/data/pos_intents.jsonl), and a linear head fitted to them.
 
 Every third sentence is held out: `train()` and `held_out()` share none.
 """

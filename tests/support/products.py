@@ -73,7 +73,7 @@ class _BaseTraits(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Weights:
-    """A matrix, packed as a type says."""
+    """A matrix, packed in the format of a type."""
 
     type: str
     columns: int
@@ -197,7 +197,7 @@ def product(matrix: Weights, given: Array, *, layout: str = PLAIN, threads: int 
 
 @functools.cache
 def _extra() -> ctypes.c_void_p | None:
-    """Return the kind of buffer in which weights are laid out anew; None = this build has none."""
+    """Return the kind of buffer for repacked weights; None = this build has none."""
     registry = ctypes.c_void_p(_cpu().ggml_backend_cpu_reg())
     device = ctypes.c_void_p(_base().ggml_backend_reg_dev_get(registry, ctypes.c_size_t(0)))
     address = _base().ggml_backend_reg_get_proc_address(registry, b"ggml_backend_dev_get_extra_bufts")

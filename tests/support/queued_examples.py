@@ -1,4 +1,4 @@
-"""A spool that is filled with waiting examples by a process of its own, which tells how much memory that took.
+"""A spool that a separate process fills with waiting examples; the process prints its use of memory.
 
 filled = fill(tmp_path, 1_000_000)
 assert filled.kept == 1_000_000

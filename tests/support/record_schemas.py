@@ -1,4 +1,4 @@
-"""Schemas of records by the seed: such as a team would write, such as nobody should, and no schemas at all."""
+"""Schemas of records by seed: usual ones, hostile ones, and documents that are not schemas."""
 
 from __future__ import annotations
 

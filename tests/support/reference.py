@@ -20,7 +20,7 @@ PAGES: Pages = {
 
 
 def stale(pages: Pages = PAGES) -> Iterator[tuple[Path, str, str]]:
-    """Yield each page that is not as the code has it: what it is, and what it should be."""
+    """Yield each stale page: its text, and the text that the code gives."""
     for path, page in pages.items():
         was, made = path.read_text(encoding="utf-8"), page()
         if made != was:

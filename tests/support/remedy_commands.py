@@ -75,7 +75,7 @@ class RemedyCommand:
 
     @property
     def user(self) -> User:
-        """Return the user who can run it, by its first step: root where it begins with sudo."""
+        """Return the user who can run a command, by its first step: root if it begins with sudo."""
         first = self.steps[0] if self.steps else ()
         if first[:1] == ("sudo",):
             return "root"

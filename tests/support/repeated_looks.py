@@ -1,4 +1,4 @@
-"""How often a test proves what is not so when somebody looks again and again. Exact, for a risk that is the target."""
+"""False proofs of a test that is evaluated repeatedly. Exact, for a risk equal to the target."""
 
 from __future__ import annotations
 

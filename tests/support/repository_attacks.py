@@ -254,7 +254,7 @@ def signed_by_a_revoked_key(role: str) -> Spoil:
 
 
 def unsigned_bundle(hostile: Hostile) -> None:
-    """With stolen plan and online keys: the plan wants a bundle that nobody signed."""
+    """With stolen plan and online keys: the plan names an unsigned bundle."""
     wanted = TaskPlan(offers=(BundleOffer(bundle=UNSIGNED, version="6.6.6"),))
     version = hostile.central.held.plan.version + 1
     channels = {"stable": FleetPlan(tasks={"pos-intent": wanted})}
@@ -283,7 +283,7 @@ INVALID = {"PLAN_INVALID"}
 
 @dataclass(frozen=True)
 class Attack:
-    """One attack, and what a site says of it."""
+    """One attack, and the status of a site after it."""
 
     make: Spoil
     reasons: set[str]

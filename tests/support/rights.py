@@ -11,7 +11,7 @@ NOBODY = 65534
 
 @contextmanager
 def without_root() -> Iterator[None]:
-    """Have this process be as if nobody had started it, for a while, where it is root."""
+    """If this process is root, give it the rights of the user nobody inside the block."""
     is_root = os.geteuid() == 0
     if is_root:
         os.setresuid(NOBODY, NOBODY, 0)

@@ -1,4 +1,4 @@
-"""Every call that the daemon knows, from the descriptors: a new one is in these tests without being named."""
+"""All calls of the daemon, from the descriptors, so these tests include each new call."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ PREDICTION: dict[str, Any] = {
 
 
 class Clock:
-    """Two clocks that go on when they are told to."""
+    """Two clocks that a test advances."""
 
     def __init__(self) -> None:
         self.wall, self.running = NOW, 0.0

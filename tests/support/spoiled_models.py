@@ -1,4 +1,4 @@
-"""Spoils a model file in one way after the other, loads each in a real child, and says how that ended.
+"""Damages a model file in many ways, loads each in a real child, and prints the results.
 
     python -m tests.support.spoiled_models FOLDER COUNT
 

@@ -23,7 +23,7 @@ SAMPLE_SECONDS = 0.02
 
 
 class Load:
-    """Callers with a deadline of a second, who do not try again."""
+    """Callers with a deadline of 1 s that do not retry."""
 
     def __init__(self, site: FleetSite) -> None:
         """Note whom to call."""
@@ -104,7 +104,7 @@ class Switched:
 
 
 def to_and_fro(field: Field, site: FleetSite, switches: int) -> Switched:
-    """Let a site switch between version 2 and version 1, so many times; in the end the central team wants version 2."""
+    """Let a site switch between versions 2 and 1 that many times; the last plan names version 2."""
     memory, load = Memory(site), Load(site)
     site.start_uplink()
     with load.running(), memory.watched():

@@ -1,4 +1,4 @@
-"""A site with certificates: its authority, the server's files, clients of any role, and who should not get in."""
+"""A site with certificates: its authority, the server's files, clients of any role, and clients to be refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DAY = 86_400.0
 
 
 class TlsSite:
-    """The files of one authority in a folder, and those of another that nobody here trusts."""
+    """The files of one authority in a folder, and those of an untrusted one."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

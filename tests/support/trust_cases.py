@@ -1,4 +1,4 @@
-"""A site that is to believe a repository: its root of trust, its state directory, and a clock that may be wrong.
+"""A site that verifies a repository: its root of trust, its state directory, and a clock that can be wrong.
 
 site = TrustingSite(tmp_path / "site", central.root_bytes)
 site.bring(central.folder)                     # as a mirror would: into incoming/

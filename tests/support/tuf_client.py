@@ -1,4 +1,4 @@
-"""python-tuf's own client over a folder: does somebody else's code accept what was published?"""
+"""python-tuf's own client over a folder: an independent check of the published repository."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edge_agent.formats.plan import RolloutPlan
 
 @dataclass(frozen=True)
 class Seen:
-    """What a client believes."""
+    """The metadata and files that a client has verified."""
 
     plan: RolloutPlan
     bundles: frozenset[str]

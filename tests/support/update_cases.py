@@ -134,7 +134,7 @@ class UpdateCase(UplinkCase):
 
     @property
     def wants_path(self) -> Path:
-        """Where the daemon says what it wants."""
+        """The path of the daemon's download requests."""
         return self.outbox / repository_metadata.FILE_NAME
 
     def want(self, *blobs: bytes, **said: Any) -> None:
@@ -156,7 +156,7 @@ class UpdateCase(UplinkCase):
         return {path.relative_to(self.incoming).as_posix(): path.read_bytes() for path in files}
 
     def problems(self) -> dict[str, str]:
-        """Return the reasons of what is in the way, by what it is about."""
+        """Return the reasons of the problems, by their subject."""
         return {each.about: each.reason for each in self.state().problems}
 
 

@@ -1,4 +1,4 @@
-"""Sites that run version 1 under a plan, each a daemon and an uplink, and a central team that wants version 2.
+"""Sites that run version 1 under a plan, each a daemon and an uplink, and a central team that publishes version 2.
 
 field = Field(tmp_path)
 with field.site() as site:

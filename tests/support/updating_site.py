@@ -1,4 +1,4 @@
-"""A site with its updater, a plan that says what the test wants, and engines and self-tests that do as they are told.
+"""A site with its updater, a plan that the test sets, and scripted engines and self-tests.
 
 site = UpdatingSite(tmp_path)
 new = site.publish("2.0.0")

@@ -33,7 +33,7 @@ PATIENT = {"request_seconds_max": 5, "retry_seconds_first": 0.01, "retry_seconds
 
 
 class Clock:
-    """Two clocks that go on when they are told to; jitter in the middle."""
+    """Two clocks that a test advances; jitter in the middle."""
 
     def __init__(self) -> None:
         self.wall, self.running = NOW, 1000.0

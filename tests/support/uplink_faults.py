@@ -54,7 +54,7 @@ def cut_uploads(count: int, proxy: ToxicProxy, served: Served, folder: Path) -> 
 
 
 def uplink_of(server: AnsweringServer, folder: Path, kind: str) -> UplinkCase:
-    """Return an uplink to a server that answers as it is told."""
+    """Return an uplink to a server with scripted answers."""
     if kind == "s3":
         keys = {"access_key_id": "AKID", "secret_access_key": "SECRET-OF-THE-SITE", "region": "us-east-1"}
         options = {"endpoint": server.address, "allow_http": "true", **keys}

@@ -49,7 +49,7 @@ class Process:
         return Started(self._command(*arguments, script=script), **{**pipes, **options})
 
     def once(self, script: str = "") -> tuple[int, str]:
-        """Run it once; return its exit code and what it said."""
+        """Run the uplink once; return its exit code and its output."""
         with self.start("--once", script=script) as process:
             said = process.communicate(timeout=120)[1]
         return process.returncode, said

@@ -162,7 +162,7 @@ def _curious() -> ssl.SSLContext:
 
 
 def said_of(console: RunningConsole, prediction_id: str) -> list[tuple[str, str, str]]:
-    """Return what the daemon keeps of an answer: who said what."""
+    """Return the labels that the daemon stores for an answer, with their sources."""
     with console.reviews() as client:
         return [(one.reviewer, one.verdict, one.value) for one in client.prediction(prediction_id).feedback]
 

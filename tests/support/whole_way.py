@@ -24,7 +24,7 @@ from tests.support.uplink_cases import UplinkCase
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the central team is short of in the end, what it has too often, and what it cannot explain."""
+    """Missing, duplicate and unexplained records of the central team at the end."""
 
     lost: int = 0
     doubled: int = 0
@@ -53,7 +53,7 @@ class Way(UplinkCase):
         self.site.worker.seal_all()
 
     def reinstall(self) -> None:
-        """Lose the machine: a new one with the same site id knows nothing of what was."""
+        """Replace the machine by a new one with the same site id and no state."""
         self.site.worker.close()
         for path in (self.site.config.state_dir, self.outbox, self.receipts, self.notes):
             shutil.rmtree(path)

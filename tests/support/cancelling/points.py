@@ -1,4 +1,4 @@
-"""Cancelling a call of a daemon in this process at one exact await, as gRPC cancels the call of a caller who leaves.
+"""Cancels a call of a daemon in this process at one exact await, as gRPC does when the caller leaves.
 
 points = Points(asyncio.get_running_loop())
 points.aim(Point("own", "waiting", 3), leave)
@@ -125,7 +125,7 @@ class Points:
 
 
 class _Steps(Coroutine[Any, Any, Any]):
-    """A coroutine that says each time what it is about to wait for: a future, or None for a turn of the loop."""
+    """A coroutine that yields what it will wait for: a future, or None for a turn of the loop."""
 
     def __init__(
         self, coroutine: Coroutine[Any, Any, Any], suspended: Callable[[asyncio.Future[Any] | None], None]

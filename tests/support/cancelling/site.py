@@ -69,7 +69,7 @@ class Outcome:
 
 
 class LargeModel(escalation_pb2_grpc.EscalationServiceServicer):
-    """An uplink that always has an answer: a label for what has a schema, two pieces of text for what has none."""
+    """An uplink that always answers: with a label if the request has a schema, otherwise with two pieces of text."""
 
     def __init__(self) -> None:
         self._ended = asyncio.Event()
@@ -91,7 +91,7 @@ class LargeModel(escalation_pb2_grpc.EscalationServiceServicer):
 
 
 class Site:
-    """See the module. `complaints` is what the process logged as an error since it was last asked."""
+    """See the module. `complaints` returns the errors logged since its last call."""
 
     def __init__(self, folder: Path) -> None:
         """Make bundles, a repository of updates, and a configuration."""
@@ -320,7 +320,7 @@ class Site:
     # --- complaints --------------------------------------------------------------------------------------------------
 
     def complaints(self, right: Sequence[str] = ()) -> list[str]:
-        """Return what was logged as an error since the last time, or raised where nobody heard it.
+        """Return the errors logged since the last call, and exceptions that nothing caught.
 
         Events of the daemon that it is right to log are left out.
         """

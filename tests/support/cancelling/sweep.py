@@ -174,7 +174,7 @@ class _Sweep:
         ]
 
     async def _left_over(self) -> list[str]:
-        """Return what is held beyond what was before, once there is time enough; and what was complained of."""
+        """Return the resources still held beyond those before, after a time limit, and the logged errors."""
         with suppress(AssertionError):
             await eventually(lambda: not self._site.look().beyond(self._before), self._settled_seconds_max)
         return [*self._site.look().beyond(self._before), *self._site.complaints(self._call.logged)]

@@ -1,4 +1,4 @@
-"""KServe's InferenceGRPCClient, unchanged: python kserve_client.py TARGET; writes what it was told as JSON."""
+"""KServe's InferenceGRPCClient, unchanged: python kserve_client.py TARGET; writes the answers as JSON."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""A model for MLServer that computes nothing: it always says the same."""
+"""A model for MLServer that computes nothing: its answer is constant."""
 
 import numpy as np
 from mlserver import MLModel

@@ -1,4 +1,4 @@
-"""grpc-requests, which knows no protocol and asks reflection: python reflecting.py TARGET; writes what it was told."""
+"""grpc-requests, which uses reflection: python reflecting.py TARGET; writes the answers."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""tritonclient's asyncio client, unchanged: python triton_aio.py TARGET; writes what it was told as JSON."""
+"""tritonclient's asyncio client, unchanged: python triton_aio.py TARGET; writes the answers as JSON."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""tritonclient, unchanged: python triton_sync.py TARGET [CA CERTIFICATE KEY]; writes what it was told as JSON."""
+"""tritonclient, unchanged: python triton_sync.py TARGET [CA CERTIFICATE KEY]; writes the answers as JSON."""
 
 import json
 import queue

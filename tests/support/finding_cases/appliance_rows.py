@@ -242,7 +242,7 @@ def _bring_package(site: FaultySite) -> None:
 
 @made("packages/fault/f-not-installed", by_hand=_bring_package, **installed)
 def package_lost(site: FaultySite) -> None:
-    """The disk lost what pip knows of a package; the installer that brings it stands for the umount."""
+    """The disk lost the metadata of a package; the installer that restores it replaces the umount."""
     _run(site, "mount", "-t", "tmpfs", "none", str(_metadata()))
 
 

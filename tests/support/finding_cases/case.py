@@ -58,7 +58,7 @@ class FindingOutcome:
 
 @dataclass(frozen=True)
 class FindingCase:
-    """A row of the table. Without a fault, a test of a booted machine and an excuse, nobody has made it yet."""
+    """A row of the table. A row with neither fault nor test of a booted machine nor excuse is not implemented yet."""
 
     kind: FindingKind
     fault: Fault | None = None

@@ -1,4 +1,4 @@
-"""Rows of redaction by a model: it misses more than its bundle promises, or its promise was proved with other rules."""
+"""Rows of redaction by a model: it misses more than its bundle's bound, or the bound was proved with other rules."""
 
 from __future__ import annotations
 

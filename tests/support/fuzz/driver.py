@@ -1,4 +1,4 @@
-"""Runs one target in processes of its own, and says what came of it.
+"""Runs one target in separate processes, and returns the findings.
 
 report = fuzz(TARGETS["manifest"], folder, seed="1", seconds=60, guided=Path(".cache/fuzz/manifest"))
 report.executions, report.defects
@@ -75,7 +75,7 @@ class Report:
 def fuzz(
     target: Target, folder: Path, seed: str, *, seconds: float = 0.0, runs: int = 0, guided: Path | None = None
 ) -> Report:
-    """Read so many cases, or for so long. A process that dies is noted, and the next one goes on for the rest."""
+    """Read that many cases, or for that time. A process that dies is recorded, and the next one continues."""
     report, until = Report(target.name, seed), time.monotonic() + seconds
     where = ["--guided", str(guided)] if guided and target.guided else []
     for start in range(STARTS_MAX):

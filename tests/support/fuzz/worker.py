@@ -39,7 +39,7 @@ INSTRUMENTED = (
 
 
 class Progress:
-    """How many cases have begun, and which is being read: in a file, for whoever looks after this process has died."""
+    """The number of started cases and the current one, in a file that outlives this process."""
 
     def __init__(self, path: Path) -> None:
         """Map it."""
@@ -95,7 +95,7 @@ class Worker:
 
     @property
     def over(self) -> bool:
-        """All that was asked for is done: so many cases beside those that were given."""
+        """Whether all requested cases are done, in addition to the given ones."""
         runs = 0 if self._told.seconds else self._told.runs or self.target.runs
         return bool(runs and self.done >= len(self.cases) + runs) or time.monotonic() >= self._until
 

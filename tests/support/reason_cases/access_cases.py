@@ -1,4 +1,4 @@
-"""Rows of certificates: what a technician meets who connects a device over the network."""
+"""Rows of certificates: errors for a technician who connects a device over the network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of bundles: what an operator meets who installs, activates, rolls back or removes one."""
+"""Rows of bundles: errors for an operator who installs, activates, rolls back or removes one."""
 
 from __future__ import annotations
 

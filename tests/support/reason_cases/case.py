@@ -1,4 +1,4 @@
-"""One row of the remedy sweep: a fault, met by the user who meets it, and what following its remedy does.
+"""One row of the remedy sweep: a fault, its error for a user, and the effect of its remedy.
 
 @case("TASK_UNKNOWN", "device")
 def task_unknown(folder: Path) -> Played:

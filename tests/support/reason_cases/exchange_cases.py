@@ -1,4 +1,4 @@
-"""Rows of what is exchanged with the central team: drives with updates and receipts, segments, enrolment files."""
+"""Rows of the exchange with the central team: drives with updates and receipts, segments, enrolment files."""
 
 from __future__ import annotations
 

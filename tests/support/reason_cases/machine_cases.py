@@ -1,4 +1,4 @@
-"""Rows of this machine: what a technician meets who starts the daemon, or whose disk, memory or drive fails."""
+"""Rows of this machine: errors when the daemon starts, or when disk, memory or a drive fails."""
 
 from __future__ import annotations
 
