@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import MutableMapping
+from typing import Any
 
 import structlog
 
@@ -26,7 +28,7 @@ def configure(config: LogConfig) -> None:
             ),
         ]
         if pretty
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        else [structlog.processors.format_exc_info, _escape_surrogates, structlog.processors.JSONRenderer()]
     )
     structlog.configure(
         processors=[
@@ -38,3 +40,11 @@ def configure(config: LogConfig) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def _escape_surrogates(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Escape lone surrogates, as in a file name that is not UTF-8: strict JSON parsers reject the whole line."""
+    for name, value in event.items():
+        if isinstance(value, str):
+            event[name] = value.encode(errors="backslashreplace").decode()
+    return event

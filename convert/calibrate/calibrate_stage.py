@@ -204,16 +204,16 @@ def _verdict_of_all(sections: Mapping[str, Confidence], risk: Risk, enough: int)
     proved = [name for name, each in sections.items() if isinstance(each, Threshold)]
     others = [name for name in sections if name not in proved]
     sure, target = f"{100 * (1 - risk.delta):g}%", f"{100 * risk.target:g}%"
-    said = []
+    sentences = []
     if proved:
-        said.append(
+        sentences.append(
             f"{len(proved)} of {len(sections)} questions have a threshold: {', '.join(proved)}. With {sure} certainty"
             f" at most {target} of the confident answers to each of them are wrong, for requests like the calibration"
             f" rows; delta is divided equally among the {enough} questions that have enough rows for a proof."
         )
     if others:
-        said.append(f"Every answer to {', '.join(others)} escalates.")
-    return " ".join(said)
+        sentences.append(f"Every answer to {', '.join(others)} escalates.")
+    return " ".join(sentences)
 
 
 def _typical_inputs(seen: Sequence[ServedPrediction]) -> TypicalInputs | None:
@@ -292,7 +292,7 @@ def _verdict(choice: Choice, risk: Risk, needed: int | None) -> str:
             f" rows are confident. With {sure} certainty at most {target} of these are wrong, for requests like the"
             " calibration rows."
         )
-    said = (
+    message = (
         f"No threshold reaches the target of {target} wrong answers with {sure} certainty, so every answer escalates."
     )
     if needed is None:
@@ -302,10 +302,10 @@ def _verdict(choice: Choice, risk: Risk, needed: int | None) -> str:
             if seen is not None
             else ""
         )
-        return f"{said}{worst} More labels alone will not help: train a better model, or accept a higher risk."
+        return f"{message}{worst} More labels alone will not help: train a better model, or accept a higher risk."
     more = max(needed - choice.rows, 1)
     labels = "label is" if more == 1 else "labels are"
-    return f"{said} About {more} more {labels} needed, at the error rate of these rows."
+    return f"{message} About {more} more {labels} needed, at the error rate of these rows."
 
 
 def _section(

@@ -110,9 +110,9 @@ Ask = Callable[[BundleFolder, Sequence[DataRow]], Answers]
 
 def answer_rows(served: ServedBundles, bundle: BundleFolder, rows: Sequence[DataRow], progress: Progress) -> Answers:
     """Ask a bundle about rows, one at a time."""
-    said = served.predict(bundle, [row.text for row in rows], progress)
-    answered = [not each.failure for each in said]
-    kept, predictions = list(compress(rows, answered)), list(compress(said, answered))
+    answers = served.predict(bundle, [row.text for row in rows], progress)
+    answered = [not each.failure for each in answers]
+    kept, predictions = list(compress(rows, answered)), list(compress(answers, answered))
     kind = bundle.manifest.task.kind
     if kind == "decide":
         return Answers(kept, predictions, np.zeros(0, dtype=bool))

@@ -66,28 +66,28 @@ class Conditions:
     apart: bool = False
     """The rows of the gate are not those of the test, so the test also counts rows at the gate's limit."""
 
-    def held_up(self, said: Sequence[ServedPrediction]) -> Flags:
+    def held_up(self, predictions: Sequence[ServedPrediction]) -> Flags:
         """Return which answers the gate holds up, [rows]."""
         gate = self.gate
         if gate is None:
-            return np.zeros(len(said), np.bool_)
-        scores = (gate.score_of(each.ood_score, each.label_mass) for each in said)
-        return np.fromiter((gate.holds_up(score) for score in scores), np.bool_, len(said))
+            return np.zeros(len(predictions), np.bool_)
+        scores = (gate.score_of(each.ood_score, each.label_mass) for each in predictions)
+        return np.fromiter((gate.holds_up(score) for score in scores), np.bool_, len(predictions))
 
-    def passing(self, said: Sequence[ServedPrediction], confidences: Floats) -> Floats:
+    def passing(self, predictions: Sequence[ServedPrediction], confidences: Floats) -> Floats:
         """Return the confidences of calibration rows, with OUTSIDE for those that the test leaves out.
 
         These are the answers that the gate or the floor holds up, and the row at the limit of a gate of the same rows.
         """
-        left_out = self.held_up(said) if self.apart else self._at_or_beyond_limit(said)
+        left_out = self.held_up(predictions) if self.apart else self._at_or_beyond_limit(predictions)
         return np.where(left_out | (confidences < self.floor), OUTSIDE, confidences)
 
-    def _at_or_beyond_limit(self, said: Sequence[ServedPrediction]) -> Flags:
+    def _at_or_beyond_limit(self, predictions: Sequence[ServedPrediction]) -> Flags:
         if self.gate is None:
-            return np.zeros(len(said), np.bool_)
+            return np.zeros(len(predictions), np.bool_)
         limit = self.gate.limit
-        scores = (self.gate.score_of(each.ood_score, each.label_mass) for each in said)
-        return np.fromiter((not score < limit for score in map(np.float32, scores)), np.bool_, len(said))
+        scores = (self.gate.score_of(each.ood_score, each.label_mass) for each in predictions)
+        return np.fromiter((not score < limit for score in map(np.float32, scores)), np.bool_, len(predictions))
 
 
 def calibrated(score: GateScore | None, held_out: Sequence[ServedPrediction], held_up_max: float) -> OodGate | None:
@@ -122,10 +122,10 @@ def conditions_of(
     return Conditions(calibrated(score, tuning, held_up_max), floor, apart=True), len(tuning)
 
 
-def score_of(manifest: Manifest, said: Sequence[ServedPrediction]) -> GateScore | None:
+def score_of(manifest: Manifest, predictions: Sequence[ServedPrediction]) -> GateScore | None:
     """Return the kind of score of a bundle: computed by its graph, or the label mass of a decoder."""
     if manifest.runtime == "onnx":
-        return "ood_score" if said and all(each.ood_score is not None for each in said) else None
+        return "ood_score" if predictions and all(each.ood_score is not None for each in predictions) else None
     return "label_mass" if manifest.runtime == "llama" and manifest.task.kind == "classify" else None
 
 
@@ -143,14 +143,14 @@ def why_none(score: GateScore | None, families: int, held_up_max: float) -> str:
 
 
 def holding(
-    conditions: Conditions, threshold: float | None, said: Sequence[ServedPrediction], confidences: Floats
+    conditions: Conditions, threshold: float | None, predictions: Sequence[ServedPrediction], confidences: Floats
 ) -> dict[str, Any]:
     """Return the shares of answers that gate, floor and threshold each hold up alone, and the share that passes all."""
     parts: dict[str, Flags] = {
-        "gate": conditions.held_up(said),
+        "gate": conditions.held_up(predictions),
         "floor": confidences < conditions.floor,
         "threshold": confidences < (1.1 if threshold is None else threshold),
     }
     confident = ~np.any(list(parts.values()), axis=0)
     counts = {**parts, "confident": confident}
-    return {name: share(int(flags.sum()), len(said)).plain() for name, flags in counts.items()}
+    return {name: share(int(flags.sum()), len(predictions)).plain() for name, flags in counts.items()}

@@ -334,11 +334,11 @@ def verdict(choice: CutoffChoice, target: MissedTarget, cutoff: float) -> str:
             f" documents like the {choice.documents} that proved it (one of more than {choice.values_max} values counts"
             f" as {choice.values_max}), after this model and the built-in rules."
         )
-    said = (
+    message = (
         f"No cut-off between {CUTOFFS[0]:g} and {CUTOFFS[-1]:g} is proved to leave at most {share} of the personal"
         f" values with {sure} certainty. The cut-off of task.yaml, {cutoff:g}, serves, and the bundle promises nothing."
     )
     if choice.needed is None:
-        return f"{said} More documents alone do not help: train a better model, or accept a larger share."
+        return f"{message} More documents alone do not help: train a better model, or accept a larger share."
     more = counted(choice.needed, "more labelled document")
-    return f"{said} A proof needs about {more}, if what is missed stays the same."
+    return f"{message} A proof needs about {more}, if what is missed stays the same."

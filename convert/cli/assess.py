@@ -108,8 +108,8 @@ def _print(console: Console, found: Any, marks: dict[int, str], rows_min: int) -
     _print_labels(console, found)
     _print_reviewers(console, found)
     _print_bundles(console, found.scope)
-    for said in dataset.rejected_reasons(found.scope):
-        console.print(said, markup=False)
+    for message in dataset.rejected_reasons(found.scope):
+        console.print(message, markup=False)
     console.print(_guarantee_sentence(found))
     if found.unjudged:
         console.print(
@@ -119,8 +119,8 @@ def _print(console: Console, found: Any, marks: dict[int, str], rows_min: int) -
     if found.audit.answers:
         console.print(_audit_sentence(found))
     console.print(_verdict(found, rows_min))
-    for said in dataset.wrong_clocks(found.scope):
-        errors().print(Text.assemble(("warning: ", "yellow"), said))
+    for message in dataset.wrong_clocks(found.scope):
+        errors().print(Text.assemble(("warning: ", "yellow"), message))
 
 
 def _print_bundles(console: Console, scope: Any) -> None:

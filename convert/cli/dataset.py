@@ -280,11 +280,11 @@ class DatasetCommand:
         say(_left_out(asdict(written.left_out)))
         for line in (*_span_lines(written.spans), *_surrogate_lines(written.surrogates)):
             say(line)
-        for said in (*_sources(written.label_sources), *_bundles(written), *rejected_reasons(written.scope)):
-            say(said)
+        for message in (*_sources(written.label_sources), *_bundles(written), *rejected_reasons(written.scope)):
+            say(message)
         clocks, unknown = wrong_clocks(written.scope), _unknown_types(written.surrogates)
-        for said in (*clocks, *unknown, *_audit(written.audit, written.sites)):
-            _warn(said)
+        for message in (*clocks, *unknown, *_audit(written.audit, written.sites)):
+            _warn(message)
         if self.label_errors:
             _report_label_errors(choice, self.encoder, self.out)
         empty = [split for split, count in written.rows.items() if not count]
@@ -297,8 +297,8 @@ class DatasetCommand:
         return scope_of(self.version, self.site, self.since, self.until, self.new_label)
 
 
-def _warn(said: str) -> None:
-    errors().print(Text.assemble(("warning: ", "yellow"), said))
+def _warn(message: str) -> None:
+    errors().print(Text.assemble(("warning: ", "yellow"), message))
 
 
 def _unknown_types(counts: dict[str, Any]) -> Iterator[str]:

@@ -189,14 +189,14 @@ def _redaction(console: Console, sites: Sequence[SiteRedaction]) -> None:
         named = f"{each.site}, {found.model or 'no redaction bundle'}"
         promised = "" if found.target is None else f", {found.target / 10_000:g}% promised"
         seen = f"{found.missed} of {found.values} values in {found.texts} audited texts remained"
-        said = (
+        message = (
             f"{named}: {seen} ({found.low / 10_000:.1f}% to {found.high / 10_000:.1f}%{promised}); {found.waiting} wait"
         )
         if found.is_proved_otherwise:
-            said += f". It was proved with rules of version {found.proved_rules}; the site has {found.rules}"
+            message += f". It was proved with rules of version {found.proved_rules}; the site has {found.rules}"
         if found.is_exceeded:
-            said += ". More remains than promised: publish a bundle with a lower cut-off or a better model"
-        console.print(Text.assemble(("redaction: ", "bold red" if each.is_alarming else "bold"), f"{said}."))
+            message += ". More remains than promised: publish a bundle with a lower cut-off or a better model"
+        console.print(Text.assemble(("redaction: ", "bold red" if each.is_alarming else "bold"), f"{message}."))
     if len(sites) > _SHOWN_MAX:
         console.print(f"redaction: {len(sites) - _SHOWN_MAX:,} more, with --json")
 

@@ -139,19 +139,18 @@ def _labels(wanted: ScaffoldRequest) -> str:
     if wanted.kind in ("extract", "redact"):
         listed = ["O", *(f"{sign}-{label}" for label in listed for sign in "BI")]
     written = ", ".join(json.dumps(label, ensure_ascii=False) for label in listed)
-    said = "" if wanted.labels else _REPLACE_TYPES if wanted.kind == "redact" else _REPLACE_LABELS
-    return f"{said}  labels: [{written}]\n"
+    comment = "" if wanted.labels else _REPLACE_TYPES if wanted.kind == "redact" else _REPLACE_LABELS
+    return f"{comment}  labels: [{written}]\n"
 
 
 def _schema(wanted: ScaffoldRequest) -> str:
     names = [json.dumps(label, ensure_ascii=False) for label in wanted.labels or ("first", "second", "other")]
-    said = (
+    message = (
         "  # JSON schema of the record. Rows contain records as json.dumps writes them, in the order of 'required'.\n"
     )
     properties = "".join(f'      {name}: {{type: [string, "null"], maxLength: 60}}\n' for name in names)
-    return (
-        f"{said}  record_schema:\n    type: object\n    required: [{', '.join(names)}]\n    properties:\n{properties}"
-    )
+    required = ", ".join(names)
+    return f"{message}  record_schema:\n    type: object\n    required: [{required}]\n    properties:\n{properties}"
 
 
 def _wrapped(text: str) -> str:

@@ -154,8 +154,8 @@ def ask_passphrase(folder: Path | None = None) -> str:
     """
     where, whose = (f" in {folder}", f" of {folder}") if folder else ("", "")
     if not typer.get_text_stream("stdin").isatty():
-        said = f"the keys{where} have a passphrase, and there is no terminal to prompt for it"
-        raise InvalidRequest(said, remedy="Name a file that holds it: --passphrase-file FILE.")
+        message = f"the keys{where} have a passphrase, and there is no terminal to prompt for it"
+        raise InvalidRequest(message, remedy="Name a file that holds it: --passphrase-file FILE.")
     typed: str = typer.prompt(f"Passphrase{whose}", hide_input=True, err=True)
     return typed
 

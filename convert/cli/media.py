@@ -103,8 +103,8 @@ class VerifyCommand:
     def __post_init__(self) -> None:
         """Run the command."""
         if (self.site or self.channel) and not (self.media or self.stick):
-            said = "--site and --channel name what a USB drive must hold"
-            raise InvalidRequest(said, remedy="Add --media, or leave them out: a repository must hold everything.")
+            message = "--site and --channel name what a USB drive must hold"
+            raise InvalidRequest(message, remedy="Add --media, or leave them out: a repository must hold everything.")
         place = open_place(self.place, store_options(self.store_option))
         scope = CheckScope(deep=not self.quick, only=self._wanted if self.media or self.stick else None)
         with progress_output.bar() as advance:

@@ -153,12 +153,12 @@ def _before(publisher: Publisher, held: RepositoryState) -> RolloutPlan:
 def _publish(publisher: Publisher, plan: RolloutPlan, yes: bool, stage: Path | None) -> None:
     held = publisher.held()
     plan_text.require_signed(plan, held.bundles())
-    said = "Nothing was changed: the current plan is the same."
+    message = "Nothing was changed: the current plan is the same."
     if not plan_text.same_plan(plan, held.plan):
         _show(held.plan, plan)
         repository_options.confirm("Publish this plan?", yes)
-        said = f"plan {publisher.set_plan(plan).version} is published"
-    repository_options.finish(publisher, said, stage)
+        message = f"plan {publisher.set_plan(plan).version} is published"
+    repository_options.finish(publisher, message, stage)
 
 
 def _show(old: RolloutPlan, new: RolloutPlan) -> None:

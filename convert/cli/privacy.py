@@ -93,17 +93,17 @@ def _wanted(collected: Path, records: list[str], erased: bool) -> frozenset[str]
 def _show_uses(uses: Sequence[LineageUse], published: dict[str, bool] | None) -> None:
     console = progress_output.out()
     for use in uses:
-        said = "".join(f", {key}" for key, holds in _standing(use, published).items() if holds)
+        states = "".join(f", {key}" for key, holds in _standing(use, published).items() if holds)
         style = "bold red" if use.consequence == "retire" else "bold"
-        console.print(Text.assemble((f"{use.document.kind} {use.document.name}{said}", style)))
+        console.print(Text.assemble((f"{use.document.kind} {use.document.name}{states}", style)))
         console.print(Text(f"  {use.sentence()}"))
 
 
 def _warn_of_unread(unread: Sequence[Path]) -> None:
     """Warn of documents that cannot be read."""
     for path in unread:
-        said = f"{path} cannot be read, so it can have them: restore it from a backup, or use a newer edge-convert"
-        say(f"warning: {said}", err=True)
+        message = f"{path} cannot be read, so it can have them: restore it from a backup, or use a newer edge-convert"
+        say(f"warning: {message}", err=True)
 
 
 @app.command()
@@ -206,8 +206,8 @@ def show_log(
                 console.print(Text(f"    {details}"))
         for problem in verdict.problems:
             console.print(Text.assemble(("broken: ", "bold red"), problem))
-        said = f"{counted(verdict.entries, 'line')}, last hash {verdict.head}"
-        say(f"{said}; the chain {'is broken' if verdict.problems else 'holds'}")
+        message = f"{counted(verdict.entries, 'line')}, last hash {verdict.head}"
+        say(f"{message}; the chain {'is broken' if verdict.problems else 'holds'}")
     if verdict.problems:
         raise typer.Exit(_DAMAGED)
 
@@ -220,9 +220,9 @@ def _named(subjects: Sequence[str]) -> str:
 def _checked(records: list[str]) -> list[str]:
     for each in records:
         if not _RECORD.fullmatch(each):
-            said = f"{each[:120]!r} is not a record"
+            message = f"{each[:120]!r} is not a record"
             raise InvalidRequest(
-                said, remedy="Write SITE/PREDICTION_ID, as the rows of 'edge-convert dataset' have them."
+                message, remedy="Write SITE/PREDICTION_ID, as the rows of 'edge-convert dataset' have them."
             )
     return list(records)
 

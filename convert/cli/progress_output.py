@@ -70,10 +70,10 @@ def stages() -> Iterator[RunDisplay]:
     with bar() as advance:
         console = out()
 
-        def note(stage: str, said: str) -> None:
-            advance(said if stage == "data" else f"{stage}", 0, 0)
+        def note(stage: str, message: str) -> None:
+            advance(message if stage == "data" else f"{stage}", 0, 0)
             style = "yellow" if stage == "data" else "bold"
-            console.print(Text.assemble((f"{stage:<{_STAGE_WIDTH}}", style), said))
+            console.print(Text.assemble((f"{stage:<{_STAGE_WIDTH}}", style), message))
 
         yield RunDisplay(note, advance)
 

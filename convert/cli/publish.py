@@ -142,8 +142,8 @@ def _sentence(published: PublishedBundle) -> str:
     return f"{published.signed.name} is published already; nothing was changed"
 
 
-def _say(said: str) -> None:
-    progress_output.out().print(Text(said))
+def _say(message: str) -> None:
+    progress_output.out().print(Text(message))
 
 
 class RotatableRole(str, Enum):

@@ -61,7 +61,7 @@ class RepositoryCommand:
         return Publisher(place, ring, time.time, stage=_staging(stage) if stage else None)
 
 
-def finish(publisher: Publisher, said: str, stage: Path | None) -> None:
+def finish(publisher: Publisher, message: str, stage: Path | None) -> None:
     """Report the change, or that it still lacks signatures, and what expires first."""
     held = publisher.held()
     if stage is not None and publisher.staged:
@@ -69,8 +69,8 @@ def finish(publisher: Publisher, said: str, stage: Path | None) -> None:
         for line in change.described(publisher.keys):
             progress_output.out().print(Text(line))
         show_missing(change, publisher.keys)
-    elif said:
-        progress_output.out().print(Text(said))
+    elif message:
+        progress_output.out().print(Text(message))
     show_expiry(held)
 
 

@@ -132,8 +132,10 @@ def _quantize(source: Path, type_: str, out: Path, requantize: bool) -> None:
     gguf = load_module("convert.quantize.gguf_files")
     made = gguf.quantize(gguf.QuantizeRequest(source, out, type_, requantize=requantize))
     held = ", ".join(f"{count} {name}" for name, count in made.contents.types.items())
-    said = f"Made {out}: {made.type}, {decimal(made.contents.size_bytes)}, {made.contents.bits_per_weight:.2f} bits per"
-    progress_output.out().print(f"{said} weight; tensors: {held}")
+    message = (
+        f"Made {out}: {made.type}, {decimal(made.contents.size_bytes)}, {made.contents.bits_per_weight:.2f} bits per"
+    )
+    progress_output.out().print(f"{message} weight; tensors: {held}")
     for line in made.fallbacks:
         progress_output.out().print(f"not as requested: {line}")
 
@@ -192,8 +194,8 @@ def _read(path: Path, task: TaskSpec, format_: DataFormat | None) -> list[DataRo
     found = row_files.read_for_task(path, task, format_)
     machine = row_files.labelled_by_machine(found)
     if machine:
-        said = f"{machine}: the figures say how far the bundle agrees with it, not how often it is right"
-        errors().print(Text.assemble(("warning: ", "yellow"), said))
+        message = f"{machine}: the figures say how far the bundle agrees with it, not how often it is right"
+        errors().print(Text.assemble(("warning: ", "yellow"), message))
     return found
 
 

@@ -74,9 +74,9 @@ class _CentralRecords:
         known = itertools.chain(*self.sites.entry(site).every_key.values(), self.waiting().get(site, {}))
         found = {key for key in known if key.startswith(given)}
         if len(found) != 1:
-            said = f"no document signed by a key of {site} with the code {verification_code(given)} has arrived"
+            message = f"no document signed by a key of {site} with the code {verification_code(given)} has arrived"
             remedy = "Run 'edge-convert collect' first, or enter the whole key, as 'sudo edge-agent identity' shows it."
-            raise InvalidRequest(said, remedy=remedy)
+            raise InvalidRequest(message, remedy=remedy)
         return found.pop()
 
 

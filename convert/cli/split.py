@@ -52,8 +52,8 @@ def run(
     """
     what = task_file.of(task)
     if not what.questions_asked:
-        said = f"a task of kind {what.kind} has no labels to divide rows by"
-        raise InvalidRequest(said, remedy="Divide the rows yourself; docs/data-formats.md explains the splits.")
+        message = f"a task of kind {what.kind} has no labels to divide rows by"
+        raise InvalidRequest(message, remedy="Divide the rows yourself; docs/data-formats.md explains the splits.")
     there = [out / f"{name}.jsonl" for name in _FILES if (out / f"{name}.jsonl").exists()]
     if there and not force:
         raise InvalidRequest(f"{there[0]} exists", remedy="Name another --out, or replace it with --force.")
@@ -66,8 +66,8 @@ def run(
         say(
             f"{out / split}.jsonl: {counted(len(members), 'row') if members else 'empty, and a recipe needs rows here'}"
         )
-    for said in (*_not_measured(found, sum(map(len, divided.values()))), *_stayed(divided, earlier), *unread):
-        say(said)
+    for message in (*_not_measured(found, sum(map(len, divided.values()))), *_stayed(divided, earlier), *unread):
+        say(message)
     following, recipe = "Next: name these files under 'data' in recipe.yaml.", out / RECIPE_NAME
     if recipe.is_file():
         following = (
@@ -168,8 +168,8 @@ class SynthesizeCommand:
         making = load_module("convert.data.synthesis")
         endpoint = making.ChatEndpoint(self.base_url, self.key, self.model)
         if self.out.suffix != ".jsonl":
-            said = f"--out {self.out}: rows are written as JSONL"
-            raise InvalidRequest(said, remedy="Name a file that ends in .jsonl.")
+            message = f"--out {self.out}: rows are written as JSONL"
+            raise InvalidRequest(message, remedy="Name a file that ends in .jsonl.")
         written = recipe.read(self.where)
         begun = self.out.is_file() and self.out.stat().st_size > 0  # an attempt that failed leaves an empty file
         there = read_rows(self.out, written.data.format) if begun else []

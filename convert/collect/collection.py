@@ -346,8 +346,8 @@ def _lock(fd: int, out: Path) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        said = f"another run of collect uses {out}"
-        raise InvalidRequest(said, remedy="Wait until it is done, or collect to another folder.") from None
+        message = f"another run of collect uses {out}"
+        raise InvalidRequest(message, remedy="Wait until it is done, or collect to another folder.") from None
 
 
 _ERASED = "SELECT DISTINCT site || '/' || prediction_id FROM records WHERE type = 'tombstone' ORDER BY 1"

@@ -146,9 +146,9 @@ def derive(
         with open_database(folder, out / _SPILL, memory_bytes) as connection:
             return DerivedExamples(erased, names, _join(connection, out, progress))
     except duckdb.OutOfMemoryException:
-        said = f"{memory_bytes // 1024**2} MiB of memory are not enough to join the collected records"
+        message = f"{memory_bytes // 1024**2} MiB of memory are not enough to join the collected records"
         remedy = "Allow more with --memory-mib, and run the command again: the segments are stored."
-        raise InvalidRequest(said, remedy=remedy) from None
+        raise InvalidRequest(message, remedy=remedy) from None
 
 
 def _join(

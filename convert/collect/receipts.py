@@ -97,8 +97,8 @@ def breaks(held: Collection[SegmentEntry]) -> Iterator[ChainBreak]:
             yield ChainBreak(entry.site, entry.epoch, entry.sequence, "does not continue the segment before it")
         others = manifests[entry.sequence]
         if len(others) > 1 and entry.manifest_sha256 == max(others):
-            said = f"arrived {len(others)} times with different content"
-            yield ChainBreak(entry.site, entry.epoch, entry.sequence, said)
+            message = f"arrived {len(others)} times with different content"
+            yield ChainBreak(entry.site, entry.epoch, entry.sequence, message)
 
 
 def unconnected(held: Collection[SegmentEntry]) -> list[SegmentEntry]:

@@ -288,5 +288,5 @@ def forget(path: Path, forgotten: Collection[tuple[str, str]]) -> int:
 
 
 def _name(held: Sequence[SegmentEntry], table: pa.Table) -> str:
-    said = [f"{entry.name} {entry.manifest_sha256}" for entry in held] or table["record_id"].to_pylist()
-    return hashlib.sha256("\n".join(said).encode()).hexdigest()[:32] + ".parquet"
+    parts = [f"{entry.name} {entry.manifest_sha256}" for entry in held] or table["record_id"].to_pylist()
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32] + ".parquet"

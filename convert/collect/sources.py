@@ -233,5 +233,5 @@ def _failures(what: str) -> Iterator[None]:
         yield
     except (BaseError, OSError) as error:  # obstore also raises FileNotFoundError
         # obstore's message continues with a dump of its internals.
-        said = getattr(error, "strerror", None) or str(error).partition("Debug source")[0].strip()
-        raise SourceFailed(f"{what}: {said[:500]}") from None
+        reason = getattr(error, "strerror", None) or str(error).partition("Debug source")[0].strip()
+        raise SourceFailed(f"{what}: {reason[:500]}") from None

@@ -68,10 +68,10 @@ def sentence(rows: Sequence[DataRow], privacy: PrivacySection, kind: Kind, bundl
     found = [_redacted(row, privacy.locales, bundle) for row in imported]
     changed = sum(new is not None and new != row for new, row in zip(found, imported, strict=True))
     left_out = sum(new is None for new in found)
-    said = f"{counted(len(imported), 'imported row')}, made-up values in {changed}"
+    message = f"{counted(len(imported), 'imported row')}, made-up values in {changed}"
     if bundle is not None:
-        said += f" ({finders(bundle)})"
-    return f"{said}, {left_out} left out" if left_out else said
+        message += f" ({finders(bundle)})"
+    return f"{message}, {left_out} left out" if left_out else message
 
 
 @lru_cache(_KEPT_ROWS)

@@ -83,8 +83,8 @@ def probability_of(plain: Mapping[str, Any], where: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-        said = f"{where}: 'sampling_probability' must be a number above 0 and up to 1"
-        raise InvalidRequest(said, remedy="docs/data-formats.md shows the formats.")
+        message = f"{where}: 'sampling_probability' must be a number above 0 and up to 1"
+        raise InvalidRequest(message, remedy="docs/data-formats.md shows the formats.")
     return float(value)
 
 

@@ -113,9 +113,9 @@ def sample(recipe: Recipe, split: Split) -> ProbabilitySample[DataRow]:
     task = tasks.of(recipe.path(recipe.task))
     fitting = _FORMATS["generate" if task.record_schema is not None else task.kind]  # a record is a text, too
     if recipe.data.format not in fitting:
-        said = f"data.format '{recipe.data.format}' does not fit a task of kind {task.kind}"
-        said += " with 'record_schema'" if task.record_schema is not None else ""
-        raise InvalidRequest(said, remedy=f"Use one of: {', '.join(fitting)}. {_SEE}")
+        message = f"data.format '{recipe.data.format}' does not fit a task of kind {task.kind}"
+        message += " with 'record_schema'" if task.record_schema is not None else ""
+        raise InvalidRequest(message, remedy=f"Use one of: {', '.join(fitting)}. {_SEE}")
     _check_trainable(recipe, task)
     path, bare = recipe.path(written), _is_bare(recipe, split, task)
     found = unredacted_rows(recipe, split, task)
@@ -155,11 +155,11 @@ def calibration_sample(path: Path, task: TaskSpec) -> ProbabilitySample[DataRow]
 def _drawn(found: list[DataRow], path: Path) -> ProbabilitySample[DataRow]:
     drawn = equally_likely(found)
     if not drawn.rows:
-        said = (
+        message = (
             f"{path}: none of {counted(len(found), 'row')} has a known sampling probability, so they do not represent"
             " all inputs"
         )
-        raise InvalidRequest(said, remedy="Use rows of the random audit: docs/training-data.md explains them.")
+        raise InvalidRequest(message, remedy="Use rows of the random audit: docs/training-data.md explains them.")
     return drawn
 
 
@@ -177,8 +177,8 @@ def outliers(recipe: Recipe) -> list[DataRow]:
         return []
     task = tasks.of(recipe.path(recipe.task))
     if not task.questions_asked or recipe.finetune is None or recipe.finetune.method == "lora":
-        said = "'data.outliers' is for an encoder that is trained to classify or to decide"
-        raise InvalidRequest(said, remedy=f"Take it out of the recipe, or add 'finetune: {{method: full}}'. {_SEE}")
+        message = "'data.outliers' is for an encoder that is trained to classify or to decide"
+        raise InvalidRequest(message, remedy=f"Take it out of the recipe, or add 'finetune: {{method: full}}'. {_SEE}")
     return read_rows(recipe.path(recipe.data.outliers), "text-label", text_only=True)
 
 
@@ -277,8 +277,8 @@ def _check_split(found: list[DataRow], split: Split, task: TaskSpec, path: Path,
     check_labels(found, task)
     seen = set(labels(found))
     if task.kind == "classify" and len(seen) < 2:
-        said = f"{path}: every row of the {split} split has the label '{next(iter(seen))}'"
-        raise InvalidRequest(said, remedy="Divide the splits again, so that each has rows of several labels.")
+        message = f"{path}: every row of the {split} split has the label '{next(iter(seen))}'"
+        raise InvalidRequest(message, remedy="Divide the splits again, so that each has rows of several labels.")
     if task.kind == "decide" and split == "train":
         _check_learnable(found, task, path)
 
@@ -296,8 +296,8 @@ def check_labels(found: Sequence[DataRow], task: TaskSpec) -> None:
         near = f"Did you mean '{close[0]}'? " if close else f"The task has: {', '.join(known)[:500]}. "
         count = sum(label in labels_of(each) for each in found)
         more = f" ({count} rows have it)" if count > 1 else ""
-        said = f"{row.place}: label '{label}', which the task lacks{more}"
-        raise InvalidRequest(said, remedy=f"{near}Correct the label, or add it to task.yaml.")
+        message = f"{row.place}: label '{label}', which the task lacks{more}"
+        raise InvalidRequest(message, remedy=f"{near}Correct the label, or add it to task.yaml.")
 
 
 def check_answers(found: Sequence[DataRow], task: TaskSpec) -> None:
@@ -308,19 +308,19 @@ def check_answers(found: Sequence[DataRow], task: TaskSpec) -> None:
             _require(answer.question, asked, f"{row.place}: the task has no question '{answer.question}'", "questions")
             question = asked[answer.question]
             for output in [name for name, _ in answer.shares] or [answer.label]:
-                said = f"{row.place}: '{output}' is not an answer to '{answer.question}'"
-                _require(output, question.outputs, said, "answers", can_grow=question.type != "predicate")
+                message = f"{row.place}: '{output}' is not an answer to '{answer.question}'"
+                _require(output, question.outputs, message, "answers", can_grow=question.type != "predicate")
         for output, _ in row.shares:
             _require(output, task.labels, f"{row.place}: the task has no label '{output}'", "labels")
 
 
 def _require(
-    name: str, known: Sequence[str] | Mapping[str, QuestionSpec], said: str, what: str, *, can_grow: bool = True
+    name: str, known: Sequence[str] | Mapping[str, QuestionSpec], message: str, what: str, *, can_grow: bool = True
 ) -> None:
     if name not in known:
         close = difflib.get_close_matches(name, list(known), n=1)
         near = f"Did you mean '{close[0]}'? " if close else f"The {what} are: {', '.join(known)[:500]}. "
-        raise InvalidRequest(said, remedy=f"{near}Correct that row{', or add it to task.yaml' if can_grow else ''}.")
+        raise InvalidRequest(message, remedy=f"{near}Correct that row{', or add it to task.yaml' if can_grow else ''}.")
 
 
 def _check_learnable(found: Sequence[DataRow], task: TaskSpec, path: Path) -> None:
@@ -328,13 +328,15 @@ def _check_learnable(found: Sequence[DataRow], task: TaskSpec, path: Path) -> No
     for question in task.questions_asked:
         members = [row for _, row in rows_of(task, question, found)]
         if not members:
-            said = f"{path}: no row of the training split answers '{question.name}'"
-            raise InvalidRequest(said, remedy="Add rows that answer it, or take the question out of task.yaml.")
+            message = f"{path}: no row of the training split answers '{question.name}'"
+            raise InvalidRequest(message, remedy="Add rows that answer it, or take the question out of task.yaml.")
         if len({row.label for row in members}) < 2 and not any(row.shares for row in members):
             which = "the only row that answers" if len(members) == 1 else f"all {len(members)} rows that answer"
             have = "has" if len(members) == 1 else "have"
-            said = f"{path}: {which} '{question.name}' {have} the answer '{members[0].label}'"
-            raise InvalidRequest(said, remedy="Add rows with its other answers, or take the question out of task.yaml.")
+            message = f"{path}: {which} '{question.name}' {have} the answer '{members[0].label}'"
+            raise InvalidRequest(
+                message, remedy="Add rows with its other answers, or take the question out of task.yaml."
+            )
 
 
 def _check_made_by_people(found: list[DataRow], split: Split, path: Path) -> None:
@@ -342,12 +344,12 @@ def _check_made_by_people(found: list[DataRow], split: Split, path: Path) -> Non
     if any(row.synthetic for row in found):
         count = sum(row.synthetic for row in found)
         are = "is" if count == 1 else "are"
-        said = f"{path}: {counted(count, 'row')} {are} synthetic; the {split} split accepts none"
-        raise InvalidRequest(said, remedy="Move them to the training split: figures must come from real texts.")
+        message = f"{path}: {counted(count, 'row')} {are} synthetic; the {split} split accepts none"
+        raise InvalidRequest(message, remedy="Move them to the training split: figures must come from real texts.")
     machine = labelled_by_machine(found)
     if machine:
-        said = f"{path}: {machine}; the {split} split accepts only labels of people"
-        raise InvalidRequest(said, remedy="Move them to the training split, or have people review them.")
+        message = f"{path}: {machine}; the {split} split accepts only labels of people"
+        raise InvalidRequest(message, remedy="Move them to the training split, or have people review them.")
 
 
 def labelled_by_machine(found: Sequence[DataRow]) -> str:
@@ -368,9 +370,9 @@ def _check_overlap(first: str, left: list[DataRow], second: str, right: list[Dat
     if common:
         shown = "; ".join(repr(text[:80]) for text in common[:_SHOWN_MAX])
         are = "is" if len(common) == 1 else "are"
-        said = f"{counted(len(common), 'text')} {are} in both the {first} and the {second} split, such as {shown}"
+        message = f"{counted(len(common), 'text')} {are} in both the {first} and the {second} split, such as {shown}"
         raise InvalidRequest(
-            said,
+            message,
             remedy="Remove them from one of the splits. Texts that differ only in case, spaces and final"
             f" punctuation are the same. {_SEE}",
         )

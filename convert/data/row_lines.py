@@ -128,8 +128,8 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             number += 1
             where, other = f"{path}:{number}", _other_format(raw, number)
             if len(raw) > LINE_BYTES_MAX:
-                said = f"{where} has more than {LINE_BYTES_MAX} bytes"
-                raise InvalidRequest(said, remedy=other or "Shorten that row.")
+                message = f"{where} has more than {LINE_BYTES_MAX} bytes"
+                raise InvalidRequest(message, remedy=other or "Shorten that row.")
             raw = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw  # Windows writes a byte order mark
             if not raw.strip():
                 continue
@@ -180,16 +180,16 @@ def _csv_lines(path: Path, questions: Sequence[str]) -> Iterator[tuple[int, dict
                 if not any(cell.strip() for cell in row):
                     continue
                 if len(row) != len(header):
-                    said = f"{path}:{number} has {len(row)} cells, and the header has {len(header)}"
-                    raise InvalidRequest(said, remedy='Put a text with a comma or a line break between "quotes".')
+                    message = f"{path}:{number} has {len(row)} cells, and the header has {len(header)}"
+                    raise InvalidRequest(message, remedy='Put a text with a comma or a line break between "quotes".')
                 named = {name: cell for name, cell in zip(header, row, strict=True) if name.strip() and cell.strip()}
                 yield number, _typed(named, questions, f"{path}:{number}")
     except (csv.Error, UnicodeDecodeError) as error:
         if "field limit" in str(error):
-            said = f"{path} has a cell of more than {LINE_BYTES_MAX} characters"
-            raise InvalidRequest(said, remedy='Shorten it, or write the second of its "quotes".') from None
-        said = f"{path} is not CSV in UTF-8: {str(error)[:200]}"
-        raise InvalidRequest(said, remedy="Save it as CSV, UTF-8, separated by commas.") from None
+            message = f"{path} has a cell of more than {LINE_BYTES_MAX} characters"
+            raise InvalidRequest(message, remedy='Shorten it, or write the second of its "quotes".') from None
+        message = f"{path} is not CSV in UTF-8: {str(error)[:200]}"
+        raise InvalidRequest(message, remedy="Save it as CSV, UTF-8, separated by commas.") from None
 
 
 def _check_header(path: Path, header: Sequence[str], questions: Sequence[str]) -> None:
@@ -274,11 +274,11 @@ def _origin(plain: dict[str, Any], where: str) -> dict[str, Any]:
     """Read the source of a label; without these keys it is `imported`."""
     source, by = plain.get("label_source", "imported"), plain.get("labeled_by", "")
     if source not in LABEL_SOURCES:
-        said = f"{where}: 'label_source' must be one of {', '.join(LABEL_SOURCES)}"
-        raise InvalidRequest(said, remedy=_CORRECT)
+        message = f"{where}: 'label_source' must be one of {', '.join(LABEL_SOURCES)}"
+        raise InvalidRequest(message, remedy=_CORRECT)
     if not isinstance(by, str) or len(by) > LABELED_BY_CHARS_MAX:
-        said = f"{where}: 'labeled_by' must be text of at most {LABELED_BY_CHARS_MAX} characters"
-        raise InvalidRequest(said, remedy=_CORRECT)
+        message = f"{where}: 'labeled_by' must be text of at most {LABELED_BY_CHARS_MAX} characters"
+        raise InvalidRequest(message, remedy=_CORRECT)
     return {"label_source": source, "labeled_by": by}
 
 
@@ -301,8 +301,8 @@ def _text_label(plain: dict[str, Any], where: str, synthetic: bool) -> DataRow:
 def _text_answers(plain: dict[str, Any], where: str, synthetic: bool) -> DataRow:
     text, given = _text(plain, "text", where), plain.get("answers", {})
     if not isinstance(given, dict):
-        said = f"{where}: 'answers' must be an object with an answer for each question that the row answers"
-        raise InvalidRequest(said, remedy=SEE)
+        message = f"{where}: 'answers' must be an object with an answer for each question that the row answers"
+        raise InvalidRequest(message, remedy=SEE)
     answers = tuple(_answer(name, value, where) for name, value in given.items() if value not in (None, ""))
     return DataRow(text, answers=answers, synthetic=synthetic)
 
@@ -311,8 +311,8 @@ def _answer(question: str, value: Any, where: str) -> RowAnswer:
     if isinstance(value, dict):
         return RowAnswer(question, *distribution(value, f"{where}: the answer to '{question}'"))
     if not isinstance(value, str) or not value.strip():
-        said = f"{where}: the answer to '{question}' must be text, or an object with the probability of each option"
-        raise InvalidRequest(said, remedy=f'Write a level or a number as text, such as "2". {SEE}')
+        message = f"{where}: the answer to '{question}' must be text, or an object with the probability of each option"
+        raise InvalidRequest(message, remedy=f'Write a level or a number as text, such as "2". {SEE}')
     return RowAnswer(question, value)
 
 
@@ -324,12 +324,12 @@ def distribution(plain: Mapping[str, Any], what: str) -> tuple[str, Shares]:
     """
     for output, value in plain.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-            said = f"{what}: the probability of '{output}' must be a number of 0 or more"
-            raise InvalidRequest(said, remedy=_CORRECT)
+            message = f"{what}: the probability of '{output}' must be a number of 0 or more"
+            raise InvalidRequest(message, remedy=_CORRECT)
     total = math.fsum(plain.values())
     if not abs(total - 1) <= SUM_TOLERANCE:
-        said = f"{what}: the probabilities have the sum {total:.4g}, which must be 1 (± {SUM_TOLERANCE:g})"
-        raise InvalidRequest(said, remedy=f"Correct that row, or leave the answer out. {SEE}")
+        message = f"{what}: the probabilities have the sum {total:.4g}, which must be 1 (± {SUM_TOLERANCE:g})"
+        raise InvalidRequest(message, remedy=f"Correct that row, or leave the answer out. {SEE}")
     shares = tuple((output, value / total) for output, value in plain.items())
     return max(shares, key=lambda share: share[1])[0], shares
 
@@ -352,8 +352,8 @@ def _conversation(plain: dict[str, Any], where: str, synthetic: bool) -> DataRow
 def _text_spans(plain: dict[str, Any], where: str, synthetic: bool) -> DataRow:
     text, listed = _text(plain, "text", where), plain.get("spans")
     if not isinstance(listed, list) or not all(isinstance(span, dict) for span in listed):
-        said = f"{where}: 'spans' must be a list of objects with 'start', 'end' and 'label'"
-        raise InvalidRequest(said, remedy=SEE)
+        message = f"{where}: 'spans' must be a list of objects with 'start', 'end' and 'label'"
+        raise InvalidRequest(message, remedy=SEE)
     spans = sorted((_span(span, len(text), where) for span in listed), key=lambda span: span.start)
     for before, after in itertools.pairwise(spans):
         if after.start < before.end:
@@ -364,8 +364,8 @@ def _text_spans(plain: dict[str, Any], where: str, synthetic: bool) -> DataRow:
 def _span(plain: dict[str, Any], length: int, where: str) -> TextSpan:
     start, end = plain.get("start"), plain.get("end")
     if type(start) is not int or type(end) is not int or not 0 <= start < end <= length:
-        said = f"{where}: a span must have 0 <= start < end <= {length}, the text's length in characters"
-        raise InvalidRequest(said, remedy="Correct that row.")
+        message = f"{where}: a span must have 0 <= start < end <= {length}, the text's length in characters"
+        raise InvalidRequest(message, remedy="Correct that row.")
     return TextSpan(start, end, _text(plain, "label", where))
 
 

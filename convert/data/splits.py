@@ -124,9 +124,9 @@ class NearDuplicates:
 
     def sentence(self) -> str:
         """Return this in words, with an example."""
-        said = f"{self.rows} of {self.all_rows} {self.split} rows ({100 * self.share:.1f}%) are near duplicates of"
+        message = f"{self.rows} of {self.all_rows} {self.split} rows ({100 * self.share:.1f}%) are near duplicates of"
         shown = "; ".join(f"{copy[:_SHOWN_LETTERS]!r} of {of[:_SHOWN_LETTERS]!r}" for copy, of in self.examples)
-        return f"{said} {self.of} rows, such as {shown}" if shown else f"{said} {self.of} rows"
+        return f"{message} {self.of} rows, such as {shown}" if shown else f"{message} {self.of} rows"
 
 
 def copies_between(splits: Mapping[Split, Sequence[str]]) -> tuple[NearDuplicates, ...]:

@@ -293,8 +293,8 @@ def synthesize(
     """
     task = tasks.of(recipe.path(recipe.task))
     if task.kind not in _READERS:
-        said = f"rows for a task of kind {task.kind} cannot be written by a large model"
-        raise InvalidRequest(said, remedy=f"It can for {', '.join(_READERS)}; collect or compose rows for this one.")
+        message = f"rows for a task of kind {task.kind} cannot be written by a large model"
+        raise InvalidRequest(message, remedy=f"It can for {', '.join(_READERS)}; collect or compose rows for this one.")
     rows = row_files.rows(recipe, "train")
     known = SimilarityIndex([*_texts(recipe), *wanted.there])
     chance = random.Random(wanted.seed)  # noqa: S311 - a choice of examples, no secret
@@ -353,11 +353,11 @@ def _take(found: SynthesisResult, request: GenerationRequest, reply: ModelReply,
 def summary(found: SynthesisResult, wanted: SynthesisRequest, where: str) -> list[str]:
     """Return the result in sentences."""
     rows, requests = counted(len(found.rows), "row"), counted(found.requests, "request")
-    said = [f"Wrote {rows} by {found.model} to {where}: {requests}, {counted(found.tokens, 'token')}."]
-    said += [f"Dropped {count}: {reason}." for reason, count in sorted(found.dropped.items())]
+    lines = [f"Wrote {rows} by {found.model} to {where}: {requests}, {counted(found.tokens, 'token')}."]
+    lines += [f"Dropped {count}: {reason}." for reason, count in sorted(found.dropped.items())]
     if found.stopped:
-        said.append(f"Stopped before {counted(wanted.rows, 'row')}: {found.stopped}.")
-    return said
+        lines.append(f"Stopped before {counted(wanted.rows, 'row')}: {found.stopped}.")
+    return lines
 
 
 def line(row: dict[str, Any]) -> str:
@@ -421,11 +421,11 @@ class ChatEndpoint:
     def _said(self, error: Exception) -> EdgeAgentError:
         """Turn an error of the library into ours; its texts do not contain the key."""
         status = getattr(error, "status_code", 0)
-        said = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:300]
         if status in (401, 403):
-            return InvalidRequest(f"{self.base_url} refused the key: {said}", remedy="Correct OPENAI_API_KEY.")
+            return InvalidRequest(f"{self.base_url} refused the key: {reason}", remedy="Correct OPENAI_API_KEY.")
         if 400 <= status < 500 and status not in (408, 409, 429):
             remedy = "Check the model's name and OPENAI_BASE_URL, which usually ends in /v1."
-            return InvalidRequest(f"{self.base_url} refused the request for {self.model}: {said}", remedy=remedy)
+            return InvalidRequest(f"{self.base_url} refused the request for {self.model}: {reason}", remedy=remedy)
         remedy = "Check OPENAI_BASE_URL and the server, then run the command again; rows already written are kept."
-        return EngineNotReady(f"{self.base_url} did not answer: {said}", remedy=remedy)
+        return EngineNotReady(f"{self.base_url} did not answer: {reason}", remedy=remedy)

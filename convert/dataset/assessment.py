@@ -356,8 +356,8 @@ def write(selected: ReviewSelection, out: Path, *, force: bool = False) -> int:
         query = _ASKED.format(condition=_CONDITIONS[selected.which])
         found = connection.execute(query, {"task": selected.task, "limit": selected.rows_max}).fetchall()
         if not found:
-            said = f"task {selected.task} has nothing to review: {selected.which} is empty"
-            raise InvalidRequest(said, remedy="Collect more, or ask for --which conflicts.")
+            message = f"task {selected.task} has nothing to review: {selected.which} is empty"
+            raise InvalidRequest(message, remedy="Collect more, or ask for --which conflicts.")
         tasks = [label_studio.task_of(ReviewTask(*row), choices=bool(labels)) for row in found]
         (folder / TASKS_NAME).write_text(json.dumps(tasks, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         (folder / INTERFACE_NAME).write_text(label_studio.interface(labels), encoding="utf-8")

@@ -111,8 +111,10 @@ def write(
         left = selection.choose(connection, choice)
         names = list(choice.split_shares)
         if not left.chosen:
-            said = f"task {choice.task} has no example that is {choice.purpose}, of {left.examples}"
-            raise InvalidRequest(said, remedy="'edge-convert assess' shows the existing examples, and what is missing.")
+            message = f"task {choice.task} has no example that is {choice.purpose}, of {left.examples}"
+            raise InvalidRequest(
+                message, remedy="'edge-convert assess' shows the existing examples, and what is missing."
+            )
         purpose = choice.purpose
         query = _ROWS.format(
             right=selection.right_answer(purpose),
@@ -126,10 +128,10 @@ def write(
         rows, labels = _write_rows(connection.execute(query, values), builder, paths, agreed)
         if not any(rows):
             reasons = json.dumps(builder.report()["spans"]["left_out"], ensure_ascii=False)
-            said = (
+            message = (
                 f"of {counted(left.chosen, 'record')}, none has a unique place in its text for every value: {reasons}"
             )
-            raise InvalidRequest(said, remedy="Check some records: text-spans needs values that occur in the text.")
+            raise InvalidRequest(message, remedy="Check some records: text-spans needs values that occur in the text.")
         written = DatasetSummary(
             choice.task,
             form,
@@ -245,8 +247,8 @@ def _check_replaceable(folder: Path, mark: str) -> None:
             remedy="Move that to another folder, or name another --out.",
         )
     if Path.cwd().is_relative_to(folder):
-        said = f"--force would replace {folder}, which is the current folder"
-        raise InvalidRequest(said, remedy="Change to another folder, and name this one with --out.")
+        message = f"--force would replace {folder}, which is the current folder"
+        raise InvalidRequest(message, remedy="Change to another folder, and name this one with --out.")
 
 
 def _split_files(report: Path) -> list[str]:

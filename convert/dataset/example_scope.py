@@ -220,11 +220,13 @@ def _check_new_labels(
     """Raise InvalidRequest for a task without labels, and for a reason that nobody gave, or that is named twice."""
     kinds = {kind for (kind,) in connection.execute("SELECT DISTINCT kind FROM collected").fetchall()}
     if not kinds <= set(LABEL_KINDS):
-        said = f"new labels are for tasks of kind {' and '.join(sorted(LABEL_KINDS))}, not {', '.join(sorted(kinds))}"
-        raise InvalidRequest(said, remedy="Leave out --new-label.")
+        message = (
+            f"new labels are for tasks of kind {' and '.join(sorted(LABEL_KINDS))}, not {', '.join(sorted(kinds))}"
+        )
+        raise InvalidRequest(message, remedy="Leave out --new-label.")
     if not one_question:
-        said = "a new label belongs to one question, and this is about several"
-        raise InvalidRequest(said, remedy="Name the question: --task NAME/QUESTION.")
+        message = "a new label belongs to one question, and this is about several"
+        raise InvalidRequest(message, remedy="Name the question: --task NAME/QUESTION.")
     named = [_plain(reason) for reason, _ in scope.new_labels]
     if twice := sorted({reason for reason in named if named.count(reason) > 1}):
         raise InvalidRequest(f"reason {twice[0]!r} has several new labels", remedy="Name one label for each reason.")
@@ -242,9 +244,9 @@ def _open(connection: duckdb.DuckDBPyConnection, collected: Path, task: str) -> 
         raise FileMissing(f"{collected} has no examples of task {task}", remedy=remedy)
     found = connection.read_parquet([*map(str, files)], union_by_name=True)
     if "opinion" not in found.columns:
-        said = f"the examples in {collected} were joined by an older edge-convert"
+        message = f"the examples in {collected} were joined by an older edge-convert"
         raise InvalidRequest(
-            said, remedy="Run 'edge-convert collect' again, which joins them again from the stored segments."
+            message, remedy="Run 'edge-convert collect' again, which joins them again from the stored segments."
         )
     derived_examples.split_answers(found, _LATER_COLUMNS).create_view("collected_task")
     connection.execute("CREATE OR REPLACE TEMP VIEW collected AS SELECT * FROM collected_task")
@@ -271,8 +273,8 @@ def _select_question(connection: duckdb.DuckDBPyConnection, task: str, *, whole:
     found = _questions(connection)
     listed = ", ".join(f"{name}/{each}" for each in found)[:500]
     if question and question not in found:
-        said = f"there are no examples of question {question} of task {name}"
-        raise InvalidRequest(said, remedy=f"Name one of: {listed}." if found else f"Name the task alone: {name}.")
+        message = f"there are no examples of question {question} of task {name}"
+        raise InvalidRequest(message, remedy=f"Name one of: {listed}." if found else f"Name the task alone: {name}.")
     if found and not question and not whole:
         raise InvalidRequest(
             f"task {name} has several questions, and this is about one of them",
@@ -293,8 +295,8 @@ def _asked_sites(connection: duckdb.DuckDBPyConnection, scope: ExampleScope) -> 
     known = {site for (site,) in connection.execute("SELECT DISTINCT site FROM collected").fetchall()}
     unknown = sorted(set(scope.sites) - known)
     if unknown:
-        said = f"there are no examples of site {', '.join(unknown)}"
-        raise InvalidRequest(said, remedy=f"There are examples of: {', '.join(sorted(known))[:500]}.")
+        message = f"there are no examples of site {', '.join(unknown)}"
+        raise InvalidRequest(message, remedy=f"There are examples of: {', '.join(sorted(known))[:500]}.")
     connection.execute("CREATE OR REPLACE TEMP TABLE asked_sites (site VARCHAR)")
     connection.executemany("INSERT INTO asked_sites VALUES (?)", [(site,) for site in scope.sites])
     return "site IN (SELECT site FROM asked_sites)"
@@ -317,8 +319,8 @@ def _bundles(found: Sequence[tuple[str, str, int, int, datetime]], scope: Exampl
         judged = {each[:2] for each in found if _is(scope.version, *each[:2])}
         if not judged:
             there = ", ".join(f"{version} ({digest[:12]})" for version, digest, *_ in newest_first)
-            said = f"there are no examples of version {scope.version}"
-            raise InvalidRequest(said, remedy=f"There are examples of: {there[:500] or 'none in that scope'}.")
+            message = f"there are no examples of version {scope.version}"
+            raise InvalidRequest(message, remedy=f"There are examples of: {there[:500] or 'none in that scope'}.")
     return tuple(AnsweringBundle(*each[:4], judged=each[:2] in judged) for each in newest_first)
 
 

@@ -277,8 +277,8 @@ def write_tasks(found: RankedLabels | None, out: Path, rows_max: int, *, force: 
     Returns the number of tasks. Raises InvalidRequest if there is nothing to review, or `out` exists.
     """
     if found is None or not found.rows:
-        said = "no label is likely wrong" if found else f"fewer than {ROWS_MIN} labels can be judged"
-        raise InvalidRequest(said, remedy="Collect more; 'edge-convert assess' counts the examples.")
+        message = "no label is likely wrong" if found else f"fewer than {ROWS_MIN} labels can be judged"
+        raise InvalidRequest(message, remedy="Collect more; 'edge-convert assess' counts the examples.")
     with made_whole(out, TASKS_NAME, force=force) as folder:
         tasks = [_task(row, found.task) for row in found.rows[:rows_max]]
         (folder / TASKS_NAME).write_text(json.dumps(tasks, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

@@ -189,28 +189,28 @@ def _refusing(number: int) -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        said = f"task {number} of the export: {strict_json.first_problem(error)}"
-        raise InvalidRequest(said, remedy=_REMEDY) from None
+        message = f"task {number} of the export: {strict_json.first_problem(error)}"
+        raise InvalidRequest(message, remedy=_REMEDY) from None
     except (KeyError, TypeError, AttributeError, IndexError) as error:
-        said = f"task {number} of the export lacks what 'edge-convert dataset' wrote: {error}"
-        raise InvalidRequest(said, remedy=_REMEDY) from None
+        message = f"task {number} of the export lacks what 'edge-convert dataset' wrote: {error}"
+        raise InvalidRequest(message, remedy=_REMEDY) from None
 
 
 def _annotations(number: int, task: Mapping[str, Any]) -> Iterator[_Annotation]:
     """Yield the answers of a task."""
     data = task["data"]
-    for said in task["annotations"]:
-        value = _value(said["result"])
-        if value is not None and not said.get("was_cancelled"):
-            yield _Annotation(number, data, said, value)
+    for annotation in task["annotations"]:
+        value = _value(annotation["result"])
+        if value is not None and not annotation.get("was_cancelled"):
+            yield _Annotation(number, data, annotation, value)
 
 
 def _feedback(each: _Annotation, kept: str) -> ExampleFeedback:
     """Return a review; `kept` is its value, redacted where somebody typed it."""
     data, at = each.data, each.said["updated_at"]
     # The same annotation exported again is the same record; a changed one is a new record.
-    said = json.dumps([data["site"], data["prediction_id"], each.said["id"], at, each.value])
-    key = hashlib.sha256(said.encode()).hexdigest()[:32]
+    identity = json.dumps([data["site"], data["prediction_id"], each.said["id"], at, each.value])
+    key = hashlib.sha256(identity.encode()).hexdigest()[:32]
     return ExampleFeedback(
         record_id=f"review:{key}",
         feedback_id=key,
@@ -228,8 +228,8 @@ def _value(result: list[dict[str, Any]]) -> str | None:
     """Return the single answer of an annotation."""
     for each in result:
         if each["from_name"] == _FROM:
-            said = each["value"].get("choices") or each["value"].get("text") or []
-            return str(said if isinstance(said, str) else said[0]) if said else None
+            values = each["value"].get("choices") or each["value"].get("text") or []
+            return str(values if isinstance(values, str) else values[0]) if values else None
     return None
 
 

@@ -143,9 +143,9 @@ def _values(plain: Any, label: str, depth: int = 0) -> Iterator[tuple[str, str |
     elif isinstance(plain, bool | dict | list):
         yield label, None
     elif plain is not None:
-        said = plain.strip() if isinstance(plain, str) else json.dumps(plain)
-        if said:
-            yield label, said
+        text = plain.strip() if isinstance(plain, str) else json.dumps(plain)
+        if text:
+            yield label, text
 
 
 def _search(label: str, value: str | None, times: int, text: str) -> _ValueSearch:

@@ -252,9 +252,9 @@ def _measured(choice: DatasetSelection) -> dict[str, int | None]:
     places: dict[str, int | None] = {name: names.index(name) if name in names else None for name in MEASURED}
     train = next((at for at, name in enumerate(names) if name not in MEASURED), None)
     if train is None and choice.purpose in MACHINE_LABELLED:
-        said = f"--answers {choice.purpose} takes labels of a {MACHINE_LABELLED[choice.purpose]},"
-        said += f" and {' and '.join(names)} take labels of people only"
-        raise InvalidRequest(said, remedy="Name a split to train on with --shares, or use --answers reviewed.")
+        message = f"--answers {choice.purpose} takes labels of a {MACHINE_LABELLED[choice.purpose]},"
+        message += f" and {' and '.join(names)} take labels of people only"
+        raise InvalidRequest(message, remedy="Name a split to train on with --shares, or use --answers reviewed.")
     return {**places, "train": train}
 
 
@@ -279,8 +279,8 @@ def _deal_sites(connection: duckdb.DuckDBPyConnection, choice: DatasetSelection,
     found, shares = connection.execute(query, {"people": people}).fetchall(), choice.split_shares
     counts = [(site, count) for site, count in found if count]
     if counts and len(counts) < len(shares):
-        said = f"there are examples of {counted(len(counts), 'site')}, and {len(shares)} splits"
-        raise InvalidRequest(said, remedy="Split by time, or into fewer: --shares train=0.8,test=0.2.")
+        message = f"there are examples of {counted(len(counts), 'site')}, and {len(shares)} splits"
+        raise InvalidRequest(message, remedy="Split by time, or into fewer: --shares train=0.8,test=0.2.")
     dealt = splits.deal_groups({site: [site] * count for site, count in counts}, choice.seed, shares)
     places = {site: train for site, count in found if not count}
     places |= {site: place for place, split in enumerate(shares) for site in dealt[split]}

@@ -57,8 +57,8 @@ def read(path: Path, encoder: Path) -> Weights:
         head = {name: np.asarray(file.get_tensor(name), np.float32) for name in (WEIGHT, BIAS)}
     found = _sha256(encoder / WEIGHTS_NAME)
     if found != wanted:
-        said = f"{path} was trained on an encoder with sha256 {wanted[:16]}…, and {encoder} has {found[:16]}…"
-        raise InvalidRequest(said, remedy="Install the version of the package that scripts/setup names.")
+        message = f"{path} was trained on an encoder with sha256 {wanted[:16]}…, and {encoder} has {found[:16]}…"
+        raise InvalidRequest(message, remedy="Install the version of the package that scripts/setup names.")
     return head
 
 
@@ -95,8 +95,8 @@ def main(head: str, package: str, out: str) -> None:
     weights = folder / "model.onnx"
     weights.write_bytes(model)
     if detector.is_file() and not ood_detector.read_saved(detector).put_into(weights):
-        said = f"{detector} was fitted on another graph than that of {head}"
-        raise InvalidRequest(said, remedy="Write both by one run of the train.py beside them.")
+        message = f"{detector} was fitted on another graph than that of {head}"
+        raise InvalidRequest(message, remedy="Write both by one run of the train.py beside them.")
 
 
 if __name__ == "__main__":

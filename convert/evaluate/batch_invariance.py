@@ -52,8 +52,8 @@ class BatchInvariance:
         if not self.scored:
             return ""
         if self.varied:
-            said = f"scores of {self.varied} of {self.texts} texts depend on other texts in the batch"
-            return f"{said}, by up to {self.difference_max:.2g}"
+            message = f"scores of {self.varied} of {self.texts} texts depend on other texts in the batch"
+            return f"{message}, by up to {self.difference_max:.2g}"
         return self.engine
 
     def report(self) -> dict[str, Any]:
@@ -65,8 +65,8 @@ def sentence(report: dict[str, Any]) -> str:
     """Return a report in one line, for the manifest."""
     sizes = " and ".join(map(str, report["batches"]))
     same = "the same to the last bit" if not report["varied"] else f"others for {report['varied']}"
-    said = f"answers to {report['texts']} texts alone and in batches of {sizes}: {same}; {report['build']}"
-    return f"{said}; the engine reports: {report['engine']}" if report["engine"] else said
+    message = f"answers to {report['texts']} texts alone and in batches of {sizes}: {same}; {report['build']}"
+    return f"{message}; the engine reports: {report['engine']}" if report["engine"] else message
 
 
 def measure_batch_invariance(

@@ -67,10 +67,10 @@ def _questions_without(
     """Return `without_near_copies` of each question that has rows with and without near duplicates."""
     found: Report = {}
     for view in views(manifest):
-        answered, said = view.pairs(rows, predictions)
+        answered, predicted = view.pairs(rows, predictions)
         kept = ~copies[[place for place, _ in view.rows(rows)]]
         if kept.any() and not kept.all():
-            few = outcomes(view.manifest, answered, said).only(kept)
+            few = outcomes(view.manifest, answered, predicted).only(kept)
             found[view.name] = {"without_near_copies": summary(view.manifest.confidence, few)}
     return found
 
@@ -110,9 +110,9 @@ def compare(first: Path, second: Path, rows: Sequence[DataRow], progress: Progre
     _check_comparable(bundles)
     for bundle in bundles:
         _check_labels(bundle, rows)
-    said = _in_turns(bundles, [row.text for row in rows], progress)
+    answers = _in_turns(bundles, [row.text for row in rows], progress)
     names: dict[str, Any] = {"bundles": [f"{bundle.name} {bundle.digest[:12]}" for bundle in bundles]}
-    return names | scoring.compare((bundles[0].manifest, bundles[1].manifest), rows, *said)
+    return names | scoring.compare((bundles[0].manifest, bundles[1].manifest), rows, *answers)
 
 
 def _check_comparable(bundles: tuple[BundleFolder, BundleFolder]) -> None:
@@ -173,8 +173,8 @@ def _check_labels(bundle: BundleFolder, rows: Sequence[DataRow]) -> None:
     unknown = sorted(_used(rows) - known)
     if kind in ("classify", "extract", "redact") and unknown:
         are = "label of the rows is not one" if len(unknown) == 1 else "labels of the rows are not labels"
-        said = f"{len(unknown)} {are} of {bundle.name}: {', '.join(unknown)[:300]}"
-        raise InvalidRequest(said, remedy=f"Its labels are: {', '.join(sorted(known))[:500]}.")
+        message = f"{len(unknown)} {are} of {bundle.name}: {', '.join(unknown)[:300]}"
+        raise InvalidRequest(message, remedy=f"Its labels are: {', '.join(sorted(known))[:500]}.")
 
 
 def _known(task: TaskSpec) -> set[str]:

@@ -100,12 +100,12 @@ def _measure_question(
     view: QuestionView, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction]
 ) -> dict[str, Any]:
     """Return the report of one question; only the number of rows, 0, where no row answers it."""
-    answered, said = view.pairs(rows, predictions)
+    answered, predicted = view.pairs(rows, predictions)
     if not answered:
         return {"type": view.question.type, "rows": 0}
-    found = outcomes(view.manifest, answered, said)
-    report = summary(view.manifest.confidence, found) | _classes(view.manifest.task, answered, said, found)
-    if view.question.type == "score" and (error := score_error(view.question.outputs, answered, said)):
+    found = outcomes(view.manifest, answered, predicted)
+    report = summary(view.manifest.confidence, found) | _classes(view.manifest.task, answered, predicted, found)
+    if view.question.type == "score" and (error := score_error(view.question.outputs, answered, predicted)):
         report["score_error"] = error
     return {"type": view.question.type} | report
 
@@ -174,13 +174,13 @@ def _classes(
     task: TaskSpec, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction], found: AnswerOutcomes
 ) -> dict[str, Any]:
     """Return confusion[true][answered] = rows, zeros left out, and the figures of each label."""
-    true, said = [row.label for row in rows], [each.answer or FAILED for each in predictions]
+    true, predicted = [row.label for row in rows], [each.answer or FAILED for each in predictions]
     confusion: dict[str, dict[str, int]] = {}
-    for (label, answered), count in sorted(Counter(zip(true, said, strict=True)).items()):
+    for (label, answered), count in sorted(Counter(zip(true, predicted, strict=True)).items()):
         confusion.setdefault(label, {})[answered] = count
     wanted: dict[str, list[quality_metrics.Place]] = {label: [] for label in task.labels}
     given: dict[str, list[quality_metrics.Place]] = {label: [] for label in task.labels}
-    for place, (label, answer) in enumerate(zip(true, said, strict=True)):
+    for place, (label, answer) in enumerate(zip(true, predicted, strict=True)):
         wanted.setdefault(label, []).append((place, label == answer))
         given.setdefault(answer, []).append((place, label == answer))
     selective = quality_metrics.of_labels(found, task.labels)
@@ -199,10 +199,10 @@ def _entities(
     wanted: dict[str, list[quality_metrics.Place]] = {label: [] for label in entity_types(task)}
     given: dict[str, list[quality_metrics.Place]] = {label: [] for label in entity_types(task)}
     for place, (row, each) in enumerate(zip(rows, predictions, strict=True)):
-        truth, said = _places(row.spans), _places(each.entities)
+        truth, predicted = _places(row.spans), _places(each.entities)
         for entity in sorted(truth):
-            wanted.setdefault(entity[2], []).append((place, entity in said))
-        for entity in sorted(said):
+            wanted.setdefault(entity[2], []).append((place, entity in predicted))
+        for entity in sorted(predicted):
             given.setdefault(entity[2], []).append((place, entity in truth))
     per_label = {
         label: quality_metrics.of_label(wanted[label], given[label], found.families) for label in entity_types(task)

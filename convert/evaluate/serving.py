@@ -106,9 +106,9 @@ def open_bundle(folder: Path) -> BundleFolder:
     """
     file = folder / MANIFEST_NAME
     if not file.is_file():
-        said = f"{folder} is not a bundle directory: it has no {MANIFEST_NAME}"
+        message = f"{folder} is not a bundle directory: it has no {MANIFEST_NAME}"
         raise BundleUnreadable(
-            said, remedy="Name a bundle directory made by 'edge-convert run' or 'assemble'; unpack a tar first."
+            message, remedy="Name a bundle directory made by 'edge-convert run' or 'assemble'; unpack a tar first."
         )
     manifest_bytes = file.read_bytes()
     manifest = parse(manifest_bytes)

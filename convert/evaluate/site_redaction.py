@@ -116,8 +116,8 @@ def _read_block(
     waiting = _windows(texts)
     while waiting:
         parts, waiting = waiting, []
-        said = served.predict(bundle, [texts[place][start:end] for place, start, end in parts], at_once=AT_ONCE)
-        for (place, start, end), answer in zip(parts, said, strict=True):
+        predictions = served.predict(bundle, [texts[place][start:end] for place, start, end in parts], at_once=AT_ONCE)
+        for (place, start, end), answer in zip(parts, predictions, strict=True):
             narrower = _narrower(answer, texts[place], start, end)
             values = found[place] if narrower or _is_read(answer) else None
             found[place] = None if values is None else [*values, *_moved(answer, start)]

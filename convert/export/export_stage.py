@@ -55,8 +55,10 @@ def run(job: StageJob) -> Report:
 def _take_ready(task: TaskSpec, config: dict[str, Any], source: Path, out: Path) -> Report:
     """Copy a ready graph; its outputs must be the task's tags."""
     if task.kind not in ("extract", "redact"):
-        said = f"a source 'onnx' is a token classifier, which does not suit a task of kind {task.kind}"
-        raise InvalidRequest(said, remedy="Set 'kind: redact' or 'kind: extract' in task.yaml, or name a checkpoint.")
+        message = f"a source 'onnx' is a token classifier, which does not suit a task of kind {task.kind}"
+        raise InvalidRequest(
+            message, remedy="Set 'kind: redact' or 'kind: extract' in task.yaml, or name a checkpoint."
+        )
     _check_labels(task, config)
     for name in (onnx_source.MODEL, onnx_source.TOKENIZER):
         shutil.copyfile(source / name, out / name)

@@ -186,8 +186,8 @@ def check_done(done: subprocess.CompletedProcess[str], out: Path) -> None:
     """Raise ModelLoadFailed if a script did not write its file, OSError if the disk is full."""
     if done.returncode != 0 or not out.is_file():
         atomic_files.require_free_space(out)
-        said = f"llama.cpp's converter failed: {last_error(done)[:500]}"
-        raise ModelLoadFailed(said, remedy="docs/architectures.md lists the architectures that work.")
+        message = f"llama.cpp's converter failed: {last_error(done)[:500]}"
+        raise ModelLoadFailed(message, remedy="docs/architectures.md lists the architectures that work.")
 
 
 BASE, ADAPTER = "base.gguf", "adapter.gguf"
@@ -315,8 +315,8 @@ def _raise_known_failure(done: subprocess.CompletedProcess[str], config: dict[st
             remedy="Use the unchanged tokenizer of the model that yours was fine-tuned from.",
         )
     if "is not supported" in done.stderr:
-        said = f"llama.cpp's converter does not know the architecture {_architecture(config)}"
-        raise InvalidRequest(said, remedy="docs/architectures.md lists the architectures that work.")
+        message = f"llama.cpp's converter does not know the architecture {_architecture(config)}"
+        raise InvalidRequest(message, remedy="docs/architectures.md lists the architectures that work.")
     if "FileNotFoundError" in done.stderr or "tokenizer.model" in done.stderr:
         raise InvalidRequest(
             f"the converter misses a file of this model's tokenizer: {last_error(done)[:300]}",

@@ -83,8 +83,8 @@ def export(
         checkpoint_loading.open_tokenizer(checkpoint).save_pretrained(source)
         _call_optimum(source, made, _TASKS[head])
         if not (made / MODEL).is_file() or (made / (MODEL + "_data")).exists():
-            said = "the graph does not fit into one ONNX file of 2 GiB"
-            raise InvalidRequest(said, remedy="Choose a smaller encoder: the agent is made for small models.")
+            message = "the graph does not fit into one ONNX file of 2 GiB"
+            raise InvalidRequest(message, remedy="Choose a smaller encoder: the agent is made for small models.")
         (made / MODEL).replace(out / MODEL)
         shutil.copyfile(source / TOKENIZER, out / TOKENIZER)
     return _described(out, model, questions)
@@ -121,12 +121,12 @@ def _call_optimum(checkpoint: Path, out: Path, what: str) -> None:
             )
         except _ERRORS as error:
             atomic_files.require_free_space(out)
-            said = " ".join(str(error).split())[:300]
+            reason = " ".join(str(error).split())[:300]
             kind = transformers.AutoConfig.from_pretrained(checkpoint).model_type
-            if "custom or unsupported architecture" in said or "is not supported" in said:
+            if "custom or unsupported architecture" in reason or "is not supported" in reason:
                 known = "docs/architectures.md lists the architectures that work."
-                raise InvalidRequest(f"optimum cannot export the architecture {kind}: {said}", remedy=known) from None
+                raise InvalidRequest(f"optimum cannot export the architecture {kind}: {reason}", remedy=known) from None
             raise ModelLoadFailed(
-                f"optimum could not export this {kind}: {said}",
+                f"optimum could not export this {kind}: {reason}",
                 remedy="docs/architectures.md lists the architectures that work.",
             ) from None

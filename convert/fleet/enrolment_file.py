@@ -125,10 +125,10 @@ def read(path: Path, instead: Mapping[str, object]) -> FleetFile:
     try:
         fleet = FleetFile.model_validate({**plain, **instead})
     except ValidationError as error:
-        said = f"{path}: {yaml_file.first_problem(error, 'the file')}"
-        raise ManifestInvalid(said, remedy=_SEE) from None
-    for said, remedy in _address_problems(fleet):
-        raise ManifestInvalid(f"{path}: {said}", remedy=remedy)
+        message = f"{path}: {yaml_file.first_problem(error, 'the file')}"
+        raise ManifestInvalid(message, remedy=_SEE) from None
+    for message, remedy in _address_problems(fleet):
+        raise ManifestInvalid(f"{path}: {message}", remedy=remedy)
     return fleet
 
 
@@ -187,8 +187,8 @@ def make(fleet: FleetFile, folder: Path, site: str, now: float) -> EnrolmentFile
     try:
         return EnrolmentFile.model_validate(plain)
     except ValidationError as error:
-        said = f"the enrolment file of '{site}': {first_problem(error)}"
-        raise InvalidRequest(said, remedy="Correct it in fleet.yaml, or the site's id.") from None
+        message = f"the enrolment file of '{site}': {first_problem(error)}"
+        raise InvalidRequest(message, remedy="Correct it in fleet.yaml, or the site's id.") from None
 
 
 def _root(text: str) -> str:
@@ -217,8 +217,8 @@ class _SiteFiles:
             with path.open("rb") as file:
                 raw = file.read(_FILE_BYTES_MAX + 1)
         except OSError as error:
-            said = f"fleet.yaml names {path}: {error.strerror}"
-            raise FileMissing(said, remedy="Make it, or correct fleet.yaml.") from None
+            message = f"fleet.yaml names {path}: {error.strerror}"
+            raise FileMissing(message, remedy="Make it, or correct fleet.yaml.") from None
         if len(raw) > _FILE_BYTES_MAX or b"\0" in raw:
             raise InvalidRequest(f"{path} is not text, or has more than {_FILE_BYTES_MAX} bytes", remedy=_SEE)
         try:
@@ -243,8 +243,8 @@ class _SiteFiles:
     def _key(self, named: str) -> str:
         key = self.text(named).strip()
         if named and not key:
-            said = f"{named.replace('{site}', self._site)} contains no key"
-            raise InvalidRequest(said, remedy="Write only the key of the large model into it.")
+            message = f"{named.replace('{site}', self._site)} contains no key"
+            raise InvalidRequest(message, remedy="Write only the key of the large model into it.")
         return key
 
     def _credential(self, named: str) -> dict[str, str]:
@@ -253,6 +253,8 @@ class _SiteFiles:
         try:
             plain = _NAMES_AND_VALUES.validate_python(load_yaml(self.text(named)))
         except (yaml.YAMLError, ValueError, RecursionError):
-            said = f"{named.replace('{site}', self._site)} contains no names and values"
-            raise InvalidRequest(said, remedy="Lines like 'access_key_id: …'; docs/uplink.md has the names.") from None
+            message = f"{named.replace('{site}', self._site)} contains no names and values"
+            raise InvalidRequest(
+                message, remedy="Lines like 'access_key_id: …'; docs/uplink.md has the names."
+            ) from None
         return {name: str(value) for name, value in plain.items()}

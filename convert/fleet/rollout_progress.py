@@ -332,9 +332,9 @@ def _waves(waves: Sequence[RolloutWave], sites: Sequence[RolloutStatus], now: fl
         low = high
 
 
-def _reasons(said: Sequence[tuple[Stand, str, str, str]]) -> tuple[FailureReason, ...]:
+def _reasons(reasons: Sequence[tuple[Stand, str, str, str]]) -> tuple[FailureReason, ...]:
     groups: dict[tuple[Stand, str], list[tuple[str, str]]] = {}
-    for stand, reason, site, message in sorted(said):
+    for stand, reason, site, message in sorted(reasons):
         groups.setdefault((stand, reason), []).append((site, message))
     found = [
         FailureReason(stand, reason, len(each), tuple(site for site, _ in each[:SITES_NAMED_MAX]), each[0][1])

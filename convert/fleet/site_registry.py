@@ -167,8 +167,8 @@ class SiteRegistry:
         """Raise InvalidRequest if a site was revoked."""
         revoked_at = self.entry(site).revoked_at
         if revoked_at:
-            said = f"{site} was revoked on {revoked_at[:10]}"
-            raise InvalidRequest(said, remedy=f"{self._restore(site)}; or use another id.")
+            message = f"{site} was revoked on {revoked_at[:10]}"
+            raise InvalidRequest(message, remedy=f"{self._restore(site)}; or use another id.")
 
     def accept(self, site: str, key: str, *, replaces: bool = False) -> None:
         """Let a site sign with a key, in addition to its keys or in their place. Durable on return.
@@ -259,8 +259,8 @@ class SiteRegistry:
         """Log a decision. Raises InvalidRequest if the entry would have more keys than the registry accepts."""
         for standing, keys in entry.every_key.items():
             if len(keys) > _KEYS_MAX:
-                said = f"{site} would have {len(keys)} keys of the kind '{standing}'; the limit is {_KEYS_MAX}"
-                raise InvalidRequest(said, remedy=f"Remove old keys of the site from {self._path}.")
+                message = f"{site} would have {len(keys)} keys of the kind '{standing}'; the limit is {_KEYS_MAX}"
+                raise InvalidRequest(message, remedy=f"Remove old keys of the site from {self._path}.")
         accountability.record(self._path.parent, action, [site], actor=actor, **details)
 
     def _write(self) -> None:
@@ -278,8 +278,8 @@ def _read(path: Path) -> _RegistryDocument:
         plain = strict_json.decode(path.read_bytes() if path.is_file() else b"{}")
         return strict_json.validate(_RegistryDocument, plain)
     except ValueError as error:
-        said = f"{path}: {strict_json.first_problem(error, show=True)}"
-        raise ManifestInvalid(said, remedy="Correct it, or restore it from its backup.") from None
+        message = f"{path}: {strict_json.first_problem(error, show=True)}"
+        raise ManifestInvalid(message, remedy="Correct it, or restore it from its backup.") from None
 
 
 def _check_key(site: str, key: str) -> None:

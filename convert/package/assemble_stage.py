@@ -78,8 +78,8 @@ def _sources(job: StageJob) -> Iterator[tuple[str, str]]:
         if written:
             rows, path = row_files.rows(recipe, split), recipe.path(written)
             digest = fingerprint_path(path, job.progress)
-            said = f"{counted(len(rows), 'row')}, {_synthetic(rows)}, {_labelled(rows)}, {_imported(recipe, split)}"
-            yield f"data.{split}", f"{said}, sha256 {digest}"
+            message = f"{counted(len(rows), 'row')}, {_synthetic(rows)}, {_labelled(rows)}, {_imported(recipe, split)}"
+            yield f"data.{split}", f"{message}, sha256 {digest}"
     if recipe.data.outliers:
         digest = fingerprint_path(recipe.path(recipe.data.outliers), job.progress)
         yield "data.outliers", f"{counted(len(row_files.outliers(recipe)), 'row')}, sha256 {digest}"
@@ -229,12 +229,12 @@ def _golden_cases(job: StageJob, bundle: BundleFolder) -> tuple[list[GoldenCase]
     rows = chosen.rows
     with serve_bundles([bundle], cpu_threads=1) as served:
         shown = served.predict(bundle, samples)
-        said = served.predict(bundle, [row.text for row in rows], job.progress)
+        predictions = served.predict(bundle, [row.text for row in rows], job.progress)
         memory_bytes = served.memory_bytes(bundle)
     first = [
         golden_cases.case(bundle.manifest, *pair) for pair in zip(samples, shown, strict=True) if not pair[1].failure
     ]
-    every = [*first, *golden_cases.cases(bundle.manifest, rows, said)]
+    every = [*first, *golden_cases.cases(bundle.manifest, rows, predictions)]
     return every, golden_cases.origin_of(chosen, every, len(first)), memory_bytes
 
 

@@ -160,8 +160,8 @@ def _check_roles(plain: dict[str, Any], files: Mapping[Role, Path]) -> None:
     runtime = str(plain.get("runtime"))
     for role in ROLES_NEEDED.get(runtime, ()):
         if role not in files:
-            said = f"task.yaml: runtime '{runtime}' needs an artifact of role '{role}'"
-            raise ManifestInvalid(said, remedy=f"Give the file: --{role} FILE.")
+            message = f"task.yaml: runtime '{runtime}' needs an artifact of role '{role}'"
+            raise ManifestInvalid(message, remedy=f"Give the file: --{role} FILE.")
 
 
 def _check_golden(plain: Mapping[str, Any], request: AssembleRequest) -> None:

@@ -47,13 +47,13 @@ def tried(task: TaskSpec, rows: Sequence[DataRow]) -> list[DataRow]:
     return [ordered[place] for place in places]
 
 
-def cases(manifest: Manifest, rows: Sequence[DataRow], said: Sequence[ServedPrediction]) -> list[GoldenCase]:
+def cases(manifest: Manifest, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction]) -> list[GoldenCase]:
     """Return the cases from `tried` rows and the finished bundle's answers.
 
     For each label of each question the most confident right answers come first; a label that the bundle never gets
     right shows its wrong answer. An answer that can differ on another processor is `report_only`.
     """
-    answered = [pair for pair in zip(rows, said, strict=True) if not pair[1].failure]
+    answered = [pair for pair in zip(rows, predictions, strict=True) if not pair[1].failure]
     kept, given = [row for row, _ in answered], [each for _, each in answered]
     every = views(manifest)
     if not every:
@@ -107,15 +107,15 @@ def _rank(kind: Kind, row: DataRow, each: ServedPrediction) -> tuple[bool, bool,
     return wrong, _could_flip(kind, each), bool(row.record)
 
 
-def case(manifest: Manifest, text: str, said: ServedPrediction) -> GoldenCase:
+def case(manifest: Manifest, text: str, prediction: ServedPrediction) -> GoldenCase:
     """Return the case of one text and its answer."""
-    kind, told = manifest.task.kind, answer_of(manifest, said)
+    kind, told = manifest.task.kind, answer_of(manifest, prediction)
     made = GoldenCase(input=text, answer=told.answer, tolerance=TOLERANCE)
     more: dict[str, Any] = {} if told.ood_score is None else {"ood_score": told.ood_score}
     if kind == "decide":
         more |= {"answers": dict(told.answers), "question_scores": dict(told.question_scores)}
     else:
-        more |= {"scores": told.scores, "report_only": _could_flip(kind, said)}
+        more |= {"scores": told.scores, "report_only": _could_flip(kind, prediction)}
     return made.model_copy(update=more)
 
 
@@ -131,26 +131,30 @@ def answer_of(manifest: Manifest, said: ServedPrediction) -> GoldenAnswer:
     return GoldenAnswer("" if kind == "embed" else said.answer, scores(kind, said), ood_score)
 
 
-def input_ood_score(manifest: Manifest, said: ServedPrediction) -> float | None:
+def input_ood_score(manifest: Manifest, prediction: ServedPrediction) -> float | None:
     """Return the out-of-distribution score of an input, by the bundle's gate; None without a gate."""
     confidence = manifest.confidence
-    return round(confidence.gate.score_of(said.ood_score, said.label_mass), _DIGITS) if confidence.gate else None
+    return (
+        round(confidence.gate.score_of(prediction.ood_score, prediction.label_mass), _DIGITS)
+        if confidence.gate
+        else None
+    )
 
 
-def scores(kind: Kind, said: ServedPrediction) -> tuple[float, ...]:
+def scores(kind: Kind, prediction: ServedPrediction) -> tuple[float, ...]:
     """Return the scores of an answer for a case, rounded so that the last bit of a sum does not matter."""
     plain = {
-        "classify": said.scores,
-        "extract": (said.confidence,),
-        "redact": (said.confidence,),
-        "embed": said.vector,
+        "classify": prediction.scores,
+        "extract": (prediction.confidence,),
+        "redact": (prediction.confidence,),
+        "embed": prediction.vector,
     }.get(kind, ())
     return tuple(round(each, _DIGITS) for each in plain)
 
 
-def _could_flip(kind: Kind, said: ServedPrediction) -> bool:
+def _could_flip(kind: Kind, prediction: ServedPrediction) -> bool:
     """Return whether a score difference within the tolerance could change the answer."""
-    return kind != "embed" and could_flip(scores(kind, said))
+    return kind != "embed" and could_flip(scores(kind, prediction))
 
 
 PROVENANCE_KEY = "golden cases"
@@ -199,15 +203,15 @@ class GoldenOrigin:
         if not self.cases:
             return "there are no golden cases"
         sources = f"{self.samples} of them from samples.txt, {len(self.records)} from records of sites"
-        said = f"{counted(self.cases, 'case')}, {sources}"
+        message = f"{counted(self.cases, 'case')}, {sources}"
         if self.rule == "surrogates":
             values, cases = counted(sum(self.replaced.values()), "value"), counted(self.replaced_cases, "case")
             return (
-                f"{said}; surrogates: {values} in {cases} replaced by made-up ones"
+                f"{message}; surrogates: {values} in {cases} replaced by made-up ones"
                 f" ({self.finders}); what these do not find is still there"
             )
         marks = "composed" if self.rule == "composed" else "composed, or with recorded consent"
-        return f"{said}; the rows are marked as {marks}; nothing was replaced"
+        return f"{message}; the rows are marked as {marks}; nothing was replaced"
 
 
 def candidates(

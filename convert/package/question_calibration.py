@@ -175,7 +175,7 @@ def _cases(
     """Return the golden cases, with the answers to their texts as they will travel, and their origin."""
     chosen = golden_cases.candidates(wanted.privacy, bundle.manifest.task, rows, wanted.redaction_bundle)
     with serve_bundles([bundle], cpu_threads=1) as served:
-        said = served.predict(bundle, [row.text for row in chosen.rows])
-    found = golden_cases.cases(bundle.manifest, chosen.rows, said)
+        predictions = served.predict(bundle, [row.text for row in chosen.rows])
+    found = golden_cases.cases(bundle.manifest, chosen.rows, predictions)
     bundle_assembly.check_binding("decide", found, wanted.golden_cases_min, _MORE_ROWS[wanted.privacy.golden_cases])
     return found, golden_cases.origin_of(chosen, found, 0)

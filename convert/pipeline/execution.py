@@ -271,8 +271,10 @@ def _of_task(part: str, plain: Mapping[str, Any]) -> dict[str, str]:
 def _imported(recipe: Recipe, progress: Progress) -> str:
     """Return the recipe's settings for imported rows; empty for the defaults."""
     privacy, default = recipe.privacy, PrivacySection()
-    said = (privacy.imported_data, privacy.locales)
-    found = "" if said == (default.imported_data, default.locales) else f" {privacy.imported_data} {privacy.locales}"
+    settings = (privacy.imported_data, privacy.locales)
+    found = (
+        "" if settings == (default.imported_data, default.locales) else f" {privacy.imported_data} {privacy.locales}"
+    )
     if recipe.redaction_bundle is not None:
         found += f" redacted by {fingerprint_path(recipe.redaction_bundle, progress)}"
     return found

@@ -244,5 +244,5 @@ def read(path: Path) -> Recipe:
     try:
         return Recipe.model_validate({**plain, "folder": file.parent})
     except ValidationError as error:
-        said = yaml_file.first_problem(error, "the recipe")
-        raise ManifestInvalid(f"{file}: {said}", remedy=_SEE) from None
+        problem = yaml_file.first_problem(error, "the recipe")
+        raise ManifestInvalid(f"{file}: {problem}", remedy=_SEE) from None

@@ -85,9 +85,9 @@ class Workspace:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 lock.seek(0)
-                said = f"another edge-convert (process {lock.read().strip() or 'unknown'}) is using {self.root}"
+                message = f"another edge-convert (process {lock.read().strip() or 'unknown'}) is using {self.root}"
                 remedy = "Wait until it is done, stop it, or give this recipe another 'work' folder."
-                raise StateDirInUse(said, remedy=remedy) from None
+                raise StateDirInUse(message, remedy=remedy) from None
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
@@ -105,8 +105,10 @@ class Workspace:
         """Raise InvalidRequest if a folder with a stage's name is not the result of a stage: a run would replace it."""
         for folder in map(self.folder, stages):
             if folder.exists() and not (folder / STAGE_NAME).exists():
-                said = f"{folder} has no {STAGE_NAME}, so it is not the result of a stage; a run would replace it"
-                raise InvalidRequest(said, remedy="Name a folder of its own with --work, or as 'work' in the recipe.")
+                message = f"{folder} has no {STAGE_NAME}, so it is not the result of a stage; a run would replace it"
+                raise InvalidRequest(
+                    message, remedy="Name a folder of its own with --work, or as 'work' in the recipe."
+                )
 
     def folder(self, stage: str) -> Path:
         """Return the folder of a finished stage."""
@@ -169,8 +171,8 @@ class StagingFolder:
         for left in self._root.glob(f"{_PARTIAL}*"):
             shutil.rmtree(left, ignore_errors=True)
         if full:
-            said = f"the disk of {self._root} became full in stage {self._stage} ({free} bytes are free)"
-            raise DiskFull(said, remedy=_DISK_REMEDY) from error
+            message = f"the disk of {self._root} became full in stage {self._stage} ({free} bytes are free)"
+            raise DiskFull(message, remedy=_DISK_REMEDY) from error
 
 
 def _is_full(error: BaseException, root: Path) -> bool:

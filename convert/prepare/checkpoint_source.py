@@ -63,8 +63,8 @@ def shapes(folder: Path) -> Shapes:
             with safe_open(file, framework="numpy") as tensors:
                 found |= {name: list(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
         except SafetensorError as error:
-            said = f"{file} is damaged: {error}"
-            raise ModelLoadFailed(said, remedy="Copy the file again; compare its size and hash.") from None
+            message = f"{file} is damaged: {error}"
+            raise ModelLoadFailed(message, remedy="Copy the file again; compare its size and hash.") from None
     return found
 
 
@@ -78,9 +78,9 @@ def _config(source: Path) -> dict[str, Any]:
     config = read_object(file)
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in transformers.CONFIG_MAPPING:
-        said = f"{file}: transformers {transformers.__version__} does not know the architecture {kind!r}"
+        message = f"{file}: transformers {transformers.__version__} does not know the architecture {kind!r}"
         remedy = "docs/architectures.md lists the architectures that work."
-        raise InvalidRequest(said, remedy=remedy)
+        raise InvalidRequest(message, remedy=remedy)
     return config
 
 
@@ -216,8 +216,8 @@ def _adapter_config(source: Path) -> dict[str, Any]:
     if kind != "LORA":
         raise InvalidRequest(f"{source} is a PEFT adapter of type {kind}; only LORA is supported", remedy=_KINDS_REMEDY)
     if config.get("modules_to_save"):
-        said = f"{source} replaces whole modules of its base ({', '.join(config['modules_to_save'])})"
-        raise InvalidRequest(said, remedy=_KINDS_REMEDY)
+        message = f"{source} replaces whole modules of its base ({', '.join(config['modules_to_save'])})"
+        raise InvalidRequest(message, remedy=_KINDS_REMEDY)
     return config
 
 
@@ -231,8 +231,8 @@ def _check_name(source: Path, made_for: str, base: str) -> None:
     """Compare the names if both have the form "owner/name" of a hub; the name of a folder tells nothing."""
     hub_names = [name for name in (made_for, base) if name.count("/") == 1 and not name.startswith((".", "/"))]
     if len({name.lower() for name in hub_names}) > 1:
-        said = f"the adapter {source} was made for {made_for}; the source is {base}"
-        raise InvalidRequest(said, remedy=f"Name {made_for} as the base.")
+        message = f"the adapter {source} was made for {made_for}; the source is {base}"
+        raise InvalidRequest(message, remedy=f"Name {made_for} as the base.")
 
 
 def _check_shapes(source: Path, checkpoint: Path) -> int:

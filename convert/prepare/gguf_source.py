@@ -70,8 +70,8 @@ def _float_model(source: Path) -> Any:
                 source.parent, gguf_file=source.name, dtype=torch.float32, local_files_only=True
             )
     except _ERRORS as error:
-        said = f"{source}: transformers cannot read these weights: {' '.join(str(error).split())[:300]}"
-        raise InvalidRequest(said, remedy="Name the checkpoint that the GGUF was made from.") from None
+        message = f"{source}: transformers cannot read these weights: {' '.join(str(error).split())[:300]}"
+        raise InvalidRequest(message, remedy="Name the checkpoint that the GGUF was made from.") from None
     # The model is marked as quantized, and would refuse to be saved or trained.
     for name in ("quantization_config", "_pre_quantization_dtype"):
         if hasattr(model.config, name):
@@ -84,8 +84,8 @@ def _check_tokens(source: Path, tokenizer: Any) -> int:
     answer = probe.ask("convert.probe.llama_probe", {"model": str(source), "texts": list(divergence.TEXTS)})
     problem = divergence.difference(answer.facts, tokenizer)
     if problem:
-        said = f"{source}: its tokenizer cannot be rebuilt exactly: {problem}"
-        raise InvalidRequest(said, remedy="Name the checkpoint that the GGUF was made from.")
+        message = f"{source}: its tokenizer cannot be rebuilt exactly: {problem}"
+        raise InvalidRequest(message, remedy="Name the checkpoint that the GGUF was made from.")
     return len(divergence.TEXTS)
 
 
@@ -99,8 +99,8 @@ def _check_logits(source: Path, model: Any, tokenizer: Any) -> float:
     expected = divergence.last_logits(model, prompts)
     found = divergence.compare(expected, answer.arrays["logits"])
     if not found.passes:
-        said = f"{source}: the converted weights are not the same model: {found}"
-        raise ModelLoadFailed(said, remedy="Name the checkpoint that the GGUF was made from.")
+        message = f"{source}: the converted weights are not the same model: {found}"
+        raise ModelLoadFailed(message, remedy="Name the checkpoint that the GGUF was made from.")
     return found.kl_max
 
 
@@ -147,8 +147,8 @@ def build_tokenizer(fields: Mapping[str, Any]) -> Any:
     """Return a fast tokenizer. Raises InvalidRequest for a kind of vocabulary that is not in the table."""
     kind, cut = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
     if kind != "gpt2" or cut not in _CUTS:
-        said = f"the GGUF's tokenizer is {kind!r} with the pre-tokenizer {cut!r}, which cannot be rebuilt exactly"
-        raise InvalidRequest(said, remedy=_REMEDY)
+        message = f"the GGUF's tokenizer is {kind!r} with the pre-tokenizer {cut!r}, which cannot be rebuilt exactly"
+        raise InvalidRequest(message, remedy=_REMEDY)
     backend = Tokenizer(_model(fields))
     backend.pre_tokenizer = _CUTS[cut]()
     backend.decoder = decoders.ByteLevel()

@@ -82,8 +82,8 @@ def check_outputs(outputs: list[NDArray[np.float32]], tokens: list[int], labels:
     """
     for output, count in zip(outputs, tokens, strict=True):
         if output.shape != (count, labels):
-            said = f"the graph gives {list(output.shape)} numbers for {count} tokens; the task has {labels} tags"
-            raise ModelFailed(said, remedy="Write the model's tags into task.yaml, in the order of config.json.")
+            message = f"the graph gives {list(output.shape)} numbers for {count} tokens; the task has {labels} tags"
+            raise ModelFailed(message, remedy="Write the model's tags into task.yaml, in the order of config.json.")
         if not np.isfinite(output).all():
             raise ModelFailed("the graph computes values that are not finite", remedy=_COPY)
     return {"reference": "none: the graph is taken as its maker left it", "texts": len(outputs), "rows": sum(tokens)}
@@ -118,8 +118,8 @@ def _open(graph: Path) -> onnx.ModelProto:
     except (DecodeError, OSError, ValueError) as error:
         raise ModelLoadFailed(f"{graph} is not an ONNX graph: {error}", remedy=_COPY) from None
     if any(each.data_location == onnx.TensorProto.EXTERNAL for each in model.graph.initializer):
-        said = f"{graph} has its weights in another file"
-        raise InvalidRequest(said, remedy="Save it in one file of at most 2 GiB; the agent opens no others.")
+        message = f"{graph} has its weights in another file"
+        raise InvalidRequest(message, remedy="Save it in one file of at most 2 GiB; the agent opens no others.")
     return model
 
 
@@ -158,8 +158,8 @@ def read_back(source: Path, out: Path) -> Report:
     with torch.device("meta"):  # no memory: only the names of the weights
         lacking = [name for name in _new_model(config).state_dict() if name not in found]
     if lacking:
-        said = f"the graph of {source} lacks {len(lacking)} weights under their names, such as {lacking[0]}"
-        raise InvalidRequest(said, remedy=_REMEDY)
+        message = f"the graph of {source} lacks {len(lacking)} weights under their names, such as {lacking[0]}"
+        raise InvalidRequest(message, remedy=_REMEDY)
     model = _new_model(config)
     try:
         model.load_state_dict({name: torch.from_numpy(found[name].copy()) for name in model.state_dict()})
@@ -167,8 +167,8 @@ def read_back(source: Path, out: Path) -> Report:
         raise ModelLoadFailed(f"{source}: {' '.join(str(error).split())[:300]}", remedy=_REMEDY) from None
     same = _same_labels(model.eval(), out)
     if same < SAME_LABELS_MIN:
-        said = f"the weights of {source} give the graph's label for {same:.0%} of the tokens of three texts"
-        raise ModelLoadFailed(said, remedy=_REMEDY)
+        message = f"the weights of {source} give the graph's label for {same:.0%} of the tokens of three texts"
+        raise ModelLoadFailed(message, remedy=_REMEDY)
     (out / MODEL).unlink()
     model.save_pretrained(str(out), safe_serialization=True)
     for file in (source / name for name in _TOKENIZER_FILES):
@@ -180,8 +180,8 @@ def read_back(source: Path, out: Path) -> Report:
 def _checked_config(source: Path, config: dict[str, Any]) -> Any:
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in transformers.CONFIG_MAPPING:
-        said = f"transformers {transformers.__version__} does not know the architecture {kind!r} of {source}"
-        raise InvalidRequest(said, remedy=_REMEDY)
+        message = f"transformers {transformers.__version__} does not know the architecture {kind!r} of {source}"
+        raise InvalidRequest(message, remedy=_REMEDY)
     if any("auto_map" in each for each in (config, read_object(source / "tokenizer_config.json", _COPY))):
         raise InvalidRequest(f"{source} contains code of its own (auto_map), which is never run here", remedy=_REMEDY)
     return transformers.AutoConfig.for_model(**config)

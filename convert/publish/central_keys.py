@@ -64,9 +64,9 @@ def create(folder: Path, passphrase: str = "") -> CentralPublicKeys:
     """
     check_passphrase(passphrase)
     if folder.exists():
-        said = f"{folder} exists, and keys are never overwritten"
+        message = f"{folder} exists, and keys are never overwritten"
         raise InvalidRequest(
-            said, remedy="Name another folder; 'edge-convert keys rotate' renews the keys in this one."
+            message, remedy="Name another folder; 'edge-convert keys rotate' renews the keys in this one."
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
@@ -104,8 +104,8 @@ def unlock(folder: Path, ask: Ask) -> CentralKeys:
         pem = _read(folder, RECEIPTS_PRIVATE)
         receipts = serialization.load_pem_private_key(pem, passphrase.encode() or None)
     except (pyrage.DecryptError, pyrage.IdentityError, ValueError, TypeError) as error:
-        said = f"the keys in {folder} cannot be opened: {error}"
-        raise InvalidRequest(said, remedy="Check the passphrase, or restore the folder from its backup.") from None
+        message = f"the keys in {folder} cannot be opened: {error}"
+        raise InvalidRequest(message, remedy="Check the passphrase, or restore the folder from its backup.") from None
     if not isinstance(receipts, Ed25519PrivateKey) or not identities:
         raise InvalidRequest(f"{folder} has no Ed25519 key, or no identity", remedy="Restore it from its backup.")
     return CentralKeys(identities, receipts)
@@ -175,8 +175,8 @@ def _read(folder: Path, name: str) -> bytes:
 def check_passphrase(passphrase: str) -> None:
     """Raise InvalidRequest if it is too short; empty = none."""
     if passphrase and len(passphrase) < PASSPHRASE_CHARACTERS_MIN:
-        said = f"the passphrase has {len(passphrase)} characters; at least {PASSPHRASE_CHARACTERS_MIN} are needed"
-        raise InvalidRequest(said, remedy="Use several random words, or leave it out and encrypt the disk.")
+        message = f"the passphrase has {len(passphrase)} characters; at least {PASSPHRASE_CHARACTERS_MIN} are needed"
+        raise InvalidRequest(message, remedy="Use several random words, or leave it out and encrypt the disk.")
 
 
 def read_passphrase(path: Path) -> str:

@@ -170,8 +170,8 @@ def online(keys: Keyring, metadata: Metadata[Any], role: str, delegators: list[M
     """
     missing = sign(keys, metadata, role, delegators)
     if missing:
-        said = f"the online key is not available: {missing[0].said(keys.name_of)}"
-        raise InvalidRequest(said, remedy="Name its folder with --keys, in addition to those of other keys.")
+        message = f"the online key is not available: {missing[0].said(keys.name_of)}"
+        raise InvalidRequest(message, remedy="Name its folder with --keys, in addition to those of other keys.")
     return layout.encode(metadata)
 
 
@@ -197,6 +197,6 @@ def unchanged(place: RepositoryStorage, held: RepositoryState) -> Iterator[None]
         if not alone:
             raise _occupied(place)
         if place.read(layout.TIMESTAMP_PATH, layout.METADATA_BYTES_MAX[TIMESTAMP]) != held.files[layout.TIMESTAMP_PATH]:
-            said = f"another publisher has published to {place.name} in the meantime"
-            raise InvalidRequest(said, remedy=_AGAIN)
+            message = f"another publisher has published to {place.name} in the meantime"
+            raise InvalidRequest(message, remedy=_AGAIN)
         yield

@@ -34,8 +34,8 @@ class RoleQuorum:
     def __post_init__(self) -> None:
         """Raise InvalidRequest if the threshold cannot be met, or is below 1."""
         if not 1 <= self.threshold <= self.keys <= 20:
-            said = f"{self.threshold} of {self.keys} keys is not a valid threshold"
-            raise InvalidRequest(said, remedy="Use 1 to 20 keys, and a threshold from 1 to their number.")
+            message = f"{self.threshold} of {self.keys} keys is not a valid threshold"
+            raise InvalidRequest(message, remedy="Use 1 to 20 keys, and a threshold from 1 to their number.")
 
 
 TWO_OF_THREE = RoleQuorum(3, 2)
@@ -52,8 +52,10 @@ def create(
     """
     check_passphrase(passphrase)
     if folder.exists():
-        said = f"{folder} exists, and keys are never overwritten"
-        raise InvalidRequest(said, remedy="Name another folder; 'edge-convert rotate' replaces keys that are in use.")
+        message = f"{folder} exists, and keys are never overwritten"
+        raise InvalidRequest(
+            message, remedy="Name another folder; 'edge-convert rotate' replaces keys that are in use."
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
@@ -166,8 +168,8 @@ def _change(delegator: Any, role: str, rotation: KeyRotation) -> None:
         delegator.revoke_key(keyid, role)
     of.threshold = rotation.threshold or of.threshold
     if not 1 <= of.threshold <= len(of.keyids):
-        said = f"'{rotation.role}' would have {len(of.keyids)} keys but need {of.threshold} signatures"
-        raise InvalidRequest(said, remedy="Add keys, or name a lower --threshold.")
+        message = f"'{rotation.role}' would have {len(of.keyids)} keys but need {of.threshold} signatures"
+        raise InvalidRequest(message, remedy="Add keys, or name a lower --threshold.")
 
 
 def _check(there: frozenset[str], rotation: KeyRotation) -> None:

@@ -96,11 +96,11 @@ class Keyring:
         for folder in self.folders:
             if (folder / name).is_file():
                 return (folder / name).read_bytes()
-        said = f"none of the key folders has {name}: {', '.join(map(str, self.folders)) or 'there are none'}"
+        message = f"none of the key folders has {name}: {', '.join(map(str, self.folders)) or 'there are none'}"
         remedy = (
             f"Copy the fleet's {name} into the folder of the keys; for a new fleet: edge-convert keys signing FOLDER"
         )
-        raise FileMissing(said, remedy=remedy)
+        raise FileMissing(message, remedy=remedy)
 
     def trust(self, root: bytes) -> None:
         """Store a newer root in place of the root of trust: new sites and the next command start from it."""
@@ -115,12 +115,12 @@ class Keyring:
         """
         for role, newest in self._seen().items():
             if versions.get(role, newest) < newest:
-                said = f"'{role}' is at version {versions[role]}; these keys have seen version {newest}"
+                message = f"'{role}' is at version {versions[role]}; these keys have seen version {newest}"
                 remedy = (
                     "An old copy of the repository was restored. Restore the newer one, and find out who can write"
                     " there."
                 )
-                raise UpdateOutdated(said, remedy=remedy)
+                raise UpdateOutdated(message, remedy=remedy)
 
     def remember_versions(self, versions: Mapping[str, int]) -> None:
         """Store versions next to the root of trust, if that folder is writable."""
@@ -168,8 +168,8 @@ class Keyring:
             try:
                 metadata.sign(self._signer(keyid), append=True)
             except UnsignedMetadataError as error:
-                said = f"the key {self.name_of(keyid)} failed to sign: {error}"
-                raise InvalidRequest(said, remedy="Check that its device or service is reachable.") from None
+                message = f"the key {self.name_of(keyid)} failed to sign: {error}"
+                raise InvalidRequest(message, remedy="Check that its device or service is reachable.") from None
 
     def _signer(self, keyid: str) -> Signer:
         if keyid not in self._signers:
@@ -183,8 +183,8 @@ class Keyring:
         try:
             return CryptoSigner(self._private(named.private), _plain_key(named.key))
         except (ValueError, TypeError, KeyMismatchError, UnsupportedAlgorithm, pyrage.DecryptError) as error:
-            said = f"the key {named.name} in {named.folder} cannot be opened: {error}"
-            raise InvalidRequest(said, remedy="Check the passphrase, or restore the file from its backup.") from None
+            message = f"the key {named.name} in {named.folder} cannot be opened: {error}"
+            raise InvalidRequest(message, remedy="Check the passphrase, or restore the file from its backup.") from None
 
     def _private(self, file: Path) -> Any:
         content = file.read_bytes()
@@ -195,8 +195,8 @@ class Keyring:
     def _identity(self, folder: Path) -> pyrage.x25519.Identity:
         if folder not in self._identities:
             if not (folder / UNLOCK).is_file():
-                said = f"{folder} has keys with a passphrase, but not the file {UNLOCK} that the passphrase opens"
-                raise FileMissing(said, remedy=f"Copy {UNLOCK} from the folder where the keys were created.")
+                message = f"{folder} has keys with a passphrase, but not the file {UNLOCK} that the passphrase opens"
+                raise FileMissing(message, remedy=f"Copy {UNLOCK} from the folder where the keys were created.")
             opened = pyrage.passphrase.decrypt((folder / UNLOCK).read_bytes(), self._ask(folder)).decode()
             self._identities[folder] = pyrage.x25519.Identity.from_str(opened.split()[-1])
         return self._identities[folder]
@@ -208,8 +208,8 @@ class Keyring:
             try:
                 _seal_to(folder, self._identity(folder))
             except pyrage.DecryptError as error:
-                said = f"{folder / UNLOCK} cannot be opened: {error}"
-                raise InvalidRequest(said, remedy="Check the passphrase.") from None
+                message = f"{folder / UNLOCK} cannot be opened: {error}"
+                raise InvalidRequest(message, remedy="Check the passphrase.") from None
         return make(folder, name, role)
 
 
@@ -222,8 +222,8 @@ def _foreign(named: PublicKeyFile) -> Signer:
     try:
         return Signer.from_priv_key_uri(named.uri, named.key)
     except Exception as error:  # noqa: BLE001 - each signer of securesystemslib has its own library, and its own errors
-        said = f"the key {named.name} cannot be used through {named.uri}: {error}"
-        raise InvalidRequest(said, remedy="Correct the URI; docs/publishing.md explains it.") from None
+        message = f"the key {named.name} cannot be used through {named.uri}: {error}"
+        raise InvalidRequest(message, remedy="Correct the URI; docs/publishing.md explains it.") from None
 
 
 def register_external(folder: Path, name: str, role: str, uri: str, pem: bytes) -> PublicKeyFile:
@@ -236,8 +236,10 @@ def register_external(folder: Path, name: str, role: str, uri: str, pem: bytes) 
     try:
         key = SSlibKey.from_crypto(serialization.load_pem_public_key(pem))
     except (ValueError, UnsupportedAlgorithm) as error:
-        said = f"no public key for '{name}': {error}"
-        raise InvalidRequest(said, remedy="Name a PEM file with an Ed25519, ECDSA or RSA key: --public FILE.") from None
+        message = f"no public key for '{name}': {error}"
+        raise InvalidRequest(
+            message, remedy="Name a PEM file with an Ed25519, ECDSA or RSA key: --public FILE."
+        ) from None
     key.unrecognized_fields[KEY_NAME] = name
     named = PublicKeyFile(name, role, key, uri, folder)
     write_public(named)
@@ -347,5 +349,5 @@ def write_public(named: PublicKeyFile) -> None:
 def _require_free(named: PublicKeyFile, *suffixes: str) -> None:
     for suffix in suffixes or (PUBLIC, PLAIN, SEALED):
         if (named.folder / (named.name + suffix)).exists():
-            said = f"there is a key '{named.name}' in {named.folder}, and keys are never overwritten"
-            raise InvalidRequest(said, remedy="Use another name.")
+            message = f"there is a key '{named.name}' in {named.folder}, and keys are never overwritten"
+            raise InvalidRequest(message, remedy="Use another name.")

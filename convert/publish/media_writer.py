@@ -116,8 +116,8 @@ def fill(prepared: PreparedMedia, advance: Advance = silent) -> WrittenMedia:
     """
     held, target = prepared.held, FolderStorage(prepared.order.folder)
     for digest, size in prepared.missing.items():
-        said = partial(advance, f"writing {digest[:12]}")
-        target.write(layout.blob(digest), counted(_checked(prepared.place, digest), size, said))
+        progress = partial(advance, f"writing {digest[:12]}")
+        target.write(layout.blob(digest), counted(_checked(prepared.place, digest), size, progress))
     for path, content in _metadata(prepared.place, held).items():
         target.write(path, content)
     target.write(layout.TIMESTAMP_PATH, layout.encode(held.timestamp))
@@ -146,8 +146,8 @@ def _check(place: RepositoryStorage, held: RepositoryState, order: MediaOrder) -
         known = ", ".join(held.plan.channels) or "none"
         raise InvalidRequest(f"the plan has no channel '{order.channel}'", remedy=f"Its channels: {known}.")
     if not wanted(held.plan, order.sites, order.channel):
-        said = "the plan assigns no bundle there, so the drive would be empty"
-        raise InvalidRequest(said, remedy="See the plan: edge-convert plan show")
+        message = "the plan assigns no bundle there, so the drive would be empty"
+        raise InvalidRequest(message, remedy="See the plan: edge-convert plan show")
 
 
 def _check_folder(place: RepositoryStorage, folder: Path) -> None:
@@ -180,8 +180,8 @@ def _checked(place: RepositoryStorage, sha256: str) -> Iterator[bytes]:
 
 
 def _damaged(place: RepositoryStorage, sha256: str) -> UpdateIncomplete:
-    said = f"{layout.blob(sha256)} at {place.name} is missing or damaged"
-    return UpdateIncomplete(said, remedy="Publish its bundle again, which restores missing files.")
+    message = f"{layout.blob(sha256)} at {place.name} is missing or damaged"
+    return UpdateIncomplete(message, remedy="Publish its bundle again, which restores missing files.")
 
 
 def _metadata(place: RepositoryStorage, held: RepositoryState) -> dict[str, bytes]:
@@ -196,8 +196,8 @@ def _metadata(place: RepositoryStorage, held: RepositoryState) -> dict[str, byte
 def _check_room(folder: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed_bytes + _SPARE_BYTES:
-        said = f"{folder} has {free // 1024**2} MiB free; {(needed_bytes + _SPARE_BYTES) // 1024**2 + 1} are needed"
-        raise DiskFull(said, remedy="Use a larger drive, or name fewer sites with --site.")
+        message = f"{folder} has {free // 1024**2} MiB free; {(needed_bytes + _SPARE_BYTES) // 1024**2 + 1} are needed"
+        raise DiskFull(message, remedy="Use a larger drive, or name fewer sites with --site.")
 
 
 def _prune(blobs: Path, needed: set[str]) -> None:

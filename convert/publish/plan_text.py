@@ -55,11 +55,11 @@ def require_signed(plan: RolloutPlan, bundles: Mapping[str, BundleTarget]) -> No
 def _require_signed(where: str, task: str, offer: BundleOffer, bundles: Mapping[str, BundleTarget]) -> None:
     signed = bundles.get(offer.bundle)
     if signed is None:
-        said = f"{where} names {offer.bundle[:12]}, which is not signed; signed for {task}: {names(bundles, task)}"
-        raise PlanInvalid(said, remedy="Publish the bundle first: edge-convert publish BUNDLE --to …")
+        message = f"{where} names {offer.bundle[:12]}, which is not signed; signed for {task}: {names(bundles, task)}"
+        raise PlanInvalid(message, remedy="Publish the bundle first: edge-convert publish BUNDLE --to …")
     if (signed.task, signed.version) != (task, offer.version):
-        said = f"{where} offers {offer.bundle[:12]} as {task} {offer.version}; it is {signed.name}"
-        raise PlanInvalid(said, remedy="Correct 'bundle' or 'version' in that entry.")
+        message = f"{where} offers {offer.bundle[:12]} as {task} {offer.version}; it is {signed.name}"
+        raise PlanInvalid(message, remedy="Correct 'bundle' or 'version' in that entry.")
 
 
 def names(bundles: Mapping[str, BundleTarget], task: str) -> str:
@@ -244,8 +244,10 @@ def _resolve(where: str, task: str, offer: dict[str, Any], bundles: Mapping[str,
     found = [each for each in of_task(bundles, task) if _fits(each, bundle, version)]
     if len(found) != 1:
         wanted, count = f"{task} {version} {bundle}".strip(), count_of(found)
-        said = f"{where} offers '{wanted}', which is {count} signed bundle; signed for {task}: {names(bundles, task)}"
-        raise PlanInvalid(said, remedy=_WHICH)
+        message = (
+            f"{where} offers '{wanted}', which is {count} signed bundle; signed for {task}: {names(bundles, task)}"
+        )
+        raise PlanInvalid(message, remedy=_WHICH)
     offer.update(bundle=found[0].digest, version=found[0].version)
 
 

@@ -60,8 +60,8 @@ class PublishableBundle:
             for chunk in chunked(file):
                 hashed.update(chunk)
             if hashed.hexdigest() != artifact.sha256:
-                said = f"{artifact.path} of {self.name} is not the file that its manifest names"
-                raise HashMismatch(said, remedy="Build the bundle again; nothing was published.")
+                message = f"{artifact.path} of {self.name} is not the file that its manifest names"
+                raise HashMismatch(message, remedy="Build the bundle again; nothing was published.")
             file.seek(0)
             yield file
 
@@ -174,14 +174,14 @@ def golden_origin_of(bundle: PublishableBundle) -> str:
     """Return the origin of the golden cases' texts by the bundle's provenance, or that the bundle does not tell it."""
     if not bundle.manifest.by_role("golden"):
         return "there are no golden cases"
-    said = bundle.manifest.provenance.converter.get(_PROVENANCE_KEY, "")
-    return printed(said) or "the bundle does not tell where their texts come from: read them before you sign"
+    source = bundle.manifest.provenance.converter.get(_PROVENANCE_KEY, "")
+    return printed(source) or "the bundle does not tell where their texts come from: read them before you sign"
 
 
-def printed(said: object) -> str:
+def printed(text: object) -> str:
     """Return a sentence from a bundle, or from others' metadata, as one line of limited length."""
     return (
-        "".join(char if char.isprintable() else " " for char in said)[:_SENTENCE_MAX] if isinstance(said, str) else ""
+        "".join(char if char.isprintable() else " " for char in text)[:_SENTENCE_MAX] if isinstance(text, str) else ""
     )
 
 

@@ -107,8 +107,8 @@ class Publisher:
         root = layout.decode(Root, anchor, "root.json")
         path = layout.path_of(ROOT, 1)
         if root.signed.version != 1 or self.place.read(path, len(anchor)) not in (None, anchor):
-            said = f"there is a root of another fleet at {self.place.name}, or these keys are in use elsewhere"
-            raise UpdateUntrusted(said, remedy="Use an empty place, and new keys: edge-convert keys signing FOLDER")
+            message = f"there is a root of another fleet at {self.place.name}, or these keys are in use elsewhere"
+            raise UpdateUntrusted(message, remedy="Use an empty place, and new keys: edge-convert keys signing FOLDER")
         for each, content in self._first(root).items():
             self.place.write(each, content)
         return self.held()
@@ -252,8 +252,8 @@ class Publisher:
     def _plan_role(self, plan: RolloutPlan, version: int) -> tuple[Metadata[Targets], dict[str, bytes]]:
         raw = plans.encode(plan)
         if len(raw) > plans.PLAN_BYTES_MAX:
-            said = f"the plan has {len(raw)} bytes; the limit is {plans.PLAN_BYTES_MAX}"
-            raise InvalidRequest(said, remedy="Put more into channels, and less into single sites.")
+            message = f"the plan has {len(raw)} bytes; the limit is {plans.PLAN_BYTES_MAX}"
+            raise InvalidRequest(message, remedy="Put more into channels, and less into single sites.")
         target = TargetFile.from_data(plans.FILE_NAME, raw, ["sha256"])
         role = Metadata(Targets(targets={plans.FILE_NAME: target}))
         layout.issue(role.signed, version, self.now(), self.days[PLAN])
@@ -272,8 +272,8 @@ class Publisher:
         with bundle.opened(artifact) as file:
             if self.place.size(path) == artifact.size_bytes:
                 return 0
-            said = partial(advance, f"uploading {artifact.path}")
-            self.place.write(path, counted(chunked(file), artifact.size_bytes, said))
+            progress = partial(advance, f"uploading {artifact.path}")
+            self.place.write(path, counted(chunked(file), artifact.size_bytes, progress))
         return artifact.size_bytes
 
 
@@ -303,5 +303,5 @@ def _set_revoked(targets: Targets, digests: list[str]) -> None:
 def _require_new_version(held: RepositoryState, signed: BundleTarget) -> None:
     for other in repository_reader.of_task(held.bundles(), signed.task):
         if other.version == signed.version and other.digest != signed.digest:
-            said = f"{signed.task} {signed.version} is signed already, as another bundle: {other.digest[:12]}"
-            raise InvalidRequest(said, remedy="Raise 'version' in task.yaml, and make the bundle again.")
+            message = f"{signed.task} {signed.version} is signed already, as another bundle: {other.digest[:12]}"
+            raise InvalidRequest(message, remedy="Raise 'version' in task.yaml, and make the bundle again.")

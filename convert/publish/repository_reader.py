@@ -188,8 +188,8 @@ class RepositoryReader:
         path = layout.path_of(ROOT, root.signed.version)
         stored = self._read(path, layout.METADATA_BYTES_MAX[ROOT])
         if stored is not None and layout.decode(Root, stored, path).signed != root.signed:
-            said = f"{path} at {self._place.name} is not the root of trust of these keys, or is damaged"
-            raise UpdateUntrusted(said, remedy="Check the address, and that --keys names the keys of this fleet.")
+            message = f"{path} at {self._place.name} is not the root of trust of these keys, or is damaged"
+            raise UpdateUntrusted(message, remedy="Check the address, and that --keys names the keys of this fleet.")
         self.files[path] = anchor
 
     def _take(self, kind: type[Kind], by: Metadata[Any], role: str, meta: MetaFile | None) -> Metadata[Kind]:
@@ -224,8 +224,8 @@ class RepositoryReader:
         try:
             named.verify_length_and_hashes(raw)
         except LengthOrHashMismatchError:
-            said = f"{path} at {self._place.name} is not the file in the signed metadata"
-            raise UpdateIncomplete(said, remedy=_RESTORE) from None
+            message = f"{path} at {self._place.name} is not the file in the signed metadata"
+            raise UpdateIncomplete(message, remedy=_RESTORE) from None
 
     def _read(self, path: str, bytes_max: int) -> bytes | None:
         raw = self._place.read(path, bytes_max)
@@ -296,8 +296,8 @@ def find(bundles: Mapping[str, BundleTarget], written: str) -> BundleTarget:
     found = [each for each in bundles.values() if each.called(written)]
     if len(found) != 1:
         known = ", ".join(each.name for each in bundles.values())
-        said = f"'{written}' is {count_of(found)} signed bundle"
-        raise InvalidRequest(said, remedy=f"Write TASK@VERSION or a digest. Signed: {known or 'none'}.")
+        message = f"'{written}' is {count_of(found)} signed bundle"
+        raise InvalidRequest(message, remedy=f"Write TASK@VERSION or a digest. Signed: {known or 'none'}.")
     return found[0]
 
 

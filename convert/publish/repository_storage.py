@@ -186,24 +186,24 @@ class BucketStorage:
 
     def _said(self, path: str, error: Exception) -> EdgeAgentError:
         # obstore's message continues with a dump of its internals.
-        said = f"{self.name}/{path}: {str(error).partition('Debug source')[0].strip()[:500]}"
+        message = f"{self.name}/{path}: {str(error).partition('Debug source')[0].strip()[:500]}"
         if isinstance(error, PermissionDeniedError | UnauthenticatedError):
-            return UpstreamRefused(said, remedy="Check the store's credentials: the environment, or --store-option.")
+            return UpstreamRefused(message, remedy="Check the store's credentials: the environment, or --store-option.")
         remedy = "Check the address and the network, and run the command again: it continues where it stopped."
-        return UpstreamFailed(said, remedy=remedy)
+        return UpstreamFailed(message, remedy=remedy)
 
 
 def silent(what: str, done: int, total: int) -> None:
     """Show no progress."""
 
 
-def counted(chunks: Iterable[bytes], total: int, said: Callable[[int, int], None]) -> Iterator[bytes]:
+def counted(chunks: Iterable[bytes], total: int, progress: Callable[[int, int], None]) -> Iterator[bytes]:
     """Yield pieces, and report the progress after each."""
     done = 0
     for chunk in chunks:
         yield chunk
         done += len(chunk)
-        said(done, total)
+        progress(done, total)
 
 
 def chunked(file: IO[bytes]) -> Iterator[bytes]:

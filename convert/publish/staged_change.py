@@ -146,9 +146,9 @@ def add_signatures(staged: StagedChange, keys: Keyring) -> list[MissingSignature
     before = _signatures(staged.draft)
     missing = sign_draft(keys, staged.held, staged.draft)
     if missing and before == _signatures(staged.draft):
-        said = "none of these keys adds a signature that is still needed"
+        message = "none of these keys adds a signature that is still needed"
         raise InvalidRequest(
-            said, remedy=f"{'; '.join(each.said(keys.name_of) for each in missing)}. Name their folder with --keys."
+            message, remedy=f"{'; '.join(each.said(keys.name_of) for each in missing)}. Name their folder with --keys."
         )
     _save(staged.folder, staged.draft)
     keys.remember_versions(staged.held.versions())
@@ -178,8 +178,8 @@ def publish(publisher: Publisher, folder: Path) -> StagedChange | None:
     for role, metadata in staged.draft.metadata().items():
         before, now = _signed(staged.held, role), _signed(held, role)
         if before != now or metadata.signed.version != now.version + 1:
-            said = f"'{role}' has changed since this was staged: it is at version {now.version}"
-            raise InvalidRequest(said, remedy="Stage the change again, and have it signed again.")
+            message = f"'{role}' has changed since this was staged: it is at version {now.version}"
+            raise InvalidRequest(message, remedy="Stage the change again, and have it signed again.")
     publisher.finish(held, staged.draft)
     return staged
 

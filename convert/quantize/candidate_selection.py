@@ -155,8 +155,8 @@ def _accepted(rows: Sequence[DataRow], bundle: BundleFolder, job: StageJob) -> l
     """Return the rows that a site accepts; a checkpoint can lack positions for longer ones."""
     limit = bundle.manifest.task.limits.input_tokens_max - _SPECIAL_TOKENS_MAX
     doubtful = {row.text for row in rows if len(row.text.encode()) > limit}  # a token has at least one byte
-    said = _answers_of(bundle, [*doubtful], job) if doubtful else []
-    refused = {text for text, each in zip(doubtful, said, strict=True) if each.failure == InputTooLong.reason}
+    answers = _answers_of(bundle, [*doubtful], job) if doubtful else []
+    refused = {text for text, each in zip(doubtful, answers, strict=True) if each.failure == InputTooLong.reason}
     return [row for row in rows if row.text not in refused]
 
 
@@ -244,27 +244,31 @@ def _answers_of(bundle: BundleFolder, texts: Sequence[str], job: StageJob) -> li
 
 
 def _measured(job: StageJob, candidate: Candidate, bundle: BundleFolder, baseline: _Baseline) -> dict[str, Any]:
-    said = _answers_of(bundle, baseline.texts, job)
+    predictions = _answers_of(bundle, baseline.texts, job)
     invariance = measure_batch_invariance(bundle, baseline.texts, job.progress)
     line: dict[str, Any] = {
         "name": candidate.name,
         "size_bytes": candidate.weights.stat().st_size,
         **candidate.details,
-        **_answer_figures(baseline, said),
-        "failed": sum(bool(each.failure) for each in said),
-        "gate_agreement": _gate_agreement(baseline, said),
+        **_answer_figures(baseline, predictions),
+        "failed": sum(bool(each.failure) for each in predictions),
+        "gate_agreement": _gate_agreement(baseline, predictions),
         "batch_invariance": invariance.report() if invariance else None,
     }
     outside = judge(line, job.recipe.budget)
     return line | {"inside_budget": not outside, "outside": outside}
 
 
-def _answer_figures(baseline: _Baseline, said: Sequence[ServedPrediction]) -> dict[str, Any]:
+def _answer_figures(baseline: _Baseline, predictions: Sequence[ServedPrediction]) -> dict[str, Any]:
     """Return the figures of the answers; decide: of each question, and the worst ones."""
     if baseline.manifest.task.kind != "decide":
-        return {"agreement": _agreement(baseline, said), **_loss(baseline, said), **_accuracy(baseline, said)}
+        return {
+            "agreement": _agreement(baseline, predictions),
+            **_loss(baseline, predictions),
+            **_accuracy(baseline, predictions),
+        }
     each = {
-        view.name: _answer_figures(baseline.for_question(view), [view.prediction(one) for one in said])
+        view.name: _answer_figures(baseline.for_question(view), [view.prediction(one) for one in predictions])
         for view in views(baseline.manifest)
     }
     figures = list(each.values())
@@ -279,10 +283,10 @@ def _answer_figures(baseline: _Baseline, said: Sequence[ServedPrediction]) -> di
     }
 
 
-def _agreement(baseline: _Baseline, said: Sequence[ServedPrediction]) -> dict[str, Any]:
-    same = same_answers(baseline.full, said)
+def _agreement(baseline: _Baseline, predictions: Sequence[ServedPrediction]) -> dict[str, Any]:
+    same = same_answers(baseline.full, predictions)
     if baseline.manifest.task.kind == "embed":
-        pairs = zip(baseline.full, said, strict=True)
+        pairs = zip(baseline.full, predictions, strict=True)
         same = [cosine([left], [right]).get("least", 0.0) >= _COSINE_SAME for left, right in pairs]
     return clustered_share(same, _families(baseline.rows)).plain()
 
@@ -291,8 +295,8 @@ def _families(rows: Sequence[DataRow]) -> Numbers:
     return family_numbers([row.family or row.key for row in rows])
 
 
-def _loss(baseline: _Baseline, said: Sequence[ServedPrediction]) -> dict[str, float]:
-    pairs = answered(baseline.full, said)
+def _loss(baseline: _Baseline, predictions: Sequence[ServedPrediction]) -> dict[str, float]:
+    pairs = answered(baseline.full, predictions)
     if baseline.manifest.task.kind != "classify" or not pairs:
         return {}
     each = divergences(*map(matrix, zip(*pairs, strict=True)))
@@ -303,22 +307,22 @@ def _loss(baseline: _Baseline, said: Sequence[ServedPrediction]) -> dict[str, fl
     }
 
 
-def _scores(said: Sequence[ServedPrediction]) -> Floats:
-    return np.array([math.nan if each.ood_score is None else each.ood_score for each in said])
+def _scores(predictions: Sequence[ServedPrediction]) -> Floats:
+    return np.array([math.nan if each.ood_score is None else each.ood_score for each in predictions])
 
 
-def _gate_agreement(baseline: _Baseline, said: Sequence[ServedPrediction]) -> dict[str, float] | None:
+def _gate_agreement(baseline: _Baseline, predictions: Sequence[ServedPrediction]) -> dict[str, float] | None:
     """Return the share of rows that both or neither hold up, if each holds up the _HELD_UP highest of its scores."""
-    if baseline.scores is None or all(each.ood_score is None for each in said):
+    if baseline.scores is None or all(each.ood_score is None for each in predictions):
         return None
-    sides = [scores > np.nanquantile(scores, 1 - _HELD_UP) for scores in (baseline.scores, _scores(said))]
-    return share(int((sides[0] == sides[1]).sum()), len(said)).plain()
+    sides = [scores > np.nanquantile(scores, 1 - _HELD_UP) for scores in (baseline.scores, _scores(predictions))]
+    return share(int((sides[0] == sides[1]).sum()), len(predictions)).plain()
 
 
-def _accuracy(baseline: _Baseline, said: Sequence[ServedPrediction]) -> dict[str, Any]:
+def _accuracy(baseline: _Baseline, predictions: Sequence[ServedPrediction]) -> dict[str, Any]:
     if not baseline.labelled:
         return {"accuracy": None, "accuracy_loss": None}
-    right, full = _right(baseline, said), _right(baseline, baseline.full)
+    right, full = _right(baseline, predictions), _right(baseline, baseline.full)
     accuracy = clustered_share(right, _families([row for _, row in baseline.labelled])).plain()
     return {"accuracy": accuracy, "accuracy_loss": (sum(full) - sum(right)) / len(right)}
 

@@ -162,8 +162,8 @@ def _quantized(asked: dict[str, Any]) -> dict[str, Any]:
 
 def _check(request: QuantizeRequest) -> None:
     if request.type not in FTYPES:
-        said = f"unknown type {request.type!r}"
-        raise InvalidRequest(said, remedy=f"Known types: {', '.join(FTYPES)}.")
+        message = f"unknown type {request.type!r}"
+        raise InvalidRequest(message, remedy=f"Known types: {', '.join(FTYPES)}.")
     before = contents(request.source)
     if before.quantized and not request.requantize:
         held = ", ".join(f"{count} {name}" for name, count in before.types.items())

@@ -171,8 +171,8 @@ def _place(job: StageJob, name: str, file: str) -> Path:
 def _check(types: tuple[str, ...], known: set[str], runtime: str) -> None:
     unknown = [name for name in types if name not in known]
     if unknown:
-        said = f"quantize.types: {', '.join(unknown)} is not a type for runtime {runtime}"
-        raise InvalidRequest(said, remedy=f"Known: {', '.join(sorted(known))}.")
+        message = f"quantize.types: {', '.join(unknown)} is not a type for runtime {runtime}"
+        raise InvalidRequest(message, remedy=f"Known: {', '.join(sorted(known))}.")
 
 
 TensorNames = Callable[[str], str | None]

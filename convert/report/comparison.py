@@ -69,8 +69,8 @@ def _verdict(report: Mapping[str, Any]) -> str:
     worse, better = ([FIGURES[name] for name in report[which]] for which in ("worse", "better"))
     if not worse and not better:
         return "No difference between the two is statistically significant."
-    said = [f"{how} in {_listed(names)}" for names, how in ((worse, "worse"), (better, "better")) if names]
-    return f"The second is {', and '.join(said)}; the difference is statistically significant."
+    parts = [f"{how} in {_listed(names)}" for names, how in ((worse, "worse"), (better, "better")) if names]
+    return f"The second is {', and '.join(parts)}; the difference is statistically significant."
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -98,11 +98,11 @@ def headline(quality: Mapping[str, Any]) -> Iterator[str]:
 
 def _question_sentence(name: str, quality: Mapping[str, Any]) -> str:
     """Return the quality of the answers to one question."""
-    said = f"'{name}' is right on {interval(quality['accuracy'])} of {counted(quality['rows'], 'test row')}"
+    text = f"'{name}' is right on {interval(quality['accuracy'])} of {counted(quality['rows'], 'test row')}"
     if "sure" not in quality:
-        return f"{said}; no answer is confident."
+        return f"{text}; no answer is confident."
     sure = quality["sure"]
-    return f"{said}; {percent(sure['coverage']['value'])} are confident, and {brief(sure['wrong'])} of these are wrong."
+    return f"{text}; {percent(sure['coverage']['value'])} are confident, and {brief(sure['wrong'])} of these are wrong."
 
 
 def plot_of(name: str, question: str) -> str:
@@ -181,8 +181,8 @@ def _summary(made: RunSummary) -> str:
         "Speed": _speed(evaluate),
         "Golden cases, which travel to every site": [f"{golden['origin']['sentence']}."] if "origin" in golden else [],
     }
-    said = {title: " ".join(sentences) for title, sentences in points.items()}
-    return "\n".join(f"- **{title}.** {text}" for title, text in said.items() if text)
+    texts = {title: " ".join(sentences) for title, sentences in points.items()}
+    return "\n".join(f"- **{title}.** {text}" for title, text in texts.items() if text)
 
 
 def _artefact(made: RunSummary) -> Iterator[str]:
@@ -274,10 +274,12 @@ def _fields(fields: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _confused(confusion: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
-    wrong = [(-count, true, said) for true, row in confusion.items() for said, count in row.items() if said != true]
+    wrong = [
+        (-count, true, answer) for true, row in confusion.items() for answer, count in row.items() if answer != true
+    ]
     if wrong:
         yield "Most frequent confusions:"
-        rows = [(true, said, -count) for count, true, said in sorted(wrong)[:_CONFUSIONS_MAX]]
+        rows = [(true, answer, -count) for count, true, answer in sorted(wrong)[:_CONFUSIONS_MAX]]
         yield table(["label", "answered", "rows"], rows)
 
 
@@ -333,7 +335,7 @@ def _checks(calibrate: Mapping[str, Any]) -> Iterator[str]:
             " threshold was proved with both active, so the risk guarantee is for answers that pass all three."
         )
     yield table(
-        ["of the rows of the threshold", "share"], [[said, interval(found[key])] for key, said in _CHECKS.items()]
+        ["of the rows of the threshold", "share"], [[check, interval(found[key])] for key, check in _CHECKS.items()]
     )
     if calibrate["threshold"] is not None and found["confident"]["value"] - calibrate["coverage"] > _ROUNDING:
         yield (
@@ -388,9 +390,9 @@ def _temperature(calibrate: Mapping[str, Any]) -> str:
     )
     if not fit["kept"]:
         return f"{tried} no significant gain, so the temperature stays 1."
-    said = f"{tried} it is kept. On the rows of the threshold the log loss changes from {before:.4f}"
+    message = f"{tried} it is kept. On the rows of the threshold the log loss changes from {before:.4f}"
     worse = ", which is worse, so do not expect better calibration" if after > before else ""
-    return f"{said} to {after:.4f}{worse}."
+    return f"{message} to {after:.4f}{worse}."
 
 
 def _images(plots: Sequence[str], *names: str) -> Iterator[str]:

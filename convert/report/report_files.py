@@ -90,8 +90,8 @@ def reliability(made: RunSummary) -> Figure | None:
     left, right = figure.subplots(1, 2, sharey=True)
     _reliability(left, "without temperature", found["before"])
     temperature = made.report("calibrate")["temperature"]
-    said = "as served: no temperature was kept" if temperature == 1 else f"divided by temperature {temperature:.2f}"
-    _reliability(right, said, found["after"])
+    message = "as served: no temperature was kept" if temperature == 1 else f"divided by temperature {temperature:.2f}"
+    _reliability(right, message, found["after"])
     left.set_ylabel("right answers")
     # The counts are here and not at the points, because the bins have about the same number of rows.
     rows = [each["rows"] for when in ("before", "after") for each in found[when]["bins"]]
@@ -113,8 +113,8 @@ def _reliability(axes: Axes, title: str, measured: Mapping[str, Any]) -> None:
     axes.vlines(confidence, right[:, 0], right[:, 2], color=_ORANGE, linewidth=1.5, zorder=2, label="95% interval")
     axes.scatter(confidence, right[:, 1], s=36, color=_BLUE, zorder=3, label=_POINTS)
     error = measured["calibration_error"]
-    said = f"calibration error {percent(error['value'])} ({percent(error['low'])} to {percent(error['high'])})"
-    axes.set_title(f"{title}\n{said}", fontsize=10, color=_INK)
+    message = f"calibration error {percent(error['value'])} ({percent(error['low'])} to {percent(error['high'])})"
+    axes.set_title(f"{title}\n{message}", fontsize=10, color=_INK)
     axes.set(xlim=(0, 1.03), ylim=(0, 1.06), xlabel=_wrapped("confidence", measured.get("note", "")))
     _shares(axes)
 
@@ -225,7 +225,7 @@ def _label(figure: Figure, axes: Axes, found: Sequence[Mapping[str, Any]]) -> No
         taken.append(Bbox.from_extents(x - radius, y - radius, x + radius, y + radius))
     for each in found:
         at = (each["latency_ms"]["p50"], each["agreement"]["value"])
-        said, radius = f"{each['name']}\n{format_bytes(each['size_bytes'])}", _radius(each, most) + 6
+        caption, radius = f"{each['name']}\n{format_bytes(each['size_bytes'])}", _radius(each, most) + 6
         notes = []
         for away in range(6):
             for across, up in ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (-1, -1), (1, 1), (-1, 1)):
@@ -234,7 +234,7 @@ def _label(figure: Figure, axes: Axes, found: Sequence[Mapping[str, Any]]) -> No
                 notes.append((offset, side))
         for offset, side in notes:
             note = axes.annotate(
-                said, at, offset, textcoords="offset points", ha=side, va="center", fontsize=8, color=_INK
+                caption, at, offset, textcoords="offset points", ha=side, va="center", fontsize=8, color=_INK
             )
             box = note.get_window_extent()
             if axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max) and not box.count_overlaps(taken):

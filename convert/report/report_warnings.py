@@ -80,10 +80,10 @@ def _about(report: Mapping[str, Any], warnings: Callable[[Mapping[str, Any]], It
     """Yield the warnings of a report; a warning of several questions comes once, with their names."""
     found: dict[str, list[str]] = {}
     for name, each in by_question(report):
-        for said in warnings(each):
-            found.setdefault(said, []).append(name)
-    for said, names in found.items():
-        yield f"{', '.join(names)}: {said}" if any(names) else said
+        for warning in warnings(each):
+            found.setdefault(warning, []).append(name)
+    for warning, names in found.items():
+        yield f"{', '.join(names)}: {warning}" if any(names) else warning
 
 
 def _confidence(calibrate: Mapping[str, Any]) -> Iterator[str]:

@@ -87,9 +87,9 @@ def _class_of(checkpoint: Path, head: Head) -> Any:
 
 def _refuse_gaps(checkpoint: Path, missing: list[str]) -> None:
     if missing:
-        said = f"{checkpoint} lacks {len(missing)} weights that the task needs, such as {missing[0]}"
+        message = f"{checkpoint} lacks {len(missing)} weights that the task needs, such as {missing[0]}"
         remedy = "Name a checkpoint that was fine-tuned for this kind of task, or add 'finetune:' to the recipe."
-        raise ModelLoadFailed(said, remedy=remedy)
+        raise ModelLoadFailed(message, remedy=remedy)
 
 
 def _refuse_broken(checkpoint: Path, model: Any) -> None:
@@ -118,8 +118,8 @@ def open_tokenizer(checkpoint: Path) -> Any:
             remedy="Copy the tokenizer's files again from the model that it was fine-tuned from.",
         ) from None
     if not tokenizer.is_fast:
-        said = f"{checkpoint}: the tokenizers library cannot read its tokenizer"
-        raise ModelLoadFailed(said, remedy="Save it with transformers, which writes a tokenizer.json.")
+        message = f"{checkpoint}: the tokenizers library cannot read its tokenizer"
+        raise ModelLoadFailed(message, remedy="Save it with transformers, which writes a tokenizer.json.")
     return tokenizer
 
 
@@ -150,8 +150,8 @@ def check_positions(config: dict[str, Any], task: TaskSpec) -> None:
     positions = positions_of(config)
     wanted = task.limits.input_tokens_max + task.written_tokens_max
     if positions and wanted > positions:
-        said = f"the task allows {wanted} tokens; the model has {positions} positions"
-        raise InvalidRequest(said, remedy="Lower 'limits' in task.yaml.")
+        message = f"the task allows {wanted} tokens; the model has {positions} positions"
+        raise InvalidRequest(message, remedy="Lower 'limits' in task.yaml.")
 
 
 def labels_of(config: dict[str, Any]) -> list[str]:

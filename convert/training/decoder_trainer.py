@@ -139,8 +139,10 @@ class DecoderExampleEncoder:
         short = [example for example in every if example.length <= tokens_max]
         if not short:
             shortest = min(example.length for example in every)
-            said = f"all {len(every)} training rows have more than {tokens_max} tokens; the shortest has {shortest}"
-            raise InvalidRequest(said, remedy="Raise 'tokens_max' under 'finetune', or shorten the rows or the prompt.")
+            message = f"all {len(every)} training rows have more than {tokens_max} tokens; the shortest has {shortest}"
+            raise InvalidRequest(
+                message, remedy="Raise 'tokens_max' under 'finetune', or shorten the rows or the prompt."
+            )
         return short, len(every) - len(short)
 
     def _example(self, row: DataRow) -> TrainingExample:

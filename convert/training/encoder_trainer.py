@@ -103,8 +103,8 @@ class RowEncoder:
         answering = [row for row in rows if row.answers] if self.task.kind == "decide" else rows
         items = tuple(item for item in map(self._item, answering) if item.length <= self.tokens_max)
         if not items:
-            said = f"all {len(answering)} training rows have more than {self.tokens_max} tokens"
-            raise InvalidRequest(said, remedy="Raise 'tokens_max' under 'finetune', or shorten the rows.")
+            message = f"all {len(answering)} training rows have more than {self.tokens_max} tokens"
+            raise InvalidRequest(message, remedy="Raise 'tokens_max' under 'finetune', or shorten the rows.")
         misfits = sum(item.misfits for item in items)
         return EncodedRows(items, len(answering) - len(items), misfits, len(rows) - len(answering))
 

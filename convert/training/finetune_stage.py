@@ -96,8 +96,10 @@ def _task(recipe: Recipe, settings: FinetuneSection) -> TaskSpec:
     runtime = str(tasks.read(tasks.find(path)).get("runtime"))
     if settings.method not in _METHODS.get(runtime, ()):
         able = " or ".join(_METHODS.get(runtime, ("no method",)))
-        said = f"finetune.method '{settings.method}' does not make a model for runtime '{runtime}'"
-        raise InvalidRequest(said, remedy=f"For {runtime}, use {able}: lora is for decoders, the others for encoders.")
+        message = f"finetune.method '{settings.method}' does not make a model for runtime '{runtime}'"
+        raise InvalidRequest(
+            message, remedy=f"For {runtime}, use {able}: lora is for decoders, the others for encoders."
+        )
     task = tasks.of(path)
     if task.kind == "embed":
         raise InvalidRequest(

@@ -44,8 +44,8 @@ def add_adapter(model: Any, settings: FinetuneSection) -> Any:
     there = linear_names(model)
     unknown = sorted(set(settings.targets) - set(there))
     if unknown:
-        said = f"finetune.targets: the model has no linear layer '{unknown[0]}'"
-        raise InvalidRequest(said, remedy=f"It has: {', '.join(there)}.")
+        message = f"finetune.targets: the model has no linear layer '{unknown[0]}'"
+        raise InvalidRequest(message, remedy=f"It has: {', '.join(there)}.")
     config = peft.LoraConfig(
         task_type="CAUSAL_LM",
         r=settings.rank,

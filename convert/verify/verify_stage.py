@@ -133,8 +133,8 @@ def _inputs(pair: ExportPair, texts: Sequence[str]) -> list[list[int]]:
     inputs = [list(served.encode(text).ids) for text in texts]
     for text, ids in zip(texts, inputs, strict=True):
         if ids != divergence.encode(tokenizer, text):
-            said = f"the exported tokenizer splits {text!r} into {ids}, unlike the checkpoint's"
-            raise ModelFailed(said, remedy=_REMEDY)
+            message = f"the exported tokenizer splits {text!r} into {ids}, unlike the checkpoint's"
+            raise ModelFailed(message, remedy=_REMEDY)
     return inputs
 
 
@@ -178,6 +178,6 @@ def _require_equal_vectors(expected: Sequence[NDArray[np.float32]], found: Seque
     left, right = _rows(expected).astype(np.float64), _rows(found).astype(np.float64)
     cosine = (left * right).sum(-1) / (np.linalg.norm(left, axis=-1) * np.linalg.norm(right, axis=-1))
     if not cosine.min() >= COSINE_MIN:
-        said = f"the exported file is not the same model: the smallest cosine of two vectors is {cosine.min():.6f}"
-        raise ModelFailed(f"{said} (at least {COSINE_MIN} is required)", remedy=_REMEDY)
+        message = f"the exported file is not the same model: the smallest cosine of two vectors is {cosine.min():.6f}"
+        raise ModelFailed(f"{message} (at least {COSINE_MIN} is required)", remedy=_REMEDY)
     return {"cosine_min": float(cosine.min()), "rows": len(cosine)}

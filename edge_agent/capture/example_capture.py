@@ -146,13 +146,15 @@ class ExampleCapture:
         rows = await self.calls.run(lambda worker: worker.review_page(wanted, after, count))
         return [parse_review_item(found, place) for place, found in rows]
 
-    async def store_feedback(self, said: HumanFeedback, prediction: dict[str, Any], manifest: Manifest | None) -> None:
+    async def store_feedback(
+        self, feedback: HumanFeedback, prediction: dict[str, Any], manifest: Manifest | None
+    ) -> None:
         """Store feedback; durable when this returns. Raises PredictionUnknown, InvalidRequest, RedactionHeld."""
-        texts = [said.reason, *answer_texts(prediction["kind"], said.value)]
+        texts = [feedback.reason, *answer_texts(prediction["kind"], feedback.value)]
         findings = await self.text_redaction.find(prediction["task"], texts)
 
         def work(worker: SpoolWorker) -> None:
-            worker.store_feedback(said, prediction, manifest, findings)
+            worker.store_feedback(feedback, prediction, manifest, findings)
 
         await self.calls.run(work)
 
@@ -290,12 +292,12 @@ def read_status(worker: SpoolWorker) -> CaptureStatus:
 def stalled_status(config: Config, writer: SpoolWriter) -> CaptureStatus:
     """Return the status without access to the disk, which does not answer."""
     seconds = max(writer.stalled_seconds, STATUS_SECONDS_MAX)
-    said = (
+    message = (
         f"There are no figures of examples: the disk of {config.state_dir} has worked on one write for"
         f" {seconds:.0f} s. Waiting in memory: {counted(writer.queued_answers, 'answer')}; lost because the"
         f" queue was full: {writer.dropped_answers}. Check the disk; waiting answers are written when it answers."
     )
-    return CaptureStatus({}, {}, 0, 0, 0, "", (said,), stalled_seconds=seconds)
+    return CaptureStatus({}, {}, 0, 0, 0, "", (message,), stalled_seconds=seconds)
 
 
 def broken_status(error: EdgeAgentError) -> CaptureStatus:
@@ -384,7 +386,7 @@ class DeferredQuestions:
     async def store_label(
         self,
         asked: TeacherQuestion,
-        said: str,
+        answer: str,
         model: str,
         manifest: Manifest,
         scores: Sequence[tuple[str, float]] = (),
@@ -395,8 +397,10 @@ class DeferredQuestions:
             SiteError: the disk failed.
             RedactionHeld: the redaction model does not answer.
         """
-        findings = await self._text_redaction.find(manifest.task.name, answer_texts(manifest.task.kind, said))
-        await self._calls.run(lambda worker: worker.store_teacher_label(asked, said, model, manifest, findings, scores))
+        findings = await self._text_redaction.find(manifest.task.name, answer_texts(manifest.task.kind, answer))
+        await self._calls.run(
+            lambda worker: worker.store_teacher_label(asked, answer, model, manifest, findings, scores)
+        )
 
     async def release(self, asked: TeacherQuestion, *, again: bool) -> None:
         """Drop a question; with `again`, requeue it, because certainly no large model received it. Raises SiteError."""

@@ -118,8 +118,8 @@ class Outbox:
             return 0
         signed = segment.verify_receipts(raw, self._site.receipt_keys)
         if signed.body.site != self._site.id:
-            said = f"{segment.RECEIPTS_FILE_NAME} is for site {signed.body.site!r}; this is {self._site.id!r}"
-            raise DocumentInvalid(said, remedy="Import the receipts of this site.")
+            message = f"{segment.RECEIPTS_FILE_NAME} is for site {signed.body.site!r}; this is {self._site.id!r}"
+            raise DocumentInvalid(message, remedy="Import the receipts of this site.")
         count = 0
         for epoch in signed.body.epochs:
             count += (

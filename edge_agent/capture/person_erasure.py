@@ -108,8 +108,8 @@ def load_digest_key(path: Path) -> bytes:
         key = secrets.token_bytes(KEY_BYTES)
         write_durably(path, key)
     if len(key) != KEY_BYTES:
-        said = f"{path} has {len(key)} bytes; the key of the value digests has {KEY_BYTES}"
-        raise StoreDamaged(said, remedy=f"Restore {path.name} from a backup, or move it away: then 'edge-agent erase"
+        message = f"{path} has {len(key)} bytes; the key of the value digests has {KEY_BYTES}"
+        raise StoreDamaged(message, remedy=f"Restore {path.name} from a backup, or move it away: then 'edge-agent erase"
                            " --value -' finds only what is stored from then on.", path=path)  # fmt: skip
     return key
 
@@ -195,8 +195,8 @@ class ValueSearch:
             raise InvalidRequest(f"1 to {VALUES_MAX} values can be searched for; this is {len(values)}")
         for place, value in enumerate(values, 1):
             if len(value) > VALUE_CHARS_MAX or not forms_of(value):
-                said = f"value {place} must have a letter or a digit, and {VALUE_CHARS_MAX} characters at most"
-                raise InvalidRequest(said, remedy="Send one name, address or number as one value.")
+                message = f"value {place} must have a letter or a digit, and {VALUE_CHARS_MAX} characters at most"
+                raise InvalidRequest(message, remedy="Send one name, address or number as one value.")
         self._digests = digester.digests(values)
         self._patterns = [pattern for pattern in map(text_pattern, values) if pattern]
 

@@ -120,7 +120,7 @@ class RecordBuilder:
 
     def build_feedback(
         self,
-        said: HumanFeedback,
+        feedback: HumanFeedback,
         prediction: Mapping[str, Any],
         manifest: Manifest | None,
         at: float,
@@ -133,26 +133,28 @@ class RecordBuilder:
         """
         self._require_findings(findings, not self._model.holds(prediction["task"]))
         redaction = self._redactor.start(_texts_of(prediction), findings)
-        value = self._answer(redaction, prediction["kind"], manifest, said.value)
-        reason = redaction.text(said.reason)
+        value = self._answer(redaction, prediction["kind"], manifest, feedback.value)
+        reason = redaction.text(feedback.reason)
         record = {
-            **self._head("feedback", said.feedback_id, at),
-            "feedback_id": said.feedback_id,
-            "prediction_id": said.prediction_id,
+            **self._head("feedback", feedback.feedback_id, at),
+            "feedback_id": feedback.feedback_id,
+            "prediction_id": feedback.prediction_id,
             "task": prediction["task"],
-            "reviewer": said.reviewer,
-            "verdict": said.verdict,
+            "reviewer": feedback.reviewer,
+            "verdict": feedback.verdict,
             "value": self._answer_again(redaction, prediction["kind"], prediction["task"], value),
             "reason": reason,
         }
-        content = _write([said.prediction_id, said.reviewer, said.verdict, said.value, said.reason])
+        content = _write([feedback.prediction_id, feedback.reviewer, feedback.verdict, feedback.value, feedback.reason])
         raw, digests = _write(record).encode(), self._digests(redaction)
-        return FeedbackRecord(said.feedback_id, said.prediction_id, said.request_id, raw, content.encode(), digests)
+        return FeedbackRecord(
+            feedback.feedback_id, feedback.prediction_id, feedback.request_id, raw, content.encode(), digests
+        )
 
     def build_teacher_label(
         self,
         asked: TeacherQuestion,
-        said: str,
+        answer: str,
         model: str,
         manifest: Manifest,
         at: float,
@@ -164,14 +166,14 @@ class RecordBuilder:
         self._require_findings(findings, not self._model.holds(prediction["task"]))
         redaction = self._redactor.start(_texts_of(prediction), findings)
         if prediction["kind"] == "extract":
-            said = _in_field_order(said, prediction["output"])
+            answer = _in_field_order(answer, prediction["output"])
         record: dict[str, Any] = {
             **self._head("opinion", asked.prediction_id, at),
             "prediction_id": asked.prediction_id,
             "task": task_of_key(asked.task),
             "model": model[:200],
             "why": asked.why,
-            "value": self._answer(redaction, prediction["kind"], manifest, said),
+            "value": self._answer(redaction, prediction["kind"], manifest, answer),
         }
         if scores:
             record["scores"] = scores
@@ -291,9 +293,9 @@ def _texts_of(prediction: Mapping[str, Any]) -> str:
     return "\n".join([prediction["input"], prediction["output"], *([local["answer"]] if local else [])])
 
 
-def _in_field_order(said: str, output: str) -> str:
+def _in_field_order(answer: str, output: str) -> str:
     """Write a record with its fields in the order of another record, so that equal records are the same text."""
-    record, first = json.loads(said), json.loads(output or "{}")
+    record, first = json.loads(answer), json.loads(output or "{}")
     return _write({name: record[name] for name in (*first, *record) if name in record})
 
 

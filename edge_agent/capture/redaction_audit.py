@@ -169,15 +169,15 @@ class RedactionAudit:
                 remedy="It was judged or erased, or it expired; 'edge-agent redact --audit' shows what waits.",
             )
         text = _decode(*rows[0])
-        said, places = sorted(set(missed)), sorted(set(wrong))
-        _check(text.drawn, said, places)
+        spans, places = sorted(set(missed)), sorted(set(wrong))
+        _check(text.drawn, spans, places)
         found = len(text.drawn.replaced) - len(places)
-        if said:
-            record = _encode(text.task, text.drawn, said, places)
+        if spans:
+            record = _encode(text.task, text.drawn, spans, places)
             self._db.execute("UPDATE redaction_audit SET judged = 1, record = ? WHERE row = ?", (record, text.row))
         else:
             self._db.execute("DELETE FROM redaction_audit WHERE row = ?", (text.row,))
-        self._count(text.drawn.model, min(found, VALUES_COUNTED_MAX), min(len(said), VALUES_COUNTED_MAX))
+        self._count(text.drawn.model, min(found, VALUES_COUNTED_MAX), min(len(spans), VALUES_COUNTED_MAX))
 
     def erase(self, prediction_id: str) -> None:
         """Delete the text of a prediction; its counts remain."""
@@ -237,8 +237,8 @@ def _check(drawn: DrawnText, missed: list[MarkedSpan], wrong: list[int]) -> None
     ends = [0, *(each.end for each in missed)]
     for span, before in zip(missed, ends, strict=False):
         if not before <= span.start < span.end <= len(drawn.text) or not drawn.text[span.start : span.end].strip():
-            said = f"a missed value from {span.start} to {span.end} is not within the {len(drawn.text)} characters"
-            raise InvalidRequest(said, remedy="Mark spans in the order of the text, without overlap.")
+            message = f"a missed value from {span.start} to {span.end} is not within the {len(drawn.text)} characters"
+            raise InvalidRequest(message, remedy="Mark spans in the order of the text, without overlap.")
         if not span.label or len(span.label) > LABEL_CHARACTERS_MAX:
             raise InvalidRequest(f"the type of a missed value has 1 to {LABEL_CHARACTERS_MAX} characters")
         if any(each.start <= span.start and span.end <= each.end for each in drawn.replaced):

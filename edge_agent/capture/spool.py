@@ -252,10 +252,10 @@ class Spool:
         found = self.db.rows(query, (prediction_id,))
         if not found:
             raise PredictionUnknown(f"no answer {prediction_id!r} is kept here", prediction_id=prediction_id)
-        said = self.db.rows("SELECT record FROM feedback WHERE prediction_id = ? ORDER BY row", (prediction_id,))
+        feedback = self.db.rows("SELECT record FROM feedback WHERE prediction_id = ? ORDER BY row", (prediction_id,))
         record, task, reviewed, stream, probability = found[0]
         return SpooledPrediction(
-            record, task, bool(reviewed), tuple(row[0] for row in said), NAMES[stream], probability
+            record, task, bool(reviewed), tuple(row[0] for row in feedback), NAMES[stream], probability
         )
 
     def add_feedback(self, judged: FeedbackRecord) -> int:
@@ -271,8 +271,8 @@ class Spool:
             "SELECT row, consent, segment FROM predictions WHERE prediction_id = ?", (judged.prediction_id,)
         )
         if not rows:
-            said = f"no answer {judged.prediction_id!r} is kept here"
-            raise PredictionUnknown(said, prediction_id=judged.prediction_id)
+            message = f"no answer {judged.prediction_id!r} is kept here"
+            raise PredictionUnknown(message, prediction_id=judged.prediction_id)
         ((row, consent, segment),) = rows
         size = len(judged.record) + ROW_OVERHEAD_BYTES
         self.db.execute(
@@ -400,9 +400,9 @@ class Spool:
         departed_until = float(self._meta("departed_until", -1.0))
         if not kept:
             return departed_until >= 0 or bool(self.db.rows("SELECT 1 FROM segments LIMIT 1"))
-        said = self.db.rows("SELECT segment FROM feedback WHERE prediction_id = ?", (prediction_id,))
+        feedback = self.db.rows("SELECT segment FROM feedback WHERE prediction_id = ?", (prediction_id,))
         thought = self.db.rows("SELECT segment FROM opinions WHERE prediction_id = ?", (prediction_id,))
-        return kept[0][1] <= departed_until or any(row[0] for row in (*kept, *said, *thought))
+        return kept[0][1] <= departed_until or any(row[0] for row in (*kept, *feedback, *thought))
 
     def note_sealed(self) -> None:
         """Record that no record waits to be sealed any more."""
@@ -416,8 +416,8 @@ class Spool:
         """Count predictions by class, and feedback."""
         rows = self.db.rows("SELECT class, count(*) FROM predictions GROUP BY class")
         counted = {CLASS_NAMES[class_]: number for class_, number in rows}
-        ((said,),) = self.db.rows("SELECT count(*) FROM feedback")
-        return {**counted, "feedback": said}
+        ((feedback,),) = self.db.rows("SELECT count(*) FROM feedback")
+        return {**counted, "feedback": feedback}
 
     def loss_seconds(self) -> dict[str, float]:
         """Return, by kind of LOSSES, the seconds of running since the last one; no key = none yet."""

@@ -125,13 +125,13 @@ class SpoolErasure:
 
     def erase_found(self, found: FoundRecords) -> PersonErasure:
         """Erase the found records, and record the erasure; inside the spool's transaction."""
-        said, told, here = describe(self._spool, found), list[str](), 0
+        description, told, here = describe(self._spool, found), list[str](), 0
         for prediction_id in found.prediction_ids:
             was_here, is_told = self._erase(prediction_id)
             here += was_here
             told += [prediction_id] if is_told else []
         number = self._spool.personal.record_erasure(self._now(), here, told) if found.prediction_ids else 0
-        return replace(said, erased=here, told=len(told), erasure=number)
+        return replace(description, erased=here, told=len(told), erasure=number)
 
     def _erase(self, prediction_id: str) -> tuple[bool, bool]:
         self._monitoring.delete_input(prediction_id)
@@ -277,7 +277,7 @@ class SpoolWorker:
     def store_teacher_label(
         self,
         asked: TeacherQuestion,
-        said: str,
+        answer: str,
         model: str,
         manifest: Manifest,
         findings: ModelFindings | None = None,
@@ -288,7 +288,7 @@ class SpoolWorker:
         Returns False if the input was erased in the meantime.
         """
         at = self.now()
-        record = self.recorder.build_teacher_label(asked, said, model, manifest, at, findings, scores)
+        record = self.recorder.build_teacher_label(asked, answer, model, manifest, at, findings, scores)
         if not self.questions.store_label(asked, record):
             return False
         self._alarms_at_commit = -1

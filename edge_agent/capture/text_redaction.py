@@ -202,8 +202,8 @@ class RedactionQueue:
             )
         else:
             return ""
-        said = f"The redaction model does not read what should be captured or sent: {why}."
-        return f"{said} Waiting: {counted(self.waiting, 'answer')}."
+        message = f"The redaction model does not read what should be captured or sent: {why}."
+        return f"{message} Waiting: {counted(self.waiting, 'answer')}."
 
     @property
     def waiting(self) -> int:

@@ -206,9 +206,9 @@ def _failure_cell(failure: Failure) -> RenderableType:
 
 def _degradation(word: str, result: GradedAnswer) -> str:
     """Return why an answer is degraded; with the p-value where that is the reason."""
-    said = word.lower().replace("_", " ")
+    words = word.lower().replace("_", " ")
     return (
-        f"{said} (p = {result.p_value:.3f})" if word == "OUT_OF_DISTRIBUTION" and result.p_value is not None else said
+        f"{words} (p = {result.p_value:.3f})" if word == "OUT_OF_DISTRIBUTION" and result.p_value is not None else words
     )
 
 

@@ -161,8 +161,8 @@ def install(
         return
     print_done(ctx, f"It answers '{bundle.ref.task}' now.")
     if bundle.confidence_blocker:
-        said = f"no answer of it is confident: {bundle.confidence_blocker}. Convert it to another format."
-        print_done(ctx, Text.assemble(("warning: ", "yellow"), said))
+        message = f"no answer of it is confident: {bundle.confidence_blocker}. Convert it to another format."
+        print_done(ctx, Text.assemble(("warning: ", "yellow"), message))
     if bundle.gate == "none" and bundle.kind in ("CLASSIFY", "EXTRACT"):
         print_done(ctx, "It has no gate: it does not recognize inputs unlike its training data.")
 
@@ -328,8 +328,8 @@ def _use(bundle: Bundle) -> Text:
 
 def _warn_of_revoked(ctx: typer.Context, bundle: Bundle) -> None:
     if bundle.revoked:
-        said = "the central team has revoked this bundle. Ask them which one to use."
-        print_done(ctx, Text.assemble(("warning: ", "yellow"), said))
+        message = "the central team has revoked this bundle. Ask them which one to use."
+        print_done(ctx, Text.assemble(("warning: ", "yellow"), message))
 
 
 def _signed(bundle: Bundle) -> Text:

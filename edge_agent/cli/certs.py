@@ -385,8 +385,8 @@ def _make_folder(folder: Path, mode: int) -> None:
     try:
         make_folders(folder, mode)
     except PermissionError as error:
-        said = f"this user may not make {error.filename}"
-        raise CertificateUnusable(said, remedy="Run the command with sudo.") from None
+        message = f"this user may not make {error.filename}"
+        raise CertificateUnusable(message, remedy="Run the command with sudo.") from None
     except OSError as error:
         raise CertificateUnusable(f"cannot make {folder}: {error.strerror}", remedy="Name another --dir.") from None
 
@@ -431,10 +431,10 @@ def _show(certificate: Certificate) -> None:
     now = time.time()
     kind = "authority" if certificate.is_authority else "certificate"
     _say(f"{kind} of {certificate.name or 'nobody in particular'}")
-    said = "from" if now < certificate.starts_at else "ended" if now >= certificate.expires_at else "until"
-    style = "green" if said == "until" else "bold red"
-    at = certificate.starts_at if said == "from" else certificate.expires_at
-    out().print(Text.assemble("  valid     ", (f"{said} {_day(at)}", style)))
+    message = "from" if now < certificate.starts_at else "ended" if now >= certificate.expires_at else "until"
+    style = "green" if message == "until" else "bold red"
+    at = certificate.starts_at if message == "from" else certificate.expires_at
+    out().print(Text.assemble("  valid     ", (f"{message} {_day(at)}", style)))
     for label, values in _contents(certificate).items():
         if values:
             _say(f"  {label:<9} {', '.join(values)}")
@@ -484,8 +484,8 @@ def _day(at: float) -> str:
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d}"
 
 
-def _say_file(name: str, said: str) -> None:
-    _say(f"  {name:<11} {said}")
+def _say_file(name: str, meaning: str) -> None:
+    _say(f"  {name:<11} {meaning}")
 
 
 def _say(*lines: str) -> None:

@@ -257,9 +257,9 @@ def needed_drop_ins(config: Config, etc: Path, allow: Sequence[str], remove: Seq
     attached = unit_drop_ins.read_attached_networks()
     networks = unit_drop_ins.allowed_networks(config, units, allow, attached, remove)
     if unit_drop_ins.listens_on_network(config) and not networks:
-        said = f"no network of this machine belongs to service.tcp_address ({config.service.tcp_address})"
+        message = f"no network of this machine belongs to service.tcp_address ({config.service.tcp_address})"
         remedy = "Name the network of the clients: 'sudo edge-agent drop-ins --allow 192.168.10.0/24'."
-        raise ConfigInvalid(said, remedy=remedy)
+        raise ConfigInvalid(message, remedy=remedy)
     return unit_drop_ins.unit_drop_ins(config, units, networks)
 
 

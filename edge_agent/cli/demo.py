@@ -153,8 +153,8 @@ def _ask_questions(
     questions = counted(len(show.manifest.task.questions), "question")
     _heading(console, f"{name}, {questions} in one call: {len(rows)} of {len(messages)} labelled messages")
     with console.status(f"Asking {name}") as line:
-        said = demo_questions.decide_rows(client, name, rows, partial(_update, line, name))
-    demo_questions.show_questions(console, show.manifest, said)
+        answers = demo_questions.decide_rows(client, name, rows, partial(_update, line, name))
+    demo_questions.show_questions(console, show.manifest, answers)
 
 
 def _compare(
@@ -168,12 +168,12 @@ def _compare(
     rows = sample(messages, rows_max)
     asked = "Labelled messages" if len(shows) == 1 else f"The same messages, {len(shows)} models"
     _heading(console, f"{asked}: {len(rows)} of {len(messages)}")
-    said = []
+    answers = []
     for show in shows:
         name = show.manifest.task.name
         with console.status(f"Asking {name}") as line:
-            said.append(demo_questions.classify_rows(client, name, rows, partial(_update, line, name)))
-    demo_questions.show_comparison(console, [show.manifest for show in shows], rows, said)
+            answers.append(demo_questions.classify_rows(client, name, rows, partial(_update, line, name)))
+    demo_questions.show_comparison(console, [show.manifest for show in shows], rows, answers)
     console.print("each message one call, one after the other; ± is a 95% interval", style="dim")
 
 
@@ -198,10 +198,10 @@ def _ask_strange(console: Console, client: Client, show: DemoBundle) -> None:
             made.add_row(Text(text), Text(result.reason, style="red"), "", "", "")
             continue
         marked = "OUT_OF_DISTRIBUTION" in result.degraded
-        said = "out of distribution" if marked else "not confident" if result.below_threshold else "confident"
-        style = "red" if said == "confident" else "green"
+        message = "out of distribution" if marked else "not confident" if result.below_threshold else "confident"
+        style = "red" if message == "confident" else "green"
         p_value = "-" if result.p_value is None else f"{result.p_value:.3f}"
-        made.add_row(Text(text), Text(result.label), f"{result.confidence:.2f}", p_value, Text(said, style=style))
+        made.add_row(Text(text), Text(result.label), f"{result.confidence:.2f}", p_value, Text(message, style=style))
     print_trimmed(console, made)
     ordinary = f"On average such a gate holds up {gate.held_up_max:.0%} of ordinary messages at most"
     console.print(f"{ordinary}; how many strange ones it recognizes is not promised.", style="dim")
@@ -268,8 +268,8 @@ def _generate(console: Console, client: Client, show: DemoBundle) -> None:
     _honest(console, show.manifest)
 
 
-def _done(console: Console, said: str, style: str = "") -> None:
-    console.print(Text.assemble(("✓ ", "green"), (said, style)))
+def _done(console: Console, message: str, style: str = "") -> None:
+    console.print(Text.assemble(("✓ ", "green"), (message, style)))
 
 
 def _heading(console: Console, text: str) -> None:
@@ -282,8 +282,8 @@ def _honest(console: Console, manifest: Manifest) -> None:
     if manifest.provenance.base:
         console.print(Text(f"model: {manifest.provenance.base}", style="dim"))
     if manifest.task.kind == "classify" and manifest.confidence.policy == "always_escalate":
-        said = no_threshold(manifest.no_threshold_reason())
-        console.print(f"{said}: no answer counts as sure", style="dim")
+        reason = no_threshold(manifest.no_threshold_reason())
+        console.print(f"{reason}: no answer counts as sure", style="dim")
 
 
 _KINDS: dict[str, Callable[[Console, Client, DemoBundle], None]] = {
@@ -373,8 +373,8 @@ class DemoDaemon:
         try:
             return self._process.wait(STOP_SECONDS_MAX)
         except subprocess.TimeoutExpired:
-            said = f"the daemon did not stop within {STOP_SECONDS_MAX:.0f} s; its log ends so:"
-            raise self._failure(said) from None
+            message = f"the daemon did not stop within {STOP_SECONDS_MAX:.0f} s; its log ends so:"
+            raise self._failure(message) from None
         finally:  # Also after a second Ctrl-C: nothing of the demo may stay behind.
             if self._process.poll() is None:
                 self._process.kill()
@@ -395,8 +395,8 @@ class DemoDaemon:
             pause = min(pause * 1.5, _PAUSE_SECONDS_MAX)
         raise self._failure(f"the daemon was not {what} after {seconds_max:.0f} s; its log ends so:")
 
-    def _failure(self, said: str) -> DemoFailed:
-        failure = DemoFailed(said)
+    def _failure(self, message: str) -> DemoFailed:
+        failure = DemoFailed(message)
         failure.details = tuple(
             self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES_SHOWN:]
         )

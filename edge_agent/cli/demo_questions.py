@@ -103,11 +103,11 @@ def sample(rows: Sequence[_T], rows_max: int) -> list[_T]:
     return [rows[at * len(rows) // rows_max] for at in range(rows_max)]
 
 
-def score(rows: Sequence[LabelledMessage], said: Sequence[DemoAnswer]) -> DemoScore:
+def score(rows: Sequence[LabelledMessage], answers: Sequence[DemoAnswer]) -> DemoScore:
     """Count the right answers, and the right ones among the confident answers."""
-    right = [(row, each.label == row.label) for row, each in zip(rows, said, strict=True)]
-    sure = [pair for pair, each in zip(right, said, strict=True) if each.sure]
-    return DemoScore(len(right), _share(right), len(sure), _share(sure), median(each.milliseconds for each in said))
+    right = [(row, each.label == row.label) for row, each in zip(rows, answers, strict=True)]
+    sure = [pair for pair, each in zip(right, answers, strict=True) if each.sure]
+    return DemoScore(len(right), _share(right), len(sure), _share(sure), median(each.milliseconds for each in answers))
 
 
 def _share(right: Sequence[tuple[LabelledMessage, bool]]) -> Interval:
@@ -159,8 +159,8 @@ def decide_rows(
     found = []
     for row, result, spent in _ask_each(ask, rows, done):
         answers = () if isinstance(result, Failure) else result.answers
-        said = {each.question: DemoAnswer(each.label, each.confident, spent) for each in answers}
-        found.append(MessageAnswers(row, said, spent))
+        by_question = {each.question: DemoAnswer(each.label, each.confident, spent) for each in answers}
+        found.append(MessageAnswers(row, by_question, spent))
     return found
 
 
@@ -176,35 +176,35 @@ def _ask_each(
         done(number)
 
 
-def show_questions(console: Console, manifest: Manifest, said: Sequence[MessageAnswers]) -> None:
+def show_questions(console: Console, manifest: Manifest, answered: Sequence[MessageAnswers]) -> None:
     """Print the answers about a few messages, then how many answers to each question are right."""
     questions = manifest.task.questions
-    for each in sample(said, SHOWN_MESSAGES):
+    for each in sample(answered, SHOWN_MESSAGES):
         console.print(Text(each.message.text, style="bold"))
         print_trimmed(console, _answers(questions, each))
         console.print()
     console.print("✓ right, ✗ wrong; ? = not confident: a large model or a person is asked", style="dim")
     console.print()
-    print_trimmed(console, _score_table(manifest, said))
-    spent = format_milliseconds(median(each.milliseconds for each in said))
+    print_trimmed(console, _score_table(manifest, answered))
+    spent = format_milliseconds(median(each.milliseconds for each in answered))
     told = f"one call answers all questions about a message, median {spent}; ± is a 95% interval."
     if any(confidence.policy != "threshold" for confidence in manifest.question_confidence.values()):
         told += " A question that always asks had no threshold that could be proved."
     console.print(told, style="dim")
 
 
-def _answers(questions: Sequence[QuestionSpec], said: MessageAnswers) -> Table:
+def _answers(questions: Sequence[QuestionSpec], answered: MessageAnswers) -> Table:
     """Return a table of questions above answers; the column widths are the same for all messages."""
     made = table()
     for question in questions:
         wide = max(len(question.name), *(len(f"✓ {output}?") for output in question.outputs))
         made.add_column(Text(question.name, style="dim"), min_width=wide, no_wrap=True, overflow="fold")
-    made.add_row(*(_answer(said, question.name) for question in questions))
+    made.add_row(*(_answer(answered, question.name) for question in questions))
     return made
 
 
-def _answer(said: MessageAnswers, question: str) -> Text:
-    answer, wanted = said.answers.get(question), said.message.answers.get(question)
+def _answer(answered: MessageAnswers, question: str) -> Text:
+    answer, wanted = answered.answers.get(question), answered.message.answers.get(question)
     if answer is None:
         return Text("✗ no answer", style="red")
     right = answer.label == wanted
@@ -213,11 +213,11 @@ def _answer(said: MessageAnswers, question: str) -> Text:
     return Text(f"{mark}{answer.label}{'' if answer.sure else '?'}", style=f"{style} bold" if answer.sure else style)
 
 
-def _score_table(manifest: Manifest, said: Sequence[MessageAnswers]) -> Table:
+def _score_table(manifest: Manifest, answered: Sequence[MessageAnswers]) -> Table:
     numbers = ("answers", "right", "confident", "right if confident")
     made = table("question", *numbers, right=numbers, wrap=("question",))
     for question in manifest.task.questions:
-        asked = [each for each in said if question.name in each.message.answers]
+        asked = [each for each in answered if question.name in each.message.answers]
         rows = [replace(each.message, label=each.message.answers[question.name]) for each in asked]
         confidence = manifest.question_confidence.get(question.name)
         cells = ("-", "-", "-")
@@ -255,23 +255,26 @@ def _demo_answer(result: Classification | Failure, milliseconds: float) -> DemoA
 
 
 def show_comparison(
-    console: Console, manifests: Sequence[Manifest], rows: Sequence[LabelledMessage], said: Sequence[list[DemoAnswer]]
+    console: Console,
+    manifests: Sequence[Manifest],
+    rows: Sequence[LabelledMessage],
+    answers: Sequence[list[DemoAnswer]],
 ) -> None:
     """Print a few messages with every bundle's answer, then the figures."""
-    print_trimmed(console, _answer_table(manifests, rows, said))
+    print_trimmed(console, _answer_table(manifests, rows, answers))
     console.print()
-    print_trimmed(console, _comparison_table(manifests, rows, said))
+    print_trimmed(console, _comparison_table(manifests, rows, answers))
 
 
 def _answer_table(
-    manifests: Sequence[Manifest], rows: Sequence[LabelledMessage], said: Sequence[list[DemoAnswer]]
+    manifests: Sequence[Manifest], rows: Sequence[LabelledMessage], by_bundle: Sequence[list[DemoAnswer]]
 ) -> Table:
     # The names without their common prefix, unless a name is just that prefix.
     shortest = min((manifest.task.name for manifest in manifests), key=len)
     names = [manifest.task.name.removeprefix(f"{shortest}-") for manifest in manifests]
     made = table("message", "wants", *names, wrap=("message",))
     step = max(1, len(rows) // SHOWN_ROWS)
-    for row, *answers in list(zip(rows, *said, strict=True))[::step][:SHOWN_ROWS]:
+    for row, *answers in list(zip(rows, *by_bundle, strict=True))[::step][:SHOWN_ROWS]:
         marks = [
             Text(f"✓ {each.label}", "green") if each.label == row.label else Text(f"✗ {each.label}", "red")
             for each in answers
@@ -281,7 +284,7 @@ def _answer_table(
 
 
 def _comparison_table(
-    manifests: Sequence[Manifest], rows: Sequence[LabelledMessage], said: Sequence[list[DemoAnswer]]
+    manifests: Sequence[Manifest], rows: Sequence[LabelledMessage], by_bundle: Sequence[list[DemoAnswer]]
 ) -> Table:
     numbers = ("right", "confident", "right if confident", "median call", "own files")
     made = table("task", "model", *numbers, right=numbers, wrap=tuple(NARROWEST))
@@ -289,7 +292,7 @@ def _comparison_table(
         column.min_width = NARROWEST.get(str(column.header))
     # Files shared by several bundles are on the disk and in memory only once.
     copies = Counter(artifact.sha256 for manifest in manifests for artifact in manifest.artifacts)
-    for manifest, answers in zip(manifests, said, strict=True):
+    for manifest, answers in zip(manifests, by_bundle, strict=True):
         found = score(rows, answers)
         name, model = Text(manifest.task.name, style="bold"), Text(manifest.provenance.base)
         cells = (plus_minus(found.right), *_confident_cells(manifest, found), format_milliseconds(found.milliseconds))

@@ -83,8 +83,8 @@ def show_rights(console: Console, found: list[Finding], command: str) -> None:
     if not names:
         return
     user = current_user().name
-    said = f"User {user} may not make {counted(len(names), 'check')}: {', '.join(names)}. To make them, run"
-    for line in textwrap.wrap(said, prose_width(console), break_on_hyphens=False):
+    message = f"User {user} may not make {counted(len(names), 'check')}: {', '.join(names)}. To make them, run"
+    for line in textwrap.wrap(message, prose_width(console), break_on_hyphens=False):
         console.print(Text(line, _STYLES["unseen"]), soft_wrap=True)
     console.print(Text(f"  $ {command}", style="bold"), soft_wrap=True)
     console.print()
@@ -157,10 +157,10 @@ def _show_alike(console: Console, findings: list[Finding]) -> None:
         console.print(Text(f"{'':<{_INDENT}}  $ {command}", style="bold"), soft_wrap=True)
 
 
-def _block(console: Console, mark: Text, said: str) -> None:
+def _block(console: Console, mark: Text, message: str) -> None:
     """Print a sentence after a mark, its further lines indented like the first."""
     width = prose_width(console) - _INDENT - 1
-    for number, line in enumerate(textwrap.wrap(said, width, break_long_words=False, break_on_hyphens=False)):
+    for number, line in enumerate(textwrap.wrap(message, width, break_long_words=False, break_on_hyphens=False)):
         start = Text.assemble(" ", mark, " ") if number == 0 else Text(" " * _INDENT)
         console.print(Text.assemble(start, line), soft_wrap=True)
 

@@ -67,9 +67,9 @@ def show_identity(ctx: typer.Context, as_json: AsJson = False) -> None:
     site = target_of(ctx)
     config = site.config()
     if not config.site.id:
-        said = "this machine is not a site yet: 'site.id' is not set"
+        message = "this machine is not a site yet: 'site.id' is not set"
         raise ConfigInvalid(
-            said, remedy="Enrol it with the enrolment file of the central team: 'sudo edge-agent enrol FILE'."
+            message, remedy="Enrol it with the enrolment file of the central team: 'sudo edge-agent enrol FILE'."
         )
     found = read_identity(config, site_enrolment.load_record(site.files().agent[0].with_name(RECORD_FILE_NAME)))
     if as_json:
@@ -136,8 +136,10 @@ def _show(console: Console, found: SiteIdentity, files: ConfigFiles) -> None:
 
 
 def _enrolled(by: SiteEnrolment) -> dict[str, str]:
-    said = f"{by.enrolled_at[:10]}, with the enrolment file {verification_code(by.kit_sha256)} of {by.issued_at[:10]}"
-    return {"enrolled": said, "credentials": _CREDENTIALS[by.secrecy]}
+    message = (
+        f"{by.enrolled_at[:10]}, with the enrolment file {verification_code(by.kit_sha256)} of {by.issued_at[:10]}"
+    )
+    return {"enrolled": message, "credentials": _CREDENTIALS[by.secrecy]}
 
 
 def _acknowledged_epochs(config: Config) -> set[str]:
@@ -255,8 +257,8 @@ class EnrolCommand:
                 .removesuffix("\r")
             )
         if not sys.stdin.isatty():
-            said = "the enrolment file is sealed, and there is no terminal to ask for its passphrase on"
-            raise InvalidRequest(said, remedy="Name a file that holds it: --passphrase-file FILE.")
+            message = "the enrolment file is sealed, and there is no terminal to ask for its passphrase on"
+            raise InvalidRequest(message, remedy="Name a file that holds it: --passphrase-file FILE.")
         typed: str = typer.prompt("Passphrase of the enrolment file", hide_input=True, err=True)
         return typed
 
@@ -280,8 +282,8 @@ class EnrolCommand:
         if not self._systemd:
             out().print("Next: restart the daemon and its uplink; then 'sudo edge-agent identity' shows the site key.")
             return
-        for said in unit_drop_ins.restart_services(prepared.config):
-            _warn(said)
+        for warning in unit_drop_ins.restart_services(prepared.config):
+            _warn(warning)
         show_key(prepared.config, seconds_max=_KEY_SECONDS_MAX)
 
 
@@ -298,8 +300,8 @@ def _conclude_check(prepared: PreparedEnrolment) -> None:
     console.print(f"The same command without --check {does}.")
 
 
-def _warn(said: str) -> None:
-    print_trimmed(out(), Text.assemble(("warning: ", "yellow"), said))
+def _warn(message: str) -> None:
+    print_trimmed(out(), Text.assemble(("warning: ", "yellow"), message))
 
 
 def _require_code(given: str, sha256: str, site: str) -> None:
@@ -320,8 +322,8 @@ def _ask_to_compare(sha256: str, site: str) -> None:
         InvalidRequest: there is no terminal to ask on.
     """
     if not sys.stdin.isatty():
-        said = "there is no terminal on which a person can compare the code of the file"
-        raise InvalidRequest(said, remedy=f"{_COMPARE} Then: --code CODE.")
+        message = "there is no terminal on which a person can compare the code of the file"
+        raise InvalidRequest(message, remedy=f"{_COMPARE} Then: --code CODE.")
     err().print(_COMPARE)
     code = enrolment_file.verification_code(sha256)
     typed = typer.prompt(f"Is it {code}? Type yes, or the code as it is read out", err=True).strip().lower()

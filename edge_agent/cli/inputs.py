@@ -125,16 +125,16 @@ def _text_of(line: str) -> str:
         if isinstance(row, dict) and isinstance(row.get("text"), str):
             row["text"].encode()  # ValueError: half a character, which a text cut inside an emoji leaves
             return str(row["text"])
-    said = f"a line is not a JSON object with 'text' in whole characters: {line[:80]}"
-    raise InvalidRequest(said, remedy='Write each line like {"text": "I want my money back"}.')
+    message = f"a line is not a JSON object with 'text' in whole characters: {line[:80]}"
+    raise InvalidRequest(message, remedy='Write each line like {"text": "I want my money back"}.')
 
 
 def lines(stream: IO[bytes], what: str) -> Iterator[str]:
     """Yield the lines that are not blank, without white space around them. Raises InvalidRequest."""
     for number, line in enumerate(iter(lambda: stream.readline(MESSAGE_BYTES_MAX + 1), b""), 1):
         if len(line) > MESSAGE_BYTES_MAX:
-            said = f"line {number} of {what} has more than {MESSAGE_BYTES_MAX} bytes, which no daemon accepts"
-            raise InvalidRequest(said, remedy="Write one input on each line.")
+            message = f"line {number} of {what} has more than {MESSAGE_BYTES_MAX} bytes, which no daemon accepts"
+            raise InvalidRequest(message, remedy="Write one input on each line.")
         if text := as_text(line, f"line {number} of {what}").strip():
             yield text
 
@@ -144,5 +144,5 @@ def as_text(raw: bytes, what: str) -> str:
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
-        said = f"{what} is not UTF-8: byte {error.start + 1} is 0x{raw[error.start]:02x}"
-        raise InvalidRequest(said, remedy="Convert it first, for example with 'iconv -f LATIN1 -t UTF-8'.") from None
+        message = f"{what} is not UTF-8: byte {error.start + 1} is 0x{raw[error.start]:02x}"
+        raise InvalidRequest(message, remedy="Convert it first, for example with 'iconv -f LATIN1 -t UTF-8'.") from None

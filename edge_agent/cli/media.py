@@ -283,8 +283,8 @@ def import_media(ctx: typer.Context, path: MediaPath, as_json: AsJson = False) -
         segments, problem = _import_receipts_beside(admin, path, updates) if has_receipts else (None, "")
     if as_json:
         bundles = [plain(each) for each in outcomes]
-        said = {"updates": updates and plain(updates), "bundles": bundles}
-        print_json({**said, "received": segments, "receipts_problem": problem}, indent=2)
+        report = {"updates": updates and plain(updates), "bundles": bundles}
+        print_json({**report, "received": segments, "receipts_problem": problem}, indent=2)
     else:
         _print_receipts(ctx, segments, problem)
     _end_with_outcome(outcomes, why=as_json or global_options(ctx).quiet)
@@ -323,8 +323,8 @@ def _drive_errors(path: Path) -> Iterator[None]:
     except PermissionError as error:
         raise ConfigInvalid(f"cannot read {path}: {error.strerror}", remedy="Run the command with sudo.") from None
     except OSError as error:
-        said = f"the USB drive at {path} was pulled out or is failing: {error.strerror}"
-        raise MediaFailed(said, remedy=MediaFailed.remedy_reading, path=path) from None
+        message = f"the USB drive at {path} was pulled out or is failing: {error.strerror}"
+        raise MediaFailed(message, remedy=MediaFailed.remedy_reading, path=path) from None
 
 
 def _check_folder(path: Path) -> int:
@@ -332,8 +332,8 @@ def _check_folder(path: Path) -> int:
     with _drive_errors(path):
         found = stat_or_none(path)
     if found is None or not stat.S_ISDIR(found.st_mode):
-        said = f"{path} is not a folder" if found else f"{path} does not exist"
-        raise MediaFailed(said, remedy=f"{_LOOK}.")
+        message = f"{path} is not a folder" if found else f"{path} does not exist"
+        raise MediaFailed(message, remedy=f"{_LOOK}.")
     with _drive_errors(path):
         os.scandir(path).close()  # an automounter mounts the drive here, not at a stat
         return path.stat().st_dev
@@ -350,10 +350,10 @@ def _look(path: Path, *own: Path) -> DriveFolder:
 
 
 def _nothing_found(path: Path) -> DocumentInvalid | MediaFailed:
-    said, folder = f"there are no receipts and no update in {path}", _look(path)
+    message, folder = f"there are no receipts and no update in {path}", _look(path)
     if folder.is_unmounted:
         return folder.without_drive("there is nothing to import")
-    return DocumentInvalid(f"{said}: {folder.doubt}" if folder.doubt else said, remedy=_NOTHING_REMEDY)
+    return DocumentInvalid(f"{message}: {folder.doubt}" if folder.doubt else message, remedy=_NOTHING_REMEDY)
 
 
 def _print_receipts(ctx: typer.Context, segments: int | None, problem: str) -> None:
@@ -435,19 +435,19 @@ def _print_outcomes(ctx: typer.Context, updates: UpdatesStatus | None, outcomes:
         return
     for each in outcomes:
         taken = "taken" if each.taken else "already here" if each.installed else "not taken"
-        said = "" if _blocker(each) else f" {_described(each)}"
-        if each.state == "WAITING" and not each.installed and said:
-            said += "; import the drive again when it is"
+        detail = "" if _blocker(each) else f" {_described(each)}"
+        if each.state == "WAITING" and not each.installed and detail:
+            detail += "; import the drive again when it is"
         why = f": {each.message}" if each.message else ""
-        print_done(ctx, f"{taken}: {each.task} {each.version}{said}{why}")
+        print_done(ctx, f"{taken}: {each.task} {each.version}{detail}{why}")
     if not outcomes:
         print_done(ctx, f"Plan {updates.plan_version} is on the drive; it names nothing new for this site.")
 
 
 def _described(outcome: BundleOutcome) -> str:
     """Return an outcome as the end of a sentence that begins with the bundle."""
-    said = {**_OUTCOMES, **(_FIRST_OUTCOMES if outcome.first else {})}
-    return said.get(outcome.state, outcome.state.lower())
+    words = {**_OUTCOMES, **(_FIRST_OUTCOMES if outcome.first else {})}
+    return words.get(outcome.state, outcome.state.lower())
 
 
 def _end_with_outcome(outcomes: list[BundleOutcome], *, why: bool) -> None:

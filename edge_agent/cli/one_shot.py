@@ -93,8 +93,8 @@ def read_folder(folder: Path) -> OneShotBundle:
         if not is_file(path):
             raise FileMissing(f"{path} does not exist, though the manifest names it", remedy="Copy the bundle again.")
         if path.stat().st_size != artifact.size_bytes:
-            said = f"{path} has {path.stat().st_size} bytes; the manifest names {artifact.size_bytes}"
-            raise HashMismatch(said, remedy="Copy the bundle again.")
+            message = f"{path} has {path.stat().st_size} bytes; the manifest names {artifact.size_bytes}"
+            raise HashMismatch(message, remedy="Copy the bundle again.")
     return OneShotBundle(manifest, raw, {each.role: (folder / each.path).resolve() for each in manifest.artifacts})
 
 

@@ -76,8 +76,8 @@ def confirm(question: str, consequence: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        said = f"nothing was done: there is no terminal to ask on. With --yes: {consequence}"
-        raise InvalidRequest(said, remedy="Add --yes to go ahead.")
+        message = f"nothing was done: there is no terminal to ask on. With --yes: {consequence}"
+        raise InvalidRequest(message, remedy="Add --yes to go ahead.")
     terminal.print_wrapped(err(), consequence, Text())
     typer.confirm(question, abort=True, err=True)
 
@@ -129,12 +129,12 @@ def duration(seconds: float) -> str:
 
 def large_model_state(large: LargeModel) -> Text:
     """Return whether the large model is available, and how long it takes."""
-    said = Text.assemble(("online", "green") if large.online else ("offline", "red"))
+    state = Text.assemble(("online", "green") if large.online else ("offline", "red"))
     if large.usual_ms:
-        said.append(f", usually {large.usual_ms:.0f} ms")
+        state.append(f", usually {large.usual_ms:.0f} ms")
     if not large.affordable and large.online:
-        said.append(", spent up", "yellow")
-    return said
+        state.append(", spent up", "yellow")
+    return state
 
 
 def no_threshold(reason: str) -> str:

@@ -185,12 +185,12 @@ def _tell(ctx: typer.Context, done: ErasedValues, *, as_json: bool) -> None:
             " privacy report' shows for how long replaced values are found."
         )
     else:
-        told = (
+        message = (
             f"the next segment tells the central side to erase {done.told}"
             if done.told
             else "nothing has left this site"
         )
-        print_done(ctx, f"{counted(done.erased, 'answer')} erased here; {told}. Erasure {done.erasure}.")
+        print_done(ctx, f"{counted(done.erased, 'answer')} erased here; {message}. Erasure {done.erasure}.")
 
 
 def _show(console: Console, found: SitePrivacy) -> None:

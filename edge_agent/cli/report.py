@@ -169,8 +169,8 @@ def _between(low: float, high: float) -> str:
 
 
 def _show_advice(console: Console, judged: TaskJudgement) -> None:
-    said = Text.assemble((judged.figures.subject, "bold"), ": ", (headline(judged), "bold"))
-    print_trimmed(console, said)
+    title = Text.assemble((judged.figures.subject, "bold"), ": ", (headline(judged), "bold"))
+    print_trimmed(console, title)
     lines = [Text(judged.advice.because), Text(judged.advice.then)]
     lines += [
         Text.assemble(("alarm: ", "yellow"), f"{alarm.message}. {alarm.remedy}") for alarm in other_alarms(judged)

@@ -178,10 +178,10 @@ def _mode(task: Task) -> Text:
 
 def _threshold(task: Task) -> Text:
     """Return the threshold, marked if it is not valid on this machine, which a warning explains."""
-    said = "-" if task.threshold is None else f"{task.threshold:.2f}"
+    message = "-" if task.threshold is None else f"{task.threshold:.2f}"
     if proved := sum(question.threshold is not None for question in task.questions):
-        said = f"{proved} of {counted(len(task.questions), 'question')}"
-    return Text(f"{said}*", style="yellow") if task.confidence_blocker else Text(said)
+        message = f"{proved} of {counted(len(task.questions), 'question')}"
+    return Text(f"{message}*", style="yellow") if task.confidence_blocker else Text(message)
 
 
 def _show_alarms(console: Console, alarms: Sequence[FieldAlarm], now: datetime) -> None:
@@ -193,13 +193,13 @@ def _show_alarms(console: Console, alarms: Sequence[FieldAlarm], now: datetime) 
 
 def _show_alarm(console: Console, alarm: FieldAlarm, now: datetime) -> None:
     since = duration((now - alarm.since).total_seconds())
-    said = Text.assemble(("alarm: ", "red"), (alarm.task, "bold"), f", {alarm.alarm} for {since}: {alarm.message}.")
+    line = Text.assemble(("alarm: ", "red"), (alarm.task, "bold"), f", {alarm.alarm} for {since}: {alarm.message}.")
     if alarm.demoted:
-        said.append(
+        line.append(
             f" It put the task into shadow, as the plan allows; 'edge-agent mode {alarm.task} {AS_PLANNED}' takes that"
             " back."
         )
-    print_trimmed(console, said.append(advice(f" {alarm.remedy}")))
+    print_trimmed(console, line.append(advice(f" {alarm.remedy}")))
 
 
 def _show_updates(console: Console, updates: UpdatesStatus, now: datetime) -> None:
@@ -266,10 +266,10 @@ def _redaction(state: RedactionState) -> str:
     dropped = state.counts.get("dropped_unredacted", 0)
     more = f", {passed} passed by the rules alone" if passed else ""
     more += f", {dropped} dropped unread" if dropped else ""
-    said = f"{reads} what is captured or sent; {read} read{more}, {state.waiting} waiting"
+    message = f"{reads} what is captured or sent; {read} read{more}, {state.waiting} waiting"
     if state.is_proved_otherwise:
-        said += f"; its promise was proved with rules of version {state.proved_rules}, here are {state.rules}"
-    return f"{said}{_audited(state.audit)}" if state.audit else said
+        message += f"; its promise was proved with rules of version {state.proved_rules}, here are {state.rules}"
+    return f"{message}{_audited(state.audit)}" if state.audit else message
 
 
 def _audited(audit: RedactionAuditState) -> str:
@@ -287,31 +287,31 @@ def _audited(audit: RedactionAuditState) -> str:
 def _show_losses(console: Console, counters: Mapping[str, int]) -> None:
     lost = {name: number for name, number in counters.items() if number and name.startswith(_LOSSES)}
     if lost:
-        said = ", ".join(f"{name.replace('_', ' ')} {number}" for name, number in sorted(lost.items()))
-        print_trimmed(console, f"given up so far: {said}")
+        counts = ", ".join(f"{name.replace('_', ' ')} {number}" for name, number in sorted(lost.items()))
+        print_trimmed(console, f"given up so far: {counts}")
 
 
 def _review(examples: ExamplesStatus) -> Text:
     """Return what waits for review, and the progress of the random audit."""
     waiting = ", ".join(f"{number} {stream}" for stream, number in sorted(examples.review_waiting.items()) if number)
     audit = examples.audit
-    said = Text(f"to review: {waiting or 'nothing'}; random audit: {audit.drawn} drawn, {audit.reviewed} reviewed")
+    line = Text(f"to review: {waiting or 'nothing'}; random audit: {audit.drawn} drawn, {audit.reviewed} reviewed")
     if audit.lost:
-        said.append(f", {audit.lost} lost unjudged: what was reviewed need not be like all answers", "yellow")
-    return said
+        line.append(f", {audit.lost} lost unjudged: what was reviewed need not be like all answers", "yellow")
+    return line
 
 
 def _show_uplink(console: Console, uplink: UplinkStatus, now: datetime) -> None:
     """Print the state of the uplink and its problems."""
     where = f" to {uplink.upstream}" if uplink.upstream else ""
-    said = Text.assemble(f"uplink{where}: ", (uplink.state.lower(), LINK_STYLES.get(uplink.state, "")))
+    line = Text.assemble(f"uplink{where}: ", (uplink.state.lower(), LINK_STYLES.get(uplink.state, "")))
     if uplink.since and uplink.state != "SILENT":
-        said.append(f" for {duration((now - uplink.since).total_seconds())}")
+        line.append(f" for {duration((now - uplink.since).total_seconds())}")
     if uplink.last_contact:
-        said.append(f", last contact {duration((now - uplink.last_contact).total_seconds())} ago")
+        line.append(f", last contact {duration((now - uplink.last_contact).total_seconds())} ago")
     if uplink.retry_at and uplink.state == "OFFLINE":
-        said.append(f", tried again in {duration((uplink.retry_at - now).total_seconds())}")
-    print_trimmed(console, said)
+        line.append(f", tried again in {duration((uplink.retry_at - now).total_seconds())}")
+    print_trimmed(console, line)
     waiting = f"{counted(uplink.waiting_segments, 'segment')}, {format_bytes(uplink.waiting_bytes)}"
     print_trimmed(console, f"waiting to go up: {waiting}")
     if uplink.downloads:

@@ -168,8 +168,8 @@ class _Frame:
         rates = f"rates of the last {look.seconds:.0f} s" if look.seconds else "rates come with the next look"
         often = "every second" if every == 1 else f"every {every:g} s"
         ends = "q or Ctrl-C ends" if self._display.keys else "Ctrl-C ends"
-        said = f"{self._now.astimezone():%H:%M:%S}  {ends}; {often}; {rates}"
-        return Text(said, "dim", no_wrap=True, overflow="crop")
+        message = f"{self._now.astimezone():%H:%M:%S}  {ends}; {often}; {rates}"
+        return Text(message, "dim", no_wrap=True, overflow="crop")
 
     def _task_table(self, status: Status, rows: FrameRows) -> Table:
         shown = self._columns_that_fit(TASK_COLUMNS)
@@ -343,9 +343,9 @@ def _update_lines(
             yield Text("update", "bold"), _update_line(task, now)
     if updates.copying:
         share = updates.copied_bytes / updates.total_bytes if updates.total_bytes else 1.0
-        said = f"{updates.copying}: {format_bytes(updates.copied_bytes)} of {format_bytes(updates.total_bytes)}"
+        message = f"{updates.copying}: {format_bytes(updates.copied_bytes)} of {format_bytes(updates.total_bytes)}"
         left = remaining(updates.total_bytes - updates.copied_bytes, look.transfers.copied)
-        yield Text("copying", "bold"), Text.assemble((bar(share, glyphs), "cyan on grey23"), f" {said}{left}")
+        yield Text("copying", "bold"), Text.assemble((bar(share, glyphs), "cyan on grey23"), f" {message}{left}")
     if updates.problem:
         yield Text("updates", "yellow"), Text(shorten_digests(updates.problem))
 

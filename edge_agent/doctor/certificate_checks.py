@@ -88,8 +88,8 @@ class CertificateFacts:
         if self.what == "clients":
             return "Copy the authority's certificate there again: each client has it as ca.crt. A site enrols again."
         if self.has_authority:
-            said = "Issue it again from the authority of this site."
-            return said if self.is_issued_name else f"{said} {_ISSUED_NAMES_ONLY}"
+            message = "Issue it again from the authority of this site."
+            return message if self.is_issued_name else f"{message} {_ISSUED_NAMES_ONLY}"
         return "Have a certificate issued, or make an authority on this machine."
 
     @property

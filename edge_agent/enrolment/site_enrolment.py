@@ -68,11 +68,11 @@ def check_idle(config: Config) -> None:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            said = f"the daemon is at work in {config.state_dir}, and this machine is about to become another site"
+            message = f"the daemon is at work in {config.state_dir}, and this machine is about to become another site"
             remedy = (
                 "Stop it first: 'sudo systemctl stop edge-agent edge-uplink', or as it was started. Then enrol again."
             )
-            raise StateDirInUse(said, remedy=remedy, path=config.state_dir) from None
+            raise StateDirInUse(message, remedy=remedy, path=config.state_dir) from None
         finally:
             os.close(fd)
 
@@ -253,8 +253,8 @@ def _same_fleet(enrolment: EnrolmentFile, path: Path) -> bool:
     except FileNotFoundError:
         return True
     except (OSError, ValueError) as error:
-        said = f"{path} is no longer a root of trust: {error}"
-        raise ConfigInvalid(said, remedy="Check the disk; then move the file away, and enrol again.") from None
+        message = f"{path} is no longer a root of trust: {error}"
+        raise ConfigInvalid(message, remedy="Check the disk; then move the file away, and enrol again.") from None
 
 
 def _configured(request: EnrolmentRequest, found: ConfigFiles) -> Config:
@@ -342,8 +342,8 @@ def read_enrolment_file(path: Path) -> bytes:
     except (FileNotFoundError, NotADirectoryError):
         raise InvalidRequest(f"there is no file {path}", remedy=_REMEDY) from None
     except PermissionError as error:
-        said = f"cannot read {path}: {error.strerror}"
-        raise ConfigInvalid(said, remedy="Run the command with sudo.") from None
+        message = f"cannot read {path}: {error.strerror}"
+        raise ConfigInvalid(message, remedy="Run the command with sudo.") from None
     except OSError as error:
         raise EnrolmentFileInvalid(f"cannot read {path}: {error.strerror}", remedy=_REMEDY) from None
 
@@ -384,10 +384,10 @@ def classify_enrolment(
             " is set aside ('edge-agent help enrolment').",
         )
     if parse_timestamp(enrolment.issued_at) < parse_timestamp(known.issued_at):
-        said = (
+        message = (
             f"the enrolment file of {enrolment.issued_at[:16]} is older than the one in use, of {known.issued_at[:16]}"
         )
-        raise EnrolmentFileRefused(said, remedy=_ANEW)
+        raise EnrolmentFileRefused(message, remedy=_ANEW)
     return "renewal"
 
 
@@ -398,8 +398,10 @@ def _check_dates(enrolment: EnrolmentFile, now: float) -> None:
             remedy=f"{_ANEW} If that is not so, this machine's clock is wrong: 'date' shows it.",
         )
     if now < parse_timestamp(enrolment.issued_at) - CLOCK_SECONDS_SLACK:
-        said = f"the enrolment file was made on {enrolment.issued_at[:10]}, and this machine's clock is before that"
-        raise EnrolmentFileRefused(said, remedy="Set the clock: 'date' shows it, 'sudo timedatectl set-time' sets it.")
+        message = f"the enrolment file was made on {enrolment.issued_at[:10]}, and this machine's clock is before that"
+        raise EnrolmentFileRefused(
+            message, remedy="Set the clock: 'date' shows it, 'sudo timedatectl set-time' sets it."
+        )
 
 
 def _strangeness(enrolment: EnrolmentFile, known: SiteEnrolment, *, same_fleet: bool) -> str:

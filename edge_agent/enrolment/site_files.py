@@ -249,10 +249,10 @@ def require_rights(places: SystemPaths) -> None:
 
 
 def _explained(error: OSError, path: Path) -> DiskFull | ConfigInvalid:
-    said = f"cannot write {path}: {error.strerror}; nothing was changed"
+    message = f"cannot write {path}: {error.strerror}; nothing was changed"
     if error.errno in _FULL:
-        return DiskFull(said, remedy="Free some space, and run the same command again.", path=path)
-    return ConfigInvalid(said, remedy="Run the command with sudo; if it was, check the disk ('dmesg').")
+        return DiskFull(message, remedy="Free some space, and run the same command again.", path=path)
+    return ConfigInvalid(message, remedy="Run the command with sudo; if it was, check the disk ('dmesg').")
 
 
 _SECONDS_MAX = 60

@@ -229,9 +229,9 @@ def _without(chosen: Sequence[str], removed: Sequence[str]) -> list[str]:
             raise ConfigInvalid(f"{each} is not among the allowed networks", remedy=f"Those are {there or 'none'}.")
     left = [each for each in chosen if each not in removed]
     if removed and not left:
-        said = f"without {there} no other machine could reach the TCP listener"
+        message = f"without {there} no other machine could reach the TCP listener"
         remedy = "Name the network that may: '--allow NETWORK'. To close the listener, remove 'tcp_address' from"
-        raise ConfigInvalid(said, remedy=f"{remedy} agent.yaml.")
+        raise ConfigInvalid(message, remedy=f"{remedy} agent.yaml.")
     return left
 
 
@@ -287,9 +287,9 @@ def _network(given: str) -> str:
     try:
         return str(ipaddress.ip_network(given, strict=False))
     except ValueError:
-        said = f"{given!r} is not a network"
+        message = f"{given!r} is not a network"
         raise ConfigInvalid(
-            said, remedy="Write it as in 192.168.10.0/24; 'ip -brief address' shows those here."
+            message, remedy="Write it as in 192.168.10.0/24; 'ip -brief address' shows those here."
         ) from None
 
 
@@ -306,8 +306,8 @@ def _quoted(folder: Path) -> str:
     """Quote a path for systemd: '%' begins a specifier, and a blank needs quotation marks."""
     text = str(folder).replace("%", "%%")
     if not text.isprintable() or any(letter in text for letter in "\"'\\"):
-        said = f"the folder {str(folder)!a} has characters that a systemd unit cannot name"
-        raise ConfigInvalid(said, remedy="Mount it at a path without quotation marks, backslashes and line ends.")
+        message = f"the folder {str(folder)!a} has characters that a systemd unit cannot name"
+        raise ConfigInvalid(message, remedy="Mount it at a path without quotation marks, backslashes and line ends.")
     return f'"{text}"' if " " in text else text
 
 

@@ -197,8 +197,8 @@ def parse(raw: bytes) -> tuple[EnrolmentFile, str]:
     try:
         plain = strict_json.decode(raw)  # with fractions, which 'parameters' of a large model may hold
     except ValueError as error:
-        said = f"the file is not an enrolment file, or was cut off: {error}"
-        raise EnrolmentFileInvalid(said, remedy=_ANEW) from None
+        message = f"the file is not an enrolment file, or was cut off: {error}"
+        raise EnrolmentFileInvalid(message, remedy=_ANEW) from None
     if not isinstance(plain, dict) or not isinstance(plain.get("body"), dict):
         raise EnrolmentFileInvalid("the file is not an enrolment file: it needs 'body' and 'sha256'", remedy=_ANEW)
     sha256 = _sha256(plain)
@@ -233,8 +233,8 @@ def _check_size(raw: bytes) -> None:
 def _check_schema(body: dict[str, Any]) -> None:
     schema = str(body.get("schema"))[:100]
     if schema != SCHEMA:
-        said = f"the enrolment file has the schema {schema!r}; this edge-agent supports {SCHEMA!r}"
-        raise EnrolmentFileInvalid(said, remedy=_NEWER)
+        message = f"the enrolment file has the schema {schema!r}; this edge-agent supports {SCHEMA!r}"
+        raise EnrolmentFileInvalid(message, remedy=_NEWER)
 
 
 def _sha256(plain: dict[str, Any]) -> str:
@@ -254,8 +254,8 @@ def _enrolment(body: dict[str, Any]) -> EnrolmentFile:
         return strict_json.validate(EnrolmentFile, body)
     except ValueError as error:
         newer = isinstance(error, ValidationError) and error.errors()[0]["type"] == "extra_forbidden"
-        said = f"the enrolment file: {strict_json.first_problem(error)}"
-        raise EnrolmentFileInvalid(said, remedy=_NEWER if newer else _ANEW) from None
+        message = f"the enrolment file: {strict_json.first_problem(error)}"
+        raise EnrolmentFileInvalid(message, remedy=_NEWER if newer else _ANEW) from None
 
 
 RECORD_FILE_NAME = "enrolment.json"

@@ -344,20 +344,20 @@ def _updates(overview: UpdateOverview, *, configured: bool) -> Iterator[MetricSa
         yield MetricSample("trust_expiry_timestamp_seconds", overview.expires)
 
 
-def _large_model(said: EscalationStatus) -> Iterator[MetricSample]:
-    yield MetricSample("large_model_online", said.online)
-    yield MetricSample("large_model_affordable", said.affordable)
-    if said.usual_ms:
-        yield MetricSample("large_model_usual_seconds", said.usual_ms / 1000)
-    yield MetricSample("large_model_spent", said.day_micros / 1e6, ("day",))
-    yield MetricSample("large_model_spent", said.month_micros / 1e6, ("month",))
-    for why, number in sorted(said.waiting.items()):
+def _large_model(status: EscalationStatus) -> Iterator[MetricSample]:
+    yield MetricSample("large_model_online", status.online)
+    yield MetricSample("large_model_affordable", status.affordable)
+    if status.usual_ms:
+        yield MetricSample("large_model_usual_seconds", status.usual_ms / 1000)
+    yield MetricSample("large_model_spent", status.day_micros / 1e6, ("day",))
+    yield MetricSample("large_model_spent", status.month_micros / 1e6, ("month",))
+    for why, number in sorted(status.waiting.items()):
         yield MetricSample("large_model_questions", number, (why,))
-    if said.waiting:
+    if status.waiting:
         for why in messages.GIVEN_UP:  # from 0 on, like LOSS_EVENTS
-            yield MetricSample("large_model_questions_given_up_total", said.given_up.get(why, 0), (why,))
-        yield MetricSample("large_model_oldest_question_seconds", said.waiting_seconds)
-        yield MetricSample("large_model_opinions_total", said.opinions)
+            yield MetricSample("large_model_questions_given_up_total", status.given_up.get(why, 0), (why,))
+        yield MetricSample("large_model_oldest_question_seconds", status.waiting_seconds)
+        yield MetricSample("large_model_opinions_total", status.opinions)
 
 
 JUDGES = ("people", "large-model")

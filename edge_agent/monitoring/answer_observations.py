@@ -149,9 +149,9 @@ def _names_from(bounds: tuple[float, ...], first: int) -> tuple[str, ...]:
     return tuple(f"{bound:g}" for bound in bounds[first:])
 
 
-def risk_guarantee(said: Confidence) -> RiskGuarantee | None:
+def risk_guarantee(confidence: Confidence) -> RiskGuarantee | None:
     """Return a calibration's guarantee; None = it has none. Two tests share its `delta`: people and the large model."""
-    return RiskGuarantee(said.target_risk, said.delta / 2) if isinstance(said, Threshold) else None
+    return RiskGuarantee(confidence.target_risk, confidence.delta / 2) if isinstance(confidence, Threshold) else None
 
 
 def kinds(one: AnswerObservation) -> Mapping[Alarm, DriftKind]:
@@ -166,16 +166,18 @@ def kinds(one: AnswerObservation) -> Mapping[Alarm, DriftKind]:
     return {kind.alarm: kind for kind in every}
 
 
-def beginning(said: Confidence, alarm: Alarm) -> DriftStream:
+def beginning(confidence: Confidence, alarm: Alarm) -> DriftStream:
     """Return an empty stream; its reference is the calibration, if the manifest has the figures."""
-    if not isinstance(said, Threshold):
+    if not isinstance(confidence, Threshold):
         return DriftStream()
     if alarm == "confidence":
-        return DriftStream(EventSample(said.n, {"sure": round(said.coverage * said.n)}), calibrated=True)
+        return DriftStream(
+            EventSample(confidence.n, {"sure": round(confidence.coverage * confidence.n)}), calibrated=True
+        )
     if alarm == "novelty":
         # Three limits, each with 1 + n // 200 of the calibration inputs at or beyond it (convert/calibrate/gate.py).
-        beyond = min(said.n, 3 * (1 + said.n // 200))
-        return DriftStream(EventSample(said.n, {"unusual": beyond}), calibrated=True)
+        beyond = min(confidence.n, 3 * (1 + confidence.n // 200))
+        return DriftStream(EventSample(confidence.n, {"unusual": beyond}), calibrated=True)
     return DriftStream()
 
 

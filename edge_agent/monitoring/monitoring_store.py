@@ -105,13 +105,13 @@ class MonitoringStore:
         for (key, digest), group in groups.items():
             self._count(self._series(key, digest, group[0]), group)
 
-    def count_human_label(self, prediction: Mapping[str, Any], said: HumanLabel, at: float) -> None:
+    def count_human_label(self, prediction: Mapping[str, Any], label: HumanLabel, at: float) -> None:
         """Count a person's feedback on a stored prediction.
 
         Only the first feedback on answers that the random audit drew counts as a sample of all answers: other answers
         were chosen by people.
         """
-        feedback, first, audited, drawn = said
+        feedback, first, audited, drawn = label
         row = self._tables.find(example_key(prediction), prediction["bundle"]["digest"])
         if row is None:
             return
@@ -132,8 +132,8 @@ class MonitoringStore:
         """
         row = self._tables.find(task, digest)
         if row is not None:
-            said = {"right": False, "wrong": True}
-            self._test_risk(row, PEOPLE, [said.get(each.outcome) for each in outcomes if each.accepted], at)
+            wrong_of = {"right": False, "wrong": True}
+            self._test_risk(row, PEOPLE, [wrong_of.get(each.outcome) for each in outcomes if each.accepted], at)
 
     def count_teacher_label(self, prediction: Mapping[str, Any], thought: TeacherLabel, at: float) -> None:
         """Count a teacher label: the large model's answer that came after the caller got the local one."""
@@ -214,9 +214,11 @@ class MonitoringStore:
         found = self._tables.find(task, digest)
         if found is not None:
             return found
-        said = observing.risk_guarantee(one.calibration) or RiskGuarantee(0.0, 0.0)
+        guarantee = observing.risk_guarantee(one.calibration) or RiskGuarantee(0.0, 0.0)
         version = one.manifest.version
-        return self._tables.begin(SeriesRow(0, task, digest, version, said.target, said.delta, one.at, one.at))
+        return self._tables.begin(
+            SeriesRow(0, task, digest, version, guarantee.target, guarantee.delta, one.at, one.at)
+        )
 
     def _count(self, row: SeriesRow, group: Sequence[AnswerObservation]) -> None:
         tables, at = self._tables, group[-1].at
@@ -270,17 +272,17 @@ class MonitoringStore:
 
     def _test_risk(self, row: SeriesRow, who: str, wrong: Sequence[bool | None], at: float) -> None:
         """Add judged answers to the risk test, one after the other; raise the alarm if it rejects the guarantee."""
-        said = _promise(row)
-        if not wrong or said is None:
+        guarantee = _promise(row)
+        if not wrong or guarantee is None:
             return
         evidence = self._evidence(row.series)[who]
         if who == LARGE_MODEL and not evidence.judged:
             evidence = RiskEvidence(allowed=self._large_error_bound(row.task))
         for each in wrong:
-            evidence = evidence.after(each, said)
+            evidence = evidence.after(each, guarantee)
         self._alarms.save(row.series, {_STATES[who]: asdict(evidence)})
-        if evidence.rejects(said):
-            self._raise(row, ALARM_OF[who], at, _refuted(who, evidence, said))
+        if evidence.rejects(guarantee):
+            self._raise(row, ALARM_OF[who], at, _refuted(who, evidence, guarantee))
 
     def _large_error_bound(self, task: str) -> float:
         """Return an upper bound on the large model's error rate from people's judgements; 0 = too few of them."""
@@ -351,9 +353,9 @@ class MonitoringStore:
         elif not stream.differences(kind.floor):
             self._alarms.end_alarm(row.series, kind.alarm, at)
 
-    def _raise(self, row: SeriesRow, alarm: Alarm, at: float, said: str) -> None:
+    def _raise(self, row: SeriesRow, alarm: Alarm, at: float, message: str) -> None:
         question = question_of_key(row.task)
-        self._alarms.raise_alarm(row.series, alarm, at, f"question '{question}': {said}" if question else said)
+        self._alarms.raise_alarm(row.series, alarm, at, f"question '{question}': {message}" if question else message)
 
     def _reported(self, row: SeriesRow, alarms: Sequence[AlarmState]) -> BundleSeries:
         tables, states = self._tables, self._alarms.states(row.series)
@@ -431,15 +433,17 @@ def _reviewed(prediction: Mapping[str, Any], feedback: Mapping[str, Any], *, dra
 
 
 def _large(prediction: Mapping[str, Any], feedback: Mapping[str, Any]) -> list[str]:
-    said, given = feedback["verdict"], prediction["output"]
-    right = said == "accept" or (said == "corrected" and observing.same(prediction["kind"], given, feedback["value"]))
+    verdict, given = feedback["verdict"], prediction["output"]
+    right = verdict == "accept" or (
+        verdict == "corrected" and observing.same(prediction["kind"], given, feedback["value"])
+    )
     return ["large_checked", *([] if right else ["large_wrong"])]
 
 
 def _truth(prediction: Mapping[str, Any], feedback: Mapping[str, Any]) -> str:
     """Return the right answer according to a person; empty = not given."""
-    said = {"accept": prediction["output"], "corrected": feedback["value"]}
-    return str(said.get(feedback["verdict"], ""))
+    labels = {"accept": prediction["output"], "corrected": feedback["value"]}
+    return str(labels.get(feedback["verdict"], ""))
 
 
 def _stream(plain: Mapping[str, Any]) -> DriftStream:
@@ -447,13 +451,13 @@ def _stream(plain: Mapping[str, Any]) -> DriftStream:
     return DriftStream(**{**plain, **samples})
 
 
-def _refuted(who: str, evidence: RiskEvidence, said: RiskGuarantee) -> str:
+def _refuted(who: str, evidence: RiskEvidence, guarantee: RiskGuarantee) -> str:
     judges = "people found" if who == PEOPLE else "the large model contradicts"
     missing = f", {evidence.unjudged} more were not judged" if evidence.unjudged else ""
     errs = f", and the large model itself errs in {100 * evidence.allowed:.1f}%" if evidence.allowed else ""
     return (
         f"{judges} {evidence.wrong} of {evidence.judged} sure answers{' wrong' if who == PEOPLE else ''}{missing};"
-        f" the bundle promises {100 * said.target:g}% at most{errs}"
+        f" the bundle promises {100 * guarantee.target:g}% at most{errs}"
     )
 
 

@@ -315,12 +315,12 @@ class AlarmTables:
             [(series, name, json.dumps(state)) for name, state in states.items()],
         )
 
-    def raise_alarm(self, series: int, alarm: Alarm, since: float, said: str) -> None:
+    def raise_alarm(self, series: int, alarm: Alarm, since: float, message: str) -> None:
         """Raise an alarm; an active one keeps its start time."""
         self._db.execute(
             "INSERT INTO field_alarms VALUES (?, ?, ?, ?, 0) ON CONFLICT (series, alarm) DO UPDATE SET"
             " since = iif(ended > 0, excluded.since, since), said = excluded.said, ended = 0",
-            (series, alarm, since, said),
+            (series, alarm, since, message),
         )
 
     def end_alarm(self, series: int, alarm: Alarm, at: float) -> None:

@@ -46,17 +46,18 @@ class DrawingArea:
         return self.top + (self.height - self.top - self.bottom) * (1 - part)
 
 
-def picture(name: str, title: str, said: str, sheet: DrawingArea, marks: Iterable[str]) -> str:
+def picture(name: str, title: str, description: str, sheet: DrawingArea, marks: Iterable[str]) -> str:
     """Return a complete SVG with title and description; `name` is unique on the page."""
     return (
         f'<svg viewBox="0 0 {WIDTH:g} {sheet.height:g}" role="img" aria-labelledby="{name}-t {name}-d">'
-        f'<title id="{name}-t">{escape(title)}</title><desc id="{name}-d">{escape(said)}</desc>{"".join(marks)}</svg>'
+        f'<title id="{name}-t">{escape(title)}</title><desc id="{name}-d">{escape(description)}</desc>'
+        f"{''.join(marks)}</svg>"
     )
 
 
-def text(x: float, y: float, said: str, kind: str = "", anchor: str = "start") -> str:
+def text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") -> str:
     """Return a text element."""
-    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{escape(said)}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
 def line(x: tuple[float, float], y: tuple[float, float], kind: str) -> str:
@@ -64,16 +65,16 @@ def line(x: tuple[float, float], y: tuple[float, float], kind: str) -> str:
     return f'<line x1="{x[0]:.1f}" x2="{x[1]:.1f}" y1="{y[0]:.1f}" y2="{y[1]:.1f}" class="{kind}"/>'
 
 
-def bar(corner: tuple[float, float], size: tuple[float, float], kind: str, said: str = "") -> str:
+def bar(corner: tuple[float, float], size: tuple[float, float], kind: str, tooltip: str = "") -> str:
     """Return a filled rectangle with a tooltip."""
-    title = f"<title>{escape(said)}</title>" if said else ""
+    title = f"<title>{escape(tooltip)}</title>" if tooltip else ""
     place = f'x="{corner[0]:.1f}" y="{corner[1]:.1f}" width="{max(size[0], 0):.1f}" height="{max(size[1], 0):.1f}"'
     return f'<rect {place} class="{kind}">{title}</rect>'
 
 
-def dot(x: float, y: float, kind: str, said: str = "", radius: float = 4.0) -> str:
+def dot(x: float, y: float, kind: str, tooltip: str = "", radius: float = 4.0) -> str:
     """Return a filled circle with a tooltip."""
-    title = f"<title>{escape(said)}</title>" if said else ""
+    title = f"<title>{escape(tooltip)}</title>" if tooltip else ""
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" class="{kind}">{title}</circle>'
 
 
@@ -96,10 +97,10 @@ def axis(sheet: DrawingArea, values: Iterable[tuple[float, str]]) -> list[str]:
     across = (sheet.left, WIDTH - sheet.right)
     return [
         part
-        for value, said in values
+        for value, label in values
         for part in (
             line(across, (sheet.y(value),) * 2, "grid"),
-            text(sheet.left - 6, sheet.y(value) + 4, said, "tick", "end"),
+            text(sheet.left - 6, sheet.y(value) + 4, label, "tick", "end"),
         )
     ]
 
@@ -118,7 +119,7 @@ def below(sheet: DrawingArea, values: Sequence[tuple[float, str]]) -> list[str]:
     )
     step = max(1, math.ceil((len(values) - 1) / room)) if room < len(values) else 1
     shown = [values[at] for at in range(len(values) - 1, -1, -step)]
-    return [text(sheet.x(value), sheet.height - sheet.bottom + 18, said, "tick", "middle") for value, said in shown]
+    return [text(sheet.x(value), sheet.height - sheet.bottom + 18, label, "tick", "middle") for value, label in shown]
 
 
 def round_up(value: float) -> float:
@@ -129,9 +130,9 @@ def round_up(value: float) -> float:
     return next(step * power for step in (1, 1.2, 2, 4, 8, 12) if step * power >= value * (1 - 1e-9))
 
 
-def cut(said: str, letters: int) -> str:
+def cut(words: str, letters: int) -> str:
     """Return a name shortened to fit, with an ellipsis."""
-    return said if len(said) <= letters else f"{said[: letters - 1]}…"
+    return words if len(words) <= letters else f"{words[: letters - 1]}…"
 
 
 QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -217,8 +218,8 @@ def _examples(judged: TaskJudgement, name: str) -> Chart:
         (count(each.examples), each.buys, count(each.missing) if each.missing else "reached") for each in judged.steps
     )
     sentence = f"{count_of(examples, 'example')}: {wanting}."
-    said = ChartText("Examples", sentence, (), ("step", "enough to", "missing"), rows, frozenset({1}), at_once=True)
-    return compose_chart(name, said, sheet, drawn)
+    words = ChartText("Examples", sentence, (), ("step", "enough to", "missing"), rows, frozenset({1}), at_once=True)
+    return compose_chart(name, words, sheet, drawn)
 
 
 def _along(value: int, marks: Sequence[int]) -> float:
@@ -239,14 +240,14 @@ def _answers(judged: TaskJudgement, name: str) -> Chart | None:
         drawn += _stack(sheet, at, day, routes)
     drawn += below(sheet, [(at + 0.5, month_and_day(day.date)) for at, day in enumerate(days)])
     here = percent(figures.routed("local") / figures.calls)
-    said = ChartText(
+    words = ChartText(
         "Who answered",
         f"Of {count_of(figures.calls, 'answer')} in {count_of(len(days), 'day')} {here} were local.",
         tuple((route, ROUTES[route]) for route in routes),
         ("day (UTC)", *(ROUTES[route] for route in routes)),
         tuple((day.date, *(count(day.answers.get(route, 0)) for route in routes)) for day in days),
     )
-    return compose_chart(name, said, sheet, drawn)
+    return compose_chart(name, words, sheet, drawn)
 
 
 def _stack(sheet: DrawingArea, at: int, day: DayFigures, routes: Sequence[str]) -> Iterator[str]:
@@ -257,8 +258,8 @@ def _stack(sheet: DrawingArea, at: int, day: DayFigures, routes: Sequence[str]) 
         upper, lower = sheet.y(beneath + number), sheet.y(beneath)
         beneath += number
         if number:
-            said = f"{day.date}: {count(number)} {ROUTES[route]}"
-            yield bar((sheet.x(at) + wide * 0.08, upper), (wide * 0.84, lower - upper), route, said)
+            message = f"{day.date}: {count(number)} {ROUTES[route]}"
+            yield bar((sheet.x(at) + wide * 0.08, upper), (wide * 0.84, lower - upper), route, message)
 
 
 def _money(judged: TaskJudgement, name: str) -> Chart | None:
@@ -276,7 +277,7 @@ def _money(judged: TaskJudgement, name: str) -> Chart | None:
     drawn += [dot(*upper[-1], "b"), dot(*lower[-1], "a")]
     drawn += below(sheet, [(at, month_and_day(day.date)) for at, day in enumerate(days)])
     otherwise = f"without the local model it would have been {amount(full[-1], currency)}"
-    said = ChartText(
+    words = ChartText(
         "Cumulative cost",
         f"Spent {amount(spent[-1], currency)}; {otherwise if full[-1] > spent[-1] else 'nothing was saved yet'}.",
         (("a", "spent"), ("b", "if the large model had answered everything")),
@@ -285,7 +286,7 @@ def _money(judged: TaskJudgement, name: str) -> Chart | None:
             (day.date, amount(a, currency), amount(b, currency)) for day, a, b in zip(days, spent, full, strict=True)
         ),
     )
-    return compose_chart(name, said, sheet, drawn)
+    return compose_chart(name, words, sheet, drawn)
 
 
 def coverage_chart(judged: TaskJudgement, name: str) -> Chart | None:
@@ -303,7 +304,7 @@ def coverage_chart(judged: TaskJudgement, name: str) -> Chart | None:
     drawn.append(line((sheet.left, WIDTH - sheet.right), (sheet.y(target),) * 2, "target"))
     if found.above is not None:
         drawn.append(line((sheet.x(found.share.value or 0.0),) * 2, (sheet.top, sheet.y(0)), "mark"))
-    said = ChartText(
+    words = ChartText(
         "What the local model could answer",
         could_take(judged),
         (
@@ -314,7 +315,7 @@ def coverage_chart(judged: TaskJudgement, name: str) -> Chart | None:
         ("confidence from", "of all", "compared", "by people", "disagree", "proved bound", "holds"),
         tuple(_level(level) for level in found.levels),
     )
-    return compose_chart(name, said, sheet, drawn)
+    return compose_chart(name, words, sheet, drawn)
 
 
 def agreement_chart(judged: TaskJudgement, name: str) -> Chart | None:
@@ -331,14 +332,14 @@ def agreement_chart(judged: TaskJudgement, name: str) -> Chart | None:
     for x, date, share in zip(at, dates, shares, strict=True):
         drawn.append(dot(sheet.x(x), sheet.y(share.value or 0.0), "a", f"{date}: {interval(share)}", 3.0))
     drawn += below(sheet, [(x, month_and_day(date)) for x, date in zip(at, dates, strict=True)])
-    said = ChartText(
+    words = ChartText(
         "Agreement with the large model",
         f"Both models agreed on {interval(judged.agreement)} of {count_of(judged.agreement.rows, 'input')}.",
         (("a", "agreed"), ("band", "95% interval")),
         ("from (UTC)", "compared", "agreed", "95% interval"),
         tuple((date, *_shares(share)) for date, share in found),
     )
-    return compose_chart(name, said, sheet, drawn)
+    return compose_chart(name, words, sheet, drawn)
 
 
 def _banded(across: Sequence[float], shares: Sequence[CountedShare], sheet: DrawingArea) -> Iterator[str]:
@@ -364,7 +365,7 @@ def label_chart(judged: TaskJudgement, name: str) -> Chart | None:
     sentence = f"Least agreement: '{worst.name}', {interval(worst.agreement)} of {count(worst.agreement.rows)}."
     if len(compared) > len(shown):
         sentence += f" The {len(shown)} most frequent of {len(compared)} labels are drawn."
-    said = ChartText(
+    words = ChartText(
         "Agreement by label",
         sentence,
         (("a", "agreed with the large model"), ("whisker", "95% interval")),
@@ -374,7 +375,7 @@ def label_chart(judged: TaskJudgement, name: str) -> Chart | None:
             for label in judged.labels
         ),
     )
-    return compose_chart(name, said, sheet, drawn)
+    return compose_chart(name, words, sheet, drawn)
 
 
 def _label(sheet: DrawingArea, y: float, label: LabelState) -> Iterator[str]:
@@ -386,8 +387,8 @@ def _label(sheet: DrawingArea, y: float, label: LabelState) -> Iterator[str]:
 
 def _dots(places: Iterable[tuple[float, float]], levels: Iterable[CoverageLevel]) -> Iterator[str]:
     for place, level in zip(places, levels, strict=True):
-        said = f"from {level.above:.2f} on: {percent(level.taken.value)} of all, {percent(level.risk)} disagree"
-        yield dot(*place, "a", said, 3.0)
+        message = f"from {level.above:.2f} on: {percent(level.taken.value)} of all, {percent(level.risk)} disagree"
+        yield dot(*place, "a", message, 3.0)
 
 
 def _level(level: CoverageLevel) -> tuple[str, ...]:

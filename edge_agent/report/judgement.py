@@ -206,8 +206,8 @@ def headline(judged: TaskJudgement) -> str:
 
 def other_alarms(judged: TaskJudgement) -> list[TaskAlarm]:
     """Return the alarms that the recommendation does not mention."""
-    said = judged.advice.because.lower()
-    return [alarm for alarm in judged.figures.alarms if alarm.message.lower() not in said]
+    reason = judged.advice.because.lower()
+    return [alarm for alarm in judged.figures.alarms if alarm.message.lower() not in reason]
 
 
 def summary(judged: Sequence[TaskJudgement]) -> str:

@@ -64,9 +64,12 @@ class ModeRecommendation:
 def recommend_mode(figures: TaskFigures) -> ModeRecommendation:
     """Recommend a mode."""
     if figures.kind in ("generate", "embed"):
-        said = f"A task of kind {figures.kind} has no confidence, so nothing can be proved about it."
+        message = f"A task of kind {figures.kind} has no confidence, so nothing can be proved about it."
         return ModeRecommendation(
-            figures.mode, RecommendationReason.ONLY_ON_REQUEST, said, "Nothing to do: callers ask for the large model."
+            figures.mode,
+            RecommendationReason.ONLY_ON_REQUEST,
+            message,
+            "Nothing to do: callers ask for the large model.",
         )
     if not figures.has_model:
         return _without_model(figures)
@@ -77,37 +80,39 @@ def _without_model(figures: TaskFigures) -> ModeRecommendation:
     reached = figures.examples
     for step in readiness.steps(figures)[:2]:
         if step.missing:
-            said = f"There {_are(reached)}; {count(step.examples)} are enough to {step.buys}"
+            message = f"There {_are(reached)}; {count(step.examples)} are enough to {step.buys}"
             then = f"Wait for {count_of(step.missing, 'more example')}: {in_days(step.days)}."
-            return ModeRecommendation("bootstrap", RecommendationReason.NEEDS_EXAMPLES, f"{said}.", then, step.missing)
+            return ModeRecommendation(
+                "bootstrap", RecommendationReason.NEEDS_EXAMPLES, f"{message}.", then, step.missing
+            )
     short = [label for label in readiness.labels(figures) if label.short]
     if short:
         return _short(short)
-    said = f"There {_are(reached)}, enough to {readiness.STEPS[500]}."
+    message = f"There {_are(reached)}, enough to {readiness.STEPS[500]}."
     then = (
         "In the central team: 'edge-convert collect', 'dataset', 'run', 'publish'."
         " The installed bundle starts in shadow."
     )
-    return ModeRecommendation("bootstrap", RecommendationReason.MAKE_A_MODEL, said, then)
+    return ModeRecommendation("bootstrap", RecommendationReason.MAKE_A_MODEL, message, then)
 
 
 def _short(short: list[LabelState]) -> ModeRecommendation:
     worst = min(short, key=lambda label: label.examples)
     least, missing = readiness.LABEL_EXAMPLES_MIN, sum(readiness.LABEL_EXAMPLES_MIN - each.examples for each in short)
-    said = (
+    message = (
         f"{count_of(len(short), 'label')} {_have(len(short))} fewer than {least} examples; '{worst.name}' has"
         f" {count(worst.examples)}."
     )
     then = f"Wait for {count_of(missing, 'example')} of these labels, write some, or merge rare labels."
-    return ModeRecommendation("bootstrap", RecommendationReason.NEEDS_LABELS, said, then, missing)
+    return ModeRecommendation("bootstrap", RecommendationReason.NEEDS_LABELS, message, then, missing)
 
 
 def _bootstrap(figures: TaskFigures) -> ModeRecommendation:
-    said = "A model is installed, and it has not been compared with the large model yet."
+    message = "A model is installed, and it has not been compared with the large model yet."
     return ModeRecommendation(
         "shadow",
         RecommendationReason.MODEL_IS_HERE,
-        said,
+        message,
         f"Run {_command(figures, 'shadow')}: it costs as much as bootstrap.",
     )
 
@@ -119,20 +124,20 @@ def _shadow(figures: TaskFigures) -> ModeRecommendation:
     rows = level.rows if level else 0
     if level is None or rows < least:
         more = readiness.inputs_for(least - rows, level) if level else least
-        said = f"{count(rows)} of its confident answers were compared; at least {count(least)} are needed."
+        message = f"{count(rows)} of its confident answers were compared; at least {count(least)} are needed."
         return ModeRecommendation(
             "shadow",
             RecommendationReason.NEEDS_COMPARISONS,
-            said,
+            message,
             f"Wait for about {count_of(more, 'more input')}.",
             more,
         )
     if not figures.alarmed(*BROKEN) and level.holds:
-        said = (
+        message = (
             f"It is confident of {percent(level.taken.value)} of the inputs, and {level.judges} with"
             f" {percent(level.risk)} of these: proved to be {_at_most(figures)}."
         )
-        return ModeRecommendation("hybrid", RecommendationReason.RISK_HOLDS, said, _hybrid_now(figures, level.taken))
+        return ModeRecommendation("hybrid", RecommendationReason.RISK_HOLDS, message, _hybrid_now(figures, level.taken))
     return _unproved(figures, level)
 
 
@@ -145,14 +150,14 @@ def _hybrid_now(figures: TaskFigures, part: CountedShare) -> str:
 
 
 def _uncalibrated(figures: TaskFigures, so: str) -> ModeRecommendation:
-    said, takes = f"Its bundle has no threshold, so {so}.", readiness.achievable_coverage(figures)
+    reason, takes = f"Its bundle has no threshold, so {so}.", readiness.achievable_coverage(figures)
     if takes.above is not None:
         share = percent(takes.share.value)
-        said += f" The compared answers prove a threshold of {takes.above:.2f}, for {share} of the inputs."
+        reason += f" The compared answers prove a threshold of {takes.above:.2f}, for {share} of the inputs."
     return ModeRecommendation(
         figures.mode,
         RecommendationReason.NOT_CALIBRATED,
-        said,
+        reason,
         "Calibrate it with the collected examples: 'edge-convert run'.",
     )
 
@@ -162,11 +167,11 @@ def _unproved(figures: TaskFigures, level: CoverageLevel) -> ModeRecommendation:
     seen = f"{judges} with {percent(level.risk)} of its {count_of(level.rows, 'confident answer')}"
     more = readiness.more_at(level, figures)
     if more is not None and not figures.alarmed(*BROKEN):
-        said = f"{seen}, which does not yet prove that it is {_at_most(figures)}."
+        message = f"{seen}, which does not yet prove that it is {_at_most(figures)}."
         return ModeRecommendation(
             "shadow",
             RecommendationReason.NEEDS_COMPARISONS,
-            said,
+            message,
             f"Wait for about {count_of(more, 'more input')}.",
             more,
         )
@@ -184,23 +189,23 @@ def _hybrid(figures: TaskFigures) -> ModeRecommendation:
     sure, judged = _sure(figures), figures.judged
     if sure.rows and figures.threshold is None:
         return _uncalibrated(figures, "none of its answers is confident, and the large model answers every input")
-    said = (
+    reason = (
         f"It is confident of {percent(sure.value)} of its answers. The large model was also asked about"
         f" {count(judged.rows)} of these, and disagrees with {count(judged.rows - judged.same)}."
     )
-    said = readiness.without_answers(figures, _UNKNOWN) if sure.value is None else said
+    reason = readiness.without_answers(figures, _UNKNOWN) if sure.value is None else reason
     unasked = counted_share(sure.hits - sum(day.unusual for day in figures.recent), sure.rows)
     if sure.rows >= LOCAL_ANSWERS_MIN and unasked.low >= LOCAL_SHARE_MIN and judged.rows:
         return ModeRecommendation(
             "local",
             RecommendationReason.HARDLY_ASKS,
-            said,
+            reason,
             f"Run {_command(figures, 'local')}, unless the other answers matter.",
         )
     return ModeRecommendation(
         "hybrid",
         RecommendationReason.STILL_ASKS,
-        said,
+        reason,
         "Nothing to do: corrected examples make the next model more confident.",
     )
 
@@ -215,12 +220,12 @@ def _local(figures: TaskFigures) -> ModeRecommendation:
         return _uncalibrated(figures, "none of its answers is confident, and no other model is asked")
     if unsure.low <= UNSURE_SHARE_MAX:
         below = f"{percent(unsure.value)} of its answers are below the threshold, and no other model is asked."
-        said = readiness.without_answers(figures, _UNKNOWN) if unsure.value is None else below
-        return ModeRecommendation("local", RecommendationReason.ASKS_NOBODY, said, "Nothing to do.")
-    said = f"{percent(unsure.value)} of its answers are below the threshold and are returned anyway."
+        reason = readiness.without_answers(figures, _UNKNOWN) if unsure.value is None else below
+        return ModeRecommendation("local", RecommendationReason.ASKS_NOBODY, reason, "Nothing to do.")
+    reason = f"{percent(unsure.value)} of its answers are below the threshold and are returned anyway."
     first = "Run " if figures.may_leave else "Add the task to 'tasks' under 'escalation' in agent.yaml, then run "
     then = f"{first}{_command(figures, 'hybrid')}: a large model answers the others."
-    return ModeRecommendation("hybrid", RecommendationReason.DOUBTS_ARE_GIVEN, said, then)
+    return ModeRecommendation("hybrid", RecommendationReason.DOUBTS_ARE_GIVEN, reason, then)
 
 
 _BY_MODE: dict[Mode, Callable[[TaskFigures], ModeRecommendation]] = {
@@ -231,9 +236,9 @@ _BY_MODE: dict[Mode, Callable[[TaskFigures], ModeRecommendation]] = {
 }
 
 
-def sentence(said: str) -> str:
+def sentence(words: str) -> str:
     """Return the message of an alarm as a sentence."""
-    return f"{said[:1].upper()}{said[1:].rstrip('.')}."
+    return f"{words[:1].upper()}{words[1:].rstrip('.')}."
 
 
 def _sure(figures: TaskFigures) -> CountedShare:

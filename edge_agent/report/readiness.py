@@ -45,8 +45,8 @@ _NEAR = 1e-9
 def without_answers(figures: TaskFigures, unknown: str) -> str:
     """Return a sentence on why there are no answers, and what is therefore unknown."""
     if not figures.collected:
-        said = f"This task is not collected, so its answers are not counted and {unknown}"
-        return f"{said}: 'collect' under 'examples' in agent.yaml names the tasks that are."
+        message = f"This task is not collected, so its answers are not counted and {unknown}"
+        return f"{message}: 'collect' under 'examples' in agent.yaml names the tasks that are."
     before = any(sum(day.answers.values()) for day in figures.days)
     when = f"in the last {figures.window} days" if before else "yet"
     return f"No answer of this task has been captured {when}, so {unknown}."

@@ -145,8 +145,8 @@ def _narrow(figures: TaskFigures) -> tuple[Verdict, str, str]:
     if not figures.calls:
         return "unknown", count_of(len(known), "label"), readiness.without_answers(figures, _UNJUDGED)
     if len(known) > LABELS_NARROW_MAX:
-        said = f"Many labels need many examples; up to {LABELS_NARROW_MAX} are easy. Can some be merged?"
-        return "partly", count_of(len(known), "label"), said
+        message = f"Many labels need many examples; up to {LABELS_NARROW_MAX} are easy. Can some be merged?"
+        return "partly", count_of(len(known), "label"), message
     return _learnable(figures, known)
 
 
@@ -161,8 +161,8 @@ def _learnable(figures: TaskFigures, known: tuple[LabelState, ...]) -> tuple[Ver
     number = number or count_of(len(known), "label")
     agreed = readiness.agreement(figures.alike)
     if agreed.rows < PAIRS_MIN:
-        said = "The answers are a closed set. Whether a small model learns it shows once both models are compared."
-        return "yes", number, said
+        message = "The answers are a closed set. Whether a small model learns it shows once both models are compared."
+        return "yes", number, message
     against = f"always choosing the most frequent label would agree on {percent(usual)}"
     if agreed.low > usual:
         return "yes", number, f"The local model agrees with the large model on {percent(agreed.value)}; {against}."
@@ -188,14 +188,14 @@ def _enough(figures: TaskFigures, number: str) -> tuple[Verdict, str, str]:
     rare = [label for label in readiness.labels(figures) if label.short]
     if len(reached) > 1 and rare:
         least = min(rare, key=lambda label: label.examples)
-        said = f"{count_of(len(rare), 'label')} of {count(len(figures.labels))} below {readiness.LABEL_EXAMPLES_MIN}"
-        return "partly", number, f"{said}: '{least.name}' has {count(least.examples)}."
+        message = f"{count_of(len(rare), 'label')} of {count(len(figures.labels))} below {readiness.LABEL_EXAMPLES_MIN}"
+        return "partly", number, f"{message}: '{least.name}' has {count(least.examples)}."
     bought = f"Enough to {reached[-1].buys}. " if reached else ""
     if len(reached) == len(every):
         return "yes", number, bought.strip()
     following = every[len(reached)]
-    said = f"{bought}{count(following.missing)} more to {following.buys}: {in_days(following.days)}."
-    return _REACHED[len(reached)], number, said
+    message = f"{bought}{count(following.missing)} more to {following.buys}: {in_days(following.days)}."
+    return _REACHED[len(reached)], number, message
 
 
 def _pays(money: CostFigures, wish: CostAssumptions) -> tuple[Verdict, str, str]:
@@ -216,11 +216,11 @@ def _pays(money: CostFigures, wish: CostAssumptions) -> tuple[Verdict, str, str]
             f"Nothing is proved yet. Each 10% that a local model answers would save {tenth} a year.",
         )
     part = gain / (YEAR_MONTHS * money.month_all_large_micros)
-    said = f"At the proved coverage a local model saves {percent(part)}, {amount(gain, currency)} a year."
+    message = f"At the proved coverage a local model saves {percent(part)}, {amount(gain, currency)} a year."
     if wish.model_cost_micros is None:
-        return "partly", number, f"{said} '--model-cost' shows whether that pays for making the model."
+        return "partly", number, f"{message} '--model-cost' shows whether that pays for making the model."
     months = YEAR_MONTHS * wish.model_cost_micros / gain
-    return _paid_back(months), number, f"{said} The model pays for itself after {_months(months)}."
+    return _paid_back(months), number, f"{message} The model pays for itself after {_months(months)}."
 
 
 def _paid_back(months: float) -> Verdict:

@@ -171,12 +171,12 @@ class LargeModelReply:
     """decide: the answers by question; if there is a problem, the usable ones."""
 
 
-def parse_reply(task: TaskSpec, said: str, asked: Sequence[LargeModelTypedQuestion] = ()) -> LargeModelReply:
+def parse_reply(task: TaskSpec, reply: str, asked: Sequence[LargeModelTypedQuestion] = ()) -> LargeModelReply:
     """Check an answer against the task's labels or schema, or, for a decide task, the questions `asked`."""
     if task.kind == "generate":
-        return LargeModelReply(said) if said.strip() else LargeModelReply(problem="it is empty")
+        return LargeModelReply(reply) if reply.strip() else LargeModelReply(problem="it is empty")
     try:
-        plain = strict_json.decode(_without_fence(said))
+        plain = strict_json.decode(_without_fence(reply))
         written = strict_json.encode(plain)
     except ValueError:
         return LargeModelReply(problem="it is not JSON")
@@ -195,9 +195,9 @@ def _parse_answers(questions: Sequence[LargeModelTypedQuestion], plain: object) 
         return LargeModelReply(problem="it is not a JSON object")
     given = {each.name: plain.get(each.name) for each in questions}
     answers = {
-        each.name: LargeModelReply(said)
+        each.name: LargeModelReply(answer)
         for each in questions
-        if isinstance(said := given[each.name], str) and said in each.options
+        if isinstance(answer := given[each.name], str) and answer in each.options
     }
     wrong = [each.name for each in questions if each.name not in answers]
     problem = f"{wrong[0]!r} must be one of its possible answers" if wrong else ""
@@ -272,9 +272,9 @@ def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _without_fence(said: str) -> str:
+def _without_fence(reply: str) -> str:
     """Remove the Markdown fence that many models put around JSON."""
-    text = said.strip()[:ANSWER_CHARACTERS_MAX]
+    text = reply.strip()[:ANSWER_CHARACTERS_MAX]
     if text.startswith(_FENCE) and text.endswith(_FENCE) and len(text) > 2 * len(_FENCE):
         return text.removeprefix(_FENCE).removesuffix(_FENCE).removeprefix("json")
     return text

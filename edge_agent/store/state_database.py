@@ -69,8 +69,8 @@ class ModeTable:
         """Return the modes in force."""
         rows = self._db.rows("SELECT task, planned, said, against FROM modes ORDER BY task")
         planned = {task: mode for task, mode, _, _ in rows if mode}
-        said = {task: mode for task, now, mode, against in rows if mode and now == against}
-        return RecordedModes(planned, said)
+        chosen = {task: mode for task, now, mode, against in rows if mode and now == against}
+        return RecordedModes(planned, chosen)
 
     def plan(self, wanted: Mapping[str, Mode]) -> None:
         """Store the modes of all tasks in the plan; writes only changes."""

@@ -85,8 +85,8 @@ class ExchangeDirs:
             return None
         signed = segment.verify(manifest, stem, keys=None)
         if signed.body.site != self.site:
-            said = f"segment {stem} is of site {signed.body.site!r}; this uplink is for {self.site!r}"
-            raise DocumentInvalid(said, remedy="Set 'id' under 'site' in agent.yaml to the site's name.")
+            message = f"segment {stem} is of site {signed.body.site!r}; this uplink is for {self.site!r}"
+            raise DocumentInvalid(message, remedy="Set 'id' under 'site' in agent.yaml to the site's name.")
         if (signed.body.size_bytes, signed.body.sha256) != (len(sealed), hashlib.sha256(sealed).hexdigest()):
             remedy = "Nothing: the daemon seals the records that it still has again. Check the disk ('dmesg')."
             raise SegmentDamaged(f"segment {stem} differs from its manifest", remedy=remedy)
@@ -117,8 +117,8 @@ class ExchangeDirs:
         """
         signed = signed_document.verify(raw, segment.Receipts, segment.RECEIPTS_FILE_NAME, keys=None)
         if signed.body.site != self.site:
-            said = f"the upstream's receipts are for site {signed.body.site!r}; this is {self.site!r}"
-            raise DocumentInvalid(said, remedy="Ask the central team who writes to this site's prefix.")
+            message = f"the upstream's receipts are for site {signed.body.site!r}; this is {self.site!r}"
+            raise DocumentInvalid(message, remedy="Ask the central team who writes to this site's prefix.")
         path = self.receipts / segment.RECEIPTS_FILE_NAME
         if read_bounded(path, DOCUMENT_BYTES_MAX) == raw:
             return False
@@ -312,9 +312,9 @@ def take_room(fd: int, size_bytes: int, reserve_bytes: int) -> None:
     disk = os.fstatvfs(fd)
     free = disk.f_bavail * disk.f_frsize
     if free - lacking < reserve_bytes:
-        said = f"a download needs {lacking} more bytes and must leave {reserve_bytes} free, and there are {free}"
+        message = f"a download needs {lacking} more bytes and must leave {reserve_bytes} free, and there are {free}"
         raise DiskFull(
-            said,
+            message,
             remedy="Free some space on the disk of 'incoming_dir', or lower 'disk_reserve_bytes' under 'uplink' in "
             "agent.yaml; it is retried automatically.",
         )

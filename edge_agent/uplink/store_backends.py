@@ -159,20 +159,20 @@ class FolderStore:
         except PermissionError:
             is_folder, allowed = True, False
         except OSError as error:  # a share whose server is gone, a disk that fails
-            said = f"the folder {self._root} does not answer: {error.strerror}"
-            raise UpstreamUnreachable(said, remedy=_DISK_REMEDY, folder=str(self._root)) from None
+            message = f"the folder {self._root} does not answer: {error.strerror}"
+            raise UpstreamUnreachable(message, remedy=_DISK_REMEDY, folder=str(self._root)) from None
         if not is_folder:
-            said = f"the folder {self._root} does not exist"
-            raise UpstreamMissing(said, remedy=_MISSING_REMEDY, folder=str(self._root))
+            message = f"the folder {self._root} does not exist"
+            raise UpstreamMissing(message, remedy=_MISSING_REMEDY, folder=str(self._root))
         if not allowed:
             raise self._refused(f"{_user()} may not read the folder {self._root}", folder=str(self._root))
 
-    def _refused(self, said: str, **metadata: str) -> UpstreamRefused:
+    def _refused(self, message: str, **metadata: str) -> UpstreamRefused:
         remedy = (
             f"'sudo edge-agent doctor' shows whether {_user()} lacks the rights or the unit has no drop-in for"
             f" {self._root}, and the command for it. The uplink retries automatically."
         )
-        return UpstreamRefused(said, remedy=remedy, **metadata)
+        return UpstreamRefused(message, remedy=remedy, **metadata)
 
 
 def _user() -> str:
@@ -266,12 +266,12 @@ class BucketStore:
         except TimeoutError:
             raise UpstreamUnreachable(f"{self.name}: {method} {key} took longer than {seconds:g} s") from None
         except (BaseError, OSError) as error:
-            said = str(error)
-            fault = classify_store_error(said, f"{method} {key}", self.name)
+            message = str(error)
+            fault = classify_store_error(message, f"{method} {key}", self.name)
             request.absent = method in _READS and (
-                (isinstance(error, FileNotFoundError) and not is_bucket_missing(said))
+                (isinstance(error, FileNotFoundError) and not is_bucket_missing(message))
                 # Without the right to list a bucket, missing objects are reported as "forbidden".
-                or (self._reads and isinstance(fault, UpstreamRefused) and not is_credential_refused(said))
+                or (self._reads and isinstance(fault, UpstreamRefused) and not is_credential_refused(message))
             )
             if not request.absent:
                 raise fault from None
@@ -390,21 +390,21 @@ def _store(address: _StoreAddress) -> Any:
         return opener(address.url, config=options or None, client_options=client, retry_config={"max_retries": 0})
     except (BaseError, ValueError, TypeError) as error:
         if _NO_AUTHORITIES in str(error):
-            said = "uplink: this machine has no CA certificates, so it cannot verify servers"
-            raise ConfigInvalid(said, remedy="Install the system's: apt install ca-certificates.") from None
+            message = "uplink: this machine has no CA certificates, so it cannot verify servers"
+            raise ConfigInvalid(message, remedy="Install the system's: apt install ca-certificates.") from None
         # The library's message may contain secret values; its class does not.
         given = f"{address.prefix}url, its options or its credential ({type(error).__name__})"
-        said = f"uplink: the store does not accept this {given}"
+        message = f"uplink: the store does not accept this {given}"
         remedy = f"Known names of {urlsplit(address.url).scheme}:// are those of obstore; given: {sorted(options)}."
-        raise ConfigInvalid(said, remedy=remedy) from None
+        raise ConfigInvalid(message, remedy=remedy) from None
 
 
 def _certificate(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        said = f"cannot read uplink.options.root_certificate_file {path}: {error.strerror}"
-        raise ConfigInvalid(said, remedy="A file with certificates in PEM.") from None
+        message = f"cannot read uplink.options.root_certificate_file {path}: {error.strerror}"
+        raise ConfigInvalid(message, remedy="A file with certificates in PEM.") from None
 
 
 def _name(url: str) -> str:

@@ -225,8 +225,8 @@ class UpdateDownloader:
             raise UpdateIncomplete(f"{self.name} has no {key}")
         if size != arriving.size_bytes:
             arriving.drop()
-            said = f"{self.name}: {key} has other than {arriving.size_bytes} bytes"
-            raise HashMismatch(said, remedy=REPOSITORY_REMEDY)
+            message = f"{self.name}: {key} has other than {arriving.size_bytes} bytes"
+            raise HashMismatch(message, remedy=REPOSITORY_REMEDY)
         if arriving.have < start + part.count:
             raise UpstreamFailed(f"{self.name}: GET {key} ended before its end")
 

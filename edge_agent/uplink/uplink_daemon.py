@@ -61,9 +61,9 @@ def _places(config: Config) -> TransferTargets:
     )
     places = TransferTargets(open_examples_store(config.uplink), updates)
     if not places.name and not config.escalation.url:
-        said = "uplink.url is not set, nor are updates_url and escalation.url"
+        message = "uplink.url is not set, nor are updates_url and escalation.url"
         raise ConfigInvalid(
-            said, remedy="Set 'url' under 'uplink' in agent.yaml: s3://…, a folder …; or one of the others."
+            message, remedy="Set 'url' under 'uplink' in agent.yaml: s3://…, a folder …; or one of the others."
         )
     return places
 

@@ -295,8 +295,8 @@ async def upload_immutable(store: ObjectStore, key: str, content: bytes) -> int:
         if whole:
             return 0
         if whole is False:
-            said = f"{store.name}: {key} holds {existing.size} other bytes; {len(content)} were to be sent"
-            raise UploadConflict(said, key=key)
+            message = f"{store.name}: {key} holds {existing.size} other bytes; {len(content)} were to be sent"
+            raise UploadConflict(message, key=key)
     return await upload_replacing(store, key, content)
 
 
@@ -316,8 +316,8 @@ async def _verify(store: ObjectStore, key: str, content: bytes, tag: str) -> Non
     existing = await store.head(key)
     if existing is None or not await _holds(store, key, existing, content, tag):
         size = "nothing" if existing is None else f"{existing.size} bytes"
-        said = f"{store.name}: {key} has {size} after the upload of {len(content)} bytes, or other content"
-        raise UpstreamFailed(said, key=key)
+        message = f"{store.name}: {key} has {size} after the upload of {len(content)} bytes, or other content"
+        raise UpstreamFailed(message, key=key)
 
 
 async def _holds(store: ObjectStore, key: str, existing: ObjectMetadata, content: bytes, tag: str) -> bool:

@@ -239,8 +239,8 @@ class RequestGuard:
         settings, path, safe = self._settings, scope["path"], scope["method"] in SAFE_METHODS
         host = headers.get("host", "").lower()
         if not settings.knows_host(host):
-            said = "this console has another host name; 'names' under 'web' in agent.yaml adds one, with its port"
-            raise RequestRefused(421, "HOST_UNKNOWN", f"{said} if that is not the console's")
+            message = "this console has another host name; 'names' under 'web' in agent.yaml adds one, with its port"
+            raise RequestRefused(421, "HOST_UNKNOWN", f"{message} if that is not the console's")
         same_origin = is_same_origin(headers.get("origin", ""), host, secure=scope["scheme"] == "https")
         if not safe and not same_origin:
             raise RequestRefused(403, "ORIGIN_FOREIGN", "a page of another site requested a change")

@@ -1,4 +1,4 @@
-"""A site's own authority: what it issues is what it says, and nothing is overwritten."""
+"""A site's own authority: its certificates have the requested content, and nothing is overwritten."""
 
 from __future__ import annotations
 

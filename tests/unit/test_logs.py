@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -47,6 +48,13 @@ def test_without_a_terminal_events_are_json_lines(log_format):
     at = datetime.fromisoformat(str(event.pop("timestamp")))
     assert {"event": "started", "level": "info", "task": "till\nx", "count": 3} == event
     assert before <= at <= datetime.now(UTC)
+
+
+def test_a_file_name_that_is_not_utf8_leaves_the_line_valid_json():
+    """Parsers of log shippers reject a lone surrogate, and with it the whole event."""
+    name = os.fsdecode(b"K\xfcche.gguf")
+    text = written(LogConfig(format="json"), lambda log: log.info("refused", path=name, task="Küche"), io.StringIO())
+    assert ("K\\udcfcche.gguf", "Küche") == (events(text)[0]["path"], events(text)[0]["task"])
 
 
 def test_json_can_be_chosen_on_a_terminal():

@@ -25,7 +25,7 @@ from tests.support.simulated_time import advance, simulated
 
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.floats(0, 50)), max_size=200))
 def test_nothing_is_lost_and_little_is_told(events: list[tuple[str, float]]) -> None:
-    """What is told and what is counted add up to what happened; of one kind there are two lines a window at most."""
+    """Logged and counted refusals add up to all; each kind has at most two lines a window."""
     repeats, now = LogDeduplicator("others"), 0.0
     told: Counter[str] = Counter()
     lines: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""The owner of what runs in the background: deaths, what follows, and what is shown of them."""
+"""The owner of background tasks: deaths, their consequences, and their status."""
 
 from __future__ import annotations
 

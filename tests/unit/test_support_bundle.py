@@ -1,4 +1,4 @@
-"""The support bundle: what goes in, what never does, how it is shown and written."""
+"""The support bundle: included and excluded content, its preview and its file."""
 
 import io
 import json

@@ -218,10 +218,10 @@ class RedactionSession:
             return [self._field(each, name) for each in value]
         if value in (None, "", True, False) or (isinstance(value, str) and value in self.reserved):
             return value
-        said = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        written = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         self.counts[FIELD_RULE] += 1
-        self._known[said] = FIELD_RULE
-        return self._placeholder(said, _word(name))
+        self._known[written] = FIELD_RULE
+        return self._placeholder(written, _word(name))
 
     def found(self, text: str, context: str = "") -> list[tuple[int, int, str, str]]:
         """Return start, end, rule and placeholder of each value to be replaced, in the order of the text.
@@ -303,9 +303,9 @@ def _mapped(value: Any, key: str, redact: Callable[[str, str], str]) -> Any:
         return [_mapped(each, key, redact) for each in value]
     if value is None or isinstance(value, bool):
         return value
-    said = value if isinstance(value, str) else json.dumps(value)
-    redacted = redact(said, key)
-    return value if redacted == said else redacted
+    written = value if isinstance(value, str) else json.dumps(value)
+    redacted = redact(written, key)
+    return value if redacted == written else redacted
 
 
 def _word(name: str) -> str:
@@ -429,11 +429,11 @@ def _compile_site_pattern(name: str, pattern: str) -> Any:
     try:
         compiled = re2.compile(pattern, options)
     except re2.error as error:
-        said = error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else str(error)
+        reason = error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else str(error)
         remedy = (
             "Use the syntax of RE2 (https://github.com/google/re2/wiki/Syntax): no look-around, no back references."
         )
-        raise ConfigInvalid(f"{where} is not a regular expression: {said}", remedy=remedy) from None
+        raise ConfigInvalid(f"{where} is not a regular expression: {reason}", remedy=remedy) from None
     if compiled.fullmatch(""):
         raise ConfigInvalid(f"{where} matches the empty text", remedy="Let it match at least one character.")
     return compiled

@@ -54,13 +54,13 @@ class EscalationServicer(escalation_pb2_grpc.EscalationServiceServicer):
         if self._watches >= WATCHES_MAX:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"there are {WATCHES_MAX} watchers already")
         self._watches += 1
-        said, due = None, 0.0
+        sent, due = None, 0.0
         try:
             with self._broker.watching() as changed:
                 while True:
                     changed.clear()
-                    if (now := self._standing()) != said or time.monotonic() >= due:
-                        said, due = now, time.monotonic() + HEARTBEAT_SECONDS
+                    if (now := self._standing()) != sent or time.monotonic() >= due:
+                        sent, due = now, time.monotonic() + HEARTBEAT_SECONDS
                         await context.write(now)
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(HEARTBEAT_SECONDS):
@@ -179,8 +179,8 @@ def read_key(config: EscalationConfig) -> str:
             raw = file.read(KEY_BYTES_MAX + 1)
         key = raw.decode("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
-        said = error.strerror if isinstance(error, OSError) else "it is not plain text"
-        raise ConfigInvalid(f"escalation.credentials_file {path} cannot be read: {said}", remedy=_KEY) from None
+        reason = error.strerror if isinstance(error, OSError) else "it is not plain text"
+        raise ConfigInvalid(f"escalation.credentials_file {path} cannot be read: {reason}", remedy=_KEY) from None
     if not key or len(raw) > KEY_BYTES_MAX or not key.isprintable() or " " in key:
         raise ConfigInvalid(f"escalation.credentials_file {path} does not hold one key", remedy=_KEY)
     return key
@@ -200,8 +200,10 @@ def parse_question(request: pb.AskRequest, config: EscalationConfig) -> Escalati
     """
     size = request.ByteSize()
     if not 0 < len(request.turns) <= TURNS_MAX or size > BYTES_MAX:
-        said = f"the question has {len(request.turns)} turns and {size} bytes; the limits are {TURNS_MAX}, {BYTES_MAX}"
-        raise InvalidRequest(said)
+        message = (
+            f"the question has {len(request.turns)} turns and {size} bytes; the limits are {TURNS_MAX}, {BYTES_MAX}"
+        )
+        raise InvalidRequest(message)
     if {turn.role for turn in request.turns} - ROLES:
         raise InvalidRequest(f"a turn has another role than {', '.join(sorted(ROLES))}")
     try:

@@ -255,10 +255,10 @@ class LargeModelClient:
         if heard.finish is None:
             raise self._broken("it stops in the middle")
         if heard.finish == "length" and not heard.is_answering:
-            said = (
+            message = (
                 f"the large model at {self._config.url} used its {question.output_tokens_max} tokens before it answered"
             )
-            raise UpstreamFailed(said, remedy=_SPENT)
+            raise UpstreamFailed(message, remedy=_SPENT)
         if heard.rest and not heard.rest.startswith(_THOUGHT[0]):
             yield heard.rest
         # A server need not send the thoughts that it charges for.
@@ -280,8 +280,8 @@ class LargeModelClient:
         if isinstance(error, openai.APIConnectionError):
             why = error.__cause__ or error
             if isinstance(why, httpx.ProxyError):
-                said = f"the proxy {self._config.proxy_url} does not connect to the large model at {where}"
-                return UpstreamUnreachable(said, remedy=_PROXY)
+                message = f"the proxy {self._config.proxy_url} does not connect to the large model at {where}"
+                return UpstreamUnreachable(message, remedy=_PROXY)
             kind = UpstreamUnreachable if isinstance(why, _UNSENT) else ConnectionLost
             return kind(f"the large model at {where} cannot be reached ({type(why).__name__})", remedy=_ENDPOINT)
         return self._broken(type(error).__name__)
@@ -292,8 +292,8 @@ class LargeModelClient:
             remedy = "Give the uplink another key: the credential 'escalation', or 'credentials_file' in agent.yaml."
             return UpstreamRefused(f"the large model at {where} refuses the key (HTTP {status})", remedy=remedy)
         if status in (429, 503):
-            said = f"the large model at {where} is overloaded (HTTP {status})"
-            busy = LargeModelBusy(said, remedy="Nothing: it is retried automatically, with longer pauses.")
+            message = f"the large model at {where} is overloaded (HTTP {status})"
+            busy = LargeModelBusy(message, remedy="Nothing: it is retried automatically, with longer pauses.")
             busy.retry_after = retry_after
             return busy
         if status in _UNSUITABLE or (status == _NOT_FOUND and of_task):
@@ -302,8 +302,8 @@ class LargeModelClient:
                 f"the large model at {where} refuses one question{model} (HTTP {status})", remedy=_UNFIT
             )
         if status in _MISSING:
-            said = f"{where} refuses the question for the model {self._config.model!r} (HTTP {status})"
-            return UpstreamMissing(said, remedy=_ENDPOINT)
+            message = f"{where} refuses the question for the model {self._config.model!r} (HTTP {status})"
+            return UpstreamMissing(message, remedy=_ENDPOINT)
         return UpstreamFailed(f"the large model at {where} failed (HTTP {status})", remedy=_ENDPOINT)
 
     def _broken(self, how: str) -> UpstreamFailed:
@@ -338,8 +338,8 @@ class _AnswerStream:
             return ""
         choice = chunk.choices[0]
         self.finish = choice.finish_reason or self.finish
-        said = choice.message if hasattr(choice, "message") else choice.delta
-        text, beside = (said.content or "", said.model_extra or {}) if said else ("", {})
+        part = choice.message if hasattr(choice, "message") else choice.delta
+        text, beside = (part.content or "", part.model_extra or {}) if part else ("", {})
         self.bytes += sum(len(each.encode()) for each in (text, *beside.values()) if isinstance(each, str))
         return str(text) if self.is_answering else self._without_thoughts(str(text))
 

@@ -321,8 +321,10 @@ def _match(asked: RequestedQuestion, own: Sequence[TaskQuestion], task: Task, fa
         return _match_own(asked, named, task)
     if task.open_questions:
         return _match_open(asked, fallback, task)
-    said = "a question has no name" if asked.name is None else f"there is no question '{asked.name[:SHOWN_CHARS_MAX]}'"
-    return _refuse(said, asked, task, ".name")
+    message = (
+        "a question has no name" if asked.name is None else f"there is no question '{asked.name[:SHOWN_CHARS_MAX]}'"
+    )
+    return _refuse(message, asked, task, ".name")
 
 
 def _match_own(asked: RequestedQuestion, question: TaskQuestion, task: Task) -> MatchedQuestion:
@@ -395,8 +397,10 @@ def _level_labels(asked: RequestedQuestion) -> tuple[str, ...]:
 def _distinct_labels(asked: RequestedQuestion, task: Task) -> tuple[str, ...]:
     named = tuple(label_of(value) for value in asked.values)
     if len(set(named)) < len(named):
-        said = "a boolean and a string name the same label" if asked.kind == "choice" else "two levels have one label"
-        _refuse(said, asked, task)
+        message = (
+            "a boolean and a string name the same label" if asked.kind == "choice" else "two levels have one label"
+        )
+        _refuse(message, asked, task)
     return named
 
 

@@ -111,7 +111,7 @@ def test_the_definition_of_the_task_makes_a_bundle_without_a_model(tmp_path: Pat
 
 
 def test_calls_are_summed_up():
-    """Who answered, who was right, who would have been, who agrees, and what it cost."""
+    """Answers by model, their accuracy, agreement, and cost."""
     found = sum_up([RIGHT, RIGHT, WRONG_HERE, ASKED], 0.25)
     assert (0.75, 1.0, 0.75) == (found.accuracy, found.large_accuracy, found.local_share)
     assert (1 / 3, 2, 0.25) == (pytest.approx(found.local_wrong_share), found.agreed, found.cost)

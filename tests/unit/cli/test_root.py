@@ -158,7 +158,7 @@ def test_no_color_is_what_other_programs_read(run, monkeypatch):
     ],
 )
 def test_json_is_one_object_on_standard_output(run, daemon, arguments, key):
-    """--json, where a script wants to know what a command did."""
+    """--json of commands, for scripts."""
     assert key in json.loads(run(*arguments, "--json").stdout)
 
 

@@ -83,5 +83,5 @@ def test_what_lacks_in_a_stand_in_of_a_library_is_loaded():
 
 
 def test_plugins_of_pydantic_are_not_searched_for():
-    """The stand-in says that there are none, and nothing reads what the installed packages declare."""
+    """The stand-in returns no plugins, and nothing reads the entry points of installed packages."""
     assert "()" == run(f"from sys import modules; print(modules['{PYDANTIC_PLUGINS}'].get_plugins())")

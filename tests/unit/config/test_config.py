@@ -1,4 +1,4 @@
-"""agent.yaml: what it takes, what it refuses and how it says so, and the sample that shows it."""
+"""agent.yaml: accepted and refused content, error messages, and the sample file."""
 
 import os
 import re

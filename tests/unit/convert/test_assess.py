@@ -220,7 +220,7 @@ def test_a_bad_audit_is_said(tmp_path: Path):
 
 
 def test_an_opinion_proves_nothing(tmp_path: Path):
-    """Neither the promise nor the marks count what only the large model said."""
+    """Neither the guarantee nor the figures count answers of the large model alone."""
     records = [record for number in range(1, 101) for record in audited(number)]
     found = assess(collected(tmp_path, records), "pos-intent", RISK)
     assert (0, 0, 0, None) == (found.reviewed, found.usable, found.promise.reviews, found.promise.threshold)

@@ -1,4 +1,4 @@
-"""doctor's rules about redaction by a model: what its audit found, and with which rules its promise was proved."""
+"""doctor's rules about redaction by a model: findings of the audit, and the rules with which its bound was proved."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""doctor's rules about what the daemon says: itself, engines, tasks, updates, examples, the uplink."""
+"""doctor's rules about the daemon's status: itself, engines, tasks, updates, examples, the uplink."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What doctor says, word for word, and that every line of its tables can be said, pasted and reached."""
+"""doctor's texts, word for word; each line of its tables is reachable, and its command can be pasted."""
 
 import shlex
 import subprocess

@@ -1,4 +1,4 @@
-"""Databases that survive a power cut, and whose errors say what to do."""
+"""Databases that survive a power cut, and whose errors have a remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a child that says nothing is asked, and when it is killed."""
+"""When a silent child is pinged, and when it is killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""edge_agent/engine/job_dispatch.py: what the child is told of a job beside its input."""
+"""edge_agent/engine/job_dispatch.py: the fields of a job's message in addition to its input."""
 
 from __future__ import annotations
 

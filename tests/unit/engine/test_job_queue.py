@@ -282,7 +282,7 @@ def test_a_late_client_comes_to_its_share(limit: int, first: int) -> None:
 
 @given(clients=st.lists(st.sampled_from("abc"), min_size=1, max_size=60))
 def test_a_client_has_one_turn_in_a_round(clients: list[str]) -> None:
-    """Dealt in the order of its asking; who has asked for little is not behind who has asked for much."""
+    """A client's jobs run in order; a client with few jobs does not wait behind one with many."""
     rounds = FairRounds()
     dealt = [(client, rounds.assign(client)) for client in clients]
     for name in "abc":

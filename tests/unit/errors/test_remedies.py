@@ -1,4 +1,4 @@
-"""A refused bundle says what to do, whatever is wrong with it."""
+"""The error of a refused bundle has a remedy, whatever its fault."""
 
 import io
 import json
@@ -36,7 +36,7 @@ def tar(path: Path, *names: str, kind: bytes = tarfile.REGTYPE) -> Path:
 
 
 def test_every_refusal_of_an_archive_has_a_remedy(tmp_path):
-    """Paths that leave, links, doubles, sizes and what is no archive: each error says what to do."""
+    """Paths outside, links, duplicates, wrong sizes and files that are not archives: each error has a remedy."""
     found = [
         refused(tar(tmp_path / "leaves.tar", "../x")),
         refused(tar(tmp_path / "link.tar", "x", kind=tarfile.SYMTYPE)),

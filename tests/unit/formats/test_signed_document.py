@@ -1,4 +1,4 @@
-"""Signed documents: who signed what, and that nothing else passes."""
+"""Signed documents: the signer is verified, and all other documents are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state of a site in some hundred characters: what goes in comes out, and what was misheard is found."""
+"""The state of a site in some hundred characters: decoding restores it, and wrong characters are detected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""installer/: what decides, apart from what does."""
+"""installer/: the pure rules."""
 
 from __future__ import annotations
 

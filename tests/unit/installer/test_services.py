@@ -1,4 +1,4 @@
-"""installer/setup/services.py: what a run of setup asks systemd and the system's tools, and what it makes of it.
+"""installer/setup/services.py: the commands of setup for systemd and the system's tools, and their results.
 
 Small scripts stand in for systemctl and the others: they write down how they were called.
 """

@@ -1,4 +1,4 @@
-"""The port that Prometheus reads from: what it answers, and what it bears."""
+"""The port that Prometheus reads from: its answers, and its limits."""
 
 import contextlib
 import socket
@@ -133,7 +133,7 @@ def test_whoever_does_not_read_is_left(site):
 
 
 def test_a_taken_port_stops_nothing(site):
-    """While another program has the port, the listener says so and goes on; its thread ends when it is told to."""
+    """While another program has the port, the listener logs it and tries again; its thread ends on request."""
     port = free_port()
     with socket.create_server(("127.0.0.1", port)), listening(site, port) as there:
         assert (0, True) == (there.port, "in use" in there.problem)

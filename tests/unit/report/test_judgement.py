@@ -1,4 +1,4 @@
-"""From figures to a judgement: every advice, every verdict, and what too little data says."""
+"""From figures to a judgement: each recommendation and verdict, and the result of too little data."""
 
 import math
 
@@ -246,7 +246,7 @@ def test_a_model_that_is_no_good_is_told_apart_from_too_little_data():
 
 
 def test_the_large_model_is_still_told_of_when_the_bundle_has_a_lower_threshold():
-    """Shadow with a careful threshold: the advice says what calibrating anew would bring."""
+    """Shadow with a careful threshold: the recommendation shows the gain of a new calibration."""
     advice = judge_task(SHADOW).advice
     assert (RecommendationReason.RISK_HOLDS, "hybrid") == (advice.why, advice.mode)
     assert "Recalibrated with a threshold of 0.75, it could answer 80%." in advice.then
@@ -352,7 +352,7 @@ def test_rare_labels_are_named():
 
 @pytest.mark.parametrize(("cost", "verdict"), [(None, "partly"), (100, "yes"), (300, "partly"), (5000, "no")])
 def test_the_volume_pays_when_the_model_has_paid_for_itself(cost, verdict):
-    """Only who knows what making a model costs hears whether it pays: within a year, within three, or not."""
+    """If the cost of a model is given, the report shows whether it pays: within a year, within three, or not."""
     found = answer(judge_task(HYBRID, CostAssumptions("EUR", cost and cost * 1_000_000)), "economics")
     assert verdict == found.verdict
     assert "EUR a year" in found.because

@@ -1,4 +1,4 @@
-"""docs/report.md says what the code does."""
+"""docs/report.md agrees with the code."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the large model is asked, and what of its answer is believed."""
+"""Questions to the large model, and the check of its answers."""
 
 import json
 

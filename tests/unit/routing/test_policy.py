@@ -50,7 +50,7 @@ def test_the_page_has_the_table_of_today():
 
 
 def test_nobody_is_sent_where_something_is_in_the_way():
-    """The large model is asked only when nothing keeps it from being asked; otherwise the answer says what did."""
+    """The large model is asked only if there is no blocker; otherwise the answer names the blocker."""
     assert {"upstream"} == {each.route for each in cases(mode=["bootstrap", "shadow"], obstacle=[None])}
     for each in cases(obstacle=BLOCKERS):
         assert "upstream" != each.route

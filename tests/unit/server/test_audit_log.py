@@ -1,4 +1,4 @@
-"""The audit log: who, what, what came of it; bounded, quiet about what repeats, and off the event loop."""
+"""The audit log: caller, action, result; bounded, without repetitions, and off the event loop."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ async def test_the_log_is_bounded(tmp_path: Path) -> None:
 
 
 async def test_a_disk_that_fails_stops_nothing(tmp_path: Path) -> None:
-    """The call goes on, and status says what is missing until it works again."""
+    """The call continues, and status shows the problem until the log works again."""
     (tmp_path / FILE_NAME).symlink_to("/etc/passwd")
     log = audit(tmp_path)
     with structlog.testing.capture_logs() as logged:

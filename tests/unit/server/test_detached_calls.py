@@ -1,4 +1,4 @@
-"""What operators change: it comes to its end whoever waits, and the audit log says what came of it."""
+"""Operators' changes complete even if the caller leaves, and the audit log has the result."""
 
 from __future__ import annotations
 

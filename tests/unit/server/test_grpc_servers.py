@@ -1,4 +1,4 @@
-"""Health: what is told of the daemon and its tasks, to whom, and how many may watch."""
+"""Health: the status of the daemon and its tasks, by role, and the limit of watchers."""
 
 from __future__ import annotations
 

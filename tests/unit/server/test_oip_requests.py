@@ -1,4 +1,4 @@
-"""Requests of the Open Inference Protocol, read: what is understood, and what is refused by its name."""
+"""Parsing of Open Inference Protocol requests: supported content, and refusals that name the field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reference in docs/ says what the code says, and the comments of the API say what a caller needs to know."""
+"""The reference in docs/ agrees with the code, and the comments of the API have what a caller needs."""
 
 from __future__ import annotations
 

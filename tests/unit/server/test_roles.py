@@ -1,4 +1,4 @@
-"""Who may call what: every method has its line, and nobody gets more than their roles."""
+"""Permissions: every method has its line, and a caller gets only the methods of its roles."""
 
 from __future__ import annotations
 

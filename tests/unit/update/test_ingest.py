@@ -247,7 +247,7 @@ def test_a_bundle_that_was_installed_unsigned_counts_as_signed(site, first, tmp_
 
 
 def test_what_is_not_signed_any_more_is_not_admitted(central, site, first, second):
-    """Revoked: nobody installs it anew. Whoever has it goes on."""
+    """A revoked bundle is not installed again. A site that has it keeps it."""
     site.admit(first)
     central.revoke(first)
     central.revoke(second)

@@ -1,4 +1,4 @@
-"""Whether a bundle does well after the switch: what sends it back, what ends it well, what is only noise."""
+"""Probation after the switch: reasons for a rollback, a successful end, and mere noise."""
 
 from __future__ import annotations
 

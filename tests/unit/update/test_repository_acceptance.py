@@ -1,4 +1,4 @@
-"""What a site believes of a repository that somebody brought, and what it remembers of what it believed."""
+"""Verification of a repository on a mirror or drive, and the trusted state that a site stores."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_damaged_timestamp_is_called_damaged(central, site, how):
 
 
 def test_a_hostile_mirror_stops_nothing_before_the_plan_expires(central, site):
-    """What was believed is kept, said with the problem, and goes on after a restart; the mirror fetches all anew."""
+    """The trusted state is kept, shown with the problem, and used after a restart; the mirror downloads all again."""
     damage(site.incoming / "metadata" / "timestamp.json", "flipped")
     assert 2 == site.again().believe().plan_version
     assert site.believe().problem is not None

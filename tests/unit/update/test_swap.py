@@ -31,7 +31,7 @@ async def paused(tmp_path: Path) -> AsyncIterator[Site]:
 
 
 async def test_overlap_keeps_the_old_one_and_names_the_way_out(site: Site) -> None:
-    """With too little memory for both, the old bundle goes on and the remedy says what to set."""
+    """With too little memory for both, the old bundle stays active and the remedy names the setting."""
     old = await site.install("1.0.0")
     site.short("1.1.0")
     with pytest.raises(MemoryShort, match="needs 2 MB; 1 MB is available") as caught:

@@ -268,7 +268,7 @@ def test_a_rollback_that_was_cut_off_goes_on():
 
 
 def test_where_nothing_answered_before_there_is_no_way_back():
-    """The bundle goes on, and what is wrong with it stands there."""
+    """The bundle stays active, and status shows its problem."""
     alone = replace(row("probation"), incumbent="")
     assert ("done", "GOLDEN_DIFFERS", UpdateAction.NOTHING) == decided(alone, facts(NEW, probation_outcome=FAILED))
 

@@ -1,4 +1,4 @@
-"""What the uplink takes from the outbox, what it lays down, and what it says of itself. All of it may be odd."""
+"""The uplink's reads of the outbox, its written files, and its status; all content can be invalid."""
 
 from __future__ import annotations
 

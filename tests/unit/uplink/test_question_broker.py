@@ -126,7 +126,7 @@ async def test_a_time_limit_that_ends_between_two_parts_does_not_cancel_the_read
 
 @pytest.mark.parametrize("way", ["stall", "cut"])
 async def test_what_was_cut_off_counts_as_spent(oracle, tmp_path, way):
-    """Nobody knows what a broken answer cost: what was set aside stays spent."""
+    """The cost of a broken answer is unknown: the reserved amount stays spent."""
     oracle.way = way
     async with broker_for(oracle, tmp_path, **PRICES) as broker:
         with pytest.raises((UpstreamFailed, UpstreamUnreachable)):
@@ -328,7 +328,7 @@ async def test_nobody_who_can_wait_finds_out_that_nobody_is_there(oracle, tmp_pa
 
 
 async def test_a_wrong_key_is_found_without_a_question(oracle, tmp_path):
-    """The key is tried on what costs nothing; the problem says what to do."""
+    """The key is tested with a free request; the problem has a remedy."""
     async with broker_for(oracle, tmp_path, key="sk-wrong") as broker:
         assert isinstance(broker.standing().problem, UpstreamRefused)
         with pytest.raises(UpstreamRefused, match="refuses the key"):

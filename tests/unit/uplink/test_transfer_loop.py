@@ -1,4 +1,4 @@
-"""edge_agent/uplink/transfer_loop.py: what it says of this machine's own folders, and for how long."""
+"""edge_agent/uplink/transfer_loop.py: problems of this machine's folders, and how long they are shown."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def test_without_a_task_the_banner_names_the_first_step(status, says):
 
 
 def test_banner_of_a_silent_daemon_has_its_remedy():
-    """The page says what is in the way, what to do, that it is tried again, and that the rest is old."""
+    """The page shows the problem, the remedy, the next try, and that the other data is old."""
     said = summarize_health(DaemonSnapshot(problems={"infer": failed()}), [task()], None)
     assert said.sentence == (
         "No daemon answers at unix:x. The console retries every few seconds. The figures below are older."
@@ -63,7 +63,7 @@ def test_banner_of_a_silent_daemon_has_its_remedy():
 
 
 def test_hidden_sections_have_a_reason():
-    """What a visitor lacks, what this console does not use and what the daemon refuses are told apart."""
+    """Missing roles of a visitor, unused sockets of this console and refusals of the daemon have different texts."""
     anyone, reviewer = (
         request_guard.token_principal(),
         request_guard.Principal("anna", frozenset({"feedback"}), "certificate", "f"),

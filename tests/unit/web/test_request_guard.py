@@ -1,4 +1,4 @@
-"""The console's gate: who is let in, what is refused, and what every answer carries."""
+"""The console's guard: admitted and refused requests, and the headers of every answer."""
 
 import asyncio
 import contextlib
@@ -210,7 +210,7 @@ async def sent_in_parts(*parts: bytes) -> Any:
     ],
 )
 async def test_a_request_has_a_size(headers, body, status):
-    """A body over the limit is refused, by what it says and by what comes."""
+    """A body over the limit is refused by its Content-Length and by its actual size."""
     assert status == (await tried("/v1/x", "POST", {**BEARER, **headers}, body)).status
 
 

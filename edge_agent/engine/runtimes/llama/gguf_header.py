@@ -172,10 +172,10 @@ class _GgufReader:
         # A file that is cut off in its last tensor is llama.cpp's to refuse.
         end = self._size - -(-self._at // alignment) * alignment
         if starts and starts[-1] > max(end, 0):
-            said = (
+            message = (
                 f"a tensor starts at byte {starts[-1]} of the data, which has {max(end, 0)} bytes: the file is cut off"
             )
-            raise _DamagedGguf(said)
+            raise _DamagedGguf(message)
         return [
             _WeightTensor(kind, name, after - start)
             for (start, kind, name), after in zip(found, [*starts[1:], max([end, *starts])], strict=True)

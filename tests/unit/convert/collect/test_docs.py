@@ -1,4 +1,4 @@
-"""The queries in docs/collect.md run, on collected files, and find what they say."""
+"""The queries in docs/collect.md run on collected files, and give the described results."""
 
 from __future__ import annotations
 

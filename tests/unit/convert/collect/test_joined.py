@@ -1,4 +1,4 @@
-"""What collect makes of records: whose word counts, what is forgotten, what counts as the same."""
+"""How collect joins records: which label wins, what is deleted, what is a duplicate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`edge-convert fleet`: reads what uplinks left, believes what is signed, says what to do."""
+"""`edge-convert fleet`: reads the uplinks' status objects, trusts only signed ones, prints the next steps."""
 
 from __future__ import annotations
 

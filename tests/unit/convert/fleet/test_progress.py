@@ -152,7 +152,7 @@ def test_reasons_name_some_sites():
 
 
 def test_silence_is_named():
-    """Who said nothing for two days or never, who does not believe what came and why, who runs a revoked bundle."""
+    """Sites that were silent for two days or always, refuse updates with a reason, or run a revoked bundle."""
     said = [
         heartbeat("shop-1", at=format_timestamp(NOW - 3 * DAY)),
         heartbeat("shop-2", update_problem="the metadata expired"),

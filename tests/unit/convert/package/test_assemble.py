@@ -339,7 +339,7 @@ def test_a_bundle_that_no_site_can_check_is_refused_unless_asked_for(task, golde
 
 
 def test_the_command_makes_a_bundle(task):
-    """`edge-convert assemble` says what it made, and what a site cannot check of it."""
+    """`edge-convert assemble` prints what it made, and what a site cannot check."""
     base = task.parent
     result = CliRunner().invoke(app, by_hand(task, "--golden-cases-min", "0"))
     assert (0, "") == (result.exit_code, result.stderr)

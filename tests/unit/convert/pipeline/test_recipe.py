@@ -1,4 +1,4 @@
-"""recipe.yaml: what it may say, where its paths lead, and which checkpoint a stage means."""
+"""recipe.yaml: its valid content, its paths, and the checkpoint of each stage."""
 
 from pathlib import Path
 

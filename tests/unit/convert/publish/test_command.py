@@ -70,7 +70,7 @@ def desk(tmp_path: Path) -> Desk:
 
 
 def test_the_first_publish(tmp_path: Path):
-    """New keys, a repository, a bundle, a plan: every step says what comes next, and a site believes the result."""
+    """New keys, a repository, a bundle, a plan: every step prints the next one, and a site accepts the result."""
     desk = Desk(tmp_path)
     said = desk.run("keys", "signing", desk.keys, "--root", "1of1", "--targets", "2of2")
     assert "targets-2 targets ed25519" in said
@@ -203,7 +203,7 @@ def test_the_plan_is_edited_in_an_editor(desk: Desk, monkeypatch: pytest.MonkeyP
 
 
 def test_signing_elsewhere_step_by_step(desk: Desk):
-    """Stage, sign on another machine, publish what came back: each command says what comes next."""
+    """Stage, sign on another machine, publish the signed files: each command prints the next step."""
     vault, staged = desk.root / "vault", desk.root / "staged"
     vault.mkdir()
     shutil.copy(desk.keys / "root.json", vault)

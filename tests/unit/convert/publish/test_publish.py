@@ -1,4 +1,4 @@
-"""A repository as a central team makes it, read by python-tuf's client: it believes what was published."""
+"""A repository as a central team makes it, read by python-tuf's client, which accepts it."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ def test_a_signer_behind_a_uri_signs(tmp_path: Path):
 
 @pytest.mark.parametrize("uri", ["file2:/nowhere/key.pem", "awskms:no-such-key", "unknown:x"])
 def test_a_signer_that_does_not_work_is_named(tmp_path: Path, uri: str):
-    """The message says which key, and what securesystemslib says."""
+    """The message has the key and the error of securesystemslib."""
     central = CentralTeam(tmp_path)
     (central.keys / "plan-1.pem").unlink()
     public = central.keys / "plan-1.pub"

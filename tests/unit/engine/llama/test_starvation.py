@@ -1,4 +1,4 @@
-"""step_scheduler.py starves nobody, whoever comes, and keeps every step within its bounds."""
+"""step_scheduler.py starves no job, in any order of arrival, and keeps every step within its bounds."""
 
 from __future__ import annotations
 
