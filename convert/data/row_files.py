@@ -230,7 +230,13 @@ def count_label_sources(found: Sequence[DataRow]) -> dict[LabelSource, int]:
 
 
 def _check_trainable(recipe: Recipe, task: TaskSpec) -> None:
-    """Raise InvalidRequest for completions of an encoder that extracts: it learns tags, which need spans."""
+    """Raise InvalidRequest for a task that a recipe cannot make: without questions there is nothing to calibrate, and
+    an encoder that extracts learns tags, which need spans."""
+    if task.kind == "decide" and not task.questions_asked:
+        raise InvalidRequest(
+            "the task takes its questions only from calls, so a recipe has nothing to calibrate or measure",
+            remedy="Add 'questions' to task.yaml; or make the bundle from a model file: edge-convert assemble.",
+        )
     runtime = tasks.read(tasks.find(recipe.path(recipe.task))).get("runtime")
     if runtime == "onnx" and task.kind == "extract" and recipe.data.format != "text-spans":
         raise InvalidRequest(

@@ -238,6 +238,18 @@ def test_answers_are_counted_and_questions_without_a_proof_are_warned_of(tmp_pat
     )
 
 
+def test_a_task_without_questions_of_its_own_is_refused(tmp_path: Path):
+    """With `open_questions` alone a bundle has no threshold: the message names the command that makes such a bundle."""
+    empty = {split: row(f"{split} text") for split in ("train", "calibration", "test")}
+    written = recipe_of(tmp_path, **empty)
+    prompt = {"template": "{input}\n{question}\n"}
+    task = {"name": "desk", "kind": "decide", "open_questions": True, "prompt": prompt}
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump({"version": "1.0.0", "runtime": "llama", "task": task}))
+    with pytest.raises(InvalidRequest, match="takes its questions only from calls") as refused:
+        row_files.check(written)
+    assert "edge-convert assemble" in refused.value.remedy
+
+
 def test_a_question_is_warned_of_only_if_calibration_could_not_prove_it(tmp_path: Path):
     """Questions without enough rows take no part of delta, so 60 rows for each of two of three questions suffice."""
     texts = [f"{first}{second}" for first in "abcdefgh" for second in "qrstuvwxyz"][:60]
