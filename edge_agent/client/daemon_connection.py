@@ -148,16 +148,16 @@ class AsyncConnection(DaemonConnection):
 
     @functools.cached_property
     def channel(self) -> grpc.aio.Channel:
-        """Opened by the first call: gRPC binds it to the event loop that runs then."""
+        """Opened by the first call: gRPC binds it to the event loop that runs then. Raises ValueError when closed."""
+        self.require_open()
+        self._loop = asyncio.get_running_loop()
         if self._credentials:
             return grpc.aio.secure_channel(self.target, self._credentials, options=self._options)
         return grpc.aio.insecure_channel(self.target, options=self._options)
 
     def start(self, method: Any, request: Any, timeout_seconds: float) -> Any:
         """Start a call. Raises ValueError in another event loop than that of the first call, too."""
-        loop = asyncio.get_running_loop()
-        self._loop = self._loop or loop
-        if loop is not self._loop:
+        if self._loop is not asyncio.get_running_loop():
             raise ValueError("this client made its first call in another event loop: make a client in each")
         return super().start(method, request, timeout_seconds)
 

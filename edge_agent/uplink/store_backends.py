@@ -34,6 +34,7 @@ from edge_agent.errors import (
     UpstreamRefused,
     UpstreamUnreachable,
 )
+from edge_agent.errors.base import CONNECTION_REMEDY, connection_setting
 from edge_agent.formats.strict_yaml import load_yaml
 from edge_agent.uplink.object_store import (
     ByteRange,
@@ -346,7 +347,7 @@ def read_credentials(path: Path, prefix: str) -> dict[str, str]:
     """Read a credential file: YAML with names and values. `prefix` is that of its key in the configuration.
 
     Raises:
-        ConfigInvalid: it is unreadable, readable for others, or has another content, which is never shown.
+        ConfigInvalid: it is unreadable, readable for others, or has another content; values are never shown.
     """
     remedy = "It holds lines like 'access_key_id: …', and its mode is 0400 with the uplink's user as owner."
     try:
@@ -363,7 +364,11 @@ def read_credentials(path: Path, prefix: str) -> dict[str, str]:
         raise ConfigInvalid(f"uplink.{prefix}credentials_file {path} is not valid YAML", remedy=remedy) from None
     if not isinstance(plain, dict) or not all(isinstance(value, str | int) for value in plain.values()):
         raise ConfigInvalid(f"uplink.{prefix}credentials_file {path} must hold names and values", remedy=remedy)
-    return {str(key): str(value) for key, value in plain.items()}
+    found = {str(key): str(value) for key, value in plain.items()}
+    if setting := connection_setting(found):
+        message = f"'{setting}' in uplink.{prefix}credentials_file {path} is a setting of the connection"
+        raise ConfigInvalid(message, remedy=CONNECTION_REMEDY)
+    return found
 
 
 def _store(address: _StoreAddress) -> Any:

@@ -38,6 +38,28 @@ def test_asyncio_client_refuses_a_second_event_loop(daemon):
         asyncio.run(ask())
 
 
+def test_asyncio_client_whose_first_call_was_refused_belongs_to_that_loop(daemon):
+    """A call without time opens the channel, too: in a second loop gRPC would only say that a loop is closed."""
+    client = AsyncClient(daemon.targets[0])
+
+    async def ask(seconds: float) -> None:
+        await client.classify("pos-intent", ["hello"], timeout_seconds=seconds)
+
+    with pytest.raises(ValueError, match="must be more than 0"):
+        asyncio.run(ask(0))
+    with pytest.raises(ValueError, match="made its first call in another event loop"):
+        asyncio.run(ask(5))
+
+
+async def test_asyncio_client_that_is_closed_opens_nothing(daemon):
+    """A request that comes while a web application stops would leave a channel that nobody closes."""
+    client = AsyncClient(daemon.targets[0])
+    await client.close()
+    with pytest.raises(ValueError, match="this client is closed"):
+        await client.classify("pos-intent", ["hello"])
+    assert "channel" not in vars(client)
+
+
 @pytest.mark.parametrize("make", [AsyncClient, AsyncAdminClient, AsyncReviewClient])
 async def test_asyncio_client_that_made_no_call_closes(make):
     """Nothing was opened, so there is nothing to wait for."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.config.sections import UplinkConfig
-from edge_agent.errors import EdgeAgentError, UpstreamMissing, UpstreamRefused
+from edge_agent.errors import ConfigInvalid, EdgeAgentError, UpstreamMissing, UpstreamRefused
 from edge_agent.uplink.store_backends import FolderStore, open_updates_store
 from tests.support.answering_server import AnsweringServer
 
@@ -135,6 +135,18 @@ def test_a_store_behind_a_proxy_is_asked_through_it():
         assert store is not None
         assert asyncio.run(store.get("metadata/timestamp.json", 100)) is None
         assert [("GET", "http://nowhere.invalid/x/metadata/timestamp.json")] == proxy.requests[:1]
+
+
+def test_a_setting_of_the_connection_in_the_credential_is_refused(tmp_path: Path):
+    """By its name, as under 'options': the library would end the uplink in a panic. A proxy with a password is used."""
+    (path := tmp_path / "credential").touch(0o600)
+    config = UplinkConfig(updates_url="s3://fleet", updates_credentials_file=str(path))
+    path.write_text("timeout: 30s\nsecret_access_key: hunter2\n")
+    with pytest.raises(ConfigInvalid, match=r"'timeout' in .*credentials_file .* a setting of the") as refused:
+        open_updates_store(config)
+    assert "hunter2" not in str(refused.value)
+    path.write_text("proxy_url: http://kim:hunter2@127.0.0.1:9\n")
+    assert open_updates_store(config) is not None
 
 
 def test_a_bucket_of_another_region_is_named():
