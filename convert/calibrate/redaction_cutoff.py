@@ -305,14 +305,14 @@ class _Reader:
         known = self._found.setdefault(cutoff, {})
         if known is None:
             return None
-        wanted = [place for place in places if place not in known]
+        missing = [place for place in places if place not in known]
         try:
-            texts = [self.rows[place].text for place in wanted]
-            found = redact_as_site(served, self._bundle.at_cutoff(cutoff), texts, self._progress) if wanted else []
+            texts = [self.rows[place].text for place in missing]
+            found = redact_as_site(served, self._bundle.at_cutoff(cutoff), texts, self._progress) if missing else []
         except ModelLoadFailed:
             self._found[cutoff] = None
             return None
-        known.update(zip(wanted, found, strict=True))
+        known.update(zip(missing, found, strict=True))
         return known
 
 

@@ -174,16 +174,16 @@ def _guarantee_sentence(found: Any) -> str:
     )
     if not promise.reviews:
         return f"{seen}no answer has a confidence, so no threshold can be proved yet"
-    wanted = f"a risk of {promise.target:.2%} (delta {promise.delta:.2%})"
+    promised = f"a risk of {promise.target:.2%} (delta {promise.delta:.2%})"
     if promise.threshold is not None:
         return (
-            f"{seen}{wanted} is proved from confidence {promise.threshold:.2f} on, which {promise.coverage:.1%} of the"
-            " answers reach"
+            f"{seen}{promised} is proved from confidence {promise.threshold:.2f} on, which {promise.coverage:.1%}"
+            " of the answers reach"
         )
     if promise.reviews_needed is None:
-        return f"{seen}more reviews of this model will not prove {wanted}"
+        return f"{seen}more reviews of this model will not prove {promised}"
     more = counted(max(promise.reviews_needed - promise.reviews, 1), "more review")
-    return f"{seen}{wanted} needs about {more} of the audit"
+    return f"{seen}{promised} needs about {more} of the audit"
 
 
 def _audit_sentence(found: Any) -> str:

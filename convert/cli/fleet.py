@@ -134,8 +134,8 @@ def _overview(tasks: Iterable[TaskProgress]) -> Table:
     names = [name for name in rows[0][1] if name in _ALWAYS or any(counts[name] for _, counts in rows)]
     made = table("task", "channel", "wanted", *names, right=tuple(names), wrap=("task", "wanted"))
     for task, counts in rows:
-        wanted = " or ".join(dict.fromkeys(task.bundles.values())) + (", halted" if task.halted else "")
-        made.add_row(task.task, task.channel, wanted, *(f"{counts[name]:,}" for name in names))
+        planned = " or ".join(dict.fromkeys(task.bundles.values())) + (", halted" if task.halted else "")
+        made.add_row(task.task, task.channel, planned, *(f"{counts[name]:,}" for name in names))
     return made
 
 

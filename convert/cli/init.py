@@ -95,56 +95,56 @@ def labels_of(written: str | None, kind: Kind) -> tuple[str, ...]:
     return listed
 
 
-def runtime_of(wanted: ScaffoldRequest) -> RuntimeName:
+def runtime_of(request: ScaffoldRequest) -> RuntimeName:
     """Return the requested or the recommended runtime. Raises InvalidRequest if it does not serve the kind."""
-    runtime = wanted.runtime or advise(wanted.kind).runtime
-    if wanted.kind not in RUNTIME_KINDS[runtime]:
+    runtime = request.runtime or advise(request.kind).runtime
+    if request.kind not in RUNTIME_KINDS[runtime]:
         able = ", ".join(sorted(RUNTIME_KINDS[runtime]))
-        remedy = f"Use runtime {advise(wanted.kind).runtime}. {advise(wanted.kind).because}"
-        raise InvalidRequest(f"runtime {runtime} serves {able}, not {wanted.kind}", remedy=remedy)
+        remedy = f"Use runtime {advise(request.kind).runtime}. {advise(request.kind).because}"
+        raise InvalidRequest(f"runtime {runtime} serves {able}, not {request.kind}", remedy=remedy)
     return runtime
 
 
-def recipe_text(wanted: ScaffoldRequest) -> str:
+def recipe_text(request: ScaffoldRequest) -> str:
     """Return a recipe.yaml with every key: those that need a decision are set, the others commented out."""
-    decoder = runtime_of(wanted) == "llama"
+    decoder = runtime_of(request) == "llama"
     return _RECIPE.format(
-        because=_wrapped(advise(wanted.kind).because),
-        format=_FORMATS[wanted.kind] if not decoder or wanted.kind == "classify" else "prompt-completion",
+        because=_wrapped(advise(request.kind).because),
+        format=_FORMATS[request.kind] if not decoder or request.kind == "classify" else "prompt-completion",
         method="lora" if decoder else "full",
         epochs=5 if decoder else 8,
-        redaction=_REDACTION_TARGET if wanted.kind == "redact" else _NO_REDACTION_TARGET,
+        redaction=_REDACTION_TARGET if request.kind == "redact" else _NO_REDACTION_TARGET,
     )
 
 
-def task_text(wanted: ScaffoldRequest) -> str:
+def task_text(request: ScaffoldRequest) -> str:
     """Return a task.yaml for it."""
-    runtime = runtime_of(wanted)
+    runtime = runtime_of(request)
     return _TASK.format(
-        name=yaml.safe_dump(wanted.name).splitlines()[0],  # quoted where it reads as a number, a date or a truth
-        kind=wanted.kind,
+        name=yaml.safe_dump(request.name).splitlines()[0],  # quoted where it reads as a number, a date or a truth
+        kind=request.kind,
         runtime=runtime,
-        labels=_schema(wanted) if wanted.kind == "extract" and runtime == "llama" else _labels(wanted),
-        prompt=_PROMPT.get(wanted.kind, "") if runtime == "llama" else "",
-        engine=_ENGINE if runtime == "llama" else _REDACTION if wanted.kind == "redact" else "",
+        labels=_schema(request) if request.kind == "extract" and runtime == "llama" else _labels(request),
+        prompt=_PROMPT.get(request.kind, "") if runtime == "llama" else "",
+        engine=_ENGINE if runtime == "llama" else _REDACTION if request.kind == "redact" else "",
     )
 
 
-def _labels(wanted: ScaffoldRequest) -> str:
-    if wanted.kind == "decide":
+def _labels(request: ScaffoldRequest) -> str:
+    if request.kind == "decide":
         return _QUESTIONS
-    if wanted.kind not in ("classify", "extract", "redact"):
+    if request.kind not in ("classify", "extract", "redact"):
         return ""
-    listed = wanted.labels or (_PERSONAL_TYPES if wanted.kind == "redact" else ("first", "second", "other"))
-    if wanted.kind in ("extract", "redact"):
+    listed = request.labels or (_PERSONAL_TYPES if request.kind == "redact" else ("first", "second", "other"))
+    if request.kind in ("extract", "redact"):
         listed = ["O", *(f"{sign}-{label}" for label in listed for sign in "BI")]
     written = ", ".join(json.dumps(label, ensure_ascii=False) for label in listed)
-    comment = "" if wanted.labels else _REPLACE_TYPES if wanted.kind == "redact" else _REPLACE_LABELS
+    comment = "" if request.labels else _REPLACE_TYPES if request.kind == "redact" else _REPLACE_LABELS
     return f"{comment}  labels: [{written}]\n"
 
 
-def _schema(wanted: ScaffoldRequest) -> str:
-    names = [json.dumps(label, ensure_ascii=False) for label in wanted.labels or ("first", "second", "other")]
+def _schema(request: ScaffoldRequest) -> str:
+    names = [json.dumps(label, ensure_ascii=False) for label in request.labels or ("first", "second", "other")]
     message = (
         "  # JSON schema of the record. Rows contain records as json.dumps writes them, in the order of 'required'.\n"
     )
@@ -353,8 +353,8 @@ def run(
 
     Example: [bold]edge-convert init my-task --kind classify --labels refund,price,other[/bold]
     """
-    wanted = ScaffoldRequest(_name(folder), kind, labels_of(labels, kind), runtime)
-    texts = {RECIPE_NAME: recipe_text(wanted), TASK_NAME: task_text(wanted)}
+    request = ScaffoldRequest(_name(folder), kind, labels_of(labels, kind), runtime)
+    texts = {RECIPE_NAME: recipe_text(request), TASK_NAME: task_text(request)}
     there = [name for name in texts if (folder / name).exists()]
     if there and not force:
         raise InvalidRequest(
@@ -365,7 +365,7 @@ def run(
         write_atomically(folder / name, text.encode())
     advice = advise(kind)
     console = progress_output.out()
-    console.print(f"Wrote {folder / RECIPE_NAME} and {folder / TASK_NAME}, for runtime {runtime_of(wanted)}.")
+    console.print(f"Wrote {folder / RECIPE_NAME} and {folder / TASK_NAME}, for runtime {runtime_of(request)}.")
     console.print(f"Recommended: {'an encoder' if advice.runtime == 'onnx' else 'a decoder'}. {advice.because}")
     console.print(
         "Next: name the model and the data in the recipe, then run"

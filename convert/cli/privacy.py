@@ -64,19 +64,19 @@ def show_lineage(
     """
     for folder in (collected, *(work or ())):
         _require_folder(folder)
-    wanted = _wanted(collected, record or [], erased)
-    uses = lineage.trace(lineage.documents(collected, work or ()), wanted)
+    record_ids = _wanted(collected, record or [], erased)
+    uses = lineage.trace(lineage.documents(collected, work or ()), record_ids)
     unread = lineage.unread(collected, work or ())
     published = _published(repo, keys or [], store_options(store_option)) if repo else None
     if as_json:
         plain = [{**use.plain(), **_standing(use, published)} for use in uses]
-        shown = {"records": len(wanted), "uses": plain, "unread": list(map(str, unread))}
+        shown = {"records": len(record_ids), "uses": plain, "unread": list(map(str, unread))}
         write_exactly(json.dumps(shown, ensure_ascii=False))
         return
     _show_uses(uses, published)
     retire = sum(use.consequence == "retire" for use in uses)
     nothing = "no dataset or bundle here has any of them"
-    say(f"{counted(len(wanted), 'record')}: {counted(retire, 'bundle')} to retire" if uses else nothing)
+    say(f"{counted(len(record_ids), 'record')}: {counted(retire, 'bundle')} to retire" if uses else nothing)
     _warn_of_unread(unread)
 
 

@@ -360,7 +360,7 @@ class CalibrateCommand:
     def _calibrate(self, rows: Path, out: Path) -> None:
         locales = tuple(name.strip() for name in self.locale.split(","))
         calibration = load_module("convert.package.question_calibration")
-        wanted = calibration.QuestionCalibration(
+        request = calibration.QuestionCalibration(
             bundle=load_module("convert.evaluate.serving").open_bundle(self.what),
             rows=rows,
             out=out,
@@ -374,7 +374,7 @@ class CalibrateCommand:
             force=self.force,
         )
         with progress_output.bar() as advance:
-            made, report = calibration.calibrated_bundle(wanted, advance)
+            made, report = calibration.calibrated_bundle(request, advance)
         shown = progress_output.out()
         for name, each in report["questions"].items():
             shown.print(f"{name}: {each['verdict']}")
@@ -384,5 +384,5 @@ class CalibrateCommand:
         new = sum(each.size_bytes for each in made.manifest.artifacts if each.role in ("golden", "report"))
         shown.print(
             f"Made {made.path}: {made.manifest.task.name} {made.manifest.version}, digest {made.digest[:12]}."
-            f" Besides the manifest, {decimal(new)} differ from {wanted.bundle.manifest.version}."
+            f" Besides the manifest, {decimal(new)} differ from {request.bundle.manifest.version}."
         )

@@ -173,18 +173,18 @@ class SynthesizeCommand:
         written = recipe.read(self.where)
         begun = self.out.is_file() and self.out.stat().st_size > 0  # an attempt that failed leaves an empty file
         there = read_rows(self.out, written.data.format) if begun else []
-        wanted = making.SynthesisRequest(
+        request = making.SynthesisRequest(
             self.about, self.rows, self.tokens_max, self.seed, tuple(row.text for row in there)
         )
         done = 0
         with progress_output.bar() as advance, open_private(self.out, "a") as file:
             if there and not _ends_with_newline(self.out):
                 file.write("\n")  # an editor can have left it out
-            for found in making.synthesize(written, wanted, self.model, endpoint.ask, advance):
+            for found in making.synthesize(written, request, self.model, endpoint.ask, advance):
                 file.writelines(map(making.line, found.rows[done:]))
                 file.flush()  # rows that were paid for are kept, whatever happens next
                 done = len(found.rows)
-        for line in making.summary(found, wanted, str(self.out)):
+        for line in making.summary(found, request, str(self.out)):
             progress_output.out().print(line)
 
 

@@ -323,14 +323,14 @@ def _examples(rows: Sequence[DataRow], label: str, chance: random.Random) -> lis
     return chance.sample(able, min(EXAMPLES_MAX, len(able)))
 
 
-def _done(found: SynthesisResult, wanted: SynthesisRequest) -> bool:
+def _done(found: SynthesisResult, request: SynthesisRequest) -> bool:
     """Return whether there are enough rows or a limit is reached, and record which one."""
-    if len(found.rows) >= wanted.rows:
+    if len(found.rows) >= request.rows:
         return True
     if found.fruitless >= FRUITLESS_REQUESTS_MAX:
         found.stopped = f"{found.fruitless} answers in a row brought no new row"
-    elif found.tokens >= wanted.tokens_max:
-        found.stopped = f"{found.tokens} tokens are used; the limit is {wanted.tokens_max}"
+    elif found.tokens >= request.tokens_max:
+        found.stopped = f"{found.tokens} tokens are used; the limit is {request.tokens_max}"
     return bool(found.stopped)
 
 
@@ -350,13 +350,13 @@ def _take(found: SynthesisResult, request: GenerationRequest, reply: ModelReply,
     found.fruitless = 0 if len(found.rows) > before else found.fruitless + 1
 
 
-def summary(found: SynthesisResult, wanted: SynthesisRequest, where: str) -> list[str]:
+def summary(found: SynthesisResult, request: SynthesisRequest, where: str) -> list[str]:
     """Return the result in sentences."""
     rows, requests = counted(len(found.rows), "row"), counted(found.requests, "request")
     lines = [f"Wrote {rows} by {found.model} to {where}: {requests}, {counted(found.tokens, 'token')}."]
     lines += [f"Dropped {count}: {reason}." for reason, count in sorted(found.dropped.items())]
     if found.stopped:
-        lines.append(f"Stopped before {counted(wanted.rows, 'row')}: {found.stopped}.")
+        lines.append(f"Stopped before {counted(request.rows, 'row')}: {found.stopped}.")
     return lines
 
 

@@ -53,11 +53,11 @@ def save(path: Path, head: Weights, encoder: Path, told: Mapping[str, str]) -> N
 def read(path: Path, encoder: Path) -> Weights:
     """Read a head. Raises InvalidRequest: it was trained on another encoder."""
     with safe_open(path, framework="numpy") as file:
-        wanted = (file.metadata() or {}).get(ENCODER_SHA256, "")
+        sha256 = (file.metadata() or {}).get(ENCODER_SHA256, "")
         head = {name: np.asarray(file.get_tensor(name), np.float32) for name in (WEIGHT, BIAS)}
     found = _sha256(encoder / WEIGHTS_NAME)
-    if found != wanted:
-        message = f"{path} was trained on an encoder with sha256 {wanted[:16]}…, and {encoder} has {found[:16]}…"
+    if found != sha256:
+        message = f"{path} was trained on an encoder with sha256 {sha256[:16]}…, and {encoder} has {found[:16]}…"
         raise InvalidRequest(message, remedy="Install the version of the package that scripts/setup names.")
     return head
 

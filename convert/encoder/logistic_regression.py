@@ -47,7 +47,7 @@ def fit(vectors: npt.ArrayLike, truth: Integers, labels: int, decay: float = DEC
 
 
 def fit_shares(
-    vectors: npt.ArrayLike, wanted: Floats, decay: float = DECAY, weights: npt.ArrayLike = 1.0
+    vectors: npt.ArrayLike, targets: Floats, decay: float = DECAY, weights: npt.ArrayLike = 1.0
 ) -> LinearClassifier:
     """Fit by L-BFGS on distributions, by their cross-entropy.
 
@@ -57,11 +57,11 @@ def fit_shares(
         decay: of the weights, not of the bias, relative to the mean loss of a row.
         weights: [labels], the weight of each label in the loss.
     """
-    given, labels = np.asarray(vectors, np.float64), wanted.shape[1]
+    given, labels = np.asarray(vectors, np.float64), targets.shape[1]
     centre = given.mean(axis=0)
     scale = (given - centre).std() or 1.0
     features = (given - centre) / scale
-    counted = wanted * np.asarray(weights, np.float64)
+    counted = targets * np.asarray(weights, np.float64)
     counted /= counted.sum()
     rows = counted.sum(axis=1, keepdims=True)
 

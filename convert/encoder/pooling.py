@@ -87,10 +87,10 @@ def of_source(source: Path, config: Mapping[str, Any]) -> dict[str, str]:
     if POOLING in config or not (usual and headless and file.is_file()):
         return {}
     try:
-        told = json.loads(file.read_text(encoding="utf-8"))
+        settings = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
         return {}
-    return {POOLING: "mean"} if isinstance(told, dict) and told.get("pooling_mode_mean_tokens") is True else {}
+    return {POOLING: "mean"} if isinstance(settings, dict) and settings.get("pooling_mode_mean_tokens") is True else {}
 
 
 def mean_vectors(

@@ -183,17 +183,17 @@ def _selective(outcomes: AnswerOutcomes) -> dict[str, Any]:
     return found
 
 
-def of_label(wanted: Sequence[Place], predicted: Sequence[Place], families: Numbers) -> dict[str, Any]:
+def of_label(expected: Sequence[Place], predicted: Sequence[Place], families: Numbers) -> dict[str, Any]:
     """Return rows, precision, recall and F1 of a label, with intervals, from true and predicted places.
 
     F1 = 2 J / (1 + J) where J is the share of hits among the places of either; so is its interval.
     """
-    union = [*wanted, *(place for place in predicted if not place[1])]
+    union = [*expected, *(place for place in predicted if not place[1])]
     overlap = share_of(union, families)
     return {
-        "rows": len(wanted),
+        "rows": len(expected),
         "precision": share_of(predicted, families).plain(),
-        "recall": share_of(wanted, families).plain(),
+        "recall": share_of(expected, families).plain(),
         "f1": Interval(_f1(overlap.value), _f1(overlap.low), _f1(overlap.high), overlap.level).plain(),
     }
 

@@ -51,8 +51,8 @@ def _places(entities: Iterable[TextSpan | FoundEntity]) -> set[tuple[int, int, s
 def _same_text(row: DataRow, prediction: ServedPrediction) -> bool:
     if prediction.answer.strip() == row.completion.strip():
         return True
-    wanted = _json(row.completion)
-    return wanted is not None and _json(prediction.answer) == wanted
+    expected = _json(row.completion)
+    return expected is not None and _json(prediction.answer) == expected
 
 
 _RIGHT: dict[str, Callable[[DataRow, ServedPrediction], bool]] = {

@@ -79,13 +79,13 @@ class ValueReader:
 
     def read(self, texts: Iterable[str], progress: Progress = quiet) -> None:
         """Read the texts that it has not read yet. Raises as serving."""
-        wanted = list(dict.fromkeys(text for text in texts if text.strip()))
-        new = [text for text in wanted if text not in self._values]
+        distinct = list(dict.fromkeys(text for text in texts if text.strip()))
+        new = [text for text in distinct if text not in self._values]
         if not new:
             return
         if len(self._values) + len(new) > self._texts_kept_max:
             self._values.clear()
-            new = wanted
+            new = distinct
         with serve_bundles([self._bundle], cpu_threads=CPU_THREADS) as served:
             self._values.update(zip(new, _read(served, self._bundle, new, progress), strict=True))
 

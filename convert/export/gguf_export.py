@@ -133,10 +133,10 @@ def download(folder: Path) -> Path:
 
     pip runs its build script for the metadata, which takes a minute. Raises RequirementUnmet.
     """
-    wanted = folder / "requirements.txt"
-    wanted.write_text(f"llama-cpp-python=={VERSION} --hash=sha256:{SHA256}\n", encoding="utf-8")
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"llama-cpp-python=={VERSION} --hash=sha256:{SHA256}\n", encoding="utf-8")
     only_source = ("--no-binary", "llama-cpp-python")
-    _pip("download", "--no-deps", *only_source, "--require-hashes", "--dest", str(folder), "-r", str(wanted))
+    _pip("download", "--no-deps", *only_source, "--require-hashes", "--dest", str(folder), "-r", str(requirements))
     return folder / f"llama_cpp_python-{VERSION}.tar.gz"
 
 

@@ -389,19 +389,19 @@ def rollout_statuses(plan: RolloutPlan, status: SiteStatus, now: float) -> list[
 def _rollout_status(
     status: SiteStatus, channel: str, task: str, pair: tuple[TaskPlan, TaskStatus | None], now: float
 ) -> RolloutStatus:
-    wanted, running = pair
+    planned, running = pair
     update = running.update if running else status.arriving.get(task)
-    meant = _chosen_offer(wanted, running, update)
+    meant = _chosen_offer(planned, running, update)
     stand, why = _stand(meant, running, update)
     unsuitable = why is not None and why.reason == "HARDWARE_UNMET"
     return RolloutStatus(
         status.site,
         channel,
         task,
-        wanted,
+        planned,
         meant,
         rollout_position(status.site, meant.bundle),
-        not unsuitable and _is_due(wanted, meant, status.site, now),
+        not unsuitable and _is_due(planned, meant, status.site, now),
         stand,
         running.version if running else None,
         why.reason if why else "",
@@ -409,11 +409,11 @@ def _rollout_status(
     )
 
 
-def _chosen_offer(wanted: TaskPlan, running: TaskStatus | None, update: UpdateStatus | None) -> BundleOffer:
+def _chosen_offer(planned: TaskPlan, running: TaskStatus | None, update: UpdateStatus | None) -> BundleOffer:
     """Return the offer that a site chose for its machine, by its status; if that names none, the first offer."""
-    offers = {offer.bundle: offer for offer in wanted.offers}
+    offers = {offer.bundle: offer for offer in planned.offers}
     candidate = offers.get(update.candidate) if update else None
-    return candidate or (offers.get(running.digest) if running else None) or wanted.offers[0]
+    return candidate or (offers.get(running.digest) if running else None) or planned.offers[0]
 
 
 def _stand(
@@ -424,12 +424,12 @@ def _stand(
     return ("done", None) if running and running.digest == meant.bundle else ("unaware", None)
 
 
-def _is_due(wanted: TaskPlan, meant: BundleOffer, site: str, now: float) -> bool:
-    fleet = _for_any_machine(wanted, meant)
+def _is_due(planned: TaskPlan, meant: BundleOffer, site: str, now: float) -> bool:
+    fleet = _for_any_machine(planned, meant)
     return desired_states(fleet, site, MachineCapabilities(0), now)[_TASK].bundle is not None
 
 
 @lru_cache(maxsize=1024)
-def _for_any_machine(wanted: TaskPlan, meant: BundleOffer) -> FleetPlan:
+def _for_any_machine(planned: TaskPlan, meant: BundleOffer) -> FleetPlan:
     bare = BundleOffer(bundle=meant.bundle, version=meant.version)
-    return FleetPlan(tasks={_TASK: wanted.model_copy(update={"offers": (bare,), "halted": False})})
+    return FleetPlan(tasks={_TASK: planned.model_copy(update={"offers": (bare,), "halted": False})})

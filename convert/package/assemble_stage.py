@@ -272,8 +272,8 @@ def _differing(
     kind = bundle.manifest.task.kind
     found = []
     for case, each in zip(cases, answers, strict=True):
-        told = golden_cases.answer_of(bundle.manifest, each)
-        found += [(case, said) for said in differences(case, told, vector=kind == "embed") if is_binding(case)]
+        answer = golden_cases.answer_of(bundle.manifest, each)
+        found += [(case, said) for said in differences(case, answer, vector=kind == "embed") if is_binding(case)]
     return found
 
 

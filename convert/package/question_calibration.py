@@ -110,18 +110,18 @@ def calibrated_bundle(wanted: QuestionCalibration, progress: Progress = quiet) -
         return bundle_assembly.assemble(request), report
 
 
-def _with_new_questions(wanted: QuestionCalibration) -> BundleFolder:
+def _with_new_questions(request: QuestionCalibration) -> BundleFolder:
     """Return the bundle with the new questions added or replaced; a changed question loses its threshold."""
-    bundle = wanted.bundle
+    bundle = request.bundle
     task = bundle.manifest.task
     if task.kind != "decide":
         raise InvalidRequest(
             f"{bundle.name} is of kind {task.kind}: its threshold is calibrated by its recipe",
             remedy="Name a decide bundle; for others run 'edge-convert calibrate RECIPE'.",
         )
-    if wanted.questions is None:
+    if request.questions is None:
         return bundle
-    new = {question.name: question for question in read_questions(wanted.questions)}
+    new = {question.name: question for question in read_questions(request.questions)}
     before = {question.name: question for question in task.questions}
     changed = {name for name, question in new.items() if before.get(name) != question}
     confidence = {name: each for name, each in bundle.manifest.question_confidence.items() if name not in changed}
@@ -170,12 +170,12 @@ def _plain(manifest: Manifest, version: str) -> dict[str, Any]:
 
 
 def _cases(
-    bundle: BundleFolder, rows: Sequence[DataRow], wanted: QuestionCalibration
+    bundle: BundleFolder, rows: Sequence[DataRow], request: QuestionCalibration
 ) -> tuple[list[GoldenCase], GoldenOrigin]:
     """Return the golden cases, with the answers to their texts as they will travel, and their origin."""
-    chosen = golden_cases.candidates(wanted.privacy, bundle.manifest.task, rows, wanted.redaction_bundle)
+    chosen = golden_cases.candidates(request.privacy, bundle.manifest.task, rows, request.redaction_bundle)
     with serve_bundles([bundle], cpu_threads=1) as served:
         predictions = served.predict(bundle, [row.text for row in chosen.rows])
     found = golden_cases.cases(bundle.manifest, chosen.rows, predictions)
-    bundle_assembly.check_binding("decide", found, wanted.golden_cases_min, _MORE_ROWS[wanted.privacy.golden_cases])
+    bundle_assembly.check_binding("decide", found, request.golden_cases_min, _MORE_ROWS[request.privacy.golden_cases])
     return found, golden_cases.origin_of(chosen, found, 0)

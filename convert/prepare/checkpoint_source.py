@@ -243,10 +243,10 @@ def _check_shapes(source: Path, checkpoint: Path) -> int:
         up = down.replace(".lora_A.", ".lora_B.")
         layer = down.removeprefix(_PREFIX).replace(".lora_A.weight", ".weight")
         # A bare encoder's names lack the prefix, such as "bert.", that a model with a head has.
-        wanted = base.get(layer) or base.get(layer.partition(".")[2])
+        expected = base.get(layer) or base.get(layer.partition(".")[2])
         given = [*adapter.get(up, [0])[:1], *adapter[down][1:]]
-        if wanted != given:
-            there = f"is {wanted[0]} x {wanted[1]}" if wanted else "does not exist"
+        if expected != given:
+            there = f"is {expected[0]} x {expected[1]}" if expected else "does not exist"
             raise ModelLoadFailed(
                 f"the adapter {source} is for another base: it changes {layer} of {' x '.join(map(str, given))}, "
                 f"which {there} in the source",

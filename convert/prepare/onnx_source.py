@@ -266,7 +266,7 @@ def _same_labels(model: Any, folder: Path) -> float:
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER))
     inputs = [list(tokenizer.encode(text).ids) for text in _TEXTS]
     asked = {"model": str(folder / MODEL), "inputs": inputs, "outputs": ["logits"]}
-    wanted = probe.ask("convert.probe.onnx_probe", asked).arrays["outputs"]
+    expected = probe.ask("convert.probe.onnx_probe", asked).arrays["outputs"]
     with torch.inference_mode():
         given = np.concatenate([model(input_ids=torch.tensor([ids])).logits[0].numpy() for ids in inputs])
-    return float(np.mean(wanted.reshape(given.shape).argmax(-1) == given.argmax(-1)))
+    return float(np.mean(expected.reshape(given.shape).argmax(-1) == given.argmax(-1)))

@@ -47,8 +47,8 @@ def require_signed(plan: RolloutPlan, bundles: Mapping[str, BundleTarget]) -> No
     Raises:
         PlanInvalid: it does not; the message names the entry.
     """
-    for where, task, wanted in every_task(plan):
-        for offer in wanted.offers:
+    for where, task, task_plan in every_task(plan):
+        for offer in task_plan.offers:
             _require_signed(where, task, offer, bundles)
 
 
@@ -71,8 +71,8 @@ def every_task(plan: RolloutPlan) -> Iterator[tuple[str, str, TaskPlan]]:
     """Yield each entry of a plan: its place, the task, and the rollout."""
     for kind, fleets in (("channels", plan.channels), ("sites", plan.sites)):
         for name, fleet in fleets.items():
-            for task, wanted in fleet.tasks.items():
-                yield f"{kind}.{name}.tasks.{task}", task, wanted
+            for task, task_plan in fleet.tasks.items():
+                yield f"{kind}.{name}.tasks.{task}", task, task_plan
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _fleets(plain: Mapping[str, Any], order: HaltOrder) -> list[dict[str, Any]]:
 
 def consequences(old: RolloutPlan, new: RolloutPlan) -> list[str]:
     """Return what a new plan changes for sites, one sentence for each changed entry."""
-    before, after = ({where: wanted for where, _, wanted in every_task(plan)} for plan in (old, new))
+    before, after = ({where: task_plan for where, _, task_plan in every_task(plan)} for plan in (old, new))
     places = [where for where in {**before, **after} if before.get(where) != after.get(where)]
     return [f"{where}: {_change(before.get(where), after.get(where))}" for where in places]
 
@@ -128,24 +128,24 @@ def _change(old: TaskPlan | None, new: TaskPlan | None) -> str:
     return ", ".join([start, *_terms(new), _waves(new)])
 
 
-def _terms(wanted: TaskPlan) -> Iterator[str]:
-    if wanted.window:
-        yield f"switching between {wanted.window.start} and {wanted.window.end} by the site's clock"
-    if wanted.mode:
-        yield f"mode {wanted.mode}"
-    if wanted.demote_on:
-        yield f"shadow mode on the alarms {', '.join(wanted.demote_on)}"
+def _terms(task_plan: TaskPlan) -> Iterator[str]:
+    if task_plan.window:
+        yield f"switching between {task_plan.window.start} and {task_plan.window.end} by the site's clock"
+    if task_plan.mode:
+        yield f"mode {task_plan.mode}"
+    if task_plan.demote_on:
+        yield f"shadow mode on the alarms {', '.join(task_plan.demote_on)}"
 
 
-def _waves(wanted: TaskPlan) -> str:
-    if not wanted.waves:
+def _waves(task_plan: TaskPlan) -> str:
+    if not task_plan.waves:
         return "all sites at once"
-    waves = ", ".join(f"{wave.percent}% from {wave.start}" for wave in wanted.waves)
-    return waves if wanted.waves[-1].percent == 100 else f"{waves}; the other sites never"
+    waves = ", ".join(f"{wave.percent}% from {wave.start}" for wave in task_plan.waves)
+    return waves if task_plan.waves[-1].percent == 100 else f"{waves}; the other sites never"
 
 
-def _versions(wanted: TaskPlan) -> str:
-    return " or ".join(dict.fromkeys(offer.version for offer in wanted.offers))
+def _versions(task_plan: TaskPlan) -> str:
+    return " or ".join(dict.fromkeys(offer.version for offer in task_plan.offers))
 
 
 _HEAD = ("schema", "version", "issued_at")
@@ -218,8 +218,8 @@ def _problem(error: ValidationError) -> str:
 def _offers(plain: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
     for kind in ("channels", "sites"):
         for name, fleet in _items(plain.get(kind)):
-            for task, wanted in _items(_value(fleet, "tasks")):
-                for offer in _list(_value(wanted, "offers")):
+            for task, task_plan in _items(_value(fleet, "tasks")):
+                for offer in _list(_value(task_plan, "offers")):
                     if isinstance(offer, dict):
                         yield f"{kind}.{name}.tasks.{task}", str(task), offer
 

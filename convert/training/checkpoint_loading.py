@@ -148,9 +148,9 @@ def positions_of(config: dict[str, Any]) -> int:
 def check_positions(config: dict[str, Any], task: TaskSpec) -> None:
     """Raise InvalidRequest if the task allows more tokens than the model has positions for."""
     positions = positions_of(config)
-    wanted = task.limits.input_tokens_max + task.written_tokens_max
-    if positions and wanted > positions:
-        message = f"the task allows {wanted} tokens; the model has {positions} positions"
+    needed = task.limits.input_tokens_max + task.written_tokens_max
+    if positions and needed > positions:
+        message = f"the task allows {needed} tokens; the model has {positions} positions"
         raise InvalidRequest(message, remedy="Lower 'limits' in task.yaml.")
 
 

@@ -83,25 +83,25 @@ def _aligned_choices(answers: Sequence[AnswerTarget], longest: int) -> torch.Ten
     return choices
 
 
-def loss(logits: torch.Tensor, wanted: BatchTargets, vocabulary_share: float = VOCABULARY_SHARE) -> torch.Tensor:
+def loss(logits: torch.Tensor, expected: BatchTargets, vocabulary_share: float = VOCABULARY_SHARE) -> torch.Tensor:
     """Return the loss of a batch, in nats: a label's mean joint loss, or an answer's mean over its tokens.
 
     `logits` is [rows, longest answer, vocabulary].
     """
     flat = logits.float().flatten(0, 1)
-    over_vocabulary = cross_entropy(flat, wanted.tokens.flatten(), ignore_index=_NOTHING, reduction="sum")
-    learnt = wanted.tokens.ne(_NOTHING)
-    if wanted.choices is None:
+    over_vocabulary = cross_entropy(flat, expected.tokens.flatten(), ignore_index=_NOTHING, reduction="sum")
+    learnt = expected.tokens.ne(_NOTHING)
+    if expected.choices is None:
         return over_vocabulary / learnt.sum()
-    chosen = flat.gather(1, wanted.choices.flatten(0, 1).clamp(min=0))
-    chosen = chosen.masked_fill(wanted.choices.flatten(0, 1).lt(0), -torch.inf)[learnt.flatten()]
+    chosen = flat.gather(1, expected.choices.flatten(0, 1).clamp(min=0))
+    chosen = chosen.masked_fill(expected.choices.flatten(0, 1).lt(0), -torch.inf)[learnt.flatten()]
     among_labels = -chosen.log_softmax(1)[:, 0].sum()
-    return (among_labels + vocabulary_share * over_vocabulary) / len(wanted.tokens)
+    return (among_labels + vocabulary_share * over_vocabulary) / len(expected.tokens)
 
 
-def exact(logits: torch.Tensor, wanted: BatchTargets) -> int:
+def exact(logits: torch.Tensor, expected: BatchTargets) -> int:
     """Return how many answers greedy decoding would reproduce to the last token."""
-    right = logits.argmax(-1).eq(wanted.tokens) | wanted.tokens.eq(_NOTHING)
+    right = logits.argmax(-1).eq(expected.tokens) | expected.tokens.eq(_NOTHING)
     return int(right.all(1).sum())
 
 
@@ -214,8 +214,8 @@ class DecoderTrainer:
         """Return the loss of a batch."""
         self._model.train()
         examples = [self._parts.train[row] for row in rows]
-        wanted = targets([example.answer for example in examples], self._model.device)
-        return loss(self._frozen_layers.logits(list(map(_input_of, examples)), wanted.length), wanted)
+        expected = targets([example.answer for example in examples], self._model.device)
+        return loss(self._frozen_layers.logits(list(map(_input_of, examples)), expected.length), expected)
 
     def validate(self) -> ValidationResult:
         """Score the labels as the agent does, or count the answers that are reproduced to the last token."""
@@ -232,11 +232,11 @@ class DecoderTrainer:
         examples, losses, right = self._parts.validation, 0.0, 0
         for start in range(0, len(examples), _VALIDATION_ROWS):
             batch = examples[start : start + _VALIDATION_ROWS]
-            wanted = targets([example.answer for example in batch], self._model.device)
+            expected = targets([example.answer for example in batch], self._model.device)
             with torch.inference_mode():
-                logits = self._frozen_layers.logits(list(map(_input_of, batch)), wanted.length)
-                losses += float(loss(logits, wanted)) * len(batch)
-            right += exact(logits, wanted)
+                logits = self._frozen_layers.logits(list(map(_input_of, batch)), expected.length)
+                losses += float(loss(logits, expected)) * len(batch)
+            right += exact(logits, expected)
         return ValidationResult(losses / len(examples), right / len(examples))
 
 

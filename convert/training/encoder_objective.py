@@ -58,16 +58,16 @@ class TagObjective:
 
     def loss(self, logits: torch.Tensor, rows: Sequence[EncodedRow]) -> torch.Tensor:
         """Return the mean loss of a word; 0 if no row has a word, such as rows of invisible characters."""
-        wanted = self._wanted(logits, rows).flatten()
-        losses = cross_entropy(logits.flatten(0, -2), wanted, ignore_index=UNREAD, reduction="sum")
-        return losses / wanted.ne(UNREAD).sum().clamp(min=1)
+        expected = self._wanted(logits, rows).flatten()
+        losses = cross_entropy(logits.flatten(0, -2), expected, ignore_index=UNREAD, reduction="sum")
+        return losses / expected.ne(UNREAD).sum().clamp(min=1)
 
     def checked(self, logits: torch.Tensor, rows: Sequence[EncodedRow]) -> torch.Tensor:
         """Return the sums over words, and the rows that are right as a whole."""
-        wanted = self._wanted(logits, rows)
-        losses = cross_entropy(logits.flatten(0, -2), wanted.flatten(), ignore_index=UNREAD, reduction="sum")
-        right = (logits.argmax(-1).eq(wanted) | wanted.eq(UNREAD)).all(-1).sum()
-        return torch.tensor([float(losses), float(wanted.ne(UNREAD).sum()), float(right), len(rows)])
+        expected = self._wanted(logits, rows)
+        losses = cross_entropy(logits.flatten(0, -2), expected.flatten(), ignore_index=UNREAD, reduction="sum")
+        right = (logits.argmax(-1).eq(expected) | expected.eq(UNREAD)).all(-1).sum()
+        return torch.tensor([float(losses), float(expected.ne(UNREAD).sum()), float(right), len(rows)])
 
     def uniformity(self, logits: torch.Tensor) -> torch.Tensor:
         """Return it over tags."""

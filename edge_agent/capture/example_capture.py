@@ -141,9 +141,9 @@ class ExampleCapture:
         """Return a kept prediction. Raises PredictionUnknown, StoreDamaged."""
         return parse_review_item(await self.calls.run(lambda worker: worker.spool.find_prediction(prediction_id)))
 
-    async def review_page(self, wanted: ReviewFilter, after: ReviewCursor, count: int) -> list[ReviewItem]:
+    async def review_page(self, review_filter: ReviewFilter, after: ReviewCursor, count: int) -> list[ReviewItem]:
         """Return kept predictions after a cursor, the streams in turns. Raises StoreDamaged."""
-        rows = await self.calls.run(lambda worker: worker.review_page(wanted, after, count))
+        rows = await self.calls.run(lambda worker: worker.review_page(review_filter, after, count))
         return [parse_review_item(found, place) for place, found in rows]
 
     async def store_feedback(

@@ -144,10 +144,10 @@ class PersonalDataTables:
 
     def find(self, digests: Iterable[bytes]) -> list[str]:
         """Return the predictions that have one of these digests, the oldest first."""
-        wanted = sorted(digests)
-        marks = ",".join("?" * len(wanted))
+        ordered = sorted(digests)
+        marks = ",".join("?" * len(ordered))
         query = f"SELECT prediction_id FROM value_digests WHERE digest IN ({marks}) GROUP BY 1 ORDER BY min(row)"  # noqa: S608 - question marks only
-        return [row[0] for row in self._db.rows(query, wanted)]
+        return [row[0] for row in self._db.rows(query, ordered)]
 
     def due(self, clock: float) -> list[str]:
         """Return some predictions that are older than the retention of their task."""

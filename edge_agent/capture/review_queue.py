@@ -187,20 +187,20 @@ class ReviewStreams:
         return {NAMES[code]: number for code, number in rows if code in NAMES}
 
     def page(
-        self, wanted: ReviewFilter, after: ReviewCursor, count: int, shifted: Sequence[ShiftedInputs] = ()
+        self, shown: ReviewFilter, after: ReviewCursor, count: int, shifted: Sequence[ShiftedInputs] = ()
     ) -> list[tuple[ReviewCursor, tuple[Any, ...]]]:
         """Return rows after a cursor, the streams in turn, each with its own cursor; columns are `_PLACE_COLUMNS`.
 
         `shifted`: the inputs of active alarms. The cursor does not contain them, so if an alarm begins or ends during
         a walk through the queue, that walk can miss rows; the next one has them.
         """
-        names = [wanted.stream] if wanted.stream else list(STREAMS)
-        if wanted.confidence_max is not None:
+        names = [shown.stream] if shown.stream else list(STREAMS)
+        if shown.confidence_max is not None:
             names = [name for name in names if name != AUDIT]
         about = json.dumps([[each.task, each.since] for each in shifted])
-        ahead = {name: self._ahead(name, wanted, after, count, about) for name in names}
+        ahead = {name: self._ahead(name, shown, after, count, about) for name in names}
         if NEW in ahead and shifted:
-            ahead[NEW] = [*self._strangest(wanted, after, count, about), *ahead[NEW]]
+            ahead[NEW] = [*self._strangest(shown, after, count, about), *ahead[NEW]]
         page: list[tuple[ReviewCursor, tuple[Any, ...]]] = []
         while len(page) < count and any(ahead.values()):
             name = TURNS[after.turn % len(TURNS)]
@@ -212,25 +212,25 @@ class ReviewStreams:
         return page
 
     def _ahead(
-        self, name: ReviewStream, wanted: ReviewFilter, after: ReviewCursor, count: int, about: str
+        self, name: ReviewStream, shown: ReviewFilter, after: ReviewCursor, count: int, about: str
     ) -> list[tuple[Any, ...]]:
         """Return the next rows of one stream, without those of an active alarm."""
         place, order = ("(rank, row) > (?, ?)", "rank, row") if name == UNCERTAIN else ("row > ?", "row")
         values: list[object] = [after.rank, after.row] if name == UNCERTAIN else [getattr(after, name)]
         query = (
-            f"SELECT {_PLACE_COLUMNS} FROM predictions WHERE stream = {CODES[name]} AND {_seen(wanted)} AND {place}"  # noqa: S608
+            f"SELECT {_PLACE_COLUMNS} FROM predictions WHERE stream = {CODES[name]} AND {_seen(shown)} AND {place}"  # noqa: S608
             f" AND {_MATCHES} AND NOT {_SHIFTED} ORDER BY {order} LIMIT ?"
         )
-        return self._db.rows(query, [*values, *_matched(wanted), about, count])
+        return self._db.rows(query, [*values, *_matched(shown), about, count])
 
-    def _strangest(self, wanted: ReviewFilter, after: ReviewCursor, count: int, about: str) -> list[tuple[Any, ...]]:
+    def _strangest(self, shown: ReviewFilter, after: ReviewCursor, count: int, about: str) -> list[tuple[Any, ...]]:
         """Return the next rows of active alarms, with their p-value as an additional last column."""
         columns = _PLACE_COLUMNS.replace("stream", f"{CODES[NEW]} AS stream")
         query = (
-            f"SELECT {columns}, p_value FROM predictions WHERE {_SHIFTED} AND {_seen(wanted)}"  # noqa: S608
+            f"SELECT {columns}, p_value FROM predictions WHERE {_SHIFTED} AND {_seen(shown)}"  # noqa: S608
             f" AND (p_value, row) > (?, ?) AND {_MATCHES} ORDER BY p_value, row LIMIT ?"
         )
-        return self._db.rows(query, [about, after.p_value, after.strange_row, *_matched(wanted), count])
+        return self._db.rows(query, [about, after.p_value, after.strange_row, *_matched(shown), count])
 
     def _put(self, drawn: StreamAssignment) -> None:
         self._db.execute(
@@ -286,10 +286,16 @@ def _behind(after: ReviewCursor, name: ReviewStream, row: tuple[Any, ...]) -> Re
     return after._replace(new=number) if name == NEW else after._replace(rank=rank, row=number)
 
 
-def _seen(wanted: ReviewFilter) -> str:
-    return "reviewed <= 1" if wanted.include_reviewed else "reviewed = 0"
+def _seen(shown: ReviewFilter) -> str:
+    return "reviewed <= 1" if shown.include_reviewed else "reviewed = 0"
 
 
-def _matched(wanted: ReviewFilter) -> list[object]:
+def _matched(shown: ReviewFilter) -> list[object]:
     """Return the values of `_MATCHES`."""
-    return [wanted.confidence_max, wanted.confidence_max, wanted.task, wanted.task, wanted.task]
+    return [
+        shown.confidence_max,
+        shown.confidence_max,
+        shown.task,
+        shown.task,
+        shown.task,
+    ]

@@ -296,10 +296,10 @@ class Spool:
         return next((row[0] for row in self.db.rows(query, (prediction_id,))), None)
 
     def review_page(
-        self, wanted: ReviewFilter, after: ReviewCursor, count: int, shifted: Sequence[ShiftedInputs] = ()
+        self, review_filter: ReviewFilter, after: ReviewCursor, count: int, shifted: Sequence[ShiftedInputs] = ()
     ) -> list[tuple[ReviewCursor, SpooledPrediction]]:
         """Return predictions after a cursor of the review queue, each with its own cursor (review_queue.py)."""
-        rows: Iterable[tuple[ReviewCursor, tuple[Any, ...]]] = self.streams.page(wanted, after, count, shifted)
+        rows: Iterable[tuple[ReviewCursor, tuple[Any, ...]]] = self.streams.page(review_filter, after, count, shifted)
         return [
             (place, SpooledPrediction(record, task, bool(seen), (), NAMES[stream], probability))
             for place, (_, _, record, task, seen, stream, probability) in rows

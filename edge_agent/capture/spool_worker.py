@@ -236,10 +236,10 @@ class SpoolWorker:
                 self._test_audit(at)
 
     def review_page(
-        self, wanted: ReviewFilter, after: ReviewCursor, count: int
+        self, review_filter: ReviewFilter, after: ReviewCursor, count: int
     ) -> list[tuple[ReviewCursor, SpooledPrediction]]:
         """Return predictions after a cursor of the review queue, those of an active alarm first."""
-        return self.spool.review_page(wanted, after, count, self.monitoring.shifted_inputs())
+        return self.spool.review_page(review_filter, after, count, self.monitoring.shifted_inputs())
 
     def store_charges(self, paid: list[Charge]) -> None:
         """Store the cost of questions to the large model, in a transaction of its own."""

@@ -201,8 +201,8 @@ class _RootGroup(LazyGroup):
 app = typer.Typer(cls=_RootGroup, epilog=_EPILOG, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_given: bool) -> None:
+    if is_given:
         from edge_agent.cli.terminal import say  # noqa: PLC0415
 
         say(f"edge-agent {__version__}")

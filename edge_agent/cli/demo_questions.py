@@ -187,10 +187,10 @@ def show_questions(console: Console, manifest: Manifest, answered: Sequence[Mess
     console.print()
     print_trimmed(console, _score_table(manifest, answered))
     spent = format_milliseconds(median(each.milliseconds for each in answered))
-    told = f"one call answers all questions about a message, median {spent}; ± is a 95% interval."
+    summary = f"one call answers all questions about a message, median {spent}; ± is a 95% interval."
     if any(confidence.policy != "threshold" for confidence in manifest.question_confidence.values()):
-        told += " A question that always asks had no threshold that could be proved."
-    console.print(told, style="dim")
+        summary += " A question that always asks had no threshold that could be proved."
+    console.print(summary, style="dim")
 
 
 def _answers(questions: Sequence[QuestionSpec], answered: MessageAnswers) -> Table:
@@ -204,12 +204,12 @@ def _answers(questions: Sequence[QuestionSpec], answered: MessageAnswers) -> Tab
 
 
 def _answer(answered: MessageAnswers, question: str) -> Text:
-    answer, wanted = answered.answers.get(question), answered.message.answers.get(question)
+    answer, expected = answered.answers.get(question), answered.message.answers.get(question)
     if answer is None:
         return Text("✗ no answer", style="red")
-    right = answer.label == wanted
-    mark = "" if wanted is None else "✓ " if right else "✗ "
-    style = "" if wanted is None else "green" if right else "red"
+    right = answer.label == expected
+    mark = "" if expected is None else "✓ " if right else "✗ "
+    style = "" if expected is None else "green" if right else "red"
     return Text(f"{mark}{answer.label}{'' if answer.sure else '?'}", style=f"{style} bold" if answer.sure else style)
 
 

@@ -307,8 +307,8 @@ def _warn(message: str) -> None:
 def _require_code(given: str, sha256: str, site: str) -> None:
     if not enrolment_file.matches_code(given, sha256):
         expected, digits = enrolment_file.verification_code(sha256), len(enrolment_file.normalize_code(given))
-        wanted = len(enrolment_file.normalize_code(expected))
-        counted = f"; it has {digits} characters instead of {wanted}" if digits != wanted else ""
+        length = len(enrolment_file.normalize_code(expected))
+        counted = f"; it has {digits} characters instead of {length}" if digits != length else ""
         raise EnrolmentFileRefused(
             f"the code {given} does not fit this file of site {site}{counted}; nothing was changed", remedy=_MISTYPED
         )

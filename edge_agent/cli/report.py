@@ -71,9 +71,9 @@ def run(
 
     Example: [bold]edge-agent report pos-intent --html report.html[/bold]
     """
-    site, wanted, wish = target_of(ctx), ReportRequest(tuple(tasks or ()), risk), _wish(model_cost)
+    site, request, wish = target_of(ctx), ReportRequest(tuple(tasks or ()), risk), _wish(model_cost)
     with site.admin() as admin:
-        judged, about = _judged(admin, site, wanted, wish)
+        judged, about = _judged(admin, site, request, wish)
     if html:
         _write(html, render_page(judged, about, first_task_remedy(about.site)))
         console = err() if as_json else out()
@@ -104,16 +104,16 @@ class FiguresUnusable(EdgeAgentError):
 
 
 def _judged(
-    admin: AdminClient, site: DaemonTarget, wanted: ReportRequest, wish: CostAssumptions
+    admin: AdminClient, site: DaemonTarget, request: ReportRequest, wish: CostAssumptions
 ) -> tuple[list[TaskJudgement], ReportHeader]:
     status, field = admin.status(), admin.field_report()
-    unknown = [task for task in wanted.tasks if task not in {each.name for each in field.tasks}]
+    unknown = [task for task in request.tasks if task not in {each.name for each in field.tasks}]
     if unknown:
         known = ", ".join(each.name for each in field.tasks) or "none"
         raise UnknownTask(f"there is no task '{unknown[0]}'; there are: {known}")
     told = DaemonReports(field, tuple(admin.bundles()), usual_local_ms(status))
     try:
-        judged = [judge_task(figures, wish) for figures in collect_figures(told, wanted)]
+        judged = [judge_task(figures, wish) for figures in collect_figures(told, request)]
     except ValueError as error:
         raise FiguresUnusable(str(error)) from None
     model = field.large_model.model if field.large_model else ""

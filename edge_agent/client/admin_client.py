@@ -165,7 +165,7 @@ class AdminClient(Connection):
     def import_update(
         self,
         path: Path | str,
-        told: Callable[[ImportProgress], None] = lambda _: None,
+        progress: Callable[[ImportProgress], None] = lambda _: None,
         *,
         timeout_seconds: float = 7200,
     ) -> UpdatesStatus:
@@ -177,7 +177,7 @@ class AdminClient(Connection):
         updates: UpdatesStatus | None = None
         try:
             for message in self.start(self._stub.ImportUpdate, request, timeout_seconds):
-                told(translation.value_of(ImportProgress, message))
+                progress(translation.value_of(ImportProgress, message))
                 if message.HasField("updates"):
                     updates = translation.value_of(UpdatesStatus, message.updates)
         except grpc.RpcError as error:

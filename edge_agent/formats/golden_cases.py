@@ -164,23 +164,23 @@ def _question_differences(question: str, case: GoldenCase, given: GoldenAnswer) 
         yield f"the scores of {question!r} differ by {distance:.4f}; {case.tolerance:g} is allowed"
 
 
-def _ood_difference(wanted: float | None, found: float | None) -> Iterator[str]:
+def _ood_difference(expected: float | None, found: float | None) -> Iterator[str]:
     """Compare two out-of-distribution scores, if the case has one."""
-    if wanted is None:
+    if expected is None:
         return
     if found is None:
         yield "there is no out-of-distribution score of the input"
-    elif not abs(found - wanted) <= SCORE_TOLERANCE * max(1.0, abs(wanted)):  # also when it is NaN
-        yield f"the out-of-distribution score is {found:.4g}, not {wanted:.4g}; {SCORE_TOLERANCE:.0%} is allowed"
+    elif not abs(found - expected) <= SCORE_TOLERANCE * max(1.0, abs(expected)):  # also when it is NaN
+        yield f"the out-of-distribution score is {found:.4g}, not {expected:.4g}; {SCORE_TOLERANCE:.0%} is allowed"
 
 
-def _largest_difference(wanted: Sequence[float], found: Sequence[float]) -> float:
-    each = [abs(left - right) for left, right in zip(wanted, found, strict=True)]
+def _largest_difference(expected: Sequence[float], found: Sequence[float]) -> float:
+    each = [abs(left - right) for left, right in zip(expected, found, strict=True)]
     return math.nan if any(map(math.isnan, each)) else max(each, default=0.0)
 
 
-def _cosine_distance(wanted: Sequence[float], found: Sequence[float]) -> float:
+def _cosine_distance(expected: Sequence[float], found: Sequence[float]) -> float:
     """Return 1 minus the cosine. A vector of zeros has no direction: it differs by 1, except from another one."""
-    lengths = math.hypot(*wanted) * math.hypot(*found)
-    product = sum(left * right for left, right in zip(wanted, found, strict=True))
-    return 1.0 - product / lengths if lengths else float(any(wanted) != any(found))
+    lengths = math.hypot(*expected) * math.hypot(*found)
+    product = sum(left * right for left, right in zip(expected, found, strict=True))
+    return 1.0 - product / lengths if lengths else float(any(expected) != any(found))

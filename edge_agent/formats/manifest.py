@@ -310,9 +310,9 @@ class Manifest(StrictModel):
         if not by_mass and self.runtime != "onnx":
             able = "; an encoder on onnx has one" if self.task.kind == "decide" else ""
             raise ValueError(f"{self.task.kind} on {self.runtime} has no score for 'confidence.gate'{able}")
-        wanted = "label_mass" if by_mass else "ood_score"
-        if gate.score != wanted:
-            raise ValueError(f"'confidence.gate' of {self.task.kind} on {self.runtime} needs the score {wanted!r}")
+        expected = "label_mass" if by_mass else "ood_score"
+        if gate.score != expected:
+            raise ValueError(f"'confidence.gate' of {self.task.kind} on {self.runtime} needs the score {expected!r}")
 
     def _check_questions(self) -> None:
         if self.task.open_questions and self.runtime not in OPEN_RUNTIMES:

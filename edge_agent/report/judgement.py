@@ -242,15 +242,15 @@ def summary_tiles(judged: TaskJudgement) -> list[tuple[str, str, str]]:
 
 def _could(judged: TaskJudgement) -> tuple[str, str, str]:
     takes, what = judged.takes, "Could be answered locally"
-    wanted = f"at a risk of {percent(judged.figures.target)}"
+    risk = f"at a risk of {percent(judged.figures.target)}"
     if judged.figures.mode == "local" and judged.figures.threshold is not None and not takes.levels:
         sure, unsure = (sum(getattr(day, name) for day in judged.figures.recent) for name in ("sure", "unsure"))
         share = percent(sure / (sure + unsure)) if sure + unsure else "not known yet"
         return what, share, "by the bundle's own threshold; nothing was compared here"
     if takes.above is None:
-        return what, "not yet", f"nothing is proved {wanted}"
+        return what, "not yet", f"nothing is proved {risk}"
     by = "by people and the large model" if takes.resting_on and takes.resting_on.reviewed else "by the large model"
-    return what, percent(takes.share.value), f"{percent(takes.share.low)} to {percent(takes.share.high)}, {wanted} {by}"
+    return what, percent(takes.share.value), f"{percent(takes.share.low)} to {percent(takes.share.high)}, {risk} {by}"
 
 
 _LIMITS = {

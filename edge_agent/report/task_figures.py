@@ -270,12 +270,12 @@ class ReportRequest:
     window: int = WINDOW_DAYS
 
 
-def collect_figures(told: DaemonReports, wanted: ReportRequest) -> list[TaskFigures]:
+def collect_figures(told: DaemonReports, request: ReportRequest) -> list[TaskFigures]:
     """Return the figures of every requested task. Raises ValueError: a figure is impossible."""
     return [
-        _figures(task, asked, told, wanted)
+        _figures(task, asked, told, request)
         for task in told.counted.tasks
-        if not wanted.tasks or task.name in wanted.tasks
+        if not request.tasks or task.name in request.tasks
         for asked in _questions(task)
     ]
 
@@ -301,7 +301,7 @@ def _questions(task: Task) -> list[AskedOfTask]:
     return [AskedOfTask("", task.labels if task.kind == "CLASSIFY" else (), task.threshold)]
 
 
-def _figures(task: Task, asked: AskedOfTask, told: DaemonReports, wanted: ReportRequest) -> TaskFigures:
+def _figures(task: Task, asked: AskedOfTask, told: DaemonReports, request: ReportRequest) -> TaskFigures:
     every = [
         series for series in told.counted.series if (series.bundle.task, series.question) == (task.name, asked.question)
     ]
@@ -316,22 +316,22 @@ def _figures(task: Task, asked: AskedOfTask, told: DaemonReports, wanted: Report
         labels=tuple(_labels(asked.labels, every)),
         threshold=asked.threshold,
         gate=task.gate,
-        target=wanted.target or TARGET,
+        target=request.target or TARGET,
         may_leave=large is not None and task.name in large.tasks,
         large_ms=large.usual_ms if large else 0.0,
         local_ms=told.local_ms.get(task.name, 0.0),
-        window=wanted.window,
+        window=request.window,
         collected=told.counted.collect.get(task.name, "off") != "off",
     )
     active = next((series for series in every if series.active), None)
-    return _with_bundle(known, active, wanted) if active else known
+    return _with_bundle(known, active, request) if active else known
 
 
 def _has_model(task: Task, bundles: Iterable[Bundle]) -> bool:
     return not any(each.active and each.runtime == "upstream" and each.ref.task == task.name for each in bundles)
 
 
-def _with_bundle(known: TaskFigures, active: FieldSeries, wanted: ReportRequest) -> TaskFigures:
+def _with_bundle(known: TaskFigures, active: FieldSeries, request: ReportRequest) -> TaskFigures:
     """Add the figures of the active bundle."""
     judged = {test.judge: ComparisonCount(test.wrong.rows, test.wrong.rows - test.wrong.hits) for test in active.tests}
     shadow = next(
@@ -346,7 +346,7 @@ def _with_bundle(known: TaskFigures, active: FieldSeries, wanted: ReportRequest)
         judged=judged.get("large-model", ComparisonCount()),
         checked=judged.get("people", ComparisonCount()),
         alarms=tuple(TaskAlarm(each.alarm, each.message, each.remedy) for each in active.alarms if each.ended is None),
-        target=wanted.target or promised,
+        target=request.target or promised,
     )
 
 

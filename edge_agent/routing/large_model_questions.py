@@ -128,11 +128,11 @@ def build_question(manifest: Manifest, text: str, asked: Sequence[QuestionSpec] 
     if schema is not None:
         words += "\n\nAnswer with JSON of this schema and nothing else:\n" + json.dumps(schema, ensure_ascii=False)
     tokens = [len(question.name) + max(map(len, question.outputs)) for question in questions]
-    wanted = LABEL_TOKENS + sum(tokens) if questions else task.limits.output_tokens_max
+    tokens_max = LABEL_TOKENS + sum(tokens) if questions else task.limits.output_tokens_max
     written = json.dumps(schema, ensure_ascii=False) if schema is not None else ""
     turns = (("system", words), ("user", text))
     typed = typed_questions(task, questions)
-    return LargeModelQuestion(task.name, turns, written, wanted, questions=typed, text=text)
+    return LargeModelQuestion(task.name, turns, written, tokens_max, questions=typed, text=text)
 
 
 def typed_questions(task: TaskSpec, asked: Sequence[QuestionSpec] | None = None) -> tuple[LargeModelTypedQuestion, ...]:

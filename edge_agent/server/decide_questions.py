@@ -64,10 +64,10 @@ def _named(names: Sequence[str], manifest: Manifest) -> WantedQuestions:
     if unknown := [name[:100] for name in names if name not in known]:
         message = f"task {manifest.task.name!r} has no question {unknown[0]!r}; its questions are: {_names(manifest)}"
         raise UnknownQuestion(message, task=manifest.task.name, question=unknown[0])
-    wanted = tuple(each for each in questions if each.name in names)
-    if manifest.runtime in OPEN_RUNTIMES and len(wanted) < len(known):
-        return WantedQuestions(wanted, wanted, as_asked(manifest, wanted))
-    return WantedQuestions(wanted, questions)
+    chosen = tuple(each for each in questions if each.name in names)
+    if manifest.runtime in OPEN_RUNTIMES and len(chosen) < len(known):
+        return WantedQuestions(chosen, chosen, as_asked(manifest, chosen))
+    return WantedQuestions(chosen, questions)
 
 
 def _names(manifest: Manifest) -> str:

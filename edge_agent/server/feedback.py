@@ -65,8 +65,8 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
         after = parse_page_token(request.page_token) if request.page_token else QUEUE_START
         at_most = request.confidence_max if request.HasField("confidence_max") else None
         stream = parse_review_stream(request.stream)
-        wanted = ReviewFilter(request.task, at_most, request.include_reviewed, stream)
-        rows = await self._capture.review_page(wanted, after, size + 1)
+        review_filter = ReviewFilter(request.task, at_most, request.include_reviewed, stream)
+        rows = await self._capture.review_page(review_filter, after, size + 1)
         shown = [prediction_message(each, self._manifest(each.record["task"])) for each in rows[:size]]
         token = make_page_token(rows[size - 1].place) if len(rows) > size else ""
         return pb.ListReviewQueueResponse(predictions=shown, next_page_token=token)

@@ -113,7 +113,7 @@ def without_local_answer(
 
 
 def split_by_question(
-    finished: FinishedAnswer, computed: Sequence[QuestionSpec], wanted: Sequence[QuestionSpec]
+    finished: FinishedAnswer, computed: Sequence[QuestionSpec], questions: Sequence[QuestionSpec]
 ) -> list[FinishedAnswer]:
     """Return an answer for each question of a computed input, each a prediction of its own.
 
@@ -125,7 +125,7 @@ def split_by_question(
     done = finished.answer.done
     if finished.bundle.manifest.task.kind != "decide":
         return [finished._replace(question=computed[0] if computed else None)]
-    names = {question.name for question in wanted}
+    names = {question.name for question in questions}
     return [
         finished._replace(
             question=question,

@@ -68,10 +68,10 @@ class TaskModes:
         holds = found and found.holds(self._answering(task), self._known.planned.get(task, ""))
         return found if holds else None
 
-    def apply_plan(self, wanted: Mapping[str, TaskPlan]) -> None:
+    def apply_plan(self, task_plans: Mapping[str, TaskPlan]) -> None:
         """Store the plan's modes of all tasks, and which alarms may put them into shadow."""
-        self._table.plan({task: plan.mode for task, plan in wanted.items() if plan.mode})
-        self._demotions.permit({task: plan.demote_on for task, plan in wanted.items() if plan.demote_on})
+        self._table.plan({task: plan.mode for task, plan in task_plans.items() if plan.mode})
+        self._demotions.permit({task: plan.demote_on for task, plan in task_plans.items() if plan.demote_on})
         self._read()
 
     def set_by_operator(self, task: str, mode: Mode | None) -> None:
@@ -125,9 +125,9 @@ class MonitoringAlarms:
         self._alarms = alarms
         self.reconsider()
 
-    def apply_plan(self, wanted: Mapping[str, TaskPlan]) -> None:
+    def apply_plan(self, task_plans: Mapping[str, TaskPlan]) -> None:
         """Store what the plan says of the tasks; called on the store's thread."""
-        self._modes.apply_plan(wanted)
+        self._modes.apply_plan(task_plans)
         self.reconsider()
 
     def reconsider(self) -> None:

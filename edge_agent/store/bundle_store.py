@@ -359,11 +359,11 @@ class Store:
                 self._blobs.put(artifact.path, artifact.sha256, members[artifact.path].chunks())
 
     def _collect(self) -> int:
-        wanted = {file.sha256 for each in self._state.bundles() for file in each.manifest.artifacts}
+        referenced = {file.sha256 for each in self._state.bundles() for file in each.manifest.artifacts}
         for broken in self._state.unreadable():
             # In any format, a blob is named by its sha256: keep every blob that the manifest may name.
-            wanted |= {name.decode() for name in _SHA256.findall(broken.manifest_bytes)}
-        return self._blobs.collect(wanted)
+            referenced |= {name.decode() for name in _SHA256.findall(broken.manifest_bytes)}
+        return self._blobs.collect(referenced)
 
 
 def _locked(state_dir: Path) -> int:

@@ -72,10 +72,10 @@ class ModeTable:
         chosen = {task: mode for task, now, mode, against in rows if mode and now == against}
         return RecordedModes(planned, chosen)
 
-    def plan(self, wanted: Mapping[str, Mode]) -> None:
+    def plan(self, modes: Mapping[str, Mode]) -> None:
         """Store the modes of all tasks in the plan; writes only changes."""
         before = self.read().planned
-        changed = {task: wanted.get(task, "") for task in before.keys() | wanted.keys()}
+        changed = {task: modes.get(task, "") for task in before.keys() | modes.keys()}
         rows = [(task, mode) for task, mode in changed.items() if mode != before.get(task, "")]
         if rows:
             with self._db.transaction():

@@ -186,11 +186,11 @@ class Activation:
 
         return await self._changes.to_the_end(installed())
 
-    async def activate(self, task: str, wanted: str, left: asyncio.Event | None = None) -> InstalledBundle:
+    async def activate(self, task: str, version: str, left: asyncio.Event | None = None) -> InstalledBundle:
         """Let an installed bundle answer. Raises UnknownBundle, AmbiguousBundle, ModelError, RequestCancelled."""
 
         async def change() -> InstalledBundle:
-            bundle = await self._store.thread.run(self._store.find, task, wanted)
+            bundle = await self._store.thread.run(self._store.find, task, version)
             await self._activate(bundle, BundleSwap(None, self._drain_seconds, left=left))
             return bundle
 
@@ -243,7 +243,7 @@ class Activation:
         before = self.serving.get(bundle.manifest.task.name)
         return self._swap == "pause" and before is not None and self._engines.replaces(before.digest, bundle.manifest)
 
-    async def remove(self, task: str, wanted: str) -> int:
+    async def remove(self, task: str, version: str) -> int:
         """Remove one bundle, or with an empty `wanted` the whole task; return the bytes freed.
 
         Raises:
@@ -252,8 +252,8 @@ class Activation:
         """
 
         async def change() -> int:
-            if wanted:
-                name = await self._store.thread.run(self._store.resolve, task, wanted)
+            if version:
+                name = await self._store.thread.run(self._store.resolve, task, version)
                 return await self._store.thread.run(self._store.remove, name.digest)
             # The disk first: if it fails, the task stays. A loaded model no longer needs its files.
             freed = await self._store.thread.run(self._store.remove_task, task)

@@ -103,11 +103,11 @@ class BundleIngest:
 
     def describe_missing(self, source: Path, verified: VerifiedRepository, digest: str) -> MissingFiles | None:
         """Describe what `missing_files` returns; None = nothing is missing. Raises MediaFailed."""
-        wanted = self.missing_files(source, verified, digest)
-        if not wanted:
+        missing = self.missing_files(source, verified, digest)
+        if not missing:
             return None
-        size = sum(each.size_bytes for each in wanted)
-        return MissingFiles(len(wanted), size, _fault(self._folder(source), wanted[0]))
+        size = sum(each.size_bytes for each in missing)
+        return MissingFiles(len(missing), size, _fault(self._folder(source), missing[0]))
 
     def download_shortage(self, missing_bytes: int) -> int:
         """Return the bytes to free for a download, whose files are in `incoming/` and in the store for a while."""

@@ -197,8 +197,10 @@ class Updater:
         context = UpdateContext(folder, verified, self._overview.plan_version)
         to_test = await self._prepare(desired, context)
         if self._ingest is not None:
-            wanted = self._tasks.unfinished_candidates(besides=to_test)
-            await self._store.thread.run(self._ingest.request_downloads, verified, wanted, fleet.bytes_per_second_max)
+            candidates = self._tasks.unfinished_candidates(besides=to_test)
+            await self._store.thread.run(
+                self._ingest.request_downloads, verified, candidates, fleet.bytes_per_second_max
+            )
         for task in to_test:  # last, as each test takes up to minutes
             if not self._stopping:
                 await self._tasks.test_and_switch(task, desired[task], context)

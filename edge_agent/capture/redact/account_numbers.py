@@ -256,8 +256,8 @@ def find_ibans(text: str) -> Iterator[Span]:
 
 def _iban_length(written: str, *, announced: bool) -> int:
     """Return how many characters at the start form an IBAN, blanks included; 0 = none."""
-    wanted = IBAN_CHARACTERS.get(written[:2].upper(), 99)
-    ends = [match.end() for match in _IBAN_CHARACTER.finditer(written)][wanted - 1 : wanted]
+    length = IBAN_CHARACTERS.get(written[:2].upper(), 99)
+    ends = [match.end() for match in _IBAN_CHARACTER.finditer(written)][length - 1 : length]
     if not ends:
         return 0
     number = written[: ends[0]]

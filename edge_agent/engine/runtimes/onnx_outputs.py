@@ -100,10 +100,10 @@ def _answering(task: TaskSpec, names: Sequence[str]) -> tuple[str, ...]:
     """Return the output of each question, or the only one that answers."""
     if task.kind != "decide":
         return (output_for(task.kind, names),)
-    wanted = tuple(QUESTION_OUTPUT.format(question.name) for question in task.questions)
-    if missing := [name for name in wanted if name not in names]:
+    expected = tuple(QUESTION_OUTPUT.format(question.name) for question in task.questions)
+    if missing := [name for name in expected if name not in names]:
         raise ModelLoadFailed(f"the model has no output {missing[0]}; it has {', '.join(names)[:300]}")
-    return wanted
+    return expected
 
 
 def check_ood_score(row: Floats) -> None:
@@ -131,8 +131,8 @@ def check_rows(task: TaskSpec, rows: Sequence[Floats]) -> None:
 
 
 def _check_row(task: TaskSpec, row: Floats) -> None:
-    wanted = {"classify": (1,), "extract": (2,), "embed": (1, 2), "redact": (2,)}[task.kind]
-    if row.ndim not in wanted:
+    expected = {"classify": (1,), "extract": (2,), "embed": (1, 2), "redact": (2,)}[task.kind]
+    if row.ndim not in expected:
         raise ModelLoadFailed(f"the model's output has {row.ndim + 1} dimensions, which does not suit {task.kind!r}")
     if task.kind != "embed" and row.shape[-1] != len(task.labels):
         raise ModelLoadFailed(

@@ -181,9 +181,9 @@ class OnnxSession:
         """Open a file on a device, or on the one of that index. Raises ModelLoadFailed, DeviceUnusable."""
         path = Path(weights)
         _check_file(path)
-        wanted = providers(device, index, onnxruntime.get_available_providers())
+        chosen = providers(device, index, onnxruntime.get_available_providers())
         try:
-            session = onnxruntime.InferenceSession(weights, _options(), providers=wanted)
+            session = onnxruntime.InferenceSession(weights, _options(), providers=chosen)
             self._details = _described(session)
             self.outputs: dict[str, str] = {output.name: output.type for output in session.get_outputs()}
             """Names of the outputs, and their types as onnxruntime writes them."""

@@ -234,8 +234,8 @@ def _system_one_answer(question: TypedQuestion, answer: Any) -> TypedAnswer:
 # --- both ------------------------------------------------------------------------------------------------------------
 
 
-def _require_type(question: TypedQuestion, wanted: str, answer: Any) -> None:
-    if answer.type not in (wanted, "refusal"):
+def _require_type(question: TypedQuestion, expected: str, answer: Any) -> None:
+    if answer.type not in (expected, "refusal"):
         raise ValueError(f"its answer to question {question.name!r} is of another type than the question")
 
 

@@ -407,8 +407,8 @@ class KvCache:
         Cells stay free for what jobs have reserved, for a prompt of this job's own, and for one batch.
         """
         held = sum(slot.reserved - slot.taken for slot in self._slots.values())
-        wanted = held + needed + len(prompt.tokens) + ROWS_MAX + PADDING_ROWS_MAX
-        return self._pinned_prefixes.free_cells(wanted)
+        rows = held + needed + len(prompt.tokens) + ROWS_MAX + PADDING_ROWS_MAX
+        return self._pinned_prefixes.free_cells(rows)
 
     def _pin(self, prompt: PromptPrefix) -> PinnedPrefix | None:
         """Return a prefix in the buffer for one more job, whose sequence can grow behind it now; None = not stored."""

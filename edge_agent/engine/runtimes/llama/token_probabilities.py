@@ -308,12 +308,12 @@ def token_at(shares: Logits, place: float) -> int:
     total = float(reached[-1])
     if math.isnan(total):
         return -1
-    wanted = place * total
-    block = min(int(reached.searchsorted(wanted, "right")), int(reached.searchsorted(total, "left")))
+    target = place * total
+    block = min(int(reached.searchsorted(target, "right")), int(reached.searchsorted(total, "left")))
     inside = shares[block * BLOCK : (block + 1) * BLOCK]
     before = float(reached[block - 1]) if block else 0.0
     sums_inside = before + np.cumsum(inside, dtype=np.float64)
-    found = int(sums_inside.searchsorted(wanted, "right"))
+    found = int(sums_inside.searchsorted(target, "right"))
     # Both sums of a block may differ in their last bits: then it is the last token that has a share.
     last = int(np.flatnonzero(inside)[-1])
     return block * BLOCK + min(found, last)
