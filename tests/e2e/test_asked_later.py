@@ -93,7 +93,7 @@ def test_a_kill_in_between_sends_nothing_twice(tmp_path, victim):
     """Whichever daemon dies while a question is under way: that one is given up, the others are asked, once each."""
     with site_of(tmp_path, later_questions_max=10) as (site, oracle):
         ask(site, *(f"hmm {word}" for word in ("one", "two", "three")))
-        eventually_sync(lambda: site.large_model().waiting["deferred"] == 3)
+        eventually_sync(lambda: site.large_model().waiting.get("deferred") == 3)
         oracle.seconds = 5.0
         site.start_uplink()
         eventually_sync(lambda: oracle.asked, seconds=60)

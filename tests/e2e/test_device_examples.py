@@ -151,8 +151,8 @@ def test_a_device_keeps_to_what_a_busy_daemon_says(tmp_path, program):
 REFUSED = """
 import {{ CallFailed }} from '{till}/daemon.js'
 const error = Object.assign(new Error(), {{ code: 14, details: 'Stream refused by server' }})
-const {{ reason, remedy, retryAfterMs, passing }} = new CallFailed(error, {{ address: 'unix:x' }})
-console.log([reason, remedy, retryAfterMs, passing].join(' | '))
+const {{ reason, remedy, retryAfterMs, retryable }} = new CallFailed(error, {{ address: 'unix:x' }})
+console.log([reason, remedy, retryAfterMs, retryable].join(' | '))
 """
 
 
