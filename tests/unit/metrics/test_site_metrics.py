@@ -259,7 +259,7 @@ tests:
 """
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not here")
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool: apt-get install prometheus")
 def test_two_restarts_are_not_more_than_two(tmp_path):
     """Prometheus extrapolates an increase to its whole range: by its own tool, two restarts raise no alert."""
     (tmp_path / "restarts.yml").write_text(RESTARTS.replace("RULES", str(DOCS / "prometheus" / "edge-agent.rules.yml")))
