@@ -84,7 +84,7 @@ def run_recipe(where: Path, until: str, again: bool, work: Path | None = None, *
     if work is not None:
         written = written.model_copy(update={"work": str(work.absolute())})
     with progress_output.stages() as shown:
-        records = execution.run(written, until, again=again, screen=shown)
+        records = execution.run(written, until, again=again, display=shown)
     for record in records:
         if record.stage == "evaluate":
             progress_output.out().print(" ".join(headline(record.report)))

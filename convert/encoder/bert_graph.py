@@ -98,11 +98,11 @@ def build(config: BertConfig, weights: Weights, head: str | LayerPooling) -> byt
         for each in ("input_ids", "attention_mask", "token_type_ids")
     ]
     results = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()]
-    whole = helper.make_graph(graph.nodes, "bert", inputs, results, graph.constants)
-    model = helper.make_model(whole, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    graph_proto = helper.make_graph(graph.nodes, "bert", inputs, results, graph.constants)
+    model = helper.make_model(graph_proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     onnx.checker.check_model(model)
-    written: bytes = model.SerializeToString()
-    return written
+    serialized: bytes = model.SerializeToString()
+    return serialized
 
 
 class _Graph:
@@ -121,12 +121,12 @@ class _Graph:
         self._layers.append(hidden)
         bias = self._mask_bias()
         for layer in range(self._config.layers):
-            at = f"encoder.layer.{layer}"
-            mixed = self.linear(self._attention(hidden, bias, f"{at}.attention.self"), f"{at}.attention.output.dense")
-            hidden = self._norm(self._op("Add", hidden, mixed), f"{at}.attention.output.LayerNorm")
-            inner = self._op("Gelu", self.linear(hidden, f"{at}.intermediate.dense"))
+            prefix = f"encoder.layer.{layer}"
+            mixed = self.linear(self._attention(hidden, bias, f"{prefix}.attention.self"), f"{prefix}.attention.output.dense")
+            hidden = self._norm(self._op("Add", hidden, mixed), f"{prefix}.attention.output.LayerNorm")
+            inner = self._op("Gelu", self.linear(hidden, f"{prefix}.intermediate.dense"))
             hidden = self._norm(
-                self._op("Add", hidden, self.linear(inner, f"{at}.output.dense")), f"{at}.output.LayerNorm"
+                self._op("Add", hidden, self.linear(inner, f"{prefix}.output.dense")), f"{prefix}.output.LayerNorm"
             )
             self._layers.append(hidden)
         return hidden

@@ -44,9 +44,9 @@ def checkpoint_of(package: str) -> Path:
     raise FileMissing(f"the package {package} is not installed", remedy="Run scripts/setup --quick, which installs it.")
 
 
-def save(path: Path, head: Weights, encoder: Path, told: Mapping[str, str]) -> None:
-    """Write a head, with the hash of its encoder and further metadata in `told`."""
-    save_file(head, path, metadata={ENCODER_SHA256: _sha256(encoder / WEIGHTS_NAME), **told})
+def save(path: Path, head: Weights, encoder: Path, metadata: Mapping[str, str]) -> None:
+    """Write a head, with the hash of its encoder and further metadata in `metadata`."""
+    save_file(head, path, metadata={ENCODER_SHA256: _sha256(encoder / WEIGHTS_NAME), **metadata})
     path.chmod(0o644)  # safetensors writes it readable by its owner only
 
 
@@ -55,9 +55,9 @@ def read(path: Path, encoder: Path) -> Weights:
     with safe_open(path, framework="numpy") as file:
         sha256 = (file.metadata() or {}).get(ENCODER_SHA256, "")
         head = {name: np.asarray(file.get_tensor(name), np.float32) for name in (WEIGHT, BIAS)}
-    found = _sha256(encoder / WEIGHTS_NAME)
-    if found != sha256:
-        message = f"{path} was trained on an encoder with sha256 {sha256[:16]}…, and {encoder} has {found[:16]}…"
+    actual = _sha256(encoder / WEIGHTS_NAME)
+    if actual != sha256:
+        message = f"{path} was trained on an encoder with sha256 {sha256[:16]}…, and {encoder} has {actual[:16]}…"
         raise InvalidRequest(message, remedy="Install the version of the package that scripts/setup names.")
     return head
 
@@ -65,11 +65,11 @@ def read(path: Path, encoder: Path) -> Weights:
 def pooling_of(path: Path) -> LayerPooling | None:
     """Return layers and outputs of a head of several questions; None = it classifies."""
     with safe_open(path, framework="numpy") as file:
-        told = file.metadata() or {}
-    return LayerPooling(tuple(json.loads(told[LAYERS])), json.loads(told[OUTPUTS])) if LAYERS in told else None
+        metadata = file.metadata() or {}
+    return LayerPooling(tuple(json.loads(metadata[LAYERS])), json.loads(metadata[OUTPUTS])) if LAYERS in metadata else None
 
 
-def told_of(pooling: LayerPooling) -> dict[str, str]:
+def pooling_metadata(pooling: LayerPooling) -> dict[str, str]:
     """Return the metadata of a head of several questions."""
     return {LAYERS: json.dumps(pooling.layers), OUTPUTS: json.dumps(dict(pooling.outputs))}
 

@@ -25,6 +25,6 @@ def sentence_vectors(checkpoint: Path, texts: Sequence[str], progress: Progress)
         checkpoint_loading.open_model(checkpoint, None, "none"),
         checkpoint_loading.open_tokenizer(checkpoint),
     )
-    room = min(_TOKENS_MAX, checkpoint_loading.positions_of(checkpoint_loading.read_config(checkpoint)) or _TOKENS_MAX)
-    tokens = [checkpoint_loading.encoded(tokenizer, text)["input_ids"][:room] for text in texts]
+    tokens_max = min(_TOKENS_MAX, checkpoint_loading.positions_of(checkpoint_loading.read_config(checkpoint)) or _TOKENS_MAX)
+    tokens = [checkpoint_loading.encoded(tokenizer, text)["input_ids"][:tokens_max] for text in texts]
     return mean_vectors(model, tokens, tokenizer.pad_token_id or 0, progress)

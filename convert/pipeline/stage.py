@@ -50,10 +50,10 @@ def checkpoint(job: StageJob) -> Path:
 def adapter(job: StageJob) -> Path | None:
     """Return the PEFT adapter of `checkpoint`, or None; a fine-tuned checkpoint includes the source's adapter."""
     for stage in ("finetune", "prepare"):
-        left = job.done.get(stage)
-        if left is not None and (left / ADAPTER).is_dir():
-            return left / ADAPTER
-        if left is not None and (left / CHECKPOINT).is_dir():
+        folder = job.done.get(stage)
+        if folder is not None and (folder / ADAPTER).is_dir():
+            return folder / ADAPTER
+        if folder is not None and (folder / CHECKPOINT).is_dir():
             return None
     return None
 

@@ -29,7 +29,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from convert.data.data_row import DataRow, output_names, rows_of
 from convert.encoder import logistic_regression, pooling
-from convert.encoder.bio_tags import tagged
+from convert.encoder.bio_tags import tag_tokens
 from convert.pipeline.stage import Progress
 from convert.training.checkpoint_loading import encoded, labels_of
 from convert.training.encoder_objective import RATE_FACTOR, CosineMargin, EncodedRow, EncoderObjective
@@ -116,7 +116,7 @@ class RowEncoder:
     def _item(self, row: DataRow) -> EncodedRow:
         if self.task.kind in ("extract", "redact"):
             encoding = encoded(self.tokenizer, row.text, offsets=True)
-            found = tagged(row.text, encoding, row.spans, self.task.labels)
+            found = tag_tokens(row.text, encoding, row.spans, self.task.labels)
             return EncodedRow(_plain(encoding), found.tags, misfits=found.misfits)
         return EncodedRow(_plain(encoded(self.tokenizer, row.text)), targets=targets_of(row, self.task))
 

@@ -98,8 +98,8 @@ def log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
 
 def divergences(reference: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
     """Return KL(reference || other) in nats for each row of logits or log-probabilities."""
-    wanted, given = log_softmax(reference), log_softmax(other)
-    result: NDArray[np.float64] = (np.exp(wanted) * (wanted - given)).sum(axis=-1).clip(min=0.0)
+    expected, actual = log_softmax(reference), log_softmax(other)
+    result: NDArray[np.float64] = (np.exp(expected) * (expected - actual)).sum(axis=-1).clip(min=0.0)
     return result
 
 
@@ -147,8 +147,8 @@ def difference(facts: Mapping[str, Any], tokenizer: Any, texts: Sequence[str] = 
 
 def _token_difference(facts: Mapping[str, Any], tokenizer: Any, texts: Sequence[str]) -> str:
     for special in (False, True):
-        cut = facts["written" if special else "plain"]
-        for text, theirs in zip(texts, cut, strict=True):
+        token_lists = facts["written" if special else "plain"]
+        for text, theirs in zip(texts, token_lists, strict=True):
             ours = list(tokenize(tokenizer, text, special=special))
             if theirs != ours:
                 how = " (control tokens recognised)" if special else ""

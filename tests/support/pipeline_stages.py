@@ -69,7 +69,7 @@ STAGES = {
 if __name__ == "__main__":
     run(
         recipe.read(Path(sys.argv[1])),
-        screen=RunDisplay(
+        display=RunDisplay(
             note=lambda *said: print(*said, flush=True)  # noqa: T201
         ),
         stages=STAGES,
