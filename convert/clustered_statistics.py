@@ -85,7 +85,11 @@ def paired_p_value(differences: Numbers, families: Numbers) -> float:
     for size, number in zip(*np.unique(sums[sums > 0], return_counts=True), strict=True):
         product *= np.cos(angles * size) ** number
     probabilities = np.fft.ifft(product).real
-    return float(np.clip(1 - probabilities[:observed].sum() - probabilities[len(angles) - observed + 1 :].sum(), 0.0, 1.0)) if observed else 1.0
+    return (
+        float(np.clip(1 - probabilities[:observed].sum() - probabilities[len(angles) - observed + 1 :].sum(), 0.0, 1.0))
+        if observed
+        else 1.0
+    )
 
 
 def difference_of(first: Interval, second: Interval) -> Interval:

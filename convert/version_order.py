@@ -12,5 +12,7 @@ def precedence(version: str) -> tuple[tuple[int, ...], tuple[tuple[bool, int, st
     numbers = tuple(int(number) if number.isdecimal() else 0 for number in core.split("."))
     if not prerelease:
         return (*numbers, 1), ()
-    identifiers = tuple((not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in prerelease.split("."))
+    identifiers = tuple(
+        (not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in prerelease.split(".")
+    )
     return (*numbers, 0), identifiers

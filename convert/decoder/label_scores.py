@@ -134,7 +134,9 @@ def _add_branches(model: Any, tree: LabelTree, scorer: LabelScorer, cache: Any, 
         ids = torch.tensor(branches, device=model.device)
         positions = torch.arange(length, length + size, device=model.device).expand(len(branches), size)
         mask = torch.ones((len(branches), length + size), dtype=torch.long, device=model.device)
-        out = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=branch_cache, use_cache=True)
+        out = model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=branch_cache, use_cache=True
+        )
         for branch, rows in zip(branches, out.logits.float().cpu().numpy(), strict=True):
             scorer.add_branch(branch, rows)
 

@@ -122,7 +122,9 @@ class _Graph:
         bias = self._mask_bias()
         for layer in range(self._config.layers):
             prefix = f"encoder.layer.{layer}"
-            mixed = self.linear(self._attention(hidden, bias, f"{prefix}.attention.self"), f"{prefix}.attention.output.dense")
+            mixed = self.linear(
+                self._attention(hidden, bias, f"{prefix}.attention.self"), f"{prefix}.attention.output.dense"
+            )
             hidden = self._norm(self._op("Add", hidden, mixed), f"{prefix}.attention.output.LayerNorm")
             inner = self._op("Gelu", self.linear(hidden, f"{prefix}.intermediate.dense"))
             hidden = self._norm(

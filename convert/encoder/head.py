@@ -45,7 +45,7 @@ def checkpoint_of(package: str) -> Path:
 
 
 def save(path: Path, head: Weights, encoder: Path, metadata: Mapping[str, str]) -> None:
-    """Write a head, with the hash of its encoder and further metadata in `metadata`."""
+    """Write a head, with the hash of its encoder and further metadata."""
     save_file(head, path, metadata={ENCODER_SHA256: _sha256(encoder / WEIGHTS_NAME), **metadata})
     path.chmod(0o644)  # safetensors writes it readable by its owner only
 
@@ -66,7 +66,9 @@ def pooling_of(path: Path) -> LayerPooling | None:
     """Return layers and outputs of a head of several questions; None = it classifies."""
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata() or {}
-    return LayerPooling(tuple(json.loads(metadata[LAYERS])), json.loads(metadata[OUTPUTS])) if LAYERS in metadata else None
+    return (
+        LayerPooling(tuple(json.loads(metadata[LAYERS])), json.loads(metadata[OUTPUTS])) if LAYERS in metadata else None
+    )
 
 
 def pooling_metadata(pooling: LayerPooling) -> dict[str, str]:

@@ -224,7 +224,9 @@ def export(request: GgufExport, converter: GgufConverter, out: Path, progress: P
     elif request.merged:
         progress("merging and converting", 0, 1)
         with tempfile.TemporaryDirectory(dir=out, prefix=".merged-") as folder:
-            to_gguf(converter, _merge_adapter(request.checkpoint, request.adapter, Path(folder, "checkpoint")), out / BASE)
+            to_gguf(
+                converter, _merge_adapter(request.checkpoint, request.adapter, Path(folder, "checkpoint")), out / BASE
+            )
     else:
         _refuse_adapter(request.adapter)
         progress("converting the base", 0, 2)
@@ -243,7 +245,9 @@ def to_gguf(converter: GgufConverter, checkpoint: Path, out: Path) -> None:
             checkpoint = _with_pooler(checkpoint, Path(folder, "checkpoint"))
         name = str(config.get("_name_or_path") or config["model_type"]).rstrip("/").rpartition("/")[2]
         kind = weight_type(checkpoint).lower()
-        result = converter.run(HF_SCRIPT, [str(checkpoint), "--outfile", str(out), "--outtype", kind, "--model-name", name])
+        result = converter.run(
+            HF_SCRIPT, [str(checkpoint), "--outfile", str(out), "--outtype", kind, "--model-name", name]
+        )
     _raise_known_failure(result, config)
     check_result(result, out)
 

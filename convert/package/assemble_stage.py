@@ -179,9 +179,9 @@ def _record_lineage(job: StageJob, bundle: BundleFolder, origin: GoldenOrigin) -
 def _parts(job: StageJob, folder: Path) -> _BundleParts:
     calibrated = confidence_sections(job)
     quality = {
-        "evaluate": _read(job.done["evaluate"] / QUALITY_NAME),
+        "evaluate": _read(job.folders["evaluate"] / QUALITY_NAME),
         "calibrate": calibrated["confidence"],
-        "quantize": _read(job.done["quantize"] / LINE_NAME),
+        "quantize": _read(job.folders["quantize"] / LINE_NAME),
     }
     if questions := calibrated.get("question_confidence"):
         quality["calibrate_questions"] = questions

@@ -296,7 +296,7 @@ _BESIDE: dict[Role, str] = {"adapter": "adapter.gguf", "tokenizer": "tokenizer.j
 
 def candidate_files(job: StageJob, weights: Path) -> dict[Role, Path]:
     """Return the files of a bundle with these weights, by role."""
-    export = job.done["export"]
+    export = job.folders["export"]
     beside = {role: export / name for role, name in _BESIDE.items() if (export / name).is_file()}
     return {"weights": weights, **beside}
 
@@ -316,7 +316,7 @@ def candidate_bundle(job: StageJob, weights: Path, out: Path) -> Path:
 def confidence_sections(job: StageJob) -> dict[str, Any]:
     """Return the manifest's section `confidence`, for decide also `question_confidence`, and for redact `redaction` if
     a cut-off is proved: of the calibrate stage, or uncalibrated ones before it."""
-    task, folder = tasks.of(job.recipe.path(job.recipe.task)), job.done.get("calibrate")
+    task, folder = tasks.of(job.recipe.path(job.recipe.task)), job.folders.get("calibrate")
     if folder is None:
         found: dict[str, Any] = {"confidence": _UNCALIBRATED}
         if task.kind == "decide":
@@ -329,7 +329,7 @@ def confidence_sections(job: StageJob) -> dict[str, Any]:
 
 def chosen_weights(job: StageJob) -> Path:
     """Return the weights that the quantize stage chose. Raises FileMissing."""
-    folder = job.done["quantize"]
+    folder = job.folders["quantize"]
     name = (folder / CHOSEN_NAME).read_text(encoding="utf-8").strip()
     return candidate_weights(folder / CANDIDATES / name)
 

@@ -169,11 +169,13 @@ def run(
     with workspace.locked():
         workspace.require_own(names)
         for name in names[: names.index(last) + 1]:
-            turn = _StageRun(name, stages[name], recipe, workspace, display)
-            records[name] = _run_stage(turn, records, force=again and name == last)
+            force = again and name == last
+            records[name] = _run_stage(name, stages[name], recipe, workspace, display, records, force=force)
         display.progress("report", 0, 0)
         plain = tasks.read(tasks.find(recipe.path(recipe.task)))
-        run_summary = RunSummary(recipe, plain["task"]["name"], str(plain.get("version", "")), summary, list(records.values()))
+        run_summary = RunSummary(
+            recipe, plain["task"]["name"], str(plain.get("version", "")), summary, list(records.values())
+        )
         with workspace.staging("report") as out:
             load_module("convert.report.report_files").write_report(out, run_summary)
             workspace.publish(out)
@@ -196,35 +198,32 @@ def inputs_of(
     return inputs
 
 
-@dataclass(frozen=True)
-class _StageRun:
-    """The run of one stage."""
-
-    name: str
-    step: PipelineStage
-    recipe: Recipe
-    workspace: Workspace
-    screen: RunDisplay
-
-
-def _run_stage(turn: _StageRun, before: Mapping[str, StageRecord], *, force: bool) -> StageRecord:
+def _run_stage(
+    name: str,
+    step: PipelineStage,
+    recipe: Recipe,
+    workspace: Workspace,
+    display: RunDisplay,
+    earlier: Mapping[str, StageRecord],
+    *,
+    force: bool,
+) -> StageRecord:
     """Run the stage unless it is up to date; return its record."""
-    name, workspace, screen = turn.name, turn.workspace, turn.screen
-    inputs = inputs_of(turn.step, turn.recipe, before, screen.progress)
+    inputs = inputs_of(step, recipe, earlier, display.progress)
     old = workspace.record(name)
     if old is not None and not force and old.inputs == inputs:
-        screen.note(name, "up to date")
+        display.note(name, "up to date")
         return old
-    screen.note(name, _run_reason(old, inputs))
-    stage = cast(Stage, getattr(load_module(turn.step.module), turn.step.function))
+    display.note(name, _run_reason(old, inputs))
+    run_stage = cast(Stage, getattr(load_module(step.module), step.function))
     with workspace.staging(name) as out:
-        done = {stage: workspace.folder(stage) for stage in before}
+        folders = {stage: workspace.folder(stage) for stage in earlier}
         with ResourceMeter() as meter:
-            report = stage(StageJob(turn.recipe, out, done, screen.progress))
-        output = fingerprint_output(out, report, screen.progress)
+            report = run_stage(StageJob(recipe, out, folders, display.progress))
+        output = fingerprint_output(out, report, display.progress)
         record = StageRecord(name, inputs, round(meter.seconds, 3), meter.memory_peak_bytes, report, output)
         workspace.keep(record, out)
-    screen.note(name, f"done in {record.seconds:.1f} s, peak memory {record.memory_peak_bytes / 1e6:.0f} MB")
+    display.note(name, f"done in {record.seconds:.1f} s, peak memory {record.memory_peak_bytes / 1e6:.0f} MB")
     return record
 
 
@@ -247,7 +246,7 @@ def _file_inputs(file: str, recipe: Recipe, progress: Progress) -> dict[str, str
         return {path.name: fingerprint_path(path, progress) for path in files}
     split_path = getattr(recipe.data, file) or (recipe.data.train if file == "importance" else "")
     content_hash = fingerprint_path(recipe.path(split_path), progress) if split_path else "none"
-    return {f"data.{file}": f"{recipe.data.format} {content_hash}{_imported(recipe, progress)}"}
+    return {f"data.{file}": f"{recipe.data.format} {content_hash}{_imported_row_settings(recipe, progress)}"}
 
 
 def _converter_inputs(recipe: Recipe, progress: Progress) -> dict[str, str]:
@@ -268,13 +267,11 @@ def _task_inputs(part: str, plain: Mapping[str, Any]) -> dict[str, str]:
     return {"task": json.dumps(behaviour, sort_keys=True, default=str)}
 
 
-def _imported(recipe: Recipe, progress: Progress) -> str:
+def _imported_row_settings(recipe: Recipe, progress: Progress) -> str:
     """Return the recipe's settings for imported rows; empty for the defaults."""
     privacy, default = recipe.privacy, PrivacySection()
     settings = (privacy.imported_data, privacy.locales)
-    text = (
-        "" if settings == (default.imported_data, default.locales) else f" {privacy.imported_data} {privacy.locales}"
-    )
+    text = "" if settings == (default.imported_data, default.locales) else f" {privacy.imported_data} {privacy.locales}"
     if recipe.redaction_bundle is not None:
         text += f" redacted by {fingerprint_path(recipe.redaction_bundle, progress)}"
     return text

@@ -145,10 +145,13 @@ _PRE_TOKENIZERS: dict[str, Callable[[], Any]] = {
 
 def build_tokenizer(fields: Mapping[str, Any]) -> Any:
     """Return a fast tokenizer. Raises InvalidRequest for a kind of vocabulary that is not in the table."""
-    model_kind, pre_tokenizer = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
-    if model_kind != "gpt2" or pre_tokenizer not in _PRE_TOKENIZERS:
-        message = f"the GGUF's tokenizer is {model_kind!r} with the pre-tokenizer {pre_tokenizer!r}, which cannot be rebuilt exactly"
-        raise InvalidRequest(message, remedy=_REMEDY)
+    kind, pre_tokenizer = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
+    if kind != "gpt2" or pre_tokenizer not in _PRE_TOKENIZERS:
+        raise InvalidRequest(
+            f"the GGUF's tokenizer is {kind!r} with the pre-tokenizer {pre_tokenizer!r}, which cannot be rebuilt"
+            " exactly",
+            remedy=_REMEDY,
+        )
     backend = Tokenizer(_bpe_model(fields))
     backend.pre_tokenizer = _PRE_TOKENIZERS[pre_tokenizer]()
     backend.decoder = decoders.ByteLevel()
@@ -166,7 +169,11 @@ def _bpe_model(fields: Mapping[str, Any]) -> BPE:
 def _added_tokens(fields: Mapping[str, Any], token_type: int) -> list[AddedToken]:
     """Return the tokens of one kind that are matched before a text is split."""
     typed_tokens = zip(fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"], strict=True)
-    return [AddedToken(token, special=token_type == _CONTROL, normalized=False) for token, kind in typed_tokens if kind == token_type]
+    return [
+        AddedToken(token, special=token_type == _CONTROL, normalized=False)
+        for token, kind in typed_tokens
+        if kind == token_type
+    ]
 
 
 def _wrap_tokenizer(backend: Tokenizer, fields: Mapping[str, Any]) -> Any:
@@ -178,7 +185,9 @@ def _wrap_tokenizer(backend: Tokenizer, fields: Mapping[str, Any]) -> Any:
     if fields.get("tokenizer.ggml.add_bos_token") and "bos_token" in special:
         begin_token = special["bos_token"]
         template = processors.TemplateProcessing(
-            single=f"{begin_token} $A", pair=f"{begin_token} $A {begin_token}:1 $B:1", special_tokens=[(begin_token, ids["bos_token"])]
+            single=f"{begin_token} $A",
+            pair=f"{begin_token} $A {begin_token}:1 $B:1",
+            special_tokens=[(begin_token, ids["bos_token"])],
         )
         backend.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), template])
     length = fields.get(f"{fields['general.architecture']}.context_length", 2048)

@@ -65,7 +65,7 @@ def take(source: Path, out: Path) -> Report:
 
 def folder(job: StageJob) -> Path:
     """Return the folder that `take` wrote."""
-    return job.done["prepare"] / CHECKPOINT
+    return job.folders["prepare"] / CHECKPOINT
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -145,7 +145,7 @@ Array = NDArray[np.float32]
 
 
 def read_back(source: Path, out: Path) -> Report:
-    """Check the folder as `onnx_source.take` does, and write its checkpoint.
+    """Check the folder as `take` does, and write its checkpoint.
 
     Raises:
         FileMissing, ModelLoadFailed: the folder is incomplete or damaged, or the checkpoint gives other labels.
@@ -196,7 +196,7 @@ def _weights(model: onnx.ModelProto) -> Iterator[tuple[str, Array]]:
     initializers = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
     yield from _named_weights(initializers)
     producers = {output: node for node in model.graph.node for output in node.output}
-    for node in filter(_is_add, model.graph.node):
+    for node in (node for node in model.graph.node if node.op_type == "Add"):
         bias = next((name for name in node.input if name.endswith(".bias") and name in initializers), "")
         matrix = _matrix(_product_before(node, producers), initializers)
         if bias and matrix is not None:
@@ -217,10 +217,6 @@ def _named_weights(initializers: Mapping[str, NDArray[Any]]) -> Iterator[tuple[s
             yield stem, np.asarray((array.astype(np.float32) - zero) * initializers[f"{stem}_scale"], np.float32)
         elif array.dtype == np.float32:
             yield name, array
-
-
-def _is_add(node: onnx.NodeProto) -> bool:
-    return bool(node.op_type == "Add")
 
 
 def _matrix(product: onnx.NodeProto, initializers: Mapping[str, NDArray[Any]]) -> Array | None:

@@ -60,7 +60,7 @@ def run(job: StageJob) -> Report:
     """
     file = task_file.find(job.recipe.path(job.recipe.task))
     task, runtime = task_file.of(file), task_file.read(file)["runtime"]
-    exported = job.done["export"]
+    exported = job.folders["export"]
     checkpoint, adapter = stage.checkpoint(job), stage.adapter(job)
 
     def at_full_precision(texts: Any) -> Any:
@@ -119,10 +119,10 @@ class NextTokens:
         """Compute the distributions of the exported file."""
         prompts = _prompts(job, task, "calibration", NEXT_TOKEN_TEXTS_MAX)
         self._asked: dict[str, Any] = {"prompts": prompts, "rows_max": NEXT_TOKEN_ROWS}
-        adapter = job.done["export"] / ADAPTER
+        adapter = job.folders["export"] / ADAPTER
         if adapter.is_file():
             self._asked["adapter"] = str(adapter)
-        self._expected = self._logits(job.done["export"] / BASE)
+        self._expected = self._logits(job.folders["export"] / BASE)
 
     def loss(self, weights: Path) -> ArtefactLoss:
         """Return the divergence of a candidate from the exported file."""

@@ -48,12 +48,16 @@ def run(job: StageJob) -> Report:
     file = task_file.find(job.recipe.path(job.recipe.task))
     task, runtime = task_file.of(file), task_file.read(file)["runtime"]
     texts = [row.text for row in row_files.rows(job.recipe, "calibration")[:TEXTS_MAX]]
-    pair = ExportPair(stage.checkpoint(job), stage.adapter(job), job.done["export"])
+    pair = ExportPair(stage.checkpoint(job), stage.adapter(job), job.folders["export"])
     if job.recipe.takes_ready_graph:
-        return check_ready(job.done["export"], task, texts)
+        return check_ready(job.folders["export"], task, texts)
     texts = divergence.accepted(checkpoint_loading.open_tokenizer(pair.checkpoint), task, texts)
     job.progress("comparing with PyTorch", 0, 1)
-    report = check_gguf(pair, task, texts) if runtime == "llama" else check_onnx(pair, task.kind, texts, _named_questions(task))
+    report = (
+        check_gguf(pair, task, texts)
+        if runtime == "llama"
+        else check_onnx(pair, task.kind, texts, _named_questions(task))
+    )
     job.progress("comparing with PyTorch", 1, 1)
     return report
 
@@ -81,7 +85,9 @@ def check_gguf(pair: ExportPair, task: TaskSpec, texts: Sequence[str]) -> Report
     answer = probe.ask("convert.probe.llama_probe", request)
     difference = divergence.difference(answer.facts, tokenizer, comparable)
     if difference:
-        raise ModelFailed(f"the exported file tokenizes texts differently from the checkpoint: {difference}", remedy=_REMEDY)
+        raise ModelFailed(
+            f"the exported file tokenizes texts differently from the checkpoint: {difference}", remedy=_REMEDY
+        )
     expected = divergence.last_logits(checkpoint_loading.open_model(pair.checkpoint, pair.adapter, "causal"), prompts)
     gap = divergence.compare(expected, answer.arrays["logits"])
     report: Report = {"texts": len(comparable), "chat_template": bool(tokenizer.chat_template)}

@@ -122,7 +122,7 @@ def test_a_bundle_on_the_way_is_not_calibrated(job):
 
 def test_the_adapter_comes_along(job):
     """What the export stage left beside the weights is part of the bundle."""
-    (job.done["export"] / "adapter.gguf").write_bytes(b"lora")
+    (job.folders["export"] / "adapter.gguf").write_bytes(b"lora")
     assert {"weights", "adapter", "tokenizer"} == set(
         bundle_assembly.candidate_files(job, bundle_assembly.chosen_weights(job))
     )
@@ -130,7 +130,7 @@ def test_the_adapter_comes_along(job):
 
 def test_a_candidate_without_a_model_says_so(job):
     """A folder that was tampered with is an error that names the stage to run again."""
-    (job.done["quantize"] / "candidates" / "q8" / "model.onnx").unlink()
+    (job.folders["quantize"] / "candidates" / "q8" / "model.onnx").unlink()
     with pytest.raises(FileMissing, match="has no model file") as caught:
         bundle_assembly.chosen_weights(job)
     assert "edge-convert quantize" in caught.value.remedy
