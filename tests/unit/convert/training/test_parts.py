@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from convert.data.data_row import ChatMessage, DataRow, TextSpan
 from convert.decoder.label_scores import task_tokens, tokenize
-from convert.encoder.bio_tags import UNREAD, tagged
+from convert.encoder.bio_tags import UNREAD, tag_tokens
 from convert.training import decoder_trainer, training_loop
 from convert.training.decoder_trainer import AnswerTarget, DecoderExampleEncoder, label_answers, targets
 from convert.training.encoder_objective import EncodedRow, uniformity
@@ -177,7 +177,7 @@ def test_spans_become_tags_of_words() -> None:
     labels, text = ("O", "B-item", "I-item", "B-size", "I-size"), "Two flat whites, 5kg"
     spans = (TextSpan(4, 15, "item"), TextSpan(17, 18, "size"))
     encoding = minilm_tokenizer()(text, return_offsets_mapping=True)
-    found = tagged(text, encoding, spans, labels)
+    found = tag_tokens(text, encoding, spans, labels)
     tags = [labels[tag] for tag in found.tags if tag != UNREAD]
     assert ["O", "B-item", "I-item", "O", "B-size"] == tags
     assert 1 == found.misfits
