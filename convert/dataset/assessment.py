@@ -19,7 +19,7 @@ import duckdb
 import numpy as np
 
 from convert.calibrate import threshold
-from convert.calibrate.calibration_split import TUNING_ROWS_MAX, TUNING_SHARE, divided
+from convert.calibrate.calibration_split import TUNING_ROWS_MAX, TUNING_SHARE, divide_rows
 from convert.calibrate.temperature import ROWS_MIN
 from convert.calibrate.threshold import Risk
 from convert.clustered_statistics import Interval, share
@@ -272,7 +272,7 @@ def _estimate_guarantee(reviewed: list[tuple[float | None, bool, str, str]], ris
     for confidence, right, cluster, _ in sorted(reviewed, key=lambda row: row[3]):
         if confidence is not None:
             once.setdefault(cluster, (confidence, right))
-    parts = divided([DataRow("", family=cluster) for cluster in once])
+    parts = divide_rows([DataRow("", family=cluster) for cluster in once])
     tuning, proving = ([once[row.family] for row in part] for part in (parts.tuning, parts.proving))
     tested = _arrays(proving)
     start = threshold.start_of(tested[0], _arrays(tuning), risk) if tuning else 1.0

@@ -5,8 +5,8 @@
 A head is a safetensors file: `classifier.weight`, `classifier.bias`, and in its metadata `encoder_sha256`, the hash of
 the weights that it was trained on. Other weights are refused, because its answers would be random. A head of several
 questions also has `layers` and `outputs`, the fields of `bert_graph.LayerPooling`, as JSON. Without them it reads the
-mean of the token vectors and classifies. A `detector.safetensors` next to it (`ood_detector.Fitted.save`) adds the
-out-of-distribution score, from which a calibration makes the gate.
+mean of the token vectors and classifies. A `detector.safetensors` next to it (`ood_detector.FittedDetector.save`) adds
+the out-of-distribution score, from which a calibration makes the gate.
 """
 
 from __future__ import annotations

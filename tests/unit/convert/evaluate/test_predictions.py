@@ -106,7 +106,7 @@ def test_the_budget_holds_for_each_question():
 def test_golden_cases_cover_the_answers_of_every_question():
     """A case has the answers to all questions; served again, it is the same, and another answer is a difference."""
     rows = [row(f"t{n}", intent="refund", urgent="yes", severity="low") for n in range(9)] + ROWS
-    assert 11 == len(golden_cases.tried(manifest().task, rows))  # eight of a label are tried
+    assert 11 == len(golden_cases.choose_rows(manifest().task, rows))  # eight of a label are tried
     cases = golden_cases.cases(manifest(), rows, [answer(0.9, 0.1)] * 9 + SAID)
     assert {"refund": 7, "price": 1} == {
         label: sum(each.answers["intent"] == label for each in cases) for label in ("refund", "price")
