@@ -25,5 +25,5 @@ def sentence_vectors(checkpoint: Path, texts: Sequence[str], progress: Progress)
     tokenizer = checkpoint_loading.open_tokenizer(checkpoint)
     positions = checkpoint_loading.positions_of(checkpoint_loading.read_config(checkpoint))
     tokens_max = min(_TOKENS_MAX, positions or _TOKENS_MAX)
-    tokens = [checkpoint_loading.encoded(tokenizer, text)["input_ids"][:tokens_max] for text in texts]
+    tokens = [checkpoint_loading.encode_text(tokenizer, text)["input_ids"][:tokens_max] for text in texts]
     return mean_vectors(model, tokens, tokenizer.pad_token_id or 0, progress)

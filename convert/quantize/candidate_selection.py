@@ -28,7 +28,7 @@ from convert.data import row_files
 from convert.data.data_row import DataRow
 from convert.evaluate.batch_invariance import measure_batch_invariance
 from convert.evaluate.predictions import QuestionView, ServedPrediction, matrix, views
-from convert.evaluate.scoring import answered, cosine, is_right, same_answers
+from convert.evaluate.scoring import answered_pairs, cosine, is_right, same_answers
 from convert.evaluate.serving import BundleFolder, open_bundle, serve_bundles
 from convert.package.bundle_assembly import CHOSEN_NAME, candidate_bundle
 from convert.pipeline.recipe import BudgetSection
@@ -301,7 +301,7 @@ def _families(rows: Sequence[DataRow]) -> Numbers:
 
 
 def _loss(baseline: _Baseline, predictions: Sequence[ServedPrediction]) -> dict[str, float]:
-    pairs = answered(baseline.full, predictions)
+    pairs = answered_pairs(baseline.full, predictions)
     if baseline.manifest.task.kind != "classify" or not pairs:
         return {}
     kl = divergences(*map(matrix, zip(*pairs, strict=True)))

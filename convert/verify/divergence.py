@@ -240,7 +240,7 @@ def label_log_probabilities(
 
 def encode(tokenizer: Any, text: str) -> list[int]:
     """Return an encoder's tokens for a text, split like the agent: not truncated, "[SEP]" as five characters."""
-    return list(checkpoint_loading.encoded(tokenizer, text)["input_ids"])
+    return list(checkpoint_loading.encode_text(tokenizer, text)["input_ids"])
 
 
 def accepted(tokenizer: Any, task: TaskSpec, texts: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from convert.calibrate.threshold import Risk
 from convert.data.data_row import DataRow, RowAnswer
 from convert.evaluate import scoring
 from convert.evaluate.predictions import ServedPrediction, views
-from convert.evaluate.scoring import expected, measure, score_error
+from convert.evaluate.scoring import expected_answer, measure, score_error
 from convert.package import golden_cases
 from convert.pipeline.recipe import BudgetSection
 from convert.publish import publishable_bundle
@@ -82,7 +82,7 @@ def test_a_score_that_never_answered_has_no_error():
 
 def test_the_expected_answer_has_what_the_row_answers():
     """In predictions.jsonl it stands as JSON."""
-    assert {"intent": "refund", "severity": "low"} == json.loads(expected("decide", ROWS[0]))
+    assert {"intent": "refund", "severity": "low"} == json.loads(expected_answer("decide", ROWS[0]))
 
 
 def test_delta_is_divided_among_questions_with_enough_rows():

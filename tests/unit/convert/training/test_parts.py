@@ -68,7 +68,7 @@ def test_other_answers_are_learnt_token_by_token() -> None:
     logits = torch.zeros(2, 2, 4)
     assert pytest.approx(math.log(4)) == float(decoder_trainer.loss(logits, wanted))
     logits[0, 0, 1] = logits[0, 1, 2] = logits[1, 1, 0] = 1.0
-    assert 1 == decoder_trainer.exact(logits, wanted)
+    assert 1 == decoder_trainer.count_exact(logits, wanted)
 
 
 # --- outliers ---------------------------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ def test_lessons_of_an_answer_end_with_the_end_token() -> None:
     )
     simple = DataRow("hi", completion="yes", messages=(system, asked, answered))
     longer = DataRow("hi", completion="yes", messages=(asked, answered, asked, answered))
-    (one, plain, two), _ = DecoderExampleEncoder(task, tokens).of(
+    (one, plain, two), _ = DecoderExampleEncoder(task, tokens).encode(
         [simple, DataRow("hi", completion="yes"), longer], 100
     )
     assert tokens.prompt("hi") == one.prompt == plain.prompt
@@ -163,10 +163,10 @@ def test_rows_that_are_too_long_are_left_out_and_counted() -> None:
     task = TaskSpec(name="t", kind="classify", labels=("refund", "price"))
     lessons = DecoderExampleEncoder(task, task_tokens(task, tiny_decoder.tokenizer()))
     rows = [DataRow("hi", label="price"), DataRow("I want my money back " * 20, label="refund")]
-    short, too_long = lessons.of(rows, 40)
+    short, too_long = lessons.encode(rows, 40)
     assert (["hi"], 1) == ([lesson.row.text for lesson in short], too_long)
     with pytest.raises(InvalidRequest, match="all 1 training rows have more than 40 tokens"):
-        lessons.of(rows[1:], 40)
+        lessons.encode(rows[1:], 40)
 
 
 # --- tags -------------------------------------------------------------------------------------------------------------
