@@ -199,7 +199,7 @@ def test_texts_that_share_a_score_are_tested_where_they_pass():
         scores, wrong = np.where(shared, 1.0, draw.random(400)), shared | (draw.random(400) < 0.01)
         answers = said(*scores)
         conditions, rows = conditions_of("ood_score", (answers, answers[:120]), 0.05, 0.0)
-        assert (conditions.apart, rows) == (True, 120)
+        assert (conditions.separate_rows, rows) == (True, 120)
         assert conditions.gate is not None
         passing = conditions.passing(answers[120:], np.full(280, 0.9))
         false += not conditions.gate.holds_up(1.0) and choose(passing, ~wrong[120:], risk, start=0.9).threshold == 0.9
@@ -210,7 +210,7 @@ def test_a_gate_without_ties_is_made_of_all_rows():
     """Only where several rows share the score at the limit the rows of the temperature alone make the gate."""
     answers = said(*range(200))
     conditions, rows = conditions_of("ood_score", (answers, answers[:60]), 0.05, 0.5)
-    assert (False, 200, 0.5) == (conditions.apart, rows, conditions.floor)
+    assert (False, 200, 0.5) == (conditions.separate_rows, rows, conditions.floor)
     tied = said(*[min(each, 185) for each in range(200)])
     conditions, rows = conditions_of("ood_score", (tied, tied[:10]), 0.05, 0.5)
     assert (None, 10) == (conditions.gate, rows)
