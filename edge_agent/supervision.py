@@ -60,8 +60,6 @@ class Component:
     """Makes `run` return in order; None = it is cancelled."""
     may_return: bool = False
     """A return is not a death."""
-    died: Callable[[Exception | None], None] = lambda _: None
-    """Called at a death, before the pause, with the exception; None = `run` returned."""
 
 
 RunWrapper = Callable[[Component], Run]
@@ -125,7 +123,7 @@ class Supervisor:
             self._begin(state)
 
     async def stop(self, *, except_for: str = "") -> None:
-        """End every component, the last one first, and wait for each; `except_for` names one to leave to a later stop."""
+        """End every component, the last one first, and wait for each; `except_for` is left to a later stop."""
         self._stopping = True
         for state in reversed(list(self._states)):
             if state.task is not None and not state.task.done() and state.component.name != except_for:
@@ -223,10 +221,6 @@ class Supervisor:
         log.error(
             "component_died", component=name, policy=state.component.policy.value, deaths=state.deaths, exc_info=error
         )
-        try:
-            state.component.died(error)
-        except Exception:
-            log.exception("death_not_followed_up", component=name)
 
     def _is_problem(self, state: _ComponentState) -> bool:
         if not state.deaths:
