@@ -176,10 +176,8 @@ class EngineChild:
             return True
         unread = len(self._inbox)
         self._read()
-        arrived = itertools.islice(self._inbox, unread, None)
-        return self._stopped or any(
-            isinstance(each, protocol.CancelRequest) and each.job_id in jobs for each in arrived
-        )
+        new = itertools.islice(self._inbox, unread, None)
+        return self._stopped or any(isinstance(each, protocol.CancelRequest) and each.job_id in jobs for each in new)
 
     def request_memory(self, needed_bytes: int, available: int, headroom: int = 0) -> int:
         """Send the estimate, wait until the parent has set the limit, and return the available memory in bytes."""

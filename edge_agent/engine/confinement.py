@@ -135,12 +135,8 @@ def _runtime_paths() -> list[Path]:
     package_folders = [path for path in map(Path, sys.path) if path.name in PACKAGE_FOLDERS]
     # The folder of another build of llama.cpp, whose code for a device is opened later.
     llama_folders = [Path(folder) for folder in [os.environ.get("LLAMA_CPP_LIB_PATH")] if folder]
-    return [
-        *map(Path, (*python_folders, *SYSTEM_PATHS)),
-        *package_folders,
-        *llama_folders,
-        Path(edge_agent.__file__).parent,
-    ]
+    own_folder = Path(edge_agent.__file__).parent
+    return [*map(Path, (*python_folders, *SYSTEM_PATHS)), *package_folders, *llama_folders, own_folder]
 
 
 def _limit_memory(bytes_max: int) -> str:

@@ -175,11 +175,7 @@ def devices_present(root: Path = Path("/")) -> list[str]:
 
 def _devices_with_files(root: Path, patterns: Mapping[str, tuple[str, ...]]) -> list[str]:
     """Return the devices of which a file exists."""
-    return [
-        device
-        for device, device_patterns in patterns.items()
-        if any(any(root.glob(pattern)) for pattern in device_patterns)
-    ]
+    return [device for device, globs in patterns.items() if any(any(root.glob(each)) for each in globs)]
 
 
 def _packages_folder(package: str) -> Path:

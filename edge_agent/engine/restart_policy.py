@@ -142,12 +142,6 @@ class Quarantine:
 
 def fingerprint(request: JobRequest) -> str:
     """Return the identity of an input for the model, as a hash: without its seed and the id of the call."""
-    identity = [
-        request.digest,
-        request.text,
-        request.output_tokens_max,
-        request.temperature,
-        request.stops,
-        request.questions,
-    ]
+    sampling = request.output_tokens_max, request.temperature, request.stops
+    identity = [request.digest, request.text, *sampling, request.questions]
     return hashlib.sha256(msgspec.json.encode(identity)).hexdigest()
