@@ -16,7 +16,7 @@ from convert.cli.repository_options import RepositoryCommand
 from convert.publish import media_writer, repository_check
 from convert.publish.repository_check import CheckScope
 from convert.publish.repository_reader import RepositoryState
-from convert.publish.repository_storage import open_place
+from convert.publish.repository_storage import open_storage
 from edge_agent.cli.terminal import write_exactly
 from edge_agent.durable.atomic_files import read_small
 from edge_agent.errors import InvalidRequest
@@ -55,7 +55,7 @@ class MediaCommand(RepositoryCommand):
         with progress_output.bar() as advance:
             media = media_writer.fill(prepared, advance)
         _print(self.folder, media)
-        repository_options.show_expiry(publisher.held())
+        repository_options.show_expiry(publisher.read_state())
 
 
 def _print(folder: Path, media: media_writer.WrittenMedia) -> None:
@@ -105,7 +105,7 @@ class VerifyCommand:
         if (self.site or self.channel) and not (self.media or self.stick):
             message = "--site and --channel name what a USB drive must hold"
             raise InvalidRequest(message, remedy="Add --media, or leave them out: a repository must hold everything.")
-        place = open_place(self.place, store_options(self.store_option))
+        place = open_storage(self.place, store_options(self.store_option))
         scope = CheckScope(deep=not self.quick, only=self._required_digests if self.media or self.stick else None)
         with progress_output.bar() as advance:
             findings = repository_check.check(place, read_small(self.root), time.time(), scope, advance)
@@ -117,13 +117,13 @@ class VerifyCommand:
             raise typer.Exit(_FAILED)
 
     def _required_digests(self, state: RepositoryState) -> Collection[str]:
-        return media_writer.wanted(state.plan, self.site or [], self.channel)
+        return media_writer.required_bundles(state.plan, self.site or [], self.channel)
 
 
 def _print_check(findings: repository_check.RepositoryFindings) -> None:
     console = progress_output.out()
-    if findings.held:
-        state = findings.held
+    if findings.state:
+        state = findings.state
         console.print(
             f"root {state.root.signed.version}, plan {state.plan.version}; signed bundles: {len(state.bundles())};"
             f" files looked at: {findings.blobs}, {format_bytes(findings.bytes_read)}"
@@ -134,5 +134,5 @@ def _print_check(findings: repository_check.RepositoryFindings) -> None:
         console.print(Text.assemble(("soon: ", "bold yellow"), warning))
     if not findings.problems:
         console.print("nothing is wrong")
-    if findings.held:
-        repository_options.show_expiry(findings.held)
+    if findings.state:
+        repository_options.show_expiry(findings.state)

@@ -67,7 +67,8 @@ class PublishCommand(RepositoryCommand):
         if self.new:
             publisher.create()
             _print_line(
-                f"{publisher.place.name} is a repository of this fleet. Sites trust it by {self._root_file(publisher)}."
+                f"{publisher.storage.name} is a repository of this fleet."
+                f" Sites trust it by {self._root_file(publisher)}."
             )
         if self.staged:
             self._publish_staged(publisher, self.staged)
@@ -95,8 +96,8 @@ class PublishCommand(RepositoryCommand):
         evaluate_stage = load_module("convert.evaluate.evaluate_stage")
         with tempfile.TemporaryDirectory() as name, progress_output.bar() as advance:
             first, second = Path(name, "before"), Path(name, "new")
-            task = publishable_bundle.fetch(publisher.place, earlier.digest, first).manifest.task
-            publishable_bundle.fetch(publisher.place, uploaded.signed.digest, second)
+            task = publishable_bundle.fetch(publisher.storage, earlier.digest, first).manifest.task
+            publishable_bundle.fetch(publisher.storage, uploaded.signed.digest, second)
             report = evaluate_stage.compare(first, second, row_files.read_for_task(rows, task), advance)
         progress_output.show(comparison.compared(report))
         worse = comparison.worse_figures(report)
@@ -120,7 +121,7 @@ class PublishCommand(RepositoryCommand):
 
     def _publish_staged(self, publisher: Publisher, folder: Path) -> None:
         change = staged_change.publish(publisher, folder)
-        for line in change.described(publisher.keys) if change else ():
+        for line in change.description(publisher.keys) if change else ():
             _print_line(line)
         _print_line(
             "Published." if change else f"The change staged in {folder} is published already; nothing was changed."
@@ -129,8 +130,8 @@ class PublishCommand(RepositoryCommand):
 
 def _version_to_compare(uploaded: UploadedBundle) -> BundleTarget | None:
     """Return the newest version of the task that the plan names; where it names none, the newest that is signed."""
-    others = {digest: each for digest, each in uploaded.held.bundles().items() if digest != uploaded.signed.digest}
-    planned = {digest: each for digest, each in others.items() if digest in uploaded.held.plan.bundles()}
+    others = {digest: each for digest, each in uploaded.state.bundles().items() if digest != uploaded.signed.digest}
+    planned = {digest: each for digest, each in others.items() if digest in uploaded.state.plan.bundles()}
     return newest(planned, uploaded.signed.task) or newest(others, uploaded.signed.task)
 
 
@@ -195,12 +196,12 @@ class RotateCommand(RepositoryCommand):
         """Run the command."""
         publisher, role = self.publisher(self.stage), self.role.value
         key_rotation.check_restart(role, restart_versions=self.restart_versions)
-        keyids = key_rotation.keyids(publisher.held(), role)
+        keyids = key_rotation.keyids(publisher.read_state(), role)
         removed = tuple(_keyid(publisher, name, keyids) for name in self.remove or ())
         added = self._added_keys(publisher, keyids)
         change = KeyRotation(role, added, removed, self.threshold, self.restart_versions, self.without_old)
         key_rotation.rotate(publisher, change)
-        names = ", ".join(map(publisher.keys.name_of, key_rotation.keyids(publisher.held(), role)))
+        names = ", ".join(map(publisher.keys.name_of, key_rotation.keyids(publisher.read_state(), role)))
         repository_options.finish(publisher, f"the keys of '{role}' are now: {names}", self.stage)
 
     def _added_keys(self, publisher: Publisher, keyids: list[str]) -> tuple[PublicKeyFile, ...]:
@@ -208,7 +209,7 @@ class RotateCommand(RepositoryCommand):
         if not (added or self.threshold):
             added = (_find_or_create_key(publisher, self.role.value, keyids),)
         for key_file in added:
-            publisher.keys.learn(key_file)
+            publisher.keys.add_key(key_file)
         return added
 
 
@@ -285,7 +286,7 @@ class RevokeCommand(RepositoryCommand):
     def __post_init__(self) -> None:
         """Run the command."""
         publisher = self.publisher(self.stage)
-        signed = find(publisher.held().bundles(), self.bundle)
+        signed = find(publisher.read_state().bundles(), self.bundle)
         repository_options.confirm(f"Revoke {signed.name}?", self.yes)
         publisher.revoke(signed.digest)
         repository_options.finish(publisher, f"{signed.name} is revoked", self.stage)
@@ -306,7 +307,7 @@ def sign(
     """
     ring = repository_options.open_keys(keys, passphrase_file)
     change = staged_change.read(folder, ring)
-    for line in change.described(ring):
+    for line in change.description(ring):
         _print_line(line)
     repository_options.confirm("Sign this?", yes)
     staged_change.add_signatures(change, ring)
