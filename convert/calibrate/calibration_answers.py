@@ -141,9 +141,9 @@ def _fit_labels(answers: Answers, view: QuestionView) -> Fit:
     return temperature.fit_and_measure(matrix(answers.predictions), truth, answers.families())
 
 
-def _best_probabilities(predictions: Sequence[ServedPrediction], at: float) -> Floats:
+def _best_probabilities(predictions: Sequence[ServedPrediction], at_temperature: float) -> Floats:
     """Return the confidence of each answer at a temperature."""
-    return temperature.confidences(matrix(predictions), at) if predictions else np.zeros(0)
+    return temperature.confidences(matrix(predictions), at_temperature) if predictions else np.zeros(0)
 
 
 def record_answers(ask: Ask, bundle: BundleFolder, parts: Division) -> CalibrationAnswers:

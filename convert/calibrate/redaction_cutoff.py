@@ -225,7 +225,7 @@ def calibrate_cutoff(
         documents = reader.read_first(served)
         choice = choose_cutoff(documents, lambda cutoff: reader.missed(served, cutoff), target)
         cutoff = bundle.manifest.redaction_rule.cutoff if choice.cutoff is None else choice.cutoff
-        figures = redaction_figures(*reader.answered(served, cutoff))
+        figures = redaction_figures(*reader.readable_texts(served, cutoff))
     _, test_indexes = divide_documents(documents)
     label_sources = labeled_by([reader.rows[index] for index in test_indexes])
     report: Report = {
@@ -266,7 +266,7 @@ class _DocumentReader:
         self.rows = list(rows)
         """After `read_first`, only the rows that the model can read."""
         self._values: list[list[TextSpan]] = [[each for each in row.spans if each.label in types] for row in rows]
-        self._found: dict[float, dict[int, list[FoundEntity] | None] | None] = {}
+        self._replacements: dict[float, dict[int, list[FoundEntity] | None] | None] = {}
         """By cut-off, then by index of the document; None = no site loads the bundle with this cut-off."""
 
     def read_first(self, served: ServedBundles) -> list[MarkedDocument]:
@@ -276,12 +276,12 @@ class _DocumentReader:
         readable = [index for index, each in enumerate(results) if each is not None]
         self.rows = [self.rows[index] for index in readable]
         self._values = [self._values[index] for index in readable]
-        self._found[cutoff] = {new: results[index] for new, index in enumerate(readable)}
+        self._replacements[cutoff] = {new: results[index] for new, index in enumerate(readable)}
         return [MarkedDocument(family(row), len(each)) for row, each in zip(self.rows, self._values, strict=True)]
 
     def missed(self, served: ServedBundles, cutoff: float) -> list[int] | None:
         """Return how many values remain in each document; None = no site loads the bundle with this cut-off."""
-        replacements = self._at(served, cutoff, [index for index, each in enumerate(self._values) if each])
+        replacements = self._replacements_at(served, cutoff, [index for index, each in enumerate(self._values) if each])
         if replacements is None:
             return None
         # A site does not keep a document that the model cannot read, so no value of it remains there.
@@ -291,20 +291,22 @@ class _DocumentReader:
             for row, values, each in zip(self.rows, self._values, by_document, strict=True)
         ]
 
-    def answered(
+    def readable_texts(
         self, served: ServedBundles, cutoff: float
     ) -> tuple[list[tuple[str, Sequence[TextSpan]]], list[list[FoundEntity]], list[str]]:
         """Return texts with their values, what is replaced in each, and its family."""
-        replacements = self._at(served, cutoff, range(len(self.rows))) or {}
+        replacements = self._replacements_at(served, cutoff, range(len(self.rows))) or {}
         readable = [(index, each) for index in range(len(self.rows)) if (each := replacements.get(index)) is not None]
-        texts: list[tuple[str, Sequence[TextSpan]]] = [(self.rows[at].text, self._values[at]) for at, _ in readable]
-        return texts, [each for _, each in readable], [family(self.rows[at]) for at, _ in readable]
+        texts: list[tuple[str, Sequence[TextSpan]]] = [
+            (self.rows[index].text, self._values[index]) for index, _ in readable
+        ]
+        return texts, [each for _, each in readable], [family(self.rows[index]) for index, _ in readable]
 
-    def _at(
+    def _replacements_at(
         self, served: ServedBundles, cutoff: float, indexes: Sequence[int]
     ) -> dict[int, list[FoundEntity] | None] | None:
         """Return what is replaced at a cut-off, for at least these documents."""
-        cached = self._found.setdefault(cutoff, {})
+        cached = self._replacements.setdefault(cutoff, {})
         if cached is None:
             return None
         missing = [index for index in indexes if index not in cached]
@@ -312,7 +314,7 @@ class _DocumentReader:
             texts = [self.rows[index].text for index in missing]
             results = redact_as_site(served, self._bundle.at_cutoff(cutoff), texts, self._progress) if missing else []
         except ModelLoadFailed:
-            self._found[cutoff] = None
+            self._replacements[cutoff] = None
             return None
         cached.update(zip(missing, results, strict=True))
         return cached

@@ -138,8 +138,8 @@ def print_label_errors(ranking: Any) -> None:
         given_share, suggested_share = percent(row.given_probability, 0), percent(row.suggested_probability, 0)
         table.add_row(text, row.given, given_share, row.suggested, suggested_share)
     console.print(table)
-    more = f"{counted(len(ranking.rows), 'row')} in all; " if len(ranking.rows) > _LABELS_SHOWN_MAX else ""
-    console.print(f"{more}to have them reviewed: 'edge-convert dataset --format label-studio --which label-errors'")
+    total = f"{counted(len(ranking.rows), 'row')} in all; " if len(ranking.rows) > _LABELS_SHOWN_MAX else ""
+    console.print(f"{total}to have them reviewed: 'edge-convert dataset --format label-studio --which label-errors'")
 
 
 def _classifier_text(vectors: str) -> str:
@@ -310,8 +310,8 @@ def _warn(message: str) -> None:
 def _unknown_type_warnings(counts: dict[str, Any]) -> Iterator[str]:
     """Warn of placeholders that were filled with codes because their type is not known."""
     if words := counts.get("fallback"):
-        named = f"name one, as in --surrogate {next(iter(words))}=name"
-        yield f"placeholders {', '.join(words)} were filled with codes, since their type is not known: {named}"
+        advice = f"name one, as in --surrogate {next(iter(words))}=name"
+        yield f"placeholders {', '.join(words)} were filled with codes, since their type is not known: {advice}"
 
 
 def _source_lines(label_sources: dict[str, dict[str, int]]) -> Iterator[str]:
@@ -353,7 +353,7 @@ def _report_label_errors(choice: Any, encoder: Path | None, out: Path) -> None:
 
 def _left_out_line(counts: dict[str, int]) -> str:
     """Return how many of the examples were left out, and why."""
-    reasons = [f"{number} {_REASONS[why]}" for why, number in counts.items() if why in _REASONS and number]
+    reasons = [f"{number} {_REASONS[reason]}" for reason, number in counts.items() if reason in _REASONS and number]
     return f"left out of {counted(counts['examples'], 'example')}: {', '.join(reasons) or 'none'}"
 
 

@@ -169,9 +169,9 @@ def _print_task(console: Console, task: TaskProgress) -> None:
 
 
 def _reason_sentence(name: str, reason: FailureReason) -> str:
-    more = ", …" if reason.sites > len(reason.named) else ""
+    ellipsis = ", …" if reason.sites > len(reason.named) else ""
     count = f"{reason.sites:,} site{'s' if reason.sites > 1 else ''}"
-    return f"{name}, {count} ({', '.join(reason.named)}{more}), {reason.reason}: {reason.message}"
+    return f"{name}, {count} ({', '.join(reason.named)}{ellipsis}), {reason.reason}: {reason.message}"
 
 
 def _print_alarms(console: Console, alarms: Sequence[SiteAlarm]) -> None:

@@ -105,10 +105,10 @@ class VerifyCommand:
         if (self.site or self.channel) and not (self.media or self.stick):
             message = "--site and --channel name what a USB drive must hold"
             raise InvalidRequest(message, remedy="Add --media, or leave them out: a repository must hold everything.")
-        place = open_storage(self.place, store_options(self.store_option))
+        storage = open_storage(self.place, store_options(self.store_option))
         scope = CheckScope(deep=not self.quick, only=self._required_digests if self.media or self.stick else None)
         with progress_output.bar() as advance:
-            findings = repository_check.check(place, read_small(self.root), time.time(), scope, advance)
+            findings = repository_check.check(storage, read_small(self.root), time.time(), scope, advance)
         if self.as_json:
             write_exactly(json.dumps(findings.plain(), ensure_ascii=False))
         else:

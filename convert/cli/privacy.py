@@ -67,7 +67,7 @@ def show_lineage(
     record_ids = _requested_records(collected, record or [], erased)
     uses = lineage.trace(lineage.documents(collected, work or ()), record_ids)
     unread = lineage.unread(collected, work or ())
-    published = _published(repo, keys or [], store_options(store_option)) if repo else None
+    published = _published_bundles(repo, keys or [], store_options(store_option)) if repo else None
     if as_json:
         plain = [{**use.plain(), **_publication_state(use, published)} for use in uses]
         content = {"records": len(record_ids), "uses": plain, "unread": list(map(str, unread))}
@@ -238,7 +238,7 @@ def _require_folder(folder: Path) -> None:
         raise InvalidRequest(f"{folder} is not a folder", remedy=remedy)
 
 
-def _published(repo: str, keys: list[Path], options: dict[str, str]) -> dict[str, bool]:
+def _published_bundles(repo: str, keys: list[Path], options: dict[str, str]) -> dict[str, bool]:
     """Return the digests that are signed in a repository, and whether the plan names them."""
     state = Publisher(open_storage(repo, options), repository_options.open_keys(keys, None), time.time).read_state()
     planned = state.plan.bundles()

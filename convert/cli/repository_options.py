@@ -55,9 +55,9 @@ class RepositoryCommand:
 
     def publisher(self, stage: Path | None = None) -> Publisher:
         """Return the publisher; a change that cannot be signed here goes to `stage`."""
-        place = open_storage(self.repo, store_options(self.store_option))
+        storage = open_storage(self.repo, store_options(self.store_option))
         ring = open_keys(self.keys, self.passphrase_file)
-        return Publisher(place, ring, time.time, stage=partial(staged_change.write, stage) if stage else None)
+        return Publisher(storage, ring, time.time, stage=partial(staged_change.write, stage) if stage else None)
 
 
 def finish(publisher: Publisher, message: str, stage: Path | None) -> None:

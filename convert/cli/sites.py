@@ -388,9 +388,9 @@ class EnrolmentCommand:
         several = len(self.sites) > 1
         names = ("The files are", "them") if several else ("The file is", "it")
         is_open = f"not sealed: whoever has {names[1]} can read the secrets inside"
-        how = "sealed; send the passphrase by another way" if secret else is_open
+        seal_text = "sealed; send the passphrase by another way" if secret else is_open
         console = progress_output.out()
-        console.print(f"{names[0]} {how}. On the site: sudo edge-agent enrol SITE.kit")
+        console.print(f"{names[0]} {seal_text}. On the site: sudo edge-agent enrol SITE.kit")
         console.print(
             "Read out the code when you are asked for it, and afterwards compare the key: edge-convert sites list"
         )

@@ -107,10 +107,10 @@ def _earlier_rows(out: Path) -> tuple[dict[str, frozenset[str]], list[str]]:
 
 def _moved_lines(divided: Mapping[str, Sequence[DataRow]], earlier: Mapping[str, frozenset[str]]) -> Iterator[str]:
     """Yield how many rows stayed in their earlier split, and how many moved."""
-    known = frozenset[str]().union(*earlier.values())
+    earlier_keys = frozenset[str]().union(*earlier.values())
     placed = [(split, row.key) for split, rows in divided.items() for row in rows]
     stayed = sum(key in earlier[split] for split, key in placed)
-    moved = sum(key in known for _, key in placed) - stayed
+    moved = sum(key in earlier_keys for _, key in placed) - stayed
     if stayed or moved:
         yield (
             f"{counted(stayed, 'row')} left in the earlier split, where a bundle can have learned from them, and"
@@ -126,8 +126,8 @@ def _training_only_lines(rows: Sequence[DataRow], divided: int) -> Iterator[str]
     count = sum(not measurable(row) for row in rows)
     if count:
         yield f"{counted(count, 'row')} for training only: made or labelled by a model, or not drawn at random"
-    if left := len(rows) - divided:
-        yield f"{counted(left, 'row')} of these left out: variants of a row in calibration or test"
+    if left_out := len(rows) - divided:
+        yield f"{counted(left_out, 'row')} of these left out: variants of a row in calibration or test"
 
 
 def _shares(option: str) -> dict[str, float]:

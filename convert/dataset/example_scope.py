@@ -230,8 +230,8 @@ def _check_new_labels(
         message = "a new label belongs to one question, and this is about several"
         raise InvalidRequest(message, remedy="Name the question: --task NAME/QUESTION.")
     requested = [_normalize(reason) for reason, _ in scope.new_labels]
-    if twice := sorted({reason for reason in requested if requested.count(reason) > 1}):
-        raise InvalidRequest(f"reason {twice[0]!r} has several new labels", remedy="Name one label for each reason.")
+    if repeated := sorted({reason for reason in requested if requested.count(reason) > 1}):
+        raise InvalidRequest(f"reason {repeated[0]!r} has several new labels", remedy="Name one label for each reason.")
     if missing := sorted(set(requested) - set(reasons)):
         listed = (
             f"Reasons in this scope: {', '.join(map(repr, reasons))[:500]}." if reasons else "There is none in scope."

@@ -116,7 +116,7 @@ def align(record: str, text: str) -> Alignment:
     values = list(itertools.islice(_values(plain, NO_FIELD), VALUES_MAX + 1))
     if len(values) > VALUES_MAX:
         return Alignment((), problems=(("too_many", NO_FIELD),))
-    searches = [_search(*named, times, text) for named, times in Counter(values).items()]
+    searches = [_search(*key, times, text) for key, times in Counter(values).items()]
     _remove_taken_places([search for search in searches if search.seen <= PLACES_MAX])
     problems = tuple(_problems(searches))
     if problems:
@@ -294,7 +294,9 @@ class RowBuilder:
         texts = [example.input, *([] if classifies else [example.output, truth])]
         key = f"{example.site}/{example.prediction_id}"
         filled = self._filler.fill(key, redacted.counts, texts, stored=2)
-        moved_spans = tuple(TextSpan(filled.moved(span.start), filled.moved(span.end), span.label) for span in spans)
+        moved_spans = tuple(
+            TextSpan(filled.new_position(span.start), filled.new_position(span.end), span.label) for span in spans
+        )
         example = replace(example, input=filled.texts[0], spans=moved_spans, surrogates=filled.values)
         if classifies:
             return example

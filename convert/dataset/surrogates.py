@@ -104,7 +104,7 @@ class FilledTexts:
     edits: tuple[_Replacement, ...] = ()
     """Of the first text, in its order."""
 
-    def moved(self, position: int) -> int:
+    def new_position(self, position: int) -> int:
         """Return the new position of a position in the first text, which must not be inside a placeholder."""
         earlier = [edit for edit in self.edits if edit.end <= position]
         return position + (earlier[-1].filled_end - earlier[-1].end if earlier else 0)
@@ -293,7 +293,9 @@ class RowRedactor:
         spans = tuple(filter(None, (_move_span(span, moves) for span in row.spans)))
         if len(spans) < len(row.spans):
             return None
-        spans = tuple(TextSpan(filled.moved(span.start), filled.moved(span.end), span.label) for span in spans)
+        spans = tuple(
+            TextSpan(filled.new_position(span.start), filled.new_position(span.end), span.label) for span in spans
+        )
         text, completion, *contents = filled.texts
         messages = tuple(replace(turn, content=content) for turn, content in zip(row.messages, contents, strict=True))
         redacted_row = replace(row, text=text, completion=completion, messages=messages, spans=spans)

@@ -101,7 +101,7 @@ def joint_log_probabilities(model: Any, tokens: TaskTokens, texts: Sequence[str]
     return joint
 
 
-def left_padded(rows: Sequence[Tokens], device: Any) -> dict[str, torch.Tensor]:
+def pad_left(rows: Sequence[Tokens], device: Any) -> dict[str, torch.Tensor]:
     """Return `input_ids`, `attention_mask` and `position_ids`, [rows, longest], with the ends of all rows aligned."""
     longest = max(map(len, rows))
     ids = torch.zeros((len(rows), longest), dtype=torch.long)
@@ -115,7 +115,7 @@ def left_padded(rows: Sequence[Tokens], device: Any) -> dict[str, torch.Tensor]:
 
 def _joint(model: Any, tree: LabelTree, prompts: Sequence[Tokens]) -> LogProbabilities:
     """Score the labels after some prompts: many at a time for labels of one token, otherwise one at a time."""
-    inputs = left_padded(prompts, model.device)
+    inputs = pad_left(prompts, model.device)
     out = model(**inputs, logits_to_keep=1, use_cache=bool(tree.branches))
     scorers = [LabelScorer(tree) for _ in prompts]
     for scorer, row in zip(scorers, out.logits[:, -1].float().cpu().numpy(), strict=True):

@@ -77,7 +77,7 @@ def build(config: BertConfig, weights: Weights, head: str | LayerPooling) -> byt
     size = len(weights.get("classifier.bias", ()))
     outputs: dict[str, list[str | int]]
     if isinstance(head, LayerPooling):
-        pooled = graph.pooled(head.layers)
+        pooled = graph.pool(head.layers)
         outputs = {name: ["batch", size] for name, size in head.outputs.items()}
         if outputs:
             graph.split(graph.linear(pooled, "classifier"), head.outputs)
@@ -144,7 +144,7 @@ class _Graph:
         total = self._op("ReduceSum", self._op("Mul", hidden, mask), self._constant(np.array([1])), keepdims=0)
         return self._op("Div", total, self._op("ReduceSum", mask, self._constant(np.array([1])), keepdims=0))
 
-    def pooled(self, layers: Sequence[int]) -> str:
+    def pool(self, layers: Sequence[int]) -> str:
         """Join mean, maximum and minimum of the token vectors of layers, where the mask is 1; after `encoder`."""
         absent = self._op("Unsqueeze", self._absence(), self._constant(np.array([2])))
         tokens, parts = self._constant(np.array([1])), []

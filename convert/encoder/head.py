@@ -38,8 +38,8 @@ DETECTOR_NAME = "detector.safetensors"
 def checkpoint_of(package: str) -> Path:
     """Return the folder of the checkpoint in a package, found without importing it. Raises FileMissing."""
     spec = importlib.util.find_spec(package)
-    for place in (spec.submodule_search_locations or ()) if spec else ():
-        if (folder := Path(place) / "model").is_dir():
+    for location in (spec.submodule_search_locations or ()) if spec else ():
+        if (folder := Path(location) / "model").is_dir():
             return folder
     raise FileMissing(f"the package {package} is not installed", remedy="Run scripts/setup --quick, which installs it.")
 

@@ -57,8 +57,8 @@ def _report_near_copies(
         return report
     if manifest.task.kind == "decide":
         return report | {"questions": _questions_without(manifest, rows, predictions, copies)}
-    kept = outcomes(manifest, rows, predictions).only(~copies)
-    return report | {"without_near_copies": summary(manifest.confidence, kept)}
+    remaining = outcomes(manifest, rows, predictions).only(~copies)
+    return report | {"without_near_copies": summary(manifest.confidence, remaining)}
 
 
 def _questions_without(
@@ -68,9 +68,9 @@ def _questions_without(
     report: Report = {}
     for view in views(manifest):
         answered, predicted = view.pairs(rows, predictions)
-        kept = ~copies[[place for place, _ in view.rows(rows)]]
-        if kept.any() and not kept.all():
-            remaining = outcomes(view.manifest, answered, predicted).only(kept)
+        is_original = ~copies[[index for index, _ in view.rows(rows)]]
+        if is_original.any() and not is_original.all():
+            remaining = outcomes(view.manifest, answered, predicted).only(is_original)
             report[view.name] = {"without_near_copies": summary(view.manifest.confidence, remaining)}
     return report
 

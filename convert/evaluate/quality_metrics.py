@@ -145,7 +145,7 @@ class AnswerOutcomes:
 
     def only(self, rows: Flags) -> AnswerOutcomes:
         """Return the answers of some rows."""
-        labels = [label for label, kept in zip(self.labels, rows.tolist(), strict=True) if kept] if self.labels else ()
+        labels = [label for label, keep in zip(self.labels, rows.tolist(), strict=True) if keep] if self.labels else ()
         return AnswerOutcomes(
             self.right[rows],
             self.confident[rows],
@@ -159,15 +159,15 @@ class AnswerOutcomes:
 def headline(outcomes: AnswerOutcomes) -> dict[str, Any]:
     """Return `rows`, `families`, `accuracy`, `coverage`, `wrong`; `held_up` if there is a gate, and `calibration` if
     answers have a confidence."""
-    known = ~np.isnan(outcomes.confidence)
+    has_confidence = ~np.isnan(outcomes.confidence)
     report: dict[str, Any] = {
         "rows": len(outcomes.right),
         "families": len(np.unique(outcomes.families)),
         "accuracy": clustered_share(outcomes.right, outcomes.families).plain(),
         **_selective(outcomes),
     }
-    if known.any():
-        answered = outcomes.only(known)
+    if has_confidence.any():
+        answered = outcomes.only(has_confidence)
         report["calibration"] = reliability(answered.confidence, answered.right, answered.families)
     return report
 
@@ -229,8 +229,8 @@ def differences(first: AnswerOutcomes, second: AnswerOutcomes) -> dict[str, dict
         "coverage": _paired_difference(first.confident, second.confident, families),
         "wrong": _risk_difference(first, second),
     }
-    if (known := ~np.isnan(first.confidence) & ~np.isnan(second.confidence)).any():
-        gaps["calibration_error"] = _calibration_difference(first.only(known), second.only(known))
+    if (have_confidence := ~np.isnan(first.confidence) & ~np.isnan(second.confidence)).any():
+        gaps["calibration_error"] = _calibration_difference(first.only(have_confidence), second.only(have_confidence))
     p_values = {name: p for name, (_, p) in gaps.items() if p is not None}
     adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     return {name: gap.plain() | {"p_value": p, "p_adjusted": adjusted.get(name)} for name, (gap, p) in gaps.items()}

@@ -69,12 +69,12 @@ class BundleFolder:
         task = self.manifest.task
         if task.kind != "decide":
             return self.at_temperature(temperatures[task.name])
-        known = self.manifest.question_confidence
+        existing = self.manifest.question_confidence
         confidence = {
-            name: known.get(name, UNCALIBRATED).model_copy(update={"temperature": each})
+            name: existing.get(name, UNCALIBRATED).model_copy(update={"temperature": each})
             for name, each in temperatures.items()
         }
-        return self._with({"question_confidence": {**known, **confidence}})
+        return self._with({"question_confidence": {**existing, **confidence}})
 
     def at_cutoff(self, cutoff: float) -> BundleFolder:
         """Return the same files with another cut-off of redaction, and without a bound."""

@@ -123,10 +123,8 @@ def _call_optimum(checkpoint: Path, out: Path, task: str) -> None:
             atomic_files.require_free_space(out)
             reason = " ".join(str(error).split())[:300]
             kind = transformers.AutoConfig.from_pretrained(checkpoint).model_type
+            remedy = "docs/architectures.md lists the architectures that work."
             if "custom or unsupported architecture" in reason or "is not supported" in reason:
-                known = "docs/architectures.md lists the architectures that work."
-                raise InvalidRequest(f"optimum cannot export the architecture {kind}: {reason}", remedy=known) from None
-            raise ModelLoadFailed(
-                f"optimum could not export this {kind}: {reason}",
-                remedy="docs/architectures.md lists the architectures that work.",
-            ) from None
+                message = f"optimum cannot export the architecture {kind}: {reason}"
+                raise InvalidRequest(message, remedy=remedy) from None
+            raise ModelLoadFailed(f"optimum could not export this {kind}: {reason}", remedy=remedy) from None

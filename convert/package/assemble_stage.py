@@ -155,8 +155,8 @@ def _record_lineage(job: StageJob, bundle: BundleFolder, origin: GoldenOrigin) -
     """Store which collected records are in the bundle, next to it and in the collections that they come from."""
     data, records, files, collections = job.recipe.data, dict[str, list[str]](), dict[str, str](), set[Path]()
     for split in row_files.SPLITS:
-        if written := getattr(data, split):
-            path = job.recipe.path(written)
+        if split_path := getattr(data, split):
+            path = job.recipe.path(split_path)
             records[split] = [row.record for row in read_rows(path, data.format, text_only=True) if row.record]
             files[split] = fingerprint_path(path, job.progress)
             collections |= {collection} if (collection := lineage.collection_of(path)) else set()
@@ -282,6 +282,6 @@ def _report(bundle: BundleFolder, cases: Sequence[GoldenCase], origin: GoldenOri
         "files": {artifact.path: artifact.size_bytes for artifact in manifest.artifacts},
         "memory_bytes": manifest.requires.memory_bytes,
         "golden": {"cases": len(cases), "binding": sum(map(is_binding, cases)), "origin": origin.plain()},
-        "labels_without_case": golden_cases.uncovered(manifest.task, cases),
+        "labels_without_case": golden_cases.labels_without_case(manifest.task, cases),
         "licence": manifest.provenance.licence or "unknown: set provenance.licence in task.yaml",
     }

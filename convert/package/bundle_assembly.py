@@ -138,9 +138,9 @@ def assemble(request: AssembleRequest, progress: Progress = lambda _name, _done,
 def _merge_sections(plain: dict[str, Any], sections: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(plain)
     for name, section in sections.items():
-        written = plain.get(name)
+        original = plain.get(name)
         # A calibrated section must not be mixed with a hand-written one.
-        existing = written if isinstance(written, dict) and name not in _MEASURED_SECTIONS else {}
+        existing = original if isinstance(original, dict) and name not in _MEASURED_SECTIONS else {}
         merged[name] = {**existing, **section}
     return merged
 

@@ -94,12 +94,12 @@ def _rank_answer(
     return _rank("classify", row, view.prediction(predictions[index]))
 
 
-def uncovered(task: TaskSpec, cases: Sequence[GoldenCase]) -> list[str]:
+def labels_without_case(task: TaskSpec, cases: Sequence[GoldenCase]) -> list[str]:
     """Return the labels that are not the answer of any case; decide: as QUESTION/OUTPUT."""
-    shown = {each.answer for each in cases} | {
+    covered = {each.answer for each in cases} | {
         f"{name}/{label}" for each in cases for name, label in each.answers.items()
     }
-    return [label for label in output_names(task) if task.questions_asked and label not in shown]
+    return [label for label in output_names(task) if task.questions_asked and label not in covered]
 
 
 def _rank(kind: Kind, row: DataRow, prediction: ServedPrediction) -> tuple[bool, bool, bool]:

@@ -223,11 +223,11 @@ class Recipe(_RecipeSection):
         """Return the absolute path for a path in the recipe. Raises FileMissing for a package that is not installed."""
         if not recipe_path.startswith(PACKAGE):
             return self.folder / recipe_path
-        name, _, inside = recipe_path.removeprefix(PACKAGE).partition("/")
+        name, _, relative = recipe_path.removeprefix(PACKAGE).partition("/")
         spec = importlib.util.find_spec(name) if name.isidentifier() else None
         if spec is None or not spec.submodule_search_locations:
             raise FileMissing(f"the package {name} is not installed", remedy=f"pip install {name.replace('_', '-')}")
-        return Path(next(iter(spec.submodule_search_locations)), inside)
+        return Path(next(iter(spec.submodule_search_locations)), relative)
 
 
 def read(path: Path) -> Recipe:

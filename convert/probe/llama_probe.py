@@ -122,7 +122,7 @@ def _compute(model: Any, request: dict[str, Any], log: _LlamaLog) -> tuple[list[
 
 def _vectors(model: Any, context: Any, prompts: list[list[int]], pooling: str) -> Vector:
     width = llama.llama_model_n_cls_out(model) if pooling == "rank" else llama.llama_model_n_embd(model)
-    return np.stack([_pooled(context, prompt, int(width)) for prompt in prompts])
+    return np.stack([_pooled_vector(context, prompt, int(width)) for prompt in prompts])
 
 
 def _rows(model: Any, context: Any, prompts: list[list[int]], rows_max: int) -> tuple[list[int], Vector]:
@@ -161,7 +161,7 @@ def _logits(context: Any, prompt: Sequence[int], rows: int, vocabulary: int) -> 
     return np.stack([np.ctypeslib.as_array(pointer, (vocabulary,)).copy() for pointer in pointers])
 
 
-def _pooled(context: Any, prompt: Sequence[int], width: int) -> Vector:
+def _pooled_vector(context: Any, prompt: Sequence[int], width: int) -> Vector:
     _decode(context, prompt, len(prompt))
     pointer = llama.llama_get_embeddings_seq(context, 0)
     if not pointer:

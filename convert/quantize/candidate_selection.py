@@ -148,13 +148,13 @@ def _baseline_of(
 ) -> _Baseline:
     parts = divide_rows(row_files.rows(job.recipe, "calibration"))
     tuning = set(parts.tuning)
-    rows = _accepted([*parts.tuning, *parts.proving][:ROWS_MAX], bundle, job)
+    rows = _accepted_rows([*parts.tuning, *parts.proving][:ROWS_MAX], bundle, job)
     labelled = [(index, row) for index, row in enumerate(rows) if row in tuning]
     baseline = _Baseline(bundle.manifest, rows, labelled if bundle.manifest.task.kind != "embed" else [], ())
     return replace(baseline, full=_answers_at_full_precision(job, baseline, full, reference, folder))
 
 
-def _accepted(rows: Sequence[DataRow], bundle: BundleFolder, job: StageJob) -> list[DataRow]:
+def _accepted_rows(rows: Sequence[DataRow], bundle: BundleFolder, job: StageJob) -> list[DataRow]:
     """Return the rows that a site accepts; a checkpoint can lack positions for longer ones."""
     limit = bundle.manifest.task.limits.input_tokens_max - _SPECIAL_TOKENS_MAX
     long_texts = {row.text for row in rows if len(row.text.encode()) > limit}  # a token has at least one byte

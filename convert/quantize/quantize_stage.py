@@ -138,7 +138,7 @@ def _prompts(job: StageJob, task: TaskSpec, split: Split, rows_max: int) -> list
     tokenizer = checkpoint_loading.open_tokenizer(stage.checkpoint(job))
     tokens = task_tokens(task, tokenizer)
     texts = [row.text for row in row_files.rows(job.recipe, split)[:rows_max]]
-    return [list(tokens.prompt(text)) for text in divergence.accepted(tokenizer, task, texts)]
+    return [list(tokens.prompt(text)) for text in divergence.accepted_texts(tokenizer, task, texts)]
 
 
 def _importance(job: StageJob, task: TaskSpec, fields: dict[str, Any]) -> tuple[gguf_files.Importance, Report]:

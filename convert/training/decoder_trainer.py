@@ -79,8 +79,8 @@ def targets(answers: Sequence[AnswerTarget], device: torch.device) -> BatchTarge
 
 
 def _aligned_choices(answers: Sequence[AnswerTarget], longest: int) -> torch.Tensor:
-    most = max(map(len, itertools.chain(*(answer.choices for answer in answers))))
-    choices = torch.full((len(answers), longest, most), -1)
+    choices_max = max(map(len, itertools.chain(*(answer.choices for answer in answers))))
+    choices = torch.full((len(answers), longest, choices_max), -1)
     for row, answer in enumerate(answers):
         for position, choice in enumerate(answer.choices, longest - len(answer.choices)):
             choices[row, position, : len(choice)] = torch.tensor(choice)

@@ -247,7 +247,7 @@ class EncoderTrainer:
         self._objective, self._margin = objective, margin
         self._train, self._validation = parts[0].items, parts[1].items
         self._lengths = [item.length for item in self._train]
-        self._outliers = cycled(outliers)
+        self._outliers = shuffle_endlessly(outliers)
         # At most as often as a training row: texts that are repeated in every batch would be memorized (decision 61).
         self._outliers_a_row = min(OUTLIER_SHARE, len(outliers) / len(self._train))
         self._outliers_due = 0.0
@@ -321,11 +321,11 @@ class EncoderTrainer:
     def _batch(self, items: Sequence[EncodedRow]) -> BatchEncoding:
         """Return the inputs of the model, padded, on its device."""
         fills = {"input_ids": self._tokenizer.pad_token_id or 0}
-        padded = {key: _padded([item.inputs[key] for item in items], fills.get(key, 0)) for key in items[0].inputs}
+        padded = {key: _pad([item.inputs[key] for item in items], fills.get(key, 0)) for key in items[0].inputs}
         return BatchEncoding(padded).to(self._model.device)
 
 
-def cycled(items: Sequence[EncodedRow]) -> Iterator[EncodedRow]:
+def shuffle_endlessly(items: Sequence[EncodedRow]) -> Iterator[EncodedRow]:
     """Yield the items endlessly, shuffled again in each round; nothing without items."""
     order = random.Random(len(items))  # noqa: S311 - an order, no secret
     shuffled = list(items)
@@ -334,6 +334,6 @@ def cycled(items: Sequence[EncodedRow]) -> Iterator[EncodedRow]:
         yield from shuffled
 
 
-def _padded(rows: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
+def _pad(rows: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
     """Return [rows, longest]."""
     return pad_sequence(list(map(torch.tensor, rows)), batch_first=True, padding_value=fill)

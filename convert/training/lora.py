@@ -19,7 +19,7 @@ import numpy.typing as npt
 import peft
 import torch
 
-from convert.decoder.label_scores import Tokens, left_padded
+from convert.decoder.label_scores import Tokens, pad_left
 from convert.pipeline.recipe import FinetuneSection
 from edge_agent.errors import InvalidRequest
 
@@ -96,7 +96,7 @@ class FrozenPrefixCache:
 
     def logits(self, rows: Sequence[Tokens], length: int) -> torch.Tensor:
         """Return the logits of the last `length` positions, [rows, length, vocabulary]."""
-        inputs = left_padded(rows, self._model.device)
+        inputs = pad_left(rows, self._model.device)
         if not self._first or not all(row in self._hidden for row in rows):
             all_logits: torch.Tensor = self._model(**inputs, logits_to_keep=length, use_cache=False).logits
             return all_logits
@@ -120,7 +120,7 @@ class FrozenPrefixCache:
         for start in range(0, len(reserved), _BATCH_ROWS):
             batch = reserved[start : start + _BATCH_ROWS]
             with torch.no_grad(), self._keep_layers(slice(0, self._first)):
-                hidden = _decoder(self._model)(**left_padded(batch, self._model.device), use_cache=False)[0]
+                hidden = _decoder(self._model)(**pad_left(batch, self._model.device), use_cache=False)[0]
             for row, states in zip(batch, hidden.cpu(), strict=True):
                 self._hidden.write(row, states[len(states) - len(row) :])
             yield start + len(batch)

@@ -154,8 +154,8 @@ def _token_difference(facts: Mapping[str, Any], tokenizer: Any, texts: Sequence[
         for text, theirs in zip(texts, token_lists, strict=True):
             ours = list(tokenize(tokenizer, text, special=special))
             if theirs != ours:
-                how = " (control tokens recognised)" if special else ""
-                return f"llama.cpp splits {text!r} into {theirs}, transformers into {ours}{how}"
+                suffix = " (control tokens recognised)" if special else ""
+                return f"llama.cpp splits {text!r} into {theirs}, transformers into {ours}{suffix}"
     return ""
 
 
@@ -243,7 +243,7 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     return list(checkpoint_loading.encode_text(tokenizer, text)["input_ids"])
 
 
-def accepted(tokenizer: Any, task: TaskSpec, texts: Sequence[str]) -> list[str]:
+def accepted_texts(tokenizer: Any, task: TaskSpec, texts: Sequence[str]) -> list[str]:
     """Return the texts that a site accepts; the model can lack positions for longer ones."""
     return [text for text in texts if len(encode(tokenizer, text)) <= task.limits.input_tokens_max]
 

@@ -51,7 +51,7 @@ def run(job: StageJob) -> Report:
     pair = ExportPair(stage.checkpoint(job), stage.adapter(job), job.folders["export"])
     if job.recipe.takes_ready_graph:
         return check_ready(job.folders["export"], task, texts)
-    texts = divergence.accepted(checkpoint_loading.open_tokenizer(pair.checkpoint), task, texts)
+    texts = divergence.accepted_texts(checkpoint_loading.open_tokenizer(pair.checkpoint), task, texts)
     job.progress("comparing with PyTorch", 0, 1)
     report = (
         check_gguf(pair, task, texts)

@@ -116,7 +116,7 @@ def test_golden_cases_cover_the_answers_of_every_question():
     assert (is_binding(first), (0.9, 0.1)) == (True, first.question_scores["intent"])
     assert [] == differences(first, golden_cases.answer_of(manifest(), answer(0.9, 0.1)))
     assert differences(first, golden_cases.answer_of(manifest(), answer(0.2, 0.1)))
-    assert ["severity/high"] == golden_cases.uncovered(manifest().task, cases)
+    assert ["severity/high"] == golden_cases.labels_without_case(manifest().task, cases)
 
 
 def test_two_versions_are_compared_question_by_question():

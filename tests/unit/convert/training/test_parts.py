@@ -17,7 +17,7 @@ from convert.encoder.bio_tags import UNREAD, tag_tokens
 from convert.training import decoder_trainer, training_loop
 from convert.training.decoder_trainer import AnswerTarget, DecoderExampleEncoder, label_answers, targets
 from convert.training.encoder_objective import EncodedRow, uniformity
-from convert.training.encoder_trainer import cycled
+from convert.training.encoder_trainer import shuffle_endlessly
 from convert.training.training_loop import train_validation_split
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import PromptTemplate, TaskSpec
@@ -84,11 +84,11 @@ def test_a_stranger_should_get_every_label_alike() -> None:
 def test_outliers_come_again_without_end_in_another_order() -> None:
     """Each turn has all of them once; of none there is nothing."""
     items = [EncodedRow({"input_ids": [n]}, (UNREAD,)) for n in range(5)]
-    drawn = list(itertools.islice(cycled(items), 15))
+    drawn = list(itertools.islice(shuffle_endlessly(items), 15))
     turns = [drawn[at : at + 5] for at in (0, 5, 10)]
     assert all(sorted(map(repr, items)) == sorted(map(repr, turn)) for turn in turns)
     assert turns[0] != turns[1] or turns[1] != turns[2]
-    assert [] == list(cycled([]))
+    assert [] == list(shuffle_endlessly([]))
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
