@@ -14,7 +14,7 @@ guarantee is for requests in which all families are equally frequent.
 
 A decide task is calibrated question by question, by the rows that answer each: a temperature, a threshold and a verdict
 of its own. The rows are divided once, and the gate, which judges the input, is one. The recipe's `delta` is divided
-equally among the questions that have enough rows for a proof (`shared_risk`), so the probability that any of the
+equally among the questions that have enough rows for a proof (`divided_delta`), so the probability that any of the
 thresholds violates its target is at most `delta` (union bound). A classify task is one question.
 
 redact: there is no confidence; `redaction_cutoff` proves what the bundle misses, if the recipe asks for it.
@@ -188,15 +188,10 @@ def choose_each(
 ) -> tuple[Risk, list[str], dict[str, Choice]]:
     """Test the thresholds of each question; return the risk of each test, the questions that have enough rows for a
     proof, and the result for each question."""
-    question_risk, provable = shared_risk({subject.name: len(subject.sample.rows) for subject in subjects}, risk)
-    return question_risk, provable, {subject.name: _choose(subject, conditions, question_risk) for subject in subjects}
-
-
-def shared_risk(rows: Mapping[str, int], risk: Risk) -> tuple[Risk, list[str]]:
-    """Return the risk to prove for each of several questions, and the questions with enough rows for a proof, as
-    `divided_delta`."""
+    rows = {subject.name: len(subject.sample.rows) for subject in subjects}
     delta, provable = divided_delta(rows, risk.target, risk.delta)
-    return Risk(risk.target, delta), provable
+    question_risk = Risk(risk.target, delta)
+    return question_risk, provable, {subject.name: _choose(subject, conditions, question_risk) for subject in subjects}
 
 
 def _verdict_of_all(sections: Mapping[str, Confidence], risk: Risk, provable: int) -> str:

@@ -91,13 +91,11 @@ class LineageUse:
         return {**fields, "identity": self.document.identity, "records": records, "consequence": self.consequence}
 
 
-def register(collected: Path, document: LineageDocument) -> Path:
+def register(collected: Path, document: LineageDocument) -> None:
     """Keep a document in the collection; the same one again replaces itself. Raises OSError."""
     folder = collected / FOLDER
     make_private(folder)
-    path = folder / f"{document.kind}-{document.identity[:32]}.json"
-    write(path, document)
-    return path
+    write(folder / f"{document.kind}-{document.identity[:32]}.json", document)
 
 
 def write(path: Path, document: LineageDocument) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +63,8 @@ def run(job: StageJob) -> Report:
     task, runtime = task_file.of(file), task_file.read(file)["runtime"]
     exported = job.folders["export"]
     checkpoint, adapter = stage.checkpoint(job), stage.adapter(job)
-
-    def full_precision(texts: Any) -> Any:
-        return divergence.question_log_probabilities(checkpoint, adapter, task, texts)
-
     heads = task.kind == "decide" and runtime == "onnx"
+    full_precision = partial(divergence.question_log_probabilities, checkpoint, adapter, task)
     reference = full_precision if task.kind == "classify" or heads else None
     if runtime == "llama":
         candidates, importance_report = _llama_candidates(job, task, exported / BASE)

@@ -6,8 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convert.calibrate.calibrate_stage import shared_risk
-from convert.calibrate.threshold import Risk
 from convert.data.data_row import DataRow, RowAnswer
 from convert.evaluate import scoring
 from convert.evaluate.predictions import ServedPrediction, views
@@ -19,6 +17,7 @@ from convert.quantize.candidate_selection import judge
 from convert.report import comparison, markdown, run_summary
 from edge_agent.formats.golden_cases import differences, is_binding
 from edge_agent.formats.manifest import Manifest
+from edge_agent.statistics import divided_delta, rows_min
 from tests.support.bundles import fields_of
 
 AT_08 = {"policy": "threshold", "temperature": 2.0, "threshold": 0.8, "target_risk": 0.1, "delta": 0.05, "n": 50}
@@ -87,11 +86,9 @@ def test_the_expected_answer_has_what_the_row_answers():
 
 def test_delta_is_divided_among_questions_with_enough_rows():
     """A question without enough rows for any proof takes no part of it."""
-    risk = Risk(0.1, 0.1)
-    assert 22 == risk.rows_min
-    each, enough = shared_risk({"a": 22, "b": 500, "c": 21}, risk)
-    assert (0.1, 0.05, ["a", "b"]) == (each.target, each.delta, enough)
-    assert (risk, []) == shared_risk({"c": 3}, risk)
+    assert 22 == rows_min(0.1, 0.1)
+    assert (0.05, ["a", "b"]) == divided_delta({"a": 22, "b": 500, "c": 21}, 0.1, 0.1)
+    assert (0.1, []) == divided_delta({"c": 3}, 0.1, 0.1)
 
 
 def test_the_budget_holds_for_each_question():
