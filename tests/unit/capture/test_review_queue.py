@@ -21,7 +21,7 @@ def drawing(tmp_path, *draws: float, **settings) -> ASite:
     """Return a site whose audit draws these numbers, one for each answer, the last one again and again."""
     site = ASite(tmp_path, **settings)
     left = list(draws)
-    site.worker.spool.streams._drawn = lambda: left.pop(0) if len(left) > 1 else left[0]
+    site.worker.spool.streams._draw = lambda: left.pop(0) if len(left) > 1 else left[0]
     return site
 
 
@@ -47,7 +47,7 @@ def queue(site: ASite, wanted: ReviewFilter = ReviewFilter(), page: int = 100) -
 def test_the_audit_draws_whatever_the_answer_is(tmp_path, seed: int):
     """Of sure and unsure, local and escalated answers about the same share is drawn: the one of agent.yaml."""
     site = drawing(tmp_path, 0.0, review_shares={"pos-intent": 0.2})
-    site.worker.spool.streams._drawn = random.Random(seed).random
+    site.worker.spool.streams._draw = random.Random(seed).random
     kinds = {
         "sure": {"sure": True, "confidence": 0.99},
         "unsure": {},
