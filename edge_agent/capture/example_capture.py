@@ -37,9 +37,7 @@ if TYPE_CHECKING:
     from edge_agent.capture.person_erasure import AnswerErasure, PersonErasure, ScanPlace, ValueSearch
     from edge_agent.capture.redaction_audit import AuditedText, AuditFigures, MarkedSpan
     from edge_agent.capture.spool_worker import PrivacyReport, SpoolWorker
-    from edge_agent.capture.spool_writer import SpoolWriter
     from edge_agent.capture.teacher_questions import TeacherQuestion
-    from edge_agent.capture.text_redaction import RedactionQueue, TextRedaction
     from edge_agent.config import EscalationConfig
     from edge_agent.formats.example_records import Consent
     from edge_agent.formats.manifest import Manifest
@@ -71,7 +69,8 @@ class ExampleCapture:
         examples = config.examples
         self.collected = frozenset(task for task, consent in examples.collect.items() if consent != "off")
         """The tasks whose answers are captured."""
-        self._enabled = bool(self.collected) or _has_spool(config)
+        self.is_enabled = bool(self.collected) or _has_spool(config)
+        """Whether this site collects examples, or ever did."""
         limits = CaptureLimits(
             examples.queue_examples_max,
             examples.queue_bytes_max,
@@ -87,9 +86,9 @@ class ExampleCapture:
             self.redaction = RedactionQueue(reader, config.redaction, examples, self._writer.queue_answer)
         self.text_redaction = TextRedaction(config, reader if config.redaction.task else None, self.redaction)
         """Redacts texts while a caller waits."""
-        if self._enabled or _needs_rules(config):
+        if self.is_enabled or _needs_rules(config):
             _ = self.text_redaction.rules
-        self.calls = SpoolCalls(self._writer, is_enabled=self._enabled)
+        self.calls = SpoolCalls(self._writer, is_enabled=self.is_enabled)
         self.questions = DeferredQuestions(config.escalation, self.calls, self.text_redaction, self.collected)
         self.erasure = ExampleErasure(self.calls, self.redaction)
 
@@ -101,17 +100,12 @@ class ExampleCapture:
 
     def start(self) -> None:
         """Open the spool and begin to write, unless this site never collected anything."""
-        if self._enabled:
+        if self.is_enabled:
             self._writer.start()
 
     def stop(self) -> bool:
         """Write the queued answers and close; return whether the disk finished in time."""
-        return self._writer.stop() if self._enabled else True
-
-    @property
-    def is_enabled(self) -> bool:
-        """Whether this site collects examples, or ever did."""
-        return self._enabled
+        return self._writer.stop() if self.is_enabled else True
 
     async def run(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         """Run the housekeeping periodically, until cancelled."""
@@ -134,7 +128,7 @@ class ExampleCapture:
 
     def add_charge(self, task: str, micros: int) -> None:
         """Count a paid question about a task. Never waits, never fails."""
-        if self._enabled:
+        if self.is_enabled:
             self._writer.charges.add(task, micros)
 
     async def find_prediction(self, prediction_id: str) -> ReviewItem:
@@ -172,7 +166,7 @@ class ExampleCapture:
 
     async def status(self) -> CaptureStatus | None:
         """Return counters and sizes, or within 2 s why there are none; None where nothing is collected."""
-        if not self._enabled:
+        if not self.is_enabled:
             return None
         if self._writer.problem:
             return broken_status(self._writer.problem)
@@ -180,8 +174,7 @@ class ExampleCapture:
             return stalled_status(self._config, self._writer)
         try:
             # Outside the writer's transaction: a poll of the status each second must not cause a write each second.
-            figures = self.calls.run(self._read_status, alone=True, seconds_max=STATUS_SECONDS_MAX)
-            return await figures
+            return await self.calls.run(self._read_status, alone=True, seconds_max=STATUS_SECONDS_MAX)
         except SpoolStalled:
             return stalled_status(self._config, self._writer)
         except EdgeAgentError as error:
@@ -208,7 +201,7 @@ class ExampleCapture:
 
     async def monitoring_report(self, task: str) -> tuple[tuple[BundleSeries, ...], tuple[DailySpend, ...]]:
         """Return the production monitoring of a task's bundles, or of all tasks, and the spend."""
-        if not self._enabled:
+        if not self.is_enabled:
             return (), ()
         return await self.calls.run(
             lambda worker: (worker.monitoring.report(task), worker.monitoring.daily_spend(task)), alone=True

@@ -173,9 +173,8 @@ class Outbox:
         write_durably(self._folders.outbox / status_object.FILE_NAME, sign(body, self._key), FILE_MODE)
 
     def _recover(self) -> None:
-        own_sequences = [
-            name[1] for path in self._files() if (name := _segment_name(path)) and name[0] == self._spool.incarnation
-        ]
+        incarnation = self._spool.incarnation
+        own_sequences = {sequence for epoch, sequence in self._names() if epoch == incarnation}
         if max(own_sequences, default=0) >= self.ledger.next_sequence():
             # The spool was restored to an earlier state: its next numbers are in use.
             with self._spool.transaction():
@@ -183,13 +182,9 @@ class Outbox:
         sequence = self.ledger.building_sequence()
         if sequence and not self._adopt(sequence):
             self._remove(self._spool.incarnation, sequence)
-        received = {
-            each.sequence
-            for each in self.ledger.segments_between(1, max(own_sequences, default=0))
-            if each.state == "received"
-        }
-        for own_sequence in received & set(own_sequences):
-            self._remove(self._spool.incarnation, own_sequence)
+        for entry in self.ledger.segments_between(1, max(own_sequences, default=0)):
+            if entry.state == "received" and entry.sequence in own_sequences:
+                self._remove(self._spool.incarnation, entry.sequence)
 
     def _adopt(self, sequence: int) -> bool:
         """Mark a segment as sealed if its files in the outbox are complete: it can have been uploaded."""
@@ -252,24 +247,23 @@ class Outbox:
 
     def _apply_receipts(self, epoch: segment.EpochReceipts) -> int:
         """Apply receipts; a range counts only if it ends with a manifest of this site."""
-        received = [each for span in epoch.received for each in self._covered(span)]
+        received = [sequence for span in epoch.received for sequence in self._covered_sequences(span)]
         refused = [each.sequence for each in epoch.refused if self._is_ours(each.sequence, each.manifest_sha256)]
         with self._spool.transaction():
-            self.ledger.mark_received([each.sequence for each in received])
+            self.ledger.mark_received(received)
             for sequence in set(refused):
                 self.ledger.mark_lost(sequence)
-        for sequence in (*(each.sequence for each in received), *refused):
+        for sequence in (*received, *refused):
             self._remove(self._spool.incarnation, sequence)
         return len(received)
 
-    def _covered(self, span: segment.ReceiptRange) -> list[LedgerSegment]:
+    def _covered_sequences(self, span: segment.ReceiptRange) -> list[int]:
         if not any(
             each.manifest_sha256 == span.manifest_sha256 for each in self.ledger.segments_between(span.last, span.last)
         ):
             return []
-        return [
-            each for each in self.ledger.segments_between(span.first, span.last) if each.state in ("sealed", "lost")
-        ]
+        entries = self.ledger.segments_between(span.first, span.last)
+        return [entry.sequence for entry in entries if entry.state in ("sealed", "lost")]
 
     def _is_ours(self, sequence: int, manifest_sha256: str) -> bool:
         return any(
@@ -277,15 +271,15 @@ class Outbox:
             for each in self.ledger.segments_between(sequence, sequence)
         )
 
-    def _delete_old_incarnation(self, epoch: segment.EpochReceipts) -> int:
+    def _delete_old_incarnation(self, receipts: segment.EpochReceipts) -> int:
         """Delete segments of an earlier incarnation by their files, because its ledger no longer exists."""
         deleted = 0
-        for span in epoch.received:
-            last = self._file(segment.name_of(epoch.epoch, span.last), segment.MANIFEST_SUFFIX)
+        for span in receipts.received:
+            last = self._file(segment.name_of(receipts.epoch, span.last), segment.MANIFEST_SUFFIX)
             if hashlib.sha256(self._read(last)).hexdigest() == span.manifest_sha256:
-                named = {found for path in self._files() if (found := _segment_name(path)) and found[0] == epoch.epoch}
-                numbers = [number for _, number in named if span.first <= number <= span.last]
-                deleted += sum(self._remove(epoch.epoch, number) for number in numbers)
+                for epoch, sequence in self._names():
+                    if epoch == receipts.epoch and span.first <= sequence <= span.last:
+                        deleted += self._remove(epoch, sequence)
         return deleted
 
     def _is_intact(self, entry: LedgerSegment, *, thoroughly: bool) -> bool:
@@ -301,10 +295,9 @@ class Outbox:
 
     def _highest(self) -> dict[str, int]:
         highest = {self._spool.incarnation: self.ledger.next_sequence() - 1 - bool(self.ledger.building_sequence())}
-        for path in self._files():
-            name = _segment_name(path)
-            if name and name[0] != self._spool.incarnation:
-                highest[name[0]] = max(name[1], highest.get(name[0], 0))
+        for epoch, sequence in self._names():
+            if epoch != self._spool.incarnation:
+                highest[epoch] = max(sequence, highest.get(epoch, 0))
         return highest
 
     def _remove(self, epoch: str, sequence: int) -> int:
@@ -323,6 +316,10 @@ class Outbox:
     def _files(self) -> list[Path]:
         with disk_errors(self._folders.segments):
             return [path for path in self._folders.segments.iterdir() if _segment_name(path)]
+
+    def _names(self) -> set[tuple[str, int]]:
+        """Return epoch and sequence of each segment that has a file in the outbox."""
+        return {name for path in self._files() if (name := _segment_name(path))}
 
     def _read(self, path: Path) -> bytes:
         """Return the bytes of a regular file, at most those of a sealed segment; empty without such a file."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -198,10 +199,9 @@ class RedactionAudit:
         values_max = bound.values_max if bound else VALUES_MAX
         key = (tuple(sorted(rows)), values_max)
         if self._interval is None or self._interval[0] != key:
-            counted = [(_scaled_outcome(found + missed, missed, values_max), texts) for found, missed, texts in rows]
-            outcomes: dict[MissedValues, float] = {}
-            for each, texts in counted:
-                outcomes[each] = outcomes.get(each, 0) + texts
+            outcomes: Counter[MissedValues] = Counter()
+            for found, missed, texts in rows:
+                outcomes[_scaled_outcome(found + missed, missed, values_max)] += texts
             self._interval = key, missed_interval(outcomes, values_max)
         return AuditFigures(
             model=model,

@@ -26,7 +26,7 @@ import json
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from edge_agent.capture.capture_values import ReviewCursor
 from edge_agent.formats.calibration import OUT_OF_DISTRIBUTION
@@ -88,14 +88,6 @@ _SHIFTED = (
 _MATCHES = "(? IS NULL OR rank <= ?) AND (? IN ('', task) OR substr(task, 1, length(?) + 1) = ? || '/')"
 
 
-class StreamAssignment(NamedTuple):
-    """The assignment of an answer to a stream other than `uncertain`."""
-
-    prediction_id: str
-    stream: ReviewStream
-    probability: float | None
-
-
 @dataclass(frozen=True)
 class AuditShares:
     """The share of each task's answers that the audit draws: probabilities, 0 to 1."""
@@ -129,7 +121,7 @@ class ReviewStreams:
             is_lead = observation is not None and self._is_lead(task, observation)
             if share > 0 and self._draw() < share:
                 drawn_count += 1
-                self._store_stream(StreamAssignment(prediction_id, AUDIT, share))
+                self._store_stream(prediction_id, AUDIT, share)
                 digest, accepted = (observation.digest, observation.accepted) if observation else ("", False)
                 self._db.execute(
                     "INSERT INTO review_audit (prediction_id, task, digest, probability, accepted)"
@@ -138,9 +130,9 @@ class ReviewStreams:
                 )
                 continue
             if observation is not None and observation.held_up == OUT_OF_DISTRIBUTION:
-                self._store_stream(StreamAssignment(prediction_id, NEW, None))
+                self._store_stream(prediction_id, NEW)
             elif is_lead:
-                self._store_stream(StreamAssignment(prediction_id, DIVERSE, None))
+                self._store_stream(prediction_id, DIVERSE)
             if observation is not None:
                 self._store_p_value(prediction_id, observation)
         if drawn_count:
@@ -157,10 +149,8 @@ class ReviewStreams:
     def record_verdict(self, prediction_id: str, wrong: bool | None) -> bool:
         """Record the first judgement of a person on an answer; return whether the audit had drawn it."""
         outcome = UNKNOWN if wrong is None else WRONG if wrong else RIGHT
-        rows = self._db.execute(
-            "UPDATE review_audit SET outcome = ? WHERE prediction_id = ?", (outcome, prediction_id)
-        ).rowcount
-        return bool(rows)
+        query = "UPDATE review_audit SET outcome = ? WHERE prediction_id = ?"
+        return bool(self._db.execute(query, (outcome, prediction_id)).rowcount)
 
     def can_settle(self) -> bool:
         """Return whether `take_settled` would return something; writes nothing."""
@@ -240,10 +230,10 @@ class ReviewStreams:
             query, [shifted_json, after.p_value, after.strange_row, *_match_values(review_filter), count]
         )
 
-    def _store_stream(self, assignment: StreamAssignment) -> None:
+    def _store_stream(self, prediction_id: str, stream: ReviewStream, probability: float | None = None) -> None:
         self._db.execute(
             "UPDATE predictions SET stream = ?, probability = ? WHERE prediction_id = ?",
-            (CODES[assignment.stream], assignment.probability, assignment.prediction_id),
+            (CODES[stream], probability, prediction_id),
         )
 
     def _store_p_value(self, prediction_id: str, observation: AnswerObservation) -> None:
@@ -284,14 +274,12 @@ def prepare(database: Database) -> None:
 
 
 def _cursor_after(after: ReviewCursor, name: ReviewStream, row: tuple[Any, ...]) -> ReviewCursor:
-    rank, number = float(row[0]), int(row[1])
+    number = int(row[1])
     if name == NEW and len(row) > _PLACE_SIZE:
         return after._replace(p_value=float(row[-1]), strange_row=number)
-    if name == AUDIT:
-        return after._replace(audit=number)
-    if name == DIVERSE:
-        return after._replace(diverse=number)
-    return after._replace(new=number) if name == NEW else after._replace(rank=rank, row=number)
+    if name == UNCERTAIN:
+        return after._replace(rank=float(row[0]), row=number)
+    return after._replace(**{str(name): number})
 
 
 def _reviewed_condition(review_filter: ReviewFilter) -> str:
@@ -300,10 +288,5 @@ def _reviewed_condition(review_filter: ReviewFilter) -> str:
 
 def _match_values(review_filter: ReviewFilter) -> list[object]:
     """Return the values of `_MATCHES`."""
-    return [
-        review_filter.confidence_max,
-        review_filter.confidence_max,
-        review_filter.task,
-        review_filter.task,
-        review_filter.task,
-    ]
+    confidence_max, task = review_filter.confidence_max, review_filter.task
+    return [confidence_max, confidence_max, task, task, task]
