@@ -16,7 +16,13 @@ from hypothesis import strategies as st
 
 from edge_agent.capture.redact import RedactionRule
 from edge_agent.capture.redact.model_findings import FoundValue, ModelFindings
-from edge_agent.capture.redact.redactor import RedactionSession, Redactor, made_up, name_detector, unfinished
+from edge_agent.capture.redact.redactor import (
+    RedactionSession,
+    Redactor,
+    choose_surrogate,
+    count_unfinished,
+    name_detector,
+)
 from edge_agent.errors import ConfigInvalid
 
 
@@ -66,8 +72,8 @@ def test_more_names_than_there_are_keep_placeholders():
 
 def test_a_full_name_stays_one():
     """A name of two words is replaced by one of two words."""
-    assert "Maria Fischer" == made_up("Anna Meyer", "NAME", "", (), first)
-    assert "" == made_up("Anna 2", "NAME", "", (), first)
+    assert "Maria Fischer" == choose_surrogate("Anna Meyer", "NAME", "", (), first)
+    assert "" == choose_surrogate("Anna 2", "NAME", "", (), first)
 
 
 def test_an_answer_in_pieces_is_held_back_only_where_it_must_be():
@@ -78,7 +84,7 @@ def test_an_answer_in_pieces_is_held_back_only_where_it_must_be():
     assert ("Dear ", "Mar") == made.split("Dear Mar")
     assert ("Dear ", "Maria") == made.split("Dear Maria")
     assert ("Dear Marianne, see ", "[GIV") == made.split("Dear Marianne, see [GIV")
-    assert 0 == unfinished("Dear Bo", ["Maria"])
+    assert 0 == count_unfinished("Dear Bo", ["Maria"])
 
 
 NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname")
