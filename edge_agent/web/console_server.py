@@ -148,17 +148,17 @@ def serve_console(settings: ConsoleSettings, announce: Callable[[str], None], wr
     )
     with contextlib.closing(open_listener(config.address)) as sock:
         announce(_address(config, secret))
-        return EXIT_FAILED if asyncio.run(_serve(settings, guard, (tls, sock), wrap)) else 0
+        return EXIT_FAILED if asyncio.run(_serve(settings, guard, tls, sock, wrap)) else 0
 
 
 async def _serve(
     settings: ConsoleSettings,
     guard: GuardSettings,
-    listener: tuple[ReloadingTls | None, socket.socket],
+    tls: ReloadingTls | None,
+    sock: socket.socket,
     wrap: RunWrapper,
 ) -> str:
     """Serve; return the background component whose failure ended it, or an empty string."""
-    tls, sock = listener
     async with DaemonConnections(settings.endpoints) as daemon:
         app = application(daemon, guard, settings.config)
         server = uvicorn.Server(_server_config(settings.config, app, tls))

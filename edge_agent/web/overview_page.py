@@ -105,7 +105,7 @@ async def show_task(request: Request) -> Response:
         raise HTTPException(500, str(error)) from None
 
 
-_ASK_STATUS = "'edge-agent status' on the machine says how the first one comes to it."
+_STATUS_HINT = "'edge-agent status' on the machine shows how to install the first one."
 Tone = Literal["good", "warn", "bad"]
 SECTIONS: dict[Role, str] = {
     "admin": "Health of engines, updates, alarms and charts",
@@ -157,12 +157,8 @@ def summarize_health(snapshot: DaemonSnapshot, tasks: Sequence[Task] | None, sta
     if tasks is None:
         return HealthSummary("good", "The daemon answers", "Other roles see more.")
     if not tasks:
-        return HealthSummary("warn", "No tasks yet", _first_steps(status))
+        return HealthSummary("warn", "No tasks yet", first_task_remedy(status.site) if status else _STATUS_HINT)
     return HealthSummary("good", "Healthy", f"{count_of(len(tasks), 'task')}, all ready.")
-
-
-def _first_steps(status: Status | None) -> str:
-    return first_task_remedy(status.site) if status else _ASK_STATUS
 
 
 def _summarize_silence(snapshot: DaemonSnapshot, *, has_figures: bool) -> HealthSummary:

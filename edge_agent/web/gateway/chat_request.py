@@ -398,12 +398,12 @@ def _check_format(requested: ResponseFormat, task: Task) -> None:
         raise GatewayError(message, param="response_format", remedy='Use {"type": "json_object"}, or leave it out.')
     mismatch = difference(requested.schema, json.loads(task.record_schema))
     if mismatch:
-        message = f"'{task.name}' writes its own record, and the schema wants another: {mismatch}"
+        message = f"'{task.name}' writes its own record, and the schema requires another: {mismatch}"
         remedy = "Leave it out, or use the schema of the task: GET /v1/models/TASK has it."
         raise GatewayError(message, param="response_format", remedy=remedy)
 
 
 def _unsupported_option(name: str, task: Task) -> GatewayError:
     supported = ", ".join(sorted(KINDS[task.kind]))
-    message = f"'{name}' is nothing that a task of kind {task.kind.lower()} has"
-    return GatewayError(message, param=name, remedy=f"Leave it out; '{task.name}' has {supported}.")
+    message = f"a task of kind {task.kind.lower()} does not support '{name}'"
+    return GatewayError(message, param=name, remedy=f"Leave it out; '{task.name}' supports {supported}.")

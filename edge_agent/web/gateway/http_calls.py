@@ -179,10 +179,9 @@ def timeout_seconds(headers: Mapping[str, str]) -> float:
     if value := headers.get(TIMEOUT_HEADER):
         return _parse_seconds(value)
     try:
-        seconds = request_json.number_in(0.001, TIMEOUT_SECONDS_DEFAULT)(float(headers.get(LIBRARY_HEADER, "inf")))
+        return request_json.number_in(0.001, TIMEOUT_SECONDS_DEFAULT)(float(headers.get(LIBRARY_HEADER, "inf")))
     except ValueError:
         return TIMEOUT_SECONDS_DEFAULT
-    return seconds
 
 
 def _parse_seconds(value: str) -> float:

@@ -55,7 +55,7 @@ class JsonMembers:
         return self.optional(name, read, None)  # type: ignore[return-value] # it is there
 
     def present(self, names: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
-        """Read the given ones of these members. Raises GatewayError."""
+        """Read those of these members that the request has. Raises GatewayError."""
         return {name: self.optional(name, read, None) for name, read in names.items() if name in self._unread}
 
     def refuse_rest(self, remedies: Mapping[str, str] | None = None) -> None:
