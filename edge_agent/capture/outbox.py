@@ -109,8 +109,7 @@ class Outbox:
 
         Raises:
             DocumentInvalid, SignatureInvalid: the receipts are not valid, or not signed by the central team; nothing
-            was
-                deleted.
+                was deleted.
             DiskFull, StateDirUnwritable, StoreDamaged: a disk failed.
         """
         raw = self._read(self._folders.receipts / segment.RECEIPTS_FILE_NAME)

@@ -187,7 +187,7 @@ class AnswerErasure:
 
 
 class ValueSearch:
-    """One search."""
+    """A search for the records that contain some values."""
 
     def __init__(self, values: Sequence[str], digester: ValueDigester) -> None:
         """Prepare it. Raises InvalidRequest, without the value in its message, for one that cannot be searched for."""

@@ -445,18 +445,19 @@ class Spool:
         self.db.close()
 
     def _is_repeat(self, feedback: FeedbackRecord) -> bool:
+        """Return whether a request is a repeat of a stored one; store it if it is new. Raises InvalidRequest."""
         if not feedback.request_id:
             return False
         content = hashlib.sha256(feedback.content).digest()
-        known = self.db.rows("SELECT content FROM requests WHERE request_id = ?", (feedback.request_id,))
-        if known and known[0][0] != content:
+        rows = self.db.rows("SELECT content FROM requests WHERE request_id = ?", (feedback.request_id,))
+        if rows and rows[0][0] != content:
             raise InvalidRequest(
                 "this request_id was used for another request", remedy="Use a new UUID4 for each request."
             )
-        if not known:
+        if not rows:
             self.db.execute("INSERT INTO requests (request_id, content) VALUES (?, ?)", (feedback.request_id, content))
             self.db.execute("DELETE FROM requests WHERE row <= (SELECT max(row) FROM requests) - ?", (REQUESTS_KEPT,))
-        return bool(known)
+        return bool(rows)
 
     def _delete(self, where: str, values: tuple[object, ...], count: int) -> int:
         rows = self.db.rows(

@@ -225,7 +225,7 @@ def open_listener(address: str) -> socket.socket:
     host, port = sections.split_host_port(address)
     with contextlib.ExitStack() as stack:
         try:
-            # The IPv4 address of a name that has both: it is the only one by which a console of before was reached.
+            # The IPv4 address of a name that has both: earlier consoles listened on it alone.
             address_info = min(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP))
             # With the protocol named, asyncio turns off Nagle's algorithm, which delayed each answer by 40 ms.
             listener = stack.enter_context(socket.socket(*address_info[:3]))

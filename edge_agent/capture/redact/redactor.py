@@ -1,4 +1,4 @@
-"""Replaces personal data by placeholders or made-up names, and remembers in memory what they stand for.
+"""Replaces personal data by placeholders or made-up names, and keeps the replaced values in memory.
 
 The same value gets the same placeholder everywhere in the input and the answer: "[CARD_1]" twice is one card. A
 placeholder that the text contains already is not used, so the answer of a large model is restored unambiguously. The

@@ -280,12 +280,14 @@ def match_questions(request: DecisionRequest, task: Task) -> tuple[MatchedQuesti
         _match(requested, own, task, name) for requested, name in zip(request.questions, fallback_names, strict=True)
     ]
     names: set[str] = set()
-    for each in matches:
-        if each.question.name in names:
-            several = f"question '{each.question.name}' is asked twice"
-            problem = f"the request has {len(request.questions)} questions" if len(own) == 1 else several
-            _refuse(problem, each.requested, task)
-        names.add(each.question.name)
+    for match in matches:
+        name = match.question.name
+        if name in names:
+            problem = f"question '{name}' is asked twice"
+            if len(own) == 1:
+                problem = f"the request has {len(request.questions)} questions"
+            _refuse(problem, match.requested, task)
+        names.add(name)
     return tuple(matches)
 
 
