@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     )
     from edge_agent.capture.outbox import Outbox
     from edge_agent.capture.redact.model_findings import ModelFindings
-    from edge_agent.config import Config, ExamplesConfig
+    from edge_agent.config import Config
     from edge_agent.formats.manifest import Manifest
     from edge_agent.monitoring.answer_observations import AlarmState
 
@@ -57,11 +57,6 @@ CLOCK_SECONDS, STATUS_SECONDS = 600.0, 900.0
 ROWS_AT_ONCE = 5000
 LOCAL_SITE = "local"
 """Site name in the records of an unnamed site, which sends nothing."""
-
-
-def personal_limits(examples: ExamplesConfig) -> PersonalLimits:
-    """Return how long a site keeps data about people."""
-    return PersonalLimits(examples.value_digests_max, examples.value_digest_days * 86_400, examples.retention_days)
 
 
 @dataclass(frozen=True)
@@ -153,23 +148,26 @@ class SpoolWorker:
         site = config.site.id or LOCAL_SITE
         self.recorder = RecordBuilder(config.examples, site, redactor, config.redaction, digester, dependencies.draw)
         self._ballast = Ballast(config.state_dir / "spool.ballast")
-        shares = AuditShares(config.examples.review_share, config.examples.review_shares)
+        examples = config.examples
+        shares = AuditShares(examples.review_share, examples.review_shares)
+        digest_seconds = examples.value_digest_days * 86_400
+        personal_limits = PersonalLimits(examples.value_digests_max, digest_seconds, examples.retention_days)
         self.spool = self._ballast.run(
             lambda: Spool(
                 config.state_dir / "spool.db",
                 dependencies.monotonic,
                 lambda db: ReviewStreams(db, shares, dependencies.draw),
-                personal_limits(config.examples),
+                personal_limits,
                 dependencies.now,
             )
         )
-        redaction, days = config.redaction, config.examples.retention_days
-        limits = AuditLimits(redaction.audit_examples_max, redaction.audit_days, days)
+        redaction = config.redaction
+        audit_limits = AuditLimits(redaction.audit_examples_max, redaction.audit_days, examples.retention_days)
         with self.spool.transaction():
             self.redaction_audit = RedactionAudit(
-                self.spool.db, limits, lambda: self.spool.personal.calendar(self.spool.clock)
+                self.spool.db, audit_limits, lambda: self.spool.personal.calendar(self.spool.clock)
             )
-        self.monitoring = MonitoringStore(self.spool.db, config.examples.new_inputs_level)
+        self.monitoring = MonitoringStore(self.spool.db, examples.new_inputs_level)
         self.questions = TeacherQuestionQueue(self.spool, config.escalation)
         self.erasure = SpoolErasure(
             self.spool, self.monitoring, self.redaction_audit, self.recorder, digester, dependencies.now

@@ -215,10 +215,8 @@ IGNORED_MEMBERS: Mapping[str, Callable[[Any], Any]] = {
 }
 """Members that clients send by default, each with the values that request nothing."""
 _REMEDIES = {
-    "tools": "Leave it out: a task answers one text, and calls nothing.",
-    "functions": "Leave it out: a task answers one text, and calls nothing.",
-    "input": "Write the text as the one user message of 'messages'.",
-    "prompt": "Write the text as the one user message of 'messages'.",
+    **dict.fromkeys(("tools", "functions"), "Leave it out: a task answers one text, and calls nothing."),
+    **dict.fromkeys(("input", "prompt"), "Write the text as the one user message of 'messages'."),
 }
 _OPTIONS: Mapping[str, Callable[[Any], Any]] = {
     "max_tokens": request_json.integer_in(1, request_json.UINT32_MAX),
