@@ -157,8 +157,12 @@ def summarize_health(snapshot: DaemonSnapshot, tasks: Sequence[Task] | None, sta
     if tasks is None:
         return HealthSummary("good", "The daemon answers", "Other roles see more.")
     if not tasks:
-        return HealthSummary("warn", "No tasks yet", first_task_remedy(status.site) if status else _STATUS_HINT)
+        return HealthSummary("warn", "No tasks yet", _first_steps(status))
     return HealthSummary("good", "Healthy", f"{count_of(len(tasks), 'task')}, all ready.")
+
+
+def _first_steps(status: Status | None) -> str:
+    return first_task_remedy(status.site) if status else _STATUS_HINT
 
 
 def _summarize_silence(snapshot: DaemonSnapshot, *, has_figures: bool) -> HealthSummary:
