@@ -279,7 +279,7 @@ def draw_tasks(monitoring: MonitoringSnapshot, task: str = "") -> list[TaskDrawi
 def _draw_task(figures: TaskFigures, html_id: str, *, whole: bool) -> TaskDrawing:
     judgement = judge_task(figures)
     task_charts = charts.task_charts(judgement, html_id)
-    shown_charts = [each for each in task_charts if whole or each.said.title in AT_A_GLANCE]
+    shown_charts = [each for each in task_charts if whole or each.text.title in AT_A_GLANCE]
     confidence = confidence_chart(figures, f"{html_id}-confidence")
     return TaskDrawing(
         name=figures.subject,
