@@ -268,7 +268,7 @@ class Daemon:
 
     async def _close_servers(self) -> None:
         await self._servers.drain(self._config.service.drain_seconds)
-        await self._admission.until_quiet()
+        await self._admission.wait_until_quiet()
         self.closed &= await self._servers.stop()
 
     async def _close_capture(self) -> None:

@@ -53,7 +53,7 @@ class DeduplicationLimits:
 
 
 class _RunningRequest(NamedTuple):
-    content: bytes
+    digest: bytes
     response: DetachedTask[Any]
 
 
@@ -61,8 +61,8 @@ class _RunningRequest(NamedTuple):
 class _StoredResponse:
     """A response in its serialized form: only bytes can be counted."""
 
-    content: bytes
-    at: float
+    digest: bytes
+    stored_at: float
     kind: type[Message]
     data: bytes
 
@@ -106,27 +106,27 @@ class RequestDeduplicator:
             raise InvalidRequest(f"request_id has {len(request_id)} characters; the limit is {REQUEST_ID_CHARS_MAX}")
         digest = hashlib.sha256(content).digest()
         while True:
-            known = self._find(key, digest)
-            if isinstance(known, _StoredResponse):
-                return known.kind.FromString(known.data)  # type: ignore[return-value]  # the key names the method
+            entry = self._find(key, digest)
+            if isinstance(entry, _StoredResponse):
+                return entry.kind.FromString(entry.data)  # type: ignore[return-value]  # the key names the method
             try:
-                response: Response = await (known or self._start(key, digest, compute)).response.result()
+                response: Response = await (entry or self._start(key, digest, compute)).response.result()
             except DeadlineExpired:
-                if known is None:
+                if entry is None:
                     raise
             else:
-                if known is None or DeadlineExpired.reason not in _failures(response):
+                if entry is None or DeadlineExpired.reason not in _failures(response):
                     return response
 
-    def _find(self, key: _RequestKey, content: bytes) -> _StoredResponse | _RunningRequest | None:
+    def _find(self, key: _RequestKey, digest: bytes) -> _StoredResponse | _RunningRequest | None:
         """Return the request of that key, stored or running. Raises InvalidRequest if it has another content."""
         self._drop_expired()
-        known = self._stored.get(key) or self._running.get(key)
-        if known is not None and known.content != content:
+        entry = self._stored.get(key) or self._running.get(key)
+        if entry is not None and entry.digest != digest:
             raise InvalidRequest(
                 "this request_id was used for another request", remedy="Use a new UUID4 for each request."
             )
-        return known
+        return entry
 
     async def stop(self) -> None:
         """Cancel running requests and wait for their end; call it when no more calls can come."""
@@ -135,13 +135,13 @@ class RequestDeduplicator:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _start(self, key: _RequestKey, content: bytes, compute: Callable[[], Awaitable[Message]]) -> _RunningRequest:
-        running = _RunningRequest(content, DetachedTask(key[1], _await(compute), lambda: self._ended(key)))
+    def _start(self, key: _RequestKey, digest: bytes, compute: Callable[[], Awaitable[Message]]) -> _RunningRequest:
+        running = _RunningRequest(digest, DetachedTask(key[1], _await(compute), lambda: self._store_result(key)))
         self._running[key] = running
         self._evict()
         return running
 
-    def _ended(self, key: _RequestKey) -> None:
+    def _store_result(self, key: _RequestKey) -> None:
         running = self._running.pop(key)
         task = running.response.task
         if task.cancelled() or task.exception() is not None:
@@ -149,7 +149,7 @@ class RequestDeduplicator:
         message = task.result()
         if not _is_final(message):
             return
-        stored = _StoredResponse(running.content, _now(), type(message), message.SerializeToString())
+        stored = _StoredResponse(running.digest, _now(), type(message), message.SerializeToString())
         if stored.size <= self._limits.bytes_max:
             self._stored[key] = stored
             self._stored_bytes += stored.size
@@ -162,7 +162,7 @@ class RequestDeduplicator:
 
     def _drop_expired(self) -> None:
         limit = _now() - self._limits.seconds_max
-        while self._stored and next(iter(self._stored.values())).at <= limit:
+        while self._stored and next(iter(self._stored.values())).stored_at <= limit:
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:

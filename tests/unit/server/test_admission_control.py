@@ -49,7 +49,7 @@ async def test_a_drain_waits_until_callers_have_been_told() -> None:
     """While calls come it waits, and not for ever: one that keeps calling does not hold up the stop."""
     admission, refused, over = AdmissionControl(calls_max=1), 0, False
     admission.draining = True
-    await admission.until_quiet()
+    await admission.wait_until_quiet()
 
     def call_on() -> None:
         nonlocal refused
@@ -60,7 +60,7 @@ async def test_a_drain_waits_until_callers_have_been_told() -> None:
             asyncio.get_running_loop().call_soon(call_on)
 
     call_on()
-    await admission.until_quiet()
+    await admission.wait_until_quiet()
     over = True
     assert refused > QUIET_SECONDS_MAX / QUIET_SECONDS
 

@@ -22,12 +22,12 @@ async def some(*requests: str, then_silent: bool = False) -> AsyncIterator[str]:
 
 async def test_a_stream_ends_when_its_caller_ends_it() -> None:
     """Every request was handed on."""
-    assert ["a", "b"] == [request async for request in StreamLimiter(STREAMS).each(some("a", "b"))]
+    assert ["a", "b"] == [request async for request in StreamLimiter(STREAMS).iterate(some("a", "b"))]
 
 
 async def test_a_silent_caller_is_given_up() -> None:
     """After the time that is allowed, and not before its requests were handed on."""
-    stream = StreamLimiter(STREAMS, silent_seconds_max=0.01).each(some("a", then_silent=True))
+    stream = StreamLimiter(STREAMS, silent_seconds_max=0.01).iterate(some("a", then_silent=True))
     assert "a" == await anext(stream)
     with pytest.raises(DeadlineExpired, match=r"no request came on this stream for 0.01 s"):
         await anext(stream)
@@ -38,7 +38,7 @@ async def test_a_stop_ends_streams_that_wait() -> None:
     dialogues, waiting = StreamLimiter(STREAMS), asyncio.Event()
 
     async def read() -> None:
-        async for _ in dialogues.each(some("a", then_silent=True)):
+        async for _ in dialogues.iterate(some("a", then_silent=True)):
             waiting.set()
 
     reading = asyncio.create_task(read())
@@ -54,7 +54,7 @@ async def test_a_stop_in_the_moment_in_which_a_silence_ends_is_no_error() -> Non
     stopped: asyncio.Future[None] = loop.create_future()
 
     async def read() -> None:
-        async for _ in dialogues.each(some("a", then_silent=True)):
+        async for _ in dialogues.iterate(some("a", then_silent=True)):
             waiting.set()
 
     def stop() -> None:
@@ -77,7 +77,7 @@ async def test_a_stop_lets_the_request_at_hand_be_answered() -> None:
     dialogues, answered = StreamLimiter(STREAMS), []
 
     async def read() -> None:
-        async for request in dialogues.each(some("a", "b")):
+        async for request in dialogues.iterate(some("a", "b")):
             dialogues.close()
             answered.append(request)
 
@@ -89,11 +89,11 @@ async def test_a_stop_lets_the_request_at_hand_be_answered() -> None:
 def test_a_caller_holds_so_many_streams_open() -> None:
     """One more is refused with a time to come back; another caller finds a place, and one that ends makes room."""
     dialogues = StreamLimiter(STREAMS)
-    with dialogues.place("till-1"), dialogues.place("till-2"):
-        with dialogues.place("till-1"):
+    with dialogues.slot("till-1"), dialogues.slot("till-2"):
+        with dialogues.slot("till-1"):
             with pytest.raises(ShareExceeded, match="2 streams of requests of till-1 are in progress; the limit is 2"):
-                dialogues.place("till-1")
-            with dialogues.place("till-2"):
+                dialogues.slot("till-1")
+            with dialogues.slot("till-2"):
                 pass
-        with dialogues.place("till-1"):
+        with dialogues.slot("till-1"):
             pass
