@@ -13,7 +13,6 @@ import contextlib
 import itertools
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,16 +44,6 @@ if TYPE_CHECKING:
 PRIORITY = 10
 """Client devices come first."""
 _ids = itertools.count()
-
-
-@dataclass(frozen=True)
-class LoadableBundle:
-    """What an engine needs of a bundle."""
-
-    manifest: Manifest
-    manifest_bytes: bytes
-    paths: Mapping[str, Path]
-    """By role."""
 
 
 class SandboxedBundle:
@@ -97,17 +86,22 @@ class SandboxedBundle:
 
 @contextlib.asynccontextmanager
 async def open_sandbox(
-    pool: EnginePool, digest: str, loadable: LoadableBundle, seconds_max: float
+    pool: EnginePool,
+    digest: str,
+    manifest: Manifest,
+    manifest_bytes: bytes,
+    paths: Mapping[str, Path],
+    seconds_max: float,
 ) -> AsyncIterator[SandboxedBundle]:
-    """Load a bundle in addition to those of `pool`, in a child that ends with the block.
+    """Load a bundle, whose `paths` are by role, in addition to those of `pool`, in a child that ends with the block.
 
     Raises:
         ModelLoadFailed, EngineCrashed: it does not load, or not within `seconds_max`.
         MemoryShort: there is not enough memory for it now.
     """
     async with pool.sandbox_pool(seconds_max) as sandbox:
-        await sandbox.attach(digest, loadable.manifest, loadable.manifest_bytes, loadable.paths)
-        yield SandboxedBundle(sandbox, digest, loadable.manifest)
+        await sandbox.attach(digest, manifest, manifest_bytes, paths)
+        yield SandboxedBundle(sandbox, digest, manifest)
 
 
 _BYTES_IN_KIB = 1024
@@ -171,8 +165,8 @@ def update_engines(
     async def open_candidate(
         bundle: InstalledBundle, paths: Mapping[str, Path], seconds_max: float
     ) -> AsyncIterator[BundleUnderTest]:
-        loadable = LoadableBundle(bundle.manifest, bundle.manifest_bytes, paths)
-        async with open_sandbox(engines, bundle.digest, loadable, seconds_max) as sandboxed:
+        manifest, manifest_bytes = bundle.manifest, bundle.manifest_bytes
+        async with open_sandbox(engines, bundle.digest, manifest, manifest_bytes, paths, seconds_max) as sandboxed:
             yield _under_test(sandboxed)
 
     def serving_bundle(bundle: InstalledBundle) -> BundleUnderTest | None:

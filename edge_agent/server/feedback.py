@@ -241,11 +241,10 @@ def parse_page_token(token: str) -> ReviewCursor:
         InvalidRequest: it does not come from `make_page_token`.
     """
     try:
-        found = ReviewCursor(*_CURSOR.unpack(base64.urlsafe_b64decode(token.encode())))
+        return ReviewCursor(*_CURSOR.unpack(base64.urlsafe_b64decode(token.encode())))
     except (ValueError, struct.error):
         remedy = "Start again with an empty page_token."
         raise InvalidRequest("page_token does not come from this daemon", remedy=remedy) from None
-    return found
 
 
 def make_page_token(last: ReviewCursor) -> str:

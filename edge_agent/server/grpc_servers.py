@@ -25,7 +25,7 @@ import socket
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
@@ -199,28 +199,26 @@ class GrpcServers:
             (self._network, for_devices),
             (self._operator, for_operator),
         ):
-            inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, listener.interceptor)
+            inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, listener)
             oip = OpenInferenceServicer(inference, servicer, self._streams)
-            listener.interceptor.add_registered_method_handlers(
-                oip_tensors.SERVICE.full_name, oip_tensors.handlers(oip)
-            )
-        feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, self._reviewers.interceptor)
-        _add_admin(self._operator.interceptor, admin, LISTED_SERVICES)
+            listener.add_registered_method_handlers(oip_tensors.SERVICE.full_name, oip_tensors.handlers(oip))
+        feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, self._reviewers)
+        _add_admin(self._operator, admin, LISTED_SERVICES)
         if self._tls:
-            feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, self._network.interceptor)
-            _add_admin(self._network.interceptor, admin, (FEEDBACK, *LISTED_SERVICES))
+            feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, self._network)
+            _add_admin(self._network, admin, (FEEDBACK, *LISTED_SERVICES))
 
-    def _socket_listener(self, name: str, granted: frozenset[Role]) -> _Listener:
+    def _socket_listener(self, name: str, granted: frozenset[Role]) -> ServerInterceptor:
         """Return the listener of a Unix socket whose callers have the roles `granted`."""
         accounts = AccountTable(self._config.access.socket_clients_max)
         return self._listener(roles.socket_caller_identifier(name, granted, accounts))
 
-    def _listener(self, identify: CallerIdentifier, options: Options = ()) -> _Listener:
+    def _listener(self, identify: CallerIdentifier, options: Options = ()) -> ServerInterceptor:
         """Return a listener with the health service."""
         server = grpc.aio.server(options=[*_common_options(self._config), *options])
-        interceptor = ServerInterceptor(server, identify, self._rates, self._audit, self._changes, self.refusals)
-        health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(self._health), interceptor)
-        return _Listener(server, interceptor)
+        listener = ServerInterceptor(server, identify, self._rates, self._audit, self._changes, self.refusals)
+        health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(self._health), listener)
+        return listener
 
     async def start(self) -> None:
         """Bind every address and serve.
@@ -272,7 +270,7 @@ class GrpcServers:
         """Give running calls of devices `seconds` to end, and refuse the rest; admission control refuses new ones."""
         self._health.end()
         self._streams.close()
-        await asyncio.gather(*(each.interceptor.running.drain(seconds) for each in (self._devices, self._network)))
+        await asyncio.gather(*(each.running.drain(seconds) for each in (self._devices, self._network)))
 
     async def stop(self) -> bool:
         """Close the listeners and remove the sockets; call it after `drain`, when no more calls come.
@@ -282,7 +280,7 @@ class GrpcServers:
         await asyncio.gather(*(each.server.stop(REFUSAL_SECONDS) for each in (self._devices, self._network)))
         await self._deduplicator.stop()
         staff_listeners = self._reviewers, self._operator
-        await asyncio.gather(*(each.interceptor.running.drain(OPERATION_SECONDS) for each in staff_listeners))
+        await asyncio.gather(*(each.running.drain(OPERATION_SECONDS) for each in staff_listeners))
         await asyncio.gather(*(each.server.stop(REFUSAL_SECONDS) for each in staff_listeners))
         await self._changes.stop()
         self.refusals.close()
@@ -292,22 +290,15 @@ class GrpcServers:
         return closed
 
 
-class _Listener(NamedTuple):
-    """A server and its interceptor."""
-
-    server: grpc.aio.Server
-    interceptor: ServerInterceptor
-
-
 def _add_admin(
-    interceptor: ServerInterceptor, admin: admin_pb2_grpc.AdminServiceServicer, listed: tuple[str, ...]
+    listener: ServerInterceptor, admin: admin_pb2_grpc.AdminServiceServicer, listed: tuple[str, ...]
 ) -> None:
-    admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, interceptor)
+    admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, listener)
     pool = oip_tensors.pool_with(
         *(each.DESCRIPTOR for each in (inference_pb2, feedback_pb2, admin_pb2, pb, reflection_pb2))
     )
     reflection_servicer = reflection_aio.ReflectionServicer(listed, pool=pool)
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection_servicer, interceptor)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection_servicer, listener)
 
 
 def _common_options(config: Config) -> Options:

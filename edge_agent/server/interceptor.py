@@ -68,7 +68,7 @@ class ServerInterceptor:
         refusals: RefusalLog,
     ) -> None:
         """Add services to `server`, whose callers `identify` tells apart."""
-        self._server, self._identify, self._rates = server, identify, rates
+        self.server, self._identify, self._rates = server, identify, rates
         self._audit, self._changes, self._refusals = audit, changes, refusals
         self.running = RunningCalls()
         """All calls but operators' changes, which a stop does not cut off."""
@@ -79,7 +79,7 @@ class ServerInterceptor:
     def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
         """Add the handlers of a service."""
         intercepted = {name: self._intercept(f"/{service}/{name}", handler) for name, handler in handlers.items()}
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, intercepted),))
+        self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, intercepted),))
 
     def _intercept(self, method: str, handler: Any) -> Any:
         admit = functools.partial(self._admit, method.rpartition("/")[2], METHODS.get(method), call_treatment(method))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -86,7 +86,9 @@ class RequestDeduplicator:
         """The bytes counted for stored and running requests."""
         return self._stored_bytes + ENTRY_BYTES * len(self._running)
 
-    async def run(self, key: _RequestKey, content: bytes, compute: Callable[[], Awaitable[Response]]) -> Response:
+    async def run(
+        self, key: _RequestKey, content: bytes, compute: Callable[[], Coroutine[Any, Any, Response]]
+    ) -> Response:
         """Return the stored response to a request, or compute it.
 
         A computation continues when its callers leave, because one of them may try again.
@@ -135,8 +137,10 @@ class RequestDeduplicator:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _start(self, key: _RequestKey, digest: bytes, compute: Callable[[], Awaitable[Message]]) -> _RunningRequest:
-        running = _RunningRequest(digest, DetachedTask(key[1], _await(compute), lambda: self._store_result(key)))
+    def _start(
+        self, key: _RequestKey, digest: bytes, compute: Callable[[], Coroutine[Any, Any, Message]]
+    ) -> _RunningRequest:
+        running = _RunningRequest(digest, DetachedTask(key[1], compute(), lambda: self._store_result(key)))
         self._running[key] = running
         self._evict()
         return running
@@ -178,10 +182,6 @@ def _is_final(response: Message) -> bool:
 def _failures(response: Message) -> set[str]:
     """Return the reasons of the inputs that have failed."""
     return {each.error.reason for each in getattr(response, "results", ()) if each.HasField("error")}
-
-
-async def _await(compute: Callable[[], Awaitable[Message]]) -> Message:
-    return await compute()
 
 
 def _now() -> float:
