@@ -171,7 +171,7 @@ class AdminClient(Connection):
     ) -> UpdatesStatus:
         """Take an update from a folder that the daemon reads; return the state of the tasks afterwards.
 
-        `told` is called with the progress of the copy.
+        `progress` is called with the progress of the copy.
         """
         request = admin_pb2.ImportUpdateRequest(path=str(Path(path).absolute()))
         updates: UpdatesStatus | None = None

@@ -56,24 +56,24 @@ def fields_by_name(kind: type, message: Any) -> dict[str, Any]:
 def field_readers(kind: type, descriptor: Any) -> list[tuple[str, Callable[[Any], Any]]]:
     """Return how to read each field of a value from its message; a field without one keeps its default."""
     hints = typing.get_type_hints(kind)
-    found = []
+    readers = []
     for field in dataclasses.fields(kind):
         source = descriptor.fields_by_name.get(_FIELD_NAMES.get(field.name, field.name))
         if source is not None:
-            found.append((field.name, _reader(source, hints[field.name])))
-    return found
+            readers.append((field.name, _reader(source, hints[field.name])))
+    return readers
 
 
 def _reader(field: FieldDescriptor, hint: Any) -> Callable[[Any], Any]:
     name, is_repeated = field.name, field.is_repeated
     if is_repeated and field.message_type and _is_map_entry(field.message_type):
         return lambda message: dict(getattr(message, name))
-    one = _item_reader(field, _item_type(hint))
+    read_item = _item_reader(field, _item_type(hint))
     if is_repeated:
-        return lambda message: tuple([one(each) for each in getattr(message, name)])
+        return lambda message: tuple([read_item(each) for each in getattr(message, name)])
     if field.has_presence and type(None) in typing.get_args(hint):
-        return lambda message: one(getattr(message, name)) if message.HasField(name) else None
-    return lambda message: one(getattr(message, name))
+        return lambda message: read_item(getattr(message, name)) if message.HasField(name) else None
+    return lambda message: read_item(getattr(message, name))
 
 
 def _is_map_entry(message: Descriptor) -> bool:
@@ -101,8 +101,8 @@ def _enum_word(enum: Any, number: int) -> str:
     """Return the word of a value without the prefix of its enumeration; digits for an unknown number."""
     if number == 0 and enum.name in _EMPTY_WHEN_UNSET:
         return ""
-    found = enum.values_by_number.get(number)
-    return found.name.removeprefix(_prefix(enum.name)) if found else str(number)
+    value = enum.values_by_number.get(number)
+    return value.name.removeprefix(_prefix(enum.name)) if value else str(number)
 
 
 @functools.cache
