@@ -17,7 +17,7 @@ import functools
 import os
 import re
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -154,12 +154,8 @@ def explain_connection(details: str, target: str) -> ConnectionFault:
     host, _, port = target.rpartition(":")
     fault = next((each for each in _FAULTS if any(words in details for words in each.words)), _OTHER)
     host = host.removeprefix("dns:").lstrip("/").strip("[]")
-    return ConnectionFault(
-        fault.cause,
-        fault.words,
-        fault.meaning.format(host=host, port=port),
-        fault.remedy.format(host=host, port=port),
-    )
+    meaning, remedy = (text.format(host=host, port=port) for text in (fault.meaning, fault.remedy))
+    return replace(fault, meaning=meaning, remedy=remedy)
 
 
 def explain_handshake(details: str, *, with_tls: bool, doubt: str = "") -> tuple[str, str] | None:

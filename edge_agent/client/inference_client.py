@@ -149,7 +149,8 @@ class _InferenceCalls:
     async def task(self, name: str, *, timeout_seconds: float = 10) -> Task:
         """Show one installed task."""
         request = inference_pb2.GetTaskRequest(task=name)
-        return translation.task_with_schema(await self.unary(self._stub.GetTask, request, timeout_seconds))
+        response = await self.unary(self._stub.GetTask, request, timeout_seconds)
+        return translation.task(response.task, response.record_schema)
 
 
 def _generate_request(connection: DaemonConnection, task: str, text: str, options: GenerateOptions) -> Any:

@@ -407,11 +407,10 @@ def finish(message: inference_pb2.GenerateFinish) -> Finish:
 
 def _prediction(message: Any) -> Prediction:
     confidence = message.confidence
-    calibration = {"confidence": None} if not message.HasField("confidence") else {"confidence": confidence.value}
     return Prediction(
         **fields_by_name(Prediction, message)
-        | calibration
         | {
+            "confidence": confidence.value if message.HasField("confidence") else None,
             "threshold": confidence.threshold if confidence.HasField("threshold") else None,
             "below_threshold": confidence.below_threshold,
             "scores": tuple([(score.label, score.score) for score in message.scores]),

@@ -12,16 +12,13 @@ import types
 import typing
 from collections.abc import Callable
 from datetime import UTC
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
 from edge_agent.client.task_description import BundleRef, Task
 from edge_agent.v1 import task_pb2
-
-if TYPE_CHECKING:
-    from edge_agent.v1 import inference_pb2
 
 Mode = Literal["bootstrap", "shadow", "hybrid", "local"]
 # Fields of values that have another name than the field of the message.
@@ -131,11 +128,6 @@ def task(message: task_pb2.Task, record_schema: str = "") -> Task:
         | {name: getattr(limits, name) for name in ("input_tokens_max", "output_tokens_max", "inputs_max")},
         record_schema=record_schema,
     )
-
-
-def task_with_schema(message: inference_pb2.GetTaskResponse) -> Task:
-    """Translate, with the field that only this call returns."""
-    return task(message.task, message.record_schema)
 
 
 SPECIAL: dict[type, Callable[[Any], Any]] = {
