@@ -78,7 +78,7 @@ class CallAttempts:
     def pause(self, failed: CallFailed, now: float, chance: float) -> float | None:
         """Count a failed try; return the pause before the next in seconds, or None to give up.
 
-        `chance` is random, from 0 to 1. `failed` is told the tries so far and, on giving up, the cause.
+        `chance` is random, from 0 to 1. `failed` gets the tries so far and, on giving up, the cause.
         """
         failed.tries, failed.seconds = self.tries, now - self._started_at
         if self._retry is None:
@@ -101,15 +101,15 @@ class CallAttempts:
     def _time_left(self, now: float) -> float:
         return self._started_at + self._timeout_seconds - now
 
-    def _reason_to_give_up(self, failed: CallFailed, seconds: float, left: float) -> str:
+    def _reason_to_give_up(self, failed: CallFailed, seconds: float, seconds_left: float) -> str:
         """Return why the call is not made again after `seconds`; empty = it is. Spends the budget."""
         assert self._retry is not None
         if self.tries == self._retry.tries_max:
             return f"'tries_max' is {self.tries}"
-        if seconds >= left:
+        if seconds >= seconds_left:
             delay = failed.retry_after_seconds
             prefix = f"the daemon asks for {delay:g} s, and " if delay else ""
-            return f"{prefix}{max(0.0, left):.1f} s of the call's {self._timeout_seconds:g} s are left"
+            return f"{prefix}{max(0.0, seconds_left):.1f} s of the call's {self._timeout_seconds:g} s are left"
         if failed.code == _BUSY and not self._budget.spend():
             return f"the client's budget of {self._retry.budget_max:g} tries against a busy daemon is spent"
         return ""

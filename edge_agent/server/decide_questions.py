@@ -14,7 +14,7 @@ from edge_agent.server.messages import QUESTION_TYPES
 from edge_agent.v1 import inference_pb2, task_pb2
 
 OPEN_QUESTIONS_MAX = 400
-"""Of one call."""
+"""Most questions of one call."""
 _TYPES = {number: name for name, number in QUESTION_TYPES.items()}
 
 

@@ -62,11 +62,11 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
     ) -> pb.ListReviewQueueResponse:
         """List captured answers, from the review streams in turn."""
         size = messages.clamp_page_size(request.page_size)
-        after = parse_page_token(request.page_token) if request.page_token else QUEUE_START
+        cursor = parse_page_token(request.page_token) if request.page_token else QUEUE_START
         confidence_max = request.confidence_max if request.HasField("confidence_max") else None
         stream = parse_review_stream(request.stream)
         review_filter = ReviewFilter(request.task, confidence_max, request.include_reviewed, stream)
-        rows = await self._capture.review_page(review_filter, after, size + 1)
+        rows = await self._capture.review_page(review_filter, cursor, size + 1)
         predictions = [prediction_message(each, self._manifest(each.record["task"])) for each in rows[:size]]
         token = make_page_token(rows[size - 1].place) if len(rows) > size else ""
         return pb.ListReviewQueueResponse(predictions=predictions, next_page_token=token)
@@ -247,9 +247,9 @@ def parse_page_token(token: str) -> ReviewCursor:
         raise InvalidRequest("page_token does not come from this daemon", remedy=remedy) from None
 
 
-def make_page_token(last: ReviewCursor) -> str:
-    """Return the token of the page that follows `last`."""
-    return base64.urlsafe_b64encode(_CURSOR.pack(*last)).decode()
+def make_page_token(cursor: ReviewCursor) -> str:
+    """Return the token of the page that follows `cursor`."""
+    return base64.urlsafe_b64encode(_CURSOR.pack(*cursor)).decode()
 
 
 def parse_review_stream(number: pb.ReviewStream) -> ReviewStream | None:

@@ -3,7 +3,7 @@
 inference.sock   0660   InferenceService, GRPCInferenceService (the Open Inference Protocol), health
 review.sock      0660   FeedbackService, health
 admin.sock       0600   AdminService, both of inference.sock, health, reflection; 0660 with `admin_group`
-tcp_address      TLS    all of them; the client's certificate says which it may call
+tcp_address      TLS    all of them; the client's certificate determines which it may call
                  plain  both of inference.sock, health; only with `insecure: true`
 
 Each call passes `interceptor.py` first, which authorizes it by the table in `roles.py`.

@@ -228,7 +228,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
     def _require_bundle(self, task: str, kind: str) -> InstalledBundle:
         """Return the bundle that answers a task of that kind. Raises UnknownTask, WrongTaskKind, or its problem."""
-        bundle = self._activation.serving.get(task) or self._activation.bundle_of(task)  # the second raises why not
+        bundle = self._activation.serving.get(task) or self._activation.bundle_of(task)  # the second raises the reason
         problem = self._activation.problems.get(task)
         if problem is not None and not self._engines.ready(bundle.digest):
             raise problem

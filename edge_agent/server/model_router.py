@@ -190,13 +190,13 @@ class ModelRouter:
         if decision.route != "upstream":
             return blanks
         replies, answers = await self._ask(item, blanks), []
-        for each in blanks:
-            reply = replies[_question_name(each)]
+        for blank in blanks:
+            reply = replies[_question_name(blank)]
             if isinstance(reply, RouteReason):
                 blocked_decision = policy.decide_before_local_answer(policy.with_blocker(context, reply))
-                answers.append(each._replace(decision=blocked_decision or decision))
+                answers.append(blank._replace(decision=blocked_decision or decision))
             else:
-                answers.append(each._replace(large_model=reply))
+                answers.append(blank._replace(large_model=reply))
         return answers
 
     async def _answer_with_both(
@@ -306,11 +306,11 @@ def _blank_answers(item: RoutedInput, decision: RouteDecision) -> list[FinishedA
 def _large_model_answers(blanks: list[FinishedAnswer], replies: Replies, error: EdgeAgentError) -> list[FinishedAnswer]:
     """Return the large model's answers after the local model failed. Raises its error if one of them is missing."""
     decision, answers = RouteDecision("upstream", RouteReason.MODE_SHADOW, degraded=(error.reason,)), []
-    for each in blanks:
-        reply = replies[_question_name(each)]
+    for blank in blanks:
+        reply = replies[_question_name(blank)]
         if isinstance(reply, RouteReason):
             raise error
-        answers.append(each._replace(decision=decision, large_model=reply))
+        answers.append(blank._replace(decision=decision, large_model=reply))
     return answers
 
 

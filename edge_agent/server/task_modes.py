@@ -133,7 +133,7 @@ class MonitoringAlarms:
         self.reconsider()
 
     def apply_plan(self, task_plans: Mapping[str, TaskPlan]) -> None:
-        """Store what the plan says of the tasks; called on the store's thread."""
+        """Store the plan's settings of the tasks; called on the store's thread."""
         self._modes.apply_plan(task_plans)
         self.reconsider()
 

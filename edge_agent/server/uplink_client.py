@@ -355,9 +355,9 @@ def _ask_request(question: LargeModelQuestion) -> pb.AskRequest:
         background=not question.waited_for,
         input=question.text if question.questions else "",
     )
-    for each in question.questions:
-        message = request.questions.add(name=each.name, type=each.type, instructions=each.instructions)
-        for value, description in zip_longest(each.options, each.descriptions, fillvalue=""):
+    for item in question.questions:
+        message = request.questions.add(name=item.name, type=item.type, instructions=item.instructions)
+        for value, description in zip_longest(item.options, item.descriptions, fillvalue=""):
             message.options.add(value=value, description=description)
     return request
 
