@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, TypedDict, TypeVar
 from edge_agent.client import translation
 from edge_agent.client.call_failed import remedy_with_delay
 from edge_agent.client.task_description import BundleRef, TaskQuestion
-from edge_agent.client.translation import bundle_ref, fields_by_name, word
+from edge_agent.client.translation import bundle_ref, enum_word, fields_by_name
 from edge_agent.v1 import inference_pb2, task_pb2
 
 
@@ -291,7 +291,7 @@ def _provenance(provenance: task_pb2.Provenance) -> dict[str, Any]:
     return {
         "prediction_id": provenance.prediction_id,
         "bundle": bundle_ref(provenance.bundle),
-        "route": word(task_pb2.Route, provenance.route, "ROUTE_"),
+        "route": enum_word(task_pb2.Route.DESCRIPTOR, provenance.route),
         "timings": Timings(timings.queue_ms, timings.prefill_ms, timings.decode_ms, timings.upstream_ms),
         "device": provenance.device,
         "degraded": tuple(provenance.degraded),
@@ -309,7 +309,7 @@ def _confidence(confidence: task_pb2.Confidence) -> dict[str, Any]:
         "confidence": confidence.value,
         "threshold": confidence.threshold if confidence.HasField("threshold") else None,
         "below_threshold": confidence.below_threshold,
-        "no_threshold_reason": word(task_pb2.NoThresholdReason, reason, "NO_THRESHOLD_REASON_") if reason else "",
+        "no_threshold_reason": enum_word(task_pb2.NoThresholdReason.DESCRIPTOR, reason) if reason else "",
     }
 
 
@@ -366,7 +366,7 @@ def decisions(response: inference_pb2.DecideResponse) -> list[Decision | Failure
 def _decision_answer(message: inference_pb2.DecisionAnswer) -> DecisionAnswer:
     return DecisionAnswer(
         question=message.question,
-        type=word(task_pb2.QuestionType, message.type, "QUESTION_TYPE_"),
+        type=enum_word(task_pb2.QuestionType.DESCRIPTOR, message.type),
         label=message.label,
         probabilities=tuple([(each.label, each.score) for each in message.probabilities]),
         score=message.score if message.HasField("score") else None,
@@ -397,7 +397,7 @@ def embeddings(response: inference_pb2.EmbedResponse) -> list[Embedding | Failur
 
 def finish(message: inference_pb2.GenerateFinish) -> Finish:
     """Translate the end of a generation."""
-    reason = word(inference_pb2.FinishReason, message.reason, "FINISH_REASON_")
+    reason = enum_word(inference_pb2.FinishReason.DESCRIPTOR, message.reason)
     tokens = tuple(
         TokenLogprob(each.token, each.logprob, tuple((other.token, other.logprob) for other in each.alternatives))
         for each in message.tokens

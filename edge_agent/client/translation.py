@@ -15,7 +15,6 @@ from datetime import UTC
 from typing import Any, Literal, TypeVar
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
 from edge_agent.client.task_description import BundleRef, Task
 from edge_agent.v1 import task_pb2
@@ -86,7 +85,7 @@ def _item_type(hint: Any) -> Any:
 
 def _item_reader(field: FieldDescriptor, kind: Any) -> Callable[[Any], Any]:
     if field.enum_type:
-        return functools.partial(_enum_word, field.enum_type)
+        return functools.partial(enum_word, field.enum_type)
     if field.message_type and field.message_type.full_name == "google.protobuf.Timestamp":
         return lambda message: message.ToDatetime(tzinfo=UTC)
     if field.message_type and isinstance(kind, type) and dataclasses.is_dataclass(kind):
@@ -94,8 +93,9 @@ def _item_reader(field: FieldDescriptor, kind: Any) -> Callable[[Any], Any]:
     return lambda value: value
 
 
-def _enum_word(enum: Any, number: int) -> str:
-    """Return the word of a value without the prefix of its enumeration; digits for an unknown number."""
+@functools.lru_cache(256)
+def enum_word(enum: Any, number: int) -> str:
+    """Return the word of a value of an enumeration's descriptor without the prefix; digits for an unknown number."""
     if number == 0 and enum.name in _EMPTY_WHEN_UNSET:
         return ""
     value = enum.values_by_number.get(number)
@@ -108,12 +108,6 @@ def _prefix(name: str) -> str:
     return "".join(f"_{letter}" if letter.isupper() else letter.upper() for letter in name)[1:] + "_"
 
 
-@functools.lru_cache(256)
-def word(enum: EnumTypeWrapper, number: int, prefix: str) -> str:
-    """Return the name of an enumeration's value without its prefix; an unknown number as digits."""
-    return enum.Name(number).removeprefix(prefix) if number in enum.values() else str(number)
-
-
 def bundle_ref(ref: task_pb2.BundleRef) -> BundleRef:
     """Translate."""
     return BundleRef(ref.task, ref.version, ref.digest)
@@ -124,7 +118,7 @@ def task(message: task_pb2.Task, record_schema: str = "") -> Task:
     limits = message.limits
     return Task(
         **fields_by_name(Task, message)
-        | {"mode": word(task_pb2.Mode, message.mode, "MODE_") if message.mode else "LOCAL"}
+        | {"mode": enum_word(task_pb2.Mode.DESCRIPTOR, message.mode) if message.mode else "LOCAL"}
         | {name: getattr(limits, name) for name in ("input_tokens_max", "output_tokens_max", "inputs_max")},
         record_schema=record_schema,
     )

@@ -8,7 +8,8 @@ the 8 kB that gRPC takes: the message travels twice (percent-encoded, and in the
 from __future__ import annotations
 
 import grpc
-from google.protobuf import any_pb2, duration_pb2
+from google.protobuf import any as protobuf_any
+from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -60,11 +61,13 @@ def code_of(error: errors.EdgeAgentError) -> grpc.StatusCode:
 
 def to_status(error: errors.EdgeAgentError) -> status_pb2.Status:
     """Convert an error to google.rpc.Status."""
-    details = [_pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=_metadata(error)))]
+    details = [
+        protobuf_any.pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=_metadata(error)))
+    ]
     if isinstance(error, errors.CapacityError):
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(max(int(error.retry_seconds * 1000), 1))
-        details.append(_pack(error_details_pb2.RetryInfo(retry_delay=delay)))
+        details.append(protobuf_any.pack(error_details_pb2.RetryInfo(retry_delay=delay)))
     return status_pb2.Status(
         code=code_of(error).value[0], message=_clip(error.message, MESSAGE_BYTES_MAX), details=details
     )
@@ -91,12 +94,6 @@ def _metadata(error: errors.EdgeAgentError) -> dict[str, str]:
             metadata[key] = clipped
             bytes_left -= needed
     return metadata
-
-
-def _pack(message: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo) -> any_pb2.Any:
-    packed = any_pb2.Any()
-    packed.Pack(message)
-    return packed
 
 
 def _clip(text: str, bytes_max: int) -> str:

@@ -69,18 +69,14 @@ class HealthState:
     def __init__(self) -> None:
         """Begin with a daemon that serves no task yet."""
         self._statuses: dict[str, Status] = {OVERALL: pb.HealthCheckResponse.SERVING}
-        self._changed = asyncio.Event()
+        self.changed = asyncio.Event()
+        """Set at the next change; each change has its own."""
         self.ending = False
         """The daemon stops: watches end after they have reported it."""
 
     def status_of(self, service: str) -> Status | None:
         """Return the status of a task or the daemon; None = the name is unknown."""
         return self._statuses.get(service)
-
-    @property
-    def changed(self) -> asyncio.Event:
-        """Set at the next change; each change has its own."""
-        return self._changed
 
     def update(self, ready: dict[str, bool], *, serving: bool) -> None:
         """Set which tasks exist and which are ready; without `serving` neither a task nor the daemon is."""
@@ -96,7 +92,7 @@ class HealthState:
 
     def _replace_statuses(self, statuses: dict[str, Status]) -> None:
         self._statuses = statuses
-        previous, self._changed = self._changed, asyncio.Event()
+        previous, self.changed = self.changed, asyncio.Event()
         previous.set()
 
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf.message import Message
 
+from edge_agent.engine.child_process import loop_time
 from edge_agent.errors import (
     BY_REASON,
     CallerError,
@@ -153,7 +154,7 @@ class RequestDeduplicator:
         message = task.result()
         if not _is_final(message):
             return
-        stored = _StoredResponse(running.digest, _now(), type(message), message.SerializeToString())
+        stored = _StoredResponse(running.digest, loop_time(), type(message), message.SerializeToString())
         if stored.size <= self._limits.bytes_max:
             self._stored[key] = stored
             self._stored_bytes += stored.size
@@ -165,7 +166,7 @@ class RequestDeduplicator:
             self._drop_oldest()
 
     def _drop_expired(self) -> None:
-        limit = _now() - self._limits.seconds_max
+        limit = loop_time() - self._limits.seconds_max
         while self._stored and next(iter(self._stored.values())).stored_at <= limit:
             self._drop_oldest()
 
@@ -182,7 +183,3 @@ def _is_final(response: Message) -> bool:
 def _failures(response: Message) -> set[str]:
     """Return the reasons of the inputs that have failed."""
     return {each.error.reason for each in getattr(response, "results", ()) if each.HasField("error")}
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -212,7 +212,8 @@ class UplinkClient:
     def __init__(self, config: Config, capture: ExampleCapture | None = None) -> None:
         """Prepare; `run` watches the uplink. `capture` records the price of each answered question."""
         self._tasks = frozenset(config.escalation.tasks)
-        self._configured = bool(config.escalation.url)
+        self.configured = bool(config.escalation.url)
+        """Whether the site has a large model."""
         self._address = f"unix:{config.escalation_socket}"
         self._capture = capture
         self._state = pb.WatchResponse()
@@ -224,11 +225,6 @@ class UplinkClient:
         return self._state.model
 
     @property
-    def configured(self) -> bool:
-        """Whether the site has a large model."""
-        return self._configured
-
-    @property
     def spare(self) -> bool:
         """Whether the uplink has capacity for a question that no caller waits for."""
         return self._state.spare
@@ -237,7 +233,7 @@ class UplinkClient:
         """Return whether the large model can be asked about a task."""
         state = self._state
         return LargeModelAvailability(
-            configured=self._configured,
+            configured=self.configured,
             allowed=task in self._tasks,
             online=state.online,
             affordable=state.affordable,
@@ -247,11 +243,11 @@ class UplinkClient:
 
     def can_ask(self, task: str) -> bool:
         """Tell whether a task may ask the large model at all."""
-        return self._configured and task in self._tasks
+        return self.configured and task in self._tasks
 
     def message(self) -> admin_pb2.EscalationStatus | None:
         """Describe the large model; None if the site has none."""
-        if not self._configured:
+        if not self.configured:
             return None
         state = self._state
         status = admin_pb2.EscalationStatus(tasks=sorted(self._tasks))
