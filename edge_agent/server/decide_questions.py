@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from edge_agent.engine.protocol import AskedQuestion, as_asked
+from edge_agent.engine.protocol import AskedQuestion, asked_questions
 from edge_agent.errors import InvalidRequest, UnknownQuestion
 from edge_agent.formats import strict_json
 from edge_agent.formats.manifest import OPEN_RUNTIMES, Manifest
@@ -50,7 +50,7 @@ def requested_questions(request: inference_pb2.DecideRequest, manifest: Manifest
             remedy = "Name them in 'questions', or leave that empty for all."
             raise UnknownQuestion(message, remedy=remedy, task=task.name)
         questions = _resolve_open_questions(request.open_questions, manifest)
-        return RequestedQuestions(questions, questions, as_asked(manifest, questions))
+        return RequestedQuestions(questions, questions, asked_questions(manifest, questions))
     if request.questions:
         return _select_questions(request.questions, manifest)
     if not task.questions_asked:
@@ -69,7 +69,7 @@ def _select_questions(names: Sequence[str], manifest: Manifest) -> RequestedQues
         raise UnknownQuestion(message, task=task, question=unknown_names[0])
     chosen = tuple(each for each in questions if each.name in names)
     if manifest.runtime in OPEN_RUNTIMES and len(chosen) < len(known):
-        return RequestedQuestions(chosen, chosen, as_asked(manifest, chosen))
+        return RequestedQuestions(chosen, chosen, asked_questions(manifest, chosen))
     return RequestedQuestions(chosen, questions)
 
 
