@@ -85,8 +85,7 @@ def box(tmp_path: Path) -> Box:
 
 
 def test_enrolment_configures_a_machine(box: Box):
-    """The daemon's configuration has all settings; secrets are in no file that others may read and not in the
-    output."""
+    """The configuration has all settings; secrets are in no file that others may read and not in the output."""
     done = box.enrol(box.enrolment(), "--yes")
     assert (0, "shop-12") == (done.exit_code, box.site().id), done.output
     loaded = config.load(box.agent_yaml(), environ={})
@@ -98,8 +97,7 @@ def test_enrolment_configures_a_machine(box: Box):
 
 
 def test_missing_rights_are_reported_before_the_code():
-    """A user who may not write to /etc gets that error before the code is compared by telephone; --check needs no such
-    rights."""
+    """A user who may not write to /etc is told before the code is compared; --check needs no such rights."""
     with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
         Path(folder).chmod(0o755)
         box = Box(Path(folder))
@@ -173,8 +171,7 @@ def test_uplink_reads_the_key_from_its_credential(box: Box, tmp_path: Path):
 
 
 def test_next_enrolment_replaces_or_removes_the_key(box: Box):
-    """A later enrolment file replaces the key; one without a large model removes its credential, drop-in and
-    settings."""
+    """A later file replaces the key; one without a large model removes its credential, drop-in and settings."""
     alone = {"examples": {"url": "s3://fleet/examples"}}
     paths = {"PATH": str(box.folder)}
     box.enrol(box.enrolment(ago=60, escalation=LARGE_MODEL, **alone), "--yes", env=paths)
@@ -210,7 +207,7 @@ def encrypting(box: Box) -> dict[str, str]:
 
 
 def test_plain_secret_of_an_interrupted_enrolment_is_removed(box: Box):
-    """After a power cut left an unrecorded plain secret, the next enrolment stores only an encrypted one."""
+    """If a power cut left an unrecorded plain secret, the next enrolment stores only an encrypted one."""
     path = box.enrolment()
     box.enrol(path, "--yes", env={"PATH": str(box.folder)})
     (box.etc / "edge-agent/enrolment.json").unlink()
@@ -220,8 +217,7 @@ def test_plain_secret_of_an_interrupted_enrolment_is_removed(box: Box):
 
 
 def test_same_enrolment_encrypts_a_plain_secret(box: Box):
-    """Once systemd can encrypt, the same file replaces the plain secret, as doctor advises; a third time changes
-    nothing."""
+    """Once systemd can encrypt, the same file replaces the plain secret; a third time changes nothing."""
     path = box.enrolment()
     box.enrol(path, "--yes", env={"PATH": str(box.folder)})
     path_with_it = encrypting(box)
@@ -354,7 +350,7 @@ def test_enrolment_requires_code_passphrase_or_yes(box: Box):
 
 @pytest.mark.slow
 def test_sealed_enrolment_requires_its_passphrase(box: Box):
-    """A sealed file requires its passphrase and then no code, because only its holder could have changed the file."""
+    """A sealed file needs its passphrase but no code: only its holder could have changed the file."""
     path, secret = box.enrolment(), box.folder / "passphrase"
     path.write_bytes(enrolment_file.seal(path.read_bytes(), PASSPHRASE))
     assert (2, {}) == (box.enrol(path).exit_code, box.files())
@@ -374,8 +370,7 @@ def fill(disk: Path) -> Path:
 
 
 def test_a_full_disk_changes_nothing(tmp_path: Path):
-    """A full disk changes nothing at the first enrolment or a renewal, and the same command works once there is
-    space."""
+    """A full disk changes nothing, also at a renewal, and the same command works once there is space."""
     with tmpfs(tmp_path / "etc", "size=64k") as disk:
         box = Box(tmp_path)
         ballast = fill(disk)
@@ -461,8 +456,7 @@ def test_wrong_code_asks_to_type_it_again(box: Box):
 
 
 def test_folder_store_gets_its_drop_in_and_a_warning(box: Box):
-    """The uplink's unit may write to the folder; a missing folder is a warning, and the same file completes the
-    enrolment."""
+    """The uplink's unit may write to the folder; a missing folder is a warning that the same file resolves."""
     folder = box.folder / "fleet"
     path = box.enrolment(examples={"url": str(folder)})
     done = box.enrol(path, "--yes")
