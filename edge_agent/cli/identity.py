@@ -229,13 +229,13 @@ class EnrolCommand:
         elif self.check:
             _conclude_check(prepared)
         else:
-            require_rights(request.places)
+            require_rights(request.paths)
             self._authenticate(found.site, sha256, sealed)
             self._apply(prepared)
 
     def _warn_of_folders(self, prepared: PreparedEnrolment) -> None:
         """Print why the uplink cannot use a folder that is an object store, and the command that fixes it."""
-        managed = self._systemd or prepared.request.places.uplink_unit.exists()
+        managed = self._systemd or prepared.request.paths.uplink_unit.exists()
         for problem in unit_drop_ins.store_folder_problems(prepared.config, managed=managed):
             _warn(f"{problem.seen}. {problem.remedy}")
             for command in problem.command.split("; "):
@@ -382,14 +382,14 @@ def _large_model(large: enrolment_file.LargeModelAccess) -> str:
 
 def _report(prepared: PreparedEnrolment, done: CompletedEnrolment) -> None:
     console = out()
-    console.print(f"This machine is site {done.record.site} now: {prepared.request.places.site_yaml}")
+    console.print(f"This machine is site {done.record.site} now: {prepared.request.paths.site_yaml}")
     if done.record.secrecy == "encrypted":
         console.print("The uplink's credentials are encrypted to this machine.")
     if plain := plain_credentials(done.record.files):
         what = f"{counted(len(plain), 'credential')} of the uplink"
         _warn(f"systemd-creds did not encrypt {what}, stored unencrypted and readable by root only: {', '.join(plain)}")
-    if done.former:
-        _report_previous(done.former)
+    if done.previous_site:
+        _report_previous(done.previous_site)
     for each in prepared.drop_ins:
         console.print(f"{'Wrote' if each.content else 'Removed'} {each.path}", soft_wrap=True)
     if unit_drop_ins.listens_on_network(prepared.config) and not _lets_in(prepared):
@@ -399,7 +399,7 @@ def _report(prepared: PreparedEnrolment, done: CompletedEnrolment) -> None:
 
 def _lets_in(prepared: PreparedEnrolment) -> bool:
     """Return whether the daemon's unit lets any network in."""
-    units, networks = prepared.request.places.units, prepared.request.networks
+    units, networks = prepared.request.paths.units, prepared.request.networks
     return bool(unit_drop_ins.allowed_networks(prepared.config, units, (), networks))
 
 

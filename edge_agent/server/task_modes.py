@@ -54,13 +54,15 @@ class TaskModes:
         if self._demoted and self.demotion(task):
             return "shadow"
         known = self._known
-        return known.said.get(task) or known.planned.get(task) or self._configured.get(task, "local")
+        return known.by_operator.get(task) or known.planned.get(task) or self._configured.get(task, "local")
 
     def set_by(self, task: str) -> ModeBy:
         """Return what put a task into its mode."""
         if self.demotion(task):
             return "alarm"
-        return "operator" if task in self._known.said else "plan" if task in self._known.planned else "configuration"
+        if task in self._known.by_operator:
+            return "operator"
+        return "plan" if task in self._known.planned else "configuration"
 
     def demotion(self, task: str) -> Demotion | None:
         """Return the demotion of a task that is in force, if there is one."""
@@ -70,13 +72,13 @@ class TaskModes:
 
     def apply_plan(self, task_plans: Mapping[str, TaskPlan]) -> None:
         """Store the plan's modes of all tasks, and which alarms may put them into shadow."""
-        self._table.plan({task: plan.mode for task, plan in task_plans.items() if plan.mode})
+        self._table.set_planned({task: plan.mode for task, plan in task_plans.items() if plan.mode})
         self._demotions.permit({task: plan.demote_on for task, plan in task_plans.items() if plan.demote_on})
         self._read()
 
     def set_by_operator(self, task: str, mode: Mode | None) -> None:
         """Store the operator's mode of a task; None removes it."""
-        self._table.say(task, mode)
+        self._table.set_by_operator(task, mode)
         self._demotions.take_back(task)
         self._read()
 
