@@ -18,7 +18,7 @@ from edge_agent.cli.daemon_target import TargetOption, TaskArgument, target_of
 from edge_agent.cli.exits import ExitCode, exit_code
 from edge_agent.cli.inputs import FileOption, Inputs, Texts, answers, as_text
 from edge_agent.cli.output import AsJson, err, no_threshold, out, plain, print_json, print_trimmed
-from edge_agent.cli.terminal import EscapedTable, printable_text, table, write_answer
+from edge_agent.cli.terminal import EscapedTable, draw_bar, printable_text, table, write_answer
 from edge_agent.client import (
     Answer,
     CallFailed,
@@ -88,9 +88,7 @@ class BatchCommand:
         """Ask, print each result, and end the command with the code of the first input that failed."""
         inputs = Inputs(self.texts, self.file)
         with target_of(self.ctx).client(self.target, inputs.retry) as client:
-            results = answers(
-                client, self.task, inputs, lambda task, batch: call(client, task, batch), as_json=self.as_json
-            )
+            results = answers(client, self.task, inputs, functools.partial(call, client), as_json=self.as_json)
             code = print_results(results, layout, self.as_json)
         raise typer.Exit(code)
 
@@ -271,7 +269,6 @@ OPTION_CELLS = 16
 """Width of a possible answer next to its bar; longer ones are cut there, and complete in the column of the answer."""
 SHOWN_MAX = 3
 """Possible answers of a question with their bars; --json has all of them."""
-_EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 QuestionOption = Annotated[
     list[str] | None,
@@ -323,8 +320,7 @@ def print_decisions(results: Iterable[tuple[str, Decision | Failure]], *, as_jso
             console.print()
         console.print(Text(shorten(text), style="bold"), soft_wrap=True)
         if isinstance(result, Failure):
-            console.print(Text(f"{result.reason}: {result.message}", style="red"), soft_wrap=True)
-            console.print(Text(f"what to do: {result.remedy}", style="red"), soft_wrap=True)
+            console.print(_failure_cell(result), soft_wrap=True)
         else:
             print_trimmed(console, decision_table(result))
     return code
@@ -349,7 +345,10 @@ def _bars(probabilities: Iterable[tuple[str, float]]) -> Group:
     """Return the likeliest answers, each on a line that is never broken."""
     ranked = sorted(probabilities, key=lambda pair: -pair[1])
     return Group(
-        *(Text.assemble(f"{share:.2f} {bar(share)} ", _shorten_label(label)) for label, share in ranked[:SHOWN_MAX])
+        *(
+            Text.assemble(f"{share:.2f} {draw_bar(share, BAR_CELLS)} ", _shorten_label(label))
+            for label, share in ranked[:SHOWN_MAX]
+        )
     )
 
 
@@ -357,13 +356,6 @@ def _shorten_label(label: str) -> Text:
     text = printable_text(Text(label))
     text.truncate(OPTION_CELLS, overflow="ellipsis")
     return text
-
-
-def bar(share: float, cells: int = BAR_CELLS) -> str:
-    """Return a bar of block characters for a share from 0 to 1, filled up with spaces."""
-    eighths = round(min(max(share, 0.0), 1.0) * cells * 8)
-    full, rest = divmod(eighths, 8)
-    return (_EIGHTHS[8] * full + (_EIGHTHS[rest] if rest else "")).ljust(cells)
 
 
 _GENERATE_TIMEOUT_SECONDS = 300

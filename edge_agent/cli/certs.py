@@ -358,16 +358,14 @@ def _require_clock(now: float) -> None:
 
 def _refuse_second_authority(ctx: typer.Context) -> None:
     """Raise CertificateUnusable if this site has an authority."""
-    found, foreign = find_authority(_config_path(ctx)), None
-    if found is None:
-        foreign = find_foreign_authority(_config_path(ctx))
-    if found is None and foreign is None:
+    authority = find_authority(_config_path(ctx))
+    existing = authority.path / CERTIFICATE if authority else find_foreign_authority(_config_path(ctx))
+    if existing is None:
         return
-    existing = foreign or (found.path / CERTIFICATE if found else None)
     use = (
-        "Certificates for this site come from that authority; with an enrolment file it is the central team's."
-        if foreign
-        else "'sudo edge-agent certs issue CLIENT --role infer' and 'certs server --renew' use it."
+        "'sudo edge-agent certs issue CLIENT --role infer' and 'certs server --renew' use it."
+        if authority
+        else "Certificates for this site come from that authority; with an enrolment file it is the central team's."
     )
     raise CertificateUnusable(
         f"this site has an authority already: {existing}; nothing was written",

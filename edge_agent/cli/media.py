@@ -29,7 +29,7 @@ from edge_agent.cli.daemon_target import target_of
 from edge_agent.cli.exits import ExitCode
 from edge_agent.cli.output import AsJson, err, out, plain, print_done, print_json, print_trimmed, progress
 from edge_agent.client import AdminClient, CallFailed, ExamplesStatus, ImportProgress, UpdatesStatus
-from edge_agent.durable.atomic_files import stat_or_none, write_durably
+from edge_agent.durable.atomic_files import is_dir, stat_or_none, write_durably
 from edge_agent.errors import BY_REASON, ConfigInvalid, DocumentInvalid, EdgeAgentError, MediaFailed, UpdateIncomplete
 from edge_agent.formatting import counted, format_bytes
 
@@ -273,7 +273,7 @@ def import_media(ctx: typer.Context, path: MediaPath, as_json: AsJson = False) -
     _check_folder(path)
     path = path.resolve()
     with _drive_errors(path):
-        has_update = any(_is_folder(path / folder) for folder in ("metadata", "blobs"))
+        has_update = any(is_dir(path / folder) for folder in ("metadata", "blobs"))
         has_receipts = any(path.glob("site=*/receipts.json"))
     with target_of(ctx).admin() as admin:
         admin.status()  # a missing daemon is reported before missing files
@@ -341,11 +341,6 @@ def _check_folder(path: Path) -> int:
     with _drive_errors(path):
         os.scandir(path).close()  # an automounter mounts the drive here, not at a stat
         return path.stat().st_dev
-
-
-def _is_folder(path: Path) -> bool:
-    found = stat_or_none(path)
-    return found is not None and stat.S_ISDIR(found.st_mode)
 
 
 def _drive_folder(path: Path, *own: Path) -> DriveFolder:

@@ -54,6 +54,7 @@ app = typer.Typer(no_args_is_help=True, help="Show figures about personal data, 
 STANDARD_INPUT = "-"
 _ERASURES_SHOWN = 10
 _WHAT = ("captured", "replaced", "sent", "erased", "retention")
+_NUMBERS = (*_WHAT, "kept", "waiting")
 
 
 def erase(
@@ -236,9 +237,6 @@ def _show_rules(console: Console, privacy: SitePrivacy) -> None:
     for rule, number in rules.most_common():
         rows.add_row(rule, str(number))
     print_trimmed(console, rows)
-
-
-_NUMBERS = ("captured", "replaced", "sent", "erased", "retention", "kept", "waiting")
 
 
 def _show_erasures(console: Console, privacy: SitePrivacy) -> None:

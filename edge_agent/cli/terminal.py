@@ -184,6 +184,17 @@ def printable_text(text: Text) -> Text:
     return result.append_text(text[start : len(text.plain)])
 
 
+FULL_BLOCK = "█"
+PARTIAL_BLOCKS = " ▏▎▍▌▋▊▉"
+"""Eighths of a cell."""
+
+
+def draw_bar(share: float, cells: int, full: str = FULL_BLOCK, parts: str = PARTIAL_BLOCKS) -> str:
+    """Return a bar for a share from 0 to 1, filled up with spaces; `parts` are the characters of the last cell."""
+    whole, part = divmod(round(min(max(share, 0.0), 1.0) * cells * len(parts)), len(parts))
+    return (full * whole + (parts[part] if part else "")).ljust(cells)
+
+
 def errors() -> Terminal:
     """Return a terminal on standard error."""
     return Terminal(stderr=True, soft_wrap=True)

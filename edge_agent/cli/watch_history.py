@@ -10,7 +10,7 @@ The curve of a task covers the last CURVE_SECONDS. A restarted daemon counts fro
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -264,13 +264,10 @@ def rates_of(before: TaskCounts | None, after: TaskCounts, seconds: float) -> Ta
 
 def sum_counts(counts: Sequence[TaskCounts]) -> TaskCounts:
     """Return the sum over all tasks."""
-    answers: dict[str, int] = {}
-    errors: dict[str, int] = {}
+    answers, errors = Counter[str](), Counter[str]()
     for each in counts:
-        for route, number in each.answers.items():
-            answers[route] = answers.get(route, 0) + number
-        for reason, number in each.errors.items():
-            errors[reason] = errors.get(reason, 0) + number
+        answers.update(each.answers)
+        errors.update(each.errors)
     graded, below_threshold = sum(each.graded for each in counts), sum(each.below_threshold for each in counts)
     tokens = sum(each.output_tokens for each in counts)
     queue, total = (_sum_durations([getattr(each, name) for each in counts]) for name in ("queue", "total"))

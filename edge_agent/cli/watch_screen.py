@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edge_agent.cli.output import ENGINE_STYLES, LINK_STYLES, UPDATE_STYLES, duration, large_model_state
-from edge_agent.cli.terminal import EscapedTable, advice, table
+from edge_agent.cli.terminal import FULL_BLOCK, PARTIAL_BLOCKS, EscapedTable, advice, draw_bar, table
 from edge_agent.cli.watch_history import TOTAL, RefusalCount, TaskRates, WatchSnapshot
 from edge_agent.client import (
     Engine,
@@ -56,7 +56,7 @@ class Glyphs:
     more: str
 
 
-UNICODE = Glyphs("▁▂▃▄▅▆▇█", "█", " ▏▎▍▌▋▊▉", "…")
+UNICODE = Glyphs("▁▂▃▄▅▆▇█", FULL_BLOCK, PARTIAL_BLOCKS, "…")
 ASCII = Glyphs("_.:-=+*#", "#", " ", "...")
 
 
@@ -420,10 +420,7 @@ def curve(cells: Sequence[float | None], glyphs: Glyphs) -> str:
 
 def bar(share: float, glyphs: Glyphs) -> str:
     """Draw a share, 0 to 1, as BAR_CELLS characters."""
-    steps = len(glyphs.parts)
-    cells = round(min(1.0, max(0.0, share)) * BAR_CELLS * steps)
-    part = glyphs.parts[cells % steps] if cells % steps else ""
-    return (glyphs.full * (cells // steps) + part).ljust(BAR_CELLS)
+    return draw_bar(share, BAR_CELLS, glyphs.full, glyphs.parts)
 
 
 def _busy_bar(engine: Engine, glyphs: Glyphs) -> Text:

@@ -8,10 +8,10 @@ go to `outbox/former/<time>/site=<id>/`, which `edge-convert collect` accepts; k
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
-import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from edge_agent import config
 from edge_agent.config import Config, ConfigFiles, Overrides, config_files
-from edge_agent.durable.atomic_files import disk_errors, stat_or_none, sync_directory
+from edge_agent.durable.atomic_files import disk_errors, read_regular, stat_or_none, sync_directory
 from edge_agent.enrolment import site_files, unit_drop_ins
 from edge_agent.enrolment.site_files import StoredCredential, SystemPaths, encrypt
 from edge_agent.enrolment.unit_drop_ins import UnitDropIn
@@ -114,8 +114,8 @@ def _make_like(model: Path, folder: Path) -> None:
         folder.chmod(status.st_mode & 0o7777)
 
 
-Kind = Literal["first", "renewal", "replacement", "same"]
-"""As returned by `classify_enrolment`; same: this file is in use already, and nothing has to change."""
+EnrolmentKind = Literal["first", "renewal", "replacement"]
+"""first: this machine was not a site. renewal: new settings for the same site. replacement: another site."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,8 @@ class PreparedEnrolment:
     """An enrolment file that passed the checks; nothing is written yet."""
 
     request: EnrolmentRequest
-    kind: Kind
+    kind: EnrolmentKind | Literal["same"]
+    """same: this file is in use already, and nothing has to change."""
     previous: SiteEnrolment | None
     config: Config
     """The future configuration."""
@@ -342,26 +343,21 @@ def read_enrolment_file(path: Path) -> bytes:
         EnrolmentFileInvalid: it is not a regular file, or the drive fails.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise EnrolmentFileInvalid(f"{path} is not a regular file", remedy=_PATH_REMEDY)
-            return file.read(ENROLMENT_FILE_BYTES_MAX + 1)
+        return read_regular(path, ENROLMENT_FILE_BYTES_MAX)
     except (FileNotFoundError, NotADirectoryError):
         raise InvalidRequest(f"there is no file {path}", remedy=_PATH_REMEDY) from None
     except PermissionError as error:
         message = f"cannot read {path}: {error.strerror}"
         raise ConfigInvalid(message, remedy="Run the command with sudo.") from None
     except OSError as error:
-        raise EnrolmentFileInvalid(f"cannot read {path}: {error.strerror}", remedy=_PATH_REMEDY) from None
+        is_other_kind = error.errno == errno.EINVAL
+        message = f"{path} is not a regular file" if is_other_kind else f"cannot read {path}: {error.strerror}"
+        raise EnrolmentFileInvalid(message, remedy=_PATH_REMEDY) from None
 
 
 CLOCK_SECONDS_SLACK = 86_400
 """Tolerated lag of this machine's clock: without a battery it may only know the day."""
 _NEW_FILE_REMEDY = "Have the central team make a new one: 'edge-convert enrolment-file'."
-
-EnrolmentKind = Literal["first", "renewal", "replacement"]
-"""first: this machine was not a site. renewal: new settings for the same site. replacement: another site."""
 
 
 def classify_enrolment(

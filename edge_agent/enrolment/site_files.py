@@ -23,11 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.config import config_files
-from edge_agent.durable.atomic_files import make_folders, partial_path, sync_directory, write_synced
+from edge_agent.durable.atomic_files import is_disk_full, make_folders, partial_path, sync_directory, write_synced
 from edge_agent.errors import ConfigInvalid, DiskFull
 from edge_agent.formats.enrolment_file import RECORD_FILE_NAME, EnrolmentFile, LargeModelAccess, Secrecy, SiteEnrolment
 
-_DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 _HEAD = """Site {site}, by an enrolment file of {issued}.
 Written by 'edge-agent enrol': do not edit it; agent.yaml overrides it."""
 CERTIFICATE, KEY, CLIENTS = "server.crt", "server.key", "clients.crt"
@@ -251,7 +250,7 @@ def require_rights(paths: SystemPaths) -> None:
 
 def _write_error(error: OSError, path: Path) -> DiskFull | ConfigInvalid:
     message = f"cannot write {path}: {error.strerror}; nothing was changed"
-    if error.errno in _DISK_FULL_ERRNOS:
+    if is_disk_full(error):
         return DiskFull(message, remedy="Free some space, and run the same command again.", path=path)
     return ConfigInvalid(message, remedy="Run the command with sudo; if it was, check the disk ('dmesg').")
 

@@ -27,7 +27,7 @@ from edge_agent.enrolment.site_files import SiteFile
 from edge_agent.errors import ConfigInvalid
 from edge_agent.formats import uplink_state
 
-DAEMON, UPLINK = "edge-agent.service", "edge-uplink.service"
+DAEMON_UNIT, UPLINK_UNIT = "edge-agent.service", "edge-uplink.service"
 _BOOTED = Path("/run/systemd/system")
 _SECONDS_MAX = 300
 
@@ -39,7 +39,7 @@ def is_systemd_running() -> bool:
 
 def stop_services() -> None:
     """Stop both services before a change that they must not see half done."""
-    _systemctl("stop", UPLINK, DAEMON)
+    _systemctl("stop", UPLINK_UNIT, DAEMON_UNIT)
 
 
 def restart_services(config: Config) -> list[str]:
@@ -50,10 +50,10 @@ def restart_services(config: Config) -> list[str]:
     """
     reload_units()
     if not config.needs_uplink:
-        _systemctl("disable", "--now", UPLINK)
+        _systemctl("disable", "--now", UPLINK_UNIT)
         with contextlib.suppress(OSError):
             (config.uplink_notes / uplink_state.FILE_NAME).unlink(missing_ok=True)
-    units = filter(_is_installed, (DAEMON, UPLINK) if config.needs_uplink else (DAEMON,))
+    units = filter(_is_installed, (DAEMON_UNIT, UPLINK_UNIT) if config.needs_uplink else (DAEMON_UNIT,))
     return [f"{unit} did not start: 'journalctl -u {unit}' explains why" for unit in units if not _start(unit)]
 
 
@@ -81,7 +81,6 @@ def _systemctl(*arguments: str) -> bool:
 
 
 _LOOK_SECONDS_MAX = 10
-_BY_TEST = {0: True, 1: False}
 
 
 def store_folder_problems(config: Config, *, managed: bool) -> Iterator[FolderProblem]:
@@ -120,11 +119,10 @@ def _may_use(path: Path, *, written: bool) -> bool | None:
         result = subprocess.run(command, capture_output=True, timeout=_LOOK_SECONDS_MAX, check=False)  # noqa: S603 - no shell
     except (OSError, subprocess.SubprocessError):
         return None
-    return _BY_TEST.get(result.returncode)
+    return {0: True, 1: False}.get(result.returncode)
 
 
 HEAD = "# Written by 'edge-agent enrol' or 'edge-agent drop-ins'. Other settings belong into other files.\n"
-DAEMON_UNIT, UPLINK_UNIT = "edge-agent.service", "edge-uplink.service"
 _LISTENER, _FOLDERS = Path(f"{DAEMON_UNIT}.d/listener.conf"), Path(f"{UPLINK_UNIT}.d/folders.conf")
 _ALLOW = "IPAddressAllow="
 _ROUTE_UP, _ROUTE_GATEWAY = 0x1, 0x2
@@ -182,25 +180,20 @@ def unit_drop_ins(config: Config, units: Path, networks: Sequence[str]) -> list[
     Raises:
         ConfigInvalid: the name of a folder cannot be written in a unit.
     """
-    folders = _written_folders(config)
+    # The uplink writes examples to this folder; it only reads the one of updates.
+    folder = store_folder(config.uplink.url)
     return [
         _drop_in(
             units / _LISTENER, [f"{_ALLOW}{network}" for network in networks] if listens_on_network(config) else []
         ),
         # '-': the uplink also starts while the folder does not exist.
-        _drop_in(units / _FOLDERS, [f"ReadWritePaths=-{_quoted(folder)}" for folder in folders]),
+        _drop_in(units / _FOLDERS, [f"ReadWritePaths=-{_quoted(folder)}"] if folder else []),
     ]
 
 
 def listens_on_network(config: Config) -> bool:
     """Return whether the daemon listens for other machines."""
     return bool(config.service.tcp_address) and not is_loopback(_host(config.service.tcp_address))
-
-
-def _written_folders(config: Config) -> list[Path]:
-    """Return the folder that the uplink writes examples to; it only reads that of updates."""
-    folder = store_folder(config.uplink.url)
-    return [folder] if folder else []
 
 
 def allowed_networks(

@@ -156,7 +156,10 @@ def answer_schema(task: TaskSpec, subset: Sequence[QuestionSpec] | None = None) 
     """Return the JSON schema of an answer, with a member for each question; None = free text. `subset`: as before."""
     if questions := task.questions_asked if subset is None else subset:
         return _object_schema(
-            {_answer_key(task, each): {"type": "string", "enum": list(each.outputs)} for each in questions}
+            {
+                _KEY if task.kind == "classify" else each.name: {"type": "string", "enum": list(each.outputs)}
+                for each in questions
+            }
         )
     if task.kind != "extract":
         return None
@@ -201,11 +204,10 @@ def _parse_answers(questions: Sequence[LargeModelTypedQuestion], decoded: object
     """Take the valid answers; the first invalid one is the problem."""
     if not isinstance(decoded, dict):
         return LargeModelReply(problem="it is not a JSON object")
-    value_by_question = {each.name: decoded.get(each.name) for each in questions}
     answers = {
         each.name: LargeModelReply(value)
         for each in questions
-        if isinstance(value := value_by_question[each.name], str) and value in each.options
+        if isinstance(value := decoded.get(each.name), str) and value in each.options
     }
     unanswered = [each.name for each in questions if each.name not in answers]
     problem = f"{unanswered[0]!r} must be one of its possible answers" if unanswered else ""
@@ -242,11 +244,6 @@ _OPENINGS: Mapping[str, str] = {
     "generate": "",
     "embed": "",
 }
-
-
-def _answer_key(task: TaskSpec, question: QuestionSpec) -> str:
-    """Return the member of the answer that belongs to a question."""
-    return _KEY if task.kind == "classify" else question.name
 
 
 def _json_text(text: str) -> str:

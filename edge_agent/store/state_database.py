@@ -24,6 +24,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field, fields
+from itertools import starmap
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -50,10 +51,6 @@ class RecordedModes:
     planned: Mapping[str, Mode]
     by_operator: Mapping[str, Mode]
     """Those of the operator that are still in force."""
-
-    def of(self, task: str, configured: Mode) -> Mode:
-        """Return the mode of a task."""
-        return self.by_operator.get(task) or self.planned.get(task) or configured
 
 
 class ModeTable:
@@ -227,8 +224,7 @@ class UpdateJournal:
 
     def rows(self) -> dict[str, UpdateProgress]:
         """Return all rows, by task."""
-        entries = (UpdateProgress(**dict(zip(_NAMES, row, strict=True))) for row in self._db.rows(_ROWS))
-        return {progress.task: progress for progress in entries}
+        return {progress.task: progress for progress in starmap(UpdateProgress, self._db.rows(_ROWS))}
 
     def write(self, progress: UpdateProgress) -> None:
         """Write the row of a task; inside a transaction."""
@@ -284,10 +280,12 @@ class TrustTable:
         for role, value in self._db.rows("SELECT name, value FROM trust"):
             try:
                 stored = json.loads(value)
-                listed = {str(name): int(version) for name, version in stored.get("listed", {}).items()}
-                later_fields = listed, str(stored.get("sha256", ""))
                 floors[role] = MetadataFloor(
-                    int(stored["version"]), tuple(stored["signers"]), float(stored["issued_at"]), *later_fields
+                    int(stored["version"]),
+                    tuple(stored["signers"]),
+                    float(stored["issued_at"]),
+                    {str(name): int(version) for name, version in stored.get("listed", {}).items()},
+                    str(stored.get("sha256", "")),
                 )
             except (ValueError, TypeError, KeyError, AttributeError):
                 raise self._db.damaged(f"{self._db.path} holds an invalid floor of the role '{role}'") from None
