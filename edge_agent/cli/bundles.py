@@ -54,7 +54,7 @@ def list_bundles(
     Example: [bold]edge-agent bundles list pos-intent[/bold]
     """
     with target_of(ctx).admin() as admin:
-        bundles = _installed(admin, task)
+        bundles = _installed_bundles(admin, task)
         site = "" if bundles or as_json else admin.status().site
     if as_json:
         print_json([plain(bundle) for bundle in bundles], indent=2)
@@ -85,7 +85,7 @@ def show_bundle(ctx: typer.Context, task: TaskArgument, bundle: BundleArgument =
     Example: [bold]edge-agent bundles show pos-intent 1.2.0[/bold]
     """
     with target_of(ctx).admin() as admin:
-        installed = _find(_installed(admin, task), task, bundle)
+        installed = _find(_installed_bundles(admin, task), task, bundle)
     if as_json:
         print_json(installed, indent=2)
         return
@@ -277,9 +277,9 @@ def _loss_of_task(task: str, installed: list[Bundle], status: Status) -> tuple[s
     loss = f"The site loses {counted(len(installed), 'bundle')} of it ({versions}; {format_bytes(size)})."
     loss = loss if installed else f"The site loses every bundle of '{task}'; this agent can read none."
     others = sorted(other.name for other in status.tasks if other.name != task)
-    rest = f" Other tasks continue: {', '.join(others)}." if others else ""
+    others_text = f" Other tasks continue: {', '.join(others)}." if others else ""
     on_drive = f", or 'sudo edge-agent bundles allow {task}' with an uplink" if _is_planned(task, status) else ""
-    return f"{stops if active else ''}{loss}{rest}", _recovery_text(installed, on_drive)
+    return f"{stops if active else ''}{loss}{others_text}", _recovery_text(installed, on_drive)
 
 
 def _is_planned(task: str, status: Status) -> bool:
@@ -302,7 +302,7 @@ def describe_bundle(bundle: Bundle) -> str:
     return f"{bundle.ref.task} {bundle.ref.version} ({bundle.ref.digest[:DIGEST_SHOWN]}{signature})"
 
 
-def _installed(admin: AdminClient, task: str) -> list[Bundle]:
+def _installed_bundles(admin: AdminClient, task: str) -> list[Bundle]:
     """Return the bundles of one task, or of all. Raises UnknownTask when the task has none."""
     bundles = admin.bundles(task)
     if task and not bundles:

@@ -62,21 +62,21 @@ def find_authority(config_path: Path | None, environ: Mapping[str, str] = os.env
     The first of these that contains one: the folder of `access.client_ca_file`; `tls` beside agent.yaml; edge-agent/tls
     in the user's data directory; ./edge-agent-tls of version 0.1.
     """
-    configured, beside = _configured_authority(config_path), _beside_agent_yaml(config_path)
-    for folder in filter(None, (configured and configured.parent, beside, _in_data_dir(environ))):
+    ca_file, default_folder = _configured_authority(config_path), _default_folder(config_path)
+    for folder in filter(None, (ca_file and ca_file.parent, default_folder, _data_folder(environ))):
         if _exists(folder / CERTIFICATE):
             return AuthorityFolder(folder)
     if not _exists(OLD_FOLDER / CERTIFICATE):
         return None
     old = OLD_FOLDER.absolute()
-    move = f"'sudo mv {old} {beside}' lets every command find it"
+    move = f"'sudo mv {old} {default_folder}' lets every command find it"
     return AuthorityFolder(old, f"Version 0.1 made this authority here: {old}. {move}; agent.yaml may name it, too.")
 
 
 def find_foreign_authority(config_path: Path | None) -> Path | None:
     """Return the file of `access.client_ca_file` if another authority issues the certificates of this site."""
-    configured = _configured_authority(config_path)
-    return configured if configured and configured.name != CERTIFICATE and _exists(configured) else None
+    ca_file = _configured_authority(config_path)
+    return ca_file if ca_file and ca_file.name != CERTIFICATE and _exists(ca_file) else None
 
 
 def place_new_authority(config_path: Path | None, environ: Mapping[str, str] = os.environ) -> AuthorityFolder:
@@ -85,23 +85,24 @@ def place_new_authority(config_path: Path | None, environ: Mapping[str, str] = o
     Raises:
         CertificateUnusable: this user cannot make one beside agent.yaml.
     """
-    beside = _beside_agent_yaml(config_path)
-    if os.geteuid() == 0 or os.access(beside.parent, os.W_OK, effective_ids=True):
-        return AuthorityFolder(beside)
-    if beside.parent.exists():
+    default_folder = _default_folder(config_path)
+    if os.geteuid() == 0 or os.access(default_folder.parent, os.W_OK, effective_ids=True):
+        return AuthorityFolder(default_folder)
+    if default_folder.parent.exists():
         raise CertificateUnusable(
-            f"this user may not write to {beside.parent}",
+            f"this user may not write to {default_folder.parent}",
             remedy="Run the command with sudo. For a daemon of your own, name a folder of yours: --dir DIR.",
         )
-    note = f"{beside.parent} does not exist, so this is in your data directory, for a daemon that you start yourself."
-    return AuthorityFolder(_in_data_dir(environ), note)
+    place = "in your data directory, for a daemon that you start yourself"
+    note = f"{default_folder.parent} does not exist, so this is {place}."
+    return AuthorityFolder(_data_folder(environ), note)
 
 
-def _beside_agent_yaml(config_path: Path | None) -> Path:
+def _default_folder(config_path: Path | None) -> Path:
     return _agent_yaml(config_path).absolute().parent / FOLDER
 
 
-def _in_data_dir(environ: Mapping[str, str]) -> Path:
+def _data_folder(environ: Mapping[str, str]) -> Path:
     return (
         Path(environ.get("XDG_DATA_HOME") or Path(environ.get("HOME") or "/") / ".local/share") / "edge-agent" / FOLDER
     )
@@ -404,13 +405,13 @@ def _open_listener(ctx: typer.Context, folder: Path, allow: list[str], *, yes: b
         _print_lines(f"The service cannot see {folder}: move the files to /etc/edge-agent/tls.", "")
     listening = Config(service=ServiceConfig(tcp_address=f"0.0.0.0:{PORT}"))
     try:
-        needed = needed_drop_ins(listening, etc, allow)[:1]
+        drop_ins = needed_drop_ins(listening, etc, allow)[:1]
     except ConfigInvalid as error:
         _print_lines(f"The unit of the daemon accepts connections from this machine only. {error.remedy}", "")
         return
-    missing = [drop_in for drop_in in needed if not drop_in.is_in_place()]
+    missing = [drop_in for drop_in in drop_ins if not drop_in.is_in_place()]
     if not missing:
-        print_in_place(needed)
+        print_in_place(drop_ins)
     else:
         _print_lines("The unit of the daemon accepts connections from this machine only. This lets the network in:", "")
         show_drop_ins(missing)

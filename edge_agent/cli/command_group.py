@@ -127,7 +127,7 @@ class LazyCommands(Mapping[str, Any]):
     def __init__(self, entries: Mapping[str, CommandEntry], options: Iterable[Any]) -> None:
         """Take the table, and the global options that each command gets."""
         self._entries = entries
-        self._options = [_inherited(option) for option in options]
+        self._options = [_inherit_option(option) for option in options]
 
     def __getitem__(self, name: str) -> Any:
         """Import the module of a command and build the command."""
@@ -168,7 +168,7 @@ class LazyCommands(Mapping[str, Any]):
         return TyperCommand(name, help=entry.summary, hidden=bool(entry.renamed_to), rich_help_panel=panel)
 
 
-def _inherited(option: Any) -> Any:
+def _inherit_option(option: Any) -> Any:
     """Return a root option for a subcommand: hidden in its help, and stored in the invocation's options."""
     inherited = copy.copy(option)
     inherited.hidden, inherited.expose_value, inherited.is_eager = True, False, True

@@ -230,10 +230,10 @@ class DropInsCommand:
 
     def __post_init__(self) -> None:
         """Run the command."""
-        needed = needed_drop_ins(target_of(self.ctx).config(), self.etc, self.allow or [], self.remove or [])
-        missing = [drop_in for drop_in in needed if not drop_in.is_in_place()]
+        drop_ins = needed_drop_ins(target_of(self.ctx).config(), self.etc, self.allow or [], self.remove or [])
+        missing = [drop_in for drop_in in drop_ins if not drop_in.is_in_place()]
         if not missing:
-            print_in_place(needed)
+            print_in_place(drop_ins)
             return
         show_drop_ins(missing)
         if self.check:
@@ -263,9 +263,9 @@ def needed_drop_ins(config: Config, etc: Path, allow: Sequence[str], remove: Seq
     return unit_drop_ins.unit_drop_ins(config, units, networks)
 
 
-def print_in_place(needed: Sequence[UnitDropIn]) -> None:
+def print_in_place(drop_ins: Sequence[UnitDropIn]) -> None:
     """Print that nothing is to be done."""
-    present = [str(drop_in.path) for drop_in in needed if drop_in.content]
+    present = [str(drop_in.path) for drop_in in drop_ins if drop_in.content]
     if not present:
         out().print("The units need no drop-in: agent.yaml has no listener on the network, and no folder for examples.")
     for path in present:

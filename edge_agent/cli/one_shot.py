@@ -131,7 +131,7 @@ def as_document(manifest: Manifest, text: str, result: JobResult) -> dict[str, A
     kind = manifest.task.kind
     answer: dict[str, Any] = {"task": manifest.task.name, "version": manifest.version, "kind": kind}
     if kind in ("generate", "embed", "redact"):
-        return answer | _ungraded(kind, text, result)
+        return answer | _plain_answer(kind, text, result)
     if kind == "decide":
         return answer | {"answers": _answers(manifest, result)}
     probability = max(result.scores) if result.scores else result.confidence
@@ -176,7 +176,7 @@ def _confidence_fields(
     }
 
 
-def _ungraded(kind: str, text: str, result: JobResult) -> dict[str, Any]:
+def _plain_answer(kind: str, text: str, result: JobResult) -> dict[str, Any]:
     """Return an answer of a kind without a confidence."""
     if kind == "generate":
         return {"text": text, "finish": result.finish, "output_tokens": result.output_tokens}

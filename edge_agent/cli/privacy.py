@@ -53,8 +53,8 @@ from edge_agent.formatting import counted
 app = typer.Typer(no_args_is_help=True, help="Show figures about personal data, without any text.")
 STANDARD_INPUT = "-"
 _ERASURES_SHOWN = 10
-_WHAT = ("captured", "replaced", "sent", "erased", "retention")
-_NUMBERS = (*_WHAT, "kept", "waiting")
+_COUNT_KINDS = ("captured", "replaced", "sent", "erased", "retention")
+_NUMBERS = (*_COUNT_KINDS, "kept", "waiting")
 
 
 def erase(
@@ -131,13 +131,13 @@ def _erase_answer(ctx: typer.Context, prediction_id: str, *, all_questions: bool
     number = len(erasure.same_text_ids)
     others = f"{counted(number, 'answer')} to other questions about the same text"
     addition = f", with {others}" if all_questions and number else ""
-    here = f"Erased here{addition}" if erasure.was_kept else "It is not stored here, or no longer"
+    local_text = f"Erased here{addition}" if erasure.was_kept else "It is not stored here, or no longer"
     central = (
         "the next segment tells the central side to erase it"
         if erasure.tombstoned
         else "nothing of it has left this site"
     )
-    print_done(ctx, f"{here}; {central}.")
+    print_done(ctx, f"{local_text}; {central}.")
     if number and not all_questions:
         err().print(
             f"{others} {'is' if number == 1 else 'are'} still here. To erase the text:"
@@ -217,10 +217,10 @@ def _show_tasks(console: Console, privacy: SitePrivacy) -> None:
     totals: Counter[tuple[str, str]] = Counter()
     for entry in privacy.counts:
         totals[entry.task or "(not known)", entry.what] += entry.number
-    held = {entry.task: (entry.kept, entry.waiting) for entry in privacy.held}
+    kept_and_waiting = {entry.task: (entry.kept, entry.waiting) for entry in privacy.held}
     rows = table("task", *_NUMBERS, right=_NUMBERS, wrap=("task",))
-    for task in sorted({task for task, _ in totals} | set(held)):
-        numbers = [*(totals[task, what] for what in _WHAT), *held.get(task, (0, 0))]
+    for task in sorted({task for task, _ in totals} | set(kept_and_waiting)):
+        numbers = [*(totals[task, kind] for kind in _COUNT_KINDS), *kept_and_waiting.get(task, (0, 0))]
         rows.add_row(task, *map(str, numbers))
     print_trimmed(console, rows)
 

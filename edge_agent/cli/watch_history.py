@@ -5,7 +5,7 @@
     history.snapshot(now)
 
 A look is one GetStatus. Rates and quantiles are over the last WINDOW_SECONDS, because over one second they would jump.
-The curve of a task covers the last CURVE_SECONDS. A restarted daemon counts from zero, so its looks start anew.
+The curve of a task covers the last CURVE_SECONDS. A restarted daemon counts from zero, so its looks start again.
 """
 
 from __future__ import annotations

@@ -264,8 +264,8 @@ def _silence(look: WatchSnapshot) -> Iterator[Text]:
         if look.remedy:
             yield Text.assemble(("what to do ", "bold"), advice(look.remedy))
         since = f"for {duration(look.silent_seconds)}; " if look.status else ""
-        below = "; the figures below are from before" if look.status else ""
-        yield Text(f"{since}asked again every time{below}", "dim")
+        below_text = "; the figures below are from before" if look.status else ""
+        yield Text(f"{since}asked again every time{below_text}", "dim")
 
 
 def _headline(status: Status, look: WatchSnapshot, now: datetime) -> Text:

@@ -177,11 +177,11 @@ def prepare(request: EnrolmentRequest) -> PreparedEnrolment:
     is_same = previous is not None and previous.kit_sha256 == request.sha256 and is_intact(previous)
     if previous and is_same and not drop_ins and not site_files.could_be_encrypted(previous):
         return PreparedEnrolment(
-            request, "same", previous, future_config, trust_root, [], _overruled(files, request), []
+            request, "same", previous, future_config, trust_root, [], _overruled_keys(files, request), []
         )
     same_fleet = _is_same_fleet(enrolment, paths.root)
     kind = classify_enrolment(enrolment, previous, request.now, same_fleet=same_fleet, replace=request.replace)
-    changes, overruled = _changes(files, request), _overruled(files, request)
+    changes, overruled = _changed_keys(files, request), _overruled_keys(files, request)
     return PreparedEnrolment(request, kind, previous, future_config, trust_root, changes, overruled, drop_ins)
 
 
@@ -195,9 +195,9 @@ def apply(prepared: PreparedEnrolment) -> CompletedEnrolment:
     paths, enrolment = request.paths, request.enrolment
     if prepared.kind == "replacement":
         check_idle(prepared.config)
-    sealed = {name: encrypt(name, secret) for name, secret in site_files.secrets_of(enrolment).items()}
-    files = site_files.files_of(enrolment, paths, sealed)
-    record = _record(request, sealed, files)
+    credentials = {name: encrypt(name, secret) for name, secret in site_files.secrets_of(enrolment).items()}
+    files = site_files.files_of(enrolment, paths, credentials)
+    record = _build_record(request, credentials, files)
     files += [
         site_files.SiteFile(drop_in.path, drop_in.content.encode()) for drop_in in prepared.drop_ins if drop_in.content
     ]
@@ -208,7 +208,7 @@ def apply(prepared: PreparedEnrolment) -> CompletedEnrolment:
     except SiteError:
         site_files.unstage(files)
         raise
-    stale = set(map(Path, previous.files if previous else ())) | site_files.replaced_credentials(paths, sealed)
+    stale = set(map(Path, previous.files if previous else ())) | site_files.replaced_credentials(paths, credentials)
     removed = [drop_in.path for drop_in in prepared.drop_ins if not drop_in.content]
     site_files.put(files, [*sorted(stale - set(map(Path, record.files))), *removed])
     return CompletedEnrolment(record, previous_site)
@@ -228,8 +228,8 @@ def _drop_ins(request: EnrolmentRequest, config: Config) -> list[UnitDropIn]:
     return [drop_in for drop_in in unit_drop_ins.unit_drop_ins(config, units, networks) if not drop_in.is_in_place()]
 
 
-def _record(
-    request: EnrolmentRequest, sealed: Mapping[str, StoredCredential], files: list[site_files.SiteFile]
+def _build_record(
+    request: EnrolmentRequest, credentials: Mapping[str, StoredCredential], files: list[site_files.SiteFile]
 ) -> SiteEnrolment:
     enrolment = request.enrolment
     return SiteEnrolment(
@@ -238,7 +238,7 @@ def _record(
         issued_at=enrolment.issued_at,
         expires_at=enrolment.expires_at,
         enrolled_at=format_timestamp(request.now),
-        secrecy=site_files.secrecy_of(sealed),
+        secrecy=site_files.secrecy_of(credentials),
         files={str(file.path): file.sha256 for file in files},
     )
 
@@ -270,23 +270,23 @@ def _future_config(request: EnrolmentRequest, files: ConfigFiles) -> Config:
         files.agent, ((site_yaml, site_files.sections(request.enrolment, request.paths)), *lower_files)
     )
     try:
-        loaded = config.validate_files(future_files, request.overrides)
+        future = config.validate_files(future_files, request.overrides)
     except ConfigInvalid as error:
         if error.message.startswith(str(site_yaml)):
             unknown = error.message.partition(": ")[2]
             message = f"the enrolment file sets what this edge-agent does not know: {unknown}"
             raise EnrolmentFileInvalid(message) from None
         raise
-    if loaded.site.id != request.enrolment.site:
+    if future.site.id != request.enrolment.site:
         file_site = request.enrolment.site
-        message = f"{files.agent[0]} says that this is site {loaded.site.id}, the enrolment file says {file_site}"
+        message = f"{files.agent[0]} says that this is site {future.site.id}, the enrolment file says {file_site}"
         raise ConfigInvalid(
             message, remedy="Remove 'id' under 'site' in agent.yaml, or use this machine's own enrolment file."
         )
-    return loaded
+    return future
 
 
-def _changes(files: ConfigFiles, request: EnrolmentRequest) -> list[str]:
+def _changed_keys(files: ConfigFiles, request: EnrolmentRequest) -> list[str]:
     before = dict(files.beneath).get(request.paths.site_yaml, {})
     after = site_files.sections(request.enrolment, request.paths)
     keys = sorted(
@@ -295,7 +295,7 @@ def _changes(files: ConfigFiles, request: EnrolmentRequest) -> list[str]:
     return [".".join(key) for key in keys if _value(before, key) != _value(after, key)]
 
 
-def _overruled(files: ConfigFiles, request: EnrolmentRequest) -> list[str]:
+def _overruled_keys(files: ConfigFiles, request: EnrolmentRequest) -> list[str]:
     after = site_files.sections(request.enrolment, request.paths)
     return ConfigFiles(files.agent, ((request.paths.site_yaml, after),)).overruled()
 

@@ -158,11 +158,13 @@ def _escalation(access: LargeModelAccess) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value}
 
 
-def files_of(enrolment: EnrolmentFile, paths: SystemPaths, sealed: Mapping[str, StoredCredential]) -> list[SiteFile]:
+def files_of(
+    enrolment: EnrolmentFile, paths: SystemPaths, credentials: Mapping[str, StoredCredential]
+) -> list[SiteFile]:
     """Return every file of an enrolment, site.yaml last."""
     head = _HEAD.format(site=enrolment.site, issued=enrolment.issued_at[:10])
     files = [SiteFile(paths.root, enrolment.root.encode())] if enrolment.root else []
-    files += _credentials(paths, sealed)
+    files += _credential_files(paths, credentials)
     tls = {CERTIFICATE: enrolment.tls.certificate, KEY: enrolment.tls.key, CLIENTS: enrolment.tls.clients}
     files += [SiteFile(paths.tls(name), pem.encode(), 0o640, DAEMON_GROUP) for name, pem in tls.items() if pem]
     return [*files, SiteFile(paths.site_yaml, config_files.render_sections(sections(enrolment, paths), head))]
@@ -173,11 +175,11 @@ def plain_credentials(files: Iterable[str]) -> list[str]:
     return [path for path in files if Path(path).parent.name == _PLAIN_FOLDER]
 
 
-def secrecy_of(sealed: Mapping[str, StoredCredential]) -> Secrecy:
+def secrecy_of(credentials: Mapping[str, StoredCredential]) -> Secrecy:
     """Return how credentials are stored on the disk: plain if one of them is."""
-    if not sealed:
+    if not credentials:
         return "none"
-    return "encrypted" if all(credential.encrypted for credential in sealed.values()) else "plain"
+    return "encrypted" if all(credential.encrypted for credential in credentials.values()) else "plain"
 
 
 def stage(files: Sequence[SiteFile]) -> None:
@@ -222,16 +224,17 @@ def _put(file: SiteFile) -> None:
     sync_directory(file.path.parent)
 
 
-def replaced_credentials(paths: SystemPaths, sealed: Mapping[str, StoredCredential]) -> set[Path]:
+def replaced_credentials(paths: SystemPaths, credentials: Mapping[str, StoredCredential]) -> set[Path]:
     """Return where the same secrets lie if an enrolment that was cut off stored them in the other way."""
-    return {paths.credential(name, encrypted=not each.encrypted) for name, each in sealed.items()}
+    return {paths.credential(name, encrypted=not each.encrypted) for name, each in credentials.items()}
 
 
-def _credentials(paths: SystemPaths, sealed: Mapping[str, StoredCredential]) -> list[SiteFile]:
+def _credential_files(paths: SystemPaths, credentials: Mapping[str, StoredCredential]) -> list[SiteFile]:
     files = [
-        SiteFile(paths.credential(name, encrypted=each.encrypted), each.content, 0o600) for name, each in sealed.items()
+        SiteFile(paths.credential(name, encrypted=each.encrypted), each.content, 0o600)
+        for name, each in credentials.items()
     ]
-    return [*files, SiteFile(paths.drop_in, drop_in(paths, sealed))] if files else []
+    return [*files, SiteFile(paths.drop_in, drop_in(paths, credentials))] if files else []
 
 
 def _write_partial(file: SiteFile) -> None:
@@ -269,9 +272,9 @@ class StoredCredential:
 
 def encrypt(name: str, plain: bytes) -> StoredCredential:
     """Encrypt a secret under its systemd credential name, if this machine can."""
-    sealed = _run(["encrypt", f"--name={name}", "-", "-"], plain)
-    if sealed and _run(["decrypt", f"--name={name}", "-", "-"], sealed) == plain:
-        return StoredCredential(sealed, encrypted=True)
+    encrypted_bytes = _run(["encrypt", f"--name={name}", "-", "-"], plain)
+    if encrypted_bytes and _run(["decrypt", f"--name={name}", "-", "-"], encrypted_bytes) == plain:
+        return StoredCredential(encrypted_bytes, encrypted=True)
     return StoredCredential(plain, encrypted=False)
 
 
@@ -280,14 +283,14 @@ def could_be_encrypted(record: SiteEnrolment) -> bool:
     return record.secrecy == "plain" and encrypt("trial", b"trial").encrypted
 
 
-def drop_in(paths: SystemPaths, sealed: Mapping[str, StoredCredential]) -> bytes:
+def drop_in(paths: SystemPaths, credentials: Mapping[str, StoredCredential]) -> bytes:
     """Return the drop-in of the uplink's unit through which systemd passes the secrets.
 
     Encrypted and plain ones can be mixed: systemd-creds can encrypt one and fail for the next.
     """
     lines = [
         f"LoadCredential{'Encrypted' * each.encrypted}={name}:{paths.credential(name, encrypted=each.encrypted)}"
-        for name, each in sealed.items()
+        for name, each in credentials.items()
     ]
     return "\n".join(["# Written by 'edge-agent enrol'.", "[Service]", *lines, ""]).encode()
 

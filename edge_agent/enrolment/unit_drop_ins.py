@@ -187,7 +187,7 @@ def unit_drop_ins(config: Config, units: Path, networks: Sequence[str]) -> list[
             units / _LISTENER, [f"{_ALLOW}{network}" for network in networks] if listens_on_network(config) else []
         ),
         # '-': the uplink also starts while the folder does not exist.
-        _drop_in(units / _FOLDERS, [f"ReadWritePaths=-{_quoted(folder)}"] if folder else []),
+        _drop_in(units / _FOLDERS, [f"ReadWritePaths=-{_quote(folder)}"] if folder else []),
     ]
 
 
@@ -297,7 +297,7 @@ def _networks_in(path: Path) -> list[str]:
     return [line.removeprefix(_ALLOW).strip() for line in lines if line.startswith(_ALLOW)]
 
 
-def _quoted(folder: Path) -> str:
+def _quote(folder: Path) -> str:
     """Quote a path for systemd: '%' begins a specifier, and a blank needs quotation marks."""
     text = str(folder).replace("%", "%%")
     if not text.isprintable() or any(letter in text for letter in "\"'\\"):

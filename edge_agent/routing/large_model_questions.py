@@ -110,7 +110,7 @@ class LargeModelQuestion:
     text: str = ""
     """The redacted input."""
 
-    def repaired(self, answer: str, problem: str) -> LargeModelQuestion:
+    def follow_up(self, answer: str, problem: str) -> LargeModelQuestion:
         """Return the question that asks again after an answer with a problem."""
         correction = f"That cannot be used: {problem}. Answer again, with the JSON alone."
         extra_turns = (("assistant", answer[:ANSWER_CHARACTERS_MAX]), ("user", correction))

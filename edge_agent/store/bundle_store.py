@@ -268,24 +268,24 @@ class Store:
         self._state.set_active(self._by_digest(digest).digest, progress)
 
     def remove(self, digest: str) -> int:
-        """Forget a bundle; return the bytes freed. Raises UnknownBundle, or BundleInUse if it is active or previous."""
+        """Delete a bundle; return the bytes freed. Raises UnknownBundle, or BundleInUse if it is active or previous."""
         name = self._name(digest)
         active, previous = self._state.pointers().get(name.task, ("", ""))
         if digest in (active, previous):
             uses = f"answers for task '{name.task}'", f"is what task '{name.task}' would roll back to"
             message = f"bundle {name.version} ({digest[:12]}) {uses[digest != active]}"
             raise BundleInUse(message, task=name.task, version=name.version, digest=digest)
-        return self._forget(lambda: self._state.remove(digest))
+        return self._delete(lambda: self._state.remove(digest))
 
     def remove_task(self, task: str) -> int:
-        """Forget a task with all its bundles; return the bytes freed. Raises UnknownBundle."""
+        """Delete a task with all its bundles; return the bytes freed. Raises UnknownBundle."""
         if not any(name.task == task for name in self._state.names()):
             raise UnknownBundle(f"nothing is installed for a task called {task[:64]!r}", task=task[:64])
-        return self._forget(lambda: self._state.remove_task(task))
+        return self._delete(lambda: self._state.remove_task(task))
 
-    def _forget(self, forget: Callable[[], None]) -> int:
+    def _delete(self, delete_rows: Callable[[], None]) -> int:
         """Delete rows, and blobs that only they named; return the bytes freed."""
-        self._ballast.run(forget)
+        self._ballast.run(delete_rows)
         freed = self._collect()
         self._ballast.lay()
         return freed

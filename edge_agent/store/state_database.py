@@ -2,7 +2,7 @@
 
 SQLite in WAL mode with synchronous=FULL: a change that was committed survives a power cut, and every change is one
 transaction. One process owns the file, and one thread at a time uses it (any thread). The database itself refuses to
-forget a bundle that a pointer names.
+delete a bundle that a pointer names.
 
 The mode in the plan is stored, so that a site whose metadata has expired stays in its mode. An operator's mode holds
 until the plan names another mode than it did when the operator chose, as with bundles.
@@ -426,12 +426,12 @@ class StateDatabase:
                     self._db.execute("UPDATE pointers SET previous = NULL WHERE task = ?", (progress.task,))
 
     def remove(self, digest: str) -> None:
-        """Forget a bundle that no pointer names."""
+        """Delete a bundle that no pointer names."""
         with self._db.transaction():
             self._db.execute("DELETE FROM bundles WHERE digest = ?", (digest,))
 
     def remove_task(self, task: str) -> None:
-        """Forget a task with all its bundles."""
+        """Delete a task with all its bundles."""
         with self._db.transaction():
             self._db.execute("DELETE FROM pointers WHERE task = ?", (task,))
             self._db.execute("DELETE FROM bundles WHERE task = ?", (task,))

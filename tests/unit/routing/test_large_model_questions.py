@@ -125,7 +125,7 @@ def test_a_pattern_takes_no_ages():
 def test_asked_again_with_what_was_wrong():
     """The second question has the first, the answer and the problem."""
     first = large_model_questions.build_question(manifest(), "hi")
-    again = first.repaired("x" * 200_000, "it is not JSON")
+    again = first.follow_up("x" * 200_000, "it is not JSON")
     assert first.turns == again.turns[:2]
     assert ("assistant", "user") == (again.turns[2][0], again.turns[3][0])
     assert large_model_questions.ANSWER_CHARACTERS_MAX == len(again.turns[2][1])
