@@ -244,7 +244,7 @@ def issue(
     _make_folder(folder, 0o700)
     certificate_authority.write_pair(pair, folder / "client.crt", folder / "client.key", replace=renew)
     write_durably(folder / "ca.crt", root.certificate, 0o644)
-    server_name = "" if (folder / REMOTE_FILE).exists() else _server_name(authority_folder)
+    server_name = "" if (folder / REMOTE_FILE).exists() else next(iter(_host_names(authority_folder)), "HOST")
     if server_name:
         write_durably(folder / REMOTE_FILE, render_remote(join_host_port(server_name, PORT)).encode(), 0o644)
     _print_lines(f"{client} may {' and '.join(client_roles)}, {_expiry_text(pair)}. Bring this folder there:", "")
@@ -273,15 +273,13 @@ def server(
     authority_folder = _authority_folder(ctx, directory)
     now = time.time()
     root = certificate_authority.load_authority(authority_folder / "ca.crt", ca_key or authority_folder / "ca.key", now)
-    certificate_path = authority_folder / "server.crt"
-    host_names = names or (_host_names(certificate_path) if certificate_path.exists() else [])
+    host_names = names or _host_names(authority_folder)
     if not host_names:
         raise typer.BadParameter("name the host name or IP address that clients use", param_hint="--name")
     pair = certificate_authority.issue_server_certificate(root, host_names, now, days)
     _write_server(pair, authority_folder, replace=renew)
-    _print_lines(
-        f"The server's certificate is for {', '.join(host_names)}, {_expiry_text(pair)}: {certificate_path.absolute()}"
-    )
+    path = (authority_folder / "server.crt").absolute()
+    _print_lines(f"The server's certificate is for {', '.join(host_names)}, {_expiry_text(pair)}: {path}")
     _print_lines(
         "A daemon that uses these files reads it at the next connection; 'edge-agent status' reports a failure."
     )
@@ -307,11 +305,6 @@ def show(
         _print_certificate(certificate)
 
 
-def _server_name(directory: Path) -> str:
-    path = directory / "server.crt"
-    return next(iter(_host_names(path)), "HOST") if path.exists() else "HOST"
-
-
 def _is_ip_address(name: str) -> bool:
     try:
         ipaddress.ip_address(name)
@@ -320,8 +313,10 @@ def _is_ip_address(name: str) -> bool:
     return True
 
 
-def _host_names(path: Path) -> list[str]:
-    return list(parse_certificates(read_small(path), str(path))[0].names)
+def _host_names(folder: Path) -> list[str]:
+    """Return the names in the server's certificate; none if it does not exist."""
+    path = folder / "server.crt"
+    return list(parse_certificates(read_small(path), str(path))[0].names) if path.exists() else []
 
 
 def _config_path(ctx: typer.Context) -> Path | None:

@@ -23,12 +23,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from edge_agent.cli.command_group import global_options
 from edge_agent.cli.daemon_target import target_of
 from edge_agent.cli.exits import ExitCode
 from edge_agent.cli.output import AsJson, YesOption, confirm, out, print_done, print_json, print_trimmed
 from edge_agent.cli.terminal import table, write_exactly
-from edge_agent.config import Config, Overrides, config_paths, load, read_files
+from edge_agent.config import Config, config_paths
 from edge_agent.config.config_files import render_sections
 from edge_agent.durable.atomic_files import stat_or_none
 from edge_agent.errors import ConfigInvalid, SystemdFailed
@@ -80,9 +79,7 @@ def show_config(ctx: typer.Context, as_json: AsJson = False) -> None:
 
     Example: [bold]edge-agent config show --json | jq .engine[/bold]
     """
-    options = global_options(ctx)
-    config = load(options.config, Overrides(options.state_dir, options.run_dir))
-    settings = config.model_dump(mode="json")
+    settings = target_of(ctx).config().model_dump(mode="json")
     if as_json:
         print_json(settings, indent=2)
     else:
@@ -95,13 +92,13 @@ def validate_config(ctx: typer.Context, as_json: AsJson = False) -> None:
 
     Example: [bold]edge-agent config validate --config ./agent.yaml && sudo cp agent.yaml /etc/edge-agent/[/bold]
     """
-    options = global_options(ctx)
-    load(options.config, Overrides(options.state_dir, options.run_dir))
-    overruled = read_files(options.config).overruled()
+    target = target_of(ctx)
+    target.config()
+    overruled = target.files().overruled()
     if as_json:
         print_json({"valid": True, "overruled": overruled}, indent=2)
         return
-    print_done(ctx, f"{config_paths(options.config)[0]} is valid.")
+    print_done(ctx, f"{config_paths(target.config_path)[0]} is valid.")
     if overruled:
         print_done(ctx, f"agent.yaml overrides the enrolment file in {', '.join(overruled)}.")
 
@@ -114,7 +111,7 @@ def list_config_paths(ctx: typer.Context, as_json: AsJson = False) -> None:
     """
     files = [
         {"path": str(path), "exists": stat_or_none(path) is not None}
-        for path in config_paths(global_options(ctx).config)
+        for path in config_paths(target_of(ctx).config_path)
     ]
     if as_json:
         print_json(files, indent=2)

@@ -304,12 +304,10 @@ def _import_receipts(admin: AdminClient, path: Path, updates: UpdatesStatus | No
         sealed = admin.seal_examples()
         source = path / f"site={sealed.site}" / "receipts.json"
         with _drive_errors(path):
-            exists = stat_or_none(source) is not None
-        if not exists:
-            message = f"the receipts in {path} are for other sites: {source} does not exist"
-            remedy = "Have 'edge-convert collect' write this site's receipts to the drive first."
-            raise DocumentInvalid(message, remedy=remedy)
-        with _drive_errors(path):
+            if stat_or_none(source) is None:
+                message = f"the receipts in {path} are for other sites: {source} does not exist"
+                remedy = "Have 'edge-convert collect' write this site's receipts to the drive first."
+                raise DocumentInvalid(message, remedy=remedy)
             receipts = _read(source)
         write_durably(Path(sealed.receipts_path) / "receipts.json", receipts, 0o640)
         return admin.read_receipts(), ""
@@ -332,13 +330,12 @@ def _drive_errors(path: Path) -> Iterator[None]:
 
 
 def _check_folder(path: Path) -> int:
-    """Return the st_dev of a folder; refuse what is none: a copy to where a drive is missing would reach nobody."""
+    """Return the st_dev of a folder; refuse anything else: a copy to where a drive is missing would reach nobody."""
     with _drive_errors(path):
         status = stat_or_none(path)
-    if status is None or not stat.S_ISDIR(status.st_mode):
-        message = f"{path} is not a folder" if status else f"{path} does not exist"
-        raise MediaFailed(message, remedy=f"{_FIND_DRIVE}.")
-    with _drive_errors(path):
+        if status is None or not stat.S_ISDIR(status.st_mode):
+            message = f"{path} is not a folder" if status else f"{path} does not exist"
+            raise MediaFailed(message, remedy=f"{_FIND_DRIVE}.")
         os.scandir(path).close()  # an automounter mounts the drive here, not at a stat
         return path.stat().st_dev
 

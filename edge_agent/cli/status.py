@@ -188,18 +188,12 @@ def _show_alarms(console: Console, alarms: Sequence[FieldAlarm], now: datetime) 
     if alarms:
         console.print()
     for alarm in alarms:
-        _show_alarm(console, alarm, now)
-
-
-def _show_alarm(console: Console, alarm: FieldAlarm, now: datetime) -> None:
-    since = duration((now - alarm.since).total_seconds())
-    line = Text.assemble(("alarm: ", "red"), (alarm.task, "bold"), f", {alarm.alarm} for {since}: {alarm.message}.")
-    if alarm.demoted:
-        line.append(
-            f" It put the task into shadow, as the plan allows; 'edge-agent mode {alarm.task} {AS_PLANNED}' takes that"
-            " back."
-        )
-    print_trimmed(console, line.append(advice(f" {alarm.remedy}")))
+        since = duration((now - alarm.since).total_seconds())
+        line = Text.assemble(("alarm: ", "red"), (alarm.task, "bold"), f", {alarm.alarm} for {since}: {alarm.message}.")
+        if alarm.demoted:
+            way_back = f"'edge-agent mode {alarm.task} {AS_PLANNED}' takes that back."
+            line.append(f" It put the task into shadow, as the plan allows; {way_back}")
+        print_trimmed(console, line.append(advice(f" {alarm.remedy}")))
 
 
 def _show_updates(console: Console, updates: UpdatesStatus, now: datetime) -> None:

@@ -285,11 +285,12 @@ def _sum_durations(durations: Sequence[Durations]) -> Durations:
     )
 
 
-def count_refusals(status: Status) -> dict[tuple[str, str], int]:
-    """Return how many inputs and calls had no answer, by task and reason; denied calls have no task."""
-    refusals = {(counts.task, reason): number for counts in status.counts for reason, number in counts.errors.items()}
-    for reason, number in status.denied.items():
-        refusals["", reason] = refusals.get(("", reason), 0) + number
+def count_refusals(status: Status) -> Counter[tuple[str, str]]:
+    """Count the inputs and calls that had no answer, by task and reason; denied calls have no task."""
+    refusals = Counter(
+        {(counts.task, reason): number for counts in status.counts for reason, number in counts.errors.items()}
+    )
+    refusals.update({("", reason): number for reason, number in status.denied.items()})
     return refusals
 
 

@@ -287,21 +287,19 @@ def _future_config(request: EnrolmentRequest, files: ConfigFiles) -> Config:
 
 
 def _changed_keys(files: ConfigFiles, request: EnrolmentRequest) -> list[str]:
-    before = dict(files.beneath).get(request.paths.site_yaml, {})
-    after = site_files.sections(request.enrolment, request.paths)
-    keys = sorted(
-        {(section, key) for sections in (before, after) for section, keys in sections.items() for key in keys}
-    )
-    return [".".join(key) for key in keys if _value(before, key) != _value(after, key)]
+    before = _flatten(dict(files.beneath).get(request.paths.site_yaml, {}))
+    after = _flatten(site_files.sections(request.enrolment, request.paths))
+    return [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
+
+
+def _flatten(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values by key with its section, as in "site.id"."""
+    return {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
 
 
 def _overruled_keys(files: ConfigFiles, request: EnrolmentRequest) -> list[str]:
     after = site_files.sections(request.enrolment, request.paths)
     return ConfigFiles(files.agent, ((request.paths.site_yaml, after),)).overruled()
-
-
-def _value(sections: dict[str, Any], key: tuple[str, str]) -> Any:
-    return sections.get(key[0], {}).get(key[1])
 
 
 def load_record(path: Path) -> SiteEnrolment | None:

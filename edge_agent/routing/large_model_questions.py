@@ -121,19 +121,17 @@ def build_question(manifest: Manifest, text: str, subset: Sequence[QuestionSpec]
     """Build the question about a redacted text; `subset`: which questions of a decide task, None = all of its own."""
     task = manifest.task
     questions = task.questions_asked if subset is None else tuple(subset)
-    instructions = "\n\n".join(part for part in (_OPENINGS[task.kind], _task_instructions(task)) if part)
+    instructions = _task_instructions(task)
     schema = answer_schema(task, questions)
+    schema_text = "" if schema is None else json.dumps(schema, ensure_ascii=False)
     if task.kind == "classify":
         instructions += "\n\nThe labels: " + ", ".join(map(_json_text, task.labels))
     elif task.kind == "decide":
         instructions += "\n\nThe questions:\n" + "\n".join(map(_question_line, questions))
-    if schema is not None:
-        instructions += "\n\nAnswer with JSON of this schema and nothing else:\n" + json.dumps(
-            schema, ensure_ascii=False
-        )
+    if schema_text:
+        instructions += "\n\nAnswer with JSON of this schema and nothing else:\n" + schema_text
     answer_tokens = [len(question.name) + max(map(len, question.outputs)) for question in questions]
     tokens_max = LABEL_TOKENS + sum(answer_tokens) if questions else task.limits.output_tokens_max
-    schema_text = json.dumps(schema, ensure_ascii=False) if schema is not None else ""
     turns = (("system", instructions), ("user", text))
     typed = typed_questions(task, questions)
     return LargeModelQuestion(task.name, turns, schema_text, tokens_max, questions=typed, text=text)
@@ -144,8 +142,7 @@ def typed_questions(
 ) -> tuple[LargeModelTypedQuestion, ...]:
     """Return the task as typed questions; empty for a record or a text. `subset`: as in `build_question`."""
     if task.kind == "classify":
-        instructions = "\n\n".join(part for part in (_OPENINGS["classify"], _task_instructions(task)) if part)
-        return (LargeModelTypedQuestion(task.name, "choice", instructions, tuple(task.labels)),)
+        return (LargeModelTypedQuestion(task.name, "choice", _task_instructions(task), tuple(task.labels)),)
     return tuple(
         LargeModelTypedQuestion(each.name, each.type, each.instructions, each.outputs, each.descriptions)
         for each in (task.questions if subset is None else subset)
@@ -265,9 +262,9 @@ def _question_line(question: QuestionSpec) -> str:
 
 
 def _task_instructions(task: TaskSpec) -> str:
-    """Return the part of the task's prompt before the input: instructions or examples."""
+    """Return what the model shall do, and the part of the task's prompt before the input: instructions or examples."""
     introduction = task.prompt.template.partition("{input}")[0].strip()
-    return "\n\n".join(part for part in (task.prompt.system.strip(), introduction) if part)
+    return "\n\n".join(filter(None, (_OPENINGS[task.kind], task.prompt.system.strip(), introduction)))
 
 
 def _object_schema(properties: Mapping[str, Any]) -> dict[str, Any]:
