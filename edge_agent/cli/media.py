@@ -110,9 +110,9 @@ def explain_empty_export(examples: ExamplesStatus | None, environ: Mapping[str, 
             "under 'examples.collect' in agent.yaml to let them leave"
         )
     if waiting := sum(examples.review_waiting.values()):
-        subject = "1 answer waits" if waiting == 1 else f"{waiting} answers wait"
+        waiting_text = "1 answer waits" if waiting == 1 else f"{waiting} answers wait"
         return (
-            f"{subject} for review, and none has been reviewed since the last export: "
+            f"{waiting_text} for review, and none has been reviewed since the last export: "
             f"'{'sudo ' * bool(environ.get('SUDO_USER'))}edge-agent review' shows them one by one; then export again"
         )
     if not sum(count for name, count in examples.retained.items() if name != "feedback"):
