@@ -186,7 +186,7 @@ class ChildSupervisor:
             component = Component(
                 f"engine {self.name}", self._supervise, DeathPolicy.RESTART, WHY_RESTARTED, may_return=True
             )
-            self._supervisor = self._dependencies.owner.keep(component)
+            self._supervisor = self._dependencies.owner.supervise(component)
 
     @property
     def granted_bytes(self) -> int | None:

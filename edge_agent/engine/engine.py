@@ -89,7 +89,7 @@ def patience_seconds(heartbeat_seconds_max: float) -> float:
     return PATIENCE_HEARTBEATS * heartbeat_seconds_max + PATIENCE_SECONDS_MIN
 
 
-class Engine:
+class SupervisedEngine:
     """A supervised child that answers for its bundles."""
 
     def __init__(

@@ -20,7 +20,7 @@ import structlog
 from edge_agent.config import EngineConfig
 from edge_agent.engine import machine_limits
 from edge_agent.engine.child_supervisor import ChildSupervisor, EngineDependencies, EngineState
-from edge_agent.engine.engine import Engine, EngineStatus
+from edge_agent.engine.engine import EngineStatus, SupervisedEngine
 from edge_agent.engine.job_dispatch import BundleStats, EngineAnswer
 from edge_agent.engine.job_queue import Reservation
 from edge_agent.engine.machine_limits import (
@@ -103,7 +103,7 @@ class EngineFactory:
         usable = (set(candidate_devices(self._config.device, "any", each)).intersection(each.built) for each in support)
         return frozenset({CPU}.union(*usable))
 
-    def create(self, manifest: Manifest, paths: Mapping[str, Path]) -> Engine:
+    def create(self, manifest: Manifest, paths: Mapping[str, Path]) -> SupervisedEngine:
         """Return the engine for the base of a bundle, not started. Raises EngineNotReady."""
         weights = paths.get("weights")
         load = LoadRequest(
@@ -121,7 +121,7 @@ class EngineFactory:
             gpu_layers=_or_auto(self._config.gpu_layers),
         )
         name, accelerators = f"{manifest.runtime}-{manifest.engine_key()[:8]}", self._accelerators_for(manifest)
-        return Engine(name, load, self._config, self._quarantine, self._dependencies, accelerators)
+        return SupervisedEngine(name, load, self._config, self._quarantine, self._dependencies, accelerators)
 
     def _accelerators_for(self, manifest: Manifest) -> AcceleratorPolicy:
         config = self._config
@@ -158,11 +158,11 @@ class EnginePool:
         """The latest one; its child may not be gone yet."""
         self._config = config
         self._on_change = on_change
-        self._engines: dict[str, Engine] = {}
-        self._leaving: list[Engine] = []
+        self._engines: dict[str, SupervisedEngine] = {}
+        self._leaving: list[SupervisedEngine] = []
         """Engines without bundles whose child may not be gone yet."""
         self._stopped = False
-        self._by_digest: dict[str, Engine] = {}
+        self._by_digest: dict[str, SupervisedEngine] = {}
         self._tasks: dict[str, str] = {}
         """The task of each digest in _by_digest."""
         self._without_model: set[str] = set()
@@ -234,7 +234,7 @@ class EnginePool:
         if unused:
             await engine.child.stop()
 
-    async def _attach(self, engine: Engine, message: AttachRequest) -> None:
+    async def _attach(self, engine: SupervisedEngine, message: AttachRequest) -> None:
         if engine.ready(message.digest):
             return
         if engine.bundles.has_failed(message.digest):
@@ -350,7 +350,10 @@ class EnginePool:
     def events(
         self, run: JobRequest, deadline: float, priority: int = 0, client: str = ""
     ) -> AsyncGenerator[TextChunk | EngineAnswer, None]:
-        """Compute one input; see Engine.events. `deadline` is on the event loop's clock; `priority` 0 comes first."""
+        """Compute one input; see SupervisedEngine.events.
+
+        `deadline` is on the event loop's clock; `priority` 0 comes first.
+        """
         return self._engine_of(run.digest).events(run, deadline, priority, client)
 
     def answer(
@@ -361,7 +364,7 @@ class EnginePool:
         client: str = "",
         reservation: Reservation | None = None,
     ) -> Awaitable[EngineAnswer]:
-        """Compute one input of a task that writes no chunks; see Engine.answer."""
+        """Compute one input of a task that writes no chunks; see SupervisedEngine.answer."""
         return self._engine_of(run.digest).answer(run, deadline, priority, client, reservation)
 
     def request_figures(self) -> None:
@@ -375,7 +378,7 @@ class EnginePool:
         return [engine.status() for engine in self._engines.values()]
 
     def stuck(self, every_seconds: float) -> list[str]:
-        """Name the engines that should compute and do not; see Engine.is_alive."""
+        """Name the engines that should compute and do not; see SupervisedEngine.is_alive."""
         return [engine.name for engine in self._engines.values() if not engine.is_alive(every_seconds)]
 
     def drain(self) -> None:
@@ -388,13 +391,13 @@ class EnginePool:
         self._stopped = True
         await asyncio.gather(*(child.stop() for child in self.children))
 
-    def _engine_of(self, digest: str) -> Engine:
+    def _engine_of(self, digest: str) -> SupervisedEngine:
         engine = self._by_digest.get(digest)
         if engine is None:
             raise EngineNotReady("the model is not loaded yet")
         return engine
 
-    def _engine_for(self, manifest: Manifest, paths: Mapping[str, Path]) -> Engine:
+    def _engine_for(self, manifest: Manifest, paths: Mapping[str, Path]) -> SupervisedEngine:
         key = manifest.engine_key()
         if key not in self._engines:
             self._engines[key] = self.factory.create(manifest, paths)
