@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -42,7 +41,7 @@ SECRETS = "secrets"
 def install_stand_ins() -> None:
     """Put the stand-ins where the import system finds them."""
     stand_in(PROTOBUF_IN_PYTHON)
-    stand_in(PYDANTIC_PLUGINS, get_plugins=_no_plugins)
+    stand_in(PYDANTIC_PLUGINS, get_plugins=tuple)
     stand_in(SECRETS)
 
 
@@ -67,10 +66,6 @@ def stand_in(name: str, **attributes: object) -> None:
     # Called for an attribute that the stand-in lacks (PEP 562).
     module.__dict__.update(attributes, __getattr__=load)
     sys.modules[name] = module
-
-
-def _no_plugins() -> Iterable[object]:
-    return ()
 
 
 _EPILOG = (

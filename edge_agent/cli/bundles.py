@@ -258,7 +258,7 @@ app.command("allow")(allow)
 
 def _loss_of_bundle(task: str, name: str, installed: list[Bundle]) -> tuple[str, str]:
     """Return the consequence of removing one bundle, and how to undo it."""
-    matches = [bundle for bundle in installed if name == bundle.ref.version or bundle.ref.digest.startswith(name)]
+    matches = [bundle for bundle in installed if _matches(bundle, name)]
     active = next((bundle for bundle in installed if bundle.active), None)
     answers = (
         f" {task} {active.ref.version} continues to answer." if active and matches and active not in matches else ""
@@ -315,16 +315,16 @@ def _installed_bundles(admin: AdminClient, task: str) -> list[Bundle]:
 
 def _find(bundles: list[Bundle], task: str, name: str) -> Bundle:
     """Return the bundle of that version or digest; without a name the active one. Raises UnknownBundle."""
-    matches = [
-        bundle
-        for bundle in bundles
-        if (name in (bundle.ref.version, bundle.ref.digest) or (len(name) >= 8 and bundle.ref.digest.startswith(name)))
-        or (not name and bundle.active)
-    ]
+    matches = [bundle for bundle in bundles if (_matches(bundle, name) if name else bundle.active)]
     if len(matches) == 1:
         return matches[0]
     message = f"the task '{task}' has {'no' if not matches else 'more than one'} bundle {name or 'that is active'}"
     raise UnknownBundle(message, remedy=f"'edge-agent bundles list {task}' lists them with their digests.")
+
+
+def _matches(bundle: Bundle, name: str) -> bool:
+    """Return whether a version, or a digest or its abbreviation, names a bundle."""
+    return name == bundle.ref.version or (len(name) >= DIGEST_LISTED and bundle.ref.digest.startswith(name))
 
 
 def _use_cell(bundle: Bundle) -> Text:

@@ -340,7 +340,7 @@ def _deferred_questions(large_model: LargeModel) -> str:
     parts = (
         _waiting_questions(large_model),
         f"{large_model.opinions} answered" if large_model.opinions else "",
-        _dropped_questions(large_model),
+        ", ".join(f"{number} {reason}" for reason, number in sorted(large_model.given_up.items()) if number),
     )
     text = "; ".join(filter(None, parts))
     return f"asked later: {text}" if text else ""
@@ -352,10 +352,6 @@ def _waiting_questions(large_model: LargeModel) -> str:
         f"{large_model.waiting[reason]} {label}" for reason, label in labels.items() if large_model.waiting.get(reason)
     ]
     return f"{' and '.join(waiting)}, the oldest {duration(large_model.waiting_seconds)} ago" if waiting else ""
-
-
-def _dropped_questions(large_model: LargeModel) -> str:
-    return ", ".join(f"{number} {reason}" for reason, number in sorted(large_model.given_up.items()) if number)
 
 
 def _amount(micros: int, cap: int) -> str:
