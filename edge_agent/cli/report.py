@@ -144,7 +144,7 @@ def show(console: Console, judgements: Sequence[TaskJudgement], *, at_length: bo
         console.print()
         _show_advice(console, judgement)
         if at_length:
-            _show_framework(console, judgement)
+            _show_suitability(console, judgement)
     console.print()
     print_trimmed(console, Text("With --html FILE: a page with charts, and how each figure is computed.", "dim"))
 
@@ -153,17 +153,17 @@ def _show_table(console: Console, judgements: Sequence[TaskJudgement]) -> None:
     numbers = ("examples", "agreement", "coverage", "local", "spent", "saved")
     listing = table("task", "mode", "next", *numbers, right=numbers, wrap=("task",))
     for judgement in judgements:
-        figures, money, takes = judgement.figures, judgement.money, judgement.takes
+        figures, costs, coverage = judgement.figures, judgement.costs, judgement.coverage
         listing.add_row(
             Text(figures.subject),
             figures.mode,
             Text(judgement.advice.mode, style="" if judgement.advice.mode == figures.mode else "bold green"),
             count(figures.examples),
             _range_text(judgement.agreement.low, judgement.agreement.high) if judgement.agreement.rows else "-",
-            _range_text(takes.share.low, takes.share.high) if takes.above is not None else "-",
-            percent(money.answered_here / money.calls) if money.calls else "-",
-            amount(money.spent_micros, judgement.currency),
-            amount(money.saved_micros, judgement.currency),
+            _range_text(coverage.share.low, coverage.share.high) if coverage.above is not None else "-",
+            percent(costs.answered_here / costs.calls) if costs.calls else "-",
+            amount(costs.spent_micros, judgement.currency),
+            amount(costs.saved_micros, judgement.currency),
         )
     print_trimmed(console, listing)
 
@@ -183,9 +183,9 @@ def _show_advice(console: Console, judgement: TaskJudgement) -> None:
         print_trimmed(console, Padding(line, (0, 0, 0, 2)))
 
 
-def _show_framework(console: Console, judgement: TaskJudgement) -> None:
+def _show_suitability(console: Console, judgement: TaskJudgement) -> None:
     listing = table("  question", "verdict", "measured", "what it means", wrap=("measured", "what it means"))
-    for answer in judgement.framework:
+    for answer in judgement.suitability:
         verdict = Text(VERDICTS[answer.verdict], style=_STYLES[answer.verdict])
         listing.add_row(Text(f"  {answer.about}"), verdict, Text(answer.number), Text(answer.because))
     console.print()
