@@ -326,8 +326,7 @@ def store_identities(config: UplinkConfig) -> tuple[str, str]:
 
     Equal identities share one connectivity state.
     """
-    places = ((config.url, config.options), (config.updates_url, config.updates_options))
-    return _identity(*places[0]), _identity(*places[1])
+    return _identity(config.url, config.options), _identity(config.updates_url, config.updates_options)
 
 
 def _identity(url: str, options: dict[str, str]) -> str:

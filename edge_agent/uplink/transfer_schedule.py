@@ -229,7 +229,8 @@ class Bandwidth:
 
     def spend(self, count: int, now: float) -> Bandwidth:
         """Return the bucket after a transfer of `count` bytes."""
-        return replace(self._filled(now), tokens=self._filled(now).tokens - count)
+        filled = self._filled(now)
+        return replace(filled, tokens=filled.tokens - count)
 
     def _filled(self, now: float) -> Bandwidth:
         gained = self.bytes_per_second * max(0.0, now - self.at)

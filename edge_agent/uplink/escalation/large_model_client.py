@@ -263,12 +263,12 @@ class LargeModelClient:
             raise UpstreamFailed(message, remedy=_TOKENS_REMEDY)
         if parts.rest and not parts.rest.startswith(_THOUGHT_MARKS[0]):
             yield parts.rest
-        # A server need not send the thoughts that it charges for.
-        output_tokens = max(
-            parts.bytes // BYTES_PER_TOKEN, question.output_tokens_max * bool(self._config.thinking_tokens_max)
-        )
-        usage = parts.usage or _EstimatedUsage(question.input_tokens_max, output_tokens)
-        tokens = _count(usage.prompt_tokens), _count(usage.completion_tokens)
+        if parts.usage:
+            tokens = _count(parts.usage.prompt_tokens), _count(parts.usage.completion_tokens)
+        else:
+            # A server need not send the thoughts that it charges for.
+            thinking_tokens = question.output_tokens_max if self._config.thinking_tokens_max else 0
+            tokens = question.input_tokens_max, max(parts.bytes // BYTES_PER_TOKEN, thinking_tokens)
         yield AnswerEnd(str(parts.model)[:200], *tokens, complete=parts.finish == "stop")
 
     def _translate_error(self, error: Exception, task: str = "") -> EdgeAgentError:
@@ -363,14 +363,6 @@ class _AnswerStream:
         pending = pending.lstrip() if self.has_thought else pending
         self.rest, self.is_answering = "", bool(pending)
         return pending
-
-
-@dataclass(frozen=True)
-class _EstimatedUsage:
-    """The assumed usage where a server does not count tokens."""
-
-    prompt_tokens: int
-    completion_tokens: int
 
 
 def _count(tokens: object) -> int:
