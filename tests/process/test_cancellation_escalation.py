@@ -97,7 +97,7 @@ class Uplink:
 
     async def rest(self) -> None:
         """Wait until no call is in progress: a caller who leaves is heard of later, and gives the only place back."""
-        await eventually(lambda: self.broker.standing().free and not self.look().tasks.keys() & OF_A_CALL)
+        await eventually(lambda: self.broker.status().free and not self.look().tasks.keys() & OF_A_CALL)
 
     async def faults(self, before: Held) -> list[str]:
         """Make every call again; return missing answers, lost data and leftovers."""
@@ -133,7 +133,7 @@ async def _uplink(folder: Path) -> AsyncIterator[Uplink]:
         await server.start()
         try:
             async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
-                await eventually(lambda: broker.standing().online)
+                await eventually(lambda: broker.status().online)
                 yield Uplink(points, EscalationServiceStub(channel), broker, servicer, folder)
         finally:
             running.cancel()
