@@ -151,7 +151,7 @@ class MonitoringAlarms:
             RaisedAlarm(
                 alarm=alarm.alarm,
                 since=format_timestamp(alarm.since),
-                message=alarm.said[:ALARM_CHARACTERS_MAX],
+                message=alarm.message[:ALARM_CHARACTERS_MAX],
                 demoted=demoted,
             )
             for alarm, demoted in self.alarms_of(task)[:TASK_ALARMS_MAX]
