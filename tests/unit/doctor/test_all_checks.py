@@ -233,7 +233,7 @@ def test_a_database_is_read_with_what_is_in_its_log_only(tmp_path):
     found = read_stored_state(path)
     state.close()
     assert not isinstance(found, ProbeFailure)
-    assert (["t"], None, "") == (list(found.journal), found.signed, find_damage(path))
+    assert (["t"], None, "") == (list(found.journal), found.signed_at, find_damage(path))
 
 
 def test_a_database_that_is_too_large_is_not_copied(tmp_path):
