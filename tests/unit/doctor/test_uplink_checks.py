@@ -32,7 +32,7 @@ SILENT = {"online": False, "reason": "UPLINK_SILENT", "problem": "the uplink doe
         ({"problem": "it is overloaded"}, "note", "ok", "ok"),
         (REFUSED, "warning", "fault", "ok"),
         ({"affordable": False, "reason": "UPSTREAM_BUDGET_SPENT"}, "ok", "ok", "warning"),
-        ({"spent": CAPPED}, "ok", "ok", "note"),
+        ({"spending": CAPPED}, "ok", "ok", "note"),
     ],
 )
 def test_the_large_model_is_judged(changed, large, key, budget):
