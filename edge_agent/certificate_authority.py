@@ -41,10 +41,10 @@ _NOT_VALID_REMEDY = (
     "Set the clock if it is wrong ('date'). An authority that has ended is replaced: 'sudo edge-agent certs init"
     " --new-authority --dir DIR'; the server and every client then need new certificates."
 )
-_HOST = re.compile(
+_HOST_NAME = re.compile(
     r"(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE
 )
-_CLIENT = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+_CLIENT_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def make_authority(name: str, at: float) -> CertificateKeyPair:
     subject = _subject(name)
     builder = _builder(subject, key, at, AUTHORITY_DAYS).issuer_name(subject)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-    builder = builder.add_extension(_usage(signs_certificates=True), critical=True)
+    builder = builder.add_extension(_key_usage(signs_certificates=True), critical=True)
     return _pair(builder.sign(key, hashes.SHA256()), key)
 
 
@@ -73,7 +73,8 @@ def issue_server_certificate(
     Raises:
         CertificateUnusable: a name is neither a host name nor an IP address.
     """
-    return _issue(issuer, names[0], [_server_name(name) for name in names], ExtendedKeyUsageOID.SERVER_AUTH, (at, days))
+    alternative_names = [_server_name(name) for name in names]
+    return _issue(issuer, names[0], alternative_names, ExtendedKeyUsageOID.SERVER_AUTH, at, days)
 
 
 def issue_client_certificate(
@@ -84,13 +85,13 @@ def issue_client_certificate(
     Raises:
         CertificateUnusable: the name is not valid for a client.
     """
-    if not _CLIENT.fullmatch(name):
+    if not _CLIENT_NAME.fullmatch(name):
         raise CertificateUnusable(
             f"{name!r} cannot be the name of a client",
             remedy="Take up to 64 letters, digits, '.', '-' and '_', as in till-3; it names the files, too.",
         )
     uris = [x509.UniformResourceIdentifier(f"{ROLE_URI}{role}") for role in roles]
-    return _issue(issuer, name, uris, ExtendedKeyUsageOID.CLIENT_AUTH, (at, days))
+    return _issue(issuer, name, uris, ExtendedKeyUsageOID.CLIENT_AUTH, at, days)
 
 
 def load_authority(certificate: Path, key: Path, at: float) -> CertificateKeyPair:
@@ -107,12 +108,12 @@ def load_authority(certificate: Path, key: Path, at: float) -> CertificateKeyPai
         remedy = _unreadable_remedy(error, certificate, key)
         raise CertificateUnusable(f"cannot read {error.filename}: {error.strerror}", remedy=remedy) from None
     check_key_matches(pair.certificate, pair.key, str(certificate))
-    found = parse_certificates(pair.certificate, str(certificate))[0]
-    if not found.is_authority:
+    contents = parse_certificates(pair.certificate, str(certificate))[0]
+    if not contents.is_authority:
         message = f"{certificate} is the certificate of a server or a client, which may issue none"
         raise CertificateUnusable(message, remedy="Name the folder of the authority with '--dir DIR'.")
-    if not found.starts_at <= at < found.expires_at:
-        times = (found.starts_at, found.expires_at, at)
+    if not contents.starts_at <= at < contents.expires_at:
+        times = (contents.starts_at, contents.expires_at, at)
         first, last, today = (f"{datetime.fromtimestamp(each, UTC):%Y-%m-%d}" for each in times)
         message = f"{certificate} is valid from {first} to {last}, and here it is {today}: its certificates would be"
         raise CertificateUnusable(f"{message} refused", remedy=_NOT_VALID_REMEDY)
@@ -157,38 +158,39 @@ def write_pair(pair: CertificateKeyPair, certificate: Path, key: Path, *, replac
 
 def _issue(
     issuer: CertificateKeyPair,
-    name: str,
-    names: Sequence[x509.GeneralName],
+    common_name: str,
+    alternative_names: Sequence[x509.GeneralName],
     purpose: x509.ObjectIdentifier,
-    span: tuple[float, int],
+    at: float,
+    days: int,
 ) -> CertificateKeyPair:
     authority = x509.load_pem_x509_certificate(issuer.certificate)
     signer = load_pem_private_key(issuer.key, password=None)
     assert isinstance(signer, _SIGNING_KEYS), "`load_authority` accepts, and this module makes, no others"
     key = ec.generate_private_key(ec.SECP256R1())
     # A certificate must not outlive its authority: it would be refused before its own end.
-    end = authority.not_valid_after_utc if span[0] < authority.not_valid_after_utc.timestamp() else None
-    builder = _builder(_subject(name), key, *span, end).issuer_name(authority.subject)
+    end_max = authority.not_valid_after_utc if at < authority.not_valid_after_utc.timestamp() else None
+    builder = _builder(_subject(common_name), key, at, days, end_max).issuer_name(authority.subject)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-    builder = builder.add_extension(_usage(signs_certificates=False), critical=True)
+    builder = builder.add_extension(_key_usage(signs_certificates=False), critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
-    builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    builder = builder.add_extension(x509.SubjectAlternativeName(alternative_names), critical=False)
     builder = builder.add_extension(_authority_identifier(authority), critical=False)
     return _pair(builder.sign(signer, hashes.SHA256()), key)
 
 
 def _builder(
-    subject: x509.Name, key: ec.EllipticCurvePrivateKey, at: float, days: int, end: datetime | None = None
+    subject: x509.Name, key: ec.EllipticCurvePrivateKey, at: float, days: int, end_max: datetime | None = None
 ) -> x509.CertificateBuilder:
     now = datetime.fromtimestamp(at, UTC)
-    until = now + timedelta(days=days)
+    end = now + timedelta(days=days)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - BACKDATED)
-        .not_valid_after(min(until, end) if end else until)
+        .not_valid_after(min(end, end_max) if end_max else end)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
 
@@ -199,19 +201,19 @@ def _authority_identifier(authority: x509.Certificate) -> x509.AuthorityKeyIdent
     It is copied, because not every program computes it as SHA-1 of the key.
     """
     try:
-        subject = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+        key_identifier = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
     except x509.ExtensionNotFound:
         key = authority.public_key()
         assert isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey), "the key is one of `_SIGNING_KEYS`"
         return x509.AuthorityKeyIdentifier.from_issuer_public_key(key)
-    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(subject.value)
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(key_identifier.value)
 
 
 def _subject(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
 
 
-def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=not signs_certificates,
         key_cert_sign=signs_certificates,
@@ -230,7 +232,7 @@ def _server_name(name: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
         pass
-    if not _HOST.fullmatch(name):
+    if not _HOST_NAME.fullmatch(name):
         raise CertificateUnusable(
             f"{name!r} is neither a host name nor an IP address",
             remedy="Give the host names or addresses that clients use: --name shop.example --name 10.0.0.5.",

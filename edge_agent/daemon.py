@@ -108,7 +108,7 @@ class Daemon:
         updates = update_engines(
             self._engines,
             self._activation,
-            self._update_changed,
+            self._count_update_change,
             self._alarms.apply_plan,
             functools.partial(download_blocker, config),
         )
@@ -151,7 +151,7 @@ class Daemon:
                 self._supervisor.add(component)
             self._supervisor.start()
             # Running calls may wait for the large model's answer, which this component receives.
-            stack.push_async_callback(self._supervisor.stop, but=LARGE_MODEL)
+            stack.push_async_callback(self._supervisor.stop, except_for=LARGE_MODEL)
             yield
             self.drain()
             await self._report()
@@ -182,7 +182,7 @@ class Daemon:
             why = "calls are answered without it; failed handshakes are counted and logged later"
             yield Component("handshakes", self._core_log.run, restart, why)
         why = "alarms are shown without it; only putting a task into shadow waits"
-        yield Component("alarms", lambda: self._alarms.run(self._uplink, self._update_changed), restart, why)
+        yield Component("alarms", lambda: self._alarms.run(self._uplink, self._count_update_change), restart, why)
         why = "active bundles keep answering; each check begins with the state in the journal"
         yield Component("updates", self._updater.run, restart, why, self._updater.stop)
         if supervision.watchdog_seconds():
@@ -240,7 +240,7 @@ class Daemon:
         overview = self._updater.overview
         return task_modes.task_statuses(self._engines, self._activation, overview, self._capture, self._alarms)
 
-    def _update_changed(self) -> None:
+    def _count_update_change(self) -> None:
         self._update_revision += 1
 
     def _is_computing(self, every_seconds: float) -> bool:
@@ -304,29 +304,29 @@ def serve(config: Config, wrap: RunWrapper = run_unwrapped, spool_worker: type[S
     faulthandler.enable()  # the watchdog's SIGABRT then logs where every thread was
     process_resources.limit_malloc_arenas()
     process_resources.raise_descriptor_limit(config.access.connections_max)
-    store = Store.open(config.state_dir, _limits(config.store))
+    store = Store.open(config.state_dir, _store_limits(config.store))
     try:
-        ended = uvloop.run(_serve(config, store, wrap, spool_worker, core_log))
-        if not ended.closed:
+        outcome = uvloop.run(_serve(config, store, wrap, spool_worker, core_log))
+        if not outcome.closed:
             os._exit(EXIT_FAILED)  # Python would wait for the thread that is blocked by the disk
     finally:
         store.close()
         if core_log:
             core_log.close()
-    return EXIT_FAILED if ended.failed else 0
+    return EXIT_FAILED if outcome.failed_component else 0
 
 
 @dataclass(frozen=True)
 class DaemonOutcome:
     """How a daemon ended."""
 
-    failed: str
+    failed_component: str
     """The component whose death ended it; empty after a signal."""
     closed: bool
     """Whether every pending write was completed."""
 
 
-def _limits(config: StoreConfig) -> StoreLimits:
+def _store_limits(config: StoreConfig) -> StoreLimits:
     return StoreLimits(
         bundle_bytes_max=config.bundle_bytes_max,
         file_bytes_max=config.bundle_bytes_max,
@@ -350,6 +350,6 @@ async def _serve(
             log.warning("listening_without_tls", address=config.service.tcp_address)
         await stop.wait()
         supervision.announce_stop(config.service.drain_seconds + STOP_SECONDS)
-        log.info("stopping", failed=supervisor.failed)
-    log.info("stopped", failed=supervisor.failed)
-    return DaemonOutcome(supervisor.failed, daemon.closed)
+        log.info("stopping", failed=supervisor.failed_component)
+    log.info("stopped", failed=supervisor.failed_component)
+    return DaemonOutcome(supervisor.failed_component, daemon.closed)

@@ -19,8 +19,8 @@ _DIGEST = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun: "1 segment", "2 segments", "3 families"."""
-    several = f"{noun[:-1]}ies" if re.search("[^aeiou]y$", noun) else f"{noun}s"
-    return f"{number} {noun if number == 1 else several}"
+    plural = f"{noun[:-1]}ies" if re.search("[^aeiou]y$", noun) else f"{noun}s"
+    return f"{number} {noun if number == 1 else plural}"
 
 
 def format_duration(seconds: float) -> str:
@@ -51,22 +51,22 @@ def shorten_digest(sha256: str) -> str:
 
 def shorten_digests(text: str) -> str:
     """Return a sentence with each whole SHA-256 digest in it shortened."""
-    return _DIGEST.sub(lambda found: shorten_digest(found[0]), text)
+    return _DIGEST.sub(lambda match: shorten_digest(match[0]), text)
 
 
 UNKNOWN = "-"
 MICROS = 1_000_000
-_NARROW = "\u202f"
+_NARROW_SPACE = "\u202f"
 
 
 def count(number: float) -> str:
     """Return a whole number with its thousands separated by a narrow space."""
-    return f"{number:,.0f}".replace(",", _NARROW)
+    return f"{number:,.0f}".replace(",", _NARROW_SPACE)
 
 
-def count_of(number: int, what: str) -> str:
+def count_of(number: int, noun: str) -> str:
     """Return "1 example", "2 examples"."""
-    return f"{count(number)} {what}{'' if number == 1 else 's'}"
+    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
 
 
 def percent(value: float | None) -> str:
@@ -90,9 +90,9 @@ def amount(micros: float | None, currency: str = "") -> str:
     if micros is None:
         return UNKNOWN
     value = micros / MICROS
-    digits = 2 if not 0 < value < 0.1 else 1 - math.floor(math.log10(value))
-    written = f"{value:,.{digits}f}".replace(",", _NARROW)
-    return f"{written} {currency}".strip()
+    decimals = 2 if not 0 < value < 0.1 else 1 - math.floor(math.log10(value))
+    text = f"{value:,.{decimals}f}".replace(",", _NARROW_SPACE)
+    return f"{text} {currency}".strip()
 
 
 def milliseconds(value: float) -> str:

@@ -18,7 +18,7 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNI
 def configure(config: LogConfig) -> None:
     """Send log events to standard error in the configured format and level."""
     pretty = config.format == "console" or (config.format == "auto" and sys.stderr.isatty())
-    last: list[structlog.typing.Processor] = (
+    final_processors: list[structlog.typing.Processor] = (
         # Not its own way of showing exceptions, which prints local variables: inputs, keys.
         [
             structlog.processors.format_exc_info,
@@ -34,7 +34,7 @@ def configure(config: LogConfig) -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *last,
+            *final_processors,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[config.level]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),

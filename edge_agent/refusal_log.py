@@ -37,7 +37,7 @@ Kind = TypeVar("Kind", bound=Hashable)
 
 @dataclass
 class _RepeatedEvent:
-    until: float
+    ends_at: float
     count: int = 0
 
 
@@ -50,28 +50,24 @@ class LogDeduplicator(Generic[Kind]):
     def __init__(self, others: Kind) -> None:
         """Count kinds beyond the bound as `others`."""
         self._others = others
-        self._seen: dict[Kind, _RepeatedEvent] = {}
+        self._events: dict[Kind, _RepeatedEvent] = {}
 
-    def first(self, kind: Kind, now: float) -> bool:
-        """Record an event; tell whether to log it now. Otherwise `due` will report it in its count."""
-        if kind not in self._seen and len(self._seen) >= KINDS_MAX:
+    def record(self, kind: Kind, now: float) -> bool:
+        """Record an event; tell whether to log it now. Otherwise `pop_due` will report it in its count."""
+        if kind not in self._events and len(self._events) >= KINDS_MAX:
             kind = self._others
-        seen = self._seen.get(kind)
-        if seen is None:
-            self._seen[kind] = _RepeatedEvent(now + WINDOW_SECONDS)
+        event = self._events.get(kind)
+        if event is None:
+            self._events[kind] = _RepeatedEvent(now + WINDOW_SECONDS)
             return True
-        seen.count += 1
+        event.count += 1
         return False
 
-    def due(self, now: float) -> list[tuple[Kind, int]]:
+    def pop_due(self, now: float) -> list[tuple[Kind, int]]:
         """Remove the kinds whose window has ended; return those that were repeated in it, with the repetitions."""
-        over = [kind for kind, seen in self._seen.items() if seen.until <= now]
-        counted = [(kind, self._seen.pop(kind).count) for kind in over]
-        return [(kind, count) for kind, count in counted if count]
-
-    def rest(self) -> list[tuple[Kind, int]]:
-        """Remove all kinds; return the counts."""
-        return self.due(float("inf"))
+        ended_kinds = [kind for kind, event in self._events.items() if event.ends_at <= now]
+        counts = [(kind, self._events.pop(kind).count) for kind in ended_kinds]
+        return [(kind, count) for kind, count in counts if count]
 
 
 log = structlog.get_logger("edge_agent.refusals")
@@ -144,14 +140,14 @@ class RefusalLog:
             return
         refusal, now = Refusal(client[:CLIENT_CHARS_MAX], reason), self._monotonic()
         with self._lock:
-            known = (surface, reason) in self._counts or len(self._counts) < REASONS_MAX
-            self._counts[surface, reason if known else OTHER_REASONS] += 1
-            repeated = self._repeats.due(now)
-            first = self._repeats.first(refusal, now)
-        _log_repeated(repeated)
-        if first:
+            has_own_count = (surface, reason) in self._counts or len(self._counts) < REASONS_MAX
+            self._counts[surface, reason if has_own_count else OTHER_REASONS] += 1
+            repeats = self._repeats.pop_due(now)
+            is_first = self._repeats.record(refusal, now)
+        _log_repeated(repeats)
+        if is_first:
             event = "handshake_failed" if surface == HANDSHAKE else "call_refused"
-            log.warning(event, surface=surface, client=refusal.client, reason=reason, **facts, **_explained(reason))
+            log.warning(event, surface=surface, client=refusal.client, reason=reason, **facts, **_cause_fields(reason))
 
     async def run(self) -> None:
         """Log the summary of each minute that has ended, until cancelled."""
@@ -165,18 +161,18 @@ class RefusalLog:
 
     def _summarize(self, now: float) -> None:
         with self._lock:
-            repeated = self._repeats.due(now)
-        _log_repeated(repeated)
+            repeats = self._repeats.pop_due(now)
+        _log_repeated(repeats)
 
 
 def handshake_cause(error: bytes) -> str:
     """Return the cause in the text of a TLS library's error, one of a fixed set. Pure."""
-    flat = error.replace(b" ", b"_").upper()
-    return next((cause for found, cause in CAUSES if found.replace(b" ", b"_").upper() in flat), OTHER_CAUSE)
+    normalized = error.replace(b" ", b"_").upper()
+    return next((cause for words, cause in CAUSES if words.replace(b" ", b"_").upper() in normalized), OTHER_CAUSE)
 
 
-def _log_repeated(repeated: list[tuple[Refusal, int]]) -> None:
-    for refusal, count in repeated:
+def _log_repeated(repeats: list[tuple[Refusal, int]]) -> None:
+    for refusal, count in repeats:
         log.warning(
             "refusals_repeated",
             client=refusal.client,
@@ -186,7 +182,7 @@ def _log_repeated(repeated: list[tuple[Refusal, int]]) -> None:
         )
 
 
-def _explained(reason: str) -> dict[str, str]:
+def _cause_fields(reason: str) -> dict[str, str]:
     """Return the cause of a reason, from the error catalogue; empty for an unknown reason."""
     error = BY_REASON.get(reason)
     return {"cause": " ".join((error.__doc__ or "").split())} if error else {}
@@ -202,7 +198,7 @@ READ_BYTES = 64 * 1024
 LINE_BYTES_MAX = 16 * 1024
 """A longer line is passed on in parts."""
 
-_OF_GRPC = re.compile(rb"[IWE]\d{4} \d\d:\d\d:\d\d")
+_GRPC_LINE = re.compile(rb"[IWE]\d{4} \d\d:\d\d:\d\d")
 _HANDSHAKE = re.compile(rb"Handshake failed with error \w+: (?P<why>.*)")
 
 
@@ -217,15 +213,15 @@ class CoreLog:
 
     def __init__(self) -> None:
         """Replace standard error by a pipe for C code; Python keeps the real one."""
-        self._real = os.dup(STANDARD_ERROR)
-        self._reads, writes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._real_stderr = os.dup(STANDARD_ERROR)
+        self._read_end, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         with contextlib.suppress(OSError):  # the user's pipes already have the most that the kernel allows
-            fcntl.fcntl(writes, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        os.dup2(writes, STANDARD_ERROR)
-        os.close(writes)
-        self._python: TextIO = os.fdopen(os.dup(self._real), "w", buffering=1, errors="backslashreplace")
-        sys.stderr = self._python
-        self._rest = b""
+            fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        os.dup2(write_end, STANDARD_ERROR)
+        os.close(write_end)
+        self._python_stderr: TextIO = os.fdopen(os.dup(self._real_stderr), "w", buffering=1, errors="backslashreplace")
+        sys.stderr = self._python_stderr
+        self._partial_line = b""
         self.on_failed_handshake: Callable[[str], None] = lambda _: None
         """Called with the cause."""
 
@@ -233,44 +229,43 @@ class CoreLog:
         """Read until cancelled."""
         loop = asyncio.get_running_loop()
         readable = asyncio.Event()
-        loop.add_reader(self._reads, readable.set)
+        loop.add_reader(self._read_end, readable.set)
         try:
             while True:
                 await readable.wait()
                 readable.clear()
                 self.read()
         finally:
-            loop.remove_reader(self._reads)
+            loop.remove_reader(self._read_end)
 
     def read(self) -> None:
         """Read what has been written so far."""
         try:
-            while data := os.read(self._reads, READ_BYTES):
-                *lines, rest = (self._rest + data).split(b"\n")
-                self._rest = rest
+            while data := os.read(self._read_end, READ_BYTES):
+                *lines, self._partial_line = (self._partial_line + data).split(b"\n")
                 for line in lines:
-                    self._take(line + b"\n")
-                if len(self._rest) > LINE_BYTES_MAX:
+                    self._handle_line(line + b"\n")
+                if len(self._partial_line) > LINE_BYTES_MAX:
                     self._flush()
         except BlockingIOError:
             return
 
     def close(self) -> None:
         """Read the rest, and give standard error back to C code."""
-        os.dup2(self._real, STANDARD_ERROR)
+        os.dup2(self._real_stderr, STANDARD_ERROR)
         self.read()
         self._flush()
-        os.close(self._reads)
-        os.close(self._real)
+        os.close(self._read_end)
+        os.close(self._real_stderr)
 
     def _flush(self) -> None:
-        rest, self._rest = self._rest, b""
+        rest, self._partial_line = self._partial_line, b""
         if rest:
-            self._take(rest)
+            self._handle_line(rest)
 
-    def _take(self, line: bytes) -> None:
-        found = _HANDSHAKE.search(line)
-        if found:
-            self.on_failed_handshake(handshake_cause(found["why"]))
-        elif not _OF_GRPC.match(line):
-            os.write(self._real, line)
+    def _handle_line(self, line: bytes) -> None:
+        match = _HANDSHAKE.search(line)
+        if match:
+            self.on_failed_handshake(handshake_cause(match["why"]))
+        elif not _GRPC_LINE.match(line):
+            os.write(self._real_stderr, line)

@@ -23,7 +23,7 @@ _TINY, _PRECISION, _TERMS_MAX, _STEPS_MAX = 1e-300, 1e-15, 100_000, 200
 _PSEUDO_FAMILIES = 0.25
 _ROWS_MAX = 10_000_000
 """More rows than any site collects."""
-_NEAR = 1e-10
+_TOLERANCE = 1e-10
 """Relative tolerance of a quantile, below the precision of the continued fraction."""
 Rates = Sequence[float]
 _PROOF_SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75)
@@ -60,8 +60,8 @@ def share_of_families(families: Sequence[tuple[int, int]], level: float = LEVEL)
         return share(hits, rows, level)
     sizes, sums = [size for _, size in families], [float(hit) for hit, _ in families]
     count = independent_rows(sizes, sums, float(hits), (0.0, 1.0), level)
-    found = share(hits * count / rows, count, level)
-    return Interval(hits / rows, found.low, found.high, level)
+    interval = share(hits * count / rows, count, level)
+    return Interval(hits / rows, interval.low, interval.high, level)
 
 
 def independent_rows(
@@ -76,23 +76,23 @@ def independent_rows(
         extremes: least and greatest value that a row can have.
         level: confidence level of the interval.
     """
-    rows, number = sum(sizes), len(sizes)
-    fewest = rows**2 / sum(size**2 for size in sizes)  # the rows of a family all alike
-    if number < 2:
-        return fewest
-    usual = rows / number
-    extra, total = _PSEUDO_FAMILIES * usual, sum(sums)
-    whole = rows + 2 * extra
-    mean = (total + extra * sum(extremes)) / whole
-    far = sum((extreme - mean) ** 2 for extreme in extremes)
-    between = sum((each - size * mean) ** 2 for size, each in zip(sizes, sums, strict=True))
-    between += _PSEUDO_FAMILIES * usual**2 * far
-    alone = squares - 2 * mean * total + rows * mean**2 + extra * far
-    counted = number + 2 * _PSEUDO_FAMILIES
-    count = rows / max(1.0, between * counted / (counted - 1) / alone)
+    rows, family_count = sum(sizes), len(sizes)
+    lower_limit = rows**2 / sum(size**2 for size in sizes)  # the rows of a family all alike
+    if family_count < 2:
+        return lower_limit
+    mean_size = rows / family_count
+    pseudo_rows, total = _PSEUDO_FAMILIES * mean_size, sum(sums)
+    weighted_rows = rows + 2 * pseudo_rows
+    mean = (total + pseudo_rows * sum(extremes)) / weighted_rows
+    extreme_squares = sum((extreme - mean) ** 2 for extreme in extremes)
+    family_squares = sum((family_sum - size * mean) ** 2 for size, family_sum in zip(sizes, sums, strict=True))
+    family_squares += _PSEUDO_FAMILIES * mean_size**2 * extreme_squares
+    row_squares = squares - 2 * mean * total + rows * mean**2 + pseudo_rows * extreme_squares
+    weighted_families = family_count + 2 * _PSEUDO_FAMILIES
+    count = rows / max(1.0, family_squares * weighted_families / (weighted_families - 1) / row_squares)
     # The variance from few families is imprecise.
-    count *= (_student(rows - 1, level) / _student(number - 1, level)) ** 2
-    return min(float(rows), max(fewest, count))
+    count *= (_student(rows - 1, level) / _student(family_count - 1, level)) ** 2
+    return min(float(rows), max(lower_limit, count))
 
 
 def _student(freedom: int, level: float) -> float:
@@ -146,14 +146,14 @@ def _fraction(a: float, b: float, x: float) -> float:
 def _quantile(a: float, b: float, level: float) -> float:
     low, high, x = 0.0, 1.0, a / (a + b)
     for _ in range(_STEPS_MAX):
-        over = beta_cdf(a, b, x) - level
-        low, high = (low, x) if over > 0 else (x, high)
+        excess = beta_cdf(a, b, x) - level
+        low, high = (low, x) if excess > 0 else (x, high)
         slope = math.exp(_log_weight(a, b, x) - math.log(x) - math.log1p(-x))
-        after = x - over / slope if slope > _TINY else low
-        after = after if low < after < high else (low + high) / 2
-        if abs(after - x) <= _NEAR * x:
-            return after
-        x = after
+        next_x = x - excess / slope if slope > _TINY else low
+        next_x = next_x if low < next_x < high else (low + high) / 2
+        if abs(next_x - x) <= _TOLERANCE * x:
+            return next_x
+        x = next_x
     return x
 
 
@@ -176,8 +176,8 @@ def counted_share(hits: int, rows: int) -> CountedShare:
     """Return `hits` of `rows` with the exact two-sided interval, 0 to 1 without rows. Raises ValueError."""
     if not 0 <= hits <= rows:
         raise ValueError(f"{hits} of {rows} is not a share")
-    found = share(hits, rows)
-    return CountedShare(hits, rows, found.low, found.high)
+    interval = share(hits, rows)
+    return CountedShare(hits, rows, interval.low, interval.high)
 
 
 def binomial_cdf(errors: int, rows: int, risk: float) -> float:
@@ -199,8 +199,8 @@ def divided_delta(rows: Mapping[Name, int], target: float, delta: float) -> tupl
     A question takes part if it has enough rows to prove `target` at the whole `delta`. Only the numbers of rows count,
     and not whether answers are right, so the division is fixed before the test.
     """
-    enough = [name for name, count in rows.items() if count >= rows_min(target, delta)]
-    return delta / max(1, len(enough)), enough
+    eligible = [name for name, count in rows.items() if count >= rows_min(target, delta)]
+    return delta / max(1, len(eligible)), eligible
 
 
 def alternative_rates(bound: float, number: int) -> list[float]:
@@ -227,16 +227,19 @@ def two_sample_p_value(hits: int, rows: int, hits_now: int, rows_now: int) -> fl
 
     It is twice the smaller tail.
     """
-    every, marked = rows + rows_now, hits + hits_now
-    if hits_now * every > marked * rows_now:  # above the mean: the upper tail of hits is the lower tail of misses
-        hits_now, marked = rows_now - hits_now, every - marked
+    total_rows, total_hits = rows + rows_now, hits + hits_now
+    # Above the mean: the upper tail of hits is the lower tail of misses.
+    if hits_now * total_rows > total_hits * rows_now:
+        hits_now, total_hits = rows_now - hits_now, total_rows - total_hits
     term = math.exp(
-        _log_choose(marked, hits_now) + _log_choose(every - marked, rows_now - hits_now) - _log_choose(every, rows_now)
+        _log_choose(total_hits, hits_now)
+        + _log_choose(total_rows - total_hits, rows_now - hits_now)
+        - _log_choose(total_rows, rows_now)
     )
     tail, k = 0.0, hits_now
     while term > tail * 1e-17:
         tail += term
-        term *= k * (every - marked - rows_now + k) / ((marked - k + 1) * (rows_now - k + 1))
+        term *= k * (total_rows - total_hits - rows_now + k) / ((total_hits - k + 1) * (rows_now - k + 1))
         k -= 1
     return min(1.0, 2 * tail)
 
@@ -257,8 +260,8 @@ def anytime_proof(errors: int, rows: int, target: float, delta: float) -> bool:
     many at half the target.
     """
     counts = {MissedValues(1.0, 1.0): errors, MissedValues(1.0, 0.0): rows - errors}
-    seen = {each: count for each, count in counts.items() if count}
-    return missed_log_capital(seen, 1.0, target, proof_rates(target)) >= -math.log(delta)
+    documents = {outcome: count for outcome, count in counts.items() if count}
+    return missed_log_capital(documents, 1.0, target, proof_rates(target)) >= -math.log(delta)
 
 
 def anytime_upper_bound(errors: int, rows: int, delta: float) -> float:
@@ -289,19 +292,19 @@ def anytime_rows_needed(error_share: float, target: float, delta: float) -> int 
     return fewest(lambda rows: anytime_proof(round(error_share * rows), rows, target, delta), rows_min(target, delta))
 
 
-def fewest(proved: Callable[[int], bool], low: int, rows_max: float = _ROWS_MAX) -> int | None:
-    """Return about the fewest rows, `low` or more, for which `proved` holds; it should hold from some number on.
+def fewest(is_proved: Callable[[int], bool], low: int, rows_max: float = _ROWS_MAX) -> int | None:
+    """Return about the fewest rows, `low` or more, for which `is_proved` holds; it should hold from some number on.
 
     None = not with `rows_max`.
     """
     high = low
-    while not proved(high):
+    while not is_proved(high):
         low, high = high, 2 * high
         if high > rows_max:
             return None
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if proved(middle) else (middle + 1, high)
+        low, high = (low, middle) if is_proved(middle) else (middle + 1, high)
     return high
 
 
@@ -332,11 +335,16 @@ def missed_log_capital(documents: Mapping[MissedValues, float], values_max: floa
     """
     logs = []
     for bet in rates:
-        remains, found = bet / rate, (1 - bet) / (1 - rate)
+        missed_ratio, found_ratio = bet / rate, (1 - bet) / (1 - rate)
         log = 0.0
-        for each, count in documents.items():
-            gained = each.missed * remains + (each.values - each.missed) * found + values_max - each.values
-            log += count * (math.log(gained / values_max) if gained > 0 else -math.inf)
+        for outcome, count in documents.items():
+            payoff = (
+                outcome.missed * missed_ratio
+                + (outcome.values - outcome.missed) * found_ratio
+                + values_max
+                - outcome.values
+            )
+            log += count * (math.log(payoff / values_max) if payoff > 0 else -math.inf)
         logs.append(log)
     highest = max(logs)
     if highest == -math.inf:
@@ -359,20 +367,20 @@ def missed_interval(documents: Mapping[MissedValues, float], values_max: float, 
     missed = math.fsum(each.missed * count for each, count in documents.items())
     if not values:
         return Interval(math.nan, 0.0, 1.0, level)
-    seen, enough = missed / values, -math.log(1 - level)
+    observed, refuting_log_capital = missed / values, -math.log(1 - level)
 
-    def refuted(rate: float) -> bool:
-        return missed_log_capital(documents, values_max, rate, _INTERVAL_RATES) >= enough
+    def is_refuted(rate: float) -> bool:
+        return missed_log_capital(documents, values_max, rate, _INTERVAL_RATES) >= refuting_log_capital
 
-    middle = min(max(seen, _RATE_MIN), 1 - _RATE_MIN)
-    return Interval(seen, _edge(_RATE_MIN, middle, refuted), _edge(1 - _RATE_MIN, middle, refuted), level)
+    middle = min(max(observed, _RATE_MIN), 1 - _RATE_MIN)
+    return Interval(observed, _edge(_RATE_MIN, middle, is_refuted), _edge(1 - _RATE_MIN, middle, is_refuted), level)
 
 
-def _edge(outer: float, inner: float, refuted: Callable[[float], bool]) -> float:
+def _edge(outer: float, inner: float, is_refuted: Callable[[float], bool]) -> float:
     """Return the border between refuted and other rates; 0 or 1 if no rate on this side is refuted."""
-    if not refuted(outer):
+    if not is_refuted(outer):
         return float(round(outer))
     for _ in range(_BISECTIONS):
         middle = (outer + inner) / 2
-        outer, inner = (middle, inner) if refuted(middle) else (outer, middle)
+        outer, inner = (middle, inner) if is_refuted(middle) else (outer, middle)
     return outer

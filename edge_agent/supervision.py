@@ -60,8 +60,6 @@ class Component:
     """Makes `run` return in order; None = it is cancelled."""
     may_return: bool = False
     """A return is not a death."""
-    died: Callable[[Exception | None], None] = lambda _: None
-    """Called at a death, before the pause, with the exception; None = `run` returned."""
 
 
 RunWrapper = Callable[[Component], Run]
@@ -102,50 +100,50 @@ class Supervisor:
         """Start without components. `give_up` ends the daemon; `wrap` may wrap a component's `run`."""
         self._give_up, self._sleep, self._monotonic, self._wrap = give_up, sleep, monotonic, wrap
         # Two may have the same name: an engine that ends, and its successor.
-        self._lives: list[_ComponentState] = []
+        self._states: list[_ComponentState] = []
         self._stopping = False
         self.deaths: Counter[str] = Counter()
         """Deaths since the start, by component."""
-        self.failed = ""
+        self.failed_component = ""
         """The component whose death ends the daemon; empty otherwise."""
 
     def add(self, component: Component) -> None:
         """Register a component; `start` starts it."""
-        self._lives.append(_ComponentState(component))
+        self._states.append(_ComponentState(component))
 
-    def keep(self, component: Component) -> asyncio.Task[None]:
+    def supervise(self, component: Component) -> asyncio.Task[None]:
         """Register and start a component; the caller may cancel the returned task."""
-        life = _ComponentState(component)
-        self._lives.append(life)
-        return self._begin(life)
+        state = _ComponentState(component)
+        self._states.append(state)
+        return self._begin(state)
 
     def start(self) -> None:
         """Start every component."""
-        for life in list(self._lives):
-            self._begin(life)
+        for state in list(self._states):
+            self._begin(state)
 
-    async def stop(self, *, but: str = "") -> None:
-        """End every component, the last one first, and wait for each; `but` names one to leave to a later stop."""
+    async def stop(self, *, except_for: str = "") -> None:
+        """End every component, the last one first, and wait for each; `except_for` is left to a later stop."""
         self._stopping = True
-        for life in reversed(list(self._lives)):
-            if life.task is not None and not life.task.done() and life.component.name != but:
-                await self._end(life, life.task)
+        for state in reversed(list(self._states)):
+            if state.task is not None and not state.task.done() and state.component.name != except_for:
+                await self._end(state, state.task)
 
     def drop_paused(self, task: asyncio.Task[None]) -> bool:
-        """Cancel a task from `keep` if its component has died and waits for its restart; tell whether it did."""
-        life = next((each for each in self._lives if each.task is task), None)
-        paused = life is not None and life.deaths > 0 and life.started_at is None
-        return paused and task.cancel()
+        """Cancel a task from `supervise` if its component has died and waits for its restart; tell whether it did."""
+        state = next((state for state in self._states if state.task is task), None)
+        is_paused = state is not None and state.deaths > 0 and state.started_at is None
+        return is_paused and task.cancel()
 
     @property
     def components(self) -> tuple[Component, ...]:
         """All components."""
-        return tuple(life.component for life in self._lives)
+        return tuple(state.component for state in self._states)
 
     @property
     def up(self) -> Mapping[str, bool]:
         """Whether each component is up: it runs and, if it has died, has run for STEADY_SECONDS."""
-        return {life.component.name: not self._is_problem(life) for life in self._lives}
+        return {state.component.name: not self._is_problem(state) for state in self._states}
 
     @property
     def problems(self) -> list[str]:
@@ -155,51 +153,53 @@ class Supervisor:
     @property
     def problems_by_name(self) -> dict[str, str]:
         """The same, by the name of the component."""
-        return {life.component.name: self._sentence(life) for life in self._lives if self._is_problem(life)}
+        return {
+            state.component.name: self._problem_sentence(state) for state in self._states if self._is_problem(state)
+        }
 
-    def _begin(self, life: _ComponentState) -> asyncio.Task[None]:
-        life.task = asyncio.get_running_loop().create_task(self._keep(life), name=life.component.name)
-        return life.task
+    def _begin(self, state: _ComponentState) -> asyncio.Task[None]:
+        state.task = asyncio.get_running_loop().create_task(self._keep_running(state), name=state.component.name)
+        return state.task
 
-    async def _end(self, life: _ComponentState, task: asyncio.Task[None]) -> None:
-        ends = False
-        if life.component.end is not None:
+    async def _end(self, state: _ComponentState, task: asyncio.Task[None]) -> None:
+        will_return = False
+        if state.component.end is not None:
             try:
-                await life.component.end()
-                ends = life.started_at is not None
+                await state.component.end()
+                will_return = state.started_at is not None
             except Exception:
-                log.exception("component_not_ended", component=life.component.name)
-        if not ends:
+                log.exception("component_not_ended", component=state.component.name)
+        if not will_return:
             task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
-    async def _keep(self, life: _ComponentState) -> None:
-        component = life.component
+    async def _keep_running(self, state: _ComponentState) -> None:
+        component = state.component
         try:
-            while await self._run_until_death(life):
-                await self._sleep(backoff_seconds(life.deaths, PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX))
+            while await self._run_until_death(state):
+                await self._sleep(backoff_seconds(state.deaths, PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX))
         finally:
             if component.may_return:
-                self._lives.remove(life)
+                self._states.remove(state)
 
-    async def _run_until_death(self, life: _ComponentState) -> bool:
+    async def _run_until_death(self, state: _ComponentState) -> bool:
         """Run a component until it dies; tell whether to restart it."""
-        component, life.started_at = life.component, self._monotonic()
+        component, state.started_at = state.component, self._monotonic()
         try:
-            error = await self._one_life(component)
-            steady = self._monotonic() - life.started_at >= STEADY_SECONDS
+            error = await self._run_once(component)
+            is_steady = self._monotonic() - state.started_at >= STEADY_SECONDS
         finally:
-            life.started_at = None
+            state.started_at = None
         if error is None and (self._stopping or component.may_return):
             return False
-        life.deaths = 1 if steady else life.deaths + 1
-        self._note(life, error)
+        state.deaths = 1 if is_steady else state.deaths + 1
+        self._record_death(state, error)
         if component.policy is DeathPolicy.STOP and not self._stopping:
-            self.failed = component.name
+            self.failed_component = component.name
             self._give_up()
         return component.policy is DeathPolicy.RESTART and not self._stopping
 
-    async def _one_life(self, component: Component) -> Exception | None:
+    async def _run_once(self, component: Component) -> Exception | None:
         """Run a component until it dies; return its exception, if any. Raises CancelledError when cancelled."""
         task = asyncio.current_task()
         assert task is not None, "a coroutine runs in a task"
@@ -213,33 +213,29 @@ class Supervisor:
             return error
         return None
 
-    def _note(self, life: _ComponentState, error: Exception | None) -> None:
-        name = life.component.name
+    def _record_death(self, state: _ComponentState, error: Exception | None) -> None:
+        name = state.component.name
         self.deaths[name] += 1
-        life.last_death = "returned" if error is None else f"stopped with {type(error).__name__}"
-        life.died_at = self._monotonic()
+        state.last_death = "returned" if error is None else f"stopped with {type(error).__name__}"
+        state.died_at = self._monotonic()
         log.error(
-            "component_died", component=name, policy=life.component.policy.value, deaths=life.deaths, exc_info=error
+            "component_died", component=name, policy=state.component.policy.value, deaths=state.deaths, exc_info=error
         )
-        try:
-            life.component.died(error)
-        except Exception:
-            log.exception("death_not_followed_up", component=name)
 
-    def _is_problem(self, life: _ComponentState) -> bool:
-        if not life.deaths:
+    def _is_problem(self, state: _ComponentState) -> bool:
+        if not state.deaths:
             return False
-        return life.started_at is None or self._monotonic() - life.started_at < STEADY_SECONDS
+        return state.started_at is None or self._monotonic() - state.started_at < STEADY_SECONDS
 
-    def _sentence(self, life: _ComponentState) -> str:
-        component, ago = life.component, self._monotonic() - life.died_at
-        follows = (
+    def _problem_sentence(self, state: _ComponentState) -> str:
+        component, seconds_ago = state.component, self._monotonic() - state.died_at
+        next_step = (
             "the daemon ends for it" if component.policy is DeathPolicy.STOP else "it is started again after a pause"
         )
-        now = follows if life.started_at is None else "it runs again"
-        times = "" if life.deaths == 1 else f", {life.deaths} times in a row"
+        condition = next_step if state.started_at is None else "it runs again"
+        times = "" if state.deaths == 1 else f", {state.deaths} times in a row"
         return (
-            f"Component {component.name} {life.last_death} {ago:.0f} s ago{times}: {now}."
+            f"Component {component.name} {state.last_death} {seconds_ago:.0f} s ago{times}: {condition}."
             " The daemon's log has the details."
         )
 
@@ -247,11 +243,11 @@ class Supervisor:
 def log_task_failure(task: asyncio.Task[Any], what: str) -> None:
     """Log the exception of a task that runs once and may outlive its waiters."""
 
-    def note(done: asyncio.Task[Any]) -> None:
-        if not done.cancelled() and (error := done.exception()) is not None:
+    def log_exception(ended_task: asyncio.Task[Any]) -> None:
+        if not ended_task.cancelled() and (error := ended_task.exception()) is not None:
             log.error("task_died", what=what, exc_info=error)
 
-    task.add_done_callback(note)
+    task.add_done_callback(log_exception)
 
 
 def stop_on_signals(stop: asyncio.Event) -> None:

@@ -107,19 +107,19 @@ def _part(source: _PartSource, sources: SupportSources, rules: RedactionRules, *
     return SupportPart(source.name, source.what, content)
 
 
-def _encoded(value: Any, rules: RedactionRules) -> bytes:
-    plain = json.loads(json.dumps(value, default=_plain))
+def _encode_json(value: Any, rules: RedactionRules) -> bytes:
+    plain = json.loads(json.dumps(value, default=_plain_value))
     return json.dumps(redact_value(plain, rules), ensure_ascii=False, indent=1).encode(errors=_ESCAPED) + b"\n"
 
 
-def _plain(value: object) -> Any:
+def _plain_value(value: object) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def _doctor(sources: SupportSources, rules: RedactionRules) -> bytes:
-    return _encoded(sources.doctor, rules)
+    return _encode_json(sources.doctor, rules)
 
 
 def _versions(sources: SupportSources, rules: RedactionRules) -> bytes:
@@ -133,29 +133,29 @@ def _versions(sources: SupportSources, rules: RedactionRules) -> bytes:
         "system": release.get("PRETTY_NAME", "").strip('"'),
         "systemd": (sources.case.installation.run(("systemctl", "--version")) or "").partition("\n")[0],
     }
-    return _encoded(versions, rules)
+    return _encode_json(versions, rules)
 
 
 def _status(sources: SupportSources, rules: RedactionRules) -> bytes:
     if sources.case.status is None:
         raise _PartMissing(f"the daemon did not answer: {sources.case.daemon.message}")
-    return _encoded(sources.case.status, rules)
+    return _encode_json(sources.case.status, rules)
 
 
 def _config(sources: SupportSources, rules: RedactionRules) -> bytes:
     if sources.files is None:
         raise _PartMissing("it cannot be read, so secrets could not be removed from it")
-    found = (sources.files.agent, *sources.files.beneath)
-    return _encoded({str(path): redact_settings(plain, rules) for path, plain in found}, rules)
+    files = (sources.files.agent, *sources.files.beneath)
+    return _encode_json({str(path): redact_settings(plain, rules) for path, plain in files}, rules)
 
 
 def _units(sources: SupportSources, rules: RedactionRules) -> bytes:
-    shown = [sources.case.installation.run(("systemctl", "show", unit, "--no-pager")) for unit in (SERVE, UPLINK)]
-    if not any(shown):
+    outputs = [sources.case.installation.run(("systemctl", "show", unit, "--no-pager")) for unit in (SERVE, UPLINK)]
+    if not any(outputs):
         raise _PartMissing("systemd does not answer")
-    lines = (line for each in shown for line in (each or "").splitlines())
-    kept = [line for line in lines if not line.startswith(("Environment", "Exec"))]
-    return redact_text("\n".join(kept), rules).encode(errors=_ESCAPED)
+    lines = (line for output in outputs for line in (output or "").splitlines())
+    safe_lines = [line for line in lines if not line.startswith(("Environment", "Exec"))]
+    return redact_text("\n".join(safe_lines), rules).encode(errors=_ESCAPED)
 
 
 def _log(unit: str) -> Callable[[SupportSources, RedactionRules], bytes]:
@@ -183,9 +183,9 @@ def _entries(journal: str, rules: RedactionRules) -> Iterator[str]:
 
 
 def _machine(sources: SupportSources, rules: RedactionRules) -> bytes:
-    place = sources.case.installation
+    installation = sources.case.installation
     parts = [
-        f"== {name}\n{read_text(place.at(name))}"
+        f"== {name}\n{read_text(installation.at(name))}"
         for name in ("proc/uptime", "proc/loadavg", "proc/meminfo", "proc/mounts", "proc/pressure/memory")
     ]
     pid = sources.case.daemon.pid
@@ -212,21 +212,21 @@ def _updates(sources: SupportSources, rules: RedactionRules) -> bytes:
     stored = sources.case.stored
     if isinstance(stored, ProbeFailure):
         raise _PartMissing(stored.why)
-    return _encoded({"journal": list(stored.journal.values()), "newest_signed": stored.signed_at}, rules)
+    return _encode_json({"journal": list(stored.journal.values()), "newest_signed": stored.signed_at}, rules)
 
 
 def _uplink(sources: SupportSources, rules: RedactionRules) -> bytes:
-    notes = sources.case.installation.config.uplink_notes
-    path = notes / uplink_state.FILE_NAME
+    notes_dir = sources.case.installation.config.uplink_notes
+    path = notes_dir / uplink_state.FILE_NAME
     if not stat_file(path).kind:
         raise _PartMissing(f"there is no {path}")
     try:
         state = json.loads(read_bytes(path, uplink_state.STATE_BYTES_MAX) or b"{}")
     except (ValueError, RecursionError):
         raise _PartMissing(f"{path} is not JSON") from None
-    uploaded = notes / "uploaded.jsonl"
-    lines = read_text(uploaded).count("\n") if stat_file(uploaded).kind else 0
-    return _encoded({"state": state, "notes_lines": lines}, rules)
+    upload_log = notes_dir / "uploaded.jsonl"
+    lines = read_text(upload_log).count("\n") if stat_file(upload_log).kind else 0
+    return _encode_json({"state": state, "notes_lines": lines}, rules)
 
 
 def _folders(sources: SupportSources, rules: RedactionRules) -> bytes:
@@ -237,8 +237,8 @@ def _folders(sources: SupportSources, rules: RedactionRules) -> bytes:
     for folder in dict.fromkeys(folders):
         lines.append(f"== {folder}")
         for root, _, names in os.walk(folder):
-            found = (stat_file(Path(root) / name) for name in sorted(names))
-            lines += [f"{file.owner_and_mode} {file.size:>12} {file.path}" for file in found]
+            files = (stat_file(Path(root) / name) for name in sorted(names))
+            lines += [f"{file.owner_and_mode} {file.size:>12} {file.path}" for file in files]
             if len(lines) > ENTRIES_MAX:
                 break
     return redact_text("\n".join(lines[:ENTRIES_MAX]), rules).encode(errors=_ESCAPED)
@@ -272,7 +272,7 @@ def pack_archive(parts: Sequence[SupportPart], folder: str, at: float) -> bytes:
 
 
 SECRET_KEYS = re.compile("secret|token|password|passwd|sas|credential|authorization|private|(^|_)key$", re.IGNORECASE)
-PLACE_KEYS = re.compile(r"_(file|dir|url)$|^(url|root_file)$")
+LOCATION_KEYS = re.compile(r"_(file|dir|url)$|^(url|root_file)$")
 """Keys with a path or an address, which are not secret."""
 REPLACED = "[secret]"
 VALUE_CHARACTERS_MAX = 600
@@ -309,7 +309,7 @@ _SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
 )
 _EVENT = re.compile(r"[A-Za-z_ .,']{1,80}")
 _FRAME = re.compile(r'\s*(?:File "[^"]+", line \d+, in \S+|Traceback \(most recent call last\):)')
-_RAISED = re.compile(r"([\w.]+(?:Error|Exception|Exit|Interrupt|Failed|Warning))\b")
+_EXCEPTION = re.compile(r"([\w.]+(?:Error|Exception|Exit|Interrupt|Failed|Warning))\b")
 _LIBRARY = re.compile(r"(?:llama|ggml|gguf)_\w+: ")
 
 RedactionRules = Callable[[str], str]
@@ -331,7 +331,7 @@ def redact_value(value: Any, rules: RedactionRules, key: str = "") -> Any:
         return [redact_value(each, rules, key) for each in value]
     if not isinstance(value, str) or UNTOUCHED_KEYS.fullmatch(key):
         return value
-    if SECRET_KEYS.search(key) and not PLACE_KEYS.search(key) and value:
+    if SECRET_KEYS.search(key) and not LOCATION_KEYS.search(key) and value:
         return REPLACED
     return redact_text(value, rules)
 
@@ -339,12 +339,12 @@ def redact_value(value: Any, rules: RedactionRules, key: str = "") -> Any:
 def redact_settings(plain: Mapping[str, Any], rules: RedactionRules) -> Any:
     """Replace secrets and personal data in a configuration, and remove user and query from its addresses."""
 
-    def bare(each: Any, key: str) -> Any:
-        if isinstance(each, Mapping):
-            return {name: bare(one, str(name)) for name, one in each.items()}
-        return bare_address(each) if isinstance(each, str) and key.endswith("url") else each
+    def strip_addresses(value: Any, key: str) -> Any:
+        if isinstance(value, Mapping):
+            return {name: strip_addresses(member, str(name)) for name, member in value.items()}
+        return bare_address(value) if isinstance(value, str) and key.endswith("url") else value
 
-    return redact_value(bare(plain, ""), rules)
+    return redact_value(strip_addresses(plain, ""), rules)
 
 
 def bare_address(url: str) -> str:
@@ -369,17 +369,17 @@ def redact_line(line: str, rules: RedactionRules, *, foreign: bool = False) -> s
 
 
 def _redact_event(event: Mapping[str, Any], rules: RedactionRules) -> str:
-    kept: dict[str, Any] = {}
+    redacted: dict[str, Any] = {}
     for key, value in event.items():
         if key == "exception" and isinstance(value, str):
-            kept[key] = [_redact_other_line(line, rules) for line in value.splitlines()]
+            redacted[key] = [_redact_other_line(line, rules) for line in value.splitlines()]
         elif key == "event" and not _EVENT.fullmatch(str(value)):
-            kept[key] = _left_out(str(value))
+            redacted[key] = _omission_note(str(value))
         elif EVENT_KEYS.fullmatch(key):
-            kept[key] = redact_value(_short(value) if isinstance(value, str) else value, rules, key)
+            redacted[key] = redact_value(_truncate(value) if isinstance(value, str) else value, rules, key)
         else:
-            kept[_short(key) if _EVENT.fullmatch(key) else "?"] = _left_out(str(value))
-    return json.dumps(kept, ensure_ascii=False)
+            redacted[_truncate(key) if _EVENT.fullmatch(key) else "?"] = _omission_note(str(value))
+    return json.dumps(redacted, ensure_ascii=False)
 
 
 def _redact_other_line(line: str, rules: RedactionRules) -> str:
@@ -387,15 +387,15 @@ def _redact_other_line(line: str, rules: RedactionRules) -> str:
     if frame := _FRAME.fullmatch(line):
         return redact_text(frame[0], rules)
     if _LIBRARY.match(line):
-        return redact_text(_short(line), rules)
-    raised = _RAISED.match(line)
-    rest = line[raised.end() :] if raised else line
-    return f"{raised[1]} {_left_out(rest)}" if raised else _left_out(rest)
+        return redact_text(_truncate(line), rules)
+    exception = _EXCEPTION.match(line)
+    rest = line[exception.end() :] if exception else line
+    return f"{exception[1]} {_omission_note(rest)}" if exception else _omission_note(rest)
 
 
-def _left_out(text: str) -> str:
+def _omission_note(text: str) -> str:
     return f"[{len(text)} characters left out]"
 
 
-def _short(text: str) -> str:
+def _truncate(text: str) -> str:
     return text[:VALUE_CHARACTERS_MAX]

@@ -53,7 +53,7 @@ def fit_shares(
 
     Args:
         vectors: [rows, size]; they are centred, and scaled by one number, for the fit.
-        wanted: [rows, labels], the probability of each label.
+        targets: [rows, labels], the probability of each label.
         decay: of the weights, not of the bias, relative to the mean loss of a row.
         weights: [labels], the weight of each label in the loss.
     """

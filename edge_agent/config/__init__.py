@@ -167,13 +167,13 @@ def read_files(path: Path | None = None, environ: Mapping[str, str] = os.environ
     Raises:
         ConfigInvalid: a file cannot be read, is not YAML, or holds no keys.
     """
-    named = _named(path, environ)
-    return config_files.read(named or DEFAULT_PATH, optional=named is None)
+    explicit_path = _explicit_path(path, environ)
+    return config_files.read(explicit_path or DEFAULT_PATH, optional=explicit_path is None)
 
 
 def config_paths(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
     """Return the paths of the configuration's files, agent.yaml first; any of them may not exist."""
-    agent = _named(path, environ) or DEFAULT_PATH
+    agent = _explicit_path(path, environ) or DEFAULT_PATH
     return (agent, *config_files.lower_file_paths(agent))
 
 
@@ -188,7 +188,7 @@ def load_without_agent_yaml(
         return Config.model_validate(_with_environment({}, overrides or Overrides(), environ))
 
 
-def _named(path: Path | None, environ: Mapping[str, str]) -> Path | None:
+def _explicit_path(path: Path | None, environ: Mapping[str, str]) -> Path | None:
     return path or (Path(environ["EDGE_AGENT_CONFIG"]) if environ.get("EDGE_AGENT_CONFIG") else None)
 
 
@@ -205,22 +205,22 @@ def load(
 
 
 def validate_files(
-    found: ConfigFiles, overrides: Overrides | None = None, environ: Mapping[str, str] = os.environ
+    files: ConfigFiles, overrides: Overrides | None = None, environ: Mapping[str, str] = os.environ
 ) -> Config:
     """Return the configuration from files that were read. Raises like `load`."""
     # A section whose keys are all commented out is None in YAML; it counts as missing.
-    given = {key: value for key, value in found.merged().items() if value is not None or key not in _sections()}
-    plain: dict[str, Any] = {key: {} for key in _sections()} | given
-    config = _validate(_with_environment(plain, overrides or Overrides(), environ), found)
-    _check_messages(config.service, str(found.source_of("service", "message_bytes_max")))
-    _check_tcp(config, str(found.source_of("service", "tcp_address")))
-    _check_texts(config, found)
-    _check_metrics(config.metrics, str(found.source_of("metrics", "address")))
-    _check_consent(config, str(found.source_of("examples", "collect")))
-    _check_secrets(config.uplink, str(found.source_of("uplink", "url")))
-    _check_stores(config.uplink, found)
-    _check_escalation(config.escalation, found)
-    optional_sections.check_web(config.web, str(found.source_of("web", "address")))
+    file_values = {key: value for key, value in files.merged().items() if value is not None or key not in _sections()}
+    plain: dict[str, Any] = {key: {} for key in _sections()} | file_values
+    config = _validate(_with_environment(plain, overrides or Overrides(), environ), files)
+    _check_messages(config.service, str(files.source_of("service", "message_bytes_max")))
+    _check_tcp(config, str(files.source_of("service", "tcp_address")))
+    _check_texts(config, files)
+    _check_metrics(config.metrics, str(files.source_of("metrics", "address")))
+    _check_consent(config, str(files.source_of("examples", "collect")))
+    _check_secrets(config.uplink, str(files.source_of("uplink", "url")))
+    _check_stores(config.uplink, files)
+    _check_escalation(config.escalation, files)
+    optional_sections.check_web(config.web, str(files.source_of("web", "address")))
     sockets = (config.inference_socket, config.review_socket, config.admin_socket)
     longest = max(len(os.fsencode(sock)) for sock in sockets)
     if longest > SOCKET_PATH_BYTES_MAX:
@@ -264,7 +264,7 @@ def _check_tcp(config: Config, source: str) -> None:
         )
 
 
-def _check_texts(config: Config, found: ConfigFiles) -> None:
+def _check_texts(config: Config, files: ConfigFiles) -> None:
     """Refuse texts that the system rejects as the name of a file, an address or a group."""
     for key, text in _texts(config, ""):
         try:
@@ -272,7 +272,7 @@ def _check_texts(config: Config, found: ConfigFiles) -> None:
         except UnicodeEncodeError:
             is_valid = False
         if not is_valid:
-            source, remedy = found.source_of(*key.split(".")), "Write it without '\\0' and '\\u' escapes."
+            source, remedy = files.source_of(*key.split(".")), "Write it without '\\0' and '\\u' escapes."
             quoted = ascii(text)[:100]
             raise ConfigInvalid(f"{source}: {key} holds a character that no name can have: {quoted}", remedy=remedy)
 
@@ -307,8 +307,8 @@ def _check_listener(key: str, address: str, source: str) -> str:
 def _check_consent(config: Config, source: str) -> None:
     tasks = sorted(task for task, consent in config.examples.collect.items() if consent == "upstream")
     site = config.site
-    given = {"id": site.id, "recipients": site.recipients, "receipt_keys": site.receipt_keys}
-    missing = [f"site.{key}" for key, value in given.items() if not value]
+    site_values = {"id": site.id, "recipients": site.recipients, "receipt_keys": site.receipt_keys}
+    missing = [f"site.{key}" for key, value in site_values.items() if not value]
     if tasks and missing:
         raise ConfigInvalid(
             f"{source}: examples of {', '.join(tasks)} may leave the site, which needs {', '.join(missing)}",
@@ -316,8 +316,8 @@ def _check_consent(config: Config, source: str) -> None:
         )
 
 
-def _check_escalation(escalation: EscalationConfig, found: ConfigFiles) -> None:
-    url, source = escalation.url, found.source_of("escalation", "url")
+def _check_escalation(escalation: EscalationConfig, files: ConfigFiles) -> None:
+    url, source = escalation.url, files.source_of("escalation", "url")
     if not url:
         return
     if problem := api_problem(url):
@@ -342,15 +342,15 @@ def api_problem(url: str) -> tuple[str, str] | None:
 
 def _check_secrets(uplink: UplinkConfig, source: str) -> None:
     """Keep secrets out of a file that other users may read, and out of what is logged."""
-    found = sorted({*secret_options(uplink.options), *secret_options(uplink.updates_options)})
-    found += [
+    secrets = sorted({*secret_options(uplink.options), *secret_options(uplink.updates_options)})
+    secrets += [
         f"the user or query of uplink.{key}"
         for key, url in (("url", uplink.url), ("updates_url", uplink.updates_url))
         if has_secret(url)
     ]
-    if found:
+    if secrets:
         raise ConfigInvalid(
-            f"{source}: uplink: {', '.join(found)} may be a secret, and this file is no place for one",
+            f"{source}: uplink: {', '.join(secrets)} may be a secret, and this file is no place for one",
             remedy="Write it into a file that only the uplink's user may read, and name that in 'credentials_file'.",
         )
 
@@ -365,13 +365,13 @@ def has_secret(url: str) -> bool:
     return "@" in url.partition("://")[2].partition("/")[0] or "?" in url
 
 
-def _check_stores(uplink: UplinkConfig, found: ConfigFiles) -> None:
+def _check_stores(uplink: UplinkConfig, files: ConfigFiles) -> None:
     """Refuse an address that the uplink cannot open."""
-    places = (("", uplink.url, uplink.options), ("updates_", uplink.updates_url, uplink.updates_options))
-    for prefix, url, options in places:
+    stores = (("", uplink.url, uplink.options), ("updates_", uplink.updates_url, uplink.updates_options))
+    for prefix, url, options in stores:
         if problem := store_problem(url, options, f"uplink.{prefix}"):
             key, message, remedy = problem
-            raise ConfigInvalid(f"{found.source_of('uplink', f'{prefix}{key}')}: {message}", remedy=remedy)
+            raise ConfigInvalid(f"{files.source_of('uplink', f'{prefix}{key}')}: {message}", remedy=remedy)
 
 
 def store_problem(url: str, options: Mapping[str, str], prefix: str) -> tuple[str, str, str] | None:
@@ -431,43 +431,43 @@ def _credentials(folder: Path) -> dict[str, dict[str, str]]:
         "uplink": {"credentials_file": "uplink", "updates_credentials_file": "uplink-updates"},
         "escalation": {"credentials_file": "escalation"},
     }
-    found = {
+    files = {
         section: {key: str(folder / name) for key, name in keys.items() if (folder / name).exists()}
         for section, keys in names.items()
     }
-    return {section: keys for section, keys in found.items() if keys}
+    return {section: keys for section, keys in files.items() if keys}
 
 
-def _validate(plain: dict[str, Any], found: ConfigFiles) -> Config:
+def _validate(plain: dict[str, Any], files: ConfigFiles) -> Config:
     try:
         return Config.model_validate(plain)
     except ValidationError as error:
         problem = error.errors()[0]
-        source, where = found.source_of(*problem["loc"]), ".".join(str(part) for part in problem["loc"])
+        source, where = files.source_of(*problem["loc"]), ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            raise ConfigInvalid(f"{source}: unknown key '{where}'", remedy=_nearest(problem["loc"])) from None
+            raise ConfigInvalid(f"{source}: unknown key '{where}'", remedy=_suggest_key(problem["loc"])) from None
         message = f"{source}: {where}: {problem['msg']}, not {reprlib.repr(problem['input'])}"
         raise ConfigInvalid(message, remedy=f"See {where} in the sample agent.yaml.") from None
 
 
-def _nearest(loc: tuple[int | str, ...]) -> str:
+def _suggest_key(loc: tuple[int | str, ...]) -> str:
     """Suggest a known key: a similar one in the same section, or a very similar one anywhere."""
     section, key = ".".join(map(str, loc[:-1])), str(loc[-1])
     known = {f"{name}.{leaf}": leaf for name, part in _sections().items() for leaf in part.model_fields}
     known |= {name: name for name in Config.model_fields}
     in_section = {dotted: leaf for dotted, leaf in known.items() if dotted.rpartition(".")[0] == section}
     for candidates, cutoff in ((in_section, 0.6), (known, 0.8)):
-        for close in difflib.get_close_matches(key, candidates.values(), n=1, cutoff=cutoff):
-            return f"Did you mean '{next(dotted for dotted, leaf in candidates.items() if leaf == close)}'?"
+        for similar in difflib.get_close_matches(key, candidates.values(), n=1, cutoff=cutoff):
+            return f"Did you mean '{next(dotted for dotted, leaf in candidates.items() if leaf == similar)}'?"
     return f"Known keys there: {', '.join(in_section.values())}."
 
 
 def _sections() -> dict[str, type[ConfigSection]]:
-    found: dict[str, type[ConfigSection]] = {}
+    classes: dict[str, type[ConfigSection]] = {}
     for name, field in Config.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, ConfigSection):
-            found[name] = field.annotation
-    return found
+            classes[name] = field.annotation
+    return classes
 
 
 def sample() -> str:

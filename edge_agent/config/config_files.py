@@ -47,8 +47,8 @@ class ConfigFiles:
 
     def source_of(self, *keys: str | int) -> Path:
         """Return the file that sets a key; agent.yaml if none does."""
-        found = (path for path, plain in (self.agent, *self.beneath) if _has_key(plain, keys))
-        return next(found, self.agent[0])
+        paths = (path for path, plain in (self.agent, *self.beneath) if _has_key(plain, keys))
+        return next(paths, self.agent[0])
 
     def overruled(self) -> list[str]:
         """Return the keys of the lower files that agent.yaml sets to another value."""
@@ -68,8 +68,8 @@ def read(path: Path, *, optional: bool) -> ConfigFiles:
 
 def read_lower_files(path: Path) -> tuple[tuple[Path, Plain], ...]:
     """Read the lower files that exist, the highest precedence first. Raises ConfigInvalid."""
-    beneath = ((each, _sections(each, _read(each, optional=True))) for each in lower_file_paths(path))
-    return tuple(one for one in beneath if one[1])
+    files = ((file, _require_sections(file, _read(file, optional=True))) for file in lower_file_paths(path))
+    return tuple((file, plain) for file, plain in files if plain)
 
 
 def lower_file_paths(path: Path) -> list[Path]:
@@ -86,13 +86,13 @@ def render_sections(sections: Mapping[str, Any], head: str) -> bytes:
 def _has_key(plain: Plain, keys: tuple[str | int, ...]) -> bool:
     """Tell whether a file sets a key, or has its section."""
     section, key = (*keys, "", "")[:2]
-    found = plain.get(str(section), {})
-    return key in found if isinstance(found, dict) and key else section in plain
+    content = plain.get(str(section), {})
+    return key in content if isinstance(content, dict) and key else section in plain
 
 
 def _leaves(plain: Plain) -> Iterator[tuple[tuple[str, str], Any]]:
-    for section, found in plain.items():
-        for key, value in found.items() if isinstance(found, dict) else ():
+    for section, content in plain.items():
+        for key, value in content.items() if isinstance(content, dict) else ():
             yield (str(section), str(key)), value
 
 
@@ -103,7 +103,7 @@ def _overlay(lower: object, upper: Any) -> Any:
     return {**lower, **upper} if isinstance(lower, dict) and isinstance(upper, dict) else upper
 
 
-def _sections(path: Path, plain: Plain) -> Plain:
+def _require_sections(path: Path, plain: Plain) -> Plain:
     if not all(isinstance(keys, dict) for keys in plain.values()):
         raise ConfigInvalid(
             f"{path} must hold sections with keys",
@@ -155,10 +155,10 @@ def load_remote(path: Path | None, environ: Mapping[str, str] = os.environ) -> R
     Raises:
         ConfigInvalid: it cannot be read, has an invalid key or value, or names a file that cannot be read.
     """
-    named = path or (Path(environ["EDGE_AGENT_REMOTE"]) if environ.get("EDGE_AGENT_REMOTE") else None)
-    if named is None:
+    remote_path = path or (Path(environ["EDGE_AGENT_REMOTE"]) if environ.get("EDGE_AGENT_REMOTE") else None)
+    if remote_path is None:
         return None
-    source = named / REMOTE_FILE if named.is_dir() else named
+    source = remote_path / REMOTE_FILE if remote_path.is_dir() else remote_path
     try:
         with source.open("rb") as file:
             plain = load_yaml(file.read(REMOTE_BYTES_MAX))
@@ -166,7 +166,7 @@ def load_remote(path: Path | None, environ: Mapping[str, str] = os.environ) -> R
         raise ConfigInvalid(f"cannot read {source}: {error.strerror}", remedy="Check --remote.") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigInvalid(f"{source} is not valid YAML: {error}", remedy="Correct the line that it names.") from None
-    return _checked_remote(plain, source)
+    return _validate_remote(plain, source)
 
 
 def render_remote(address: str) -> str:
@@ -179,7 +179,7 @@ def render_remote(address: str) -> str:
     )
 
 
-def _checked_remote(plain: object, source: Path) -> RemoteDaemonConfig:
+def _validate_remote(plain: object, source: Path) -> RemoteDaemonConfig:
     try:
         remote = RemoteDaemonConfig.model_validate(plain)
     except ValidationError as error:
@@ -190,13 +190,13 @@ def _checked_remote(plain: object, source: Path) -> RemoteDaemonConfig:
     missing = [key for key, name in files.items() if not name]
     if missing and len(missing) < len(files):
         raise ConfigInvalid(f"{source}: a certificate needs {' and '.join(missing)} as well", remedy=_REMOTE_KEYS)
-    found = {key: str(source.parent / name) for key, name in files.items() if name}
-    for key, name in found.items():
+    paths = {key: str(source.parent / name) for key, name in files.items() if name}
+    for key, name in paths.items():
         if not os.access(name, os.R_OK):
             raise ConfigInvalid(
                 f"{source}: {key}: {name} cannot be read", remedy="Check that it exists and belongs to this user."
             )
-    return remote.model_copy(update=found)
+    return remote.model_copy(update=paths)
 
 
 _REMOTE_KEYS = f"Known keys: {', '.join(RemoteDaemonConfig.model_fields)}."

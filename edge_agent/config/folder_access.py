@@ -105,7 +105,7 @@ def judge_folder(facts: FolderFacts) -> FolderProblem | None:
             "sudoedit /etc/edge-agent/agent.yaml",
         )
     if facts.usable is False:
-        return _without_rights(facts, path)
+        return _rights_problem(facts, path)
     if facts.written and facts.managed and not facts.unit_allows:
         return FolderProblem(
             f"the uplink's unit may not write to {facts.path}: it has no drop-in for this folder",
@@ -115,14 +115,14 @@ def judge_folder(facts: FolderFacts) -> FolderProblem | None:
     return None
 
 
-def _without_rights(facts: FolderFacts, path: str) -> FolderProblem:
-    shown = f" ({facts.shown})" if facts.shown else ""
+def _rights_problem(facts: FolderFacts, path: str) -> FolderProblem:
+    owner = f" ({facts.shown})" if facts.shown else ""
     if not facts.written:
         return FolderProblem(
-            f"{UPLINK_USER} may not read {facts.path}{shown}", "Let all users read it.", f"sudo chmod -R a+rX {path}"
+            f"{UPLINK_USER} may not read {facts.path}{owner}", "Let all users read it.", f"sudo chmod -R a+rX {path}"
         )
     return FolderProblem(
-        f"{UPLINK_USER} may not write to {facts.path}{shown}",
+        f"{UPLINK_USER} may not write to {facts.path}{owner}",
         f"Make {UPLINK_USER} its owner. A disk without owners (FAT) is mounted with '-o uid={UPLINK_USER}' instead.",
         f"sudo chown {UPLINK_USER}:{UPLINK_GROUP} {path}",
     )

@@ -123,9 +123,9 @@ class EscalationConfig(ConfigSection):
 
     @field_validator("parameters")
     @classmethod
-    def _only_further(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if taken := sorted(value.keys() & CHAT_MEMBERS):
-            raise ValueError(f"{', '.join(taken)}: the uplink sets this itself")
+    def _check_parameters(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if reserved := sorted(value.keys() & CHAT_MEMBERS):
+            raise ValueError(f"{', '.join(reserved)}: the uplink sets this itself")
         try:
             size = len(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
         except ValueError:
@@ -242,17 +242,20 @@ def check_web(web: WebConfig, source: str) -> None:
         host, _ = sections.split_host_port(web.address)
     except ValueError as error:
         raise ConfigInvalid(f"{source}: web.address: {error}", remedy="Correct it, or leave it out.") from None
-    given = {key: getattr(web, key) for key in ("certificate_file", "key_file", "client_ca_file")}
-    missing = [f"web.{key}" for key, path in given.items() if not path]
-    if missing and len(missing) < len(given):
-        raise ConfigInvalid(f"{source}: TLS of the console needs {' and '.join(missing)} as well", remedy=_CERTS)
+    files = {key: getattr(web, key) for key in ("certificate_file", "key_file", "client_ca_file")}
+    missing = [f"web.{key}" for key, path in files.items() if not path]
+    if missing and len(missing) < len(files):
+        raise ConfigInvalid(
+            f"{source}: TLS of the console needs {' and '.join(missing)} as well", remedy=_CERTIFICATES_REMEDY
+        )
     if missing and not sections.is_loopback(host):
         raise ConfigInvalid(
-            f"{source}: web.address is {web.address}, which others than this machine may reach", remedy=_CERTS
+            f"{source}: web.address is {web.address}, which others than this machine may reach",
+            remedy=_CERTIFICATES_REMEDY,
         )
 
 
-_CERTS = (
+_CERTIFICATES_REMEDY = (
     "Name the three files that 'sudo edge-agent certs init' makes, or choose 127.0.0.1: a token must not cross a"
     " network."
 )

@@ -354,7 +354,7 @@ class ExamplesConfig(ConfigSection):
 
     @field_validator("collect", mode="before")
     @classmethod
-    def _off_is_a_word(cls, collect: object) -> object:
+    def _read_off_as_word(cls, collect: object) -> object:
         # YAML reads a bare 'off' as false.
         return {t: "off" if c is False else c for t, c in collect.items()} if isinstance(collect, dict) else collect
 

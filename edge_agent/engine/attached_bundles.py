@@ -18,7 +18,7 @@ NOT_SENT = float("inf")
 class AttachedBundle:
     """One bundle."""
 
-    attach: protocol.AttachRequest
+    request: protocol.AttachRequest
     outcome: asyncio.Future[None]
     """Of attaching it to the present child, or to the next one."""
     sent_at: float = NOT_SENT
@@ -45,25 +45,25 @@ class AttachedBundles(dict[str, AttachedBundle]):
         super().__init__()
         self._numbers = itertools.count(1)
 
-    def add(self, attach: protocol.AttachRequest) -> AttachedBundle:
+    def add(self, request: protocol.AttachRequest) -> AttachedBundle:
         """Add a bundle that no child has received yet. Each call is a separate attach, with its own number."""
-        numbered = msgspec.structs.replace(attach, number=next(self._numbers))
-        bundle = self[attach.digest] = AttachedBundle(numbered, asyncio.get_running_loop().create_future())
+        request = msgspec.structs.replace(request, number=next(self._numbers))
+        bundle = self[request.digest] = AttachedBundle(request, asyncio.get_running_loop().create_future())
         return bundle
 
-    def of_attach(self, digest: str, number: int) -> AttachedBundle | None:
+    def find_by_number(self, digest: str, number: int) -> AttachedBundle | None:
         """Return the bundle of an attach; None = it was detached since, even if it was then added again."""
         bundle = self.get(digest)
-        return bundle if bundle is not None and bundle.attach.number == number else None
+        return bundle if bundle is not None and bundle.request.number == number else None
 
-    def begin(self) -> None:
+    def reset(self) -> None:
         """Start over for a new child: it has not received any attach."""
         for bundle in self.values():
             bundle.sent_at, bundle.is_ready = NOT_SENT, False
             if bundle.outcome.done():
                 bundle.outcome = asyncio.get_running_loop().create_future()
 
-    def unsent(self) -> AttachedBundle | None:
+    def next_unsent(self) -> AttachedBundle | None:
         """Return a bundle that the child has not received, which may be one that was detached and added again."""
         return next((bundle for bundle in self.values() if bundle.sent_at == NOT_SENT), None)
 

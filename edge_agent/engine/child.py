@@ -50,64 +50,64 @@ from edge_agent.formats.manifest import Manifest
 CASES_MAX = 32
 SECONDS_MAX = 15.0
 """No further case begins after that; the cases run by then decide."""
-SHOWN_MAX = 2
+QUOTED_MAX = 2
 
-Others = Callable[[Iterable[Event]], None]
+EventSink = Callable[[Iterable[Event]], None]
 """Takes the events of other bundles' jobs meanwhile."""
 
 
-def check_golden_answers(runtime: Runtime, digest: str, manifest: Manifest, golden: str, others: Others) -> None:
-    """Run the golden cases of an attached bundle from the file `golden`; without a readable file nothing is checked.
+def check_golden_answers(runtime: Runtime, digest: str, manifest: Manifest, path: str, sink: EventSink) -> None:
+    """Run the golden cases of an attached bundle from a file; without a readable file nothing is checked.
 
     Raises:
         DeviceUnusable: too many answers differ.
     """
     deadline = time.monotonic() + SECONDS_MAX
-    cases = itertools.takewhile(lambda _: time.monotonic() < deadline, _cases(golden))
-    found = [
-        _difference(runtime, golden_job(manifest, digest, case.input, "golden"), case, manifest, others)
-        for case in cases
+    cases = itertools.takewhile(lambda _: time.monotonic() < deadline, _binding_cases(path))
+    results = [
+        _difference(runtime, golden_job(manifest, digest, case.input, "golden"), case, manifest, sink) for case in cases
     ]
-    wrong = list(filter(None, found))
-    if 100 * len(wrong) > DIFFERENT_PERCENT_MAX * len(found):
+    wrong_answers = list(filter(None, results))
+    if 100 * len(wrong_answers) > DIFFERENT_PERCENT_MAX * len(results):
         message = (
-            f"{len(wrong)} of {len(found)} golden inputs have different answers there: {'; '.join(wrong[:SHOWN_MAX])}"
+            f"{len(wrong_answers)} of {len(results)} golden inputs have different answers there: "
+            f"{'; '.join(wrong_answers[:QUOTED_MAX])}"
         )
-        raise DeviceUnusable(message, lasting=True, wrong=len(wrong), asked=len(found))
+        raise DeviceUnusable(message, lasting=True, wrong=len(wrong_answers), asked=len(results))
 
 
-def _cases(golden: str) -> Sequence[GoldenCase]:
+def _binding_cases(path: str) -> Sequence[GoldenCase]:
     try:
-        found = parse(Path(golden).read_bytes())
+        cases = parse(Path(path).read_bytes())
     except (OSError, BundleUnreadable):  # it does not exist, or the self-test reports what is wrong with it
         return []
-    return list(filter(is_binding, found))[:CASES_MAX]
+    return list(filter(is_binding, cases))[:CASES_MAX]
 
 
-def _difference(runtime: Runtime, job: JobRequest, case: GoldenCase, manifest: Manifest, others: Others) -> str:
+def _difference(runtime: Runtime, job: JobRequest, case: GoldenCase, manifest: Manifest, sink: EventSink) -> str:
     """Describe how the answer differs, with its input; empty = it does not."""
     try:
         runtime.submit(job)
     except CallerError as error:
         return f"{case.input[:60]!r}: {error.message}"
-    *chunks, end = _events(runtime, job, others)
-    if isinstance(end, FailureReport):
-        return f"{case.input[:60]!r}: {end.message}"
-    assert isinstance(end, JobResult)
-    written = "".join(each.text for each in chunks if isinstance(each, TextChunk))
-    found = differences(case, golden_answer(manifest, written, end), vector=manifest.task.kind == "embed")
-    return f"{case.input[:60]!r}: {found[0]}" if found else ""
+    *chunks, last = _run_job(runtime, job, sink)
+    if isinstance(last, FailureReport):
+        return f"{case.input[:60]!r}: {last.message}"
+    assert isinstance(last, JobResult)
+    text = "".join(each.text for each in chunks if isinstance(each, TextChunk))
+    different = differences(case, golden_answer(manifest, text, last), vector=manifest.task.kind == "embed")
+    return f"{case.input[:60]!r}: {different[0]}" if different else ""
 
 
-def _events(runtime: Runtime, job: JobRequest, others: Others) -> list[Event]:
+def _run_job(runtime: Runtime, job: JobRequest, sink: EventSink) -> list[Event]:
     """Run steps until a job ends; return its events."""
-    mine: list[Event] = []
-    while not (mine and isinstance(mine[-1], JobResult | FailureReport)):
-        rest: list[Event] = []
+    job_events: list[Event] = []
+    while not (job_events and isinstance(job_events[-1], JobResult | FailureReport)):
+        other_events: list[Event] = []
         for event in runtime.step():
-            (mine if event.job_id == job.job_id else rest).append(event)
-        others(rest)
-    return mine
+            (job_events if event.job_id == job.job_id else other_events).append(event)
+        sink(other_events)
+    return job_events
 
 
 RECEIVE_BYTES = 1 << 16
@@ -130,8 +130,8 @@ class EngineChild:
     def __init__(self, sock: socket.socket) -> None:
         """Take the child's end of the socketpair."""
         self._socket = sock
-        self._mail = select.poll()
-        self._mail.register(sock, select.POLLIN)
+        self._mailbox = select.poll()
+        self._mailbox.register(sock, select.POLLIN)
         self._splitter = protocol.FrameSplitter()
         self._inbox: deque[protocol.ToChild] = deque()
         self._runtime: runtimes.Runtime | None = None
@@ -144,12 +144,12 @@ class EngineChild:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             while not self._stopped:
                 self._receive()
-                if self._busy():
+                if self._is_busy():
                     self._step()
         if self._runtime is not None:
             self._runtime.close()
 
-    def _busy(self) -> bool:
+    def _is_busy(self) -> bool:
         return self._runtime is not None and self._runtime.busy
 
     def _receive(self) -> None:
@@ -157,9 +157,9 @@ class EngineChild:
 
         If only one piece were read in each step, a message of megabytes would delay later ones by a hundred steps.
         """
-        if not self._inbox and (not self._busy() or self._mail.poll(0)):
+        if not self._inbox and (not self._is_busy() or self._mailbox.poll(0)):
             self._read()
-        while self._splitter.is_partial and not self._stopped and self._mail.poll(REST_MILLISECONDS_MAX):
+        while self._splitter.is_partial and not self._stopped and self._mailbox.poll(REST_MILLISECONDS_MAX):
             self._read()
         while self._inbox:
             self._handle(self._inbox.popleft())
@@ -174,14 +174,14 @@ class EngineChild:
         """Read messages on another thread while a step computes; tell whether one of its jobs was cancelled."""
         if self._stopped:
             return True
-        known = len(self._inbox)
+        unread = len(self._inbox)
         self._read()
-        fresh = [self._inbox[place] for place in range(known, len(self._inbox))]
-        return self._stopped or any(isinstance(each, protocol.CancelRequest) and each.job_id in jobs for each in fresh)
+        new = itertools.islice(self._inbox, unread, None)
+        return self._stopped or any(isinstance(each, protocol.CancelRequest) and each.job_id in jobs for each in new)
 
-    def request_memory(self, needed_bytes: int, known: int, headroom: int = 0) -> int:
+    def request_memory(self, needed_bytes: int, available: int, headroom: int = 0) -> int:
         """Send the estimate, wait until the parent has set the limit, and return the available memory in bytes."""
-        del known
+        del available
         estimate = protocol.MemoryEstimate(needed_bytes=needed_bytes, headroom_bytes=headroom)
         estimate.threads, estimate.device = self._spec.threads, self._spec.device
         self._send([estimate])
@@ -208,7 +208,7 @@ class EngineChild:
 
     def _handle(self, message: protocol.ToChild) -> None:
         try:
-            self._send(self._act(message))
+            self._send(self._respond(message))
         except EdgeAgentError as error:
             self._send([_failure(message, error)])
         except (BrokenPipeError, ConnectionResetError, MemoryError, DeviceLost):
@@ -216,7 +216,7 @@ class EngineChild:
         except Exception as error:  # noqa: BLE001 - the pipe is a process boundary
             # Whatever a model library raises becomes the failure of that request.
             sys.stderr.write(traceback_text(message, error))
-            self._send([_failure(message, _unforeseen(message, error))])
+            self._send([_failure(message, _unexpected_failure(message, error))])
 
     def _load(self, message: protocol.LoadRequest) -> protocol.ChildReady:
         """Import the runtime, confine the process, and only then open a file from outside."""
@@ -224,38 +224,42 @@ class EngineChild:
         runtime.mailbox, runtime.poll_cancellations = self._socket.fileno(), self.poll_cancellations
         runtime.request_memory = self.request_memory
         self._spec = message
-        confined = confine([Path(path) for path in message.readable], _memory_limit(message), message.device)
-        if message.device != "cpu" and confined.landlock != "on":
-            needed = "a process that may write to a device needs Landlock to keep it from writing to files"
-            raise DeviceUnusable(f"{needed}: {confined.landlock}", lasting=True)
+        confinement = confine([Path(path) for path in message.readable], _memory_limit(message), message.device)
+        if message.device != "cpu" and confinement.landlock != "on":
+            requirement = "a process that may write to a device needs Landlock to keep it from writing to files"
+            raise DeviceUnusable(f"{requirement}: {confinement.landlock}", lasting=True)
         details = runtime.load(message)
         self._runtime = runtime
-        return protocol.ChildReady(device=runtime.device, details={**details, **asdict(confined)})
+        return protocol.ChildReady(device=runtime.device, details={**details, **asdict(confinement)})
 
     def _attach(self, message: protocol.AttachRequest) -> None:
         """Make a bundle ready, if its manifest allows the device and the device computes its golden cases correctly."""
         assert self._runtime is not None
-        described, device = manifest.parse(message.manifest), self._spec.device
-        needed = described.requires.device
-        if needed not in ("any", device):
-            why = f": {self._spec.fallback}" if self._spec.fallback else ""
+        bundle_manifest, device = manifest.parse(message.manifest), self._spec.device
+        needed_device = bundle_manifest.requires.device
+        if needed_device not in ("any", device):
+            reason = f": {self._spec.fallback}" if self._spec.fallback else ""
             raise RequirementUnmet(
-                f"the bundle needs a {needed} device; this engine computes on {self._runtime.device}{why}",
+                f"the bundle needs a {needed_device} device; this engine computes on {self._runtime.device}{reason}",
                 remedy=DEVICE_REMEDY,
-                needed=needed,
+                needed=needed_device,
             )
         # For each bundle: the engine was loaded with the requirements of the first one.
-        MemoryNeed(0, 0, 0, 0, 0).check(self._spec.memory_bytes_max, described.requires.memory_bytes)
-        self._runtime.attach(message.digest, described, message.paths)
+        MemoryNeed(0, 0, 0, 0, 0).check(self._spec.memory_bytes_max, bundle_manifest.requires.memory_bytes)
+        self._runtime.attach(message.digest, bundle_manifest, message.paths)
         if device != "cpu":
             check_golden_answers(
-                self._runtime, message.digest, described, message.paths.get("golden", ""), self._meanwhile
+                self._runtime,
+                message.digest,
+                bundle_manifest,
+                message.paths.get("golden", ""),
+                self._send_with_heartbeat,
             )
 
-    def _meanwhile(self, events: Iterable[protocol.Event]) -> None:
+    def _send_with_heartbeat(self, events: Iterable[protocol.Event]) -> None:
         self._send([*events, protocol.Heartbeat()])
 
-    def _act(self, message: protocol.ToChild) -> Iterable[protocol.ChildMessage]:
+    def _respond(self, message: protocol.ToChild) -> Iterable[protocol.ChildMessage]:
         match message:
             case protocol.JobRequest() if self._runtime is not None:
                 self._runtime.submit(message)
@@ -297,20 +301,20 @@ def traceback_text(message: protocol.ToChild, error: Exception) -> str:
     return printable_lines("".join(lines))
 
 
-def _unforeseen(message: protocol.ToChild, error: Exception) -> EdgeAgentError:
+def _unexpected_failure(message: protocol.ToChild, error: Exception) -> EdgeAgentError:
     """Return the failure for an unexpected exception, with the library's own message.
 
     Not for a job, whose exception may quote its input.
     """
     match message:
         case protocol.LoadRequest():
-            about = f"{Path(message.weights).name or message.runtime} cannot be loaded"
+            problem = f"{Path(message.weights).name or message.runtime} cannot be loaded"
         case protocol.AttachRequest():
-            about = f"bundle {message.digest[:12]} cannot be used with the model"
+            problem = f"bundle {message.digest[:12]} cannot be used with the model"
         case _:
             return ModelFailed("the model does not compute this input: an unexpected error in its runtime")
     reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return ModelLoadFailed(f"{about}: {reason}")
+    return ModelLoadFailed(f"{problem}: {reason}")
 
 
 @contextlib.contextmanager

@@ -34,37 +34,37 @@ class ChildWatch:
         self.killed = False
         """Whether it was killed for its silence."""
 
-    async def until_done(
-        self, child: ChildProcess, ended: asyncio.Future[int], future: asyncio.Future[Any], seconds: float
+    async def wait_until_done(
+        self, child: ChildProcess, exit_future: asyncio.Future[int], future: asyncio.Future[Any], seconds: float
     ) -> None:
         """Wait until a future is done, the child is gone, or it has loaded for that many seconds."""
-        until = loop_time() + seconds
-        while not (future.done() or ended.done() or loop_time() > until):
-            await self.check_silence(child, ended, [future, ended], loads=True)
+        deadline = loop_time() + seconds
+        while not (future.done() or exit_future.done() or loop_time() > deadline):
+            await self.check_silence(child, exit_future, [future, exit_future], loads=True)
 
     async def check_silence(
-        self, child: ChildProcess, ended: asyncio.Future[int], awaited: list[asyncio.Future[Any]], *, loads: bool
+        self, child: ChildProcess, exit_future: asyncio.Future[int], awaited: list[asyncio.Future[Any]], *, loads: bool
     ) -> None:
         """Wait for one of `awaited` for a part of the silence limit; then kill a child that was silent for too long.
 
-        A child that `loads` may compute for `load_seconds_max` more. `ended` is done when the child is gone.
+        A child that `loads` may compute for `load_seconds_max` more. `exit_future` is done when the child is gone.
 
         If this process did not run for a while, as in a paused container, the silence counts from now on: messages of
         the child are not read yet, and an idle child was not pinged.
         """
-        limit, began = self._silence_seconds_max, loop_time()
+        limit, started_at = self._silence_seconds_max, loop_time()
         done, _ = await asyncio.wait(awaited, timeout=limit / 4, return_when=asyncio.FIRST_COMPLETED)
         if done:
             return
         now = loop_time()
-        if now - began > limit / 2:
+        if now - started_at > limit / 2:
             child.begin_work()
         silence, computes = now - child.last_heartbeat, self._activity.is_recent(child.processor_seconds, now)
         if silence > limit + (self._load_seconds_max if loads and computes else 0.0):
             log.error("engine_silent", engine=self._name, pid=child.pid, seconds=round(silence, 1))
             self.killed = True
             child.kill()
-            await asyncio.wait([ended])
+            await asyncio.wait([exit_future])
         elif silence > limit / 2:
             child.send(Ping())
 
@@ -75,13 +75,13 @@ class CpuActivity:
     def __init__(self, patience_seconds: float) -> None:
         """Start without a sample."""
         self._patience = patience_seconds
-        self._spent, self._spent_at = -1.0, 0.0
+        self._cpu_seconds, self._changed_at = -1.0, 0.0
 
-    def is_recent(self, spent_seconds: float, now: float) -> bool:
+    def is_recent(self, cpu_seconds: float, now: float) -> bool:
         """Take a sample of its total processor time; tell whether that has grown within the patience."""
-        if spent_seconds != self._spent:
-            self._spent, self._spent_at = spent_seconds, now
-        return now - self._spent_at <= self._patience
+        if cpu_seconds != self._cpu_seconds:
+            self._cpu_seconds, self._changed_at = cpu_seconds, now
+        return now - self._changed_at <= self._patience
 
 
 STOP_SECONDS_MAX = 1.0  # a child holds nothing worth waiting longer for
@@ -90,10 +90,10 @@ STOP_SECONDS_MAX = 1.0  # a child holds nothing worth waiting longer for
 class ChildRun:
     """One child; a supervisor has one after the other."""
 
-    def __init__(self, name: str, config: EngineConfig, requested: LoadRequest) -> None:
+    def __init__(self, name: str, config: EngineConfig, load_request: LoadRequest) -> None:
         """Prepare a child of the engine of that name; `start` begins."""
         loop = asyncio.get_running_loop()
-        self.requested = requested
+        self.load_request = load_request
         self.loaded: asyncio.Future[None] = loop.create_future()
         self.exit: asyncio.Future[int] = loop.create_future()
         """Its return code, when it is gone."""
@@ -121,10 +121,10 @@ class ChildRun:
         """Wait for the end of a step. Raises the step's error, or ModelLoadFailed if the child dies or is too slow."""
         assert self.process is not None, "the process must run"
         limit = time_limit_seconds(self._config, step) + ALARM_SECONDS
-        await self.watch.until_done(self.process, self.exit, future, limit)
+        await self.watch.wait_until_done(self.process, self.exit, future, limit)
         if not future.done():
-            code = self.exit.result() if self.exit.done() else None
-            raise load_exit_error(step, code, self._config, self.cap)
+            exit_code = self.exit.result() if self.exit.done() else None
+            raise load_exit_error(step, exit_code, self._config, self.cap)
         future.result()
 
     async def check_silence(self, *, loads: bool) -> None:

@@ -54,7 +54,7 @@ CHILD_ENVIRONMENT = {
     "VK_LOADER_LAYERS_DISABLE": "~implicit~",
 }
 # Nothing else of the daemon's environment reaches a child: it may hold credentials.
-INHERITED = (
+INHERITED_VARIABLES = (
     "PATH",
     "PYTHONPATH",
     "LD_LIBRARY_PATH",
@@ -82,17 +82,17 @@ def loop_time() -> float:
 
 
 def _environment() -> dict[str, str]:
-    return {name: os.environ[name] for name in INHERITED if name in os.environ} | CHILD_ENVIRONMENT
+    return {name: os.environ[name] for name in INHERITED_VARIABLES if name in os.environ} | CHILD_ENVIRONMENT
 
 
 @contextlib.contextmanager
 def _signals_blocked() -> Iterator[None]:
     """Block the signals that the child will ignore, until it does so: a child inherits its parent's signal mask."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED_SIGNALS)
+    old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED_SIGNALS)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
 
 
 class _ChildPipe(asyncio.Protocol):
@@ -133,52 +133,47 @@ class _Pidfd:
 
     def __init__(self, descriptor: int) -> None:
         """Own it, until the process has exited."""
-        self._descriptor, self._gone = descriptor, asyncio.Event()
+        self._descriptor, self._exited = descriptor, asyncio.Event()
         try:
-            asyncio.get_running_loop().add_reader(descriptor, self._gone.set)
+            asyncio.get_running_loop().add_reader(descriptor, self._exited.set)
         except BaseException:
             os.close(descriptor)
             raise
 
-    async def exited(self) -> None:
+    async def wait_for_exit(self) -> None:
         """Wait for the end, and close the descriptor."""
         try:
-            await self._gone.wait()
+            await self._exited.wait()
         finally:
             asyncio.get_running_loop().remove_reader(self._descriptor)
             os.close(self._descriptor)
 
 
-async def _connected(ours: socket.socket, on_message: Callable[[FromChild], None]) -> _ChildPipe:
-    _, pipe = await asyncio.get_running_loop().create_unix_connection(lambda: _ChildPipe(on_message), sock=ours)
-    return pipe
-
-
-def _popen(theirs: socket.socket) -> subprocess.Popen[bytes]:
+def _start_process(child_socket: socket.socket) -> subprocess.Popen[bytes]:
     """Start the process: vfork and exec take about a millisecond."""
     with _signals_blocked():
         return subprocess.Popen(  # noqa: S603 - our own module
             # -P: no module of the working directory, which may be a bundle's own folder.
-            [sys.executable, "-P", "-m", "edge_agent.engine.child", str(theirs.fileno()), str(os.getpid())],
-            pass_fds=(theirs.fileno(),),
+            [sys.executable, "-P", "-m", "edge_agent.engine.child", str(child_socket.fileno()), str(os.getpid())],
+            pass_fds=(child_socket.fileno(),),
             stdin=subprocess.DEVNULL,
             env=_environment(),
         )
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _kill_and_reap(process: subprocess.Popen[bytes]) -> None:
     """Kill and reap a process that has just been started."""
     process.kill()
     process.wait()
 
 
-def _reaped(process: subprocess.Popen[bytes]) -> tuple[int, int]:
+def _reap(process: subprocess.Popen[bytes]) -> tuple[int, int]:
     """Reap a process that has ended; return its code, and its peak memory in bytes, 0 = not known."""
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     # A process that was started by vfork inherits the peak of its parent.
-    ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return process.returncode, usage.ru_maxrss * _BYTES_IN_KIB if usage.ru_maxrss > ours else 0
+    own_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return process.returncode, usage.ru_maxrss * _BYTES_IN_KIB if usage.ru_maxrss > own_peak else 0
 
 
 class ChildProcess:
@@ -193,7 +188,7 @@ class ChildProcess:
         self._pidfd = pidfd
         self.peak_bytes = 0
         """Its peak memory, known after its end; 0 = not known, because it is below that of this process."""
-        self._waiter = asyncio.create_task(self._wait(on_exit))
+        self._waiter = asyncio.create_task(self._watch_exit(on_exit))
 
     @classmethod
     async def spawn(
@@ -208,16 +203,17 @@ class ChildProcess:
             OSError: the machine has no descriptor, no process or no memory for it. Nothing is left of the attempt, also
                 where the caller is cancelled.
         """
+        loop = asyncio.get_running_loop()
         with contextlib.ExitStack() as undo:
-            ours, theirs = socket.socketpair()
-            undo.callback(ours.close)
-            with theirs:
-                ours.setblocking(False)
-                pipe = await _connected(ours, on_message)
+            parent_socket, child_socket = socket.socketpair()
+            undo.callback(parent_socket.close)
+            with child_socket:
+                parent_socket.setblocking(False)
+                _, pipe = await loop.create_unix_connection(lambda: _ChildPipe(on_message), sock=parent_socket)
                 undo.callback(pipe.abort)
                 # No await from here on: if the caller were cancelled there, nothing would end the process.
-                process = _popen(theirs)
-            undo.callback(_end, process)
+                process = _start_process(child_socket)
+            undo.callback(_kill_and_reap, process)
             pidfd = _Pidfd(pidfd_open(process.pid))
             undo.pop_all()
         return cls(process, pipe, pidfd, on_exit)
@@ -260,18 +256,18 @@ class ChildProcess:
             await asyncio.wait([self._waiter], timeout=seconds)
         finally:
             self.kill()
-            await self.ended()
+            await self.wait_until_gone()
 
-    async def ended(self) -> None:
+    async def wait_until_gone(self) -> None:
         """Wait until the process is gone and `on_exit` was called."""
         await asyncio.shield(self._waiter)
 
-    async def _wait(self, on_exit: Callable[[int], None]) -> None:
-        await self._pidfd.exited()
-        code, self.peak_bytes = _reaped(self._process)
+    async def _watch_exit(self, on_exit: Callable[[int], None]) -> None:
+        await self._pidfd.wait_for_exit()
+        exit_code, self.peak_bytes = _reap(self._process)
         # The last messages of a dead child are still in the socket: they are read before the end of file.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_MESSAGES_SECONDS_MAX):
                 await self._pipe.lost.wait()
         self._pipe.abort()
-        on_exit(code)
+        on_exit(exit_code)

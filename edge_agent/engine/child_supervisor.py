@@ -45,7 +45,7 @@ from edge_agent.errors import (
 from edge_agent.supervision import Component, DeathPolicy, Supervisor
 
 STOPPING = "the engine is stopping"
-WHY_RESTARTED = "the child that it watched has ended with it; the other engines continue"
+RESTART_REASON = "the child that it watched has ended with it; the other engines continue"
 
 log = structlog.get_logger("edge_agent.engine")
 
@@ -95,7 +95,7 @@ class InterruptibleStep:
             self._scope.reschedule(asyncio.get_running_loop().time())
             self._scope = None
 
-    async def within(self, step: Coroutine[Any, Any, float | None]) -> float | None:
+    async def run_step(self, step: Coroutine[Any, Any, float | None]) -> float | None:
         """Return what a step returns, or 0 when it was interrupted."""
         try:
             async with asyncio.timeout(None) as self._scope:
@@ -109,7 +109,7 @@ class InterruptibleStep:
 
     async def pause(self, seconds: float) -> None:
         """Wait that long, or until interrupted."""
-        await self.within(asyncio.sleep(seconds))
+        await self.run_step(asyncio.sleep(seconds))
 
 
 @dataclass(frozen=True)
@@ -162,14 +162,14 @@ class ChildSupervisor:
         self._supervisor: asyncio.Task[None] | None = None
         self._interruption = InterruptibleStep()
         self._stopped = self._draining = False
-        self._childless = asyncio.Event()
-        self._childless.set()
+        self._child_gone = asyncio.Event()
+        self._child_gone.set()
 
     @property
     def shortfalls(self) -> dict[str, str]:
         """Reasons why it uses less of a device than is configured, by the code that answers carry."""
         reasons = {DEVICE_FALLBACK: self._accelerators.fallback, DEVICE_PARTIAL: self.details.get("device_partial", "")}
-        return {word: reason for word, reason in reasons.items() if reason}
+        return {code: reason for code, reason in reasons.items() if reason}
 
     @property
     def pid(self) -> int:
@@ -184,9 +184,9 @@ class ChildSupervisor:
             self.restart_policy = RestartPolicy(self._config)
             self._set_state(EngineState.STARTING)
             component = Component(
-                f"engine {self.name}", self._supervise, DeathPolicy.RESTART, WHY_RESTARTED, may_return=True
+                f"engine {self.name}", self._supervise, DeathPolicy.RESTART, RESTART_REASON, may_return=True
             )
-            self._supervisor = self._dependencies.owner.keep(component)
+            self._supervisor = self._dependencies.owner.supervise(component)
 
     @property
     def granted_bytes(self) -> int | None:
@@ -216,22 +216,19 @@ class ChildSupervisor:
         self.restart_policy = RestartPolicy(self._config)
         self._set_state(EngineState.STARTING)
         self._interruption.request()
-        await self._childless.wait()
+        await self._child_gone.wait()
 
     def request_stop(self) -> None:
         """End the child, and start no other. Unfinished jobs and attaches then end with EngineNotReady."""
         self._stopped = True
         self._set_state(EngineState.STOPPING)
         self._interruption.request()
-        self._end_unwatched()
+        self._fail_all_if_unsupervised()
 
-    def _end_unwatched(self) -> None:
+    def _fail_all_if_unsupervised(self) -> None:
         """Fail waiting jobs and attaches if no supervising task will: there is none, or it pauses before a restart."""
-        if (
-            self._supervisor is None
-            or self._supervisor.done()
-            or self._dependencies.owner.drop_paused(self._supervisor)
-        ):
+        supervisor = self._supervisor
+        if supervisor is None or supervisor.done() or self._dependencies.owner.drop_paused(supervisor):
             self._set_state(EngineState.STOPPING)
             self._fail_all(EngineNotReady(STOPPING))
 
@@ -244,7 +241,7 @@ class ChildSupervisor:
         self._draining = True
         if not self.pid:
             self._interruption.request()
-            self._end_unwatched()
+            self._fail_all_if_unsupervised()
 
     async def stop(self) -> None:
         """Request the stop and wait for the end; a caller that is cancelled stops waiting, and changes nothing."""
@@ -268,20 +265,22 @@ class ChildSupervisor:
             case protocol.MemoryEstimate():
                 run.send(run.cap.grant(message, self._dependencies.available_memory(self)))
             case protocol.ChildReady():
-                self.device, self.details, self.loaded = message.device, message.details, run.requested
-                self._jobs.loaded(ComputeInfo(self.device, tuple(self.shortfalls)), run.requested, self.details)
+                self.device, self.details, self.loaded = message.device, message.details, run.load_request
+                self._jobs.child_loaded(
+                    ComputeInfo(self.device, tuple(self.shortfalls)), run.load_request, self.details
+                )
                 self.loads, self.cache = self.loads + 1, None
                 resolve(run.loaded, None)
             case protocol.BundleAttached():
                 self._settle_attach(message.digest, message.number, None, message.score_variance)
             case protocol.FailureReport():
-                self._handle_failure(run, message)
+                self._handle_failure_report(run, message)
             case protocol.Pong():  # shows that its loop runs, not that it computes
                 self.cache = message.cache
                 if message.threads:
                     self.details = {**self.details, "threads_now": str(message.threads)}
 
-    def _handle_failure(self, run: ChildRun, message: protocol.FailureReport) -> None:
+    def _handle_failure_report(self, run: ChildRun, message: protocol.FailureReport) -> None:
         error = from_wire(message.reason, message.message, message.remedy, message.metadata)
         if message.job_id == "" and not run.loaded.done():
             resolve(run.loaded, error)
@@ -294,7 +293,7 @@ class ChildSupervisor:
             log.warning("engine_failure_unassigned", engine=self.name, reason=message.reason, message=message.message)
 
     def _settle_attach(self, digest: str, number: int, error: EdgeAgentError | None, score_variance: str = "") -> None:
-        if bundle := self._bundles.of_attach(digest, number):
+        if bundle := self._bundles.find_by_number(digest, number):
             if error is None:
                 self._jobs.score_variances[digest] = score_variance
             bundle.settle(error)
@@ -308,7 +307,7 @@ class ChildSupervisor:
         while not (self._stopped or self._draining):
             self._interruption.clear()
             self._set_state(EngineState.STARTING)
-            pause = await self._one_life()
+            pause = await self._run_child()
             if self._interruption.requested or self._draining:
                 continue
             if pause is None:
@@ -321,112 +320,116 @@ class ChildSupervisor:
         self._set_state(EngineState.STOPPING)
         self._fail_all(EngineNotReady(STOPPING))
 
-    async def _one_life(self) -> float | None:
+    async def _run_child(self) -> float | None:
         """Run one child and always end it; return the pause before the next one, or None to give up."""
         try:
             try:
-                return await self._interruption.within(self._live())
+                return await self._interruption.run_step(self._start_and_watch_child())
             finally:
                 if self.state is EngineState.READY:
                     self._set_state(EngineState.BACKING_OFF)
                 await self._end_child()
-                self._jobs.child_died(to_blame=False)  # does nothing after `_after_crash`
+                self._jobs.child_died(to_blame=False)  # does nothing after `_handle_crash`
         except Exception as error:
             log.exception("engine_supervision_failed", engine=self.name)
-            return self._after_start_failure(f"supervising it failed with {type(error).__name__}")
+            return self._handle_start_failure(f"supervising it failed with {type(error).__name__}")
 
-    async def _live(self) -> float | None:
+    async def _start_and_watch_child(self) -> float | None:
         """Start one child and watch it; return the pause before the next one, or None to give up."""
-        started = loop_time()
+        started_at = loop_time()
         self.problem = ""
-        self._bundles.begin()
+        self._bundles.reset()
         try:
             self.load = self._dependencies.prepare_load(self)
-            device = self._accelerators.choose_device(started)
-            fallback, limit = self._accelerators.fallback, self._config.load_seconds_max
-            requested = msgspec.structs.replace(self.load, device=device, fallback=fallback, seconds_max=limit)
-            self._childless.clear()
-            run = self._run = ChildRun(self.name, self._config, requested)
+            device = self._accelerators.choose_device(started_at)
+            fallback, seconds_max = self._accelerators.fallback, self._config.load_seconds_max
+            load_request = msgspec.structs.replace(self.load, device=device, fallback=fallback, seconds_max=seconds_max)
+            self._child_gone.clear()
+            run = self._run = ChildRun(self.name, self._config, load_request)
             await run.start(self._receive)
         except OSError as error:
-            return self._after_start_failure(str(error))
+            return self._handle_start_failure(str(error))
         try:
             await self._load(run)
         except EdgeAgentError as error:
-            return self._after_load_failure(run, error)
+            return self._handle_load_failure(run, error)
         self.restart_policy.record_load()
         self._set_state(EngineState.READY)
-        ready = loop_time()
-        log.info("engine_ready", engine=self.name, pid=self.pid, device=self.device, seconds=round(ready - started, 3))
+        ready_at = loop_time()
+        log.info(
+            "engine_ready", engine=self.name, pid=self.pid, device=self.device, seconds=round(ready_at - started_at, 3)
+        )
         self._jobs.pump()
-        if not await self._until_gone(run):
+        if not await self._watch_until_gone(run):
             return 0.0
-        self._after_crash(run, await run.exit)
-        return self.restart_policy.pause_after_crash(loop_time() - ready)
+        self._handle_crash(run, await run.exit)
+        return self.restart_policy.pause_after_crash(loop_time() - ready_at)
 
     async def _load(self, run: ChildRun) -> None:
-        run.send(run.requested)
+        run.send(run.load_request)
         await run.await_step(run.loaded, "load")
         # Not a `for` loop: bundles may be added or removed while one is being attached.
-        while bundle := self._bundles.unsent():
+        while bundle := self._bundles.next_unsent():
             await self._attach(run, bundle)
 
     async def _attach(self, run: ChildRun, bundle: AttachedBundle) -> None:
         bundle.sent_at = loop_time()
-        run.send(bundle.attach)
+        run.send(bundle.request)
         try:
             await run.await_step(bundle.outcome, "attach")
         except EdgeAgentError as error:
-            if run.exit.done() or (run.requested.device != CPU and "limit_seconds" in error.metadata):
+            if run.exit.done() or (run.load_request.device != CPU and "limit_seconds" in error.metadata):
                 raise
             # A bundle that fails must not affect the others on this base.
-            if self._bundles.get(bundle.attach.digest) is bundle:
+            if self._bundles.get(bundle.request.digest) is bundle:
                 self.problem = error.message
             bundle.settle(error)
 
-    async def _until_gone(self, run: ChildRun) -> bool:
+    async def _watch_until_gone(self, run: ChildRun) -> bool:
         """Return True when the child is gone, False when it should be replaced by one on a better device."""
         while not run.exit.done():
             await run.check_silence(loads=self._bundles.is_attaching(run.last_heartbeat))
             # Only an idle child is replaced, and never the last one.
-            stays = self._draining or self._bundles.is_attaching() or self._jobs
-            if not stays and self._accelerators.has_better_device(loop_time()):
+            must_stay = self._draining or self._bundles.is_attaching() or self._jobs
+            if not must_stay and self._accelerators.has_better_device(loop_time()):
                 return run.exit.done()
         return True
 
-    def _after_crash(self, run: ChildRun, code: int) -> None:
-        attaching = self._bundles.is_attaching(run.last_heartbeat)  # if so, the attach was computing, not a job
-        error: EdgeAgentError = EngineCrashed(f"the model's process died: {describe_exit(code)}{run.cap.summary}")
-        if attaching and not run.watch.killed:
-            error = load_exit_error("attach", code, self._config, run.cap)
+    def _handle_crash(self, run: ChildRun, exit_code: int) -> None:
+        was_attaching = self._bundles.is_attaching(run.last_heartbeat)  # if so, the attach was computing, not a job
+        error: EdgeAgentError = EngineCrashed(f"the model's process died: {describe_exit(exit_code)}{run.cap.summary}")
+        if was_attaching and not run.watch.killed:
+            error = load_exit_error("attach", exit_code, self._config, run.cap)
         self.problem = error.message
         self._set_state(EngineState.BACKING_OFF)
-        own_fault = is_to_blame(code, wedged=run.watch.killed)
-        if (on_device := run.requested.device != CPU) and own_fault:
+        own_fault = is_to_blame(exit_code, wedged=run.watch.killed)
+        if (on_device := run.load_request.device != CPU) and own_fault:
             self._accelerators.record_failure(EngineCrashed(self.problem), loop_time())
-        to_blame = own_fault and not (on_device or attaching)  # only a crash on the CPU is evidence against an input
-        running, how = self._jobs.in_flight, describe_exit(code)
-        log.error("engine_died", engine=self.name, how=how, running=running, to_blame=to_blame)
+        to_blame = own_fault and not (
+            on_device or was_attaching
+        )  # only a crash on the CPU is evidence against an input
+        running, exit_text = self._jobs.in_flight, describe_exit(exit_code)
+        log.error("engine_died", engine=self.name, how=exit_text, running=running, to_blame=to_blame)
         self._jobs.child_died(to_blame=to_blame)
         if not on_device:  # otherwise the next child attaches them, on the CPU if necessary
             self._bundles.fail_all(error)
 
-    def _after_load_failure(self, run: ChildRun, error: EdgeAgentError) -> float | None:
+    def _handle_load_failure(self, run: ChildRun, error: EdgeAgentError) -> float | None:
         """Return the pause before the next load: 0 after a failure on a device, None to give up."""
-        if run.requested.device == CPU:
-            self._note_load_failure(error)
-            return self.restart_policy.pause_after_load_failure(may_pass=isinstance(error, MemoryShort))
+        if run.load_request.device == CPU:
+            self._record_load_failure(error)
+            return self.restart_policy.pause_after_load_failure(transient=isinstance(error, MemoryShort))
         self._accelerators.record_failure(error, loop_time())
-        log.warning("device_failed", engine=self.name, device=run.requested.device, message=error.message)
+        log.warning("device_failed", engine=self.name, device=run.load_request.device, message=error.message)
         return 0.0
 
-    def _after_start_failure(self, reason: str) -> float:
+    def _handle_start_failure(self, reason: str) -> float:
         """Return the pause before the next try, after the machine or a fault of the supervisor prevented a start."""
         pause = self.restart_policy.pause_after_start_failure()
-        self._note_load_failure(start_error(reason, pause))
+        self._record_load_failure(start_error(reason, pause))
         return pause
 
-    def _note_load_failure(self, error: EdgeAgentError) -> None:
+    def _record_load_failure(self, error: EdgeAgentError) -> None:
         self.problem = error.message
         self.load_failures += 1
         log.error("engine_load_failed", engine=self.name, reason=error.reason, message=error.message)
@@ -438,7 +441,7 @@ class ChildSupervisor:
                 await self._run.end()
         finally:
             self._run = None
-            self._childless.set()
+            self._child_gone.set()
 
     def _set_state(self, state: EngineState) -> None:
         state = EngineState.STOPPING if self._stopped else state

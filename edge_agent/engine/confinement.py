@@ -51,17 +51,17 @@ _libc.syscall.restype = ctypes.c_long
 def system_call(number: int, *arguments: object) -> int:
     """Make a system call by its number; arguments are integers, or what ctypes takes as a pointer. Raises OSError."""
     # A bare int would be passed as a C int: half a register is then not defined.
-    wide = [ctypes.c_long(each) if isinstance(each, int) else each for each in arguments]
-    return _checked(_libc.syscall(ctypes.c_long(number), *wide))
+    c_arguments = [ctypes.c_long(each) if isinstance(each, int) else each for each in arguments]
+    return _check_result(_libc.syscall(ctypes.c_long(number), *c_arguments))
 
 
 def prctl(option: int, value: int) -> None:
     """Set an attribute of this process. Raises OSError."""
     zero = ctypes.c_ulong(0)
-    _checked(_libc.prctl(option, ctypes.c_ulong(value), zero, zero, zero))
+    _check_result(_libc.prctl(option, ctypes.c_ulong(value), zero, zero, zero))
 
 
-def _checked(result: int) -> int:
+def _check_result(result: int) -> int:
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
@@ -115,27 +115,28 @@ def confine(readable: Sequence[Path], memory_bytes_max: int, device: str = "cpu"
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     # No core dump, which would hold prompts. The limit alone does not keep a core from a program named in core_pattern.
     prctl(PR_SET_DUMPABLE, 0)
-    _lower(resource.RLIMIT_CORE, 0)
-    _lower(resource.RLIMIT_NOFILE, DESCRIPTORS_MAX)
+    _lower_limit(resource.RLIMIT_CORE, 0)
+    _lower_limit(resource.RLIMIT_NOFILE, DESCRIPTORS_MAX)
     memory = _limit_memory(memory_bytes_max)
     paths = [*readable, *_runtime_paths()]
     driver = DRIVERS.get(device)
     if driver is None:
-        landlocked, filtered = restrict_files(paths), install_filter()  # the filter ends setting limits
+        landlock, seccomp = restrict_files(paths), install_filter()  # the filter ends setting limits
     else:
-        landlocked = restrict_files([*paths, *map(Path, driver.readable)], device_nodes(driver))
-        filtered = install_filter(driver.families, driver.calls)
-    return Confinement(seccomp=filtered, landlock=landlocked, memory=memory)
+        landlock = restrict_files([*paths, *map(Path, driver.readable)], device_nodes(driver))
+        seccomp = install_filter(driver.families, driver.calls)
+    return Confinement(seccomp=seccomp, landlock=landlock, memory=memory)
 
 
 def _runtime_paths() -> list[Path]:
     """Return where Python and the runtimes may still load from. Not all of sys.path: it may hold a caller's folders."""
-    code = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), *site.getsitepackages()]
+    python_folders = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), *site.getsitepackages()]
     # A virtual environment may stand on the packages of another, by a .pth file or PYTHONPATH.
-    borrowed = [path for path in map(Path, sys.path) if path.name in PACKAGE_FOLDERS]
+    package_folders = [path for path in map(Path, sys.path) if path.name in PACKAGE_FOLDERS]
     # The folder of another build of llama.cpp, whose code for a device is opened later.
-    other = [Path(folder) for folder in [os.environ.get("LLAMA_CPP_LIB_PATH")] if folder]
-    return [*map(Path, (*code, *SYSTEM_PATHS)), *borrowed, *other, Path(edge_agent.__file__).parent]
+    llama_folders = [Path(folder) for folder in [os.environ.get("LLAMA_CPP_LIB_PATH")] if folder]
+    own_folder = Path(edge_agent.__file__).parent
+    return [*map(Path, (*python_folders, *SYSTEM_PATHS)), *package_folders, *llama_folders, own_folder]
 
 
 def _limit_memory(bytes_max: int) -> str:
@@ -143,7 +144,7 @@ def _limit_memory(bytes_max: int) -> str:
     if bytes_max <= 0:
         return "no limit is set"
     try:
-        _lower(resource.RLIMIT_DATA, bytes_max)
+        _lower_limit(resource.RLIMIT_DATA, bytes_max)
     except (OSError, ValueError) as error:
         return f"the kernel refuses a limit of {bytes_max} bytes: {error}"
     # Some kernels and containers ignore this limit: where it is enforced, this map fails at once.
@@ -154,7 +155,7 @@ def _limit_memory(bytes_max: int) -> str:
     return "the kernel does not enforce RLIMIT_DATA"
 
 
-def _lower(limit: int, value: int) -> None:
+def _lower_limit(limit: int, value: int) -> None:
     hard = resource.getrlimit(limit)[1]
     value = value if hard == resource.RLIM_INFINITY else min(value, hard)
     resource.setrlimit(limit, (value, value))
@@ -242,8 +243,8 @@ def restrict_files(readable: Iterable[Path], devices: Iterable[Path] = ()) -> st
 
 def ruleset(abi: int) -> bytes:
     """Return struct landlock_ruleset_attr with every restriction that version `abi` of the interface has."""
-    rights = 13 + (abi >= 2) + (abi >= 3) + (abi >= 5)  # files; + refer; + truncate; + ioctl of devices
-    fields = [(1 << rights) - 1]
+    right_count = 13 + (abi >= 2) + (abi >= 3) + (abi >= 5)  # files; + refer; + truncate; + ioctl of devices
+    fields = [(1 << right_count) - 1]
     if abi >= 4:
         fields.append(_NET_TCP)
     if abi >= 6:
@@ -255,12 +256,12 @@ def _apply_ruleset(readable: Iterable[Path], devices: Iterable[Path]) -> None:
     version = system_call(_CREATE_RULESET, ctypes.c_void_p(), 0, _VERSION)
     attributes = ruleset(version)
     descriptor = system_call(_CREATE_RULESET, attributes, len(attributes), 0)
-    using = _READ_FILE | _WRITE_FILE | (_IOCTL_DEVICE if version >= _IOCTL_SINCE else 0)
+    device_rights = _READ_FILE | _WRITE_FILE | (_IOCTL_DEVICE if version >= _IOCTL_SINCE else 0)
     try:
         for path in readable:
             _allow_path(descriptor, path, _READ_FILE | _READ_DIR if path.is_dir() else _READ_FILE)
         for path in devices:
-            _allow_path(descriptor, path, using)
+            _allow_path(descriptor, path, device_rights)
         system_call(_RESTRICT_SELF, descriptor, 0)
     finally:
         os.close(descriptor)
@@ -268,14 +269,14 @@ def _apply_ruleset(readable: Iterable[Path], devices: Iterable[Path]) -> None:
 
 def _allow_path(descriptor: int, path: Path, rights: int) -> None:
     try:
-        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        path_descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except (FileNotFoundError, PermissionError):
         return
     try:
         # struct landlock_path_beneath_attr is packed
-        system_call(_ADD_RULE, descriptor, _PATH_BENEATH, struct.pack("=Qi", rights, place), 0)
+        system_call(_ADD_RULE, descriptor, _PATH_BENEATH, struct.pack("=Qi", rights, path_descriptor), 0)
     finally:
-        os.close(place)
+        os.close(path_descriptor)
 
 
 # name x86_64 aarch64, as in the kernel's unistd.h; "-" where the architecture has no such call.
@@ -315,7 +316,7 @@ bpf 321 280, userfaultfd 323 282, io_uring_setup 425 425, io_uring_enter 426 426
 io_setup 206 0, fanotify_init 300 262, add_key 248 217, request_key 249 218, keyctl 250 219
 """
 ABSENT = "clone3 435 435, openat2 437 437"
-DEPENDS = """
+CONDITIONAL = """
 open 2 -, openat 257 56, clone 56 220, mmap 9 222, kill 62 129, tgkill 234 131, rt_sigqueueinfo 129 138,
 rt_tgsigqueueinfo 297 240, fcntl 72 25, ioctl 16 29, prctl 157 167, prlimit64 302 261
 """
@@ -380,10 +381,10 @@ def install_filter(driver_families: Sequence[int] | None = None, calls: Sequence
     # struct sock_fprog: a length and an address
     fprog = struct.pack("@HP", length, ctypes.addressof(code))
     try:
-        unsynced = system_call(_SECCOMP[machine], _SET_MODE_FILTER, _TSYNC | _SPEC_ALLOW, fprog)
+        failed_thread = system_call(_SECCOMP[machine], _SET_MODE_FILTER, _TSYNC | _SPEC_ALLOW, fprog)
     except OSError as error:
         return f"the kernel refuses a filter: {error.strerror}"
-    return f"the kernel refuses a filter for thread {unsynced}" if unsynced else "on"
+    return f"the kernel refuses a filter for thread {failed_thread}" if failed_thread else "on"
 
 
 def call_numbers(table: str, machine: str) -> dict[str, int]:
@@ -399,8 +400,8 @@ def filter_program(
     """Assemble the filter of an architecture for the process of that id; see `install_filter`."""
     code = [_op(_LOAD_WORD, _ARCH_AT), _op(_EQUAL, AUDIT_ARCH[machine], 1, 0), _op(_RETURN, KILL_PROCESS)]
     code += [_op(_LOAD_WORD, _NUMBER_AT), _op(_AT_LEAST, LAST_KNOWN + 1, 0, 1), _op(_RETURN, ERRNO | errno.ENOSYS)]
-    rules = _syscall_rules(pid) | (_rules_of_drivers(driver_families) if driver_families is not None else {})
-    for name, number in call_numbers(DEPENDS, machine).items():
+    rules = _syscall_rules(pid) | (_driver_rules(driver_families) if driver_families is not None else {})
+    for name, number in call_numbers(CONDITIONAL, machine).items():
         body = [op for rule in rules[name] for op in _rule_checks(rule)]
         code += [_op(_EQUAL, number, 0, len(body) + 1), *body, _op(_RETURN, ALLOW)]
     for table, error in ((ABSENT, errno.ENOSYS), (DENIED, errno.EPERM)):
@@ -410,16 +411,16 @@ def filter_program(
 
 
 def _syscall_rules(pid: int) -> dict[str, tuple[SyscallRule, ...]]:
-    to_itself = (SyscallRule(0, (pid,)),)  # abort(3) sends a signal
+    own_process_only = (SyscallRule(0, (pid,)),)  # abort(3) sends a signal
     return {
         "open": (SyscallRule(1, (0,), mask=_WRITING),),
         "openat": (SyscallRule(2, (0,), mask=_WRITING),),
         "clone": (SyscallRule(0, (_CLONE_THREAD,), mask=_CLONE_THREAD),),
         "mmap": (SyscallRule(3, _MAP_KINDS, mask=_MAP_KIND),),
-        "kill": to_itself,
-        "tgkill": to_itself,
-        "rt_sigqueueinfo": to_itself,
-        "rt_tgsigqueueinfo": to_itself,
+        "kill": own_process_only,
+        "tgkill": own_process_only,
+        "rt_sigqueueinfo": own_process_only,
+        "rt_tgsigqueueinfo": own_process_only,
         "fcntl": (SyscallRule(1, (*_FCNTL_TO_OTHERS, *_FCNTL_LOCKS), only=False),),
         "ioctl": (SyscallRule(1, _IOCTLS),),
         "prctl": (SyscallRule(0, _PRCTLS, only=False),),
@@ -427,15 +428,15 @@ def _syscall_rules(pid: int) -> dict[str, tuple[SyscallRule, ...]]:
     }
 
 
-def _rules_of_drivers(families: Sequence[int]) -> dict[str, tuple[SyscallRule, ...]]:
+def _driver_rules(families: Sequence[int]) -> dict[str, tuple[SyscallRule, ...]]:
     """Return the rules that differ for a child that drives a device: it may write to device nodes, and call drivers.
 
     It may also lock what Landlock lets it open, as drivers do.
     """
-    both_ways = (os.O_RDONLY, os.O_RDWR)
+    reading_or_both = (os.O_RDONLY, os.O_RDWR)
     return {
-        "open": (SyscallRule(1, both_ways, mask=_WRITING | _NAMELESS),),
-        "openat": (SyscallRule(2, both_ways, mask=_WRITING | _NAMELESS),),
+        "open": (SyscallRule(1, reading_or_both, mask=_WRITING | _NAMELESS),),
+        "openat": (SyscallRule(2, reading_or_both, mask=_WRITING | _NAMELESS),),
         "fcntl": (SyscallRule(1, _FCNTL_TO_OTHERS, only=False),),
         "ioctl": (SyscallRule(1, _IOCTLS, unless=tuple(families)),),
     }
@@ -443,20 +444,20 @@ def _rules_of_drivers(families: Sequence[int]) -> dict[str, tuple[SyscallRule, .
 
 def _rule_checks(rule: SyscallRule) -> list[bytes]:
     """Return the instructions that end in EPERM for what the rule denies and fall through for the rest."""
-    body = _listed_values(rule)
+    body = _value_checks(rule)
     if not rule.unless:
         return body
     last = len(rule.unless) - 1
-    passing = (_op(_EQUAL, each << 8, len(body) + last - at, 0) for at, each in enumerate(rule.unless))
-    return [_op(_LOAD_WORD, _ARGUMENTS_AT + 8 * rule.argument), _op(_AND, _IOCTL_TYPE), *passing, *body]
+    passes = (_op(_EQUAL, each << 8, len(body) + last - index, 0) for index, each in enumerate(rule.unless))
+    return [_op(_LOAD_WORD, _ARGUMENTS_AT + 8 * rule.argument), _op(_AND, _IOCTL_TYPE), *passes, *body]
 
 
-def _listed_values(rule: SyscallRule) -> list[bytes]:
+def _value_checks(rule: SyscallRule) -> list[bytes]:
     code = [_op(_LOAD_WORD, _ARGUMENTS_AT + 8 * rule.argument + 4 * rule.high), _op(_AND, rule.mask)]
     deny = _op(_RETURN, ERRNO | errno.EPERM)
     if rule.only:
         count = len(rule.values)
-        return [*code, *(_op(_EQUAL, value, count - place, 0) for place, value in enumerate(rule.values)), deny]
+        return [*code, *(_op(_EQUAL, value, count - index, 0) for index, value in enumerate(rule.values)), deny]
     return [*code, *(op for value in rule.values for op in (_op(_EQUAL, value, 0, 1), deny))]
 
 

@@ -89,7 +89,7 @@ def patience_seconds(heartbeat_seconds_max: float) -> float:
     return PATIENCE_HEARTBEATS * heartbeat_seconds_max + PATIENCE_SECONDS_MIN
 
 
-class Engine:
+class SupervisedEngine:
     """A supervised child that answers for its bundles."""
 
     def __init__(
@@ -115,20 +115,20 @@ class Engine:
         bundle = self.bundles.get(digest)
         return bundle is not None and bundle.is_ready and self.child.state in ANSWERING
 
-    async def attach(self, attach: protocol.AttachRequest) -> None:
+    async def attach(self, request: protocol.AttachRequest) -> None:
         """Add a bundle and wait until it is ready. After an error it stays on the engine until `detach`.
 
         Raises:
             ModelLoadFailed, EngineCrashed: the first attempt failed.
         """
-        bundle = self.bundles.get(attach.digest)
+        bundle = self.bundles.get(request.digest)
         self.child.start()
         if bundle is None or bundle.outcome.done():
-            bundle = self.bundles.add(attach)
-            self.jobs.stats.setdefault(attach.digest, BundleStats())
+            bundle = self.bundles.add(request)
+            self.jobs.stats.setdefault(request.digest, BundleStats())
             if self.child.state is EngineState.READY:
                 bundle.sent_at = loop_time()
-                self.child.send(bundle.attach)
+                self.child.send(bundle.request)
         await asyncio.shield(bundle.outcome)
 
     async def detach(self, digest: str, drain_seconds: float) -> None:
@@ -138,7 +138,7 @@ class Engine:
             return
         bundle.settle(EngineNotReady("the bundle was taken off the engine"))
         try:
-            await self.jobs.drained(digest, drain_seconds)
+            await self.jobs.wait_until_drained(digest, drain_seconds)
         finally:
             if digest not in self.bundles:  # it may be back
                 self.jobs.forget_bundle(digest)
@@ -147,8 +147,8 @@ class Engine:
     @property
     def _problem(self) -> str:
         """What is wrong; empty if the engine is ready and no bundle on it has failed to attach."""
-        is_whole = self.child.state is EngineState.READY and not any(map(self.bundles.has_failed, self.bundles))
-        return "" if is_whole else self.child.problem
+        is_healthy = self.child.state is EngineState.READY and not any(map(self.bundles.has_failed, self.bundles))
+        return "" if is_healthy else self.child.problem
 
     def reserve(self, digest: str, jobs: int, client: str) -> Reservation:
         """Reserve queue places for `jobs` more inputs of this client. Raises CapacityError or ModelLoadFailed."""
@@ -156,27 +156,27 @@ class Engine:
         return self.jobs.reserve(jobs, client)
 
     def events(
-        self, run: protocol.JobRequest, deadline: float, priority: int = 0, client: str = ""
+        self, request: protocol.JobRequest, deadline: float, priority: int = 0, client: str = ""
     ) -> AsyncGenerator[protocol.TextChunk | EngineAnswer, None]:
         """Compute one input: yield its chunks, then its EngineAnswer. Leaving early cancels it.
 
         Raises:
             CallerError, CapacityError, ModelError: as the job ended.
         """
-        self._require_ready(run.digest)
-        return self.jobs.events(run, deadline, priority, client)
+        self._require_ready(request.digest)
+        return self.jobs.events(request, deadline, priority, client)
 
     def answer(
         self,
-        run: protocol.JobRequest,
+        request: protocol.JobRequest,
         deadline: float,
         priority: int = 0,
         client: str = "",
         reservation: Reservation | None = None,
     ) -> Awaitable[EngineAnswer]:
         """Compute one input of a task that writes no chunks; like `events`, at less cost."""
-        self._require_ready(run.digest)
-        return self.jobs.answer(run, deadline, priority, client, reservation)
+        self._require_ready(request.digest)
+        return self.jobs.answer(request, deadline, priority, client, reservation)
 
     def _require_ready(self, digest: str) -> None:
         if self.ready(digest):
@@ -197,7 +197,7 @@ class Engine:
                     self.child.restart_policy.record_answer()
                 self.jobs.finish(message)
             case protocol.TextChunk():
-                self.jobs.chunk(message)
+                self.jobs.pass_chunk(message)
             case protocol.FailureReport() if self.jobs.finish(message):
                 pass
             case protocol.Heartbeat():

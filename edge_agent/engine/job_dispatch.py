@@ -1,6 +1,6 @@
 """The jobs of one engine, from the caller to the child and back: which wait, which are in flight, how each one ends.
 
-The module starts no process. The engine sets `child` when the child is ready, passes its messages on (`chunk`,
+The module starts no process. The engine sets `child` when the child is ready, passes its messages on (`pass_chunk`,
 `finish`), and reports its death (`child_died`). Every job ends exactly once.
 """
 
@@ -43,9 +43,11 @@ TRIES_MAX = 3  # of one job, if its child was killed from outside each time
 LATENCIES_MAX = 256
 TURNS_AVERAGED = 4
 """The running mean of turns mostly reflects this many inputs."""
-_UNCOMPUTED = frozenset({EmptyInput.reason, InputTooLong.reason, InvalidRequest.reason, DeadlineUnattainable.reason})
+_UNCOMPUTED_REASONS = frozenset(
+    {EmptyInput.reason, InputTooLong.reason, InvalidRequest.reason, DeadlineUnattainable.reason}
+)
 """Errors of inputs for which the model computed nothing."""
-_MODEL_FAILURES = frozenset(reason for reason, cls in BY_REASON.items() if issubclass(cls, ModelError))
+_MODEL_FAILURE_REASONS = frozenset(reason for reason, cls in BY_REASON.items() if issubclass(cls, ModelError))
 
 _probes = itertools.count()
 
@@ -102,12 +104,12 @@ class JobEvents:
 class EngineJob:
     """One input on its way."""
 
-    run: protocol.JobRequest
+    request: protocol.JobRequest
     ticket: Ticket
     deadline: float
     events: JobEvents = field(default_factory=JobEvents)
     sent_at: float = 0.0
-    computed: ComputeInfo = BY_CPU
+    compute: ComputeInfo = BY_CPU
     """What the child that has it computes on."""
     tries: int = 0
     streamed: bool = False
@@ -118,9 +120,9 @@ class EngineJob:
     timer: asyncio.TimerHandle = field(init=False)
     """Ends the job at its deadline."""
 
-    def answer(self, done: protocol.JobResult) -> EngineAnswer:
+    def answer(self, result: protocol.JobResult) -> EngineAnswer:
         """Return the answer that ends the job."""
-        return EngineAnswer(done, 1000 * max(self.sent_at - self.ticket.came_at, 0.0), self.computed)
+        return EngineAnswer(result, 1000 * max(self.sent_at - self.ticket.came_at, 0.0), self.compute)
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ class BundleStats:
             self.calls += 1
             # A longer text takes longer: of what is generated, each token counts for itself.
             self._milliseconds.append(1000.0 * seconds / (event.output_tokens or 1))
-        elif event.reason in _MODEL_FAILURES:
+        elif event.reason in _MODEL_FAILURE_REASONS:
             self.record_failure()
 
     def record_turns(self, turns: float) -> None:
@@ -196,8 +198,8 @@ class JobDispatcher:
         """The child, while it takes jobs."""
         self._jobs: dict[str, EngineJob] = {}
         self._running: dict[str, EngineJob] = {}
-        self._forgotten = asyncio.Event()
-        self.computed = BY_CPU
+        self._job_forgotten = asyncio.Event()
+        self.compute = BY_CPU
         """What the present child computes on."""
         self.score_variances: dict[str, str] = {}
         """Why scores of a bundle depend on what else is computed, by digest; empty = they do not."""
@@ -218,10 +220,10 @@ class JobDispatcher:
         return len(self._running)
 
     async def events(
-        self, run: protocol.JobRequest, deadline: float, priority: int, client: str
+        self, request: protocol.JobRequest, deadline: float, priority: int, client: str
     ) -> AsyncGenerator[protocol.TextChunk | EngineAnswer, None]:
         """Compute one input: yield its chunks, then its EngineAnswer. Leaving early cancels it."""
-        job = self._take(run, deadline, priority, client)
+        job = self._add_job(request, deadline, priority, client)
         try:
             while isinstance(event := await job.events.get(), protocol.TextChunk):
                 yield event
@@ -231,18 +233,18 @@ class JobDispatcher:
 
     async def answer(
         self,
-        run: protocol.JobRequest,
+        request: protocol.JobRequest,
         deadline: float,
         priority: int,
         client: str,
         reservation: Reservation | None = None,
     ) -> EngineAnswer:
         """Compute one input of a task that writes no chunks; like `events`, at less cost."""
-        job = self._take(run, deadline, priority, client, reservation)
+        job = self._add_job(request, deadline, priority, client, reservation)
         try:
-            done = await job.events.get()
-            assert isinstance(done, protocol.JobResult), "only generate writes chunks"
-            return job.answer(done)
+            result = await job.events.get()
+            assert isinstance(result, protocol.JobResult), "only generate writes chunks"
+            return job.answer(result)
         finally:
             self._forget(job)
 
@@ -252,9 +254,11 @@ class JobDispatcher:
         log_task_failure(self._probe, "probe of an engine")
 
     async def _compute_probe(self, digest: str, deadline: float) -> None:
-        run = protocol.JobRequest(job_id=f"probe-{next(_probes)}", digest=digest, text=PROBE_TEXT, output_tokens_max=1)
+        request = protocol.JobRequest(
+            job_id=f"probe-{next(_probes)}", digest=digest, text=PROBE_TEXT, output_tokens_max=1
+        )
         with contextlib.suppress(EdgeAgentError):  # an error is an answer too
-            job = self._take(run, deadline, PROBE_PRIORITY, PROBER)
+            job = self._add_job(request, deadline, PROBE_PRIORITY, PROBER)
             job.counted = False
             try:
                 while not isinstance(await job.events.get(), protocol.JobResult):
@@ -265,22 +269,22 @@ class JobDispatcher:
     def forget_bundle(self, digest: str) -> None:
         """Forget a bundle that has been detached; its jobs end with errors after which their callers may retry."""
         for job in self._jobs.values():
-            if job.run.digest == digest:
-                removed = "the bundle was replaced or removed"
+            if job.request.digest == digest:
+                reason = "the bundle was replaced or removed"
                 job.events.put(
-                    StreamBroken(f"{removed} in the middle of the stream")
+                    StreamBroken(f"{reason} in the middle of the stream")
                     if job.streamed
-                    else EngineNotReady(f"{removed} before it had answered")
+                    else EngineNotReady(f"{reason} before it had answered")
                 )
         self.stats.pop(digest, None)
         self.score_variances.pop(digest, None)
 
-    def loaded(self, computed: ComputeInfo, load: protocol.LoadRequest, details: Mapping[str, str]) -> None:
+    def child_loaded(self, compute: ComputeInfo, load: protocol.LoadRequest, details: Mapping[str, str]) -> None:
         """Note what computes from now on, and how many jobs at once.
 
         If the site has not set that number, no single client gets all of the places.
         """
-        self.computed = computed
+        self.compute = compute
         self._running_max = self._client_running_max = protocol.concurrent_jobs(load, details)
         if not load.sequences_max and protocol.SEQUENCES in details:
             self._client_running_max = job_queue.places_of_one_client(self._running_max)
@@ -294,7 +298,7 @@ class JobDispatcher:
             running.append(ticket)
             self._start(self._jobs[ticket.job_id], self.child, loop_time())
 
-    def chunk(self, chunk: protocol.TextChunk) -> None:
+    def pass_chunk(self, chunk: protocol.TextChunk) -> None:
         """Hand on a piece of text."""
         if job := self._running.get(chunk.job_id):
             job.streamed = True
@@ -311,7 +315,7 @@ class JobDispatcher:
             self._waiting.settle(job.ticket, turns)
             if stats:
                 stats.record_turns(turns)
-        elif isinstance(event, protocol.FailureReport) and event.reason in _UNCOMPUTED:
+        elif isinstance(event, protocol.FailureReport) and event.reason in _UNCOMPUTED_REASONS:
             self._waiting.settle(job.ticket, job_queue.TURNS_MIN)
         if stats:
             stats.record_end(event, loop_time() - job.sent_at)
@@ -323,21 +327,21 @@ class JobDispatcher:
     def child_died(self, *, to_blame: bool) -> None:
         """End the jobs in flight or try them again. `to_blame`: one of them may have caused the death."""
         if to_blame:
-            for digest in {job.run.digest for job in self._running.values()} or self.stats:
+            for digest in {job.request.digest for job in self._running.values()} or self.stats:
                 if digest in self.stats:
                     self.stats[digest].crashes += 1
-        again = []
+        retried = []
         for job in self._running.values():
-            if job.run.job_id not in self._jobs:
+            if job.request.job_id not in self._jobs:
                 continue  # its caller went away
             if job.streamed:
                 job.events.put(StreamBroken("the model's process ended in the middle of the stream"))
             elif (to_blame and job.ticket.alone) or job.tries >= TRIES_MAX:
                 self._give_up(job, to_blame=to_blame)
             else:
-                again.append(job.ticket)
+                retried.append(job.ticket)
         self._running.clear()
-        self._waiting.put_back(again, alone=to_blame)
+        self._waiting.put_back(retried, alone=to_blame)
 
     def fail_all(self, error: EdgeAgentError) -> None:
         """End every job."""
@@ -346,58 +350,58 @@ class JobDispatcher:
         for job in self._jobs.values():
             job.events.put(error)
 
-    async def drained(self, digest: str, seconds: float) -> None:
+    async def wait_until_drained(self, digest: str, seconds: float) -> None:
         """Return when no job of that bundle is left, or after that many seconds."""
         deadline = loop_time() + seconds
-        while any(job.run.digest == digest for job in self._jobs.values()) and loop_time() < deadline:
-            self._forgotten.clear()
+        while any(job.request.digest == digest for job in self._jobs.values()) and loop_time() < deadline:
+            self._job_forgotten.clear()
             try:
                 async with asyncio.timeout_at(deadline):
-                    await self._forgotten.wait()
+                    await self._job_forgotten.wait()
             except TimeoutError:
                 return
 
-    def _take(
+    def _add_job(
         self,
-        run: protocol.JobRequest,
+        request: protocol.JobRequest,
         deadline: float,
         priority: int,
         client: str,
         reservation: Reservation | None = None,
     ) -> EngineJob:
         now = loop_time()
-        _require_frame(run)
-        if self._quarantine.until:
-            self._quarantine.check(run, now)
-        run.priority = priority
-        stats = self.stats.get(run.digest)
+        _require_frame_fits(request)
+        if self._quarantine.refused_until:
+            self._quarantine.check(request, now)
+        request.priority = priority
+        stats = self.stats.get(request.digest)
         turns = stats.turns if stats else 1.0
-        job = EngineJob(run, Ticket(run.job_id, now, priority, client=client, turns=turns), deadline)
+        job = EngineJob(request, Ticket(request.job_id, now, priority, client=client, turns=turns), deadline)
         child = self.child
         if child is None or self._running or self._waiting:
             self._waiting.add(job.ticket, reservation)
-            self._jobs[run.job_id] = job
+            self._jobs[request.job_id] = job
             self.pump()
         else:  # most calls on most sites: no other job is waiting
             if reservation is not None:
                 reservation.take_place(self._waiting)
-            self._jobs[run.job_id] = job
+            self._jobs[request.job_id] = job
             self._start(job, child, now)
         # One timer for the whole job instead of one for each event, and set only after the child has the job.
-        job.timer = asyncio.get_running_loop().call_at(deadline, self._expire, run.job_id)
+        job.timer = asyncio.get_running_loop().call_at(deadline, self._expire, request.job_id)
         return job
 
     def _start(self, job: EngineJob, child: ChildProcess, now: float) -> None:
         job.sent_at = now
-        job.run.seconds = max(job.deadline - now, SECONDS_MIN)
-        job.computed = self.computed
-        if self.score_variances.get(job.run.digest):
-            job.computed = self.computed._replace(scores_vary=True)
+        job.request.seconds = max(job.deadline - now, SECONDS_MIN)
+        job.compute = self.compute
+        if self.score_variances.get(job.request.digest):
+            job.compute = self.compute._replace(scores_vary=True)
         job.tries += 1
         if not self._running:
             child.begin_work()
-        self._running[job.run.job_id] = job
-        child.send(job.run)
+        self._running[job.request.job_id] = job
+        child.send(job.request)
 
     def _expire(self, job_id: str) -> None:
         if job := self._jobs.get(job_id):
@@ -407,33 +411,33 @@ class JobDispatcher:
             job.events.put(DeadlineExpired("the deadline passed before the answer was there"))
 
     def _stats_of(self, job: EngineJob) -> BundleStats | None:
-        return self.stats.get(job.run.digest) if job.counted else None
+        return self.stats.get(job.request.digest) if job.counted else None
 
     def _give_up(self, job: EngineJob, *, to_blame: bool) -> None:
         if stats := self._stats_of(job):
             stats.record_failure()
         if to_blame and job.ticket.alone:
-            self._quarantine.add(job.run, loop_time())
+            self._quarantine.add(job.request, loop_time())
             job.events.put(EngineCrashed("the model's process died on this input, twice"))
         else:
             job.events.put(EngineCrashed(f"the model's process was killed {job.tries} times under this input"))
 
     def _forget(self, job: EngineJob) -> None:
         job.timer.cancel()
-        if self._jobs.pop(job.run.job_id, None) is None:
+        if self._jobs.pop(job.request.job_id, None) is None:
             return
-        if job.run.job_id in self._running:
+        if job.request.job_id in self._running:
             # It keeps its place in flight until the child confirms, so the child never has too many jobs.
             if self.child is not None:
-                self.child.send(protocol.CancelRequest(job_id=job.run.job_id))
+                self.child.send(protocol.CancelRequest(job_id=job.request.job_id))
         elif not job.finished:
-            self._waiting.discard(job.run.job_id)
-        self._forgotten.set()
+            self._waiting.discard(job.request.job_id)
+        self._job_forgotten.set()
 
 
-def _require_frame(run: protocol.JobRequest) -> None:
+def _require_frame_fits(request: protocol.JobRequest) -> None:
     """Raise InputTooLong for an input whose frame the child would refuse as invalid."""
-    size = protocol.frame_bytes(run)
+    size = protocol.frame_bytes(request)
     if size > protocol.FRAME_BYTES_MAX:
         raise InputTooLong(
             f"the input takes {size} bytes on its way to the model's process; the limit is {protocol.FRAME_BYTES_MAX}",

@@ -91,29 +91,29 @@ class FairRounds:
 
     def __init__(self) -> None:
         """Start in the first round."""
-        self.now = 0
+        self.current_round = 0
         """The round of the latest turn that was taken."""
-        self._until: dict[str, float] = {}
+        self._ends: dict[str, float] = {}
         """Where the turns of each client end."""
 
     def assign(self, client: str, turns: float = 1.0) -> int:
         """Return the round in which the next turns of this client begin: after its last one, and not in the past."""
-        if len(self._until) >= CLIENTS_MAX:
-            self.advance(self.now + 1)
-        begin = max(float(self.now), self._until.get(client, 0.0))
-        self._until[client] = begin + turns
+        if len(self._ends) >= CLIENTS_MAX:
+            self.advance(self.current_round + 1)
+        begin = max(float(self.current_round), self._ends.get(client, 0.0))
+        self._ends[client] = begin + turns
         return int(begin)
 
     def adjust(self, client: str, turns: float) -> None:
         """Add turns to those of a client; a negative number takes them back."""
-        if client in self._until:
-            self._until[client] += turns
+        if client in self._ends:
+            self._ends[client] += turns
 
-    def advance(self, taken: int) -> None:
-        """Note that a turn of round `taken` was taken: earlier rounds are over."""
-        if taken > self.now:
-            self.now = taken
-            self._until = {client: until for client, until in self._until.items() if until > taken}
+    def advance(self, round_number: int) -> None:
+        """Note that a turn of round `round_number` was taken: earlier rounds are over."""
+        if round_number > self.current_round:
+            self.current_round = round_number
+            self._ends = {client: end for client, end in self._ends.items() if end > round_number}
 
 
 @dataclass
@@ -125,32 +125,32 @@ class JobQueue:
 
     limit: int
     _tickets: list[Ticket] = field(default_factory=list)
-    _again: list[Ticket] = field(default_factory=list)
+    _retried: list[Ticket] = field(default_factory=list)
     _rounds: FairRounds = field(default_factory=FairRounds)
-    _held: Counter[str] = field(default_factory=Counter)
+    _waiting_by_client: Counter[str] = field(default_factory=Counter)
     """Jobs in `_tickets`, by client."""
-    _reserved: Counter[str] = field(default_factory=Counter)
+    _reserved_by_client: Counter[str] = field(default_factory=Counter)
     """By client."""
 
     def __len__(self) -> int:
         """Return how many jobs wait."""
-        return len(self._tickets) + len(self._again)
+        return len(self._tickets) + len(self._retried)
 
     def reserve(self, jobs: int, client: str = "") -> Reservation:
         """Reserve places for `jobs` more jobs, all or none. Raises QueueFull, ShareExceeded."""
         self._require_room(jobs, client)
-        self._reserved[client] += jobs
+        self._reserved_by_client[client] += jobs
         return Reservation(self, client, jobs)
 
     def unreserve(self, client: str) -> None:
         """Release one reserved place."""
-        self._reserved[client] -= 1
-        if not self._reserved[client]:
-            del self._reserved[client]
+        self._reserved_by_client[client] -= 1
+        if not self._reserved_by_client[client]:
+            del self._reserved_by_client[client]
 
     def _require_room(self, jobs: int, client: str) -> None:
-        waiting = len(self._tickets) + self._reserved.total()
-        held = self._held[client] + self._reserved[client]
+        waiting = len(self._tickets) + self._reserved_by_client.total()
+        held = self._waiting_by_client[client] + self._reserved_by_client[client]
         if has_share_for(held, waiting, jobs, self.limit):
             return
         if 0 < held < waiting:
@@ -169,31 +169,31 @@ class JobQueue:
         """Queue a job, in a reserved place if one is left. Raises QueueFull, ShareExceeded."""
         if reservation is None or not reservation.take_place(self):
             self._require_room(1, ticket.client)
-        ticket.round = self._rounds.assign(ticket.client, ticket.turns) if ticket.client else self._rounds.now
-        self._held[ticket.client] += 1
+        ticket.round = self._rounds.assign(ticket.client, ticket.turns) if ticket.client else self._rounds.current_round
+        self._waiting_by_client[ticket.client] += 1
         insort(self._tickets, ticket, key=lambda other: other.turn)
 
     def put_back(self, tickets: list[Ticket], *, alone: bool) -> None:
         """Queue jobs that were in flight when a child died, in front and in order; `alone`: one may be the cause."""
         for ticket in tickets:
             ticket.alone = ticket.alone or alone
-        self._again[:0] = tickets
+        self._retried[:0] = tickets
 
     def discard(self, job_id: str) -> bool:
         """Remove a waiting job, and charge its client nothing for it; tell whether it was in the queue.
 
         If it were charged, a client whose deadlines pass in the queue would fall further behind with each of them.
         """
-        for place, ticket in enumerate(self._tickets):
+        for index, ticket in enumerate(self._tickets):
             if ticket.job_id == job_id:
-                self._move_up(self._tickets[place:], ticket.client)
+                self._move_up(self._tickets[index:], ticket.client)
                 self._tickets.remove(ticket)
                 self._release(ticket)
                 self.settle(ticket, 0.0)
                 return True
-        others = [ticket for ticket in self._again if ticket.job_id != job_id]
-        found = len(others) < len(self._again)
-        self._again = others
+        others = [ticket for ticket in self._retried if ticket.job_id != job_id]
+        found = len(others) < len(self._retried)
+        self._retried = others
         return found
 
     def _move_up(self, tickets: Sequence[Ticket], client: str) -> None:
@@ -218,10 +218,10 @@ class JobQueue:
         """Remove and return the job to start now, or None. One client may have `client_max` running; 0 = no limit."""
         if len(running) >= running_max or any(ticket.alone for ticket in running):
             return None
-        if self._again:
-            return None if self._again[0].alone and running else self._again.pop(0)
-        full = _clients_with(client_max, running)
-        ticket = next((each for each in self._tickets if each.client not in full), None)
+        if self._retried:
+            return None if self._retried[0].alone and running else self._retried.pop(0)
+        full_clients = _clients_at_limit(client_max, running)
+        ticket = next((each for each in self._tickets if each.client not in full_clients), None)
         if ticket is None:
             return None
         self._tickets.remove(ticket)
@@ -232,13 +232,13 @@ class JobQueue:
     def clear(self) -> None:
         """Remove every job; reservations release their own places."""
         self._tickets.clear()
-        self._held.clear()
-        self._again.clear()
+        self._waiting_by_client.clear()
+        self._retried.clear()
 
     def _release(self, ticket: Ticket) -> None:
-        self._held[ticket.client] -= 1
-        if not self._held[ticket.client]:
-            del self._held[ticket.client]
+        self._waiting_by_client[ticket.client] -= 1
+        if not self._waiting_by_client[ticket.client]:
+            del self._waiting_by_client[ticket.client]
 
 
 def places_for_all(limit: int) -> int:
@@ -246,14 +246,14 @@ def places_for_all(limit: int) -> int:
     return limit + math.ceil(limit / SHARE_OF_FREE_MAX)
 
 
-def has_share_for(held: int, total: int, more: int, limit: int) -> bool:
-    """Tell whether a client that holds `held` of the `total` taken places may have `more`.
+def has_share_for(client_places: int, total: int, more: int, limit: int) -> bool:
+    """Tell whether a client that holds `client_places` of the `total` taken places may have `more`.
 
     The share does not bind a client that holds none: it may have up to `limit` while there are places.
     """
-    if held == 0:
+    if client_places == 0:
         return more <= limit and total + more <= places_for_all(limit)
-    return held + more + SHARE_OF_FREE_MAX * (total + more) <= (SHARE_OF_FREE_MAX + 1) * limit
+    return client_places + more + SHARE_OF_FREE_MAX * (total + more) <= (SHARE_OF_FREE_MAX + 1) * limit
 
 
 def turns_for_rows(rows: int) -> float:
@@ -266,7 +266,7 @@ def places_of_one_client(places: int) -> int:
     return max(places - places // RESERVED_ONE_IN, 1)
 
 
-def _clients_with(client_max: int, running: list[Ticket]) -> set[str]:
+def _clients_at_limit(client_max: int, running: list[Ticket]) -> set[str]:
     """Return the clients that have `client_max` jobs running; 0 = no limit."""
     if not client_max or len(running) < client_max:
         return set()

@@ -22,6 +22,7 @@ starts the next time.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
 import os
 import re
@@ -47,7 +48,7 @@ def available_cores(root: Path = Path("/")) -> int:
 
     `root` is where proc and sys are mounted.
     """
-    quotas = [_text(group / "cpu.max") for group in own_cgroups(root)]
+    quotas = [_read_text(group / "cpu.max") for group in own_cgroups(root)]
     return allowed_cores(len(os.sched_getaffinity(0)), quotas)
 
 
@@ -82,7 +83,7 @@ class EngineMemoryUse(NamedTuple):
         return max(self.granted, self.resident) if self.granted else 0
 
     @property
-    def coming(self) -> int:
+    def pending(self) -> int:
         """The part of `counted` that it has not taken yet."""
         return max(0, self.counted - self.resident)
 
@@ -100,40 +101,40 @@ def available_memory(
         root: where proc and sys are mounted.
     """
     limits = [_free_in_machine(root), *(free for group in own_cgroups(root) for free in _free_in_cgroup(group))]
-    free = min(limit - reserve for limit in limits) + own - sum(each.coming for each in others)
+    free = min(limit - reserve for limit in limits) + own - sum(each.pending for each in others)
     return max(1, min(free, cap - sum(each.counted for each in others)) if cap else free)
 
 
 def own_cgroups(root: Path = Path("/")) -> list[Path]:
     """Return the folders of the control group of this process and of all around it, the innermost first (cgroup v2)."""
     # proc(5): "0::/system.slice/edge-agent.service" is the line of cgroup v2
-    own = re.search(r"^0::/(.*)$", _text(root / "proc/self/cgroup"), re.MULTILINE)
-    if own is None:
+    match = re.search(r"^0::/(.*)$", _read_text(root / "proc/self/cgroup"), re.MULTILINE)
+    if match is None:
         return []
     mount = root / "sys/fs/cgroup"
-    folder = mount / own[1]
+    folder = mount / match[1]
     groups = [folder, *folder.parents]
     return groups[: groups.index(mount) + 1]
 
 
 def _free_in_machine(root: Path) -> int:
     """Return MemAvailable of proc(5): what can be allocated without swapping, unused page cache included."""
-    found = re.search(r"^MemAvailable: +(\d+) kB$", (root / "proc/meminfo").read_text(), re.MULTILINE)
-    assert found, "Linux 3.14 and newer have MemAvailable"
-    return int(found[1]) * _BYTES_IN_KIB
+    match = re.search(r"^MemAvailable: +(\d+) kB$", (root / "proc/meminfo").read_text(), re.MULTILINE)
+    assert match, "Linux 3.14 and newer have MemAvailable"
+    return int(match[1]) * _BYTES_IN_KIB
 
 
 def _free_in_cgroup(group: Path) -> list[int]:
     """Return what is left below each limit of a control group."""
     # Like MemAvailable: the kernel gives up unused page cache when memory is needed.
-    idle = re.search(r"^inactive_file (\d+)$", _text(group / "memory.stat"), re.MULTILINE)
-    current = _text(group / "memory.current")
-    limits = [_text(group / name) for name in _CGROUP_LIMITS]
-    taken = int(current or 0) - (int(idle[1]) if idle else 0)
-    return [int(limit) - taken for limit in limits if limit.isdecimal()]
+    inactive = re.search(r"^inactive_file (\d+)$", _read_text(group / "memory.stat"), re.MULTILINE)
+    current = _read_text(group / "memory.current")
+    limits = [_read_text(group / name) for name in _CGROUP_LIMITS]
+    used = int(current or 0) - (int(inactive[1]) if inactive else 0)
+    return [int(limit) - used for limit in limits if limit.isdecimal()]
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text().strip()
     except OSError:
@@ -161,24 +162,26 @@ def detect_support(runtime: str, root: Path = Path("/"), packages: Path | None =
         packages: where the libraries are installed; None = where this interpreter finds them.
     """
     libraries = LIBRARIES.get(runtime, {})
-    packages = packages or _packages_of(_PACKAGES.get(runtime, "echo"))
-    return DeviceSupport(known=tuple(libraries), built=_found(packages, libraries), present=devices_present(root))
+    packages = packages or _packages_folder(_PACKAGES.get(runtime, "echo"))
+    return DeviceSupport(
+        known=tuple(libraries), built=_devices_with_files(packages, libraries), present=devices_present(root)
+    )
 
 
 def devices_present(root: Path = Path("/")) -> list[str]:
     """Return the devices of which this machine has a node."""
-    return _found(root, NODES)
+    return _devices_with_files(root, NODES)
 
 
-def _found(root: Path, patterns: Mapping[str, tuple[str, ...]]) -> list[str]:
+def _devices_with_files(root: Path, patterns: Mapping[str, tuple[str, ...]]) -> list[str]:
     """Return the devices of which a file exists."""
-    return [device for device, each in patterns.items() if any(any(root.glob(pattern)) for pattern in each)]
+    return [device for device, globs in patterns.items() if any(any(root.glob(each)) for each in globs)]
 
 
-def _packages_of(package: str) -> Path:
+def _packages_folder(package: str) -> Path:
     """Return where a package is installed; it is not imported."""
-    found = importlib.util.find_spec(package)
-    return Path(found.origin).parent.parent if found and found.origin else Path("/nowhere")
+    spec = importlib.util.find_spec(package)
+    return Path(spec.origin).parent.parent if spec and spec.origin else Path("/nowhere")
 
 
 CPU = "cpu"
@@ -199,46 +202,46 @@ class DeviceSupport:
     """Those that this machine has."""
 
 
-def candidate_devices(setting: str, required: str, offered: DeviceSupport) -> tuple[str, ...]:
+def candidate_devices(setting: str, required: str, support: DeviceSupport) -> tuple[str, ...]:
     """Return the devices to try, the best first; none = the CPU was asked for, or there is nothing else.
 
     Args:
         setting: `engine.device`: auto, cpu, cuda or vulkan. A device that the runtime can never use counts as cpu.
         required: `requires.device` of the first bundle: any, cuda or vulkan.
-        offered: by the runtime and the machine.
+        support: by the runtime and the machine.
     """
-    asked = required if required != "any" and setting == "auto" else setting
-    if asked == "auto":
-        usable = set(offered.built).intersection(offered.present)
+    chosen = required if required != "any" and setting == "auto" else setting
+    if chosen == "auto":
+        usable = set(support.built).intersection(support.present)
         return tuple(filter(usable.__contains__, BEST_FIRST))
-    return (asked,) if asked in offered.known else ()
+    return (chosen,) if chosen in support.known else ()
 
 
 @dataclass
 class _DeviceRecord:
     """What is known against a device."""
 
-    why: str = ""
-    until: float = 0.0
+    reason: str = ""
+    unused_until: float = 0.0
     """It is not used before this time."""
     failures: list[float] = field(default_factory=list)
     """Times of recent failures."""
-    times: int = 0
-    """How often it was left."""
+    times_abandoned: int = 0
+    """How often it was abandoned."""
 
 
 class AcceleratorPolicy:
     """The devices of one engine."""
 
-    def __init__(self, wanted: Collection[str] = (), failures_max: int = 2, retry_seconds: float = 3600.0) -> None:
-        """Begin with the first of `wanted`; see the module."""
+    def __init__(self, devices: Collection[str] = (), failures_max: int = 2, retry_seconds: float = 3600.0) -> None:
+        """Begin with the first of `devices`; see the module."""
         self.device = CPU
-        self._records = {device: _DeviceRecord() for device in wanted}
+        self._records = {device: _DeviceRecord() for device in devices}
         self._failures_max, self._retry_seconds = failures_max, retry_seconds
 
-    def rule_out(self, device: str, why: str) -> None:
+    def rule_out(self, device: str, reason: str) -> None:
         """Note that a device cannot be used while the daemon runs."""
-        self._records[device] = _DeviceRecord(why, math.inf)
+        self._records[device] = _DeviceRecord(reason, math.inf)
 
     def choose_device(self, now: float) -> str:
         """Choose the device of a child that starts now."""
@@ -248,23 +251,22 @@ class AcceleratorPolicy:
     @property
     def fallback(self) -> str:
         """Why the child is not on the most wanted device; empty = it is."""
-        before = list(self._records)
-        before = before[: before.index(self.device)] if self.device in before else before
-        return "; ".join(f"{device} is not used: {self._records[device].why}" for device in before)
+        better_devices = itertools.takewhile(lambda device: device != self.device, self._records)
+        return "; ".join(f"{device} is not used: {self._records[device].reason}" for device in better_devices)
 
     def record_failure(self, error: EdgeAgentError, now: float) -> None:
         """Note that the child's device could not be used, or that the child died on it."""
         record = self._records[self.device]
-        if record.until > now:
+        if record.unused_until > now:
             return  # it has been left already, and the child's death is a consequence of that
-        record.why = error.message
+        record.reason = error.message
         if isinstance(error, DeviceUnusable):
-            self._leave(record, now, lasting=error.lasting)
+            self._abandon(record, now, lasting=error.lasting)
             return
         record.failures = [each for each in record.failures if now - each < self._retry_seconds] + [now]
         if len(record.failures) >= self._failures_max:
-            record.why = f"{len(record.failures)} failures, the last: {error.message}"
-            self._leave(record, now, lasting=False)
+            record.reason = f"{len(record.failures)} failures, the last: {error.message}"
+            self._abandon(record, now, lasting=False)
 
     def has_better_device(self, now: float) -> bool:
         """Tell whether a better device than that of the child is to be tried again."""
@@ -272,12 +274,12 @@ class AcceleratorPolicy:
         return order.index(self._best(now)) < order.index(self.device)
 
     def _best(self, now: float) -> str:
-        return next((device for device, record in self._records.items() if record.until <= now), CPU)
+        return next((device for device, record in self._records.items() if record.unused_until <= now), CPU)
 
-    def _leave(self, record: _DeviceRecord, now: float, *, lasting: bool) -> None:
-        if now - record.until > RETRY_SECONDS_MAX:  # it worked for a day
-            record.times = 0
-        pause = backoff_seconds(record.times + 1, self._retry_seconds, RETRY_SECONDS_MAX)
-        record.until = math.inf if lasting else now + pause
+    def _abandon(self, record: _DeviceRecord, now: float, *, lasting: bool) -> None:
+        if now - record.unused_until > RETRY_SECONDS_MAX:  # it worked for a day
+            record.times_abandoned = 0
+        pause = backoff_seconds(record.times_abandoned + 1, self._retry_seconds, RETRY_SECONDS_MAX)
+        record.unused_until = math.inf if lasting else now + pause
         record.failures.clear()
-        record.times += 1
+        record.times_abandoned += 1

@@ -51,20 +51,20 @@ class MemoryNeed:
         """The sum of all parts."""
         return self.weights + self.copies + self.cache + self.compute + self.process + self.adapters
 
-    def check(self, available: int, wanted: int = 0) -> None:
+    def check(self, available: int, required: int = 0) -> None:
         """Raise MemoryShort unless both the need and the manifest's demand fit.
 
         Args:
             available: in bytes; 0 = not measured, and everything fits.
-            wanted: `requires.memory_bytes` of the manifest.
+            required: `requires.memory_bytes` of the manifest.
         """
-        if not available or max(self.total, wanted) <= available:
+        if not available or max(self.total, required) <= available:
             return
         free = format_megabytes(available)
         if self.total <= available:
             raise MemoryShort(
-                f"the bundle asks for {format_megabytes(wanted)} of memory; {free} is available",
-                needed_bytes=wanted,
+                f"the bundle asks for {format_megabytes(required)} of memory; {free} is available",
+                needed_bytes=required,
                 available_bytes=available,
             )
         names = {"weights": "weights", "copies": "repacked copies", "cache": "key-value cache"}
@@ -95,15 +95,15 @@ THREAD_BYTES = 32 << 20
 """For each thread: its whole stack counts, and malloc keeps an arena for it."""
 DEVICE_BYTES = 8 << 30
 """For a driver, which reserves more address space than it touches, by an amount that cannot be estimated."""
-PREFIX = "engine-"
+GROUP_PREFIX = "engine-"
 _DELEGATED = "user.delegate"  # systemd marks the groups that it leaves to a service (v250)
 
 
 def cap_bytes(estimate: MemoryEstimate) -> int:
     """Return the limit that follows from an estimate, in bytes."""
-    counted = estimate.needed_bytes + estimate.headroom_bytes
+    estimated_bytes = estimate.needed_bytes + estimate.headroom_bytes
     device = 0 if estimate.device == "cpu" else DEVICE_BYTES
-    return counted * FACTOR_PERCENT // 100 + RUNTIME_BYTES + estimate.threads * THREAD_BYTES + device
+    return estimated_bytes * FACTOR_PERCENT // 100 + RUNTIME_BYTES + estimate.threads * THREAD_BYTES + device
 
 
 @dataclass
@@ -151,9 +151,9 @@ class MemoryCap:
         """Return the numbers for the message about a child's death; empty = it made no estimate."""
         if not self.limit_bytes:
             return ""
-        taken = f", and had taken {format_megabytes(self.peak_bytes)}" if self.peak_bytes else ""
+        peak = f", and had taken {format_megabytes(self.peak_bytes)}" if self.peak_bytes else ""
         estimated, limit = format_megabytes(self.estimated_bytes), format_megabytes(self.limit_bytes)
-        return f"; it was estimated to need {estimated} of memory and limited to {limit}{taken}"
+        return f"; it was estimated to need {estimated} of memory and limited to {limit}{peak}"
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -189,15 +189,15 @@ class ChildGroup:
 def delegated_cgroup(root: Path = Path("/")) -> Path | None:
     """Return the folder in which groups for children can be made; None = there is no such folder."""
     try:
-        own = re.search(r"^0::/(.+)$", (root / "proc/self/cgroup").read_text(), re.MULTILINE)
-        folder = (root / "sys/fs/cgroup" / own[1]).parent if own else None
-        shared = (folder / "cgroup.subtree_control").read_text().split() if folder else []
-        left_to_us = folder is not None and os.getxattr(folder, _DELEGATED) == b"1"
+        match = re.search(r"^0::/(.+)$", (root / "proc/self/cgroup").read_text(), re.MULTILINE)
+        folder = (root / "sys/fs/cgroup" / match[1]).parent if match else None
+        controllers = (folder / "cgroup.subtree_control").read_text().split() if folder else []
+        is_delegated = folder is not None and os.getxattr(folder, _DELEGATED) == b"1"
     except OSError:
         return None
-    if folder is None or not left_to_us or not os.access(folder, os.W_OK):
+    if folder is None or not is_delegated or not os.access(folder, os.W_OK):
         return None
-    if "memory" not in shared:
+    if "memory" not in controllers:
         try:
             (folder / "cgroup.subtree_control").write_text("+memory")
         except OSError:  # processes are in it, or the controller was not delegated
@@ -209,12 +209,12 @@ def make_child_group(folder: Path | None, pid: int) -> ChildGroup | None:
     """Make a group and move a process into it; None = that is not possible."""
     if folder is None:
         return None
-    own = folder / f"{PREFIX}{pid}"
+    group = folder / f"{GROUP_PREFIX}{pid}"
     try:
-        own.mkdir(exist_ok=True)
-        (own / "cgroup.procs").write_text(str(pid))
+        group.mkdir(exist_ok=True)
+        (group / "cgroup.procs").write_text(str(pid))
     except OSError:
         with contextlib.suppress(OSError):
-            own.rmdir()
+            group.rmdir()
         return None
-    return ChildGroup(own)
+    return ChildGroup(group)

@@ -20,7 +20,7 @@ import structlog
 from edge_agent.config import EngineConfig
 from edge_agent.engine import machine_limits
 from edge_agent.engine.child_supervisor import ChildSupervisor, EngineDependencies, EngineState
-from edge_agent.engine.engine import Engine, EngineStatus
+from edge_agent.engine.engine import EngineStatus, SupervisedEngine
 from edge_agent.engine.job_dispatch import BundleStats, EngineAnswer
 from edge_agent.engine.job_queue import Reservation
 from edge_agent.engine.machine_limits import (
@@ -49,31 +49,31 @@ TuningSettings = dict[str, dict[str, str]]
 class TuningCache:
     """See the module. Calls `on_change`, which must not fail, with all settings after every change."""
 
-    def __init__(self, known: Mapping[str, Mapping[str, str]] | None = None) -> None:
+    def __init__(self, stored: Mapping[str, Mapping[str, str]] | None = None) -> None:
         """Start with the settings that were stored before."""
-        self._known: TuningSettings = {key: dict(settings) for key, settings in (known or {}).items()}
+        self._settings: TuningSettings = {key: dict(settings) for key, settings in (stored or {}).items()}
         self.on_change: Callable[[TuningSettings], None] = lambda _: None
 
     def lookup(self, load: LoadRequest) -> dict[str, str]:
         """Return the settings for an engine that is about to load; empty = none were measured."""
-        return self._known.get(_key(load), {})
+        return self._settings.get(_settings_key(load), {})
 
     def remember(self, load: LoadRequest, details: Mapping[str, str]) -> None:
         """Store the settings in `details`, if the engine has just measured them."""
         if details.get("tuned") != "measured":
             return
         settings = {name: details[name] for name in TUNING_DETAILS if name in details}
-        key = _key(load)
-        if self._known.get(key) == settings:
+        key = _settings_key(load)
+        if self._settings.get(key) == settings:
             return
-        self._known.pop(key, None)
-        self._known[key] = settings
-        for oldest in list(self._known)[:-ENTRIES_MAX]:
-            del self._known[oldest]
-        self.on_change(self._known)
+        self._settings.pop(key, None)
+        self._settings[key] = settings
+        for oldest in list(self._settings)[:-ENTRIES_MAX]:
+            del self._settings[oldest]
+        self.on_change(self._settings)
 
 
-def _key(load: LoadRequest) -> str:
+def _settings_key(load: LoadRequest) -> str:
     """Return the key of an engine's settings. The name of a weights file is the hash of its content."""
     return f"{Path(load.weights).name} {load.kv_type} {load.threads}"
 
@@ -103,7 +103,7 @@ class EngineFactory:
         usable = (set(candidate_devices(self._config.device, "any", each)).intersection(each.built) for each in support)
         return frozenset({CPU}.union(*usable))
 
-    def create(self, manifest: Manifest, paths: Mapping[str, Path]) -> Engine:
+    def create(self, manifest: Manifest, paths: Mapping[str, Path]) -> SupervisedEngine:
         """Return the engine for the base of a bundle, not started. Raises EngineNotReady."""
         weights = paths.get("weights")
         load = LoadRequest(
@@ -116,12 +116,12 @@ class EngineFactory:
             tune=self._config.tune,
             readable=tuple(map(str, self.readable)),
             memory_bytes_wanted=manifest.requires.memory_bytes,
-            device_index=_or_auto(self._config.gpu_index),
+            device_index=_number_or_auto(self._config.gpu_index),
             device_memory_bytes_max=self._config.gpu_memory_bytes_max,
-            gpu_layers=_or_auto(self._config.gpu_layers),
+            gpu_layers=_number_or_auto(self._config.gpu_layers),
         )
         name, accelerators = f"{manifest.runtime}-{manifest.engine_key()[:8]}", self._accelerators_for(manifest)
-        return Engine(name, load, self._config, self._quarantine, self._dependencies, accelerators)
+        return SupervisedEngine(name, load, self._config, self._quarantine, self._dependencies, accelerators)
 
     def _accelerators_for(self, manifest: Manifest) -> AcceleratorPolicy:
         config = self._config
@@ -158,11 +158,11 @@ class EnginePool:
         """The latest one; its child may not be gone yet."""
         self._config = config
         self._on_change = on_change
-        self._engines: dict[str, Engine] = {}
-        self._leaving: list[Engine] = []
+        self._engines: dict[str, SupervisedEngine] = {}
+        self._unused_engines: list[SupervisedEngine] = []
         """Engines without bundles whose child may not be gone yet."""
         self._stopped = False
-        self._by_digest: dict[str, Engine] = {}
+        self._by_digest: dict[str, SupervisedEngine] = {}
         self._tasks: dict[str, str] = {}
         """The task of each digest in _by_digest."""
         self._without_model: set[str] = set()
@@ -172,7 +172,9 @@ class EnginePool:
         self._loading = asyncio.Lock()
         self.owner = Supervisor()
         """Owns the tasks that supervise the children."""
-        dependencies = EngineDependencies(self.owner, self._prepare_load, self._available_memory, self._engine_changed)
+        dependencies = EngineDependencies(
+            self.owner, self._prepare_load, self._available_memory, self._on_engine_change
+        )
         self.factory = EngineFactory(config, readable, dependencies, detect_support)
 
     async def attach(
@@ -194,7 +196,7 @@ class EnginePool:
             await self.detach(digest, drain_seconds=0)
         if self._stopped:
             raise EngineNotReady("the daemon is stopping")
-        engine = self._by_digest[digest] = self._engine_for(manifest, paths)
+        engine = self._by_digest[digest] = self._get_or_create_engine(manifest, paths)
         self._tasks[digest] = manifest.task.name
         self._assign_threads()
         message = AttachRequest(
@@ -229,12 +231,12 @@ class EnginePool:
             unused = engine not in self._by_digest.values()
             if unused:
                 self._engines = {key: other for key, other in self._engines.items() if other is not engine}
-                self._leaving = [each for each in (*self._leaving, engine) if not each.child.ended]
+                self._unused_engines = [each for each in (*self._unused_engines, engine) if not each.child.ended]
                 engine.child.request_stop()
         if unused:
             await engine.child.stop()
 
-    async def _attach(self, engine: Engine, message: AttachRequest) -> None:
+    async def _attach(self, engine: SupervisedEngine, message: AttachRequest) -> None:
         if engine.ready(message.digest):
             return
         if engine.bundles.has_failed(message.digest):
@@ -242,9 +244,9 @@ class EnginePool:
         if self._by_digest.get(message.digest) is not engine:
             raise EngineNotReady("the bundle was removed while it waited for another one to load")
         await engine.attach(message)
-        if why := engine.jobs.score_variances.get(message.digest):
+        if reason := engine.jobs.score_variances.get(message.digest):
             task = self._tasks.get(message.digest, "")
-            log.warning("scores_vary", task=task, digest=message.digest, engine=engine.name, message=why)
+            log.warning("scores_vary", task=task, digest=message.digest, engine=engine.name, message=reason)
 
     def _prepare_load(self, child: ChildSupervisor) -> LoadRequest:
         """Return what the next child of an engine loads, with its settings and the memory that is available now."""
@@ -262,7 +264,7 @@ class EnginePool:
         limits = self._config.memory_reserve_bytes, self._config.memory_bytes_max
         return available_memory(*limits, resident_bytes(child.pid), uses)
 
-    def _engine_changed(self) -> None:
+    def _on_engine_change(self) -> None:
         """Store the settings that engines have measured, and report that readiness may have changed."""
         for engine in self._engines.values():
             self.tuning_cache.remember(engine.child.loaded, engine.child.details)
@@ -296,7 +298,7 @@ class EnginePool:
     @property
     def children(self) -> list[ChildSupervisor]:
         """The supervised children of all engines, those that are ending included."""
-        return [engine.child for engine in (*self._engines.values(), *self._leaving)]
+        return [engine.child for engine in (*self._engines.values(), *self._unused_engines)]
 
     def stats(self, digest: str) -> BundleStats:
         """Return the counts of the inputs of a bundle since it was attached."""
@@ -331,8 +333,8 @@ class EnginePool:
     def replaces(self, digest: str, manifest: Manifest) -> bool:
         """Tell whether detaching that bundle would stop an engine, and attaching that manifest start another."""
         engine = self._by_digest.get(digest)
-        alone = engine is not None and list(engine.bundles) == [digest]
-        return alone and manifest.engine_key() not in self._engines
+        is_only_bundle = engine is not None and list(engine.bundles) == [digest]
+        return is_only_bundle and manifest.engine_key() not in self._engines
 
     def ready(self, digest: str) -> bool:
         """Tell whether that bundle answers now."""
@@ -345,24 +347,27 @@ class EnginePool:
         Raises:
             CapacityError, ModelLoadFailed: the engine would not take all of them now.
         """
-        return self._engine_of(digest).reserve(digest, jobs, client)
+        return self._require_engine(digest).reserve(digest, jobs, client)
 
     def events(
-        self, run: JobRequest, deadline: float, priority: int = 0, client: str = ""
+        self, request: JobRequest, deadline: float, priority: int = 0, client: str = ""
     ) -> AsyncGenerator[TextChunk | EngineAnswer, None]:
-        """Compute one input; see Engine.events. `deadline` is on the event loop's clock; `priority` 0 comes first."""
-        return self._engine_of(run.digest).events(run, deadline, priority, client)
+        """Compute one input; see SupervisedEngine.events.
+
+        `deadline` is on the event loop's clock; `priority` 0 comes first.
+        """
+        return self._require_engine(request.digest).events(request, deadline, priority, client)
 
     def answer(
         self,
-        run: JobRequest,
+        request: JobRequest,
         deadline: float,
         priority: int = 0,
         client: str = "",
         reservation: Reservation | None = None,
     ) -> Awaitable[EngineAnswer]:
-        """Compute one input of a task that writes no chunks; see Engine.answer."""
-        return self._engine_of(run.digest).answer(run, deadline, priority, client, reservation)
+        """Compute one input of a task that writes no chunks; see SupervisedEngine.answer."""
+        return self._require_engine(request.digest).answer(request, deadline, priority, client, reservation)
 
     def request_figures(self) -> None:
         """Ask the children for the use of their caches; `statuses` shows it when they have answered."""
@@ -375,7 +380,7 @@ class EnginePool:
         return [engine.status() for engine in self._engines.values()]
 
     def stuck(self, every_seconds: float) -> list[str]:
-        """Name the engines that should compute and do not; see Engine.is_alive."""
+        """Name the engines that should compute and do not; see SupervisedEngine.is_alive."""
         return [engine.name for engine in self._engines.values() if not engine.is_alive(every_seconds)]
 
     def drain(self) -> None:
@@ -388,13 +393,13 @@ class EnginePool:
         self._stopped = True
         await asyncio.gather(*(child.stop() for child in self.children))
 
-    def _engine_of(self, digest: str) -> Engine:
+    def _require_engine(self, digest: str) -> SupervisedEngine:
         engine = self._by_digest.get(digest)
         if engine is None:
             raise EngineNotReady("the model is not loaded yet")
         return engine
 
-    def _engine_for(self, manifest: Manifest, paths: Mapping[str, Path]) -> Engine:
+    def _get_or_create_engine(self, manifest: Manifest, paths: Mapping[str, Path]) -> SupervisedEngine:
         key = manifest.engine_key()
         if key not in self._engines:
             self._engines[key] = self.factory.create(manifest, paths)
@@ -403,12 +408,12 @@ class EnginePool:
     def _assign_threads(self) -> None:
         """Set the threads with which each engine starts next; a running child keeps its own until then."""
         # While a task moves from one engine to another, only the newer one counts.
-        latest = {self._tasks[digest]: engine.child for digest, engine in self._by_digest.items()}
-        children = {child for child in latest.values() if child.load.runtime != "echo"}  # echo computes nothing
+        child_by_task = {self._tasks[digest]: engine.child for digest, engine in self._by_digest.items()}
+        children = {child for child in child_by_task.values() if child.load.runtime != "echo"}  # echo computes nothing
         for child in children:
             child.load = msgspec.structs.replace(child.load, threads=threads_per_engine(self._threads, len(children)))
 
 
-def _or_auto(setting: int | str) -> int:
+def _number_or_auto(setting: int | str) -> int:
     """Return a setting as LoadRequest has it: -1 = auto."""
     return setting if isinstance(setting, int) else -1

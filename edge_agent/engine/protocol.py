@@ -257,11 +257,11 @@ class JobResult(ChildMessage, tag="done"):
     decode_ms: float = 0.0
 
 
-def result_of_question(done: JobResult, place: int) -> JobResult:
+def result_of_question(result: JobResult, index: int) -> JobResult:
     """Return the answer to one question of a decide task as that of a classify task: in `scores` and `label_mass`."""
-    mass = done.question_masses[place] if done.question_masses else 1.0
-    scores = done.question_scores[place]
-    return msgspec.structs.replace(done, scores=scores, label_mass=mass, question_scores=(), question_masses=())
+    label_mass = result.question_masses[index] if result.question_masses else 1.0
+    scores = result.question_scores[index]
+    return msgspec.structs.replace(result, scores=scores, label_mass=label_mass, question_scores=(), question_masses=())
 
 
 class FailureReport(ChildMessage, tag="failed"):
@@ -318,12 +318,12 @@ def frame(message: ChildMessage) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
-def frame_bytes(run: JobRequest) -> int:
+def frame_bytes(request: JobRequest) -> int:
     """Return a job's frame size in bytes: exact if it has questions or is near the limit, else by its text."""
-    if run.questions:
-        return len(_encoder.encode(run))
-    most = 4 * len(run.text)  # in UTF-8; the other fields come from a manifest, which limits them
-    return most if most < FRAME_BYTES_MAX // 2 else len(_encoder.encode(run))
+    if request.questions:
+        return len(_encoder.encode(request))
+    bytes_max = 4 * len(request.text)  # in UTF-8; the other fields come from a manifest, which limits them
+    return bytes_max if bytes_max < FRAME_BYTES_MAX // 2 else len(_encoder.encode(request))
 
 
 class FrameSplitter:
@@ -369,24 +369,24 @@ def golden_job(manifest: Manifest, digest: str, text: str, job_id: str) -> JobRe
     )
 
 
-def golden_answer(manifest: Manifest, written: str, done: JobResult) -> GoldenAnswer:
+def golden_answer(manifest: Manifest, text: str, result: JobResult) -> GoldenAnswer:
     """Return a result, and the text of its chunks, in the form of a golden case."""
-    ood = ood_score(manifest, done)
+    ood = ood_score(manifest, result)
     match manifest.task.kind:
         case "classify":
-            return GoldenAnswer(manifest.task.labels[argmax(done.scores)], done.scores, ood)
+            return GoldenAnswer(manifest.task.labels[argmax(result.scores)], result.scores, ood)
         case "decide":
-            questions, scores = manifest.task.questions, done.question_scores
-            by_name = {question.name: each for question, each in zip(questions, scores, strict=True)}
-            labels = {each.name: each.outputs[argmax(by_name[each.name])] for each in questions}
-            return GoldenAnswer("", (), ood, labels, by_name)
+            questions, scores = manifest.task.questions, result.question_scores
+            scores_by_name = {question.name: each for question, each in zip(questions, scores, strict=True)}
+            labels = {each.name: each.outputs[argmax(scores_by_name[each.name])] for each in questions}
+            return GoldenAnswer("", (), ood, labels, scores_by_name)
         case "extract" | "redact":
-            found = [[each.label, each.start, each.end] for each in done.entities]
-            return GoldenAnswer(done.record or json.dumps(found), (done.confidence,), ood)
+            spans = [[each.label, each.start, each.end] for each in result.entities]
+            return GoldenAnswer(result.record or json.dumps(spans), (result.confidence,), ood)
         case "embed":
-            return GoldenAnswer("", struct.unpack(f"<{len(done.vector) // 4}f", done.vector), ood)
+            return GoldenAnswer("", struct.unpack(f"<{len(result.vector) // 4}f", result.vector), ood)
         case _:
-            return GoldenAnswer(written)
+            return GoldenAnswer(text)
 
 
 def argmax(scores: Sequence[float]) -> int:
@@ -394,18 +394,18 @@ def argmax(scores: Sequence[float]) -> int:
     return scores.index(max(scores))
 
 
-def ood_score(manifest: Manifest, done: JobResult) -> float | None:
+def ood_score(manifest: Manifest, result: JobResult) -> float | None:
     """Return the out-of-distribution score that the bundle's gate compares; None = the bundle has no gate."""
     gate = manifest.confidence.gate
-    return gate.score_of(done.ood_score, done.label_mass) if gate else None
+    return gate.score_of(result.ood_score, result.label_mass) if gate else None
 
 
 def own_questions(manifest: Manifest) -> tuple[AskedQuestion, ...]:
     """Return the questions that a bundle defines; a classify task has exactly one."""
-    return as_asked(manifest, manifest.task.questions_asked)
+    return asked_questions(manifest, manifest.task.questions_asked)
 
 
-def as_asked(manifest: Manifest, questions: Iterable[QuestionSpec]) -> tuple[AskedQuestion, ...]:
+def asked_questions(manifest: Manifest, questions: Iterable[QuestionSpec]) -> tuple[AskedQuestion, ...]:
     """Return questions of a bundle, or of a call, each with the temperature that the bundle has for it."""
     return tuple(
         AskedQuestion(

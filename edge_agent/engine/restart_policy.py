@@ -31,18 +31,18 @@ START_REMEDY = (
     "The daemon tries again, with growing pauses. If the problem persists: raise LimitNOFILE= or TasksMax= of the "
     "service, free some memory, or end programs that run many processes."
 )
-_EXPLAINED = {EXIT_OUT_OF_MEMORY: "it ran out of memory", EXIT_DEVICE_LOST: "it lost its device"}
-_FROM_OUTSIDE = frozenset({-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, -signal.SIGALRM})
+_EXIT_TEXTS = {EXIT_OUT_OF_MEMORY: "it ran out of memory", EXIT_DEVICE_LOST: "it lost its device"}
+_KILLED_FROM_OUTSIDE = frozenset({-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, -signal.SIGALRM})
 
 
 def is_to_blame(exit_code: int, *, wedged: bool) -> bool:
     """Tell whether the work in flight caused this death; `wedged` = the daemon killed it for its silence."""
-    return wedged or (exit_code not in _FROM_OUTSIDE and exit_code != EXIT_OUT_OF_MEMORY)
+    return wedged or (exit_code not in _KILLED_FROM_OUTSIDE and exit_code != EXIT_OUT_OF_MEMORY)
 
 
 def describe_exit(exit_code: int) -> str:
     """Return how a child ended, in words."""
-    return _EXPLAINED.get(exit_code) or (
+    return _EXIT_TEXTS.get(exit_code) or (
         f"killed by signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
     )
 
@@ -94,10 +94,10 @@ class RestartPolicy:
         self.start_failures += 1
         return self._pause(self.start_failures)
 
-    def pause_after_load_failure(self, *, may_pass: bool = False) -> float | None:
-        """Return the pause, or None to give up: after `load_failures_max` in a row, unless the cause `may_pass`."""
+    def pause_after_load_failure(self, *, transient: bool = False) -> float | None:
+        """Return the pause, or None to give up: after `load_failures_max` in a row, unless the cause `transient`."""
         self.load_failures += 1
-        return None if self.is_exhausted and not may_pass else self._pause(self.load_failures)
+        return None if self.is_exhausted and not transient else self._pause(self.load_failures)
 
     @property
     def is_exhausted(self) -> bool:
@@ -116,23 +116,23 @@ class Quarantine:
     """
 
     seconds: float
-    until: OrderedDict[str, float] = field(default_factory=OrderedDict)
+    refused_until: OrderedDict[str, float] = field(default_factory=OrderedDict)
     """By fingerprint, the time on the loop's clock until which it is refused, the earliest first. While it is empty,
     callers skip `check`: to hash every input would be the most expensive step of a call."""
 
-    def add(self, run: JobRequest, now: float) -> None:
+    def add(self, request: JobRequest, now: float) -> None:
         """Refuse an input from now on."""
-        key = fingerprint(run)
-        self.until[key] = now + self.seconds
-        self.until.move_to_end(key)
-        while len(self.until) > QUARANTINED_MAX:
-            self.until.popitem(last=False)
+        key = fingerprint(request)
+        self.refused_until[key] = now + self.seconds
+        self.refused_until.move_to_end(key)
+        while len(self.refused_until) > QUARANTINED_MAX:
+            self.refused_until.popitem(last=False)
 
-    def check(self, run: JobRequest, now: float) -> None:
+    def check(self, request: JobRequest, now: float) -> None:
         """Raise InputQuarantined for an input that is refused; forget those that no longer are."""
-        while self.until and next(iter(self.until.values())) <= now:
-            self.until.popitem(last=False)
-        until = self.until.get(fingerprint(run), now)
+        while self.refused_until and next(iter(self.refused_until.values())) <= now:
+            self.refused_until.popitem(last=False)
+        until = self.refused_until.get(fingerprint(request), now)
         if until > now:
             raise InputQuarantined(
                 f"this input killed the model's process before; it is refused for another {until - now:.0f} s",
@@ -140,7 +140,8 @@ class Quarantine:
             )
 
 
-def fingerprint(run: JobRequest) -> str:
+def fingerprint(request: JobRequest) -> str:
     """Return the identity of an input for the model, as a hash: without its seed and the id of the call."""
-    identity = [run.digest, run.text, run.output_tokens_max, run.temperature, run.stops, run.questions]
+    sampling = request.output_tokens_max, request.temperature, request.stops
+    identity = [request.digest, request.text, *sampling, request.questions]
     return hashlib.sha256(msgspec.json.encode(identity)).hexdigest()

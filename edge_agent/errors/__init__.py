@@ -217,10 +217,10 @@ RETRY_SECONDS_MAX = 60.0
 
 
 def _leaves(family: type[EdgeAgentError]) -> list[type[EdgeAgentError]]:
-    found = [family] if "reason" in vars(family) and family is not EdgeAgentError else []
+    classes = [family] if "reason" in vars(family) and family is not EdgeAgentError else []
     for child in family.__subclasses__():
-        found += _leaves(child)
-    return found
+        classes += _leaves(child)
+    return classes
 
 
 BY_REASON: dict[str, type[EdgeAgentError]] = {cls.reason: cls for cls in _leaves(EdgeAgentError)}
@@ -232,13 +232,13 @@ def from_wire(reason: str, message: str, remedy: str, metadata: dict[str, str]) 
     error = cls(message, remedy=remedy)
     error.metadata = dict(metadata)  # not as keywords: a child may send any key
     if isinstance(error, CapacityError):
-        error.retry_seconds = _seconds(metadata.get("retry_seconds", ""), error.retry_seconds)
+        error.retry_seconds = _parse_seconds(metadata.get("retry_seconds", ""), error.retry_seconds)
     return error
 
 
-def _seconds(text: str, otherwise: float) -> float:
+def _parse_seconds(text: str, default: float) -> float:
     """Read a delay that a child wrote, within what a caller can be told to wait."""
     with contextlib.suppress(ValueError):
         seconds = float(text)
-        return min(max(seconds, 0.0), RETRY_SECONDS_MAX) if math.isfinite(seconds) else otherwise
-    return otherwise
+        return min(max(seconds, 0.0), RETRY_SECONDS_MAX) if math.isfinite(seconds) else default
+    return default

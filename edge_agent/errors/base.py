@@ -35,9 +35,9 @@ def one_line(text: str) -> str:
     return text if text.isprintable() else printable(_BREAKS.sub(" ", text.strip()))
 
 
-def escaped(found: re.Match[str]) -> str:
+def escaped(match: re.Match[str]) -> str:
     """Return the escaped form of a character."""
-    return ascii(found[0])[1:-1]
+    return ascii(match[0])[1:-1]
 
 
 def printable_event(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -67,18 +67,18 @@ class EdgeAgentError(Exception):
         self.metadata = {key: str(value) for key, value in metadata.items()}
 
 
-_OURS = re.compile(r"(?<![\w/-])(?<!sudo )edge-agent (?=[a-z])(?!serve\b|help\b|demo\b|run\b|version\b)")
-_QUOTED = re.compile(r"'[^'\n]+'")
+_OUR_COMMAND = re.compile(r"(?<![\w/-])(?<!sudo )edge-agent (?=[a-z])(?!serve\b|help\b|demo\b|run\b|version\b)")
+_QUOTED_TEXT = re.compile(r"'[^'\n]+'")
 
 
 def commands_with_sudo(command: str) -> str:
     """Return a command line with sudo before our commands that need another user's rights."""
-    return _OURS.sub("sudo edge-agent ", command)
+    return _OUR_COMMAND.sub("sudo edge-agent ", command)
 
 
 def with_sudo(text: str) -> str:
     """Return a sentence with sudo before our commands that it quotes."""
-    return _QUOTED.sub(lambda found: "'" + commands_with_sudo(found[0][1:]), text)
+    return _QUOTED_TEXT.sub(lambda match: "'" + commands_with_sudo(match[0][1:]), text)
 
 
 def works_by_sudo(environment: Mapping[str, str], user_id: int) -> bool:
@@ -125,5 +125,5 @@ _CONNECTION_SETTING = re.compile(
 
 def connection_setting(options: Iterable[str]) -> str:
     """Return the first option that obstore panics at: a setting of its HTTP client, not of a store; empty = none."""
-    found = (name for name in options if _CONNECTION_SETTING.fullmatch(name))
-    return next((name for name in found if name not in ("allow_http", "proxy_url")), "")
+    settings = (name for name in options if _CONNECTION_SETTING.fullmatch(name))
+    return next((name for name in settings if name not in ("allow_http", "proxy_url")), "")

@@ -114,13 +114,13 @@ class AuditLog:
         now, entry = time.monotonic(), AuditEntry(caller, call, outcome)
         if outcome != "OK":
             self.denied[outcome] += 1
-        self._write_counts(self._repeats.due(now))
-        if self._repeats.first(entry, now):
+        self._write_counts(self._repeats.pop_due(now))
+        if self._repeats.record(entry, now):
             self._write(entry, {})
 
     async def close(self) -> bool:
         """Log the events that were only counted so far; tell whether the disk took all lines in time."""
-        self._write_counts(self._repeats.rest())
+        self._write_counts(self._repeats.pop_due(float("inf")))
         seconds = self._patience.close_seconds_max
         closed = await asyncio.to_thread(self._thread.stop, seconds)
         if not closed:

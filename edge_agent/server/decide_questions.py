@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from edge_agent.engine.protocol import AskedQuestion, as_asked
+from edge_agent.engine.protocol import AskedQuestion, asked_questions
 from edge_agent.errors import InvalidRequest, UnknownQuestion
 from edge_agent.formats import strict_json
 from edge_agent.formats.manifest import OPEN_RUNTIMES, Manifest
@@ -48,7 +48,7 @@ def wanted_questions(request: inference_pb2.DecideRequest, manifest: Manifest) -
             remedy = "Name them in 'questions', or leave that empty for all."
             raise UnknownQuestion(message, remedy=remedy, task=task.name)
         questions = _open(request.open_questions, manifest)
-        return WantedQuestions(questions, questions, as_asked(manifest, questions))
+        return WantedQuestions(questions, questions, asked_questions(manifest, questions))
     if request.questions:
         return _named(request.questions, manifest)
     if not task.questions_asked:
@@ -66,7 +66,7 @@ def _named(names: Sequence[str], manifest: Manifest) -> WantedQuestions:
         raise UnknownQuestion(message, task=manifest.task.name, question=unknown[0])
     chosen = tuple(each for each in questions if each.name in names)
     if manifest.runtime in OPEN_RUNTIMES and len(chosen) < len(known):
-        return WantedQuestions(chosen, chosen, as_asked(manifest, chosen))
+        return WantedQuestions(chosen, chosen, asked_questions(manifest, chosen))
     return WantedQuestions(chosen, questions)
 
 

@@ -120,7 +120,7 @@ def split_by_question(
     Args:
         finished: the engine's answer to the input.
         computed: the questions that it answered, in the order of its scores; empty if the task has none.
-        wanted: those among them to return.
+        questions: those among them to return.
     """
     done = finished.answer.done
     if finished.bundle.manifest.task.kind != "decide":

@@ -86,8 +86,8 @@ async def _serve(config: Config, transfer_loop: TransferLoop | None, name: str, 
         finally:
             await supervisor.stop()
     supervision.announce_stop(STOP_SECONDS)
-    log.info("stopped", failed=supervisor.failed)
-    return supervisor.failed
+    log.info("stopped", failed=supervisor.failed_component)
+    return supervisor.failed_component
 
 
 def components(transfer_loop: TransferLoop | None) -> Iterator[Component]:

@@ -182,7 +182,7 @@ async def _serve(
             await supervisor.stop()
             guard.refusals.close()
         notify_systemd("STOPPING=1")
-        return supervisor.failed
+        return supervisor.failed_component
 
 
 def sign_in_link(config: WebConfig, token_path: Path) -> str:

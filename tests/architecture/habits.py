@@ -117,6 +117,24 @@ def without_fact(tests: Sequence[Source]) -> list[str]:
     ]
 
 
+def unknown_arguments(sources: Sequence[Source]) -> list[str]:
+    """Find names in the `Args:` of a docstring that are no parameter of the function."""
+    return [
+        source.at(node, f"{node.name} has no parameter {name}")
+        for source in sources
+        for node in source.nodes
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for name in _described_arguments(ast.get_docstring(node) or "")
+        if name not in {each.arg for each in ast.walk(node.args) if isinstance(each, ast.arg)}
+    ]
+
+
+def _described_arguments(docstring: str) -> list[str]:
+    section = re.search(r"^Args:\n((?: .*\n?|\n)*)", docstring, re.MULTILINE)
+    named = re.findall(r"^ {4}(\*{0,2}\w+(?:, \*{0,2}\w+)*): ", section[1], re.MULTILINE) if section else []
+    return [name.lstrip("*") for names in named for name in names.split(", ")]
+
+
 def dependency_names(requirements: Iterable[str]) -> list[str]:
     """Return the names in PEP 508 requirements."""
     return [re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0] for requirement in requirements]

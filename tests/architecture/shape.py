@@ -151,12 +151,12 @@ def bare_participles(sources: Sequence[Source]) -> list[str]:
     ]
 
 
-def repeated_classes(sources: Sequence[Source], allowed: Mapping[str, str]) -> list[str]:
-    """Find class names that stand more than once in all sources together; `allowed` names exceptions with a reason."""
+def repeated_classes(sources: Sequence[Source]) -> list[str]:
+    """Find class names that stand more than once in all sources together."""
     by_name: dict[str, list[str]] = {}
     for source, node in _classes(sources):
         by_name.setdefault(node.name, []).append(source.at(node, f"class name {node.name}"))
-    return [place for name, places in by_name.items() if len(places) > 1 and name not in allowed for place in places]
+    return [place for places in by_name.values() if len(places) > 1 for place in places]
 
 
 def _classes(sources: Sequence[Source]) -> Iterator[tuple[Source, ast.ClassDef]]:

@@ -182,9 +182,9 @@ def test_a_bare_participle_is_no_class_name():
 
 
 def test_a_class_name_that_stands_twice_is_found():
-    """Both places are named, in whichever files they are; an exception has a reason."""
-    sources = files(a="class Plan: ...", b="class Plan: ...\nclass Command: ...", c="class Command: ...")
-    assert ["a.py:1", "b.py:1"] == lines_of(shape.repeated_classes(sources, {"Command": "one in each command module"}))
+    """Both places are named, in whichever files they are."""
+    sources = files(a="class Plan: ...", b="class Plan: ...\nclass Command: ...")
+    assert ["a.py:1", "b.py:1"] == lines_of(shape.repeated_classes(sources))
 
 
 def test_lonely_interface_found():
@@ -289,6 +289,25 @@ def test_test_without_fact_found():
     """A test without a docstring is a violation; a fixture without one is not."""
     text = 'def test_a():\n    """It holds."""\nclass T:\n    async def test_b(self): ...\ndef fixture(): ...'
     assert ["a.py:4"] == lines_of(habits.without_fact(files(a=text)))
+
+
+def test_an_argument_that_does_not_exist_is_found():
+    """A name in `Args:` that is no parameter is a violation, also beside one that is."""
+    text = """
+def f(one, *more, **rest):
+    \"\"\"Do it.
+
+    Args:
+        one, two: the first
+            three: is a word of the description.
+        *more: others.
+        **rest: options.
+
+    Raises:
+        Wrong: never.
+    \"\"\"
+"""
+    assert ["a.py:2: f has no parameter two"] == habits.unknown_arguments(files(a=text))
 
 
 def test_dependency_names():

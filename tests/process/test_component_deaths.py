@@ -225,7 +225,7 @@ async def test_whatever_must_not_die_ends_the_daemon(tmp_path, run_dir):
         for name in names:
             site.faults.strike(name)
             await eventually(site.gave_up.is_set)
-            assert name == site.supervisor.failed
+            assert name == site.supervisor.failed_component
             await asyncio.to_thread(site.ask)
             assert "the daemon ends for it" in site.supervisor.problems[0]
     assert site.daemon.closed

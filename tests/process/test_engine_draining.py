@@ -12,7 +12,7 @@ import pytest
 
 from edge_agent.engine.child_process import loop_time
 from edge_agent.engine.child_supervisor import ChildSupervisor, EngineState
-from edge_agent.engine.engine import Engine
+from edge_agent.engine.engine import SupervisedEngine
 from edge_agent.engine.protocol import AttachRequest, LoadRequest
 from edge_agent.engine.restart_policy import Quarantine
 from edge_agent.errors import EngineNotReady
@@ -32,17 +32,17 @@ CLASSIFIER = AttachRequest(digest="classify", manifest=encode(CLASSIFY), paths={
 @contextlib.asynccontextmanager
 async def engine_of(
     owner: Supervisor | None = None, on_change: Callable[[], None] = lambda: None
-) -> AsyncIterator[Engine]:
+) -> AsyncIterator[SupervisedEngine]:
     """An echo engine that backs off for long. At its end no child and no task is left."""
     dependencies = lone_engine(on_change, owner=owner)
-    engine = Engine("echo", LoadRequest(runtime="echo"), LONG, Quarantine(60.0), dependencies)
+    engine = SupervisedEngine("echo", LoadRequest(runtime="echo"), LONG, Quarantine(60.0), dependencies)
     async with asyncio.timeout(60):
         yield engine
         await engine.child.stop()
     assert ([], {asyncio.current_task()}) == (children(), asyncio.all_tasks())
 
 
-async def crashed(engine: Engine) -> None:
+async def crashed(engine: SupervisedEngine) -> None:
     """Let it back off."""
     await engine.attach(CLASSIFIER)
     await eventually(lambda: engine.child.state is EngineState.READY)
@@ -50,7 +50,7 @@ async def crashed(engine: Engine) -> None:
     await eventually(lambda: engine.child.state is EngineState.BACKING_OFF and not engine.child.pid)
 
 
-async def assert_ended(engine: Engine) -> None:
+async def assert_ended(engine: SupervisedEngine) -> None:
     """It has ended, and says so to whoever asks more of it."""
     await eventually(lambda: engine.child.ended)
     assert (EngineState.STOPPING, 0, True) == (engine.child.state, engine.child.pid, engine.is_alive(1.0))
@@ -176,7 +176,9 @@ class _Other:
     """A second engine of the same name and owner."""
 
     def __init__(self, owner: Supervisor) -> None:
-        self.engine = Engine("echo", LoadRequest(runtime="echo"), LONG, Quarantine(60.0), lone_engine(owner=owner))
+        self.engine = SupervisedEngine(
+            "echo", LoadRequest(runtime="echo"), LONG, Quarantine(60.0), lone_engine(owner=owner)
+        )
 
     async def aclose(self) -> None:
         await self.engine.child.stop()

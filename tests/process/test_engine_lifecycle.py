@@ -19,7 +19,7 @@ import pytest
 from edge_agent.config import EngineConfig
 from edge_agent.engine.child_process import ChildProcess, loop_time
 from edge_agent.engine.child_supervisor import EngineState
-from edge_agent.engine.engine import Engine
+from edge_agent.engine.engine import SupervisedEngine
 from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.protocol import FRAME_BYTES_MAX, AttachRequest, LoadRequest
 from edge_agent.engine.restart_policy import Quarantine
@@ -134,7 +134,7 @@ async def test_an_engine_for_which_memory_is_short_is_started_when_there_is_enou
     """However often it has failed by then, without anybody acting; probation still hears of it, to roll back."""
     available = [1]
     dependencies = dataclasses.replace(lone_engine(), available_memory=lambda _: available[0])
-    engine = Engine("echo", LoadRequest(runtime="echo"), CONFIG, Quarantine(60.0), dependencies)
+    engine = SupervisedEngine("echo", LoadRequest(runtime="echo"), CONFIG, Quarantine(60.0), dependencies)
     try:
         with pytest.raises(MemoryShort, match="is available"):
             await engine.attach(AttachRequest(digest="classify", manifest=encode(CLASSIFY), paths={}))
@@ -313,10 +313,10 @@ async def test_a_child_that_cannot_be_watched_is_not_left_behind() -> None:
 
 
 @contextlib.asynccontextmanager
-async def engine_of(before_load: Callable[[], None], on_change: Callable[[], None]) -> AsyncIterator[Engine]:
+async def engine_of(before_load: Callable[[], None], on_change: Callable[[], None]) -> AsyncIterator[SupervisedEngine]:
     """An echo engine outside any pool."""
     dependencies = lone_engine(on_change, before_load)
-    engine = Engine("echo", LoadRequest(runtime="echo"), CONFIG, Quarantine(60.0), dependencies)
+    engine = SupervisedEngine("echo", LoadRequest(runtime="echo"), CONFIG, Quarantine(60.0), dependencies)
     try:
         yield engine
     finally:

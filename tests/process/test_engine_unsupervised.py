@@ -7,7 +7,7 @@ import asyncio
 import structlog
 
 from edge_agent.config import EngineConfig
-from edge_agent.engine.engine import Engine
+from edge_agent.engine.engine import SupervisedEngine
 from edge_agent.engine.protocol import AttachRequest, LoadRequest
 from edge_agent.engine.restart_policy import Quarantine
 from edge_agent.formats.manifest import Manifest, TaskSpec, encode
@@ -24,7 +24,7 @@ async def test_a_child_that_nobody_watches_any_more_is_started_again():
     faults = InjectedFaults()
     owner = Supervisor(sleep=faults.sleep, monotonic=faults.monotonic, wrap=faults.around)
     load = LoadRequest(runtime="echo", context_tokens=64, sequences_max=2)
-    engine = Engine("echo", load, EngineConfig(), Quarantine(60.0), lone_engine(owner=owner))
+    engine = SupervisedEngine("echo", load, EngineConfig(), Quarantine(60.0), lone_engine(owner=owner))
     attach = AttachRequest(digest="talk", manifest=encode(BUNDLE), paths={})
     faults.at_start.add("engine echo")
     with structlog.testing.capture_logs() as logged:

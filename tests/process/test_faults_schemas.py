@@ -67,5 +67,5 @@ async def test_no_schema_ends_the_child(tmp_path: Path, seeds: int) -> None:
         assert isinstance(await said(events), protocol.Pong)
     finally:
         child.kill()
-        await child.ended()
+        await child.wait_until_gone()
     assert {"attached", "MANIFEST_INVALID", "MODEL_LOAD_FAILED"} == outcomes

@@ -76,7 +76,7 @@ async def child(memory_bytes_max: int = 0) -> AsyncIterator[Talk]:
         yield Talk(process, heard)
     finally:
         process.kill()
-        await process.ended()
+        await process.wait_until_gone()
 
 
 def load_of(folder: Path, memory_bytes_max: int = 0, threads: int = 2) -> LoadRequest:

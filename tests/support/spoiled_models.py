@@ -70,7 +70,7 @@ class Trial:
             return "works"
         finally:
             child.kill()
-            await child.ended()
+            await child.wait_until_gone()
 
 
 def _header(data: bytes) -> int:

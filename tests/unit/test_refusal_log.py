@@ -31,13 +31,13 @@ def test_nothing_is_lost_and_little_is_told(events: list[tuple[str, float]]) -> 
     lines: Counter[str] = Counter()
     for kind, gap in events:
         now += gap
-        counted = repeats.due(now)
+        counted = repeats.pop_due(now)
         told.update(dict(counted))
         lines.update(kind for kind, _ in counted)
-        if repeats.first(kind, now):
+        if repeats.record(kind, now):
             told[kind] += 1
             lines[kind] += 1
-    told.update(dict(repeats.rest()))
+    told.update(dict(repeats.pop_due(float("inf"))))
     assert Counter(kind for kind, _ in events) == told
     assert all(count <= 2 * (1 + now / WINDOW_SECONDS) for count in lines.values())
 
@@ -45,19 +45,19 @@ def test_nothing_is_lost_and_little_is_told(events: list[tuple[str, float]]) -> 
 def test_the_table_of_kinds_is_bounded() -> None:
     """Those that find no place are counted together."""
     repeats = LogDeduplicator("others")
-    first = [repeats.first(str(number), 0) for number in range(KINDS_MAX + 10)]
+    first = [repeats.record(str(number), 0) for number in range(KINDS_MAX + 10)]
     assert [True] * (KINDS_MAX + 1) + [False] * 9 == first
-    assert [("others", 9)] == repeats.rest()
-    assert [] == repeats.rest()
+    assert [("others", 9)] == repeats.pop_due(float("inf"))
+    assert [] == repeats.pop_due(float("inf"))
 
 
 def test_after_its_window_a_kind_is_told_again() -> None:
     """Once it was counted out."""
     repeats = LogDeduplicator("others")
-    assert [True, False] == [repeats.first("a", 0), repeats.first("a", 1)]
-    assert [] == repeats.due(WINDOW_SECONDS - 1)
-    assert [("a", 1)] == repeats.due(WINDOW_SECONDS)
-    assert repeats.first("a", WINDOW_SECONDS)
+    assert [True, False] == [repeats.record("a", 0), repeats.record("a", 1)]
+    assert [] == repeats.pop_due(WINDOW_SECONDS - 1)
+    assert [("a", 1)] == repeats.pop_due(WINDOW_SECONDS)
+    assert repeats.record("a", WINDOW_SECONDS)
 
 
 Lines = list[dict[str, Any]]

@@ -198,10 +198,10 @@ def test_without_the_question_nothing_is_owed():
 def test_what_computes_goes_on_however_long_it_takes():
     """Each look that finds more time spent begins the patience anew."""
     effort = CpuActivity(30)
-    assert all(effort.is_recent(spent_seconds=now / 10, now=now) for now in (100.0, 200.0, 300.0))
+    assert all(effort.is_recent(cpu_seconds=now / 10, now=now) for now in (100.0, 200.0, 300.0))
 
 
 def test_what_spends_nothing_has_its_patience_from_the_first_look():
     """The same time spent at each look: after that long it does not go on."""
     effort = CpuActivity(30)
-    assert [True, True, False] == [effort.is_recent(spent_seconds=4.2, now=now) for now in (100.0, 130.0, 130.1)]
+    assert [True, True, False] == [effort.is_recent(cpu_seconds=4.2, now=now) for now in (100.0, 130.0, 130.1)]

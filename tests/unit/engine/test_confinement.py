@@ -53,7 +53,9 @@ def verdict(
 
 def depends(machine: str, name: str, *arguments: int, families: tuple[int, ...] | None = None) -> str:
     """Return the verdict on a call whose arguments matter."""
-    return verdict(machine, confinement.call_numbers(confinement.DEPENDS, machine)[name], *arguments, families=families)
+    return verdict(
+        machine, confinement.call_numbers(confinement.CONDITIONAL, machine)[name], *arguments, families=families
+    )
 
 
 @MACHINES
@@ -171,7 +173,7 @@ def test_the_child_stays_its_parents(machine):
 @MACHINES
 def test_no_number_is_listed_twice(machine):
     """Each call stands in one table, once."""
-    tables = (confinement.DENIED, confinement.ABSENT, confinement.DEPENDS)
+    tables = (confinement.DENIED, confinement.ABSENT, confinement.CONDITIONAL)
     listed = [number for table in tables for number in confinement.call_numbers(table, machine).values()]
     assert sorted(set(listed)) == sorted(listed)
 
@@ -185,7 +187,7 @@ def test_the_numbers_are_the_kernels(machine):
     found = re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", headers[0].read_text(encoding="ascii"))
     known = {name: int(number) for name, number in found}
     # Calls with a variant for 32 bits have their number under the name of both.
-    for table in (confinement.DENIED, confinement.ABSENT, confinement.DEPENDS):
+    for table in (confinement.DENIED, confinement.ABSENT, confinement.CONDITIONAL):
         for name, number in confinement.call_numbers(table, machine).items():
             if name in known:  # older headers lack the newest calls
                 assert (name, known[name]) == (name, number)

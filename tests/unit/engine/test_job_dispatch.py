@@ -158,7 +158,7 @@ async def test_an_input_that_is_not_computed_costs_its_client_little(refused: ty
 async def test_no_client_has_all_places_of_a_child() -> None:
     """Of eight places that a child says to have one client gets six, though it asks for more; another gets the rest."""
     site = Site()
-    site.jobs.loaded(BY_CPU, protocol.LoadRequest(runtime="llama", sequences_max=0), {protocol.SEQUENCES: "8"})
+    site.jobs.child_loaded(BY_CPU, protocol.LoadRequest(runtime="llama", sequences_max=0), {protocol.SEQUENCES: "8"})
     for number in range(10):
         site.ask(f"many {number}", 30.0, 0, "many")
     many = [await site.next() for _ in range(6)]

@@ -331,7 +331,7 @@ def test_the_table_of_a_round_is_bounded(clients: int) -> None:
     rounds = FairRounds()
     dealt = [rounds.assign(str(number)) for number in range(clients)]
     assert sorted(dealt) == dealt
-    assert len(rounds._until) <= CLIENTS_MAX
+    assert len(rounds._ends) <= CLIENTS_MAX
 
 
 def test_turns_are_work_and_not_calls() -> None:

@@ -36,7 +36,7 @@ def test_what_fits_is_not_refused() -> None:
     """A need up to what is available passes; 0 means that nobody measured."""
     NEED.check(260 * MB)
     NEED.check(0)
-    NEED.check(0, wanted=10**12)
+    NEED.check(0, required=10**12)
 
 
 def test_a_refusal_has_all_numbers() -> None:
@@ -55,9 +55,9 @@ def test_a_refusal_has_all_numbers() -> None:
 
 def test_what_the_bundle_asks_for_counts_as_well() -> None:
     """A manifest that asks for more than the reckoning finds is taken at its word."""
-    NEED.check(300 * MB, wanted=300 * MB)
+    NEED.check(300 * MB, required=300 * MB)
     with pytest.raises(MemoryShort, match=r"the bundle asks for 300\.0 MB of memory; 299\.0 MB is available"):
-        NEED.check(299 * MB, wanted=300 * MB)
+        NEED.check(299 * MB, required=300 * MB)
 
 
 def test_status_shows_both_numbers() -> None:

@@ -117,7 +117,7 @@ def test_starts_that_fail_never_end_the_tries():
 def test_loads_that_fail_for_what_may_pass_never_end_the_tries():
     """The pause doubles up to the longest; that as many have failed as may is known all the same."""
     restart = policy(failures=2)
-    assert [0.5, 1.0, 2.0, 3.0, 3.0] == [restart.pause_after_load_failure(may_pass=True) for _ in range(5)]
+    assert [0.5, 1.0, 2.0, 3.0, 3.0] == [restart.pause_after_load_failure(transient=True) for _ in range(5)]
     assert restart.is_exhausted
     restart.record_load()
     assert not restart.is_exhausted
@@ -180,9 +180,9 @@ def test_an_input_whose_time_is_over_is_forgotten() -> None:
         quarantine.add(run, now)
     with pytest.raises(InputQuarantined):
         quarantine.check(RUN, now=80)
-    assert 1 == len(quarantine.until)
+    assert 1 == len(quarantine.refused_until)
     quarantine.check(RUN, now=90)
-    assert not quarantine.until
+    assert not quarantine.refused_until
 
 
 def test_the_text_is_not_kept() -> None:

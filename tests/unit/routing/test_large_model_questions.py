@@ -1,4 +1,4 @@
-"""Questions to the large model, and the check of its answers."""
+"""Questions to the large model, and the validation of its answers."""
 
 import json
 
@@ -22,8 +22,8 @@ RECORD = manifest("extract", record_schema=RECORD_SCHEMA)
 GOOD = {"product": "lamp", "count": 2, "wish": "refund", "day": "2026-11-03"}
 
 
-def test_a_question_has_the_task_s_words_and_labels():
-    """Instructions, examples and every label come before the input, which stands alone."""
+def test_question_has_the_instructions_and_labels_of_the_task():
+    """The system turn has the task's instructions, examples and labels; the input is alone in the user turn."""
     prompt = {
         "chat": True,
         "system": "You work in a shop.",
@@ -40,8 +40,8 @@ def test_a_question_has_the_task_s_words_and_labels():
 
 @pytest.mark.parametrize("label", LABELS)
 @pytest.mark.parametrize("around", ["{}", " \n{}\n", "```json\n{}\n```", "```\n{}```"])
-def test_a_label_is_read(label, around):
-    """An answer that is one of the labels is taken, also out of a Markdown fence."""
+def test_label_is_accepted_inside_a_code_fence(label, around):
+    """A reply that is one of the labels is accepted, also inside a Markdown code fence."""
     assert large_model_questions.LargeModelReply(label) == large_model_questions.parse_reply(
         manifest().task, around.format(json.dumps({"label": label}))
     )
@@ -61,15 +61,15 @@ def test_a_label_is_read(label, around):
         ('"refund"', "the answer breaks the rule 'type'"),
     ],
 )
-def test_what_is_no_label_is_not_believed(said, problem):
-    """Whatever else comes is named by the rule that it breaks, without its words."""
+def test_invalid_label_is_refused(said, problem):
+    """Any other reply is refused with the rule that it breaks and without its text."""
     reply = large_model_questions.parse_reply(manifest().task, said)
     assert "" == reply.value
     assert reply.problem.startswith(problem)
 
 
-def test_a_record_that_keeps_the_schema_is_taken():
-    """A record comes as JSON, as it was said."""
+def test_record_that_matches_the_schema_is_accepted():
+    """A record that matches the schema is returned as JSON."""
     assert GOOD == json.loads(large_model_questions.parse_reply(RECORD.task, json.dumps(GOOD)).value)
 
 
@@ -77,8 +77,8 @@ def test_a_record_that_keeps_the_schema_is_taken():
     "change",
     [{"count": 1000}, {"count": 1.5}, {"wish": "money"}, {"day": "2026-02-30"}, {"day": "soon"}, {"product": "x" * 41}],
 )
-def test_a_record_that_breaks_the_schema_is_not(change):
-    """Ranges, choices, lengths and days are held to."""
+def test_record_that_breaks_the_schema_is_refused(change):
+    """Ranges, choices, lengths and dates of the schema are enforced, and the problem names the field."""
     reply = large_model_questions.parse_reply(RECORD.task, json.dumps({**GOOD, **change}))
     assert next(iter(change)) in reply.problem
 
@@ -89,19 +89,19 @@ PRICED = manifest(
 
 
 @pytest.mark.parametrize("said", ['{"name": "\\ud83d"}', '{"price": 1e999}', '{"name": "a", "name": "b"}'])
-def test_a_record_that_two_readers_would_read_differently_is_asked_for_again(said):
-    """Half of a surrogate pair is no text, a number out of range none, and of two values of a key none is right."""
+def test_ambiguous_json_is_refused(said):
+    """Half of a surrogate pair, a number out of range and a repeated key count as invalid JSON."""
     assert "it is not JSON" == large_model_questions.parse_reply(PRICED.task, said).problem
 
 
-def test_a_record_with_all_kinds_of_text_is_taken():
-    """A whole surrogate pair is the character that it stands for."""
+def test_escaped_characters_of_a_record_are_decoded():
+    """A whole surrogate pair and an escaped NUL are decoded to their characters."""
     reply = large_model_questions.parse_reply(PRICED.task, '{"name": "\\ud83d\\ude00 \\u0000é", "price": 2.5}')
     assert {"name": "\U0001f600 \0é", "price": 2.5} == json.loads(reply.value)
 
 
-def test_a_model_that_finds_has_a_record_of_lists():
-    """For tags the record has a list of texts for each type."""
+def test_record_of_an_entity_task_has_a_list_for_each_type():
+    """The schema of a task with BIO tags has a list of texts for each entity type."""
     task = Manifest.model_validate(
         {
             "version": "1.0.0",
@@ -114,16 +114,16 @@ def test_a_model_that_finds_has_a_record_of_lists():
     assert large_model_questions.parse_reply(task, '{"PER": "Anna", "LOC": []}').problem
 
 
-def test_a_pattern_takes_no_ages():
-    """A pattern that Python's matcher would never end with is matched in bounded time."""
+def test_pattern_is_matched_in_bounded_time():
+    """A pattern on which Python's matcher backtracks exponentially is matched in bounded time."""
     schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(a+)+$"}}, "required": ["a"]}
     task = manifest("extract", record_schema=schema).task
     assert large_model_questions.parse_reply(task, json.dumps({"a": "a" * 60 + "!"})).problem
     assert "" == large_model_questions.parse_reply(task, json.dumps({"a": "a" * 60})).problem
 
 
-def test_asked_again_with_what_was_wrong():
-    """The second question has the first, the answer and the problem."""
+def test_second_question_has_the_answer_and_its_problem():
+    """The second question has the first one, the refused answer up to a limit, and the problem."""
     first = large_model_questions.build_question(manifest(), "hi")
     again = first.repaired("x" * 200_000, "it is not JSON")
     assert first.turns == again.turns[:2]
@@ -138,8 +138,8 @@ def test_asked_again_with_what_was_wrong():
         lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     )
 )
-def test_whatever_comes_is_read_or_refused(said):
-    """No answer raises; what is taken keeps the rules."""
+def test_any_json_is_accepted_or_refused(said):
+    """No JSON value raises; each reply has either a value or a problem."""
     for task in (manifest().task, RECORD.task):
         reply = large_model_questions.parse_reply(task, json.dumps(said))
         assert (reply.value == "") is (reply.problem != "")

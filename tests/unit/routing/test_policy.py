@@ -1,4 +1,4 @@
-"""Who answers: the whole table of decisions, and what holds in every row of it."""
+"""The routing decision: the whole table of cases, and rules that hold in each of them."""
 
 import itertools
 import math
@@ -35,7 +35,7 @@ ROUTES = {
 
 
 def cases(**fixed):
-    """Return the decisions of all cases that have these values."""
+    """Return the decisions of all cases with these values."""
     names = ("mode", "wish", "doubt", "obstacle", "kept")
     return [
         decision
@@ -44,12 +44,12 @@ def cases(**fixed):
     ]
 
 
-def test_the_page_has_the_table_of_today():
-    """docs/routing.md shows what the code decides."""
+def test_document_has_the_current_decision_table():
+    """The table in docs/routing.md is the one that the code decides by."""
     assert page() == PAGE.read_text(encoding="utf-8"), "python -m tests.support.decision_table"
 
 
-def test_nobody_is_sent_where_something_is_in_the_way():
+def test_large_model_is_not_asked_while_blocked():
     """The large model is asked only if there is no blocker; otherwise the answer names the blocker."""
     assert {"upstream"} == {each.route for each in cases(mode=["bootstrap", "shadow"], obstacle=[None])}
     for each in cases(obstacle=BLOCKERS):
@@ -57,8 +57,9 @@ def test_nobody_is_sent_where_something_is_in_the_way():
         assert (each.reason in BLOCKERS) <= (each.reason in each.degraded)
 
 
-def test_local_and_sure_answers_stay():
-    """In mode local nothing leaves, whatever is wished; in hybrid nothing that is sure does, and shadow's stands by."""
+def test_confident_answers_stay_local():
+    """In mode local no input leaves the site; in hybrid no confident answer does, and in shadow the local answer is
+    returned while the large model is blocked."""
     assert {"local", "abstained"} == {each.route for each in cases(mode=["local"])}
     assert {("local", RouteReason.SURE)} == {
         (each.route, each.reason) for each in cases(mode=["hybrid"], doubt=["sure"])
@@ -66,21 +67,22 @@ def test_local_and_sure_answers_stay():
     assert {"local", "deferred"} == {each.route for each in cases(mode=["shadow"], doubt=["sure"], obstacle=BLOCKERS)}
 
 
-def test_only_who_wishes_it_gets_nothing():
-    """An answer that exists is withheld only below the threshold, and only on the caller's wish."""
+def test_answer_is_withheld_only_on_request():
+    """An existing answer is withheld only if it is below the threshold and the caller requests that."""
     modes, wishes = ["shadow", "hybrid", "local"], [wish for wish in WISHES if wish != "abstain"]
     for each in cases(mode=modes, doubt=["sure", "unusual"]) + cases(mode=modes, wish=wishes):
         assert "abstained" != each.route
     assert {"abstained"} == {each.route for each in cases(mode=["bootstrap"], obstacle=BLOCKERS)}
 
 
-def test_who_wants_an_answer_now_waits_for_nobody():
-    """With the wish for the local answer nothing is asked in hybrid mode."""
+def test_caller_who_requests_the_local_answer_gets_it():
+    """In mode hybrid the large model is not asked if the caller requests the local answer."""
     assert {"local"} == {each.route for each in cases(mode=["hybrid"], wish=["answer"])}
 
 
-def test_put_off_is_what_can_be_made_up_for():
-    """Only what is kept, and only where a later moment helps, is put off; only a given answer is called deferred."""
+def test_only_captured_inputs_with_a_temporary_blocker_are_deferred():
+    """An input is deferred only if it is captured and its blocker is temporary; only a returned answer is marked as
+    deferred."""
     for each in cases(kept=[False]):
         assert ("deferred" != each.route, False) == (True, each.later)
     for each in cases(kept=[True]):
@@ -93,7 +95,7 @@ UNSURE, WITHOUT = RouteReason.BELOW_THRESHOLD, RouteReason.UPSTREAM_NOT_CONFIGUR
 
 
 def unsure(route, reason, threshold, degraded=()):
-    """Return the decision on an answer that is below its threshold."""
+    """Return the decision on an answer below its threshold."""
     return RouteDecision(route, reason, threshold, True, degraded, held_up=UNSURE)
 
 
@@ -110,14 +112,15 @@ def unsure(route, reason, threshold, degraded=()):
         (ANY, NONE, "escalate", unsure("local", WITHOUT, None, NO_UPSTREAM)),
     ],
 )
-def test_without_a_large_model(confidences, calibration, wish, expected):
-    """At or above the threshold the answer is local and sure; below, or without one, the caller's wish decides."""
+def test_decision_without_a_large_model(confidences, calibration, wish, expected):
+    """At or above the threshold the answer is local and confident; below it, or without one, the caller's request
+    decides."""
     for confidence in confidences:
         assert expected == decide_graded(confidence, calibration, EscalationContext(low_confidence=wish))
 
 
-def test_a_threshold_of_zero_is_always_met():
-    """A bundle whose threshold is 0 answers every input as sure."""
+def test_threshold_of_zero_is_always_met():
+    """A bundle whose threshold is 0 answers every input as confident."""
     open_to_all = CALIBRATED.model_copy(update={"threshold": 0.0})
     assert RouteDecision("local", RouteReason.SURE, 0.0) == decide_graded(
         0.0, open_to_all, EscalationContext("hybrid", "abstain", None)
@@ -125,8 +128,8 @@ def test_a_threshold_of_zero_is_always_met():
 
 
 @pytest.mark.parametrize("calibration", [CALIBRATED, NONE])
-def test_a_confidence_that_is_no_number_is_below(calibration):
-    """Not-a-number never counts as sure."""
+def test_nan_confidence_is_below_the_threshold(calibration):
+    """A confidence of NaN never counts as confident."""
     assert "upstream" == decide_graded(math.nan, calibration, EscalationContext("hybrid", "as_mode", None)).route
     decision = decide_graded(math.nan, calibration, EscalationContext(low_confidence="abstain"))
     assert ("abstained", True) == (decision.route, decision.below_threshold)
@@ -147,7 +150,8 @@ USUAL = TypicalInputs(label_mass_min=0.5, input_tokens_min=3, input_tokens_max=2
     ],
 )
 def test_an_unusual_input_is_marked(seen, expected):
-    """An answer to an input outside of what is usual says so; with a large model at hand that one is asked."""
+    """An answer to an input outside the usual limits is marked as such, and the large model is asked if it is
+    available."""
     known = CALIBRATED.model_copy(update={"novelty": USUAL})
     here, asking = (
         decide_graded(0.9, known, EscalationContext(), seen),
@@ -159,9 +163,9 @@ def test_an_unusual_input_is_marked(seen, expected):
 
 
 @pytest.mark.parametrize("confidence", [0.0, 0.8, 1.0])
-def test_an_answer_whose_score_varies_is_never_confident(confidence):
-    """Where scores depend on what else is computed no threshold holds, whatever the confidence: the answer says so, is
-    withheld from callers who want none that is unsure, and a large model is asked."""
+def test_answer_with_varying_scores_is_never_confident(confidence):
+    """If scores depend on what else is computed, the answer is not confident at any value: it is marked, withheld on
+    request, and the large model is asked."""
     varying, named = InputObservation(10, scores_vary=True), (RouteReason.SCORES_VARY,)
     expected = RouteDecision("local", RouteReason.SCORES_VARY, None, True, named, held_up=RouteReason.SCORES_VARY)
     assert expected == decide_graded(confidence, CALIBRATED, EscalationContext(), varying)
@@ -173,15 +177,15 @@ def test_an_answer_whose_score_varies_is_never_confident(confidence):
     )
 
 
-def test_without_a_threshold_it_does_not_matter_whether_scores_vary():
-    """A bundle that was never calibrated is below its threshold, and nothing else."""
+def test_varying_scores_do_not_matter_without_a_threshold():
+    """An answer of a bundle that was never calibrated is below its threshold, whether or not scores vary."""
     assert decide_graded(0.9, NONE, EscalationContext()) == decide_graded(
         0.9, NONE, EscalationContext(), InputObservation(10, scores_vary=True)
     )
 
 
-def test_what_nobody_measured_is_not_unusual():
-    """Without limits in the bundle, or without figures of the input, nothing is marked."""
+def test_input_is_not_marked_without_limits_or_measurements():
+    """Without limits in the bundle or measurements of the input, nothing is marked as unusual."""
     assert () == decide_graded(0.9, CALIBRATED, EscalationContext(), InputObservation(0, 0.0)).degraded
     assert () == decide_graded(0.9, CALIBRATED.model_copy(update={"novelty": USUAL}), EscalationContext()).degraded
 
@@ -192,9 +196,9 @@ GATED = CALIBRATED.model_copy(update={"gate": GATE, "floor": 0.9})
 
 @pytest.mark.parametrize("score", [3.5, math.inf, math.nan, None])
 @pytest.mark.parametrize("confidence", [0.0, 0.8, 1.0])
-def test_an_answer_to_a_stranger_is_never_confident(confidence, score):
-    """What the gate holds up is not confident, whatever the confidence; the answer says so and carries the p-value. A
-    score that is not a number, or not there, counts as the strangest."""
+def test_answer_to_an_out_of_distribution_input_is_never_confident(confidence, score):
+    """An answer that the gate holds up is not confident at any value and carries the p-value; a missing score or NaN
+    counts as the most unusual."""
     seen, named = InputObservation(10, ood_score=score), ("OUT_OF_DISTRIBUTION",)
     outside = RouteReason.OUT_OF_DISTRIBUTION
     expected = RouteDecision("local", outside, 0.9, True, named, held_up=outside, p_value=0.25)
@@ -218,7 +222,8 @@ def test_an_answer_to_a_stranger_is_never_confident(confidence, score):
     ],
 )
 def test_threshold_and_floor_are_both_in_force(confidence, held_up):
-    """An answer needs the larger one of the two, which it carries as its threshold; the reason says which it missed."""
+    """An answer must reach the larger of threshold and floor, which it carries as its threshold; the reason says which
+    one it missed."""
     decision = decide_graded(confidence, GATED, EscalationContext(), InputObservation(10, ood_score=1.0))
     assert (held_up, held_up is not None, 0.9) == (decision.held_up, decision.below_threshold, decision.threshold)
     assert (held_up or RouteReason.SURE, 1.0) == (decision.reason, decision.p_value)
@@ -226,14 +231,14 @@ def test_threshold_and_floor_are_both_in_force(confidence, held_up):
 
 @pytest.mark.parametrize("confidence", [0.0, 0.79, 0.8, 0.89, 0.9, 1.0, math.nan])
 @pytest.mark.parametrize("score", [0.0, 1.0, 2.5, 3.0, 3.1, math.inf, math.nan])
-def test_what_is_confident_here_is_what_the_threshold_was_proved_for(confidence, score):
-    """The agent and the conversion toolkit agree on every answer."""
+def test_agent_and_toolkit_agree_on_confident_answers(confidence, score):
+    """The agent and the conversion toolkit agree for every confidence and score on whether an answer is confident."""
     decision = decide_graded(confidence, GATED, EscalationContext(), InputObservation(10, ood_score=score))
     assert GATED.is_confident(confidence, score) is not decision.below_threshold
 
 
-def test_without_a_threshold_a_stranger_is_still_marked():
-    """A bundle that proves nothing has no confident answer; a gate of its own says which inputs are strangers."""
+def test_gate_marks_inputs_of_a_bundle_without_a_threshold():
+    """A bundle without a threshold has no confident answers, and its gate still marks out-of-distribution inputs."""
     bare = AlwaysEscalate(gate=GATE)
     assert (
         RouteReason.BELOW_THRESHOLD
@@ -243,8 +248,8 @@ def test_without_a_threshold_a_stranger_is_still_marked():
     assert (RouteReason.OUT_OF_DISTRIBUTION, ("OUT_OF_DISTRIBUTION",)) == (stranger.reason, stranger.degraded)
 
 
-def test_an_old_bundle_has_neither_gate_nor_floor():
-    """Without a gate there is no p-value, and a score changes nothing."""
+def test_bundle_without_a_gate_has_no_p_value():
+    """Without a gate there is no p-value, and an out-of-distribution score changes nothing."""
     assert decide_graded(0.8, CALIBRATED, EscalationContext(), InputObservation(10)) == decide_graded(
         0.8, CALIBRATED, EscalationContext(), InputObservation(10, ood_score=1e9)
     )
@@ -273,8 +278,8 @@ GOOD = LargeModelAvailability(
         ({"configured": False, "allowed": False}, 9, RouteReason.UPSTREAM_NOT_CONFIGURED),
     ],
 )
-def test_the_first_obstacle_is_named(change, seconds, expected):
-    """What an operator must mend first is named first; enough time means more than it usually takes."""
+def test_first_blocker_is_named(change, seconds, expected):
+    """The blocker that an operator must remove first is named; the deadline must exceed the usual duration."""
     standing = LargeModelAvailability(**{**vars(GOOD), **change})
     assert expected == escalation_blocker(standing, seconds)
 
@@ -292,14 +297,15 @@ def test_the_first_obstacle_is_named(change, seconds, expected):
         ("bootstrap", "as_mode", RouteReason.UPSTREAM_OFFLINE, "abstained", RouteReason.UPSTREAM_OFFLINE),
     ],
 )
-def test_what_has_no_confidence_leaves_on_request(mode, wish, obstacle, route, reason):
-    """Text is the large model's only when the caller asks for it, or where there is no other."""
+def test_answer_without_a_confidence_is_escalated_on_request(mode, wish, obstacle, route, reason):
+    """An answer without a confidence, such as a text, comes from the large model only if the caller requests it or mode
+    is bootstrap."""
     decision = decide_ungraded(EscalationContext(mode, wish, obstacle))
     assert (route, reason) == (decision.route, decision.reason)
 
 
-def test_after_a_failure_it_is_decided_anew():
-    """Who asked and got nothing usable is treated like who could not ask."""
+def test_failed_escalation_is_decided_as_blocked():
+    """After the large model failed, the decision is the one for a blocked large model."""
     asked = EscalationContext("hybrid", "abstain", None)
     assert "upstream" == decide_graded(0.1, CALIBRATED, asked).route
     after = decide_graded(0.1, CALIBRATED, with_blocker(asked))
@@ -324,12 +330,13 @@ DRAWN = EscalationContext("hybrid", "as_mode", None, deferrable=True)
         (replace(SURE_ANSWER, reason=RouteReason.BELOW_THRESHOLD), DRAWN, 0.0, False),
     ],
 )
-def test_sure_answers_are_drawn_to_be_checked(decision, asked, drawn, expected):
-    """The draw alone decides: neither what passes, such as load, nor the way being cut, keeps an answer out."""
+def test_confident_answers_are_drawn_for_the_audit(decision, asked, drawn, expected):
+    """Only the random draw decides which confident answers are audited; neither load nor a lost connection excludes
+    one."""
     assert expected == is_drawn_for_audit(decision, asked, 0.1, drawn)
 
 
-def test_a_share_of_zero_draws_nothing():
-    """And one of 1 draws all."""
+def test_audit_share_of_zero_and_one():
+    """A share of 0 draws no answer, a share of 1 every answer."""
     assert not is_drawn_for_audit(SURE_ANSWER, DRAWN, 0.0, 0.0)
     assert is_drawn_for_audit(SURE_ANSWER, DRAWN, 1.0, 0.999999)

@@ -1,4 +1,4 @@
-"""Probabilities of a large model are accepted only as a whole distribution over the options of their question."""
+"""Probabilities of a large model are accepted only as a complete distribution over the options of their question."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def answer(*numbers: float, options: tuple[str, ...] = INTENT.options) -> list[M
     return [ModelAnswer("intent", tuple(zip(options, numbers, strict=True)))]
 
 
-def test_a_distribution_is_scaled_to_one_in_the_order_of_the_options() -> None:
-    """Servers round, so a sum within 0.001 of 1 counts as 1."""
+def test_distribution_is_normalized_in_the_order_of_the_options() -> None:
+    """Probabilities that sum to 1 within 0.001 are accepted, because servers round, and are normalized."""
     found = read_distribution(INTENT, answer(0.2, 0.7, 0.1005, options=("price", "refund", "hours")))
     assert ("refund", "price", "hours") == tuple(option for option, _ in found)
     assert 1.0 == pytest.approx(sum(number for _, number in found), abs=1e-12)
@@ -52,23 +52,24 @@ def test_a_distribution_is_scaled_to_one_in_the_order_of_the_options() -> None:
         ([*answer(1.0, 0.0, 0.0), *answer(0.0, 1.0, 0.0)], "it gave 2 answers to question 'intent'"),
     ],
 )
-def test_anything_else_is_no_answer_and_named(answers: list[ModelAnswer], problem: str) -> None:
+def test_invalid_distribution_is_refused(answers: list[ModelAnswer], problem: str) -> None:
     """The problem names the question and the numbers, and nothing that the large model wrote."""
     reply = parse_typed_reply(manifest().task, [INTENT], answers)
     assert ("", ()) == (reply.value, reply.probabilities)
     assert problem in reply.problem
 
 
-def test_a_classify_task_asks_one_choice_and_other_kinds_none() -> None:
-    """The question has the task's name, its labels, and instructions, which the APIs require."""
+def test_classify_task_has_one_typed_question() -> None:
+    """The typed question of a classify task has the task's name, its labels and instructions, which the APIs require;
+    an extract task has none."""
     [question] = typed_questions(manifest().task)
     assert ("till", "choice", LABELS) == (question.name, question.type, question.options)
     assert question.instructions
     assert () == typed_questions(RECORD.task)
 
 
-def test_of_several_questions_the_usable_answers_are_kept() -> None:
-    """The first that has none is the problem; another is answered with its probabilities."""
+def test_usable_answers_of_several_questions_are_kept() -> None:
+    """The first unusable answer is the problem; usable ones are returned with their probabilities."""
     task = TaskSpec.model_validate({"name": "desk", "kind": "decide", "questions": QUESTIONS})
     asked = typed_questions(task)
     urgent = ModelAnswer("urgent", (("no", 0.25), ("yes", 0.75)))
@@ -77,8 +78,8 @@ def test_of_several_questions_the_usable_answers_are_kept() -> None:
     assert {"urgent": LargeModelReply("yes", probabilities=(("no", 0.25), ("yes", 0.75)))} == reply.answers
 
 
-def test_chat_answers_several_questions_in_one_object() -> None:
-    """What is none of a question's possible answers is named, and the others are kept."""
+def test_chat_reply_answers_several_questions() -> None:
+    """An answer that is not among the options of its question is named, and the others are kept."""
     task = TaskSpec.model_validate({"name": "desk", "kind": "decide", "questions": QUESTIONS})
     reply = parse_reply(task, '{"intent": "refund", "urgent": true, "severity": "high"}', typed_questions(task))
     assert "'urgent' must be one of its possible answers" == reply.problem

@@ -1,4 +1,4 @@
-"""Bundles as directories and tars, honest and hostile."""
+"""Bundles as directories and tar files, valid and hostile."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def contents(path: Path, limits: StoreLimits = LIMITS) -> dict[str, bytes]:
 
 
 def tar_with(path: Path, name: str, data: bytes = b"", edit: Header = lambda _: None) -> Path:
-    """Write a tar with one entry whose header says what `edit` makes of it."""
+    """Write a tar with one entry, whose header `edit` may change."""
     header = tarfile.TarInfo(name)
     header.size = len(data)
     edit(header)
@@ -45,8 +45,8 @@ def refusal(path: Path, kind: type[BundleError], limits: StoreLimits = LIMITS) -
 
 
 @pytest.mark.parametrize("prefix", ["", "./"])
-def test_a_directory_and_its_tar_hold_the_same(tmp_path: Path, prefix: str) -> None:
-    """Names and bytes do not depend on how the bundle travels, nor on who wrote the tar."""
+def test_directory_and_tar_have_the_same_contents(tmp_path: Path, prefix: str) -> None:
+    """Names and bytes of a bundle are the same as a directory and as a tar, with or without a ./ prefix."""
     folder = bundle(tmp_path / "b", weights=b"w" * 3_000_000)
     (folder / "sub").mkdir()
     (folder / "sub" / "x.txt").write_bytes(b"x")
@@ -55,35 +55,36 @@ def test_a_directory_and_its_tar_hold_the_same(tmp_path: Path, prefix: str) -> N
     assert expected == contents(tar_of(folder, tmp_path / "b.tar", prefix))
 
 
-def test_an_entry_for_the_directory_itself_is_no_file(tmp_path: Path) -> None:
-    """`tar -C bundle -cf x.tar .` writes one."""
+def test_tar_entry_of_the_directory_itself_is_ignored(tmp_path: Path) -> None:
+    """The entry for `.` that `tar -C bundle -cf x.tar .` writes is not a file of the bundle."""
     folder = bundle(tmp_path / "b")
     with tarfile.open(tmp_path / "b.tar", "w") as tar:
         tar.add(folder, ".")
     assert {"manifest.json"} == contents(tmp_path / "b.tar").keys()
 
 
-def test_a_tar_is_known_by_its_content(tmp_path: Path) -> None:
+def test_tar_is_recognized_by_its_content(tmp_path: Path) -> None:
     """The name of the file does not matter."""
     named = tar_of(bundle(tmp_path / "b"), tmp_path / "update.bin")
     assert {"manifest.json"} == contents(named).keys()
 
 
 def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
-    """An empty directory is no bundle."""
+    """A bundle without manifest.json is refused with that name."""
     with open_bundle(tmp_path, LIMITS) as members, pytest.raises(FileMissing, match=r"no manifest\.json"):
         bundle_archive.manifest_bytes(members)
 
 
-def test_an_oversize_manifest_is_not_read(tmp_path: Path) -> None:
-    """Its size is checked first."""
+def test_manifest_over_the_size_limit_is_not_read(tmp_path: Path) -> None:
+    """The size of the manifest is checked before it is read."""
     (tmp_path / "manifest.json").write_bytes(b" " * (4 * 2**20 + 1))
     with open_bundle(tmp_path, LIMITS) as members, pytest.raises(ManifestInvalid, match="the limit is 4194304"):
         bundle_archive.manifest_bytes(members)
 
 
 def test_a_path_without_a_bundle_is_unreadable(tmp_path: Path) -> None:
-    """Nothing there, a FIFO, a socket, an empty file, or text: each has its own words, and none of them waits."""
+    """A missing path, a FIFO, a socket, an empty file and a text file are refused with a message each, without
+    waiting."""
     (tmp_path / "empty").touch()
     (tmp_path / "text").write_text("hello " * 1000)
     os.mkfifo(tmp_path / "fifo")
@@ -97,23 +98,23 @@ def test_a_path_without_a_bundle_is_unreadable(tmp_path: Path) -> None:
 
 
 def test_a_compressed_tar_is_named(tmp_path: Path) -> None:
-    """The message says which compression, and what a bundle is."""
+    """The message names the compression and says that a bundle is an uncompressed tar."""
     tar = tar_of(bundle(tmp_path / "b"), tmp_path / "b.tar")
     tar.write_bytes(gzip.compress(tar.read_bytes()))
     assert "compressed with gzip; a bundle travels as an uncompressed tar" in refusal(tar, BundleUnreadable)
 
 
 @pytest.mark.parametrize("name", ["../evil", "/etc/passwd", "a/../../b", "a\nb", "a//b", "\x1b[2J", "ü"])
-def test_a_name_that_leaves_the_bundle_is_refused(tmp_path: Path, name: str) -> None:
-    """So is one that a terminal would obey; the message shows it escaped."""
+def test_unsafe_file_name_is_refused(tmp_path: Path, name: str) -> None:
+    """A name that leads out of the bundle, or has control characters, is refused, and shown escaped."""
     assert ascii(name) in refusal(tar_with(tmp_path / "b.tar", name), PathUnsafe)
 
 
 @pytest.mark.parametrize(
     "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, b"Z"]
 )
-def test_a_tar_holds_only_regular_files(tmp_path: Path, kind: bytes) -> None:
-    """Links, devices, FIFOs and unknown types are refused by name."""
+def test_tar_with_links_or_devices_is_refused(tmp_path: Path, kind: bytes) -> None:
+    """Links, devices, FIFOs and unknown types in a tar are refused by name."""
 
     def edit(header: tarfile.TarInfo) -> None:
         header.type, header.linkname = kind, "manifest.json"
@@ -122,20 +123,20 @@ def test_a_tar_holds_only_regular_files(tmp_path: Path, kind: bytes) -> None:
 
 
 @pytest.mark.parametrize("make", [lambda p: p.symlink_to("/etc/passwd"), os.mkfifo], ids=["link", "fifo"])
-def test_a_directory_holds_only_regular_files(tmp_path: Path, make: Callable[[Path], None]) -> None:
-    """A link is not followed, a FIFO is not waited for."""
+def test_directory_with_links_or_fifos_is_refused(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """A link in a directory is not followed, and a FIFO is not read."""
     make(bundle(tmp_path / "b") / "model.bin")
     assert "model.bin is a link" in refusal(tmp_path / "b", PathUnsafe)
 
 
-def test_a_link_to_a_directory_is_not_entered(tmp_path: Path) -> None:
-    """A link at any level is a link."""
+def test_link_to_a_directory_is_refused(tmp_path: Path) -> None:
+    """A link to a directory is refused like any other link."""
     (bundle(tmp_path / "b") / "etc").symlink_to("/etc")
     assert "etc is a link" in refusal(tmp_path / "b", PathUnsafe)
 
 
-def test_a_file_swapped_for_a_link_after_the_listing_is_not_followed(tmp_path: Path) -> None:
-    """The check and the opening do not trust each other."""
+def test_file_replaced_by_a_link_after_listing_is_not_followed(tmp_path: Path) -> None:
+    """A file or directory that is replaced by a link between listing and reading is not followed."""
     folder = bundle(tmp_path / "b", weights=b"w")
     (folder / "sub").mkdir()
     (folder / "sub" / "file").touch()
@@ -150,7 +151,7 @@ def test_a_file_swapped_for_a_link_after_the_listing_is_not_followed(tmp_path: P
 
 
 def test_a_file_that_shrinks_while_it_is_read_is_refused(tmp_path: Path) -> None:
-    """The size listed is the size read."""
+    """A file that is shorter than its listed size is refused while it is read."""
     folder = bundle(tmp_path / "b", weights=b"w" * 100)
     with open_bundle(folder, LIMITS) as members:
         (folder / "weights.bin").write_bytes(b"w")
@@ -158,8 +159,8 @@ def test_a_file_that_shrinks_while_it_is_read_is_refused(tmp_path: Path) -> None
             list(members["weights.bin"].chunks())
 
 
-def test_a_name_may_occur_once(tmp_path: Path) -> None:
-    """The second of two equal names is not a second chance."""
+def test_repeated_name_in_a_tar_is_refused(tmp_path: Path) -> None:
+    """A tar with the same name twice is refused."""
     folder = bundle(tmp_path / "b")
     with tarfile.open(tmp_path / "b.tar", "w") as tar:
         tar.add(folder / "manifest.json", "manifest.json")
@@ -167,8 +168,8 @@ def test_a_name_may_occur_once(tmp_path: Path) -> None:
     assert "manifest.json twice" in refusal(tmp_path / "b.tar", ManifestInvalid)
 
 
-def test_ten_gigabytes_claimed_by_a_small_tar_are_not_believed(tmp_path: Path) -> None:
-    """The claim is held against the size of the tar."""
+def test_claimed_size_beyond_the_end_of_the_tar_is_refused(tmp_path: Path) -> None:
+    """The size in a header is checked against the size of the tar."""
 
     def edit(header: tarfile.TarInfo) -> None:
         header.size = 10 * 2**30
@@ -178,7 +179,7 @@ def test_ten_gigabytes_claimed_by_a_small_tar_are_not_believed(tmp_path: Path) -
 
 
 def test_a_file_over_the_limit_is_refused_by_its_size(tmp_path: Path) -> None:
-    """In a tar and in a directory, where a hole takes no room on the disk."""
+    """A file over the size limit is refused in a tar and in a directory, where a sparse file takes no disk space."""
     tar = tar_with(tmp_path / "b.tar", "model.bin", b"x" * 11)
     assert "11 bytes; the limit for one file is 10" in refusal(tar, BundleTooLarge, StoreLimits(file_bytes_max=10))
     with (bundle(tmp_path / "b") / "model.bin").open("wb") as file:
@@ -187,7 +188,7 @@ def test_a_file_over_the_limit_is_refused_by_its_size(tmp_path: Path) -> None:
 
 
 def test_the_number_of_files_is_limited(tmp_path: Path) -> None:
-    """A million tiny files stop at the limit, and so do directories."""
+    """A bundle with too many files or directories is refused at the limit."""
     for i in range(70):
         (tmp_path / f"f{i}").touch()
     assert "more than 65 files" in refusal(tmp_path, BundleTooLarge)
@@ -198,7 +199,7 @@ def test_the_number_of_files_is_limited(tmp_path: Path) -> None:
 
 
 def test_sparse_files_are_refused(tmp_path: Path) -> None:
-    """Their size is a claim that no bytes stand behind; both spellings (GNU and pax) are known."""
+    """Sparse files, whose size is not backed by bytes, are refused in GNU and pax form."""
     with tarfile.open(tmp_path / "pax.tar", "w") as tar:
         header = tarfile.TarInfo("model.bin")
         header.pax_headers = {"GNU.sparse.map": "0,1", "GNU.sparse.size": "99999999999"}
@@ -213,8 +214,9 @@ def test_sparse_files_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [-512, -(10**9), 2**40, 40_000], ids=str)
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XGLTYPE])
-def test_absurd_header_sizes_neither_loop_nor_fill_the_memory(tmp_path: Path, kind: bytes, size: int) -> None:
-    """CVE-2025-8194 and its kin: a negative or huge size in any kind of header."""
+def test_negative_or_huge_header_sizes_are_refused(tmp_path: Path, kind: bytes, size: int) -> None:
+    """A negative or huge size in any kind of header is refused without a loop or much memory (CVE-2025-8194 and
+    similar)."""
 
     def edit(header: tarfile.TarInfo) -> None:
         header.type, header.size = kind, size
@@ -222,8 +224,8 @@ def test_absurd_header_sizes_neither_loop_nor_fill_the_memory(tmp_path: Path, ki
     refusal(tar_with(tmp_path / "b.tar", "model.bin", b"x" * 20_000, edit), BundleError)
 
 
-def test_a_chain_of_extended_headers_ends(tmp_path: Path) -> None:
-    """tarfile follows them by recursion."""
+def test_long_chain_of_extended_headers_is_refused(tmp_path: Path) -> None:
+    """A chain of 5,000 extended headers, which tarfile follows by recursion, is refused."""
     header = tarfile.TarInfo("model.bin")
     header.type = tarfile.XHDTYPE
     path = tmp_path / "b.tar"
@@ -231,8 +233,8 @@ def test_a_chain_of_extended_headers_ends(tmp_path: Path) -> None:
     assert "not a tar" in refusal(path, BundleUnreadable)
 
 
-def test_a_tar_cut_anywhere_is_refused_or_lacks_a_file(tmp_path: Path) -> None:
-    """No cut inside the last file's bytes gives a shorter file."""
+def test_truncated_tar_never_yields_a_shorter_file(tmp_path: Path) -> None:
+    """A tar that is cut at any position is refused or lacks whole files."""
     whole = tar_of(bundle(tmp_path / "b", weights=b"w" * 2000, golden=b"g" * 600), tmp_path / "b.tar").read_bytes()
     expected = contents(tmp_path / "b.tar")
     end = whole.rindex(b"w" * 2000) + 2000
@@ -246,8 +248,8 @@ def test_a_tar_cut_anywhere_is_refused_or_lacks_a_file(tmp_path: Path) -> None:
         assert found.items() < expected.items(), length
 
 
-def test_changed_bytes_in_headers_give_a_bundle_error_or_a_bundle(tmp_path: Path) -> None:
-    """Nothing else comes out of a spoilt header, whatever the byte."""
+def test_changed_header_bytes_are_refused_or_harmless(tmp_path: Path) -> None:
+    """A changed byte in a header leads to a BundleError or to a bundle, and to no other exception."""
     whole = bytearray(tar_of(bundle(tmp_path / "b"), tmp_path / "b.tar").read_bytes())
     spoilt = tmp_path / "spoilt.tar"
     for at in range(0, 512, 7):
@@ -263,8 +265,8 @@ def test_changed_bytes_in_headers_give_a_bundle_error_or_a_bundle(tmp_path: Path
                 assert error.message.encode()
 
 
-def test_nothing_stays_open(tmp_path: Path) -> None:
-    """Neither a read bundle nor a refused one costs a descriptor."""
+def test_no_descriptor_stays_open(tmp_path: Path) -> None:
+    """Neither a bundle that was read nor one that was refused leaves an open descriptor."""
     folder = bundle(tmp_path / "b", weights=b"w")
     tar = tar_of(folder, tmp_path / "b.tar")
     contents(folder)

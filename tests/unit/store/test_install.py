@@ -1,4 +1,4 @@
-"""Installing: everything is verified, and what is refused leaves nothing behind."""
+"""Installation: every file is verified, and a refused bundle leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.support.store_cases import GOLDEN, LIMITS, blob_names, bundle, sha256
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    """Return an empty store in tmp_path/state, whose clock stands at 1000 s."""
+    """Return an empty store in tmp_path/state, whose clock is fixed at 1000 s."""
     opened = Store.open(tmp_path / "state", LIMITS, now=lambda: 1000.0)
     yield opened
     opened.close()
@@ -48,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def refusal(store: Store, path: Path, kind: type[BundleError]) -> BundleError:
-    """Return the error with which a bundle is refused, and see that nothing is left behind."""
+    """Return the error with which a bundle is refused, and check that nothing remains."""
     with pytest.raises(kind) as caught:
         store.install(path, allow_unsigned=True)
     assert [] == store.bundles()
@@ -63,8 +63,8 @@ def change_manifest(folder: Path, **more: Any) -> None:
 
 
 @pytest.mark.parametrize("as_tar", [False, True], ids=["directory", "tar"])
-def test_a_bundle_is_installed(store: Store, folder: Path, tmp_path: Path, as_tar: bool) -> None:
-    """It is found again with its bytes, unsigned, at the time of the clock; it does not answer yet."""
+def test_installed_bundle_is_found_with_its_files(store: Store, folder: Path, tmp_path: Path, as_tar: bool) -> None:
+    """An installed bundle is found with its bytes and time, is not signed, and is not active."""
     source = tar_of(folder, tmp_path / "b.tar") if as_tar else folder
     installed, new = store.install(source, allow_unsigned=True)
     assert (True, digest_of(folder)) == (new, installed.digest)
@@ -78,21 +78,21 @@ def test_a_bundle_is_installed(store: Store, folder: Path, tmp_path: Path, as_ta
 
 
 def test_installing_again_changes_nothing(store: Store, folder: Path, tmp_path: Path) -> None:
-    """Directory or tar, the digest is what counts; the first time of installation stays."""
+    """Installing the same digest again, as a directory or tar, changes nothing, including the time of installation."""
     first, _ = store.install(folder, allow_unsigned=True)
     assert (first, False) == store.install(folder, allow_unsigned=True)
     assert (first, False) == store.install(tar_of(folder, tmp_path / "b.tar"), allow_unsigned=True)
     assert [first] == store.bundles()
 
 
-def test_a_bundle_without_files_is_a_bundle(store: Store, tmp_path: Path) -> None:
-    """The echo runtime needs none."""
+def test_bundle_without_files_is_installed(store: Store, tmp_path: Path) -> None:
+    """A bundle of the echo runtime, which has no files, can be installed."""
     installed, _ = store.install(bundle(tmp_path / "b"), allow_unsigned=True)
     assert {} == store.paths(installed)
 
 
-def test_an_unsigned_bundle_needs_consent(store: Store, folder: Path, tmp_path: Path) -> None:
-    """Nothing is copied before; the remedy names the setting."""
+def test_unsigned_bundle_is_refused_by_default(store: Store, folder: Path, tmp_path: Path) -> None:
+    """An unsigned bundle is refused before anything is copied, and the remedy names the setting."""
     with pytest.raises(BundleUnsigned, match=r"bundle pos 1\.0\.0 has no signature") as caught:
         store.install(folder, allow_unsigned=False)
     assert "allow_unsigned: true" in caught.value.remedy
@@ -100,7 +100,7 @@ def test_an_unsigned_bundle_needs_consent(store: Store, folder: Path, tmp_path: 
 
 
 def test_a_wrong_hash_names_the_file_and_both_hashes(store: Store, folder: Path) -> None:
-    """One flipped bit is enough, also when files before it were fine."""
+    """A file with a wrong hash is refused with its name and both hashes, also after other files were copied."""
     other = GOLDEN.replace(b"g", b"f")
     (folder / "golden.bin").write_bytes(other)
     error = refusal(store, folder, HashMismatch)
@@ -108,29 +108,29 @@ def test_a_wrong_hash_names_the_file_and_both_hashes(store: Store, folder: Path)
 
 
 def test_a_wrong_size_names_the_file_and_both_sizes(store: Store, folder: Path) -> None:
-    """No byte is copied for that."""
+    """A file of the wrong size is refused with both sizes before any byte is copied."""
     (folder / "weights.bin").write_bytes(b"w" * 99)
     assert "weights.bin has 99 bytes; the manifest says 100" == refusal(store, folder, HashMismatch).message
 
 
 def test_a_missing_file_is_named(store: Store, folder: Path, tmp_path: Path) -> None:
-    """In a directory and in a tar."""
+    """A file that the manifest names but a directory or tar lacks is named."""
     (folder / "weights.bin").unlink()
     said = "the bundle has no weights.bin, which manifest.json names as weights"
     assert said == refusal(store, folder, FileMissing).message
     assert said == refusal(store, tar_of(folder, tmp_path / "b.tar"), FileMissing).message
 
 
-def test_a_file_too_many_is_named(store: Store, folder: Path, tmp_path: Path) -> None:
-    """What nobody signed for is not carried along, in a directory or in a tar."""
+def test_file_that_the_manifest_does_not_name_is_refused(store: Store, folder: Path, tmp_path: Path) -> None:
+    """A file that the manifest does not name is refused, in a directory and in a tar."""
     (folder / "notes.txt").touch()
     said = "the bundle holds notes.txt, which manifest.json does not name"
     assert said == refusal(store, folder, ManifestInvalid).message
     assert said == refusal(store, tar_of(folder, tmp_path / "b.tar"), ManifestInvalid).message
 
 
-def test_the_manifest_s_own_rules_hold(store: Store, folder: Path) -> None:
-    """Unknown schema, duplicate labels, a path that leaves the bundle, no manifest at all."""
+def test_invalid_manifest_is_refused(store: Store, folder: Path) -> None:
+    """Duplicate labels, a path out of the bundle, an unknown schema and a missing manifest are refused."""
     task = json.loads((folder / "manifest.json").read_text())["task"]
     change_manifest(folder, task={**task, "labels": ["yes", "yes"]})
     assert "duplicate labels: yes" in refusal(store, folder, ManifestInvalid).message
@@ -143,14 +143,14 @@ def test_the_manifest_s_own_rules_hold(store: Store, folder: Path) -> None:
 
 
 def test_a_bundle_for_a_newer_agent_is_refused(store: Store, tmp_path: Path) -> None:
-    """Versions compare as numbers: 0.10 is newer than 0.9."""
+    """A bundle that requires a newer agent is refused; versions compare as numbers, so 0.10 is newer than 0.9."""
     folder = bundle(tmp_path / "b", more={"requires": {"agent": "0.10.0"}})
     assert "needs edge-agent 0.10.0 or newer" in refusal(store, folder, RequirementUnmet).message
 
 
 @pytest.mark.parametrize("agent", ["9" * 5000 + ".0.0", "0.1." + "9" * 62, "\u0660.\u0661.\u0660", "0.1", " 0.1.0"])
-def test_a_requirement_that_is_no_version_is_refused(store: Store, tmp_path: Path, agent: str) -> None:
-    """Thousands of digits, and digits of other scripts, which Python reads as numbers."""
+def test_required_version_that_is_malformed_is_refused(store: Store, tmp_path: Path, agent: str) -> None:
+    """Thousands of digits, digits of other scripts and incomplete versions are refused with a short message."""
     folder = bundle(tmp_path / "b")
     change_manifest(folder, requires={"agent": agent})
     said = refusal(store, folder, ManifestInvalid).message
@@ -174,8 +174,8 @@ def test_a_requirement_that_is_no_version_is_refused(store: Store, tmp_path: Pat
     ],
     ids=["random", "empty", "list", "blank line", "text for a number", "NaN", "two keys", "lines", "long line"],
 )
-def test_a_golden_file_is_read_before_it_is_installed(store: Store, tmp_path: Path, content: bytes, said: str) -> None:
-    """Whoever installs it: what is none is refused with its line, and nothing is left behind."""
+def test_invalid_golden_file_is_refused(store: Store, tmp_path: Path, content: bytes, said: str) -> None:
+    """A golden file is validated at installation: an invalid one is refused with its line, and nothing remains."""
     folder = bundle(tmp_path / "b", weights=b"w", golden=content)
     if not said:
         store.install(folder, allow_unsigned=True)
@@ -184,14 +184,15 @@ def test_a_golden_file_is_read_before_it_is_installed(store: Store, tmp_path: Pa
 
 
 def test_a_bundle_over_the_limit_is_refused(tmp_path: Path, folder: Path) -> None:
-    """The sum counts, with both numbers in the message."""
+    """A bundle whose total size exceeds the limit is refused with both numbers."""
     store = Store.open(tmp_path / "state", replace(LIMITS, bundle_bytes_max=100))
     assert "the bundle has 114 bytes; the limit is 100" == refusal(store, folder, BundleTooLarge).message
     store.close()
 
 
-def test_the_reserve_of_the_disk_is_kept(tmp_path: Path, folder: Path) -> None:
-    """The message has all three numbers; nothing is copied. What is installed already needs no room."""
+def test_disk_reserve_is_kept(tmp_path: Path, folder: Path) -> None:
+    """A bundle that would use the disk reserve is refused with the numbers before anything is copied; an empty one is
+    installed."""
     store = Store.open(tmp_path / "state", replace(LIMITS, disk_reserve_bytes=2**60))
     with pytest.raises(DiskFull, match=r"needs 114 bytes; the disk has [\d,.]+ GB free, of which 1,152,921.5 TB"):
         store.install(folder, allow_unsigned=True)
@@ -200,8 +201,9 @@ def test_the_reserve_of_the_disk_is_kept(tmp_path: Path, folder: Path) -> None:
     store.close()
 
 
-def test_a_damaged_store_is_mended_by_installing_again(store: Store, folder: Path) -> None:
-    """`paths` notices a file that is gone or has another size; the remedy works, for other bytes too."""
+def test_installing_again_repairs_a_damaged_store(store: Store, folder: Path) -> None:
+    """A missing file or one of another size is detected by `paths`; installing the bundle again repairs it, also if
+    only its bytes differ."""
     installed, _ = store.install(folder, allow_unsigned=True)
     weights = store.paths(installed)["weights"]
     weights.unlink()
@@ -217,21 +219,21 @@ def test_a_damaged_store_is_mended_by_installing_again(store: Store, folder: Pat
 
 
 def test_an_artifact_used_twice_is_stored_once(store: Store, tmp_path: Path) -> None:
-    """Content is what counts, not the role."""
+    """Two artifacts with the same bytes are stored once."""
     installed, _ = store.install(bundle(tmp_path / "b", weights=b"same", adapter=b"same"), allow_unsigned=True)
     assert 1 == len(set(store.paths(installed).values()))
     assert 4 == store.usage()[0]
 
 
-def test_only_engine_files_are_handed_out(store: Store, tmp_path: Path) -> None:
-    """Reports and licences are kept, and may be several."""
+def test_paths_contain_only_engine_files(store: Store, tmp_path: Path) -> None:
+    """`paths` returns the files for the engine; reports and licences are stored but not returned."""
     installed, _ = store.install(bundle(tmp_path / "b", weights=b"w", licence=b"l", report=b"r"), allow_unsigned=True)
     assert {"weights"} == store.paths(installed).keys()
     assert 3 == store.usage()[0]
 
 
-def test_a_second_owner_is_refused(store: Store, tmp_path: Path) -> None:
-    """The message has the process that owns it; after a close the directory is free."""
+def test_second_owner_of_a_state_directory_is_refused(store: Store, tmp_path: Path) -> None:
+    """The error names the process that owns the state directory, which is free again after a close."""
     with pytest.raises(StateDirInUse, match=f"in use by process {os.getpid()}$"):
         Store.open(tmp_path / "state", LIMITS)
     store.close()
@@ -239,8 +241,8 @@ def test_a_second_owner_is_refused(store: Store, tmp_path: Path) -> None:
     Store.open(tmp_path / "state", LIMITS).close()
 
 
-def test_a_state_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    """A file stands in the way, or the kernel allows no files there (both hold for root too)."""
+def test_state_directory_that_cannot_be_created_is_named(tmp_path: Path) -> None:
+    """The error names the state directory if a file is in its place or the kernel allows no files there."""
     (tmp_path / "file").touch()
     with pytest.raises(StateDirUnwritable, match=f"{tmp_path}/file/state: Not a directory"):
         Store.open(tmp_path / "file" / "state", LIMITS)
@@ -248,8 +250,8 @@ def test_a_state_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         Store.open(Path("/proc/self/state"), LIMITS)
 
 
-def test_a_failed_open_gives_the_directory_up(tmp_path: Path) -> None:
-    """After the damage is mended the same process can open it."""
+def test_failed_open_releases_the_state_directory(tmp_path: Path) -> None:
+    """After a failed open the same process can open the state directory once it is repaired."""
     Store.open(tmp_path / "state", LIMITS).close()
     (tmp_path / "state" / "state.db").write_bytes(b"nonsense" * 1000)
     for _ in range(2):
@@ -259,8 +261,9 @@ def test_a_failed_open_gives_the_directory_up(tmp_path: Path) -> None:
     Store.open(tmp_path / "state", LIMITS).close()
 
 
-def test_blobs_are_not_deleted_for_a_lost_database(store: Store, folder: Path, tmp_path: Path) -> None:
-    """An empty state.db beside blobs is damage, not a new start; following the remedy gives one."""
+def test_blobs_survive_a_lost_database(store: Store, folder: Path, tmp_path: Path) -> None:
+    """Blobs without a state.db count as damage instead of a new store, so they are not deleted; after the remedy an
+    empty store opens."""
     store.install(folder, allow_unsigned=True)
     store.close()
     (tmp_path / "state" / "state.db").unlink()

@@ -1,4 +1,4 @@
-"""state.db: what it refuses to open, what it refuses to forget, and how a file of an older agent is taken over.
+"""state.db: what it refuses to open or delete, and the migration of an older file.
 
 tests/data/state-v1.db was written by the code of schema version 1: task pos with 1.0.0, 1.1.0 (active) and 1.2.0
 installed in that order, task other with 3.0.0.
@@ -33,21 +33,21 @@ def state(tmp_path: Path) -> Iterator[StateDatabase]:
 
 @pytest.fixture
 def one(tmp_path: Path) -> InstalledBundle:
-    """Return a bundle that is not added yet."""
+    """Return a bundle that is not in the database."""
     stored = (bundle(tmp_path / "one") / "manifest.json").read_bytes()
     return InstalledBundle(digest_of(stored), stored, parse(stored), signed=False, installed_at=12.5)
 
 
 def edit(path: Path, *statements: str) -> None:
-    """Change a closed database behind the agent's back."""
+    """Change a closed database without the agent."""
     with sqlite3.connect(path) as db:
         for statement in statements:
             db.execute(statement)
     db.close()
 
 
-def test_what_is_added_comes_back(state: StateDatabase, one: InstalledBundle, tmp_path: Path) -> None:
-    """After closing and opening, byte for byte."""
+def test_added_bundle_survives_closing(state: StateDatabase, one: InstalledBundle, tmp_path: Path) -> None:
+    """After closing and opening, the database has the same bundle, byte for byte, and its pointer."""
     assert state.add(one, 10)
     assert not state.add(one, 10)
     state.set_active(one.digest)
@@ -58,16 +58,16 @@ def test_what_is_added_comes_back(state: StateDatabase, one: InstalledBundle, tm
     again.close()
 
 
-def test_commits_reach_the_disk(state: StateDatabase, tmp_path: Path) -> None:
-    """WAL keeps its mode in the file; synchronous=FULL is set on this connection."""
+def test_commits_are_synced_to_disk(state: StateDatabase, tmp_path: Path) -> None:
+    """The database uses WAL with synchronous=FULL and foreign keys, and its files have mode 0600."""
     assert "wal" == state._db.execute("PRAGMA journal_mode").fetchone()[0]
     assert 2 == state._db.execute("PRAGMA synchronous").fetchone()[0]
     assert 1 == state._db.execute("PRAGMA foreign_keys").fetchone()[0]
     assert {0o600} == {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob("state.db*")}
 
 
-def test_the_database_does_not_forget_a_bundle_in_use(state: StateDatabase, one: InstalledBundle) -> None:
-    """Even a mistake in the layer above cannot leave a pointer to nothing; the transaction leaves no trace."""
+def test_database_refuses_to_delete_a_bundle_in_use(state: StateDatabase, one: InstalledBundle) -> None:
+    """A foreign key keeps the active bundle from being deleted, and the failed transaction changes nothing."""
     state.add(one, 10)
     state.set_active(one.digest)
     with pytest.raises(sqlite3.IntegrityError):
@@ -75,18 +75,17 @@ def test_the_database_does_not_forget_a_bundle_in_use(state: StateDatabase, one:
     assert [one] == state.bundles()
 
 
-def test_a_file_that_is_no_database_is_damaged(tmp_path: Path) -> None:
-    """The remedy says what to move away, and that the bundles are to be installed again."""
+def test_file_that_is_not_a_database_is_reported_as_damaged(tmp_path: Path) -> None:
+    """The remedy names the files to move away."""
     (tmp_path / "state.db").write_bytes(b"This is no database, though it is longer than the header of one. " * 20)
     with pytest.raises(StoreDamaged, match="not a database") as caught:
         StateDatabase(tmp_path / "state.db", may_create=True)
     assert f"{tmp_path}/state.db* and {tmp_path}/blobs" in caught.value.remedy
 
 
-def test_a_cut_of_the_file_is_noticed_or_loses_nothing(
-    state: StateDatabase, one: InstalledBundle, tmp_path: Path
-) -> None:
-    """A database that ends early is not taken for an older one, and an empty one not for a new one."""
+def test_truncated_database_is_detected_or_complete(state: StateDatabase, one: InstalledBundle, tmp_path: Path) -> None:
+    """A database that is cut at any position is reported as damaged or still has its bundle; an empty one is not taken
+    for a new one."""
     state.add(one, 10)
     state.close()
     whole = (tmp_path / "state.db").read_bytes()
@@ -106,7 +105,7 @@ def test_a_cut_of_the_file_is_noticed_or_loses_nothing(
 
 
 def test_a_newer_schema_is_refused(state: StateDatabase, tmp_path: Path) -> None:
-    """An agent that was set back does not guess; the remedy is the newer agent."""
+    """A database of a newer schema is refused, and the remedy names the newer agent."""
     state.close()
     edit(tmp_path / "state.db", "PRAGMA user_version = 3")
     with pytest.raises(StoreDamaged, match="schema version 3; this agent supports 2") as caught:
@@ -114,8 +113,8 @@ def test_a_newer_schema_is_refused(state: StateDatabase, tmp_path: Path) -> None
     assert "newer" in caught.value.remedy
 
 
-def test_a_database_of_version_1_is_taken_over(tmp_path: Path) -> None:
-    """What was installed, what answers and what came before stay; the tables of updates are there and empty."""
+def test_database_of_version_1_is_migrated(tmp_path: Path) -> None:
+    """The migration keeps the installed, active and previous bundles, and adds empty tables for updates."""
     shutil.copyfile(VERSION_1, tmp_path / "state.db")
     for _ in range(2):  # the second time there is nothing to do
         state = StateDatabase(tmp_path / "state.db", may_create=False)
@@ -132,8 +131,8 @@ def test_a_database_of_version_1_is_taken_over(tmp_path: Path) -> None:
         state.close()
 
 
-def test_a_database_taken_over_is_like_a_new_one(tmp_path: Path) -> None:
-    """The same tables with the same columns, whichever way they came."""
+def test_migrated_database_has_the_schema_of_a_new_one(tmp_path: Path) -> None:
+    """A migrated database has the same tables and columns as a new one."""
     shutil.copyfile(VERSION_1, tmp_path / "old.db")
     made = [StateDatabase(tmp_path / name, may_create=True) for name in ("old.db", "new.db")]
     old, new = (state._db.rows("SELECT name, sql FROM sqlite_schema ORDER BY name") for state in made)
@@ -143,8 +142,8 @@ def test_a_database_taken_over_is_like_a_new_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("table", [ModeTable, DemotionTable])
-def test_a_disk_without_room_for_a_new_table_is_named(tmp_path: Path, table: Callable[[Database], object]) -> None:
-    """A site that comes from version 0.1 gets the tables at its first start; a full disk is no mistake of ours."""
+def test_full_disk_at_the_migration_is_reported(tmp_path: Path, table: Callable[[Database], object]) -> None:
+    """If the disk has no space for a table that version 0.1 did not have, the error is DiskFull."""
     database = Database(tmp_path / "state.db", DatabaseSchema(1, ("CREATE TABLE t (b INTEGER) STRICT",), ""))
     [(pages,)] = database.rows("PRAGMA page_count")
     database.execute(f"PRAGMA max_page_count = {pages}")
@@ -153,8 +152,8 @@ def test_a_disk_without_room_for_a_new_table_is_named(tmp_path: Path, table: Cal
     database.close()
 
 
-def test_a_failed_take_over_leaves_version_1(tmp_path: Path) -> None:
-    """All of it or nothing: what is in the way of the last table leaves no trace of the first."""
+def test_failed_migration_leaves_version_1(tmp_path: Path) -> None:
+    """A migration that fails at its last table leaves the database at version 1 without any new table."""
     shutil.copyfile(VERSION_1, tmp_path / "state.db")
     edit(tmp_path / "state.db", "CREATE TABLE roots (in_the_way INTEGER)")
     with pytest.raises(StoreDamaged, match="roots already exists"):
@@ -165,8 +164,8 @@ def test_a_failed_take_over_leaves_version_1(tmp_path: Path) -> None:
     db.close()
 
 
-def test_a_changed_manifest_is_noticed_and_mended(state: StateDatabase, one: InstalledBundle, tmp_path: Path) -> None:
-    """The digest is checked whenever a manifest is read; adding the bundle again brings the right one back."""
+def test_changed_manifest_is_detected_and_repaired(state: StateDatabase, one: InstalledBundle, tmp_path: Path) -> None:
+    """The digest is checked whenever a manifest is read; adding the bundle again restores it."""
     state.add(one, 10)
     state.close()
     edit(tmp_path / "state.db", "UPDATE bundles SET manifest = CAST(replace(manifest, 'yes', 'non') AS BLOB)")
@@ -179,8 +178,9 @@ def test_a_changed_manifest_is_noticed_and_mended(state: StateDatabase, one: Ins
     changed.close()
 
 
-def test_a_manifest_that_this_agent_does_not_know_is_named(state: StateDatabase, one: InstalledBundle) -> None:
-    """It was installed by another version of the agent; the other bundles are as they were."""
+def test_manifest_of_an_unknown_schema_is_reported(state: StateDatabase, one: InstalledBundle) -> None:
+    """A manifest of a schema that this agent does not support is reported as unreadable; the other bundles are
+    available."""
     stored = one.manifest_bytes.replace(b"bundle/v1", b"bundle/v9")
     state.add(one, 10)
     state.add(InstalledBundle(digest_of(stored), stored, one.manifest, signed=False, installed_at=1.0), 10)
@@ -191,15 +191,16 @@ def test_a_manifest_that_this_agent_does_not_know_is_named(state: StateDatabase,
     assert [one] == state.bundles()
 
 
-def test_a_directory_in_its_place_is_unwritable(tmp_path: Path) -> None:
-    """So is a place below a file."""
+def test_path_below_a_file_is_unwritable(tmp_path: Path) -> None:
+    """A database path below a file raises StateDirUnwritable."""
     (tmp_path / "file").touch()
     with pytest.raises(StateDirUnwritable, match="Not a directory"):
         StateDatabase(tmp_path / "file" / "state.db", may_create=True)
 
 
-def test_a_full_disk_is_not_damage(state: StateDatabase, one: InstalledBundle) -> None:
-    """SQLite's own limit stands in for the disk's end; nothing is half added."""
+def test_full_disk_is_not_reported_as_damage(state: StateDatabase, one: InstalledBundle) -> None:
+    """If SQLite's page limit is reached, the error is DiskFull, nothing is half added, and a smaller bundle is
+    accepted."""
     state._db.execute("PRAGMA max_page_count = 14")
     stored = one.manifest_bytes + b" " * 100_000
     large = InstalledBundle(digest_of(stored), stored, one.manifest, signed=False, installed_at=1.0)
@@ -209,8 +210,8 @@ def test_a_full_disk_is_not_damage(state: StateDatabase, one: InstalledBundle) -
     assert state.add(one, 10)
 
 
-def test_use_after_close_is_a_mistake_of_ours(state: StateDatabase) -> None:
-    """It is not dressed up as damage."""
+def test_use_after_close_raises_a_programming_error(state: StateDatabase) -> None:
+    """Use of a closed database raises sqlite3.ProgrammingError instead of StoreDamaged."""
     state.close()
     state.close()
     with pytest.raises(sqlite3.ProgrammingError):

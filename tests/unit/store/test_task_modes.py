@@ -1,4 +1,5 @@
-"""What an alarm may do to a mode: what the signed plan permits, once for a bundle, until the operator takes it back."""
+"""How an alarm changes the mode of a task: as the signed plan permits, once for each bundle, until the operator sets a
+mode."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ DRIFT = AlarmState(TASK, DIGEST, "labels", 2.0, "other labels")
 
 
 class Site:
-    """A store and the modes on it; `digest` answers."""
+    """A store with the modes of its tasks; the bundle `digest` is active."""
 
     def __init__(self, folder) -> None:
         self._folder, self.digest = folder, DIGEST
@@ -52,8 +53,8 @@ def site(tmp_path):
     made.store.close()
 
 
-def test_nothing_happens_without_the_plan(site):
-    """An alarm that no plan permits changes no mode, and neither does another one than it permits."""
+def test_alarm_that_the_plan_does_not_permit_changes_no_mode(site):
+    """An alarm changes the mode only if the plan permits that alarm."""
     assert not site.demote(ERRORS)
     site.plan(demote_on=("opinions",))
     assert not site.demote(ERRORS, DRIFT)
@@ -61,7 +62,7 @@ def test_nothing_happens_without_the_plan(site):
 
 
 def test_a_permitted_alarm_puts_the_task_into_shadow(site):
-    """It is said who did it, and a restart does not forget it."""
+    """A permitted alarm sets the mode to shadow with the alarm as its origin, also after a restart."""
     site.plan(demote_on=("errors",))
     assert site.demote(ERRORS)
     assert ("shadow", "alarm") == site.state()
@@ -72,8 +73,8 @@ def test_a_permitted_alarm_puts_the_task_into_shadow(site):
 
 
 @pytest.mark.parametrize("word", ["hybrid", "local", None])
-def test_the_operator_takes_it_back_for_good(site, word):
-    """After his word the same alarm does nothing more to this bundle; another one may."""
+def test_operator_overrides_an_alarm_for_this_bundle(site, word):
+    """After the operator set a mode, the same alarm does not change it again for this bundle; another alarm may."""
     site.plan(demote_on=("errors", "labels"))
     site.demote(ERRORS)
     site.modes.set_by_operator(TASK, word)
@@ -83,16 +84,16 @@ def test_the_operator_takes_it_back_for_good(site, word):
     assert ("shadow", "alarm") == site.state()
 
 
-def test_an_earlier_word_of_the_operator_does_not_keep_it_off(site):
-    """What he said before the alarm is what the plan permits to change."""
+def test_earlier_mode_of_the_operator_does_not_prevent_a_demotion(site):
+    """A mode that the operator set before the alarm is changed by a permitted alarm."""
     site.modes.set_by_operator(TASK, "local")
     site.plan(demote_on=("errors",))
     assert site.demote(ERRORS)
     assert ("shadow", "alarm") == site.state()
 
 
-def test_another_mode_in_the_plan_ends_it(site):
-    """The central team has spoken since; the same alarm does not answer back."""
+def test_new_mode_in_the_plan_ends_a_demotion(site):
+    """A plan with another mode ends the demotion, and the same alarm does not cause it again."""
     site.plan(mode="hybrid", demote_on=("errors",))
     site.demote(ERRORS)
     site.plan(mode="local", demote_on=("errors",))
@@ -100,16 +101,16 @@ def test_another_mode_in_the_plan_ends_it(site):
     assert not site.demote(ERRORS)
 
 
-def test_the_end_of_the_permission_ends_it(site):
-    """A plan that permits it no more lifts it."""
+def test_plan_without_the_permission_ends_a_demotion(site):
+    """A plan that no longer permits the alarm ends the demotion."""
     site.plan(demote_on=("errors",))
     site.demote(ERRORS)
     site.plan()
     assert ("hybrid", "configuration") == site.state()
 
 
-def test_another_bundle_is_not_demoted_by_what_the_one_before_did(site):
-    """It begins in the mode that is planned; its own alarm may demote it."""
+def test_new_bundle_is_not_demoted_by_alarms_of_the_previous_one(site):
+    """A new bundle starts in the planned mode; only its own alarms may demote it."""
     site.plan(demote_on=("errors",))
     site.demote(ERRORS)
     site.digest = OTHER
@@ -119,28 +120,28 @@ def test_another_bundle_is_not_demoted_by_what_the_one_before_did(site):
 
 
 @pytest.mark.parametrize("mode", ["shadow", "bootstrap"])
-def test_where_the_large_model_answers_there_is_nothing_to_demote(site, mode):
-    """In shadow and bootstrap nothing is given that the alarm is about."""
+def test_shadow_and_bootstrap_are_not_demoted(site, mode):
+    """In shadow and bootstrap an alarm changes nothing, because the large model answers."""
     site.plan(mode=mode, demote_on=("errors",))
     assert not site.demote(ERRORS)
     assert (mode, "plan") == site.state()
 
 
-def test_without_a_large_model_it_would_help_nobody(site):
-    """Where it may not be asked, the task stays as it is, and the alarm stands."""
+def test_task_without_a_large_model_is_not_demoted(site):
+    """If the large model may not be asked, an alarm does not change the mode."""
     site.plan(demote_on=("errors",))
     assert not site.demote(ERRORS, asks=False)
     assert ("hybrid", "configuration") == site.state()
 
 
-def test_an_older_agent_reads_the_modes_that_it_knows(site):
-    """The tables lie beside: what the plan and the operator said stands where it stood."""
+def test_demotion_leaves_the_planned_mode_stored(site):
+    """A demotion is stored beside the planned mode, which an older agent still reads."""
     site.plan(mode="hybrid", demote_on=("errors",))
     site.demote(ERRORS)
     assert {TASK: "hybrid"} == site.store.modes.read().planned
 
 
-def test_what_a_newer_agent_wrote_is_left_out(site):
-    """An alarm without a name here demotes nothing."""
+def test_unknown_alarm_of_a_newer_agent_demotes_nothing(site):
+    """A permission for an alarm that this agent does not know demotes nothing."""
     assert None is Demotion(permitted=frozenset({"smell"})).due(DIGEST, ["errors"])
     assert not Demotion(permitted=frozenset({"smell"}), digest=DIGEST).holds(DIGEST, "")

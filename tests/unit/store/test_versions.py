@@ -1,4 +1,4 @@
-"""Finding, activating, removing, and what garbage collection keeps."""
+"""Finding, activating and removing bundles, and which blobs garbage collection keeps."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def install(store: Store, tmp_path: Path, version: str, task: str = "pos", **files: bytes) -> InstalledBundle:
-    """Install a bundle that shares its weights with all others and has an adapter of its own."""
+    """Install a bundle that shares its weights with the others and has its own adapter."""
     files = {"weights": BASE, "adapter": f"{task} {version}".encode(), **files}
     folder = bundle(tmp_path / f"bundle{next(_numbers)}", version, task, **files)
     return store.install(folder, allow_unsigned=True)[0]
 
 
 def adapters(*names: str) -> set[str]:
-    """Return the blobs that should be there: the base and these adapters."""
+    """Return the expected blobs: the base and these adapters."""
     return {sha256_of(BASE)} | {sha256_of(name.encode()) for name in names}
 
 
-def test_the_newest_comes_first(store: Store, tmp_path: Path) -> None:
-    """By task, then by the order of installation, which a clock set back does not change."""
+def test_bundles_are_listed_newest_first(store: Store, tmp_path: Path) -> None:
+    """Bundles are sorted by task, then by order of installation, whatever the clock shows."""
     old, new = (install(store, tmp_path, version) for version in ("2.0.0", "1.0.0"))
     other = install(store, tmp_path, "1.0.0", task="assistant")
     assert [other, new, old] == store.bundles()
@@ -48,7 +48,7 @@ def test_the_newest_comes_first(store: Store, tmp_path: Path) -> None:
 
 
 def test_a_bundle_is_found_by_version_digest_or_prefix(store: Store, tmp_path: Path) -> None:
-    """A prefix has at least 8 characters."""
+    """A bundle is found by version, digest, or the first 8 or more characters of the digest."""
     first, second = (install(store, tmp_path, version) for version in ("1.0.0", "2.0.0"))
     for wanted in ("1.0.0", first.digest, first.digest[:8]):
         assert first == store.find("pos", wanted)
@@ -56,8 +56,8 @@ def test_a_bundle_is_found_by_version_digest_or_prefix(store: Store, tmp_path: P
 
 
 @pytest.mark.parametrize("wanted", ["3.0.0", "", "0" * 64, "ffffffff"])
-def test_what_is_not_installed_is_answered_with_what_is(store: Store, tmp_path: Path, wanted: str) -> None:
-    """The message lists versions and digests."""
+def test_error_for_a_missing_bundle_lists_the_installed_ones(store: Store, tmp_path: Path, wanted: str) -> None:
+    """The error lists the installed versions with their digests; a prefix of 7 characters finds nothing."""
     first = install(store, tmp_path, "1.0.0")
     with pytest.raises(UnknownBundle, match=rf"no bundle '{wanted}'; installed: 1\.0\.0 \({first.digest[:12]}\)"):
         store.find("pos", wanted)
@@ -65,8 +65,8 @@ def test_what_is_not_installed_is_answered_with_what_is(store: Store, tmp_path: 
         store.find("pos", first.digest[:7])
 
 
-def test_an_unknown_task_is_answered_with_the_known_ones(store: Store, tmp_path: Path) -> None:
-    """Or with 'none'."""
+def test_error_for_an_unknown_task_lists_tasks_with_bundles(store: Store, tmp_path: Path) -> None:
+    """The error lists the tasks that have bundles, or 'none'."""
     with pytest.raises(UnknownBundle, match="tasks with bundles: none"):
         store.find("pos", "1.0.0")
     install(store, tmp_path, "1.0.0")
@@ -75,7 +75,7 @@ def test_an_unknown_task_is_answered_with_the_known_ones(store: Store, tmp_path:
 
 
 def test_one_version_twice_is_ambiguous(store: Store, tmp_path: Path) -> None:
-    """The message has both digests, and each of them finds its bundle."""
+    """If two bundles have one version, the error has both digests, and each digest finds its bundle."""
     both = [install(store, tmp_path, "1.0.0", golden=golden) for golden in (GOLDEN, GOLDEN + b"\n")]
     with pytest.raises(AmbiguousBundle) as caught:
         store.find("pos", "1.0.0")
@@ -84,7 +84,8 @@ def test_one_version_twice_is_ambiguous(store: Store, tmp_path: Path) -> None:
 
 
 def test_activating_moves_the_active_one_to_previous(store: Store, tmp_path: Path) -> None:
-    """Once more changes nothing; going back makes the other one the previous."""
+    """Activating a bundle makes the active one the previous; activating it again changes nothing, and returning swaps
+    both."""
     first, second = (install(store, tmp_path, version) for version in ("1.0.0", "2.0.0"))
     store.set_active(first.digest)
     assert ({"pos": first}, None) == (store.active(), store.previous("pos"))
@@ -95,8 +96,8 @@ def test_activating_moves_the_active_one_to_previous(store: Store, tmp_path: Pat
     assert ({"pos": first}, second) == (store.active(), store.previous("pos"))
 
 
-def test_tasks_do_not_touch_each_other(store: Store, tmp_path: Path) -> None:
-    """Each has its own active and previous bundle."""
+def test_tasks_have_separate_pointers(store: Store, tmp_path: Path) -> None:
+    """Each task has its own active and previous bundle."""
     first, second = (install(store, tmp_path, "1.0.0", task) for task in ("pos", "assistant"))
     store.set_active(first.digest)
     store.set_active(second.digest)
@@ -105,7 +106,7 @@ def test_tasks_do_not_touch_each_other(store: Store, tmp_path: Path) -> None:
 
 
 def test_the_state_survives_closing(store: Store, tmp_path: Path) -> None:
-    """Another process sees the same."""
+    """After closing and opening, the store has the same bundles and pointers."""
     first, second = (install(store, tmp_path, version) for version in ("1.0.0", "2.0.0"))
     store.set_active(first.digest)
     store.set_active(second.digest)
@@ -115,8 +116,8 @@ def test_the_state_survives_closing(store: Store, tmp_path: Path) -> None:
     again.close()
 
 
-def test_only_installed_digests_can_be_named(store: Store) -> None:
-    """Activating or removing something else changes nothing."""
+def test_unknown_digest_can_be_neither_activated_nor_removed(store: Store) -> None:
+    """Activating or removing a bundle that is not installed raises UnknownBundle."""
     for call in (store.set_active, store.remove):
         with pytest.raises(UnknownBundle, match="0000"):
             call("0" * 64)
@@ -124,16 +125,16 @@ def test_only_installed_digests_can_be_named(store: Store) -> None:
         store.remove_task("pos")
 
 
-def test_removing_frees_what_nobody_else_names(store: Store, tmp_path: Path) -> None:
-    """The shared base stays; the bytes returned are those of the adapter."""
+def test_removing_a_bundle_deletes_only_its_own_blobs(store: Store, tmp_path: Path) -> None:
+    """Removing a bundle deletes its adapter, returns those bytes, and keeps the shared base."""
     first = install(store, tmp_path, "1.0.0")
     install(store, tmp_path, "2.0.0")
     assert len("pos 1.0.0") == store.remove(first.digest)
     assert adapters("pos 2.0.0") == blob_names(tmp_path / "state")
 
 
-def test_the_active_and_the_rollback_copy_are_kept(store: Store, tmp_path: Path) -> None:
-    """The message says for what, and their files stay."""
+def test_active_and_previous_bundles_cannot_be_removed(store: Store, tmp_path: Path) -> None:
+    """The error says why the bundle is needed, and its files stay."""
     first, second = (install(store, tmp_path, version) for version in ("1.0.0", "2.0.0"))
     store.set_active(first.digest)
     store.set_active(second.digest)
@@ -145,7 +146,7 @@ def test_the_active_and_the_rollback_copy_are_kept(store: Store, tmp_path: Path)
 
 
 def test_a_third_activation_releases_the_first(store: Store, tmp_path: Path) -> None:
-    """Then it can be removed."""
+    """After a third activation the first bundle is neither active nor previous and can be removed."""
     first, second, third = (install(store, tmp_path, version) for version in ("1.0.0", "2.0.0", "3.0.0"))
     for each in (first, second, third):
         store.set_active(each.digest)
@@ -153,8 +154,8 @@ def test_a_third_activation_releases_the_first(store: Store, tmp_path: Path) -> 
     assert [third, second] == store.bundles()
 
 
-def test_removing_a_task_takes_all_of_it(store: Store, tmp_path: Path) -> None:
-    """Active, previous and idle; the other task keeps the shared base."""
+def test_removing_a_task_removes_all_its_bundles(store: Store, tmp_path: Path) -> None:
+    """Removing a task removes its active, previous and idle bundles; the base that another task shares stays."""
     for version in ("1.0.0", "2.0.0", "3.0.0"):
         store.set_active(install(store, tmp_path, version).digest)
     other = install(store, tmp_path, "1.0.0", task="assistant")
@@ -163,8 +164,8 @@ def test_removing_a_task_takes_all_of_it(store: Store, tmp_path: Path) -> None:
     assert adapters("assistant 1.0.0") == blob_names(tmp_path / "state")
 
 
-def test_the_oldest_idle_bundle_makes_room(store: Store, tmp_path: Path) -> None:
-    """The limit is 4: active, previous, the new one, and the newest idle one are left."""
+def test_oldest_idle_bundle_is_removed_at_the_limit(store: Store, tmp_path: Path) -> None:
+    """With a limit of 4, an installation removes the oldest idle bundle and keeps the active and previous ones."""
     bundles = [install(store, tmp_path, f"{i}.0.0") for i in range(4)]
     store.set_active(bundles[0].digest)
     store.set_active(bundles[1].digest)
@@ -173,8 +174,8 @@ def test_the_oldest_idle_bundle_makes_room(store: Store, tmp_path: Path) -> None
     assert adapters("pos 0.0.0", "pos 1.0.0", "pos 3.0.0", "pos 4.0.0") == blob_names(tmp_path / "state")
 
 
-def test_the_limit_never_costs_the_active_or_the_previous(tmp_path: Path) -> None:
-    """With room for two, a third one is kept until another takes its place."""
+def test_limit_never_removes_the_active_or_previous_bundle(tmp_path: Path) -> None:
+    """With a limit of 2, a third bundle is kept beside the active and previous ones until another is installed."""
     store = Store.open(tmp_path / "state", replace(LIMITS, bundles_per_task_max=2))
     first, second, third = (install(store, tmp_path, f"{i}.0.0") for i in range(3))
     assert [third, second] == store.bundles()
@@ -189,8 +190,9 @@ def test_the_limit_never_costs_the_active_or_the_previous(tmp_path: Path) -> Non
     store.close()
 
 
-def test_a_bundle_of_another_agent_keeps_its_files_and_is_in_nobodys_way(store: Store, tmp_path: Path) -> None:
-    """The others are found as before; this one says why it is of no use, and can be removed with what only it had."""
+def test_unreadable_bundle_keeps_its_files_until_removed(store: Store, tmp_path: Path) -> None:
+    """A bundle of another agent version keeps its files and does not affect the others; it is listed as unreadable and
+    can be removed."""
     known, _ = install(store, tmp_path, "1.0.0"), install(store, tmp_path, "2.0.0")
     store.close()
     strange = as_of_another_agent(tmp_path / "state", "2.0.0")

@@ -1,4 +1,4 @@
-"""Which bundle answers each task: with a real store, and engines that only take notes."""
+"""The bundle that answers each task, with a real store and engines that record what they are told to do."""
 
 import asyncio
 import sqlite3
@@ -38,16 +38,17 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
     await made.stop()
 
 
-async def test_a_first_bundle_is_attached_and_then_answers(site):
-    """The first bundle is attached with its files before the pointer names it."""
+async def test_first_bundle_is_attached_before_it_answers(site):
+    """The engine attaches the first bundle with its files before the task's pointer names it."""
     digest = await site.install("1.0.0")
     assert [("attach", digest, "")] == site.engines.notes
     assert b"w" == site.engines.paths["weights"].read_bytes()
     assert digest == site.active()
 
 
-async def test_the_new_one_is_ready_before_the_old_one_goes(site):
-    """The new bundle is attached while the pointer is on the old one, which is detached after the pointer moved."""
+async def test_new_bundle_is_ready_before_the_old_one_is_detached(site):
+    """The new bundle is attached while the task's pointer names the old one, which is detached after the pointer has
+    moved."""
     old, new = await site.install("1.0.0"), await site.install("1.1.0")
     assert [("attach", old, ""), ("attach", new, old), ("detach", old, new)] == site.engines.notes
     assert [DRAIN_SECONDS] == site.engines.drains
@@ -55,8 +56,8 @@ async def test_the_new_one_is_ready_before_the_old_one_goes(site):
     assert {new} == site.engines.attached
 
 
-async def test_while_the_new_one_loads_the_old_one_answers(site):
-    """A task answers with its old bundle as long as the new one loads."""
+async def test_old_bundle_answers_while_the_new_one_loads(site):
+    """The old bundle answers a task until the new one has loaded."""
     old = await site.install("1.0.0")
     site.engines.may_load.clear()
     loading = asyncio.Event()
@@ -68,8 +69,8 @@ async def test_while_the_new_one_loads_the_old_one_answers(site):
     assert await installing == site.active()
 
 
-async def test_changes_come_one_after_the_other(site):
-    """A change that comes while another runs waits for its end."""
+async def test_changes_of_a_task_run_one_after_the_other(site):
+    """A change that is requested while another of the same task runs waits for its end."""
     site.engines.may_load.clear()
     loading = asyncio.Event()
     site.engines.on_attach = loading.set
@@ -81,8 +82,8 @@ async def test_changes_come_one_after_the_other(site):
     assert [("attach", first, ""), ("attach", second, first), ("detach", first, second)] == site.engines.notes
 
 
-async def test_a_task_does_not_wait_for_the_change_of_another(site):
-    """While a bundle of one task loads, one of another is installed and answers."""
+async def test_task_does_not_wait_for_a_change_of_another_task(site):
+    """While a bundle of one task loads, a bundle of another task is installed and answers."""
     site.engines.may_load.clear()
     loading = asyncio.Event()
     site.engines.on_attach = loading.set
@@ -98,9 +99,9 @@ async def test_a_task_does_not_wait_for_the_change_of_another(site):
 
 
 @pytest.mark.parametrize(("swap", "brought_back"), [("overlap", 0), ("pause", 1)])
-async def test_a_bundle_whose_caller_leaves_is_given_up(site, swap, brought_back):
-    """Before it is ready: the old bundle goes on and nothing is kept of the new one. With `swap: pause` the old one is
-    brought back."""
+async def test_install_is_abandoned_when_its_caller_leaves(site, swap, brought_back):
+    """If the caller leaves before the new bundle is ready, the old bundle continues and the store does not keep the new
+    one. With `swap: pause` the old bundle is attached again."""
     await site.stop()
     site.start(swap=swap)
     old = await site.install("1.0.0")
@@ -116,15 +117,16 @@ async def test_a_bundle_whose_caller_leaves_is_given_up(site, swap, brought_back
     assert 1 + brought_back == [what for what, digest, _ in site.engines.notes if digest == old].count("attach")
 
 
-async def test_a_bundle_that_changes_while_it_is_read_is_refused(site, tmp_path):
-    """The task whose turn it was is not the one that the files name now."""
+async def test_bundle_whose_task_changes_while_it_is_read_is_refused(site, tmp_path):
+    """The store refuses a bundle whose files name another task than the one that the caller read before."""
     path = echo_bundle(tmp_path / "bundle", "pos")
     with pytest.raises(BundleUnreadable, match="was of task other and is of task pos now"):
         site.store.install(path, True, "other")
 
 
 async def test_a_bundle_that_does_not_load_changes_nothing(site):
-    """The old bundle goes on, the pointer stays, and nothing of the new one is kept."""
+    """If a new bundle does not load, the old one continues, the pointer stays, and the store does not keep the new
+    one."""
     old, _ = await site.install("1.0.0"), site.broken("1.1.0")
     with pytest.raises(ModelLoadFailed, match=r"bundle pos 1\.1\.0: "):
         await site.install("1.1.0")
@@ -134,16 +136,16 @@ async def test_a_bundle_that_does_not_load_changes_nothing(site):
     assert [False, False] == site.engines.keeps
 
 
-async def test_a_first_bundle_that_does_not_load_is_no_task(site):
-    """A task whose only bundle does not load is not known."""
+async def test_task_is_unknown_if_its_only_bundle_does_not_load(site):
+    """A task whose only bundle does not load is not served."""
     site.broken("1.0.0")
     with pytest.raises(ModelLoadFailed):
         await site.install("1.0.0")
     assert {} == dict(site.activation.serving)
 
 
-async def test_a_pointer_that_cannot_move_changes_nothing(site):
-    """When the store fails after the new bundle is attached, it is detached again and the old one goes on."""
+async def test_store_error_at_the_switch_leaves_the_old_bundle_active(site):
+    """If the store fails after the new bundle was attached, the new one is detached again and the old one continues."""
     old, new = await site.install("1.0.0"), await site.install("1.1.0", activate=False)
 
     def forget() -> None:
@@ -158,15 +160,15 @@ async def test_a_pointer_that_cannot_move_changes_nothing(site):
     assert {old} == site.engines.attached
 
 
-async def test_installing_need_not_activate(site):
-    """A bundle can be installed without answering."""
+async def test_bundle_can_be_installed_without_activating_it(site):
+    """A bundle that is installed with `activate=False` answers only after it is activated."""
     old, new = await site.install("1.0.0"), await site.install("1.1.0", activate=False)
     assert old == site.active()
     assert new == (await site.activation.activate("pos", "1.1.0")).digest == site.active()
 
 
-async def test_installing_again_is_nothing_new(site):
-    """The same bytes once more change nothing, and the answer says so."""
+async def test_installing_the_same_bytes_again_changes_nothing(site):
+    """A second installation of the same bytes changes nothing, and its result says so."""
     digest = await site.install("1.0.0")
     bundle, new = await site.activation.install(site.tmp_path / "pos-1.0.0", activate=True)
     assert (digest, False) == (bundle.digest, new)
@@ -174,7 +176,7 @@ async def test_installing_again_is_nothing_new(site):
 
 
 async def test_a_refused_bundle_is_not_attached(site):
-    """A bundle that the store refuses never reaches the engines."""
+    """The engines never see a bundle that the store refuses."""
     folder = echo_bundle(site.tmp_path / "spoilt", "pos", weights=b"w")
     next(path for path in folder.iterdir() if path.name != MANIFEST_NAME).unlink()
     with pytest.raises(FileMissing):
@@ -182,7 +184,7 @@ async def test_a_refused_bundle_is_not_attached(site):
     assert [] == site.engines.notes
 
 
-async def test_unsigned_bundles_need_leave(site):
+async def test_unsigned_bundle_is_refused_without_allow_unsigned(site):
     """Without `allow_unsigned` an unsigned bundle is refused."""
     await site.stop()
     site.start(allow_unsigned=False)
@@ -191,8 +193,9 @@ async def test_unsigned_bundles_need_leave(site):
     assert [] == site.engines.notes
 
 
-async def test_rollback_goes_forth_and_back(site):
-    """Rolling back twice ends where it began, and each way attaches before it detaches."""
+async def test_two_rollbacks_return_to_the_first_bundle(site):
+    """Two rollbacks end with the bundle that was active at first, and each attaches one bundle before it detaches the
+    other."""
     old, new = await site.install("1.0.0"), await site.install("1.1.0")
     site.engines.notes.clear()
     assert old == (await site.activation.rollback("pos")).digest == site.active()
@@ -201,8 +204,8 @@ async def test_rollback_goes_forth_and_back(site):
     assert back + forth == site.engines.notes
 
 
-async def test_rollback_needs_a_bundle_before(site):
-    """The first bundle of a task has nothing before it; a task that is not there is unknown."""
+async def test_rollback_requires_a_previous_bundle(site):
+    """A rollback fails if the task has no previous bundle, or is unknown."""
     await site.install("1.0.0")
     with pytest.raises(NothingToRollBack, match=r"task 'pos' has no bundle before 1\.0\.0"):
         await site.activation.rollback("pos")
@@ -211,7 +214,7 @@ async def test_rollback_needs_a_bundle_before(site):
 
 
 async def test_rollback_to_a_broken_bundle_changes_nothing(site):
-    """When the bundle before does not load any more, the active one goes on."""
+    """If the previous bundle no longer loads, a rollback fails and the active bundle continues."""
     old, new = await site.install("1.0.0"), await site.install("1.1.0")
     site.engines.broken.add(old)
     with pytest.raises(ModelLoadFailed):
@@ -220,7 +223,7 @@ async def test_rollback_to_a_broken_bundle_changes_nothing(site):
 
 
 async def test_a_ready_bundle_is_not_attached_again(site):
-    """Activating what answers already is a success that does nothing."""
+    """Activating the bundle that already answers succeeds without a change."""
     digest = await site.install("1.0.0")
     assert digest == (await site.activation.activate("pos", "1.0.0")).digest
     assert [("attach", digest, "")] == site.engines.notes
@@ -228,7 +231,8 @@ async def test_a_ready_bundle_is_not_attached_again(site):
 
 @pytest.mark.parametrize("mended", [True, False])
 async def test_a_bundle_that_is_not_ready_is_attached_again(site, mended):
-    """Activating the bundle whose engine is down tries it again and keeps it, whether that helps or not."""
+    """Activating the active bundle while its engine is down attaches it again, and keeps it attached whether or not
+    that succeeds."""
     digest = await site.install("1.0.0")
     site.engines.attached.clear()
     if mended:
@@ -243,15 +247,16 @@ async def test_a_bundle_that_is_not_ready_is_attached_again(site, mended):
 
 
 async def test_activating_an_unknown_bundle_changes_nothing(site):
-    """A bundle that is not installed cannot answer."""
+    """Activating a bundle that is not installed fails, and the active bundle stays."""
     digest = await site.install("1.0.0")
     with pytest.raises(UnknownBundle):
         await site.activation.activate("pos", "9.9.9")
     assert digest == site.active()
 
 
-async def test_resume_serves_what_was_active(site):
-    """After a restart each task has its bundle at once, and the engines load it in the background, to be kept."""
+async def test_resume_serves_the_bundles_that_were_active(site):
+    """After a restart each task has its active bundle at once; the engines load it in the background and keep it if
+    that fails."""
     await site.install("1.0.0")
     digest, other = await site.install("1.1.0"), await site.install("1.0.0", name="other")
     await site.restart()
@@ -267,7 +272,8 @@ async def test_resume_serves_what_was_active(site):
 
 @pytest.mark.parametrize(("how", "reason"), [("does not load", "MODEL_LOAD_FAILED"), ("lost a file", "STORE_DAMAGED")])
 async def test_resume_survives_a_broken_bundle(site, how, reason):
-    """A bundle that fails at the start is a problem of its own task, which is logged and can be repaired."""
+    """A bundle that fails at the start affects only its own task; the failure is logged, and a new installation repairs
+    it."""
     digest, other = await site.install("1.0.0"), await site.install("2.0.0", name="other")
     await site.restart()
     if how == "lost a file":
@@ -285,8 +291,8 @@ async def test_resume_survives_a_broken_bundle(site, how, reason):
     assert digest in site.engines.attached
 
 
-async def test_activating_a_damaged_bundle_says_so(site):
-    """A bundle whose file was lost is refused before the engines are asked."""
+async def test_activating_a_damaged_bundle_is_refused(site):
+    """Activating a bundle that has lost a file fails before the engines are asked to load it."""
     old, new = await site.install("1.0.0"), await site.install("1.1.0", activate=False)
     site.lose_blobs()
     with pytest.raises(StoreDamaged):
@@ -294,8 +300,8 @@ async def test_activating_a_damaged_bundle_says_so(site):
     assert [("attach", old, "")] == site.engines.notes
 
 
-async def test_stopping_ends_the_loading(site):
-    """What still loads when the daemon stops is given up."""
+async def test_stop_cancels_loading(site):
+    """When activation stops, bundles that are still loading are cancelled."""
     digest = await site.install("1.0.0")
     await site.restart()
     site.engines.may_load.clear()
@@ -308,8 +314,9 @@ async def test_stopping_ends_the_loading(site):
     assert [("attach", digest, digest)] == site.engines.notes
 
 
-async def test_a_disk_that_stands_is_seen_and_bounds_the_end(tmp_path):
-    """It is said for how long; callers who leave are dropped and harm none; what was begun is done when it answers."""
+async def test_stalled_disk_is_reported_and_harms_no_other_work(tmp_path):
+    """The store's thread reports for how long its work has stalled; work whose caller left is dropped, and the rest is
+    done once the disk responds."""
     seconds, works, entered, done = [0.0], threading.Event(), threading.Event(), []
     site = Site(tmp_path)
     thread = site.store.thread = DiskThread("store", lambda: seconds[0])
@@ -331,8 +338,9 @@ async def test_a_disk_that_stands_is_seen_and_bounds_the_end(tmp_path):
     await site.stop()
 
 
-async def test_a_mistake_while_a_task_loads_is_logged_and_said(site):
-    """An exception of no error tree leaves its task silent, with a reason in status, and a traceback in the log."""
+async def test_unexpected_error_while_a_task_loads_is_logged_and_reported(site):
+    """An exception of no known type while a task loads leaves the task without an answer, a reason in its status, and a
+    traceback in the log."""
     await site.install("1.0.0")
     await site.restart()
 
@@ -348,7 +356,7 @@ async def test_a_mistake_while_a_task_loads_is_logged_and_said(site):
 
 
 async def test_removing_a_task_detaches_it(site):
-    """A removed task is detached, unknown afterwards, and its bytes are given back; other tasks stay."""
+    """A removed task is detached, then unknown, and its bundles are deleted; other tasks stay."""
     digest, other = await site.install("1.0.0"), await site.install("1.0.0", name="other")
     await site.install("1.1.0", activate=False)
     await site.activation.remove("pos", "")
@@ -359,8 +367,8 @@ async def test_removing_a_task_detaches_it(site):
     assert 1 == await site.activation.remove("other", "")
 
 
-async def test_removing_a_bundle_that_never_answered_detaches_nothing(site):
-    """An idle bundle, or a task that never answered, goes without the engines."""
+async def test_removing_a_bundle_that_was_never_active_detaches_nothing(site):
+    """Removing a bundle or a task that was never active does not involve the engines."""
     await site.install("1.0.0")
     await site.install("1.1.0", activate=False)
     await site.install("1.0.0", name="other", activate=False)
@@ -380,8 +388,8 @@ async def test_removing_a_bundle_that_never_answered_detaches_nothing(site):
         ("other", "1.0.0", UnknownBundle),
     ],
 )
-async def test_what_is_needed_is_not_removed(site, task, wanted, error: type[EdgeAgentError]):
-    """The active bundle, the one before and what is not there cannot be removed, and nothing changes."""
+async def test_removing_a_bundle_in_use_or_an_unknown_one_is_refused(site, task, wanted, error: type[EdgeAgentError]):
+    """The active bundle, the previous one and one that does not exist cannot be removed, and nothing changes."""
     await site.install("1.0.0")
     new = await site.install("1.1.0")
     with pytest.raises(error):
@@ -390,8 +398,8 @@ async def test_what_is_needed_is_not_removed(site, task, wanted, error: type[Edg
     assert {new} == site.engines.attached
 
 
-async def test_an_unknown_task_lists_the_known_ones(site):
-    """The error names the task asked for and the tasks there are, or says that there is none."""
+async def test_error_for_an_unknown_task_lists_the_known_tasks(site):
+    """The error names the requested task and the installed ones, or states that no task is installed."""
     with pytest.raises(UnknownTask, match="no task is called 'till'; no task is installed"):
         site.activation.bundle_of("till")
     await site.install("1.0.0", name="vet")
@@ -401,15 +409,15 @@ async def test_an_unknown_task_lists_the_known_ones(site):
     assert {"task": "till", "known": "pos,vet"} == caught.value.metadata
 
 
-async def test_a_long_task_name_is_cut(site):
-    """The error shows the start of a name that is far too long for one."""
+async def test_error_for_a_long_task_name_shows_its_start(site):
+    """The error shows only the start of a task name of 10,000 characters."""
     with pytest.raises(UnknownTask) as caught:
         site.activation.bundle_of("x" * 10_000)
     assert len(caught.value.message) < 200
 
 
-async def test_health_is_told_before_a_change_returns(tmp_path: Path) -> None:
-    """Whoever installed a bundle finds the task's health up to date."""
+async def test_health_is_up_to_date_when_a_change_returns(tmp_path: Path) -> None:
+    """The task's health is reported before the call that installs a bundle returns."""
     site = Site(tmp_path)
     await site.install("1.0.0")
     assert 1 == site.engines.reports
@@ -417,7 +425,7 @@ async def test_health_is_told_before_a_change_returns(tmp_path: Path) -> None:
 
 
 async def test_a_change_runs_to_its_end_without_its_caller(tmp_path: Path) -> None:
-    """A caller who goes away in the middle leaves a finished change: pointer, table and inventory agree."""
+    """A change whose caller is cancelled is still completed: pointer, table and inventory agree."""
     site = Site(tmp_path)
     installing = asyncio.create_task(site.install("1.0.0"))
     await asyncio.wait({installing}, timeout=0)
@@ -441,8 +449,9 @@ async def strange_after_restart(site: Site, version: str) -> str:
     return strange
 
 
-async def test_a_bundle_that_cannot_be_read_stops_its_own_task_only(site):
-    """The other task answers; this one says why not, and answers again after a roll-back."""
+async def test_unreadable_bundle_stops_only_its_own_task(site):
+    """If an installed manifest cannot be read, only its task reports an error, and it answers again after a
+    rollback."""
     old, _, other = await site.install("1.0.0"), await site.install("2.0.0"), await site.install("1.0.0", "other")
     await strange_after_restart(site, "2.0.0")
     assert {"other": other} == {task: bundle.digest for task, bundle in site.activation.serving.items()}
@@ -453,8 +462,9 @@ async def test_a_bundle_that_cannot_be_read_stops_its_own_task_only(site):
     assert {} == site.activation.problems
 
 
-async def test_a_bundle_before_that_cannot_be_read_is_no_way_back(site):
-    """Status has it in the inventory; the task goes on."""
+async def test_rollback_to_an_unreadable_bundle_is_refused(site):
+    """The inventory lists a previous bundle whose manifest cannot be read; a rollback to it fails, and the task
+    continues."""
     _, new = await site.install("1.0.0"), await site.install("2.0.0")
     strange = await strange_after_restart(site, "1.0.0")
     assert [strange] == [broken.name.digest for broken in site.activation.inventory.unreadable]
@@ -463,8 +473,8 @@ async def test_a_bundle_before_that_cannot_be_read_is_no_way_back(site):
     assert new == site.active()
 
 
-async def test_a_task_whose_bundle_cannot_be_read_can_be_installed_or_removed(site):
-    """A new version takes over; then the strange one can go."""
+async def test_unreadable_bundle_can_be_replaced_and_removed(site):
+    """A new version replaces a bundle whose manifest cannot be read, and the task with both can then be removed."""
     await site.install("1.0.0")
     strange = await strange_after_restart(site, "1.0.0")
     new = await site.install("2.0.0")

@@ -1,4 +1,4 @@
-"""What is said of an update that cannot continue: the whole table of causes and phases."""
+"""Messages about an update that cannot continue, for every cause and phase."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ WITHOUT_UPLINK = {
 
 
 def said(cause: BlockingCause, phase: UpdatePhase, download: DownloadBlocker | None, short: int | None = 209_100_000):
-    """Return what is said, as a tuple."""
+    """Return state, reason and message, or None."""
     by_cause = {BlockingCause.FILES_MISSING: "2 files (5.0 MB)"}
     detail = by_cause.get(cause, "as the import said" if phase is UpdatePhase.FETCHING else "blobs/ab… is damaged")
     found = explain(cause, phase, BlockedUpdate(detail, "", "/state", short, download))
@@ -90,22 +90,24 @@ def said(cause: BlockingCause, phase: UpdatePhase, download: DownloadBlocker | N
 
 
 @pytest.mark.parametrize(("cause", "phase"), [*itertools.product(BlockingCause, UpdatePhase)])
-def test_every_cause_in_every_phase_has_its_state_reason_and_sentence(cause: BlockingCause, phase: UpdatePhase):
-    """In the self-test and in the switch the bundle is in the store, as while it is taken from incoming/."""
+def test_every_cause_in_every_phase_has_a_message(cause: BlockingCause, phase: UpdatePhase):
+    """Each cause has the expected state, reason and message in each phase; testing and switching are treated as
+    admitting, because the bundle is in the store."""
     alike = "admitting" if phase in (UpdatePhase.TESTING, UpdatePhase.SWITCHING) else phase.value
     assert WITHOUT_UPLINK[cause.name, alike] == said(cause, phase, UNSET)
 
 
 @pytest.mark.parametrize("cause", [each for each in BlockingCause if each is not BlockingCause.DISK_FULL])
-def test_an_uplink_that_works_brings_what_a_drive_did_not(cause: BlockingCause):
-    """Whatever was wrong with the drive: files are on their way."""
+def test_working_uplink_fetches_what_a_drive_did_not_bring(cause: BlockingCause):
+    """With a working uplink the update is fetching, whatever was wrong with the drive."""
     found = said(cause, UpdatePhase.FETCHING, None)
     assert found is not None
     assert ("fetching", "", True) == (found[0], found[1], found[2].endswith("still to come"))
 
 
-def test_an_uplink_that_is_offline_brings_nothing():
-    """It is not called fetching; a drive or the network brings the files."""
+def test_offline_uplink_is_reported_as_waiting():
+    """With an uplink that is offline the update is waiting, not fetching, and the message names the drive and the
+    network as ways to continue."""
     expected = (
         f"2 files (5.0 MB) missing on this machine, and {OFFLINE.message}: {IMPORT_AGAIN}, or wait for the uplink"
     )
@@ -113,8 +115,9 @@ def test_an_uplink_that_is_offline_brings_nothing():
     assert ("waiting", "FILES_MISSING", expected) == found
 
 
-def test_a_download_without_room_names_what_to_free():
-    """It goes on automatically; when there is room, it says so."""
+def test_download_without_disk_space_names_the_bytes_to_free():
+    """A download that lacks disk space names how much to free; once there is space, the message says when the uplink
+    tries again."""
     full = said(BlockingCause.FILES_MISSING, UpdatePhase.FETCHING, UPLINK_FULL)
     assert ("waiting", "DISK_FULL", f"{FULL}; the download then continues automatically") == full
     room = said(BlockingCause.FILES_MISSING, UpdatePhase.FETCHING, UPLINK_FULL, 0)
@@ -122,16 +125,17 @@ def test_a_download_without_room_names_what_to_free():
     assert ("waiting", "FILES_MISSING", said_of_room) == room
 
 
-def test_freed_space_is_noticed():
-    """After it was freed nobody is asked to free it: the drive is, or nothing."""
+def test_message_stops_asking_for_space_that_was_freed():
+    """Once the disk has space, the message asks for the drive again, or for nothing if the files are on the machine."""
     room = said(BlockingCause.DISK_FULL, UpdatePhase.FETCHING, UNSET, 0)
     assert ("waiting", "FILES_MISSING", f"the disk of /state has room for it now: {IMPORT_AGAIN}") == room
     here = said(BlockingCause.DISK_FULL, UpdatePhase.ADMITTING, None, 0)
     assert ("staged", "", "the disk of /state has room for it now; it continues in a moment") == here
 
 
-def test_without_a_number_what_was_measured_holds():
-    """After a restart the sentence of the failed import stays; a disk that fills while it is written has no number."""
+def test_full_disk_without_a_known_size_keeps_the_original_message():
+    """Without a number of missing bytes, the message of the failed import stays, and a disk that fills during a write
+    is reported without a number."""
     again = said(BlockingCause.DISK_FULL, UpdatePhase.FETCHING, UNSET, None)
     assert ("waiting", "DISK_FULL", "as the import said") == again
     here = said(BlockingCause.DISK_FULL, UpdatePhase.SWITCHING, None, None)

@@ -1,4 +1,4 @@
-"""Updates that wait for a person: files that only a USB drive brings, a full disk, and what somebody here chose."""
+"""Updates that wait for a person: missing files that only a USB drive brings, a full disk, a local choice."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def site(tmp_path: Path) -> AsyncIterator[UpdatingSite]:
 
 @pytest.fixture
 def by_drive(site: UpdatingSite) -> UpdatingSite:
-    """Return a site without an uplink, whose plan wants 2.0.0 of a drive that is not there."""
+    """Return a site without an uplink, whose plan names version 2.0.0 while its drive is absent."""
     site.download_blocker = UNSET
     site.new = site.publish("2.0.0")  # type: ignore[attr-defined]
     site.want(site.new, "2.0.0")  # type: ignore[attr-defined]
@@ -37,8 +37,9 @@ def by_drive(site: UpdatingSite) -> UpdatingSite:
     return site
 
 
-async def test_without_an_uplink_nothing_is_called_fetching(by_drive: UpdatingSite):
-    """The files are missing, and the drive brings them; with an uplink that is online they are on their way."""
+async def test_missing_files_wait_for_a_drive_without_an_uplink(by_drive: UpdatingSite):
+    """Without an uplink the update waits for the drive with the missing files; with an uplink that is online it is
+    fetching."""
     await by_drive.look()
     assert ("waiting", "FILES_MISSING") == by_drive.where()
     said = f"1 file (1.5 MB) missing on this machine, and {UNSET.message}: {IMPORT_AGAIN}"
@@ -58,10 +59,11 @@ async def test_without_an_uplink_nothing_is_called_fetching(by_drive: UpdatingSi
         ("full", "DISK_FULL", "free 210 MB"),
     ],
 )
-async def test_what_was_wrong_with_an_import_stays_to_be_read(
+async def test_failed_import_stays_visible_until_a_good_drive_is_imported(
     by_drive: UpdatingSite, how: str, reason: str, remedy: str
 ):
-    """After the import, after looks at an empty incoming/, and after a power cut; a good drive ends it at once."""
+    """The reason of a failed import stays in status after further checks of incoming/ and after a power cut; a good
+    drive ends it at once."""
     published, drive = by_drive.published, by_drive.tmp_path / "drive"
     full = {"needed": 10**15, "free": 10**15 - 209_000_001, "reserve": 0}
     errors = {
@@ -91,8 +93,8 @@ async def test_what_was_wrong_with_an_import_stays_to_be_read(
     assert "probation" == by_drive.row().state
 
 
-async def test_a_copy_from_a_drive_that_was_cut_off_is_named(by_drive: UpdatingSite):
-    """The journal has the step that was under way when the power went."""
+async def test_copy_interrupted_by_a_power_cut_is_reported(by_drive: UpdatingSite):
+    """After a power cut during a copy from a drive, status says so and asks to import again."""
     await by_drive.look()
     by_drive.store.journal.record(replace(by_drive.row(), state="staged", reason="", message=""))
     await by_drive.killed()
@@ -101,8 +103,8 @@ async def test_a_copy_from_a_drive_that_was_cut_off_is_named(by_drive: UpdatingS
     assert ("waiting", "INTERRUPTED") == ((await by_drive.look()).state, by_drive.row().reason)
 
 
-async def test_a_full_disk_says_what_to_free_and_when_there_is_room(by_drive: UpdatingSite):
-    """The number is what is missing now."""
+async def test_full_disk_reports_the_bytes_to_free_at_present(by_drive: UpdatingSite):
+    """The message names how much space is missing now, and stops doing so once there is enough."""
     free = shutil.disk_usage(by_drive.tmp_path).free
     by_drive.published.on_the_way.clear()
     by_drive.published.cannot_admit = DiskFull("no room", needed=2 * free, free=free, reserve=0)
@@ -117,8 +119,8 @@ async def test_a_full_disk_says_what_to_free_and_when_there_is_room(by_drive: Up
     assert ("waiting", "FILES_MISSING") == ((await by_drive.look()).state, by_drive.row().reason)
 
 
-async def test_a_full_disk_that_was_freed_is_noticed_without_a_pause(site: UpdatingSite):
-    """Where all files are here, the next look goes on."""
+async def test_update_continues_at_the_next_check_after_space_is_freed(site: UpdatingSite):
+    """If all files are on the machine, the next check continues as soon as the disk has space."""
     new = site.publish("2.0.0")
     site.want(new, "2.0.0")
     site.published.cannot_admit = DiskFull("no room", needed=10**15, free=0, reserve=0)
@@ -132,8 +134,8 @@ async def test_a_full_disk_that_was_freed_is_noticed_without_a_pause(site: Updat
     assert "probation" == (await site.look()).state
 
 
-async def test_a_removed_task_comes_back_with_its_drive(site: UpdatingSite):
-    """An uplink or a look does not bring it back; whoever brings the drive does."""
+async def test_removed_task_returns_when_its_drive_is_imported(site: UpdatingSite):
+    """Neither the uplink nor a check brings a removed task back; importing a drive that has its files does."""
     new = await site.switched()
     await site.activation.remove(TASK, "")
     site.published.on_the_way.add(new)
@@ -150,8 +152,9 @@ async def test_a_removed_task_comes_back_with_its_drive(site: UpdatingSite):
     assert ("probation", new) == (site.row().state, site.active())
 
 
-async def test_a_task_removed_a_moment_ago_comes_back_at_once(site: UpdatingSite):
-    """By its drive and by a lift, although no look has written the removal down yet."""
+async def test_task_removed_before_the_next_check_returns_at_once(site: UpdatingSite):
+    """Importing the drive or lifting the local choice restores a removed task even before a check has recorded the
+    removal."""
     new = await site.switched()
     await site.activation.remove(TASK, "")
     await site.updater.check(site.tmp_path / "drive")
@@ -161,8 +164,9 @@ async def test_a_task_removed_a_moment_ago_comes_back_at_once(site: UpdatingSite
     assert ("probation", new) == (site.row().state, site.active())
 
 
-async def test_a_local_choice_can_be_lifted(site: UpdatingSite):
-    """Of a removed task, and of another version; what is not held stays as it is, and an unknown task is named."""
+async def test_local_choice_can_be_lifted(site: UpdatingSite):
+    """`allow` ends the hold of a task that was rolled back or removed locally, does nothing for a task that is not
+    held, and names an unknown task."""
     new = await site.switched()
     await site.activation.rollback(TASK)
     assert ("held", "BY_HAND") == ((await site.look()).state, site.row().reason)
@@ -179,8 +183,8 @@ async def test_a_local_choice_can_be_lifted(site: UpdatingSite):
         await site.updater.allow("nobody")
 
 
-async def test_a_lift_whose_caller_leaves_holds(site: UpdatingSite):
-    """It is written first; the next look goes on with it."""
+async def test_lifting_a_local_choice_survives_its_caller(site: UpdatingSite):
+    """`allow` records its decision before it acts, so the next check continues although the caller left."""
     new = await site.switched()
     await site.activation.rollback(TASK)
     await site.look()

@@ -25,19 +25,20 @@ def rows(head: str) -> dict[str, list[str]]:
 
 
 def reasons_in(module: object) -> set[str]:
-    """Return the reasons that a module gives: the second word of an outcome or of a state."""
+    """Return the reasons that a module gives: its string constants in capitals."""
     tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))  # type: ignore[attr-defined]
     found = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     return {text for text in found if text.isupper() and text.replace("_", "").isalpha() and len(text) > 2}
 
 
-def test_every_state_is_explained() -> None:
-    """In the order in which a task goes through them."""
+def test_document_explains_every_state() -> None:
+    """docs/updates.md lists every state of an update, in the order in which a task passes through them."""
     assert list(get_args(UpdateState)) == list(rows("state"))
 
 
-def test_every_reason_is_explained() -> None:
-    """Those that are no errors; docs/errors.md has the others."""
+def test_document_explains_every_reason() -> None:
+    """docs/updates.md lists every reason that is not an error, with states that exist; docs/errors.md has the
+    errors."""
     given = set().union(*map(reasons_in, (blocked_update_messages, update_state_machine, selftest, probation)))
     expected = (given | set(get_args(Verdict))) - {"WANTED"} - BY_REASON.keys()
     assert expected == set(rows("reason"))
@@ -46,8 +47,9 @@ def test_every_reason_is_explained() -> None:
         assert set(where.split(", ")) <= states, reason
 
 
-def test_every_setting_has_its_unit_and_default() -> None:
-    """As agent.yaml has them; a key that ends with a unit has that one."""
+def test_document_has_the_unit_and_default_of_every_setting() -> None:
+    """docs/updates.md lists every setting of agent.yaml's `update` section with its default, and the unit that its name
+    ends with."""
     told = rows("key")
     fields = UpdateConfig.model_fields
     assert list(fields) == list(told)

@@ -1,4 +1,4 @@
-"""What a site remembers of a repository's metadata, and refuses although it is signed."""
+"""The metadata versions that a site remembers, and the older signed metadata that it therefore refuses."""
 
 from __future__ import annotations
 
@@ -42,8 +42,9 @@ def copied(folder: Path, to: Path) -> Path:
     return Path(shutil.copytree(folder, to))
 
 
-def test_a_snapshot_keeps_what_it_has_named(central, site, tmp_path):
-    """A role that is gone, or goes back, is refused although all is signed; what was believed is kept, and goes on."""
+def test_snapshot_that_drops_or_lowers_a_role_is_refused(central, site, tmp_path):
+    """A snapshot that no longer names a role is refused although it is signed; the site keeps its verified plan and
+    remembered versions."""
     floors = site.store.trusted.floors()
     assert {"targets.json": 2, "plan.json": 2} == floors["snapshot"].listed
     hostile = Hostile(central, copied(central.folder, tmp_path / "hostile"), central.folder)
@@ -57,8 +58,9 @@ def test_a_snapshot_keeps_what_it_has_named(central, site, tmp_path):
     assert site.believe().problem is None
 
 
-def test_a_role_that_no_site_reads_may_not_go_back_either(central, site, tmp_path):
-    """Any file that the snapshot names, as section 5.5.5 of the specification has it."""
+def test_rollback_of_an_unused_role_is_refused(central, site, tmp_path):
+    """The site refuses a lower version of any file that the snapshot names, also one that it does not read (TUF
+    specification, section 5.5.5)."""
     hostile = Hostile(central, copied(central.folder, tmp_path / "hostile"), central.folder)
 
     def name(version: int | None) -> None:
@@ -84,8 +86,8 @@ def test_a_role_that_no_site_reads_may_not_go_back_either(central, site, tmp_pat
     assert site.believe().problem is None
 
 
-def test_one_version_back_is_too_old(central, site, tmp_path):
-    """The repository of one timestamp before is refused like a much older one."""
+def test_timestamp_one_version_older_is_refused(central, site, tmp_path):
+    """A site refuses a repository whose timestamp is one version older than the one that it has seen."""
     hostile = Hostile(central, copied(central.folder, tmp_path / "newer"), central.folder)
     stamp = hostile.read("timestamp")
     stamp.signed.version += 1
@@ -96,8 +98,9 @@ def test_one_version_back_is_too_old(central, site, tmp_path):
         site.believe(copied(central.folder, tmp_path / "older"))
 
 
-def test_one_version_has_one_timestamp(central, site, tmp_path):
-    """With a stolen online key: another one of the same number is refused, where the specification would ignore it."""
+def test_second_timestamp_with_the_same_version_is_refused(central, site, tmp_path):
+    """A site refuses a different timestamp with a version that it has seen, as a thief of the online key could make;
+    the specification would ignore it."""
     hostile = Hostile(central, copied(central.folder, tmp_path / "hostile"), central.folder)
     stamp = hostile.read("timestamp")
     stamp.signed.expires = datetime(2099, 1, 1, tzinfo=UTC)
@@ -108,8 +111,8 @@ def test_one_version_has_one_timestamp(central, site, tmp_path):
 
 
 @pytest.mark.parametrize(("fits", "missing"), [(True, 0), (False, 1)])
-def test_every_hash_that_is_signed_has_to_fit(central, tmp_path, fits, missing):
-    """A sha512 beside the sha256 of a bundle counts: a manifest that does not have it has not come in."""
+def test_every_signed_hash_of_a_file_must_match(central, tmp_path, fits, missing):
+    """If a bundle has a signed sha512 beside its sha256, a manifest that does not match it counts as missing."""
     (digest,) = central.held.bundles()
     raw = (central.folder / "blobs" / digest).read_bytes()
     hostile = Hostile(central, copied(central.folder, tmp_path / "hostile"), central.folder)
@@ -123,8 +126,9 @@ def test_every_hash_that_is_signed_has_to_fit(central, tmp_path, fits, missing):
     assert missing == len(site.ingest.missing_files(hostile.folder, site.believe(hostile.folder), digest))
 
 
-def test_floors_of_an_earlier_agent_are_read(central, site):
-    """What its snapshot named was not written down: the next one is."""
+def test_remembered_versions_of_an_earlier_agent_are_read(central, site):
+    """State of an earlier agent, which did not record the files that the snapshot named, is read, and completed at the
+    next verification."""
     floors = site.store.trusted.floors()
     with closing(sqlite3.connect(site.config.state_dir / "state.db")) as database, database:
         for name, value in database.execute("SELECT name, value FROM trust").fetchall():

@@ -1,4 +1,4 @@
-"""How a signed bundle gets into the store, and what the mirror is asked for."""
+"""How a signed bundle is admitted to the store, and which files the mirror is asked for."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def central(tmp_path: Path) -> CentralTeam:
 
 @pytest.fixture
 def site(central: CentralTeam, tmp_path: Path) -> TrustingSite:
-    """Return a site to which a mirror has brought all of it."""
+    """Return a site whose mirror has downloaded all of it."""
     made = TrustingSite(tmp_path / "site", central.root_bytes)
     made.bring(central.folder)
     return made
@@ -65,8 +65,9 @@ def names(wanted: object) -> list[str]:
     return [want.sha256 for want in wanted]
 
 
-def test_a_signed_bundle_comes_into_the_store(site, first):
-    """Signed, whole, and not answering; where unsigned ones may not be installed."""
+def test_signed_bundle_is_admitted_to_the_store(site, first):
+    """A complete signed bundle is stored, is marked as signed and does not answer yet, also where unsigned bundles are
+    refused."""
     installed = site.admit(first)
     assert (first, True, {}) == (installed.digest, installed.signed, site.store.active())
     assert BASE == site.store.paths(installed)["weights"].read_bytes()
@@ -75,7 +76,7 @@ def test_a_signed_bundle_comes_into_the_store(site, first):
 
 
 def test_an_update_of_the_adapter_needs_only_the_adapter(site, first, second):
-    """The base is in the store: it is neither wanted nor read from what came in."""
+    """If the store has the base model, only the adapter is requested and read from incoming/."""
     site.admit(first)
     blob(site, BASE).unlink()
     blob(site, SECOND).unlink()
@@ -88,8 +89,9 @@ def test_an_update_of_the_adapter_needs_only_the_adapter(site, first, second):
     assert () == site.wants.blobs
 
 
-def test_the_manifest_is_wanted_first_and_then_what_it_names(site, first):
-    """Nothing else is known before; a blob stays wanted while it lies in incoming/ and is not in the store."""
+def test_manifest_is_requested_before_the_files_that_it_names(site, first):
+    """Only the manifest is requested first, then the files that it names; each stays requested until it is in the
+    store."""
     whole = {path: path.read_bytes() for path in (site.incoming / "blobs").iterdir()}
     manifest = site.incoming / "blobs" / first
     manifest.unlink()
@@ -106,8 +108,9 @@ def test_the_manifest_is_wanted_first_and_then_what_it_names(site, first):
     assert 1 == site.wants.root_version
 
 
-def test_wants_are_written_only_when_they_change(site, first):
-    """Also by another start; and anew when the file was spoilt or names what is not wanted any more."""
+def test_download_requests_are_written_only_when_they_change(site, first):
+    """wants.json is rewritten only if the requests differ or the file was damaged, also after a restart, and not while
+    nothing is verified."""
     site.ingest.request_downloads(site.believe(), [first], None)
     written = site.config.wants.stat().st_ino
     site.ingest.request_downloads(site.believe(), [first], None)
@@ -126,8 +129,9 @@ def test_wants_are_written_only_when_they_change(site, first):
 
 @pytest.mark.parametrize("how", ["zeroed", "truncated", "flipped", "longer", "gone"])
 @pytest.mark.parametrize("which", ["manifest", "weights"])
-def test_a_damaged_file_is_missing_and_leaves_nothing(how, which, site, first):
-    """The store keeps nothing of it. What has the right size is found out when it is admitted."""
+def test_damaged_file_counts_as_missing(how, which, site, first):
+    """A damaged file of a bundle counts as missing, and the store keeps nothing of the bundle; a file of the right size
+    is detected when it is admitted."""
     path = site.incoming / "blobs" / first if which == "manifest" else blob(site, BASE)
     whole = path.read_bytes()
     damage(path, how)
@@ -145,8 +149,9 @@ def test_a_damaged_file_is_missing_and_leaves_nothing(how, which, site, first):
     assert site.admit(first).signed
 
 
-def test_a_mirror_that_brought_a_damaged_file_is_made_to_fetch_it_anew(site, first):
-    """It deletes what is not wanted, and fetches what is: so the file is not wanted until it is gone."""
+def test_mirror_fetches_a_damaged_file_again(site, first):
+    """A damaged file is not requested until the mirror, which deletes files that are not requested, has removed it;
+    then it is requested again."""
     damage(blob(site, BASE), "flipped")
     site.ingest.missing_files(site.incoming, site.believe(), first)
     with pytest.raises(UpdateIncomplete, match="damaged"):
@@ -159,8 +164,8 @@ def test_a_mirror_that_brought_a_damaged_file_is_made_to_fetch_it_anew(site, fir
 
 
 @pytest.mark.parametrize("put", ["link", "pipe", "folder"])
-def test_what_is_no_file_is_not_read(put, site, first):
-    """A link out of incoming/, a pipe that never ends, a folder: missing."""
+def test_link_pipe_or_folder_in_place_of_a_file_is_not_read(put, site, first):
+    """A link out of incoming/, a pipe or a folder in place of a file counts as missing and is not read."""
     path = blob(site, BASE)
     path.unlink()
     outside = site.incoming.parent / "outside"
@@ -171,8 +176,9 @@ def test_what_is_no_file_is_not_read(put, site, first):
         site.ingest.admit(site.incoming, first)
 
 
-def test_a_file_that_went_bad_in_the_store_is_replaced(site, first, second):
-    """Its size is right, so it was not wanted; when its bytes are not, it is."""
+def test_damaged_file_in_the_store_is_replaced(site, first, second):
+    """A file in the store that has the right size but wrong bytes is detected when it is needed, requested again and
+    replaced."""
     stored = site.store.paths(site.admit(first))["weights"]
     stored.write_bytes(b"x" * len(BASE))
     blob(site, BASE).unlink()
@@ -185,8 +191,8 @@ def test_a_file_that_went_bad_in_the_store_is_replaced(site, first, second):
     assert BASE == stored.read_bytes()
 
 
-def test_a_drive_is_only_read(central, site, first, tmp_path):
-    """A damaged drive is not made worse, and the bundles that are whole on it are taken."""
+def test_drive_is_never_written(central, site, first, tmp_path):
+    """Importing from a damaged drive leaves every file of the drive unchanged."""
     drive = Path(shutil.copytree(central.folder, tmp_path / "drive"))
     damage(drive / "blobs" / sha256_of(BASE), "flipped")
     site.believe(drive)
@@ -201,8 +207,8 @@ def test_a_drive_is_only_read(central, site, first, tmp_path):
     ("how", "fault"),
     [("gone", "is not there"), ("truncated", "is cut short, to 10.0 kB of 20.0 kB"), ("longer", "is damaged")],
 )
-def test_what_is_wrong_with_a_file_of_a_drive_is_said(central, site, first, tmp_path, how, fault):
-    """A file that is cut short is not called missing."""
+def test_fault_of_a_file_on_a_drive_is_described(central, site, first, tmp_path, how, fault):
+    """The message tells a file that is absent from one that is cut short or damaged."""
     drive = Path(shutil.copytree(central.folder, tmp_path / "drive"))
     damage(drive / "blobs" / sha256_of(BASE), how)
     found = site.ingest.describe_missing(drive, site.believe(drive), first)
@@ -213,12 +219,13 @@ def test_what_is_wrong_with_a_file_of_a_drive_is_said(central, site, first, tmp_
 
 @pytest.mark.parametrize(("count", "said"), [(1, ""), (2, ", like 1 other file"), (3, ", like 2 other files")])
 def test_other_files_with_a_fault_are_counted(count, said):
-    """After what is wrong with the first of them."""
+    """The message describes the first faulty file and counts the others."""
     assert f"blobs/ab… is damaged{said}" == MissingFiles(count, 20_000, "blobs/ab… is damaged").faults
 
 
-def test_a_drive_that_was_pulled_out_is_no_drive_without_the_file():
-    """A read that the kernel ends with an error of the device; of our own disk it is a file that cannot be read."""
+def test_unplugged_drive_is_not_reported_as_a_missing_file():
+    """An I/O error on removable media is reported as a failing or unplugged drive; on the machine's own disk the file
+    counts as unreadable."""
     task = f"task/{os.getpid()}"  # the kernel refuses to read the memory at address 0 with EIO
     with pytest.raises(MediaFailed, match=r"pulled out or is failing: cannot read task/\d+/mem: Input/output error"):
         RepositoryFolder(Path("/proc/self"), is_media=True).read(task, "mem", 100)
@@ -226,8 +233,9 @@ def test_a_drive_that_was_pulled_out_is_no_drive_without_the_file():
     assert None is RepositoryFolder(Path("/proc/self"), is_media=True).read(task, "nothing", 100)
 
 
-def test_a_drive_that_the_daemon_may_not_read_is_no_drive_without_the_file(tmp_path):
-    """A desktop mounts drives for one user only: the error says so, and how to mount it; a mirror has no such file."""
+def test_drive_without_permission_is_not_reported_as_a_missing_file(tmp_path):
+    """If the daemon may not read a drive, as when a desktop mounts it for one user, the error says so and how to mount
+    it; a mirror's file counts as missing."""
     hidden = tmp_path / "drive"
     hidden.mkdir(mode=0)
     with without_root(), pytest.raises(MediaFailed, match=r"user may not read metadata/timestamp\.json on") as failed:
@@ -237,8 +245,8 @@ def test_a_drive_that_the_daemon_may_not_read_is_no_drive_without_the_file(tmp_p
         assert None is RepositoryFolder(hidden).read("metadata", "timestamp.json", 100)
 
 
-def test_a_bundle_that_was_installed_unsigned_counts_as_signed(site, first, tmp_path):
-    """The same bytes: status says so from then on."""
+def test_unsigned_bundle_becomes_signed_when_it_is_admitted(site, first, tmp_path):
+    """A bundle that was installed unsigned counts as signed once the same bytes are admitted with a signature."""
     before, _ = site.store.install(tmp_path / "1", allow_unsigned=True)
     assert not before.signed
     assert site.admit(first).signed
@@ -246,8 +254,8 @@ def test_a_bundle_that_was_installed_unsigned_counts_as_signed(site, first, tmp_
     assert (True, False) == (again.signed, new)
 
 
-def test_what_is_not_signed_any_more_is_not_admitted(central, site, first, second):
-    """A revoked bundle is not installed again. A site that has it keeps it."""
+def test_revoked_bundle_is_not_admitted(central, site, first, second):
+    """A revoked bundle is not admitted again; a site that has it keeps it."""
     site.admit(first)
     central.revoke(first)
     central.revoke(second)
@@ -260,7 +268,7 @@ def test_what_is_not_signed_any_more_is_not_admitted(central, site, first, secon
 
 
 def test_a_manifest_for_another_task_is_refused(site, first):
-    """Whatever the target is called."""
+    """A bundle whose manifest names another task than the signed target is refused."""
     verified = site.believe()
     claimed = {first: SignedBundle("other", "1.0.0", verified.bundles[first].size_bytes)}
     assert () == site.ingest.missing_files(site.incoming, VerifiedRepository(verified.plan, claimed), first)
@@ -268,8 +276,9 @@ def test_a_manifest_for_another_task_is_refused(site, first):
         site.ingest.admit(site.incoming, first)
 
 
-def test_a_bundle_for_a_newer_agent_says_so_when_it_is_admitted(central, site, tmp_path):
-    """It is fetched as far as this agent understands it, and refused with what to do."""
+def test_bundle_for_a_newer_agent_is_refused_when_it_is_admitted(central, site, tmp_path):
+    """A bundle that requires a newer agent is fetched as far as this agent can read it, and refused when it is
+    admitted."""
     path = bundle(tmp_path / "3", "3.0.0", more={"requires": {"agent": "99.0.0"}}, weights=BASE)
     newest = central.publish(path)
     site.bring(central.folder)
@@ -285,8 +294,8 @@ def test_a_bundle_for_a_newer_agent_says_so_when_it_is_admitted(central, site, t
         (StoreLimits(bundle_bytes_max=100, disk_reserve_bytes=0), BundleTooLarge),
     ],
 )
-def test_a_bundle_that_does_not_fit_leaves_nothing(limits, error, site, first):
-    """Neither on the disk nor within the limit; the reserve stays free."""
+def test_bundle_beyond_a_limit_leaves_nothing_in_the_store(limits, error, site, first):
+    """A bundle that exceeds the free disk space or the size limit is refused and leaves no file."""
     site.again(limits)
     site.ingest.missing_files(site.incoming, site.believe(), first)
     with pytest.raises(error):
@@ -294,8 +303,8 @@ def test_a_bundle_that_does_not_fit_leaves_nothing(limits, error, site, first):
     assert set() == blob_names(site.config.state_dir)
 
 
-def test_a_copy_says_how_far_it_has_come(site, first, second):
-    """Only what has to be copied counts."""
+def test_copy_reports_its_progress(site, first, second):
+    """Progress counts only the bytes that have to be copied."""
     seen: list[CopyProgress] = []
     site.ingest.on_progress = seen.append
     site.admit(first)

@@ -1,4 +1,4 @@
-"""Probation after the switch: reasons for a rollback, a successful end, and mere noise."""
+"""Probation after the switch: reasons for a rollback, a successful end, and noise that causes neither."""
 
 from __future__ import annotations
 
@@ -43,32 +43,33 @@ def judged(seen: BundleActivity, seconds: float = HOUR, watch: ProbationRecord =
         (BundleActivity(problem="it does not load"), "NOT_ANSWERING"),
     ],
 )
-def test_verdicts(seen: BundleActivity, verdict: str):
-    """Errors count from the 20th call on, latency against what it was before, with a little slack."""
+def test_verdict_for_errors_crashes_and_latency(seen: BundleActivity, verdict: str):
+    """Errors count from the 20th call; latency is compared with that of the previous bundle, with a tolerance for
+    noise."""
     assert verdict == judged(seen)
 
 
-def test_time_ends_it_too():
-    """Whichever comes first."""
+def test_probation_ends_after_its_hours_with_few_calls():
+    """Probation ends after its number of hours even if there were fewer calls than planned."""
     assert ["", "over"] == [judged(BundleActivity(calls=3), seconds) for seconds in (24 * HOUR - 1, 24 * HOUR)]
 
 
-def test_a_probation_of_nothing_is_over_at_once():
-    """No calls or no hours in the plan: the first look ends it."""
+def test_probation_without_calls_or_hours_ends_at_once():
+    """If the plan names 0 calls or 0 hours, the first check ends the probation."""
     for plan in (ProbationRules(calls=0), ProbationRules(hours=0)):
         assert "over" == judged(BundleActivity(), 0.0, ProbationRecord.begin(plan, BEFORE))
 
 
-def test_without_a_measure_of_before_latency_says_nothing():
-    """A task that was hardly called, or that is new."""
+def test_latency_is_not_judged_without_earlier_measurements():
+    """Latency causes no rollback if the previous bundle had too few measured calls, or if there was none."""
     for before in (BundleActivity(), replace(BEFORE, timed=19)):
         watch = ProbationRecord.begin(ProbationRules(), before)
         assert "" == judged(BundleActivity(calls=50, timed=50, median_ms=5000.0), watch=watch)
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 5), st.floats(0, 1000)), max_size=10))
-def test_what_was_counted_adds_up_over_restarts(lives):
-    """Written and read again after each life of the daemon, nothing is lost and nothing counted twice."""
+def test_counts_of_a_probation_add_up_over_restarts(lives):
+    """A probation that is stored and read at each restart neither loses nor repeats calls, failures or seconds."""
     watch = WATCH
     for calls, failures, seconds in lives:
         watch = ProbationRecord.decode(watch.plus(BundleActivity(calls=calls, failures=failures), seconds).encode())
@@ -78,8 +79,9 @@ def test_what_was_counted_adds_up_over_restarts(lives):
 
 
 @given(st.integers(0, 500), st.integers(0, 500), st.floats(0, 100), st.integers(1, 500))
-def test_a_worse_bundle_never_fares_better(calls, failures, median_ms, more):
-    """Another failure among the same calls, or a longer time, never turns a bad verdict into a good one."""
+def test_more_failures_or_latency_never_improve_a_verdict(calls, failures, median_ms, more):
+    """If a bundle fails its probation, it also fails with more failures among the same calls, more latency or more
+    crashes."""
     failures = min(failures, calls)
     seen = BundleActivity(calls=calls, failures=failures, timed=calls, median_ms=median_ms)
     worse = (

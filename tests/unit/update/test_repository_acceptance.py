@@ -49,7 +49,7 @@ def central(tmp_path: Path) -> CentralTeam:
 
 @pytest.fixture
 def site(central: CentralTeam, tmp_path: Path) -> TrustingSite:
-    """Return a site that believes what the central team has published."""
+    """Return a site that has verified what the central team published."""
     made = TrustingSite(tmp_path / "site", central.root_bytes)
     made.bring(central.folder)
     assert 2 == made.believe().plan_version
@@ -57,7 +57,7 @@ def site(central: CentralTeam, tmp_path: Path) -> TrustingSite:
 
 
 def newer(central: CentralTeam, version: str = "2.0.0") -> str:
-    """Publish another bundle and a plan that wants it."""
+    """Publish another bundle and a plan that names it."""
     digest = central.publish(echo_bundle(central.folder.parent / version, "pos", version=version))
     central.plan(central.offering(digest))
     return digest
@@ -68,8 +68,8 @@ def copied(folder: Path, to: Path) -> Path:
     return Path(shutil.copytree(folder, to))
 
 
-def test_what_is_signed_is_believed(central, site):
-    """The plan, the bundles that it may name, and the newest signed time."""
+def test_signed_repository_is_accepted(central, site):
+    """A verified repository has the plan, the bundles that it may name, and the newest signed time."""
     verified = site.believe()
     assert central.held.plan == verified.plan
     (signed,) = central.held.bundles().values()
@@ -80,8 +80,9 @@ def test_what_is_signed_is_believed(central, site):
 
 
 @pytest.mark.parametrize("name", sorted(ATTACKS))
-def test_an_attack_is_refused_and_the_original_taken_afterwards(name, tmp_path, central):
-    """Of a USB drive with its reason; of incoming/ too, and what was believed before goes on."""
+def test_attack_is_refused_and_the_original_accepted_afterwards(name, tmp_path, central):
+    """Each attack on a USB drive is refused with its reason and a remedy; afterwards the original repository is
+    accepted."""
     older = central.copy(tmp_path / "older")
     newest = newer(central)
     site = TrustingSite(tmp_path / "site", central.root_bytes)
@@ -99,8 +100,9 @@ def test_an_attack_is_refused_and_the_original_taken_afterwards(name, tmp_path, 
 
 
 @pytest.mark.parametrize("how", ["truncated", "zeroed"])
-def test_a_damaged_timestamp_is_called_damaged(central, site, how):
-    """Cut short, or no metadata at all: the file is named, and nobody is told that it is not trusted."""
+def test_damaged_timestamp_is_reported_as_damaged(central, site, how):
+    """A timestamp that is cut short or is not metadata is reported as a damaged file, with its name, and not as
+    untrusted."""
     damage(site.incoming / "metadata" / "timestamp.json", how)
     problem = site.again().believe().problem
     assert isinstance(problem, UpdateIncomplete)
@@ -108,8 +110,9 @@ def test_a_damaged_timestamp_is_called_damaged(central, site, how):
     assert problem.message.endswith("is damaged: it is cut short, or not metadata")
 
 
-def test_a_hostile_mirror_stops_nothing_before_the_plan_expires(central, site):
-    """The trusted state is kept, shown with the problem, and used after a restart; the mirror downloads all again."""
+def test_damaged_mirror_leaves_the_trusted_state_in_force(central, site):
+    """The site keeps its trusted state, with the problem, also after a restart, and asks the mirror to download
+    everything again."""
     damage(site.incoming / "metadata" / "timestamp.json", "flipped")
     assert 2 == site.again().believe().plan_version
     assert site.believe().problem is not None
@@ -124,8 +127,8 @@ def test_a_hostile_mirror_stops_nothing_before_the_plan_expires(central, site):
 
 
 @pytest.mark.parametrize("how", ["gone", "zeroed", "truncated", "flipped"])
-def test_the_cache_protects_nothing(how, central, site, tmp_path):
-    """Whatever becomes of the files beside state.db, nothing older is believed."""
+def test_rollback_is_refused_without_the_cached_files(how, central, site, tmp_path):
+    """Deleting or damaging the cached metadata beside state.db does not make the site accept an older repository."""
     older = copied(central.folder, tmp_path / "older")
     newer(central)
     site.bring(central.folder)
@@ -142,8 +145,9 @@ def test_the_cache_protects_nothing(how, central, site, tmp_path):
     assert 3 == site.believe().plan_version
 
 
-def test_a_root_is_followed_through_five_changes(central, site):
-    """That the site slept through; all of them are remembered, and another start goes on from the newest."""
+def test_site_follows_five_root_rotations(central, site):
+    """A site that missed five root rotations follows and stores all of them, and a restart continues from the
+    newest."""
     for _ in range(5):
         central.rotate_root()
     site.bring(central.folder)
@@ -154,8 +158,8 @@ def test_a_root_is_followed_through_five_changes(central, site):
     assert (2, 6) == (site.again().believe().plan_version, site.trust.root_version)
 
 
-def test_new_roots_are_remembered_although_the_rest_is_not_believed(central, site):
-    """A key that was taken away does not come back because somebody holds the newer files up."""
+def test_new_root_is_stored_although_the_rest_is_refused(central, site):
+    """A new root counts even if the metadata with it is refused, so a revoked key does not become valid again."""
     central.rotate("online")
     site.bring(central.folder)
     kept = site.config.state_dir / "trust" / "kept" / "metadata" / "timestamp.json"
@@ -165,8 +169,9 @@ def test_new_roots_are_remembered_although_the_rest_is_not_believed(central, sit
     assert [1, 2] == list(site.again().store.trusted.roots())
 
 
-def test_numbers_run_up_with_a_stolen_key_go_with_the_key(central, site, tmp_path):
-    """Fast-forward: until the key is replaced the central team's metadata are too old; then they are taken."""
+def test_replacing_the_online_key_ends_a_fast_forward_attack(central, site, tmp_path):
+    """Version numbers that were raised with a stolen online key block newer metadata until the key is replaced; then
+    the site accepts them."""
     hostile = Hostile(central, copied(central.folder, tmp_path / "hostile"), central.folder)
     stamp = hostile.read("timestamp")
     stamp.signed.version = 2**31
@@ -183,8 +188,8 @@ def test_numbers_run_up_with_a_stolen_key_go_with_the_key(central, site, tmp_pat
         site.believe(hostile.folder)
 
 
-def test_the_plans_numbers_go_with_the_plans_key(central, site, tmp_path):
-    """The same for the nearer key, which targets replaces."""
+def test_replacing_the_plan_key_resets_its_signers(central, site, tmp_path):
+    """After the plan key was replaced the site accepts the plan and stores the new key as its signer."""
     (digest,) = site.believe().bundles
     central.plan(central.offering(digest, halted=True))
     site.bring(central.folder)
@@ -196,8 +201,8 @@ def test_the_plans_numbers_go_with_the_plans_key(central, site, tmp_path):
     assert floors["plan"].signers != site.store.trusted.floors()["plan"].signers
 
 
-def test_a_key_more_brings_nothing_old_back(central, site, tmp_path):
-    """What the old keys signed still counts, so its number still counts."""
+def test_adding_a_root_key_does_not_allow_older_metadata(central, site, tmp_path):
+    """A root rotation that keeps the online key keeps the remembered versions, so older metadata is refused."""
     older = copied(central.folder, tmp_path / "older")
     newer(central)
     site.bring(central.folder)
@@ -208,8 +213,8 @@ def test_a_key_more_brings_nothing_old_back(central, site, tmp_path):
         site.believe(older)
 
 
-def test_nothing_new_comes_in_after_an_expiry(central, site, tmp_path):
-    """A copy that somebody holds back is refused once it has expired; a newer one is taken."""
+def test_expired_copy_is_refused_and_a_renewed_one_accepted(central, site, tmp_path):
+    """A site refuses an expired copy that somebody withheld, and accepts a renewed one."""
     central.expire("timestamp", seconds=-5)
     site.bring(central.folder)
     with pytest.raises(UpdateExpired, match="timestamp") as refused:
@@ -220,8 +225,9 @@ def test_nothing_new_comes_in_after_an_expiry(central, site, tmp_path):
     assert 2 == site.believe().plan_version
 
 
-def test_a_clock_that_jumps_harms_nothing(central, site):
-    """2038: everything has expired. 1970: it is at least as late as somebody has signed. Right again: all is well."""
+def test_clock_jump_changes_no_trusted_state(central, site):
+    """With a clock in 2038 everything has expired, in 1970 the newest signed time counts, and once the clock is right
+    all is accepted; the stored versions never change."""
     before = site.store.trusted.floors()
     site.now = lambda: IN_2038
     with pytest.raises(UpdateExpired, match="2038-01-19"):
@@ -234,8 +240,8 @@ def test_a_clock_that_jumps_harms_nothing(central, site):
     assert before == site.store.trusted.floors()
 
 
-def test_a_clock_in_the_past_does_not_bring_back_what_has_expired(tmp_path):
-    """The newest signed time counts: here something was signed after the timestamp had expired."""
+def test_clock_in_the_past_does_not_revive_expired_metadata(tmp_path):
+    """Metadata counts as expired if something was signed after it expired, although the clock shows an earlier time."""
     clock = [time.time() - 10 * DAY]
     central = CentralTeam(tmp_path / "central", lambda: clock[0])
     central.plan(central.offering(central.publish(echo_bundle(tmp_path / "bundle", "pos"))))
@@ -253,8 +259,9 @@ def test_a_clock_in_the_past_does_not_bring_back_what_has_expired(tmp_path):
     assert 2 == site.believe(older).plan_version
 
 
-def test_a_time_far_ahead_is_not_remembered(central, site, tmp_path):
-    """With a stolen online key: what claims to be signed after all else has expired is refused, and leaves no trace."""
+def test_signed_time_after_every_expiry_is_refused_and_not_stored(central, site, tmp_path):
+    """A signed time after everything else has expired, as a thief of the online key could write, is refused and not
+    stored."""
     hostile = Hostile(central, copied(central.folder, tmp_path / "hostile"), central.folder)
     stamp = hostile.read("timestamp")
     stamp.signed.version += 1
@@ -266,8 +273,9 @@ def test_a_time_far_ahead_is_not_remembered(central, site, tmp_path):
     assert 2 == site.believe().plan_version
 
 
-def test_an_old_drive_says_that_it_is_old(central, site, tmp_path):
-    """Older than what was seen; and from before keys were replaced, when its signatures do not count any more."""
+def test_old_drive_is_reported_as_old(central, site, tmp_path):
+    """A drive that is older than what the site has seen, or from before keys were replaced, is refused with that
+    reason."""
     drive = central.drive(tmp_path / "drive")
     newer(central)
     site.bring(central.folder)
@@ -282,8 +290,9 @@ def test_an_old_drive_says_that_it_is_old(central, site, tmp_path):
         site.believe(drive)
 
 
-def test_an_old_drive_says_how_old(tmp_path):
-    """When it was made, and of when the newest was that came here: numbers tell a technician nothing."""
+def test_old_drive_is_reported_with_dates(tmp_path):
+    """The error has the date of the drive and of the newest repository that the site has seen, because version numbers
+    tell a technician nothing."""
     days = [2.0]
     central = CentralTeam(tmp_path / "central", lambda: time.time() - DAY * days[-1])
     site = TrustingSite(tmp_path / "site", central.root_bytes)
@@ -297,8 +306,8 @@ def test_an_old_drive_says_how_old(tmp_path):
         site.believe(old)
 
 
-def test_a_foreign_or_empty_drive_says_so(central, site, tmp_path):
-    """In words of whoever holds it."""
+def test_foreign_or_empty_drive_is_named(central, site, tmp_path):
+    """A drive of another fleet and one without an update are reported as such, with a remedy."""
     other = CentralTeam(tmp_path / "other", whose="theirs")
     other.plan(other.offering(other.publish(echo_bundle(tmp_path / "theirs", "pos"))))
     with pytest.raises(UpdateUntrusted, match="belongs to another fleet") as refused:
@@ -310,15 +319,17 @@ def test_a_foreign_or_empty_drive_says_so(central, site, tmp_path):
     assert "edge-convert media" in refused.value.remedy
 
 
-def test_a_drive_that_the_daemon_does_not_see_is_not_called_empty(site, tmp_path):
-    """Its unit hides /tmp and /home: whoever named such a folder is told where to mount the drive."""
+def test_folder_hidden_from_the_daemon_is_not_reported_as_empty(site, tmp_path):
+    """For a folder that the daemon cannot see, because its unit hides /tmp and /home, the error says where to mount the
+    drive."""
     with pytest.raises(MediaFailed, match="the daemon sees no folder") as failed:
         site.believe(tmp_path / "nothing")
     assert "/tmp" in failed.value.remedy
 
 
-def test_a_drives_plan_goes_on_when_the_drive_is_pulled_out(central, site, tmp_path):
-    """It is newer than what the mirror had brought; after a restart too."""
+def test_plan_of_a_drive_stays_in_force_without_the_drive(central, site, tmp_path):
+    """The plan of a drive that is newer than the mirror's stays in force after the drive is removed, also after a
+    restart."""
     newer(central)
     drive = central.drive(tmp_path / "drive")
     assert 3 == site.believe(drive).plan_version
@@ -331,8 +342,9 @@ def test_a_drives_plan_goes_on_when_the_drive_is_pulled_out(central, site, tmp_p
     assert site.believe().problem is None
 
 
-def test_where_no_mirror_is_nothing_is_missing(central, tmp_path):
-    """The drive's plan holds without a word; when it has expired that is said, not that nothing came from a mirror."""
+def test_site_without_a_mirror_reports_no_missing_mirror(central, tmp_path):
+    """At a site without a mirror the plan of a drive holds without a problem; after its expiry that is reported, and no
+    missing mirror."""
     site = TrustingSite(tmp_path / "far", central.root_bytes, mirrored=False)
     with pytest.raises(UpdateIncomplete, match="there is no update in") as refused:
         site.believe()
@@ -345,8 +357,8 @@ def test_where_no_mirror_is_nothing_is_missing(central, tmp_path):
         site.again().believe()
 
 
-def test_where_nothing_was_ever_mirrored_a_drives_plan_holds_without_a_word(central, tmp_path):
-    """An uplink that never connected makes no problem of what came on a drive; an emptied mirror is one, for good."""
+def test_empty_mirror_is_a_problem_only_after_it_had_content(central, tmp_path):
+    """A mirror that never had content causes no problem beside the plan of a drive; one that was emptied does."""
     site = TrustingSite(tmp_path / "far", central.root_bytes)
     with pytest.raises(UpdateIncomplete, match="there is no update in"):
         site.believe()
@@ -362,8 +374,8 @@ def test_where_nothing_was_ever_mirrored_a_drives_plan_holds_without_a_word(cent
         assert isinstance(each.believe().problem, UpdateIncomplete)
 
 
-def test_the_plan_of_other_sites_is_none_of_ours(central, site):
-    """It is believed, and means nothing here."""
+def test_plan_for_other_sites_does_not_apply(central, site):
+    """A plan that names only other sites is accepted and names no task for this one."""
     (digest,) = site.believe().bundles
     offer = central.offering(digest)
     central.plan(offer.model_copy(update={"channels": {}, "sites": {"site-2": offer.channels["stable"]}}))
@@ -373,8 +385,8 @@ def test_the_plan_of_other_sites_is_none_of_ours(central, site):
     assert (FleetPlan(), {"pos"}) == (plan.for_site("site-1", "stable"), set(plan.for_site("site-2", "stable").tasks))
 
 
-def test_a_bundle_for_another_task_is_not_signed_for_this_one(central, site, tmp_path):
-    """Whoever has the plan's key cannot swap the models of two tasks."""
+def test_plan_may_not_assign_a_bundle_to_another_task(central, site, tmp_path):
+    """The plan key cannot assign a signed bundle to another task than the one that it was signed for."""
     plan = central.held.plan
     tasks = plan.channels["stable"].tasks
     swapped = plan.model_copy(update={"channels": {"stable": FleetPlan(tasks={"other": tasks["pos"]})}, "version": 3})
@@ -384,8 +396,8 @@ def test_a_bundle_for_another_task_is_not_signed_for_this_one(central, site, tmp
         site.believe(hostile.folder)
 
 
-def test_a_role_without_a_floor_is_not_followed(central, site, tmp_path):
-    """The plan's key may not hand its power on: what is delegated further is not looked at."""
+def test_delegation_by_the_plan_is_not_followed(central, site, tmp_path):
+    """The plan key cannot delegate further: the site ignores roles that the plan delegates to."""
     hostile = Hostile(central, copied(central.folder, tmp_path / "hostile"), central.folder)
 
     def handed_on(signed: Targets) -> None:
@@ -401,14 +413,14 @@ def test_a_role_without_a_floor_is_not_followed(central, site, tmp_path):
     hostile.forge("plan", handed_on)
     snapshot = hostile.read("snapshot")
     raw = hostile.path("deeper").read_bytes()
-    snapshot.signed.meta["deeper.json"] = layout.described(hostile.read("deeper"), raw)
+    snapshot.signed.meta["deeper.json"] = layout.meta_file(hostile.read("deeper"), raw)
     snapshot.signed.version += 1
     hostile.link("snapshot", hostile.sign("snapshot", snapshot))
     assert (None, 0) == (site.believe(hostile.folder).plan, site.believe(hostile.folder).plan_version)
 
 
-def test_another_root_of_trust_begins_anew(central, site, tmp_path):
-    """A site that is handed over to another fleet believes that one, and not the first any more."""
+def test_new_root_of_trust_replaces_the_old_fleet(central, site, tmp_path):
+    """A site that gets the root of another fleet accepts that fleet and refuses the first."""
     other = CentralTeam(tmp_path / "other", whose="theirs")
     site.root_file.write_bytes(other.root_bytes)
     site.bring(other.folder)
@@ -418,15 +430,15 @@ def test_another_root_of_trust_begins_anew(central, site, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["gone", "zeroed", "truncated"])
-def test_a_root_of_trust_that_cannot_be_read_is_said(how, site):
-    """It stops updates, and names the file."""
+def test_unreadable_root_of_trust_is_reported(how, site):
+    """A missing or damaged root file stops updates with an error that names its setting."""
     damage(site.root_file, how)
     with pytest.raises(ConfigInvalid, match=r"update\.root_file"):
         site.again().believe()
 
 
-def test_a_root_with_a_number_that_nobody_can_sign_is_said(site):
-    """NaN has no canonical form; the sentence says so, where TUF's own error is empty."""
+def test_root_with_nan_is_reported(site):
+    """A root file with NaN, which has no canonical form, is refused with a message, where TUF's own error is empty."""
     raw = json.loads(site.root_file.read_bytes())
     raw["signed"]["x-extra"] = float("nan")
     site.root_file.write_text(json.dumps(raw))
@@ -438,8 +450,8 @@ def test_a_root_with_a_number_that_nobody_can_sign_is_said(site):
     "statement",
     ["UPDATE roots SET metadata = x'7b7d'", "UPDATE trust SET value = '[]'", "DELETE FROM roots WHERE version = 2"],
 )
-def test_rows_that_were_damaged_stop_updates(statement, central, site):
-    """They are named; nothing is believed on a guess."""
+def test_damaged_trust_rows_stop_updates(statement, central, site):
+    """Damaged or missing rows of the trusted state stop updates with an error that names state.db."""
     central.rotate_root()
     central.rotate_root()
     site.bring(central.folder)
@@ -453,8 +465,8 @@ def test_rows_that_were_damaged_stop_updates(statement, central, site):
 
 @given(data=st.data())
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_bytes_that_anybody_wrote_are_never_more_than_refused(data: Any, central, site, tmp_path):
-    """Any file of the metadata, spoilt anywhere: an error of ours, or the same plan as before."""
+def test_arbitrary_damage_to_metadata_is_refused_or_harmless(data: Any, central, site, tmp_path):
+    """Any change of bytes in a metadata file leads to an update error or to the same plan as before."""
     spoilt = tmp_path / "spoilt"
     shutil.rmtree(spoilt, ignore_errors=True)
     shutil.copytree(central.folder, spoilt)

@@ -18,8 +18,8 @@ HANGS = {"a pipe", "a link to a device", "an endless timestamp", "an endless sna
 
 
 @pytest.mark.parametrize("name", sorted(set(ATTACKS) - HANGS))
-def test_the_reference_client_refuses(tmp_path: Path, name: str):
-    """It has seen the plan before the newest; each attack is made of the newest one, which it takes afterwards."""
+def test_reference_client_refuses_each_attack(tmp_path: Path, name: str):
+    """The reference client refuses each attack on the newest repository, and accepts the repository without it."""
     central = CentralTeam(tmp_path)
     digest = central.publish(echo_bundle(tmp_path / "bundle"))
     older = central.copy(tmp_path / "older")

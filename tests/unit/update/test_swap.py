@@ -1,4 +1,4 @@
-"""How a new version takes the place of the one before: beside it, or after it."""
+"""How a new version replaces the previous one: loaded beside it, or after it."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ async def paused(tmp_path: Path) -> AsyncIterator[Site]:
     await made.stop()
 
 
-async def test_overlap_keeps_the_old_one_and_names_the_way_out(site: Site) -> None:
-    """With too little memory for both, the old bundle stays active and the remedy names the setting."""
+async def test_overlap_without_memory_keeps_the_old_bundle(site: Site) -> None:
+    """With too little memory for both bundles, the old one stays active and the remedy names `swap: pause`."""
     old = await site.install("1.0.0")
     site.short("1.1.0")
     with pytest.raises(MemoryShort, match="needs 2 MB; 1 MB is available") as caught:
@@ -42,8 +42,8 @@ async def test_overlap_keeps_the_old_one_and_names_the_way_out(site: Site) -> No
 
 
 @pytest.mark.parametrize("shared", [True, False])
-async def test_a_remedy_that_would_not_help_is_not_given(site: Site, shared: bool) -> None:
-    """Pausing is no way out when there is nothing to pause, or when pausing would stop no engine."""
+async def test_remedy_names_pause_only_if_it_would_help(site: Site, shared: bool) -> None:
+    """The error does not suggest `swap: pause` if no bundle is active or if pausing would stop no engine."""
     if shared:
         await site.install("1.0.0")
         site.engines.shared = True
@@ -53,8 +53,9 @@ async def test_a_remedy_that_would_not_help_is_not_given(site: Site, shared: boo
     assert "swap: pause" not in caught.value.remedy
 
 
-async def test_pause_stops_the_old_one_first(paused: Site) -> None:
-    """With `swap: pause` the old bundle is drained and health told before the new one loads; then the pointer moves."""
+async def test_pause_stops_the_old_bundle_first(paused: Site) -> None:
+    """With `swap: pause` the old bundle is drained and the health reported before the new one loads; then the pointer
+    moves."""
     old = await paused.install("1.0.0")
     reports: list[int] = []
     paused.engines.on_attach = lambda: reports.append(paused.engines.reports)
@@ -69,8 +70,8 @@ async def test_pause_stops_the_old_one_first(paused: Site) -> None:
     assert (new, {new}) == (paused.active(), paused.engines.attached)
 
 
-async def test_pause_brings_the_old_one_back(paused: Site) -> None:
-    """When the new bundle does not load, the old one is attached again and stays wanted, and the pointer stays."""
+async def test_pause_attaches_the_old_bundle_again_after_a_failure(paused: Site) -> None:
+    """If the new bundle does not load, the old one is attached again and kept, and the pointer stays."""
     old, new = await paused.install("1.0.0"), paused.broken("1.1.0")
     with pytest.raises(ModelLoadFailed):
         await paused.install("1.1.0")
@@ -81,7 +82,7 @@ async def test_pause_brings_the_old_one_back(paused: Site) -> None:
 
 
 async def test_nothing_pauses_on_a_shared_engine(paused: Site) -> None:
-    """Where pausing would give back no memory, the old bundle answers until the new one is ready."""
+    """If pausing would free no memory, the old bundle answers until the new one is ready."""
     old = await paused.install("1.0.0")
     paused.engines.shared = True
     new = await paused.install("1.1.0")

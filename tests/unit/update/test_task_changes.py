@@ -1,4 +1,5 @@
-"""Changes of one task take turns, those of others do not wait; work whose caller leaves is given up."""
+"""Changes of one task run one after the other, those of different tasks together; work whose caller leaves is
+cancelled."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from tests.support.eventually import turns
 
 
 async def test_only_changes_of_the_same_task_wait() -> None:
-    """The second of a task waits for the first, that of another begins at once; nothing is kept of them."""
+    """The second change of a task waits for the first, a change of another task starts at once, and no lock remains
+    afterwards."""
     may_end, began, reported = asyncio.Event(), list[str](), list[int]()
 
     async def report() -> None:
@@ -35,8 +37,9 @@ async def test_only_changes_of_the_same_task_wait() -> None:
     assert {} == changes._locks == changes._users
 
 
-async def test_work_goes_on_while_its_caller_is_there() -> None:
-    """Its result, or its error, is what comes of it; without a caller to look at, too."""
+async def test_work_returns_its_result_while_its_caller_waits() -> None:
+    """`run_unless_left` returns the result or raises the error of the work, also if no event can announce that the
+    caller leaves."""
 
     async def works() -> int:
         await turns()
@@ -51,8 +54,8 @@ async def test_work_goes_on_while_its_caller_is_there() -> None:
             await run_unless_left(left, fails())
 
 
-async def test_work_ends_when_its_caller_leaves() -> None:
-    """It is cancelled, has ended when that is said, and says so as a request that was cancelled."""
+async def test_work_is_cancelled_when_its_caller_leaves() -> None:
+    """Work whose caller leaves is cancelled and has ended before RequestCancelled is raised."""
     left, ended = asyncio.Event(), list[bool]()
 
     async def work() -> None:
@@ -70,8 +73,8 @@ async def test_work_ends_when_its_caller_leaves() -> None:
     assert [True] == ended
 
 
-async def test_who_is_cancelled_leaves_no_task_behind() -> None:
-    """Where the change itself is cancelled its work ends with it."""
+async def test_cancelled_change_leaves_no_task_behind() -> None:
+    """If the change itself is cancelled, its work ends with it."""
     waiting = asyncio.create_task(run_unless_left(asyncio.Event(), asyncio.Event().wait()))
     await turns()
     waiting.cancel()

@@ -38,29 +38,29 @@ HINDERED = StepOutcome(StepResult.BLOCKED, "DISK_FULL", "no room")
 
 
 def desired(verdict: Verdict = "WANTED", plan=PLAN) -> DesiredState:
-    """Return what the plan wants."""
+    """Return the state that the plan requires."""
     return DesiredState(verdict, plan, None if verdict == "HARDWARE_UNMET" else plan.offers[0])
 
 
 def facts(active: str = OLD, **changes) -> TaskFacts:
-    """Return what there is to see: the candidate is installed and nothing is in the way."""
+    """Return the facts of a task whose candidate is installed and not blocked."""
     return TaskFacts(**{"active": active, "desired": desired(), "plan_version": 7, "installed": True, **changes})
 
 
 def row(state: UpdateState, **changes) -> UpdateProgress:
-    """Return a row on the way from OLD to NEW."""
+    """Return the progress of an update from OLD to NEW."""
     begun, _ = update_state_machine.decide(TASK, None, facts(desired=desired("HALTED")), 0.0)
     return replace(begun, state=state, **{"reason": "", "message": "", **changes})
 
 
 def decided(before: UpdateProgress | None, seen: TaskFacts) -> tuple[UpdateState, str, UpdateAction]:
-    """Return where a decision leads."""
+    """Return the state, reason and action of a decision."""
     after, action = update_state_machine.decide(TASK, before, seen, NOW)
     return after.state, after.reason, action
 
 
-def test_it_begins_with_what_answers():
-    """The first row knows the bundle before, and since when it stands."""
+def test_first_decision_records_the_active_bundle():
+    """The first decision records the active bundle as the one to return to, and the time."""
     begun, action = update_state_machine.decide(TASK, None, facts(), NOW)
     expected = UpdateProgress(
         TASK, NEW, "2.0.0", update_state_machine.desired_state_id(desired()), 7, OLD, "testing", NOW
@@ -87,14 +87,16 @@ def test_it_begins_with_what_answers():
         (facts(active=""), ("held", "REMOVED", UpdateAction.NOTHING)),
     ],
 )
-def test_what_leads_on(state: UpdateState, seen: TaskFacts, leads_to: tuple[UpdateState, str, UpdateAction]):
-    """Before the test nothing depends on the state, only on what there is to see."""
+def test_next_state_depends_on_the_facts_alone(
+    state: UpdateState, seen: TaskFacts, leads_to: tuple[UpdateState, str, UpdateAction]
+):
+    """In each state before the test, the decision depends only on the facts and not on the state."""
     assert leads_to == decided(row(state), seen)
 
 
 @pytest.mark.parametrize("state", ["testing", "switching"])
-def test_a_step_that_was_cut_off_is_done_again_and_not_for_ever(state: UpdateState):
-    """A self-test during which the machine falls over again and again is the bundle's doing."""
+def test_interrupted_step_is_repeated_a_limited_number_of_times(state: UpdateState):
+    """An interrupted self-test or switch is repeated; after INTERRUPTIONS_MAX interruptions the bundle has failed."""
     before = row(state)
     for number in range(1, update_state_machine.INTERRUPTIONS_MAX):
         before, action = update_state_machine.decide(TASK, before, facts(), NOW)
@@ -103,8 +105,9 @@ def test_a_step_that_was_cut_off_is_done_again_and_not_for_ever(state: UpdateSta
 
 
 @pytest.mark.parametrize("state", ["testing", "switching"])
-def test_a_step_that_was_put_down_counts_for_nothing(state: UpdateState):
-    """A daemon that is stopped by its operator blames nobody."""
+def test_orderly_stop_is_not_counted_as_an_interruption(state: UpdateState):
+    """If the daemon is stopped during a self-test or switch, the step is staged again and not counted as interrupted;
+    other states stay."""
     down = update_state_machine.suspend(row(state), NOW)
     assert ("staged", 0) == (down.state, down.interruptions)
     others = [row(other) for other in STATES if other not in ("testing", "switching")]
@@ -112,8 +115,9 @@ def test_a_step_that_was_put_down_counts_for_nothing(state: UpdateState):
 
 
 @pytest.mark.parametrize(("state", "verdict"), [*itertools.product(("failed", "rolled_back", "held"), VERDICTS)])
-def test_what_is_settled_stays_while_the_plan_wants_the_same(state: UpdateState, verdict: Verdict):
-    """Whatever else happens: a halt, a wave, a new plan with the same words of this task, no plan at all."""
+def test_settled_state_stays_while_the_plan_is_the_same(state: UpdateState, verdict: Verdict):
+    """A failed, rolled back or held update stays so under a halt, another wave, a new plan version or no plan, as long
+    as the plan for the task is the same."""
     settled = row(state, reason="WHY")
     for active, wanted in itertools.product((OLD, OTHER, ""), (desired(verdict), None)):
         after, action = update_state_machine.decide(TASK, settled, facts(active, desired=wanted, plan_version=9), NOW)
@@ -123,8 +127,8 @@ def test_what_is_settled_stays_while_the_plan_wants_the_same(state: UpdateState,
 
 
 @pytest.mark.parametrize("state", ["failed", "rolled_back", "held"])
-def test_whoever_activates_the_candidate_by_hand_knows_better(state: UpdateState):
-    """A person overrides what the site remembers."""
+def test_activating_the_candidate_locally_ends_the_update(state: UpdateState):
+    """If somebody activates the candidate locally, the update is done, whatever failed before."""
     assert ("done", "BY_HAND", UpdateAction.NOTHING) == decided(row(state), facts(NEW))
     after, _ = update_state_machine.decide(TASK, row(state), facts(NEW), NOW)
     assert "somebody activated it here, without a test" == after.message
@@ -133,24 +137,24 @@ def test_whoever_activates_the_candidate_by_hand_knows_better(state: UpdateState
 @pytest.mark.parametrize("state", ["probation", "done"])
 @pytest.mark.parametrize("wanted", [desired(), desired("HALTED"), None])
 @pytest.mark.parametrize("active", [OLD, OTHER, ""])
-def test_going_back_by_hand_sticks(state: UpdateState, wanted: DesiredState | None, active: str):
-    """So does installing another bundle, or removing the task: nothing comes back by itself."""
+def test_local_rollback_or_removal_is_held(state: UpdateState, wanted: DesiredState | None, active: str):
+    """After a local rollback, installation or removal the update is held, so the plan does not undo it."""
     before = row(state, watch="{}")
     reason = "BY_HAND" if active else "REMOVED"
     assert ("held", reason, UpdateAction.NOTHING) == decided(before, facts(active, desired=wanted))
 
 
 @pytest.mark.parametrize("active", [OLD, OTHER, ""])
-def test_a_refusal_names_the_command_that_lifts_it(active: str):
-    """What somebody chose here, and how the plan's bundle comes to answer again."""
+def test_held_update_names_the_command_that_lifts_it(active: str):
+    """The message of a held update says what was chosen locally and names `edge-agent bundles allow`."""
     held, _ = update_state_machine.decide(TASK, row("done"), facts(active), NOW)
     assert "somebody removed the task here" in held.message or active
     assert f"'sudo edge-agent bundles allow {TASK}'" in held.message
 
 
 @pytest.mark.parametrize("active", [OLD, OTHER, ""])
-def test_a_refusal_that_is_lifted_begins_again(active: str):
-    """What answers meanwhile is what the update may go back to; only `held` can be lifted."""
+def test_allow_restarts_a_held_update(active: str):
+    """`allow` restarts a held update with the present bundle as the one to return to, and changes no other state."""
     held, _ = update_state_machine.decide(TASK, row("done", attempts=2), facts(active), NOW)
     lifted = update_state_machine.allow(held, active, NOW)
     assert ("waiting", active, 0) == (lifted.state, lifted.incumbent, lifted.attempts)
@@ -160,8 +164,9 @@ def test_a_refusal_that_is_lifted_begins_again(active: str):
     assert others == [update_state_machine.allow(each, active, NOW) for each in others]
 
 
-def test_whoever_brings_the_files_of_a_removed_task_wants_it_back():
-    """With all files on the drive or in the store; another version that answers here stays."""
+def test_imported_files_restore_a_removed_task():
+    """Importing all files of a removed task restores it, incomplete ones do not; a version that was chosen locally
+    stays."""
     removed, _ = update_state_machine.decide(TASK, row("done"), facts(""), NOW)
     for there in ({"installed": True}, {"installed": False}):
         after, action = update_state_machine.decide(TASK, removed, facts("", importing=True, **there), NOW)
@@ -182,8 +187,8 @@ def test_whoever_brings_the_files_of_a_removed_task_wants_it_back():
     assert ("held", "BY_HAND", UpdateAction.NOTHING) == decided(chosen, facts(OTHER, importing=True))
 
 
-def test_what_this_agent_cannot_read_was_removed_by_nobody():
-    """After a return to an older agent the row stays as it is."""
+def test_unreadable_manifest_does_not_count_as_removed():
+    """If this agent cannot read the active manifest, as after a downgrade, the update stays as it is."""
     for state in ("probation", "done", "held"):
         before = row(state, reason="WHY", watch="{}")
         assert (before, UpdateAction.NOTHING) == update_state_machine.decide(
@@ -192,8 +197,9 @@ def test_what_this_agent_cannot_read_was_removed_by_nobody():
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_another_wish_begins_anew(state: UpdateState):
-    """Another bundle, or the same one judged otherwise; what answers now is what it may go back to."""
+def test_changed_plan_restarts_the_update(state: UpdateState):
+    """Another bundle, or the same with other probation rules, restarts the update with the present bundle as the one to
+    return to."""
     for plan in (task(OTHER, version="3.0.0"), task(probation=ProbationRules(calls=1))):
         begun, action = update_state_machine.decide(
             TASK, row(state, attempts=3), facts(desired=desired(plan=plan)), NOW
@@ -201,8 +207,9 @@ def test_another_wish_begins_anew(state: UpdateState):
         assert (("testing", 0, OLD), UpdateAction.TEST) == ((begun.state, begun.attempts, begun.incumbent), action)
 
 
-def test_what_a_wave_or_a_window_says_is_no_other_wish():
-    """Otherwise a site that is held would begin again whenever a wave grows."""
+def test_wave_window_and_halt_do_not_restart_an_update():
+    """Waves, windows and a halt do not change the identity of the desired state, so a held update is not restarted; the
+    offered bundles do."""
     same = task(waves=[("2026-11-02T08:00:00Z", 10)], window=SwitchWindow(start="01:00", end="02:00"), halted=True)
     assert update_state_machine.desired_state_id(desired()) == update_state_machine.desired_state_id(desired(plan=same))
     offer = BundleOffer(bundle=NEW, version="2.0.0", requires=HardwareRequirements(memory_bytes_min=1))
@@ -219,8 +226,8 @@ def test_what_a_wave_or_a_window_says_is_no_other_wish():
         (HINDERED, ("staged", "DISK_FULL", 1)),
     ],
 )
-def test_what_a_self_test_leads_to(outcome: StepOutcome, leads_to: tuple[UpdateState, str, int]):
-    """The bundle's failures are remembered, the machine's are counted and tried again."""
+def test_next_state_after_the_self_test(outcome: StepOutcome, leads_to: tuple[UpdateState, str, int]):
+    """A failure of the bundle ends the update; a blocked machine is counted and the self-test tried again."""
     after = update_state_machine.after_test(row("testing"), outcome, NOW)
     assert leads_to == (after.state, after.reason, after.attempts)
     assert (True, NOW) == (outcome.message in after.message, after.since)
@@ -234,14 +241,14 @@ def test_what_a_self_test_leads_to(outcome: StepOutcome, leads_to: tuple[UpdateS
         (HINDERED, ("staged", "DISK_FULL", 3, 1)),
     ],
 )
-def test_what_a_switch_leads_to(outcome: StepOutcome, leads_to: tuple[UpdateState, str, int, int]):
-    """Once it answers, what was tried before is forgotten."""
+def test_next_state_after_the_switch(outcome: StepOutcome, leads_to: tuple[UpdateState, str, int, int]):
+    """After a successful switch the counts of attempts and interruptions are reset; otherwise they stay."""
     after = update_state_machine.after_switch(row("switching", attempts=2, interruptions=1), outcome, NOW)
     assert leads_to == (after.state, after.reason, after.attempts, after.interruptions)
 
 
-def test_a_probation_goes_on_until_it_is_judged():
-    """Without a verdict nothing changes; a good one ends it, a bad one leads back."""
+def test_probation_continues_until_its_verdict():
+    """Without a verdict the probation continues; a good verdict ends it, a bad one leads to a rollback."""
     before = row("probation")
     for wanted in (desired(), desired("HALTED"), None):
         assert ("probation", "", UpdateAction.NOTHING) == decided(before, facts(NEW, desired=wanted))
@@ -252,8 +259,9 @@ def test_a_probation_goes_on_until_it_is_judged():
         assert ("probation", "GOLDEN_DIFFERS", UpdateAction.ROLL_BACK) == bad
 
 
-def test_a_rollback_that_was_cut_off_goes_on():
-    """The verdict was written first: it is not given again, and nothing that happens since revokes it."""
+def test_interrupted_rollback_continues():
+    """The verdict is stored before the rollback, so a rollback that was interrupted continues and no later verdict
+    revokes it."""
     condemned = row("probation", reason="ERRORS", message="5 of 20")
     for judged in (None, PASSED):
         assert ("probation", "ERRORS", UpdateAction.ROLL_BACK) == decided(
@@ -269,14 +277,14 @@ def test_a_rollback_that_was_cut_off_goes_on():
     assert 1 == stuck.message.count("no room")
 
 
-def test_where_nothing_answered_before_there_is_no_way_back():
-    """The bundle stays active, and status shows its problem."""
+def test_failed_probation_without_a_previous_bundle_keeps_it_active():
+    """Without a previous bundle a failed probation leaves the new one active, with the problem as its reason."""
     alone = replace(row("probation"), incumbent="")
     assert ("done", "GOLDEN_DIFFERS", UpdateAction.NOTHING) == decided(alone, facts(NEW, probation_outcome=FAILED))
 
 
-def test_a_bundle_in_probation_is_judged_before_a_wish_that_is_not_due():
-    """A desired state that comes later leaves what answers now under watch; one that is due takes its place."""
+def test_probation_is_judged_before_a_later_wave():
+    """A plan whose wave is later does not end a probation; one that is due replaces the bundle."""
     before, later = row("probation"), task(OTHER, version="3.0.0")
     bad = decided(before, facts(NEW, desired=desired("WAVE_LATER", later), probation_outcome=FAILED))
     assert ("probation", "GOLDEN_DIFFERS", UpdateAction.ROLL_BACK) == bad
@@ -284,21 +292,21 @@ def test_a_bundle_in_probation_is_judged_before_a_wish_that_is_not_due():
     assert (OTHER, NEW) == (begun.candidate, begun.incumbent)
 
 
-def test_what_answers_already_is_done():
-    """A plan that names what a site runs changes nothing there."""
+def test_plan_that_names_the_active_bundle_is_done():
+    """A plan that names the active bundle changes nothing."""
     assert ("done", "", UpdateAction.NOTHING) == decided(None, facts(NEW))
     assert ("done", "", UpdateAction.NOTHING) == decided(row("done"), facts(NEW))
 
 
 @pytest.mark.parametrize("state", ["waiting", "fetching", "staged"])
-def test_without_a_plan_that_is_believed_nothing_moves(state: UpdateState):
-    """What was on its way stays where it is, as it is."""
+def test_nothing_changes_without_a_verified_plan(state: UpdateState):
+    """Without a verified plan an update stays in its state."""
     before = row(state, reason="WHY")
     assert (before, UpdateAction.NOTHING) == update_state_machine.decide(TASK, before, facts(desired=None), NOW)
 
 
 def test_pauses_double_up_to_half_an_hour():
-    """The first try is at once."""
+    """The first attempt has no pause; later pauses double up to half an hour."""
     assert [0.0, 10.0, 20.0, 40.0] == [update_state_machine.pause_seconds(attempts) for attempts in range(4)]
     assert (
         update_state_machine.PAUSE_SECONDS_MAX
@@ -318,8 +326,8 @@ def test_pauses_double_up_to_half_an_hour():
         (BundleUnsigned("no"), StepResult.FAILED),
     ],
 )
-def test_whose_fault_an_error_is(error, end: StepResult):
-    """Disk, memory and load are the machine's; what is left is the bundle's."""
+def test_errors_of_machine_and_bundle_are_told_apart(error, end: StepResult):
+    """Errors of disk, memory and load block the update; all others fail the bundle."""
     assert StepOutcome(end, error.reason, error.message) == update_state_machine.classify_error(error)
 
 
@@ -327,14 +335,14 @@ def test_whose_fault_an_error_is(error, end: StepResult):
 
 
 class World:
-    """A site that takes every step at once, and may be killed before or after each write."""
+    """A site that takes every step at once and may be killed before or after each write."""
 
     def __init__(self) -> None:
         self.active, self.row, self.plan = OLD, None, task()
         self.tested: list[str] = []
 
     def look(self, outcomes: list[StepOutcome], *, killed_at: int = 99, **seen) -> None:
-        """Go on as the updater does; `killed_at` counts the writes of the journal."""
+        """Perform a check as the updater does; `killed_at` counts the writes of the journal."""
         writes = itertools.count()
         row, action = update_state_machine.decide(
             TASK, self.row, facts(self.active, desired=desired(plan=self.plan), **seen), NOW
@@ -368,7 +376,7 @@ SETTLED: frozenset[UpdateState] = frozenset({"probation", "done", "failed", "rol
 
 
 def agrees(world: World) -> bool:
-    """Tell whether the row tells the truth about what answers, as far as nothing was cut off."""
+    """Return whether the recorded progress agrees with the active bundle, unless a step was interrupted."""
     row = world.row
     if row is None or row.state not in SETTLED:
         return True
@@ -378,8 +386,8 @@ def agrees(world: World) -> bool:
 @pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(st.lists(events, max_size=25))
-def test_any_order_of_events_leaves_a_row_that_agrees_with_what_answers(happened):
-    """Whatever is killed, changed by hand or planned: only known bundles come to answer, and in the end all settles."""
+def test_progress_agrees_with_the_active_bundle_after_any_events(happened):
+    """After any order of kills, local changes and plans only known bundles are active, and the update settles."""
     world = World()
     for event in happened:
         before = world.active
@@ -404,8 +412,9 @@ def test_any_order_of_events_leaves_a_row_that_agrees_with_what_answers(happened
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.integers(0, 4), max_size=30))
-def test_a_bundle_that_failed_is_not_tried_again_under_the_same_wish(kills):
-    """However often the daemon is killed: at most as often as interruptions are forgiven, and once to its end."""
+def test_failed_bundle_is_not_tested_again_under_the_same_plan(kills):
+    """However often the daemon is killed, a failing bundle is tested at most INTERRUPTIONS_MAX times and never again
+    under the same plan."""
     world = World()
     for killed in kills:
         world.look([FAILED, FAILED], killed_at=killed)

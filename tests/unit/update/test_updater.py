@@ -1,4 +1,4 @@
-"""The loop that brings a task to the bundle that the plan wants: each step, what stops it, and what a kill leaves."""
+"""The loop that brings a task to the bundle of the plan: each step, what blocks it, and the state after a kill."""
 
 from __future__ import annotations
 
@@ -37,8 +37,9 @@ async def site(tmp_path: Path) -> AsyncIterator[UpdatingSite]:
     await site.stop()
 
 
-async def test_a_bundle_is_fetched_tested_switched_to_and_watched(site: UpdatingSite):
-    """One look takes all steps that are due; the mirror is asked for what is missing and for nothing after it came."""
+async def test_update_is_fetched_tested_activated_and_watched(site: UpdatingSite):
+    """One check takes all steps that are due; the mirror is asked for the missing files and for nothing once they have
+    arrived."""
     new = site.publish("2.0.0")
     site.want(new, "2.0.0")
     site.published.on_the_way.add(new)
@@ -53,8 +54,8 @@ async def test_a_bundle_is_fetched_tested_switched_to_and_watched(site: Updating
     assert "200 calls in 0.0 h, 0 of them failed" == site.row().message
 
 
-async def test_another_copy_waits_for_no_pause(site: UpdatingSite):
-    """After a failure of this machine a look waits; a folder that somebody brings does not."""
+async def test_imported_folder_does_not_wait_for_the_pause(site: UpdatingSite):
+    """After a failure of the machine a check waits for the pause; importing a folder does not."""
     new = site.publish("2.0.0")
     site.want(new, "2.0.0")
     site.published.cannot_admit = DiskFull("no room", free_bytes=0)
@@ -68,8 +69,8 @@ async def test_another_copy_waits_for_no_pause(site: UpdatingSite):
     )
 
 
-async def test_the_old_one_answers_until_the_new_one_is_ready(site: UpdatingSite):
-    """The journal says 'switching' and the pointer stands at the old one while the new one loads."""
+async def test_old_bundle_answers_while_the_new_one_is_switched_in(site: UpdatingSite):
+    """While the new bundle loads, the journal has 'switching' and the old bundle is active."""
     seen = []
     new = site.publish("2.0.0")
     site.want(new, "2.0.0")
@@ -79,8 +80,8 @@ async def test_the_old_one_answers_until_the_new_one_is_ready(site: UpdatingSite
     assert [("attach", new), ("detach", site.old)] == [note[:2] for note in site.engines.notes[-2:]]  # type: ignore
 
 
-async def test_a_task_that_the_plan_does_not_name_is_left_alone(site: UpdatingSite):
-    """Nothing is written of it; a row of an earlier plan is forgotten."""
+async def test_task_that_the_plan_does_not_name_has_no_progress(site: UpdatingSite):
+    """A task that the plan no longer names loses its recorded progress and is left alone."""
     await site.switched(probation=ProbationRules(calls=0))
     assert "done" == (await site.look()).state
     site.plan({}, 2)
@@ -88,8 +89,9 @@ async def test_a_task_that_the_plan_does_not_name_is_left_alone(site: UpdatingSi
     assert ({}, {}) == (site.updater.overview.rows, site.store.journal.rows())
 
 
-async def test_a_bundle_that_answers_wrong_is_never_activated_and_not_tried_again(site: UpdatingSite):
-    """Until the plan wants it to be judged otherwise."""
+async def test_bundle_with_wrong_answers_is_never_activated(site: UpdatingSite):
+    """A bundle with wrong golden answers fails and is not tested again, also after a restart, until the plan changes
+    its rules."""
     new = site.publish("2.0.0")
     site.answers[new] = lambda _: WRONG
     site.want(new, "2.0.0")
@@ -104,8 +106,8 @@ async def test_a_bundle_that_answers_wrong_is_never_activated_and_not_tried_agai
     assert ("probation", new) == ((await site.look()).state, site.active())
 
 
-async def test_a_bundle_that_passes_and_then_does_not_load_has_failed(site: UpdatingSite):
-    """The one before goes on."""
+async def test_bundle_that_does_not_load_after_its_test_has_failed(site: UpdatingSite):
+    """A bundle that passes its self-test but does not load fails, and the previous one continues."""
     new = site.publish("2.0.0")
     site.engines.broken.add(new)
     site.want(new, "2.0.0")
@@ -114,8 +116,8 @@ async def test_a_bundle_that_passes_and_then_does_not_load_has_failed(site: Upda
 
 
 @pytest.mark.parametrize("where", ["admit", "test", "switch"])
-async def test_what_this_machine_lacks_is_tried_again_after_a_pause(site: UpdatingSite, where: str):
-    """Nothing is remembered against the bundle; the pauses grow."""
+async def test_lack_of_disk_or_memory_is_tried_again_after_a_pause(site: UpdatingSite, where: str):
+    """A step that lacks disk space or memory is repeated after growing pauses and does not count against the bundle."""
     new = site.publish("2.0.0")
     site.want(new, "2.0.0")
     site.published.cannot_admit = DiskFull("no room") if where == "admit" else None
@@ -137,15 +139,15 @@ async def test_what_this_machine_lacks_is_tried_again_after_a_pause(site: Updati
     ("error", "state"),
     [(HashMismatch("x"), "staged"), (UpdateIncomplete("x"), "staged"), (ManifestInvalid("x"), "failed")],
 )
-async def test_what_another_copy_mends_is_tried_again(site: UpdatingSite, error, state: str):
-    """A mirror may bring rubbish; a manifest that breaks a rule breaks it in every copy."""
+async def test_damaged_copy_is_retried_and_invalid_manifest_is_not(site: UpdatingSite, error, state: str):
+    """A damaged or incomplete copy is tried again; a manifest that breaks a rule fails the bundle."""
     site.want(site.publish("2.0.0"), "2.0.0")
     site.published.cannot_admit = error
     assert (state, error.reason) == ((await site.look()).state, site.row().reason)
 
 
 async def test_a_closed_window_keeps_a_bundle_staged(site: UpdatingSite):
-    """It is fetched and taken in, and neither tested nor switched to."""
+    """Outside its window a bundle is fetched and stored, and neither tested nor activated."""
     new = site.publish("2.0.0")
     site.want(new, "2.0.0", window={"start": "01:00", "end": "01:01"})
     await site.look()
@@ -155,8 +157,8 @@ async def test_a_closed_window_keeps_a_bundle_staged(site: UpdatingSite):
     assert "probation" == (await site.look()).state
 
 
-async def test_a_halt_stops_what_has_not_switched_and_nothing_else(site: UpdatingSite):
-    """Before the switch it waits; after it, it stays and is judged."""
+async def test_halt_stops_only_updates_before_the_switch(site: UpdatingSite):
+    """A halted update waits before its switch; after it, the bundle stays active and in probation."""
     new = site.publish("2.0.0")
     site.want(new, "2.0.0", halted=True)
     await site.look()
@@ -167,8 +169,9 @@ async def test_a_halt_stops_what_has_not_switched_and_nothing_else(site: Updatin
     assert ("probation", new, 3) == ((await site.look()).state, site.active(), site.row().plan_version)
 
 
-async def test_a_bad_probation_rolls_back_by_itself(site: UpdatingSite):
-    """The verdict is remembered, and no later rollback leads to the bad bundle."""
+async def test_failed_probation_rolls_back_automatically(site: UpdatingSite):
+    """After a failed probation the old bundle is active, the verdict survives a restart, and no rollback leads to the
+    bad bundle."""
     new = await site.switched()
     site.seen[new] = BundleActivity(calls=20, failures=5)
     await site.look()
@@ -179,8 +182,9 @@ async def test_a_bad_probation_rolls_back_by_itself(site: UpdatingSite):
     assert ("rolled_back", site.old) == ((await site.look()).state, site.active())  # type: ignore[attr-defined]
 
 
-async def test_a_rollback_that_fails_is_tried_again(site: UpdatingSite):
-    """The bad bundle goes on answering meanwhile, and the status says both."""
+async def test_failed_rollback_is_tried_again(site: UpdatingSite):
+    """If the old bundle cannot load, the bad one continues to answer, status has both reasons, and the rollback is
+    repeated after a pause."""
     new = await site.switched()
     site.seen[new] = BundleActivity(problem="it died")
     site.engines.short.add(site.old)  # type: ignore[attr-defined]
@@ -193,8 +197,8 @@ async def test_a_rollback_that_fails_is_tried_again(site: UpdatingSite):
     assert ("rolled_back", site.old) == ((await site.look()).state, site.active())  # type: ignore[attr-defined]
 
 
-async def test_a_rollback_by_hand_sticks_until_the_plan_moves_on(site: UpdatingSite):
-    """In probation and after it; a restart does not forget it."""
+async def test_local_rollback_is_kept_until_the_plan_changes(site: UpdatingSite):
+    """A local rollback is kept after a restart and a new wave; a new version of the plan replaces it."""
     new = await site.switched()
     await site.activation.rollback(TASK)
     assert ("held", site.old) == ((await site.look()).state, site.active())  # type: ignore[attr-defined]
@@ -206,8 +210,9 @@ async def test_a_rollback_by_hand_sticks_until_the_plan_moves_on(site: UpdatingS
     assert ("probation", newer) == ((await site.look()).state, site.active())
 
 
-async def test_a_bundle_installed_by_hand_is_held(site: UpdatingSite):
-    """While another one was on its way, and after the plan's own was there."""
+async def test_locally_installed_bundle_is_held(site: UpdatingSite):
+    """A bundle that is installed or activated locally stays active, whether the planned one was on its way or already
+    active."""
     new = site.publish("2.0.0")
     site.want(new, "2.0.0")
     site.published.on_the_way.add(new)
@@ -219,8 +224,8 @@ async def test_a_bundle_installed_by_hand_is_held(site: UpdatingSite):
     assert ("held", site.old) == ((await site.look()).state, site.active())  # type: ignore[attr-defined]
 
 
-async def test_an_operator_can_go_back_while_a_bundle_is_tested(site: UpdatingSite):
-    """The self-test keeps nothing locked; what was tested is then not switched to."""
+async def test_operator_can_roll_back_during_a_self_test(site: UpdatingSite):
+    """A rollback during the self-test is not blocked, and the tested bundle is then not activated."""
     other = await site.install("1.1.0")
     new = site.publish("2.0.0")
     site.want(new, "2.0.0")
@@ -233,8 +238,8 @@ async def test_an_operator_can_go_back_while_a_bundle_is_tested(site: UpdatingSi
     assert ("held", site.old) == ((await site.look()).state, site.active())  # type: ignore[attr-defined]
 
 
-async def test_the_other_tasks_of_a_plan_do_not_wait_for_a_self_test(site: UpdatingSite):
-    """While one is tested, the rows of the others are of the new plan: taken in, asked for, or rolled back."""
+async def test_other_tasks_do_not_wait_for_a_self_test(site: UpdatingSite):
+    """While one task is tested, the other tasks of the plan are already staged, fetching or rolled back."""
     digest = await site.switched()
     site.seen[digest] = BundleActivity(calls=200, failures=200)
     offers = {task: site.publish("3.0.0", task) for task in ("a-here", "b-here", "c-missing")}
@@ -255,8 +260,8 @@ async def test_the_other_tasks_of_a_plan_do_not_wait_for_a_self_test(site: Updat
     assert {"a-here": "probation", "b-here": "probation", "c-missing": "fetching", TASK: "rolled_back"} == states
 
 
-async def test_a_self_test_that_hangs_has_failed(tmp_path: Path):
-    """It gets its seconds and not more."""
+async def test_self_test_beyond_its_time_limit_fails(tmp_path: Path):
+    """A self-test that exceeds its time limit fails, and the old bundle stays active."""
     site = UpdatingSite(tmp_path)
     old = await site.install("1.0.0")
     new = site.publish("2.0.0")
@@ -268,8 +273,9 @@ async def test_a_self_test_that_hangs_has_failed(tmp_path: Path):
     await site.stop()
 
 
-async def test_a_stop_during_the_self_test_blames_nobody(site: UpdatingSite):
-    """The daemon does not wait for it, and the next start tests again."""
+async def test_stop_during_a_self_test_is_not_counted(site: UpdatingSite):
+    """The daemon stops without waiting for a self-test and does not count it as interrupted; the next start tests
+    again."""
     site.want(site.publish("2.0.0"), "2.0.0")
     site.may_answer.clear()
     running = asyncio.create_task(site.updater.run())
@@ -285,8 +291,8 @@ async def test_a_stop_during_the_self_test_blames_nobody(site: UpdatingSite):
     assert "probation" == (await site.look()).state
 
 
-async def test_a_kill_during_the_self_test_is_counted(site: UpdatingSite):
-    """After the third it is the bundle's fault."""
+async def test_kill_during_a_self_test_is_counted(site: UpdatingSite):
+    """Each kill during a self-test counts as an interruption; after the third the bundle has failed."""
     site.want(site.publish("2.0.0"), "2.0.0")
     for interruptions in (0, 1, 2):
         site.may_answer.clear()
@@ -301,8 +307,9 @@ async def test_a_kill_during_the_self_test_is_counted(site: UpdatingSite):
     assert ("failed", "INTERRUPTED") == ((await site.look()).state, site.row().reason)
 
 
-async def test_where_two_do_not_fit_the_test_comes_between_them(site: UpdatingSite):
-    """swap: pause: the old one stops, the new one is tested and loaded, or the old one comes back."""
+async def test_pause_stops_the_old_bundle_for_the_self_test(site: UpdatingSite):
+    """With `swap: pause` the old bundle stops, the new one is tested and loaded; if it fails, the old one is attached
+    again."""
     for version, says, state in (("2.0.0", WRONG, "failed"), ("3.0.0", None, "probation")):
         await site.killed(swap="pause")
         new = site.publish(version)
@@ -324,8 +331,8 @@ async def test_where_two_do_not_fit_the_test_comes_between_them(site: UpdatingSi
 
 
 @pytest.mark.parametrize("error", [UpdateExpired("it is old"), UpdateIncomplete("not all here")])
-async def test_what_is_not_believed_begins_nothing_and_stops_nothing(site: UpdatingSite, error):
-    """A probation is judged all the same; the mirror is told, and the status has the reason."""
+async def test_refused_repository_neither_starts_nor_stops_an_update(site: UpdatingSite, error):
+    """While the repository is refused, a probation is still judged, no update starts, and status has the reason."""
     new = await site.switched()
     newer = site.publish("3.0.0")
     site.want(newer, "3.0.0", 2)
@@ -339,7 +346,7 @@ async def test_what_is_not_believed_begins_nothing_and_stops_nothing(site: Updat
 
 
 async def test_a_site_that_waits_for_its_first_update_has_no_problem(site: UpdatingSite):
-    """Nothing has arrived, so nothing that arrived was refused; another fault is said all the same."""
+    """A site to which no repository has come yet reports no problem, except an untrusted root."""
     site.published.nothing_arrived = True
     site.published.problem = UpdateIncomplete("there is no update")
     assert (None, None) == (await site.updater.check(), site.updater.overview.problem)
@@ -347,8 +354,8 @@ async def test_a_site_that_waits_for_its_first_update_has_no_problem(site: Updat
     assert site.published.problem is await site.updater.check()
 
 
-async def test_a_new_task_arrives(site: UpdatingSite):
-    """Without an incumbent: tested on its own, and kept even when its probation goes badly."""
+async def test_first_bundle_of_a_new_task_is_kept_after_a_failed_probation(site: UpdatingSite):
+    """A new task has no previous bundle: its first one is tested alone and stays active even if its probation fails."""
     await site.activation.remove(TASK, "")
     site.plan({})
     await site.updater.check()
@@ -359,8 +366,8 @@ async def test_a_new_task_arrives(site: UpdatingSite):
     assert "nothing to go back to" in row.message
 
 
-async def test_what_a_probation_counted_survives_a_restart(site: UpdatingSite):
-    """Calls and hours go on; a clock that jumps ends nothing."""
+async def test_probation_counts_survive_a_restart(site: UpdatingSite):
+    """Calls and hours of a probation continue after a restart, and a jump of the clock does not end it."""
     new = await site.switched(probation=ProbationRules(calls=100, hours=2))
     site.seen[new] = BundleActivity(calls=60)
     site.running += 3600
@@ -378,8 +385,8 @@ async def test_what_a_probation_counted_survives_a_restart(site: UpdatingSite):
     assert ("done", "99 calls in 2.0 h, 0 of them failed") == ((await site.look()).state, site.row().message)
 
 
-async def test_it_looks_by_itself(site: UpdatingSite):
-    """Every `check_seconds`, until it is stopped."""
+async def test_updater_checks_periodically(site: UpdatingSite):
+    """The updater checks every `check_seconds` until it is stopped."""
     new = site.publish("2.0.0")
     running = asyncio.create_task(site.updater.run())
     await eventually(lambda: len(site.published.asked) > 2)
@@ -390,8 +397,8 @@ async def test_it_looks_by_itself(site: UpdatingSite):
     assert new == site.active()
 
 
-async def test_a_choice_of_somebody_here_waits_for_no_pause(site: UpdatingSite):
-    """Who has changed what answers wakes the updater: the state is true at once, not at the end of the pause."""
+async def test_local_change_wakes_the_updater(site: UpdatingSite):
+    """A local change of the active bundle wakes the updater, so its state is up to date before the pause ends."""
     await site.switched()
     site.check_seconds = 86_400
     await site.killed()
@@ -408,8 +415,8 @@ async def test_a_choice_of_somebody_here_waits_for_no_pause(site: UpdatingSite):
     await running
 
 
-async def test_a_bundle_that_vanishes_before_its_test_is_fetched_again(site: UpdatingSite):
-    """An operator removes the idle bundle while it waits for its window."""
+async def test_bundle_removed_before_its_test_is_fetched_again(site: UpdatingSite):
+    """If an operator removes the candidate while it waits for its window, it is fetched and activated later."""
     new = site.publish("2.0.0")
     site.want(new, "2.0.0", window={"start": "01:00", "end": "01:01"})
     await site.look()
@@ -418,8 +425,8 @@ async def test_a_bundle_that_vanishes_before_its_test_is_fetched_again(site: Upd
     assert ("probation", new) == ((await site.look()).state, site.active())
 
 
-async def test_a_load_that_fails_for_the_incumbent_is_no_reason_to_forget_the_test(site: UpdatingSite):
-    """ModelLoadFailed of the candidate in its trial is the candidate's."""
+async def test_candidate_that_does_not_load_in_its_test_has_failed(site: UpdatingSite):
+    """A candidate that cannot load during its self-test fails with MODEL_LOAD_FAILED."""
     new = site.publish("2.0.0")
     site.refused[new] = ModelLoadFailed("no such tensor")
     site.want(new, "2.0.0")
