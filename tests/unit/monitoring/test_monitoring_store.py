@@ -113,8 +113,8 @@ def test_more_inputs_outside_the_gate_raise_an_alarm(site):
     (alarm,) = site.worker.monitoring.active_alarms()
     assert "new_inputs" == alarm.alarm
     began = datetime.fromtimestamp(site.clock.wall, UTC).strftime("%Y-%m-%d")
-    assert alarm.said.startswith(f"since {began} about ")
-    assert "40 of 40 have" in alarm.said
+    assert alarm.message.startswith(f"since {began} about ")
+    assert "40 of 40 have" in alarm.message
     site.keep(*(gated(2000 + each, (1 + each * 37 % 401) / 401) for each in range(1200)))
     assert [] == standing(site)
 
@@ -126,7 +126,7 @@ def test_the_evidence_of_new_inputs_survives_a_restart(site):
     assert [] == standing(site)
     site.keep(*(gated(10 + each, 1 / 401) for each in range(4)))
     (alarm,) = site.worker.monitoring.active_alarms()
-    assert "8 of 8 have" in alarm.said
+    assert "8 of 8 have" in alarm.message
 
 
 def test_alarm_level_of_a_task(tmp_path):
@@ -255,7 +255,7 @@ def test_audited_answer_without_feedback_counts_as_right(site):
     site.worker.do_housekeeping()
     evidence = only(site).evidence[PEOPLE]
     assert (15, 15, 15, ["errors"]) == (evidence.judged, evidence.wrong, evidence.unjudged, standing(site))
-    assert ", 15 more were not judged;" in site.worker.monitoring.active_alarms()[0].said
+    assert ", 15 more were not judged;" in site.worker.monitoring.active_alarms()[0].message
     assert [] == site.worker.spool.db.rows("SELECT * FROM review_audit")
 
 
@@ -284,8 +284,8 @@ def test_many_corrections_refute_the_guarantee(site):
         site.judge(judgement(number, **verdict), prediction=kept(number))
     (alarm,) = site.worker.monitoring.active_alarms()
     assert "errors" == alarm.alarm
-    assert alarm.said.startswith("people found ")
-    assert alarm.said.endswith("the bundle promises 5% at most")
+    assert alarm.message.startswith("people found ")
+    assert alarm.message.endswith("the bundle promises 5% at most")
 
 
 def reviewed_bootstrap(site: ASite, right: int, wrong: int) -> None:
@@ -399,7 +399,7 @@ def test_fewer_confident_answers_raise_an_alarm(site):
     assert ["confidence"] == standing(site)
     assert (
         "answers with confidence at the threshold or above are 0.0% of the last 500; in calibration they were 70.0%"
-        == site.worker.monitoring.active_alarms()[0].said
+        == site.worker.monitoring.active_alarms()[0].message
     )
 
 
