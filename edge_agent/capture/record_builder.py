@@ -29,7 +29,7 @@ from edge_agent.errors import RedactionHeld
 from edge_agent.formats.example_records import SCHEMA, UNGRADED, example_key, task_of_key
 from edge_agent.formats.manifest import LABEL_KINDS, Manifest
 from edge_agent.formats.signed_document import format_timestamp
-from edge_agent.monitoring.answer_observations import AnswerObservation, ModelPair, Source, same
+from edge_agent.monitoring.answer_observations import AnswerObservation, ModelPair, Source, is_same_answer
 from edge_agent.monitoring.monitoring_store import UNUSUAL
 
 if TYPE_CHECKING:
@@ -286,7 +286,7 @@ def _pair(answer: CapturedAnswer) -> ModelPair | None:
         return None
     source: Source = "shadow" if "MODE_SHADOW" in answer.reasons else "escalated"
     names = (local, teacher) if kind in LABEL_KINDS else ("", "")
-    return ModelPair(source, same(kind, local, teacher), *names)
+    return ModelPair(source, is_same_answer(kind, local, teacher), *names)
 
 
 def _texts_of(prediction: Mapping[str, Any]) -> str:

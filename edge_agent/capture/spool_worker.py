@@ -34,7 +34,7 @@ from edge_agent.capture.teacher_questions import TeacherQuestion, TeacherQuestio
 from edge_agent.durable.atomic_files import Ballast
 from edge_agent.errors import DiskFull, EdgeAgentError, ExchangeError
 from edge_agent.formats.status_object import RedactionReport
-from edge_agent.monitoring.answer_observations import verdict
+from edge_agent.monitoring.answer_observations import is_local_answer_wrong
 from edge_agent.monitoring.monitoring_store import Charge, HumanLabel, MonitoringStore, TeacherLabel
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ class SpoolWorker:
         self._alarms_at_commit = -1
         if number:
             judgement = json.loads(feedback_record.record)
-            wrong = verdict(prediction, judgement)
+            wrong = is_local_answer_wrong(prediction, judgement)
             in_audit = number == 1 and self.spool.streams.record_verdict(feedback.prediction_id, wrong)
             audit_label = self.questions.audit_label(feedback.prediction_id)
             label = HumanLabel(judgement, number == 1, audit_label, in_audit)
@@ -322,7 +322,7 @@ class SpoolWorker:
         if alarms != self._alarms:
             is_first, previous, self._alarms = self._alarms is None, set(self._alarms or ()), alarms
             for alarm in sorted(set(alarms) - previous, key=lambda each: (each.task, each.alarm)):
-                log.warning("field_alarm", task=alarm.task, reason=alarm.alarm, digest=alarm.digest, why=alarm.said)
+                log.warning("field_alarm", task=alarm.task, reason=alarm.alarm, digest=alarm.digest, why=alarm.message)
             self._dependencies.replace_alarms(alarms)
             if not is_first:
                 self._last_run.pop("status", None)

@@ -386,12 +386,12 @@ def _bundle_samples(summary: BundleSummary, alarms: list[tuple[AlarmState, bool]
     yield MetricSample("field_demoted", any(demoted for _, demoted in alarms), (task,))
     yield MetricSample("field_pairs_total", summary.pairs, (task,))
     yield MetricSample("field_agreed_total", summary.agreed, (task,))
-    for judge in JUDGES if summary.promise else ():
+    for judge in JUDGES if summary.guarantee else ():
         evidence = summary.evidence[judge]
         yield MetricSample("field_judged_total", evidence.judged, (task, judge))
         yield MetricSample("field_wrong_total", evidence.wrong, (task, judge))
         yield MetricSample(
-            "field_evidence_ratio", evidence.peak / summary.promise.limit if summary.promise else 0.0, (task, judge)
+            "field_evidence_ratio", evidence.peak / summary.guarantee.limit if summary.guarantee else 0.0, (task, judge)
         )
 
 
