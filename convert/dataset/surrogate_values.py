@@ -339,7 +339,7 @@ class SurrogateSource:
 
     def _redacts_to(self, value: str, announcement: str = "") -> str | None:
         """Return the word that redaction puts in place of a value; empty = it finds nothing, None = a part of it."""
-        findings = self._redaction.found(announcement + value)
+        findings = self._redaction.find_values(announcement + value)
         if len(findings) == 1 and findings[0][:2] == (len(announcement), len(announcement) + len(value)):
             return findings[0][3]
         return None if findings else ""

@@ -53,7 +53,7 @@ def redact_as_site(
         if values is None:
             results.append(None)
         else:
-            spans = redactor.start(findings=ModelFindings({text: values})).found(text)
+            spans = redactor.start(findings=ModelFindings({text: values})).find_values(text)
             results.append([FoundEntity(start, end, rule) for start, end, rule, _ in spans])
     return results
 

@@ -50,7 +50,7 @@ async def test_drain_waits_until_refused_callers_are_quiet() -> None:
     """A drain waits while refused calls arrive, but a client that keeps calling does not delay the stop for ever."""
     admission, refused, over = AdmissionControl(calls_max=1), 0, False
     admission.draining = True
-    await admission.until_quiet()
+    await admission.wait_until_quiet()
 
     def call_on() -> None:
         nonlocal refused
@@ -61,7 +61,7 @@ async def test_drain_waits_until_refused_callers_are_quiet() -> None:
             asyncio.get_running_loop().call_soon(call_on)
 
     call_on()
-    await admission.until_quiet()
+    await admission.wait_until_quiet()
     over = True
     assert refused > QUIET_SECONDS_MAX / QUIET_SECONDS
 

@@ -34,9 +34,9 @@ def audit(
     folder: Path,
     bytes_max: int = 2**20,
     waiting_lines_max: int = WAITING_LINES_MAX,
-    patience: AuditTimeouts = AUDIT_TIMEOUTS,
+    timeouts: AuditTimeouts = AUDIT_TIMEOUTS,
 ) -> AuditLog:
-    return AuditLog(folder, bytes_max, lambda: 1_795_629_600.0, waiting_lines_max, patience)
+    return AuditLog(folder, bytes_max, lambda: 1_795_629_600.0, waiting_lines_max, timeouts)
 
 
 def lines(folder: Path, name: str = FILE_NAME) -> list[dict[str, Any]]:
@@ -196,7 +196,7 @@ async def test_queue_of_lines_is_bounded(tmp_path: Path) -> None:
 async def test_hanging_disk_blocks_neither_a_change_nor_the_stop(tmp_path: Path) -> None:
     """A change and the stop each wait up to their timeout, status reports it, and the line is written when the disk
     responds."""
-    disk, log = SlowDisk(tmp_path), audit(tmp_path, patience=AuditTimeouts(0.05, 0.05))
+    disk, log = SlowDisk(tmp_path), audit(tmp_path, timeouts=AuditTimeouts(0.05, 0.05))
     await log.record_change(BOSS, "Drain", "OK", DRAIN)
     assert "the disk has not taken a line for 0.05 s" in log.problem
     with structlog.testing.capture_logs() as logged:

@@ -8,7 +8,7 @@ import pytest
 
 from edge_agent.errors import InvalidRequest, UnknownQuestion
 from edge_agent.formats.manifest import Manifest
-from edge_agent.server.decide_questions import WantedQuestions, wanted_questions
+from edge_agent.server.decide_questions import RequestedQuestions, requested_questions
 from edge_agent.v1 import task_pb2
 from edge_agent.v1.inference_pb2 import DecideRequest
 from tests.support.bundles import QUESTIONS
@@ -43,9 +43,9 @@ def question(name: str = "colour", type_: int = CHOICE, says: str = "Which?", *l
     return task_pb2.Question(name=name, type=type_, instructions=says, options=options)
 
 
-def asked(*names: str, of: Manifest | None = None, opened: Any = ()) -> WantedQuestions:
+def asked(*names: str, of: Manifest | None = None, opened: Any = ()) -> RequestedQuestions:
     request = DecideRequest(task="front-desk", questions=names, open_questions=opened)
-    return wanted_questions(request, of or manifest())
+    return requested_questions(request, of or manifest())
 
 
 def refusal(*opened: Any, names: tuple[str, ...] = (), **task: Any) -> str:
@@ -57,21 +57,21 @@ def refusal(*opened: Any, names: tuple[str, ...] = (), **task: Any) -> str:
 def test_without_names_all_questions_are_asked():
     """A call without names gets an answer to each question of the task, and the engine no list."""
     found = asked()
-    assert ["intent", "urgent", "severity"] == [each.name for each in found.wanted]
-    assert (found.wanted, ()) == (found.computed, found.job)
+    assert ["intent", "urgent", "severity"] == [each.name for each in found.requested]
+    assert (found.requested, ()) == (found.computed, found.job)
 
 
 def test_named_questions_are_computed_in_the_order_of_the_task():
     """A runtime that answers each question separately computes only the named ones, at their temperatures."""
     found = asked("severity", "urgent")
-    assert ["urgent", "severity"] == [each.name for each in found.wanted]
+    assert ["urgent", "severity"] == [each.name for each in found.requested]
     assert [("urgent", 2.0), ("severity", 1.0)] == [(each.name, each.temperature) for each in found.job]
 
 
 def test_encoder_computes_all_questions_and_returns_the_named_ones():
     """An encoder answers all questions in one run, of which the named ones are returned."""
     found = asked("urgent", of=manifest("onnx"))
-    assert (["urgent"], 3, ()) == ([each.name for each in found.wanted], len(found.computed), found.job)
+    assert (["urgent"], 3, ()) == ([each.name for each in found.requested], len(found.computed), found.job)
 
 
 def test_unknown_question_is_refused():
@@ -93,16 +93,16 @@ def test_open_questions_are_passed_to_the_engine():
     with its temperature."""
     mine = question("colour", CHOICE, "Which colour?", "red", "blue", description="A colour.")
     found = asked(of=manifest(open_questions=True), opened=[mine, task_pb2.Question(name="urgent")])
-    assert ["colour", "urgent"] == [each.name for each in found.wanted]
+    assert ["colour", "urgent"] == [each.name for each in found.requested]
     assert [(("red", "blue"), 1.0), (("no", "yes"), 2.0)] == [(each.outputs, each.temperature) for each in found.job]
-    assert ("A colour.", "A colour.") == found.wanted[0].descriptions
+    assert ("A colour.", "A colour.") == found.requested[0].descriptions
 
 
 def test_a_predicate_may_describe_its_answers():
     """A predicate may describe its answers 'no' and 'yes', in this order."""
     described = question("angry", PREDICATE, "The customer is angry.", "no", "yes", description="So.")
     found = asked(of=manifest(open_questions=True), opened=[described])
-    assert (("no", "yes"), ("So.", "So.")) == (found.wanted[0].outputs, found.wanted[0].descriptions)
+    assert (("no", "yes"), ("So.", "So.")) == (found.requested[0].outputs, found.requested[0].descriptions)
 
 
 OWN = question("urgent", PREDICATE, "Something else.")

@@ -131,7 +131,7 @@ def parameters(**given_: Any) -> Any:
         ("generate", {"output_tokens_max": {"uint64_param": 9}}, {"output_tokens_max": 9}),
         ("generate", {"stop": {"string_param": "\n"}}, {"stops": ["\n"]}),
         ("generate", {"escalate": {"bool_param": True}, "seed": {"int64_param": 3}}, {"escalate": True, "seed": 3}),
-        ("generate", {oip_requests.FINAL_WANTED: {"bool_param": True}}, {}),
+        ("generate", {oip_requests.EMPTY_FINAL_RESPONSE: {"bool_param": True}}, {}),
     ],
 )
 def test_parameters_become_options_of_the_inference_api(kind: str, given_: Any, fields: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from edge_agent import certificate_authority
 from edge_agent.errors import CertificateExpired, CertificateUnusable
 from edge_agent.server import roles
 from edge_agent.server.roles import ACCOUNT_SECONDS, INFER, AccountTable
-from edge_agent.server.tls import KNOWN_MAX, CertificateIdentifier
+from edge_agent.server.tls import CALLERS_MAX, CertificateIdentifier
 from tests.support.tls_site import DAY
 
 ROOT = certificate_authority.make_authority("site", time.time())
@@ -147,9 +147,9 @@ def test_the_table_of_certificates_is_bounded() -> None:
     known = certified(first)
     assert certified(first) is known
     pair = certificate_authority.issue_client_certificate(ROOT, "x", ["infer"], time.time()).certificate
-    for number in range(KNOWN_MAX):
+    for number in range(CALLERS_MAX):
         certified(Context(pem=pair + str(number).encode()))
-    assert KNOWN_MAX == len(certified._known)
+    assert CALLERS_MAX == len(certified._callers)
     assert certified(first) is not known
     assert certified(first) == known
 

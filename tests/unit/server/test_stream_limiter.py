@@ -22,12 +22,12 @@ async def some(*requests: str, then_silent: bool = False) -> AsyncIterator[str]:
 
 async def test_a_stream_ends_when_its_caller_ends_it() -> None:
     """When its caller ends a stream, all its requests have been passed on."""
-    assert ["a", "b"] == [request async for request in StreamLimiter(STREAMS).each(some("a", "b"))]
+    assert ["a", "b"] == [request async for request in StreamLimiter(STREAMS).iterate(some("a", "b"))]
 
 
 async def test_silent_stream_is_ended() -> None:
     """A stream without a request for the allowed time ends, after its earlier requests were passed on."""
-    stream = StreamLimiter(STREAMS, silent_seconds_max=0.01).each(some("a", then_silent=True))
+    stream = StreamLimiter(STREAMS, silent_seconds_max=0.01).iterate(some("a", then_silent=True))
     assert "a" == await anext(stream)
     with pytest.raises(DeadlineExpired, match=r"no request came on this stream for 0.01 s"):
         await anext(stream)
@@ -38,7 +38,7 @@ async def test_stop_ends_waiting_streams_at_once() -> None:
     dialogues, waiting = StreamLimiter(STREAMS), asyncio.Event()
 
     async def read() -> None:
-        async for _ in dialogues.each(some("a", then_silent=True)):
+        async for _ in dialogues.iterate(some("a", then_silent=True)):
             waiting.set()
 
     reading = asyncio.create_task(read())
@@ -54,7 +54,7 @@ async def test_stop_at_the_moment_of_a_timeout_raises_nothing() -> None:
     stopped: asyncio.Future[None] = loop.create_future()
 
     async def read() -> None:
-        async for _ in dialogues.each(some("a", then_silent=True)):
+        async for _ in dialogues.iterate(some("a", then_silent=True)):
             waiting.set()
 
     def stop() -> None:
@@ -77,7 +77,7 @@ async def test_stop_lets_the_current_request_be_answered() -> None:
     dialogues, answered = StreamLimiter(STREAMS), []
 
     async def read() -> None:
-        async for request in dialogues.each(some("a", "b")):
+        async for request in dialogues.iterate(some("a", "b")):
             dialogues.close()
             answered.append(request)
 
@@ -90,11 +90,11 @@ def test_streams_of_a_caller_are_limited() -> None:
     """A stream beyond the limit of its caller is refused with a delay; another caller still gets one, and an ended
     stream frees its place."""
     dialogues = StreamLimiter(STREAMS)
-    with dialogues.place("till-1"), dialogues.place("till-2"):
-        with dialogues.place("till-1"):
+    with dialogues.slot("till-1"), dialogues.slot("till-2"):
+        with dialogues.slot("till-1"):
             with pytest.raises(ShareExceeded, match="2 streams of requests of till-1 are in progress; the limit is 2"):
-                dialogues.place("till-1")
-            with dialogues.place("till-2"):
+                dialogues.slot("till-1")
+            with dialogues.slot("till-2"):
                 pass
-        with dialogues.place("till-1"):
+        with dialogues.slot("till-1"):
             pass

@@ -32,7 +32,7 @@ def warned(found: TlsFiles) -> str:
 def test_unchanged_files_are_not_loaded_again(site: TlsSite) -> None:
     """gRPC asks at each handshake and gets nothing while the files are unchanged."""
     found = files(site)
-    assert [None, None] == [found._changed(), found._changed()]
+    assert [None, None] == [found._new_configuration(), found._new_configuration()]
     assert [] == found.warnings()
 
 
@@ -41,14 +41,14 @@ def test_new_files_are_loaded_once(site: TlsSite) -> None:
     found = files(site)
     certificate_authority.write_pair(site.server(), site.certificate, site.key, replace=True)
     assert "" == warned(found)
-    assert [False, True] == [found._changed() is None, found._changed() is None]
+    assert [False, True] == [found._new_configuration() is None, found._new_configuration() is None]
 
 
 def test_new_client_authority_is_loaded(site: TlsSite) -> None:
     """A file with the old and a new client authority is loaded."""
     found = files(site)
     site.ca.write_bytes(site.authority.certificate + site.foreign.certificate)
-    assert found._changed() is not None
+    assert found._new_configuration() is not None
 
 
 @pytest.mark.parametrize("half", ["key", "certificate"])
@@ -58,11 +58,11 @@ def test_mismatched_pair_keeps_the_old_one_in_use(site: TlsSite, half: str) -> N
     first, second = (site.key, site.certificate) if half == "key" else (site.certificate, site.key)
     first.write_bytes(new.key if half == "key" else new.certificate)
     with structlog.testing.capture_logs() as logged:
-        assert [None, None] == [found._changed(), found._changed()]
+        assert [None, None] == [found._new_configuration(), found._new_configuration()]
     assert ["tls_files_not_used"] == [entry["event"] for entry in logged]
     assert "the key does not belong to" in warned(found)
     second.write_bytes(new.certificate if half == "key" else new.key)
-    assert found._changed() is not None
+    assert found._new_configuration() is not None
     assert "" == warned(found)
 
 
@@ -77,10 +77,10 @@ def test_unusable_file_keeps_the_old_one_in_use(site: TlsSite, name: str, spoil:
     else:
         path.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "huge": whole * 10_000}[spoil])
     with structlog.testing.capture_logs():
-        assert found._changed() is None
+        assert found._new_configuration() is None
     assert "New TLS files are not used" in warned(found)
     path.write_bytes(whole)
-    assert found._changed() is not None  # what was read again may be another
+    assert found._new_configuration() is not None  # what was read again may be another
     assert "" == warned(found)
 
 
@@ -89,7 +89,7 @@ def test_expired_certificate_replaces_nothing(site: TlsSite) -> None:
     found = files(site)
     certificate_authority.write_pair(site.server(at=0), site.certificate, site.key, replace=True)
     with structlog.testing.capture_logs():
-        assert found._changed() is None
+        assert found._new_configuration() is None
     assert "ended at 1970-01-31" in warned(found)
 
 
