@@ -69,8 +69,8 @@ class ConsoleFacts:
     @property
     def certificate_facts(self) -> CertificateFacts:
         """`certificate`: when it expires, and who renews it."""
-        what, file = "clients" if self.of_clients else "server", FileInfo(self.certificate, "file")
-        return CertificateFacts(what, file, expires_in=self.expires_in, has_authority=self.has_authority)
+        role, file = "clients" if self.of_clients else "server", FileInfo(self.certificate, "file")
+        return CertificateFacts(role, file, expires_in=self.expires_in, has_authority=self.has_authority)
 
 
 _LOG = f"sudo journalctl -u {UNIT} -b | tail -30"
