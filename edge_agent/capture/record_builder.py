@@ -29,7 +29,7 @@ from edge_agent.errors import RedactionHeld
 from edge_agent.formats.example_records import SCHEMA, UNGRADED, example_key, task_of_key
 from edge_agent.formats.manifest import LABEL_KINDS, Manifest
 from edge_agent.formats.signed_document import format_timestamp
-from edge_agent.monitoring.answer_observations import AnswerObservation, ModelPair, Source, same
+from edge_agent.monitoring.answer_observations import AnswerObservation, ModelPair, Source, is_same_answer
 from edge_agent.monitoring.monitoring_store import UNUSUAL
 
 if TYPE_CHECKING:
@@ -284,7 +284,7 @@ def _pair(answered: CapturedAnswer) -> ModelPair | None:
         return None
     source: Source = "shadow" if "MODE_SHADOW" in answered.reasons else "escalated"
     names = (ours, theirs) if kind in LABEL_KINDS else ("", "")
-    return ModelPair(source, same(kind, ours, theirs), *names)
+    return ModelPair(source, is_same_answer(kind, ours, theirs), *names)
 
 
 def _texts_of(prediction: Mapping[str, Any]) -> str:

@@ -34,7 +34,7 @@ from edge_agent.capture.teacher_questions import TeacherQuestion, TeacherQuestio
 from edge_agent.durable.atomic_files import Ballast
 from edge_agent.errors import DiskFull, EdgeAgentError, ExchangeError
 from edge_agent.formats.status_object import RedactionReport
-from edge_agent.monitoring.answer_observations import verdict
+from edge_agent.monitoring.answer_observations import is_local_answer_wrong
 from edge_agent.monitoring.monitoring_store import Charge, HumanLabel, MonitoringStore, TeacherLabel
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ class SpoolWorker:
         self._alarms_at_commit = -1
         if number:
             feedback = json.loads(judged.record)
-            wrong = verdict(prediction, feedback)
+            wrong = is_local_answer_wrong(prediction, feedback)
             drawn = number == 1 and self.spool.streams.record_verdict(said.prediction_id, wrong)
             audited = self.questions.audit_label(said.prediction_id)
             self.monitoring.count_human_label(prediction, HumanLabel(feedback, number == 1, audited, drawn), at)
@@ -323,7 +323,7 @@ class SpoolWorker:
         if standing != self._alarms:
             first, before, self._alarms = self._alarms is None, set(self._alarms or ()), standing
             for alarm in sorted(set(standing) - before, key=lambda each: (each.task, each.alarm)):
-                log.warning("field_alarm", task=alarm.task, reason=alarm.alarm, digest=alarm.digest, why=alarm.said)
+                log.warning("field_alarm", task=alarm.task, reason=alarm.alarm, digest=alarm.digest, why=alarm.message)
             self._dependencies.alarmed(standing)
             if not first:
                 self._last_run.pop("status", None)

@@ -91,7 +91,7 @@ class RootFacts:
     """Seconds; negative when it has expired."""
 
     @property
-    def left(self) -> str:
+    def expiry_text(self) -> str:
         """Time until it expires or since it expired, as text."""
         return format_duration(abs(self.expires_in))
 
@@ -114,11 +114,11 @@ _ROOT: tuple[FindingRule[RootFacts], ...] = (
     FindingRule(
         "note",
         lambda f: f.expires_in < 0,
-        "{f.path} is version {f.version}, expired {f.left} ago",
+        "{f.path} is version {f.version}, expired {f.expiry_text} ago",
         "Harmless while updates bring a newer one. If updates expire, ask the central team to rotate it.",
         "edge-agent status",
     ),
-    FindingRule("ok", otherwise, "{f.path}, version {f.version}, valid for {f.left}"),
+    FindingRule("ok", otherwise, "{f.path}, version {f.version}, valid for {f.expiry_text}"),
 )
 
 
@@ -155,7 +155,7 @@ _KEY: tuple[FindingRule[SiteKeyFacts], ...] = (
     FindingRule(
         "warning",
         lambda f: f.file.mode & 0o077,
-        "{f.file.path} is {f.file.shown}: other users may read it",
+        "{f.file.path} is {f.file.owner_and_mode}: other users may read it",
         "Restrict its mode. If another user may have read it, make a new key for the central team to accept.",
         "sudo chmod 600 {f.file.path}",
     ),
@@ -190,7 +190,7 @@ class CredentialFile:
         return self.url.startswith(_NEEDS_CREDENTIAL)
 
     @property
-    def barred(self) -> str:
+    def denied_user(self) -> str:
         """The user who has to read it and may not; empty when there is none."""
         return next((reader.name for reader in self.readers if not reader.can_read), "")
 
@@ -214,16 +214,16 @@ _CREDENTIAL: tuple[FindingRule[CredentialFile], ...] = (
     FindingRule(
         "fault",
         lambda f: not f.sealed and f.file.mode & 0o007,
-        "{f.file.path} is {f.file.shown}: every user may read it",
+        "{f.file.path} is {f.file.owner_and_mode}: every user may read it",
         "Restrict its mode, and have the central team make a new credential.",
         "sudo chmod 600 {f.file.path}",
     ),
     FindingRule(
         "fault",
-        lambda f: f.barred,
-        "{f.barred} may not read {f.file.path} ({f.file.shown})",
+        lambda f: f.denied_user,
+        "{f.denied_user} may not read {f.file.path} ({f.file.owner_and_mode})",
         "Make the uplink's user its owner.",
-        "sudo chown {f.barred} {f.file.path}",
+        "sudo chown {f.denied_user} {f.file.path}",
     ),
     FindingRule(
         "note",
@@ -298,19 +298,19 @@ def probe_site_key(context: ProbeContext) -> SiteKeyFacts:
 def probe_credentials(context: ProbeContext) -> tuple[CredentialFile, ...]:
     """Find each credential, and check who may read it."""
     uplink, escalation = context.installation.config.uplink, context.installation.config.escalation
-    named = (
+    settings = (
         ("uplink", uplink.url, uplink.credentials_file),
         ("uplink-updates", uplink.updates_url, uplink.updates_credentials_file),
         ("escalation", escalation.url, escalation.credentials_file),
     )
-    return tuple(_credential(context, what, url, file) for what, url, file in named if url)
+    return tuple(_probe_credential(context, what, url, file) for what, url, file in settings if url)
 
 
-def _credential(context: ProbeContext, what: str, url: str, named: str) -> CredentialFile:
+def _probe_credential(context: ProbeContext, what: str, url: str, file: str) -> CredentialFile:
     sealed, plain = (context.installation.at(path.format(name=what)) for path in (_SEALED, _PLAIN))
-    if named:
+    if file:
         user = context.installation.find_user(UPLINK_USER) if is_shared(context) else None
-        path = Path(named)
+        path = Path(file)
         readers = (FileReader(stat_file(path), stat_parents(path), user),)
         return CredentialFile(what, url, stat_file(path), sealed=False, readers=readers)
     # systemd reads these as root, and passes them to the uplink only.

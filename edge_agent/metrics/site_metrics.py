@@ -386,12 +386,12 @@ def _bundle(one: BundleSummary, alarms: list[tuple[AlarmState, bool]]) -> Iterat
     yield MetricSample("field_demoted", any(demoted for _, demoted in alarms), (task,))
     yield MetricSample("field_pairs_total", one.pairs, (task,))
     yield MetricSample("field_agreed_total", one.agreed, (task,))
-    for judge in JUDGES if one.promise else ():
+    for judge in JUDGES if one.guarantee else ():
         found = one.evidence[judge]
         yield MetricSample("field_judged_total", found.judged, (task, judge))
         yield MetricSample("field_wrong_total", found.wrong, (task, judge))
         yield MetricSample(
-            "field_evidence_ratio", found.peak / one.promise.limit if one.promise else 0.0, (task, judge)
+            "field_evidence_ratio", found.peak / one.guarantee.limit if one.guarantee else 0.0, (task, judge)
         )
 
 

@@ -46,12 +46,12 @@ def test_a_new_topic_is_found_and_dated():
     inputs, shift = Inputs(1), InputShiftTest(ROWS)
     assert None is inputs.observe(shift, 2000)
     rejected = inputs.observe(shift, 3000, 0.05)
-    found = shift.found()
+    finding = shift.finding()
     assert rejected is not None
-    assert found is not None
-    assert 1000 <= found.since <= 3000
-    assert 0.02 <= found.share <= 0.08
-    assert found.within / found.inputs > found.bound
+    assert finding is not None
+    assert 1000 <= finding.since <= 3000
+    assert 0.02 <= finding.share <= 0.08
+    assert finding.within / finding.inputs > finding.bound
 
 
 def test_the_evidence_dissolves_after_the_change():
@@ -96,5 +96,5 @@ def test_too_few_rows_test_nothing():
     """With so few held-out rows that no cut has one, nothing is ever found."""
     shift = InputShiftTest(8)
     assert not any(shift.observe(1 / 9, float(each)) for each in range(500))
-    assert shift.found() is None
+    assert shift.finding() is None
     assert 500 == shift.seen

@@ -111,8 +111,8 @@ def test_more_inputs_outside_the_gate_raise_an_alarm(site):
     (alarm,) = site.worker.monitoring.active_alarms()
     assert "new_inputs" == alarm.alarm
     began = datetime.fromtimestamp(site.clock.wall, UTC).strftime("%Y-%m-%d")
-    assert alarm.said.startswith(f"since {began} about ")
-    assert "40 of 40 have" in alarm.said
+    assert alarm.message.startswith(f"since {began} about ")
+    assert "40 of 40 have" in alarm.message
     site.keep(*(gated(2000 + each, (1 + each * 37 % 401) / 401) for each in range(1200)))
     assert [] == standing(site)
 
@@ -124,7 +124,7 @@ def test_the_evidence_of_new_inputs_survives_a_restart(site):
     assert [] == standing(site)
     site.keep(*(gated(10 + each, 1 / 401) for each in range(4)))
     (alarm,) = site.worker.monitoring.active_alarms()
-    assert "8 of 8 have" in alarm.said
+    assert "8 of 8 have" in alarm.message
 
 
 def test_a_task_may_have_a_level_of_its_own(tmp_path):
@@ -251,7 +251,7 @@ def test_a_drawn_answer_that_nobody_judged_counts_as_right(site):
     site.worker.do_housekeeping()
     evidence = only(site).evidence[PEOPLE]
     assert (15, 15, 15, ["errors"]) == (evidence.judged, evidence.wrong, evidence.unjudged, standing(site))
-    assert ", 15 more were not judged;" in site.worker.monitoring.active_alarms()[0].said
+    assert ", 15 more were not judged;" in site.worker.monitoring.active_alarms()[0].message
     assert [] == site.worker.spool.db.rows("SELECT * FROM review_audit")
 
 
@@ -280,8 +280,8 @@ def test_many_corrections_refute_the_promise(site):
         site.judge(judgement(number, **verdict), prediction=kept(number))
     (alarm,) = site.worker.monitoring.active_alarms()
     assert "errors" == alarm.alarm
-    assert alarm.said.startswith("people found ")
-    assert alarm.said.endswith("the bundle promises 5% at most")
+    assert alarm.message.startswith("people found ")
+    assert alarm.message.endswith("the bundle promises 5% at most")
 
 
 def reviewed_bootstrap(site: ASite, right: int, wrong: int) -> None:
@@ -393,7 +393,7 @@ def test_unsure_answers_raise_the_alarm_of_confidence(site):
     assert ["confidence"] == standing(site)
     assert (
         "answers with confidence at the threshold or above are 0.0% of the last 500; in calibration they were 70.0%"
-        == site.worker.monitoring.active_alarms()[0].said
+        == site.worker.monitoring.active_alarms()[0].message
     )
 
 

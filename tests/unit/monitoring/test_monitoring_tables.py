@@ -24,7 +24,7 @@ def test_questions_that_callers_name_drive_out_no_other_task(tmp_path: Path) -> 
         for number in range(3):
             row = monitoring_tables.SeriesRow(0, f"open/new{number}", "d", "1.0.0", 0.0, 0.1, later, 2 * later)
             tables.begin(row)
-    left = [row.task for row in tables.every()]
+    left = [row.task for row in tables.all_series()]
     assert monitoring_tables.SERIES_MAX == len(left)
     assert {"pos-intent", "open/own", "open/new0", "open/new1", "open/new2", "open/q3"} <= set(left)
     assert {"open/q0", "open/q1", "open/q2"}.isdisjoint(left)

@@ -107,8 +107,8 @@ def watched(drawn: np.random.Generator, shares: list[float], floor: float) -> in
     stream, found = DriftStream(sample(REFERENCE_ROWS, shares[0])), 0
     for share in shares[1:]:
         stream = replace(stream, window=sample(WINDOW_ROWS, share))
-        found += stream.judged(floor, 2) is not None
-        stream = stream.closed()
+        found += stream.find_drift(floor, 2) is not None
+        stream = stream.next_window()
     return found
 
 
@@ -130,7 +130,7 @@ def test_memory_is_bounded():
     stream = DriftStream()
     for number in range(REFERENCE_ROWS + 3 * WINDOW_ROWS):
         stream = stream.after([[f"{number % 7}"]])
-        stream = stream.closed() if stream.full else stream
+        stream = stream.next_window() if stream.is_full else stream
     assert (REFERENCE_ROWS, 0, WINDOW_ROWS, 3) == (
         stream.reference.rows, stream.window.rows, stream.last.rows, stream.windows)  # fmt: skip
     assert 7 == len(stream.reference.counts) == len(stream.last.counts)
@@ -141,6 +141,6 @@ def test_a_calibrated_reference_is_not_added_to():
     stream = DriftStream(EventSample(200, {"sure": 160}), calibrated=True)
     for _ in range(risk_and_drift.WINDOW_ROWS):
         stream = stream.after([[]])
-    found = stream.judged(0.1, 1)
+    found = stream.find_drift(0.1, 1)
     assert found is not None
-    assert ("sure", 0.8, 0.0) == (found.event, found.before, found.now)
+    assert ("sure", 0.8, 0.0) == (found.event, found.reference_share, found.window_share)

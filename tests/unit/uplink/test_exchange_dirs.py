@@ -81,7 +81,7 @@ def test_receipts_that_cannot_be_written_are_named(case: UplinkCase):
     """The error names the file."""
     case.receipts.rmdir()
     with pytest.raises(ExchangeDirUnusable, match=r"receipts\.json"):
-        exchange_of(case).take_receipts(signed_receipts())
+        exchange_of(case).store_receipts(signed_receipts())
 
 
 def test_damaged_segments_are_set_aside_and_the_others_go_up(case: UplinkCase):

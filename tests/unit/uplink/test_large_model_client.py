@@ -113,19 +113,19 @@ async def test_a_key_that_may_not_list_models_may_ask(oracle, status):
     """OpenAI's keys have a right for each; what is sent to find out is no question that anybody pays for."""
     oracle.listing = status
     async with client_of(oracle) as client:
-        await client.reachable()
+        await client.check_reachable()
     assert [] == oracle.asked
     oracle.way = "401"
     async with client_of(oracle) as client:
         with pytest.raises(UpstreamRefused, match="refuses the key"):
-            await client.reachable()
+            await client.check_reachable()
 
 
 async def test_a_proxy_is_asked_for_the_server(oracle):
     """The proxy gets the whole address, and the server's name is its business."""
     settings = {"url": "http://models.invalid/v1", "proxy_url": oracle.url.removesuffix("/v1")}
     async with client_of(oracle, **settings) as client:
-        await client.reachable()
+        await client.check_reachable()
         assert "hello there" in (await ask(client))[0]
     assert [
         "GET http://models.invalid/v1/models HTTP/1.1",
@@ -138,10 +138,10 @@ async def test_only_the_page_that_questions_are_sent_to_overrules_a_refused_key(
     oracle.listing, oracle.way = "401", "404"
     async with client_of(oracle, protocol="systemone") as client:
         with pytest.raises(UpstreamRefused, match="refuses the key"):
-            await client.reachable()
+            await client.check_reachable()
     async with client_of(oracle) as client:
         with pytest.raises(UpstreamMissing, match="refuses the question for the model 'm'"):
-            await client.reachable()
+            await client.check_reachable()
 
 
 async def test_a_proxy_that_does_not_connect_is_named_and_nothing_was_asked(oracle):

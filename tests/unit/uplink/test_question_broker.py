@@ -51,7 +51,7 @@ async def broker_for(oracle, folder, now=lambda: NOON, key=KEY, **settings):
     broker = EscalationBroker(config, endpoint, SpendLedger(folder, config, now))
     running = asyncio.create_task(broker.run())
     try:
-        await eventually(lambda: broker.standing().online or broker.standing().problem is not None)
+        await eventually(lambda: broker.status().online or broker.status().problem is not None)
         yield broker
     finally:
         running.cancel()
@@ -85,7 +85,7 @@ async def test_no_question_is_sent_beyond_the_cap(oracle, tmp_path):
             await said(broker)
         sent = len(oracle.asked)
         assert sent * (TOKENS[0] + 2 * TOKENS[1]) <= 400
-        assert not broker.standing().affordable
+        assert not broker.status().affordable
         today[0] += 86_400
         await said(broker)
     assert sent + 1 == len(oracle.asked)
@@ -98,15 +98,15 @@ async def test_what_is_set_aside_for_a_question_in_progress_is_not_shown_as_spen
         ledger = broker.ledger
         asking = asyncio.create_task(said(broker, replace(QUESTION, output_tokens_max=400), seconds=50.0))
         await eventually(lambda: oracle.asked)
-        standing = broker.standing()
+        status = broker.status()
         assert ledger.spent.on("2026-11-26") > 0 == ledger.paid.on("2026-11-26")
-        assert (True, False) == (standing.affordable, standing.free)
+        assert (True, False) == (status.affordable, status.free)
         with pytest.raises(UpstreamBusy, match="cap of the day"):
             await said(broker, replace(QUESTION, output_tokens_max=400))
         oracle.release()
         await asking
-        standing = broker.standing()
-        assert (True, True) == (standing.affordable, standing.free)
+        status = broker.status()
+        assert (True, True) == (status.affordable, status.free)
         assert TOKENS[0] + 2 * TOKENS[1] == ledger.paid.on("2026-11-26") == ledger.spent.on("2026-11-26")
 
 
@@ -146,7 +146,7 @@ async def test_what_was_refused_costs_nothing(oracle, tmp_path, way, error):
             await said(broker)
         assert "SECRET" not in raised.value.message + raised.value.remedy
         assert 0 == broker.ledger.spent.on("2026-11-26")
-        assert 0.0 == broker.standing().usual_ms, "how fast it refuses says nothing of how long an answer takes"
+        assert 0.0 == broker.status().usual_ms, "how fast it refuses says nothing of how long an answer takes"
 
 
 @pytest.mark.parametrize("way", ["400", "413", "422"])
@@ -159,15 +159,15 @@ async def test_a_refused_question_leaves_the_large_model_online_for_others(oracl
                 await said(broker)
             assert "SECRET" not in raised.value.message + raised.value.remedy
             assert (True, True, raised.value) == (
-                broker.standing().online,
-                broker.standing().free,
-                broker.standing().problem,
+                broker.status().online,
+                broker.status().free,
+                broker.status().problem,
             )
         oracle.way = "well"
         assert 0 == broker.ledger.spent.on("2026-11-26")
-        assert 0.0 == broker.standing().usual_ms
+        assert 0.0 == broker.status().usual_ms
         assert "hello there" == (await said(broker))[0]
-        assert broker.standing().problem is None
+        assert broker.status().problem is None
     assert 5 == len(oracle.asked)
 
 
@@ -177,10 +177,10 @@ async def test_a_model_that_is_missing_for_one_task_leaves_the_others_alone(orac
         oracle.way = "404"
         with pytest.raises(QuestionRefused, match="for the model 'gone'"):
             await said(broker, replace(QUESTION, task="t"))
-        assert broker.standing().online
+        assert broker.status().online
         with pytest.raises(UpstreamMissing):
             await said(broker, replace(QUESTION, task="another"))
-        assert not broker.standing().online
+        assert not broker.status().online
 
 
 @pytest.mark.slow
@@ -191,10 +191,10 @@ async def test_patience_is_tried_once(oracle, tmp_path):
         with pytest.raises(UpstreamBusy):
             await said(broker)
         assert 2 == len(oracle.asked)
-        assert isinstance(broker.standing().problem, UpstreamBusy)
-        assert (True, False) == (broker.standing().online, broker.standing().free)
+        assert isinstance(broker.status().problem, UpstreamBusy)
+        assert (True, False) == (broker.status().online, broker.status().free)
         oracle.way = "well"
-        await eventually(lambda: broker.standing().free)
+        await eventually(lambda: broker.status().free)
         assert "hello there" == (await said(broker))[0]
 
 
@@ -217,7 +217,7 @@ async def test_a_server_that_asks_for_patience_is_left_alone_by_all(oracle, tmp_
     oracle.way, oracle.retry_after = "429", "1"
     async with broker_for(oracle, tmp_path) as broker:
         waiting = asyncio.create_task(said(broker))
-        await eventually(lambda: not broker.standing().free and isinstance(broker.standing().problem, LargeModelBusy))
+        await eventually(lambda: not broker.status().free and isinstance(broker.status().problem, LargeModelBusy))
         for _ in range(5):
             with pytest.raises(LargeModelBusy):
                 await said(broker)
@@ -246,9 +246,9 @@ async def test_a_hostile_list_of_models_ends_no_looking(oracle, tmp_path, listin
     oracle.listing = listing
     async with broker_for(oracle, tmp_path) as broker:
         looks = len(oracle.received)
-        await eventually(lambda: broker.standing().online or len(oracle.received) > looks + 1)
+        await eventually(lambda: broker.status().online or len(oracle.received) > looks + 1)
         oracle.listing = "well"
-        await eventually(lambda: broker.standing().online)
+        await eventually(lambda: broker.status().online)
         assert "hello there" == (await said(broker))[0]
 
 
@@ -258,7 +258,7 @@ async def test_an_answer_that_is_never_waited_for_is_not_asked_for_again(oracle,
     async with broker_for(oracle, tmp_path) as broker:
         with pytest.raises(UpstreamUnreachable):
             await said(broker, seconds=0.3)
-        assert broker.standing().usual_ms > 500
+        assert broker.status().usual_ms > 500
 
 
 async def test_an_answer_that_was_given_up_a_moment_before_its_deadline_counts_as_late(oracle, tmp_path):
@@ -270,7 +270,7 @@ async def test_an_answer_that_was_given_up_a_moment_before_its_deadline_counts_a
             await asyncio.wait([asking], timeout=0.27)
             asking.cancel()
             await asyncio.wait([asking])
-        assert not broker.standing().online
+        assert not broker.status().online
 
 
 async def test_one_more_than_may_be_under_way_is_refused(oracle, tmp_path):
@@ -278,12 +278,12 @@ async def test_one_more_than_may_be_under_way_is_refused(oracle, tmp_path):
     async with broker_for(oracle, tmp_path, calls_max=2) as broker:
         oracle.seconds = 0.5
         asking = [asyncio.create_task(said(broker)) for _ in range(2)]
-        await eventually(lambda: not broker.standing().free)
+        await eventually(lambda: not broker.status().free)
         with pytest.raises(UpstreamBusy, match="2 questions are under way"):
             await said(broker)
         assert ["hello there"] * 2 == [text for text, _ in await asyncio.gather(*asking)]
-        assert broker.standing().free
-        assert broker.standing().usual_ms > 400
+        assert broker.status().free
+        assert broker.status().usual_ms > 400
 
 
 UNHURRIED = replace(QUESTION, background=True)
@@ -292,17 +292,17 @@ UNHURRIED = replace(QUESTION, background=True)
 async def test_who_is_waited_for_goes_first(oracle, tmp_path):
     """A question that nobody waits for takes no last place: one is always free for a caller."""
     async with broker_for(oracle, tmp_path, calls_max=2) as broker:
-        assert broker.standing().spare
+        assert broker.status().spare
         oracle.seconds = 0.5
         asking = asyncio.create_task(said(broker, UNHURRIED))
-        await eventually(lambda: not broker.standing().spare)
-        assert broker.standing().free
+        await eventually(lambda: not broker.status().spare)
+        assert broker.status().free
         with pytest.raises(UpstreamBusy, match="reserved for callers who wait"):
             await said(broker, UNHURRIED)
         assert ["hello there"] * 2 == [text for text, _ in await asyncio.gather(asking, said(broker))]
-        assert broker.standing().spare
+        assert broker.status().spare
     async with broker_for(oracle, tmp_path, calls_max=1) as broker:
-        assert not broker.standing().spare
+        assert not broker.status().spare
 
 
 async def test_who_is_waited_for_has_money_left(oracle, tmp_path):
@@ -314,7 +314,7 @@ async def test_who_is_waited_for_has_money_left(oracle, tmp_path):
         assert sent > 1
         with pytest.raises(UpstreamBusy, match="reserved for callers who wait"):
             await said(broker, UNHURRIED)
-        assert broker.standing().affordable
+        assert broker.status().affordable
         await said(broker)
     assert sent + 1 == len(oracle.asked)
 
@@ -322,7 +322,7 @@ async def test_who_is_waited_for_has_money_left(oracle, tmp_path):
 async def test_nobody_who_can_wait_finds_out_that_nobody_is_there(oracle, tmp_path):
     """While the large model is offline, a question that nobody waits for is refused unsent, so that it can wait."""
     async with broker_for(oracle, tmp_path, key="sk-wrong") as broker:
-        assert not broker.standing().spare
+        assert not broker.status().spare
         with pytest.raises(UpstreamBusy):
             await said(broker, UNHURRIED)
 
@@ -330,7 +330,7 @@ async def test_nobody_who_can_wait_finds_out_that_nobody_is_there(oracle, tmp_pa
 async def test_a_wrong_key_is_found_without_a_question(oracle, tmp_path):
     """The key is tested with a free request; the problem has a remedy."""
     async with broker_for(oracle, tmp_path, key="sk-wrong") as broker:
-        assert isinstance(broker.standing().problem, UpstreamRefused)
+        assert isinstance(broker.status().problem, UpstreamRefused)
         with pytest.raises(UpstreamRefused, match="refuses the key"):
             await said(broker)
     assert [] == oracle.asked
@@ -351,7 +351,7 @@ async def test_a_slow_disk_holds_up_nobody_who_does_not_wait_for_it(oracle, tmp_
             events = [await first, *[await anext(coming) for _ in range(4)]]
             assert ("hello there", True) == ("".join(events[:-1]), isinstance(events[-1], PricedAnswer))
             assert not stuck.done()
-            assert broker.standing().online
+            assert broker.status().online
         with pytest.raises(SiteError, match=r"spending\.json"):  # a pipe cannot be synced
             await stuck
         with pytest.raises(UpstreamBusy, match="disk took longer"):
@@ -439,7 +439,7 @@ async def test_typed_questions_are_asked_by_their_protocol_and_priced(oracle, tm
     ):
         typed, end = [event async for event in events]
     assert (TypedAnswer("t", (("refund", 0.75), ("price", 0.25))),) == typed
-    assert ("big-1", 7, 7) == (end.ended.model, end.ended.input_tokens, end.cost_micros)
+    assert ("big-1", 7, 7) == (end.end.model, end.end.input_tokens, end.cost_micros)
     [asked] = oracle.asked
     assert ("other", "hi there", {"refund": None, "price": "money"}) == (
         asked["model"],
@@ -454,7 +454,7 @@ async def test_an_answer_of_another_format_is_a_named_failure(oracle, tmp_path):
     async with broker_for(oracle, tmp_path, protocol="systemone") as broker:
         with pytest.raises(UpstreamFailed, match="it is not JSON, or it holds NaN") as raised:
             await said(broker, TYPED)
-        assert broker.standing().problem is raised.value
+        assert broker.status().problem is raised.value
     assert "SECRET" not in raised.value.message
 
 

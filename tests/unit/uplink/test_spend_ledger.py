@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.store.state_database import StateDatabase
+from edge_agent.store.state_database import RecordedModes, StateDatabase
 from edge_agent.uplink import connectivity
 from edge_agent.uplink.connectivity import RetryThrottle
 from edge_agent.uplink.escalation import spend_ledger
@@ -102,16 +102,16 @@ def test_the_operator_s_mode_holds_until_the_plan_moves(tmp_path):
     """What he says goes before the plan and agent.yaml; another word of the plan ends it; a restart does not."""
     state = StateDatabase(tmp_path / "state.db", may_create=True)
     modes = state.modes
-    assert "hybrid" == modes.read().of("pos", "hybrid")
-    modes.plan({"pos": "shadow", "other": "local"})
-    modes.say("pos", "local")
-    modes.plan({"pos": "shadow"})
+    assert RecordedModes({}, {}) == modes.read()
+    modes.set_planned({"pos": "shadow", "other": "local"})
+    modes.set_by_operator("pos", "local")
+    modes.set_planned({"pos": "shadow"})
     state.close()
     state = StateDatabase(tmp_path / "state.db", may_create=False)
-    assert ("local", "hybrid") == (state.modes.read().of("pos", "hybrid"), state.modes.read().of("other", "hybrid"))
-    state.modes.plan({"pos": "hybrid"})
-    assert "hybrid" == state.modes.read().of("pos", "local")
-    state.modes.say("pos", "shadow")
-    state.modes.say("pos", None)
-    assert "hybrid" == state.modes.read().of("pos", "local")
+    assert RecordedModes({"pos": "shadow"}, {"pos": "local"}) == state.modes.read()
+    state.modes.set_planned({"pos": "hybrid"})
+    assert RecordedModes({"pos": "hybrid"}, {}) == state.modes.read()
+    state.modes.set_by_operator("pos", "shadow")
+    state.modes.set_by_operator("pos", None)
+    assert RecordedModes({"pos": "hybrid"}, {}) == state.modes.read()
     state.close()
