@@ -35,24 +35,24 @@ class ConfigFiles:
     """The contents of the files, each with its path."""
 
     agent: tuple[Path, Plain]
-    beneath: tuple[tuple[Path, Plain], ...] = ()
+    lower_files: tuple[tuple[Path, Plain], ...] = ()
     """The lower files that exist, the highest precedence first."""
 
     def merged(self) -> Plain:
         """Return the files merged into one configuration."""
         merged: Plain = {}
-        for _, plain in (*reversed(self.beneath), self.agent):
+        for _, plain in (*reversed(self.lower_files), self.agent):
             merged |= {key: _overlay(merged.get(key), value) for key, value in plain.items()}
         return merged
 
     def source_of(self, *keys: str | int) -> Path:
         """Return the file that sets a key; agent.yaml if none does."""
-        paths = (path for path, plain in (self.agent, *self.beneath) if _has_key(plain, keys))
+        paths = (path for path, plain in (self.agent, *self.lower_files) if _has_key(plain, keys))
         return next(paths, self.agent[0])
 
-    def overruled(self) -> list[str]:
+    def overruled_keys(self) -> list[str]:
         """Return the keys of the lower files that agent.yaml sets to another value."""
-        lower = {keys: value for _, plain in reversed(self.beneath) for keys, value in _leaves(plain)}
+        lower = {keys: value for _, plain in reversed(self.lower_files) for keys, value in _leaves(plain)}
         upper = dict(_leaves(self.agent[1]))
         return sorted(".".join(keys) for keys, value in lower.items() if upper.get(keys, value) != value)
 

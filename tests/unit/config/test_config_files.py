@@ -91,9 +91,9 @@ def test_where_a_value_came_from_can_be_told(tmp_path: Path):
     )
     keys = [("uplink", "url"), ("uplink", "options"), ("site", "receipts_dir"), ("log", "level")]
     assert ["agent.yaml", "site.yaml", "appliance.yaml", "agent.yaml"] == [found.source_of(*key).name for key in keys]
-    assert ["uplink.url"] == found.overruled()
+    assert ["uplink.url"] == found.overruled_keys()
     again = config_files.read(laid(tmp_path, agent="site: {outbox_dir: /z}"), optional=False)
-    assert ["site.outbox_dir"] == again.overruled()
+    assert ["site.outbox_dir"] == again.overruled_keys()
 
 
 def test_what_is_written_is_read_back(tmp_path: Path):
