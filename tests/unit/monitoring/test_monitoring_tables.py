@@ -1,4 +1,4 @@
-"""How many series there are, and which of them go."""
+"""The number of series, and which of them are evicted."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from edge_agent.monitoring import monitoring_tables
 from tests.support.site_cases import ASite, answered
 
 
-def test_questions_that_callers_name_drive_out_no_other_task(tmp_path: Path) -> None:
-    """Where there are too many series, one of the task that has most goes: it promises nothing, and is the oldest."""
+def test_open_questions_evict_no_other_task(tmp_path: Path) -> None:
+    """Beyond the limit, a series of the task with the most series is evicted: one without a guarantee, and the
+    oldest."""
     site = ASite(tmp_path)
     site.keep(answered(1))
     later, db = 10_000_000_000.0, site.worker.spool.db

@@ -101,9 +101,9 @@ def test_form_without_a_judgement_is_refused(form):
 
 def test_judgement_is_shown_in_few_words():
     """What was said stands in the list in a line."""
-    assert "right" == ReviewerJudgement("accept").shown
-    assert "wrong: why" == ReviewerJudgement("reject", "why").shown
-    assert ("x" * 79 + "…") == ReviewerJudgement("correct", "x" * 200).shown
+    assert "right" == ReviewerJudgement("accept").summary
+    assert "wrong: why" == ReviewerJudgement("reject", "why").summary
+    assert ("x" * 79 + "…") == ReviewerJudgement("correct", "x" * 200).summary
 
 
 @pytest.mark.parametrize(("probability", "number"), [(0.3, "3.33"), (0.01, "100"), (0.0004, "2\u202f500")])
