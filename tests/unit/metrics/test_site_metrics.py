@@ -143,7 +143,7 @@ def test_names_follow_the_conventions_of_prometheus(metric: MetricDefinition):
     assert (metric.kind == "counter") == metric.name.endswith("_total")
     assert re.fullmatch(r"edge_agent(_[a-z]+)+", metric.name)
     assert all(re.fullmatch(r"[a-z]+", label) for label in metric.labels)
-    assert metric.means.endswith((".", "…"))
+    assert metric.meaning.endswith((".", "…"))
     assert not re.search(r"_(ms|milliseconds|minutes|kilobytes|megabytes|percent)(_|$)", metric.name)
 
 
@@ -202,7 +202,7 @@ def unknown(query: str) -> set[str]:
 
 def test_a_deprecated_metric_names_its_replacement():
     """A deprecated metric names an existing replacement, and no document, dashboard or alert uses it."""
-    deprecated = {name: each.means for name, each in CATALOGUE.items() if each.means.startswith("Deprecated")}
+    deprecated = {name: each.meaning for name, each in CATALOGUE.items() if each.meaning.startswith("Deprecated")}
     assert {"edge_agent_engine_device_short"} == {*deprecated}
     asking = "\n".join(
         each.read_text(encoding="utf-8")
@@ -297,5 +297,5 @@ def test_invalid_number_of_a_child_is_left_out():
 def test_denied_calls_metric_names_its_reasons():
     """The description of the metric names the values of its label; a handshake without a certificate is no denied
     call."""
-    named = re.findall("[A-Z_]{2,}", CATALOGUE["edge_agent_denied_total"].means)
+    named = re.findall("[A-Z_]{2,}", CATALOGUE["edge_agent_denied_total"].meaning)
     assert sorted(site_metrics.DENIAL_REASONS) == named

@@ -280,16 +280,16 @@ def test_invalid_body_is_refused(raw: bytes, said: str) -> None:
     ("kind", "more", "param", "said"),
     [
         ("EMBED", {}, "model", "is of kind embed, and completes no chat"),
-        ("CLASSIFY", {"max_tokens": 5}, "max_tokens", "is nothing that a task of kind classify has"),
-        ("CLASSIFY", {"logprobs": True}, "logprobs", "is nothing that a task of kind classify has"),
-        ("CLASSIFY", {"stop": "x"}, "stop", "is nothing that a task of kind classify has"),
+        ("CLASSIFY", {"max_tokens": 5}, "max_tokens", "a task of kind classify does not support"),
+        ("CLASSIFY", {"logprobs": True}, "logprobs", "a task of kind classify does not support"),
+        ("CLASSIFY", {"stop": "x"}, "stop", "a task of kind classify does not support"),
         ("CLASSIFY", {"temperature": 1}, "temperature", "always gives the likeliest answer"),
-        ("CLASSIFY", {"edge_agent": {"escalate": True}}, "edge_agent.escalate", "is nothing that"),
+        ("CLASSIFY", {"edge_agent": {"escalate": True}}, "edge_agent.escalate", "does not support"),
         ("CLASSIFY", {"response_format": {"type": "json_object"}}, "response_format", "answers with a label"),
         ("GENERATE", {"response_format": {"type": "json_object"}}, "response_format", "answers with text"),
         ("GENERATE", {"max_tokens": 51}, "max_tokens", "is 51; the task's limit is 50"),
-        ("GENERATE", {"edge_agent": {"top_k": 1}}, "edge_agent.top_k", "is nothing that a task of kind generate"),
-        ("EXTRACT", {"edge_agent": {"top_k": 1}}, "edge_agent.top_k", "is nothing that a task of kind extract"),
+        ("GENERATE", {"edge_agent": {"top_k": 1}}, "edge_agent.top_k", "a task of kind generate does not support"),
+        ("EXTRACT", {"edge_agent": {"top_k": 1}}, "edge_agent.top_k", "a task of kind extract does not support"),
     ],
 )
 def test_option_that_a_task_kind_ignores_is_refused(kind: str, more: dict[str, Any], param: str, said: str) -> None:

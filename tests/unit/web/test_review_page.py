@@ -102,9 +102,9 @@ def test_form_without_a_verdict_is_refused(form):
 
 def test_verdict_is_shown_in_one_line():
     """What was said stands in the list in a line."""
-    assert "right" == ReviewerJudgement("accept").shown
-    assert "wrong: why" == ReviewerJudgement("reject", "why").shown
-    assert ("x" * 79 + "…") == ReviewerJudgement("correct", "x" * 200).shown
+    assert "right" == ReviewerJudgement("accept").summary
+    assert "wrong: why" == ReviewerJudgement("reject", "why").summary
+    assert ("x" * 79 + "…") == ReviewerJudgement("correct", "x" * 200).summary
 
 
 @pytest.mark.parametrize(("probability", "number"), [(0.3, "3.33"), (0.01, "100"), (0.0004, "2\u202f500")])
