@@ -394,7 +394,7 @@ def judge_folder_stores(folders: tuple[FolderFacts, ...]) -> Iterator[Finding]:
         if problem is None:
             yield FOLDER_STORE.ok(f"the uplink can use {facts.path}", about=str(facts.path))
         else:
-            yield FOLDER_STORE.fault(problem.seen, problem.remedy, problem.command, about=str(facts.path))
+            yield FOLDER_STORE.fault(problem.message, problem.remedy, problem.command, about=str(facts.path))
 
 
 def probe_listener_network(context: ProbeContext) -> ListenerNetworkFacts | ProbeFailure | None:
