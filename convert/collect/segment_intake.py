@@ -44,16 +44,16 @@ class SiteKeyTrust:
 
         Raises OSError if a first key cannot be registered.
         """
-        is_new = self._sites.standing(site, key) == "unknown" and not self._registered_only
+        is_new = self._sites.key_status(site, key) == "unknown" and not self._registered_only
         if is_new and self._sites.accept_first(site, key):
             self.pinned[site] = key
-        if self._sites.standing(site, key) in UNDECIDED:
+        if self._sites.key_status(site, key) in UNDECIDED:
             self.waiting[site, key] += 1
         return self._sites.objection(site, key)
 
     def objection_to_sealed(self, site: str, key: str) -> str:
         """Likewise for sealed segments, which are also accepted from retired keys of the site."""
-        return "" if self._sites.standing(site, key) == "retired" else self.objection(site, key)
+        return "" if self._sites.key_status(site, key) == "retired" else self.objection(site, key)
 
 
 _BATCH_LINES = 5_000
