@@ -136,10 +136,8 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 continue
             try:
                 plain = strict_json.decode(raw)
-                if b"\\u" in raw:
-                    strict_json.encode(
-                        plain
-                    )  # refuses half a surrogate pair, as in a text that was cut inside an emoji
+                if b"\\u" in raw:  # refuse half a surrogate pair, as in a text that was cut inside an emoji
+                    strict_json.encode(plain)
             except ValueError as error:  # ValueError: also for bytes that are not UTF-8
                 raise InvalidRequest(f"{place} is not JSON: {error}", remedy=remedy or "Correct that line.") from None
             if not isinstance(plain, dict):
