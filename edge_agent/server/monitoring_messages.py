@@ -38,7 +38,7 @@ def alarm_message(alarm: AlarmState, *, demoted: bool) -> pb.FieldAlarm:
         question=question_of_key(alarm.task),
         digest=alarm.digest,
         alarm=alarm.alarm,
-        message=alarm.said,
+        message=alarm.message,
         remedy=REMEDIES[alarm.alarm],
         demoted=demoted,
     )
@@ -48,9 +48,9 @@ def alarm_message(alarm: AlarmState, *, demoted: bool) -> pb.FieldAlarm:
     return message
 
 
-def money_message(spent: DailySpend) -> pb.FieldMoney:
+def money_message(spend: DailySpend) -> pb.FieldMoney:
     """Describe the spending on a task on a day."""
-    return pb.FieldMoney(task=spent.task, day=_date(spent.day), questions=spent.questions, cost_micros=spent.micros)
+    return pb.FieldMoney(task=spend.task, day=_date(spend.day), questions=spend.questions, cost_micros=spend.micros)
 
 
 def series_message(
@@ -67,7 +67,7 @@ def series_message(
         days=_days(series),
         totals=totals,
         agreement=_agreement(series.agreement),
-        tests=_tests(series.promise, series.evidence),
+        tests=_tests(series.guarantee, series.evidence),
         streams=[_stream(what, stream) for what, stream in series.streams.items()],
         alarms=[alarm_message(alarm, demoted=active and demoted(alarm)) for alarm in series.alarms],
         confidences=_confidences(series.confidences),
@@ -86,8 +86,8 @@ def series_message(
 
 def share_message(hits: int, rows: int) -> pb.Share:
     """Describe a share with its interval."""
-    found = statistics.share(hits, rows)
-    return pb.Share(hits=hits, rows=rows, value=found.value if rows else 0.0, low=found.low, high=found.high)
+    interval = statistics.share(hits, rows)
+    return pb.Share(hits=hits, rows=rows, value=interval.value if rows else 0.0, low=interval.low, high=interval.high)
 
 
 def _days(series: BundleSeries) -> Iterator[pb.FieldDay]:
@@ -108,7 +108,7 @@ def _date(day: int) -> str:
 
 def _agreement(rows: Sequence[AgreementCount]) -> list[pb.FieldAgreement]:
     since = max((row.day for row in rows), default=0) - RECENT_DAYS
-    found, recent = _by_label(rows), _by_label([row for row in rows if row.day > since])
+    totals, recent = _sum_by_label(rows), _sum_by_label([row for row in rows if row.day > since])
     return [
         pb.FieldAgreement(
             source=source,
@@ -116,11 +116,11 @@ def _agreement(rows: Sequence[AgreementCount]) -> list[pb.FieldAgreement]:
             agreed=share_message(*agreed),
             recent=share_message(*recent.get((source, label), (0, 0))),
         )
-        for (source, label), agreed in sorted(found.items())
+        for (source, label), agreed in sorted(totals.items())
     ]
 
 
-def _by_label(rows: Iterable[AgreementCount]) -> dict[tuple[str, str], tuple[int, int]]:
+def _sum_by_label(rows: Iterable[AgreementCount]) -> dict[tuple[str, str], tuple[int, int]]:
     """Sum agreements and pairs by source and label, and by source alone."""
     pairs, agreed = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
     for row in rows:
@@ -133,16 +133,16 @@ def _by_label(rows: Iterable[AgreementCount]) -> dict[tuple[str, str], tuple[int
 def _tests(guarantee: RiskGuarantee | None, evidence: Mapping[str, RiskEvidence]) -> Iterator[pb.FieldTest]:
     if guarantee is None:
         return
-    for judge, found in evidence.items():
+    for judge, judge_evidence in evidence.items():
         yield pb.FieldTest(
             judge=judge,
-            wrong=share_message(found.wrong, found.judged),
-            target=found.held_to(guarantee),
+            wrong=share_message(judge_evidence.wrong, judge_evidence.judged),
+            target=judge_evidence.tolerated_share(guarantee),
             delta=guarantee.delta,
-            evidence=found.peak,
+            evidence=judge_evidence.peak,
             evidence_max=guarantee.limit,
-            refuted=found.rejects(guarantee),
-            unjudged=found.unjudged,
+            refuted=judge_evidence.rejects(guarantee),
+            unjudged=judge_evidence.unjudged,
         )
 
 
@@ -165,7 +165,7 @@ def _stream(what: str, stream: DriftStream) -> pb.FieldStream:
 
 def _confidences(rows: Iterable[ConfidenceCount]) -> Iterator[pb.FieldConfidence]:
     highest_first = sorted(rows, key=lambda row: -row.hundredths)
-    every = sum(row.answers for row in highest_first)
+    total = sum(row.answers for row in highest_first)
     answers = pairs = agreed = reviewed = reviewed_agreed = right = 0
     for row in highest_first:
         answers, pairs, agreed = answers + row.answers, pairs + row.pairs, agreed + row.agreed
@@ -173,18 +173,16 @@ def _confidences(rows: Iterable[ConfidenceCount]) -> Iterator[pb.FieldConfidence
         reviewed_agreed += row.reviewed_agreed
         yield pb.FieldConfidence(
             confidence=row.hundredths / 100,
-            answers=share_message(answers, every),
+            answers=share_message(answers, total),
             agreed=share_message(agreed, pairs),
             reviewed=share_message(right, reviewed),
             reviewed_agreed=reviewed_agreed,
         )
 
 
-def _disagreement(found: ModelDisagreement) -> pb.FieldDisagreement:
-    message = pb.FieldDisagreement(
-        prediction_id=found.prediction_id, source=found.source, ours=found.ours, theirs=found.theirs
-    )
-    message.answer_time.FromMilliseconds(int(found.at * 1000))
-    if found.confidence >= 0:
-        message.confidence = found.confidence
+def _disagreement(row: ModelDisagreement) -> pb.FieldDisagreement:
+    message = pb.FieldDisagreement(prediction_id=row.prediction_id, source=row.source, ours=row.ours, theirs=row.theirs)
+    message.answer_time.FromMilliseconds(int(row.at * 1000))
+    if row.confidence >= 0:
+        message.confidence = row.confidence
     return message
