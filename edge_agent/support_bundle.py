@@ -145,7 +145,7 @@ def _status(sources: SupportSources, rules: RedactionRules) -> bytes:
 def _config(sources: SupportSources, rules: RedactionRules) -> bytes:
     if sources.files is None:
         raise _PartMissing("it cannot be read, so secrets could not be removed from it")
-    files = (sources.files.agent, *sources.files.beneath)
+    files = (sources.files.agent, *sources.files.lower_files)
     return _encode_json({str(path): redact_settings(plain, rules) for path, plain in files}, rules)
 
 

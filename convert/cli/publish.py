@@ -99,7 +99,7 @@ class PublishCommand(RepositoryCommand):
             task = publishable_bundle.fetch(publisher.storage, earlier.digest, first).manifest.task
             publishable_bundle.fetch(publisher.storage, uploaded.signed.digest, second)
             report = evaluate_stage.compare(first, second, row_files.read_for_task(rows, task), advance)
-        progress_output.show(comparison.compared(report))
+        progress_output.show(comparison.comparison(report))
         worse = comparison.worse_figures(report)
         if worse and not self.accept_worse:
             raise ModelFailed(

@@ -170,7 +170,7 @@ def evaluate(
     bundle = load_module("convert.evaluate.serving").open_bundle(what)
     with progress_output.bar() as advance:
         report, _ = evaluate_stage.evaluate(what, _read_rows(rows, bundle.manifest.task, format_), advance)
-    _print_report(markdown.measured(bundle.name, report), report, as_json)
+    _print_report(markdown.evaluation(bundle.name, report), report, as_json)
 
 
 def compare(
@@ -188,7 +188,7 @@ def compare(
     task = load_module("convert.evaluate.serving").open_bundle(first).manifest.task
     with progress_output.bar() as advance:
         report = evaluate_stage.compare(first, second, _read_rows(rows, task, format_), advance)
-    _print_report(comparison.compared(report), report, as_json)
+    _print_report(comparison.comparison(report), report, as_json)
 
 
 def _read_rows(path: Path, task: TaskSpec, format_: DataFormat | None) -> list[DataRow]:

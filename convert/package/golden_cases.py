@@ -226,13 +226,13 @@ def candidates(
     if rule != "surrogates":
         allowed = [row for row in rows if row.composed or (rule == "consented" and row.consented)]
         return GoldenCandidates(rule, tuple(choose_rows(task, allowed)), {})
-    redactor = RowRedactor(SurrogateSettings(locales=privacy.locales), _SEED, imported_rows.finder(bundle))
+    redactor = RowRedactor(SurrogateSettings(locales=privacy.locales), _SEED, imported_rows.value_finder(bundle))
     chosen = choose_rows(task, rows)
     redactor.read(chosen)
     redacted_rows = [each for each in map(redactor.redact, chosen) if each is not None]
     replaced = {each.row.text: each.counts for each in redacted_rows if each.counts}
     kept_rows = tuple(each.row for each in redacted_rows)
-    return GoldenCandidates(rule, kept_rows, replaced, len(chosen) - len(kept_rows), imported_rows.finders(bundle))
+    return GoldenCandidates(rule, kept_rows, replaced, len(chosen) - len(kept_rows), imported_rows.finder_names(bundle))
 
 
 def origin_of(chosen: GoldenCandidates, cases: Sequence[GoldenCase], samples: int) -> GoldenOrigin:

@@ -94,7 +94,7 @@ def validate_config(ctx: typer.Context, as_json: AsJson = False) -> None:
     """
     target = target_of(ctx)
     target.config()
-    overruled = target.files().overruled()
+    overruled = target.files().overruled_keys()
     if as_json:
         print_json({"valid": True, "overruled": overruled}, indent=2)
         return

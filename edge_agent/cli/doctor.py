@@ -95,7 +95,7 @@ def installation_of(target: DaemonTarget) -> Installation:
     paths, by_sudo = config_paths(target.config_path), works_by_sudo(os.environ, os.geteuid())
     try:
         config_files = read_files(target.config_path)
-        config, overruled = validate_files(config_files, target.overrides), tuple(config_files.overruled())
+        config, overruled = validate_files(config_files, target.overrides), tuple(config_files.overruled_keys())
         return Installation(config, sources=paths, overruled=overruled, by_sudo=by_sudo)
     except EdgeAgentError as error:
         config = load_without_agent_yaml(target.config_path, target.overrides)

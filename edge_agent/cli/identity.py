@@ -128,7 +128,7 @@ def _print_identity(console: Console, identity: SiteIdentity, files: ConfigFiles
         "code of the key": identity.code,
         "central team": _CENTRAL_TEXTS[identity.known_at_centre],
         **(_enrolment_facts(identity.enrolment) if identity.enrolment else {"enrolled": "by hand"}),
-        "agent.yaml overrides": ", ".join(files.overruled()),
+        "agent.yaml overrides": ", ".join(files.overruled_keys()),
     }
     print_facts(console, facts)
     if identity.key and not identity.known_at_centre:
@@ -236,7 +236,7 @@ class EnrolCommand:
         """Print why the uplink cannot use a folder that is an object store, and the command that fixes it."""
         managed = self._systemd or prepared.request.paths.uplink_unit.exists()
         for problem in unit_drop_ins.store_folder_problems(prepared.config, managed=managed):
-            _warn(f"{problem.seen}. {problem.remedy}")
+            _warn(f"{problem.message}. {problem.remedy}")
             for command in problem.command.split("; "):
                 out().print(f"  $ {command}", soft_wrap=True, markup=False)
 

@@ -22,7 +22,15 @@ from rich.segment import Segment
 from rich.table import Column, Table
 from rich.text import Text
 
-from edge_agent.errors.base import OBEYED, escaped, one_line, printable, printable_lines, with_sudo, works_by_sudo
+from edge_agent.errors.base import (
+    CONTROL_CHARACTERS,
+    escape_character,
+    one_line,
+    printable,
+    printable_lines,
+    with_sudo,
+    works_by_sudo,
+)
 
 _PROSE_MIN, _PROSE_MAX = 40, 100
 _QUOTED = re.compile(r"(?<!\w)'[^'\n]+'")
@@ -178,8 +186,8 @@ def printable_text(text: Text) -> Text:
     if text.plain.isprintable():
         return text
     result, start = text.blank_copy(), 0
-    for match in OBEYED.finditer(text.plain):
-        result.append_text(text[start : match.start()]).append(escaped(match))
+    for match in CONTROL_CHARACTERS.finditer(text.plain):
+        result.append_text(text[start : match.start()]).append(escape_character(match))
         start = match.end()
     return result.append_text(text[start : len(text.plain)])
 

@@ -41,7 +41,7 @@ _ISSUED_NAMES_ONLY = "'certs server' writes server.crt and server.key: name both
 class CertificateFacts:
     """One file with a certificate, or the key of one."""
 
-    what: str
+    role: str
     """server, key or clients: which file of agent.yaml it is."""
     file: FileInfo
     problem: str = ""
@@ -66,7 +66,7 @@ class CertificateFacts:
     @property
     def renewal_advice(self) -> str:
         """Who renews it."""
-        if self.what == "clients" and self.has_authority:
+        if self.role == "clients" and self.has_authority:
             return "Make a new authority, and issue the certificates of the server and of all clients again."
         if self.has_authority:
             return "Renew it." if self.is_issued_name else f"Issue another one. {_ISSUED_NAMES_ONLY}"
@@ -75,17 +75,17 @@ class CertificateFacts:
     @property
     def renewal_command(self) -> str:
         """The commands that renew it, as far as this machine can."""
-        if self.what == "clients" and self.has_authority:
+        if self.role == "clients" and self.has_authority:
             return "edge-agent help certificate"
-        shown = f"sudo edge-agent certs show {self.file.path}"
+        show = f"sudo edge-agent certs show {self.file.path}"
         names = "" if self.is_issued_name else " --name NAME"
         renew = f"sudo edge-agent certs server --renew --dir {self.folder}{names}"
-        return f"{renew}; {shown}" if self.has_authority else shown
+        return f"{renew}; {show}" if self.has_authority else show
 
     @property
     def creation_advice(self) -> str:
         """Who makes a file that is missing."""
-        if self.what == "clients":
+        if self.role == "clients":
             return "Copy the authority's certificate there again: each client has it as ca.crt. A site enrols again."
         if self.has_authority:
             message = "Issue it again from the authority of this site."
@@ -95,11 +95,11 @@ class CertificateFacts:
     @property
     def creation_command(self) -> str:
         """The command that makes it."""
-        if self.what == "clients":
+        if self.role == "clients":
             return f"sudo ls -lR {self.folder}"
         if self.has_authority:
             # Its names are in the certificate, unless that is what is missing.
-            names = " --name NAME" if self.what == "server" or not self.is_issued_name else ""
+            names = " --name NAME" if self.role == "server" or not self.is_issued_name else ""
             return f"sudo edge-agent certs server --renew --dir {self.folder}{names}"
         return f"sudo edge-agent certs init --dir {self.folder} --name NAME"
 
@@ -168,7 +168,7 @@ _CERTIFICATE: tuple[FindingRule[CertificateFacts], ...] = (
     ),
     FindingRule(
         "fault",
-        lambda f: f.what == "key" and f.file.mode & 0o007,
+        lambda f: f.role == "key" and f.file.mode & 0o007,
         "{f.file.path} is {f.file.owner_and_mode}: every user may read this key",
         "Restrict its mode, and have a new certificate issued.",
         "sudo chmod 600 {f.file.path}; " + _RENEW,
@@ -180,7 +180,7 @@ _CERTIFICATE: tuple[FindingRule[CertificateFacts], ...] = (
         "The daemon uses the certificate that it read before, until it restarts. Replace the file with the right one.",
         "sudo ls -l {f.folder}; " + _SHOW,
     ),
-    FindingRule("ok", lambda f: f.what == "key", "{f.file.path} belongs to the certificate"),
+    FindingRule("ok", lambda f: f.role == "key", "{f.file.path} belongs to the certificate"),
     FindingRule(
         "fault",
         lambda f: f.starts_in > 0,
@@ -209,25 +209,25 @@ _CERTIFICATE: tuple[FindingRule[CertificateFacts], ...] = (
 def judge_certificates(files: tuple[CertificateFacts, ...]) -> Iterator[Finding]:
     """Judge each of the three files."""
     for facts in files:
-        yield from first_match(CERTIFICATE, _CERTIFICATE, facts, about=facts.what)
+        yield from first_match(CERTIFICATE, _CERTIFICATE, facts, about=facts.role)
 
 
 def probe_certificates(context: ProbeContext) -> tuple[CertificateFacts, ...]:
     """Look at each configured file; there are none when TCP has no certificates."""
     access = context.installation.config.access
     paths = {"server": access.certificate_file, "key": access.key_file, "clients": access.client_ca_file}
-    return tuple(_probe_file(context, what, Path(path), Path(paths["server"])) for what, path in paths.items() if path)
+    return tuple(_probe_file(context, role, Path(path), Path(paths["server"])) for role, path in paths.items() if path)
 
 
-def _probe_file(context: ProbeContext, what: str, path: Path, certificate: Path) -> CertificateFacts:
+def _probe_file(context: ProbeContext, role: str, path: Path, certificate: Path) -> CertificateFacts:
     file, user, parents = stat_file(path), context.daemon_user, stat_parents(path)
-    facts = CertificateFacts(what, file, has_authority=has_own_authority(path))
+    facts = CertificateFacts(role, file, has_authority=has_own_authority(path))
     if not file.kind:
         return facts
     if user and not can_reach(user, parents, file, READ):
         facts = replace(facts, denied_user=user.name, closed_folder=_closed_folder(user, parents))
     try:
-        if what == "key":
+        if role == "key":
             if stat_file(certificate).kind:  # that it is missing is reported
                 check_key_matches(read_bytes(certificate), read_bytes(path), str(certificate))
             return facts
@@ -235,7 +235,7 @@ def _probe_file(context: ProbeContext, what: str, path: Path, certificate: Path)
     except CertificateUnusable as error:
         return replace(facts, problem=error.message)
     now = time.time()
-    certificates = in_use(certificates, now) if what == "clients" else certificates
+    certificates = in_use(certificates, now) if role == "clients" else certificates
     starts_in, expires_in = (
         max(each.starts_at for each in certificates) - now,
         min(each.expires_at for each in certificates) - now,

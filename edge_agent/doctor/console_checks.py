@@ -14,12 +14,11 @@ from edge_agent.config.optional_sections import token_path
 from edge_agent.doctor.certificate_checks import WARNED_SECONDS, CertificateFacts, has_own_authority, in_use
 from edge_agent.doctor.findings import Check, Finding, FindingRule, first_match, otherwise
 from edge_agent.doctor.installation import FileInfo, Installation, read_bytes, stat_file
-from edge_agent.doctor.probe_context import CheckGroup, ProbeContext, parse_phase, parse_properties
+from edge_agent.doctor.probe_context import CheckGroup, ProbeContext, parse_phase, parse_properties, show_unit
 from edge_agent.doctor.socket_checks import check_port
-from edge_agent.doctor.unit_checks import UnitFacts, show_unit
+from edge_agent.doctor.unit_checks import PROPERTIES, UnitFacts
 from edge_agent.errors import CertificateUnusable
 from edge_agent.formats.certificates import check_key_matches, parse_certificates
-from edge_agent.formatting import format_duration
 
 CONSOLE = Check("console", "console")
 UNIT = "edge-agent-web.service"
@@ -63,33 +62,19 @@ class ConsoleFacts:
         return self.unit is not None and self.unit.failed
 
     @property
-    def renewal_advice(self) -> str:
-        """Who renews its certificate."""
-        return self._facts.renewal_advice
-
-    @property
-    def renewal_command(self) -> str:
-        """The commands that renew its certificate, as far as this machine can."""
-        return self._facts.renewal_command
-
-    @property
     def consequence(self) -> str:
         """What an expired certificate leads to."""
         return "the console lets no browser in" if self.of_clients else "every browser refuses it"
 
     @property
-    def _facts(self) -> CertificateFacts:
-        what = "clients" if self.of_clients else "server"
-        return CertificateFacts(what, FileInfo(self.certificate, "file"), has_authority=self.has_authority)
-
-    @property
-    def expiry_text(self) -> str:
-        """Time until its certificate expires or since it expired, as text."""
-        return format_duration(abs(self.expires_in))
+    def certificate_facts(self) -> CertificateFacts:
+        """`certificate`: when it expires, and who renews it."""
+        role, file = "clients" if self.of_clients else "server", FileInfo(self.certificate, "file")
+        return CertificateFacts(role, file, expires_in=self.expires_in, has_authority=self.has_authority)
 
 
 _LOG = f"sudo journalctl -u {UNIT} -b | tail -30"
-_RENEW = f"{{f.renewal_command}}; systemctl status {UNIT}"
+_RENEW = f"{{f.certificate_facts.renewal_command}}; systemctl status {UNIT}"
 _CONSOLE: tuple[FindingRule[ConsoleFacts], ...] = (
     FindingRule(
         "fault",
@@ -116,8 +101,8 @@ _CONSOLE: tuple[FindingRule[ConsoleFacts], ...] = (
     FindingRule(
         "fault",
         lambda f: f.certificate and f.expires_in < 0,
-        "{f.certificate} expired {f.expiry_text} ago: {f.consequence}",
-        "{f.renewal_advice} The console loads the new certificate without a restart.",
+        "{f.certificate} expired {f.certificate_facts.expiry_text} ago: {f.consequence}",
+        "{f.certificate_facts.renewal_advice} The console loads the new certificate without a restart.",
         _RENEW,
     ),
     FindingRule(
@@ -138,8 +123,8 @@ _CONSOLE: tuple[FindingRule[ConsoleFacts], ...] = (
     FindingRule(
         "warning",
         lambda f: f.certificate and f.expires_in < WARNED_SECONDS,
-        "{f.certificate} expires in {f.expiry_text}",
-        "{f.renewal_advice} The console loads the new certificate without a restart.",
+        "{f.certificate} expires in {f.certificate_facts.expiry_text}",
+        "{f.certificate_facts.renewal_advice} The console loads the new certificate without a restart.",
         _RENEW,
     ),
     FindingRule("ok", otherwise, "{f.address} is open"),
@@ -202,7 +187,7 @@ def _probe_tls(web: WebConfig) -> tuple[str, str, float]:
 def _probe_unit(installation: Installation) -> UnitFacts | None:
     if not installation.has_systemd:
         return None
-    text = show_unit(installation, UNIT) or ""
+    text = show_unit(installation, UNIT, PROPERTIES) or ""
     return UnitFacts(UNIT, False, parse_properties(text), parse_phase(text))
 
 

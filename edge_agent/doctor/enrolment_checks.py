@@ -132,7 +132,7 @@ class SiteKeyFacts:
     """The key that signs what leaves the site."""
 
     file: FileInfo
-    whole: bool
+    is_key: bool
     """It starts like a private key."""
     needed: bool
 
@@ -147,7 +147,7 @@ _KEY: tuple[FindingRule[SiteKeyFacts], ...] = (
     ),
     FindingRule(
         "fault",
-        lambda f: f.file.kind and not f.whole,
+        lambda f: f.file.kind and not f.is_key,
         "{f.file.path} is not a key ({f.file.size} bytes)",
         "Restore it from a copy, or move it away: the daemon makes a new one, which the central team has to accept.",
         "sudo mv {f.file.path} {f.file.path}.damaged && sudo systemctl restart edge-agent",
@@ -172,7 +172,7 @@ def judge_site_key(facts: SiteKeyFacts) -> Iterator[Finding]:
 class CredentialFile:
     """A credential for an object store or a large model."""
 
-    what: str
+    purpose: str
     """uplink, uplink-updates or escalation."""
     url: str
     """The URL that it opens, without secrets."""
@@ -240,7 +240,7 @@ def judge_credentials(files: tuple[CredentialFile, ...]) -> Iterator[Finding]:
     """Judge the credentials of the uplink, one for each URL."""
     for credential in files:
         if credential.needed:
-            yield from first_match(CREDENTIALS, _CREDENTIAL, credential, about=credential.what)
+            yield from first_match(CREDENTIALS, _CREDENTIAL, credential, about=credential.purpose)
 
 
 def probe_enrolment(context: ProbeContext) -> EnrolmentFacts:
@@ -289,10 +289,10 @@ def probe_site_key(context: ProbeContext) -> SiteKeyFacts:
     config = context.installation.config
     path = config.state_dir / "site.key"
     file = stat_file(path)
-    whole = file.kind == "file" and read_bytes(path, len(_KEY_BEGIN)) == _KEY_BEGIN
+    is_key = file.kind == "file" and read_bytes(path, len(_KEY_BEGIN)) == _KEY_BEGIN
     # The daemon makes it where examples are collected, or reports on updates go to the central team.
-    used = any(consent != "off" for consent in config.examples.collect.values()) or config.update.root_file
-    return SiteKeyFacts(file, whole, bool(config.site.id and config.site.recipients and used))
+    is_used = any(consent != "off" for consent in config.examples.collect.values()) or config.update.root_file
+    return SiteKeyFacts(file, is_key, bool(config.site.id and config.site.recipients and is_used))
 
 
 def probe_credentials(context: ProbeContext) -> tuple[CredentialFile, ...]:
@@ -303,20 +303,20 @@ def probe_credentials(context: ProbeContext) -> tuple[CredentialFile, ...]:
         ("uplink-updates", uplink.updates_url, uplink.updates_credentials_file),
         ("escalation", escalation.url, escalation.credentials_file),
     )
-    return tuple(_probe_credential(context, what, url, file) for what, url, file in settings if url)
+    return tuple(_probe_credential(context, purpose, url, file) for purpose, url, file in settings if url)
 
 
-def _probe_credential(context: ProbeContext, what: str, url: str, file: str) -> CredentialFile:
-    sealed, plain = (context.installation.at(path.format(name=what)) for path in (_SEALED, _PLAIN))
+def _probe_credential(context: ProbeContext, purpose: str, url: str, file: str) -> CredentialFile:
+    sealed, plain = (context.installation.at(path.format(name=purpose)) for path in (_SEALED, _PLAIN))
     if file:
         user = context.installation.find_user(UPLINK_USER) if is_shared(context) else None
         path = Path(file)
         readers = (FileReader(stat_file(path), stat_parents(path), user),)
-        return CredentialFile(what, url, stat_file(path), sealed=False, readers=readers)
+        return CredentialFile(purpose, url, stat_file(path), sealed=False, readers=readers)
     # systemd reads these as root, and passes them to the uplink only.
     path = plain if stat_file(plain).kind and not stat_file(sealed).kind else sealed
-    expected = f"={what}:" in read_text(context.installation.at(_DROP_IN))
-    return CredentialFile(what, url, stat_file(path), sealed=path == sealed, readers=(), expected=expected)
+    expected = f"={purpose}:" in read_text(context.installation.at(_DROP_IN))
+    return CredentialFile(purpose, url, stat_file(path), sealed=path == sealed, readers=(), expected=expected)
 
 
 GROUPS = (

@@ -146,7 +146,7 @@ class Volume:
     """One file system that holds files of Edge Agent."""
 
     path: str
-    what: str
+    content: str
     free_bytes: int
     total_bytes: int
     free_inodes: int
@@ -159,7 +159,7 @@ class Volume:
     @property
     def free_text(self) -> str:
         """What is free, as text."""
-        return f"{self.path} ({self.what}): {format_bytes(self.free_bytes)} of {format_bytes(self.total_bytes)} free"
+        return f"{self.path} ({self.content}): {format_bytes(self.free_bytes)} of {format_bytes(self.total_bytes)} free"
 
     @property
     def reserve_text(self) -> str:
@@ -316,9 +316,9 @@ def probe_disks(context: ProbeContext) -> tuple[Volume, ...]:
         *([(opt, "the program", 0)] if stat_file(opt).kind else []),
     ]
     volumes: dict[int, Volume] = {}
-    for path, what, reserve in folders:
+    for path, content, reserve in folders:
         existing = _existing_ancestor(path)
-        volumes.setdefault(existing.stat().st_dev, _volume(existing, what, reserve))
+        volumes.setdefault(existing.stat().st_dev, _volume(existing, content, reserve))
     return tuple(volumes.values())
 
 
@@ -327,11 +327,11 @@ def _existing_ancestor(path: Path) -> Path:
     return next(folder for folder in (path, *path.parents) if stat_file(folder).kind)
 
 
-def _volume(path: Path, what: str, reserve: int) -> Volume:
+def _volume(path: Path, content: str, reserve: int) -> Volume:
     stat = os.statvfs(path)
     return Volume(
         path=str(path),
-        what=what,
+        content=content,
         free_bytes=stat.f_bavail * stat.f_frsize,
         total_bytes=stat.f_blocks * stat.f_frsize,
         free_inodes=stat.f_favail,

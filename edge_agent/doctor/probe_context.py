@@ -209,9 +209,12 @@ def query_daemon(installation: Installation) -> ProbeContext:
 
 def unit_phase(installation: Installation, unit: str) -> UnitPhase:
     """Ask systemd for the phase of a unit, which every user may."""
-    return parse_phase(
-        installation.run(("systemctl", "show", unit, f"--property={PHASE_PROPERTIES}", "--no-pager")) or ""
-    )
+    return parse_phase(show_unit(installation, unit, PHASE_PROPERTIES) or "")
+
+
+def show_unit(installation: Installation, unit: str, properties: str) -> str | None:
+    """Return properties of a unit as `systemctl show` prints them; None when it does not answer."""
+    return installation.run(("systemctl", "show", unit, f"--property={properties}", "--no-pager"))
 
 
 def parse_phase(text: str) -> UnitPhase:

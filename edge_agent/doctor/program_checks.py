@@ -34,7 +34,7 @@ class ProgramLink:
 
     target: str = ""
     """Where it points; empty when there is no link."""
-    whole: bool = False
+    is_complete: bool = False
     """The program at its end exists, is executable, and has its Python."""
     lost_python: str = ""
     """The version of Python that it was made for, where that is gone."""
@@ -91,7 +91,7 @@ def _read_link(path: Path, inside: str = "") -> ProgramLink:
 def _version_link(path: Path, run: Callable[[Sequence[str]], str | None]) -> ProgramLink:
     """Look at a link to a version that setup made; an upgrade of the system replaces the Python that it needs."""
     link = _read_link(path, "bin/edge-agent")
-    if not link.whole:
+    if not link.is_complete:
         return link
     try:
         python_version = str(json.loads(read_text(path / "program.json"))["python"])
@@ -124,10 +124,12 @@ def _judge_current(facts: ProgramFacts) -> Finding:
     path = f"{facts.folder}/current"
     if not facts.current.target:
         return INSTALLED.fault(f"{path} does not exist: no version is selected", RUN_INSTALLER, _INSTALLER)
-    if not facts.current.whole:
+    if not facts.current.is_complete:
         remedy = "That version is missing or incomplete. Go back to the previous one, or run the installer again."
         # The link to edge-agent-setup leads into the broken version, too.
-        command = f"sudo {facts.folder}/previous/bin/edge-agent-setup rollback" if facts.previous.whole else _INSTALLER
+        command = (
+            f"sudo {facts.folder}/previous/bin/edge-agent-setup rollback" if facts.previous.is_complete else _INSTALLER
+        )
         return INSTALLED.fault(f"{path} points to {facts.current.target}, which is broken", remedy, command)
     return INSTALLED.ok(f"{path} points to {facts.current.target}")
 
@@ -136,7 +138,7 @@ def _judge_previous(facts: ProgramFacts) -> Finding:
     path = f"{facts.folder}/previous"
     if not facts.previous.target:
         return PREVIOUS.note("there is no previous version to go back to; the next upgrade keeps the current one")
-    if not facts.previous.whole:
+    if not facts.previous.is_complete:
         python = facts.previous.lost_python
         why = f"needs Python {python}, which is gone from this machine" if python else "is broken"
         seen = f"{path} points to {facts.previous.target}, which {why}: a rollback would fail"
@@ -146,7 +148,7 @@ def _judge_previous(facts: ProgramFacts) -> Finding:
 
 
 def _judge_command(facts: ProgramFacts) -> Finding:
-    if not facts.command.whole:
+    if not facts.command.is_complete:
         return COMMAND.fault("/usr/local/bin/edge-agent is missing or points nowhere", RUN_INSTALLER, _INSTALLER)
     if not facts.command.target.startswith(facts.folder):
         seen = f"/usr/local/bin/edge-agent points to {facts.command.target}, not into {facts.folder}"

@@ -198,7 +198,7 @@ def judge_databases(facts: tuple[DatabaseFacts, ...]) -> Iterator[Finding]:
 class ExchangeFolder:
     """A folder that daemon and uplink share, and the access that each needs."""
 
-    what: str
+    role: str
     """outbox, receipts, incoming, notes or wants."""
     folder: FileInfo
     parents: tuple[FileInfo, ...]
@@ -235,7 +235,7 @@ _EXCHANGE: tuple[FindingRule[ExchangeFolder], ...] = (
     FindingRule(
         "fault",
         lambda f: not f.folder.kind,
-        "{f.folder.path} ({f.what}) does not exist",
+        "{f.folder.path} ({f.role}) does not exist",
         "Create it with its owner and mode.",
         "{f.creation_command}",
     ),
@@ -260,14 +260,14 @@ _EXCHANGE: tuple[FindingRule[ExchangeFolder], ...] = (
         "Restrict its mode.",
         "{f.repair_command}",
     ),
-    FindingRule("ok", otherwise, "{f.what}: both users have the access that they need"),
+    FindingRule("ok", otherwise, "{f.role}: both users have the access that they need"),
 )
 
 
 def judge_exchange_folders(folders: tuple[ExchangeFolder, ...]) -> Iterator[Finding]:
     """Judge the folders that daemon and uplink share."""
     for folder in folders:
-        yield from first_match(EXCHANGE, _EXCHANGE, folder, about=folder.what)
+        yield from first_match(EXCHANGE, _EXCHANGE, folder, about=folder.role)
 
 
 ENTRIES_MAX = 5000
@@ -329,8 +329,8 @@ def probe_exchange_folders(context: ProbeContext) -> tuple[ExchangeFolder, ...]:
     ]
     needed = [folder for folder in folders if config.uplink.updates_url or folder[0] not in ("incoming", "wants")]
     return tuple(
-        ExchangeFolder(what, stat_file(path), stat_parents(path), needs, 0o2750, EXCHANGE_GROUP)
-        for what, path, needs in needed
+        ExchangeFolder(role, stat_file(path), stat_parents(path), needs, 0o2750, EXCHANGE_GROUP)
+        for role, path, needs in needed
     )
 
 

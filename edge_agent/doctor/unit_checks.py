@@ -22,6 +22,7 @@ from edge_agent.doctor.probe_context import (
     is_failing,
     parse_phase,
     parse_properties,
+    show_unit,
 )
 from edge_agent.formatting import counted, format_bytes, format_duration
 
@@ -330,16 +331,11 @@ def probe_units(context: ProbeContext) -> tuple[UnitFacts, ...] | ProbeFailure |
         return None
     units = []
     for name, needed in ((SERVE, True), (UPLINK, installation.config.needs_uplink)):
-        text = show_unit(installation, name)
+        text = show_unit(installation, name, PROPERTIES)
         if text is None:
             return ProbeFailure("systemctl does not answer")
         units.append(UnitFacts(name, needed, parse_properties(text), parse_phase(text)))
     return tuple(units)
-
-
-def show_unit(installation: Installation, name: str) -> str | None:
-    """Return the properties of a unit as `systemctl show` prints them; None when it does not answer."""
-    return installation.run(("systemctl", "show", name, f"--property={PROPERTIES}", "--no-pager"))
 
 
 GROUPS = (CheckGroup((SYSTEMD, UNIT, BOOT, RELOAD, RESTARTS, WATCHDOG, MEMORY_LIMIT), probe_units, judge_units),)
@@ -398,7 +394,7 @@ def judge_folder_stores(folders: tuple[FolderFacts, ...]) -> Iterator[Finding]:
         if problem is None:
             yield FOLDER_STORE.ok(f"the uplink can use {facts.path}", about=str(facts.path))
         else:
-            yield FOLDER_STORE.fault(problem.seen, problem.remedy, problem.command, about=str(facts.path))
+            yield FOLDER_STORE.fault(problem.message, problem.remedy, problem.command, about=str(facts.path))
 
 
 def probe_listener_network(context: ProbeContext) -> ListenerNetworkFacts | ProbeFailure | None:
@@ -446,7 +442,7 @@ def _writable_folders(installation: Installation) -> tuple[str, ...] | None:
 
 
 def _show_properties(installation: Installation, unit: str, properties: str) -> dict[str, str] | None:
-    text = installation.run(("systemctl", "show", unit, f"--property={properties}", "--no-pager"))
+    text = show_unit(installation, unit, properties)
     return None if text is None else parse_properties(text)
 
 

@@ -263,7 +263,7 @@ def probe_metadata(context: ProbeContext) -> MetadataFacts:
     present = [path for path in dict.fromkeys((arrived, verified)) if stat_file(path).kind]
     if not present:
         root = stat_file(Path(config.update.root_file))
-        is_new = root is not None and time.time() - root.changed < DAY_SECONDS
+        is_new = time.time() - root.changed < DAY_SECONDS
         return MetadataFacts(str(folder), exists=False, has_uplink=has_uplink, expected=expected, is_new=is_new)
     versions: list[tuple[int, float, Path]] = []
     for path in present:

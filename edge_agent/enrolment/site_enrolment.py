@@ -265,7 +265,7 @@ def _is_same_fleet(enrolment: EnrolmentFile, path: Path) -> bool:
 def _future_config(request: EnrolmentRequest, files: ConfigFiles) -> Config:
     """Return the future configuration. Raises EnrolmentFileInvalid, ConfigInvalid."""
     site_yaml = request.paths.site_yaml
-    lower_files = [entry for entry in files.beneath if entry[0] != site_yaml]
+    lower_files = [entry for entry in files.lower_files if entry[0] != site_yaml]
     future_files = ConfigFiles(
         files.agent, ((site_yaml, site_files.sections(request.enrolment, request.paths)), *lower_files)
     )
@@ -287,7 +287,7 @@ def _future_config(request: EnrolmentRequest, files: ConfigFiles) -> Config:
 
 
 def _changed_keys(files: ConfigFiles, request: EnrolmentRequest) -> list[str]:
-    before = _flatten(dict(files.beneath).get(request.paths.site_yaml, {}))
+    before = _flatten(dict(files.lower_files).get(request.paths.site_yaml, {}))
     after = _flatten(site_files.sections(request.enrolment, request.paths))
     return [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
 
@@ -299,7 +299,7 @@ def _flatten(sections: Mapping[str, Any]) -> dict[str, Any]:
 
 def _overruled_keys(files: ConfigFiles, request: EnrolmentRequest) -> list[str]:
     after = site_files.sections(request.enrolment, request.paths)
-    return ConfigFiles(files.agent, ((request.paths.site_yaml, after),)).overruled()
+    return ConfigFiles(files.agent, ((request.paths.site_yaml, after),)).overruled_keys()
 
 
 def load_record(path: Path) -> SiteEnrolment | None:

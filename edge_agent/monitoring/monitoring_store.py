@@ -178,12 +178,12 @@ class MonitoringStore:
 
     def active_alarms(self) -> tuple[AlarmState, ...]:
         """Return the active alarms."""
-        return tuple(alarm for _, alarm in self._alarms.alarms(standing=True))
+        return tuple(alarm for _, alarm in self._alarms.alarms(active_only=True))
 
     def shifted_inputs(self) -> tuple[ShiftedInputs, ...]:
         """Return the inputs that active alarms `new_inputs` concern, of the bundles that answered last."""
         shifted = []
-        for series, alarm in self._alarms.alarms(standing=True):
+        for series, alarm in self._alarms.alarms(active_only=True):
             if alarm.alarm != NEW_INPUTS or series != self._tables.last_series(alarm.task):
                 continue
             state = self._alarms.states(series).get(NEW_INPUTS)
@@ -207,7 +207,7 @@ class MonitoringStore:
     def report(self, task: str = "") -> tuple[BundleSeries, ...]:
         """Return all figures of the bundles of a task, or of all tasks, the newest first."""
         alarms: dict[int, list[AlarmState]] = defaultdict(list)
-        for series, alarm in self._alarms.alarms(standing=False):
+        for series, alarm in self._alarms.alarms(active_only=False):
             alarms[series].append(alarm)
         return tuple(self._bundle_series(row, alarms[row.series]) for row in self._tables.all_series(task))
 

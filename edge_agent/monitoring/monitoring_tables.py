@@ -90,11 +90,7 @@ def _of_largest_task(newest_first: Sequence[SeriesRow], count: int) -> list[Seri
         return []
     ((largest, _),) = Counter(task_of_key(row.task) for row in newest_first).most_common(1)
     candidates = (row for row in reversed(newest_first) if task_of_key(row.task) == largest)
-    return sorted(candidates, key=_has_guarantee)[:count]
-
-
-def _has_guarantee(row: SeriesRow) -> bool:
-    return row.target > 0
+    return sorted(candidates, key=lambda row: row.target > 0)[:count]
 
 
 class MonitoringTables:
@@ -332,11 +328,11 @@ class AlarmTables:
             "UPDATE field_alarms SET ended = ? WHERE series = ? AND alarm = ? AND ended = 0", (at, series, alarm)
         )
 
-    def alarms(self, *, standing: bool) -> tuple[tuple[int, AlarmState], ...]:
+    def alarms(self, *, active_only: bool) -> tuple[tuple[int, AlarmState], ...]:
         """Return alarms with their series, by task: the active ones, or all."""
         rows = self._db.rows(
             "SELECT series, task, digest, alarm, since, said, ended FROM field_alarms JOIN field_series USING (series)"
             " WHERE ended = 0 OR NOT ? ORDER BY task, since",
-            (standing,),
+            (active_only,),
         )
         return tuple((row[0], AlarmState(*row[1:])) for row in rows)

@@ -154,7 +154,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         if problem is None:
             return None
         remedy = f"{problem.remedy.removesuffix('.')}: '{problem.command}'."
-        return ConfigInvalid(problem.seen, remedy=remedy, path=path)
+        return ConfigInvalid(problem.message, remedy=remedy, path=path)
 
     async def ActivateBundle(
         self, request: pb.ActivateBundleRequest, context: CallContext

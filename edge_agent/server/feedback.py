@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edge_agent.capture.capture_values import QUEUE_START, HumanFeedback, ReviewCursor, ReviewFilter, ReviewItem
 from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.errors import InvalidRequest, UnknownTask
-from edge_agent.errors.base import OBEYED
+from edge_agent.errors.base import CONTROL_CHARACTERS
 from edge_agent.formats import example_records, strict_json
 from edge_agent.formats.example_records import ReviewStream, local_answer
 from edge_agent.formats.manifest import LABEL_KINDS, Manifest
@@ -120,7 +120,7 @@ def _check_request(request: pb.SubmitFeedbackRequest) -> None:
             "the request names no reviewer",
             remedy="Set 'reviewer' to the name of the person or device that gives the verdict.",
         )
-    if OBEYED.search(request.reviewer):
+    if CONTROL_CHARACTERS.search(request.reviewer):
         raise InvalidRequest(
             "reviewer holds a line break, a control character or a mark of direction",
             remedy="Send the name alone, on one line.",
@@ -252,15 +252,13 @@ def make_page_token(cursor: ReviewCursor) -> str:
     return base64.urlsafe_b64encode(_CURSOR.pack(*cursor)).decode()
 
 
-def parse_review_stream(number: pb.ReviewStream) -> ReviewStream | None:
+def parse_review_stream(value: pb.ReviewStream) -> ReviewStream | None:
     """Return the stream that a request names; None = all. Raises InvalidRequest."""
-    if number == pb.REVIEW_STREAM_UNSPECIFIED:
+    if value == pb.REVIEW_STREAM_UNSPECIFIED:
         return None
-    stream: ReviewStream | None = next((name for name, value in STREAMS.items() if value == number), None)
+    stream: ReviewStream | None = next((name for name, number in STREAMS.items() if number == value), None)
     if stream is None:
-        raise InvalidRequest(
-            f"stream {number} is not supported by this version", remedy="Leave it out for all streams."
-        )
+        raise InvalidRequest(f"stream {value} is not supported by this version", remedy="Leave it out for all streams.")
     return stream
 
 

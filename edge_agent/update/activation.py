@@ -130,13 +130,13 @@ class Activation:
         if bundle is None:
             if task in self.problems:
                 raise self.problems[task]
-            known = sorted(self.serving)[:KNOWN_SHOWN_MAX]
-            tasks = f"known tasks: {', '.join(known)}" if known else "no task is installed"
+            known_tasks = sorted(self.serving)[:KNOWN_SHOWN_MAX]
+            tasks = f"known tasks: {', '.join(known_tasks)}" if known_tasks else "no task is installed"
             raise UnknownTask(
                 f"no task is called {task[:64]!r}; {tasks}",
                 remedy="Check the name; 'edge-agent install BUNDLE' adds a task.",
                 task=task[:64],
-                known=",".join(known),
+                known=",".join(known_tasks),
             )
         return bundle
 

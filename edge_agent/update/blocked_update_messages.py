@@ -222,8 +222,5 @@ def _disk_text(details: BlockedUpdate) -> str:
 def _free_space_text(details: BlockedUpdate) -> str:
     if details.short_bytes:
         return f"{_disk_text(details)} is too full for it: free {megabytes_to_free(details.short_bytes)}"
-    return (
-        f"{_disk_text(details)} is full ({details.detail}): free some space"
-        if details.detail
-        else f"{_disk_text(details)} is full: free some space"
-    )
+    error = f" ({details.detail})" if details.detail else ""
+    return f"{_disk_text(details)} is full{error}: free some space"

@@ -151,7 +151,8 @@ def verify_chain(
             plan = _plan(source, updater.get_targetinfo(FILE_NAME))
         except (RepositoryError, DownloadError, *_HOSTILE_ERRORS) as error:
             raise _explain(error, source, fetcher.files) from None
-        metadata = {role: _read(path) for role in ROLES if (path := scratch / f"{role}.json").exists()}
+        paths = {role: scratch / f"{role}.json" for role in ROLES}
+        metadata = {role: Metadata[Any].from_bytes(path.read_bytes()) for role, path in paths.items() if path.exists()}
     files = {f"{METADATA}/{name}": raw for name, raw in fetcher.files.items() if not name.endswith("root.json")}
     return MetadataChain(metadata, b"".join(plan.values()), files | plan)
 
@@ -189,11 +190,6 @@ def _trusted_roots(scratch: Path, root: bytes) -> dict[int, bytes]:
     """Return the roots that the client has trusted, without the first."""
     roots = {int(path.name.partition(".")[0]): path.read_bytes() for path in (scratch / "root_history").iterdir()}
     return {version: raw for version, raw in sorted(roots.items()) if raw != root}
-
-
-def _read(path: Path) -> Metadata[Any]:
-    metadata: Metadata[Any] = Metadata.from_bytes(path.read_bytes())
-    return metadata
 
 
 def _plan(source: RepositoryFolder, target: TargetFile | None) -> dict[str, bytes]:

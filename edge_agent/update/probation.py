@@ -108,7 +108,7 @@ def evaluate_probation(total: ProbationRecord, activity: BundleActivity) -> Step
 class _MonitoredProbation:
     key: tuple[str, float]
     """The bundle, and when its probation began."""
-    before: ProbationRecord
+    journal_record: ProbationRecord
     """The journal's record when this process began to count."""
     started_at: float
     saved_at: float
@@ -150,7 +150,7 @@ class ProbationMonitor:
 
     def _total(self, row: UpdateProgress) -> ProbationRecord:
         probation = self._probation_of(row)
-        return probation.before.plus(self._activity(row.candidate), self._monotonic() - probation.started_at)
+        return probation.journal_record.plus(self._activity(row.candidate), self._monotonic() - probation.started_at)
 
     def _probation_of(self, row: UpdateProgress) -> _MonitoredProbation:
         probation = self._probations.get(row.task)

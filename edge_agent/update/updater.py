@@ -295,8 +295,8 @@ class TaskUpdates:
         """Lift `held`; return whether the task was. Raises UnknownTask, SiteError."""
         row = self.with_choice(task)
         if row is None:
-            known = ", ".join(sorted(self.rows)) or "none"
-            message = f"no plan names a task {task[:64]!r}; tasks of the plan: {known}"
+            known_tasks = ", ".join(sorted(self.rows)) or "none"
+            message = f"no plan names a task {task[:64]!r}; tasks of the plan: {known_tasks}"
             raise UnknownTask(message, remedy="'edge-agent status' lists the tasks of the plan.", task=task[:64])
         await self._record(update_state_machine.allow(row, self._answering(task), self._now()))
         return row.state == "held"

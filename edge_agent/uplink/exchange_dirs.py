@@ -407,10 +407,10 @@ class IncomingDir:
         for name, raw in metadata_set.metadata.items():
             write_exchanged(self._metadata / name, raw)
         write_exchanged(self._metadata / repository_metadata.TIMESTAMP, metadata_set.timestamp)
-        kept = {repository_metadata.TIMESTAMP, *metadata_set.metadata, *(previous.metadata if previous else ())}
+        kept_names = {repository_metadata.TIMESTAMP, *metadata_set.metadata, *(previous.metadata if previous else ())}
         with exchange_errors(self._metadata):
             for name in _files(self._metadata):
-                if name not in kept and not repository_metadata.root_version(name):
+                if name not in kept_names and not repository_metadata.root_version(name):
                     (self._metadata / name).unlink(missing_ok=True)
 
     def sizes(self) -> dict[str, int]:

@@ -229,12 +229,9 @@ class Bandwidth:
 
     def spend(self, count: int, now: float) -> Bandwidth:
         """Return the bucket after a transfer of `count` bytes."""
-        filled = self._filled(now)
-        return replace(filled, tokens=filled.tokens - count)
-
-    def _filled(self, now: float) -> Bandwidth:
         gained = self.bytes_per_second * max(0.0, now - self.at)
-        return replace(self, tokens=min(self.bytes_per_second * BURST_SECONDS, self.tokens + gained), at=now)
+        filled = min(self.bytes_per_second * BURST_SECONDS, self.tokens + gained)
+        return replace(self, tokens=filled - count, at=now)
 
 
 log = structlog.get_logger("edge_agent.uplink")

@@ -112,5 +112,5 @@ def test_the_key_is_looked_for_where_systemd_keeps_it(tmp_path):
     case = query_daemon(place(tmp_path, escalation=named))
     assert isinstance(uplink_checks.probe_large_model(case), ProbeFailure)
     (secret,) = enrolment_checks.probe_credentials(case)
-    assert ("escalation", True, "") == (secret.what, secret.needed, secret.file.kind)
+    assert ("escalation", True, "") == (secret.purpose, secret.needed, secret.file.kind)
     assert secret.file.path.endswith("etc/credstore.encrypted/edge-agent-escalation.cred")
