@@ -177,10 +177,8 @@ def _compare(
     answers = []
     for bundle in bundles:
         name = bundle.manifest.task.name
-        with console.status(f"Asking {name}") as status_line:
-            answers.append(
-                demo_questions.classify_rows(client, name, rows, partial(_update_progress, status_line, name))
-            )
+        with console.status(f"Asking {name}") as line:
+            answers.append(demo_questions.classify_rows(client, name, rows, partial(_update_progress, line, name)))
     demo_questions.show_comparison(console, [bundle.manifest for bundle in bundles], rows, answers)
     console.print("each message one call, one after the other; ± is a 95% interval", style="dim")
 

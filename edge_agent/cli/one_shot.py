@@ -139,7 +139,7 @@ def as_document(manifest: Manifest, text: str, result: JobResult) -> dict[str, A
         scores = sorted(zip(manifest.task.labels, result.scores, strict=True), key=lambda pair: -pair[1])
         answer |= {"label": scores[0][0], "scores": scores}
     else:
-        entities = [{"label": entity.label, "start": entity.start, "end": entity.end} for entity in result.entities]
+        entities = [{"label": each.label, "start": each.start, "end": each.end} for each in result.entities]
         answer |= {"record": json.loads(result.record) if result.record else None, "entities": entities}
     return answer | _confidence_fields(manifest.confidence, probability, manifest.no_threshold_reason(), result)
 
@@ -203,9 +203,7 @@ def _facts(manifest: Manifest, answer: dict[str, Any], text: str) -> dict[str, s
     elif answer["record"] is not None:
         facts["record"] = json.dumps(answer["record"], ensure_ascii=False)
     else:
-        facts["entities"] = ", ".join(
-            f"{entity['label']} {entity['start']}-{entity['end']}" for entity in answer["entities"]
-        )
+        facts["entities"] = ", ".join(f"{each['label']} {each['start']}-{each['end']}" for each in answer["entities"])
     facts["confidence"] = f"{answer['confidence']:.2f}"
     facts["threshold"] = "-" if answer["threshold"] is None else f"{answer['threshold']:.2f}"
     facts["p-value"] = "" if answer["p_value"] is None else f"{answer['p_value']:.3f}"

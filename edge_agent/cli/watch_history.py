@@ -189,7 +189,7 @@ class WatchHistory:
         return tuple(
             sorted(
                 counts,
-                key=lambda refusal: (infinity if refusal.seconds_ago is None else refusal.seconds_ago, -refusal.count),
+                key=lambda each: (infinity if each.seconds_ago is None else each.seconds_ago, -each.count),
             )
         )
 
