@@ -70,19 +70,17 @@ def run(
 
     Example: [bold]edge-agent demo build/pos-intent build/assistant[/bold]
     """
-    demo_bundles = [read_demo_bundle(path) for path in bundles]
+    demos = [read_demo_bundle(path) for path in bundles]
     message_sets = [read_labelled(path) for path in labelled or ()]
     console, started = out(), time.monotonic()
     with DemoDaemon() as daemon, daemon.client() as client:
-        _start_daemon(console, daemon, client, demo_bundles)
-        labelled_bundles = [
-            bundle
-            for messages in message_sets
-            for bundle in _show_labelled(console, client, demo_bundles, messages, rows)
+        _start_daemon(console, daemon, client, demos)
+        labelled_demos = [
+            bundle for messages in message_sets for bundle in _show_labelled(console, client, demos, messages, rows)
         ]
-        for bundle in demo_bundles:
+        for bundle in demos:
             show_task = _DEMOS.get(bundle.manifest.task.kind)
-            if show_task and bundle.samples and bundle not in labelled_bundles:
+            if show_task and bundle.samples and bundle not in labelled_demos:
                 show_task(console, client, bundle)
         _print_heading(console, "edge-agent status")
         with daemon.admin() as admin:

@@ -141,7 +141,7 @@ def as_document(manifest: Manifest, text: str, result: JobResult) -> dict[str, A
     else:
         entities = [{"label": each.label, "start": each.start, "end": each.end} for each in result.entities]
         answer |= {"record": json.loads(result.record) if result.record else None, "entities": entities}
-    return answer | _confidence_fields(manifest.confidence, probability, manifest.no_threshold_reason(), result)
+    return answer | _confidence(manifest.confidence, probability, manifest.no_threshold_reason(), result)
 
 
 def _answers(manifest: Manifest, result: JobResult) -> list[dict[str, Any]]:
@@ -157,11 +157,11 @@ def _answers(manifest: Manifest, result: JobResult) -> list[dict[str, Any]]:
             "score": expected_level(scores) if question.type == "score" else None,
         }
         reason = manifest.no_threshold_reason(question.name)
-        answers.append(answer | _confidence_fields(manifest.confidence_of(question.name), best, reason, result))
+        answers.append(answer | _confidence(manifest.confidence_of(question.name), best, reason, result))
     return answers
 
 
-def _confidence_fields(
+def _confidence(
     confidence: Confidence, probability: float, no_threshold_reason: str, result: JobResult
 ) -> dict[str, Any]:
     """Return how confident an answer of this probability is."""
@@ -182,13 +182,8 @@ def _plain_answer(kind: str, text: str, result: JobResult) -> dict[str, Any]:
         return {"text": text, "finish": result.finish, "output_tokens": result.output_tokens}
     if kind == "embed":
         return {"vector": list(struct.unpack(f"<{len(result.vector) // 4}f", result.vector))}
-    entities = result.entities
-    return {
-        "personal": [
-            {"label": entity.label, "start": entity.start, "end": entity.end, "score": round(entity.score, 4)}
-            for entity in entities
-        ]
-    }
+    personal = [{"label": e.label, "start": e.start, "end": e.end, "score": round(e.score, 4)} for e in result.entities]
+    return {"personal": personal}
 
 
 def _facts(manifest: Manifest, answer: dict[str, Any], text: str) -> dict[str, str | Text]:
