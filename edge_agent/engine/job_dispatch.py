@@ -122,7 +122,7 @@ class EngineJob:
 
     def answer(self, result: protocol.JobResult) -> EngineAnswer:
         """Return the answer that ends the job."""
-        return EngineAnswer(result, 1000 * max(self.sent_at - self.ticket.came_at, 0.0), self.compute)
+        return EngineAnswer(result, 1000 * max(self.sent_at - self.ticket.arrived_at, 0.0), self.compute)
 
 
 @dataclass(frozen=True)
