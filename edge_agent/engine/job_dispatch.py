@@ -125,14 +125,6 @@ class EngineJob:
         return EngineAnswer(result, 1000 * max(self.sent_at - self.ticket.arrived_at, 0.0), self.compute)
 
 
-@dataclass(frozen=True)
-class JobLimits:
-    """The most jobs that wait, and the most that the child is given at once."""
-
-    queue: int
-    running: int
-
-
 class BundleStats:
     """Counts of the inputs of one bundle since it was attached. They add almost nothing to the cost of a call.
 
@@ -187,12 +179,11 @@ class BundleStats:
 class JobDispatcher:
     """See the module."""
 
-    def __init__(self, limits: JobLimits, quarantine: Quarantine) -> None:
-        """Start without jobs and without a child."""
-        self._waiting = JobQueue(limits.queue)
-        self._running_max = limits.running
-        self._client_running_max = limits.running
-        """Likewise for one client."""
+    def __init__(self, waiting_max: int, running_max: int, quarantine: Quarantine) -> None:
+        """Start without jobs and without a child. The child is given at most `running_max` at once."""
+        self._waiting = JobQueue(waiting_max)
+        self._running_max = self._client_running_max = running_max
+        """The second is for one client."""
         self._quarantine = quarantine
         self.child: ChildProcess | None = None
         """The child, while it takes jobs."""

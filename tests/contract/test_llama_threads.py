@@ -23,7 +23,7 @@ TEXTS = [SHORT, "I lost my umbrella on the bus. " * 6, "When do you close?"]
 class Restless(ThreadTuner):
     """Takes another count after each step."""
 
-    def took(self, expected: float, seconds: float, now: float) -> float:
+    def record_step(self, expected: float, seconds: float, now: float) -> float:
         """Go round."""
         self.threads = self.threads % 3 + 1
         return 1.0
@@ -32,7 +32,7 @@ class Restless(ThreadTuner):
 class Trying(ThreadTuner):
     """Tries one thread in each step."""
 
-    def took(self, expected: float, seconds: float, now: float) -> float:
+    def record_step(self, expected: float, seconds: float, now: float) -> float:
         """Go on."""
         self.trying, self.threads = True, 1
         return 1.0

@@ -242,27 +242,24 @@ def _check_function(function: _Message, count: _GraphCount, depth: int) -> None:
 class _GraphNode:
     kind: bytes = b""
     domain: bytes = b""
-    inputs: Sequence[bytes] = ()
-    outputs: Sequence[bytes] = ()
-    attributes: Mapping[bytes, _Message] = field(default_factory=dict)
+    inputs: list[bytes] = field(default_factory=list)
+    outputs: list[bytes] = field(default_factory=list)
+    attributes: dict[bytes, _Message] = field(default_factory=dict)
 
     @classmethod
     def read(cls, message: _Message) -> _GraphNode:
-        inputs: list[bytes] = []
-        outputs: list[bytes] = []
-        attributes: dict[bytes, _Message] = {}
-        node = cls(inputs=inputs, outputs=outputs, attributes=attributes)
+        node = cls()
         for number, value in _fields(message):
             if number == 1:
-                inputs.append(_text(value))
+                node.inputs.append(_text(value))
             elif number == 2:
-                outputs.append(_text(value))
+                node.outputs.append(_text(value))
             elif number == 4:
                 node.kind = _text(value)
             elif number == 7:
                 node.domain = _text(value)
             elif number == 5 and isinstance(value, _Message):
-                attributes[_text(next((each for part, each in _fields(value) if part == 1), b""))] = value
+                node.attributes[_text(next((each for part, each in _fields(value) if part == 1), b""))] = value
         return node
 
 

@@ -124,7 +124,7 @@ class OnnxRuntime:
         self._workers = BatchWorkers(spec.threads)
         jobs_max = JOBS_PER_THREAD * spec.threads
         details = {SEQUENCES: str(jobs_max)} if not spec.sequences_max and jobs_max > SEQUENCES_DEFAULT else {}
-        return self._session.details() | {"threads": str(spec.threads)} | details | need.details(available)
+        return self._session.details | {"threads": str(spec.threads)} | details | need.details(available)
 
     def attach(self, digest: str, manifest: Manifest, paths: Mapping[str, str]) -> None:
         """Open the tokenizer, compute a fixed text and one as long as the task allows, and measure neighbours."""

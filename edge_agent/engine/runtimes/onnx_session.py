@@ -184,7 +184,8 @@ class OnnxSession:
         requested = providers(device, index, onnxruntime.get_available_providers())
         try:
             session = onnxruntime.InferenceSession(weights, _options(), providers=requested)
-            self._details = _describe(session)
+            self.details = _describe(session)
+            """The model's producer, and its inputs and outputs with their shapes."""
             self.outputs: dict[str, str] = {output.name: output.type for output in session.get_outputs()}
             """Names of the outputs, and their types as onnxruntime writes them."""
         except (ort.InvalidProtobuf, ort.NoModel):
@@ -201,10 +202,6 @@ class OnnxSession:
         self._inputs = [(name, INPUTS_KNOWN.index(name), dtype) for name, dtype in dtypes.items()]
         if not self.outputs:
             raise ModelLoadFailed(f"{path.name} has no output; an encoder has one with its scores or token vectors")
-
-    def details(self) -> dict[str, str]:
-        """Return the model's producer, and its inputs and outputs with their shapes."""
-        return dict(self._details)
 
     def run(self, names: Sequence[str], rows: Sequence[Row]) -> list[tuple[Floats, ...]]:
         """Compute some inputs together; return for each its part of every wanted output, without the padding.

@@ -383,13 +383,13 @@ class _TuningBench:
     def __init__(self, context: LlamaContext, vocabulary: int) -> None:
         self.context = context
         # Any tokens will do: spread over the vocabulary, and the same each time.
-        self._text = [(7919 * (place + 1)) % vocabulary for place in range(max(ROWS))]
+        self._text = [(7919 * (index + 1)) % vocabulary for index in range(max(ROWS))]
 
     def work(self) -> None:
         """Compute what a typical input takes: some tokens at once, and some one by one."""
         self._read(0, _TEXT)
-        for place in range(_TEXT, _TEXT + _STEPS):
-            self._read(place, place + 1)
+        for index in range(_TEXT, _TEXT + _STEPS):
+            self._read(index, index + 1)
         self.context.drop(0)
 
     def bulk(self, rows: int) -> None:
@@ -415,8 +415,8 @@ class _TuningBench:
             others = self._text[start // rows * beside :][:beside]
             neighbours = [TokenRows(1, start // rows * beside, others, logits=0)] if beside else []
             self.context.decode([*neighbours, TokenRows(0, start, step, logits=logits_rows)])
-            places = range(beside + len(step) - logits_rows, beside + len(step))
-            digests += [hashlib.blake2b(self.context.logits(place).tobytes()).digest() for place in places]
+            indexes = range(beside + len(step) - logits_rows, beside + len(step))
+            digests += [hashlib.blake2b(self.context.logits(index).tobytes()).digest() for index in indexes]
         for sequence in (0, 1):
             self.context.drop(sequence)
         return digests

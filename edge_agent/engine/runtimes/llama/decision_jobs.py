@@ -111,8 +111,8 @@ class DecisionJob(SequenceJob):
         """Open the next group, with as many questions as fit; none while other jobs have all sequences."""
         assert self.slot is not None
         room, count = self._room, 0
-        for each in self._questions[self._next : self._next + QUESTIONS_MAX]:
-            room -= len(each.question.tokens)
+        for question in self._questions[self._next : self._next + QUESTIONS_MAX]:
+            room -= len(question.question.tokens)
             if room < 0:
                 break
             count += 1

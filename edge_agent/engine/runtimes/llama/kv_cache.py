@@ -388,8 +388,7 @@ class KvCache:
     def use(self) -> CacheUse:
         """Return the cells in use, where a prefix that several jobs share counts once, and the counts so far."""
         self.tidy()
-        cells = self._cells.count - self._cells.free
-        return replace(self._use, cells_in_use=cells, kept_bytes=self._stored.bytes)
+        return replace(self._use, cells_in_use=self._cells.taken, kept_bytes=self._stored.bytes)
 
     def close(self) -> None:
         """Free the context."""

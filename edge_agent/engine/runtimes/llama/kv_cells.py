@@ -330,12 +330,12 @@ Emptier = Callable[[int, list[int], int], None]
 
 
 def cut_sequence(
-    context: LlamaContext, account: KvCells, holder: SequenceSlot | PinnedPrefix, kept: int, *, start: int
+    context: LlamaContext, account: KvCells, holder: SequenceSlot | PinnedPrefix, count: int, *, start: int
 ) -> None:
-    """Remove from a sequence all tokens after the first `kept` ones from position `start`."""
-    context.drop(holder.sequence, start + kept)
-    account.give(holder.cells[kept:])
-    del holder.cells[kept:]
+    """Remove from a sequence all tokens after the first `count` ones from position `start`."""
+    context.drop(holder.sequence, start + count)
+    account.give(holder.cells[count:])
+    del holder.cells[count:]
 
 
 class PinnedPrefixes:

@@ -231,8 +231,8 @@ class LlamaBundles(dict[str, LlamaBundle]):
     def _grammar(self, schema: Schema) -> RecordGrammar:
         """Return a schema as a grammar of the model's tokens. Raises MemoryShort, ModelLoadFailed."""
         if self._guide_tokens is None:
-            more = record_bytes(self._model.vocab_size, self._sequences)
-            need = replace(self._need, process=self._need.process + more)
+            guide_bytes = record_bytes(self._model.vocab_size, self._sequences)
+            need = replace(self._need, process=self._need.process + guide_bytes)
             self._require_memory(replace(need, adapters=self._adapter_bytes()))
             self._need, self._guide_tokens = need, guide_tokens(self._model)
         return RecordGrammar(self._guide_tokens, schema)

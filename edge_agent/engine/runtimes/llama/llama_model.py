@@ -16,12 +16,11 @@ from typing import Any, NamedTuple
 import llama_cpp as llama
 
 from edge_agent.engine.runtimes.llama import gguf_header, llama_backends
-from edge_agent.engine.runtimes.llama.gguf_header import GgufHeader
+from edge_agent.engine.runtimes.llama.gguf_header import MAGIC, GgufHeader
 from edge_agent.engine.runtimes.llama.token_probabilities import whole_text
 from edge_agent.errors import ModelLoadFailed
 
 PIN = "0.3.36"
-GGUF_MAGIC = b"GGUF"
 _LOG_LEVEL_ERROR = 4  # ggml.h; the numbers in llama_cpp/_logger.py are out of date
 _LOG_LEVEL_CONTINUED = 5
 _PIECE_BYTES = 256
@@ -186,10 +185,10 @@ def check_file(path: str) -> None:
     name = Path(path).name
     try:
         with Path(path).open("rb") as file:
-            magic = file.read(len(GGUF_MAGIC))
+            magic = file.read(len(MAGIC))
     except OSError as error:
         raise ModelLoadFailed(f"model file {name} cannot be read: {error.strerror}") from None
     if not magic:
         raise ModelLoadFailed(f"model file {name} is not a model: the file is 0 bytes")
-    if magic != GGUF_MAGIC:
-        raise ModelLoadFailed(f"model file {name} is not a GGUF file: magic {magic!r} instead of {GGUF_MAGIC!r}")
+    if magic != MAGIC:
+        raise ModelLoadFailed(f"model file {name} is not a GGUF file: magic {magic!r} instead of {MAGIC!r}")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import NamedTuple
 
-from edge_agent.engine.memory_cap import MemoryNeed
+from edge_agent.engine.memory_cap import MemoryNeed, format_megabytes
 from edge_agent.engine.protocol import LoadRequest
 from edge_agent.engine.runtimes.llama import llama_backends
 from edge_agent.engine.runtimes.llama.gguf_header import GgufHeader
@@ -188,10 +188,10 @@ class GpuOffload:
         return self.layers == self.layers_all
 
 
-def usable_bytes(free: int, total: int, most: int) -> int:
-    """Return how much of a device's memory an engine may take; `most` 0 = what is free, less a reserve."""
+def usable_bytes(free: int, total: int, bytes_max: int) -> int:
+    """Return how much of a device's memory an engine may take; `bytes_max` 0 = what is free, less a reserve."""
     usable = free - RESERVE_BYTES - int(total * RESERVE_SHARE)
-    return max(0, min(usable, most) if most else usable)
+    return max(0, min(usable, bytes_max) if bytes_max else usable)
 
 
 def plan_offload(header: GgufHeader, shape: ContextShape, device: str, free: int, layers_max: int = -1) -> GpuOffload:
@@ -206,7 +206,7 @@ def plan_offload(header: GgufHeader, shape: ContextShape, device: str, free: int
     sums = [compute + size for size in accumulate(map(sum, zip(weights, caches, strict=True)))]
     fitting = sum(size <= free for size in sums)
     if not fitting:
-        need_text, free_text = _megabytes(sums[0]), _megabytes(free)
+        need_text, free_text = format_megabytes(sums[0]), format_megabytes(free)
         message = f"one layer and its working memory need {need_text}; {free_text} is free on the device"
         raise DeviceUnusable(message, needed_bytes=sums[0], available_bytes=free)
     count = fitting if layers_max < 0 else min(fitting, layers_max)
@@ -228,7 +228,7 @@ def shortfall(offload: GpuOffload, layers_max: int) -> str:
         return ""
     return (
         f"{offload.layers} of {layers_asked} layers fit on the device: all {offload.layers_all} need "
-        f"{_megabytes(offload.wanted_bytes)}, and {_megabytes(offload.free_bytes)} is free there"
+        f"{format_megabytes(offload.wanted_bytes)}, and {format_megabytes(offload.free_bytes)} is free there"
     )
 
 
@@ -237,10 +237,6 @@ def _compute_bytes(header: GgufHeader, shape: ContextShape, device: str) -> int:
     logits = shape.outputs * header.vocabulary * LOGIT_BYTES
     largest_matrix = max(header.vocabulary, header.feed_forward) * header.width * HALF_BYTES
     return logits + activation_bytes(header, shape) + largest_matrix + DRIVER_BYTES[device]
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.1f} MB"
 
 
 # Where a model is placed: on the processor, or with as many layers as fit on a device.
@@ -272,8 +268,8 @@ class ModelPlacement:
         if self.offload is None:
             return need
         if self.shares_memory:  # the device's part lies in the machine's memory, too
-            more = self.offload.compute_bytes + self.driver_bytes
-            return replace(need, process=need.process + more)
+            extra_bytes = self.offload.compute_bytes + self.driver_bytes
+            return replace(need, process=need.process + extra_bytes)
         return need_beside_device(need, self.offload.weights_bytes, self.offload.cache_bytes, self.driver_bytes)
 
 

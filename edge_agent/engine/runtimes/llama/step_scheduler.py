@@ -127,8 +127,8 @@ class TurnOrder:
         """All rows of each job that reads, computed and known to follow, by `weight`; those ahead count singly."""
         self._ended_rows = 0.0
         """Rows of the smallest job that ended with the last step; 0 = none did."""
-        self._moved: dict[str, int] = {}
-        """The work items of the last step, with their rows."""
+        self._moved: set[str] = set()
+        """The work items of the last step."""
         self._served: dict[str, float] = {}
         """Computed rows of each work item that reads, by `weight`."""
 
@@ -151,7 +151,7 @@ class TurnOrder:
 
     def move(self, plan: StepPlan) -> None:
         """Note the step that is computed next."""
-        self._moved = {item.key: rows for item, rows in plan}
+        self._moved = {item.key for item, _ in plan}
         for item, rows in plan:
             if not item.decoding:
                 self._served[item.key] += rows * self.weight(item)
@@ -274,8 +274,10 @@ class StepScheduler:
             return members
         if not members or self.order.now >= self._group_until or self._group_steps > QUANTUM_STEPS:
             group = min(items, key=self.order.turn).group
-            least, most = QUANTUM_SECONDS
-            self._group_until = self.order.now + min(max(self._change_seconds / CHANGES_SHARE, least), most)
+            seconds_min, seconds_max = QUANTUM_SECONDS
+            self._group_until = self.order.now + min(
+                max(self._change_seconds / CHANGES_SHARE, seconds_min), seconds_max
+            )
             self._group_steps = 1
             if group != self._group:
                 self._group, self._changed, self._was_bulk = group, True, False
@@ -441,8 +443,5 @@ class CacheAdmission:
                 self._passed += 1
             elif not entered and not first_waits:
                 first_waits = True
-                self._wait(key)
-
-    def _wait(self, key: str) -> None:
-        if key != self._first:
-            self._first, self._passed = key, 0
+                if key != self._first:
+                    self._first, self._passed = key, 0

@@ -143,7 +143,7 @@ class LabelTree:
         return len(self._paths[branch])
 
     def chunk(self, branch: int, rows_max: int, branches_max: int) -> TreeChunk:
-        """Return as many branches from the given one on as fit; `rows_max` is at least `least(branch)`.
+        """Return as many branches from the given one on as fit; `rows_max` is at least `rows_min(branch)`.
 
         If more branches follow, up to three rows are left out so that the remaining room is whole groups of rows.
         """
@@ -155,12 +155,12 @@ class LabelTree:
             earlier = bisect_right(self._fresh_before, aligned) - 1
             if earlier > branch and self._fresh_before[earlier] == aligned:
                 end = earlier
-        found = self._chunks.get((branch, end))
-        if found is None:
+        chunk = self._chunks.get((branch, end))
+        if chunk is None:
             if len(self._chunks) == CHUNKS_KEPT:
                 self._chunks.clear()
-            found = self._chunks[branch, end] = self._make_chunk(branch, end)
-        return found
+            chunk = self._chunks[branch, end] = self._make_chunk(branch, end)
+        return chunk
 
     def _make_chunk(self, branch: int, end: int) -> TreeChunk:
         rows = list(self._paths[branch])
@@ -311,8 +311,8 @@ def token_at(weights: Logits, place: float) -> int:
     target = place * total
     block = min(int(reached.searchsorted(target, "right")), int(reached.searchsorted(total, "left")))
     block_weights = weights[block * BLOCK : (block + 1) * BLOCK]
-    before = float(reached[block - 1]) if block else 0.0
-    block_sums = before + np.cumsum(block_weights, dtype=np.float64)
+    sum_before = float(reached[block - 1]) if block else 0.0
+    block_sums = sum_before + np.cumsum(block_weights, dtype=np.float64)
     index = int(block_sums.searchsorted(target, "right"))
     # Both sums of a block may differ in their last bits: then it is the last token that has a share.
     last = int(np.flatnonzero(block_weights)[-1])
