@@ -143,10 +143,9 @@ class SequenceJob:
         logits: bool = False,
     ) -> WorkItem:
         """Return what could be computed now: `rows_min` to `rows` rows, and `rows_ahead` more behind them."""
-        request, exact = self.request, self.exact and not bulk_safe
-        reading = (rows, rows_min, decoding, exact, bulk_safe, self.computed)
-        waiting = (request.priority, self.arrived_at, self.deadline)
-        return WorkItem(request.job_id, self.bundle.group, *reading, *waiting, rows_ahead, logits)
+        request, group, exact = self.request, self.bundle.group, self.exact and not bulk_safe
+        timing = (request.priority, self.arrived_at, self.deadline, rows_ahead, logits)
+        return WorkItem(request.job_id, group, rows, rows_min, decoding, exact, bulk_safe, self.computed, *timing)
 
     def take_tokens(self, rows: int, draft: Sequence[int] = ()) -> TokenRows:
         """Return the next tokens to compute, and what may follow them."""
